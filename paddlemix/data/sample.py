@@ -1,0 +1,47 @@
+"""What the loader makes and the model takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class ImageTiles:
+    """One preprocessed picture: pixels float32 [tiles, 3, side, side], size (width, height) px, its token count."""
+
+    pixels: np.ndarray
+    size: tuple[int, int]
+    num_tokens: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One encoded conversation.
+
+    token_ids int64 [T], a run of -200 for each picture; labels int64 [T], -100 = not trained, not shifted;
+    images in the order of their runs.
+    """
+
+    token_ids: np.ndarray
+    labels: np.ndarray
+    images: tuple[ImageTiles, ...] = ()
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples side by side, as NumPy arrays.
+
+    token_ids, labels, position_ids, segment_ids int64 [B, T] (labels may be None); segment_ids 0 = padding,
+    1.. = sample in the row. pixels float32 [sum of tiles, 3, side, side] or None; tiles_per_image int64 [images];
+    image_sizes int64 [images, 2] as (width, height) px; images in row order.
+    """
+
+    token_ids: np.ndarray
+    labels: np.ndarray | None
+    position_ids: np.ndarray
+    segment_ids: np.ndarray
+    pixels: np.ndarray | None = None
+    tiles_per_image: np.ndarray | None = None
+    image_sizes: np.ndarray | None = None

@@ -1,0 +1,29 @@
+"""Package `paddlemix`. Run-time dependencies are read from requirements.txt, so that they stand in one place."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+
+def read_requirements(name: str) -> list[str]:
+    """Return the requirement lines of a file without comments."""
+    lines = (line.split("#")[0].strip() for line in (HERE / name).read_text(encoding="utf-8").splitlines())
+    return [line for line in lines if line]
+
+
+setup(
+    name="paddlemix",
+    version="0.1.0",
+    description="LLaVA v1.5 and v1.6 (AnyRes) on PaddlePaddle: chat, train, merge and convert on CUDA, Ascend NPU and CPU",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10,<3.13",
+    packages=find_packages(include=["paddlemix", "paddlemix.*"]),
+    package_data={"paddlemix": ["config/llava/*.json", "config/llava/*/*.json", "examples/llava/**/*"]},
+    install_requires=read_requirements("requirements.txt"),
+    extras_require={"dev": read_requirements("requirements-dev.txt")},
+    entry_points={"console_scripts": ["paddlemix = paddlemix.cli:main"]},
+)
