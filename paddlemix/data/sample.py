@@ -6,26 +6,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-
-@dataclass(frozen=True)
-class ImageTiles:
-    """One preprocessed picture: pixels float32 [tiles, 3, side, side], size (width, height) px, its token count."""
-
-    pixels: np.ndarray
-    size: tuple[int, int]
-    num_tokens: int
+from ..image.tiles import ImageTiles
 
 
 @dataclass(frozen=True)
 class Sample:
     """One encoded conversation.
 
-    token_ids int64 [T], a run of -200 for each picture; labels int64 [T], -100 = not trained, not shifted;
-    images in the order of their runs.
+    token_ids int64 [T], a run of -200 for each picture; labels int64 [T], -100 = not trained, not shifted,
+    or None for a prompt; images in the order of their runs.
     """
 
     token_ids: np.ndarray
-    labels: np.ndarray
+    labels: np.ndarray | None
     images: tuple[ImageTiles, ...] = ()
 
 

@@ -1,0 +1,1 @@
+"""Kernels: one function each, a plain version that runs on every device."""

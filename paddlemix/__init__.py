@@ -1,0 +1,34 @@
+"""LLaVA v1.5 and v1.6 (AnyRes) on PaddlePaddle. Names are loaded when they are asked for."""
+
+import importlib
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "LlavaForConditionalGeneration": "models.llava",
+    "LlavaConfig": "models.config",
+    "LlavaProcessor": "checkpoints.processor",
+    "ChatSession": "generate.session",
+    "SamplingParams": "generate.sampling",
+    "Conversation": "conversation.messages",
+    "Message": "conversation.messages",
+    "Batch": "data.sample",
+    "Sample": "data.sample",
+}
+__all__ = ["__version__", *_HOMES]  # noqa: PLE0604
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module 'paddlemix' has no attribute {name!r}")
+    if name in ("LlavaForConditionalGeneration", "LlavaProcessor", "ChatSession"):
+        from .device import prepare_environment
+
+        prepare_environment()
+    value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted([*globals(), *_HOMES])

@@ -1,0 +1,186 @@
+"""Tensors on disk. Knows file formats, not models.
+
+A tensor is read as a NumPy array and the name of its dtype; bfloat16, which NumPy lacks, comes as its bits in uint16.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+SAFETENSORS = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U8": "uint8",
+    "BOOL": "bool",
+}
+MAX_HEADER = 100 << 20
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be read or does not fit its model; the text says what was found and expected."""
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor in a file: its dtype's name, its shape, and how to get its values."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    values: np.ndarray  # memory-mapped where the format allows it
+
+
+def storage_dtype(dtype: str) -> np.dtype:
+    """Return the NumPy dtype that holds a dtype's bits."""
+    return np.dtype("uint16" if dtype == "bfloat16" else dtype)
+
+
+def read_json(path: Path) -> dict:
+    """Read a JSON object. Raises CheckpointError naming the file and the place of a syntax error."""
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} does not exist") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} holds a JSON {type(value).__name__}, expected an object")
+    return value
+
+
+def open_safetensors(path: Path) -> dict[str, StoredTensor]:
+    """Map the tensors of one .safetensors file. Raises CheckpointError for a damaged or cut-off one."""
+    size = os.path.getsize(path)
+    with open(path, "rb") as file:
+        num_header = int.from_bytes(file.read(8), "little")
+        if size < 8 or num_header > min(size - 8, MAX_HEADER):
+            raise CheckpointError(f"{path} is not a whole safetensors file: its header would be {num_header} bytes")
+        try:
+            header = json.loads(file.read(num_header))
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise CheckpointError(f"{path} has a damaged safetensors header: {error}") from None
+    start = 8 + num_header
+    data = np.memmap(path, dtype=np.uint8, mode="r", offset=start) if size > start else np.zeros(0, np.uint8)
+    entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
+    _check_offsets(path, entries, size - start)
+    return {name: _stored(path, name, entry, data) for name, entry in entries.items()}
+
+
+def _check_offsets(path: Path, entries: dict, num_bytes: int) -> None:
+    """Refuse tensors that overlap, leave the file, or leave gaps."""
+    end = 0
+    try:
+        spans = sorted(tuple(entry["data_offsets"]) for entry in entries.values())
+        for first, last in spans:
+            if first != end or last < first:
+                raise CheckpointError(f"{path} has overlapping or scattered tensors at byte {first}")
+            end = last
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{path} has a damaged safetensors header: {error!r}") from None
+    if end != num_bytes:
+        raise CheckpointError(f"{path} is cut off or has extra bytes: its header tells of {end}, it holds {num_bytes}")
+
+
+def _stored(path: Path, name: str, entry: dict, data: np.ndarray) -> StoredTensor:
+    dtype = SAFETENSORS.get(entry["dtype"])
+    if dtype is None:
+        raise CheckpointError(f"{path}: tensor {name!r} has dtype {entry['dtype']}, expected one of {list(SAFETENSORS)}")
+    shape = tuple(entry["shape"])
+    first, last = entry["data_offsets"]
+    expected = int(np.prod(shape, dtype=np.int64)) * storage_dtype(dtype).itemsize
+    if last - first != expected:
+        raise CheckpointError(f"{path}: tensor {name!r} has {last - first} bytes, its shape {shape} needs {expected}")
+    return StoredTensor(dtype, shape, data[first:last].view(storage_dtype(dtype)).reshape(shape))
+
+
+def open_weights(folder: Path, single: str, index: str, open_file) -> dict[str, StoredTensor]:
+    """Map a folder's tensors from `index` (a JSON with weight_map) and its shards, or from the file `single`."""
+    folder = Path(folder)
+    if not (folder / index).is_file():
+        return open_file(folder / single)
+    weight_map = read_json(folder / index).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise CheckpointError(f"{folder / index} has no 'weight_map' object")
+    tensors: dict[str, StoredTensor] = {}
+    for shard in sorted(set(weight_map.values())):
+        if Path(shard).name != shard:
+            raise CheckpointError(f"{folder / index} names a shard outside its folder: {shard!r}")
+        if not (folder / shard).is_file():
+            raise CheckpointError(f"shard {shard} is missing in {folder}: copy or download the folder again")
+        tensors.update(open_file(folder / shard))
+    absent = sorted(set(weight_map) - set(tensors))
+    if absent:
+        raise CheckpointError(f"{folder}: {len(absent)} tensors of {index} are in no shard: {preview(absent)}")
+    return tensors
+
+
+def preview(names: Iterable[str], most: int = 20) -> str:
+    """Join names for an error text, at most `most` of them."""
+    names = list(names)
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, StoredTensor], metadata: Mapping[str, str]) -> None:
+    """Write one file, tensor by tensor, to a temporary name and rename it."""
+    codes = {dtype: code for code, dtype in SAFETENSORS.items()}
+    header: dict = {"__metadata__": dict(metadata)}
+    end = 0
+    for name, tensor in tensors.items():
+        size = int(np.prod(tensor.shape, dtype=np.int64)) * storage_dtype(tensor.dtype).itemsize
+        header[name] = {"dtype": codes[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [end, end + size]}
+        end += size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with replacing(path) as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for tensor in tensors.values():
+            file.write(np.ascontiguousarray(tensor.values).data)
+
+
+class replacing:
+    """Open a temporary file beside `path` for writing bytes; rename it to `path` on success, remove it on failure."""
+
+    def __init__(self, path: Path):
+        self.path = Path(path)
+
+    def __enter__(self):
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        handle, self.temporary = tempfile.mkstemp(prefix=f".{self.path.name}.", suffix=".tmp", dir=self.path.parent)
+        os.fchmod(handle, 0o666 & ~_umask())
+        self.file = os.fdopen(handle, "wb")
+        return self.file
+
+    def __exit__(self, kind, error, traceback):
+        self.file.close()
+        if kind is None:
+            os.replace(self.temporary, self.path)
+        else:
+            os.unlink(self.temporary)
+        return False
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_json(path: Path, value) -> None:
+    """Write JSON in UTF-8 with a temporary name and a rename."""
+    with replacing(path) as file:
+        file.write((json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())

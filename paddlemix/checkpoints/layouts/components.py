@@ -1,0 +1,70 @@
+"""The rules that layouts share: a LLaMA decoder, a CLIP tower and a projector, under whatever prefixes a layout uses."""
+
+from __future__ import annotations
+
+from ...models.config import projector_depth
+from ..rules import Rule, linear_rules
+
+OUR_LAYER = "language_model.layers.{n}"
+
+
+def llama_rules(prefix: str, head: str, *, is_torch: bool) -> list[Rule]:
+    """`prefix` stands before `embed_tokens`, `head` is the name of the output layer."""
+    rules = [
+        Rule("language_model.embed_tokens.weight", f"{prefix}embed_tokens.weight"),
+        Rule("language_model.norm.weight", f"{prefix}norm.weight"),
+        Rule("language_model.lm_head.weight", f"{head}.weight", is_torch),
+    ]
+    for norm in ("input_layernorm", "post_attention_layernorm"):
+        rules.append(Rule(f"{OUR_LAYER}.{norm}.weight", f"{prefix}layers.{{n}}.{norm}.weight"))
+    linears = [f"self_attn.{name}_proj" for name in "qkvo"] + [f"mlp.{name}_proj" for name in ("gate", "up", "down")]
+    for name in linears:
+        rules += linear_rules(
+            f"{OUR_LAYER}.{name}", f"{prefix}layers.{{n}}.{name}", has_bias=False, is_transposed=is_torch
+        )
+    return rules
+
+
+# What a tower's parts are called: ours, Hugging Face's, PaddleMIX's.
+CLIP_PARTS = (
+    ("class_embedding", "embeddings.class_embedding", "class_embedding"),
+    ("patch_embedding.weight", "embeddings.patch_embedding.weight", "conv1.weight"),
+    ("position_embedding", "embeddings.position_embedding.weight", "positional_embedding.weight"),
+    ("pre_norm.weight", "pre_layrnorm.weight", "ln_pre.weight"),
+    ("pre_norm.bias", "pre_layrnorm.bias", "ln_pre.bias"),
+    ("post_norm.weight", "post_layernorm.weight", "ln_post.weight"),
+    ("post_norm.bias", "post_layernorm.bias", "ln_post.bias"),
+)
+CLIP_LINEARS = (
+    *((f"self_attn.{name}", f"self_attn.{name}", f"self_attn.{name}") for name in ("q_proj", "k_proj", "v_proj")),
+    ("self_attn.out_proj", "self_attn.out_proj", "self_attn.out_proj"),
+    ("fc1", "mlp.fc1", "linear1"),
+    ("fc2", "mlp.fc2", "linear2"),
+)
+CLIP_NORMS = (("norm1", "layer_norm1", "norm1"), ("norm2", "layer_norm2", "norm2"))
+CLIP_LAYERS = ("encoder.layers", "transformer.layers")
+
+
+def clip_rules(prefix: str, *, is_torch: bool) -> list[Rule]:
+    """Names as in Hugging Face's CLIP (is_torch) or PaddleMIX's, below `prefix` (`...vision_model.`)."""
+    side = 1 if is_torch else 2
+    layers = f"{prefix}{CLIP_LAYERS[side - 1]}.{{n}}"
+    rules = [Rule(f"vision_tower.{part[0]}", prefix + part[side]) for part in CLIP_PARTS]
+    for part in CLIP_LINEARS:
+        rules += linear_rules(
+            f"vision_tower.layers.{{n}}.{part[0]}", f"{layers}.{part[side]}", has_bias=True, is_transposed=is_torch
+        )
+    for part in CLIP_NORMS:
+        for name in ("weight", "bias"):
+            rules.append(Rule(f"vision_tower.layers.{{n}}.{part[0]}.{name}", f"{layers}.{part[side]}.{name}"))
+    return rules
+
+
+def mm_projector_rules(prefix: str, projector_type: str, *, is_torch: bool) -> list[Rule]:
+    """LLaVA's `mm_projector`: numbered when it is an MLP, without a number when it is one linear layer."""
+    if projector_type == "linear":
+        return linear_rules("projector.0", prefix, has_bias=True, is_transposed=is_torch)
+    rules = []
+    for number in range(0, 2 * projector_depth(projector_type), 2):
+        rules += linear_rules(f"projector.{number}", f"{prefix}.{number}", has_bias=True, is_transposed=is_torch)
+    return rules

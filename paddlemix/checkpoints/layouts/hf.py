@@ -1,0 +1,157 @@
+"""Folders of transformers: LlavaForConditionalGeneration (1.5) and LlavaNextForConditionalGeneration (1.6)."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from ...image.spec import CLIP_MEAN, CLIP_STD, ImageSpec
+from ...models.config import LanguageConfig, LlavaConfig, VisionConfig
+from ..files import CheckpointError, StoredTensor, open_safetensors, open_weights, read_json
+from ..rules import KeyTable, Rule, linear_rules
+from .components import clip_rules, llama_rules
+
+ARCHITECTURES = ("LlavaForConditionalGeneration", "LlavaNextForConditionalGeneration")
+# Names that transformers wrote from 4.52 on in memory and from 5 on to disk, and what they were called before.
+NEW_STYLE = (
+    (re.compile(r"^model\.language_model\."), "language_model.model."),
+    (re.compile(r"^model\.(vision_tower|multi_modal_projector|image_newline)"), r"\1"),
+    (re.compile(r"^lm_head\."), "language_model.lm_head."),
+)
+DROPPED = re.compile(r".*\.(rotary_emb\.inv_freq|embeddings\.position_ids)")
+
+
+def matches(folder: Path, raw: dict) -> bool:
+    return any(name in ARCHITECTURES for name in raw.get("architectures") or ())
+
+
+def read_config(folder: Path, raw: dict) -> LlavaConfig:
+    """Build our config from config.json, preprocessor_config.json and generation_config.json."""
+    is_next = ARCHITECTURES[1] in raw["architectures"]
+    vision = read_vision(folder, raw)
+    return LlavaConfig(
+        language=read_language(folder, raw.get("text_config") or {}),
+        vision=vision,
+        projector_type="mlp2x_gelu",
+        image=_read_image(folder, raw, vision, is_next),
+        template="vicuna_v1",
+        dtype=raw.get("torch_dtype") or raw.get("dtype") or "float32",
+        has_image_newline=is_next,
+        eos_token_ids=read_eos(folder, raw.get("text_config") or raw),
+    )
+
+
+def read_language(folder: Path, text: dict) -> LanguageConfig:
+    """Read a LLaMA config; keys that are absent have transformers' defaults. Raises for other decoders."""
+    kind = text.get("model_type", "llama")
+    if kind != "llama":
+        raise CheckpointError(f"{folder}: language model of type {kind!r}, but only 'llama' is read so far")
+    if text.get("rope_scaling"):
+        raise CheckpointError(f"{folder}: rope_scaling {text['rope_scaling']} is not supported, expected null")
+    if text.get("attention_bias") or text.get("mlp_bias") or text.get("hidden_act", "silu") != "silu":
+        raise CheckpointError(f"{folder}: a LLaMA with biases or another activation than silu is not supported")
+    defaults = {
+        "vocab_size": 32000,
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": None,
+        "head_dim": None,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 10000.0,
+        "max_position_embeddings": 2048,
+        "tie_word_embeddings": False,
+    }
+    return LanguageConfig(**{name: text.get(name, default) for name, default in defaults.items()})
+
+
+def read_vision(folder: Path, raw: dict) -> VisionConfig:
+    """Read vision_config and the keys that say which features are taken."""
+    vision = raw.get("vision_config") or {}
+    if vision.get("model_type", "clip_vision_model") != "clip_vision_model":
+        raise CheckpointError(f"{folder}: vision tower of type {vision['model_type']!r}, but only CLIP is read so far")
+    layer = raw.get("vision_feature_layer", -2)
+    if not isinstance(layer, int):
+        raise CheckpointError(f"{folder}: vision_feature_layer {layer} is a list, expected one number")
+    if raw.get("projector_hidden_act", "gelu") != "gelu":
+        raise CheckpointError(f"{folder}: projector_hidden_act {raw['projector_hidden_act']!r}, expected 'gelu'")
+    strategy = raw.get("vision_feature_select_strategy", "default")
+    return VisionConfig(
+        hidden_size=vision.get("hidden_size", 768),
+        intermediate_size=vision.get("intermediate_size", 3072),
+        num_hidden_layers=vision.get("num_hidden_layers", 12),
+        num_attention_heads=vision.get("num_attention_heads", 12),
+        image_size=vision.get("image_size", 224),
+        patch_size=vision.get("patch_size", 32),
+        layer_norm_eps=vision.get("layer_norm_eps", 1e-5),
+        hidden_act=vision.get("hidden_act", "quick_gelu"),
+        select_layer=layer,
+        select_feature="patch" if strategy == "default" else "cls_patch",
+    )
+
+
+def _read_image(folder: Path, raw: dict, vision: VisionConfig, is_next: bool) -> ImageSpec:
+    path = folder / "preprocessor_config.json"
+    values = read_json(path) if path.is_file() else {}
+    is_padded = values.get("do_pad", False) or values.get("image_processor_type") == "LlavaImageProcessor"
+    return ImageSpec(
+        side=vision.image_size,
+        patch_size=vision.patch_size,
+        mean=tuple(values.get("image_mean", CLIP_MEAN)),
+        std=tuple(values.get("image_std", CLIP_STD)),
+        mode="anyres" if is_next else "pad" if is_padded else "square",
+        grids=as_width_height(raw.get("image_grid_pinpoints") or ()) if is_next else (),
+        merge="spatial_unpad" if is_next else "flat",
+        has_class_token=vision.select_feature == "cls_patch",
+    )
+
+
+def as_width_height(pinpoints) -> tuple[tuple[int, int], ...]:
+    """Turn (height, width) pairs into (width, height) ones.
+
+    NOTE: LLaVA's own lists are in (width, height), and transformers took their numbers over as (height, width). Where
+    the list names every canvas and its mirror, the set is the same either way, and the numbers are left in place: the
+    order, which decides ties, is then LLaVA's.
+    """
+    pairs = tuple((int(first), int(second)) for first, second in pinpoints)
+    mirrored = tuple((second, first) for first, second in pairs)
+    return pairs if set(pairs) == set(mirrored) else mirrored
+
+
+def read_eos(folder: Path, text: dict) -> tuple[int, ...]:
+    """Return the ids that end an answer, from generation_config.json, else the config, else LLaMA's 2."""
+    path = folder / "generation_config.json"
+    value = (read_json(path) if path.is_file() else {}).get("eos_token_id")
+    value = text.get("eos_token_id", 2) if value is None else value
+    return tuple(value) if isinstance(value, list) else () if value is None else (value,)
+
+
+def open_tensors(folder: Path) -> dict[str, StoredTensor]:
+    single, index = "model.safetensors", "model.safetensors.index.json"
+    if not ((folder / single).is_file() or (folder / index).is_file()):
+        raise CheckpointError(f"{folder} has neither {single} nor {index}: the weights are missing")
+    return open_weights(folder, single, index, open_safetensors)
+
+
+def table(config: LlavaConfig) -> KeyTable:
+    rules = llama_rules("language_model.model.", "language_model.lm_head", is_torch=True)
+    rules += clip_rules("vision_tower.vision_model.", is_torch=True)
+    for ours, theirs in (("projector.0", "linear_1"), ("projector.2", "linear_2")):
+        rules += linear_rules(ours, f"multi_modal_projector.{theirs}", has_bias=True, is_transposed=True)
+    return KeyTable([*rules, Rule("image_newline", "image_newline")])
+
+
+def canonical(name: str) -> str:
+    """Return the older style of a name, which `table` is written in."""
+    for pattern, replacement in NEW_STYLE:
+        name, count = pattern.subn(replacement, name)
+        if count:
+            return name
+    return name
+
+
+def is_dropped(name: str, config: LlavaConfig) -> bool:
+    """Tell what is left out on purpose: buffers that are computed, and the copy of tied embeddings."""
+    is_tied_head = config.language.tie_word_embeddings and name == "language_model.lm_head.weight"
+    return is_tied_head or DROPPED.fullmatch(name) is not None

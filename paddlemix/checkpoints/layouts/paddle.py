@@ -1,0 +1,57 @@
+"""Our own folder: config.json that describes everything, safetensors with our names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ...models.config import LlavaConfig
+from ..files import CheckpointError, StoredTensor, open_safetensors, open_weights
+from ..rules import KeyTable
+
+FORMAT_KEY = "paddlemix_format"
+FORMAT = 1
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
+
+def matches(folder: Path, raw: dict) -> bool:
+    return FORMAT_KEY in raw
+
+
+def read_config(folder: Path, raw: dict) -> LlavaConfig:
+    """Read config.json as `config_json` wrote it."""
+    if raw[FORMAT_KEY] != FORMAT:
+        raise CheckpointError(
+            f"{folder / 'config.json'} has {FORMAT_KEY} {raw[FORMAT_KEY]!r}, this version reads {FORMAT}: "
+            "update paddlemix"
+        )
+    try:
+        return LlavaConfig.from_dict({key: value for key, value in raw.items() if key not in (FORMAT_KEY, "model_type")})
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder / 'config.json'}: {error}") from None
+
+
+def config_json(config: LlavaConfig) -> dict:
+    """Return what config.json holds."""
+    return {FORMAT_KEY: FORMAT, "model_type": "llava", **config.to_dict()}
+
+
+def open_tensors(folder: Path) -> dict[str, StoredTensor]:
+    if not ((folder / INDEX).is_file() or (folder / WEIGHTS).is_file()):
+        raise CheckpointError(f"{folder} has neither {WEIGHTS} nor {INDEX}: the weights are missing")
+    return open_weights(folder, WEIGHTS, INDEX, open_safetensors)
+
+
+def table(config: LlavaConfig) -> KeyTable | None:
+    """Return None: the names are ours already."""
+    return None
+
+
+def canonical(name: str) -> str:
+    return name
+
+
+def is_dropped(name: str, config: LlavaConfig) -> bool:
+    return False
+
+

@@ -1,0 +1,146 @@
+"""PaddleMIX's folders: model_state.pdparams (or safetensors) with its names, and a processor/ folder."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+from ...image.spec import CLIP_MEAN, CLIP_STD, ImageSpec
+from ...models.config import LanguageConfig, LlavaConfig, VisionConfig
+from ..files import CheckpointError, StoredTensor, open_safetensors, open_weights, read_json
+from ..pdparams import open_pdparams
+from ..rules import KeyTable, Rule
+from .components import clip_rules, llama_rules, mm_projector_rules
+from .hf import read_eos, read_language
+
+ARCHITECTURE = "LlavaLlamaForCausalLM"
+PDPARAMS, PDPARAMS_INDEX = "model_state.pdparams", "model_state.pdparams.index.json"
+SAFETENSORS, SAFETENSORS_INDEX = "model.safetensors", "model.safetensors.index.json"
+TOWER_PREFIX = "llama.vision_tower.vision_tower.vision_model."
+CLIP_LARGE = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
+CLIP_BASE = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
+# config.json only names the tower; these are what OpenAI's names stand for.
+KNOWN_TOWERS = {
+    "openai/clip-vit-large-patch14-336": {**CLIP_LARGE, "image_size": 336, "patch_size": 14},
+    "openai/clip-vit-large-patch14": {**CLIP_LARGE, "image_size": 224, "patch_size": 14},
+    "openai/clip-vit-base-patch16": {**CLIP_BASE, "image_size": 224, "patch_size": 16},
+    "openai/clip-vit-base-patch32": {**CLIP_BASE, "image_size": 224, "patch_size": 32},
+}
+CLIP_HEAD_DIM = 64  # of every tower above
+
+
+def matches(folder: Path, raw: dict) -> bool:
+    """A LLaVA by its architecture or its mm_* keys, with weights that Paddle wrote."""
+    if ARCHITECTURE not in (raw.get("architectures") or ()) and "mm_projector_type" not in raw:
+        return False
+    if any((folder / name).is_file() for name in (PDPARAMS, PDPARAMS_INDEX)):
+        return True
+    return "paddlenlp_version" in raw
+
+
+def read_config(folder: Path, raw: dict) -> LlavaConfig:
+    """Build our config from PaddleMIX's flat one, its processor/ folder and, for an unnamed tower, the weights."""
+    tower = raw.get("mm_vision_tower") or raw.get("vision_tower") or ""
+    select_feature = raw.get("mm_vision_select_feature", "patch")
+    vision = VisionConfig(
+        **_tower_shape(folder, raw, tower),
+        select_layer=raw.get("mm_vision_select_layer", -2),
+        select_feature=select_feature,
+        name=tower,
+    )
+    image = _read_image(folder, raw, vision)
+    has_newline = "unpad" in raw.get("mm_patch_merge_type", "spatial_unpad") and _has_newline(folder, raw, image)
+    return LlavaConfig(
+        language=read_language(folder, {**raw, "model_type": "llama"}),
+        vision=vision,
+        projector_type=raw.get("mm_projector_type", "linear"),
+        image=image,
+        template="vicuna_v1",
+        dtype=raw.get("dtype") or raw.get("torch_dtype") or "float32",
+        has_image_newline=has_newline,
+        eos_token_ids=read_eos(folder, raw),
+    )
+
+
+def _tower_shape(folder: Path, raw: dict, name: str) -> dict:
+    """Return the VisionConfig fields of shape: as config.json spells them out, by the tower's name, or by its weights."""
+    fields = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "image_size", "patch_size")
+    if isinstance(raw.get("vision_config"), dict):
+        return {field: raw["vision_config"][field] for field in fields if field in raw["vision_config"]}
+    if name in KNOWN_TOWERS:
+        return KNOWN_TOWERS[name]
+    return _shape_from_weights(folder, open_tensors(folder))
+
+
+def _shape_from_weights(folder: Path, tensors: dict[str, StoredTensor]) -> dict:
+    try:
+        width, _, patch, _ = tensors[TOWER_PREFIX + "conv1.weight"].shape
+        num_positions = tensors[TOWER_PREFIX + "positional_embedding.weight"].shape[0]
+        inner = tensors[TOWER_PREFIX + "transformer.layers.0.linear1.weight"].shape[1]
+    except KeyError as error:
+        raise CheckpointError(
+            f"{folder}: the weights hold no vision tower (no {error}) and config.json names none that is known"
+        ) from None
+    start = TOWER_PREFIX + "transformer.layers."
+    numbers = {int(name[len(start) :].split(".")[0]) for name in tensors if name.startswith(start)}
+    return {
+        "hidden_size": width,
+        "intermediate_size": inner,
+        "num_hidden_layers": len(numbers),
+        "num_attention_heads": max(width // CLIP_HEAD_DIM, 1),
+        "image_size": round((num_positions - 1) ** 0.5) * patch,
+        "patch_size": patch,
+    }
+
+
+def _read_image(folder: Path, raw: dict, vision: VisionConfig) -> ImageSpec:
+    values: dict = {}
+    for name in ("processor/eval/preprocessor_config.json", "processor/train/preprocessor_config.json"):
+        if (folder / name).is_file():
+            values = read_json(folder / name)
+            break
+    mode = raw.get("image_aspect_ratio") or values.get("image_aspect_ratio") or "square"
+    grids = raw.get("image_grid_pinpoints") or values.get("image_grid_pinpoints") or ()
+    if isinstance(grids, str):
+        grids = ast.literal_eval(grids)
+    return ImageSpec(
+        side=vision.image_size,
+        patch_size=vision.patch_size,
+        mean=tuple(values.get("image_mean", CLIP_MEAN)),
+        std=tuple(values.get("image_std", CLIP_STD)),
+        mode=mode,
+        grids=tuple(tuple(grid) for grid in grids) if mode == "anyres" else (),
+        merge=raw.get("mm_patch_merge_type", "spatial_unpad") if mode == "anyres" else "flat",
+        has_class_token=vision.select_feature == "cls_patch",
+    )
+
+
+def _has_newline(folder: Path, raw: dict, image: ImageSpec) -> bool:
+    """PaddleMIX makes image_newline even where it is never used; then only the weights can tell if it is there."""
+    return image.merge == "spatial_unpad" or "llama.image_newline" in open_tensors(folder)
+
+
+def open_tensors(folder: Path) -> dict[str, StoredTensor]:
+    """Map the weights, looking in the order in which PaddleNLP does."""
+    if (folder / SAFETENSORS_INDEX).is_file() or (folder / SAFETENSORS).is_file():
+        return open_weights(folder, SAFETENSORS, SAFETENSORS_INDEX, open_safetensors)
+    if (folder / PDPARAMS_INDEX).is_file() or (folder / PDPARAMS).is_file():
+        return open_weights(folder, PDPARAMS, PDPARAMS_INDEX, open_pdparams)
+    raise CheckpointError(f"{folder} has neither {PDPARAMS} nor {SAFETENSORS}: the weights are missing")
+
+
+def table(config: LlavaConfig) -> KeyTable:
+    rules = llama_rules("llama.", "lm_head", is_torch=False)
+    rules += clip_rules(TOWER_PREFIX, is_torch=False)
+    rules += mm_projector_rules("llama.mm_projector", config.projector_type, is_torch=False)
+    return KeyTable([*rules, Rule("image_newline", "llama.image_newline")])
+
+
+def canonical(name: str) -> str:
+    return name
+
+
+def is_dropped(name: str, config: LlavaConfig) -> bool:
+    """Tell what is left out on purpose: the copy of tied embeddings and computed buffers."""
+    is_tied_head = config.language.tie_word_embeddings and name == "lm_head.weight"
+    return is_tied_head or name.endswith("rotary_emb.inv_freq")

@@ -1,0 +1,101 @@
+"""Tokenizer, template and image spec of a checkpoint, as one object that training, chat and evaluation share."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..conversation.messages import Conversation
+from ..conversation.templates import ChatTemplate, get_template
+from ..conversation.tokenizer import Tokenizer, load_tokenizer
+from ..data.collate import collate
+from ..data.encode import encode, encode_turns
+from ..data.sample import Batch, Sample
+from ..image.load import load_image
+from ..image.preprocess import preprocess
+from ..image.spec import ImageSpec
+from ..image.tiles import ImageTiles
+from ..models.config import strict
+from . import lora
+from .files import CheckpointError, read_json, write_json
+from .load import read_config
+
+FILE = "processor_config.json"
+FORMAT_KEY = "paddlemix_format"
+
+
+class LlavaProcessor:
+    """Turns conversations into samples, samples into batches, and ids back into text. Picklable; holds no weights."""
+
+    def __init__(self, tokenizer: Tokenizer, template: ChatTemplate, spec: ImageSpec):
+        self.tokenizer = tokenizer
+        self.template = template
+        self.spec = spec
+
+    @classmethod
+    def from_pretrained(cls, path) -> LlavaProcessor:
+        """Read a model folder of any known layout, a LoRA folder, or one that `save_pretrained` wrote.
+
+        Raises CheckpointError for what is missing or broken.
+        """
+        path = Path(path)
+        spec, template = _read_spec(path)
+        home = path
+        if lora.is_adapter(path) and not _has_tokenizer(path):
+            home = lora.base_of(path)
+        return cls(load_tokenizer(home), get_template(template), spec)
+
+    def save_pretrained(self, path) -> None:
+        """Write the tokenizer's files and processor_config.json."""
+        path = Path(path)
+        path.mkdir(parents=True, exist_ok=True)
+        self.tokenizer.save(path)
+        spec = dataclasses.asdict(self.spec)
+        write_json(path / FILE, {FORMAT_KEY: 1, "image": spec, "template": self.template.name})
+
+    def with_template(self, name: str) -> LlavaProcessor:
+        """Return the same processor with another template. Raises ValueError for an unknown name."""
+        return LlavaProcessor(self.tokenizer, get_template(name), self.spec)
+
+    def encode(self, conversation: Conversation, **options: Any) -> Sample:
+        """Return the sample of a conversation: with labels if it ends with an answer, else as a prompt.
+
+        options: folders, max_length and cache_folder of `data.encode.encode`.
+        """
+        is_prompt = conversation.messages[-1].role == "user" if conversation.messages else False
+        return encode(conversation, add_generation_prompt=is_prompt, **self._parts(), **options)
+
+    def encode_to_train(self, conversation: Conversation, **options: Any) -> tuple[Sample, int]:
+        """Return a sample with labels and how many turns were dropped to fit max_length."""
+        return encode_turns(conversation, **self._parts(), **options)
+
+    def tiles(self, image: Any) -> ImageTiles:
+        """Load and preprocess one picture: a path, URL, data URI, bytes, PIL image or array. Raises ImageError."""
+        return preprocess(load_image(image), self.spec)
+
+    def collate(self, samples: Sequence[Sample]) -> Batch:
+        return collate(samples, pad_id=self.tokenizer.pad_id)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Return the text of ids without special tokens and surrounding blanks."""
+        return self.tokenizer.decode(list(token_ids)).strip()
+
+    def _parts(self) -> dict[str, Any]:
+        return {"tokenizer": self.tokenizer, "template": self.template, "spec": self.spec}
+
+
+def _read_spec(path: Path) -> tuple[ImageSpec, str]:
+    """Return image spec and template name, from the model's config.json where there is one."""
+    if (path / "config.json").is_file() or not (path / FILE).is_file():
+        config = read_config(path if (path / "config.json").is_file() or not lora.is_adapter(path) else lora.base_of(path))
+        return config.image, config.template
+    values = read_json(path / FILE)
+    if FORMAT_KEY not in values:
+        raise CheckpointError(f"{path / FILE} was not written by paddlemix, and there is no config.json beside it")
+    return strict(ImageSpec, values["image"], str(path / FILE)), values["template"]
+
+
+def _has_tokenizer(path: Path) -> bool:
+    return any((path / name).is_file() for name in ("tokenizer.model", "sentencepiece.bpe.model", "tokenizer.json"))

@@ -1,0 +1,81 @@
+"""From a model to our own folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import numpy as np
+
+from ..models.llava import LlavaForConditionalGeneration
+from .files import StoredTensor, storage_dtype, write_json, write_safetensors
+from .layouts import paddle as layout
+
+UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+def save_model(model: LlavaForConditionalGeneration, path, *, max_shard_size: int | str = "5GB") -> None:
+    """Write weights and config.json; files appear under their names only when they are whole, config.json last."""
+    path = Path(path)
+    tensors = {name: as_stored(parameter) for name, parameter in model.named_parameters()}
+    shards = split(tensors, parse_size(max_shard_size))
+    path.mkdir(parents=True, exist_ok=True)
+    written = _write_shards(path, shards)
+    save_config(model, path)
+    for old in path.glob("model*.safetensors*"):
+        if old.name not in written:
+            old.unlink()
+
+
+def save_config(model: LlavaForConditionalGeneration, path: Path) -> None:
+    """Write config.json; its dtype is that of the weights."""
+    dtype = str(model.language_model.norm.weight.dtype).split(".")[-1]
+    write_json(path / "config.json", layout.config_json(dataclasses.replace(model.config, dtype=dtype)))
+
+
+def _write_shards(path: Path, shards: list[dict[str, StoredTensor]]) -> set[str]:
+    if len(shards) == 1:
+        write_safetensors(path / layout.WEIGHTS, shards[0], {"format": "np"})
+        return {layout.WEIGHTS}
+    weight_map = {}
+    for number, shard in enumerate(shards, start=1):
+        name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        write_safetensors(path / name, shard, {"format": "np"})
+        weight_map.update(dict.fromkeys(shard, name))
+    total = sum(num_bytes(tensor) for shard in shards for tensor in shard.values())
+    write_json(path / layout.INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+    return {*weight_map.values(), layout.INDEX}
+
+
+def as_stored(parameter) -> StoredTensor:
+    """Bring a parameter to the host; bfloat16 becomes its bits in uint16."""
+    return StoredTensor(str(parameter.dtype).split(".")[-1], tuple(parameter.shape), parameter.numpy())
+
+
+def num_bytes(tensor: StoredTensor) -> int:
+    return int(np.prod(tensor.shape, dtype=np.int64)) * storage_dtype(tensor.dtype).itemsize
+
+
+def split(tensors: dict[str, StoredTensor], max_bytes: int) -> list[dict[str, StoredTensor]]:
+    """Cut into shards of at most max_bytes; a tensor larger than that gets a shard of its own."""
+    shards: list[dict[str, StoredTensor]] = [{}]
+    filled = 0
+    for name, tensor in tensors.items():
+        size = num_bytes(tensor)
+        if filled + size > max_bytes and shards[-1]:
+            shards.append({})
+            filled = 0
+        shards[-1][name] = tensor
+        filled += size
+    return shards
+
+
+def parse_size(size: int | str) -> int:
+    """Turn "5GB", "200MB" or a number of bytes into bytes. Raises ValueError."""
+    if isinstance(size, int):
+        return size
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]B)\s*", size.upper())
+    if not match:
+        raise ValueError(f"size {size!r} is not understood: expected bytes or a text such as '5GB' or '200MB'")
+    return int(float(match.group(1)) * UNITS[match.group(2)])

@@ -1,0 +1,59 @@
+"""Ids to text, one at a time: bytes wait until they are whole characters. Knows no stop string."""
+
+from __future__ import annotations
+
+import codecs
+from typing import TYPE_CHECKING
+
+from ..constants import IMAGE_MARK, IMAGE_TOKEN_ID
+
+if TYPE_CHECKING:
+    from .tokenizer import Tokenizer
+
+
+class TextDecoder:
+    """Turns ids into text piece by piece; all pieces together are the decoded text.
+
+    The space that encoding puts before a text is taken away again, wherever encoding puts it.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, *, skip_special: bool = True):
+        self._tokenizer = tokenizer
+        self._is_special_skipped = skip_special
+        self._bytes = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._is_text_start = tokenizer.has_text_prefix
+        self._is_first = True
+
+    def put(self, token_id: int) -> str:
+        """Return the text that is complete with this id; raise ValueError for an id outside the vocabulary."""
+        is_opening = self._is_first and token_id == self._tokenizer.bos_id
+        self._is_first = False
+        if token_id == IMAGE_TOKEN_ID:
+            text = self._flush() + ("" if self._is_special_skipped else IMAGE_MARK)
+            self._is_text_start = self._tokenizer.has_text_prefix
+            return text
+        content = self._tokenizer.token_bytes(token_id)
+        if token_id in self._tokenizer.hidden_ids:
+            text = self._flush() + ("" if self._is_special_skipped else content.decode("utf-8"))
+            if not is_opening:
+                self._is_text_start = self._tokenizer.has_prefix_after_special
+            return text
+        if self._is_text_start:
+            content = content.removeprefix(b" ")
+            self._is_text_start = False
+        return self._bytes.decode(content)
+
+    def finish(self) -> str:
+        """Return what is left: a broken character as U+FFFD."""
+        return self._flush()
+
+    def _flush(self) -> str:
+        text = self._bytes.decode(b"", final=True)
+        self._bytes.reset()
+        return text
+
+
+def decode(tokenizer: Tokenizer, ids, *, skip_special: bool) -> str:
+    """Return the text of ids."""
+    decoder = TextDecoder(tokenizer, skip_special=skip_special)
+    return "".join([decoder.put(int(token_id)) for token_id in ids]) + decoder.finish()

@@ -1,0 +1,155 @@
+"""A conversation to segments: which text, special token or picture comes next, and whether it is trained.
+
+A whole conversation is exactly its turns one after the other, so that a chat renders only the new turn. Knows no token.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from .messages import Conversation, Message
+from .segment import Segment
+from .templates import ChatTemplate
+
+
+def render(conversation: Conversation, template: ChatTemplate, *, add_generation_prompt: bool = False) -> list[Segment]:
+    """Return the segments of a conversation.
+
+    It ends with an answer, or with a question when add_generation_prompt is set: then the last segment is where the
+    answer starts. Raises ValueError, with the index of the message, when the roles do not alternate.
+    """
+    messages = conversation.messages
+    check_roles(messages, add_generation_prompt=add_generation_prompt)
+    system = None
+    if messages[0].role == "system":
+        system, messages = _system_text(messages[0]), messages[1:]
+    segments = []
+    for index, message in enumerate(messages):
+        if message.role == "user":
+            segments += render_turn(message, template, is_first=index == 0, system=system)
+        else:
+            segments += render_answer(message, template)
+    return segments
+
+
+def render_turn(
+    message: Message, template: ChatTemplate, *, is_first: bool, system: str | None = None
+) -> list[Segment]:
+    """Return one question up to where its answer starts.
+
+    system: text for the system block of the first turn; None takes the template's own. The end of the answer before
+    is not in it: that is part of the answer (see render_closing).
+    """
+    if message.role != "user":
+        raise ValueError(f"a turn starts with a user message, found role {message.role!r}")
+    if template.is_prompt_text_dropped:
+        return [Segment("", False, "image")] * message.num_images + _marked(template, template.answer_prefix)
+    system = template.system if system is None else system
+    block = template.system_prefix, system, template.system_suffix
+    segments = []
+    if not is_first:
+        segments += _marked(template, template.turn_separator)
+    elif not template.is_system_in_user:
+        segments += _system_block(template, block)
+        segments += _examples(template)
+    segments += _marked(template, template.user_prefix)
+    if is_first and template.is_system_in_user:
+        segments += _system_block(template, block)
+    segments += _content(message, is_trained=False)
+    return segments + _marked(template, template.user_suffix) + _marked(template, template.answer_prefix)
+
+
+def render_answer(message: Message, template: ChatTemplate) -> list[Segment]:
+    """Return one answer with its end mark; all of it is trained, pictures excepted."""
+    if message.role != "assistant":
+        raise ValueError(f"an answer is an assistant message, found role {message.role!r}")
+    lead = _text(template.answer_lead, is_trained=True)
+    return lead + _content(message, is_trained=True) + render_closing(template)
+
+
+def render_closing(template: ChatTemplate) -> list[Segment]:
+    """Return what ends an answer: a chat adds it when generation stopped at the length limit, before the end mark."""
+    tail = _text(template.answer_tail, is_trained=True)
+    return [*tail, Segment(template.answer_end, True, "special" if template.is_end_special else "text")]
+
+
+def check_roles(messages: Sequence[Message], *, add_generation_prompt: bool) -> None:
+    """Raise ValueError unless roles are [system], user, assistant, user, ... and the last one fits the purpose."""
+    start = 1 if messages and messages[0].role == "system" else 0
+    if len(messages) == start:
+        raise ValueError("the conversation has no user message: expected user and assistant in turn")
+    for index, message in enumerate(messages[start:], start=start):
+        expected = "user" if (index - start) % 2 == 0 else "assistant"
+        if message.role != expected:
+            rule = "system may only come first, then user and assistant in turn"
+            raise ValueError(f"message {index} has role {message.role!r}, expected {expected!r}: {rule}")
+    last = len(messages) - 1
+    if add_generation_prompt and messages[last].role != "user":
+        raise ValueError(f"message {last}, the last one, is an answer already: to generate, end with a user message")
+    if not add_generation_prompt and messages[last].role != "assistant":
+        raise ValueError(f"message {last}, the last one, has role 'user': to train, end with an assistant message")
+
+
+def place_images(conversation: Conversation) -> tuple[Conversation, bool]:
+    """Return the conversation with a mark for every image, and whether marks had to be added.
+
+    Images without any mark go before the first question, each on a line of its own. Raises ValueError when there are
+    marks but not as many as images.
+    """
+    num_images, num_marks = len(conversation.images), conversation.num_marks
+    if num_images == num_marks:
+        return conversation, False
+    if num_marks:
+        raise ValueError(f"the texts have {num_marks} <image> marks but there are {num_images} images: one mark each")
+    messages = list(conversation.messages)
+    index = next((index for index, message in enumerate(messages) if message.role == "user"), None)
+    if index is None:
+        raise ValueError(f"there are {num_images} images but no user message to put them into")
+    messages[index] = Message.typed(messages[index].pieces[0], num_images)
+    return Conversation(messages, conversation.images), True
+
+
+def _system_text(message: Message) -> str:
+    if message.num_images:
+        raise ValueError(f"message 0, the system text, has {message.num_images} <image> marks: put them in a question")
+    return message.pieces[0]
+
+
+def _system_block(template: ChatTemplate, block: tuple[str, str, str]) -> list[Segment]:
+    """Return prefix, text and suffix, or nothing when there is no text."""
+    prefix, system, suffix = block
+    return _marked(template, prefix) + _text(system) + _marked(template, suffix) if system else []
+
+
+def _examples(template: ChatTemplate) -> list[Segment]:
+    """Return the example turns, untrained, with the separator after each."""
+    segments = []
+    for question, answer in template.examples:
+        segments += _marked(template, template.user_prefix) + _text(question) + _marked(template, template.user_suffix)
+        segments += _marked(template, template.answer_prefix) + _text(template.answer_lead + answer)
+        segments += _text(template.answer_tail) + _marked(template, template.answer_end + template.turn_separator)
+    return segments
+
+
+def _content(message: Message, *, is_trained: bool) -> list[Segment]:
+    """Return the text of a message with its pictures in between."""
+    first, *rest = message.pieces
+    segments = _text(first, is_trained)
+    for piece in rest:
+        segments += [Segment("", False, "image"), *_text(piece, is_trained)]
+    return segments
+
+
+def _text(text: str, is_trained: bool = False) -> list[Segment]:
+    return [Segment(text, is_trained)] if text else []
+
+
+def _marked(template: ChatTemplate, text: str) -> list[Segment]:
+    """Split a string of the template, never of a user, into its special tokens and the text between them."""
+    if not template.special_tokens:
+        return _text(text)
+    pattern = "|".join(map(re.escape, template.special_tokens))
+    parts = re.split(f"({pattern})", text)
+    kinds = ("text", "special")
+    return [Segment(part, False, kinds[index % 2]) for index, part in enumerate(parts) if part]

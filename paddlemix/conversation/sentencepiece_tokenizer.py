@@ -1,0 +1,142 @@
+"""SentencePiece models as LLaMA uses them, with both meanings of `legacy`. Never reads a special token out of text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import sentencepiece
+
+from .detokenize import decode
+from .sentencepiece_proto import (
+    CONTROL,
+    UNKNOWN,
+    USER_DEFINED,
+    ModelFacts,
+    read_facts,
+    with_control_pieces,
+    with_dummy_prefix,
+)
+from .tokenizer_files import (
+    TokenizerFiles,
+    TokenizerSettings,
+    check_unicode,
+    choose_bos,
+    find_special,
+    read_settings,
+    write_files,
+)
+
+SPACE_PIECE = "▁"
+CHAT_MARK = re.compile(r"<\|[^|<>]*\|>")  # looks like <|im_start|>: special even where no settings file says so
+
+
+class SentencePieceTokenizer:
+    """Ids as transformers' slow LlamaTokenizer makes them, for text in which nothing is special.
+
+    legacy: every text that does not continue another one starts with the space that the model puts in front, also
+    after a special token. Not legacy: only the start of the whole text and of the text after a picture does.
+    """
+
+    def __init__(self, files: TokenizerFiles):
+        self._files = files
+        settings = read_settings(files)
+        model = files.contents[files.vocabulary]
+        self._facts = facts = _read_model(files, model)
+        ids = {text: index for index, (text, _) in enumerate(facts.pieces)}
+        self._added = {token_id: text for text, token_id in settings.added.items()}
+        self.specials = _find_specials(facts, settings, ids)
+        self.hidden_ids = frozenset(i for text, i in self.specials.items() if text not in settings.shown)
+        self.vocab_size = max([len(facts.pieces) - 1, *self._added]) + 1
+        model = with_control_pieces(model, [i for i in self.specials.values() if _is_typable(facts, i)])
+
+        self.has_text_prefix = facts.add_dummy_prefix if settings.is_legacy else settings.add_prefix_space
+        self.has_prefix_after_special = self.has_text_prefix and settings.is_legacy
+        self._start = sentencepiece.SentencePieceProcessor(model_proto=with_dummy_prefix(model, self.has_text_prefix))
+        self._continue = sentencepiece.SentencePieceProcessor(model_proto=with_dummy_prefix(model, False))
+
+        bos = settings.bos or _piece_text(facts, self._start.bos_id())
+        eos = settings.eos or _piece_text(facts, self._start.eos_id())
+        self.bos_id = self.specials.get(bos)
+        if eos not in self.specials:
+            raise ValueError(f"tokenizer in {files.folder}: its eos_token {eos!r} is not in the vocabulary")
+        self.eos_id = self.specials[eos]
+        self.pad_id = self.specials.get(settings.pad, self.specials.get(settings.unk or "<unk>", self.eos_id))
+        is_wanted = self.bos_id is not None if settings.add_bos is None else settings.add_bos
+        self.add_bos = choose_bos(files, self.bos_id, is_wanted)
+
+    def __reduce__(self):
+        return SentencePieceTokenizer, (self._files,)
+
+    def encode(self, text: str, *, is_start: bool) -> list[int]:
+        """See Tokenizer."""
+        if not text:
+            return []
+        check_unicode(text)
+        if self._facts.remove_extra_spaces and text.startswith((" ", SPACE_PIECE)):
+            # Such a model swallows spaces at the start of what it is given, also the one between two words.
+            return self._start.encode(text)
+        return (self._start if is_start else self._continue).encode(text)
+
+    def special_id(self, text: str) -> int:
+        """See Tokenizer."""
+        return find_special(self.specials, text, self._files.folder)
+
+    def id_to_piece(self, token_id: int) -> str:
+        """See Tokenizer."""
+        if token_id in self._added:
+            return self._added[token_id]
+        if 0 <= token_id < len(self._facts.pieces):
+            return self._facts.pieces[token_id][0]
+        last = self.vocab_size - 1
+        raise ValueError(f"token id {token_id} is outside the vocabulary of {self._files.folder} (0..{last})")
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """See Tokenizer."""
+        piece = self.id_to_piece(token_id)
+        if token_id in self._added:
+            return piece.encode("utf-8")
+        if self._start.is_byte(token_id):
+            return bytes([int(piece[3:-1], 16)])
+        return piece.replace(SPACE_PIECE, " ").encode("utf-8")
+
+    def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
+        """See Tokenizer."""
+        return decode(self, ids, skip_special=skip_special)
+
+    def save(self, folder: str | Path) -> None:
+        """See Tokenizer."""
+        write_files(self._files, folder)
+
+
+def _read_model(files: TokenizerFiles, model: bytes) -> ModelFacts:
+    try:
+        facts = read_facts(model)
+        sentencepiece.SentencePieceProcessor(model_proto=model)
+    except (ValueError, KeyError, RuntimeError, AttributeError, TypeError) as error:
+        what = f"{files.vocabulary} in {files.folder} ({len(model)} bytes) is not a SentencePiece model: {error}"
+        raise ValueError(f"{what}. Copy or download it again") from error
+    return facts
+
+
+def _find_specials(facts: ModelFacts, settings: TokenizerSettings, ids: dict[str, int]) -> dict[str, int]:
+    """Return all special tokens: the model's, the settings', and marks like <|im_start|> among the model's symbols."""
+    specials = {}
+    for index, (text, kind) in enumerate(facts.pieces):
+        is_mark = kind == USER_DEFINED and CHAT_MARK.fullmatch(text)
+        if kind in (CONTROL, UNKNOWN) or is_mark:
+            specials[text] = index
+    specials.update({text: ids[text] for text in settings.specials if text in ids})
+    specials.update(settings.added)
+    overridden = {token_id: text for text, token_id in settings.added.items()}
+    return {text: index for text, index in specials.items() if overridden.get(index, text) == text}
+
+
+def _is_typable(facts: ModelFacts, token_id: int) -> bool:
+    """Return whether the model would find this piece in a text."""
+    return token_id < len(facts.pieces) and facts.pieces[token_id][1] not in (CONTROL, UNKNOWN)
+
+
+def _piece_text(facts: ModelFacts, token_id: int) -> str | None:
+    return facts.pieces[token_id][0] if 0 <= token_id < len(facts.pieces) else None

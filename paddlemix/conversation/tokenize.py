@@ -1,0 +1,89 @@
+"""Segments to token ids and a mask, in one pass: the same for training and for chat."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from ..constants import IMAGE_TOKEN_ID
+from .messages import Message
+from .render import render_closing, render_turn
+from .segment import Segment
+from .templates import ChatTemplate
+from .tokenizer import Tokenizer
+
+
+def tokenize(
+    segments: Iterable[Segment], tokenizer: Tokenizer, num_image_tokens: Sequence[int], *, is_start: bool = True
+) -> tuple[list[int], list[bool]]:
+    """Return token ids and, for each, whether it is trained.
+
+    num_image_tokens: how many placeholders each picture takes, in order. is_start: the segments start a conversation
+    (a BOS comes first if the tokenizer wants one); otherwise they continue one.
+    A boundary between trained and untrained text is always a token boundary, because a chat's prompt ends there.
+    Raises ValueError when pictures and counts differ in number.
+    """
+    merged = merge_text(segments)
+    num_pictures = sum(segment.kind == "image" for segment in merged)
+    if num_pictures != len(num_image_tokens):
+        raise ValueError(f"{num_pictures} pictures are rendered but {len(num_image_tokens)} token counts are given")
+    if any(count < 1 for count in num_image_tokens):
+        raise ValueError(f"every picture takes at least one token, found the counts {list(num_image_tokens)}")
+    counts = iter(num_image_tokens)
+    ids = [tokenizer.bos_id] if is_start and tokenizer.add_bos else []
+    is_trained = [False] * len(ids)
+    is_text_start = is_start
+    for segment in merged:
+        if segment.kind == "image":
+            new_ids = [IMAGE_TOKEN_ID] * next(counts)
+            is_text_start = True  # LLaVA tokenizes the text before and after a picture separately
+        elif segment.kind == "special":
+            new_ids = [tokenizer.special_id(segment.text)]
+            is_text_start = tokenizer.has_prefix_after_special
+        else:
+            new_ids = tokenizer.encode(segment.text, is_start=is_text_start)
+            is_text_start = False
+        ids += new_ids
+        is_trained += [segment.is_trained and segment.kind != "image"] * len(new_ids)
+    return ids, is_trained
+
+
+def tokenize_turn(
+    message: Message,
+    template: ChatTemplate,
+    tokenizer: Tokenizer,
+    num_image_tokens: Sequence[int] = (),
+    *,
+    is_first: bool,
+    is_previous_closed: bool = True,
+    system: str | None = None,
+) -> list[int]:
+    """Return the ids of one new question of a chat, up to where its answer starts.
+
+    They continue the ids so far exactly as if the whole conversation had been tokenized. is_previous_closed: the ids
+    so far end with the mark that ends an answer; otherwise (it was cut at the length limit) the mark is put in front.
+    """
+    turn = render_turn(message, template, is_first=is_first, system=system)
+    if is_first:
+        return tokenize(turn, tokenizer, num_image_tokens)[0]
+    closing = render_closing(template)
+    ids, _ = tokenize(closing + turn, tokenizer, num_image_tokens, is_start=False)
+    if not is_previous_closed:
+        return ids
+    # The closing is trained and the question is not, so that its ids are a prefix of their own.
+    return ids[len(tokenize(closing, tokenizer, (), is_start=False)[0]) :]
+
+
+def merge_text(segments: Iterable[Segment]) -> list[Segment]:
+    """Join neighbouring texts that are both trained or both not; leave out empty texts."""
+    merged: list[Segment] = []
+    for segment in segments:
+        if segment.kind == "text" and not segment.text:
+            continue
+        last = merged[-1] if merged else None
+        is_same = last is not None and last.kind == segment.kind == "text" and last.is_trained == segment.is_trained
+        if is_same:
+            merged[-1] = replace(last, text=last.text + segment.text)
+        else:
+            merged.append(segment)
+    return merged

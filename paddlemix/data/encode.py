@@ -1,0 +1,120 @@
+"""A conversation and its pictures to token ids, labels and tiles: the one way, for training and for chat."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from ..constants import IGNORE_INDEX
+from ..conversation.messages import Conversation
+from ..conversation.render import render
+from ..conversation.templates import ChatTemplate
+from ..conversation.tokenize import tokenize
+from ..image.anyres import num_image_tokens
+from ..image.load import load_image
+from ..image.preprocess import preprocess
+from ..image.spec import ImageSpec
+from .locate import find_picture
+from .sample import Sample
+
+
+class SampleTooLongError(ValueError):
+    """Not even the first question and answer fit into max_length."""
+
+
+def encode(
+    conversation: Conversation,
+    *,
+    tokenizer,
+    template: ChatTemplate,
+    spec: ImageSpec,
+    folders: Sequence[str] = (),
+    max_length: int | None = None,
+    add_generation_prompt: bool = False,
+    cache_folder: str | None = None,
+) -> Sample:
+    """Return the sample alone; see encode_turns."""
+    return encode_turns(
+        conversation,
+        tokenizer=tokenizer,
+        template=template,
+        spec=spec,
+        folders=folders,
+        max_length=max_length,
+        add_generation_prompt=add_generation_prompt,
+        cache_folder=cache_folder,
+    )[0]
+
+
+def encode_turns(
+    conversation: Conversation,
+    *,
+    tokenizer,
+    template: ChatTemplate,
+    spec: ImageSpec,
+    folders: Sequence[str] = (),
+    max_length: int | None = None,
+    add_generation_prompt: bool = False,
+    cache_folder: str | None = None,
+) -> tuple[Sample, int]:
+    """Return the sample, and how many turns (question and answer) were dropped from its end to fit max_length.
+
+    folders: where relative picture paths are looked for, in order; empty: the current directory. max_length counts
+    tokens with every picture already expanded; None: no limit. add_generation_prompt: end where the answer starts, with
+    labels None. cache_folder: where pictures from the network are kept. Raises ValueError (ImageError for a picture,
+    SampleTooLongError when nothing fits).
+    """
+    pictures = [load_image(find_picture(source, folders), cache_folder=cache_folder) for source in conversation.images]
+    counts = [num_image_tokens(picture.size, spec) for picture in pictures]
+
+    def to_tokens(part: Conversation) -> tuple[list[int], list[bool]]:
+        segments = render(part, template, add_generation_prompt=add_generation_prompt)
+        return tokenize(segments, tokenizer, counts[: len(part.images)])
+
+    num_dropped = 0
+    ids, is_trained = to_tokens(conversation)
+    if max_length is not None and len(ids) > max_length:
+        conversation, num_dropped = fit_turns(conversation, lambda part: len(to_tokens(part)[0]), max_length)
+        ids, is_trained = to_tokens(conversation)
+    token_ids = np.array(ids, dtype=np.int64)
+    labels = None if add_generation_prompt else np.where(is_trained, token_ids, IGNORE_INDEX)
+    images = tuple(preprocess(picture, spec) for picture in pictures[: len(conversation.images)])
+    return Sample(token_ids, labels, images), num_dropped
+
+
+def fit_turns(
+    conversation: Conversation, num_tokens: Callable[[Conversation], int], max_length: int
+) -> tuple[Conversation, int]:
+    """Return the longest start of a conversation that fits and ends with an answer, and how many turns it drops.
+
+    num_tokens: length of a conversation; it is asked for about log2(turns) starts, so that no knowledge of how a
+    template ends a turn is needed here. The system turn stays; pictures of dropped turns go. Raises SampleTooLongError
+    when the first turn is too long, and when the conversation ends with a question, which must not be cut off.
+    """
+    length = num_tokens(conversation)
+    if length <= max_length:
+        return conversation, 0
+    ends = [index for index, message in enumerate(conversation.messages, start=1) if message.role == "assistant"]
+    if not ends or ends[-1] != len(conversation.messages):
+        what = "the conversation, which must keep its last question,"
+        raise SampleTooLongError(_describe(what, length, conversation, max_length))
+    starts = [first_messages(conversation, end) for end in ends]
+    num_kept = bisect.bisect_right(starts, max_length, key=num_tokens)
+    if not num_kept:
+        raise SampleTooLongError(_describe("the first turn alone", num_tokens(starts[0]), starts[0], max_length))
+    return starts[num_kept - 1], len(starts) - num_kept
+
+
+def first_messages(conversation: Conversation, num_messages: int) -> Conversation:
+    """Return the first messages with their pictures."""
+    messages = conversation.messages[:num_messages]
+    return Conversation(messages, conversation.images[: sum(message.num_images for message in messages)])
+
+
+def _describe(what: str, length: int, conversation: Conversation, max_length: int) -> str:
+    return (
+        f"{what} has {length} tokens, its {len(conversation.images)} pictures included, but max_length is "
+        f"{max_length}: raise max_length, shorten the text or use fewer pictures"
+    )

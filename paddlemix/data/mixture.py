@@ -1,0 +1,170 @@
+"""The `dataset` value of a training configuration to rows, in the shape that PaddleMIX's JSON files use.
+
+    {"train": [{"name": "chatml_dataset", "data_files": "train.json", "chat_template": "chat_template.json"}, ...],
+     "eval": [...]}
+
+A split may also be one entry or one path, and the whole value one path or a list of entries, which is then "train".
+Keys of an entry beside those above: `image_folder`, and `weight` (a share: 0.5 takes half of the rows, 2 each row
+twice) or `num_samples` (a count). The name says nothing about the format, which is seen row by row.
+
+A relative picture path is looked for in `image_folder`, if there is one, then beside the data file, then in the current
+directory, which is PaddleMIX's only place.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..conversation.paddlemix_template import check_chat_template
+from ..conversation.templates import ChatTemplate
+from .readers.fields import show
+from .readers.files import read_rows
+from .row import Row
+
+logger = logging.getLogger(__name__)
+SPLITS = ("train", "eval")
+NAMES = ("chatml_dataset", "llava_dataset", "messages")
+# PaddleMIX reads `splits` and `lazy` too; with data files named, neither chooses rows there, and so neither does here.
+KEYS = ("name", "data_files", "chat_template", "splits", "lazy", "image_folder", "weight", "num_samples")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One data set of a mixture, as written in the configuration."""
+
+    data_files: tuple[str, ...]
+    chat_template: str | None = None
+    image_folder: str | None = None
+    weight: float | None = None
+    num_samples: int | None = None
+
+
+def read_mixture(
+    value: Any,
+    split: str,
+    *,
+    template: ChatTemplate | None = None,
+    config_folder: str | Path | None = None,
+    seed: int = 0,
+) -> list[Row]:
+    """Return the rows of a split, entry after entry; an empty list when the value has no such split.
+
+    template: what the model is trained with; a `chat_template` file that says something else is logged.
+    config_folder: only for the hint when a path does not exist from here but does from there. seed: decides which rows
+    `weight` and `num_samples` take; the same seed takes the same rows, and more of them when the number grows.
+    Raises ValueError for unknown keys and names, files that are not there, and rows that are wrong.
+    """
+    rows = []
+    for number, entry in enumerate(parse_entries(value, split), start=1):
+        owner = f"dataset {split!r}, entry {number}"
+        if entry.chat_template is not None:
+            _check_template(entry.chat_template, template, owner, config_folder)
+        entry_rows = [row for file in entry.data_files for row in _read_file(file, entry, owner, config_folder)]
+        rows += take(entry_rows, entry, np.random.default_rng([seed, number]), owner)
+    return rows
+
+
+def parse_entries(value: Any, split: str) -> list[Entry]:
+    """Read the entries of a split without opening a file."""
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}: expected one of {', '.join(SPLITS)}")
+    is_by_split = isinstance(value, dict) and "data_files" not in value and "name" not in value
+    if is_by_split:
+        check_keys(value, SPLITS, "dataset")
+        value = value.get(split)
+    elif split != "train":
+        return []
+    if value is None:
+        return []
+    entries = value if isinstance(value, list) else [value]
+    return [parse_entry(entry, f"dataset {split!r}, entry {n}") for n, entry in enumerate(entries, start=1)]
+
+
+def parse_entry(value: Any, owner: str) -> Entry:
+    """Read one entry; a string is its data file. Raises ValueError for what it cannot be."""
+    if isinstance(value, str):
+        value = {"data_files": value}
+    if not isinstance(value, dict):
+        raise ValueError(f"{owner}: expected an object or the path of a data file, found {show(value)}")
+    check_keys(value, KEYS, owner)
+    name = value.get("name", NAMES[0])
+    if name not in NAMES:
+        raise ValueError(f"{owner}: unknown dataset name {name!r}, known are {', '.join(NAMES)} (they read the same)")
+    files = value.get("data_files")
+    files = [files] if isinstance(files, str) else files
+    if not isinstance(files, list) or not files or not all(isinstance(file, str) and file for file in files):
+        raise ValueError(f"{owner}: 'data_files' must be a path or a list of paths, found {show(files)}")
+    for key in ("chat_template", "image_folder"):
+        if not isinstance(value.get(key), (str, type(None))):
+            raise ValueError(f"{owner}: {key!r} must be a path, found {show(value[key])}")
+    weight, num_samples = _parse_amount(value, owner)
+    return Entry(tuple(files), value.get("chat_template"), value.get("image_folder"), weight, num_samples)
+
+
+def take(rows: Sequence[Row], entry: Entry, generator: np.random.Generator, owner: str) -> list[Row]:
+    """Return as many rows as the entry asks for, in file order; whole rounds first when it asks for more than all."""
+    if entry.weight is None and entry.num_samples is None:
+        return list(rows)
+    num_taken = round(len(rows) * entry.weight) if entry.num_samples is None else entry.num_samples
+    if num_taken < 1:
+        raise ValueError(f"{owner}: weight {entry.weight} of {len(rows)} rows is less than one row")
+    num_rounds, num_rest = divmod(num_taken, len(rows))
+    rest = sorted(generator.permutation(len(rows))[:num_rest])
+    return list(rows) * num_rounds + [rows[index] for index in rest]
+
+
+def check_keys(value: dict, known: Iterable[str], owner: str) -> None:
+    """Raise ValueError for a key nobody reads, naming the nearest known one."""
+    for key in value:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            hint = f", did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"{owner}: unknown key {key!r}{hint} Known keys: {', '.join(known)}")
+
+
+def _parse_amount(value: dict, owner: str) -> tuple[float | None, int | None]:
+    weight, num_samples = value.get("weight"), value.get("num_samples")
+    if weight is not None and num_samples is not None:
+        raise ValueError(f"{owner}: has 'weight' and 'num_samples', expected one of them")
+    is_number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
+    if weight is not None and not (is_number and 0 < weight < float("inf")):
+        raise ValueError(f"{owner}: 'weight' must be a number above 0, found {show(weight)}")
+    is_count = isinstance(num_samples, int) and not isinstance(num_samples, bool)
+    if num_samples is not None and not (is_count and num_samples > 0):
+        raise ValueError(f"{owner}: 'num_samples' must be a whole number above 0, found {show(num_samples)}")
+    return weight, num_samples
+
+
+def _read_file(file: str, entry: Entry, owner: str, config_folder: str | Path | None) -> list[Row]:
+    _check_exists(file, Path.is_file, "data file", owner, config_folder)
+    folders = [os.path.dirname(os.path.abspath(file)), os.getcwd()]
+    if entry.image_folder is not None:
+        _check_exists(entry.image_folder, Path.is_dir, "image_folder", owner, config_folder)
+        folders.insert(0, os.path.abspath(entry.image_folder))
+    return read_rows(file, folders=tuple(dict.fromkeys(folders)))
+
+
+def _check_template(file: str, template: ChatTemplate | None, owner: str, config_folder: str | Path | None) -> None:
+    what = "chat_template (a file to compare the model's template with; the key may be left out)"
+    _check_exists(file, Path.is_file, what, owner, config_folder)
+    if template is not None:
+        for difference in check_chat_template(file, template):
+            logger.warning("%s: chat_template %s: %s", owner, file, difference)
+
+
+def _check_exists(file: str, is_there, what: str, owner: str, config_folder: str | Path | None) -> None:
+    """Raise ValueError with the absolute path, and a hint when the path exists from the configuration's folder."""
+    if is_there(Path(file)):
+        return
+    hint = ""
+    if config_folder is not None and is_there(Path(config_folder, file)):
+        hint = f"; it exists as {Path(config_folder, file)}: paths are relative to the directory you start from"
+    raise ValueError(f"{owner}: {what} not found: {os.path.abspath(file)}{hint}")

@@ -1,0 +1,43 @@
+"""What a conversation must be before it can be trained on, whatever format it came in. Messages count from 0."""
+
+from __future__ import annotations
+
+from ...constants import IMAGE_MARK
+from ...conversation.messages import Conversation
+from ...conversation.render import check_roles
+
+
+def drop_leading_answer(conversation: Conversation) -> tuple[Conversation, bool]:
+    """Drop an assistant turn that answers nothing, and tell whether there was one.
+
+    Public chat logs that LLaVA was trained on were cut in such a way, and its own loader drops the first turn too
+    (LLaVA, llava/train/train.py). An error would refuse published files, so the caller counts and reports instead.
+    """
+    messages = conversation.messages
+    start = 1 if messages and messages[0].role == "system" else 0
+    if len(messages) == start or messages[start].role != "assistant":
+        return conversation, False
+    return Conversation((*messages[:start], *messages[start + 1 :]), conversation.images), True
+
+
+def check_turns(conversation: Conversation) -> None:
+    """Raise ValueError unless every user turn has an answer, which is not empty."""
+    check_roles(conversation.messages, add_generation_prompt=False)
+    for index, message in enumerate(conversation.messages):
+        pieces = message.pieces
+        if message.role == "assistant" and len(pieces) == 1 and not pieces[0].strip():
+            raise ValueError(f"message {index}: the answer is empty, so there is nothing to learn")
+
+
+def check_marks(conversation: Conversation) -> None:
+    """Raise ValueError unless pictures stand in user turns alone and are as many as the marks."""
+    counts = [message.num_images for message in conversation.messages]
+    for index, (message, count) in enumerate(zip(conversation.messages, counts, strict=True)):
+        if count and message.role != "user":
+            raise ValueError(f"message {index}: {IMAGE_MARK} in the text of {message.role!r}, expected in 'user' only")
+    num_marks, num_images = sum(counts), len(conversation.images)
+    if num_marks != num_images:
+        raise ValueError(
+            f"{num_marks} {IMAGE_MARK} marks but {num_images} images: expected as many marks as images, "
+            "or no mark at all (the pictures then go before the first user turn)"
+        )

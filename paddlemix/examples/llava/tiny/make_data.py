@@ -1,0 +1,143 @@
+"""Write the pictures and the conversations that the tiny model is trained and judged on.
+
+OUTPUT/images/...png   the pictures, a thousand to a folder
+OUTPUT/pretrain.json   stage 1: [image mark, caption] pairs for the template "plain"
+OUTPUT/train.json      stage 2: conversations in LLaVA's from/value form
+OUTPUT/val.json        a few conversations about pictures held out from training
+OUTPUT/test.jsonl      held-out pictures: a row for each question with image, kind, question and expected
+
+Image paths are relative to OUTPUT unless --image-root names another start.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from paddlemix.examples.llava.tiny.questions import QA, ask_all, caption, text_only
+from paddlemix.examples.llava.tiny.shapes import Scene, draw, split_scene
+
+SIDE = 72  # pixels, as the tiny model sees them: six patches of 12
+NUM_VAL = 100
+TEXT_ONLY_EVERY = 25  # one conversation without a picture for so many with one
+MAX_TEXT_TURNS = 3
+JSON_NAMES = ("pretrain.json", "train.json", "val.json", "test.jsonl")
+PICTURES_PER_FOLDER = 1000
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Write a data set as the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True, help="folder to write to, made if it is missing")
+    parser.add_argument("--num-train", type=int, default=20000, help="number of training pictures")
+    parser.add_argument("--num-eval", type=int, default=500, help="number of held-out pictures in test.jsonl")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--side", type=int, default=SIDE, help="side of the pictures in pixels")
+    parser.add_argument("--image-root", default="", help="text to put before each image path, such as a folder")
+    arguments = parser.parse_args(argv)
+    for name, least in (("num_train", 1), ("num_eval", 1), ("side", 16)):
+        if getattr(arguments, name) < least:
+            option = name.replace("_", "-")
+            parser.error(f"--{option} is {getattr(arguments, name)}: expected {least} or more")
+    write_data(
+        arguments.output, arguments.num_train, arguments.num_eval, arguments.seed, arguments.side, arguments.image_root
+    )
+
+
+def write_data(output: Path, num_train: int, num_eval: int, seed: int, side: int = SIDE, image_root: str = "") -> None:
+    """Write pictures and conversations; the same arguments give the same files.
+
+    The JSON files go first and come back last, each in one step, so an interrupted run leaves none that does not fit
+    its pictures.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    for name in JSON_NAMES:
+        (output / name).unlink(missing_ok=True)
+    pretrain, train = [], []
+    for path, scene, rng in _pictures(output, "train", num_train, seed, side):
+        image = image_root + path
+        pretrain.append({"image": image, "conversations": [["<image>", caption(scene)]]})
+        train.append(conversation(path, image, _shuffled(ask_all(scene, rng), rng)))
+        if len(pretrain) % TEXT_ONLY_EVERY == 0:
+            train.append(conversation(f"text-{len(pretrain)}", None, _text_turns(rng)))
+    val = [
+        conversation(path, image_root + path, _shuffled(ask_all(scene, rng), rng))
+        for path, scene, rng in _pictures(output, "val", NUM_VAL, seed, side)
+    ]
+    test = [
+        {"image": image_root + path, "kind": qa.kind, "question": qa.question, "expected": qa.answer}
+        for path, scene, rng in _pictures(output, "test", num_eval, seed, side)
+        for qa in ask_all(scene, rng)
+    ]
+    test += [{"image": None, "kind": qa.kind, "question": qa.question, "expected": qa.answer} for qa in text_only()]
+    for name, rows in zip(JSON_NAMES[:3], (pretrain, train, val), strict=True):
+        _write(output / name, "[\n" + ",\n".join(_lines(rows)) + "\n]\n")
+    _write(output / JSON_NAMES[3], "\n".join(_lines(test)) + "\n")
+
+
+def conversation(name: str, image: str | None, turns: Iterable[QA]) -> dict[str, Any]:
+    """Make one row in LLaVA's from/value form; the picture stands before the first question."""
+    values = [value for qa in turns for value in (("human", qa.question), ("gpt", qa.answer))]
+    row: dict[str, Any] = {"id": name}
+    if image is not None:
+        row["image"] = image
+        values[0] = ("human", "<image>\n" + values[0][1])
+    row["conversations"] = [{"from": role, "value": value} for role, value in values]
+    return row
+
+
+def scenes(split: str, num: int, seed: int) -> Iterator[tuple[Scene, random.Random]]:
+    """Draw the scenes of "train", "val" or "test", each with the generator that its questions go on with.
+
+    Layouts of val and test never occur in train.
+    """
+    for index in range(num):
+        rng = random.Random(f"{seed} {split} {index}")
+        yield split_scene(rng, is_held_out=split != "train"), rng
+
+
+def _pictures(output: Path, split: str, num: int, seed: int, side: int) -> Iterator[tuple[str, Scene, random.Random]]:
+    """Draw and save the pictures of a split; yield their paths relative to output."""
+    for index, (scene, rng) in enumerate(scenes(split, num, seed)):
+        path = f"images/{split}/{index // PICTURES_PER_FOLDER:03}/{index:06}.png"
+        (output / path).parent.mkdir(parents=True, exist_ok=True)
+        draw(scene, side).save(output / path)
+        _report(split, index + 1, num)
+        yield path, scene, rng
+
+
+def _report(split: str, done: int, num: int) -> None:
+    """Print the progress, on one line where somebody watches."""
+    if done == num:
+        print(f"\r{split}: {num} pictures", file=sys.stderr)
+    elif done % 500 == 0 and sys.stderr.isatty():
+        print(f"\r{split}: {done} of {num}", end="", file=sys.stderr, flush=True)
+
+
+def _shuffled(turns: list[QA], rng: random.Random) -> list[QA]:
+    return rng.sample(turns, len(turns))
+
+
+def _text_turns(rng: random.Random) -> list[QA]:
+    return rng.sample(text_only(), rng.randint(1, MAX_TEXT_TURNS))
+
+
+def _lines(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
+    return (json.dumps(row, ensure_ascii=False) for row in rows)
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file so that it is there completely or not at all."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+if __name__ == "__main__":
+    main()

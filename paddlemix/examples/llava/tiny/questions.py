@@ -1,0 +1,227 @@
+"""Questions about a scene and their answers, in several wordings. Draws nothing and writes nothing."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from paddlemix.examples.llava.tiny.shapes import COLOURS, KINDS, Scene, Shape
+
+NUMBERS = ("no", "one", "two", "three", "four")
+PLACES = {
+    (0, 0): "at the top left",
+    (1, 0): "at the top",
+    (2, 0): "at the top right",
+    (0, 1): "on the left",
+    (1, 1): "in the centre",
+    (2, 1): "on the right",
+    (0, 2): "at the bottom left",
+    (1, 2): "at the bottom",
+    (2, 2): "at the bottom right",
+}
+RELATIONS: dict[str, Callable[[Shape, Shape], int]] = {  # positive: yes, negative: no, 0: do not ask
+    "to the left of": lambda a, b: b.cell[0] - a.cell[0],
+    "to the right of": lambda a, b: a.cell[0] - b.cell[0],
+    "above": lambda a, b: b.cell[1] - a.cell[1],
+    "below": lambda a, b: a.cell[1] - b.cell[1],
+}
+COUNT_WORDINGS = (
+    "How many {} are there?",
+    "How many {} do you see?",
+    "How many {} are in the picture?",
+    "Count the {}.",
+)
+COLOUR_WORDINGS = (
+    "What colour is the {}?",
+    "What color is the {}?",
+    "Which colour does the {} have?",
+    "Tell me the colour of the {}.",
+)
+SHAPE_WORDINGS = (
+    "What shape is {}?",
+    "Which shape is {}?",
+    "What is the {} shape?",
+    "What kind of shape is the {} one?",
+)
+PLACE_WORDINGS = ("Where is the {}?", "Where is the {} in the picture?", "In which part of the picture is the {}?")
+YES_NO_WORDINGS = ("Is there a {}?", "Do you see a {}?", "Is there a {} in the picture?", "Does the picture show a {}?")
+RELATION_WORDINGS = ("Is the {} {} the {}?",)
+LIST_WORDINGS = ("What is in the picture?", "What do you see?", "List the shapes.", "Which shapes are in the picture?")
+DETAIL_WORDINGS = (
+    "Describe the picture.",
+    "Describe this image in detail.",
+    "Describe the picture in detail.",
+    "Where are the shapes?",
+)
+TEXT_ONLY = (
+    ("Hello", "Hello! Show me a picture of coloured shapes and ask me about it."),
+    ("Hello!", "Hello! Show me a picture of coloured shapes and ask me about it."),
+    ("Hi", "Hello! Show me a picture of coloured shapes and ask me about it."),
+    ("Who are you?", "I am a tiny LLaVA model. I answer questions about pictures of coloured shapes."),
+    ("What are you?", "I am a tiny LLaVA model. I answer questions about pictures of coloured shapes."),
+    ("What can you do?", "I can count shapes, name their colours and places, and describe a picture."),
+    ("What can I ask you?", "I can count shapes, name their colours and places, and describe a picture."),
+    ("What shapes do you know?", "I know circles, squares, triangles and stars."),
+    ("Which shapes do you know?", "I know circles, squares, triangles and stars."),
+    ("What colours do you know?", "I know red, green, blue, yellow, purple, orange and black."),
+    ("What colors do you know?", "I know red, green, blue, yellow, purple, orange and black."),
+    ("Which colours do you know?", "I know red, green, blue, yellow, purple, orange and black."),
+    ("Thank you", "You are welcome."),
+    ("Thank you!", "You are welcome."),
+    ("Thanks", "You are welcome."),
+    ("Goodbye", "Goodbye!"),
+    ("Bye", "Goodbye!"),
+)
+
+
+@dataclass(frozen=True)
+class QA:
+    """A question of some kind (see ASKERS, and "text" for one that needs no picture) and its one right answer."""
+
+    kind: str
+    question: str
+    answer: str
+
+
+def caption(scene: Scene) -> str:
+    """Name every shape with colour and place from left to right: the text of stage 1."""
+    return _sentence([f"{_article(shape)} {PLACES[shape.cell]}" for shape in scene.shapes])
+
+
+def ask_description(scene: Scene, rng: random.Random) -> QA:
+    """Ask for all shapes in order, with or without their places."""
+    if rng.random() < 0.5:
+        return QA("description", rng.choice(DETAIL_WORDINGS), caption(scene))
+    return QA("description", rng.choice(LIST_WORDINGS), _sentence([_article(shape) for shape in scene.shapes]))
+
+
+def ask_count(scene: Scene, rng: random.Random) -> QA:
+    """Ask for the number of all shapes, of a colour or of a kind; the group is in the picture three times in four."""
+    form = rng.choice(("all", "colour", "kind"))
+    seen = rng.random() < 0.75
+    shape = rng.choice(scene.shapes)
+    if form == "all":
+        group, num = "{}", len(scene.shapes)
+        noun = "shape"
+    elif form == "colour":
+        colour = shape.colour if seen else rng.choice(tuple(COLOURS))
+        group, num, noun = f"{colour} {{}}", sum(each.colour == colour for each in scene.shapes), "shape"
+    else:
+        noun = shape.kind if seen else rng.choice(KINDS)
+        group, num = "{}", sum(each.kind == noun for each in scene.shapes)
+    question = rng.choice(COUNT_WORDINGS).format(group.format(noun + "s"))
+    verb, ending = ("is", "") if num == 1 else ("are", "s")
+    return QA("count", question, f"There {verb} {NUMBERS[num]} {group.format(noun + ending)}.")
+
+
+def ask_colour(scene: Scene, rng: random.Random) -> QA | None:
+    """Ask for the colour of a kind that stands in the picture exactly once; None if there is no such kind."""
+    shape = _pick(rng, [shape for shape in scene.shapes if _count(scene, kind=shape.kind) == 1])
+    if shape is None:
+        return None
+    return QA("colour", rng.choice(COLOUR_WORDINGS).format(shape.kind), f"The {shape.kind} is {shape.colour}.")
+
+
+def ask_shape(scene: Scene, rng: random.Random) -> QA | None:
+    """Ask for the kind of the only shape of a colour; None if no colour stands alone."""
+    shape = _pick(rng, [shape for shape in scene.shapes if _count(scene, colour=shape.colour) == 1])
+    if shape is None:
+        return None
+    return QA("shape", rng.choice(SHAPE_WORDINGS).format(shape.colour), f"The {shape.colour} shape is a {shape.kind}.")
+
+
+def ask_place(scene: Scene, rng: random.Random) -> QA | None:
+    """Ask where a shape is that exists once, by colour and kind or by its kind alone; None if all are twins."""
+    shape = _pick(rng, _singles(scene))
+    if shape is None:
+        return None
+    is_kind_enough = _count(scene, kind=shape.kind) == 1 and rng.random() < 0.5
+    name = shape.kind if is_kind_enough else f"{shape.colour} {shape.kind}"
+    return QA("place", rng.choice(PLACE_WORDINGS).format(name), f"The {name} is {PLACES[shape.cell]}.")
+
+
+def ask_yes_no(scene: Scene, rng: random.Random) -> QA:
+    """Ask whether a shape is there, yes as often as no; half of the absent ones differ in colour or kind alone."""
+    shape = rng.choice(scene.shapes)
+    is_there = rng.random() < 0.5
+    name = f"{shape.colour} {shape.kind}"
+    while not is_there and any(name == f"{each.colour} {each.kind}" for each in scene.shapes):
+        keep = rng.choice(("colour", "kind", "none", "none"))
+        colour = shape.colour if keep == "colour" else rng.choice(tuple(COLOURS))
+        kind = shape.kind if keep == "kind" else rng.choice(KINDS)
+        name = f"{colour} {kind}"
+    answer = f"Yes, there is a {name}." if is_there else f"No, there is no {name}."
+    return QA("yes_no", _with_an(rng.choice(YES_NO_WORDINGS).format(name)), _with_an(answer))
+
+
+def ask_relation(scene: Scene, rng: random.Random) -> QA | None:
+    """Ask whether one shape lies left of, right of, above or below another, yes as often as no.
+
+    None if the picture has no two shapes that exist once. Shapes in the same column (row) are not asked for left and
+    right (above and below).
+    """
+    singles = _singles(scene)
+    pairs = [
+        (first, word, second, sign(first, second) > 0)
+        for first in singles
+        for second in singles
+        for word, sign in RELATIONS.items()
+        if sign(first, second)
+    ]
+    if not pairs:
+        return None
+    is_true = rng.random() < 0.5
+    first, word, second, _ = rng.choice([pair for pair in pairs if pair[3] == is_true])
+    names = [f"{shape.colour} {shape.kind}" for shape in (first, second)]
+    question = rng.choice(RELATION_WORDINGS).format(names[0], word, names[1])
+    start = "Yes, the {} is" if is_true else "No, the {} is not"
+    return QA("relation", question, f"{start.format(names[0])} {word} the {names[1]}.")
+
+
+ASKERS: dict[str, Callable[[Scene, random.Random], QA | None]] = {
+    "count": ask_count,
+    "colour": ask_colour,
+    "shape": ask_shape,
+    "place": ask_place,
+    "yes_no": ask_yes_no,
+    "relation": ask_relation,
+    "description": ask_description,
+}
+
+
+def ask_all(scene: Scene, rng: random.Random) -> list[QA]:
+    """Ask one question of every kind that the scene allows, in the order of ASKERS."""
+    return [qa for asker in ASKERS.values() if (qa := asker(scene, rng)) is not None]
+
+
+def text_only() -> list[QA]:
+    """List the questions that need no picture."""
+    return [QA("text", question, answer) for question, answer in TEXT_ONLY]
+
+
+def _article(shape: Shape) -> str:
+    return _with_an(f"a {shape.colour} {shape.kind}")
+
+
+def _with_an(text: str) -> str:
+    return text.replace("a orange", "an orange")
+
+
+def _sentence(items: list[str]) -> str:
+    """Join items with commas and "and", start with a capital letter and end with a full stop."""
+    text = items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _count(scene: Scene, kind: str | None = None, colour: str | None = None) -> int:
+    return sum(kind in (None, shape.kind) and colour in (None, shape.colour) for shape in scene.shapes)
+
+
+def _singles(scene: Scene) -> list[Shape]:
+    """List the shapes whose colour and kind together exist once."""
+    return [shape for shape in scene.shapes if _count(scene, shape.kind, shape.colour) == 1]
+
+
+def _pick(rng: random.Random, shapes: list[Shape]) -> Shape | None:
+    return rng.choice(shapes) if shapes else None

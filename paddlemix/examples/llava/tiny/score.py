@@ -1,0 +1,91 @@
+"""Compare answers with the expected ones, and print the shares that are right by kind of question."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import string
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from paddlemix.examples.llava.tiny.questions import NUMBERS, PLACES
+from paddlemix.examples.llava.tiny.shapes import COLOURS, KINDS
+
+# The words of a description that carry its content; the rest is glue.
+CONTENT = {*COLOURS, *KINDS, *NUMBERS, "not", *(word for place in PLACES.values() for word in place.split()[2:])}
+_NO_PUNCTUATION = str.maketrans(string.punctuation, " " * len(string.punctuation))
+
+
+def normalise(text: str) -> str:
+    """Lower the case, drop punctuation and put single spaces."""
+    return " ".join(text.lower().translate(_NO_PUNCTUATION).split())
+
+
+def is_correct(kind: str, answer: str, expected: str) -> bool:
+    """Tell whether an answer is right.
+
+    Case and punctuation do not count. A description is right when it says the same colours, shapes and places in the
+    same order; every other answer has to be the expected one word for word.
+    """
+    found, wanted = normalise(answer).split(), normalise(expected).split()
+    if kind == "description":
+        found, wanted = ([word for word in words if word in CONTENT] for words in (found, wanted))
+    return found == wanted
+
+
+def score(answers: Iterable[Mapping[str, str]]) -> dict[str, dict[str, float]]:
+    """Count right answers by kind, and over all kinds under "all".
+
+    Each answer has kind, answer and expected. Returns {kind: {"right", "asked", "share"}}. Raises ValueError if there
+    is no answer.
+    """
+    counts: dict[str, list[int]] = {}
+    for row in answers:
+        right = is_correct(row["kind"], row["answer"], row["expected"])
+        for kind in (row["kind"], "all"):
+            count = counts.setdefault(kind, [0, 0])
+            count[0] += right
+            count[1] += 1
+    if not counts:
+        raise ValueError("there is no answer to score: expected one or more rows with kind, answer and expected")
+    counts["all"] = counts.pop("all")
+    return {kind: {"right": right, "asked": num, "share": right / num} for kind, (right, num) in counts.items()}
+
+
+def table(scores: Mapping[str, Mapping[str, float]]) -> str:
+    """Lay the scores out as text, one kind a line."""
+    lines = [f"{'kind':<12} {'right':>6} {'asked':>6} {'share':>7}"]
+    lines += [f"{kind:<12} {row['right']:>6} {row['asked']:>6} {row['share']:>7.1%}" for kind, row in scores.items()]
+    return "\n".join(lines)
+
+
+def read_answers(path: Path) -> list[dict[str, str]]:
+    """Read a JSONL file of answers. Raises ValueError naming the line that is not a row with the three keys."""
+    if not path.is_file():
+        raise ValueError(f"{path} is not a file: give the JSONL file with the answers")
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}, line {number} is not JSON: {error}") from error
+        missing = [key for key in ("kind", "answer", "expected") if not isinstance(row, dict) or key not in row]
+        if missing:
+            raise ValueError(f"{path}, line {number} lacks {', '.join(missing)}: expected kind, answer and expected")
+        rows.append(row)
+    return rows
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Print the table for a JSONL file of answers."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("answers", type=Path, help="JSONL file, each row with kind, answer and expected")
+    arguments = parser.parse_args(argv)
+    try:
+        print(table(score(read_answers(arguments.answers))))
+    except ValueError as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""Reads tokens into a cache and gives the logits of what comes next. Knows no text and no turns."""
+
+from __future__ import annotations
+
+import numpy as np
+import paddle
+
+
+class Engine:
+    """A model with a key-value cache for a fixed number of rows that advance in step."""
+
+    def __init__(self, model, num_rows: int, capacity: int):
+        self.model = model
+        self.cache = model.language_model.new_cache(num_rows, capacity)
+        self.is_key_visible = None
+
+    @property
+    def length(self) -> int:
+        return self.cache.length
+
+    def hide_padding(self, is_real: np.ndarray) -> None:
+        """Keep the padding of a prompt out of every row's sight. is_real: bool [B, prompt length]."""
+        visible = np.ones([is_real.shape[0], self.cache.capacity], dtype=bool)
+        visible[:, : is_real.shape[1]] = is_real
+        self.is_key_visible = None if visible.all() else paddle.to_tensor(visible)
+
+    def read(self, embeds, position_ids: np.ndarray) -> np.ndarray:
+        """Append embeds [B, T, H] at position_ids [B, T]; return the last position's logits, float32 [B, vocab]."""
+        language = self.model.language_model
+        with paddle.no_grad():
+            positions = paddle.to_tensor(np.asarray(position_ids, dtype=np.int64))
+            hidden = language.forward_cached(embeds, positions, self.cache, is_key_visible=self.is_key_visible)
+            return language.logits(hidden[:, -1]).astype("float32").numpy()
+
+    def read_ids(self, token_ids: list[int], position_ids: np.ndarray) -> np.ndarray:
+        """Append one token a row; return logits float32 [B, vocab]."""
+        ids = paddle.to_tensor(np.asarray(token_ids, dtype=np.int64).reshape([-1, 1]))
+        with paddle.no_grad():
+            return self.read(self.model.language_model.embed_tokens(ids), position_ids)

@@ -1,0 +1,68 @@
+"""From the logits of one position to a token id. Runs on the host in float32, so that it is the same on every device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How to choose tokens and when to stop.
+
+    temperature 0 is greedy. top_p in (0, 1], top_k 0 = no limit. stop: strings that end an answer. seed None draws a
+    fresh one. ignore_eos: go on to max_new_tokens whatever comes.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    max_new_tokens: int = 512
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    ignore_eos: bool = False
+
+    def __post_init__(self):
+        object.__setattr__(self, "stop", tuple(self.stop))
+        checks = (
+            ("temperature", self.temperature >= 0, "at least 0"),
+            ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
+            ("top_k", self.top_k >= 0, "at least 0"),
+            ("max_new_tokens", self.max_new_tokens >= 1, "at least 1"),
+        )
+        for name, is_good, expected in checks:
+            if not is_good:
+                raise ValueError(f"{name} is {getattr(self, name)}: expected {expected}")
+
+
+class Sampler:
+    """Draws tokens with one random state for an answer."""
+
+    def __init__(self, params: SamplingParams):
+        self.params = params
+        self.random = np.random.default_rng(params.seed)
+
+    def __call__(self, logits: np.ndarray) -> int:
+        """Choose from logits float32 [vocab]. Raises FloatingPointError if they hold no number."""
+        if not np.isfinite(logits.max()):
+            raise FloatingPointError("the model's logits are not finite: its weights or its dtype are at fault")
+        if self.params.temperature == 0:
+            return int(logits.argmax())
+        order, weights = _candidates(logits / self.params.temperature, self.params)
+        return int(order[self.random.choice(len(order), p=weights)])
+
+
+def _candidates(logits: np.ndarray, params: SamplingParams):
+    """Return token ids, likeliest first, and their probabilities after top_k and then top_p (Holtzman et al. 2020)."""
+    order = np.argsort(-logits, kind="stable")
+    if params.top_k:
+        order = order[: params.top_k]
+    chosen = logits[order].astype(np.float64)
+    weights = np.exp(chosen - chosen[0])
+    weights /= weights.sum()
+    if params.top_p < 1:
+        before = np.cumsum(weights) - weights
+        keep = max(int((before < params.top_p).sum()), 1)
+        order, weights = order[:keep], weights[:keep]
+    return order, weights / weights.sum()

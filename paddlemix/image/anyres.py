@@ -1,0 +1,102 @@
+"""Tile geometry: from the size of a picture to its tiles and its number of tokens. Arithmetic only, no pixels.
+
+Sizes are (width, height). Every formula is the one of the official LLaVA repository (`llava/mm_utils.py` and
+`llava/model/llava_arch.py`), in the same floating point steps, because a count that is off by one misplaces the text.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from .spec import ImageSpec
+
+
+def select_grid(size: tuple[int, int], grids: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """Return the canvas (width, height) px on which a picture keeps most of its detail.
+
+    The largest effective area wins, then the smallest wasted area, then the first of the list
+    (`select_best_resolution`). Raises ValueError for an empty list.
+    """
+    if not grids:
+        raise ValueError("no grids to choose from: an anyres image spec needs at least one (width, height)")
+    width, height = checked_size(size)
+
+    def merit(grid: tuple[int, int]) -> tuple[int, int]:
+        scale = min(grid[0] / width, grid[1] / height)
+        effective = min(int(width * scale) * int(height * scale), width * height)
+        return effective, effective - grid[0] * grid[1]
+
+    return max(grids, key=merit)  # max keeps the first of equals
+
+
+def grid_shape(size: tuple[int, int], spec: ImageSpec) -> tuple[int, int]:
+    """Return (columns, rows) of tiles on the canvas chosen for a picture."""
+    width, height = select_grid(size, spec.grids)
+    return width // spec.side, height // spec.side
+
+
+def num_tiles(size: tuple[int, int], spec: ImageSpec) -> int:
+    """Return how many tiles a picture becomes: for anyres tile 0 is the whole picture, then the canvas row by row."""
+    if spec.mode != "anyres":
+        return 1
+    columns, rows = grid_shape(size, spec)
+    return 1 + columns * rows
+
+
+def fitted_size(size: tuple[int, int], canvas: tuple[int, int]) -> tuple[int, int]:
+    """Return the (width, height) of a picture scaled to fit inside a canvas, at least 1 px each.
+
+    Rounds up, unlike `select_grid` and `unpad_box` (`resize_and_pad_image`).
+    """
+    width, height = checked_size(size)
+    scale_x, scale_y = canvas[0] / width, canvas[1] / height
+    if scale_x < scale_y:
+        return canvas[0], min(math.ceil(height * scale_x), canvas[1])
+    return min(math.ceil(width * scale_y), canvas[0]), canvas[1]
+
+
+def unpad_box(size: tuple[int, int], feature_width: int, feature_height: int) -> tuple[int, int, int, int]:
+    """Return (top, bottom, left, right): what of a feature mosaic shows the picture, as `map[top:bottom, left:right]`.
+
+    The same number of rows (or columns) is dropped on both sides, so the rest has the parity of the whole: one more
+    than the scaled picture when that is odd. Can be empty for very long pictures (`unpad_image`).
+    """
+    width, height = checked_size(size)
+    if width / height > feature_width / feature_height:
+        kept = int(height * (feature_width / width))
+        dropped = (feature_height - kept) // 2
+        return dropped, feature_height - dropped, 0, feature_width
+    kept = int(width * (feature_height / height))
+    dropped = (feature_width - kept) // 2
+    return 0, feature_height, dropped, feature_width - dropped
+
+
+def num_image_tokens(size: tuple[int, int], spec: ImageSpec) -> int:
+    """Return how many tokens a picture becomes in front of the language model: the only place that knows.
+
+    One tile (square, pad) never gets a newline, whatever `spec.merge` says: the official code merges nothing in a
+    batch of single tiles. Raises ValueError where a class token would have to lie in a mosaic.
+    """
+    checked_size(size)
+    num_patches = spec.patches_per_side**2
+    if spec.mode != "anyres" or spec.merge == "flat":
+        return num_tiles(size, spec) * (num_patches + int(spec.has_class_token))
+    if spec.has_class_token:
+        raise ValueError(
+            f"tile merge {spec.merge!r} lays patches out in a plane, where the class token has no place: "
+            "use merge 'flat' or drop the class token (mm_vision_select_feature 'patch')"
+        )
+    if spec.merge == "spatial":
+        return num_tiles(size, spec) * num_patches
+    columns, rows = grid_shape(size, spec)
+    top, bottom, left, right = unpad_box(size, columns * spec.patches_per_side, rows * spec.patches_per_side)
+    return num_patches + (bottom - top) * (right - left + 1)  # + 1: a newline after each row
+
+
+def checked_size(size: tuple[int, int]) -> tuple[int, int]:
+    """Return a size as plain ints; raise ValueError unless it is (width, height) of at least 1 px each."""
+    width, height = (int(edge) for edge in size)
+    if width < 1 or height < 1:
+        raise ValueError(f"a picture of {width}x{height} px (width x height) has no pixels: expected at least 1x1")
+    return width, height

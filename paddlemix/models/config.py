@@ -1,0 +1,152 @@
+"""What a model is made of. Field names are those of Hugging Face's configs where the meaning is the same."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..image.spec import ImageSpec
+
+PROJECTOR_NAMES = "linear, identity or mlpNx_gelu (for example mlp2x_gelu)"
+
+
+@dataclass(frozen=True)
+class LanguageConfig:
+    """A decoder of the LLaMA kind. head_dim None means hidden_size // num_attention_heads."""
+
+    vocab_size: int = 32000
+    hidden_size: int = 4096
+    intermediate_size: int = 11008
+    num_hidden_layers: int = 32
+    num_attention_heads: int = 32
+    num_key_value_heads: int | None = None
+    head_dim: int | None = None
+    rms_norm_eps: float = 1e-5
+    rope_theta: float = 10000.0
+    max_position_embeddings: int = 4096
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self):
+        if self.num_key_value_heads is None:
+            object.__setattr__(self, "num_key_value_heads", self.num_attention_heads)
+        if self.head_dim is None:
+            object.__setattr__(self, "head_dim", self.hidden_size // self.num_attention_heads)
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"num_attention_heads {self.num_attention_heads} is not a multiple of "
+                f"num_key_value_heads {self.num_key_value_heads}"
+            )
+        if self.head_dim % 2:
+            raise ValueError(f"head_dim {self.head_dim} is odd: rotary embedding needs an even one")
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """A ViT of the CLIP kind. select_layer counts hidden states as Hugging Face does (-2 = before the last layer)."""
+
+    hidden_size: int = 1024
+    intermediate_size: int = 4096
+    num_hidden_layers: int = 24
+    num_attention_heads: int = 16
+    image_size: int = 336
+    patch_size: int = 14
+    layer_norm_eps: float = 1e-5
+    hidden_act: str = "quick_gelu"
+    select_layer: int = -2
+    select_feature: str = "patch"
+    name: str = ""
+
+    def __post_init__(self):
+        if self.select_feature not in ("patch", "cls_patch"):
+            raise ValueError(f"unknown select_feature {self.select_feature!r}: expected 'patch' or 'cls_patch'")
+        if self.hidden_act not in ("quick_gelu", "gelu"):
+            raise ValueError(f"unknown hidden_act {self.hidden_act!r}: expected 'quick_gelu' or 'gelu'")
+        if not -self.num_hidden_layers - 1 <= self.select_layer <= self.num_hidden_layers:
+            raise ValueError(
+                f"select_layer {self.select_layer} does not exist in a tower of {self.num_hidden_layers} layers"
+            )
+
+    @property
+    def num_used_layers(self) -> int:
+        """Layers that have to be computed for the selected hidden state (state 0 is the embedding)."""
+        if self.select_layer >= 0:
+            return self.select_layer
+        return self.num_hidden_layers + 1 + self.select_layer
+
+
+@dataclass(frozen=True)
+class LlavaConfig:
+    """A whole model.
+
+    template names a row of conversation.templates; dtype is how the weights were stored; generation ends at any of
+    eos_token_ids. tensor_parallel_degree is read by paddlenlp's Trainer.
+    """
+
+    language: LanguageConfig = field(default_factory=LanguageConfig)
+    vision: VisionConfig = field(default_factory=VisionConfig)
+    projector_type: str = "mlp2x_gelu"
+    image: ImageSpec = field(default_factory=ImageSpec)
+    template: str = "vicuna_v1"
+    dtype: str = "float32"
+    has_image_newline: bool = False
+    eos_token_ids: tuple[int, ...] = ()
+    tensor_parallel_degree: int = 1
+
+    def __post_init__(self):
+        object.__setattr__(self, "eos_token_ids", tuple(self.eos_token_ids))
+        projector_depth(self.projector_type)
+        if self.projector_type == "identity" and self.vision.hidden_size != self.language.hidden_size:
+            raise ValueError(
+                f"an identity projector needs equal widths, found tower {self.vision.hidden_size} "
+                f"and language model {self.language.hidden_size}"
+            )
+        is_geometry_equal = (self.image.side, self.image.patch_size) == (self.vision.image_size, self.vision.patch_size)
+        if not is_geometry_equal:
+            raise ValueError(
+                f"pictures of {self.image.side} px in patches of {self.image.patch_size} do not fit a tower for "
+                f"{self.vision.image_size} px in patches of {self.vision.patch_size}"
+            )
+        if self.image.has_class_token != (self.vision.select_feature == "cls_patch"):
+            raise ValueError("image.has_class_token and vision.select_feature 'cls_patch' must be set together")
+        if self.image.mode == "anyres" and self.image.has_class_token and self.image.merge != "flat":
+            raise ValueError("anyres with a class token works with merge 'flat' only: a tile must be a grid of patches")
+        if self.image.mode == "anyres" and self.image.merge == "spatial_unpad" and not self.has_image_newline:
+            raise ValueError("merge 'spatial_unpad' needs has_image_newline: true")
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> LlavaConfig:
+        """Build from `to_dict`'s output. Raises ValueError for a key that nobody knows, naming the nearest one."""
+        parts = {"language": LanguageConfig, "vision": VisionConfig, "image": ImageSpec}
+        values = {
+            name: strict(parts[name], value, name) if name in parts and isinstance(value, dict) else value
+            for name, value in values.items()
+        }
+        return strict(cls, values, "config")
+
+
+def strict(cls, values: dict[str, Any], where: str):
+    """Make a dataclass from a dict. Raises ValueError for unknown keys and for values that it refuses."""
+    known = [item.name for item in dataclasses.fields(cls)]
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f" (did you mean {near[0]!r}?)" if near else f" (known: {', '.join(known)})"
+            raise ValueError(f"unknown key {key!r} in {where}{hint}")
+    return cls(**values)
+
+
+def projector_depth(projector_type: str) -> int:
+    """Return how many linear layers a projector has. Raises ValueError for an unknown type."""
+    if projector_type == "identity":
+        return 0
+    if projector_type == "linear":
+        return 1
+    head, _, tail = projector_type.partition("x_gelu")
+    if head.startswith("mlp") and head[3:].isdigit() and int(head[3:]) >= 1 and not tail:
+        return int(head[3:])
+    raise ValueError(f"unknown projector type {projector_type!r}: expected {PROJECTOR_NAMES}")

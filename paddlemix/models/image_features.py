@@ -1,0 +1,91 @@
+"""From tiles to the sequence of features that stands at a picture's placeholders.
+
+Knows nothing of files or text. The counts are `image.anyres.num_image_tokens`'s; here features are only arranged
+and placed, and a difference raises.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import paddle
+
+from ..constants import IMAGE_TOKEN_ID
+from ..image.anyres import grid_shape, unpad_box
+from ..image.spec import ImageSpec
+
+
+def arrange(tiles, size: tuple[int, int], spec: ImageSpec, image_newline=None):
+    """Return the features [num_image_tokens, H] of one picture from its tiles [num_tiles, P, H].
+
+    size is the picture's (width, height) in px. "spatial_unpad" puts the tiles together as a map, cuts off what was
+    padding, ends each row with image_newline [H] and puts the overview tile first (LLaVA-NeXT, Liu et al. 2024).
+    """
+    width = tiles.shape[-1]
+    if spec.mode != "anyres" or spec.merge == "flat":
+        return tiles.reshape([-1, width])
+    if tiles.shape[0] == 1:
+        parts = [tiles[0]]
+        return paddle.concat([*parts, image_newline.reshape([1, width])]) if spec.merge == "spatial_unpad" else parts[0]
+    columns, rows = grid_shape(size, spec)
+    side = spec.patches_per_side
+    if tiles.shape[0] != columns * rows + 1:
+        raise ValueError(
+            f"a picture of {size[0]}x{size[1]} px needs {columns * rows + 1} tiles "
+            f"(a grid of {columns}x{rows} and an overview), found {tiles.shape[0]}"
+        )
+    grid = tiles[1:].reshape([rows, columns, side, side, width]).transpose([0, 2, 1, 3, 4])
+    grid = grid.reshape([rows * side, columns * side, width])
+    if spec.merge == "spatial_unpad":
+        grid = _unpad(grid, size, image_newline)
+    return paddle.concat([tiles[0], grid.reshape([-1, width])]) if grid.size else tiles[0]
+
+
+def _unpad(grid, size: tuple[int, int], image_newline):
+    top, bottom, left, right = unpad_box(size, grid.shape[1], grid.shape[0])
+    if bottom <= top:
+        return grid[:0]
+    newline = image_newline.astype(grid.dtype).reshape([1, 1, -1]).expand([bottom - top, 1, grid.shape[2]])
+    if right <= left:
+        return newline
+    return paddle.concat([grid[top:bottom, left:right], newline], axis=1)
+
+
+def place(embed_tokens, token_ids: np.ndarray, features: list):
+    """Return embeddings [B, T, H]: a feature at every placeholder, the token's embedding elsewhere.
+
+    token_ids int64 [B, T]; features: one tensor [n, H] a picture, in row order. Raises ValueError when a row's
+    placeholders are not exactly the features of whole pictures. Pieces are concatenated, since every device does that
+    natively, forward and backward.
+    """
+    _check_counts(token_ids, [feature.shape[0] for feature in features])
+    flat = token_ids.reshape(-1)
+    is_image = flat == IMAGE_TOKEN_ID
+    text = embed_tokens(paddle.to_tensor(flat[~is_image]))
+    if not is_image.any():
+        return text.reshape([*token_ids.shape, text.shape[-1]])
+    images = paddle.concat(features).astype(text.dtype)
+    starts = np.flatnonzero(np.diff(is_image)) + 1
+    lengths = np.diff(np.concatenate([[0], starts, [flat.size]]))
+    first_is_image = bool(is_image[0])
+    pieces = [None] * len(lengths)
+    for source, offset in ((images, 0 if first_is_image else 1), (text, 1 if first_is_image else 0)):
+        if source.shape[0]:
+            pieces[offset::2] = paddle.split(source, lengths[offset::2].tolist())
+    return paddle.concat(pieces).reshape([*token_ids.shape, text.shape[-1]])
+
+
+def _check_counts(token_ids: np.ndarray, counts: list[int]) -> None:
+    per_row = (token_ids == IMAGE_TOKEN_ID).sum(axis=1)
+    if per_row.sum() != sum(counts):
+        raise ValueError(
+            f"{per_row.sum()} image placeholders in the token ids, but {sum(counts)} image features of "
+            f"{len(counts)} pictures (features by picture: {counts}): the ids were made for other pictures "
+            "or another image spec"
+        )
+    ends = np.concatenate([[0], np.cumsum(counts)])
+    for row, end in enumerate(np.cumsum(per_row)):
+        if end not in ends:
+            raise ValueError(
+                f"row {row} has {per_row[row]} image placeholders, which is not the sum of whole pictures "
+                f"(features by picture: {counts})"
+            )

@@ -1,0 +1,164 @@
+"""The decoder of LLaMA (Touvron et al. 2023): RMSNorm, rotary positions, grouped heads, SwiGLU."""
+
+from __future__ import annotations
+
+import paddle
+from paddle import nn
+from paddle.distributed.fleet.utils import recompute
+
+from ...ops.attention import MASKED, attention
+from ...ops.rms_norm import rms_norm
+from ...ops.rope import apply_rope, rope_tables
+from ...ops.swiglu import swiglu
+from ..config import LanguageConfig
+from ..kv_cache import KVCache
+from ..layers import embedding, linear
+
+
+class LanguageModel(nn.Layer):
+    """Embeddings [B, T, hidden_size] to hidden states; `logits` applies the head.
+
+    enable_recompute: paddlenlp's Trainer sets it; layers are then computed again in the backward pass.
+    """
+
+    def __init__(self, config: LanguageConfig):
+        super().__init__()
+        self.config = config
+        self.enable_recompute = False
+        self.embed_tokens = embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.LayerList([DecoderLayer(config) for _ in range(config.num_hidden_layers)])
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        if not config.tie_word_embeddings:
+            self.lm_head = linear(config.hidden_size, config.vocab_size, has_bias=False)
+
+    def forward(self, embeds, position_ids, *, bias=None):
+        """Read whole sequences: embeds [B, T, H], position_ids int64 [B, T]; bias as in `attention`, else causal."""
+        cos, sin = self._rope(position_ids, embeds.dtype)
+        if self.training and embeds.stop_gradient:
+            embeds.stop_gradient = False  # recompute passes gradients on only if its input wants one
+        for layer in self.layers:
+            if self.enable_recompute and self.training:
+                embeds = recompute(layer, embeds, cos, sin, bias)
+            else:
+                embeds = layer(embeds, cos, sin, bias)
+        return self.norm(embeds)
+
+    def forward_cached(self, embeds, position_ids, cache: KVCache, *, is_key_visible=None):
+        """Read the next T positions of every row and append them to the cache.
+
+        is_key_visible: bool [B, capacity] for rows with padding, or None. The capacity must have been reserved.
+        """
+        length = embeds.shape[1]
+        cos, sin = self._rope(position_ids, embeds.dtype)
+        rows = cache.rows(length)
+        is_fresh = cache.length == 0 and is_key_visible is None
+        bias = None if is_fresh else _cached_bias(cache, length, is_key_visible)
+        for number, layer in enumerate(self.layers):
+            embeds = layer.forward_cached(embeds, cos, sin, bias, cache, number, rows)
+        cache.length += length
+        return self.norm(embeds)
+
+    def logits(self, hidden):
+        """Return [..., vocab_size]."""
+        if self.config.tie_word_embeddings:
+            return paddle.matmul(hidden, self.embed_tokens.weight, transpose_y=True)
+        return self.lm_head(hidden)
+
+    def new_cache(self, batch: int, capacity: int) -> KVCache:
+        config = self.config
+        dtype = str(self.norm.weight.dtype).split(".")[-1]
+        return KVCache(config.num_hidden_layers, batch, config.num_key_value_heads, config.head_dim, capacity, dtype)
+
+    def _rope(self, position_ids, dtype):
+        cos, sin = rope_tables(position_ids, self.config.head_dim, self.config.rope_theta)
+        return cos.astype(dtype), sin.astype(dtype)
+
+
+def _cached_bias(cache: KVCache, num_new: int, is_key_visible):
+    """Return the additive mask [B or 1, 1, T, capacity]: key j is seen by query i if j <= length + i and visible."""
+    keys = paddle.arange(cache.capacity, dtype="int64").reshape([1, 1, 1, -1])
+    queries = paddle.arange(cache.length, cache.length + num_new, dtype="int64").reshape([1, 1, -1, 1])
+    is_hidden = (keys > queries).astype("float32")
+    if is_key_visible is not None:
+        is_hidden = paddle.maximum(is_hidden, 1.0 - is_key_visible.astype("float32").unsqueeze(1).unsqueeze(1))
+    return is_hidden * MASKED
+
+
+class DecoderLayer(nn.Layer):
+    """Pre-norm attention and gated feed-forward."""
+
+    def __init__(self, config: LanguageConfig):
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = DecoderAttention(config)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = FeedForward(config)
+
+    def forward(self, x, cos, sin, bias):
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin, bias)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+    def forward_cached(self, x, cos, sin, bias, cache, number, rows):
+        x = x + self.self_attn.forward_cached(self.input_layernorm(x), cos, sin, bias, cache, number, rows)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class DecoderAttention(nn.Layer):
+    """Causal attention with rotary positions; several query heads may share one key-value head."""
+
+    def __init__(self, config: LanguageConfig):
+        super().__init__()
+        self.config = config
+        width, dim = config.hidden_size, config.head_dim
+        self.q_proj = linear(width, config.num_attention_heads * dim, has_bias=False)
+        self.k_proj = linear(width, config.num_key_value_heads * dim, has_bias=False)
+        self.v_proj = linear(width, config.num_key_value_heads * dim, has_bias=False)
+        self.o_proj = linear(config.num_attention_heads * dim, width, has_bias=False)
+
+    def forward(self, x, cos, sin, bias):
+        query, key, value = self._project(x, cos, sin)
+        return self._merge(attention(query, key, value, is_causal=bias is None, bias=bias))
+
+    def forward_cached(self, x, cos, sin, bias, cache: KVCache, number: int, rows):
+        query, key, value = self._project(x, cos, sin)
+        cache.write(number, rows, key, value)
+        if bias is None:
+            return self._merge(attention(query, key, value, is_causal=True))
+        return self._merge(attention(query, cache.keys[number], cache.values[number], bias=bias))
+
+    def _project(self, x, cos, sin):
+        query = apply_rope(self._heads(self.q_proj(x), self.config.num_attention_heads), cos, sin)
+        key = apply_rope(self._heads(self.k_proj(x), self.config.num_key_value_heads), cos, sin)
+        return query, key, self._heads(self.v_proj(x), self.config.num_key_value_heads)
+
+    def _heads(self, x, num_heads: int):
+        return x.reshape([x.shape[0], x.shape[1], num_heads, self.config.head_dim]).transpose([0, 2, 1, 3])
+
+    def _merge(self, x):
+        batch, _, length, _ = x.shape
+        return self.o_proj(x.transpose([0, 2, 1, 3]).reshape([batch, length, -1]))
+
+
+class FeedForward(nn.Layer):
+    """down(silu(gate) * up)."""
+
+    def __init__(self, config: LanguageConfig):
+        super().__init__()
+        self.gate_proj = linear(config.hidden_size, config.intermediate_size, has_bias=False)
+        self.up_proj = linear(config.hidden_size, config.intermediate_size, has_bias=False)
+        self.down_proj = linear(config.intermediate_size, config.hidden_size, has_bias=False)
+
+    def forward(self, x):
+        return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
+
+
+class RMSNorm(nn.Layer):
+    """Norm with a learned scale."""
+
+    def __init__(self, width: int, epsilon: float):
+        super().__init__()
+        self.epsilon = epsilon
+        self.weight = self.create_parameter([width], default_initializer=nn.initializer.Constant(1.0))
+
+    def forward(self, x):
+        return rms_norm(x, self.weight, self.epsilon)

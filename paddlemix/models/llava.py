@@ -1,0 +1,135 @@
+"""LLaVA: a vision tower, a projector and a language model put together.
+
+Knows no tokenizer and no file. A batch comes in as NumPy arrays whose placeholders are already repeated.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+from paddle import nn
+
+from ..constants import IGNORE_INDEX, IMAGE_TOKEN_ID
+from ..data.sample import Batch
+from ..ops.attention import segment_bias
+from .config import LlavaConfig
+from .image_features import arrange, place
+from .language.decoder import LanguageModel
+from .layers import ZERO, initialize
+from .projector import build_projector
+from .vision.vit import VisionTower
+
+
+class LlavaForConditionalGeneration(nn.Layer):
+    """A whole model. A new one holds zeros: use `from_pretrained`, or `initialize_weights` to train from nothing."""
+
+    def __init__(self, config: LlavaConfig):
+        super().__init__()
+        self.config = config
+        self.vision_tower = VisionTower(config.vision)
+        self.projector = build_projector(
+            config.projector_type, config.vision.hidden_size, config.language.hidden_size
+        )
+        self.language_model = LanguageModel(config.language)
+        self.image_newline = None
+        if config.has_image_newline:
+            attribute = paddle.ParamAttr(initializer=ZERO)
+            self.image_newline = self.create_parameter([config.language.hidden_size], attr=attribute)
+
+    @classmethod
+    def from_pretrained(cls, path, dtype: str | None = None, device: str | None = None):
+        """Load a folder in any known layout. See `checkpoints.load.load_model`."""
+        from ..checkpoints.load import load_model
+
+        return load_model(path, dtype=dtype, device=device)
+
+    def save_pretrained(self, path, max_shard_size: int | str = "5GB") -> None:
+        """Write config and weights to a folder. See `checkpoints.save.save_model`."""
+        from ..checkpoints.save import save_model
+
+        save_model(self, path, max_shard_size=max_shard_size)
+
+    def initialize_weights(self, seed: int, std: float = 0.02) -> None:
+        """Draw every matrix from normal(0, std), for training from nothing."""
+        paddle.seed(seed)
+        initialize(self, std)
+        for vector in (self.vision_tower.class_embedding, self.image_newline):
+            if vector is not None:
+                vector.set_value(paddle.normal(0.0, std, vector.shape).astype(vector.dtype))
+
+    def encode_images(self, pixels, tiles_per_image, image_sizes) -> list:
+        """Return for each picture its features [num_image_tokens, hidden_size].
+
+        pixels float32 [sum of tiles, 3, side, side]; tiles_per_image [images]; image_sizes [images, 2] (width, height).
+        """
+        tower = self.vision_tower
+        with paddle.no_grad() if tower.is_frozen else nullcontext():
+            hidden = tower(paddle.to_tensor(np.asarray(pixels, dtype=np.float32)))
+        hidden = self.projector(hidden)
+        counts = [int(count) for count in tiles_per_image]
+        if sum(counts) != hidden.shape[0]:
+            raise ValueError(f"tiles_per_image {counts} sums to {sum(counts)}, but there are {hidden.shape[0]} tiles")
+        tiles = paddle.split(hidden, counts) if len(counts) > 1 else [hidden]
+        return [
+            arrange(tile, (int(size[0]), int(size[1])), self.config.image, self.image_newline)
+            for tile, size in zip(tiles, image_sizes, strict=True)
+        ]
+
+    def embed(self, batch: Batch):
+        """Return the decoder's input [B, T, hidden_size]: token embeddings with the image features in their places."""
+        ids = np.asarray(batch.token_ids)
+        highest = self.config.language.vocab_size
+        if ((ids != IMAGE_TOKEN_ID) & ((ids < 0) | (ids >= highest))).any():
+            raise ValueError(
+                f"token ids go from {ids.min()} to {ids.max()}, but the vocabulary has {highest} entries "
+                f"(placeholders are {IMAGE_TOKEN_ID}): the tokenizer is not this model's"
+            )
+        features = []
+        if batch.pixels is not None and len(batch.tiles_per_image):
+            features = self.encode_images(batch.pixels, batch.tiles_per_image, batch.image_sizes)
+        return place(self.language_model.embed_tokens, ids, features)
+
+    def forward(self, batch: Batch, with_loss: bool = False):
+        """Return logits [B, T, vocab_size], or with with_loss the mean loss over the trained tokens.
+
+        One method does both because data-parallel wrappers only follow `forward`.
+        """
+        segments = np.asarray(batch.segment_ids)
+        bias = None if is_right_padded(segments) else segment_bias(paddle.to_tensor(segments))
+        positions = paddle.to_tensor(np.asarray(batch.position_ids))
+        hidden = self.language_model(self.embed(batch), positions, bias=bias)
+        if with_loss:
+            return self._loss(hidden, batch.labels)
+        return self.language_model.logits(hidden)
+
+    def loss(self, batch: Batch):
+        """Return the cross-entropy of predicting each trained token from those before it, mean over them."""
+        return self(batch, with_loss=True)
+
+    def generate(self, batch: Batch, sampling=None) -> list[list[int]]:
+        """Return the new token ids of every row. See `generate.batch.generate`."""
+        from ..generate.batch import generate
+
+        return generate(self, batch, sampling)
+
+    def _loss(self, hidden, labels):
+        if labels is None:
+            raise ValueError("the batch has no labels, so it has no loss: collate samples that were encoded to train")
+        targets = np.asarray(labels)[:, 1:]
+        rows, columns = np.nonzero(targets != IGNORE_INDEX)
+        if not len(rows):
+            return hidden.astype("float32").sum() * 0.0
+        # Only positions that predict a trained token go through the head. An embedding lookup gathers them because
+        # its forward and backward kernels are native in every dtype on every device, which gather's are not.
+        index = paddle.to_tensor(rows * hidden.shape[1] + columns)
+        chosen = F.embedding(index, hidden.reshape([-1, hidden.shape[-1]]))
+        logits = self.language_model.logits(chosen).astype("float32")
+        return F.cross_entropy(logits, paddle.to_tensor(targets[rows, columns]))
+
+
+def is_right_padded(segment_ids: np.ndarray) -> bool:
+    """Tell if every row is one segment 1 followed by padding 0: a causal mask alone then hides what it must."""
+    return bool(((segment_ids == 0) | (segment_ids == 1)).all() and (np.diff(segment_ids, axis=1) <= 0).all())

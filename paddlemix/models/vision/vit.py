@@ -1,0 +1,93 @@
+"""The vision transformer of CLIP (Radford et al. 2021), up to the hidden state that LLaVA reads."""
+
+from __future__ import annotations
+
+import paddle
+import paddle.nn.functional as F
+from paddle import nn
+
+from ...ops.attention import attention
+from ..config import VisionConfig
+from ..layers import ZERO, linear
+
+
+class VisionTower(nn.Layer):
+    """Pixels [N, 3, side, side] to features [N, patches (+ 1 with the class token), hidden_size].
+
+    All layers of the checkpoint are held, so that it can be written back whole; only the layers before the selected
+    hidden state are computed.
+    """
+
+    def __init__(self, config: VisionConfig):
+        super().__init__()
+        self.config = config
+        zero = paddle.ParamAttr(initializer=ZERO)
+        num_patches = (config.image_size // config.patch_size) ** 2
+        width = config.hidden_size
+        self.class_embedding = self.create_parameter([width], attr=zero)
+        self.patch_embedding = nn.Conv2D(
+            3, width, config.patch_size, stride=config.patch_size, weight_attr=zero, bias_attr=False
+        )
+        self.position_embedding = self.create_parameter([num_patches + 1, width], attr=zero)
+        self.pre_norm = nn.LayerNorm(width, config.layer_norm_eps)
+        self.layers = nn.LayerList([VisionLayer(config) for _ in range(config.num_hidden_layers)])
+        self.post_norm = nn.LayerNorm(width, config.layer_norm_eps)
+
+    def forward(self, pixels):
+        patches = self.patch_embedding(pixels.astype(self.patch_embedding.weight.dtype))
+        patches = patches.flatten(2).transpose([0, 2, 1])
+        first = self.class_embedding.reshape([1, 1, -1]).expand([patches.shape[0], 1, patches.shape[2]])
+        x = paddle.concat([first.astype(patches.dtype), patches], axis=1) + self.position_embedding
+        x = self.pre_norm(x)
+        for layer in self.layers[: self.config.num_used_layers]:
+            x = layer(x)
+        return x if self.config.select_feature == "cls_patch" else x[:, 1:]
+
+    @property
+    def is_frozen(self) -> bool:
+        return all(parameter.stop_gradient for parameter in self.parameters())
+
+
+class VisionLayer(nn.Layer):
+    """Pre-norm attention and feed-forward."""
+
+    def __init__(self, config: VisionConfig):
+        super().__init__()
+        width = config.hidden_size
+        self.norm1 = nn.LayerNorm(width, config.layer_norm_eps)
+        self.self_attn = VisionAttention(config)
+        self.norm2 = nn.LayerNorm(width, config.layer_norm_eps)
+        self.fc1 = linear(width, config.intermediate_size, has_bias=True)
+        self.fc2 = linear(config.intermediate_size, width, has_bias=True)
+        self.activation = quick_gelu if config.hidden_act == "quick_gelu" else F.gelu
+
+    def forward(self, x):
+        x = x + self.self_attn(self.norm1(x))
+        return x + self.fc2(self.activation(self.fc1(self.norm2(x))))
+
+
+class VisionAttention(nn.Layer):
+    """Attention of every patch to every patch."""
+
+    def __init__(self, config: VisionConfig):
+        super().__init__()
+        width = config.hidden_size
+        self.num_heads = config.num_attention_heads
+        self.q_proj = linear(width, width, has_bias=True)
+        self.k_proj = linear(width, width, has_bias=True)
+        self.v_proj = linear(width, width, has_bias=True)
+        self.out_proj = linear(width, width, has_bias=True)
+
+    def forward(self, x):
+        batch, length, width = x.shape
+        heads = [batch, length, self.num_heads, width // self.num_heads]
+        query, key, value = (
+            project(x).reshape(heads).transpose([0, 2, 1, 3]) for project in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        out = attention(query, key, value)
+        return self.out_proj(out.transpose([0, 2, 1, 3]).reshape([batch, length, width]))
+
+
+def quick_gelu(x):
+    """Return x * sigmoid(1.702 x), CLIP's activation."""
+    return x * F.sigmoid(1.702 * x)

@@ -1,0 +1,15 @@
+"""Root mean square layer normalisation (Zhang and Sennrich 2019)."""
+
+from __future__ import annotations
+
+import paddle
+
+
+def rms_norm(x, weight, epsilon: float):
+    """Return x / sqrt(mean(x^2) + epsilon) * weight over the last axis; the mean is taken in float32.
+
+    NOTE: paddle's fused_rms_norm is not used on CPU: its kernel needs AVX-512 and kills the process elsewhere.
+    """
+    wide = x.astype("float32")
+    scale = paddle.rsqrt((wide * wide).mean(axis=-1, keepdim=True) + epsilon)
+    return (wide * scale).astype(x.dtype) * weight

@@ -1,0 +1,161 @@
+"""The settings of a training run: ours, PaddleMIX's and every one of paddlenlp's TrainingArguments."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import typing
+from dataclasses import dataclass, field
+from typing import Any
+
+from paddlenlp.trainer import TrainingArguments
+
+from .. import device as devices
+from ..log import notice
+from .values import FlagText
+
+
+@dataclass
+class ModelArguments:
+    """What is trained. Keys are PaddleMIX's; the last ones are new."""
+
+    model_name_or_path: str | None = field(default=None, metadata={"help": "folder of the model to start from"})
+    freeze_include: list[str] | None = field(default=None, metadata={"help": "patterns of parameters to freeze"})
+    freeze_exclude: list[str] | None = field(default=None, metadata={"help": "patterns of parameters to train anyway"})
+    lora: bool = field(default=False, metadata={"help": "train low-rank adapters and the projector only"})
+    lora_path: str | None = field(default=None, metadata={"help": "adapter folder to go on from"})
+    lora_rank: int = 8
+    lora_alpha: int = 16
+    lora_dropout: float = 0.05
+    lora_target_modules: list[str] | None = field(default=None, metadata={"help": "regular expressions of layer names"})
+    unfreeze_mm_vision_tower: bool = field(default=False, metadata={"help": "train the vision tower too"})
+    freeze_mm_mlp_adapter: bool = field(default=False, metadata={"help": "do not train the projector"})
+    conv_mode: str | None = field(default=None, metadata={"help": "template; default plain (stage 1) or the model's"})
+
+
+@dataclass
+class DataArguments:
+    """What it is trained on."""
+
+    dataset: dict | list | str | None = field(default=None, metadata={"help": '{"train": [...], "eval": [...]}'})
+    image_folder: str | None = field(default=None, metadata={"help": "where relative picture paths start"})
+    max_length: int = field(default=2048, metadata={"help": "tokens of a sample, its image tokens included"})
+
+
+@dataclass
+class LlavaTrainingArguments(TrainingArguments):
+    """paddlenlp's TrainingArguments and the learning rate of the projector."""
+
+    mm_projector_lr: float | None = field(default=None, metadata={"help": "learning rate of the projector"})
+
+
+# Keys that PaddleMIX accepts and its LLaVA code never reads.
+WITHOUT_EFFECT = frozenset(
+    "prefix_tuning num_prefix_tokens from_aistudio save_to_aistudio aistudio_repo_id aistudio_repo_private "
+    "aistudio_repo_license aistudio_token neftune neftune_noise_alpha task_name src_length eval_with_do_generation "
+    "save_generation_output lazy chat_template splits top_k top_p benchmark profiler_options warmup_start_lr eta_min "
+    "lr_scheduler_name use_flash_attention text_model_name_or_path".split()
+)
+# Keys that change nothing but speed, until they are there.
+NOT_YET = {
+    "mixtoken": "samples are not packed: each stands in a row of its own",
+    "group_by_modality_length": "samples are shuffled without grouping",
+}
+
+
+def parse(values: dict[str, Any]) -> tuple[ModelArguments, DataArguments, LlavaTrainingArguments]:
+    """Turn raw values into settings.
+
+    Raises ValueError for keys that nobody knows, naming the nearest, for values of the wrong type, and for settings
+    that do not go together. Keys that PaddleMIX accepts without using are named in one line.
+    """
+    classes = (ModelArguments, DataArguments, LlavaTrainingArguments)
+    hints = {cls: _field_types(cls) for cls in classes}
+    _check_keys(values, set().union(*hints.values()))
+    chosen = []
+    for cls in classes:
+        own = {key: convert(key, value, hints[cls][key]) for key, value in values.items() if key in hints[cls]}
+        chosen.append(_training_values(own) if cls is LlavaTrainingArguments else own)
+    return tuple(cls(**own) for cls, own in zip(classes, chosen, strict=True))
+
+
+def _field_types(cls) -> dict[str, Any]:
+    types = typing.get_type_hints(cls)
+    return {item.name: types[item.name] for item in dataclasses.fields(cls) if item.init}
+
+
+def _check_keys(values: dict[str, Any], known: set[str]) -> None:
+    for key in values:
+        if key not in known and key not in WITHOUT_EFFECT and key not in NOT_YET:
+            near = difflib.get_close_matches(key, sorted(known | WITHOUT_EFFECT), n=1)
+            hint = f": did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"unknown setting {key!r}{hint}")
+    unused = sorted(set(values) & WITHOUT_EFFECT)
+    if unused:
+        notice(f"accepted for PaddleMIX's sake, without effect here as there: {', '.join(unused)}")
+    for key, effect in NOT_YET.items():
+        if values.get(key) not in (None, False, "false"):
+            notice(f"{key}: {effect}")
+
+
+def _training_values(own: dict[str, Any]) -> dict[str, Any]:
+    """Fill in the device, and replace half precision where the device lacks it."""
+    if not own.get("output_dir"):
+        raise ValueError("output_dir is missing: name the folder for checkpoints and the result")
+    own = {**own, "device": devices.use_device(own.get("device"))}
+    for key, dtype in (("fp16", "float16"), ("bf16", "bfloat16")):
+        if own.get(key) and not devices.can_compute(dtype, own["device"]):
+            notice(f"{key}: {own['device']} has no {dtype} kernels for matrix products and convolutions; using float32")
+            own.update({key: False, "fp16_opt_level": "O1", "amp_master_grad": False})
+    if own.get("fp16_opt_level") == "O2" and not (own.get("fp16") or own.get("bf16")):
+        own["fp16_opt_level"] = "O1"
+        notice("fp16_opt_level O2 needs fp16 or bf16: the weights stay in float32")
+    return own
+
+
+def convert(key: str, value: Any, hint: Any) -> Any:
+    """Bring a value to its field's type. Raises ValueError that names key, value and type."""
+    options = [option for option in (typing.get_args(hint) or (hint,)) if option is not type(None)]
+    if typing.get_origin(hint) in (list, dict):
+        options = [hint]
+    if value is None:
+        return None
+    for option in options:
+        kind = typing.get_origin(option) or option
+        try:
+            return _as(kind, value)
+        except (TypeError, ValueError):
+            continue
+    expected = " or ".join(getattr(option, "__name__", str(option)) for option in options)
+    raise ValueError(f"{key} is {value!r}: expected {expected}")
+
+
+def _as(kind, value):
+    if kind is bool:
+        if isinstance(value, bool):
+            return value
+        return {"true": True, "1": True, "false": False, "0": False}[str(value).lower()] if _is_word(value) else _no()
+    if kind in (int, float):
+        if isinstance(value, bool):
+            _no()
+        number = float(value)
+        if kind is int and number != int(number):
+            _no()
+        return int(number) if kind is int else number
+    if kind in (list, dict):
+        if isinstance(value, str):
+            is_json = isinstance(value, FlagText) and value[:1] in ("[", "{")
+            value = json.loads(value) if is_json else [str(value)]
+        return [str(item) if isinstance(item, FlagText) else item for item in value] if kind is list else dict(value)
+    if kind is str:
+        return str(value) if isinstance(value, str) else _no()
+    return str(value) if isinstance(value, FlagText) else value
+
+
+def _is_word(value) -> bool:
+    return str(value).lower() in ("true", "false", "1", "0")
+
+
+def _no():
+    raise ValueError("not of this type")

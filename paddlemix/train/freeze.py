@@ -1,0 +1,99 @@
+"""Which parameters train. Patterns are matched against our names and against PaddleMIX's."""
+
+from __future__ import annotations
+
+import re
+from fnmatch import fnmatchcase
+
+from ..checkpoints.files import preview
+from ..checkpoints.layouts import paddlemix
+from ..models.llava import LlavaForConditionalGeneration
+
+PROJECTOR_PARTS = ("projector.", "image_newline")
+
+
+def component_of(name: str) -> str:
+    """Return the component that a parameter's name belongs to."""
+    return name.split(".")[0]
+
+
+def names_of(name: str, config) -> list[str]:
+    """Return a parameter's name and its PaddleMIX name."""
+    theirs = paddlemix.table(config).to_theirs(name)
+    return [name, theirs[0]] if theirs else [name]
+
+
+def freeze(
+    model: LlavaForConditionalGeneration, include=None, exclude=None, *, is_tower_trained=False, is_projector_frozen=False
+) -> None:
+    """Set what trains: everything but the tower, then what the patterns say.
+
+    A parameter that matches include only is frozen, one that matches exclude only is trained, one that matches both
+    or none stays as it was (PaddleMIX's rule). Tower layers behind the selected features never train.
+    """
+    for name, parameter in model.named_parameters():
+        parameter.stop_gradient = component_of(name) == "vision_tower"
+        is_included, is_excluded = (
+            any(fnmatchcase(candidate, pattern) for candidate in names_of(name, model.config) for pattern in patterns or ())
+            for patterns in (include, exclude)
+        )
+        if is_included != is_excluded:
+            parameter.stop_gradient = is_included
+    if is_tower_trained:
+        _train_tower(model)
+    if is_projector_frozen:
+        for parameter in model.projector.parameters():
+            parameter.stop_gradient = True
+
+
+def _train_tower(model: LlavaForConditionalGeneration) -> None:
+    num_used = model.config.vision.num_used_layers
+    for name, parameter in model.vision_tower.named_parameters():
+        match = re.match(r"layers\.(\d+)\.", name)
+        is_behind = name.startswith("post_norm") or (match and int(match.group(1)) >= num_used)
+        parameter.stop_gradient = bool(is_behind)
+
+
+def lora_targets(model: LlavaForConditionalGeneration, patterns: list[str] | None) -> list[str]:
+    """Return the names of the linear layers that any regular expression matches whole, by our name or PaddleMIX's.
+
+    Raises ValueError when there are no patterns, a pattern is no regular expression, or nothing matches.
+    """
+    if not patterns:
+        raise ValueError("lora is true but lora_target_modules is empty: name layers such as 'llama.layer.*q_proj.*'")
+    try:
+        compiled = [re.compile(pattern) for pattern in patterns]
+    except re.error as error:
+        raise ValueError(f"lora_target_modules {patterns} holds a broken regular expression: {error}") from None
+    linears = [
+        name.removesuffix(".weight")
+        for name, parameter in model.named_parameters()
+        if name.endswith("_proj.weight") or re.search(r"(fc1|fc2|lm_head|projector\.\d+)\.weight$", name)
+    ]
+    found = [
+        name
+        for name in linears
+        if any(
+            pattern.fullmatch(candidate.removesuffix(".weight"))
+            for candidate in names_of(f"{name}.weight", model.config)
+            for pattern in compiled
+        )
+    ]
+    if not found:
+        raise ValueError(f"lora_target_modules {patterns} matches no layer; there are {preview(linears, 8)}")
+    return found
+
+
+def report(named_parameters) -> str:
+    """Return a table of what trains: one line a component with trained and all parameters."""
+    counts: dict[str, list[int]] = {}
+    for name, parameter in named_parameters:
+        component = "lora" if "lora_" in name else component_of(name)
+        line = counts.setdefault(component, [0, 0])
+        line[0] += 0 if parameter.stop_gradient else parameter.size
+        line[1] += parameter.size
+    lines = [f"{'component':<16}{'trained':>16}{'all':>16}"]
+    total = [sum(line[column] for line in counts.values()) for column in (0, 1)]
+    for component, (trained, number) in [*counts.items(), ("total", total)]:
+        lines.append(f"{component:<16}{trained:>16,}{number:>16,}")
+    return "\n".join(lines)

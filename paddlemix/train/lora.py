@@ -1,0 +1,73 @@
+"""LoRA through paddlenlp's peft, in PaddleMIX's file format."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+import paddle
+from paddlenlp.peft import LoRAConfig, LoRAModel
+
+from ..checkpoints import lora as adapter_files
+from ..checkpoints.files import StoredTensor, replacing, write_json
+from ..checkpoints.load import put
+from ..models.llava import LlavaForConditionalGeneration
+from .arguments import ModelArguments
+from .freeze import PROJECTOR_PARTS, lora_targets
+
+
+def add_lora(model: LlavaForConditionalGeneration, args: ModelArguments, dtype: str) -> LoRAModel:
+    """Put adapters into the matching layers; they, the projector and image_newline train, and nothing else.
+
+    Raises ValueError if no layer matches.
+    """
+    targets = lora_targets(model, args.lora_target_modules)
+    config = LoRAConfig(
+        target_modules=[name.replace(".", r"\.") for name in targets],
+        r=args.lora_rank,
+        lora_alpha=args.lora_alpha,
+        lora_dropout=args.lora_dropout,
+        dtype=dtype,
+        tensor_parallel_degree=1,
+        base_model_name_or_path=os.path.abspath(args.model_name_or_path),
+    )
+    wrapped = LoRAModel(model, config)
+    wrapped.mark_only_lora_as_trainable()
+    for name, parameter in model.named_parameters():
+        if name.startswith(PROJECTOR_PARTS) and not args.freeze_mm_mlp_adapter:
+            parameter.stop_gradient = False
+    if args.lora_path:
+        load_adapter(wrapped, Path(args.lora_path))
+    return wrapped
+
+
+def trained_tensors(wrapped: LoRAModel) -> dict[str, paddle.Tensor]:
+    """Return name -> tensor of everything that trains, by our names."""
+    return {name: tensor for name, tensor in wrapped.model.named_parameters() if not tensor.stop_gradient}
+
+
+def save_adapter(wrapped: LoRAModel, folder: Path) -> None:
+    """Write lora_model_state.pdparams and lora_config.json with PaddleMIX's names and keys."""
+    config = wrapped.model.config
+    tensors = {adapter_files.to_paddlemix_name(name, config): value for name, value in trained_tensors(wrapped).items()}
+    with replacing(folder / adapter_files.WEIGHTS) as file:
+        paddle.save(tensors, file)
+    values = dataclasses.asdict(wrapped.lora_config)
+    values["scaling"] = wrapped.lora_config.scaling
+    write_json(folder / adapter_files.CONFIG, values)
+
+
+def load_adapter(wrapped: LoRAModel, folder: Path) -> None:
+    """Read an adapter back into the layers that it was trained in. Raises ValueError if its tensors are not these."""
+    stored: dict[str, StoredTensor] = adapter_files.read_adapter(folder, wrapped.model.config)
+    parameters = dict(wrapped.model.named_parameters())
+    wanted = set(trained_tensors(wrapped))
+    if set(stored) != wanted or any(tuple(parameters[name].shape) != stored[name].shape for name in wanted):
+        missing, extra = sorted(wanted - set(stored)), sorted(set(stored) - wanted)
+        raise ValueError(
+            f"the adapter in {folder} does not fit this run's LoRA settings: missing {missing[:5]}, extra {extra[:5]}, "
+            "or of another rank"
+        )
+    for name in wanted:
+        put(parameters[name], stored[name], False)

@@ -1,0 +1,128 @@
+"""One training run from a command line: what pretrain.py and supervised_finetune.py both do."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from pathlib import Path
+from typing import Any
+
+from ..device import prepare_environment
+from ..log import notice
+from .values import read_values
+
+USAGE = """usage: {script} config.json [--key value ...]
+       {script} --key value ...
+
+Keys are those of the shipped files in paddlemix/config/llava/ and of paddlenlp's TrainingArguments; a flag overrides
+the file. Needed are model_name_or_path, dataset and output_dir.
+"""
+
+
+def main(argv: list[str], *, script: str, template: str | None) -> int:
+    """Run with a command line; print a user's mistake as one line and return 1. template: None for the model's own."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(USAGE.format(script=script))
+        return 0 if argv else 2
+    try:
+        values = read_values(argv)
+        prepare_environment(values.get("device"))
+        train(values, template=template, config_folder=_config_folder(argv))
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _config_folder(argv: list[str]) -> Path | None:
+    return None if argv[0].startswith("--") else Path(argv[0]).resolve().parent
+
+
+def train(values: dict[str, Any], *, template: str | None, config_folder: Path | None) -> None:
+    """Load, train, evaluate and save. Raises ValueError for a user's mistake."""
+    from ..checkpoints.load import load_model
+    from ..checkpoints.processor import LlavaProcessor
+    from .arguments import parse
+    from .freeze import freeze, report
+    from .trainer import LlavaTrainer
+
+    model_args, data_args, args = parse(values)
+    if not model_args.model_name_or_path:
+        raise ValueError("model_name_or_path is missing: name the folder of the model to start from")
+    processor = LlavaProcessor.from_pretrained(model_args.model_name_or_path)
+    train_set, eval_set = read_data(processor, model_args.conv_mode or template, data_args, args, config_folder)
+    dtype = weight_dtype(args)
+    model = load_model(model_args.model_name_or_path, dtype=dtype, device=args.device)
+    freeze(
+        model,
+        model_args.freeze_include,
+        model_args.freeze_exclude,
+        is_tower_trained=model_args.unfreeze_mm_vision_tower,
+        is_projector_frozen=model_args.freeze_mm_mlp_adapter,
+    )
+    model.train()
+    wrapped = model
+    if model_args.lora:
+        from .lora import add_lora
+
+        wrapped = add_lora(model, model_args, dtype)
+    print(report(model.named_parameters()), flush=True)
+    if all(parameter.stop_gradient for parameter in model.parameters()):
+        raise ValueError("nothing would train: freeze_include and freeze_exclude freeze every parameter")
+    trainer = LlavaTrainer(
+        processor=processor, model=wrapped, args=args, train_dataset=train_set, eval_dataset=eval_set
+    )
+    execute(trainer, args)
+
+
+def weight_dtype(args) -> str:
+    """Return the dtype of the weights: half only with fp16_opt_level O2, as in PaddleMIX."""
+    if args.fp16_opt_level != "O2":
+        return "float32"
+    return "float16" if args.fp16 else "bfloat16"
+
+
+def read_data(processor, template: str | None, data_args, args, config_folder: Path | None):
+    """Return the train and eval sets (None where not needed). Raises ValueError for anything wrong with the files."""
+    from ..data.dataset import ConversationDataset
+    from ..data.mixture import read_mixture
+
+    if data_args.dataset is None:
+        raise ValueError('dataset is missing: expected {"train": [{"name": "chatml_dataset", "data_files": "..."}]}')
+    teacher = processor.with_template(template) if template else processor
+    encode = functools.partial(teacher.encode_to_train, max_length=data_args.max_length)
+    sets = []
+    for split, is_needed in (("train", args.do_train), ("eval", args.do_eval)):
+        if not is_needed:
+            sets.append(None)
+            continue
+        rows = read_mixture(
+            data_args.dataset,
+            split,
+            template=teacher.template,
+            config_folder=config_folder,
+        )
+        print(f"{split}: {len(rows)} rows, template {teacher.template.name}", flush=True)
+        sets.append(ConversationDataset(rows, encode))
+    return tuple(sets)
+
+
+def execute(trainer, args) -> None:
+    """Train (going on from a checkpoint where there is one), save the result, evaluate."""
+    from .trainer import last_checkpoint
+
+    if args.do_train:
+        checkpoint = args.resume_from_checkpoint
+        if checkpoint is None and not args.overwrite_output_dir:
+            checkpoint = last_checkpoint(Path(args.output_dir))
+        if checkpoint is not None:
+            notice(f"going on from {checkpoint}")
+        result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        trainer.save_model()
+        trainer.log_metrics("train", result.metrics)
+        trainer.save_metrics("train", result.metrics)
+        trainer.save_state()
+    if args.do_eval:
+        metrics = trainer.evaluate()
+        trainer.log_metrics("eval", metrics)
+        trainer.save_metrics("eval", metrics)

@@ -1,0 +1,47 @@
+"""Reads a command line into raw values. Imports neither paddle nor paddlenlp, because the values name the device."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+class FlagText(str):
+    """A value typed on the command line: text that still has to be turned into its field's type."""
+
+
+def read_values(argv: list[str]) -> dict[str, Any]:
+    """Return the values of `[config.json] [--key value ...]`; flags override the file.
+
+    A flag is `--key value`, `--key=value`, `--key` alone for true, or `--key a b c` for a list.
+    Raises ValueError for a missing or broken file and for words that belong to no flag.
+    """
+    words = list(argv)
+    values: dict[str, Any] = {}
+    if words and not words[0].startswith("--"):
+        values.update(read_config(Path(words.pop(0))))
+    while words:
+        word = words.pop(0)
+        if not word.startswith("--"):
+            raise ValueError(f"{word!r} is no flag: expected [config.json] --key value ...")
+        key, has_value, text = word[2:].partition("=")
+        found = [text] if has_value else []
+        while words and not words[0].startswith("--"):
+            found.append(words.pop(0))
+        key = key.replace("-", "_")
+        values[key] = FlagText(found[0]) if len(found) == 1 else [FlagText(item) for item in found] or True
+    return values
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read a JSON object. Raises ValueError naming the file and the place."""
+    if not path.is_file():
+        raise ValueError(f"configuration file {path} does not exist (looked for {path.resolve()})")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds a JSON {type(values).__name__}, expected an object of settings")
+    return values

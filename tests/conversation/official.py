@@ -1,0 +1,92 @@
+"""LLaVA's prompts and labels, restated from llava/conversation.py and llava/train/train.py to compare with."""
+
+from __future__ import annotations
+
+IMAGE = "<image>"
+USER_SYSTEM = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
+HUMAN_SYSTEM = USER_SYSTEM.replace("user", "human")
+VISION_SYSTEM = (
+    "You are a helpful language and vision assistant. You are able to understand the visual content that the user "
+    "provides, and assist the user with a variety of tasks using natural language."
+)
+MPT_SYSTEM = "A conversation between a user and an LLM-based AI assistant. The assistant gives helpful and honest answers."
+
+
+def two(system, rounds, open_question):
+    """Separator style TWO: a space after what is asked, </s> after an answer."""
+    text = system + " " + "".join(f"USER: {q} ASSISTANT: {a}</s>" for q, a in rounds)
+    return text + (f"USER: {open_question} ASSISTANT:" if open_question is not None else "")
+
+
+def single(system, rounds, open_question):
+    text = system + "###" + "".join(f"Human: {q}###Assistant: {a}###" for q, a in rounds)
+    return text + (f"Human: {open_question}###Assistant:" if open_question is not None else "")
+
+
+def mpt(system, rounds, open_question):
+    text = f"<|im_start|>system\n{system}<|im_end|>"
+    for q, a in rounds:
+        text += f"<|im_start|>user\n{q}<|im_end|><|im_start|>assistant\n{a}<|im_end|>"
+    last = f"<|im_start|>user\n{open_question}<|im_end|><|im_start|>assistant\n"
+    return text + (last if open_question is not None else "")
+
+
+def llama_2(system, rounds, open_question, bos="<s>"):
+    """The BOS before the first turn is the tokenizer's, not the text's."""
+    questions = [q for q, _ in rounds] + ([open_question] if open_question is not None else [])
+    questions[0] = (f"<<SYS>>\n{system}\n<</SYS>>\n\n" if system else "") + questions[0]
+    asked = [f"[INST] {q} [/INST]" for q in questions]
+    answered = [f" {a} </s>" for _, a in rounds] + [""] * (open_question is not None)
+    return bos.join(q + a for q, a in zip(asked, answered, strict=True))
+
+
+def mistral(system, rounds, open_question):
+    return llama_2(system, rounds, open_question, bos="")
+
+
+def plain(system, rounds, open_question):
+    """Pictures and captions alone."""
+    text = "".join(IMAGE * q.count(IMAGE) + a + "\n" for q, a in rounds)
+    return text + (IMAGE * open_question.count(IMAGE) if open_question is not None else "")
+
+
+STYLES = {
+    "vicuna_v1": (two, USER_SYSTEM),
+    "llava_v1": (two, HUMAN_SYSTEM),
+    "llava_v0": (single, HUMAN_SYSTEM),
+    "v0": (single, HUMAN_SYSTEM),
+    "plain": (plain, ""),
+    "llama_2": (llama_2, None),  # None: the long text of the table, checked by its hash
+    "llava_llama_2": (llama_2, VISION_SYSTEM),
+    "mistral_instruct": (mistral, ""),
+    "chatml_direct": (mpt, "Answer the questions."),
+    "mpt": (mpt, MPT_SYSTEM),
+}
+
+
+def chunk_ids(tokenizer, text, image_id=-200):
+    """Return the ids of a prompt as tokenizer_image_token makes them: every part around a picture is a text of its own."""
+    ids = []
+    for index, chunk in enumerate(text.split(IMAGE)):
+        ids += [image_id] * (index > 0) + tokenizer.encode(chunk, add_special_tokens=False)
+    return [tokenizer.bos_token_id, *ids]
+
+
+def v1_labels(tokenizer, prompt, ids):
+    """Return the labels of preprocess_v1, which counts the tokens of every round again (legacy tokenizers)."""
+    labels = list(ids)
+    labels[0] = -100
+    position = 1
+    for text in prompt.split("</s>"):
+        if not text:
+            break
+        asked = text.split(" ASSISTANT: ")[0] + " ASSISTANT: "
+        num_round = len(chunk_ids(tokenizer, text))
+        num_asked = len(chunk_ids(tokenizer, asked)) - 2
+        labels[position : position + num_asked] = [-100] * num_asked
+        position += num_round
+    assert position == len(ids), "the official algorithm would drop this sample"
+    return labels

@@ -1,0 +1,87 @@
+"""The map-style data set over rows."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import pickle
+
+import numpy as np
+import pytest
+
+from paddlemix.data.dataset import ConversationDataset, RowError
+from paddlemix.data.encode import SampleTooLongError, encode_turns
+from paddlemix.data.mixture import read_mixture
+from paddlemix.data.sample import Sample
+from paddlemix.image.errors import ImageError
+
+PICTURE_ROW = {"image": "a.png", "conversations": [["<image>\nWhat?", "A square."], ["So?", "Blue."]]}
+TEXT_ROW = {"conversations": [["Hi", "Hello."]]}
+
+
+@pytest.fixture
+def make(write, tokenizer, template, spec, pictures):
+    """Return a function that writes rows to data.json and makes the data set of them."""
+
+    def make_dataset(rows, max_length=None):
+        path = write("data.json", rows)
+        bound = functools.partial(
+            encode_turns, tokenizer=tokenizer, template=template, spec=spec, max_length=max_length
+        )
+        return ConversationDataset(
+            read_mixture({"data_files": str(path), "image_folder": str(pictures)}, "train"), bound
+        )
+
+    return make_dataset
+
+
+def test_items_are_the_samples_of_the_rows(make):
+    dataset = make([PICTURE_ROW, TEXT_ROW])
+    assert len(dataset) == 2
+    assert [len(dataset[index].images) for index in (0, 1)] == [1, 0]
+
+
+def test_pickled_dataset_gives_equal_samples(make):
+    dataset = make([PICTURE_ROW])
+    copy = pickle.loads(pickle.dumps(dataset))
+    np.testing.assert_array_equal(copy[0].token_ids, dataset[0].token_ids)
+    np.testing.assert_array_equal(copy[0].images[0].pixels, dataset[0].images[0].pixels)
+
+
+def test_pictures_are_opened_only_when_a_row_is_asked_for(make):
+    dataset = make([TEXT_ROW, PICTURE_ROW | {"image": "gone.png"}])
+    assert dataset[0].images == ()
+    with pytest.raises(RowError, match=r"data\.json, row 2: .*gone\.png"):
+        dataset[1]
+
+
+def test_error_names_file_and_row_and_keeps_its_cause(make, pictures):
+    (pictures / "broken.png").write_bytes(b"not a picture")
+    for row, max_length, cause in (
+        (PICTURE_ROW | {"image": "broken.png"}, None, ImageError),
+        (PICTURE_ROW, 20, SampleTooLongError),
+    ):
+        with pytest.raises(RowError, match=r"data\.json, row 2: ") as caught:
+            make([TEXT_ROW, row], max_length)[1]
+        assert isinstance(caught.value.__cause__, cause)
+        # A loader worker passes errors on as type(error)(text).
+        assert str(RowError(str(caught.value))) == str(caught.value)
+
+
+def test_cut_rows_are_counted_and_logged_once(make, caplog):
+    dataset = make([PICTURE_ROW] * 3 + [TEXT_ROW], max_length=len(make([PICTURE_ROW])[0].token_ids) - 1)
+    with caplog.at_level(logging.WARNING):
+        for index in range(4):
+            assert dataset[index] is not None
+    assert (dataset.num_cut_rows, dataset.num_dropped_turns) == (3, 3)
+    (record,) = caplog.records
+    assert "row 1" in record.getMessage() and "1 turns" in record.getMessage()
+
+
+def test_sample_without_a_trained_token_is_refused(make):
+    dataset = make([TEXT_ROW])
+    ids = np.arange(3)
+    for labels in (np.full(3, -100), None):
+        untrained = ConversationDataset(dataset.rows, lambda *_, labels=labels, **__: (Sample(ids, labels), 0))
+        with pytest.raises(RowError, match="row 1: no token of the row is trained"):
+            untrained[0]
