@@ -36,7 +36,7 @@ class TextDecoder:
         if token_id in self._tokenizer.hidden_ids:
             text = self._flush() + ("" if self._is_special_skipped else content.decode("utf-8"))
             if not is_opening:
-                self._is_text_start = self._tokenizer.has_prefix_after_special
+                self._is_text_start = self._tokenizer.has_prefix_after(token_id)
             return text
         if self._is_text_start:
             content = content.removeprefix(b" ")

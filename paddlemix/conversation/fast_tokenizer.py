@@ -47,7 +47,7 @@ class FastTokenizer:
 
         schemes = set(_prefix_schemes(self._spec))
         self.has_text_prefix = bool(schemes & {"always", "first"})
-        self.has_prefix_after_special = "always" in schemes
+        self._has_prefix_after_special = "always" in schemes
         self.bos_id, self.eos_id = self.specials.get(settings.bos), self.specials.get(settings.eos)
         if self.eos_id is None:
             raise ValueError(f"tokenizer in {files.folder}: its eos_token {settings.eos!r} is not in the vocabulary")
@@ -68,6 +68,14 @@ class FastTokenizer:
     def special_id(self, text: str) -> int:
         """See Tokenizer."""
         return find_special(self.specials, text, self._files.folder)
+
+    def special_ids(self, text: str, *, is_start: bool) -> list[int]:
+        """See Tokenizer."""
+        return [self.special_id(text)]
+
+    def has_prefix_after(self, special_id: int) -> bool:
+        """See Tokenizer."""
+        return self._has_prefix_after_special
 
     def id_to_piece(self, token_id: int) -> str:
         """See Tokenizer."""

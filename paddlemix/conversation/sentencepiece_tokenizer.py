@@ -52,7 +52,11 @@ class SentencePieceTokenizer:
         model = with_control_pieces(model, [i for i in self.specials.values() if _is_typable(facts, i)])
 
         self.has_text_prefix = facts.add_dummy_prefix if settings.is_legacy else settings.add_prefix_space
-        self.has_prefix_after_special = self.has_text_prefix and settings.is_legacy
+        self._is_legacy, self._named = settings.is_legacy, settings.named
+        known = settings.specials.union(settings.added)
+        self._symbol_ids = {
+            i for i, (text, kind) in enumerate(facts.pieces) if _is_mark(text, kind) and text not in known
+        }
         self._start = sentencepiece.SentencePieceProcessor(model_proto=with_dummy_prefix(model, self.has_text_prefix))
         self._continue = sentencepiece.SentencePieceProcessor(model_proto=with_dummy_prefix(model, False))
 
@@ -82,6 +86,21 @@ class SentencePieceTokenizer:
     def special_id(self, text: str) -> int:
         """See Tokenizer."""
         return find_special(self.specials, text, self._files.folder)
+
+    def special_ids(self, text: str, *, is_start: bool) -> list[int]:
+        """See Tokenizer.
+
+        LlamaTokenizer takes the first space away before a special token that has a role, and before every special token
+        when legacy; but a symbol of the model is text to it, with the space in front.
+        """
+        token_id = self.special_id(text)
+        is_cut_out = token_id not in self._symbol_ids and (self._is_legacy or text in self._named)
+        prefix = self._continue.encode(SPACE_PIECE) if is_start and self.has_text_prefix and not is_cut_out else []
+        return [*prefix, token_id]
+
+    def has_prefix_after(self, special_id: int) -> bool:
+        """See Tokenizer."""
+        return self._is_legacy and self.has_text_prefix and special_id not in self._symbol_ids
 
     def id_to_piece(self, token_id: int) -> str:
         """See Tokenizer."""
@@ -124,13 +143,16 @@ def _find_specials(facts: ModelFacts, settings: TokenizerSettings, ids: dict[str
     """Return all special tokens: the model's, the settings', and marks like <|im_start|> among the model's symbols."""
     specials = {}
     for index, (text, kind) in enumerate(facts.pieces):
-        is_mark = kind == USER_DEFINED and CHAT_MARK.fullmatch(text)
-        if kind in (CONTROL, UNKNOWN) or is_mark:
+        if kind in (CONTROL, UNKNOWN) or _is_mark(text, kind):
             specials[text] = index
     specials.update({text: ids[text] for text in settings.specials if text in ids})
     specials.update(settings.added)
     overridden = {token_id: text for text, token_id in settings.added.items()}
     return {text: index for text, index in specials.items() if overridden.get(index, text) == text}
+
+
+def _is_mark(text: str, kind: int) -> bool:
+    return kind == USER_DEFINED and CHAT_MARK.fullmatch(text) is not None
 
 
 def _is_typable(facts: ModelFacts, token_id: int) -> bool:

@@ -38,8 +38,8 @@ def tokenize(
             new_ids = [IMAGE_TOKEN_ID] * next(counts)
             is_text_start = True  # LLaVA tokenizes the text before and after a picture separately
         elif segment.kind == "special":
-            new_ids = [tokenizer.special_id(segment.text)]
-            is_text_start = tokenizer.has_prefix_after_special
+            new_ids = tokenizer.special_ids(segment.text, is_start=is_text_start)
+            is_text_start = tokenizer.has_prefix_after(new_ids[-1])
         else:
             new_ids = tokenizer.encode(segment.text, is_start=is_text_start)
             is_text_start = False

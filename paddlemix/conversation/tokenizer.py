@@ -19,7 +19,6 @@ class Tokenizer(Protocol):
     vocab_size: the highest id plus one. add_bos: a conversation starts with BOS.
     specials: all special tokens, text to id. hidden_ids: those that are no part of what a reader sees.
     has_text_prefix: the start of a text gets a space in front, which decoding takes away again.
-    has_prefix_after_special: so does text after a special token (the `legacy` behaviour of LLaMA tokenizers).
     """
 
     bos_id: int | None
@@ -30,7 +29,6 @@ class Tokenizer(Protocol):
     specials: dict[str, int]
     hidden_ids: frozenset[int]
     has_text_prefix: bool
-    has_prefix_after_special: bool
 
     def encode(self, text: str, *, is_start: bool) -> list[int]:
         """Return the ids of plain text, in which nothing is special, not even `</s>`.
@@ -40,6 +38,12 @@ class Tokenizer(Protocol):
 
     def special_id(self, text: str) -> int:
         """Return the id of a special token; raise ValueError with all of them if the vocabulary lacks it."""
+
+    def special_ids(self, text: str, *, is_start: bool) -> list[int]:
+        """Return the ids of a special token where it stands: some tokenizers leave the first space before it."""
+
+    def has_prefix_after(self, special_id: int) -> bool:
+        """Return whether text after this special token gets a space in front, as the start of a text does."""
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
         """Return the text of ids; invalid UTF-8 becomes U+FFFD."""

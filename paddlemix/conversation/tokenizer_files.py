@@ -40,8 +40,9 @@ class TokenizerFiles:
 class TokenizerSettings:
     """What the settings files say, with the defaults of LlamaTokenizer.
 
-    bos, eos, unk, pad: token texts or None. added: text to id of tokens beside the vocabulary. specials: texts of
-    special tokens. shown: added tokens that are marked as not special. add_bos: None when nothing says so.
+    bos, eos, unk, pad: token texts or None. added: text to id of tokens beside the vocabulary. named: texts that
+    have a role (bos, additional_special_tokens ...). specials: these and the added ones that are special. shown: added
+    tokens that are marked as not special. add_bos: None when nothing says so.
     """
 
     bos: str | None
@@ -49,6 +50,7 @@ class TokenizerSettings:
     unk: str | None
     pad: str | None
     added: dict[str, int]
+    named: frozenset[str]
     specials: frozenset[str]
     shown: frozenset[str]
     add_bos: bool | None
@@ -92,7 +94,8 @@ def read_settings(files: TokenizerFiles) -> TokenizerSettings:
     for key in ("bos_token", "eos_token", "unk_token", "pad_token"):
         names[key] = _token_text(files, key, config[key] if key in config else special_map.get(key))
     extra = [*(config.get("additional_special_tokens") or ()), *(special_map.get("additional_special_tokens") or ())]
-    specials = {_token_text(files, "additional_special_tokens", token) for token in extra}
+    named = {_token_text(files, "additional_special_tokens", token) for token in extra}
+    named = frozenset(named.union(names.values()) - {None})
     added, shown = {}, set()
     for text, token_id in files.read_json(ADDED_FILE).items():
         added[text] = _token_id(files, text, token_id)
@@ -101,15 +104,15 @@ def read_settings(files: TokenizerFiles) -> TokenizerSettings:
         added[text] = _token_id(files, text, token_id)
         if isinstance(token, dict) and not token.get("special", False):
             shown.add(text)
-    specials.update(name for name in names.values() if name is not None)
-    specials.update(text for text in added if text not in shown)
+    specials = named.union(text for text in added if text not in shown)
     return TokenizerSettings(
         bos=names["bos_token"],
         eos=names["eos_token"],
         unk=names["unk_token"],
         pad=names["pad_token"],
         added=added,
-        specials=frozenset(specials),
+        named=named,
+        specials=specials,
         shown=frozenset(shown - specials),
         add_bos=config.get("add_bos_token"),
         # PaddleMIX's tokenizer knows no `legacy` key and behaves like legacy = true whatever the file says.

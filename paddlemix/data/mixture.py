@@ -57,7 +57,8 @@ def read_mixture(
 ) -> list[Row]:
     """Return the rows of a split, entry after entry; an empty list when the value has no such split.
 
-    template: what the model is trained with; a `chat_template` file that says something else is logged.
+    template: what the model is trained with; a `chat_template` file is only compared with it: what it says differently
+    is logged, and other roles raise.
     config_folder: only for the hint when a path does not exist from here but does from there. seed: decides which rows
     `weight` and `num_samples` take; the same seed takes the same rows, and more of them when the number grows.
     Raises ValueError for unknown keys and names, files that are not there, and rows that are wrong.
@@ -155,9 +156,14 @@ def _read_file(file: str, entry: Entry, owner: str, config_folder: str | Path | 
 def _check_template(file: str, template: ChatTemplate | None, owner: str, config_folder: str | Path | None) -> None:
     what = "chat_template (a file to compare the model's template with; the key may be left out)"
     _check_exists(file, Path.is_file, what, owner, config_folder)
-    if template is not None:
-        for difference in check_chat_template(file, template):
-            logger.warning("%s: chat_template %s: %s", owner, file, difference)
+    if template is None:
+        return
+    try:
+        differences = check_chat_template(file, template)
+    except ValueError as error:
+        raise ValueError(f"{owner}: {error}") from error
+    for difference in differences:
+        logger.warning("%s: chat_template %s: %s", owner, file, difference)
 
 
 def _check_exists(file: str, is_there, what: str, owner: str, config_folder: str | Path | None) -> None:

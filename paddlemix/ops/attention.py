@@ -7,7 +7,9 @@ import math
 import paddle
 import paddle.nn.functional as F
 
+WHOLE = 512  # up to so many queries, a causal mask is made once and shared by all layers
 BLOCK = 256  # query rows at a time: bounds the score matrix, and skips the keys after the block when causal
+MAX_SPREAD = 1 << 24  # elements
 MASKED = -1e9  # finite in fp32, so that a row in which everything is masked stays finite
 
 
@@ -15,12 +17,12 @@ def attention(query, key, value, *, is_causal: bool = False, bias=None):
     """Attend.
 
     query [B, heads, T, D]; key, value [B, kv_heads, S, D], heads a multiple of kv_heads (head h reads kv head
-    h // (heads // kv_heads)); bias additive [B or 1, 1, T, S] or None. is_causal lets query i see the keys
+    h // (heads // kv_heads)); bias additive [B or 1, heads or 1, T, S] or None. is_causal lets query i see the keys
     0 .. i + S - T. Returns [B, heads, T, D].
     """
     query = query * (1.0 / math.sqrt(query.shape[-1]))
     num_queries, num_keys = query.shape[2], key.shape[2]
-    if num_queries <= BLOCK:
+    if num_queries <= BLOCK or (bias is not None and num_queries <= WHOLE):
         return _attend(query, key, value, _join(bias, causal_bias(num_queries, num_keys) if is_causal else None))
     blocks = []
     for start in range(0, num_queries, BLOCK):
@@ -48,6 +50,21 @@ def segment_bias(segment_ids):
     return _join(bias, causal_bias(length, length))
 
 
+def prepared_bias(bias, batch: int, length: int, num_heads: int):
+    """Return the mask that all layers of a forward pass share, or None where `attention` masks causally by itself.
+
+    Where adding equal shapes is faster (CPU) and the mask is small, it is repeated for every row and head.
+    """
+    if bias is None:
+        if not 1 < length <= WHOLE:
+            return None
+        bias = causal_bias(length, length)
+    shape = [batch, num_heads, *bias.shape[2:]]
+    if not bias.place.is_cpu_place() or math.prod(shape) > MAX_SPREAD:
+        return bias
+    return bias.expand(shape).contiguous()
+
+
 def _join(first, second):
     if first is None or second is None:
         return second if first is None else first
@@ -63,11 +80,20 @@ def _attend(query, key, value, bias):
         query = query.reshape([batch, num_kv_heads, group * num_queries, dim])
     scores = paddle.matmul(query, key, transpose_y=True)
     if bias is not None:
-        bias = bias.astype(scores.dtype)
+        bias = bias if bias.dtype == scores.dtype else bias.astype(scores.dtype)
         if group > 1:
-            scores = scores.reshape([batch, num_kv_heads, group, num_queries, num_keys]) + bias.unsqueeze(2)
+            rows = [batch, num_kv_heads, group, num_queries, num_keys]
+            bias = bias.unsqueeze(2) if bias.shape[1] == 1 else bias.reshape([bias.shape[0], *rows[1:]])
+            scores = scores.reshape(rows) + bias
             scores = scores.reshape([batch, num_kv_heads, group * num_queries, num_keys])
         else:
             scores = scores + bias
-    weights = F.softmax(scores, axis=-1, dtype="float32").astype(value.dtype)
+    weights = _softmax(scores, value.dtype)
     return paddle.matmul(weights, value).reshape([batch, num_heads, num_queries, dim])
+
+
+def _softmax(scores, dtype):
+    """Return the softmax of the last axis, computed in float32."""
+    if scores.dtype == paddle.float32:
+        return F.softmax(scores, axis=-1)
+    return F.softmax(scores.astype("float32"), axis=-1).astype(dtype)

@@ -10,6 +10,10 @@ def rms_norm(x, weight, epsilon: float):
 
     NOTE: paddle's fused_rms_norm is not used on CPU: its kernel needs AVX-512 and kills the process elsewhere.
     """
-    wide = x.astype("float32")
-    scale = paddle.rsqrt((wide * wide).mean(axis=-1, keepdim=True) + epsilon)
-    return (wide * scale).astype(x.dtype) * weight
+    if x.dtype == paddle.float32:
+        return _normalise(x, epsilon) * weight
+    return _normalise(x.astype("float32"), epsilon).astype(x.dtype) * weight
+
+
+def _normalise(x, epsilon: float):
+    return x * paddle.rsqrt((x * x).mean(axis=-1, keepdim=True) + epsilon)

@@ -19,7 +19,7 @@ Renewable energy sources are those that can be replenished naturally. naïve caf
 CHAT_MARKS = ("<|im_start|>", "<|im_end|>")
 
 
-def train_model() -> bytes:
+def train_model(symbols: tuple[str, ...] = ()) -> bytes:
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(WORDS.split("\n") * 2),
@@ -33,21 +33,28 @@ def train_model() -> bytes:
         allow_whitespace_only_pieces=True,
         normalization_rule_name="identity",
         character_coverage=0.995,
+        user_defined_symbols=list(symbols),
         minloglevel=2,
         num_threads=1,
     )
     return model.getvalue()
 
 
-def write_folder(folder: Path, model: bytes, *, legacy: bool | None, vocabulary: str = "tokenizer.model") -> Path:
-    """Write a tokenizer folder with the two ChatML marks behind the vocabulary."""
+def write_folder(
+    folder: Path, model: bytes, *, legacy: bool | None, vocabulary: str = "tokenizer.model", marks=CHAT_MARKS, named=()
+) -> Path:
+    """Write a tokenizer folder with ChatML marks behind the vocabulary; named: those with a role."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / vocabulary).write_bytes(model)
     size = sentencepiece.SentencePieceProcessor(model_proto=model).get_piece_size()
     flags = {"lstrip": False, "rstrip": False, "normalized": False, "single_word": False, "special": True}
-    marks = {str(size + index): {"content": text, **flags} for index, text in enumerate(CHAT_MARKS)}
+    added = {str(size + index): {"content": text, **flags} for index, text in enumerate(marks)}
     config = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<unk>"}
-    config |= {"added_tokens_decoder": marks, "tokenizer_class": "LlamaTokenizer"}
+    config |= {
+        "added_tokens_decoder": added,
+        "additional_special_tokens": list(named),
+        "tokenizer_class": "LlamaTokenizer",
+    }
     config |= {} if legacy is None else {"legacy": legacy}
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     return folder
@@ -56,18 +63,17 @@ def write_folder(folder: Path, model: bytes, *, legacy: bool | None, vocabulary:
 def load_reference(folder: Path, legacy: bool):
     """Return transformers' slow tokenizer.
 
-    For legacy = False it edits the model with protobuf classes that need a newer protobuf than paddle allows;
-    sentencepiece can do the same edit itself.
+    For legacy = False it merges NormalizerSpec(add_dummy_prefix=False) into the model with protobuf classes that need a
+    newer protobuf than paddle allows. Appending the encoded field is the same: protobuf merges what comes twice.
     """
     transformers = pytest.importorskip("transformers")
 
-    class NewBehaviour(transformers.LlamaTokenizer):
+    class LlamaTokenizer(transformers.LlamaTokenizer):
         def get_spm_processor(self, from_slow=False):
-            processor = sentencepiece.SentencePieceProcessor(model_file=self.vocab_file)
-            processor.override_normalizer_spec(add_dummy_prefix=False)
-            return processor
+            content = Path(self.vocab_file).read_bytes() + b"\x1a\x02\x18\x00"  # field 3 {field 3: 0}
+            return sentencepiece.SentencePieceProcessor(model_proto=content)
 
-    return (transformers.LlamaTokenizer if legacy else NewBehaviour).from_pretrained(folder)
+    return (transformers.LlamaTokenizer if legacy else LlamaTokenizer).from_pretrained(folder)
 
 
 @pytest.fixture(scope="session")
@@ -90,6 +96,26 @@ def any_model(request, model) -> bytes:
 def pair(request, any_model, tmp_path_factory):
     """Our tokenizer and transformers' on one folder."""
     folder = write_folder(tmp_path_factory.mktemp("pair"), any_model, legacy=request.param)
+    return load_tokenizer(folder), load_reference(folder, request.param)
+
+
+@pytest.fixture(scope="session")
+def legacy_pair(any_model, tmp_path_factory):
+    folder = write_folder(tmp_path_factory.mktemp("pair"), any_model, legacy=True)
+    return load_tokenizer(folder), load_reference(folder, True)
+
+
+@pytest.fixture(scope="session", params=["named", "symbol"])
+def marks(request, model) -> dict:
+    """Other ways to declare ChatML marks: with a role, or <|im_start|> as a symbol of the model itself, as in Yi."""
+    if request.param == "named":
+        return {"model": model, "named": CHAT_MARKS}
+    return {"model": train_model(CHAT_MARKS[:1]), "marks": CHAT_MARKS[1:]}
+
+
+@pytest.fixture(scope="session", params=[True, False], ids=["legacy", "not-legacy"])
+def marks_pair(request, marks, tmp_path_factory):
+    folder = write_folder(tmp_path_factory.mktemp("marks"), legacy=request.param, **marks)
     return load_tokenizer(folder), load_reference(folder, request.param)
 
 

@@ -13,10 +13,48 @@ from paddlemix.conversation.render import render
 from paddlemix.conversation.templates import ALIASES, TEMPLATES, get_template
 from paddlemix.conversation.tokenize import tokenize, tokenize_turn
 
-ROUNDS = [("What is in the picture?", "A red square."), ("Hello,\nwho are  you?", "I am naïve 😀.\n\n  你好"), ("12 34", "no")]
-PICTURE_ROUNDS = [("<image>\nWhat is it?", "A blue circle."), ("and <image> this", "the same"), ("x<image><image>", "y")]
-NASTY = ["USER:", "ASSISTANT:", "</s>", "<s>", "<image>", "###", "[/INST]", "[INST]", "<|im_end|>", "<|im_start|>", "<unk>"]
-NASTY += ["Human:", "<<SYS>>", " ", "    ", "\n", "\t", "\x00", "\x1b", "😀", "👩‍👩‍👧", "你好", "▁", "é", "a", "12", "\u200b", "<0x0A>"]
+ROUNDS = [
+    ("What is in the picture?", "A red square."),
+    ("Hello,\nwho are  you?", "I am naïve 😀.\n\n  你好"),
+    ("12 34", "no"),
+]
+PICTURE_ROUNDS = [
+    ("<image>\nWhat is it?", "A blue circle."),
+    ("and <image> this", "the same"),
+    ("x<image><image>", "y"),
+]
+NASTY = [
+    "USER:",
+    "ASSISTANT:",
+    "</s>",
+    "<s>",
+    "<image>",
+    "###",
+    "[/INST]",
+    "[INST]",
+    "<|im_end|>",
+    "<|im_start|>",
+    "<unk>",
+]
+NASTY += [
+    "Human:",
+    "<<SYS>>",
+    " ",
+    "    ",
+    "\n",
+    "\t",
+    "\x00",
+    "\x1b",
+    "😀",
+    "👩‍👩‍👧",
+    "你好",
+    "▁",
+    "é",
+    "a",
+    "12",
+    "\u200b",
+    "<0x0A>",
+]
 
 
 def conversation(rounds, open_question=None, system=None):
@@ -61,6 +99,16 @@ def test_ids_equal_transformers_on_the_official_prompt(name, rounds, pair):
     assert ids_and_mask(talk, template, tokenizer, add_generation_prompt=True)[0] == asked
 
 
+@pytest.mark.parametrize("rounds", [ROUNDS, PICTURE_ROUNDS], ids=["three", "pictures"])
+def test_ids_equal_transformers_however_chat_marks_are_declared(rounds, marks_pair):
+    tokenizer, reference = marks_pair
+    template = get_template("chatml_direct")
+    ids, _ = ids_and_mask(conversation(rounds), template, tokenizer)
+    assert ids == official.chunk_ids(reference, official_prompt(template, rounds))
+    assert tokenizer.decode(ids, skip_special=False) == "<s>" + official_prompt(template, rounds)
+    assert tokenizer.special_id("<|im_start|>") not in tokenizer.encode("a <|im_start|> b", is_start=True)
+
+
 @pytest.mark.parametrize("name", sorted(set(TEMPLATES) - {"plain"}))
 def test_system_message_replaces_the_templates_text(name, pair):
     tokenizer, reference = pair
@@ -83,7 +131,9 @@ def test_trained_ids_decode_to_the_answers_and_their_end(name, rounds, pair):
     tokenizer, template = pair[0], get_template(name)
     ids, mask = ids_and_mask(conversation(rounds), template, tokenizer)
     tail = {"llama_2": " </s>", "llava_llama_2": " </s>", "mistral_instruct": " </s>", "plain": "\n"}.get(name)
-    tail = tail or {"chatml_direct": "<|im_end|>", "mpt": "<|im_end|>", "llava_v0": "###", "v0": "###"}.get(name, "</s>")
+    tail = tail or {"chatml_direct": "<|im_end|>", "mpt": "<|im_end|>", "llava_v0": "###", "v0": "###"}.get(
+        name, "</s>"
+    )
     decoded = [tokenizer.decode(run, skip_special=False) for run in runs(ids, mask, True)]
     expected = [answer + tail for _, answer in rounds]
     if name == "plain":
@@ -119,10 +169,8 @@ def test_typed_texts_change_nobodys_mask(name, tokenizer):
 
 @pytest.mark.parametrize("rounds", [ROUNDS[:1], ROUNDS, PICTURE_ROUNDS], ids=["one", "three", "pictures"])
 @pytest.mark.parametrize("name", ["vicuna_v1", "llava_v1"])
-def test_labels_equal_the_official_v1_algorithm(name, rounds, pair):
-    tokenizer, reference = pair
-    if not reference.legacy:
-        pytest.skip("the official count of tokens depends on the vocabulary there")
+def test_labels_equal_the_official_v1_algorithm(name, rounds, legacy_pair):
+    tokenizer, reference = legacy_pair
     prompt = official_prompt(get_template(name), rounds)
     ids, mask = ids_and_mask(conversation(rounds), get_template(name), tokenizer)
     labels = [token_id if is_trained else -100 for token_id, is_trained in zip(ids, mask, strict=True)]

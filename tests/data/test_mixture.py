@@ -135,17 +135,16 @@ def test_folders_are_image_folder_then_data_file_then_current_directory(tmp_path
     assert row.folders == (str(tmp_path / "data"), str(tmp_path))
 
 
-def test_chat_template_that_differs_from_the_models_is_logged_and_an_equal_one_is_not(
-    tmp_path, files, template, caplog
-):
-    for name, turns in {"same": ["USER{{user}}", "ASSISTANT{{bot}}"], "other": ["Q{{user}}", "A{{bot}}"]}.items():
-        (tmp_path / f"{name}.json").write_text(json.dumps({"conversation": turns}))
+def test_chat_template_is_compared_with_the_models_template(tmp_path, files, template, caplog):
+    turns, file = ["USER{{user}}", "ASSISTANT{{bot}}"], tmp_path / "chat_template.json"
+    entry = {"data_files": files["a"], "chat_template": str(file)}
+    file.write_text(json.dumps({"conversation": turns}))
     with caplog.at_level(logging.WARNING):
-        read_mixture(
-            {"data_files": files["a"], "chat_template": str(tmp_path / "same.json")}, "train", template=template
-        )
+        read_mixture(entry, "train", template=template)
         assert not caplog.records
-        read_mixture(
-            {"data_files": files["a"], "chat_template": str(tmp_path / "other.json")}, "train", template=template
-        )
-    assert "other.json" in caplog.text
+        file.write_text(json.dumps({"conversation": turns, "system": "Be brief."}))
+        read_mixture(entry, "train", template=template)
+    assert [str(file) in record.getMessage() for record in caplog.records] == [True]
+    file.write_text(json.dumps({"conversation": ["Q{{user}}", "A{{bot}}"]}))
+    with pytest.raises(ValueError, match=r"dataset 'train', entry 1: .*chat_template\.json.*vicuna_v1"):
+        read_mixture(entry, "train", template=template)

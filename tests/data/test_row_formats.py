@@ -86,6 +86,13 @@ def test_leading_answer_is_dropped_and_reported():
     assert len(changes) == 1 and "dropped" in changes[0]
 
 
+def test_leading_answer_after_a_system_turn_is_dropped_and_the_system_turn_kept():
+    turns = [{"from": "system", "value": "Be brief."}, {"from": "gpt", "value": "Earlier."}, *LLAVA["conversations"]]
+    conversation, changes = read_row(LLAVA | {"conversations": turns})
+    assert conversation.messages == (Message("system", "Be brief."), *EXPECTED.messages)
+    assert len(changes) == 1
+
+
 def test_parts_name_their_own_pictures_or_take_those_of_the_row():
     parts = [
         {"type": "image_url", "image_url": {"url": "https://example.org/b.png"}},
@@ -136,6 +143,10 @@ BAD_ROWS = {
     "more parts than images": (
         user([{"type": "image"}, {"type": "image"}]) | {"image": "a.png"},
         ["2 image", "names 1"],
+    ),
+    "more images than parts": (
+        user([{"type": "image", "image": "a.png"}]) | {"images": ["b.png"]},
+        ["0 image", "names 1"],
     ),
     "empty answer": ({"conversations": [["Hi", "Hello"], ["So?", " \n"]]}, ["message 3", "empty"]),
     "two questions": (

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import paddle
 from paddle import nn
 from paddle.distributed.fleet.utils import recompute
 
-from ...ops.attention import MASKED, attention
+from ...ops.attention import MASKED, attention, prepared_bias
 from ...ops.rms_norm import rms_norm
 from ...ops.rope import apply_rope, rope_tables
 from ...ops.swiglu import swiglu
@@ -33,14 +35,15 @@ class LanguageModel(nn.Layer):
 
     def forward(self, embeds, position_ids, *, bias=None):
         """Read whole sequences: embeds [B, T, H], position_ids int64 [B, T]; bias as in `attention`, else causal."""
-        cos, sin = self._rope(position_ids, embeds.dtype)
+        ropes = self._rope(position_ids, embeds.dtype)
+        bias = prepared_bias(bias, *embeds.shape[:2], self.config.num_attention_heads)
         if self.training and embeds.stop_gradient:
             embeds.stop_gradient = False  # recompute passes gradients on only if its input wants one
         for layer in self.layers:
             if self.enable_recompute and self.training:
-                embeds = recompute(layer, embeds, cos, sin, bias)
+                embeds = recompute(partial(layer, ropes=ropes, bias=bias), embeds)
             else:
-                embeds = layer(embeds, cos, sin, bias)
+                embeds = layer(embeds, ropes, bias)
         return self.norm(embeds)
 
     def forward_cached(self, embeds, position_ids, cache: KVCache, *, is_key_visible=None):
@@ -49,12 +52,12 @@ class LanguageModel(nn.Layer):
         is_key_visible: bool [B, capacity] for rows with padding, or None. The capacity must have been reserved.
         """
         length = embeds.shape[1]
-        cos, sin = self._rope(position_ids, embeds.dtype)
+        ropes = self._rope(position_ids, embeds.dtype)
         rows = cache.rows(length)
         is_fresh = cache.length == 0 and is_key_visible is None
         bias = None if is_fresh else _cached_bias(cache, length, is_key_visible)
         for number, layer in enumerate(self.layers):
-            embeds = layer.forward_cached(embeds, cos, sin, bias, cache, number, rows)
+            embeds = layer.forward_cached(embeds, ropes, bias, cache, number, rows)
         cache.length += length
         return self.norm(embeds)
 
@@ -70,8 +73,12 @@ class LanguageModel(nn.Layer):
         return KVCache(config.num_hidden_layers, batch, config.num_key_value_heads, config.head_dim, capacity, dtype)
 
     def _rope(self, position_ids, dtype):
-        cos, sin = rope_tables(position_ids, self.config.head_dim, self.config.rope_theta)
-        return cos.astype(dtype), sin.astype(dtype)
+        """Return the tables (cos, sin) for queries and for keys."""
+        config = self.config
+        queries = rope_tables(position_ids, config.head_dim, config.rope_theta, config.num_attention_heads, dtype)
+        if config.num_key_value_heads == config.num_attention_heads:
+            return queries, queries
+        return queries, tuple(table[:, : config.num_key_value_heads].contiguous() for table in queries)
 
 
 def _cached_bias(cache: KVCache, num_new: int, is_key_visible):
@@ -94,12 +101,12 @@ class DecoderLayer(nn.Layer):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = FeedForward(config)
 
-    def forward(self, x, cos, sin, bias):
-        x = x + self.self_attn(self.input_layernorm(x), cos, sin, bias)
+    def forward(self, x, ropes, bias):
+        x = x + self.self_attn(self.input_layernorm(x), ropes, bias)
         return x + self.mlp(self.post_attention_layernorm(x))
 
-    def forward_cached(self, x, cos, sin, bias, cache, number, rows):
-        x = x + self.self_attn.forward_cached(self.input_layernorm(x), cos, sin, bias, cache, number, rows)
+    def forward_cached(self, x, ropes, bias, cache, number, rows):
+        x = x + self.self_attn.forward_cached(self.input_layernorm(x), ropes, bias, cache, number, rows)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -115,20 +122,20 @@ class DecoderAttention(nn.Layer):
         self.v_proj = linear(width, config.num_key_value_heads * dim, has_bias=False)
         self.o_proj = linear(config.num_attention_heads * dim, width, has_bias=False)
 
-    def forward(self, x, cos, sin, bias):
-        query, key, value = self._project(x, cos, sin)
+    def forward(self, x, ropes, bias):
+        query, key, value = self._project(x, ropes)
         return self._merge(attention(query, key, value, is_causal=bias is None, bias=bias))
 
-    def forward_cached(self, x, cos, sin, bias, cache: KVCache, number: int, rows):
-        query, key, value = self._project(x, cos, sin)
+    def forward_cached(self, x, ropes, bias, cache: KVCache, number: int, rows):
+        query, key, value = self._project(x, ropes)
         cache.write(number, rows, key, value)
         if bias is None:
             return self._merge(attention(query, key, value, is_causal=True))
         return self._merge(attention(query, cache.keys[number], cache.values[number], bias=bias))
 
-    def _project(self, x, cos, sin):
-        query = apply_rope(self._heads(self.q_proj(x), self.config.num_attention_heads), cos, sin)
-        key = apply_rope(self._heads(self.k_proj(x), self.config.num_key_value_heads), cos, sin)
+    def _project(self, x, ropes):
+        query = apply_rope(self._heads(self.q_proj(x), self.config.num_attention_heads), *ropes[0])
+        key = apply_rope(self._heads(self.k_proj(x), self.config.num_key_value_heads), *ropes[1])
         return query, key, self._heads(self.v_proj(x), self.config.num_key_value_heads)
 
     def _heads(self, x, num_heads: int):
