@@ -13,6 +13,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from .templates import ChatTemplate
 
 KEYS = ("system", "conversation", "query")
+OPTIONS = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}  # as paddlenlp renders
 _QUESTION, _ANSWER = "q7f3c1", "a9e2d4"  # texts that no template has
 
 
@@ -59,7 +60,7 @@ def _read(path: str | Path) -> dict[str, Any]:
 
 def _check_roles(path: str | Path, template: ChatTemplate, rounds: list[str]) -> list[str]:
     """Compare the words before a question and before its answer with the template's; see check_chat_template."""
-    place = {"index": 1, "is_first": False, "is_last": False, "length": 3}
+    place = {"index": 1, "is_first": False, "is_last": False, "length": 3, "is_training": True}
     rendered = "".join(_render(path, "conversation", part, user=_QUESTION, bot=_ANSWER, **place) for part in rounds)
     before_question, has_question, rest = rendered.partition(_QUESTION)
     before_answer, has_answer, after = rest.partition(_ANSWER)
@@ -89,7 +90,7 @@ def _describe(path: str | Path, template: ChatTemplate, found: str) -> str:
 def _render(path: str | Path, key: str, source: str, **values: Any) -> str:
     """Return a jinja text rendered in a sandbox; raise ValueError when it cannot be."""
     try:
-        return ImmutableSandboxedEnvironment().from_string(source).render(values)
+        return ImmutableSandboxedEnvironment(**OPTIONS).from_string(source).render(values)
     except Exception as error:  # a template can raise anything, a division by zero too
         raise ValueError(f"chat template {path}: {key!r} {source!r} cannot be rendered: {error}") from error
 

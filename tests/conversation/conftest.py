@@ -1,79 +1,16 @@
-"""A LLaMA-type SentencePiece vocabulary, and transformers' LlamaTokenizer on the same folder."""
+"""Tokenizers, each beside transformers' own on the same folder."""
 
 from __future__ import annotations
 
 import importlib.util
-import io
-import json
 from pathlib import Path
 
 import pytest
-import sentencepiece
+from small_vocabulary import CHAT_MARKS, load_reference, train_model, write_folder
 
 from paddlemix.conversation.tokenizer import load_tokenizer
 
-WORDS = """A chat between a curious user and an artificial intelligence assistant. USER ASSISTANT Human Assistant system
-The assistant gives helpful, detailed, and polite answers to the user's questions. INST SYS image caption question
-What is in the picture? A red square and a blue circle. def print(hello): return world  Hello, who are you? I am 12 34
-Renewable energy sources are those that can be replenished naturally. naïve café 你好 世界 图片 里 有 什么"""
-CHAT_MARKS = ("<|im_start|>", "<|im_end|>")
-
-
-def train_model(symbols: tuple[str, ...] = ()) -> bytes:
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(WORDS.split("\n") * 2),
-        model_writer=model,
-        model_type="bpe",
-        vocab_size=500,
-        byte_fallback=True,
-        split_digits=True,
-        add_dummy_prefix=True,
-        remove_extra_whitespaces=False,
-        allow_whitespace_only_pieces=True,
-        normalization_rule_name="identity",
-        character_coverage=0.995,
-        user_defined_symbols=list(symbols),
-        minloglevel=2,
-        num_threads=1,
-    )
-    return model.getvalue()
-
-
-def write_folder(
-    folder: Path, model: bytes, *, legacy: bool | None, vocabulary: str = "tokenizer.model", marks=CHAT_MARKS, named=()
-) -> Path:
-    """Write a tokenizer folder with ChatML marks behind the vocabulary; named: those with a role."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / vocabulary).write_bytes(model)
-    size = sentencepiece.SentencePieceProcessor(model_proto=model).get_piece_size()
-    flags = {"lstrip": False, "rstrip": False, "normalized": False, "single_word": False, "special": True}
-    added = {str(size + index): {"content": text, **flags} for index, text in enumerate(marks)}
-    config = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<unk>"}
-    config |= {
-        "added_tokens_decoder": added,
-        "additional_special_tokens": list(named),
-        "tokenizer_class": "LlamaTokenizer",
-    }
-    config |= {} if legacy is None else {"legacy": legacy}
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    return folder
-
-
-def load_reference(folder: Path, legacy: bool):
-    """Return transformers' slow tokenizer.
-
-    For legacy = False it merges NormalizerSpec(add_dummy_prefix=False) into the model with protobuf classes that need a
-    newer protobuf than paddle allows. Appending the encoded field is the same: protobuf merges what comes twice.
-    """
-    transformers = pytest.importorskip("transformers")
-
-    class LlamaTokenizer(transformers.LlamaTokenizer):
-        def get_spm_processor(self, from_slow=False):
-            content = Path(self.vocab_file).read_bytes() + b"\x1a\x02\x18\x00"  # field 3 {field 3: 0}
-            return sentencepiece.SentencePieceProcessor(model_proto=content)
-
-    return (transformers.LlamaTokenizer if legacy else LlamaTokenizer).from_pretrained(folder)
+RELEASED = importlib.util.find_spec("mistral_common")
 
 
 @pytest.fixture(scope="session")
@@ -81,15 +18,12 @@ def model() -> bytes:
     return train_model()
 
 
-@pytest.fixture(scope="session", params=["trained", "mistral"])
+@pytest.fixture(scope="session", params=["trained"] + ["mistral"] * (RELEASED is not None))
 def any_model(request, model) -> bytes:
-    """The small vocabulary, and a released one of 32,000 pieces where the package that carries it is installed."""
+    """The small vocabulary; also a released one of 32,000 pieces after `pip install --no-deps mistral-common`."""
     if request.param == "trained":
         return model
-    package = importlib.util.find_spec("mistral_common")
-    if package is None:
-        pytest.skip("a real vocabulary: pip install --no-deps mistral-common")
-    return Path(package.submodule_search_locations[0], "data", "tokenizer.model.v1").read_bytes()
+    return Path(RELEASED.submodule_search_locations[0], "data", "tokenizer.model.v1").read_bytes()
 
 
 @pytest.fixture(scope="session", params=[True, False], ids=["legacy", "not-legacy"])

@@ -70,7 +70,7 @@ STYLES = {
 
 
 def chunk_ids(tokenizer, text, image_id=-200):
-    """Return the ids of a prompt as tokenizer_image_token makes them: every part around a picture is a text of its own."""
+    """Return the ids of a prompt as tokenizer_image_token does: what is around a picture is a text of its own."""
     ids = []
     for index, chunk in enumerate(text.split(IMAGE)):
         ids += [image_id] * (index > 0) + tokenizer.encode(chunk, add_special_tokens=False)

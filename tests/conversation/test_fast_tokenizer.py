@@ -8,7 +8,7 @@ import pickle
 import official
 import pytest
 import tokenizers
-from conftest import CHAT_MARKS, WORDS
+from small_vocabulary import CHAT_MARKS, WORDS
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from paddlemix.conversation.messages import Conversation, Message
@@ -72,7 +72,13 @@ def write(folder, spec, **config):
 def fast_pair(request, tmp_path_factory):
     transformers = pytest.importorskip("transformers")
     folder = write(tmp_path_factory.mktemp("fast"), KINDS[request.param]())
-    names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    # transformers overrules the file's add_prefix_space by its own argument, which is False by default.
+    names = {
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+        "add_prefix_space": "space" in request.param,
+    }
     file = str(folder / "tokenizer.json")
     return load_tokenizer(folder), transformers.PreTrainedTokenizerFast(tokenizer_file=file, **names)
 

@@ -9,6 +9,7 @@ import random
 
 import pytest
 import sentencepiece
+from small_vocabulary import WORDS, load_reference
 
 from paddlemix.conversation import sentencepiece_proto
 from paddlemix.conversation.tokenizer import load_tokenizer
@@ -46,8 +47,6 @@ def test_decoding_skips_special_tokens_like_transformers(pair):
 
 
 def test_model_that_swallows_spaces_still_gives_transformers_ids(write_tokenizer, tmp_path):
-    from conftest import WORDS, load_reference
-
     model = io.BytesIO()
     lines = iter(WORDS.split("\n"))
     sentencepiece.SentencePieceTrainer.train(
@@ -123,7 +122,7 @@ def test_broken_model_is_refused_with_its_folder(content, model, tmp_path):
 
 
 def test_missing_folder_or_vocabulary_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="tokenizer folder not found: .*nowhere"):
+    with pytest.raises(ValueError, match=r"tokenizer folder not found: .*nowhere"):
         load_tokenizer(tmp_path / "nowhere")
     with pytest.raises(ValueError, match=rf"no tokenizer in {tmp_path}: expected one of sentencepiece\.bpe\.model"):
         load_tokenizer(tmp_path)

@@ -1,0 +1,32 @@
+"""A LoRA folder and its base to one folder that needs neither."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from . import lora
+from .files import CheckpointError
+from .load import load_model
+from .processor import LlavaProcessor
+
+
+def merge(lora_path, output, *, base=None, device: str | None = None) -> None:
+    """Write a complete model folder: weights, config, tokenizer and processor.
+
+    base: the base model's folder; None takes the one that the adapter names. Weights keep the base's dtype where the
+    device can compute in it. Raises CheckpointError, before anything is written, when something is missing or does not
+    fit, or when the output is one of the inputs.
+    """
+    lora_path, output = Path(lora_path), Path(output)
+    if not lora.is_adapter(lora_path):
+        raise CheckpointError(f"{lora_path} is no LoRA folder: it has no {lora.CONFIG}")
+    base = Path(base) if base else lora.base_of(lora_path)
+    for source in (lora_path, base):
+        if output.resolve() == source.resolve():
+            raise CheckpointError(f"the output {output} is also an input: name another folder, so that nothing is lost")
+    processor = LlavaProcessor.from_pretrained(base)
+    model = load_model(base, device=device)
+    lora.merge_into(model, lora_path)
+    processor.save_pretrained(output)
+    model.save_pretrained(output)
+    print(f"merged {lora_path} into {base}: {output}")

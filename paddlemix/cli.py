@@ -1,0 +1,87 @@
+"""The command `paddlemix`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from . import __version__
+from .device import prepare_environment
+
+BUNDLED_MODEL = str(Path(__file__).parent / "examples" / "llava" / "tiny" / "model")
+TRAINERS = {"pretrain": "plain", "sft": None}  # command -> template (None: the model's own)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; return the exit code. A user's mistake is one line on standard error and code 1."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv and argv[0] in TRAINERS:
+        from .train.run import main as train
+
+        return train(argv[1:], script=f"paddlemix {argv[0]}", template=TRAINERS[argv[0]])
+    return run(build_parser(), argv)
+
+
+def run(parser: argparse.ArgumentParser, argv: list[str]) -> int:
+    """Parse, set the environment for the device, call the command, and turn mistakes into one line."""
+    arguments = parser.parse_args(argv)
+    prepare_environment(getattr(arguments, "device", None))
+    try:
+        return arguments.command(arguments)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser with every command."""
+    parser = argparse.ArgumentParser(prog="paddlemix", description="LLaVA v1.5 and v1.6 on PaddlePaddle")
+    parser.add_argument("--version", action="version", version=f"paddlemix {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    add_chat(commands.add_parser("chat", help="talk with a model about pictures"))
+    for name, text in (("pretrain", "stage 1: train the projector"), ("sft", "stage 2: fine-tune, whole or with LoRA")):
+        commands.add_parser(name, help=f"{text} ({name} config.json [--key value ...])", add_help=False)
+    add_merge(commands.add_parser("merge", help="merge a LoRA folder into its base model"))
+    return parser
+
+
+def add_chat(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Add the chat's options and its function."""
+    from .generate.chat_options import add_arguments
+
+    add_arguments(parser, default_model=BUNDLED_MODEL)
+    parser.set_defaults(command=_chat)
+    return parser
+
+
+def add_merge(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Add the options of merging and its function."""
+    parser.add_argument("--model_name_or_path", "--model-path", default=None, help="base model (default: LoRA's own)")
+    parser.add_argument("--lora_path", "--lora-path", required=True, help="folder with lora_config.json")
+    parser.add_argument("--merge_model_path", "--output", help="folder to write to (default: LORA_PATH_merged)")
+    parser.add_argument("--device", default=None, help="where to merge (default: the best there is)")
+    parser.set_defaults(command=_merge)
+    return parser
+
+
+def _chat(arguments: argparse.Namespace) -> int:
+    from .generate.chat_loop import chat
+
+    return chat(arguments)
+
+
+def _merge(arguments: argparse.Namespace) -> int:
+    from .checkpoints.merge import merge
+
+    output = arguments.merge_model_path or arguments.lora_path.rstrip("/") + "_merged"
+    merge(arguments.lora_path, output, base=arguments.model_name_or_path, device=arguments.device)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

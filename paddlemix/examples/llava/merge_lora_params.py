@@ -1,0 +1,9 @@
+"""Merge a LoRA folder into its base. `merge_lora_params.py --model_name_or_path BASE --lora_path LORA --merge_model_path OUT`"""
+
+import argparse
+import sys
+
+from paddlemix.cli import add_merge, run
+
+if __name__ == "__main__":
+    sys.exit(run(add_merge(argparse.ArgumentParser(description=__doc__)), sys.argv[1:]))
