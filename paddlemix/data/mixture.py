@@ -17,7 +17,7 @@ import difflib
 import logging
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,19 +53,23 @@ def read_mixture(
     *,
     template: ChatTemplate | None = None,
     config_folder: str | Path | None = None,
+    image_folder: str | None = None,
     seed: int = 0,
 ) -> list[Row]:
     """Return the rows of a split, entry after entry; an empty list when the value has no such split.
 
     template: what the model is trained with; a `chat_template` file is only compared with it: what it says differently
     is logged, and other roles raise.
-    config_folder: only for the hint when a path does not exist from here but does from there. seed: decides which rows
-    `weight` and `num_samples` take; the same seed takes the same rows, and more of them when the number grows.
+    config_folder: only for the hint when a path does not exist from here but does from there. image_folder: for entries
+    that name none of their own. seed: decides which rows `weight` and `num_samples` take; the same seed takes the same
+    rows, and more of them when the number grows.
     Raises ValueError for unknown keys and names, files that are not there, and rows that are wrong.
     """
     rows = []
     for number, entry in enumerate(parse_entries(value, split), start=1):
         owner = f"dataset {split!r}, entry {number}"
+        if entry.image_folder is None and image_folder is not None:
+            entry = replace(entry, image_folder=image_folder)
         if entry.chat_template is not None:
             _check_template(entry.chat_template, template, owner, config_folder)
         entry_rows = [row for file in entry.data_files for row in _read_file(file, entry, owner, config_folder)]

@@ -169,7 +169,7 @@ class ChatSession:
         try:
             logits = self._prefill(keys, budget)
             for step in range(1, budget + 1):
-                token = sampler(logits[0])
+                token = sampler(logits[0, : tokenizer.vocab_size])  # rows behind it are padding of the weights
                 if token in stops:
                     turn.is_closed = template.is_end_special and token == tokenizer.special_id(template.answer_end)
                     turn.answer_ids += [token] if turn.is_closed else []

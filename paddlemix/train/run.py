@@ -101,7 +101,11 @@ def read_data(processor, template: str | None, data_args, args, config_folder: P
             split,
             template=teacher.template,
             config_folder=config_folder,
+            image_folder=data_args.image_folder,
+            seed=args.seed,
         )
+        if not rows:
+            raise ValueError(f"the dataset has no rows for {split!r}: name data_files under that key")
         print(f"{split}: {len(rows)} rows, template {teacher.template.name}", flush=True)
         sets.append(ConversationDataset(rows, encode))
     return tuple(sets)
