@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
-from transformers import LlavaNextConfig, LlavaNextForConditionalGeneration
+from transformers import (
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaNextConfig,
+    LlavaNextForConditionalGeneration,
+)
+
+from paddlemix.constants import IGNORE_INDEX, IMAGE_TOKEN_ID
+from paddlemix.data.sample import Batch
+from paddlemix.image.anyres import num_image_tokens, num_tiles
+from paddlemix.image.spec import ImageSpec
 
 SIDE, PATCH = 28, 7
 IMAGE_TOKEN = 98
@@ -34,8 +46,8 @@ def text_config(**changes):
     return LlamaConfig(**{**values, **changes})
 
 
-def vision_config():
-    return CLIPVisionConfig(
+def vision_config(**changes):
+    values = dict(
         hidden_size=32,
         intermediate_size=64,
         num_hidden_layers=3,
@@ -44,17 +56,21 @@ def vision_config():
         patch_size=PATCH,
         projection_dim=32,
     )
+    return CLIPVisionConfig(**{**values, **changes})
 
 
-def hf_model(is_next: bool, seed: int = 0, **text_changes):
-    """Return a seeded random LLaVA 1.5 or 1.6 of transformers, in float32 on the CPU."""
+def hf_model(is_next: bool, seed: int = 0, strategy: str = "default", vision: dict | None = None, **text_changes):
+    """Return a seeded random LLaVA 1.5 or 1.6 of transformers, in float32 on the CPU.
+
+    strategy "full" keeps the class token; vision and text_changes replace values of the two configs.
+    """
     torch.manual_seed(seed)
     shared = dict(
-        vision_config=vision_config(),
+        vision_config=vision_config(**(vision or {})),
         text_config=text_config(**text_changes),
         image_token_index=IMAGE_TOKEN,
         vision_feature_layer=-2,
-        vision_feature_select_strategy="default",
+        vision_feature_select_strategy=strategy,
         tie_word_embeddings=text_changes.get("tie_word_embeddings", False),
     )
     if is_next:
@@ -89,3 +105,118 @@ def save_hf(model, folder, is_next: bool, **options):
 def random_ids(rng: np.random.Generator, length: int) -> list[int]:
     """Return ids that are no special token and no image token."""
     return rng.integers(3, 97, size=length).tolist()
+
+
+def make_batch(rng: np.random.Generator, rows: Sequence[Sequence], spec: ImageSpec, with_labels: bool = False) -> Batch:
+    """Return a right-padded batch with random ids and pixels.
+
+    A row lists its parts: a number of text tokens, or the (width, height) of a picture. Labels train about two thirds
+    of the text tokens.
+    """
+    ids, sizes = [], []
+    for row in rows:
+        ids.append([1])
+        for part in row:
+            is_picture = isinstance(part, tuple)
+            ids[-1] += [IMAGE_TOKEN_ID] * num_image_tokens(part, spec) if is_picture else random_ids(rng, part)
+            sizes += [part] if is_picture else []
+    length = max(map(len, ids))
+    token_ids = np.array([row + [0] * (length - len(row)) for row in ids])
+    segments = np.array([[1] * len(row) + [0] * (length - len(row)) for row in ids])
+    positions = np.tile(np.arange(length), (len(ids), 1))
+    is_trained = (segments > 0) & (token_ids != IMAGE_TOKEN_ID) & (rng.random(token_ids.shape) < 0.67)
+    labels = np.where(is_trained, token_ids, IGNORE_INDEX) if with_labels else None
+    if not sizes:
+        return Batch(token_ids, labels, positions, segments)
+    counts = np.array([num_tiles(size, spec) for size in sizes])
+    pixels = rng.standard_normal((counts.sum(), 3, spec.side, spec.side)).astype(np.float32)
+    return Batch(token_ids, labels, positions, segments, pixels, counts, np.array(sizes))
+
+
+def hf_inputs(batch: Batch, is_next: bool) -> dict[str, torch.Tensor]:
+    """Return what transformers' forward wants for a batch: its image token, tiles padded to one count, (height, width)."""
+    ids = np.where(batch.token_ids == IMAGE_TOKEN_ID, IMAGE_TOKEN, batch.token_ids)
+    inputs = {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor((batch.segment_ids > 0).astype(np.int64))}
+    if batch.labels is not None:
+        inputs["labels"] = torch.tensor(batch.labels)
+    if batch.pixels is None:
+        return inputs
+    if not is_next:
+        return {**inputs, "pixel_values": torch.tensor(batch.pixels)}
+    most = batch.tiles_per_image.max()
+    tiles = np.zeros((len(batch.tiles_per_image), most, *batch.pixels.shape[1:]), np.float32)
+    for place, part in zip(tiles, np.split(batch.pixels, np.cumsum(batch.tiles_per_image)[:-1]), strict=True):
+        place[: len(part)] = part
+    sizes = torch.tensor(batch.image_sizes[:, ::-1].copy())
+    return {**inputs, "pixel_values": torch.tensor(tiles), "image_sizes": sizes}
+
+
+def hf_logits(model, batch: Batch, is_next: bool) -> np.ndarray:
+    """Return transformers' logits float32 [B, T, vocab]."""
+    with torch.no_grad():
+        return model(**hf_inputs(batch, is_next)).logits.numpy()
+
+
+# What stands in transformers' names (in memory, 4.52 and later) and in PaddleMIX's, in the order of replacement.
+PADDLEMIX_NAMES = (
+    ("model.vision_tower.", "llama.vision_tower.vision_tower."),
+    ("embeddings.patch_embedding", "conv1"),
+    ("embeddings.position_embedding", "positional_embedding"),
+    ("embeddings.class_embedding", "class_embedding"),
+    ("pre_layrnorm", "ln_pre"),
+    ("vision_model.post_layernorm", "vision_model.ln_post"),
+    ("encoder.layers", "transformer.layers"),
+    ("mlp.fc", "linear"),
+    ("layer_norm", "norm"),
+    ("multi_modal_projector.linear_1", "multi_modal_projector.0"),
+    ("multi_modal_projector.linear_2", "multi_modal_projector.2"),
+    ("model.multi_modal_projector", "llama.mm_projector"),
+    ("model.language_model.", "llama."),
+    ("model.image_newline", "llama.image_newline"),
+)
+
+
+def paddlemix_state(model) -> dict[str, np.ndarray]:
+    """Return a model's tensors as PaddleMIX names and lays them out (matrices of linear layers as [in, out])."""
+    state = {}
+    for name, tensor in model.state_dict().items():
+        is_linear = tensor.ndim == 2 and "embed" not in name
+        for theirs, paddlemix in PADDLEMIX_NAMES:
+            name = name.replace(theirs, paddlemix)
+        state[name] = np.ascontiguousarray(tensor.numpy().T if is_linear else tensor.numpy())
+    return state
+
+
+def paddlemix_config(model, **changes) -> dict:
+    """Return PaddleMIX's flat config.json for a model of transformers; a change to None takes the key away."""
+    text = model.config.text_config.to_dict()
+    kept = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    kept += ("num_key_value_heads", "rms_norm_eps", "rope_theta", "max_position_embeddings", "tie_word_embeddings")
+    values = {name: text[name] for name in kept}
+    values |= {
+        "architectures": ["LlavaLlamaForCausalLM"],
+        "model_type": "llava",
+        "paddlenlp_version": "3.0.0b4",
+        "dtype": "float32",
+        "mm_vision_tower": "a tower that nobody knows",
+        "mm_vision_select_layer": -2,
+        "mm_vision_select_feature": "patch",
+        "mm_hidden_size": model.config.vision_config.hidden_size,
+        "mm_projector_type": "mlp2x_gelu",
+        "mm_use_im_start_end": False,
+        "image_aspect_ratio": "pad",
+        "pretrain_mm_mlp_adapter": None,
+        "pretraining_tp": 1,
+    }
+    values |= {"eos_token_id": 2, "bos_token_id": 1, **changes}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def write_paddlemix_side_files(folder, config: dict, grids: Sequence | None = None) -> None:
+    """Write config.json and, where PaddleMIX keeps it, the image processor's file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    processor = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.25, 0.3], "size": {"shortest_edge": SIDE}}
+    processor |= {} if grids is None else {"image_grid_pinpoints": grids}
+    (folder / "processor" / "eval").mkdir(parents=True)
+    (folder / "processor" / "eval" / "preprocessor_config.json").write_text(json.dumps(processor))

@@ -15,22 +15,27 @@ from .layouts import paddle as layout
 UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
-def save_model(model: LlavaForConditionalGeneration, path, *, max_shard_size: int | str = "5GB") -> None:
-    """Write weights and config.json; files appear under their names only when they are whole, config.json last."""
+def save_model(
+    model: LlavaForConditionalGeneration, path, *, max_shard_size: int | str = "5GB", dtype: str | None = None
+) -> None:
+    """Write weights and config.json; files appear under their names only when they are whole, config.json last.
+
+    dtype: of the weights on disk; None keeps that of the model.
+    """
     path = Path(path)
-    tensors = {name: as_stored(parameter) for name, parameter in model.named_parameters()}
+    tensors = {name: as_stored(parameter, dtype) for name, parameter in model.named_parameters()}
     shards = split(tensors, parse_size(max_shard_size))
     path.mkdir(parents=True, exist_ok=True)
     written = _write_shards(path, shards)
-    save_config(model, path)
+    save_config(model, path, dtype)
     for old in path.glob("model*.safetensors*"):
         if old.name not in written:
             old.unlink()
 
 
-def save_config(model: LlavaForConditionalGeneration, path: Path) -> None:
-    """Write config.json; its dtype is that of the weights."""
-    dtype = str(model.language_model.norm.weight.dtype).split(".")[-1]
+def save_config(model: LlavaForConditionalGeneration, path: Path, dtype: str | None = None) -> None:
+    """Write config.json; its dtype is that of the weights on disk."""
+    dtype = dtype or str(model.language_model.norm.weight.dtype).split(".")[-1]
     write_json(path / "config.json", layout.config_json(dataclasses.replace(model.config, dtype=dtype)))
 
 
@@ -48,8 +53,10 @@ def _write_shards(path: Path, shards: list[dict[str, StoredTensor]]) -> set[str]
     return {*weight_map.values(), layout.INDEX}
 
 
-def as_stored(parameter) -> StoredTensor:
-    """Bring a parameter to the host; bfloat16 becomes its bits in uint16."""
+def as_stored(parameter, dtype: str | None = None) -> StoredTensor:
+    """Bring a parameter to the host, in another dtype if one is given; bfloat16 becomes its bits in uint16."""
+    if dtype is not None:
+        parameter = parameter.astype(dtype)
     return StoredTensor(str(parameter.dtype).split(".")[-1], tuple(parameter.shape), parameter.numpy())
 
 

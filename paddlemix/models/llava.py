@@ -46,11 +46,11 @@ class LlavaForConditionalGeneration(nn.Layer):
 
         return load_model(path, dtype=dtype, device=device)
 
-    def save_pretrained(self, path, max_shard_size: int | str = "5GB") -> None:
+    def save_pretrained(self, path, max_shard_size: int | str = "5GB", dtype: str | None = None) -> None:
         """Write config and weights to a folder. See `checkpoints.save.save_model`."""
         from ..checkpoints.save import save_model
 
-        save_model(self, path, max_shard_size=max_shard_size)
+        save_model(self, path, max_shard_size=max_shard_size, dtype=dtype)
 
     def initialize_weights(self, seed: int, std: float = 0.02) -> None:
         """Draw every matrix from normal(0, std), for training from nothing."""
