@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import warnings
 from pathlib import Path
 
 from .log import notice
@@ -34,6 +35,7 @@ def prepare_environment(device: str | None = None) -> dict[str, str]:
     wanted["PADDLEMIX_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS") or str(_num_cores())
     chosen = {name: value for name, value in wanted.items() if name not in os.environ}
     os.environ.update(chosen)
+    warnings.filterwarnings("ignore", message="No ccache found")  # paddle's import: it compiles nothing for us
     return chosen
 
 
