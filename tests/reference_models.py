@@ -21,6 +21,8 @@ from paddlemix.data.sample import Batch
 from paddlemix.image.anyres import num_image_tokens, num_tiles
 from paddlemix.image.spec import ImageSpec
 
+torch.set_num_threads(1)  # beside paddle's threads, torch's own make each small matrix product wait for milliseconds
+
 SIDE, PATCH = 28, 7
 IMAGE_TOKEN = 98
 # (height, width), as transformers has them; three tiles at most a side.

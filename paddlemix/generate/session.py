@@ -31,11 +31,11 @@ class ContextFullError(ValueError):
     """The conversation does not fit into the model's context any more; nothing was changed."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Turn:
     """A question with its pictures, the ids it became, and the ids that were generated for it.
 
-    is_closed: the answer ended with its end mark. finish_reason: "stop", "length" (max_new_tokens), "context" (the
+    Two turns are never equal, whatever they say. is_closed: the answer ended with its end mark. finish_reason: "stop", "length" (max_new_tokens), "context" (the
     context is full) or "interrupted".
     """
 
@@ -44,7 +44,7 @@ class Turn:
     prompt_ids: list[int]
     answer_ids: list[int] = field(default_factory=list)
     answer: str = ""
-    is_closed: bool = True
+    is_closed: bool = False
     finish_reason: str = "interrupted"
 
 
@@ -95,9 +95,11 @@ class ChatSession:
                 f"{self.model.config.language.max_position_embeddings}: start again (/clear) or drop old turns"
             )
         budget = min(sampling.max_new_tokens, room)
-        self._features_of(turn)
+        self._features_of(turn.pictures, max(self._max_cached_images, len(turn.pictures)))
         self.turns.append(turn)
-        return self._answer(turn, keys, sampling, budget)
+        answer = self._answer(turn, keys, sampling, budget)
+        next(answer)  # enter its `try`, so that an answer nobody reads takes its question back
+        return answer
 
     def clear(self) -> None:
         """Forget the conversation; encoded pictures stay."""
@@ -147,26 +149,28 @@ class ChatSession:
             keys += _keys_of(turn.prompt_ids, turn.pictures) + list(turn.answer_ids)
         return keys
 
-    def _features_of(self, turn: Turn) -> None:
-        """Encode the pictures of a turn that are not kept, and forget those not used for longest."""
-        for key, tiles in turn.pictures:
-            if key not in self._features:
+    def _features_of(self, pictures: Sequence[tuple[str, ImageTiles]], max_kept: int) -> dict[str, Any]:
+        """Return the features of pictures, encoding those not kept; then keep the max_kept ones used last."""
+        found = {key: self._features[key] for key, _ in pictures if key in self._features}
+        for key, tiles in pictures:
+            if key not in found:
                 with paddle.no_grad():
-                    encoded = self.model.encode_images(tiles.pixels, [len(tiles.pixels)], [tiles.size])
-                self._features[key] = encoded[0]
+                    found[key] = self.model.encode_images(tiles.pixels, [len(tiles.pixels)], [tiles.size])[0]
+        for key, features in found.items():
+            self._features[key] = features
             self._features.move_to_end(key)
-        num_needed = max(self._max_cached_images, len(turn.pictures))
-        while len(self._features) > num_needed:
+        while len(self._features) > max_kept:
             self._features.popitem(last=False)
+        return found
 
     def _answer(self, turn: Turn, keys: list[Key], sampling: SamplingParams, budget: int) -> Iterator[str]:
         tokenizer, template = self.processor.tokenizer, self.processor.template
         end_ids = {tokenizer.special_id(token) for token in template.stop_tokens}
         stops = set() if sampling.ignore_eos else end_ids | set(self.model.config.eos_token_ids)
         decoder = StreamDecoder(tokenizer, (*template.stop_strings, *sampling.stop))
-        turn.is_closed = False
         sampler = Sampler(sampling)
         try:
+            yield ""  # `stream` takes it
             logits = self._prefill(keys, budget)
             for step in range(1, budget + 1):
                 token = sampler(logits[0, : tokenizer.vocab_size])  # rows behind it are padding of the weights
@@ -181,7 +185,7 @@ class ChatSession:
                 if text:
                     yield text
                 if decoder.is_stopped:
-                    turn.is_closed = not template.is_end_special
+                    turn.is_closed = decoder.stop_string in template.stop_strings
                     turn.finish_reason = "stop"
                     break
                 if step == budget:
@@ -194,7 +198,7 @@ class ChatSession:
             if rest:
                 yield rest
         finally:
-            if not turn.answer_ids and turn in self.turns:
+            if turn.finish_reason == "interrupted" and not turn.answer_ids and turn in self.turns:
                 self.turns.remove(turn)
 
     def _prefill(self, keys: list[Key], budget: int) -> np.ndarray:
@@ -218,12 +222,10 @@ class ChatSession:
         """Return embeddings [1, T, H] for keys, with the features of the pictures that begin among them."""
         ids = np.array([[key if isinstance(key, int) else IMAGE_TOKEN_ID for key in keys]], dtype=np.int64)
         starts = [key[0] for key in keys if not isinstance(key, int) and key[1] == 0]
-        missing = [name for name in starts if name not in self._features]
-        for turn in self.turns:
-            if any(name in missing for name, _ in turn.pictures):
-                self._features_of(turn)
+        pictures = [picture for turn in self.turns for picture in turn.pictures if picture[0] in starts]
+        features = self._features_of(pictures, self._max_cached_images)
         with paddle.no_grad():
-            return place(self.model.language_model.embed_tokens, ids, [self._features[name] for name in starts])
+            return place(self.model.language_model.embed_tokens, ids, [features[name] for name in starts])
 
 
 def _keys_of(token_ids: list[int], pictures: list[tuple[str, ImageTiles]]) -> list[Key]:

@@ -23,7 +23,11 @@ class StreamDecoder:
         self._stop_strings = tuple(stop_strings)
         self._held = ""
         self._has_output = False
-        self.is_stopped = False
+        self.stop_string: str | None = None  # the one that was met
+
+    @property
+    def is_stopped(self) -> bool:
+        return self.stop_string is not None
 
     def put(self, token_id: int) -> str:
         """Take the next id; return new text, often empty. After a stop string nothing comes any more."""
@@ -35,9 +39,9 @@ class StreamDecoder:
 
     def _release(self, text: str, *, is_last: bool) -> str:
         held = self._held + text
-        cut = self._find_stop(held)
-        if cut is not None:
-            held, is_last, self.is_stopped = held[:cut], True, True
+        self.stop_string = self._find_stop(held)
+        if self.stop_string is not None:
+            held, is_last = held[: held.find(self.stop_string)], True
         end = len(held) if is_last else len(held) - self._num_stop_start(held)
         ready = held[:end] if self._has_output else held[:end].lstrip()
         output = ready.rstrip()
@@ -45,10 +49,10 @@ class StreamDecoder:
         self._has_output = self._has_output or bool(output)
         return output
 
-    def _find_stop(self, text: str) -> int | None:
-        """Return where the stop string begins that is complete first (of two that end together, the longer one)."""
-        found = [(text.find(stop) + len(stop), text.find(stop)) for stop in self._stop_strings if stop in text]
-        return min(found)[1] if found else None
+    def _find_stop(self, text: str) -> str | None:
+        """Return the stop string that is complete first (of two that end together, the longer one)."""
+        found = [stop for stop in self._stop_strings if stop in text]
+        return min(found, key=lambda stop: (text.find(stop) + len(stop), text.find(stop)), default=None)
 
     def _num_stop_start(self, text: str) -> int:
         """Return how many characters at the end may be the beginning of a stop string."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import enum
 import json
+import types
 import typing
 from dataclasses import dataclass, field
 from typing import Any
@@ -62,6 +64,18 @@ NOT_YET = {
     "mixtoken": "samples are not packed: each stands in a row of its own",
     "group_by_modality_length": "samples are shuffled without grouping",
 }
+# Below these, training would divide by zero or fail far from the cause.
+AT_LEAST = {
+    "per_device_train_batch_size": 1,
+    "per_device_eval_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "num_train_epochs": 0,
+    "max_length": 1,
+    "lora_rank": 1,
+    "lora_dropout": 0,
+}
+# Keys that split the work over processes; paddlenlp resets them without a word when there is only one.
+PARALLEL = ("sharding", "sharding_parallel_degree", "tensor_parallel_degree", "pipeline_parallel_degree")
 
 
 def parse(values: dict[str, Any]) -> tuple[ModelArguments, DataArguments, LlavaTrainingArguments]:
@@ -76,13 +90,19 @@ def parse(values: dict[str, Any]) -> tuple[ModelArguments, DataArguments, LlavaT
     chosen = []
     for cls in classes:
         own = {key: convert(key, value, hints[cls][key]) for key, value in values.items() if key in hints[cls]}
+        _check_limits(own)
         chosen.append(_training_values(own) if cls is LlavaTrainingArguments else own)
-    return tuple(cls(**own) for cls, own in zip(classes, chosen, strict=True))
+    try:
+        model, data, training = (cls(**own) for cls, own in zip(classes, chosen, strict=True))
+    except (AssertionError, NotImplementedError) as error:
+        raise ValueError(f"paddlenlp refuses these training settings: {error}") from error
+    _tell_what_one_process_ignores(chosen[2], training)
+    return model, data, training
 
 
 def _field_types(cls) -> dict[str, Any]:
-    types = typing.get_type_hints(cls)
-    return {item.name: types[item.name] for item in dataclasses.fields(cls) if item.init}
+    hints = typing.get_type_hints(cls)
+    return {item.name: hints[item.name] for item in dataclasses.fields(cls) if item.init}
 
 
 def _check_keys(values: dict[str, Any], known: set[str]) -> None:
@@ -97,6 +117,18 @@ def _check_keys(values: dict[str, Any], known: set[str]) -> None:
     for key, effect in NOT_YET.items():
         if values.get(key) not in (None, False, "false"):
             notice(f"{key}: {effect}")
+
+
+def _check_limits(own: dict[str, Any]) -> None:
+    for key, least in AT_LEAST.items():
+        if own.get(key) is not None and own[key] < least:
+            raise ValueError(f"{key} is {own[key]}: expected at least {least}")
+
+
+def _tell_what_one_process_ignores(asked: dict[str, Any], training: TrainingArguments) -> None:
+    ignored = [f"{key} {asked[key]}" for key in PARALLEL if asked.get(key) not in (None, "", -1, 1)]
+    if ignored and training.world_size <= 1:
+        notice(f"{', '.join(ignored)}: without effect in one process, python -m paddle.distributed.launch starts more")
 
 
 def _training_values(own: dict[str, Any]) -> dict[str, Any]:
@@ -116,46 +148,78 @@ def _training_values(own: dict[str, Any]) -> dict[str, Any]:
 
 def convert(key: str, value: Any, hint: Any) -> Any:
     """Bring a value to its field's type. Raises ValueError that names key, value and type."""
-    options = [option for option in (typing.get_args(hint) or (hint,)) if option is not type(None)]
-    if typing.get_origin(hint) in (list, dict):
-        options = [hint]
-    if value is None:
+    is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    options = typing.get_args(hint) if is_union else (hint,)
+    if value is None and type(None) in options:
         return None
+    options = [option for option in options if option is not type(None)]
+    if isinstance(value, FlagText) and any(_kind(option) in (list, dict) for option in options):
+        value = _read_json_text(key, value)
     for option in options:
-        kind = typing.get_origin(option) or option
         try:
-            return _as(kind, value)
-        except (TypeError, ValueError):
+            return _as(option, value)
+        except (TypeError, ValueError, OverflowError):
             continue
-    expected = " or ".join(getattr(option, "__name__", str(option)) for option in options)
-    raise ValueError(f"{key} is {value!r}: expected {expected}")
+    raise ValueError(f"{key} is {value!r}: expected {' or '.join(_describe(option) for option in options)}")
 
 
-def _as(kind, value):
+def _read_json_text(key: str, text: FlagText) -> Any:
+    """Return what a flag's text says if it begins like a JSON list or object, else the text."""
+    if text[:1] not in ("[", "{"):
+        return text
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{key} is {text!r}, which is not valid JSON: {error}") from None
+
+
+def _kind(option) -> type:
+    return typing.get_origin(option) or option
+
+
+def _describe(option) -> str:
+    if typing.get_args(option):
+        return str(option).replace("typing.", "").lower()
+    if issubclass(option, enum.Enum):
+        return "one of " + ", ".join(item.value for item in option)
+    return option.__name__
+
+
+def _as(option, value):
+    """Return the value as a type; raises TypeError, ValueError or OverflowError if it is none."""
+    kind = _kind(option)
+    if kind is list:
+        return _as_list(typing.get_args(option), value)
     if kind is bool:
-        if isinstance(value, bool):
-            return value
-        return {"true": True, "1": True, "false": False, "0": False}[str(value).lower()] if _is_word(value) else _no()
+        return value if isinstance(value, bool) else _as_bool(str(value))
     if kind in (int, float):
-        if isinstance(value, bool):
-            _no()
-        number = float(value)
-        if kind is int and number != int(number):
-            _no()
-        return int(number) if kind is int else number
-    if kind in (list, dict):
-        if isinstance(value, str):
-            is_json = isinstance(value, FlagText) and value[:1] in ("[", "{")
-            value = json.loads(value) if is_json else [str(value)]
-        return [str(item) if isinstance(item, FlagText) else item for item in value] if kind is list else dict(value)
-    if kind is str:
-        return str(value) if isinstance(value, str) else _no()
-    return str(value) if isinstance(value, FlagText) else value
+        return _as_number(kind, value)
+    if kind in (dict, str) and not isinstance(value, kind):
+        raise TypeError(f"no {kind.__name__}")
+    return kind(value)
 
 
-def _is_word(value) -> bool:
-    return str(value).lower() in ("true", "false", "1", "0")
+def _as_list(item_types: tuple, value) -> list:
+    value = [value] if isinstance(value, str) else value
+    if not isinstance(value, (list, tuple)):
+        raise TypeError("no list")
+    if item_types:
+        return [_as(item_types[0], item) for item in value]
+    return [str(item) if isinstance(item, FlagText) else item for item in value]
 
 
-def _no():
-    raise ValueError("not of this type")
+def _as_bool(word: str) -> bool:
+    if word.lower() not in ("true", "1", "false", "0"):
+        raise ValueError("no truth value")
+    return word.lower() in ("true", "1")
+
+
+def _as_number(kind: type, value) -> int | float:
+    if isinstance(value, bool):
+        raise TypeError("no number")
+    if isinstance(value, int):
+        return kind(value)  # not by way of float, which would round a large seed
+    number = float(value)
+    if kind is int and number != int(number):
+        raise ValueError("no whole number")
+    return kind(number)

@@ -27,7 +27,7 @@ def read_values(argv: list[str]) -> dict[str, Any]:
             raise ValueError(f"{word!r} is no flag: expected [config.json] --key value ...")
         key, has_value, text = word[2:].partition("=")
         found = [text] if has_value else []
-        while words and not words[0].startswith("--"):
+        while words and not has_value and not words[0].startswith("--"):
             found.append(words.pop(0))
         key = key.replace("-", "_")
         values[key] = FlagText(found[0]) if len(found) == 1 else [FlagText(item) for item in found] or True

@@ -1,0 +1,68 @@
+# PYTHON: the interpreter that a new environment is made with; default: the first of these that runs and fits.
+# VENV: the environment; one that is there already is used and completed. MODEL, IMAGE, ARGS: see `make help`.
+PYTHON ?= python3.11 python3.10 python3.12 python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+TINY := paddlemix/examples/llava/tiny
+MODEL = $(TINY)/model
+IMAGE = $(TINY)/shapes.png
+ARGS =
+
+# Prints nothing and succeeds for an interpreter that fits, else says in one line what is wrong with it.
+CHECK_PYTHON := import sys, importlib.util as u; v = sys.version_info; \
+	v[:2] in ((3, 10), (3, 11), (3, 12)) or sys.exit("is Python %d.%d" % v[:2]); \
+	u.find_spec("ensurepip") or sys.exit("has no ensurepip (on Debian and Ubuntu: apt install python3-venv)")
+
+.PHONY: help chat test lint tiny clean install install-dev
+
+help:
+	@echo "make chat    talk with the bundled model   (MODEL=folder IMAGE=picture ARGS='--temperature 0.7')"
+	@echo "make test    run the tests                 (ARGS='tests/image -k anyres')"
+	@echo "make lint    check style and format"
+	@echo "make tiny    train the bundled model again"
+	@echo "make clean   remove .venv, caches and build folders"
+	@echo "The first call makes the environment $(VENV); PYTHON=... and VENV=... choose another."
+
+chat: install
+	@$(BIN)/paddlemix chat --model-path $(MODEL) --image-file $(IMAGE) --temperature 0 $(ARGS)
+
+test: install-dev
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: install-dev
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+
+tiny: install
+	PATH="$(abspath $(BIN)):$$PATH" bash $(TINY)/train.sh
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache
+	find paddlemix tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+install: $(VENV)/.installed
+install-dev: $(VENV)/.installed-dev
+
+# Whoever has a build of paddle for their accelerator (paddlepaddle-gpu, ...) keeps it: the CPU one would overwrite it.
+$(VENV)/.installed: requirements.txt setup.py | $(BIN)/python
+	@echo "installing requirements.txt and paddlemix into $(VENV): about 2-3 minutes, once" >&2
+	@if $(BIN)/python -m pip list --format=freeze 2>/dev/null | grep -q '^paddlepaddle[-_]'; \
+	then grep -v '^paddlepaddle[<>=]' requirements.txt; else cat requirements.txt; fi > $(VENV)/requirements.txt
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -r $(VENV)/requirements.txt </dev/null >&2
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -e . </dev/null >&2
+	@touch $@
+
+$(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
+	@echo "installing requirements-dev.txt into $(VENV): about 1-2 minutes, once" >&2
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -r $< -c $(VENV)/requirements.txt </dev/null >&2
+	@touch $@
+
+$(BIN)/python:
+	@seen=""; for name in $(PYTHON); do \
+		if ! command -v $$name >/dev/null; then seen="$$seen; $$name is not there"; continue; fi; \
+		if why=$$($$name -c '$(CHECK_PYTHON)' 2>&1); then \
+			echo "making the environment $(VENV) with $$name" >&2; exec $$name -m venv $(VENV) </dev/null; fi; \
+		seen="$$seen; $$name $$(echo "$$why" | head -n 1)"; \
+	done; \
+	echo "error: no Python 3.10, 3.11 or 3.12 that can make an environment$$seen." >&2; \
+	echo "Install one, or name it: make chat PYTHON=/path/to/python3.11" >&2; exit 1
