@@ -30,12 +30,15 @@ def run(parser: argparse.ArgumentParser, argv: list[str]) -> int:
     prepare_environment(getattr(arguments, "device", None))
     try:
         return arguments.command(arguments)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except BrokenPipeError:
+    except BrokenPipeError:  # before OSError, which it is too
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except (ValueError, OSError, FloatingPointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return 130
 
 
 def build_parser() -> argparse.ArgumentParser:

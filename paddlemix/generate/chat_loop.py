@@ -6,26 +6,29 @@ import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
 from ..checkpoints.files import replacing
 from ..constants import IMAGE_TOKEN_ID
 from ..image.load import load_image
 from .sampling import SamplingParams
-from .session import ChatSession, ContextFullError, Turn
+from .session import ChatSession, Turn
 
 HELP = """/image PATH   add a picture (file or URL) to the next question
 /clear        forget the conversation and its pictures
 /save FILE    write the conversation as JSON
 /help         this list
-An empty line or the end of input leaves; Ctrl-C stops an answer. A text that starts with "/" is sent with a blank before it."""
+An empty line or the end of input leaves; Ctrl-C stops an answer.
+A text that starts with "/" is sent with a blank before it."""
 
 
 class ChatLoop:
     """A session and the pictures that wait for the next question."""
 
-    def __init__(self, session: ChatSession, images: Sequence[str], *, is_debug: bool = False, is_echoing: bool = False):
+    def __init__(
+        self, session: ChatSession, images: Sequence[str], *, is_debug: bool = False, is_echoing: bool = False
+    ):
         self.session = session
         self.waiting = list(images)
         self.sent: list[str] = []
@@ -71,14 +74,24 @@ class ChatLoop:
             sampling = dataclasses.replace(session.sampling, seed=session.sampling.seed + len(session.turns))
         else:
             sampling = session.sampling
+        images, self.waiting = self.waiting, []
         try:
-            pieces = session.stream(text, self.waiting, sampling)
-        except ContextFullError as error:
+            turn = self._print_answer(session.stream(text, images, sampling))
+        except ValueError as error:  # no room, or a picture that is gone; nothing was changed
             print(f"(not sent: {error})")
-            return
-        self.sent += self.waiting
-        self.waiting = []
-        turn = session.turns[-1]
+            turn = None
+        except KeyboardInterrupt:
+            print("(stopped)")
+            turn = None
+        if turn in session.turns:
+            self.sent += images
+            self._comment(turn)
+        else:  # taken back: the pictures wait for the next question
+            self.waiting = images
+
+    def _print_answer(self, pieces: Generator[str, None, None]) -> Turn:
+        """Print a started answer as it comes, until it ends or Ctrl-C; return its turn."""
+        turn = self.session.turns[-1]
         print("ASSISTANT: ", end="", flush=True)
         try:
             for piece in pieces:
@@ -87,7 +100,7 @@ class ChatLoop:
             pieces.close()
             print(" (stopped)", end="")
         print()
-        self._comment(turn)
+        return turn
 
     def _comment(self, turn: Turn) -> None:
         """Say why an answer ended early, how full the context is, and with --debug what went in and out."""
@@ -155,9 +168,11 @@ def chat(arguments: argparse.Namespace) -> int:
     from ..checkpoints.processor import LlavaProcessor
 
     processor = LlavaProcessor.from_pretrained(arguments.model_path)
+    if arguments.conv_mode:  # a wrong name, too
+        processor = processor.with_template(arguments.conv_mode)
     dtype = "float16" if arguments.fp16 else arguments.dtype
     model = load_model(arguments.model_path, dtype=dtype, device=arguments.device)
-    session = ChatSession(model, processor, template=arguments.conv_mode, sampling=sampling)
+    session = ChatSession(model, processor, sampling=sampling)
     is_terminal = sys.stdin.isatty()
     if is_terminal:
         import readline  # noqa: F401  gives input() a history and line editing

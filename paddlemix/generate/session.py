@@ -8,7 +8,7 @@ cut at the first difference, and only the rest is read.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,8 +35,8 @@ class ContextFullError(ValueError):
 class Turn:
     """A question with its pictures, the ids it became, and the ids that were generated for it.
 
-    Two turns are never equal, whatever they say. is_closed: the answer ended with its end mark. finish_reason: "stop", "length" (max_new_tokens), "context" (the
-    context is full) or "interrupted".
+    is_closed: the answer ended with its end mark. finish_reason: "stop", "length" (max_new_tokens), "context" (the
+    context is full) or "interrupted". Turns that say the same are still two turns, hence no comparison by value.
     """
 
     question: Message
@@ -78,7 +78,7 @@ class ChatSession:
 
     def stream(
         self, text: str, images: Sequence[Any] | None = None, sampling: SamplingParams | None = None
-    ) -> Iterator[str]:
+    ) -> Generator[str, None, None]:
         """Start an answer and return an iterator of its text.
 
         `<image>` in the text is just text; images (path, URL, data URI, bytes, PIL) stand before it. Whoever stops
@@ -163,7 +163,7 @@ class ChatSession:
             self._features.popitem(last=False)
         return found
 
-    def _answer(self, turn: Turn, keys: list[Key], sampling: SamplingParams, budget: int) -> Iterator[str]:
+    def _answer(self, turn: Turn, keys: list[Key], sampling: SamplingParams, budget: int) -> Generator[str, None, None]:
         tokenizer, template = self.processor.tokenizer, self.processor.template
         end_ids = {tokenizer.special_id(token) for token in template.stop_tokens}
         stops = set() if sampling.ignore_eos else end_ids | set(self.model.config.eos_token_ids)

@@ -1,0 +1,37 @@
+"""Draw a terminal transcript beside the picture it is about: `draw_chat.py PICTURE TRANSCRIPT OUTPUT.png`"""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+WIDTH, PADDING, LINE, SIZE = 78, 24, 27, 19
+BACKGROUND, TEXT, QUESTION, ANSWER = (24, 26, 32), (222, 224, 230), (130, 200, 255), (160, 226, 150)
+
+
+def main() -> None:
+    """Draw as the command line says."""
+    picture, transcript, output = (Path(name) for name in sys.argv[1:4])
+    draw(Image.open(picture).convert("RGB"), transcript.read_text(encoding="utf-8"), output)
+
+
+def draw(picture: Image.Image, transcript: str, output: Path) -> None:
+    """Write a PNG with the transcript on the left and the picture on the right."""
+    font = ImageFont.load_default(SIZE)
+    lines = [part for line in transcript.splitlines() for part in textwrap.wrap(line, WIDTH) or [""]]
+    text_width = max(int(font.getlength(line)) for line in lines)
+    height = max(len(lines) * LINE, picture.height) + 2 * PADDING
+    canvas = Image.new("RGB", (text_width + picture.width + 3 * PADDING, height), BACKGROUND)
+    pen = ImageDraw.Draw(canvas)
+    for number, line in enumerate(lines):
+        colour = QUESTION if line.startswith("USER:") else ANSWER if line.startswith("ASSISTANT:") else TEXT
+        pen.text((PADDING, PADDING + number * LINE), line, font=font, fill=colour)
+    canvas.paste(picture, (text_width + 2 * PADDING, (height - picture.height) // 2))
+    canvas.save(output, optimize=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Make the bundled model from nothing: data, vocabulary, untrained weights, stage 1, stage 2, half precision, score.
+set -euo pipefail
+cd "$(dirname "$0")/../../../.."
+tiny=paddlemix/examples/llava/tiny
+work=work_dirs/tiny
+python=${PYTHON:-python}
+started=$SECONDS
+step() { printf '\n== %s (%d min)\n' "$1" $(((SECONDS - started) / 60)); }
+
+mkdir -p "$work"
+step "data";             "$python" -m paddlemix.examples.llava.tiny.make_data --output "$work/data" --side 72 --num-train "${NUM_TRAIN:-24000}"
+step "vocabulary";       "$python" -m paddlemix.examples.llava.tiny.make_tokenizer --output "$work/tokenizer"
+step "untrained model";  "$python" -m paddlemix.examples.llava.tiny.make_model --tokenizer "$work/tokenizer" --output "$work/untrained"
+step "stage 1";          "$python" paddlemix/examples/llava/pretrain.py "$tiny/pretrain.json"
+step "stage 2";          "$python" paddlemix/examples/llava/supervised_finetune.py "$tiny/finetune.json"
+step "half precision";   "$python" -m paddlemix.examples.llava.tiny.store_half --model-path "$work/finetuned" --output "$tiny/model"
+step "held-out score";   "$python" -m paddlemix.examples.llava.tiny.evaluate --model-path "$tiny/model" --data "$work/data" --output "$work/answers.jsonl"
+step "done"

@@ -1,0 +1,76 @@
+"""The commands of the README run as they are written."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+READMES = [ROOT / "README.md", ROOT / "README_zh.md", ROOT / "paddlemix/examples/llava/README.md"]
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """A folder that looks like the repository, so that outputs stay out of it."""
+    folder = tmp_path_factory.mktemp("readme")
+    (folder / "paddlemix").symlink_to(ROOT / "paddlemix")
+    return folder
+
+
+def run(command: str, folder: Path, **options) -> str:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(
+        ["bash", "-euc", command], cwd=folder, env=environment, capture_output=True, text=True, timeout=600, **options
+    )
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
+    return result.stdout
+
+
+def training_block() -> str:
+    return next(block for block in blocks(ROOT / "README.md", "bash") if "make_data" in block)
+
+
+def test_training_commands_run_and_the_merged_model_chats(workplace):
+    output = run(training_block(), workplace, input="How many shapes are there?\n")
+    assert "ASSISTANT: There " in output
+    assert (workplace / "work_dirs/example_merged/model.safetensors").is_file()
+
+
+def test_chat_command_answers(workplace):
+    command = next(block for block in blocks(ROOT / "README.md", "bash") if block.startswith("python paddlemix/examples"))
+    output = run(command.strip() + " --temperature 0", workplace, input="How many shapes are there?\n")
+    assert "There are" in output
+
+
+def test_python_example_runs(workplace):
+    (code,) = blocks(ROOT / "README.md", "python")
+    output = run(f"python - <<'END'\n{code}\nEND", workplace)
+    assert "There are" in output
+
+
+def test_chinese_readme_has_the_same_commands():
+    for language in ("bash", "python"):
+        ours, theirs = (
+            [re.sub(r"#.*", "", block) for block in blocks(path, language)] for path in (READMES[0], READMES[1])
+        )
+        assert [block.split() for block in ours] == [block.split() for block in theirs]
+
+
+@pytest.mark.parametrize("path", READMES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_that_a_readme_names_exist(path):
+    text = path.read_text(encoding="utf-8")
+    named = set(re.findall(r"\]\(([^)#:]+)\)", text))
+    for target in named:
+        assert (path.parent / target).exists(), f"{path} links to {target}"
+    for target in set(re.findall(r"paddlemix/[\w./-]+\.(?:py|json|png)", text)):
+        assert (ROOT / target).exists(), f"{path} names {target}"
+
+
