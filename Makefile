@@ -59,10 +59,10 @@ $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
 
 $(BIN)/python:
 	@seen=""; for name in $(PYTHON); do \
-		if ! command -v $$name >/dev/null; then seen="$$seen; $$name is not there"; continue; fi; \
+		if ! command -v $$name >/dev/null; then seen="$$seen; $$name: not there"; continue; fi; \
 		if why=$$($$name -c '$(CHECK_PYTHON)' 2>&1); then \
 			echo "making the environment $(VENV) with $$name" >&2; exec $$name -m venv $(VENV) </dev/null; fi; \
-		seen="$$seen; $$name $$(echo "$$why" | head -n 1)"; \
+		seen="$$seen; $$name: $$(echo "$$why" | head -n 1)"; \
 	done; \
 	echo "error: no Python 3.10, 3.11 or 3.12 that can make an environment$$seen." >&2; \
 	echo "Install one, or name it: make chat PYTHON=/path/to/python3.11" >&2; exit 1

@@ -16,7 +16,7 @@ def read_requirements(name: str) -> list[str]:
 setup(
     name="paddlemix",
     version="0.1.0",
-    description="LLaVA v1.5 and v1.6 (AnyRes) on PaddlePaddle: chat, train, merge and convert on CUDA, Ascend NPU and CPU",
+    description="LLaVA v1.5 and v1.6 (AnyRes) on PaddlePaddle: chat, train and merge on CUDA, Ascend NPU and CPU",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",

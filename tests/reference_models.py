@@ -81,8 +81,8 @@ def hf_model(is_next: bool, seed: int = 0, strategy: str = "default", vision: di
     else:
         model = LlavaForConditionalGeneration(LlavaConfig(image_seq_length=(SIDE // PATCH) ** 2, **shared))
     for name, parameter in model.named_parameters():
-        if parameter.ndim >= 2:  # wider than the usual 0.02, so that attention and argmax are not nearly flat
-            torch.nn.init.normal_(parameter, std=0.08)
+        if parameter.ndim >= 2:  # wider than the usual 0.02, so that attention is not flat and answers are not one word
+            torch.nn.init.normal_(parameter, std=0.16)
         elif "norm" in name:
             torch.nn.init.uniform_(parameter, 0.5, 1.5)
     model.generation_config.eos_token_id = None

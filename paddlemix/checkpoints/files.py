@@ -6,6 +6,7 @@ A tensor is read as a NumPy array and the name of its dtype; bfloat16, which Num
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -53,7 +54,7 @@ def read_json(path: Path) -> dict:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise CheckpointError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} holds a JSON {type(value).__name__}, expected an object")
@@ -69,8 +70,10 @@ def open_safetensors(path: Path) -> dict[str, StoredTensor]:
             raise CheckpointError(f"{path} is not a whole safetensors file: its header would be {num_header} bytes")
         try:
             header = json.loads(file.read(num_header))
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
             raise CheckpointError(f"{path} has a damaged safetensors header: {error}") from None
+    if not isinstance(header, dict):
+        raise CheckpointError(f"{path} has a damaged safetensors header: a JSON {type(header).__name__}, not an object")
     start = 8 + num_header
     data = np.memmap(path, dtype=np.uint8, mode="r", offset=start) if size > start else np.zeros(0, np.uint8)
     entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
@@ -80,19 +83,26 @@ def open_safetensors(path: Path) -> dict[str, StoredTensor]:
 
 def _check_offsets(path: Path, entries: dict, num_bytes: int) -> None:
     """Refuse tensors that overlap, leave the file, or leave gaps."""
+    for name, entry in entries.items():
+        if not _is_entry(entry):
+            raise CheckpointError(f"{path} has a damaged safetensors header: tensor {name!r} is described by {entry!r}")
     end = 0
-    try:
-        spans = sorted(tuple(entry["data_offsets"]) for entry in entries.values())
-        for first, last in spans:
-            if first != end or last < first:
-                raise CheckpointError(f"{path} has overlapping or scattered tensors at byte {first}")
-            end = last
-    except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(f"{path} has a damaged safetensors header: {error!r}") from None
+    for first, last in sorted(tuple(entry["data_offsets"]) for entry in entries.values()):
+        if first != end or last < first:
+            raise CheckpointError(f"{path} has overlapping or scattered tensors at byte {first}")
+        end = last
     if end != num_bytes:
         raise CheckpointError(f"{path} is cut off or has extra bytes: its header tells of {end}, it holds {num_bytes}")
+
+
+def _is_entry(entry) -> bool:
+    """Tell if a header's entry has the fields of a tensor, with values of the right kinds."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str):
+        return False
+    shape, offsets = entry.get("shape"), entry.get("data_offsets")
+    if not isinstance(shape, list) or not isinstance(offsets, list) or len(offsets) != 2:
+        return False
+    return all(type(number) is int and number >= 0 for number in (*shape, *offsets))
 
 
 def _stored(path: Path, name: str, entry: dict, data: np.ndarray) -> StoredTensor:
@@ -101,7 +111,7 @@ def _stored(path: Path, name: str, entry: dict, data: np.ndarray) -> StoredTenso
         raise CheckpointError(f"{path}: tensor {name!r} has dtype {entry['dtype']}, expected one of {list(SAFETENSORS)}")
     shape = tuple(entry["shape"])
     first, last = entry["data_offsets"]
-    expected = int(np.prod(shape, dtype=np.int64)) * storage_dtype(dtype).itemsize
+    expected = math.prod(shape) * storage_dtype(dtype).itemsize
     if last - first != expected:
         raise CheckpointError(f"{path}: tensor {name!r} has {last - first} bytes, its shape {shape} needs {expected}")
     return StoredTensor(dtype, shape, data[first:last].view(storage_dtype(dtype)).reshape(shape))
@@ -113,8 +123,8 @@ def open_weights(folder: Path, single: str, index: str, open_file) -> dict[str, 
     if not (folder / index).is_file():
         return open_file(folder / single)
     weight_map = read_json(folder / index).get("weight_map")
-    if not isinstance(weight_map, dict):
-        raise CheckpointError(f"{folder / index} has no 'weight_map' object")
+    if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
+        raise CheckpointError(f"{folder / index} has no 'weight_map' object from tensor names to file names")
     tensors: dict[str, StoredTensor] = {}
     for shard in sorted(set(weight_map.values())):
         if Path(shard).name != shard:
@@ -141,7 +151,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, StoredTensor], metadata:
     header: dict = {"__metadata__": dict(metadata)}
     end = 0
     for name, tensor in tensors.items():
-        size = int(np.prod(tensor.shape, dtype=np.int64)) * storage_dtype(tensor.dtype).itemsize
+        size = math.prod(tensor.shape) * storage_dtype(tensor.dtype).itemsize
         header[name] = {"dtype": codes[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [end, end + size]}
         end += size
     text = json.dumps(header, separators=(",", ":")).encode()
@@ -166,11 +176,12 @@ class replacing:
         return self.file
 
     def __exit__(self, kind, error, traceback):
-        self.file.close()
-        if kind is None:
-            os.replace(self.temporary, self.path)
-        else:
-            os.unlink(self.temporary)
+        try:
+            self.file.close()  # writes what is buffered, so it can fail too
+            if kind is None:
+                os.replace(self.temporary, self.path)
+        finally:
+            Path(self.temporary).unlink(missing_ok=True)
         return False
 
 

@@ -74,20 +74,19 @@ class ChatLoop:
             sampling = dataclasses.replace(session.sampling, seed=session.sampling.seed + len(session.turns))
         else:
             sampling = session.sampling
-        images, self.waiting = self.waiting, []
         try:
-            turn = self._print_answer(session.stream(text, images, sampling))
+            pieces = session.stream(text, self.waiting, sampling)
         except ValueError as error:  # no room, or a picture that is gone; nothing was changed
             print(f"(not sent: {error})")
-            turn = None
+            return
         except KeyboardInterrupt:
-            print("(stopped)")
-            turn = None
+            print("(not sent)")
+            return
+        turn = self._print_answer(pieces)
         if turn in session.turns:
-            self.sent += images
-            self._comment(turn)
-        else:  # taken back: the pictures wait for the next question
-            self.waiting = images
+            self.sent += self.waiting
+            self.waiting = []
+            self._comment(turn)  # otherwise it was stopped before it began, and its pictures still wait
 
     def _print_answer(self, pieces: Generator[str, None, None]) -> Turn:
         """Print a started answer as it comes, until it ends or Ctrl-C; return its turn."""

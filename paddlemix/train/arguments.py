@@ -101,8 +101,13 @@ def parse(values: dict[str, Any]) -> tuple[ModelArguments, DataArguments, LlavaT
 
 
 def _field_types(cls) -> dict[str, Any]:
+    """Return name -> type; paddlenlp declares some fields without None and defaults them to it."""
     hints = typing.get_type_hints(cls)
-    return {item.name: hints[item.name] for item in dataclasses.fields(cls) if item.init}
+    return {
+        item.name: hints[item.name] | None if item.default is None else hints[item.name]
+        for item in dataclasses.fields(cls)
+        if item.init
+    }
 
 
 def _check_keys(values: dict[str, Any], known: set[str]) -> None:
@@ -217,8 +222,6 @@ def _as_bool(word: str) -> bool:
 def _as_number(kind: type, value) -> int | float:
     if isinstance(value, bool):
         raise TypeError("no number")
-    if isinstance(value, int):
-        return kind(value)  # not by way of float, which would round a large seed
     number = float(value)
     if kind is int and number != int(number):
         raise ValueError("no whole number")

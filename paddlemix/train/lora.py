@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 from pathlib import Path
 
@@ -51,8 +52,10 @@ def save_adapter(wrapped: LoRAModel, folder: Path) -> None:
     """Write lora_model_state.pdparams and lora_config.json with PaddleMIX's names and keys."""
     config = wrapped.model.config
     tensors = {adapter_files.to_paddlemix_name(name, config): value for name, value in trained_tensors(wrapped).items()}
+    buffer = io.BytesIO()  # paddle.save takes no open file
+    paddle.save(tensors, buffer)
     with replacing(folder / adapter_files.WEIGHTS) as file:
-        paddle.save(tensors, file)
+        file.write(buffer.getbuffer())
     values = dataclasses.asdict(wrapped.lora_config)
     values["scaling"] = wrapped.lora_config.scaling
     write_json(folder / adapter_files.CONFIG, values)

@@ -27,7 +27,7 @@ ROWS = {
 }
 
 
-def batch_of(pair, rows, seed: int = 0) -> Batch:
+def batch_of(pair, rows, seed: int = 2) -> Batch:
     return tiny.make_batch(np.random.default_rng(seed), rows, pair.spec)
 
 
@@ -57,21 +57,22 @@ def last_logits(model, batch: Batch) -> np.ndarray:
 def test_greedy_ids_equal_transformers(pair, row):
     batch = batch_of(pair, [row])
     theirs = their_answer(pair, batch)
-    assert len(set(theirs)) > 1
+    assert len(set(theirs)) > 6
     assert pair.ours.generate(batch, GREEDY) == [theirs]
 
 
-def test_answer_ends_with_the_first_end_token_as_in_transformers(make_pair, pair, tmp_path):
+def test_answer_ends_with_the_first_end_token_as_in_transformers(pair, tmp_path):
     batch = batch_of(pair, [ROWS["one-picture"]])
     whole = their_answer(pair, batch)
-    first = next(place for place in range(3, NUM_NEW) if whole[place] not in whole[:place])
+    first = next(place for place in range(2, NUM_NEW) if whole[place] not in whole[:place])
+    unused = next(token for token in range(3, 97) if token not in whole)
     model = tiny.hf_model(pair.is_next)
-    for end_ids in (whole[first], [96, whole[first]]):
+    for end_ids in (whole[first], [unused, whole[first]]):
         model.generation_config.eos_token_id = end_ids
         folder = tiny.save_hf(model, tmp_path / str(end_ids), pair.is_next)
         ours = LlavaForConditionalGeneration.from_pretrained(folder, device="cpu")
         theirs = their_answer(dataclasses.replace(pair, theirs=model), batch)
-        assert theirs == whole[: first + 1] or 96 in theirs
+        assert theirs == whole[: first + 1]
         assert ours.generate(batch, SamplingParams(max_new_tokens=NUM_NEW)) == [theirs]
         assert ours.generate(batch, GREEDY) == [whole]
 
@@ -236,7 +237,7 @@ def test_same_seed_gives_the_same_ids_and_another_seed_others(pair):
 def test_draws_follow_transformers_distribution(options):
     logits = np.random.default_rng(0).normal(0, 1.5, 12).astype(np.float32)
     sampler = Sampler(SamplingParams(seed=0, **options))
-    num_draws = 20_000
+    num_draws = 4000
     found = np.bincount([sampler(logits) for _ in range(num_draws)], minlength=12) / num_draws
     expected = their_distribution(logits, options)
     assert ((found > 0) <= (expected > 0)).all()

@@ -32,15 +32,25 @@ def make_model(config_file: Path, tokenizer_folder: Path, output: Path, seed: in
     from paddlemix.models.llava import LlavaForConditionalGeneration
 
     values = json.loads(config_file.read_text(encoding="utf-8"))
+    initial_std = values.pop("initial_std", {})
     tokenizer = load_tokenizer(tokenizer_folder)
     values["language"]["vocab_size"] = tokenizer.vocab_size
     values["eos_token_ids"] = [tokenizer.eos_id]
     model = LlavaForConditionalGeneration(LlavaConfig.from_dict(values))
     model.initialize_weights(seed)
+    _scale(model, initial_std)
     model.save_pretrained(output)
     for name in ("tokenizer.model", "tokenizer_config.json"):
         shutil.copyfile(tokenizer_folder / name, output / name)
     return sum(int(parameter.size) for parameter in model.parameters())
+
+
+def _scale(model, initial_std: dict[str, float]) -> None:
+    """Bring weights drawn with 0.02 to the standard deviation of the longest start of their name that is listed."""
+    for name, parameter in model.named_parameters():
+        prefix = max((prefix for prefix in initial_std if name.startswith(prefix)), key=len, default=None)
+        if prefix is not None and (parameter.ndim > 1 or name.endswith("class_embedding")):
+            parameter.set_value(parameter * (initial_std[prefix] / 0.02))
 
 
 if __name__ == "__main__":

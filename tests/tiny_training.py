@@ -1,0 +1,71 @@
+"""Training runs of tiny models inside the test process, through the same code as the scripts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from unittest import mock
+
+import tiny_folder
+
+from paddlemix.train import run
+
+PRETRAIN_FREEZE = {"freeze_include": ["*llama*", "*lm_head*"], "freeze_exclude": ["*llama.mm_projector*"]}
+LORA = {
+    "lora": True,
+    "lora_rank": 4,
+    "lora_alpha": 8,
+    "lora_dropout": 0.0,
+    "lora_target_modules": [f"llama.layer.*{name}_proj.*" for name in ("q", "k", "v", "o", "gate", "up", "down")],
+}
+
+
+def settings(home: Path, data: Path, mode: str = "pad", **changes) -> dict:
+    """Return the values of a run with a constant rate, four steps and batches of two; output_dir is home/out."""
+    values = {
+        "model_name_or_path": str(tiny_folder.folder(mode)),
+        "dataset": str(data),
+        "output_dir": str(home / "out"),
+        "overwrite_output_dir": True,
+        "per_device_train_batch_size": 2,
+        "per_device_eval_batch_size": 2,
+        "learning_rate": 1e-3,
+        "lr_scheduler_type": "constant",
+        "max_steps": 4,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "do_train": True,
+        "disable_tqdm": True,
+        "report_to": "none",
+        "device": "cpu",
+    }
+    return {**values, **changes}
+
+
+def build(values: dict, template: str | None = None):
+    """Return the trainer of a run, just before it starts."""
+    made = []
+    with mock.patch.object(run, "execute", lambda trainer, args: made.append(trainer)):
+        run.train(values, template=template, config_folder=None)
+    return made[0]
+
+
+def train(values: dict, template: str | None = None):
+    """Run to the end, saving included; return the trainer."""
+    trainer = build(values, template)
+    run.execute(trainer, trainer.args)
+    return trainer
+
+
+def losses(trainer) -> list[float]:
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def weights(model) -> dict:
+    """Return copies of all parameters as arrays."""
+    return {name: parameter.numpy().copy() for name, parameter in model.named_parameters()}
+
+
+def differing(first: dict, second: dict) -> set[str]:
+    """Return the names of the parameters that are not equal bit by bit."""
+    assert set(first) == set(second)
+    return {name for name in first if first[name].tobytes() != second[name].tobytes()}

@@ -1,0 +1,309 @@
+"""Raw values to settings: names, types, limits, and what the user is told."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from pathlib import Path
+
+import pytest
+from paddlenlp.trainer import TrainingArguments
+
+import paddlemix
+from paddlemix.train.arguments import parse
+from paddlemix.train.values import read_values
+
+CONFIGS = Path(paddlemix.__file__).parent / "config" / "llava"
+# PaddleMIX's own keys beside paddlenlp's (paddlemix/examples/llava: ModelArgument, DataArgument, GenerateArgument,
+# TrainingArguments), with values of the type that each has there.
+USED = {
+    "model_name_or_path": "model",
+    "freeze_include": ["*llama*"],
+    "freeze_exclude": ["*mm_projector*"],
+    "lora": True,
+    "lora_path": "adapter",
+    "lora_rank": 4,
+    "lora_alpha": 8,
+    "lora_dropout": 0.1,
+    "lora_target_modules": ["llama.layer.*q_proj.*"],
+    "dataset": {"train": [{"name": "chatml_dataset", "data_files": "train.json"}]},
+    "max_length": 64,
+    "mm_projector_lr": 2e-5,
+}
+WITHOUT_EFFECT = {
+    "text_model_name_or_path": "vicuna",
+    "use_flash_attention": False,
+    "prefix_tuning": False,
+    "num_prefix_tokens": 128,
+    "from_aistudio": False,
+    "save_to_aistudio": False,
+    "aistudio_repo_id": None,
+    "aistudio_repo_private": True,
+    "aistudio_repo_license": "Apache License 2.0",
+    "aistudio_token": None,
+    "neftune": False,
+    "neftune_noise_alpha": 5.0,
+    "task_name": None,
+    "src_length": 1024,
+    "eval_with_do_generation": False,
+    "save_generation_output": False,
+    "lazy": False,
+    "chat_template": None,
+    "splits": None,
+    "top_k": 1,
+    "top_p": 1.0,
+    "benchmark": False,
+    "profiler_options": None,
+    "warmup_start_lr": 1e-6,
+    "eta_min": 1e-5,
+    "lr_scheduler_name": "CosineDecayWithWarmup",
+}
+SPEED_ONLY = {"mixtoken": False, "group_by_modality_length": False}
+
+
+def settings(**values):
+    """Parse with an output folder on the CPU; returns all fields of the three classes in one dictionary."""
+    parts = parse({"output_dir": "out", "device": "cpu", **values})
+    return {key: value for part in parts for key, value in vars(part).items()}
+
+
+def from_line(line: list[str]) -> dict:
+    return settings(**read_values(line))
+
+
+def test_values_reach_the_three_classes():
+    model, data, training = parse({"output_dir": "out", "device": "cpu", **USED, "max_steps": 5})
+    assert (model.lora_rank, model.freeze_include) == (4, ["*llama*"])
+    assert (data.max_length, data.dataset) == (64, USED["dataset"])
+    assert (training.max_steps, training.mm_projector_lr, training.output_dir) == (5, 2e-5, "out")
+
+
+def test_defaults_are_paddlemix_ones():
+    found = settings()
+    assert {key: found[key] for key in ("lora", "lora_rank", "lora_alpha", "lora_dropout", "max_length")} == {
+        "lora": False,
+        "lora_rank": 8,
+        "lora_alpha": 16,
+        "lora_dropout": 0.05,
+        "max_length": 2048,
+    }
+    assert found["mm_projector_lr"] is None
+
+
+def test_every_key_of_paddlemix_is_accepted():
+    found = settings(**USED, **WITHOUT_EFFECT, **SPEED_ONLY)
+    assert {key: found[key] for key in USED} == USED
+
+
+def test_every_training_argument_of_paddlenlp_is_accepted_with_its_default():
+    defaults = {item.name: item.default for item in dataclasses.fields(TrainingArguments) if item.init}
+    assert len(defaults) > 100
+    del defaults["output_dir"]
+    defaults = {key: getattr(value, "value", value) for key, value in defaults.items()}
+    computed = {key for key, value in defaults.items() if value is dataclasses.MISSING}
+    assert computed <= {"output_dir", "logging_dir", "device"}, computed
+    found = settings(**{key: value for key, value in defaults.items() if key not in {*computed, "device"}})
+    assert set(defaults) - set(found) <= {"sharding_degree"}  # deprecated, and deleted by paddlenlp itself
+
+
+@pytest.mark.parametrize("name", sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.json")))
+def test_shipped_file_parses_into_its_own_values(name):
+    values = json.loads((CONFIGS / name).read_text(encoding="utf-8"))
+    found = settings(**read_values([str(CONFIGS / name)]))
+    # Changed by paddlenlp: evaluation_strategy turns do_eval on; one process has nothing to shard.
+    changed = {"do_eval", "sharding", "sharding_parallel_degree", "tensor_parallel_degree"}
+    for key in set(values) - changed - set(WITHOUT_EFFECT) - set(SPEED_ONLY):
+        assert getattr(found[key], "value", found[key]) == values[key], key
+
+
+def test_flags_give_the_same_settings_as_json(tmp_path):
+    values = {
+        "output_dir": "out",
+        "device": "cpu",
+        "learning_rate": 2e-5,
+        "max_steps": 3,
+        "lora": True,
+        "recompute": False,
+        "lora_target_modules": ["a.*", "b.*"],
+        "dataset": {"train": [{"data_files": "t.json"}]},
+        "evaluation_strategy": "steps",
+    }
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps(values), encoding="utf-8")
+    line = "--output_dir out --device cpu --learning-rate 2e-5 --max_steps=3 --lora --recompute false".split()
+    line += ["--lora_target_modules", "a.*", "b.*", "--evaluation_strategy", "steps"]
+    line += ["--dataset", '{"train": [{"data_files": "t.json"}]}']
+    from_json, from_flags = from_line([str(path)]), from_line(line)
+    assert {key: from_flags[key] for key in values} == {key: from_json[key] for key in values}
+    assert type(from_flags["output_dir"]) is str
+
+
+def test_flag_overrides_json(tmp_path):
+    path = tmp_path / "run.json"
+    path.write_text('{"max_steps": 3, "lora": true, "lora_rank": 4}', encoding="utf-8")
+    found = from_line([str(path), "--max_steps", "9", "--lora", "False"])
+    assert (found["max_steps"], found["lora"], found["lora_rank"]) == (9, False, 4)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("true", True), ("True", True), ("1", True), ("false", False), ("0", False)]
+)
+def test_words_for_booleans(text, expected):
+    assert from_line(["--lora", text])["lora"] is expected
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (["--freeze_include", "*llama*"], ["*llama*"]),
+        (["--freeze_include", "*llama*", "*lm_head*"], ["*llama*", "*lm_head*"]),
+        (["--freeze_include", '["*llama*", "*lm_head*"]'], ["*llama*", "*lm_head*"]),
+    ],
+)
+def test_list_from_words_or_json(line, expected):
+    assert from_line(line)["freeze_include"] == expected
+
+
+@pytest.mark.parametrize("line", [["--dataset", "train.json"], ["--dataset=train.json"]])
+def test_dataset_may_be_a_path(line):
+    assert from_line(line)["dataset"] in ("train.json", ["train.json"])
+
+
+def test_dataset_as_list_of_entries_with_two_keys_stays_a_list():
+    entries = [{"name": "chatml_dataset", "data_files": "train.json"}]
+    assert settings(dataset=entries)["dataset"] == entries
+
+
+def test_one_stands_for_true_as_in_paddlemix_benchmark_files():
+    assert settings(lora=1)["lora"] is True
+
+
+@pytest.mark.parametrize(
+    ("key", "near"),
+    [("learing_rate", "learning_rate"), ("lora_ranks", "lora_rank"), ("datasets", "dataset"), ("topp", "top_p")],
+)
+def test_unknown_key_names_the_nearest(key, near):
+    with pytest.raises(ValueError, match=f"unknown setting '{key}': did you mean '{near}'"):
+        settings(**{key: 1})
+
+
+def test_unknown_key_without_a_near_one():
+    with pytest.raises(ValueError, match=r"unknown setting 'zzzzzzzz'$"):
+        settings(zzzzzzzz=1)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("per_device_train_batch_size", "four", "int"),
+        ("per_device_train_batch_size", 1.5, "int"),
+        ("per_device_train_batch_size", True, "int"),
+        ("per_device_train_batch_size", [1], "int"),
+        ("max_steps", "inf", "int"),
+        ("learning_rate", "fast", "float"),
+        ("learning_rate", None, "float"),
+        ("learning_rate", False, "float"),
+        ("lora", "maybe", "bool"),
+        ("lora", 2, "bool"),
+        ("output_dir", 5, "str"),
+        ("model_name_or_path", ["a"], "str"),
+        ("lora_target_modules", [1, 2], r"list\[str\]"),
+        ("freeze_include", {"a": 1}, r"list\[str\]"),
+        ("label_names", 5, r"list\[str\]"),
+        ("skip_data_intervals", [["a"]], r"list\[.*list\[int\]\]"),
+        ("dataset", 5, "dict or list or str"),
+        ("evaluation_strategy", "sometimes", "one of no, steps, epoch"),
+    ],
+)
+def test_wrong_type_names_key_value_and_type(key, value, expected):
+    with pytest.raises(ValueError, match=rf"^{key} is .*: expected {expected}$") as caught:
+        settings(**{key: value})
+    assert repr(value) in str(caught.value)
+
+
+def test_flag_without_its_value_is_an_error():
+    with pytest.raises(ValueError, match="max_steps is True: expected int"):
+        from_line(["--max_steps", "--lora"])
+
+
+@pytest.mark.parametrize("line", [["--dataset", '{"train": [}'], ["--freeze_include", '["a"']])
+def test_broken_json_in_a_flag_is_named(line):
+    with pytest.raises(ValueError, match=f"{line[0][2:]} is .*not valid JSON: .*column"):
+        from_line(line)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("per_device_train_batch_size", 0),
+        ("per_device_eval_batch_size", 0),
+        ("gradient_accumulation_steps", 0),
+        ("num_train_epochs", -1),
+        ("max_length", 0),
+        ("lora_rank", 0),
+        ("lora_dropout", -0.1),
+    ],
+)
+def test_value_below_the_least_is_an_error(key, value):
+    with pytest.raises(ValueError, match=f"{key} is {value}.*expected at least"):
+        settings(**{key: value})
+
+
+def test_what_paddlenlp_refuses_by_assertion_is_a_value_error():
+    with pytest.raises(ValueError, match="paddlenlp refuses these training settings"):
+        settings(enable_auto_parallel=True, hybrid_parallel_topo_order="sideways")
+
+
+@pytest.mark.parametrize("values", [{}, {"output_dir": ""}, {"output_dir": None}])
+def test_missing_output_dir_is_an_error(values):
+    with pytest.raises(ValueError, match="output_dir"):
+        parse({"device": "cpu", **values})
+
+
+def test_missing_device_names_what_there_is():
+    with pytest.raises(ValueError, match=r"device 'npu' is not there: this machine has .*cpu"):
+        settings(device="npu")
+
+
+def test_unused_keys_are_named_in_one_notice(caplog):
+    with caplog.at_level(logging.WARNING, logger="paddlemix"):
+        settings(neftune=True, top_p=0.5, lora=True)
+    lines = [record.message for record in caplog.records if record.name == "paddlemix"]
+    assert len(lines) == 1 and lines[0].endswith("without effect here as there: neftune, top_p")
+
+
+@pytest.mark.parametrize(("values", "num_notices"), [({"mixtoken": True}, 1), ({"mixtoken": False}, 0), ({}, 0)])
+def test_what_only_speed_depends_on_is_told_when_it_is_wanted(caplog, values, num_notices):
+    with caplog.at_level(logging.WARNING, logger="paddlemix"):
+        settings(**values)
+    assert sum("mixtoken" in record.message for record in caplog.records) == num_notices
+
+
+@pytest.mark.parametrize("key", ["fp16", "bf16"])
+def test_half_precision_on_a_cpu_becomes_float32_with_a_notice(caplog, key):
+    with caplog.at_level(logging.WARNING, logger="paddlemix"):
+        found = settings(**{key: True, "fp16_opt_level": "O2", "amp_master_grad": True})
+    assert (found["fp16"], found["bf16"], found["fp16_opt_level"]) == (False, False, "O1")
+    assert any(record.message.startswith(f"{key}: cpu has no") for record in caplog.records)
+
+
+def test_o2_without_half_precision_keeps_float32_with_a_notice(caplog):
+    with caplog.at_level(logging.WARNING, logger="paddlemix"):
+        assert settings(fp16_opt_level="O2")["fp16_opt_level"] == "O1"
+    assert any("needs fp16 or bf16" in record.message for record in caplog.records)
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"sharding": "stage2", "sharding_parallel_degree": 8, "tensor_parallel_degree": 1}, "sharding stage2"),
+        ({"tensor_parallel_degree": 2}, "tensor_parallel_degree 2"),
+        ({"tensor_parallel_degree": 1}, None),
+    ],
+)
+def test_one_process_says_that_it_splits_nothing(caplog, values, told):
+    with caplog.at_level(logging.WARNING, logger="paddlemix"):
+        settings(**values)
+    lines = [record.message for record in caplog.records if "without effect in one process" in record.message]
+    assert [line.startswith(told) for line in lines] == ([True] if told else [])
