@@ -7,6 +7,8 @@ from unittest import mock
 
 import tiny_folder
 
+from paddlenlp.trainer import TrainerCallback
+
 from paddlemix.train import run
 
 PRETRAIN_FREEZE = {"freeze_include": ["*llama*", "*lm_head*"], "freeze_exclude": ["*llama.mm_projector*"]}
@@ -17,6 +19,24 @@ LORA = {
     "lora_dropout": 0.0,
     "lora_target_modules": [f"llama.layer.*{name}_proj.*" for name in ("q", "k", "v", "o", "gate", "up", "down")],
 }
+
+
+class Recorder(TrainerCallback):
+    """Keeps what a trainer logs, and the weights of every step at which it saves."""
+
+    def __init__(self, trainer):
+        self.trainer = trainer
+        self.losses: list[float] = []
+        self.rates: list[float] = []
+        self.eval_losses: list[float] = []
+        self.saved: dict[int, dict] = {}
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        for key, seen in (("loss", self.losses), ("learning_rate", self.rates), ("eval_loss", self.eval_losses)):
+            seen += [logs[key]] if key in logs else []
+
+    def on_save(self, args, state, control, **kwargs):
+        self.saved[state.global_step] = weights(self.trainer.llava)
 
 
 def settings(home: Path, data: Path, mode: str = "pad", **changes) -> dict:
@@ -46,7 +66,10 @@ def build(values: dict, template: str | None = None):
     made = []
     with mock.patch.object(run, "execute", lambda trainer, args: made.append(trainer)):
         run.train(values, template=template, config_folder=None)
-    return made[0]
+    trainer = made[0]
+    trainer.recorder = Recorder(trainer)
+    trainer.add_callback(trainer.recorder)
+    return trainer
 
 
 def train(values: dict, template: str | None = None):
@@ -54,10 +77,6 @@ def train(values: dict, template: str | None = None):
     trainer = build(values, template)
     run.execute(trainer, trainer.args)
     return trainer
-
-
-def losses(trainer) -> list[float]:
-    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
 def weights(model) -> dict:

@@ -33,6 +33,7 @@ class ModelArguments:
     lora_target_modules: list[str] | None = field(default=None, metadata={"help": "regular expressions of layer names"})
     unfreeze_mm_vision_tower: bool = field(default=False, metadata={"help": "train the vision tower too"})
     freeze_mm_mlp_adapter: bool = field(default=False, metadata={"help": "do not train the projector"})
+    version: str | None = field(default=None, metadata={"help": "PaddleMIX's older name of conv_mode"})
     conv_mode: str | None = field(default=None, metadata={"help": "template; default plain (stage 1) or the model's"})
 
 
@@ -144,7 +145,7 @@ def _training_values(own: dict[str, Any]) -> dict[str, Any]:
     for key, dtype in (("fp16", "float16"), ("bf16", "bfloat16")):
         if own.get(key) and not devices.can_compute(dtype, own["device"]):
             notice(f"{key}: {own['device']} has no {dtype} kernels for matrix products and convolutions; using float32")
-            own.update({key: False, "fp16_opt_level": "O1", "amp_master_grad": False})
+            own.update({key: False, f"{key}_full_eval": False, "fp16_opt_level": "O1", "amp_master_grad": False})
     if own.get("fp16_opt_level") == "O2" and not (own.get("fp16") or own.get("bf16")):
         own["fp16_opt_level"] = "O1"
         notice("fp16_opt_level O2 needs fp16 or bf16: the weights stay in float32")

@@ -26,7 +26,8 @@ def main(argv: list[str], *, script: str, template: str | None) -> int:
         return 0 if argv else 2
     try:
         values = read_values(argv)
-        prepare_environment(values.get("device"))
+        device = values.get("device")
+        prepare_environment(device if isinstance(device, str) else None)  # what is no text is refused further down
         train(values, template=template, config_folder=_config_folder(argv))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -50,7 +51,7 @@ def train(values: dict[str, Any], *, template: str | None, config_folder: Path |
     if not model_args.model_name_or_path:
         raise ValueError("model_name_or_path is missing: name the folder of the model to start from")
     processor = LlavaProcessor.from_pretrained(model_args.model_name_or_path)
-    train_set, eval_set = read_data(processor, model_args.conv_mode or template, data_args, args, config_folder)
+    train_set, eval_set = read_data(processor, model_args.conv_mode or model_args.version or template, data_args, args, config_folder)
     dtype = weight_dtype(args)
     model = load_model(model_args.model_name_or_path, dtype=dtype, device=args.device)
     freeze(

@@ -100,7 +100,7 @@ def all_answers(num: int = 400) -> list[tuple[shapes.Scene, questions.QA]]:
 
 def test_every_kind_of_question_is_asked():
     kinds = {qa.kind for _, qa in all_answers()}
-    assert kinds == {"count", "colour", "shape", "place", "yes_no", "relation", "description"}
+    assert kinds == {"count", "colour", "shape", "place", "yes_no", "description"}
 
 
 def count_by_words(scene: shapes.Scene, words: str) -> int:
@@ -137,18 +137,6 @@ def test_colour_shape_and_place_answers_name_the_only_shape_that_fits():
             assert shape.cell == ((columns or [1])[0], (rows or [1])[0])
 
 
-def test_relation_answers_agree_with_the_centres_drawn():
-    pattern = r"Is the (\w+ \w+) (to the left of|to the right of|above|below) the (\w+ \w+)\?"
-    for scene, qa in all_answers():
-        if qa.kind != "relation":
-            continue
-        first, word, second = re.fullmatch(pattern, qa.question).groups()
-        (a,), (b,) = ([s.centre for s in scene.shapes if f"{s.colour} {s.kind}" == name] for name in (first, second))
-        gap = {"left": b[0] - a[0], "right": a[0] - b[0], "above": b[1] - a[1], "below": a[1] - b[1]}
-        assert abs(gap[word.split()[-2] if " " in word else word]) > 10
-        assert qa.answer.startswith("Yes" if gap[word.split()[-2] if " " in word else word] > 0 else "No")
-
-
 def test_caption_lists_all_shapes_from_left_to_right():
     for scene in random_scenes(200):
         found = re.findall(r"(\w+) (circle|square|triangle|star)", questions.caption(scene))
@@ -156,9 +144,8 @@ def test_caption_lists_all_shapes_from_left_to_right():
         assert "a orange" not in questions.caption(scene).lower()
 
 
-@pytest.mark.parametrize("kind", ["yes_no", "relation"])
-def test_yes_is_right_about_half_the_time(kind):
-    answers = [qa.answer for _, qa in all_answers(2000) if qa.kind == kind]
+def test_yes_is_right_about_half_the_time():
+    answers = [qa.answer for _, qa in all_answers(2000) if qa.kind == "yes_no"]
     assert len(answers) > 800
     assert 0.45 < sum(answer.startswith("Yes") for answer in answers) / len(answers) < 0.55
 

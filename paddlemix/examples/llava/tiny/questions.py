@@ -20,12 +20,6 @@ PLACES = {
     (1, 2): "at the bottom",
     (2, 2): "at the bottom right",
 }
-RELATIONS: dict[str, Callable[[Shape, Shape], int]] = {  # positive: yes, negative: no, 0: do not ask
-    "to the left of": lambda a, b: b.cell[0] - a.cell[0],
-    "to the right of": lambda a, b: a.cell[0] - b.cell[0],
-    "above": lambda a, b: b.cell[1] - a.cell[1],
-    "below": lambda a, b: a.cell[1] - b.cell[1],
-}
 COUNT_WORDINGS = (
     "How many {} are there?",
     "How many {} do you see?",
@@ -46,7 +40,6 @@ SHAPE_WORDINGS = (
 )
 PLACE_WORDINGS = ("Where is the {}?", "Where is the {} in the picture?", "In which part of the picture is the {}?")
 YES_NO_WORDINGS = ("Is there a {}?", "Do you see a {}?", "Is there a {} in the picture?", "Does the picture show a {}?")
-RELATION_WORDINGS = ("Is the {} {} the {}?",)
 LIST_WORDINGS = ("What is in the picture?", "What do you see?", "List the shapes.", "Which shapes are in the picture?")
 DETAIL_WORDINGS = (
     "Describe the picture.",
@@ -155,37 +148,12 @@ def ask_yes_no(scene: Scene, rng: random.Random) -> QA:
     return QA("yes_no", _with_an(rng.choice(YES_NO_WORDINGS).format(name)), _with_an(answer))
 
 
-def ask_relation(scene: Scene, rng: random.Random) -> QA | None:
-    """Ask whether one shape lies left of, right of, above or below another, yes as often as no.
-
-    None if the picture has no two shapes that exist once. Shapes in the same column (row) are not asked for left and
-    right (above and below).
-    """
-    singles = _singles(scene)
-    pairs = [
-        (first, word, second, sign(first, second) > 0)
-        for first in singles
-        for second in singles
-        for word, sign in RELATIONS.items()
-        if sign(first, second)
-    ]
-    if not pairs:
-        return None
-    is_true = rng.random() < 0.5
-    first, word, second, _ = rng.choice([pair for pair in pairs if pair[3] == is_true])
-    names = [f"{shape.colour} {shape.kind}" for shape in (first, second)]
-    question = rng.choice(RELATION_WORDINGS).format(names[0], word, names[1])
-    start = "Yes, the {} is" if is_true else "No, the {} is not"
-    return QA("relation", question, f"{start.format(names[0])} {word} the {names[1]}.")
-
-
 ASKERS: dict[str, Callable[[Scene, random.Random], QA | None]] = {
     "count": ask_count,
     "colour": ask_colour,
     "shape": ask_shape,
     "place": ask_place,
     "yes_no": ask_yes_no,
-    "relation": ask_relation,
     "description": ask_description,
 }
 

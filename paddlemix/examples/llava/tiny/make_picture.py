@@ -1,0 +1,55 @@
+"""Draw the bundled picture, shapes.png, and write scene.json: what it shows, and questions with their right answers."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from paddlemix.examples.llava.tiny.questions import caption
+from paddlemix.examples.llava.tiny.shapes import CELL, Scene, Shape, draw
+
+HERE = Path(__file__).parent
+SIDE = 360
+SHAPES = (
+    ("star", "red", (0, 0), 9.5),
+    ("circle", "blue", (2, 0), 9.0),
+    ("square", "green", (1, 1), 8.5),
+    ("triangle", "red", (0, 2), 9.5),
+)
+QUESTIONS = {
+    "How many shapes are there?": "There are four shapes.",
+    "Describe the picture.": None,  # the caption
+    "What colour is the circle?": "The circle is blue.",
+    "Which shape is green?": "The green shape is a square.",
+    "Where is the red triangle?": "The red triangle is at the bottom left.",
+    "Is there a yellow star?": "No, there is no yellow star.",
+    "Count the red shapes.": "There are two red shapes.",
+}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Write both files to the folder that the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, default=HERE)
+    output = parser.parse_args(argv).output
+    scene = demo_scene()
+    draw(scene, SIDE).save(output / "shapes.png", optimize=True)
+    questions = {question: answer or caption(scene) for question, answer in QUESTIONS.items()}
+    text = json.dumps({"shapes": scene.layout, "questions": questions}, indent=2)
+    (output / "scene.json").write_text(text + "\n", encoding="utf-8")
+
+
+def demo_scene() -> Scene:
+    """Return a scene whose layout is held out from training."""
+    shapes = [
+        Shape(kind, colour, cell, tuple((edge + 0.5) * CELL for edge in cell), radius)
+        for kind, colour, cell, radius in SHAPES
+    ]
+    scene = Scene(tuple(sorted(shapes, key=lambda shape: shape.cell)), (252, 244, 226))
+    assert scene.is_held_out, "choose another scene: the model may have seen this layout"
+    return scene
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,450 @@
+"""Short training runs: what changes and how, and that every checkpoint is a model."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import shutil
+
+import numpy as np
+import paddle
+import pytest
+import tiny_folder
+import tiny_training
+from tiny_training import PRETRAIN_FREEZE, build, differing, settings, train, weights
+
+from paddlemix import LlavaForConditionalGeneration, LlavaProcessor
+from paddlemix.generate.engine import Engine
+from paddlemix.generate.sampling import SamplingParams
+from paddlemix.generate.session import ChatSession
+from paddlemix.train.run import main
+from paddlemix.train.sampler import EpochBatchSampler
+from paddlemix.train.trainer import COMPLETE, last_checkpoint
+
+UNUSED_TOWER = ("vision_tower.layers.2.", "vision_tower.post_norm.")
+NOT_DECAYED = ("bias", "norm")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Eight rows with none, one, two and three pictures."""
+    return tiny_folder.write_rows(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def picture_data(tmp_path_factory):
+    """Eight rows with one picture each, that train equally many tokens."""
+    return tiny_folder.write_rows(tmp_path_factory.mktemp("pictures"), kinds="1", is_answer_fixed=True)
+
+
+def start_weights(mode="pad"):
+    return weights(tiny_folder.load(mode)[0])
+
+
+def batch_of(trainer, indices):
+    return trainer.data_collator([trainer.train_dataset[index] for index in indices])["batch"]
+
+
+def cross_entropy(logits, labels):
+    """Return the mean loss over the labels that are not -100, in float64."""
+    logits, labels = logits[:, :-1].astype(np.float64), labels[:, 1:]
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    logs = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    rows, columns = np.nonzero(labels != -100)
+    return -logs[rows, columns, labels[rows, columns]].mean()
+
+
+def test_loss_falls_on_rows_that_are_seen_again_and_again(tmp_path, data):
+    seen = train(settings(tmp_path, data, max_steps=16, per_device_train_batch_size=4)).recorder.losses
+    assert len(seen) == 16 and seen[-1] < 0.7 * seen[0]
+
+
+@pytest.mark.parametrize(
+    "changes, parts",
+    [
+        ({}, ("language_model.", "projector.", "image_newline")),
+        (PRETRAIN_FREEZE, ("projector.",)),
+        ({"freeze_mm_mlp_adapter": True}, ("language_model.", "image_newline")),
+        ({**PRETRAIN_FREEZE, "unfreeze_mm_vision_tower": True}, ("vision_tower.", "projector.")),
+    ],
+    ids=["all", "projector", "no projector", "tower"],
+)
+def test_exactly_what_should_train_changes(changes, parts, tmp_path, picture_data):
+    trainer = train(settings(tmp_path, picture_data, "anyres", max_steps=2, **changes))
+    before, after = start_weights("anyres"), weights(trainer.llava)
+    expected = {name for name in before if name.startswith(parts) and not name.startswith(UNUSED_TOWER)}
+    assert differing(before, after) == expected
+
+
+def first_step(start, gradients, rate_of, weight_decay):
+    """Return the weights after AdamW's first step (Loshchilov and Hutter 2019), where m / sqrt(v) is g / |g|."""
+    stepped = {}
+    for name, gradient in gradients.items():
+        rate, value = rate_of(name), start[name].astype(np.float64)
+        is_decayed = not any(part in name for part in NOT_DECAYED)
+        value = value * (1 - rate * weight_decay) if is_decayed else value
+        stepped[name] = value - rate * gradient / (np.abs(gradient) + 1e-8)
+    return stepped
+
+
+@pytest.mark.parametrize("projector_rate", [None, 2e-4])
+def test_first_step_is_adamw_with_the_groups_rates_and_decay(projector_rate, tmp_path, picture_data):
+    changes = {"mm_projector_lr": projector_rate, "weight_decay": 0.1, "max_grad_norm": 0.0}
+    trainer = build(
+        settings(tmp_path, picture_data, "anyres", max_steps=1, per_device_train_batch_size=8, **changes)
+    )
+    model, _ = tiny_folder.load("anyres")
+    start = weights(model)
+    for parameter in model.vision_tower.parameters():
+        parameter.stop_gradient = True
+    model.loss(batch_of(trainer, range(8))).backward()
+    gradients = {name: p.grad.numpy().astype(np.float64) for name, p in model.named_parameters() if p.grad is not None}
+
+    def rate_of(name):
+        is_projector = name.startswith(("projector.", "image_newline"))
+        return projector_rate if is_projector and projector_rate is not None else 1e-3
+
+    trainer.train()
+    after = weights(trainer.llava)
+    expected = first_step(start, gradients, rate_of, 0.1)
+    assert set(expected) >= {"projector.0.weight", "image_newline", "language_model.embed_tokens.weight"}
+    for name, values in expected.items():
+        is_clear = np.abs(gradients[name]) > 1e-5  # for the others the sign hangs on rounding
+        assert is_clear.any() or name.endswith("k_proj.bias")
+        difference = np.abs(after[name] - values)[is_clear]
+        assert difference.max() < 0.02 * rate_of(name), name
+
+
+def test_gradients_are_clipped_to_the_norm_that_is_set(tmp_path, picture_data):
+    shared = {"max_steps": 1, "adam_epsilon": 1.0}  # with such an epsilon a step is as long as the gradient
+    moved = []
+    for limit in (0.01, 0.02):
+        trainer = train(settings(tmp_path, picture_data, max_grad_norm=limit, **shared))
+        before, after = start_weights(), weights(trainer.llava)
+        moved.append(math.sqrt(sum(float(((after[n] - before[n]).astype(np.float64) ** 2).sum()) for n in before)))
+    assert moved[1] / moved[0] == pytest.approx(2, rel=0.05)
+
+
+@pytest.mark.parametrize("mode", ["pad", "anyres"])
+def test_training_forward_is_inference_forward(mode, tmp_path, data):
+    trainer = build(settings(tmp_path, data, mode))
+    model = trainer.llava
+    for index in range(4):
+        batch = batch_of(trainer, [index])
+        model.train()
+        training_logits = model(batch).numpy()
+        loss = model.loss(batch).item()
+        model.eval()
+        length = batch.token_ids.shape[1]
+        engine = Engine(model, 1, length)
+        split = length - 3  # most of it at once, the rest token by token, as in a chat
+        with paddle.no_grad():
+            embeds = model.embed(batch)
+        cached = [engine.read(embeds[:, :split], batch.position_ids[:, :split])]
+        cached += [engine.read(embeds[:, at : at + 1], batch.position_ids[:, at : at + 1]) for at in range(split, length)]
+        np.testing.assert_allclose(np.concatenate(cached), training_logits[0, split - 1 :], atol=2e-4)
+        assert loss == pytest.approx(cross_entropy(training_logits, batch.labels), rel=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["pad", "anyres"])
+def test_loss_of_a_mixed_batch_is_that_of_its_rows(mode, tmp_path, data):
+    trainer = build(settings(tmp_path, data, mode))
+    for indices in ([0, 1], [3, 0], [0, 4], [2, 0, 3, 1]):
+        together = trainer.llava.loss(batch_of(trainer, indices)).item()
+        alone = [batch_of(trainer, [index]) for index in indices]
+        counts = [int((batch.labels != -100).sum()) for batch in alone]
+        losses = [trainer.llava.loss(batch).item() for batch in alone]
+        assert together == pytest.approx(np.average(losses, weights=counts), rel=1e-4)
+
+
+@pytest.mark.parametrize("changes", [{}, PRETRAIN_FREEZE], ids=["all", "projector"])
+@pytest.mark.parametrize("batch_size", [1, 2, 4])
+def test_rows_of_every_kind_train_in_batches_of_every_size(batch_size, changes, tmp_path, data):
+    values = settings(
+        tmp_path, data, "anyres", per_device_train_batch_size=batch_size, max_steps=8 // batch_size, **changes
+    )
+    trainer = train(values)
+    assert len(trainer.recorder.losses) == 8 // batch_size and np.isfinite(trainer.recorder.losses).all()
+    assert all(np.isfinite(values).all() for values in weights(trainer.llava).values())
+    assert "projector.0.weight" in differing(start_weights("anyres"), weights(trainer.llava))
+
+
+def test_two_by_two_accumulated_is_a_batch_of_four(tmp_path, picture_data):
+    runs = []
+    for batch_size, num_accumulated in ((4, 1), (2, 2)):
+        values = settings(
+            tmp_path,
+            picture_data,
+            per_device_train_batch_size=batch_size,
+            gradient_accumulation_steps=num_accumulated,
+            max_steps=3,
+            adam_epsilon=1e-3,  # so that rounding is not blown up where the gradient is nearly zero
+        )
+        trainer = train(values)
+        runs.append((trainer.recorder.losses, weights(trainer.llava)))
+    assert runs[0][0] == pytest.approx(runs[1][0], rel=1e-5)
+    assert len(differing(start_weights(), runs[0][1])) > 20
+    for name, values in runs[0][1].items():
+        np.testing.assert_allclose(runs[1][1][name], values, atol=1e-5, err_msg=name)
+
+
+def test_rows_left_over_by_accumulation_do_not_leak_into_the_next_epoch(tmp_path, picture_data):
+    """Eight rows in batches of two, three at a time: an epoch is one step of six rows, and two rows are left."""
+    shared = {"per_device_train_batch_size": 2, "adam_epsilon": 1e-3, "max_grad_norm": 0.0}
+    first = train(settings(tmp_path, picture_data, gradient_accumulation_steps=3, max_steps=2, **shared))
+    trainer = build(settings(tmp_path, picture_data, gradient_accumulation_steps=3, max_steps=2, **shared))
+    batches = []
+    for epoch in (0, 1):
+        trainer._get_train_sampler()
+        sampler = trainer._get_train_sampler()
+        sampler.set_epoch(epoch)
+        batches.append(list(sampler)[:3])
+    model = trainer.llava
+    optimizer = paddle.optimizer.AdamW(
+        1e-3,
+        parameters=[parameter for parameter in model.parameters() if not parameter.stop_gradient],
+        weight_decay=0.0,
+        epsilon=1e-3,
+        beta2=0.999,
+    )
+    for parts in batches:
+        for indices in parts:
+            (model.loss(batch_of(trainer, indices)) / 3).backward()
+        optimizer.step()
+        optimizer.clear_grad()
+    for name, values in weights(model).items():
+        np.testing.assert_allclose(weights(first.llava)[name], values, atol=1e-6, err_msg=name)
+
+
+def test_recompute_gives_the_same_losses_and_weights(tmp_path, data):
+    runs = [train(settings(tmp_path, data, "anyres", recompute=is_on)) for is_on in (False, True)]
+    assert not runs[0].llava.language_model.enable_recompute and runs[1].llava.language_model.enable_recompute
+    assert runs[0].recorder.losses == pytest.approx(runs[1].recorder.losses, rel=1e-6)
+    for name, values in weights(runs[0].llava).items():
+        np.testing.assert_allclose(weights(runs[1].llava)[name], values, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("mode", ["pad", "anyres"])
+def test_every_checkpoint_is_a_model_folder(mode, tmp_path, data):
+    trainer = train(settings(tmp_path, data, mode, save_strategy="steps", save_steps=2))
+    batch = batch_of(trainer, [1, 3])
+    trainer.llava.eval()
+    final = trainer.llava(batch).numpy()
+    for name, step in (("checkpoint-2", 2), ("checkpoint-4", 4), ("", 4)):
+        folder = tmp_path / "out" / name
+        model = LlavaForConditionalGeneration.from_pretrained(folder)
+        assert not differing(weights(model), trainer.recorder.saved[step])
+        assert (model(batch).numpy() == final).all() == (step == 4)
+        processor = LlavaProcessor.from_pretrained(folder)
+        assert (processor.spec, processor.template) == (trainer.processor.spec, trainer.processor.template)
+        session = ChatSession(model, processor, sampling=SamplingParams(max_new_tokens=3))
+        assert session.ask("What is this?", [tiny_folder.picture(1)]) is not None
+
+
+def copy_checkpoint(source, target, step):
+    """Make an output folder that a run left behind after a step."""
+    shutil.copytree(source / f"checkpoint-{step}", target / f"checkpoint-{step}")
+
+
+# Eight rows: four steps an epoch, so that step 2 is inside the first and 4 is its end.
+@pytest.mark.parametrize("step", [2, 4, 6])
+@pytest.mark.parametrize("changes", [{}, {**tiny_training.LORA, "lora_dropout": 0.3}], ids=["full", "lora"])
+def test_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(changes, step, tmp_path, data):
+    shared = {"max_steps": 7, "lr_scheduler_type": "cosine", "save_strategy": "steps", "save_steps": 2, **changes}
+    whole = train(settings(tmp_path / "whole", data, "anyres", **shared))
+    copy_checkpoint(tmp_path / "whole/out", tmp_path / "rest/out", step)
+    rest = train(settings(tmp_path / "rest", data, "anyres", overwrite_output_dir=False, **shared))
+    assert len(rest.recorder.losses) == 7 - step
+    assert rest.recorder.losses == whole.recorder.losses[step:]
+    assert rest.recorder.rates == whole.recorder.rates[step:]
+    assert not differing(weights(whole.llava), weights(rest.llava))
+
+
+def test_run_resumes_from_the_newest_whole_checkpoint_unless_told_otherwise(tmp_path, data):
+    shared = {"max_steps": 5, "save_strategy": "steps", "save_steps": 2}
+    train(settings(tmp_path, data, **shared))
+    output = tmp_path / "out"
+    (output / "checkpoint-4" / COMPLETE).unlink()  # as if the run had been killed while it was written
+    assert last_checkpoint(output) == output / "checkpoint-2"
+    again = settings(tmp_path, data, overwrite_output_dir=False, **shared)
+    assert len(train(again).recorder.losses) == 3
+    assert last_checkpoint(output) == output / "checkpoint-4"
+    assert len(train({**again, "overwrite_output_dir": True}).recorder.losses) == 5
+    assert len(train({**again, "resume_from_checkpoint": str(output / "checkpoint-2")}).recorder.losses) == 3
+
+
+def test_half_written_checkpoints_are_removed_and_old_ones_rotated(tmp_path, data):
+    half = tmp_path / "out" / "checkpoint-1"
+    half.mkdir(parents=True)
+    (half / "config.json").write_text("{")
+    train(settings(tmp_path, data, max_steps=6, save_strategy="steps", save_steps=2, save_total_limit=2))
+    assert sorted(path.name for path in (tmp_path / "out").glob("checkpoint-*")) == ["checkpoint-4", "checkpoint-6"]
+
+
+def test_folders_without_a_whole_checkpoint_have_no_last_one(tmp_path):
+    assert last_checkpoint(tmp_path / "absent") is None
+    for name in ("checkpoint-10", "checkpoint-9", "checkpoint-11"):
+        (tmp_path / name).mkdir()
+    assert last_checkpoint(tmp_path) is None
+    for name in ("checkpoint-10", "checkpoint-9"):
+        (tmp_path / name / COMPLETE).touch()
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
+
+
+def test_best_model_is_what_is_left_at_the_end(tmp_path, data):
+    values = settings(
+        tmp_path,
+        {},
+        dataset={"train": str(data), "eval": str(data)},
+        evaluation_strategy="steps",
+        eval_steps=1,
+        save_strategy="steps",
+        save_steps=1,
+        load_best_model_at_end=True,
+        learning_rate=0.05,  # so high that the last step is not the best
+        do_eval=True,
+        max_steps=6,
+    )
+    trainer = train(values)
+    seen = trainer.recorder.eval_losses[:6]
+    best = int(np.argmin(seen)) + 1
+    assert best < 6 and trainer.state.best_model_checkpoint.endswith(f"checkpoint-{best}")
+    assert not differing(weights(trainer.llava), trainer.recorder.saved[best])
+    saved = LlavaForConditionalGeneration.from_pretrained(tmp_path / "out")
+    assert not differing(weights(saved), trainer.recorder.saved[best])
+
+
+def sampler(num_rows=11, batch_size=2, num_ranks=1, rank=0, seed=0, epoch=0, drop_last=False):
+    made = EpochBatchSampler(
+        list(range(num_rows)),
+        batch_size=batch_size,
+        num_replicas=num_ranks,
+        rank=rank,
+        drop_last=drop_last,
+        seed=seed,
+    )
+    made.set_epoch(epoch)
+    return made
+
+
+def rows_of(**options):
+    return [row for batch in sampler(**options) for row in batch]
+
+
+def test_every_row_comes_once_an_epoch():
+    assert sorted(rows_of()) == list(range(11))
+    assert [len(batch) for batch in sampler()] == [2] * 5 + [1]
+    assert len(sampler()) == len(list(sampler())) == 6
+
+
+def test_order_follows_seed_and_epoch_alone():
+    assert rows_of(seed=1, epoch=2) == rows_of(seed=1, epoch=2)
+    orders = [tuple(rows_of(seed=seed, epoch=epoch)) for seed in (0, 1) for epoch in (0, 1)]
+    assert len(set(orders)) == 4 and tuple(range(11)) not in orders
+
+
+@pytest.mark.parametrize("num_ranks", [2, 3])
+def test_ranks_get_equally_many_rows_and_none_twice_beyond_the_filling(num_ranks):
+    shares = [rows_of(num_ranks=num_ranks, rank=rank) for rank in range(num_ranks)]
+    num_each = math.ceil(11 / num_ranks)
+    assert [len(share) for share in shares] == [num_each] * num_ranks
+    together = [row for share in shares for row in share]
+    assert set(together) == set(range(11)) and len(together) - 11 == num_each * num_ranks - 11
+    full = [rows_of(num_rows=12, num_ranks=num_ranks, rank=rank) for rank in range(num_ranks)]
+    assert sorted(row for share in full for row in share) == list(range(12))
+
+
+def test_last_short_batch_can_be_dropped():
+    assert [len(batch) for batch in sampler(drop_last=True)] == [2] * 5
+    assert len(sampler(drop_last=True)) == 5
+
+
+def test_more_ranks_than_rows_share_them():
+    assert [len(rows_of(num_rows=2, num_ranks=5, rank=rank)) for rank in range(5)] == [1] * 5
+
+
+def test_order_of_a_run_follows_its_seed(tmp_path, data):
+    orders = []
+    for seed in (1, 1, 2):
+        made = build(settings(tmp_path, data, seed=seed))._get_train_sampler()
+        orders.append([row for batch in made for row in batch])
+    assert orders[0] == orders[1] != orders[2]
+
+
+def test_eval_loss_is_the_mean_over_the_rows_batches(tmp_path, data):
+    values = settings(tmp_path, {}, dataset={"train": str(data), "eval": str(data)}, do_eval=True, max_steps=2)
+    trainer = train(values)
+    model = trainer.llava
+    batches = [batch_of(trainer, [index, index + 1]) for index in range(0, 8, 2)]
+    expected = np.mean([cross_entropy(model(batch).numpy(), batch.labels) for batch in batches])
+    assert trainer.recorder.eval_losses == [pytest.approx(expected, rel=1e-4)]
+    results = json.loads((tmp_path / "out" / "eval_results.json").read_text())
+    assert results["eval_loss"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_evaluation_alone_trains_nothing(tmp_path, data):
+    values = settings(tmp_path, {}, dataset={"eval": str(data)}, do_train=False, do_eval=True)
+    trainer = train(values)
+    assert len(trainer.recorder.eval_losses) == 1 and trainer.recorder.losses == []
+    assert not differing(start_weights(), weights(trainer.llava))
+
+
+def test_stage_one_trains_captions_without_a_template(tmp_path):
+    captions = tiny_folder.write_captions(tmp_path / "captions", 4)
+    trainer = train(settings(tmp_path, captions, max_steps=2, **PRETRAIN_FREEZE), template="plain")
+    sample = trainer.train_dataset[0]
+    trained = sample.token_ids[sample.labels != -100].tolist()
+    assert trainer.processor.tokenizer.decode(trained) == "A red square on the left.\n"
+    assert (sample.labels == -100).sum() == 1 + tiny_folder.PATCHES  # the start and the picture
+    assert LlavaProcessor.from_pretrained(tmp_path / "out").template.name == "vicuna_v1"  # a chat wants the model's
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"model_name_or_path": "absent/model"}, "model folder absent/model does not exist"),
+        ({"model_name_or_path": None}, "model_name_or_path is missing"),
+        ({"dataset": "absent.json"}, "data file not found"),
+        ({"dataset": None}, "dataset is missing"),
+        ({"dataset": {"eval": []}}, "no rows for 'train'"),
+        ({"resume_from_checkpoint": "absent/checkpoint-1"}, "absent/checkpoint-1"),
+        ({"freeze_include": ["*"]}, "nothing would train"),
+        ({"conv_mode": "vicuna_v2"}, "did you mean 'vicuna_v1'"),
+        ({"lora": True}, "lora_target_modules is empty"),
+        ({"lora": True, "lora_target_modules": ["llama.block.*"]}, "matches no layer"),
+        ({"learning_rate": 0.0, "mm_projector_lr": 1e-4}, "learning_rate"),
+    ],
+)
+def test_mistake_in_the_settings_is_one_line_and_code_1(changes, said, tmp_path, data, capsys):
+    values = settings(tmp_path, data)
+    values.update(changes)
+    values = {key: value for key, value in values.items() if value is not None}
+    (tmp_path / "run.json").write_text(json.dumps(values))
+    assert main([str(tmp_path / "run.json")], script="supervised_finetune.py", template=None) == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and said in lines[0]
+
+
+def test_row_that_cannot_be_read_names_file_and_row(tmp_path, capsys):
+    home = tmp_path / "data"
+    rows = tiny_folder.write_rows(home, 4, kinds="1")
+    (home / "images" / "2-0.png").write_bytes(b"no picture")
+    (tmp_path / "run.json").write_text(json.dumps(settings(tmp_path, rows)))
+    assert main([str(tmp_path / "run.json")], script="supervised_finetune.py", template=None) == 1
+    assert f"{rows}, row 3" in capsys.readouterr().err
+
+
+def test_settings_are_not_changed_by_a_run(tmp_path, data):
+    values = settings(tmp_path, data, max_steps=1)
+    before = json.dumps(values)
+    train(values)
+    assert json.dumps(values) == before
+
+
+def test_batches_keep_the_fields_of_the_collator(tmp_path, data):
+    trainer = build(settings(tmp_path, data))
+    made = trainer.data_collator([trainer.train_dataset[index] for index in (0, 3)])
+    assert set(made) == {"batch", "segment_ids"}
+    assert {field.name for field in dataclasses.fields(made["batch"])} >= {"pixels", "tiles_per_image", "image_sizes"}
+    assert made["batch"].tiles_per_image.tolist() == [1, 1, 1] and (made["segment_ids"] >= 0).all()
