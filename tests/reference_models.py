@@ -30,34 +30,34 @@ PINPOINTS = [[28, 56], [56, 28], [56, 56], [84, 28], [28, 84]]
 
 
 def text_config(**changes):
-    values = dict(
-        vocab_size=99,
-        hidden_size=48,
-        intermediate_size=80,
-        num_hidden_layers=3,
-        num_attention_heads=6,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        rope_theta=5000.0,
-        rms_norm_eps=1e-5,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=0,
-        tie_word_embeddings=False,
-    )
+    values = {
+        "vocab_size": 99,
+        "hidden_size": 48,
+        "intermediate_size": 80,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "rope_theta": 5000.0,
+        "rms_norm_eps": 1e-5,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+        "tie_word_embeddings": False,
+    }
     return LlamaConfig(**{**values, **changes})
 
 
 def vision_config(**changes):
-    values = dict(
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        image_size=SIDE,
-        patch_size=PATCH,
-        projection_dim=32,
-    )
+    values = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "image_size": SIDE,
+        "patch_size": PATCH,
+        "projection_dim": 32,
+    }
     return CLIPVisionConfig(**{**values, **changes})
 
 
@@ -67,14 +67,14 @@ def hf_model(is_next: bool, seed: int = 0, strategy: str = "default", vision: di
     strategy "full" keeps the class token; vision and text_changes replace values of the two configs.
     """
     torch.manual_seed(seed)
-    shared = dict(
-        vision_config=vision_config(**(vision or {})),
-        text_config=text_config(**text_changes),
-        image_token_index=IMAGE_TOKEN,
-        vision_feature_layer=-2,
-        vision_feature_select_strategy=strategy,
-        tie_word_embeddings=text_changes.get("tie_word_embeddings", False),
-    )
+    shared = {
+        "vision_config": vision_config(**(vision or {})),
+        "text_config": text_config(**text_changes),
+        "image_token_index": IMAGE_TOKEN,
+        "vision_feature_layer": -2,
+        "vision_feature_select_strategy": strategy,
+        "tie_word_embeddings": text_changes.get("tie_word_embeddings", False),
+    }
     if is_next:
         model = LlavaNextForConditionalGeneration(LlavaNextConfig(image_grid_pinpoints=PINPOINTS, **shared))
         torch.nn.init.normal_(model.model.image_newline)
@@ -136,7 +136,7 @@ def make_batch(rng: np.random.Generator, rows: Sequence[Sequence], spec: ImageSp
 
 
 def hf_inputs(batch: Batch, is_next: bool) -> dict[str, torch.Tensor]:
-    """Return what transformers' forward wants for a batch: its image token, tiles padded to one count, (height, width)."""
+    """Return what transformers' forward wants: its image token, as many tiles for each picture, (height, width)."""
     ids = np.where(batch.token_ids == IMAGE_TOKEN_ID, IMAGE_TOKEN, batch.token_ids)
     inputs = {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor((batch.segment_ids > 0).astype(np.int64))}
     if batch.labels is not None:

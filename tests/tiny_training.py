@@ -6,7 +6,6 @@ from pathlib import Path
 from unittest import mock
 
 import tiny_folder
-
 from paddlenlp.trainer import TrainerCallback
 
 from paddlemix.train import run

@@ -108,7 +108,8 @@ def _is_entry(entry) -> bool:
 def _stored(path: Path, name: str, entry: dict, data: np.ndarray) -> StoredTensor:
     dtype = SAFETENSORS.get(entry["dtype"])
     if dtype is None:
-        raise CheckpointError(f"{path}: tensor {name!r} has dtype {entry['dtype']}, expected one of {list(SAFETENSORS)}")
+        known = ", ".join(SAFETENSORS)
+        raise CheckpointError(f"{path}: tensor {name!r} has dtype {entry['dtype']}, expected one of {known}")
     shape = tuple(entry["shape"])
     first, last = entry["data_offsets"]
     expected = math.prod(shape) * storage_dtype(dtype).itemsize

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import paddle
@@ -17,8 +18,18 @@ from .layouts import detect
 
 def read_config(path) -> LlavaConfig:
     """Read a folder's configuration without its weights. Raises CheckpointError."""
-    layout, raw = detect(Path(path))
-    return layout.read_config(Path(path), raw)
+    return _read(Path(path))[1]
+
+
+def _read(path: Path) -> tuple[ModuleType, LlavaConfig]:
+    """Return a folder's layout and configuration."""
+    layout, raw = detect(path)
+    try:
+        return layout, layout.read_config(path, raw)
+    except CheckpointError:
+        raise
+    except (TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError) as error:
+        raise CheckpointError(f"{path / 'config.json'} cannot be used: {error}") from error
 
 
 def load_model(path, *, dtype: str | None = None, device: str | None = None) -> LlavaForConditionalGeneration:
@@ -32,8 +43,7 @@ def load_model(path, *, dtype: str | None = None, device: str | None = None) -> 
         model = load_model(lora.base_of(path), dtype=dtype, device=device)
         lora.merge_into(model, path)
         return model
-    layout, raw = detect(path)
-    config = layout.read_config(path, raw)
+    layout, config = _read(path)
     devices.use_device(device)
     dtype = devices.choose_dtype(dtype, stored=config.dtype)
     model = build_model(config, dtype)
@@ -67,7 +77,8 @@ def our_tensors(path: Path, layout, config: LlavaConfig) -> dict[str, tuple[Stor
         else:
             found[target[0]] = (tensor, target[1])
     if unexpected:
-        raise CheckpointError(f"{path} holds {len(unexpected)} tensors that nobody knows: {preview(sorted(unexpected))}")
+        names = preview(sorted(unexpected))
+        raise CheckpointError(f"{path} holds {len(unexpected)} tensors that nobody knows: {names}")
     return found
 
 

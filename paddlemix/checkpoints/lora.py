@@ -33,7 +33,7 @@ def base_of(path: Path) -> Path:
             "merge_lora_params.py --model_name_or_path BASE --lora_path THIS --merge_model_path OUT"
         )
     for place in (Path(base), path / base):
-        if place.is_dir():
+        if place.is_dir() and place.resolve() != path.resolve():
             return place
     raise CheckpointError(f"{path} is a LoRA folder for the base model {base}, which does not exist (any more)")
 
@@ -46,6 +46,8 @@ def read_adapter(path: Path, config) -> dict[str, StoredTensor]:
     table = paddlemix.table(config)
     found, unknown = {}, []
     for name, tensor in open_pdparams(path / WEIGHTS).items():
+        if paddlemix.is_dropped(name, config):
+            continue
         translated = _translate(table.to_ours, name)
         if translated is None:
             unknown.append(name)
@@ -83,14 +85,23 @@ def _check_pairs(path: Path, tensors: dict) -> None:
         raise CheckpointError(f"{path / WEIGHTS} holds no lora_A and lora_B at all, so it is not an adapter")
 
 
+def rank_of(path: Path) -> int:
+    """Return r of an adapter's config. Raises CheckpointError."""
+    rank = read_json(Path(path) / CONFIG).get("r")
+    if not isinstance(rank, int) or rank < 1:
+        raise CheckpointError(f"{Path(path) / CONFIG} has r {rank!r}, expected a number of at least 1")
+    return rank
+
+
 def scaling_of(path: Path) -> float:
     """Return alpha / r, or alpha / sqrt(r) for rank-stabilised LoRA. Raises for variants that cannot be merged."""
     values = read_json(Path(path) / CONFIG)
+    rank = rank_of(path)
     try:
-        rank, alpha = int(values["r"]), float(values["lora_alpha"])
+        alpha = float(values["lora_alpha"])
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{Path(path) / CONFIG} needs 'r' and 'lora_alpha' as numbers: {error!r}") from None
-    for variant in ("pissa", "lora_use_mixer", "use_mora", "mora"):
+        raise CheckpointError(f"{Path(path) / CONFIG} needs 'lora_alpha' as a number: {error!r}") from None
+    for variant in ("pissa", "loraga", "lora_use_mixer", "use_mora", "mora"):
         if values.get(variant):
             raise CheckpointError(f"{Path(path) / CONFIG}: {variant} is set, which cannot be merged here")
     return alpha / math.sqrt(rank) if values.get("rslora") else alpha / rank
@@ -114,15 +125,26 @@ def merge_into(model, path) -> None:
 
 
 def _check_fit(path: Path, parameters: dict, tensors: dict[str, StoredTensor]) -> None:
-    wrong = []
+    rank = rank_of(path)
+    wrong, odd = [], []
     for name, tensor in tensors.items():
         stem, _, tail = name.rpartition(".")
         if tail == "lora_B":
             continue
+        shape = tuple(tensor.shape)
+        if tail == "lora_A":
+            second = tuple(tensors[f"{stem}.lora_B"].shape)
+            if shape[1:] != (rank,) or second[:1] != (rank,) or len(second) != 2:
+                odd.append(f"{stem} ({list(shape)} and {list(second)})")
+                continue
+            shape = (shape[0], second[1])
         target = parameters.get(f"{stem}.weight" if tail == "lora_A" else name)
-        shape = (tensor.shape[0], tensors[f"{stem}.lora_B"].shape[1]) if tail == "lora_A" else tensor.shape
-        if target is None or tuple(target.shape) != tuple(shape):
+        if target is None or tuple(target.shape) != shape:
             wrong.append(f"{name} {list(shape)}")
+    if odd:
+        raise CheckpointError(
+            f"{path / WEIGHTS} has factors that are not of rank {rank} (r of {CONFIG}): {preview(odd)}"
+        )
     if wrong:
         raise CheckpointError(f"{path} was trained on another model, these do not fit the base: {preview(wrong)}")
 

@@ -1,7 +1,7 @@
 """Paddle's pickle files, read without running what they might contain.
 
-NumPy's own classes are not handed to the file either: their `__setstate__` believes what it is told, and a file made for
-it can crash the process. Stand-ins take what a plain array needs and check it.
+NumPy's own classes are not handed to the file either: their `__setstate__` believes what it is told, and a file made
+for it can crash the process. Stand-ins take what a plain array needs and check it.
 """
 
 from __future__ import annotations

@@ -48,4 +48,4 @@ def _translate(table, name: str) -> tuple[str, bool] | None:
 def linear_rules(ours: str, theirs: str, *, has_bias: bool, is_transposed: bool) -> list[Rule]:
     """Return the rules of one Linear: its weight, which torch keeps as [out, in], and its bias."""
     rules = [Rule(f"{ours}.weight", f"{theirs}.weight", is_transposed)]
-    return rules + [Rule(f"{ours}.bias", f"{theirs}.bias")] if has_bias else rules
+    return [*rules, Rule(f"{ours}.bias", f"{theirs}.bias")] if has_bias else rules

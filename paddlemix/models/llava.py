@@ -30,9 +30,7 @@ class LlavaForConditionalGeneration(nn.Layer):
         super().__init__()
         self.config = config
         self.vision_tower = VisionTower(config.vision)
-        self.projector = build_projector(
-            config.projector_type, config.vision.hidden_size, config.language.hidden_size
-        )
+        self.projector = build_projector(config.projector_type, config.vision.hidden_size, config.language.hidden_size)
         self.language_model = LanguageModel(config.language)
         self.image_newline = None
         if config.has_image_newline:

@@ -20,7 +20,8 @@ def rope_tables(position_ids, head_dim: int, theta: float, num_heads: int, dtype
     angles = paddle.concat([angles, angles], axis=-1)
     shape = [angles.shape[0], num_heads, angles.shape[1], head_dim]
     return tuple(
-        table.unsqueeze(1).astype(dtype).expand(shape).contiguous() for table in (paddle.cos(angles), paddle.sin(angles))
+        table.unsqueeze(1).astype(dtype).expand(shape).contiguous()
+        for table in (paddle.cos(angles), paddle.sin(angles))
     )
 
 

@@ -15,6 +15,7 @@ from ..checkpoints.layouts import detect
 from ..checkpoints.load import fill, our_tensors
 from ..checkpoints.processor import LlavaProcessor
 from ..checkpoints.save import save_config
+from ..log import notice
 from .freeze import PROJECTOR_PARTS
 from .lora import load_adapter, save_adapter
 from .sampler import EpochBatchSampler
@@ -67,14 +68,21 @@ class LlavaTrainer(Trainer):
         return self.optimizer
 
     def _get_train_sampler(self):
-        return EpochBatchSampler(
+        sampler = EpochBatchSampler(
             self.train_dataset,
             batch_size=self.args.per_device_train_batch_size,
             num_replicas=self.args.dataset_world_size,
             rank=self.args.dataset_rank,
             drop_last=self.args.dataloader_drop_last,
-            seed=self.args.data_seed if hasattr(self.args, "data_seed") else self.args.seed,
+            seed=self.args.seed,
+            num_accumulated=self.args.gradient_accumulation_steps,
         )
+        if sampler.num_left_out:
+            notice(
+                f"{sampler.num_left_out} batches of an epoch fill no step of {sampler.num_accumulated} batches "
+                "(gradient_accumulation_steps) and are left out, other rows each epoch"
+            )
+        return sampler
 
     def _save(self, output_dir=None, state_dict=None, merge_tensor_parallel=False):
         folder = Path(output_dir or self.args.output_dir)

@@ -187,10 +187,11 @@ def test_packed_row_gives_the_token_losses_and_gradients_of_separate_rows(pair, 
 def test_padding_behind_a_packed_row_changes_nothing(pair):
     packed = pack(batch_of(pair, ROWS["mixed"]))
     fields = {"token_ids": 0, "labels": IGNORE_INDEX, "position_ids": 0, "segment_ids": 0}
-    padded = {name: np.pad(getattr(packed, name), ((0, 0), (0, 6)), constant_values=value) for name, value in fields.items()}
-    assert float(pair.ours.loss(dataclasses.replace(packed, **padded))) == pytest.approx(
-        float(pair.ours.loss(packed)), rel=1e-6
-    )
+    padded = {
+        name: np.pad(getattr(packed, name), ((0, 0), (0, 6)), constant_values=value) for name, value in fields.items()
+    }
+    loss = pair.ours.loss(packed).item()
+    assert pair.ours.loss(dataclasses.replace(packed, **padded)).item() == pytest.approx(loss, rel=1e-6)
 
 
 def test_batch_without_a_trained_token_has_zero_loss_and_finite_gradients(pair):

@@ -27,11 +27,11 @@ def nearest_colour(pixel) -> str:
 
 
 def read_picture(image) -> list[tuple[int, int, str]]:
-    """List (column, row, colour) of the shapes by looking at the pixels alone, left to right, then top to bottom."""
+    """List (column, row, colour) of the shapes by looking at the pixels alone, row by row."""
     pixels = np.asarray(image).astype(int)
     edges = np.linspace(0, len(pixels), 4).astype(int)
     found = []
-    for column, row in itertools.product(range(3), range(3)):
+    for row, column in itertools.product(range(3), range(3)):
         cell = pixels[edges[row] : edges[row + 1], edges[column] : edges[column + 1]]
         is_shape = np.abs(cell - pixels[0, 0]).sum(-1) > 60
         if is_shape.sum() > 40:
@@ -137,10 +137,10 @@ def test_colour_shape_and_place_answers_name_the_only_shape_that_fits():
             assert shape.cell == ((columns or [1])[0], (rows or [1])[0])
 
 
-def test_caption_lists_all_shapes_from_left_to_right():
+def test_caption_lists_all_shapes_row_by_row():
     for scene in random_scenes(200):
         found = re.findall(r"(\w+) (circle|square|triangle|star)", questions.caption(scene))
-        assert found == [(shape.colour, shape.kind) for shape in sorted(scene.shapes, key=lambda s: s.cell)]
+        assert found == [(shape.colour, shape.kind) for shape in sorted(scene.shapes, key=lambda s: s.cell[::-1])]
         assert "a orange" not in questions.caption(scene).lower()
 
 

@@ -142,7 +142,8 @@ def test_training_forward_is_inference_forward(mode, tmp_path, data):
         with paddle.no_grad():
             embeds = model.embed(batch)
         cached = [engine.read(embeds[:, :split], batch.position_ids[:, :split])]
-        cached += [engine.read(embeds[:, at : at + 1], batch.position_ids[:, at : at + 1]) for at in range(split, length)]
+        for at in range(split, length):
+            cached.append(engine.read(embeds[:, at : at + 1], batch.position_ids[:, at : at + 1]))
         np.testing.assert_allclose(np.concatenate(cached), training_logits[0, split - 1 :], atol=2e-4)
         assert loss == pytest.approx(cross_entropy(training_logits, batch.labels), rel=1e-5)
 
@@ -196,10 +197,8 @@ def test_rows_left_over_by_accumulation_do_not_leak_into_the_next_epoch(tmp_path
     trainer = build(settings(tmp_path, picture_data, gradient_accumulation_steps=3, max_steps=2, **shared))
     batches = []
     for epoch in (0, 1):
-        trainer._get_train_sampler()
-        sampler = trainer._get_train_sampler()
-        sampler.set_epoch(epoch)
-        batches.append(list(sampler)[:3])
+        made = sampler(num_rows=8, seed=trainer.args.seed, epoch=epoch)
+        batches.append(list(made)[:3])
     model = trainer.llava
     optimizer = paddle.optimizer.AdamW(
         1e-3,
@@ -353,6 +352,15 @@ def test_ranks_get_equally_many_rows_and_none_twice_beyond_the_filling(num_ranks
     assert set(together) == set(range(11)) and len(together) - 11 == num_each * num_ranks - 11
     full = [rows_of(num_rows=12, num_ranks=num_ranks, rank=rank) for rank in range(num_ranks)]
     assert sorted(row for share in full for row in share) == list(range(12))
+
+
+def test_epoch_ends_with_a_whole_step_of_accumulated_batches():
+    for num_accumulated, expected in ((1, 6), (2, 6), (3, 6), (4, 4), (5, 5), (6, 6), (7, 6)):
+        made = EpochBatchSampler(
+            range(11), batch_size=2, num_replicas=1, rank=0, drop_last=False, seed=0, num_accumulated=num_accumulated
+        )
+        assert len(made) == len(list(made)) == expected
+        assert list(made) == list(sampler())[:expected]
 
 
 def test_last_short_batch_can_be_dropped():

@@ -1,8 +1,12 @@
-"""The rules that layouts share: a LLaMA decoder, a CLIP tower and a projector, under whatever prefixes a layout uses."""
+"""The rules that layouts share: a LLaMA decoder, a CLIP tower and a projector, under the prefixes of a layout."""
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
+
 from ...models.config import projector_depth
+from ..files import CheckpointError
 from ..rules import Rule, linear_rules
 
 OUR_LAYER = "language_model.layers.{n}"
@@ -68,3 +72,12 @@ def mm_projector_rules(prefix: str, projector_type: str, *, is_torch: bool) -> l
     for number in range(0, 2 * projector_depth(projector_type), 2):
         rules += linear_rules(f"projector.{number}", f"{prefix}.{number}", has_bias=True, is_transposed=is_torch)
     return rules
+
+
+def read_pairs(folder: Path, value) -> tuple[tuple[int, int], ...]:
+    """Read image_grid_pinpoints: pairs of numbers, or the text of such a list. Raises CheckpointError."""
+    try:
+        pairs = ast.literal_eval(value) if isinstance(value, str) else value
+        return tuple((int(first), int(second)) for first, second in pairs)
+    except (SyntaxError, TypeError, ValueError, RecursionError, MemoryError):
+        raise CheckpointError(f"{folder}: image_grid_pinpoints is {value!r}, expected a list of pairs") from None

@@ -9,7 +9,7 @@ from ...image.spec import CLIP_MEAN, CLIP_STD, ImageSpec
 from ...models.config import LanguageConfig, LlavaConfig, VisionConfig
 from ..files import CheckpointError, StoredTensor, open_safetensors, open_weights, read_json
 from ..rules import KeyTable, Rule, linear_rules
-from .components import clip_rules, llama_rules
+from .components import clip_rules, llama_rules, read_pairs
 
 ARCHITECTURES = ("LlavaForConditionalGeneration", "LlavaNextForConditionalGeneration")
 # Names that transformers wrote from 4.52 on in memory and from 5 on to disk, and what they were called before.
@@ -101,20 +101,19 @@ def _read_image(folder: Path, raw: dict, vision: VisionConfig, is_next: bool) ->
         mean=tuple(values.get("image_mean", CLIP_MEAN)),
         std=tuple(values.get("image_std", CLIP_STD)),
         mode="anyres" if is_next else "pad" if is_padded else "square",
-        grids=as_width_height(raw.get("image_grid_pinpoints") or ()) if is_next else (),
+        grids=as_width_height(read_pairs(folder, raw.get("image_grid_pinpoints") or ())) if is_next else (),
         merge="spatial_unpad" if is_next else "flat",
         has_class_token=vision.select_feature == "cls_patch",
     )
 
 
-def as_width_height(pinpoints) -> tuple[tuple[int, int], ...]:
+def as_width_height(pairs: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
     """Turn (height, width) pairs into (width, height) ones.
 
     NOTE: LLaVA's own lists are in (width, height), and transformers took their numbers over as (height, width). Where
     the list names every canvas and its mirror, the set is the same either way, and the numbers are left in place: the
     order, which decides ties, is then LLaVA's.
     """
-    pairs = tuple((int(first), int(second)) for first, second in pinpoints)
     mirrored = tuple((second, first) for first, second in pairs)
     return pairs if set(pairs) == set(mirrored) else mirrored
 

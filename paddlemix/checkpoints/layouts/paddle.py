@@ -25,8 +25,9 @@ def read_config(folder: Path, raw: dict) -> LlavaConfig:
             f"{folder / 'config.json'} has {FORMAT_KEY} {raw[FORMAT_KEY]!r}, this version reads {FORMAT}: "
             "update paddlemix"
         )
+    values = {key: value for key, value in raw.items() if key not in (FORMAT_KEY, "model_type")}
     try:
-        return LlavaConfig.from_dict({key: value for key, value in raw.items() if key not in (FORMAT_KEY, "model_type")})
+        return LlavaConfig.from_dict(values)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{folder / 'config.json'}: {error}") from None
 
@@ -53,5 +54,3 @@ def canonical(name: str) -> str:
 
 def is_dropped(name: str, config: LlavaConfig) -> bool:
     return False
-
-

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import ast
 from pathlib import Path
 
 from ...image.spec import CLIP_MEAN, CLIP_STD, ImageSpec
-from ...models.config import LanguageConfig, LlavaConfig, VisionConfig
+from ...models.config import LlavaConfig, VisionConfig
 from ..files import CheckpointError, StoredTensor, open_safetensors, open_weights, read_json
 from ..pdparams import open_pdparams
 from ..rules import KeyTable, Rule
-from .components import clip_rules, llama_rules, mm_projector_rules
+from .components import clip_rules, llama_rules, mm_projector_rules, read_pairs
 from .hf import read_eos, read_language
 
 ARCHITECTURE = "LlavaLlamaForCausalLM"
@@ -49,7 +48,6 @@ def read_config(folder: Path, raw: dict) -> LlavaConfig:
         name=tower,
     )
     image = _read_image(folder, raw, vision)
-    has_newline = "unpad" in raw.get("mm_patch_merge_type", "spatial_unpad") and _has_newline(folder, raw, image)
     return LlavaConfig(
         language=read_language(folder, {**raw, "model_type": "llama"}),
         vision=vision,
@@ -57,16 +55,16 @@ def read_config(folder: Path, raw: dict) -> LlavaConfig:
         image=image,
         template="vicuna_v1",
         dtype=raw.get("dtype") or raw.get("torch_dtype") or "float32",
-        has_image_newline=has_newline,
+        has_image_newline=image.merge == "spatial_unpad",
         eos_token_ids=read_eos(folder, raw),
     )
 
 
 def _tower_shape(folder: Path, raw: dict, name: str) -> dict:
-    """Return the VisionConfig fields of shape: as config.json spells them out, by the tower's name, or by its weights."""
-    fields = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "image_size", "patch_size")
-    if isinstance(raw.get("vision_config"), dict):
-        return {field: raw["vision_config"][field] for field in fields if field in raw["vision_config"]}
+    """Return the VisionConfig fields of shape, from vision_config, by the tower's name, or from its weights."""
+    stated = raw.get("vision_config")
+    if isinstance(stated, dict):
+        return {field: stated[field] for field in (*CLIP_LARGE, "image_size", "patch_size") if field in stated}
     if name in KNOWN_TOWERS:
         return KNOWN_TOWERS[name]
     return _shape_from_weights(folder, open_tensors(folder))
@@ -101,23 +99,16 @@ def _read_image(folder: Path, raw: dict, vision: VisionConfig) -> ImageSpec:
             break
     mode = raw.get("image_aspect_ratio") or values.get("image_aspect_ratio") or "square"
     grids = raw.get("image_grid_pinpoints") or values.get("image_grid_pinpoints") or ()
-    if isinstance(grids, str):
-        grids = ast.literal_eval(grids)
     return ImageSpec(
         side=vision.image_size,
         patch_size=vision.patch_size,
         mean=tuple(values.get("image_mean", CLIP_MEAN)),
         std=tuple(values.get("image_std", CLIP_STD)),
         mode=mode,
-        grids=tuple(tuple(grid) for grid in grids) if mode == "anyres" else (),
+        grids=read_pairs(folder, grids) if mode == "anyres" else (),
         merge=raw.get("mm_patch_merge_type", "spatial_unpad") if mode == "anyres" else "flat",
         has_class_token=vision.select_feature == "cls_patch",
     )
-
-
-def _has_newline(folder: Path, raw: dict, image: ImageSpec) -> bool:
-    """PaddleMIX makes image_newline even where it is never used; then only the weights can tell if it is there."""
-    return image.merge == "spatial_unpad" or "llama.image_newline" in open_tensors(folder)
 
 
 def open_tensors(folder: Path) -> dict[str, StoredTensor]:
@@ -141,6 +132,10 @@ def canonical(name: str) -> str:
 
 
 def is_dropped(name: str, config: LlavaConfig) -> bool:
-    """Tell what is left out on purpose: the copy of tied embeddings and computed buffers."""
+    """Tell what is left out on purpose: computed buffers, the copy of tied embeddings, and an unused image_newline.
+
+    NOTE: PaddleMIX makes image_newline for every model whose config does not say otherwise, also where none is read.
+    """
     is_tied_head = config.language.tie_word_embeddings and name == "lm_head.weight"
-    return is_tied_head or name.endswith("rotary_emb.inv_freq")
+    is_unused_newline = not config.has_image_newline and name == "llama.image_newline"
+    return is_tied_head or is_unused_newline or name.endswith("rotary_emb.inv_freq")

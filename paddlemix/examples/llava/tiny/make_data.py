@@ -1,7 +1,7 @@
 """Write the pictures and the conversations that the tiny model is trained and judged on.
 
 OUTPUT/images/...png   the pictures, a thousand to a folder
-OUTPUT/pretrain.json   stage 1: [image mark, caption] pairs for the template "plain"
+OUTPUT/pretrain.json   stage 1: [image mark, text] pairs for the template "plain"
 OUTPUT/train.json      stage 2: conversations in LLaVA's from/value form
 OUTPUT/val.json        a few conversations about pictures held out from training
 OUTPUT/test.jsonl      held-out pictures: a row for each question with image, kind, question and expected
@@ -20,13 +20,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from paddlemix.examples.llava.tiny.questions import QA, ask_all, caption, text_only
+from paddlemix.examples.llava.tiny.questions import QA, ask_all, caption, facts, text_only
 from paddlemix.examples.llava.tiny.shapes import Scene, draw, split_scene
 
 SIDE = 72  # pixels, as the tiny model sees them: six patches of 12
 NUM_VAL = 100
 TEXT_ONLY_EVERY = 25  # one conversation without a picture for so many with one
 MAX_TEXT_TURNS = 3
+CAPTION_EVERY = 3  # of the texts of stage 1, one in so many is a description, the others are single facts
 JSON_NAMES = ("pretrain.json", "train.json", "val.json", "test.jsonl")
 PICTURES_PER_FOLDER = 1000
 
@@ -60,10 +61,11 @@ def write_data(output: Path, num_train: int, num_eval: int, seed: int, side: int
     for name in JSON_NAMES:
         (output / name).unlink(missing_ok=True)
     pretrain, train = [], []
-    for path, scene, rng in _pictures(output, "train", num_train, seed, side):
+    for index, (path, scene, rng) in enumerate(_pictures(output, "train", num_train, seed, side)):
         image = image_root + path
-        pretrain.append({"image": image, "conversations": [["<image>", caption(scene)]]})
         train.append(conversation(path, image, _shuffled(ask_all(scene, rng), rng)))
+        text = caption(scene) if index % CAPTION_EVERY == 0 else facts(scene, rng)
+        pretrain.append({"image": image, "conversations": [["<image>", text]]})
         if len(pretrain) % TEXT_ONLY_EVERY == 0:
             train.append(conversation(f"text-{len(pretrain)}", None, _text_turns(rng)))
     val = [

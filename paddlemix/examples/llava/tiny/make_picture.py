@@ -14,15 +14,15 @@ SIDE = 360
 SHAPES = (
     ("star", "red", (0, 0), 9.5),
     ("circle", "blue", (2, 0), 9.0),
-    ("square", "green", (1, 1), 8.5),
-    ("triangle", "red", (0, 2), 9.5),
+    ("square", "green", (1, 2), 8.5),
+    ("triangle", "red", (2, 2), 9.5),
 )
 QUESTIONS = {
     "How many shapes are there?": "There are four shapes.",
     "Describe the picture.": None,  # the caption
     "What colour is the circle?": "The circle is blue.",
     "Which shape is green?": "The green shape is a square.",
-    "Where is the red triangle?": "The red triangle is at the bottom left.",
+    "Where is the red triangle?": "The red triangle is at the bottom right.",
     "Is there a yellow star?": "No, there is no yellow star.",
     "Count the red shapes.": "There are two red shapes.",
 }
@@ -46,7 +46,7 @@ def demo_scene() -> Scene:
         Shape(kind, colour, cell, tuple((edge + 0.5) * CELL for edge in cell), radius)
         for kind, colour, cell, radius in SHAPES
     ]
-    scene = Scene(tuple(sorted(shapes, key=lambda shape: shape.cell)), (252, 244, 226))
+    scene = Scene(tuple(sorted(shapes, key=lambda shape: shape.cell[::-1])), (252, 244, 226))
     assert scene.is_held_out, "choose another scene: the model may have seen this layout"
     return scene
 

@@ -40,12 +40,13 @@ SHAPE_WORDINGS = (
 )
 PLACE_WORDINGS = ("Where is the {}?", "Where is the {} in the picture?", "In which part of the picture is the {}?")
 YES_NO_WORDINGS = ("Is there a {}?", "Do you see a {}?", "Is there a {} in the picture?", "Does the picture show a {}?")
-LIST_WORDINGS = ("What is in the picture?", "What do you see?", "List the shapes.", "Which shapes are in the picture?")
-DETAIL_WORDINGS = (
+DESCRIPTION_WORDINGS = (
     "Describe the picture.",
     "Describe this image in detail.",
-    "Describe the picture in detail.",
+    "What is in the picture?",
+    "What do you see?",
     "Where are the shapes?",
+    "List the shapes.",
 )
 TEXT_ONLY = (
     ("Hello", "Hello! Show me a picture of coloured shapes and ask me about it."),
@@ -78,15 +79,13 @@ class QA:
 
 
 def caption(scene: Scene) -> str:
-    """Name every shape with colour and place from left to right: the text of stage 1."""
-    return _sentence([f"{_article(shape)} {PLACES[shape.cell]}" for shape in scene.shapes])
+    """Name place, colour and kind of every shape, row by row: the text of stage 1."""
+    return _sentence([_with_an(f"{PLACES[shape.cell]} a {shape.colour} {shape.kind}") for shape in scene.shapes])
 
 
 def ask_description(scene: Scene, rng: random.Random) -> QA:
-    """Ask for all shapes in order, with or without their places."""
-    if rng.random() < 0.5:
-        return QA("description", rng.choice(DETAIL_WORDINGS), caption(scene))
-    return QA("description", rng.choice(LIST_WORDINGS), _sentence([_article(shape) for shape in scene.shapes]))
+    """Ask for all shapes in order, with their places."""
+    return QA("description", rng.choice(DESCRIPTION_WORDINGS), caption(scene))
 
 
 def ask_count(scene: Scene, rng: random.Random) -> QA:
@@ -163,13 +162,16 @@ def ask_all(scene: Scene, rng: random.Random) -> list[QA]:
     return [qa for asker in ASKERS.values() if (qa := asker(scene, rng)) is not None]
 
 
+def facts(scene: Scene, rng: random.Random) -> str:
+    """Return several true sentences about a scene in any order, which teach stage 1 to look things up by any property."""
+    askers = (ask_count, ask_count, ask_colour, ask_shape, ask_place, ask_place, ask_place)
+    sentences = {qa.answer for asker in askers if (qa := asker(scene, rng)) is not None}
+    return " ".join(rng.sample(sorted(sentences), len(sentences)))
+
+
 def text_only() -> list[QA]:
     """List the questions that need no picture."""
     return [QA("text", question, answer) for question, answer in TEXT_ONLY]
-
-
-def _article(shape: Shape) -> str:
-    return _with_an(f"a {shape.colour} {shape.kind}")
 
 
 def _with_an(text: str) -> str:

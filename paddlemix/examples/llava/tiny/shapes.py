@@ -42,7 +42,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Scene:
-    """Shapes from left to right (in one column from top to bottom) on a plain background (RGB, 0..255)."""
+    """Shapes row by row, each row from left to right, on a plain background (RGB, 0..255)."""
 
     shapes: tuple[Shape, ...]
     background: tuple[int, int, int]
@@ -61,7 +61,8 @@ class Scene:
 def random_scene(rng: random.Random) -> Scene:
     """Draw one to four shapes in cells of their own; later shapes often share a kind or colour with the first."""
     num_shapes = rng.randint(1, MAX_SHAPES)
-    cells = rng.sample([(column, row) for column in range(NUM_CELLS) for row in range(NUM_CELLS)], num_shapes)
+    cells = [(column, row) for row in range(NUM_CELLS) for column in range(NUM_CELLS)]
+    cells = [cells[index] for index in sorted(rng.sample(range(len(cells)), num_shapes))]
     kinds = [rng.choice(KINDS) for _ in cells]
     colours = [rng.choice(tuple(COLOURS)) for _ in cells]
     for index in range(1, num_shapes):
@@ -69,7 +70,7 @@ def random_scene(rng: random.Random) -> Scene:
             kinds[index] = kinds[0]
         elif rng.random() < 0.33:
             colours[index] = colours[0]
-    shapes = [_place(rng, kind, colour, cell) for kind, colour, cell in zip(kinds, colours, sorted(cells), strict=True)]
+    shapes = [_place(rng, kind, colour, cell) for kind, colour, cell in zip(kinds, colours, cells, strict=True)]
     return Scene(tuple(shapes), rng.choice(BACKGROUNDS))
 
 

@@ -17,7 +17,9 @@ def main(argv: list[str] | None = None) -> None:
     prepare_environment("cpu")
     from paddlemix import LlavaForConditionalGeneration, LlavaProcessor
 
-    LlavaForConditionalGeneration.from_pretrained(arguments.model_path).save_pretrained(arguments.output, dtype="float16")
+    LlavaForConditionalGeneration.from_pretrained(arguments.model_path).save_pretrained(
+        arguments.output, dtype="float16"
+    )
     LlavaProcessor.from_pretrained(arguments.model_path).save_pretrained(arguments.output)
     print(f"{arguments.output}: written")
 

@@ -1,0 +1,259 @@
+"""Adapter folders in PaddleMIX's format: merged as a restatement in NumPy says, or refused with the reason."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+
+import numpy as np
+import paddle
+import pytest
+import reference_models as tiny
+import sentencepiece
+
+from paddlemix.checkpoints.files import CheckpointError
+from paddlemix.checkpoints.load import load_model
+from paddlemix.checkpoints.lora import merge_into, read_adapter
+from paddlemix.checkpoints.merge import merge
+from paddlemix.checkpoints.processor import LlavaProcessor
+
+RANK, ALPHA = 4, 10
+WEIGHTS, CONFIG = "lora_model_state.pdparams", "lora_config.json"
+TARGETS = {  # PaddleMIX's name of a layer: (our name, its width in, its width out)
+    "llama.layers.0.self_attn.q_proj": ("language_model.layers.0.self_attn.q_proj", 48, 48),
+    "llama.layers.2.self_attn.v_proj": ("language_model.layers.2.self_attn.v_proj", 48, 16),
+    "llama.layers.1.mlp.down_proj": ("language_model.layers.1.mlp.down_proj", 80, 48),
+}
+WHOLE = {  # PaddleMIX's name of a tensor that trained whole: (our name, its shape)
+    "llama.mm_projector.0.weight": ("projector.0.weight", (32, 48)),
+    "llama.mm_projector.2.bias": ("projector.2.bias", (48,)),
+    "llama.image_newline": ("image_newline", (48,)),
+}
+
+
+def adapter_state(seed: int = 0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    state = {}
+    for name, (_, num_in, num_out) in TARGETS.items():
+        state[f"{name}.lora_A"] = rng.standard_normal((num_in, RANK)).astype(np.float32)
+        state[f"{name}.lora_B"] = rng.standard_normal((RANK, num_out)).astype(np.float32)
+    return state | {name: rng.standard_normal(shape).astype(np.float32) for name, (_, shape) in WHOLE.items()}
+
+
+def write_adapter(folder, state: dict, base=None, **changes):
+    folder.mkdir(parents=True, exist_ok=True)
+    values = {"r": RANK, "lora_alpha": ALPHA, "rslora": False, "merge_weights": False, "dtype": "float32"}
+    values |= {"base_model_name_or_path": None if base is None else str(base), **changes}
+    (folder / CONFIG).write_text(json.dumps(values))
+    if state:
+        paddle.save({name: paddle.to_tensor(value) for name, value in state.items()}, str(folder / WEIGHTS))
+    return folder
+
+
+def values_of(model) -> dict[str, np.ndarray]:
+    return {name: parameter.numpy().copy() for name, parameter in model.named_parameters()}
+
+
+def restated(before: dict[str, np.ndarray], state: dict[str, np.ndarray], scaling: float) -> dict[str, np.ndarray]:
+    """Return W + A B * scaling in float64, and what the adapter holds whole."""
+    after = dict(before)
+    for theirs, (ours, *_) in TARGETS.items():
+        delta = state[f"{theirs}.lora_A"].astype(np.float64) @ state[f"{theirs}.lora_B"]
+        after[f"{ours}.weight"] = before[f"{ours}.weight"] + delta * scaling
+    return after | {ours: state[theirs] for theirs, (ours, _) in WHOLE.items()}
+
+
+@pytest.fixture
+def base(v1_6):
+    return load_model(v1_6.folder, device="cpu")
+
+
+@pytest.mark.parametrize(("is_rank_stabilised", "scaling"), [(False, ALPHA / RANK), (True, ALPHA / math.sqrt(RANK))])
+def test_merging_adds_the_scaled_product_and_puts_in_what_trained_whole(base, tmp_path, is_rank_stabilised, scaling):
+    state, before = adapter_state(), values_of(base)
+    merge_into(base, write_adapter(tmp_path, state, rslora=is_rank_stabilised))
+    expected, after = restated(before, state, scaling), values_of(base)
+    for name, values in after.items():
+        np.testing.assert_allclose(values, expected[name], rtol=1e-5, atol=1e-5, err_msg=name)
+    changed = {name for name, values in after.items() if not np.array_equal(values, before[name])}
+    assert changed == {f"{ours}.weight" for ours, *_ in TARGETS.values()} | {ours for ours, _ in WHOLE.values()}
+
+
+def test_merged_model_gives_the_logits_of_transformers_with_the_same_change(v1_6, base, tmp_path):
+    state = adapter_state()
+    merge_into(base, write_adapter(tmp_path, state))
+    model = tiny.hf_model(True, vision={"num_attention_heads": 1})
+    for name in ("0.self_attn.q_proj", "2.self_attn.v_proj", "1.mlp.down_proj"):
+        factors = (state[f"llama.layers.{name}.lora_A"], state[f"llama.layers.{name}.lora_B"])
+        parameter = model.get_parameter(f"model.language_model.layers.{name}.weight")
+        parameter.data += parameter.new_tensor((factors[0] @ factors[1] * (ALPHA / RANK)).T)
+    projector, newline = model.model.multi_modal_projector, model.model.image_newline
+    for parameter, name in (
+        (projector.linear_1.weight, "llama.mm_projector.0.weight"),
+        (projector.linear_2.bias, "llama.mm_projector.2.bias"),
+        (newline, "llama.image_newline"),
+    ):
+        parameter.data = parameter.new_tensor(state[name].T)
+    theirs = tiny.hf_logits(model, v1_6.batch, True)
+    with paddle.no_grad():
+        np.testing.assert_allclose(base(v1_6.batch).numpy(), theirs, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["absolute", "beside", "relative-to-the-working-folder"])
+def test_adapter_folder_loads_with_the_base_that_it_names(v1_6, base, tmp_path, monkeypatch, kind):
+    named = v1_6.folder
+    if kind == "beside":
+        named = os.path.relpath(v1_6.folder, tmp_path / "adapter")
+    elif kind == "relative-to-the-working-folder":
+        monkeypatch.chdir(v1_6.folder.parent)
+        named = v1_6.folder.name
+    folder = write_adapter(tmp_path / "adapter", adapter_state(), named)
+    merge_into(base, folder)
+    expected = values_of(base)
+    for name, values in values_of(load_model(folder, device="cpu")).items():
+        np.testing.assert_array_equal(values, expected[name])
+
+
+@pytest.mark.parametrize(
+    ("named", "text"),
+    [
+        (None, r"does not name its base model \(base_model_name_or_path\)"),
+        ("gone/away", "base model gone/away, which does not exist"),
+        (".", r"base model \., which does not exist"),
+    ],
+)
+def test_adapter_whose_base_cannot_be_found_is_refused(tmp_path, monkeypatch, named, text):
+    folder = write_adapter(tmp_path, adapter_state(), named)
+    monkeypatch.chdir(folder)
+    with pytest.raises(CheckpointError, match=text):
+        load_model(folder, device="cpu")
+
+
+def without(*ends: str) -> dict[str, np.ndarray]:
+    return {name: value for name, value in adapter_state().items() if not name.endswith(ends)}
+
+
+def replaced(**shapes) -> dict[str, np.ndarray]:
+    """Return the state with another shape for the factors of q_proj."""
+    factors = {f"llama.layers.0.self_attn.q_proj.{name}": np.zeros(shape, "f4") for name, shape in shapes.items()}
+    return {**adapter_state(), **factors}
+
+
+BAD_STATES = {
+    "no-lora-B": (without("q_proj.lora_B"), r"only one of lora_A and lora_B .*layers\.0\.self_attn\.q_proj"),
+    "no-lora-A": (without("down_proj.lora_A"), r"only one of lora_A and lora_B .*layers\.1\.mlp\.down_proj"),
+    "no-factors": (without("lora_A", "lora_B"), "holds no lora_A and lora_B at all"),
+    "unknown-name": ({**adapter_state(), "qwen.layers.0.q.lora_A": np.zeros((2, 2), "f4")}, r"knows: qwen\.layers\.0"),
+    "other-width": (
+        replaced(lora_A=(64, RANK), lora_B=(RANK, 64)),
+        r"trained on another model.*q_proj\.lora_A \[64, 64\]",
+    ),
+    "other-rank": (replaced(lora_A=(48, 8), lora_B=(8, 48)), r"not of rank 4 .*q_proj \(\[48, 8\] and \[8, 48\]\)"),
+    "ranks-differ": (replaced(lora_A=(48, RANK), lora_B=(8, 48)), "not of rank 4"),
+    "vectors": (replaced(lora_A=(48,), lora_B=(48,)), "not of rank 4"),
+    "projector-of-another-model": (
+        {**adapter_state(), "llama.mm_projector.0.weight": np.zeros((64, 48), "f4")},
+        r"trained on another model.*projector\.0\.weight \[64, 48\]",
+    ),
+    "layer-that-is-not-there": (
+        {**adapter_state(), "llama.layers.9.mlp.up_proj.lora_A": np.zeros((48, RANK), "f4")}
+        | {"llama.layers.9.mlp.up_proj.lora_B": np.zeros((RANK, 80), "f4")},
+        r"trained on another model.*layers\.9\.mlp\.up_proj",
+    ),
+}
+
+
+@pytest.mark.parametrize(("state", "text"), BAD_STATES.values(), ids=BAD_STATES)
+def test_adapter_that_does_not_fit_is_refused_and_changes_nothing(base, tmp_path, state, text):
+    before = values_of(base)
+    with pytest.raises(CheckpointError, match=text):
+        merge_into(base, write_adapter(tmp_path, state))
+    for name, values in values_of(base).items():
+        np.testing.assert_array_equal(values, before[name])
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"r": 0}, "has r 0, expected a number of at least 1"),
+        ({"r": None}, "has r None"),
+        ({"r": "4"}, "has r '4'"),
+        ({"lora_alpha": None}, "needs 'lora_alpha' as a number"),
+        ({"pissa": True}, "pissa is set, which cannot be merged"),
+        ({"loraga": True}, "loraga is set, which cannot be merged"),
+        ({"use_mora": True}, "use_mora is set, which cannot be merged"),
+        ({"lora_use_mixer": True}, "lora_use_mixer is set, which cannot be merged"),
+    ],
+    ids=str,
+)
+def test_adapter_config_that_cannot_be_merged_is_refused(base, tmp_path, changes, text):
+    with pytest.raises(CheckpointError, match=text):
+        merge_into(base, write_adapter(tmp_path, adapter_state(), **changes))
+
+
+def test_adapter_without_its_weights_is_refused(v1_6, tmp_path):
+    folder = write_adapter(tmp_path, {}, v1_6.folder)
+    with pytest.raises(CheckpointError, match=f"has {CONFIG} but no {WEIGHTS}"):
+        load_model(folder, device="cpu")
+
+
+def test_unused_newline_of_a_pad_model_is_left_out(v1_5, tmp_path):
+    folder = write_adapter(tmp_path, adapter_state(), v1_5.folder)
+    model = load_model(folder, device="cpu")
+    assert "image_newline" not in read_adapter(folder, model.config)
+    assert model.image_newline is None
+
+
+@pytest.fixture
+def base_folder(v1_6, base, tmp_path):
+    """A complete folder of ours: weights, config, tokenizer, processor."""
+    folder = tmp_path / "base"
+    options = {"model_type": "bpe", "vocab_size": 60, "minloglevel": 2, "num_threads": 1}
+    words = ["a picture of a red square and a blue circle", "what is in the picture? USER: ASSISTANT:"]
+    base.save_pretrained(folder)
+    with open(folder / "tokenizer.model", "wb") as file:
+        sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(words * 3), model_writer=file, **options)
+    return folder
+
+
+def test_merge_writes_a_folder_that_needs_neither_input(base, base_folder, tmp_path):
+    adapter, output = write_adapter(tmp_path / "adapter", adapter_state(), base_folder), tmp_path / "merged"
+    merge(adapter, output, device="cpu")
+    merge_into(base, adapter)
+    expected = values_of(base)
+    text = "what is in the red picture?"
+    ids = LlavaProcessor.from_pretrained(base_folder).tokenizer.encode(text, is_start=True)
+    base_folder.rename(tmp_path / "gone")
+    adapter.rename(tmp_path / "gone-too")
+    for name, values in values_of(load_model(output, device="cpu")).items():
+        np.testing.assert_array_equal(values, expected[name])
+    assert LlavaProcessor.from_pretrained(output).decode(ids) == text
+
+
+def test_merge_takes_another_base_than_the_adapter_names(base_folder, tmp_path):
+    adapter = write_adapter(tmp_path / "adapter", adapter_state(), "gone/away")
+    merge(adapter, tmp_path / "merged", base=base_folder, device="cpu")
+    assert (tmp_path / "merged" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("kind", ["base", "adapter", "base-by-another-path"])
+def test_merge_never_writes_into_an_input(base_folder, tmp_path, kind):
+    adapter = write_adapter(tmp_path / "adapter", adapter_state(), base_folder)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    output = {"base": base_folder, "adapter": adapter, "base-by-another-path": adapter / ".." / "base"}[kind]
+    with pytest.raises(CheckpointError, match="is also an input"):
+        merge(adapter, output, device="cpu")
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_merge_that_fails_writes_nothing(base_folder, tmp_path):
+    adapter = write_adapter(tmp_path / "adapter", BAD_STATES["other-width"][0], base_folder)
+    with pytest.raises(CheckpointError, match="trained on another model"):
+        merge(adapter, tmp_path / "merged", device="cpu")
+    assert not (tmp_path / "merged").exists()
+
+
+def test_merge_refuses_a_folder_that_is_no_adapter(base_folder, tmp_path):
+    with pytest.raises(CheckpointError, match="is no LoRA folder"):
+        merge(base_folder, tmp_path / "merged", device="cpu")

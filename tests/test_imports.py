@@ -1,0 +1,180 @@
+"""Who imports whom: what a process loads, and that the rooms' imports go only down."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "paddlemix"
+HEAVY = ("paddle", "paddlenlp", "torch", "transformers")
+# A room may import the rooms of lower floors; rooms of one floor do not know each other.
+FLOORS = (
+    ("constants", "log"),
+    ("device", "ops", "conversation", "image"),
+    ("data",),
+    ("models",),
+    ("checkpoints",),
+    ("train", "generate"),
+    ("eval", "serve"),
+    ("cli",),
+    ("examples",),
+)
+FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+MODELS_MAY_READ = {"data.sample", "image.anyres", "image.spec"}
+PROCESSOR = "checkpoints.processor"
+FILES = sorted(path for path in PACKAGE.rglob("*.py"))
+
+
+def module_of(path: Path) -> str:
+    """Return a file's module below the package: "models.llava", "" for the package itself."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def statements(tree: ast.AST, is_lazy_too: bool) -> Iterator[ast.AST]:
+    """Yield the nodes of a file, without those inside functions unless is_lazy_too."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) and not is_lazy_too:
+            continue
+        yield node
+        yield from statements(node, is_lazy_too)
+
+
+def imports_of(path: Path, is_lazy_too: bool) -> Iterator[str]:
+    """Yield the full names that a file imports, relative ones resolved to "paddlemix. ...".
+
+    `from a import b` gives "a.b", so that a module taken from its package is seen.
+    """
+    package = ["paddlemix", *filter(None, module_of(path).split("."))]
+    package = package if path.name == "__init__.py" else package[:-1]
+    for node in statements(ast.parse(path.read_text(encoding="utf-8")), is_lazy_too):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            start = package[: len(package) - node.level + 1] if node.level else []
+            home = ".".join([*start, *filter(None, [node.module])])
+            yield from (f"{home}.{alias.name}" for alias in node.names)
+
+
+def own_imports(path: Path) -> list[str]:
+    """Return what a file imports from the package at module level, without "paddlemix."."""
+    names = imports_of(path, is_lazy_too=False)
+    return [name.partition(".")[2] for name in names if name.split(".")[0] == "paddlemix"]
+
+
+def is_allowed(module: str, target: str) -> bool:
+    room, wanted = module.split(".")[0], target.split(".")[0]
+    if wanted in (room, "__version__"):
+        return True
+    if wanted not in FLOOR_OF or FLOOR_OF[wanted] >= FLOOR_OF[room]:
+        return False
+    if room == "models" and wanted in ("conversation", "image", "data"):
+        return any(target == name or target.startswith(f"{name}.") for name in MODELS_MAY_READ)
+    if room == "data":
+        return wanted in ("constants", "log", "conversation", "image")
+    if room == "checkpoints" and wanted in ("conversation", "data"):
+        return module == PROCESSOR
+    return True
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: module_of(path) or "paddlemix")
+def test_imports_go_only_down(path):
+    module = module_of(path)
+    if module:
+        assert module.split(".")[0] in FLOOR_OF, f"{module} has no floor: add its room to FLOORS"
+        assert [target for target in own_imports(path) if not is_allowed(module, target)] == []
+    else:
+        assert own_imports(path) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "target", "expected"),
+    [
+        ("data.encode", "image.anyres.num_tiles", True),
+        ("data.encode", "models.llava.LlavaForConditionalGeneration", False),
+        ("data.encode", "device.use_device", False),
+        ("models.llava", "data.sample.Batch", True),
+        ("models.llava", "data.collate.collate", False),
+        ("models.llava", "conversation.messages.Message", False),
+        ("image.load", "conversation.messages.Message", False),
+        ("ops.rope", "device.use_device", False),
+        ("checkpoints.load", "device", True),
+        ("checkpoints.load", "data.encode.encode", False),
+        ("checkpoints.processor", "data.encode.encode", True),
+        ("generate.engine", "train.run", False),
+        ("cli", "train.run.main", True),
+    ],
+)
+def test_the_rule_itself_tells_good_imports_from_bad(module, target, expected):
+    assert is_allowed(module, target) == expected
+
+
+def test_relative_and_lazy_imports_are_seen_by_the_scan(tmp_path):
+    path = PACKAGE / "models" / "llava.py"
+    assert "data.sample.Batch" in own_imports(path)
+    assert "paddlemix.checkpoints.load.load_model" not in imports_of(path, is_lazy_too=False)
+    assert "paddlemix.checkpoints.load.load_model" in imports_of(path, is_lazy_too=True)
+    assert "device" in own_imports(PACKAGE / "checkpoints" / "load.py")
+
+
+def test_only_train_imports_paddlenlp():
+    users = {
+        module_of(path).split(".")[0]
+        for path in FILES
+        if any(name.split(".")[0] == "paddlenlp" for name in imports_of(path, is_lazy_too=True))
+    }
+    assert users == {"train"}
+
+
+def test_nothing_imports_torch_or_transformers():
+    for path in FILES:
+        roots = {name.split(".")[0] for name in imports_of(path, is_lazy_too=True)}
+        assert not roots & {"torch", "transformers"}, path
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: module_of(path) or "paddlemix")
+def test_text_and_image_rooms_never_import_paddle(path):
+    if module_of(path).split(".")[0] in ("conversation", "image", "data"):
+        assert not {name.split(".")[0] for name in imports_of(path, is_lazy_too=True)} & set(HEAVY)
+
+
+def loaded_by(code: str) -> list[str]:
+    """Run code in a fresh process and return which heavy packages it loaded."""
+    probe = f"{code}\nimport json, sys\nprint(json.dumps([n for n in {HEAVY!r} if n in sys.modules]))"
+    done = subprocess.run(
+        [sys.executable, "-c", probe], capture_output=True, text=True, cwd=PACKAGE.parent, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_importing_the_package_loads_neither_paddle_nor_paddlenlp():
+    assert loaded_by("import paddlemix; paddlemix.Conversation, paddlemix.Message, paddlemix.SamplingParams") == []
+
+
+def test_text_image_and_data_rooms_load_no_paddle():
+    rooms = ("conversation", "image", "data")
+    modules = [module_of(path) for path in FILES if module_of(path).split(".")[0] in rooms]
+    assert len(modules) > 20
+    assert loaded_by("\n".join(f"import paddlemix.{module}" for module in modules)) == []
+
+
+def test_chat_loads_paddle_but_not_paddlenlp():
+    code = "from paddlemix import LlavaForConditionalGeneration, LlavaProcessor, ChatSession\n"
+    code += "from paddlemix import Conversation, Message, Batch, Sample, SamplingParams, LlavaConfig"
+    assert loaded_by(code) == ["paddle"]
+
+
+def test_public_names_are_listed_and_an_unknown_one_raises():
+    import paddlemix
+
+    for name in paddlemix.__all__:
+        assert name in dir(paddlemix)
+    with pytest.raises(AttributeError, match="has no attribute 'Llava'"):
+        paddlemix.Llava  # noqa: B018
