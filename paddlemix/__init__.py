@@ -15,7 +15,7 @@ _HOMES = {
     "Batch": "data.sample",
     "Sample": "data.sample",
 }
-__all__ = ["__version__", *_HOMES]  # noqa: PLE0604
+__all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str):

@@ -96,7 +96,7 @@ def _chosen_before() -> str | None:
     return None if current == "cpu" else current
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def can_compute(dtype: str, device: str) -> bool:
     """Tell if a matrix product and a convolution run in a dtype: what paddle says about its support is not reliable."""
     import paddle

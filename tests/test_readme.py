@@ -45,7 +45,8 @@ def test_training_commands_run_and_the_merged_model_chats(workplace):
 
 
 def test_chat_command_answers(workplace):
-    command = next(block for block in blocks(ROOT / "README.md", "bash") if block.startswith("python paddlemix/examples"))
+    commands = blocks(ROOT / "README.md", "bash")
+    command = next(block for block in commands if block.startswith("python paddlemix/examples"))
     output = run(command.strip() + " --temperature 0", workplace, input="How many shapes are there?\n")
     assert "There are" in output
 
@@ -72,5 +73,3 @@ def test_files_that_a_readme_names_exist(path):
         assert (path.parent / target).exists(), f"{path} links to {target}"
     for target in set(re.findall(r"paddlemix/[\w./-]+\.(?:py|json|png)", text)):
         assert (ROOT / target).exists(), f"{path} names {target}"
-
-

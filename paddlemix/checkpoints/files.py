@@ -146,8 +146,8 @@ def preview(names: Iterable[str], most: int = 20) -> str:
     return ", ".join(names[:most]) + rest
 
 
-def write_safetensors(path: Path, tensors: Mapping[str, StoredTensor], metadata: Mapping[str, str]) -> None:
-    """Write one file, tensor by tensor, to a temporary name and rename it."""
+def write_safetensors(file, tensors: Mapping[str, StoredTensor], metadata: Mapping[str, str]) -> None:
+    """Write tensors, one after the other, to a file that is open for bytes."""
     codes = {dtype: code for code, dtype in SAFETENSORS.items()}
     header: dict = {"__metadata__": dict(metadata)}
     end = 0
@@ -157,10 +157,10 @@ def write_safetensors(path: Path, tensors: Mapping[str, StoredTensor], metadata:
         end += size
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with replacing(path) as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for tensor in tensors.values():
-            file.write(np.ascontiguousarray(tensor.values).data)
+    file.write(len(text).to_bytes(8, "little") + text)
+    for tensor in tensors.values():
+        file.write(np.ascontiguousarray(tensor.values).data)
+    file.flush()
 
 
 class replacing:

@@ -74,6 +74,8 @@ def our_tensors(path: Path, layout, config: LlavaConfig) -> dict[str, tuple[Stor
         target = (name, False) if table is None else table.to_ours(name)
         if target is None:
             unexpected.append(name)
+        elif target[0] in found:
+            raise CheckpointError(f"{path} holds two tensors for {target[0]}, one of them under the name {name}")
         else:
             found[target[0]] = (tensor, target[1])
     if unexpected:

@@ -24,6 +24,12 @@ def is_adapter(path: Path) -> bool:
     return (Path(path) / CONFIG).is_file()
 
 
+def remove_adapter(path: Path) -> None:
+    """Delete an adapter's files from a folder that a whole model was written to, which would be read as one."""
+    for name in (CONFIG, WEIGHTS):
+        (Path(path) / name).unlink(missing_ok=True)
+
+
 def base_of(path: Path) -> Path:
     """Return the folder of the model that an adapter was trained on. Raises CheckpointError if it is not known."""
     base = read_json(path / CONFIG).get(BASE_KEY)
@@ -108,20 +114,21 @@ def scaling_of(path: Path) -> float:
 
 
 def merge_into(model, path) -> None:
-    """Add an adapter to the weights of its base model in float32, and put its other tensors in."""
+    """Put the tensors that an adapter holds whole into its base model, and add its products in float32."""
     path = Path(path)
     scaling = scaling_of(path)
     parameters = dict(model.named_parameters())
     tensors = read_adapter(path, model.config)
     _check_fit(path, parameters, tensors)
     for name, tensor in tensors.items():
+        if not name.endswith((".lora_A", ".lora_B")):
+            parameters[name].set_value(paddle.to_tensor(_widened(tensor)).astype(parameters[name].dtype))
+    for name, tensor in tensors.items():  # after that, since a layer may have trained whole and with an adapter
         stem, _, tail = name.rpartition(".")
         if tail == "lora_A":
             delta = _widened(tensor) @ _widened(tensors[f"{stem}.lora_B"]) * np.float32(scaling)
             weight = parameters[f"{stem}.weight"]
             weight.set_value((weight.astype("float32") + paddle.to_tensor(delta)).astype(weight.dtype))
-        elif tail != "lora_B":
-            parameters[name].set_value(paddle.to_tensor(_widened(tensor)).astype(parameters[name].dtype))
 
 
 def _check_fit(path: Path, parameters: dict, tensors: dict[str, StoredTensor]) -> None:

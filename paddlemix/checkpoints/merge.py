@@ -29,4 +29,5 @@ def merge(lora_path, output, *, base=None, device: str | None = None) -> None:
     lora.merge_into(model, lora_path)
     processor.save_pretrained(output)
     model.save_pretrained(output)
+    lora.remove_adapter(output)
     print(f"merged {lora_path} into {base}: {output}")

@@ -88,8 +88,9 @@ class LlavaProcessor:
 
 def _read_spec(path: Path) -> tuple[ImageSpec, str]:
     """Return image spec and template name, from the model's config.json where there is one."""
-    if (path / "config.json").is_file() or not (path / FILE).is_file():
-        config = read_config(path if (path / "config.json").is_file() or not lora.is_adapter(path) else lora.base_of(path))
+    has_config = (path / "config.json").is_file()
+    if has_config or not (path / FILE).is_file():
+        config = read_config(path if has_config or not lora.is_adapter(path) else lora.base_of(path))
         return config.image, config.template
     values = read_json(path / FILE)
     if FORMAT_KEY not in values:

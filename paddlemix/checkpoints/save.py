@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 
 from ..models.llava import LlavaForConditionalGeneration
-from .files import StoredTensor, storage_dtype, write_json, write_safetensors
+from .files import StoredTensor, replacing, storage_dtype, write_json, write_safetensors
 from .layouts import paddle as layout
 
+OURS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
 UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
@@ -29,7 +31,7 @@ def save_model(
     written = _write_shards(path, shards)
     save_config(model, path, dtype)
     for old in path.glob("model*.safetensors*"):
-        if old.name not in written:
+        if OURS.fullmatch(old.name) and old.name not in written:
             old.unlink()
 
 
@@ -40,17 +42,18 @@ def save_config(model: LlavaForConditionalGeneration, path: Path, dtype: str | N
 
 
 def _write_shards(path: Path, shards: list[dict[str, StoredTensor]]) -> set[str]:
+    """Write shards and their index. All are whole before the first takes its name, so that old and new never mix."""
+    names = [f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
+    names = names if len(shards) > 1 else [layout.WEIGHTS]
+    with ExitStack() as stack:
+        for name, shard in zip(names, shards, strict=True):
+            write_safetensors(stack.enter_context(replacing(path / name)), shard, {"format": "np"})
     if len(shards) == 1:
-        write_safetensors(path / layout.WEIGHTS, shards[0], {"format": "np"})
-        return {layout.WEIGHTS}
-    weight_map = {}
-    for number, shard in enumerate(shards, start=1):
-        name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        write_safetensors(path / name, shard, {"format": "np"})
-        weight_map.update(dict.fromkeys(shard, name))
+        return set(names)
+    weight_map = {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
     total = sum(num_bytes(tensor) for shard in shards for tensor in shard.values())
     write_json(path / layout.INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
-    return {*weight_map.values(), layout.INDEX}
+    return {*names, layout.INDEX}
 
 
 def as_stored(parameter, dtype: str | None = None) -> StoredTensor:

@@ -29,14 +29,15 @@ def generate(model, batch: Batch, sampling: SamplingParams | None = None) -> lis
     stops = set() if sampling.ignore_eos else set(model.config.eos_token_ids)
     was_training = model.training
     model.eval()
-    engine = Engine(model, num_rows, length + budget)
-    engine.hide_padding(batch.segment_ids > 0)
-    with paddle.no_grad():
-        logits = engine.read(model.embed(batch), batch.position_ids)
-    answers = _continue(engine, logits, batch.position_ids[:, -1:], sampling, budget, stops)
-    if was_training:
-        model.train()
-    return answers
+    try:
+        engine = Engine(model, num_rows, length + budget)
+        engine.hide_padding(batch.segment_ids > 0)
+        with paddle.no_grad():
+            logits = engine.read(model.embed(batch), batch.position_ids)
+        return _continue(engine, logits, batch.position_ids[:, -1:], sampling, budget, stops)
+    finally:
+        if was_training:
+            model.train()
 
 
 def _continue(engine: Engine, logits, positions, sampling: SamplingParams, budget: int, stops: set[int]):

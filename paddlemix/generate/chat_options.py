@@ -9,13 +9,14 @@ def add_arguments(parser: argparse.ArgumentParser, *, default_model: str) -> Non
     """Add the options of the chat to a parser; the first seven are PaddleMIX's."""
     parser.add_argument("--model-path", default=default_model, help="model folder (default: the bundled tiny model)")
     parser.add_argument("--image-file", action="append", default=[], help="picture, file or URL; may be repeated")
-    parser.add_argument("--image-flie", dest="image_file", action="append", help=argparse.SUPPRESS)  # PaddleMIX's README
+    # PaddleMIX's README spells it so.
+    parser.add_argument("--image-flie", dest="image_file", action="append", help=argparse.SUPPRESS)
     parser.add_argument("--conv-mode", default=None, help="template instead of the checkpoint's own")
     parser.add_argument("--temperature", type=float, default=0.2, help="0 takes the likeliest token (default 0.2)")
     parser.add_argument("--max-new-tokens", type=int, default=512, help="most tokens of an answer (default 512)")
     parser.add_argument("--fp16", action="store_true", help="the same as --dtype float16")
     parser.add_argument("--debug", action="store_true", help="print prompt and output of each turn")
-    parser.add_argument("--device", default=None, help="gpu, npu or cpu, with or without :N (default: the best there is)")
+    parser.add_argument("--device", default=None, help="gpu, npu or cpu, also with :N (default: the best there is)")
     parser.add_argument("--dtype", default=None, choices=("float32", "float16", "bfloat16"), help="default: as stored")
     parser.add_argument("--top-p", type=float, default=1.0, help="sample from the likeliest tokens of this mass")
     parser.add_argument("--top-k", type=int, default=0, help="sample from so many tokens, 0 = all")

@@ -1,4 +1,4 @@
-"""From the logits of one position to a token id. Runs on the host in float32, so that it is the same on every device."""
+"""From the logits of one position to a token id. Runs on the host in float32: the same on every device."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Sampler:
             raise FloatingPointError("the model's logits are not finite: its weights or its dtype are at fault")
         if self.params.temperature == 0:
             return int(logits.argmax())
-        order, weights = _candidates(logits / self.params.temperature, self.params)
+        order, weights = _candidates((logits - logits.max()).astype(np.float64) / self.params.temperature, self.params)
         return int(order[self.random.choice(len(order), p=weights)])
 
 
@@ -58,8 +58,7 @@ def _candidates(logits: np.ndarray, params: SamplingParams):
     order = np.argsort(-logits, kind="stable")
     if params.top_k:
         order = order[: params.top_k]
-    chosen = logits[order].astype(np.float64)
-    weights = np.exp(chosen - chosen[0])
+    weights = np.exp(logits[order] - logits[order[0]])
     weights /= weights.sum()
     if params.top_p < 1:
         before = np.cumsum(weights) - weights

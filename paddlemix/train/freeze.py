@@ -24,7 +24,12 @@ def names_of(name: str, config) -> list[str]:
 
 
 def freeze(
-    model: LlavaForConditionalGeneration, include=None, exclude=None, *, is_tower_trained=False, is_projector_frozen=False
+    model: LlavaForConditionalGeneration,
+    include: list[str] | None = None,
+    exclude: list[str] | None = None,
+    *,
+    is_tower_trained: bool = False,
+    is_projector_frozen: bool = False,
 ) -> None:
     """Set what trains: everything but the tower, then what the patterns say.
 
@@ -33,8 +38,9 @@ def freeze(
     """
     for name, parameter in model.named_parameters():
         parameter.stop_gradient = component_of(name) == "vision_tower"
+        names = names_of(name, model.config)
         is_included, is_excluded = (
-            any(fnmatchcase(candidate, pattern) for candidate in names_of(name, model.config) for pattern in patterns or ())
+            any(fnmatchcase(candidate, pattern) for candidate in names for pattern in patterns or ())
             for patterns in (include, exclude)
         )
         if is_included != is_excluded:

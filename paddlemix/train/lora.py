@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
+import re
 from pathlib import Path
 
 import paddle
@@ -58,6 +59,11 @@ def save_adapter(wrapped: LoRAModel, folder: Path) -> None:
         file.write(buffer.getbuffer())
     values = dataclasses.asdict(wrapped.lora_config)
     values["scaling"] = wrapped.lora_config.scaling
+    values["target_modules"] = [
+        re.escape(adapter_files.to_paddlemix_name(name, config).removesuffix(".lora_A"))
+        for name, _ in wrapped.model.named_parameters()
+        if name.endswith(".lora_A")
+    ]
     write_json(folder / adapter_files.CONFIG, values)
 
 

@@ -41,6 +41,8 @@ def _config_folder(argv: list[str]) -> Path | None:
 
 def train(values: dict[str, Any], *, template: str | None, config_folder: Path | None) -> None:
     """Load, train, evaluate and save. Raises ValueError for a user's mistake."""
+    import paddle
+
     from ..checkpoints.load import load_model
     from ..checkpoints.processor import LlavaProcessor
     from .arguments import parse
@@ -51,7 +53,8 @@ def train(values: dict[str, Any], *, template: str | None, config_folder: Path |
     if not model_args.model_name_or_path:
         raise ValueError("model_name_or_path is missing: name the folder of the model to start from")
     processor = LlavaProcessor.from_pretrained(model_args.model_name_or_path)
-    train_set, eval_set = read_data(processor, model_args.conv_mode or model_args.version or template, data_args, args, config_folder)
+    template = model_args.conv_mode or model_args.version or template
+    train_set, eval_set = read_data(processor, template, data_args, args, config_folder)
     dtype = weight_dtype(args)
     model = load_model(model_args.model_name_or_path, dtype=dtype, device=args.device)
     freeze(
@@ -66,6 +69,7 @@ def train(values: dict[str, Any], *, template: str | None, config_folder: Path |
     if model_args.lora:
         from .lora import add_lora
 
+        paddle.seed(args.seed)
         wrapped = add_lora(model, model_args, dtype)
     print(report(model.named_parameters()), flush=True)
     if all(parameter.stop_gradient for parameter in model.parameters()):

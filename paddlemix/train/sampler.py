@@ -1,4 +1,4 @@
-"""The order in which rows are read: a function of the seed and the epoch alone, so that a resumed run finds it again."""
+"""The order in which rows are read: a function of seed and epoch alone, so that a resumed run finds it again."""
 
 from __future__ import annotations
 

@@ -5,17 +5,21 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import paddle
 from paddle import nn
+from paddle.utils import unique_name
 from paddlenlp.peft import LoRAModel
 from paddlenlp.trainer import Trainer
 from paddlenlp.trainer.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..checkpoints.layouts import detect
 from ..checkpoints.load import fill, our_tensors
+from ..checkpoints.lora import remove_adapter
 from ..checkpoints.processor import LlavaProcessor
 from ..checkpoints.save import save_config
 from ..log import notice
+from .batches import Collator, GuardedRows, opened
 from .freeze import PROJECTOR_PARTS
 from .lora import load_adapter, save_adapter
 from .sampler import EpochBatchSampler
@@ -29,10 +33,15 @@ class LlavaTrainer(Trainer):
     Every checkpoint, and the output folder at the end, is a folder that `from_pretrained` reads as it is.
     """
 
-    def __init__(self, *, processor: LlavaProcessor, **settings):
+    def __init__(self, *, processor: LlavaProcessor, model, args, train_dataset=None, eval_dataset=None):
         self.processor = processor
-        settings["data_collator"] = Collator(processor)
-        super().__init__(**settings)
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=Collator(processor),
+            train_dataset=None if train_dataset is None else GuardedRows(train_dataset),
+            eval_dataset=None if eval_dataset is None else GuardedRows(eval_dataset),
+        )
 
     @property
     def llava(self):
@@ -40,13 +49,34 @@ class LlavaTrainer(Trainer):
         return self.model.model if isinstance(self.model, LoRAModel) else self.model
 
     def compute_loss(self, model, inputs, return_outputs=False):
-        loss = model(inputs["batch"], with_loss=True)
+        batch = opened(inputs["batch"])
+        loss = model(batch, with_loss=True)
+        if batch.pixels is None and self.llava.training:
+            loss = loss + self._blank_picture() * 0.0
         return (loss, (loss,)) if return_outputs else loss
+
+    def _blank_picture(self):
+        """Return a number that hangs on every parameter a picture would pass.
+
+        Added times zero to the loss of a batch without pictures, it gives them zero gradients instead of none: what the
+        optimizer does then depends neither on the batches since the start nor on what other processes have.
+        """
+        side = self.llava.config.image.side
+        return self.llava.encode_images(np.zeros([1, 3, side, side]), [1], [(side, side)])[0].sum()
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         with paddle.no_grad(), self.autocast_smart_context_manager():
             loss = self.compute_loss(model, inputs)
         return loss.detach(), None, None
+
+    def train(self, resume_from_checkpoint=None, ignore_keys_for_eval=None):
+        """Train; with load_best_model_at_end go back to the best checkpoint, which paddlenlp finds for LoRA only."""
+        result = super().train(resume_from_checkpoint, ignore_keys_for_eval)
+        best = self.state.best_model_checkpoint
+        if self.args.load_best_model_at_end and best is not None:
+            self._load_from_checkpoint(best)
+            notice(f"{best} was the best checkpoint ({self.state.best_metric}): the result is its model")
+        return result
 
     def create_optimizer(self, lr_scheduler=None):
         """Make AdamW with groups: the projector may have a rate of its own; biases and norms do not decay."""
@@ -56,6 +86,10 @@ class LlavaTrainer(Trainer):
         if hasattr(kind, "_create_master_weight") and self.args.fp16_opt_level == "O2":
             options["multi_precision"] = True
         named = [(name, tensor) for name, tensor in self.llava.named_parameters() if not tensor.stop_gradient]
+        # The saved state goes by names, and Paddle's count what a process has made so far.
+        unique_name.switch()
+        for name, tensor in named:
+            tensor.name = name
         decayed = {tensor.name for name, tensor in named if not ("bias" in name or "norm" in name)}
         self.optimizer = kind(
             learning_rate=self.lr_scheduler if lr_scheduler is None else lr_scheduler,
@@ -94,6 +128,7 @@ class LlavaTrainer(Trainer):
             save_adapter(self.model, folder)
         else:
             self.llava.save_pretrained(folder)
+            remove_adapter(folder)
         self.processor.save_pretrained(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint=None):
@@ -109,37 +144,41 @@ class LlavaTrainer(Trainer):
     def _load_best_model_from_peft_checkpoint(self):
         load_adapter(self.model, Path(self.state.best_model_checkpoint))
 
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        """Restore the random state too: paddlenlp does not where a checkpoint was written at the end of an epoch."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        self._load_rng_state(checkpoint)
+
+    def _save_checkpoint(self, model, metrics=None):
+        """Write a checkpoint, mark it as whole when every process has written its part, then delete old ones."""
+        super()._save_checkpoint(model, metrics=metrics)
+        if self.args.world_size > 1:
+            paddle.distributed.barrier()
+        if not self.is_world_process_zero():
+            return
+        output_dir = Path(self.args.output_dir)
+        (output_dir / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}" / COMPLETE).touch()
+        for other in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+            if not (other / COMPLETE).is_file():
+                shutil.rmtree(other)  # what a killed run left half written
+        super()._rotate_checkpoints(use_mtime=True, output_dir=self.args.output_dir)
+
     def _rotate_checkpoints(self, use_mtime=False, output_dir=None):
-        """Mark the checkpoint that was just written as whole, then delete old ones: this is called last in a save."""
-        if output_dir == self.args.output_dir:
-            current = Path(output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            (current / COMPLETE).touch()
-            for other in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-                if not (other / COMPLETE).is_file():
-                    shutil.rmtree(other)  # what a killed run left half written
-        super()._rotate_checkpoints(use_mtime=use_mtime, output_dir=output_dir)
+        """Delete nothing yet: `_save_checkpoint` does, once the new checkpoint is marked.
+
+        paddlenlp calls this at the end of a save, but in a run of several processes only.
+        """
 
 
 def _groups(named, learning_rate: float, projector_rate: float | None) -> list[dict]:
-    """Return optimizer groups; Paddle takes a group's learning rate as a factor of the optimizer's."""
+    """Return optimizer groups; Paddle takes a group's learning rate as a factor of the optimizer's, hence not of 0."""
+    if projector_rate is not None and learning_rate <= 0:
+        raise ValueError(f"mm_projector_lr {projector_rate} needs a learning_rate above 0, found {learning_rate}")
     projector = [tensor for name, tensor in named if name.startswith(PROJECTOR_PARTS)]
     others = [tensor for name, tensor in named if not name.startswith(PROJECTOR_PARTS)]
     factor = 1.0 if projector_rate is None else projector_rate / learning_rate
     groups = [{"params": others}, {"params": projector, "learning_rate": factor}]
     return [group for group in groups if group["params"]]
-
-
-class Collator:
-    """Puts samples into the dictionary that paddlenlp hands to `compute_loss`."""
-
-    def __init__(self, processor: LlavaProcessor):
-        self.processor = processor
-
-    def __call__(self, samples) -> dict:
-        batch = self.processor.collate(samples)
-        # The loader turns arrays into tensors and leaves other objects alone, so the batch stays on the host; the
-        # tensor beside it is what paddlenlp counts the rows of.
-        return {"batch": batch, "segment_ids": batch.segment_ids}
 
 
 def last_checkpoint(output_dir: Path) -> Path | None:

@@ -107,6 +107,16 @@ def test_tensors_that_no_rule_knows_are_named(hf_copy):
         load_model(hf_copy, device="cpu")
 
 
+def test_one_tensor_under_two_names_is_refused(hf_copy):
+    def double(tensors):
+        source = OLD if any(name.startswith(OLD[0]) for name in tensors) else NEW
+        return {**tensors, **restyled(tensors, source, NEW if source == OLD else OLD)}
+
+    rewrite(hf_copy, double)
+    with pytest.raises(CheckpointError, match=r"holds two tensors for .*, one of them under the name"):
+        load_model(hf_copy, device="cpu")
+
+
 def test_tensors_of_a_layer_that_config_does_not_have_are_named(hf_copy):
     text = json.loads((hf_copy / "config.json").read_text())["text_config"]
     edit_config(hf_copy, text_config={**text, "num_hidden_layers": 2})

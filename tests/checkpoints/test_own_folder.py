@@ -114,6 +114,11 @@ class FullDisk:
             raise OSError(errno.ENOSPC, "No space left on device")
         self.file.write(data)
 
+    def flush(self) -> None:
+        self.file.flush()
+        if self.room < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
     def close(self) -> None:
         self.file.close()
         if self.room < 0 and self.fails_late:
@@ -131,6 +136,25 @@ def test_full_disk_leaves_the_old_files_and_no_temporary_one(own_copy, monkeypat
     monkeypatch.setattr(files.os, "fdopen", lambda *values: FullDisk(fdopen(*values), room, fails_late))
     with pytest.raises(OSError, match="No space left"):
         save_model(model, own_copy)
+    assert contents(own_copy) == before
+
+
+@pytest.mark.parametrize("fails_late", [False, True], ids=["in-write", "in-close"])
+def test_full_disk_in_a_later_shard_leaves_no_mixture_of_old_and_new(own_copy, monkeypatch, fails_late):
+    model = load_model(own_copy, device="cpu")
+    model.save_pretrained(own_copy, max_shard_size="40KB")
+    before = contents(own_copy)
+    for parameter in model.parameters():
+        parameter.set_value(parameter + 1)
+    fdopen, opened = files.os.fdopen, []
+
+    def third_is_full(*values):
+        opened.append(values)
+        return FullDisk(fdopen(*values), 100 if len(opened) == 3 else 10**9, fails_late)
+
+    monkeypatch.setattr(files.os, "fdopen", third_is_full)
+    with pytest.raises(OSError, match="No space left"):
+        save_model(model, own_copy, max_shard_size="40KB")
     assert contents(own_copy) == before
 
 

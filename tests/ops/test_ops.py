@@ -101,7 +101,7 @@ def test_rotary_embedding_equals_transformers(theta):
         np.testing.assert_allclose(turned, theirs.numpy(), atol=1e-4)
 
 
-def test_half_turn_by_product_and_by_slices_are_equal():
+def test_half_turn_equals_its_definition_by_slices():
     x = normal(2, 3, 4, 10)
     np.testing.assert_array_equal(
         rotate_half(paddle.to_tensor(x)).numpy(), np.concatenate([-x[..., 5:], x[..., :5]], -1)

@@ -128,15 +128,28 @@ def test_recompute_gives_the_same_gradients(pair, rows):
         np.testing.assert_allclose(gradient, plain[name], rtol=1e-4, atol=1e-6, err_msg=name)
 
 
-def test_recompute_reaches_the_projector_when_everything_else_is_frozen(pair):
-    batch = batch_of(pair, ROWS["one-picture"])
+@pytest.mark.parametrize(
+    ("kind", "trained"),
+    [
+        ("one-picture", "projector."),
+        ("mixed", "projector."),
+        ("mixed", "language_model.layers."),
+        ("no-picture", "language_model.layers."),
+    ],
+)
+def test_recompute_reaches_what_trains_when_everything_else_is_frozen(pair, kind, trained):
+    batch = batch_of(pair, ROWS[kind])
     for name, parameter in pair.ours.named_parameters():
-        parameter.stop_gradient = not name.startswith("projector.")
+        parameter.stop_gradient = not name.startswith(trained)
+    assert_recompute_changes_nothing(pair, batch, names_of(pair, trained))
+
+
+def assert_recompute_changes_nothing(pair, batch: Batch, expected: set[str]) -> None:
     pair.ours.train()
     _, plain = our_gradients(pair.ours, batch)
     pair.ours.language_model.enable_recompute = True
     _, recomputed = our_gradients(pair.ours, batch)
-    assert set(plain) == set(recomputed) == names_of(pair, "projector.")
+    assert set(plain) == set(recomputed) == expected
     for name, gradient in recomputed.items():
         np.testing.assert_allclose(gradient, plain[name], rtol=1e-4, atol=1e-6, err_msg=name)
 
@@ -182,6 +195,12 @@ def test_packed_row_gives_the_token_losses_and_gradients_of_separate_rows(pair, 
     assert packed_loss == pytest.approx(separate_loss, rel=1e-5)
     for name, gradient in ours.items():
         np.testing.assert_allclose(again[name], gradient, rtol=1e-3, atol=1e-5, err_msg=name)
+
+
+def test_recompute_keeps_packed_samples_apart(pair):
+    freeze_tower(pair.ours)
+    trained = names_of(pair, "language_model.", "projector.", "image_newline")
+    assert_recompute_changes_nothing(pair, pack(batch_of(pair, ROWS["mixed"])), trained)
 
 
 def test_padding_behind_a_packed_row_changes_nothing(pair):

@@ -1,4 +1,7 @@
-"""Merge a LoRA folder into its base. `merge_lora_params.py --model_name_or_path BASE --lora_path LORA --merge_model_path OUT`"""
+"""Merge a LoRA folder into its base.
+
+`merge_lora_params.py --model_name_or_path BASE --lora_path LORA --merge_model_path OUT`
+"""
 
 import argparse
 import sys

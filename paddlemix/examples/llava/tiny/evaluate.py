@@ -30,9 +30,8 @@ def main(argv: list[str] | None = None) -> None:
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in answered)
         arguments.output.write_text(text, encoding="utf-8")
     num_pictures = len({row["image"] for row in rows} - {None})
-    print(
-        f"{arguments.model_path}: {len(rows)} questions about {num_pictures} held-out pictures\n{table(score(answered))}"
-    )
+    print(f"{arguments.model_path}: {len(rows)} questions about {num_pictures} held-out pictures")
+    print(table(score(answered)))
 
 
 def answer(model_path: Path, data: Path, rows: list[dict], batch_size: int) -> Iterator[dict]:

@@ -27,7 +27,7 @@ SIDE = 72  # pixels, as the tiny model sees them: six patches of 12
 NUM_VAL = 100
 TEXT_ONLY_EVERY = 25  # one conversation without a picture for so many with one
 MAX_TEXT_TURNS = 3
-CAPTION_EVERY = 3  # of the texts of stage 1, one in so many is a description, the others are single facts
+CAPTION_EVERY = 2  # of the texts of stage 1, one in so many is a description, the others are single facts
 JSON_NAMES = ("pretrain.json", "train.json", "val.json", "test.jsonl")
 PICTURES_PER_FOLDER = 1000
 
@@ -63,13 +63,13 @@ def write_data(output: Path, num_train: int, num_eval: int, seed: int, side: int
     pretrain, train = [], []
     for index, (path, scene, rng) in enumerate(_pictures(output, "train", num_train, seed, side)):
         image = image_root + path
-        train.append(conversation(path, image, _shuffled(ask_all(scene, rng), rng)))
+        train.append(conversation(path, image, _turns(ask_all(scene, rng), rng)))
         text = caption(scene) if index % CAPTION_EVERY == 0 else facts(scene, rng)
         pretrain.append({"image": image, "conversations": [["<image>", text]]})
         if len(pretrain) % TEXT_ONLY_EVERY == 0:
             train.append(conversation(f"text-{len(pretrain)}", None, _text_turns(rng)))
     val = [
-        conversation(path, image_root + path, _shuffled(ask_all(scene, rng), rng))
+        conversation(path, image_root + path, _turns(ask_all(scene, rng), rng))
         for path, scene, rng in _pictures(output, "val", NUM_VAL, seed, side)
     ]
     test = [
@@ -122,8 +122,13 @@ def _report(split: str, done: int, num: int) -> None:
         print(f"\r{split}: {done} of {num}", end="", file=sys.stderr, flush=True)
 
 
-def _shuffled(turns: list[QA], rng: random.Random) -> list[QA]:
-    return rng.sample(turns, len(turns))
+def _turns(turns: list[QA], rng: random.Random) -> list[QA]:
+    """Shuffle the questions of a conversation, a description last or, in one of four, alone.
+
+    After a description the other answers could be read off the text instead of the picture, and would teach less.
+    """
+    description, others = [[qa for qa in turns if (qa.kind == "description") == is_it] for is_it in (True, False)]
+    return description if rng.random() < 0.25 else rng.sample(others, len(others)) + description
 
 
 def _text_turns(rng: random.Random) -> list[QA]:

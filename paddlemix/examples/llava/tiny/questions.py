@@ -48,6 +48,7 @@ DESCRIPTION_WORDINGS = (
     "Where are the shapes?",
     "List the shapes.",
 )
+NUM_FACTS = 3
 TEXT_ONLY = (
     ("Hello", "Hello! Show me a picture of coloured shapes and ask me about it."),
     ("Hello!", "Hello! Show me a picture of coloured shapes and ask me about it."),
@@ -163,10 +164,13 @@ def ask_all(scene: Scene, rng: random.Random) -> list[QA]:
 
 
 def facts(scene: Scene, rng: random.Random) -> str:
-    """Return several true sentences about a scene in any order, which teach stage 1 to look things up by any property."""
-    askers = (ask_count, ask_count, ask_colour, ask_shape, ask_place, ask_place, ask_place)
-    sentences = {qa.answer for asker in askers if (qa := asker(scene, rng)) is not None}
-    return " ".join(rng.sample(sorted(sentences), len(sentences)))
+    """Return a few true sentences about a scene in any order, which teach stage 1 to look things up by any property.
+
+    They are few, because what one sentence says need not be looked up in the picture for the next.
+    """
+    askers = (ask_count, ask_colour, ask_shape, ask_place, ask_place)
+    sentences = sorted({qa.answer for asker in askers if (qa := asker(scene, rng)) is not None})
+    return " ".join(rng.sample(sentences, min(NUM_FACTS, len(sentences))))
 
 
 def text_only() -> list[QA]:
