@@ -173,6 +173,17 @@ def test_clear_forgets_the_conversation(parts):
     assert session.num_prefilled == 1  # the prompt of before is still in the cache, and one place is always read
 
 
+def test_prompt_that_ends_with_a_picture_can_be_read_again(parts):
+    model, processor = parts
+    session = ChatSession(model, processor, template="plain", sampling=GREEDY)
+    first = session.ask("", pictures([1]))
+    session.clear()
+    assert session.ask("", pictures([1])) == first
+    assert session.turns[0].prompt_ids[-1] == -200  # the place that is always read lies inside the picture
+    assert session.num_prefilled == session.turns[0].pictures[0][1].num_tokens
+    assert session.turns[0].answer_ids == reference_answer(session, GREEDY)
+
+
 @pytest.mark.parametrize("max_cached_images", [0, 1])
 def test_forgotten_pictures_are_encoded_again_when_they_are_read_again(max_cached_images, parts, request):
     session = ChatSession(*parts, sampling=GREEDY, max_cached_images=max_cached_images)

@@ -11,14 +11,9 @@ from paddlemix.examples.llava.tiny.shapes import COLOURS, KINDS, Scene, Shape
 NUMBERS = ("no", "one", "two", "three", "four")
 PLACES = {
     (0, 0): "at the top left",
-    (1, 0): "at the top",
-    (2, 0): "at the top right",
-    (0, 1): "on the left",
-    (1, 1): "in the centre",
-    (2, 1): "on the right",
-    (0, 2): "at the bottom left",
-    (1, 2): "at the bottom",
-    (2, 2): "at the bottom right",
+    (1, 0): "at the top right",
+    (0, 1): "at the bottom left",
+    (1, 1): "at the bottom right",
 }
 COUNT_WORDINGS = (
     "How many {} are there?",

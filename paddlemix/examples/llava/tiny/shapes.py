@@ -20,10 +20,10 @@ COLOURS = {
     "black": (20, 20, 20),
 }
 BACKGROUNDS = ((255, 255, 255), (235, 235, 235), (252, 244, 226), (226, 240, 252), (232, 248, 230))
-NUM_CELLS = 3  # a picture is 3 x 3 cells, and a cell holds one shape at most
+NUM_CELLS = 2  # a picture is 2 x 2 cells, and a cell holds one shape at most
 MAX_SHAPES = 4
 UNIT = 64  # lengths of a scene are in 1/64 of the picture's side
-MIN_RADIUS, MAX_RADIUS, MAX_JITTER = 8.0, 10.0, 2.0
+MIN_RADIUS, MAX_RADIUS, MAX_JITTER = 9.0, 13.0, 3.0
 CELL = UNIT / NUM_CELLS
 MARGIN = 0.4  # kept free between a shape and the edge of its cell
 HELD_OUT_EVERY = 8  # one layout in eight is never trained on
