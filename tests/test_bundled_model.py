@@ -36,7 +36,7 @@ def test_bundled_picture_is_described_rightly_over_several_turns(session):
 
 def test_unseen_pictures_are_answered_rightly(tmp_path):
     # A seed of its own, so that these are not the pictures that the recipe was tuned on either.
-    write_data(tmp_path, 1, 40, seed=987, side=72)
+    write_data(tmp_path, 1, 40, seed=987)
     rows = [json.loads(line) for line in (tmp_path / "test.jsonl").read_text().splitlines()]
     scores = score(answer(MODEL, tmp_path, rows, 64))
     assert scores["all"]["asked"] > 150

@@ -27,10 +27,11 @@ class KVCache:
     def write(self, layer: int, rows, key, value) -> None:
         """Put key and value [B, kv_heads, num_new, head_dim] at `rows` (from `rows`) of a layer, in place."""
         for store, new in ((self.keys[layer], key), (self.values[layer], value)):
-            dim = new.shape[-1]
-            # NOTE: reshape_ of a contiguous tensor keeps its memory; the scatter writes only the new rows.
-            flat = store.view([-1, dim])
-            paddle.scatter_(flat, rows, new.reshape([-1, dim]))
+            shape, dim = store.shape, new.shape[-1]
+            # NOTE: in-place reshapes keep the memory; a view would be a copy with FLAGS_use_stride_kernel=0 (Ascend).
+            paddle.reshape_(store, [-1, dim])
+            paddle.scatter_(store, rows, new.reshape([-1, dim]))
+            paddle.reshape_(store, shape)
 
     def reserve(self, capacity: int) -> None:
         """Grow to at least `capacity` positions, keeping what is there."""

@@ -23,7 +23,7 @@ from typing import Any
 from paddlemix.examples.llava.tiny.questions import QA, ask_all, caption, facts, text_only
 from paddlemix.examples.llava.tiny.shapes import Scene, draw, split_scene
 
-SIDE = 72  # pixels, as the tiny model sees them: six patches of 12
+SIDE = 48  # pixels, as the tiny model sees them: two patches of 24
 NUM_VAL = 100
 TEXT_ONLY_EVERY = 25  # one conversation without a picture for so many with one
 MAX_TEXT_TURNS = 3

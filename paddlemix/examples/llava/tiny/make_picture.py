@@ -12,17 +12,17 @@ from paddlemix.examples.llava.tiny.shapes import CELL, Scene, Shape, draw
 HERE = Path(__file__).parent
 SIDE = 360
 SHAPES = (
-    ("star", "red", (0, 0), 9.5),
-    ("circle", "blue", (2, 0), 9.0),
-    ("square", "green", (1, 2), 8.5),
-    ("triangle", "red", (2, 2), 9.5),
+    ("star", "red", (0, 0), 12.0),
+    ("triangle", "red", (1, 0), 12.0),
+    ("square", "green", (0, 1), 10.0),
+    ("circle", "blue", (1, 1), 11.0),
 )
 QUESTIONS = {
     "How many shapes are there?": "There are four shapes.",
     "Describe the picture.": None,  # the caption
     "What colour is the circle?": "The circle is blue.",
     "Which shape is green?": "The green shape is a square.",
-    "Where is the red triangle?": "The red triangle is at the bottom right.",
+    "Where is the red triangle?": "The red triangle is at the top right.",
     "Is there a yellow star?": "No, there is no yellow star.",
     "Count the red shapes.": "There are two red shapes.",
 }
