@@ -9,7 +9,7 @@ started=$SECONDS
 step() { printf '\n== %s (%d min)\n' "$1" $(((SECONDS - started) / 60)); }
 
 mkdir -p "$work"
-step "data";             "$python" -m paddlemix.examples.llava.tiny.make_data --output "$work/data" --side 48 --num-train "${NUM_TRAIN:-32000}"
+step "data";             "$python" -m paddlemix.examples.llava.tiny.make_data --output "$work/data" --num-train "${NUM_TRAIN:-28000}"
 step "vocabulary";       "$python" -m paddlemix.examples.llava.tiny.make_tokenizer --output "$work/tokenizer"
 step "untrained model";  "$python" -m paddlemix.examples.llava.tiny.make_model --tokenizer "$work/tokenizer" --output "$work/untrained"
 step "stage 1";          "$python" paddlemix/examples/llava/pretrain.py "$tiny/pretrain.json"
