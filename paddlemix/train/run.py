@@ -33,7 +33,9 @@ def main(argv: list[str], *, script: str, template: str | None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped; without overwrite_output_dir the same command goes on from the last checkpoint", file=sys.stderr)
+        print(
+            "stopped; without overwrite_output_dir the same command goes on from the last checkpoint", file=sys.stderr
+        )
         return 130
     return 0
 

@@ -18,11 +18,10 @@ SHAPES = (
     ("circle", "blue", (1, 1), 11.0),
 )
 QUESTIONS = {
-    "How many shapes are there?": "There are four shapes.",
     "Describe the picture.": None,  # the caption
+    "How many shapes are there?": "There are four shapes.",
     "What colour is the circle?": "The circle is blue.",
     "Which shape is green?": "The green shape is a square.",
-    "Where is the red triangle?": "The red triangle is at the top right.",
     "Is there a yellow star?": "No, there is no yellow star.",
     "Count the red shapes.": "There are two red shapes.",
 }
