@@ -182,6 +182,6 @@ def _groups(named, learning_rate: float, projector_rate: float | None) -> list[d
 
 
 def last_checkpoint(output_dir: Path) -> Path | None:
-    """Return the whole checkpoint that was written last, or None. Not the highest number: that may be an older run's."""
+    """Return the whole checkpoint that was written last, or None; the highest number may be an older run's."""
     whole = [mark.parent for mark in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{COMPLETE}")]
     return max(whole, key=lambda path: (path / COMPLETE).stat().st_mtime_ns, default=None)
