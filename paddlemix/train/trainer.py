@@ -142,7 +142,7 @@ class LlavaTrainer(Trainer):
         fill(self.llava, our_tensors(folder, layout, layout.read_config(folder, raw)))
 
     def _load_best_model_from_peft_checkpoint(self):
-        load_adapter(self.model, Path(self.state.best_model_checkpoint))
+        """Do nothing: `train` goes back to the best checkpoint, for adapters and whole models alike."""
 
     def _load_optimizer_and_scheduler(self, checkpoint):
         """Restore the random state too: paddlenlp does not where a checkpoint was written at the end of an epoch."""
