@@ -1,6 +1,8 @@
 """Tensors on disk. Knows file formats, not models.
 
-A tensor is read as a NumPy array and the name of its dtype; bfloat16, which NumPy lacks, comes as its bits in uint16.
+A tensor is a NumPy array and the name of its dtype; bfloat16, which NumPy lacks, comes as its bits in uint16. Opening a
+file reads no values: they are mapped when they are asked for and let go with the array, so that going through a
+checkpoint needs the memory of one tensor.
 """
 
 from __future__ import annotations
@@ -9,8 +11,9 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -36,11 +39,32 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor in a file: its dtype's name, its shape, and how to get its values."""
+    """A tensor that can be read: its dtype's name, its shape, and what fetches or computes its values."""
 
     dtype: str
     shape: tuple[int, ...]
-    values: np.ndarray  # memory-mapped where the format allows it
+    read: Callable[[], np.ndarray]
+
+    @property
+    def values(self) -> np.ndarray:
+        """Read the values, anew each time; a mapped array is read-only."""
+        return self.read()
+
+    @property
+    def num_bytes(self) -> int:
+        return math.prod(self.shape) * storage_dtype(self.dtype).itemsize
+
+
+def held(values: np.ndarray, dtype: str | None = None) -> StoredTensor:
+    """Wrap an array in memory; dtype is needed for bfloat16 only."""
+    return StoredTensor(dtype or str(values.dtype), tuple(values.shape), lambda: values)
+
+
+def map_array(path: Path, dtype: np.dtype, offset: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Map a part of a file, which starts at byte `offset`, as a read-only array."""
+    if math.prod(shape) == 0:
+        return np.zeros(shape, dtype)
+    return np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape or (1,)).reshape(shape)
 
 
 def storage_dtype(dtype: str) -> np.dtype:
@@ -75,10 +99,9 @@ def open_safetensors(path: Path) -> dict[str, StoredTensor]:
     if not isinstance(header, dict):
         raise CheckpointError(f"{path} has a damaged safetensors header: a JSON {type(header).__name__}, not an object")
     start = 8 + num_header
-    data = np.memmap(path, dtype=np.uint8, mode="r", offset=start) if size > start else np.zeros(0, np.uint8)
     entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
     _check_offsets(path, entries, size - start)
-    return {name: _stored(path, name, entry, data) for name, entry in entries.items()}
+    return {name: _stored(path, name, entry, start) for name, entry in entries.items()}
 
 
 def _check_offsets(path: Path, entries: dict, num_bytes: int) -> None:
@@ -105,7 +128,7 @@ def _is_entry(entry) -> bool:
     return all(type(number) is int and number >= 0 for number in (*shape, *offsets))
 
 
-def _stored(path: Path, name: str, entry: dict, data: np.ndarray) -> StoredTensor:
+def _stored(path: Path, name: str, entry: dict, start: int) -> StoredTensor:
     dtype = SAFETENSORS.get(entry["dtype"])
     if dtype is None:
         known = ", ".join(SAFETENSORS)
@@ -115,7 +138,7 @@ def _stored(path: Path, name: str, entry: dict, data: np.ndarray) -> StoredTenso
     expected = math.prod(shape) * storage_dtype(dtype).itemsize
     if last - first != expected:
         raise CheckpointError(f"{path}: tensor {name!r} has {last - first} bytes, its shape {shape} needs {expected}")
-    return StoredTensor(dtype, shape, data[first:last].view(storage_dtype(dtype)).reshape(shape))
+    return StoredTensor(dtype, shape, partial(map_array, path, storage_dtype(dtype), start + first, shape))
 
 
 def open_weights(folder: Path, single: str, index: str, open_file) -> dict[str, StoredTensor]:
@@ -152,9 +175,9 @@ def write_safetensors(file, tensors: Mapping[str, StoredTensor], metadata: Mappi
     header: dict = {"__metadata__": dict(metadata)}
     end = 0
     for name, tensor in tensors.items():
-        size = math.prod(tensor.shape) * storage_dtype(tensor.dtype).itemsize
-        header[name] = {"dtype": codes[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [end, end + size]}
-        end += size
+        offsets = [end, end + tensor.num_bytes]
+        header[name] = {"dtype": codes[tensor.dtype], "shape": list(tensor.shape), "data_offsets": offsets}
+        end += tensor.num_bytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     file.write(len(text).to_bytes(8, "little") + text)

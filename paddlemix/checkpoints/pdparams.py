@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .files import CheckpointError, StoredTensor
+from .files import CheckpointError, StoredTensor, held
 
 PLAIN_DTYPES = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
 NAME_TABLE = "StructuredToParameterName@@"  # paddle.save adds it; it holds names, not values
@@ -119,4 +119,4 @@ def _stored(path: Path, name, value) -> StoredTensor:
         raise CheckpointError(f"{path}: entry {name!r} is a {type(value).__name__}, expected an array")
     values = value.values
     dtype = "bfloat16" if values.dtype == np.uint16 else str(values.dtype)
-    return StoredTensor(dtype, values.shape, values)
+    return held(values, dtype)

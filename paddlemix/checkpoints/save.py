@@ -7,10 +7,8 @@ import re
 from contextlib import ExitStack
 from pathlib import Path
 
-import numpy as np
-
 from ..models.llava import LlavaForConditionalGeneration
-from .files import StoredTensor, replacing, storage_dtype, write_json, write_safetensors
+from .files import StoredTensor, held, replacing, write_json, write_safetensors
 from .layouts import paddle as layout
 
 OURS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
@@ -51,7 +49,7 @@ def _write_shards(path: Path, shards: list[dict[str, StoredTensor]]) -> set[str]
     if len(shards) == 1:
         return set(names)
     weight_map = {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
-    total = sum(num_bytes(tensor) for shard in shards for tensor in shard.values())
+    total = sum(tensor.num_bytes for shard in shards for tensor in shard.values())
     write_json(path / layout.INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
     return {*names, layout.INDEX}
 
@@ -60,11 +58,7 @@ def as_stored(parameter, dtype: str | None = None) -> StoredTensor:
     """Bring a parameter to the host, in another dtype if one is given; bfloat16 becomes its bits in uint16."""
     if dtype is not None:
         parameter = parameter.astype(dtype)
-    return StoredTensor(str(parameter.dtype).split(".")[-1], tuple(parameter.shape), parameter.numpy())
-
-
-def num_bytes(tensor: StoredTensor) -> int:
-    return int(np.prod(tensor.shape, dtype=np.int64)) * storage_dtype(tensor.dtype).itemsize
+    return held(parameter.numpy(), str(parameter.dtype).split(".")[-1])
 
 
 def split(tensors: dict[str, StoredTensor], max_bytes: int) -> list[dict[str, StoredTensor]]:
@@ -72,12 +66,11 @@ def split(tensors: dict[str, StoredTensor], max_bytes: int) -> list[dict[str, St
     shards: list[dict[str, StoredTensor]] = [{}]
     filled = 0
     for name, tensor in tensors.items():
-        size = num_bytes(tensor)
-        if filled + size > max_bytes and shards[-1]:
+        if filled + tensor.num_bytes > max_bytes and shards[-1]:
             shards.append({})
             filled = 0
         shards[-1][name] = tensor
-        filled += size
+        filled += tensor.num_bytes
     return shards
 
 
