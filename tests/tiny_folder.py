@@ -37,6 +37,13 @@ VISION = {
     "patch_size": PATCH,
 }
 VOCAB_SIZE = 420
+SENTENCES = (
+    "USER: What is this? ASSISTANT: It is a red square.",
+    "USER: What colour is shape 3? ASSISTANT: It is yellow.",
+    "USER: How many shapes? ASSISTANT: There are two shapes.",
+    "USER: Where is the blue circle? ASSISTANT: On the left of the green star.",
+    "A green triangle on the right.",
+)  # what the vocabulary is made from
 STD = 0.12  # wider than the usual 0.02, so that every token matters for the next one
 SIZES = ((40, 30), (90, 30), (28, 28), (30, 100), (64, 50))  # (width, height)
 
@@ -140,8 +147,9 @@ def _scratch() -> Path:
 
 @functools.cache
 def _tokenizer_folder() -> Path:
-    from paddlemix.examples.llava.tiny import make_tokenizer
+    from paddlemix.conversation.templates import get_template
+    from paddlemix.examples.llava.tiny.make_tokenizer import write_tokenizer
 
     home = _scratch()
-    make_tokenizer.main(["--output", str(home), "--vocab-size", str(VOCAB_SIZE)])
+    write_tokenizer(home, [get_template("vicuna_v1").system, *SENTENCES] * 20, VOCAB_SIZE)
     return home

@@ -250,4 +250,4 @@ def test_vocabulary_has_llama_ids_and_reads_back_every_text(tmp_path):
 
 def test_vocabulary_is_the_same_each_time():
     pytest.importorskip("sentencepiece")
-    assert make_tokenizer.train_model() == make_tokenizer.train_model()
+    assert make_tokenizer.train_model(make_tokenizer.texts()) == make_tokenizer.train_model(make_tokenizer.texts())

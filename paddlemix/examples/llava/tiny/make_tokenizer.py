@@ -8,7 +8,7 @@ import json
 import os
 import random
 import string
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from paddlemix.conversation.templates import get_template
@@ -44,13 +44,13 @@ def texts(num_scenes: int = NUM_SCENES, seed: int = SEED) -> Iterator[str]:
             yield qa.answer
 
 
-def train_model(vocab_size: int = VOCAB_SIZE) -> bytes:
+def train_model(sentences: Iterable[str], vocab_size: int = VOCAB_SIZE) -> bytes:
     """Train byte-pair encoding with byte fallback and LLaMA's ids (unk 0, bos 1, eos 2), the same bytes each time."""
     import sentencepiece
 
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=texts(),
+        sentence_iterator=iter(sentences),
         model_writer=model,
         model_type="bpe",
         vocab_size=vocab_size,
@@ -77,10 +77,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder to write to, made if it is missing")
     parser.add_argument("--vocab-size", type=int, default=VOCAB_SIZE)
     arguments = parser.parse_args(argv)
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    _write(arguments.output / "tokenizer.model", train_model(arguments.vocab_size))
-    _write(arguments.output / "tokenizer_config.json", json.dumps(CONFIG, indent=2).encode() + b"\n")
+    write_tokenizer(arguments.output, texts(), arguments.vocab_size)
     print(f"wrote {arguments.vocab_size} pieces to {arguments.output}")
+
+
+def write_tokenizer(output: Path, sentences: Iterable[str], vocab_size: int) -> None:
+    """Train on sentences and write tokenizer.model and tokenizer_config.json into a folder."""
+    output.mkdir(parents=True, exist_ok=True)
+    _write(output / "tokenizer.model", train_model(sentences, vocab_size))
+    _write(output / "tokenizer_config.json", json.dumps(CONFIG, indent=2).encode() + b"\n")
 
 
 def _write(path: Path, content: bytes) -> None:
