@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
 from pathlib import Path
@@ -12,6 +13,15 @@ from .device import prepare_environment
 
 BUNDLED_MODEL = str(Path(__file__).parent / "examples" / "llava" / "tiny" / "model")
 TRAINERS = {"pretrain": "plain", "sft": None}  # command -> template (None: the model's own)
+# Commands with a module of their own in commands/, in the order of the help text.
+COMMANDS = {
+    "convert": "bring a checkpoint into another layout",
+    "inspect": "say what a checkpoint is, holds and lacks",
+    "compose": "make a model to start from out of a language model and a vision tower",
+    "extract-projector": "write a model's projector to a file",
+    "apply-delta": "add delta weights to their base",
+    "make-delta": "subtract a base from a model",
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -50,6 +60,11 @@ def build_parser() -> argparse.ArgumentParser:
     for name, text in (("pretrain", "stage 1: train the projector"), ("sft", "stage 2: fine-tune, whole or with LoRA")):
         commands.add_parser(name, help=f"{text} ({name} config.json [--key value ...])", add_help=False)
     add_merge(commands.add_parser("merge", help="merge a LoRA folder into its base model"))
+    for name, text in COMMANDS.items():
+        module = importlib.import_module(f".commands.{name.replace('-', '_')}", __package__)
+        module.add_arguments(commands.add_parser(name, help=text, description=module.__doc__)).set_defaults(
+            command=module.run
+        )
     return parser
 
 
@@ -79,10 +94,12 @@ def _chat(arguments: argparse.Namespace) -> int:
 
 
 def _merge(arguments: argparse.Namespace) -> int:
+    from .checkpoints.hub import resolve
     from .checkpoints.merge import merge
 
     output = arguments.merge_model_path or arguments.lora_path.rstrip("/") + "_merged"
-    merge(arguments.lora_path, output, base=arguments.model_name_or_path, device=arguments.device)
+    base = None if arguments.model_name_or_path is None else resolve(arguments.model_name_or_path)
+    merge(resolve(arguments.lora_path), output, base=base, device=arguments.device)
     return 0
 
 

@@ -15,13 +15,14 @@ PACKAGE = Path(__file__).resolve().parents[1] / "paddlemix"
 HEAVY = ("paddle", "paddlenlp", "torch", "transformers")
 # A room may import the rooms of lower floors; rooms of one floor do not know each other.
 FLOORS = (
-    ("constants", "log"),
+    ("constants", "log", "json_object", "web"),
     ("device", "ops", "conversation", "image"),
     ("data",),
     ("models",),
     ("checkpoints",),
     ("train", "generate"),
     ("eval", "serve"),
+    ("commands",),
     ("cli",),
     ("examples",),
 )
@@ -78,7 +79,7 @@ def is_allowed(module: str, target: str) -> bool:
         return any(target == name or target.startswith(f"{name}.") for name in MODELS_MAY_READ)
     if room == "data":
         return wanted in ("constants", "log", "conversation", "image")
-    if room == "checkpoints" and wanted in ("conversation", "data"):
+    if room == "checkpoints" and wanted == "data":
         return module == PROCESSOR
     return True
 

@@ -2,14 +2,18 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from paddlemix.cli import build_parser
+
 ROOT = Path(__file__).parent.parent
-READMES = [ROOT / "README.md", ROOT / "README_zh.md", ROOT / "paddlemix/examples/llava/README.md"]
+WEIGHTS = ROOT / "paddlemix/examples/llava/WEIGHTS.md"
+READMES = [ROOT / "README.md", ROOT / "README_zh.md", ROOT / "paddlemix/examples/llava/README.md", WEIGHTS]
 
 
 def blocks(path: Path, language: str) -> list[str]:
@@ -48,13 +52,26 @@ def test_chat_command_answers(workplace):
     commands = blocks(ROOT / "README.md", "bash")
     command = next(block for block in commands if block.startswith("python paddlemix/examples"))
     output = run(command.strip() + " --temperature 0", workplace, input="How many shapes are there?\n")
-    assert "There are" in output
+    assert "number of shapes" in output
 
 
 def test_python_example_runs(workplace):
     (code,) = blocks(ROOT / "README.md", "python")
     output = run(f"python - <<'END'\n{code}\nEND", workplace)
-    assert "There are" in output
+    assert "number of shapes" in output
+
+
+def test_commands_about_weights_run_on_the_bundled_model(workplace):
+    (block,) = (block for block in blocks(WEIGHTS, "bash") if "tiny_hf" in block)
+    output = run(block.strip() + " --temperature 0", workplace, input="How many shapes are there?\n")
+    assert output.rstrip().endswith("exit...") and "four" in output.splitlines()[-2].lower()
+
+
+def test_commands_about_large_models_are_understood():
+    commands = "".join(blocks(WEIGHTS, "bash")).replace("\\\n", " ").splitlines()
+    assert sum("-13b" in command for command in commands) >= 3
+    for command in commands:
+        build_parser().parse_args(shlex.split(command)[1:])
 
 
 def test_chinese_readme_has_the_same_commands():

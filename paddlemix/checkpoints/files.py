@@ -11,12 +11,14 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+
+from ..json_object import parse_object, read_object
 
 SAFETENSORS = {
     "F64": "float64",
@@ -31,6 +33,8 @@ SAFETENSORS = {
     "BOOL": "bool",
 }
 MAX_HEADER = 100 << 20
+MAX_AXES = 32  # of a NumPy array
+MAX_VALUES = 1 << 56
 
 
 class CheckpointError(ValueError):
@@ -49,6 +53,10 @@ class StoredTensor:
     def values(self) -> np.ndarray:
         """Read the values, anew each time; a mapped array is read-only."""
         return self.read()
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """Yield the values in row-major order, in arrays that are contiguous; each may be let go before the next."""
+        yield np.ascontiguousarray(self.values)
 
     @property
     def num_bytes(self) -> int:
@@ -72,36 +80,50 @@ def storage_dtype(dtype: str) -> np.dtype:
     return np.dtype("uint16" if dtype == "bfloat16" else dtype)
 
 
+def is_shape(value) -> bool:
+    """Tell if a list or tuple is the shape of an array that NumPy can address: at most 32 lengths, no booleans."""
+    if not isinstance(value, (list, tuple)) or len(value) > MAX_AXES:
+        return False
+    if not all(type(number) is int and number >= 0 for number in value):
+        return False
+    return math.prod(number for number in value if number) < MAX_VALUES
+
+
+def refuse_pointer(start: bytes) -> None:
+    """Raise CheckpointError if a file, of which `start` is the beginning, only stands for one in Git LFS."""
+    if start.startswith(b"version https://git-lfs"):
+        raise CheckpointError("it is a pointer of Git LFS, not the file itself: fetch it with `git lfs pull`")
+
+
 def read_json(path: Path) -> dict:
     """Read a JSON object. Raises CheckpointError naming the file and the place of a syntax error."""
-    try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} does not exist") from None
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not valid JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} holds a JSON {type(value).__name__}, expected an object")
-    return value
+    return read_object(path, CheckpointError)
 
 
 def open_safetensors(path: Path) -> dict[str, StoredTensor]:
-    """Map the tensors of one .safetensors file. Raises CheckpointError for a damaged or cut-off one."""
+    """Map the tensors of one .safetensors file. Raises CheckpointError for a damaged or cut-off one.
+
+    The header has to be an object without repeated names, whose tensors fill the rest of the file without a gap and
+    without an overlap, each with the bytes that its shape needs.
+    """
     size = os.path.getsize(path)
     with open(path, "rb") as file:
-        num_header = int.from_bytes(file.read(8), "little")
+        start = file.read(64)
+        num_header = int.from_bytes(start[:8], "little")
         if size < 8 or num_header > min(size - 8, MAX_HEADER):
+            try:
+                refuse_pointer(start)
+            except CheckpointError as error:
+                raise CheckpointError(f"{path} is refused: {error}") from None
             raise CheckpointError(f"{path} is not a whole safetensors file: its header would be {num_header} bytes")
-        try:
-            header = json.loads(file.read(num_header))
-        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-            raise CheckpointError(f"{path} has a damaged safetensors header: {error}") from None
-    if not isinstance(header, dict):
-        raise CheckpointError(f"{path} has a damaged safetensors header: a JSON {type(header).__name__}, not an object")
+        file.seek(8)
+        header = parse_object(file.read(num_header), CheckpointError, f"the safetensors header of {path}")
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise CheckpointError(f"{path} has a damaged safetensors header: __metadata__ is no object of texts")
     start = 8 + num_header
-    entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
-    _check_offsets(path, entries, size - start)
-    return {name: _stored(path, name, entry, start) for name, entry in entries.items()}
+    _check_offsets(path, header, size - start)
+    return {name: _stored(path, name, entry, start) for name, entry in header.items()}
 
 
 def _check_offsets(path: Path, entries: dict, num_bytes: int) -> None:
@@ -122,10 +144,10 @@ def _is_entry(entry) -> bool:
     """Tell if a header's entry has the fields of a tensor, with values of the right kinds."""
     if not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str):
         return False
-    shape, offsets = entry.get("shape"), entry.get("data_offsets")
-    if not isinstance(shape, list) or not isinstance(offsets, list) or len(offsets) != 2:
+    offsets = entry.get("data_offsets")
+    if not isinstance(offsets, list) or len(offsets) != 2:
         return False
-    return all(type(number) is int and number >= 0 for number in (*shape, *offsets))
+    return is_shape(entry.get("shape")) and all(type(number) is int and number >= 0 for number in offsets)
 
 
 def _stored(path: Path, name: str, entry: dict, start: int) -> StoredTensor:
@@ -142,7 +164,11 @@ def _stored(path: Path, name: str, entry: dict, start: int) -> StoredTensor:
 
 
 def open_weights(folder: Path, single: str, index: str, open_file) -> dict[str, StoredTensor]:
-    """Map a folder's tensors from `index` (a JSON with weight_map) and its shards, or from the file `single`."""
+    """Map a folder's tensors from `index` (a JSON with weight_map) and its shards, or from the file `single`.
+
+    An index can only name files that lie in its own folder. These may be symbolic links, as they are in the cache of
+    the Hugging Face hub: an index cannot make one, and who can put a link there could put the file there as well.
+    """
     folder = Path(folder)
     if not (folder / index).is_file():
         return open_file(folder / single)
@@ -151,11 +177,15 @@ def open_weights(folder: Path, single: str, index: str, open_file) -> dict[str, 
         raise CheckpointError(f"{folder / index} has no 'weight_map' object from tensor names to file names")
     tensors: dict[str, StoredTensor] = {}
     for shard in sorted(set(weight_map.values())):
-        if Path(shard).name != shard:
+        if Path(shard).name != shard or shard == "..":
             raise CheckpointError(f"{folder / index} names a shard outside its folder: {shard!r}")
         if not (folder / shard).is_file():
             raise CheckpointError(f"shard {shard} is missing in {folder}: copy or download the folder again")
-        tensors.update(open_file(folder / shard))
+        found = open_file(folder / shard)
+        twice = sorted(set(found) & set(tensors))
+        if twice:
+            raise CheckpointError(f"{folder / shard} holds tensors that another shard holds too: {preview(twice)}")
+        tensors.update(found)
     absent = sorted(set(weight_map) - set(tensors))
     if absent:
         raise CheckpointError(f"{folder}: {len(absent)} tensors of {index} are in no shard: {preview(absent)}")
@@ -182,7 +212,8 @@ def write_safetensors(file, tensors: Mapping[str, StoredTensor], metadata: Mappi
     text += b" " * (-len(text) % 8)
     file.write(len(text).to_bytes(8, "little") + text)
     for tensor in tensors.values():
-        file.write(np.ascontiguousarray(tensor.values).data)
+        for block in tensor.blocks():
+            file.write(block.data)
     file.flush()
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from types import ModuleType
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import paddle
@@ -11,39 +11,27 @@ import paddle
 from .. import device as devices
 from ..models.config import LlavaConfig
 from ..models.llava import LlavaForConditionalGeneration
-from . import lora
+from . import hub
+from .adapters import Oriented
 from .files import CheckpointError, StoredTensor, preview
-from .layouts import detect
+from .source import our_tensors, read_source
+from .source import read_config as read_config  # callers of load find it here
+from .transforms import contiguous
+
+NUM_READERS = 2
 
 
-def read_config(path) -> LlavaConfig:
-    """Read a folder's configuration without its weights. Raises CheckpointError."""
-    return _read(Path(path))[1]
+def load_model(
+    path, *, base=None, dtype: str | None = None, device: str | None = None
+) -> LlavaForConditionalGeneration:
+    """Load a model folder of any layout, or side files together with their base (adapters come merged).
 
-
-def _read(path: Path) -> tuple[ModuleType, LlavaConfig]:
-    """Return a folder's layout and configuration."""
-    layout, raw = detect(path)
-    try:
-        return layout, layout.read_config(path, raw)
-    except CheckpointError:
-        raise
-    except (TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError) as error:
-        raise CheckpointError(f"{path / 'config.json'} cannot be used: {error}") from error
-
-
-def load_model(path, *, dtype: str | None = None, device: str | None = None) -> LlavaForConditionalGeneration:
-    """Load a model folder, or a LoRA folder together with its base (the adapter comes merged).
-
-    dtype None: as stored, where the device can compute in it, else float32. device None: the best there is.
+    path, base: folders, or names that a hub knows; base None takes the one that the side files name. dtype None: as
+    stored, where the device can compute in it, else float32. device None: the best there is.
     Raises CheckpointError with the lists of missing, unexpected and misshapen tensors.
     """
-    path = Path(path)
-    if lora.is_adapter(path):
-        model = load_model(lora.base_of(path), dtype=dtype, device=device)
-        lora.merge_into(model, path)
-        return model
-    layout, config = _read(path)
+    path = hub.resolve(path)
+    layout, config = read_source(path, base, merge_dtype="float32")  # so that what is merged is rounded once
     devices.use_device(device)
     dtype = devices.choose_dtype(dtype, stored=config.dtype)
     model = build_model(config, dtype)
@@ -62,29 +50,7 @@ def build_model(config: LlavaConfig, dtype: str) -> LlavaForConditionalGeneratio
         paddle.set_default_dtype(before)
 
 
-def our_tensors(path: Path, layout, config: LlavaConfig) -> dict[str, tuple[StoredTensor, bool]]:
-    """Return our name -> (tensor, is_transposed) for every tensor of a folder. Raises for names that no rule knows."""
-    table = layout.table(config)
-    found: dict[str, tuple[StoredTensor, bool]] = {}
-    unexpected = []
-    for name, tensor in layout.open_tensors(path).items():
-        name = layout.canonical(name)
-        if layout.is_dropped(name, config):
-            continue
-        target = (name, False) if table is None else table.to_ours(name)
-        if target is None:
-            unexpected.append(name)
-        elif target[0] in found:
-            raise CheckpointError(f"{path} holds two tensors for {target[0]}, one of them under the name {name}")
-        else:
-            found[target[0]] = (tensor, target[1])
-    if unexpected:
-        names = preview(sorted(unexpected))
-        raise CheckpointError(f"{path} holds {len(unexpected)} tensors that nobody knows: {names}")
-    return found
-
-
-def fill(model: LlavaForConditionalGeneration, tensors: dict[str, tuple[StoredTensor, bool]]) -> None:
+def fill(model: LlavaForConditionalGeneration, tensors: dict[str, Oriented]) -> None:
     """Copy tensors into the parameters; every parameter must get one of its own shape, and none may be left over."""
     parameters = dict(model.named_parameters())
     problems = []
@@ -97,8 +63,27 @@ def fill(model: LlavaForConditionalGeneration, tensors: dict[str, tuple[StoredTe
             problems.append(f"{len(names)} {title}: {preview(names)}")
     if problems:
         raise CheckpointError("the weights do not fit the model that config.json describes; " + "; ".join(problems))
-    for name, (tensor, is_transposed) in tensors.items():
-        put(parameters[name], tensor, is_transposed)
+    # Reading and turning take the time and need no paddle: a few tensors are got ready while others are copied.
+    pending: deque[tuple[str, Future]] = deque()
+    with ThreadPoolExecutor(NUM_READERS) as readers:
+        for name, (tensor, is_transposed) in tensors.items():
+            pending.append((name, readers.submit(_ready, parameters[name], tensor, is_transposed)))
+            if len(pending) > NUM_READERS:
+                _copy(parameters, tensors, *pending.popleft())
+        while pending:
+            _copy(parameters, tensors, *pending.popleft())
+
+
+def _copy(parameters: dict, tensors: dict[str, Oriented], name: str, values: Future) -> None:
+    _set(parameters[name], values.result(), tensors[name][0].dtype)
+
+
+def as_oriented(parameters) -> dict[str, Oriented]:
+    """Return parameters as stored tensors, brought to the host when they are asked for."""
+    return {
+        name: (StoredTensor(str(one.dtype).split(".")[-1], tuple(one.shape), one.numpy), False)
+        for name, one in parameters.items()
+    }
 
 
 def _misshapen(parameters, tensors) -> list[str]:
@@ -113,8 +98,20 @@ def _misshapen(parameters, tensors) -> list[str]:
 
 def put(parameter, tensor: StoredTensor, is_transposed: bool) -> None:
     """Copy one tensor into a parameter of any float dtype."""
+    _set(parameter, _ready(parameter, tensor, is_transposed), tensor.dtype)
+
+
+def _ready(parameter, tensor: StoredTensor, is_transposed: bool) -> np.ndarray:
+    """Return a tensor's values in the parameter's orientation, in float32 if that is what the parameter has."""
     values = tensor.values.T if is_transposed else tensor.values
-    parameter.set_value(as_paddle(np.ascontiguousarray(values), tensor.dtype).astype(parameter.dtype))
+    return contiguous(values, tensor.dtype, widen=parameter.dtype == paddle.float32)
+
+
+def _set(parameter, values: np.ndarray, dtype: str) -> None:
+    if values.dtype == np.float32 and parameter.dtype == paddle.float32:
+        parameter.set_value(values)
+    else:
+        parameter.set_value(as_paddle(values, dtype).astype(parameter.dtype))
 
 
 def as_paddle(values: np.ndarray, dtype: str):

@@ -9,15 +9,15 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-import numpy as np
-import paddle
-
+from .adapters import Adapter, Factors, lay_over
 from .files import CheckpointError, StoredTensor, preview, read_json
 from .layouts import paddlemix
 from .pdparams import open_pdparams
+from .places import fetch_folder
 
 WEIGHTS, CONFIG = "lora_model_state.pdparams", "lora_config.json"
 BASE_KEY = "base_model_name_or_path"
+GIVE_BASE = "give the base with --model-base or base="
 
 
 def is_adapter(path: Path) -> bool:
@@ -33,15 +33,13 @@ def remove_adapter(path: Path) -> None:
 def base_of(path: Path) -> Path:
     """Return the folder of the model that an adapter was trained on. Raises CheckpointError if it is not known."""
     base = read_json(path / CONFIG).get(BASE_KEY)
-    if not base:
+    if not base or not isinstance(base, str):
         raise CheckpointError(
-            f"{path} is a LoRA folder whose {CONFIG} does not name its base model ({BASE_KEY}): merge it first with "
-            "merge_lora_params.py --model_name_or_path BASE --lora_path THIS --merge_model_path OUT"
+            f"{path} is a LoRA folder whose {CONFIG} does not name its base model ({BASE_KEY}): give the base with "
+            "--model-base or base=, or merge it first with merge_lora_params.py --model_name_or_path BASE --lora_path "
+            "THIS --merge_model_path OUT"
         )
-    for place in (Path(base), path / base):
-        if place.is_dir() and place.resolve() != path.resolve():
-            return place
-    raise CheckpointError(f"{path} is a LoRA folder for the base model {base}, which does not exist (any more)")
+    return fetch_folder(base, path, what="is a LoRA folder for the base model", advice=GIVE_BASE)
 
 
 def read_adapter(path: Path, config) -> dict[str, StoredTensor]:
@@ -113,51 +111,50 @@ def scaling_of(path: Path) -> float:
     return alpha / math.sqrt(rank) if values.get("rslora") else alpha / rank
 
 
+def open_adapter(path: Path, config) -> Adapter:
+    """Return an adapter under our names, to be laid over its base. Raises CheckpointError."""
+    path = Path(path)
+    scaling, tensors = scaling_of(path), read_adapter(path, config)
+    _check_ranks(path, tensors)
+    factors, whole = {}, {}
+    for name, tensor in tensors.items():
+        stem, _, tail = name.rpartition(".")
+        if tail == "lora_A":
+            factors[f"{stem}.weight"] = Factors(tensor, tensors[f"{stem}.lora_B"], scaling)
+        elif tail != "lora_B":
+            whole[name] = tensor
+    return Adapter(path, factors, whole)
+
+
+def same_name(name: str) -> tuple[str, bool]:
+    """Return what `lay_over` asks for: an opened adapter has our names and our orientation already."""
+    return name, False
+
+
 def merge_into(model, path) -> None:
     """Put the tensors that an adapter holds whole into its base model, and add its products in float32."""
-    path = Path(path)
-    scaling = scaling_of(path)
+    from .load import as_oriented, put  # here, because they need paddle, which reading an adapter does not
+
+    adapter = open_adapter(path, model.config)
     parameters = dict(model.named_parameters())
-    tensors = read_adapter(path, model.config)
-    _check_fit(path, parameters, tensors)
-    for name, tensor in tensors.items():
-        if not name.endswith((".lora_A", ".lora_B")):
-            parameters[name].set_value(paddle.to_tensor(_widened(tensor)).astype(parameters[name].dtype))
-    for name, tensor in tensors.items():  # after that, since a layer may have trained whole and with an adapter
-        stem, _, tail = name.rpartition(".")
-        if tail == "lora_A":
-            delta = _widened(tensor) @ _widened(tensors[f"{stem}.lora_B"]) * np.float32(scaling)
-            weight = parameters[f"{stem}.weight"]
-            weight.set_value((weight.astype("float32") + paddle.to_tensor(delta)).astype(weight.dtype))
+    tensors = lay_over(as_oriented(parameters), adapter, same_name, "float32")
+    extra = sorted(set(tensors) - set(parameters))
+    if extra:
+        raise CheckpointError(f"{path} was trained on another model, these do not fit the base: {preview(extra)}")
+    for name in (*adapter.whole, *adapter.factors):
+        put(parameters[name], *tensors[name])
 
 
-def _check_fit(path: Path, parameters: dict, tensors: dict[str, StoredTensor]) -> None:
+def _check_ranks(path: Path, tensors: dict[str, StoredTensor]) -> None:
     rank = rank_of(path)
-    wrong, odd = [], []
+    odd = []
     for name, tensor in tensors.items():
         stem, _, tail = name.rpartition(".")
-        if tail == "lora_B":
-            continue
-        shape = tuple(tensor.shape)
         if tail == "lora_A":
-            second = tuple(tensors[f"{stem}.lora_B"].shape)
-            if shape[1:] != (rank,) or second[:1] != (rank,) or len(second) != 2:
-                odd.append(f"{stem} ({list(shape)} and {list(second)})")
-                continue
-            shape = (shape[0], second[1])
-        target = parameters.get(f"{stem}.weight" if tail == "lora_A" else name)
-        if target is None or tuple(target.shape) != shape:
-            wrong.append(f"{name} {list(shape)}")
+            first, second = tuple(tensor.shape), tuple(tensors[f"{stem}.lora_B"].shape)
+            if len(first) != 2 or len(second) != 2 or first[1] != rank or second[0] != rank:
+                odd.append(f"{stem} ({list(first)} and {list(second)})")
     if odd:
         raise CheckpointError(
             f"{path / WEIGHTS} has factors that are not of rank {rank} (r of {CONFIG}): {preview(odd)}"
         )
-    if wrong:
-        raise CheckpointError(f"{path} was trained on another model, these do not fit the base: {preview(wrong)}")
-
-
-def _widened(tensor: StoredTensor) -> np.ndarray:
-    """Return float32 values."""
-    if tensor.dtype == "bfloat16":
-        return (tensor.values.astype(np.uint32) << 16).view(np.float32)
-    return tensor.values.astype(np.float32)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from . import lora
+from . import lora, peft_adapter, side_files
 from .files import CheckpointError
 from .load import load_model
 from .processor import LlavaProcessor
@@ -18,15 +18,15 @@ def merge(lora_path, output, *, base=None, device: str | None = None) -> None:
     fit, or when the output is one of the inputs.
     """
     lora_path, output = Path(lora_path), Path(output)
-    if not lora.is_adapter(lora_path):
-        raise CheckpointError(f"{lora_path} is no LoRA folder: it has no {lora.CONFIG}")
-    base = Path(base) if base else lora.base_of(lora_path)
+    kind = side_files.kind_of(lora_path)
+    if kind not in ("lora", "peft"):
+        raise CheckpointError(f"{lora_path} is no LoRA folder: it has no {lora.CONFIG} and no {peft_adapter.CONFIG}")
+    base = Path(base) if base else side_files.base_folder(lora_path, kind)
     for source in (lora_path, base):
         if output.resolve() == source.resolve():
             raise CheckpointError(f"the output {output} is also an input: name another folder, so that nothing is lost")
-    processor = LlavaProcessor.from_pretrained(base)
-    model = load_model(base, device=device)
-    lora.merge_into(model, lora_path)
+    processor = LlavaProcessor.from_pretrained(lora_path, base)
+    model = load_model(lora_path, base=base, device=device)
     processor.save_pretrained(output)
     model.save_pretrained(output)
     lora.remove_adapter(output)

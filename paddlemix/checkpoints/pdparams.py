@@ -1,122 +1,220 @@
-"""Paddle's pickle files, read without running what they might contain.
+"""Paddle's pickle files: state dicts, whose values stay in the file until they are asked for.
 
-NumPy's own classes are not handed to the file either: their `__setstate__` believes what it is told, and a file made
-for it can crash the process. Stand-ins take what a plain array needs and check it.
+NumPy's own classes are not handed to the file: their `__setstate__` believes what it is told, and a file made for it
+can crash the process. Stand-ins take what a plain array needs and check it.
 """
 
 from __future__ import annotations
 
-import pickle
-from collections import OrderedDict
+import math
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from .files import CheckpointError, StoredTensor, held
+from .files import CheckpointError, StoredTensor, is_shape, map_array, refuse_pointer, storage_dtype
+from .pickle_reader import Buildable, PickleReader, Span, as_tuple, integer_opcode, new_dict, text_opcode
 
 PLAIN_DTYPES = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
+BYTE_ORDERS = ("|", "=", "<", ">")
 NAME_TABLE = "StructuredToParameterName@@"  # paddle.save adds it; it holds names, not values
 SPLIT_TABLE = "UnpackBigParamInfor@@"  # how arrays above 4 GB were cut, for pickle protocols below 4
+CHUNK_BYTES = 1 << 20
+ARRAY_CLASS = object()  # what the name numpy.ndarray stands for
 
 
-class _Dtype:
+class _Dtype(Buildable):
     """Stands in for numpy.dtype."""
 
-    code = ""
+    def __init__(self, code: Any, is_aligned: Any = False, is_copied: Any = False):
+        if not isinstance(code, str) or code not in PLAIN_DTYPES:
+            what = repr(code) if isinstance(code, str) else f"a {type(code).__name__}"
+            raise CheckpointError(f"it holds an array of dtype {what}, but only plain numbers are read")
+        self.stored = np.dtype(code)
 
-    def __init__(self, code, is_aligned=False, is_copied=False):
-        if code not in PLAIN_DTYPES:
-            raise CheckpointError(f"it holds an array of dtype {code!r}, but only plain numbers are read")
-        self.code = code
-
-    def __setstate__(self, state):
-        order = state[1]  # (version, byte order, then what plain numbers do not have)
-        self.code = order.replace("|", "") + self.code[-2:]
+    def set_state(self, state: Any) -> None:
+        if not isinstance(state, tuple) or len(state) < 2 or state[1] not in BYTE_ORDERS:
+            raise CheckpointError("it describes the numbers of an array in an unknown way")
+        self.stored = self.stored.newbyteorder(state[1])  # what else the state holds, plain numbers do not have
 
 
-class _Array:
-    """Stands in for numpy.ndarray; values is None until the state came."""
+@dataclass(frozen=True)
+class _Encoded:
+    """An array's bytes as pickle protocol 2 writes them: text of which each character is one byte."""
 
-    values: np.ndarray | None = None
+    text: Span | str
 
-    def __setstate__(self, state):
+
+class _Array(Buildable):
+    """Stands in for numpy.ndarray; shape is None until the state came. data: bytes that lie in the file."""
+
+    shape: tuple[int, ...] | None = None
+    stored: np.dtype
+    is_fortran: bool
+    data: Span | _Encoded
+
+    def set_state(self, state: Any) -> None:
         _, shape, dtype, is_fortran, data = state
-        if not isinstance(dtype, _Dtype) or not dtype.code or not isinstance(data, bytes):
+        if not isinstance(dtype, _Dtype) or not isinstance(data, (Span, _Encoded)) or not is_shape(shape):
             raise CheckpointError("it holds an array of something else than plain numbers")
-        values = np.frombuffer(data, dtype=dtype.code)
-        values = values.astype(values.dtype.newbyteorder("="), copy=False)
-        self.values = values.reshape(shape, order="F" if is_fortran else "C")
+        self.shape, self.stored, self.is_fortran, self.data = tuple(shape), dtype.stored, is_fortran is True, data
 
 
-def _reconstruct(kind, shape, code) -> _Array:
+def _reconstruct(kind: Any, shape: Any, code: Any) -> _Array:
+    """Stand in for the function by which NumPy makes an array that the state then fills."""
     return _Array()
 
 
-def _encode(text: str, encoding: str) -> bytes:
+def _encode(text: Any, encoding: Any) -> _Encoded:
     """Stand in for _codecs.encode, by which pickle protocol 2 writes bytes."""
-    if encoding != "latin1":
-        raise CheckpointError(f"it encodes text as {encoding!r}")
-    return text.encode("latin1")
+    if encoding != "latin1" or not isinstance(text, (str, Span)):
+        raise CheckpointError("it encodes something else than an array's bytes")
+    return _Encoded(text)
+
+
+def _no_bytes() -> _Encoded:
+    """Stand in for bytes, by which pickle protocol 2 writes an array without values."""
+    return _Encoded("")
 
 
 # What a file of arrays needs, and nothing that can act.
-ALLOWED = {
-    ("builtins", "tuple"): tuple,
-    ("__builtin__", "tuple"): tuple,
-    ("collections", "OrderedDict"): OrderedDict,
-    ("numpy", "ndarray"): _Array,
+KNOWN = {
+    ("builtins", "tuple"): as_tuple,
+    ("__builtin__", "tuple"): as_tuple,
+    ("collections", "OrderedDict"): new_dict,
+    ("numpy", "ndarray"): ARRAY_CLASS,
     ("numpy", "dtype"): _Dtype,
     ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
     ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
     ("_codecs", "encode"): _encode,
+    ("__builtin__", "bytes"): _no_bytes,
+    ("builtins", "bytes"): _no_bytes,
 }
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    def find_class(self, module, name):
-        found = ALLOWED.get((module, name))
-        if found is None:
-            raise CheckpointError(f"it refers to {module}.{name}, but only arrays and containers are read")
-        return found
-
-
 def open_pdparams(path: Path) -> dict[str, StoredTensor]:
-    """Read a state dict that `paddle.save` wrote. uint16 arrays are bfloat16, as Paddle stores them.
+    """Map the arrays of a state dict that `paddle.save` wrote. uint16 arrays are bfloat16, as Paddle stores them.
 
-    Raises CheckpointError for a file that is damaged, or holds anything but named arrays.
+    Raises CheckpointError for a file that is damaged, or holds anything but named arrays; nothing in it is run.
     """
     path = Path(path)
     try:
         with open(path, "rb") as file:
-            values = _ArrayUnpickler(file).load()
-        if isinstance(values, dict):
-            values = dict(values)
+            refuse_pointer(file.read(64))
+            file.seek(0)
+            values = PickleReader(file, KNOWN).load()
+            if not isinstance(values, dict):
+                raise CheckpointError(f"it holds a {type(values).__name__}, expected a dict of arrays")
             values.pop(NAME_TABLE, None)
-            _join_split_arrays(values)
+            cuts = values.pop(SPLIT_TABLE, {})
+            tensors = {name: _stored(path, file, name, value) for name, value in values.items()}
+            _join_split_arrays(tensors, cuts)
     except CheckpointError as error:
         raise CheckpointError(f"{path} is refused: {error}") from None
-    except OSError:
-        raise
-    except Exception as error:  # a damaged pickle can raise nearly anything, as Python's documentation says
-        raise CheckpointError(f"{path} is not a whole pdparams file: {error}") from None
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path} holds a {type(values).__name__}, expected a dict of arrays")
-    return {name: _stored(path, name, value) for name, value in values.items()}
+    return tensors
 
 
-def _join_split_arrays(values: dict) -> None:
-    """Put together what paddle.save cut up: {name: {"OriginShape", "slices"}}."""
-    for name, info in values.pop(SPLIT_TABLE, {}).items():
-        whole = _Array()
-        whole.values = np.concatenate([values.pop(part).values for part in info["slices"]]).reshape(info["OriginShape"])
-        values[name] = whole
-
-
-def _stored(path: Path, name, value) -> StoredTensor:
+def _stored(path: Path, file: BinaryIO, name: Any, value: Any) -> StoredTensor:
     if isinstance(value, tuple) and len(value) == 2:
         value = value[1]  # (parameter name, array)
-    if not isinstance(name, str) or not isinstance(value, _Array) or value.values is None:
-        raise CheckpointError(f"{path}: entry {name!r} is a {type(value).__name__}, expected an array")
-    values = value.values
-    dtype = "bfloat16" if values.dtype == np.uint16 else str(values.dtype)
-    return held(values, dtype)
+    if not isinstance(name, str) or not isinstance(value, _Array) or value.shape is None:
+        raise CheckpointError(f"entry {name!r} is a {type(value).__name__}, expected an array under a name")
+    expected, found = math.prod(value.shape) * value.stored.itemsize, _num_bytes(file, value.data)
+    if found != expected:
+        raise CheckpointError(f"entry {name!r} has {found} bytes, its shape {value.shape} needs {expected}")
+    native = value.stored.newbyteorder("=")
+    dtype = "bfloat16" if native == np.uint16 else str(native)
+    return StoredTensor(dtype, value.shape, partial(_read, path, value, native))
+
+
+def _num_bytes(file: BinaryIO, data: Span | _Encoded) -> int:
+    """Count an array's bytes; in UTF-8 text they are the bytes that begin a character."""
+    if isinstance(data, Span):
+        return data.length
+    if isinstance(data.text, str):
+        return len(data.text)
+    file.seek(data.text.offset)
+    count, left = 0, data.text.length
+    while left:
+        chunk = np.frombuffer(file.read(min(left, CHUNK_BYTES)), np.uint8)
+        count += int(np.count_nonzero((chunk & 0xC0) != 0x80))
+        left -= len(chunk)
+    return count
+
+
+def _read(path: Path, array: _Array, native: np.dtype) -> np.ndarray:
+    """Map an array, or take it out of text, which costs the memory of a few of it."""
+    count = math.prod(array.shape)
+    if isinstance(array.data, Span):
+        flat = map_array(path, array.stored, array.data.offset, (count,))
+    else:
+        flat = np.frombuffer(_decode(path, array.data.text), array.stored)
+    return flat.astype(native, copy=False).reshape(array.shape, order="F" if array.is_fortran else "C")
+
+
+def _decode(path: Path, text: Span | str) -> bytes:
+    try:
+        if isinstance(text, Span):
+            with open(path, "rb") as file:
+                file.seek(text.offset)
+                text = file.read(text.length).decode("utf-8")
+        return text.encode("latin1")
+    except UnicodeError:
+        raise CheckpointError(f"{path} is damaged: an array's bytes are not what pickle protocol 2 writes") from None
+
+
+def _join_split_arrays(tensors: dict[str, StoredTensor], cuts: Any) -> None:
+    """Put together what paddle.save cut up: {name: {"OriginShape", "slices"}}."""
+    if not isinstance(cuts, dict) or not all(isinstance(info, dict) for info in cuts.values()):
+        raise CheckpointError(f"its {SPLIT_TABLE} is no table of arrays that were cut up")
+    for name, info in cuts.items():
+        shape, slices = info.get("OriginShape"), info.get("slices")
+        if not is_shape(shape) or not isinstance(slices, list) or not slices:
+            raise CheckpointError(f"its {SPLIT_TABLE} does not say of what entry {name!r} is made")
+        if not all(isinstance(part, str) and part in tensors for part in slices) or len(set(slices)) < len(slices):
+            raise CheckpointError(f"parts of entry {name!r} are missing")
+        parts = [tensors.pop(part) for part in slices]
+        if len({part.dtype for part in parts}) > 1 or sum(map(_num_values, parts)) != math.prod(shape):
+            raise CheckpointError(f"the parts of entry {name!r} do not make an array of shape {tuple(shape)}")
+        tensors[name] = StoredTensor(parts[0].dtype, tuple(shape), partial(_joined, parts, tuple(shape)))
+
+
+def _num_values(tensor: StoredTensor) -> int:
+    return math.prod(tensor.shape)
+
+
+def _joined(parts: list[StoredTensor], shape: tuple[int, ...]) -> np.ndarray:
+    return np.concatenate([part.values.reshape(-1) for part in parts]).reshape(shape)
+
+
+def write_pdparams(file: BinaryIO, tensors: Mapping[str, StoredTensor]) -> None:
+    """Write a state dict that paddle.load reads, one tensor after the other, to a file that is open for bytes.
+
+    It is a pickle of protocol 4, as paddle.save writes it: {name: array}, bfloat16 as uint16.
+    """
+    file.write(b"\x80\x04}(")
+    for name, tensor in tensors.items():
+        for part in _describe(name, tensor):
+            file.write(part)
+    file.write(b"u.")
+    file.flush()
+
+
+def _describe(name: str, tensor: StoredTensor) -> Iterator[bytes | memoryview]:
+    """Yield a name and an array: a call that makes an empty one, which (1, shape, dtype, is_fortran, bytes) fills."""
+    yield text_opcode(name) + b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00tC\x01btR"
+    dtype = storage_dtype(tensor.dtype)
+    order = b"|" if dtype.itemsize == 1 else b"<"
+    state = b"(K\x03" + text_opcode(order.decode()) + b"NNN" + integer_opcode(-1) + integer_opcode(-1) + b"K\x00tb"
+    yield b"(K\x01(" + b"".join(map(integer_opcode, tensor.shape)) + b"t"
+    yield b"cnumpy\ndtype\n(" + text_opcode(dtype.str[1:]) + b"\x89\x88tR" + state
+    yield b"\x89"
+    size = tensor.num_bytes
+    yield b"B" + struct.pack("<I", size) if size < 1 << 32 else b"\x8e" + struct.pack("<Q", size)
+    for block in tensor.blocks():
+        yield block.astype(dtype.newbyteorder("<"), copy=False).reshape(-1).view(np.uint8).data
+    yield b"tb"

@@ -18,9 +18,10 @@ from ..image.preprocess import preprocess
 from ..image.spec import ImageSpec
 from ..image.tiles import ImageTiles
 from ..models.config import strict
-from . import lora
+from . import hub
 from .files import CheckpointError, read_json, write_json
-from .load import read_config
+from .side_files import kind_of
+from .source import read_source, tokenizer_folder
 
 FILE = "processor_config.json"
 FORMAT_KEY = "paddlemix_format"
@@ -35,17 +36,17 @@ class LlavaProcessor:
         self.spec = spec
 
     @classmethod
-    def from_pretrained(cls, path) -> LlavaProcessor:
-        """Read a model folder of any known layout, a LoRA folder, or one that `save_pretrained` wrote.
+    def from_pretrained(cls, path, base=None) -> LlavaProcessor:
+        """Read a model folder of any known layout, side files with their base, or what `save_pretrained` wrote.
 
-        Raises CheckpointError for what is missing or broken.
+        base: as in `load_model`. Raises CheckpointError for what is missing or broken.
         """
-        path = Path(path)
-        spec, template = _read_spec(path)
-        home = path
-        if lora.is_adapter(path) and not _has_tokenizer(path):
-            home = lora.base_of(path)
-        return cls(load_tokenizer(home), get_template(template), spec)
+        path = hub.resolve(path)
+        if _is_complete(path):
+            spec, template = _read_spec(path)
+            return cls(load_tokenizer(path), get_template(template), spec)
+        layout, config = read_source(path, base)
+        return cls(load_tokenizer(tokenizer_folder(path, layout)), get_template(config.template), config.image)
 
     def save_pretrained(self, path) -> None:
         """Write the tokenizer's files and processor_config.json."""
@@ -86,17 +87,18 @@ class LlavaProcessor:
         return {"tokenizer": self.tokenizer, "template": self.template, "spec": self.spec}
 
 
+def _is_complete(path: Path) -> bool:
+    """Tell if a folder holds what `save_pretrained` writes and no config of a model that would say more."""
+    if not (path / FILE).is_file():
+        return False
+    kind = kind_of(path)
+    # Our LoRA folders have it too; they need their base for the model, but not for this.
+    return kind == "lora" or (kind is None and not (path / "config.json").is_file())
+
+
 def _read_spec(path: Path) -> tuple[ImageSpec, str]:
-    """Return image spec and template name, from the model's config.json where there is one."""
-    has_config = (path / "config.json").is_file()
-    if has_config or not (path / FILE).is_file():
-        config = read_config(path if has_config or not lora.is_adapter(path) else lora.base_of(path))
-        return config.image, config.template
+    """Return image spec and template name."""
     values = read_json(path / FILE)
     if FORMAT_KEY not in values:
         raise CheckpointError(f"{path / FILE} was not written by paddlemix, and there is no config.json beside it")
     return strict(ImageSpec, values["image"], str(path / FILE)), values["template"]
-
-
-def _has_tokenizer(path: Path) -> bool:
-    return any((path / name).is_file() for name in ("tokenizer.model", "sentencepiece.bpe.model", "tokenizer.json"))

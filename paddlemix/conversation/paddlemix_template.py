@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from ..json_object import read_object
 from .templates import ChatTemplate
 
 KEYS = ("system", "conversation", "query")
@@ -42,13 +42,11 @@ def _read(path: str | Path) -> dict[str, Any]:
     """Return the file's object, its keys and types checked."""
     if not Path(path).is_file():
         raise ValueError(f"chat template file not found: {os.path.abspath(path)}")
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"chat template {path} is not valid JSON: {error}") from error
-    if not isinstance(content, dict) or set(content) - set(KEYS):
-        found = ", ".join(map(str, content)) if isinstance(content, dict) else f"a {type(content).__name__}"
-        raise ValueError(f"chat template {path} has {found}: expected an object with the keys {', '.join(KEYS)}")
+    content = read_object(path, ValueError, f"chat template {path}")
+    if set(content) - set(KEYS):
+        raise ValueError(
+            f"chat template {path} has {', '.join(content)}: expected an object with the keys {', '.join(KEYS)}"
+        )
     rounds = content.get("conversation")
     if not (isinstance(rounds, list) and rounds and all(isinstance(part, str) for part in rounds)):
         raise ValueError(f"chat template {path}: 'conversation' is {rounds!r}, expected a list of texts")

@@ -11,7 +11,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4
-_PIECES, _NORMALIZER = 1, 3  # fields of the model
+BPE = 2  # among the kinds of model
+_PIECES, _TRAINER, _NORMALIZER = 1, 2, 3  # fields of the model
+_MODEL_TYPE = 3  # field of the trainer's settings
 _PIECE_TEXT, _PIECE_TYPE = 1, 3  # fields of a piece
 _ADD_DUMMY_PREFIX, _REMOVE_EXTRA_SPACES = 3, 4  # fields of the normalizer
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
@@ -19,25 +21,32 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """pieces: (text, type) by id. add_dummy_prefix, remove_extra_spaces: what the normalizer does to a text."""
+    """pieces: (text, type) by id. add_dummy_prefix, remove_extra_spaces: what the normalizer does to a text.
+
+    model_type: BPE or another kind of model (1 is unigram).
+    """
 
     pieces: tuple[tuple[str, int], ...]
     add_dummy_prefix: bool
     remove_extra_spaces: bool
+    model_type: int = 1
 
 
 def read_facts(model: bytes) -> ModelFacts:
     """Return what the tokenizer must know of a model; raise ValueError when the bytes are no such model."""
-    pieces, normalizer = [], {_ADD_DUMMY_PREFIX: 1, _REMOVE_EXTRA_SPACES: 1}
+    pieces, normalizer, model_type = [], {_ADD_DUMMY_PREFIX: 1, _REMOVE_EXTRA_SPACES: 1}, 1
     for field, value, _ in _fields(model):
         if field == _PIECES:
             piece = {number: content for number, content, _ in _fields(value)}
             pieces.append((piece[_PIECE_TEXT].decode("utf-8"), piece.get(_PIECE_TYPE, NORMAL)))
+        elif field == _TRAINER:
+            model_type = {number: content for number, content, _ in _fields(value)}.get(_MODEL_TYPE, model_type)
         elif field == _NORMALIZER:
             normalizer.update({number: content for number, content, _ in _fields(value)})
     if not pieces:
         raise ValueError("it holds no pieces")
-    return ModelFacts(tuple(pieces), bool(normalizer[_ADD_DUMMY_PREFIX]), bool(normalizer[_REMOVE_EXTRA_SPACES]))
+    has_prefix, has_removal = (bool(normalizer[key]) for key in (_ADD_DUMMY_PREFIX, _REMOVE_EXTRA_SPACES))
+    return ModelFacts(tuple(pieces), has_prefix, has_removal, model_type)
 
 
 def with_dummy_prefix(model: bytes, is_added: bool) -> bytes:

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from .fast_tokenizer import FastTokenizer
 from .sentencepiece_tokenizer import SentencePieceTokenizer
-from .tokenizer_files import FAST_FILE, read_files
+from .tokenizer_files import FAST_FILE, TokenizerFiles, read_files
 
 
 class Tokenizer(Protocol):
@@ -64,5 +64,9 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     A SentencePiece model (PaddleMIX's sentencepiece.bpe.model, or tokenizer.model) goes before tokenizer.json, because
     LLaVA was trained with the slow tokenizer. Raises ValueError that names the folder.
     """
-    files = read_files(folder)
+    return make_tokenizer(read_files(folder))
+
+
+def make_tokenizer(files: TokenizerFiles) -> Tokenizer:
+    """Return the tokenizer that files describe. Raises ValueError."""
     return FastTokenizer(files) if files.vocabulary == FAST_FILE else SentencePieceTokenizer(files)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from ..json_object import parse_object
 
 PADDLE_FILE, SENTENCEPIECE_FILE, FAST_FILE = "sentencepiece.bpe.model", "tokenizer.model", "tokenizer.json"
 VOCABULARIES = (PADDLE_FILE, SENTENCEPIECE_FILE, FAST_FILE)  # the first one that is there counts
@@ -27,13 +28,7 @@ class TokenizerFiles:
         """Return a JSON object, empty when the file is not there; raise ValueError when it is something else."""
         if name not in self.contents:
             return {}
-        try:
-            value = json.loads(self.contents[name].decode("utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{name} in {self.folder} is not valid JSON ({error}): copy it again") from error
-        if not isinstance(value, dict):
-            raise ValueError(f"{name} in {self.folder} holds a {type(value).__name__}, expected an object {{...}}")
-        return value
+        return parse_object(self.contents[name], ValueError, f"{name} in {self.folder}")
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 from ..checkpoints.files import replacing
 from ..constants import IMAGE_TOKEN_ID
 from ..image.load import load_image
+from ..log import notice
 from .sampling import SamplingParams
 from .session import ChatSession, Turn
 
@@ -163,14 +164,19 @@ def chat(arguments: argparse.Namespace) -> int:
     )
     for image in arguments.image_file:
         load_image(image)  # a wrong picture is told before the model is loaded
+    from ..checkpoints.hub import resolve
     from ..checkpoints.load import load_model
     from ..checkpoints.processor import LlavaProcessor
 
-    processor = LlavaProcessor.from_pretrained(arguments.model_path)
+    home = resolve(arguments.model_path, hub=arguments.hub, revision=arguments.revision)
+    processor = LlavaProcessor.from_pretrained(home, arguments.model_base)
     if arguments.conv_mode:  # a wrong name, too
         processor = processor.with_template(arguments.conv_mode)
     dtype = "float16" if arguments.fp16 else arguments.dtype
-    model = load_model(arguments.model_path, dtype=dtype, device=arguments.device)
+    model = load_model(home, base=arguments.model_base, dtype=dtype, device=arguments.device)
+    if model.config.untrained:
+        parts = " and ".join(model.config.untrained)
+        notice(f"{parts} of this model hold random values: answers about pictures mean nothing before `pretrain`")
     session = ChatSession(model, processor, sampling=sampling)
     is_terminal = sys.stdin.isatty()
     if is_terminal:

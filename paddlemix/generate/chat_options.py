@@ -6,8 +6,13 @@ import argparse
 
 
 def add_arguments(parser: argparse.ArgumentParser, *, default_model: str) -> None:
-    """Add the options of the chat to a parser; the first seven are PaddleMIX's."""
-    parser.add_argument("--model-path", default=default_model, help="model folder (default: the bundled tiny model)")
+    """Add the options of the chat to a parser; PaddleMIX's come first, and LLaVA's --model-base."""
+    from ..checkpoints import hub
+
+    parser.add_argument(
+        "--model-path", default=default_model, help="model folder, or its name on a hub (default: the tiny model)"
+    )
+    parser.add_argument("--model-base", default=None, help="model that the LoRA or projector in --model-path is for")
     parser.add_argument("--image-file", action="append", default=[], help="picture, file or URL; may be repeated")
     # PaddleMIX's README spells it so.
     parser.add_argument("--image-flie", dest="image_file", action="append", help=argparse.SUPPRESS)
@@ -21,3 +26,4 @@ def add_arguments(parser: argparse.ArgumentParser, *, default_model: str) -> Non
     parser.add_argument("--top-p", type=float, default=1.0, help="sample from the likeliest tokens of this mass")
     parser.add_argument("--top-k", type=int, default=0, help="sample from so many tokens, 0 = all")
     parser.add_argument("--seed", type=int, default=0, help="of the sampling (default 0)")
+    hub.add_arguments(parser)

@@ -10,15 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..web import PassingWebError, WebError, chunks, num_expected_bytes, request
 from .errors import ImageError
 
 if TYPE_CHECKING:
     from requests import Response
 
-CHUNK_BYTES = 1 << 16
-MAX_REDIRECTS = 5
-# NOTE: identity, so that Content-Length counts the bytes we get; some hosts refuse the default agent of requests.
-HEADERS = {"User-Agent": "paddlemix (image loader)", "Accept-Encoding": "identity"}
+HEADERS = {"User-Agent": "paddlemix (image loader)"}  # some hosts refuse the default agent of requests
 
 
 @dataclass(frozen=True)
@@ -39,10 +37,6 @@ class FetchLimits:
 
 
 DEFAULT_LIMITS = FetchLimits()
-
-
-class _TemporaryFailureError(Exception):
-    """A failure that a second attempt may not have."""
 
 
 def cache_path(url: str, cache_folder: str | os.PathLike[str] | None = None) -> Path:
@@ -83,68 +77,45 @@ def download(url: str, limits: FetchLimits = DEFAULT_LIMITS) -> bytes:
             time.sleep(min(limits.retry_seconds * 2 ** (attempt - 1), max(0.0, deadline - time.monotonic())))
         try:
             return _download_once(url, limits, deadline)
-        except _TemporaryFailureError as error:
+        except PassingWebError as error:
             failure = error
     raise ImageError(f"cannot download {url}: {failure} (gave up after {limits.max_retries + 1} attempts)") from failure
 
 
 def _download_once(url: str, limits: FetchLimits, deadline: float) -> bytes:
-    """Make one attempt; raise _TemporaryFailureError where another may help, else ImageError."""
-    import requests  # here, because a loader of local files should not pay for it
-    import urllib3
-
+    """Make one attempt; raise PassingWebError where another may help, else ImageError."""
     left = max(0.001, deadline - time.monotonic())
     timeout = (min(limits.connect_seconds, left), min(limits.read_seconds, left))
     try:
-        with requests.Session() as session:
-            session.max_redirects = MAX_REDIRECTS
-            # A redirect to any other scheme fails: a session has adapters for http and https only.
-            with session.get(url, stream=True, timeout=timeout, headers=HEADERS) as response:
-                _check_status(url, response)
-                return _read_body(url, response, limits, deadline)
-    except (
-        requests.exceptions.ConnectionError,
-        requests.exceptions.Timeout,
-        urllib3.exceptions.HTTPError,  # what the raw stream raises
-    ) as error:
-        _check_deadline(url, limits, deadline)
-        raise _TemporaryFailureError(f"{type(error).__name__}: {error}") from error
-    except (requests.exceptions.RequestException, UnicodeError) as error:  # a bad address or scheme, endless redirects
-        raise ImageError(f"cannot download {url}: {error}") from error
-
-
-def _check_status(url: str, response: Response) -> None:
-    """Let only a plain success pass."""
-    status = f"HTTP status {response.status_code} {response.reason or ''}".rstrip()
-    if response.status_code >= 500:
-        raise _TemporaryFailureError(status)
-    if response.status_code != 200:
-        raise ImageError(f"cannot download {url}: {status}; check the address")
+        with request("GET", url, headers=HEADERS, timeout=timeout) as response:
+            return _read_body(url, response, limits, deadline)
+    except PassingWebError as error:
+        if error.status is None:
+            _check_deadline(url, limits, deadline)
+        raise
+    except WebError as error:
+        hint = "; check the address" if error.status else ""
+        raise ImageError(f"cannot download {url}: {error}{hint}") from error
 
 
 def _read_body(url: str, response: Response, limits: FetchLimits, deadline: float) -> bytes:
     """Return the whole body, watching its size and the clock."""
-    expected = int(length) if (length := response.headers.get("Content-Length", "")).isdigit() else None
-    if "Content-Encoding" in response.headers:
-        expected = None  # it counts compressed bytes
-    # NOTE: read1 returns what has arrived. `read` waits for a full chunk, so that a server that sends one byte now and
-    # then would never let us look at the clock. urllib3 before 2.2 has no read1: small chunks are the next best.
-    if hasattr(response.raw, "read1"):
-        read, chunk_bytes = response.raw.read1, CHUNK_BYTES
-    else:
-        read, chunk_bytes = response.raw.read, 1024
+    expected = num_expected_bytes(response)
     body = bytearray()
-    while max(len(body), expected or 0) <= limits.max_bytes:
-        _check_deadline(url, limits, deadline)
-        chunk = read(chunk_bytes, decode_content=True)
-        if not chunk:
-            break
+    _check_size(url, expected or 0, limits)
+    _check_deadline(url, limits, deadline)
+    for chunk in chunks(response):
         body += chunk
-    else:
-        raise ImageError(f"cannot download {url}: it is larger than the limit of {limits.max_bytes} bytes")
+        _check_size(url, len(body), limits)
+        _check_deadline(url, limits, deadline)
     if expected is not None and len(body) < expected:  # urllib3 2 raises by itself, 1.26 does not
-        raise _TemporaryFailureError(f"short body: {len(body)} bytes of {expected}")
+        raise PassingWebError(f"short body: {len(body)} bytes of {expected}")
     return bytes(body)
+
+
+def _check_size(url: str, num_bytes: int, limits: FetchLimits) -> None:
+    if num_bytes > limits.max_bytes:
+        raise ImageError(f"cannot download {url}: it is larger than the limit of {limits.max_bytes} bytes")
 
 
 def _check_deadline(url: str, limits: FetchLimits, deadline: float) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from ..image.spec import ImageSpec
 
 PROJECTOR_NAMES = "linear, identity or mlpNx_gelu (for example mlp2x_gelu)"
+UNTRAINED_PARTS = ("projector", "image_newline")  # first parts of parameter names
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,8 @@ class LlavaConfig:
     """A whole model.
 
     template names a row of conversation.templates; dtype is how the weights were stored; generation ends at any of
-    eos_token_ids. tensor_parallel_degree is read by paddlenlp's Trainer.
+    eos_token_ids. tensor_parallel_degree is read by paddlenlp's Trainer. untrained: which parts, of UNTRAINED_PARTS,
+    hold random values until they are trained.
     """
 
     language: LanguageConfig = field(default_factory=LanguageConfig)
@@ -93,9 +95,13 @@ class LlavaConfig:
     has_image_newline: bool = False
     eos_token_ids: tuple[int, ...] = ()
     tensor_parallel_degree: int = 1
+    untrained: tuple[str, ...] = ()
 
     def __post_init__(self):
-        object.__setattr__(self, "eos_token_ids", tuple(self.eos_token_ids))
+        for name in ("eos_token_ids", "untrained"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if not set(self.untrained) <= set(UNTRAINED_PARTS):
+            raise ValueError(f"untrained is {list(self.untrained)}, expected some of {', '.join(UNTRAINED_PARTS)}")
         projector_depth(self.projector_type)
         if self.projector_type == "identity" and self.vision.hidden_size != self.language.hidden_size:
             raise ValueError(

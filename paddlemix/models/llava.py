@@ -38,11 +38,11 @@ class LlavaForConditionalGeneration(nn.Layer):
             self.image_newline = self.create_parameter([config.language.hidden_size], attr=attribute)
 
     @classmethod
-    def from_pretrained(cls, path, dtype: str | None = None, device: str | None = None):
-        """Load a folder in any known layout. See `checkpoints.load.load_model`."""
+    def from_pretrained(cls, path, dtype: str | None = None, device: str | None = None, base=None):
+        """Load a folder in any known layout, or side files with their base. See `checkpoints.load.load_model`."""
         from ..checkpoints.load import load_model
 
-        return load_model(path, dtype=dtype, device=device)
+        return load_model(path, base=base, dtype=dtype, device=device)
 
     def save_pretrained(self, path, max_shard_size: int | str = "5GB", dtype: str | None = None) -> None:
         """Write config and weights to a folder. See `checkpoints.save.save_model`."""

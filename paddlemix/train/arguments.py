@@ -48,9 +48,10 @@ class DataArguments:
 
 @dataclass
 class LlavaTrainingArguments(TrainingArguments):
-    """paddlenlp's TrainingArguments and the learning rate of the projector."""
+    """paddlenlp's TrainingArguments and the learning rates of projector and vision tower."""
 
     mm_projector_lr: float | None = field(default=None, metadata={"help": "learning rate of the projector"})
+    mm_vision_tower_lr: float | None = field(default=None, metadata={"help": "learning rate of the vision tower"})
 
 
 # Keys that PaddleMIX accepts and its LLaVA code never reads.

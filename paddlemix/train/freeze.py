@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from fnmatch import fnmatchcase
 
@@ -10,6 +11,7 @@ from ..checkpoints.layouts import paddlemix
 from ..models.llava import LlavaForConditionalGeneration
 
 PROJECTOR_PARTS = ("projector.", "image_newline")
+TOWER_PARTS = ("vision_tower.",)
 
 
 def component_of(name: str) -> str:
@@ -58,6 +60,13 @@ def _train_tower(model: LlavaForConditionalGeneration) -> None:
         match = re.match(r"layers\.(\d+)\.", name)
         is_behind = name.startswith("post_norm") or (match and int(match.group(1)) >= num_used)
         parameter.stop_gradient = bool(is_behind)
+
+
+def mark_trained(model: LlavaForConditionalGeneration) -> None:
+    """Take the parts that train out of the list of those that hold random values, in the model's config."""
+    frozen = {component_of(name) for name, parameter in model.named_parameters() if parameter.stop_gradient}
+    untrained = tuple(part for part in model.config.untrained if part in frozen)
+    model.config = dataclasses.replace(model.config, untrained=untrained)
 
 
 def lora_targets(model: LlavaForConditionalGeneration, patterns: list[str] | None) -> list[str]:

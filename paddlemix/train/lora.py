@@ -19,10 +19,10 @@ from .arguments import ModelArguments
 from .freeze import PROJECTOR_PARTS, lora_targets
 
 
-def add_lora(model: LlavaForConditionalGeneration, args: ModelArguments, dtype: str) -> LoRAModel:
+def add_lora(model: LlavaForConditionalGeneration, args: ModelArguments, dtype: str, *, base: str) -> LoRAModel:
     """Put adapters into the matching layers; they, the projector and image_newline train, and nothing else.
 
-    Raises ValueError if no layer matches.
+    base: folder of the model, which the adapter's config will name. Raises ValueError if no layer matches.
     """
     targets = lora_targets(model, args.lora_target_modules)
     config = LoRAConfig(
@@ -32,7 +32,7 @@ def add_lora(model: LlavaForConditionalGeneration, args: ModelArguments, dtype: 
         lora_dropout=args.lora_dropout,
         dtype=dtype,
         tensor_parallel_degree=1,
-        base_model_name_or_path=os.path.abspath(args.model_name_or_path),
+        base_model_name_or_path=os.path.abspath(base),
     )
     wrapped = LoRAModel(model, config)
     wrapped.mark_only_lora_as_trainable()

@@ -48,6 +48,7 @@ def train(values: dict[str, Any], *, template: str | None, config_folder: Path |
     """Load, train, evaluate and save. Raises ValueError for a user's mistake."""
     import paddle
 
+    from ..checkpoints.hub import resolve
     from ..checkpoints.load import load_model
     from ..checkpoints.processor import LlavaProcessor
     from .arguments import parse
@@ -57,11 +58,12 @@ def train(values: dict[str, Any], *, template: str | None, config_folder: Path |
     model_args, data_args, args = parse(values)
     if not model_args.model_name_or_path:
         raise ValueError("model_name_or_path is missing: name the folder of the model to start from")
-    processor = LlavaProcessor.from_pretrained(model_args.model_name_or_path)
+    home = str(resolve(model_args.model_name_or_path))
+    processor = LlavaProcessor.from_pretrained(home)
     template = model_args.conv_mode or model_args.version or template
     train_set, eval_set = read_data(processor, template, data_args, args, config_folder)
     dtype = weight_dtype(args)
-    model = load_model(model_args.model_name_or_path, dtype=dtype, device=args.device)
+    model = load_model(home, dtype=dtype, device=args.device)
     freeze(
         model,
         model_args.freeze_include,
@@ -75,7 +77,7 @@ def train(values: dict[str, Any], *, template: str | None, config_folder: Path |
         from .lora import add_lora
 
         paddle.seed(args.seed)
-        wrapped = add_lora(model, model_args, dtype)
+        wrapped = add_lora(model, model_args, dtype, base=home)
     print(report(model.named_parameters()), flush=True)
     if all(parameter.stop_gradient for parameter in model.parameters()):
         raise ValueError("nothing would train: freeze_include and freeze_exclude freeze every parameter")

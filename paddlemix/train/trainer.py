@@ -20,7 +20,7 @@ from ..checkpoints.processor import LlavaProcessor
 from ..checkpoints.save import save_config
 from ..log import notice
 from .batches import Collator, GuardedRows, opened
-from .freeze import PROJECTOR_PARTS
+from .freeze import PROJECTOR_PARTS, TOWER_PARTS, mark_trained
 from .lora import load_adapter, save_adapter
 from .sampler import EpochBatchSampler
 
@@ -79,7 +79,7 @@ class LlavaTrainer(Trainer):
         return result
 
     def create_optimizer(self, lr_scheduler=None):
-        """Make AdamW with groups: the projector may have a rate of its own; biases and norms do not decay."""
+        """Make AdamW with groups: projector and tower may have rates of their own; biases and norms do not decay."""
         if self.optimizer is not None:
             return self.optimizer
         kind, options = Trainer.get_optimizer_cls_and_kwargs(self.args)
@@ -93,7 +93,7 @@ class LlavaTrainer(Trainer):
         decayed = {tensor.name for name, tensor in named if not ("bias" in name or "norm" in name)}
         self.optimizer = kind(
             learning_rate=self.lr_scheduler if lr_scheduler is None else lr_scheduler,
-            parameters=_groups(named, self.args.learning_rate, self.args.mm_projector_lr),
+            parameters=_groups(named, self.args),
             weight_decay=self.args.weight_decay,
             apply_decay_param_fun=decayed.__contains__,
             grad_clip=nn.ClipGradByGlobalNorm(self.args.max_grad_norm) if self.args.max_grad_norm > 0 else None,
@@ -123,6 +123,8 @@ class LlavaTrainer(Trainer):
         if not self.args.should_save:
             return
         folder.mkdir(parents=True, exist_ok=True)
+        if self.state.global_step > 0:
+            mark_trained(self.llava)
         if isinstance(self.model, LoRAModel):
             save_config(self.llava, folder)
             save_adapter(self.model, folder)
@@ -170,14 +172,20 @@ class LlavaTrainer(Trainer):
         """
 
 
-def _groups(named, learning_rate: float, projector_rate: float | None) -> list[dict]:
+def _groups(named, args) -> list[dict]:
     """Return optimizer groups; Paddle takes a group's learning rate as a factor of the optimizer's, hence not of 0."""
-    if projector_rate is not None and learning_rate <= 0:
-        raise ValueError(f"mm_projector_lr {projector_rate} needs a learning_rate above 0, found {learning_rate}")
-    projector = [tensor for name, tensor in named if name.startswith(PROJECTOR_PARTS)]
-    others = [tensor for name, tensor in named if not name.startswith(PROJECTOR_PARTS)]
-    factor = 1.0 if projector_rate is None else projector_rate / learning_rate
-    groups = [{"params": others}, {"params": projector, "learning_rate": factor}]
+    rates = {PROJECTOR_PARTS: args.mm_projector_lr, TOWER_PARTS: args.mm_vision_tower_lr}
+    rates = {parts: rate for parts, rate in rates.items() if rate is not None}
+    if rates and args.learning_rate <= 0:
+        raise ValueError(
+            f"mm_projector_lr {args.mm_projector_lr} and mm_vision_tower_lr {args.mm_vision_tower_lr} need a "
+            f"learning_rate above 0, found {args.learning_rate}"
+        )
+    own = tuple(part for parts in rates for part in parts)
+    groups = [{"params": [tensor for name, tensor in named if not name.startswith(own)]}]
+    for parts, rate in rates.items():
+        params = [tensor for name, tensor in named if name.startswith(parts)]
+        groups.append({"params": params, "learning_rate": rate / args.learning_rate})
     return [group for group in groups if group["params"]]
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
+
+from ..json_object import read_object
 
 
 class FlagText(str):
@@ -38,10 +39,4 @@ def read_config(path: Path) -> dict[str, Any]:
     """Read a JSON object. Raises ValueError naming the file and the place."""
     if not path.is_file():
         raise ValueError(f"configuration file {path} does not exist (looked for {path.resolve()})")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} holds a JSON {type(values).__name__}, expected an object of settings")
-    return values
+    return read_object(path, ValueError)

@@ -161,13 +161,13 @@ def test_models_that_are_not_supported_are_refused_with_the_reason(hf_copy, chan
 
 
 def test_missing_folder_names_where_it_was_looked_for(tmp_path):
-    with pytest.raises(CheckpointError, match=r"does not exist \(looked for /.*nowhere\)"):
+    with pytest.raises(CheckpointError, match=r"(?s)was not found\. Looked for in:.*the folder /.*nowhere: it does not exist"):
         load_model(tmp_path / "nowhere", device="cpu")
 
 
 def test_file_in_place_of_a_folder_is_refused(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"")
-    with pytest.raises(CheckpointError, match="does not exist"):
+    with pytest.raises(CheckpointError, match="is a file, not a model folder"):
         load_model(tmp_path / "model.safetensors", device="cpu")
 
 

@@ -147,7 +147,7 @@ BAD_STATES = {
     "unknown-name": ({**adapter_state(), "qwen.layers.0.q.lora_A": np.zeros((2, 2), "f4")}, r"knows: qwen\.layers\.0"),
     "other-width": (
         replaced(lora_A=(64, RANK), lora_B=(RANK, 64)),
-        r"trained on another model.*q_proj\.lora_A \[64, 64\]",
+        r"trained on another model.*q_proj\.weight \[64, 64\]",
     ),
     "other-rank": (replaced(lora_A=(48, 8), lora_B=(8, 48)), r"not of rank 4 .*q_proj \(\[48, 8\] and \[8, 48\]\)"),
     "ranks-differ": (replaced(lora_A=(48, RANK), lora_B=(8, 48)), "not of rank 4"),

@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 
 from paddlemix.checkpoints import files
 from paddlemix.checkpoints.load import build_model, load_model, read_config
-from paddlemix.checkpoints.save import parse_size, save_model
+from paddlemix.checkpoints.save import save_model
+from paddlemix.checkpoints.shards import parse_size
 
 TORCH_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -59,7 +59,7 @@ def test_other_roles_are_refused_with_the_models_template(content, write):
     ("content", "message"),
     [
         ("{", "not valid JSON"),
-        ([], "has a list: expected an object"),
+        ([], "holds a JSON list, expected an object"),
         ({"conversation": WORKING, "suffix": ""}, "has conversation, suffix: expected an object with the keys"),
         ({"system": "x"}, "'conversation' is None, expected a list"),
         ({"conversation": WORKING, "query": 3}, "'query' is 3, expected a text"),

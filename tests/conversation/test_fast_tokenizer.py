@@ -146,7 +146,7 @@ def test_pickled_and_saved_tokenizers_are_the_same(fast_pair, tmp_path):
     ("content", "message"),
     [
         ("{", "is not valid JSON"),
-        ("[1]", "holds a list, expected an object"),
+        ("[1]", "holds a JSON list, expected an object"),
         ('{"model": {"type": "Odd"}}', "is no tokenizer file"),
     ],
 )

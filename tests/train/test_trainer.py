@@ -88,25 +88,29 @@ def first_step(start, gradients, rate_of, weight_decay):
     return stepped
 
 
-@pytest.mark.parametrize("projector_rate", [None, 2e-4])
-def test_first_step_is_adamw_with_the_groups_rates_and_decay(projector_rate, tmp_path, picture_data):
-    changes = {"mm_projector_lr": projector_rate, "weight_decay": 0.1, "max_grad_norm": 0.0}
+@pytest.mark.parametrize("projector_rate, tower_rate", [(None, None), (2e-4, None), (2e-4, 5e-4), (None, 3e-3)])
+def test_first_step_is_adamw_with_the_groups_rates_and_decay(projector_rate, tower_rate, tmp_path, picture_data):
+    changes = {"mm_projector_lr": projector_rate, "mm_vision_tower_lr": tower_rate, "weight_decay": 0.1}
+    changes |= {"max_grad_norm": 0.0, "unfreeze_mm_vision_tower": True}
     trainer = build(settings(tmp_path, picture_data, "anyres", max_steps=1, per_device_train_batch_size=8, **changes))
     model, _ = tiny_folder.load("anyres")
     start = weights(model)
-    for parameter in model.vision_tower.parameters():
-        parameter.stop_gradient = True
+    if tower_rate is None:
+        for parameter in [*model.vision_tower.parameters(), *trainer.llava.vision_tower.parameters()]:
+            parameter.stop_gradient = True
     model.loss(batch_of(trainer, range(8))).backward()
     gradients = {name: p.grad.numpy().astype(np.float64) for name, p in model.named_parameters() if p.grad is not None}
 
     def rate_of(name):
         is_projector = name.startswith(("projector.", "image_newline"))
-        return projector_rate if is_projector and projector_rate is not None else 1e-3
+        rate = projector_rate if is_projector else tower_rate if name.startswith("vision_tower.") else None
+        return 1e-3 if rate is None else rate
 
     trainer.train()
     after = weights(trainer.llava)
     expected = first_step(start, gradients, rate_of, 0.1)
     assert set(expected) >= {"projector.0.weight", "image_newline", "language_model.embed_tokens.weight"}
+    assert any(name.startswith("vision_tower.") for name in expected) == (tower_rate is not None)
     for name, values in expected.items():
         is_clear = np.abs(gradients[name]) > 1e-5  # for the others the sign hangs on rounding
         assert is_clear.any() or name.endswith("k_proj.bias")
@@ -422,7 +426,7 @@ def test_stage_one_trains_captions_without_a_template(tmp_path):
 @pytest.mark.parametrize(
     "changes, said",
     [
-        ({"model_name_or_path": "absent/model"}, "model folder absent/model does not exist"),
+        ({"model_name_or_path": "absent/model"}, "model 'absent/model' was not found"),
         ({"model_name_or_path": None}, "model_name_or_path is missing"),
         ({"dataset": "absent.json"}, "data file not found"),
         ({"dataset": None}, "dataset is missing"),

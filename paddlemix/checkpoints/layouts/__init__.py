@@ -1,4 +1,4 @@
-"""One file a layout: how to recognise it, read its config, open its tensors and translate their names."""
+"""One file a layout: how to recognise it, read its config, open its tensors, translate their names, and write it."""
 
 from __future__ import annotations
 
@@ -6,30 +6,51 @@ from pathlib import Path
 from types import ModuleType
 
 from ..files import CheckpointError, read_json
-from . import hf, paddle, paddlemix
+from . import hf, official, paddle, paddlemix, xtuner
 
-LAYOUTS: dict[str, ModuleType] = {"paddle": paddle, "hf": hf, "paddlemix": paddlemix}
+LAYOUTS: dict[str, ModuleType] = {
+    "paddle": paddle,
+    "hf": hf,
+    "paddlemix": paddlemix,
+    "official": official,
+    "xtuner": xtuner,
+}
+KNOWN = """read are
+  paddle: config.json with paddlemix_format
+  paddlemix: LlavaLlamaForCausalLM with model_state.pdparams, or with safetensors that PaddleNLP wrote
+  hf: LlavaForConditionalGeneration or LlavaNextForConditionalGeneration of transformers
+  official: LlavaLlamaForCausalLM with torch's pytorch_model*.bin or model*.safetensors (liuhaotian/llava-*)
+  xtuner: a folder with projector/ in it, and llm/, llm_adapter/, visual_encoder/ or visual_encoder_adapter/
+  and with their base: mm_projector.bin, non_lora_trainables.bin, adapter_config.json (peft), lora_config.json"""
+MOST_NAMES = 12
 
 
 def detect(folder: Path) -> tuple[ModuleType, dict]:
     """Return the layout of a model folder and its parsed config.json.
 
-    What counts is what config.json says under exact keys and which weight files lie beside it, never the folder's
-    name. Raises CheckpointError for a folder without config.json or of an unknown kind.
+    What counts is what config.json says under exact keys and which files lie beside it, never the folder's name.
+    Raises CheckpointError for a folder of an unknown kind.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise CheckpointError(
             f"model folder {folder} does not exist (looked for {folder.resolve()}): give the path of a downloaded model"
         )
-    if not (folder / "config.json").is_file():
-        raise CheckpointError(f"{folder} has no config.json, so it is not a model folder")
-    raw = read_json(folder / "config.json")
+    has_config = (folder / "config.json").is_file()
+    raw = read_json(folder / "config.json") if has_config else {}
     for layout in LAYOUTS.values():
         if layout.matches(folder, raw):
             return layout, raw
+    if has_config:
+        found = f"config.json has model_type {raw.get('model_type')!r} and architectures {raw.get('architectures')!r}"
+        raise CheckpointError(f"{folder} is in no known layout: {found}; it holds {_listed(folder)}; {KNOWN}")
     raise CheckpointError(
-        f"{folder} is in no known layout: config.json has model_type {raw.get('model_type')!r} and architectures "
-        f"{raw.get('architectures')!r}. Read are folders of paddlemix, llava-hf (LlavaForConditionalGeneration, "
-        "LlavaNextForConditionalGeneration) and PaddleMIX (model_state.pdparams or Paddle's safetensors)"
+        f"{folder} has no config.json, so it is not a model folder; it holds {_listed(folder)}; {KNOWN}"
     )
+
+
+def _listed(folder: Path) -> str:
+    """Return the names in a folder, folders with a slash."""
+    names = sorted(place.name + "/" * place.is_dir() for place in folder.iterdir())
+    rest = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return (", ".join(names[:MOST_NAMES]) or "nothing") + rest

@@ -6,10 +6,16 @@ import ast
 from pathlib import Path
 
 from ...models.config import projector_depth
-from ..files import CheckpointError
+from ..files import CheckpointError, StoredTensor, open_safetensors, open_weights, read_json
 from ..rules import Rule, linear_rules
+from ..torch_bin import open_torch_bin
 
 OUR_LAYER = "language_model.layers.{n}"
+# What torch's tools write, in the order in which transformers looks for it: (file, index of its shards, reader).
+TORCH_FILES = (
+    ("model.safetensors", "model.safetensors.index.json", open_safetensors),
+    ("pytorch_model.bin", "pytorch_model.bin.index.json", open_torch_bin),
+)
 
 
 def llama_rules(prefix: str, head: str, *, is_torch: bool) -> list[Rule]:
@@ -81,3 +87,26 @@ def read_pairs(folder: Path, value) -> tuple[tuple[int, int], ...]:
         return tuple((int(first), int(second)) for first, second in pairs)
     except (SyntaxError, TypeError, ValueError, RecursionError, MemoryError):
         raise CheckpointError(f"{folder}: image_grid_pinpoints is {value!r}, expected a list of pairs") from None
+
+
+def has_torch_weights(folder: Path) -> bool:
+    """Tell if a folder holds a whole model's weights as transformers writes them."""
+    return any((folder / name).is_file() for single, index, _ in TORCH_FILES for name in (single, index))
+
+
+def safetensors_names(folder: Path) -> list[str]:
+    """Return the names in a folder's safetensors, by the index or the one file's header; none without them."""
+    single, index, open_file = TORCH_FILES[0]
+    if (folder / index).is_file():
+        weight_map = read_json(folder / index).get("weight_map")
+        return list(weight_map) if isinstance(weight_map, dict) else []
+    return list(open_file(folder / single)) if (folder / single).is_file() else []
+
+
+def open_torch_weights(folder: Path) -> dict[str, StoredTensor]:
+    """Map the weights that transformers wrote. Raises CheckpointError when there are none."""
+    for single, index, open_file in TORCH_FILES:
+        if (folder / single).is_file() or (folder / index).is_file():
+            return open_weights(folder, single, index, open_file)
+    names = " nor ".join(name for single, index, _ in TORCH_FILES for name in (single, index))
+    raise CheckpointError(f"{folder} has neither {names}: the weights are missing")

@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 
+from ...conversation.tokenizer import Tokenizer
 from ...image.spec import CLIP_MEAN, CLIP_STD, ImageSpec
 from ...models.config import LanguageConfig, LlavaConfig, VisionConfig
 from ..files import CheckpointError, StoredTensor, open_safetensors, open_weights, read_json
 from ..rules import KeyTable, Rule, linear_rules
+from ..transforms import padded_rows
+from . import hf_json, hf_tokenizer
 from .components import clip_rules, llama_rules, read_pairs
+from .hf_json import ARCHITECTURES, as_width_height
+from .part import OWN_KEY, Part, read_own_json, renamed
 
-ARCHITECTURES = ("LlavaForConditionalGeneration", "LlavaNextForConditionalGeneration")
+NAME = "hf"
 # Names that transformers wrote from 4.52 on in memory and from 5 on to disk, and what they were called before.
 NEW_STYLE = (
     (re.compile(r"^model\.language_model\."), "language_model.model."),
     (re.compile(r"^model\.(vision_tower|multi_modal_projector|image_newline)"), r"\1"),
     (re.compile(r"^lm_head\."), "language_model.lm_head."),
+)
+# The same the other way round: what the tables write becomes what is written.
+TO_NEW_STYLE = (
+    ("language_model.model.", "model.language_model."),
+    ("language_model.lm_head.", "lm_head."),
+    ("vision_tower.", "model.vision_tower."),
+    ("multi_modal_projector.", "model.multi_modal_projector."),
+    ("image_newline", "model.image_newline"),
 )
 DROPPED = re.compile(r".*\.(rotary_emb\.inv_freq|embeddings\.position_ids)")
 
@@ -28,13 +42,14 @@ def matches(folder: Path, raw: dict) -> bool:
 def read_config(folder: Path, raw: dict) -> LlavaConfig:
     """Build our config from config.json, preprocessor_config.json and generation_config.json."""
     is_next = ARCHITECTURES[1] in raw["architectures"]
-    vision = read_vision(folder, raw)
+    own = read_own_json(raw)
+    vision = dataclasses.replace(read_vision(folder, raw), name=own["vision_tower"])
     return LlavaConfig(
         language=read_language(folder, raw.get("text_config") or {}),
         vision=vision,
         projector_type="mlp2x_gelu",
         image=_read_image(folder, raw, vision, is_next),
-        template="vicuna_v1",
+        template=own["template"],
         dtype=raw.get("torch_dtype") or raw.get("dtype") or "float32",
         has_image_newline=is_next,
         eos_token_ids=read_eos(folder, raw.get("text_config") or raw),
@@ -94,7 +109,7 @@ def read_vision(folder: Path, raw: dict) -> VisionConfig:
 def _read_image(folder: Path, raw: dict, vision: VisionConfig, is_next: bool) -> ImageSpec:
     path = folder / "preprocessor_config.json"
     values = read_json(path) if path.is_file() else {}
-    is_padded = values.get("do_pad", False) or values.get("image_processor_type") == "LlavaImageProcessor"
+    is_padded = values.get("do_pad", False)
     return ImageSpec(
         side=vision.image_size,
         patch_size=vision.patch_size,
@@ -105,17 +120,6 @@ def _read_image(folder: Path, raw: dict, vision: VisionConfig, is_next: bool) ->
         merge="spatial_unpad" if is_next else "flat",
         has_class_token=vision.select_feature == "cls_patch",
     )
-
-
-def as_width_height(pairs: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
-    """Turn (height, width) pairs into (width, height) ones.
-
-    NOTE: LLaVA's own lists are in (width, height), and transformers took their numbers over as (height, width). Where
-    the list names every canvas and its mirror, the set is the same either way, and the numbers are left in place: the
-    order, which decides ties, is then LLaVA's.
-    """
-    mirrored = tuple((second, first) for first, second in pairs)
-    return pairs if set(pairs) == set(mirrored) else mirrored
 
 
 def read_eos(folder: Path, text: dict) -> tuple[int, ...]:
@@ -154,3 +158,36 @@ def is_dropped(name: str, config: LlavaConfig) -> bool:
     """Tell what is left out on purpose: buffers that are computed, and the copy of tied embeddings."""
     is_tied_head = config.language.tie_word_embeddings and name == "language_model.lm_head.weight"
     return is_tied_head or DROPPED.fullmatch(name) is not None
+
+
+def parts(config: LlavaConfig, tensors: dict[str, StoredTensor]) -> list[Part]:
+    """Return the folder of a LlavaForConditionalGeneration or LlavaNextForConditionalGeneration.
+
+    The vocabulary gets rows for `<image>`, `<pad>` and up to a multiple of 64, each the mean of the others, so that no
+    new token is likelier than an average one. Raises CheckpointError for a model that transformers has no class for.
+    """
+    hf_json.check_holdable(config)
+    num_rows = hf_json.num_padded_rows(config.language.vocab_size)
+    theirs = {}
+    for name, tensor in renamed(table(config), tensors, NAME).items():
+        is_vocabulary = name.endswith(("embed_tokens.weight", "lm_head.weight"))
+        theirs[_new_style(name)] = padded_rows(tensor, num_rows, "mean") if is_vocabulary else tensor
+    return [Part("", "safetensors", "model", theirs, hf_json.json_files(config))]
+
+
+def _new_style(name: str) -> str:
+    old, new = next(pair for pair in TO_NEW_STYLE if name.startswith(pair[0]))
+    return new + name[len(old) :]
+
+
+def write_tokenizer(tokenizer: Tokenizer, config: LlavaConfig, folder: Path) -> None:
+    """Write tokenizer files with `<image>` and `<pad>` added. Raises CheckpointError if they do not fit the model."""
+    processor = "LlavaNextProcessor" if config.image.mode == "anyres" else "LlavaProcessor"
+    hf_tokenizer.write_tokenizer(tokenizer, folder, config.language.vocab_size, processor)
+
+
+def own_vocab_size(folder: Path, raw: dict, config: LlavaConfig) -> int | None:
+    """Return how many vocabulary rows are the model's own, None where none can be told from added ones."""
+    own = raw.get(OWN_KEY)
+    recorded = own.get("vocab_size") if isinstance(own, dict) else None
+    return hf_tokenizer.own_vocab_size(folder, raw, recorded, config.language.vocab_size)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
+from ...conversation.tokenizer import Tokenizer
 from ...models.config import LlavaConfig
 from ..files import CheckpointError, StoredTensor, open_safetensors, open_weights
 from ..rules import KeyTable
+from .part import Part
 
+NAME = "paddle"
 FORMAT_KEY = "paddlemix_format"
 FORMAT = 1
 WEIGHTS = "model.safetensors"
@@ -37,6 +41,11 @@ def config_json(config: LlavaConfig) -> dict:
     return {FORMAT_KEY: FORMAT, "model_type": "llava", **config.to_dict()}
 
 
+def processor_json(config: LlavaConfig) -> dict:
+    """Return what processor_config.json holds."""
+    return {FORMAT_KEY: FORMAT, "image": dataclasses.asdict(config.image), "template": config.template}
+
+
 def open_tensors(folder: Path) -> dict[str, StoredTensor]:
     if not ((folder / INDEX).is_file() or (folder / WEIGHTS).is_file()):
         raise CheckpointError(f"{folder} has neither {WEIGHTS} nor {INDEX}: the weights are missing")
@@ -54,3 +63,13 @@ def canonical(name: str) -> str:
 
 def is_dropped(name: str, config: LlavaConfig) -> bool:
     return False
+
+
+def parts(config: LlavaConfig, tensors: dict[str, StoredTensor]) -> list[Part]:
+    """Return our own folder, which holds every model."""
+    json_files = {"config.json": config_json(config), "processor_config.json": processor_json(config)}
+    return [Part("", "safetensors", "model", dict(tensors), json_files, metadata_format="np")]
+
+
+def write_tokenizer(tokenizer: Tokenizer, config: LlavaConfig, folder: Path) -> None:
+    tokenizer.save(folder)

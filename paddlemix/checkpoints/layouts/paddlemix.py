@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
+from ...conversation.tokenizer import Tokenizer
+from ...conversation.tokenizer_files import CONFIG_FILE, FAST_FILE, PADDLE_FILE, SENTENCEPIECE_FILE
 from ...image.spec import CLIP_MEAN, CLIP_STD, ImageSpec
 from ...models.config import LlavaConfig, VisionConfig
-from ..files import CheckpointError, StoredTensor, open_safetensors, open_weights, read_json
+from ..files import CheckpointError, StoredTensor, open_safetensors, open_weights, read_json, write_json
 from ..pdparams import open_pdparams
 from ..rules import KeyTable, Rule
-from .components import clip_rules, llama_rules, mm_projector_rules, read_pairs
+from . import hf_json
+from .components import clip_rules, llama_rules, mm_projector_rules, read_pairs, safetensors_names
 from .hf import read_eos, read_language
+from .llama import generation_json, llama_json
+from .part import OWN_KEY, Part, own_json, read_own_json, renamed
 
+NAME = "paddlemix"
 ARCHITECTURE = "LlavaLlamaForCausalLM"
 PDPARAMS, PDPARAMS_INDEX = "model_state.pdparams", "model_state.pdparams.index.json"
 SAFETENSORS, SAFETENSORS_INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -26,6 +33,7 @@ KNOWN_TOWERS = {
     "openai/clip-vit-base-patch32": {**CLIP_BASE, "image_size": 224, "patch_size": 32},
 }
 CLIP_HEAD_DIM = 64  # of every tower above
+STATED = (*CLIP_LARGE, "image_size", "patch_size", "layer_norm_eps", "hidden_act")
 
 
 def matches(folder: Path, raw: dict) -> bool:
@@ -34,7 +42,8 @@ def matches(folder: Path, raw: dict) -> bool:
         return False
     if any((folder / name).is_file() for name in (PDPARAMS, PDPARAMS_INDEX)):
         return True
-    return "paddlenlp_version" in raw
+    names = safetensors_names(folder)
+    return any(name.startswith("llama.") for name in names) if names else "paddlenlp_version" in raw
 
 
 def read_config(folder: Path, raw: dict) -> LlavaConfig:
@@ -53,7 +62,7 @@ def read_config(folder: Path, raw: dict) -> LlavaConfig:
         vision=vision,
         projector_type=raw.get("mm_projector_type", "linear"),
         image=image,
-        template="vicuna_v1",
+        template=read_own_json(raw)["template"],
         dtype=raw.get("dtype") or raw.get("torch_dtype") or "float32",
         has_image_newline=image.merge == "spatial_unpad",
         eos_token_ids=read_eos(folder, raw),
@@ -64,7 +73,7 @@ def _tower_shape(folder: Path, raw: dict, name: str) -> dict:
     """Return the VisionConfig fields of shape, from vision_config, by the tower's name, or from its weights."""
     stated = raw.get("vision_config")
     if isinstance(stated, dict):
-        return {field: stated[field] for field in (*CLIP_LARGE, "image_size", "patch_size") if field in stated}
+        return {field: stated[field] for field in STATED if field in stated}
     if name in KNOWN_TOWERS:
         return KNOWN_TOWERS[name]
     return _shape_from_weights(folder, open_tensors(folder))
@@ -139,3 +148,81 @@ def is_dropped(name: str, config: LlavaConfig) -> bool:
     is_tied_head = config.language.tie_word_embeddings and name == "lm_head.weight"
     is_unused_newline = not config.has_image_newline and name == "llama.image_newline"
     return is_tied_head or is_unused_newline or name.endswith("rotary_emb.inv_freq")
+
+
+def parts(config: LlavaConfig, tensors: dict[str, StoredTensor]) -> list[Part]:
+    """Return PaddleMIX's folder. Raises CheckpointError for an image_newline where PaddleMIX uses none."""
+    is_unpadded = config.image.mode == "anyres" and config.image.merge == "spatial_unpad"
+    if config.has_image_newline != is_unpadded:
+        raise CheckpointError(
+            f"layout {NAME} has an image_newline if and only if pictures are anyres with merge 'spatial_unpad'; here "
+            f"has_image_newline is {config.has_image_newline}, mode {config.image.mode!r}, merge {config.image.merge!r}"
+        )
+    preprocessor = _preprocessor_json(config)
+    json_files = {
+        "config.json": _config_json(config),
+        "generation_config.json": generation_json(config),
+        "processor/train/preprocessor_config.json": preprocessor,
+        "processor/eval/preprocessor_config.json": preprocessor,
+    }
+    return [Part("", "pdparams", "model_state", renamed(table(config), tensors, NAME), json_files)]
+
+
+def _config_json(config: LlavaConfig) -> dict:
+    """Return PaddleMIX's flat config.json.
+
+    The keys below `use_mm_proj` it reads without a default; `vision_config` and OWN_KEY it does not read.
+    """
+    image, vision = config.image, config.vision
+    return {
+        "architectures": [ARCHITECTURE],
+        "model_type": "llava",
+        "dtype": config.dtype,
+        "paddlenlp_version": None,
+        **llama_json(config),
+        "image_aspect_ratio": image.mode,
+        "image_grid_pinpoints": [list(grid) for grid in image.grids] or None,
+        "mm_patch_merge_type": image.merge,
+        "mm_projector_type": config.projector_type,
+        "mm_vision_tower": vision.name or _known_tower(vision),
+        "tokenizer_model_max_length": config.language.max_position_embeddings,
+        "tokenizer_padding_side": "right",
+        "use_mm_proj": True,
+        "mm_hidden_size": vision.hidden_size,
+        "mm_use_im_patch_token": False,
+        "mm_use_im_start_end": False,
+        "mm_vision_select_feature": vision.select_feature,
+        "mm_vision_select_layer": vision.select_layer,
+        "pretrain_mm_mlp_adapter": None,
+        "pretraining_tp": 1,
+        "version": "v1",
+        "vision_config": {field: getattr(vision, field) for field in STATED},
+        OWN_KEY: own_json(config),
+    }
+
+
+def _known_tower(vision: VisionConfig) -> str:
+    """Return the name of OpenAI's tower of this shape: PaddleMIX builds the tower by its name."""
+    for name, shape in KNOWN_TOWERS.items():
+        if all(getattr(vision, field) == value for field, value in shape.items()):
+            return name
+    return ""
+
+
+def _preprocessor_json(config: LlavaConfig) -> dict:
+    image = config.image
+    values = hf_json.preprocessor(dataclasses.replace(image, mode="square", grids=(), merge="flat"))
+    values["image_aspect_ratio"] = image.mode
+    return values | ({"image_grid_pinpoints": [list(grid) for grid in image.grids]} if image.grids else {})
+
+
+def write_tokenizer(tokenizer: Tokenizer, config: LlavaConfig, folder: Path) -> None:
+    """Write the SentencePiece model under the name that PaddleMIX looks for; raise CheckpointError if there is none."""
+    tokenizer.save(folder)
+    if (folder / FAST_FILE).is_file():
+        raise CheckpointError(f"layout {NAME} cannot hold a tokenizer.json: PaddleMIX reads SentencePiece models only")
+    if (folder / SENTENCEPIECE_FILE).is_file():
+        (folder / SENTENCEPIECE_FILE).rename(folder / PADDLE_FILE)
+    path = folder / CONFIG_FILE
+    values = read_json(path) if path.is_file() else {}
+    write_json(path, values | {"tokenizer_class": "LlamaTokenizer"})

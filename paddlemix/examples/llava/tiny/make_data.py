@@ -20,14 +20,25 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from paddlemix.examples.llava.tiny.questions import QA, ask_all, caption, facts, text_only
+from paddlemix.examples.llava.tiny.questions import (
+    ASKERS,
+    QA,
+    ask_all,
+    ask_description,
+    caption,
+    facts,
+    text_only,
+)
 from paddlemix.examples.llava.tiny.shapes import Scene, draw, split_scene
 
-SIDE = 48  # pixels, as the tiny model sees them: two patches of 24
+SIDE = 48  # pixels, as the tiny model sees them: a patch of 24 for each cell
 NUM_VAL = 100
 TEXT_ONLY_EVERY = 25  # one conversation without a picture for so many with one
 MAX_TEXT_TURNS = 3
-CAPTION_EVERY = 2  # of the texts of stage 1, one in so many is a description, the others are single facts
+NUM_TURNS = 5  # questions of a conversation, drawn from so many of each kind
+TURN_SHARES = {"count": 3, "place": 3, "colour": 1, "shape": 1, "corner": 1, "yes_no": 1}
+DESCRIPTION_ALONE, DESCRIPTION_LAST = 0.15, 0.3  # shares of the conversations
+CAPTION_EVERY = 3  # of the texts of stage 1, one in so many is a description, the others are single facts
 JSON_NAMES = ("pretrain.json", "train.json", "val.json", "test.jsonl")
 PICTURES_PER_FOLDER = 1000
 
@@ -63,13 +74,13 @@ def write_data(output: Path, num_train: int, num_eval: int, seed: int, side: int
     pretrain, train = [], []
     for index, (path, scene, rng) in enumerate(_pictures(output, "train", num_train, seed, side)):
         image = image_root + path
-        train.append(conversation(path, image, _turns(ask_all(scene, rng), rng)))
+        train.append(conversation(path, image, _turns(scene, rng)))
         text = caption(scene) if index % CAPTION_EVERY == 0 else facts(scene, rng)
         pretrain.append({"image": image, "conversations": [["<image>", text]]})
         if len(pretrain) % TEXT_ONLY_EVERY == 0:
             train.append(conversation(f"text-{len(pretrain)}", None, _text_turns(rng)))
     val = [
-        conversation(path, image_root + path, _turns(ask_all(scene, rng), rng))
+        conversation(path, image_root + path, _turns(scene, rng))
         for path, scene, rng in _pictures(output, "val", NUM_VAL, seed, side)
     ]
     test = [
@@ -122,13 +133,18 @@ def _report(split: str, done: int, num: int) -> None:
         print(f"\r{split}: {done} of {num}", end="", file=sys.stderr, flush=True)
 
 
-def _turns(turns: list[QA], rng: random.Random) -> list[QA]:
-    """Shuffle the questions of a conversation, a description last or, in one of four, alone.
+def _turns(scene: Scene, rng: random.Random) -> list[QA]:
+    """Ask a few questions, the harder kinds more often, and for a description last or, now and then, alone.
 
     After a description the other answers could be read off the text instead of the picture, and would teach less.
     """
-    description, others = [[qa for qa in turns if (qa.kind == "description") == is_it] for is_it in (True, False)]
-    return description if rng.random() < 0.25 else rng.sample(others, len(others)) + description
+    kinds = [kind for kind, share in TURN_SHARES.items() for _ in range(share)]
+    asked = [ASKERS[kind](scene, rng) for kind in rng.sample(kinds, NUM_TURNS)]
+    turns = list({qa.answer: qa for qa in asked if qa is not None}.values())
+    form = rng.random()
+    if form < DESCRIPTION_ALONE or not turns:  # twins allow few questions
+        return [ask_description(scene, rng)]
+    return [*turns, ask_description(scene, rng)] if form < DESCRIPTION_ALONE + DESCRIPTION_LAST else turns
 
 
 def _text_turns(rng: random.Random) -> list[QA]:

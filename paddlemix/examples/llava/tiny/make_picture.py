@@ -12,18 +12,20 @@ from paddlemix.examples.llava.tiny.shapes import CELL, Scene, Shape, draw
 HERE = Path(__file__).parent
 SIDE = 360
 SHAPES = (
-    ("star", "red", (0, 0), 12.0),
-    ("triangle", "red", (1, 0), 12.0),
-    ("square", "green", (0, 1), 10.0),
-    ("circle", "blue", (1, 1), 11.0),
+    ("star", "red", (0, 0), 13.5),
+    ("triangle", "red", (1, 0), 13.0),
+    ("square", "green", (0, 1), 12.0),
+    ("circle", "blue", (1, 1), 12.5),
 )
 QUESTIONS = {
     "Describe the picture.": None,  # the caption
-    "How many shapes are there?": "There are four shapes.",
+    "How many shapes are there?": "The number of shapes is four.",
     "What colour is the circle?": "The circle is blue.",
     "Which shape is green?": "The green shape is a square.",
+    "Where is the triangle?": "The triangle is top right.",
+    "What is at the bottom left?": "Bottom left is a green square.",
     "Is there a yellow star?": "No, there is no yellow star.",
-    "Count the red shapes.": "There are two red shapes.",
+    "Count the red shapes.": "The number of red shapes is two.",
 }
 
 

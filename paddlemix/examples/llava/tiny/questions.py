@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 from paddlemix.examples.llava.tiny.shapes import COLOURS, KINDS, Scene, Shape
 
-NUMBERS = ("no", "one", "two", "three", "four")
+NUMBERS = ("zero", "one", "two", "three", "four")
 PLACES = {
-    (0, 0): "at the top left",
-    (1, 0): "at the top right",
-    (0, 1): "at the bottom left",
-    (1, 1): "at the bottom right",
+    (0, 0): "top left",
+    (1, 0): "top right",
+    (0, 1): "bottom left",
+    (1, 1): "bottom right",
 }
 COUNT_WORDINGS = (
     "How many {} are there?",
@@ -34,6 +34,7 @@ SHAPE_WORDINGS = (
     "What kind of shape is the {} one?",
 )
 PLACE_WORDINGS = ("Where is the {}?", "Where is the {} in the picture?", "In which part of the picture is the {}?")
+CORNER_WORDINGS = ("What is at the {}?", "What do you see at the {}?", "Which shape is in the {} corner?")
 YES_NO_WORDINGS = ("Is there a {}?", "Do you see a {}?", "Is there a {} in the picture?", "Does the picture show a {}?")
 DESCRIPTION_WORDINGS = (
     "Describe the picture.",
@@ -43,7 +44,8 @@ DESCRIPTION_WORDINGS = (
     "Where are the shapes?",
     "List the shapes.",
 )
-NUM_FACTS = 3
+MAX_FACTS = 4
+NAME_BY_KIND = NAME_BY_COLOUR = 0.25  # share of the places that are told of a shape named by this alone
 TEXT_ONLY = (
     ("Hello", "Hello! Show me a picture of coloured shapes and ask me about it."),
     ("Hello!", "Hello! Show me a picture of coloured shapes and ask me about it."),
@@ -54,9 +56,9 @@ TEXT_ONLY = (
     ("What can I ask you?", "I can count shapes, name their colours and places, and describe a picture."),
     ("What shapes do you know?", "I know circles, squares, triangles and stars."),
     ("Which shapes do you know?", "I know circles, squares, triangles and stars."),
-    ("What colours do you know?", "I know red, green, blue, yellow, purple, orange and black."),
-    ("What colors do you know?", "I know red, green, blue, yellow, purple, orange and black."),
-    ("Which colours do you know?", "I know red, green, blue, yellow, purple, orange and black."),
+    ("What colours do you know?", "I know red, green, blue, yellow, pink, cyan and black."),
+    ("What colors do you know?", "I know red, green, blue, yellow, pink, cyan and black."),
+    ("Which colours do you know?", "I know red, green, blue, yellow, pink, cyan and black."),
     ("Thank you", "You are welcome."),
     ("Thank you!", "You are welcome."),
     ("Thanks", "You are welcome."),
@@ -76,7 +78,7 @@ class QA:
 
 def caption(scene: Scene) -> str:
     """Name place, colour and kind of every shape, row by row: the text of stage 1."""
-    return _sentence([_with_an(f"{PLACES[shape.cell]} a {shape.colour} {shape.kind}") for shape in scene.shapes])
+    return _sentence([f"{PLACES[shape.cell]} a {shape.colour} {shape.kind}" for shape in scene.shapes])
 
 
 def ask_description(scene: Scene, rng: random.Random) -> QA:
@@ -99,8 +101,7 @@ def ask_count(scene: Scene, rng: random.Random) -> QA:
         noun = shape.kind if seen else rng.choice(KINDS)
         group, num = "{}", sum(each.kind == noun for each in scene.shapes)
     question = rng.choice(COUNT_WORDINGS).format(group.format(noun + "s"))
-    verb, ending = ("is", "") if num == 1 else ("are", "s")
-    return QA("count", question, f"There {verb} {NUMBERS[num]} {group.format(noun + ending)}.")
+    return QA("count", question, f"The number of {group.format(noun + 's')} is {NUMBERS[num]}.")
 
 
 def ask_colour(scene: Scene, rng: random.Random) -> QA | None:
@@ -120,13 +121,21 @@ def ask_shape(scene: Scene, rng: random.Random) -> QA | None:
 
 
 def ask_place(scene: Scene, rng: random.Random) -> QA | None:
-    """Ask where a shape is that exists once, by colour and kind or by its kind alone; None if all are twins."""
-    shape = _pick(rng, _singles(scene))
+    """Ask where a shape is that exists once, by colour, by kind or by both; None if all are twins."""
+    shape = _pick(rng, [shape for shape in scene.shapes if _count(scene, shape.kind, shape.colour) == 1])
     if shape is None:
         return None
-    is_kind_enough = _count(scene, kind=shape.kind) == 1 and rng.random() < 0.5
-    name = shape.kind if is_kind_enough else f"{shape.colour} {shape.kind}"
+    name = _name(scene, shape, rng)
     return QA("place", rng.choice(PLACE_WORDINGS).format(name), f"The {name} is {PLACES[shape.cell]}.")
+
+
+def ask_corner(scene: Scene, rng: random.Random) -> QA:
+    """Ask what stands in a corner; one time in four of any corner, which may be empty."""
+    cells = tuple(PLACES) if rng.random() < 0.25 else [shape.cell for shape in scene.shapes]
+    cell = rng.choice(cells)
+    found = [f"a {shape.colour} {shape.kind}" for shape in scene.shapes if shape.cell == cell] or ["nothing"]
+    answer = _sentence([f"{PLACES[cell]} is {found[0]}"])
+    return QA("corner", rng.choice(CORNER_WORDINGS).format(PLACES[cell]), answer)
 
 
 def ask_yes_no(scene: Scene, rng: random.Random) -> QA:
@@ -140,7 +149,7 @@ def ask_yes_no(scene: Scene, rng: random.Random) -> QA:
         kind = shape.kind if keep == "kind" else rng.choice(KINDS)
         name = f"{colour} {kind}"
     answer = f"Yes, there is a {name}." if is_there else f"No, there is no {name}."
-    return QA("yes_no", _with_an(rng.choice(YES_NO_WORDINGS).format(name)), _with_an(answer))
+    return QA("yes_no", rng.choice(YES_NO_WORDINGS).format(name), answer)
 
 
 ASKERS: dict[str, Callable[[Scene, random.Random], QA | None]] = {
@@ -148,6 +157,7 @@ ASKERS: dict[str, Callable[[Scene, random.Random], QA | None]] = {
     "colour": ask_colour,
     "shape": ask_shape,
     "place": ask_place,
+    "corner": ask_corner,
     "yes_no": ask_yes_no,
     "description": ask_description,
 }
@@ -159,22 +169,20 @@ def ask_all(scene: Scene, rng: random.Random) -> list[QA]:
 
 
 def facts(scene: Scene, rng: random.Random) -> str:
-    """Return a few true sentences about a scene in any order, which teach stage 1 to look things up by any property.
+    """Tell where each shape is, and up to MAX_FACTS other things, in any order: a text of stage 1.
 
-    They are few, because what one sentence says need not be looked up in the picture for the next.
+    Whatever a sentence asks of the picture stands right before the word that answers it.
     """
-    askers = (ask_count, ask_colour, ask_shape, ask_place, ask_place)
-    sentences = sorted({qa.answer for asker in askers if (qa := asker(scene, rng)) is not None})
-    return " ".join(rng.sample(sentences, min(NUM_FACTS, len(sentences))))
+    places = [f"The {_name(scene, shape, rng)} is {PLACES[shape.cell]}." for shape in scene.shapes]
+    askers = (ask_count, ask_count, ask_count, ask_colour, ask_shape, ask_corner)
+    others = sorted({qa.answer for asker in askers if (qa := asker(scene, rng)) is not None})
+    sentences = places + rng.sample(others, rng.randint(0, min(MAX_FACTS, len(others))))
+    return " ".join(rng.sample(sentences, len(sentences)))
 
 
 def text_only() -> list[QA]:
     """List the questions that need no picture."""
     return [QA("text", question, answer) for question, answer in TEXT_ONLY]
-
-
-def _with_an(text: str) -> str:
-    return text.replace("a orange", "an orange")
 
 
 def _sentence(items: list[str]) -> str:
@@ -187,9 +195,14 @@ def _count(scene: Scene, kind: str | None = None, colour: str | None = None) -> 
     return sum(kind in (None, shape.kind) and colour in (None, shape.colour) for shape in scene.shapes)
 
 
-def _singles(scene: Scene) -> list[Shape]:
-    """List the shapes whose colour and kind together exist once."""
-    return [shape for shape in scene.shapes if _count(scene, shape.kind, shape.colour) == 1]
+def _name(scene: Scene, shape: Shape, rng: random.Random) -> str:
+    """Name a shape by its kind or its colour where that is enough, else by both; mostly by both in any case."""
+    form = rng.random()
+    if form < NAME_BY_KIND and _count(scene, kind=shape.kind) == 1:
+        return shape.kind
+    if form > 1 - NAME_BY_COLOUR and _count(scene, colour=shape.colour) == 1:
+        return f"{shape.colour} shape"
+    return f"{shape.colour} {shape.kind}"
 
 
 def _pick(rng: random.Random, shapes: list[Shape]) -> Shape | None:

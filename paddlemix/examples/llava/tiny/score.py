@@ -12,7 +12,7 @@ from paddlemix.examples.llava.tiny.questions import NUMBERS, PLACES
 from paddlemix.examples.llava.tiny.shapes import COLOURS, KINDS
 
 # The words of a description that carry its content; the rest is glue.
-CONTENT = {*COLOURS, *KINDS, *NUMBERS, "not", *(word for place in PLACES.values() for word in place.split()[2:])}
+CONTENT = {*COLOURS, *KINDS, *NUMBERS, "not", *(word for place in PLACES.values() for word in place.split())}
 _NO_PUNCTUATION = str.maketrans(string.punctuation, " " * len(string.punctuation))
 
 

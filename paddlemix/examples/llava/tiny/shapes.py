@@ -10,21 +10,22 @@ from dataclasses import dataclass
 from PIL import Image, ImageDraw
 
 KINDS = ("circle", "square", "triangle", "star")
-COLOURS = {
-    "red": (225, 30, 35),
-    "green": (35, 165, 60),
-    "blue": (35, 80, 225),
-    "yellow": (250, 215, 20),
-    "purple": (150, 50, 190),
-    "orange": (250, 130, 20),
+COLOURS = {  # near the corners of the cube of colours, so that each is told from the others by a plane
+    "red": (230, 25, 25),
+    "green": (25, 175, 45),
+    "blue": (30, 60, 230),
+    "yellow": (250, 225, 20),
+    "pink": (240, 60, 220),
+    "cyan": (20, 205, 230),
     "black": (20, 20, 20),
 }
 BACKGROUNDS = ((255, 255, 255), (235, 235, 235), (252, 244, 226), (226, 240, 252), (232, 248, 230))
 NUM_CELLS = 2  # a picture is 2 x 2 cells, and a cell holds one shape at most
 MAX_SHAPES = 4
 UNIT = 64  # lengths of a scene are in 1/64 of the picture's side
-MIN_RADIUS, MAX_RADIUS, MAX_JITTER = 10.5, 13.5, 1.5
+MIN_RADIUS, MAX_RADIUS, MAX_JITTER = 11.5, 14.0, 1.5
 CELL = UNIT / NUM_CELLS
+SHARED = 0.4  # share of the pictures in which shapes may be alike
 MARGIN = 0.4  # kept free between a shape and the edge of its cell
 HELD_OUT_EVERY = 8  # one layout in eight is never trained on
 
@@ -59,17 +60,21 @@ class Scene:
 
 
 def random_scene(rng: random.Random) -> Scene:
-    """Draw one to four shapes in cells of their own; later shapes often share a kind or colour with the first."""
+    """Draw one to four shapes in cells of their own.
+
+    In most pictures all kinds and colours differ; in the others later shapes often have the first one's kind or colour.
+    """
     num_shapes = rng.randint(1, MAX_SHAPES)
     cells = [(column, row) for row in range(NUM_CELLS) for column in range(NUM_CELLS)]
     cells = [cells[index] for index in sorted(rng.sample(range(len(cells)), num_shapes))]
-    kinds = [rng.choice(KINDS) for _ in cells]
-    colours = [rng.choice(tuple(COLOURS)) for _ in cells]
-    for index in range(1, num_shapes):
-        if rng.random() < 0.25:
-            kinds[index] = kinds[0]
-        elif rng.random() < 0.33:
-            colours[index] = colours[0]
+    kinds = rng.sample(KINDS, num_shapes)
+    colours = rng.sample(tuple(COLOURS), num_shapes)
+    if rng.random() < SHARED:
+        for index in range(1, num_shapes):
+            if rng.random() < 0.5:
+                kinds[index] = kinds[0]
+            if rng.random() < 0.5:
+                colours[index] = colours[0]
     shapes = [_place(rng, kind, colour, cell) for kind, colour, cell in zip(kinds, colours, cells, strict=True)]
     return Scene(tuple(shapes), rng.choice(BACKGROUNDS))
 

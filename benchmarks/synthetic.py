@@ -1,0 +1,59 @@
+"""Write a LLaVA of any size with random weights, tensor by tensor: the bytes of a large model for benchmarks."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from paddlemix.checkpoints.files import StoredTensor, storage_dtype
+from paddlemix.checkpoints.layouts import LAYOUTS
+from paddlemix.checkpoints.part_files import write_json_files, write_weights
+from paddlemix.checkpoints.shapes import parameter_shapes
+from paddlemix.checkpoints.transforms import cast_values
+from paddlemix.models.config import LanguageConfig, LlavaConfig
+
+SHARD_BYTES = 2 * 10**9
+
+
+def config_of_size(num_bytes: float, dtype: str, language: LanguageConfig) -> LlavaConfig:
+    """Return a LLaVA 1.5 with CLIP-L/336 and as many of `language`'s layers as make at least num_bytes."""
+    config = LlavaConfig(language=dataclasses.replace(language, num_hidden_layers=1), dtype=dtype, eos_token_ids=(2,))
+    while size_of(config) < num_bytes:
+        more = dataclasses.replace(config.language, num_hidden_layers=config.language.num_hidden_layers + 1)
+        config = dataclasses.replace(config, language=more)
+    return config
+
+
+def size_of(config: LlavaConfig) -> int:
+    """Return the bytes of a model's weights."""
+    return sum(tensor.num_bytes for tensor in random_tensors(config).values())
+
+
+def random_tensors(config: LlavaConfig) -> dict[str, StoredTensor]:
+    """Return tensors that are drawn when they are read: norms around 1, the others narrow enough to compute with."""
+    return {
+        name: StoredTensor(
+            config.dtype, shape, lambda seed=seed, name=name, shape=shape: _draw(seed, name, shape, config.dtype)
+        )
+        for seed, (name, shape) in enumerate(parameter_shapes(config).items())
+    }
+
+
+def _draw(seed: int, name: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    result = np.empty(shape, storage_dtype(dtype))
+    for row in range(0, shape[0], 1024):
+        block = rng.standard_normal((min(1024, shape[0] - row), *shape[1:]), np.float32) * np.float32(0.02)
+        result[row : row + 1024] = cast_values(block + np.float32("norm" in name), "float32", dtype)
+    return result
+
+
+def write_checkpoint(folder: Path, layout: str, config: LlavaConfig) -> None:
+    """Write a checkpoint in a layout, without a tokenizer."""
+    with tqdm(total=size_of(config), unit="B", unit_scale=True, desc=f"making {layout}") as bar:
+        for part in LAYOUTS[layout].parts(config, random_tensors(config)):
+            write_weights(folder, part, SHARD_BYTES, bar)
+            write_json_files(folder, part)

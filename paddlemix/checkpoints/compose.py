@@ -1,0 +1,216 @@
+"""A model to start stage 1 from: a language model, a vision tower and a projector, put into one folder of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..conversation.tokenizer import Tokenizer, load_tokenizer
+from ..image.spec import ImageSpec
+from ..models.config import LanguageConfig, LlavaConfig, VisionConfig
+from .checkpoint import EMBEDDING, open_checkpoint
+from .files import CheckpointError, StoredTensor, preview, read_json
+from .layouts import hf, llama, tower
+from .layouts import paddle as layout
+from .layouts.components import clip_rules, llama_rules, open_torch_weights
+from .new_folder import write_folder
+from .projector_file import fresh_newline, fresh_projector, read_projector
+from .rules import KeyTable
+from .shapes import check_complete
+from .transforms import cast, transposed
+
+CLIP_KINDS = ("clip", "clip_vision_model")
+COMPUTED = "rotary_emb.inv_freq"
+# LLaVA 1.6's canvases (width, height), in tiles.
+GRIDS = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What is not in the parts. projector: a file, None for random values of projector_type, drawn from seed.
+
+    projector_type None: that of the file, else mlp2x_gelu. mode: of ImageSpec. grids: (width, height) in pixels for
+    anyres, none for those of LLaVA 1.6 in tiles of the tower. select_layer, select_feature: of VisionConfig.
+    """
+
+    projector: Path | None = None
+    projector_type: str | None = None
+    mode: str = "pad"
+    grids: Sequence[tuple[int, int]] = ()
+    template: str = "vicuna_v1"
+    select_layer: int = -2
+    select_feature: str = "patch"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class _Language:
+    config: LanguageConfig
+    tensors: dict[str, StoredTensor]
+    tokenizer: Tokenizer
+    eos_token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Tower:
+    config: VisionConfig
+    tensors: dict[str, StoredTensor]
+    pixels: dict[str, tuple[float, ...]]
+
+
+def compose(
+    language_model,
+    vision_tower,
+    output,
+    choices: Choices,
+    *,
+    max_shard_size: int | str = "5GB",
+    title: str | None = None,
+) -> LlavaConfig:
+    """Write the folder and return its config, whose `untrained` lists the parts with random values.
+
+    language_model: a folder of LlamaForCausalLM, with its tokenizer; vision_tower: one of CLIPModel or
+    CLIPVisionModel. Either may be a whole LLaVA in any layout, of which that part is taken. Weights keep their dtypes;
+    what is new has the language model's. title: of a progress bar. Raises CheckpointError.
+    """
+    language_model, vision_tower, output = Path(language_model), Path(vision_tower), Path(output)
+    language = _open_language(language_model)
+    eyes = _open_tower(vision_tower, choices)
+    dtype = language.tensors[EMBEDDING].dtype
+    image = _image(eyes, choices)
+    new, projector_type, untrained = _connection(language.config, eyes.config, image, choices)
+    config = LlavaConfig(
+        language=language.config,
+        vision=eyes.config,
+        projector_type=projector_type,
+        image=image,
+        template=choices.template,
+        dtype=dtype,
+        has_image_newline=_has_newline(image),
+        eos_token_ids=language.eos_token_ids,
+        untrained=untrained,
+    )
+    new = {name: cast(tensor, dtype) for name, tensor in new.items()}
+    tensors = {**eyes.tensors, **new, **language.tensors}
+    check_complete(f"{language_model}, {vision_tower} and the projector", config, tensors)
+    write_folder(
+        output,
+        layout.parts(config, tensors),
+        sources=[language_model, vision_tower],
+        max_shard_size=max_shard_size,
+        finish=lambda folder: layout.write_tokenizer(language.tokenizer, config, folder),
+        title=title,
+    )
+    return config
+
+
+def _open_language(folder: Path) -> _Language:
+    """Open the language model of a LLaMA folder or of a LLaVA. Raises CheckpointError."""
+    if llama.is_llama(folder):
+        config, raw = llama.read_llama(folder)
+        tensors = _ours(folder, config.tie_word_embeddings)
+        found = _Language(config, tensors, _tokenizer(folder), hf.read_eos(folder, raw))
+    else:
+        whole = _open_whole(folder, "language model", "a LlamaForCausalLM with safetensors or .bin files")
+        tokenizer = whole.tokenizer or _tokenizer(folder)
+        tensors = _starting_with(whole.tensors, "language_model.")
+        found = _Language(whole.config.language, tensors, tokenizer, whole.config.eos_token_ids)
+    if EMBEDDING not in found.tensors:
+        raise CheckpointError(f"{folder} has no token embeddings: the weights of the language model are incomplete")
+    if found.tokenizer.vocab_size > found.config.vocab_size:
+        raise CheckpointError(
+            f"the tokenizer of {folder} has ids up to {found.tokenizer.vocab_size - 1}, but the language model has "
+            f"{found.config.vocab_size} rows only"
+        )
+    return found
+
+
+def _ours(folder: Path, is_tied: bool) -> dict[str, StoredTensor]:
+    """Return a LLaMA's tensors under our names, without buffers that are computed and the copy of tied embeddings."""
+    table = KeyTable(llama_rules("model.", "lm_head", is_torch=True))
+    stored = open_torch_weights(folder)
+    names = [name for name in stored if not name.endswith(COMPUTED) and not (is_tied and name == "lm_head.weight")]
+    return _renamed(folder, table, {name: stored[name] for name in names})
+
+
+def _renamed(folder: Path, table: KeyTable, tensors: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
+    targets = {name: table.to_ours(name) for name in tensors}
+    unknown = sorted(name for name, target in targets.items() if target is None)
+    if unknown:
+        raise CheckpointError(f"{folder} holds {len(unknown)} tensors that nobody knows: {preview(unknown)}")
+    return {target[0]: transposed(tensors[name]) if target[1] else tensors[name] for name, target in targets.items()}
+
+
+def _tokenizer(folder: Path) -> Tokenizer:
+    try:
+        return load_tokenizer(folder)
+    except ValueError as error:
+        raise CheckpointError(f"the language model needs its tokenizer: {error}") from None
+
+
+def _open_tower(folder: Path, choices: Choices) -> _Tower:
+    """Open the tower of a CLIP folder or of a LLaVA. Raises CheckpointError."""
+    selection = {"select_layer": choices.select_layer, "select_feature": choices.select_feature}
+    if tower.is_tower(folder) and read_json(folder / "config.json").get("model_type") in CLIP_KINDS:
+        table = KeyTable(clip_rules("vision_model.", is_torch=True))
+        tensors = _renamed(folder, table, tower.open_tower(folder))
+        return _Tower(tower.read_tower(folder, **selection), tensors, tower.read_pixels(folder))
+    whole = _open_whole(folder, "vision tower", "a CLIPModel or CLIPVisionModel with safetensors or .bin files")
+    image = whole.config.image
+    config = VisionConfig(**{**vars(whole.config.vision), **selection})
+    return _Tower(config, _starting_with(whole.tensors, "vision_tower."), {"mean": image.mean, "std": image.std})
+
+
+def _open_whole(folder: Path, part: str, expected: str):
+    """Open a LLaVA that one part is taken of. Raises CheckpointError that says what else the folder could be."""
+    try:
+        return open_checkpoint(folder)
+    except CheckpointError as error:
+        raise CheckpointError(f"no {part} in {folder}: expected {expected}, or a whole LLaVA, but {error}") from None
+
+
+def _starting_with(tensors: dict[str, StoredTensor], start: str) -> dict[str, StoredTensor]:
+    return {name: tensor for name, tensor in tensors.items() if name.startswith(start)}
+
+
+def _image(eyes: _Tower, choices: Choices) -> ImageSpec:
+    side, is_anyres = eyes.config.image_size, choices.mode == "anyres"
+    if choices.grids and not is_anyres:
+        raise CheckpointError(f"grids of tiles go with image mode 'anyres' only, found {choices.mode!r}")
+    has_class_token = choices.select_feature == "cls_patch"
+    return ImageSpec(
+        side=side,
+        patch_size=eyes.config.patch_size,
+        mode=choices.mode,
+        grids=tuple(choices.grids or [(side * width, side * height) for width, height in GRIDS]) if is_anyres else (),
+        merge="spatial_unpad" if is_anyres and not has_class_token else "flat",
+        has_class_token=has_class_token,
+        **eyes.pixels,
+    )
+
+
+def _has_newline(image: ImageSpec) -> bool:
+    return image.mode == "anyres" and image.merge == "spatial_unpad"
+
+
+def _connection(
+    language: LanguageConfig, vision: VisionConfig, image: ImageSpec, choices: Choices
+) -> tuple[dict[str, StoredTensor], str, tuple[str, ...]]:
+    """Return what is neither language model nor tower, the projector's type, and which of these parts are untrained."""
+    widths = vision.hidden_size, language.hidden_size
+    if choices.projector is None:
+        projector_type = choices.projector_type or "mlp2x_gelu"
+        tensors, untrained = fresh_projector(projector_type, *widths, choices.seed), ("projector",)
+        untrained = untrained if tensors else ()
+    else:
+        tensors, projector_type = read_projector(choices.projector)
+        untrained = ()
+        if choices.projector_type not in (None, projector_type):
+            raise CheckpointError(f"{choices.projector} is of type {projector_type}, not {choices.projector_type}")
+    if _has_newline(image) and "image_newline" not in tensors:
+        tensors = {**tensors, "image_newline": fresh_newline(language.hidden_size, choices.seed)}
+        untrained = (*untrained, "image_newline")
+    if not _has_newline(image):
+        tensors.pop("image_newline", None)
+    return tensors, projector_type, untrained

@@ -1,0 +1,101 @@
+"""From any layout to any other, one tensor in memory at a time. Needs no paddle.
+
+The result grows in a hidden folder beside its place and takes its name when it is whole and, if asked for, compared
+with the source. What an earlier run left unfinished there is thrown away.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from ..conversation.tokenizer import Tokenizer
+from .checkpoint import Checkpoint, open_checkpoint
+from .files import CheckpointError, StoredTensor
+from .layouts import LAYOUTS
+from .layouts.part import Part
+from .new_folder import check_places, check_space
+from .part_files import growing, write_json_files, write_weights
+from .report import Report, trace
+from .shards import parse_size
+
+Check = Callable[[Checkpoint, Path], list[str]]
+
+
+def convert(
+    source_path,
+    destination,
+    to: str,
+    *,
+    base=None,
+    dtype: str | None = None,
+    max_shard_size: int | str = "5GB",
+    checks: Sequence[Check] = (),
+    has_progress: bool = False,
+) -> Report:
+    """Write a checkpoint in another layout and return what was done.
+
+    base: the model that side files were trained on, None for the one that they name. dtype: None keeps each tensor's;
+    what is merged then has its base's. checks: called with (source, unfinished result) before the result takes its
+    name; each raises CheckpointError or returns notes. Raises CheckpointError, with the destination as it was, for
+    whatever does not fit or cannot be written.
+    """
+    start = time.monotonic()
+    source_path, destination = Path(source_path), check_places([Path(source_path)], Path(destination))
+    if to not in LAYOUTS:
+        raise CheckpointError(f"layout {to!r} is not known: expected one of {', '.join(LAYOUTS)}")
+    target, max_bytes = LAYOUTS[to], parse_size(max_shard_size)
+    source = open_checkpoint(source_path, target, base=base, merge_dtype=dtype).as_dtype(dtype)
+    parts = target.parts(source.config, source.tensors)
+    report = Report(str(source_path), str(destination), source.layout.NAME, to, dropped=source.dropped)
+    report.mapped = trace(source.tensors, _all_tensors(parts))
+    report.num_bytes = sum(tensor.num_bytes for part in parts for tensor in part.tensors.values())
+    check_space(destination.parent, report.num_bytes)
+    with growing(destination) as folder:
+        with tqdm(total=report.num_bytes, unit="B", unit_scale=True, disable=not has_progress, desc="convert") as bar:
+            for part in parts:
+                report.files += write_weights(folder, part, max_bytes, bar)
+        for part in reversed(parts):  # the folder itself, which comes first, gets its config.json last
+            write_json_files(folder, part)
+        if source.tokenizer is not None:
+            target.write_tokenizer(source.tokenizer, source.config, folder)
+        report.notes += _differences(source, open_checkpoint(folder))
+        for check in checks:
+            report.notes += check(source, folder)
+    report.seconds = time.monotonic() - start
+    return report
+
+
+def _all_tensors(parts: list[Part]) -> dict[str, StoredTensor]:
+    return {
+        f"{part.folder}/{name}" if part.folder else name: tensor
+        for part in parts
+        for name, tensor in part.tensors.items()
+    }
+
+
+def _differences(source: Checkpoint, result: Checkpoint) -> list[str]:
+    """Return a sentence for everything but tensors that reads back otherwise than it was."""
+    before, after = source.config.to_dict(), result.config.to_dict()
+    notes = []
+    for key, value in before.items():
+        pairs = {f"{key}.{name}": (value[name], after[key][name]) for name in value} if isinstance(value, dict) else {}
+        for name, (old, new) in (pairs or {key: (value, after[key])}).items():
+            if old != new:
+                notes.append(f"layout {result.layout.NAME} does not keep {name}: {old!r} reads back as {new!r}")
+    if source.tokenizer is None:
+        return [*notes, "the source has no tokenizer, so the result has none"]
+    if result.tokenizer is None or _sample(source.tokenizer) != _sample(result.tokenizer):
+        notes.append(f"in layout {result.layout.NAME} the tokenizer splits text otherwise (after special tokens, say)")
+    return notes
+
+
+def _sample(tokenizer: Tokenizer) -> list:
+    """Return what tells tokenizers apart in how they read a conversation."""
+    text = "Hello, it's 3 cats.\n<image> Ça va?"
+    end = tokenizer.eos_id
+    ids = [tokenizer.encode(text, is_start=is_start) for is_start in (True, False)]
+    return [*ids, end, tokenizer.bos_id, tokenizer.add_bos, tokenizer.vocab_size, tokenizer.has_prefix_after(end)]

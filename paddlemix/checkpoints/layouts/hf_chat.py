@@ -1,0 +1,49 @@
+"""A chat format as the Jinja template that transformers' processors apply."""
+
+from __future__ import annotations
+
+import json
+
+from ...conversation.templates import ChatTemplate
+
+# Messages hold a text, or parts of type text and image. A picture before a text gets a line of its own, as in LLaVA.
+SAID = (
+    "{%- macro said(message) -%}"
+    "{%- if message['content'] is string -%}{{- message['content'] -}}{%- else -%}"
+    "{%- for part in message['content'] -%}"
+    "{%- if part['type'] == 'image' -%}{{- '<image>\\n' -}}{%- else -%}{{- part['text'] -}}{%- endif -%}"
+    "{%- endfor -%}{%- endif -%}{%- endmacro -%}"
+)
+BLOCK = "{%- if state.text -%}{{- system_prefix + state.text + system_suffix -}}{%- endif -%}"
+BODY = (
+    "{%- set state = namespace(text=system, turn=0) -%}"
+    "{%- for message in messages -%}"
+    "{%- if message['role'] == 'system' -%}{%- set state.text = said(message) -%}"
+    "{%- elif message['role'] == 'user' -%}"
+    "{%- if state.turn == 0 -%}BEFORE{{- examples -}}{%- else -%}{{- turn_separator -}}{%- endif -%}"
+    "{{- user_prefix -}}{%- if state.turn == 0 -%}WITHIN{%- endif -%}"
+    "{{- said(message) + user_suffix + answer_prefix -}}{%- set state.turn = state.turn + 1 -%}"
+    "{%- else -%}{{- answer_lead + said(message) + answer_tail + answer_end -}}{%- endif -%}"
+    "{%- endfor -%}"
+)
+FIELDS = ("system", "system_prefix", "system_suffix", "turn_separator", "user_prefix", "user_suffix", "answer_prefix")
+FIELDS += ("answer_lead", "answer_tail", "answer_end")
+
+
+def chat_template(template: ChatTemplate) -> str | None:
+    """Return the Jinja text of a format, None for one that is not for chats (stage 1's).
+
+    A prompt always ends where the answer starts; `add_generation_prompt` need not be given.
+    """
+    if template.is_prompt_text_dropped:
+        return None
+    texts = {name: getattr(template, name) for name in FIELDS}
+    texts["examples"] = "".join(_example(template, question, answer) for question, answer in template.examples)
+    body = BODY.replace("BEFORE", "" if template.is_system_in_user else BLOCK)
+    body = body.replace("WITHIN", BLOCK if template.is_system_in_user else "")
+    return SAID + "".join(f"{{%- set {name} = {json.dumps(text)} -%}}" for name, text in texts.items()) + body
+
+
+def _example(template: ChatTemplate, question: str, answer: str) -> str:
+    asked = template.user_prefix + question + template.user_suffix + template.answer_prefix
+    return asked + template.answer_lead + answer + template.answer_tail + template.answer_end + template.turn_separator

@@ -1,0 +1,185 @@
+"""The JSON files of a transformers folder, for LLaVA 1.5 and NeXT."""
+
+from __future__ import annotations
+
+from ...conversation.templates import get_template
+from ...image.spec import ImageSpec
+from ...models.config import LlavaConfig
+from ..files import CheckpointError
+from .hf_chat import chat_template
+from .part import OWN_KEY, own_json
+
+VOCABULARY_STEP = 64  # llava-hf pads the vocabulary to a multiple of this
+BICUBIC = 3  # PIL's number
+ARCHITECTURES = ("LlavaForConditionalGeneration", "LlavaNextForConditionalGeneration")
+
+
+def check_holdable(config: LlavaConfig) -> None:
+    """Raise CheckpointError for a model that neither of the two classes can be."""
+    image = config.image
+    is_next = image.mode == "anyres" and image.merge == "spatial_unpad" and config.has_image_newline
+    if image.mode == "anyres" and not is_next:
+        raise CheckpointError(
+            f"layout hf cannot hold anyres with merge {image.merge!r}: LlavaNext has 'spatial_unpad' only"
+        )
+    if config.has_image_newline and not is_next:
+        raise CheckpointError(
+            f"layout hf cannot hold an image_newline with image mode {image.mode!r}: LlavaNext is anyres"
+        )
+    if config.projector_type != "mlp2x_gelu":
+        raise CheckpointError(f"layout hf cannot hold a projector {config.projector_type!r}: it has mlp2x_gelu only")
+
+
+def num_padded_rows(vocab_size: int) -> int:
+    """Return how many rows hold the vocabulary, `<image>` and `<pad>`, in llava-hf's way."""
+    return -(-(vocab_size + 2) // VOCABULARY_STEP) * VOCABULARY_STEP
+
+
+def json_files(config: LlavaConfig) -> dict[str, dict]:
+    """Return file name -> content."""
+    files = {
+        "config.json": _config(config),
+        "generation_config.json": _token_ids(config),
+        "preprocessor_config.json": preprocessor(config.image),
+        "processor_config.json": _processor(config),
+    }
+    chat = chat_template(get_template(config.template))
+    return files if chat is None else {**files, "chat_template.json": {"chat_template": chat}}
+
+
+def as_width_height(pairs: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
+    """Turn (height, width) pairs into (width, height) ones, and back.
+
+    NOTE: LLaVA's own lists are in (width, height), and transformers took their numbers over as (height, width). Where
+    the list names every canvas and its mirror, the set is the same either way, and the numbers are left in place: the
+    order, which decides ties, is then LLaVA's.
+    """
+    mirrored = tuple((second, first) for first, second in pairs)
+    return pairs if set(pairs) == set(mirrored) else mirrored
+
+
+def preprocessor(image: ImageSpec) -> dict:
+    """Return preprocessor_config.json: each image mode has a class of its own."""
+    classes = {"anyres": "LlavaNextImageProcessor", "pad": "LlavaImageProcessor", "square": "CLIPImageProcessor"}
+    values = {
+        "image_processor_type": classes[image.mode],
+        "crop_size": {"height": image.side, "width": image.side},
+        "do_center_crop": True,
+        "do_convert_rgb": True,
+        "do_normalize": True,
+        "do_rescale": True,
+        "do_resize": True,
+        "image_mean": list(image.mean),
+        "image_std": list(image.std),
+        "resample": BICUBIC,
+        "rescale_factor": 1 / 255,
+        "size": {"shortest_edge": image.side},
+    }
+    if image.mode == "square":
+        return values
+    # In LlavaNext's, do_pad makes the tiles of a batch equally many.
+    values |= {"do_pad": True, "processor_class": _processor_class(image)}
+    return values | ({"image_grid_pinpoints": _pinpoints(image)} if image.mode == "anyres" else {})
+
+
+def _config(config: LlavaConfig) -> dict:
+    image, vision, is_next = config.image, config.vision, config.image.mode == "anyres"
+    values = {
+        "architectures": [ARCHITECTURES[is_next]],
+        "model_type": "llava_next" if is_next else "llava",
+        "image_seq_length": image.patches_per_side**2 + image.has_class_token,
+        "image_token_index": config.language.vocab_size,
+        "multimodal_projector_bias": True,
+        "pad_token_id": config.language.vocab_size + 1,
+        "projector_hidden_act": "gelu",
+        "text_config": _text_config(config),
+        "tie_word_embeddings": config.language.tie_word_embeddings,
+        "torch_dtype": config.dtype,
+        "vision_config": _vision_config(config),
+        "vision_feature_layer": vision.select_layer,
+        "vision_feature_select_strategy": _strategy(config),
+        OWN_KEY: own_json(config) | {"vocab_size": config.language.vocab_size},
+    }
+    if is_next:
+        values |= {"image_grid_pinpoints": _pinpoints(image), "use_image_newline_parameter": True}
+    return values
+
+
+def _text_config(config: LlavaConfig) -> dict:
+    language = config.language
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "head_dim": language.head_dim,
+        "hidden_act": "silu",
+        "hidden_size": language.hidden_size,
+        "initializer_range": 0.02,
+        "intermediate_size": language.intermediate_size,
+        "max_position_embeddings": language.max_position_embeddings,
+        "mlp_bias": False,
+        "num_attention_heads": language.num_attention_heads,
+        "num_hidden_layers": language.num_hidden_layers,
+        "num_key_value_heads": language.num_key_value_heads,
+        "rms_norm_eps": language.rms_norm_eps,
+        "rope_scaling": None,
+        "rope_theta": language.rope_theta,
+        "tie_word_embeddings": language.tie_word_embeddings,
+        "torch_dtype": config.dtype,
+        "use_cache": True,
+        "vocab_size": num_padded_rows(language.vocab_size),
+        **_token_ids(config),
+    }
+
+
+def _vision_config(config: LlavaConfig) -> dict:
+    vision = config.vision
+    return {
+        "model_type": "clip_vision_model",
+        "attention_dropout": 0.0,
+        "hidden_act": vision.hidden_act,
+        "hidden_size": vision.hidden_size,
+        "image_size": vision.image_size,
+        "initializer_factor": 1.0,
+        "initializer_range": 0.02,
+        "intermediate_size": vision.intermediate_size,
+        "layer_norm_eps": vision.layer_norm_eps,
+        "num_attention_heads": vision.num_attention_heads,
+        "num_channels": 3,
+        "num_hidden_layers": vision.num_hidden_layers,
+        "patch_size": vision.patch_size,
+        "projection_dim": 768,  # of CLIP's own head, which no LLaVA has
+        "torch_dtype": config.dtype,
+    }
+
+
+def _token_ids(config: LlavaConfig) -> dict:
+    ends = list(config.eos_token_ids)
+    return {
+        "bos_token_id": 1,  # LLaMA's; what starts a prompt is the tokenizer's to say
+        "eos_token_id": ends[0] if len(ends) == 1 else ends or None,
+        "pad_token_id": config.language.vocab_size + 1,
+    }
+
+
+def _processor(config: LlavaConfig) -> dict:
+    return {
+        "image_token": "<image>",
+        "num_additional_image_tokens": 1,  # CLIP's class token, which the strategy "default" takes away again
+        "patch_size": config.vision.patch_size,
+        "processor_class": _processor_class(config.image),
+        "vision_feature_select_strategy": _strategy(config),
+    }
+
+
+def _processor_class(image: ImageSpec) -> str:
+    return "LlavaNextProcessor" if image.mode == "anyres" else "LlavaProcessor"
+
+
+def _strategy(config: LlavaConfig) -> str:
+    return "full" if config.vision.select_feature == "cls_patch" else "default"
+
+
+def _pinpoints(image: ImageSpec) -> list[list[int]]:
+    return [list(pair) for pair in as_width_height(image.grids)]

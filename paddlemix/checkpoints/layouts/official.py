@@ -1,0 +1,245 @@
+"""Folders of LLaVA's own code (liuhaotian/llava-v1.5-*, -v1.6-vicuna-*): LlavaLlamaForCausalLM, written by torch.
+
+Released 1.5 weights hold no vision tower: config.json names it (mm_vision_tower), and it is a folder of its own. 1.6
+weights hold a tuned one, which counts.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...conversation.tokenizer import Tokenizer
+from ...image.spec import ImageSpec
+from ...models.config import LanguageConfig, LlavaConfig, VisionConfig
+from ..files import CheckpointError, StoredTensor, read_json
+from ..places import fetch_folder, find_folder
+from ..rules import KeyTable, Rule
+from . import paddlemix, torch_tokenizer
+from .components import clip_rules, llama_rules, mm_projector_rules, open_torch_weights, read_pairs
+from .hf import read_eos, read_language
+from .llama import generation_json, llama_json
+from .paddlemix import KNOWN_TOWERS
+from .part import OWN_KEY, Part, own_json, read_own_json, renamed
+from .tower import (
+    IMAGE_FILE,
+    image_json,
+    is_tower,
+    known_name,
+    open_tower,
+    read_pixels,
+    read_tower,
+    shape_of,
+    tower_part,
+    vision_json,
+)
+
+NAME = "official"
+ARCHITECTURE = "LlavaLlamaForCausalLM"
+# The same code's models over other decoders: recognised, so that the reason can be told.
+OTHER_DECODERS = ("LlavaMistralForCausalLM", "LlavaMptForCausalLM", "LlavaQwenForCausalLM", "LlavaGemmaForCausalLM")
+TOWER_PREFIX = "model.vision_tower.vision_tower."
+DROPPED = re.compile(r".*\.(rotary_emb\.inv_freq|embeddings\.position_ids)")
+TOWER_FOLDER = "vision_tower"
+NO_TOWER = "has no vision tower of its own and needs"
+GIVE_TOWER = (
+    f"put the tower's folder there, or in the model folder as {TOWER_FOLDER}/, or give its path as mm_vision_tower"
+)
+
+
+@dataclass(frozen=True)
+class TowerFacts:
+    """A tower's shape, and mean and std of its pictures as fields of ImageSpec."""
+
+    vision: VisionConfig
+    pixels: dict
+
+
+def matches(folder: Path, raw: dict) -> bool:
+    """A LLaVA by its architecture or its mm_* keys, whose weights Paddle did not write."""
+    names = raw.get("architectures") or ()
+    is_llava = any(name in names for name in (ARCHITECTURE, *OTHER_DECODERS)) or "mm_projector_type" in raw
+    return is_llava and not paddlemix.matches(folder, raw)
+
+
+def read_config(folder: Path, raw: dict) -> LlavaConfig:
+    """Build our config from the official flat one and what describes the tower. Raises CheckpointError."""
+    check_decoder(folder, raw)
+    language = read_language(folder, {**raw, "model_type": "llama"})
+    return build_config(folder, raw, language, read_facts(folder, raw))
+
+
+def check_decoder(folder: Path, raw: dict) -> None:
+    """Raise CheckpointError for what the official code has, but which is not read."""
+    others = [name for name in raw.get("architectures") or () if name in OTHER_DECODERS]
+    if others:
+        raise CheckpointError(f"{folder}: language model of {others[0]}, but only {ARCHITECTURE} is read so far")
+    for key in ("mm_use_im_start_end", "s2"):
+        if raw.get(key):
+            raise CheckpointError(f"{folder}: {key} is set, which is not supported (v1.5 and v1.6 do not use it)")
+    if raw.get("mm_resampler_type") or raw.get("mm_vision_resampler"):
+        raise CheckpointError(f"{folder}: a resampler between tower and projector is not supported")
+
+
+def build_config(folder: Path, raw: dict, language: LanguageConfig, facts: TowerFacts) -> LlavaConfig:
+    """Build a config from the official one's mm_* keys, a decoder and a tower that are read already."""
+    vision = facts.vision
+    width = raw.get("mm_hidden_size", vision.hidden_size)
+    if width != vision.hidden_size:
+        raise CheckpointError(
+            f"{folder}: mm_hidden_size is {width}, but the tower {vision.name} gives features "
+            f"{vision.hidden_size} wide: it is another"
+        )
+    mode = raw.get("image_aspect_ratio") or "square"
+    merge = raw.get("mm_patch_merge_type") or "flat"
+    image = ImageSpec(
+        side=vision.image_size,
+        patch_size=vision.patch_size,
+        mode=mode,
+        grids=read_pairs(folder, raw.get("image_grid_pinpoints") or ()) if mode == "anyres" else (),
+        merge=merge if mode == "anyres" else "flat",
+        has_class_token=vision.select_feature == "cls_patch",
+        **facts.pixels,
+    )
+    return LlavaConfig(
+        language=language,
+        vision=vision,
+        projector_type=raw.get("mm_projector_type", "linear"),
+        image=image,
+        template=read_own_json(raw)["template"],
+        dtype=raw.get("torch_dtype") or raw.get("dtype") or "float32",
+        has_image_newline="unpad" in merge,
+        eos_token_ids=read_eos(folder, raw),
+    )
+
+
+def selection(raw: dict) -> dict:
+    """Return which of the tower's features are taken, as fields of VisionConfig."""
+    return {
+        "select_layer": raw.get("mm_vision_select_layer", -2),
+        "select_feature": raw.get("mm_vision_select_feature", "patch"),
+        "name": read_own_json(raw)["vision_tower"] if OWN_KEY in raw else tower_name(raw),
+    }
+
+
+def tower_name(raw: dict) -> str:
+    value = raw.get("mm_vision_tower") or raw.get("vision_tower") or ""
+    return value if isinstance(value, str) else ""
+
+
+def read_facts(folder: Path, raw: dict) -> TowerFacts:
+    """Describe the tower: by vision_config, by its folder where it is on this machine, else by a name that is known."""
+    name = tower_name(raw)
+    place = find_folder(name, folder) if name else None
+    place = place if place is not None and is_tower(place) else None
+    own = raw.get("vision_config")
+    if own is not None:
+        vision = shape_of(folder, own, **selection(raw))
+    elif place is None and name in KNOWN_TOWERS:
+        vision = VisionConfig(**KNOWN_TOWERS[name], **selection(raw))
+    else:
+        place = place or _fetch_tower(folder, name)
+        vision = read_tower(place, **selection(raw))
+    return TowerFacts(vision, read_pixels(folder, place))
+
+
+def _fetch_tower(folder: Path, name: str) -> Path:
+    if not name:
+        raise CheckpointError(f"{folder}: config.json names no vision tower (mm_vision_tower): {GIVE_TOWER}")
+    place = fetch_folder(name, folder, what=NO_TOWER, advice=GIVE_TOWER)
+    if not is_tower(place):
+        raise CheckpointError(f"{folder} {NO_TOWER} {name}, but {place} has no config.json and weights: {GIVE_TOWER}")
+    return place
+
+
+def open_tensors(folder: Path) -> dict[str, StoredTensor]:
+    """Map the weights, with those of the tower that config.json names where they hold none."""
+    tensors = open_torch_weights(folder)
+    if any(name.startswith(TOWER_PREFIX) for name in tensors):
+        return tensors
+    return {**tensors, **open_named_tower(folder, read_json(folder / "config.json"))}
+
+
+def open_named_tower(folder: Path, raw: dict) -> dict[str, StoredTensor]:
+    """Map the tower that a config names, under official names."""
+    place = _fetch_tower(folder, tower_name(raw))
+    return {TOWER_PREFIX + name: tensor for name, tensor in open_tower(place).items()}
+
+
+def table(config: LlavaConfig) -> KeyTable:
+    rules = llama_rules("model.", "lm_head", is_torch=True)
+    rules += clip_rules(f"{TOWER_PREFIX}vision_model.", is_torch=True)
+    rules += mm_projector_rules("model.mm_projector", config.projector_type, is_torch=True)
+    return KeyTable([*rules, Rule("image_newline", "model.image_newline")])
+
+
+def canonical(name: str) -> str:
+    return name
+
+
+def is_dropped(name: str, config: LlavaConfig) -> bool:
+    """Tell what is left out on purpose: computed buffers, the copy of tied embeddings, and an unused image_newline."""
+    is_tied_head = config.language.tie_word_embeddings and name == "lm_head.weight"
+    is_unused_newline = not config.has_image_newline and name == "model.image_newline"
+    return is_tied_head or is_unused_newline or DROPPED.fullmatch(name) is not None
+
+
+def parts(config: LlavaConfig, tensors: dict[str, StoredTensor]) -> list[Part]:
+    """Return a folder that LlavaLlamaForCausalLM loads.
+
+    A tower with a name that the official code hands to transformers lies inside, as in 1.6. Any other gets a folder of
+    its own in the result, since that code wants a path then; it is relative, so the code has to run in the result.
+    """
+    if config.image.mode == "anyres" and config.has_image_newline != (config.image.merge == "spatial_unpad"):
+        raise CheckpointError(
+            f"layout {NAME} has an image_newline if and only if merge is 'spatial_unpad'; here has_image_newline is "
+            f"{config.has_image_newline} and merge {config.image.merge!r}"
+        )
+    theirs, tower = renamed(table(config), tensors, NAME), {}
+    name = known_name(config.vision)
+    if not name:
+        inside = [key for key in theirs if key.startswith(TOWER_PREFIX)]
+        tower = {key.removeprefix(TOWER_PREFIX): theirs.pop(key) for key in inside}
+    json_files = {
+        "config.json": _config_json(config, name),
+        "generation_config.json": generation_json(config),
+        IMAGE_FILE: image_json(config.image),
+    }
+    main = Part("", "safetensors", "model", theirs, json_files)
+    return [main] if name else [main, tower_part(TOWER_FOLDER, tower, config)]
+
+
+def _config_json(config: LlavaConfig, tower: str) -> dict:
+    """tower: the name of the one inside, else ""."""
+    image, vision = config.image, config.vision
+    values = {
+        "architectures": [ARCHITECTURE],
+        "model_type": "llava",
+        **llama_json(config),
+        "freeze_mm_mlp_adapter": False,
+        "image_aspect_ratio": image.mode,
+        "image_grid_pinpoints": [list(grid) for grid in image.grids] or None,
+        "mm_hidden_size": vision.hidden_size,
+        "mm_patch_merge_type": "spatial_unpad" if config.has_image_newline else image.merge,
+        "mm_projector_lr": None,
+        "mm_projector_type": config.projector_type,
+        "mm_use_im_patch_token": False,
+        "mm_use_im_start_end": False,
+        "mm_vision_select_feature": vision.select_feature,
+        "mm_vision_select_layer": vision.select_layer,
+        "mm_vision_tower": tower or TOWER_FOLDER,
+        "pretrain_mm_mlp_adapter": None,
+        "tokenizer_model_max_length": config.language.max_position_embeddings,
+        "tokenizer_padding_side": "right",
+        "tune_mm_mlp_adapter": False,
+        # NOTE: without this the official code builds the tower after the weights are read, and they are lost.
+        "unfreeze_mm_vision_tower": bool(tower),
+        "use_mm_proj": True,
+        OWN_KEY: own_json(config),
+    }
+    return values | ({"vision_config": vision_json(vision)} if tower else {})
+
+
+def write_tokenizer(tokenizer: Tokenizer, config: LlavaConfig, folder: Path) -> None:
+    torch_tokenizer.write_tokenizer(tokenizer, config.language.vocab_size, folder)

@@ -1,0 +1,78 @@
+"""A projector that is no part of a model: in a file of its own, or drawn from a seed."""
+
+from __future__ import annotations
+
+import math
+import re
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from ..models.config import projector_depth
+from .files import CheckpointError, StoredTensor, open_safetensors, preview
+from .pdparams import open_pdparams
+from .torch_bin import open_torch_bin
+from .transforms import transposed
+
+# LLaVA's and PaddleMIX's names below any prefix; xtuner's whole ones.
+NAMES = (
+    re.compile(r"(?:.*\.)?mm_projector\.(?:(?P<number>\d+)\.)?(?P<kind>weight|bias)"),
+    re.compile(r"model\.(?P<number>\d+)\.(?P<kind>weight|bias)"),
+)
+NEWLINE = re.compile(r"(?:.*\.)?image_newline")
+READERS = {".bin": open_torch_bin, ".safetensors": open_safetensors, ".pdparams": open_pdparams}
+
+
+def read_projector(path: Path) -> tuple[dict[str, StoredTensor], str]:
+    """Return a projector's tensors in our names and orientation, image_newline with them if it is there, and its type.
+
+    path: *.bin or *.safetensors with torch's [out, in], *.pdparams with [in, out]. Raises CheckpointError.
+    """
+    path = Path(path)
+    if path.suffix not in READERS:
+        raise CheckpointError(f"projector {path}: expected a file that ends in one of {', '.join(READERS)}")
+    if not path.is_file():
+        raise CheckpointError(f"projector {path} does not exist")
+    found, unknown, is_numbered = {}, [], set()
+    for name, tensor in READERS[path.suffix](path).items():
+        match = next((match for pattern in NAMES if (match := pattern.fullmatch(name))), None)
+        if match:
+            is_numbered.add(match["number"] is not None)
+            is_matrix = match["kind"] == "weight" and path.suffix != ".pdparams"
+            found[f"projector.{match['number'] or 0}.{match['kind']}"] = transposed(tensor) if is_matrix else tensor
+        elif NEWLINE.fullmatch(name):
+            found["image_newline"] = tensor
+        else:
+            unknown.append(name)
+    if unknown:
+        raise CheckpointError(f"{path} holds tensors that are of no projector: {preview(sorted(unknown))}")
+    depth = sum(name.endswith(".weight") for name in found)
+    wanted = {f"projector.{2 * place}.{kind}" for place in range(depth) for kind in ("weight", "bias")}
+    if len(is_numbered) != 1 or wanted != set(found) - {"image_newline"}:
+        raise CheckpointError(f"{path} holds no whole projector: {preview(sorted(found)) or 'nothing'}")
+    return found, f"mlp{depth}x_gelu" if is_numbered == {True} else "linear"
+
+
+def fresh_projector(projector_type: str, num_in: int, num_out: int, seed: int) -> dict[str, StoredTensor]:
+    """Return a new projector in float32, as torch initialises Linear layers: uniform within 1 / sqrt(inputs)."""
+    tensors = {}
+    for place in range(projector_depth(projector_type)):
+        width = num_out if place else num_in
+        for kind, shape in (("weight", (width, num_out)), ("bias", (num_out,))):
+            draw = partial(_uniform, [seed, place, kind == "bias"], 1 / math.sqrt(width), shape)
+            tensors[f"projector.{2 * place}.{kind}"] = StoredTensor("float32", shape, draw)
+    return tensors
+
+
+def fresh_newline(width: int, seed: int) -> StoredTensor:
+    """Return a new image_newline in float32, as LLaVA initialises it: normal with deviation 1 / sqrt(width)."""
+    return StoredTensor("float32", (width,), partial(_normal, [seed, 1 << 20], 1 / math.sqrt(width), (width,)))
+
+
+def _uniform(seed: list[int], bound: float, shape: tuple[int, ...]) -> np.ndarray:
+    return np.random.default_rng(seed).uniform(-bound, bound, shape).astype(np.float32)
+
+
+def _normal(seed: list[int], deviation: float, shape: tuple[int, ...]) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0.0, deviation, shape).astype(np.float32)

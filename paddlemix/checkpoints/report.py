@@ -1,0 +1,80 @@
+"""What a conversion did, tensor by tensor, as text."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from .files import CheckpointError, StoredTensor, preview
+from .transforms import Derived, ancestry, is_turned, transposed
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """One written tensor: its place ("folder/name"), our names of what it was made from, what was done to it."""
+
+    theirs: str
+    ours: tuple[str, ...]
+    steps: tuple[str, ...]
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass
+class Report:
+    """mapped: every tensor that is written. dropped: the source's names that are left out on purpose.
+
+    notes: sentences on what the result does not hold as the source does. num_bytes, seconds, files: of the result.
+    """
+
+    source: str
+    destination: str
+    source_layout: str
+    layout: str
+    mapped: list[Mapped] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+    num_bytes: int = 0
+    seconds: float = 0.0
+
+    def text(self, with_names: bool = False) -> str:
+        """Return the report; with_names adds a line for each tensor."""
+        lines = [
+            f"{self.source} ({self.source_layout}) -> {self.destination} ({self.layout})",
+            f"  written: {len(self.mapped)} tensors, {self.num_bytes / 1e9:.2f} GB, {len(self.files)} weight file"
+            f"{'s' * (len(self.files) != 1)}, {self.seconds:.1f} s",
+        ]
+        steps = Counter(step for one in self.mapped for step in set(one.steps))
+        done = [f"{step} {number}" for step, number in sorted(steps.items())]
+        lines.append(f"  changed: {', '.join(done) or 'nothing but names'}")
+        for one in self.mapped:
+            if {"padded", "cut"} & set(one.steps):
+                lines.append(f"    {one.theirs} {list(one.shape)}: {', '.join(one.steps)}")
+        names = f": {preview(self.dropped, 8)}" if self.dropped else ""
+        lines.append(f"  dropped on purpose: {len(self.dropped)}{names}")
+        lines += [f"  {note}" for note in self.notes]
+        if with_names:
+            lines += [
+                f"  {' + '.join(one.ours)} -> {one.theirs}  {' '.join(one.steps)}".rstrip() for one in self.mapped
+            ]
+        return "\n".join(lines)
+
+
+def trace(ours: Mapping[str, StoredTensor], written: Mapping[str, StoredTensor]) -> list[Mapped]:
+    """Follow every written tensor back to ours. Raises CheckpointError if one of ours ends up nowhere."""
+    # Turning a turned tensor gives what it was made from, so that stands for ours as well.
+    names = {id(tensor): name for name, tensor in ours.items()}
+    names |= {id(transposed(tensor)): name for name, tensor in ours.items() if is_turned(tensor)}
+    mapped, reached = [], set()
+    for theirs, tensor in written.items():
+        line = list(ancestry(tensor))
+        found = tuple(dict.fromkeys(names[id(one)] for one in line if id(one) in names))
+        steps = tuple(dict.fromkeys(one.step for one in reversed(line) if isinstance(one, Derived)))
+        mapped.append(Mapped(theirs, found, steps, tensor.dtype, tensor.shape))
+        reached.update(found)
+    lost = sorted(set(ours) - reached)
+    if lost:
+        raise CheckpointError(f"the layout has no place for {len(lost)} tensors: {preview(lost)}")
+    return mapped

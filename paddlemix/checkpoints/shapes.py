@@ -1,0 +1,93 @@
+"""Which tensors a model has and of what shape, from its configuration alone: no model is built, no paddle needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ..models.config import LanguageConfig, LlavaConfig, VisionConfig, projector_depth
+from .files import CheckpointError, StoredTensor, preview
+
+Shapes = dict[str, tuple[int, ...]]
+# What a whole part is called in an error, by the start of its tensors' names.
+PARTS = {"language_model.": "language model", "vision_tower.": "vision tower", "projector.": "projector"}
+
+
+def parameter_shapes(config: LlavaConfig) -> Shapes:
+    """Return our name -> shape of every tensor of a model, matrices are [in, out]."""
+    width = config.language.hidden_size
+    shapes = _vision(config.vision)
+    for number in range(projector_depth(config.projector_type)):
+        shapes |= _linear(f"projector.{2 * number}", width if number else config.vision.hidden_size, width)
+    shapes |= _language(config.language)
+    return shapes | ({"image_newline": (width,)} if config.has_image_newline else {})
+
+
+def check_complete(source, config: LlavaConfig, tensors: Mapping[str, StoredTensor]) -> None:
+    """Raise CheckpointError for tensors that are missing, left over or of another shape; whole parts by their name."""
+    expected = parameter_shapes(config)
+    missing = sorted(set(expected) - set(tensors))
+    problems = []
+    for start, part in PARTS.items():
+        names = [name for name in expected if name.startswith(start)]
+        if names and set(names) <= set(missing):
+            problems.append(f"the {part} is missing (all {len(names)} tensors)")
+            missing = [name for name in missing if not name.startswith(start)]
+    extra = sorted(set(tensors) - set(expected))
+    wrong = [
+        f"{name} ({list(tensors[name].shape)}, expected {list(shape)})"
+        for name, shape in expected.items()
+        if name in tensors and tuple(tensors[name].shape) != shape
+    ]
+    for title, names in (("missing", missing), ("unexpected", extra), ("of another shape", wrong)):
+        if names:
+            problems.append(f"{len(names)} tensors {title}: {preview(names)}")
+    if problems:
+        raise CheckpointError(f"{source}: the weights do not fit its config.json: {'; '.join(problems)}")
+
+
+def _language(config: LanguageConfig) -> Shapes:
+    width, inner, prefix = config.hidden_size, config.intermediate_size, "language_model."
+    queries, keys = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
+    shapes = {f"{prefix}embed_tokens.weight": (config.vocab_size, width)}
+    for number in range(config.num_hidden_layers):
+        layer = f"{prefix}layers.{number}."
+        shapes |= {
+            f"{layer}input_layernorm.weight": (width,),
+            f"{layer}self_attn.q_proj.weight": (width, queries),
+            f"{layer}self_attn.k_proj.weight": (width, keys),
+            f"{layer}self_attn.v_proj.weight": (width, keys),
+            f"{layer}self_attn.o_proj.weight": (queries, width),
+            f"{layer}post_attention_layernorm.weight": (width,),
+            f"{layer}mlp.gate_proj.weight": (width, inner),
+            f"{layer}mlp.up_proj.weight": (width, inner),
+            f"{layer}mlp.down_proj.weight": (inner, width),
+        }
+    shapes[f"{prefix}norm.weight"] = (width,)
+    return shapes if config.tie_word_embeddings else shapes | {f"{prefix}lm_head.weight": (width, config.vocab_size)}
+
+
+def _vision(config: VisionConfig) -> Shapes:
+    width, inner, prefix = config.hidden_size, config.intermediate_size, "vision_tower."
+    num_patches = (config.image_size // config.patch_size) ** 2
+    shapes = {
+        f"{prefix}class_embedding": (width,),
+        f"{prefix}position_embedding": (num_patches + 1, width),
+        f"{prefix}patch_embedding.weight": (width, 3, config.patch_size, config.patch_size),
+        **_norm(f"{prefix}pre_norm", width),
+    }
+    for number in range(config.num_hidden_layers):
+        layer = f"{prefix}layers.{number}."
+        shapes |= _norm(f"{layer}norm1", width)
+        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            shapes |= _linear(f"{layer}self_attn.{name}", width, width)
+        shapes |= _norm(f"{layer}norm2", width)
+        shapes |= _linear(f"{layer}fc1", width, inner) | _linear(f"{layer}fc2", inner, width)
+    return shapes | _norm(f"{prefix}post_norm", width)
+
+
+def _linear(name: str, num_in: int, num_out: int) -> Shapes:
+    return {f"{name}.weight": (num_in, num_out), f"{name}.bias": (num_out,)}
+
+
+def _norm(name: str, width: int) -> Shapes:
+    return {f"{name}.weight": (width,), f"{name}.bias": (width,)}

@@ -1,0 +1,233 @@
+"""Folders (and files) that hold only what was trained, read together with their base as if they were a whole model.
+
+- LLaVA's stage 1: mm_projector.bin
+- LLaVA's LoRA runs: peft's adapter and non_lora_trainables.bin
+- PaddleMIX's and our LoRA runs: lora_model_state.pdparams and lora_config.json
+The base is a whole LLaVA in any layout, or for the first two a LLaMA; the tower is then the one that config.json names.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..conversation.tokenizer_files import VOCABULARIES
+from ..models.config import LlavaConfig
+from . import lora, peft_adapter
+from .adapters import Adapter, Oriented, lay_over
+from .files import CheckpointError, StoredTensor, open_safetensors, read_json
+from .layouts import official, paddle, paddlemix
+from .layouts.components import has_torch_weights, open_torch_weights
+from .layouts.official import TowerFacts
+from .pdparams import open_pdparams
+from .places import fetch_folder
+from .torch_bin import open_torch_bin
+from .transforms import transposed
+
+PROJECTOR, OTHERS = "mm_projector", "non_lora_trainables.bin"
+READERS = {".bin": open_torch_bin, ".safetensors": open_safetensors, ".pdparams": open_pdparams}
+PROJECTOR_FILES = tuple(PROJECTOR + suffix for suffix in READERS)
+KINDS = {
+    "lora": "a LoRA folder in PaddleMIX's format",
+    "peft": "a LoRA folder of peft",
+    "trained": "a folder with a projector only",
+    "file": "a file of trained tensors",
+}
+
+
+@dataclass(frozen=True)
+class Base:
+    """A model that something was trained on.
+
+    open: maps its tensors, in our names. is_llava: it is a whole model, not a language model with the tower that the
+    side files name. tokenizer: the folder that has one.
+    """
+
+    folder: Path
+    layout: Any
+    config: LlavaConfig
+    open: Callable[[], dict[str, Oriented]]
+    tokenizer: Path
+    is_llava: bool = True
+
+
+def kind_of(path: Path) -> str | None:
+    """Return a key of KINDS, None for a path that is no such thing. Raises CheckpointError if it is two things."""
+    path = Path(path)
+    if path.is_file():
+        return "file" if path.suffix in READERS else None
+    if lora.is_adapter(path):
+        return "lora"
+    paddle_files = (paddlemix.PDPARAMS, paddlemix.PDPARAMS_INDEX)
+    is_whole = has_torch_weights(path) or any((path / name).is_file() for name in paddle_files)
+    if peft_adapter.is_adapter(path):
+        if is_whole:
+            raise CheckpointError(
+                f"{path} holds a whole model and an adapter ({peft_adapter.CONFIG}): remove the files of one of them"
+            )
+        return "peft"
+    if is_whole:  # it may have its projector beside it once more
+        return None
+    if (path / OTHERS).is_file():
+        raise CheckpointError(
+            f"{path} holds {OTHERS} of a LoRA run without its adapter: copy {peft_adapter.CONFIG} and adapter_model.*"
+        )
+    return "trained" if any((path / name).is_file() for name in PROJECTOR_FILES) else None
+
+
+def base_folder(path: Path, kind: str) -> Path:
+    """Return the base that a path names by itself. Raises CheckpointError."""
+    if kind == "lora":
+        return lora.base_of(path)
+    names = {"peft": peft_adapter.base_name, "trained": lambda path: read_raw(path).get("_name_or_path")}
+    name = names[kind](path) if kind in names else None
+    if kind == "file":
+        raise CheckpointError(
+            f"{path} is a file, not a model folder: give the folder, or, if it is a projector or the like, also the "
+            "model that it was trained on (--model-base or base=)"
+        )
+    if not name or not isinstance(name, str):
+        raise CheckpointError(f"{path} is {KINDS[kind]} and does not name its base model: {lora.GIVE_BASE}")
+    return fetch_folder(name, path, what=f"is {KINDS[kind]} for the base model", advice=lora.GIVE_BASE)
+
+
+def read_raw(path: Path) -> dict:
+    """Return the config.json in a folder of side files, empty if there is none."""
+    file = path / "config.json"
+    return read_json(file) if file.is_file() else {}
+
+
+def language_base(path: Path, kind: str, folder: Path) -> Base:
+    """Return a LLaMA as the base of side files whose config.json describes the rest of the LLaVA.
+
+    Raises CheckpointError where it does not.
+    """
+    raw = read_raw(path)
+    if kind == "lora" or not official.tower_name(raw):
+        raise CheckpointError(
+            f"{path} is {KINDS[kind]} without a config.json of LLaVA's that names a vision tower (mm_vision_tower), "
+            f"and the base {folder} is a language model only: give a whole LLaVA as the base"
+        )
+    config = official.read_config(path, raw)
+    stored = read_json(folder / "config.json")
+    config = dataclasses.replace(config, dtype=stored.get("torch_dtype") or stored.get("dtype") or config.dtype)
+
+    def open_base() -> dict[str, Oriented]:
+        table, found = official.table(config), {}
+        for name, tensor in {**open_torch_weights(folder), **official.open_named_tower(path, raw)}.items():
+            if official.is_dropped(name, config):
+                continue
+            target = table.to_ours(name)
+            if target is None:
+                raise CheckpointError(f"{folder} holds a tensor that nobody knows: {name}")
+            found[target[0]] = (tensor, target[1])
+        return found
+
+    return Base(folder, official, config, open_base, folder, is_llava=False)
+
+
+@dataclass(frozen=True)
+class SideFiles:
+    """Side files over their base, with the functions of a layout whose names are ours.
+
+    merge_dtype: of the merged matrices; None keeps the base's.
+    """
+
+    path: Path
+    kind: str
+    base: Base
+    merge_dtype: str | None = None
+
+    @property
+    def NAME(self) -> str:
+        return f"{self.kind} over {self.base.layout.NAME}"
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        has_own = self.kind != "file" and any((self.path / name).is_file() for name in VOCABULARIES)
+        return self.path if has_own else self.base.tokenizer
+
+    def read_config(self, folder: Path, raw: dict) -> LlavaConfig:
+        """Return the base's configuration, changed where config.json beside the side files says more."""
+        config = self.base.config
+        if self.kind == "lora" and paddle.FORMAT_KEY in raw:
+            return dataclasses.replace(paddle.read_config(folder, raw), dtype=config.dtype)
+        if self.kind in ("peft", "trained") and self.base.is_llava and official.tower_name(raw):
+            config = _changed(config, folder, raw)
+        whole = self._adapter(config).whole
+        untrained = tuple(part for part in config.untrained if not any(part in name for name in whole))
+        rows = next((tensor.shape[0] for name, tensor in whole.items() if name.endswith("embed_tokens.weight")), None)
+        language = dataclasses.replace(config.language, vocab_size=rows or config.language.vocab_size)
+        return dataclasses.replace(config, language=language, untrained=untrained)
+
+    def open_tensors(self, folder: Path) -> dict[str, StoredTensor]:
+        """Map the merged model's tensors. Raises CheckpointError for what does not fit the base."""
+        config = self.read_config(folder, read_raw(folder))
+        tensors = self.base.open()
+        if config.projector_type != self.base.config.projector_type:
+            tensors = {name: pair for name, pair in tensors.items() if not name.startswith("projector.")}
+        if not config.has_image_newline:
+            tensors.pop("image_newline", None)
+        translate = lora.same_name if self.kind == "lora" else self._translator(config)
+        tensors = lay_over(tensors, self._adapter(config), translate, self.merge_dtype)
+        return {name: transposed(tensor) if turned else tensor for name, (tensor, turned) in tensors.items()}
+
+    def table(self, config: LlavaConfig) -> None:
+        """Return None: the names are ours already."""
+
+    def canonical(self, name: str) -> str:
+        return name
+
+    def is_dropped(self, name: str, config: LlavaConfig) -> bool:
+        return False
+
+    def _adapter(self, config: LlavaConfig) -> Adapter:
+        """Open what was trained."""
+        if self.kind == "lora":
+            return lora.open_adapter(self.path, config)
+        adapter = Adapter(self.path)
+        files = [self.path]
+        if self.kind != "file":
+            files = [self.path / name for name in PROJECTOR_FILES]
+        if self.kind == "peft":
+            adapter = peft_adapter.read_adapter(self.path)
+            files = [self.path / OTHERS]
+            if not files[0].is_file() and official.tower_name(read_raw(self.path)):
+                raise CheckpointError(
+                    f"{self.path} is a LoRA folder of LLaVA's without {OTHERS}, which holds its projector: copy it too"
+                )
+        whole = {}
+        for file in files:
+            stored = READERS[file.suffix](file) if file.is_file() else {}
+            whole |= {peft_adapter.plain_name(name): tensor for name, tensor in stored.items()}
+        whole = {name: tensor for name, tensor in {**whole, **adapter.whole}.items() if not _is_dropped(name, config)}
+        return dataclasses.replace(adapter, whole=whole)
+
+    def _translator(self, config: LlavaConfig) -> Callable[[str], tuple[str, bool] | None]:
+        """Return the translation of names of LLaVA's own code, of PaddleMIX, or of the base's layout."""
+        layouts = (self.base.layout, official, paddlemix)
+        tables = [(layout.canonical, layout.table(config)) for layout in layouts]
+
+        def translate(name: str) -> tuple[str, bool] | None:
+            found = (table.to_ours(canonical(name)) for canonical, table in tables if table is not None)
+            return next((target for target in found if target is not None), None)
+
+        return translate
+
+
+def _changed(config: LlavaConfig, folder: Path, raw: dict) -> LlavaConfig:
+    """Return a whole base's config with what LLaVA's config.json beside the side files says of tower and pictures."""
+    official.check_decoder(folder, raw)
+    chosen = {**official.selection(raw), "name": config.vision.name}
+    pixels = {"mean": config.image.mean, "std": config.image.std}
+    facts = TowerFacts(dataclasses.replace(config.vision, **chosen), pixels)
+    changed = official.build_config(folder, raw, config.language, facts)
+    kept = {"dtype": config.dtype, "eos_token_ids": config.eos_token_ids, "untrained": config.untrained}
+    return dataclasses.replace(changed, **kept)
+
+
+def _is_dropped(name: str, config: LlavaConfig) -> bool:
+    return official.is_dropped(name, config) or paddlemix.is_dropped(name, config)

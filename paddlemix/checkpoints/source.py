@@ -1,0 +1,109 @@
+"""From a folder in any known layout to its configuration and its tensors under our names. Needs no paddle.
+
+Side files (adapters, a projector) are read with their base, as if they were a whole model.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ..models.config import LlavaConfig
+from . import side_files
+from .adapters import Oriented
+from .files import CheckpointError, preview
+from .layouts import detect, llama, xtuner
+from .places import fetch_folder
+from .side_files import Base, SideFiles
+
+
+def read_config(path, base=None) -> LlavaConfig:
+    """Read a folder's configuration without its weights. Raises CheckpointError."""
+    return read_source(path, base)[1]
+
+
+def read_source(path, base=None, *, merge_dtype: str | None = None) -> tuple[Any, LlavaConfig]:
+    """Return the layout of a folder, or of side files with their base, and the configuration.
+
+    base: folder or name of the model that side files, or an xtuner folder without a language model, were trained on;
+    None takes the one that they name. merge_dtype: of matrices that an adapter is merged into; None keeps the base's.
+    Raises CheckpointError.
+    """
+    return _read(Path(path), base, merge_dtype, ())
+
+
+def _read(path: Path, base, merge_dtype: str | None, seen: tuple[Path, ...]) -> tuple[Any, LlavaConfig]:
+    layout, raw = _find_layout(path, base, merge_dtype, seen)
+    try:
+        return layout, layout.read_config(path, raw)
+    except CheckpointError:
+        raise
+    except (TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError) as error:
+        raise CheckpointError(f"{path / 'config.json'} cannot be used: {error}") from error
+
+
+def _find_layout(path: Path, base, merge_dtype: str | None, seen: tuple[Path, ...]) -> tuple[Any, dict]:
+    """Return a layout, or what stands for one, and the parsed config.json. seen: side files whose base this is."""
+    kind = side_files.kind_of(path)
+    if base is not None:
+        base = fetch_folder(str(base), path, what="was given the base", advice="give the path of a model folder")
+    if kind is None:
+        layout, raw = detect(path)
+        if layout is xtuner:
+            return xtuner.Over(base, merge_dtype), raw
+        if base is not None:
+            raise CheckpointError(f"{path} is a whole model ({layout.NAME}), so that no base ({base}) is needed")
+        return layout, raw
+    if path.resolve() in seen:
+        raise CheckpointError(
+            f"{path} is, by way of its base, its own base: give another one with --model-base or base="
+        )
+    folder = side_files.base_folder(path, kind) if base is None else base
+    if llama.is_llama(folder):
+        found = side_files.language_base(path, kind, folder)
+    else:
+        layout, config = _read(folder, None, merge_dtype, (*seen, path.resolve()))
+        opened = partial(our_tensors, folder, layout, config)
+        found = Base(folder, layout, config, opened, tokenizer_folder(folder, layout))
+    return SideFiles(path, kind, found, merge_dtype), side_files.read_raw(path)
+
+
+def tokenizer_folder(path: Path, layout) -> Path:
+    """Return the folder in which a source's tokenizer lies, if it has one."""
+    if isinstance(layout, SideFiles):
+        return layout.tokenizer_folder
+    return xtuner.tokenizer_folder(path, layout.base) if isinstance(layout, xtuner.Over) else Path(path)
+
+
+def vocabulary_home(path: Path, layout, config: LlavaConfig) -> tuple[Path, Any] | None:
+    """Return the folder and layout that the rows of the vocabulary come from; None where side files have their own."""
+    if isinstance(layout, SideFiles):
+        base = layout.base
+        is_own = base.config.language.vocab_size != config.language.vocab_size
+        return None if is_own else vocabulary_home(base.folder, base.layout, config)
+    if isinstance(layout, xtuner.Over):
+        return xtuner.language_folder(path, layout.base), xtuner
+    return Path(path), layout
+
+
+def our_tensors(path: Path, layout, config: LlavaConfig) -> dict[str, Oriented]:
+    """Return our name -> (tensor, is_transposed) for every tensor of a folder. Raises for names that no rule knows."""
+    table = layout.table(config)
+    found: dict[str, Oriented] = {}
+    unexpected = []
+    for name, tensor in layout.open_tensors(path).items():
+        name = layout.canonical(name)
+        if layout.is_dropped(name, config):
+            continue
+        target = (name, False) if table is None else table.to_ours(name)
+        if target is None:
+            unexpected.append(name)
+        elif target[0] in found:
+            raise CheckpointError(f"{path} holds two tensors for {target[0]}, one of them under the name {name}")
+        else:
+            found[target[0]] = (tensor, target[1])
+    if unexpected:
+        names = preview(sorted(unexpected))
+        raise CheckpointError(f"{path} holds {len(unexpected)} tensors that nobody knows: {names}")
+    return found

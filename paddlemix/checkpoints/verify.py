@@ -1,0 +1,98 @@
+"""Proves that a converted folder holds what its source holds: tensor by tensor, or by what the model answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from .checkpoint import Checkpoint, open_checkpoint
+from .files import CheckpointError, StoredTensor, preview, storage_dtype
+from .transforms import ALL, open_regions, row_ranges
+
+PROMPT = "What is in this picture?"
+PICTURE_SIZE = (96, 64)  # (width, height)
+NUM_IDS = 8  # of a prompt without a tokenizer
+TOLERANCE = 1e-4
+
+
+def compare_tensors(source: Checkpoint, folder: Path) -> list[str]:
+    """Compare every tensor, bit by bit, with the source's in the same dtype. Raises CheckpointError."""
+    result = open_checkpoint(folder)
+    names = sorted(set(source.tensors) ^ set(result.tensors))
+    if names:
+        raise CheckpointError(f"verification failed: {len(names)} tensors are on one side only: {preview(names)}")
+    different = [name for name, tensor in source.tensors.items() if not is_same(tensor, result.tensors[name])]
+    if different:
+        raise CheckpointError(f"verification failed: {len(different)} tensors differ: {preview(different)}")
+    return [f"verified: all {len(source.tensors)} tensors are bit-equal to the source's"]
+
+
+def is_same(first: StoredTensor, second: StoredTensor) -> bool:
+    """Tell if two tensors have the same dtype, shape and bits."""
+    if (first.dtype, tuple(first.shape)) != (second.dtype, tuple(second.shape)):
+        return False
+    one, other = open_regions(first), open_regions(second)
+    bits = np.dtype(f"u{storage_dtype(first.dtype).itemsize}")
+    return all(np.array_equal(one(rows, ALL).view(bits), other(rows, ALL).view(bits)) for rows in row_ranges(first))
+
+
+def compare_logits(source: Checkpoint, folder: Path) -> list[str]:
+    """Compare the logits for a fixed prompt with a picture, in float32. Raises CheckpointError for a difference.
+
+    One model at a time is in memory, so this needs as much of it as the model in float32.
+    """
+    result = open_checkpoint(folder)
+    expected, found = (_logits(one, source) for one in (source, result))
+    if expected.shape != found.shape:
+        raise CheckpointError(f"verification failed: logits of shape {found.shape}, expected {expected.shape}")
+    difference = float(np.abs(expected - found).max())
+    if not difference <= TOLERANCE:  # a NaN is a failure too
+        raise CheckpointError(
+            f"verification failed: the logits differ by up to {difference:g}, expected {TOLERANCE} at most"
+        )
+    return [f"verified: the logits of a prompt with a picture differ by {difference:.1e} at most"]
+
+
+def _logits(checkpoint: Checkpoint, prompt_source: Checkpoint) -> np.ndarray:
+    """Return the logits of the fixed prompt, of which both checkpoints get the same ids."""
+    import paddle
+
+    from .load import build_model, fill
+
+    model = build_model(checkpoint.config, "float32")
+    fill(model, {name: (tensor, False) for name, tensor in checkpoint.tensors.items()})
+    model.eval()
+    with paddle.no_grad():
+        return model(_batch(prompt_source)).numpy()
+
+
+def _batch(source: Checkpoint):
+    """Return the fixed prompt as a batch: in the template's words, or as a few ids where there is no tokenizer."""
+    from ..constants import IMAGE_TOKEN_ID
+    from ..conversation.messages import Conversation, Message
+    from ..conversation.templates import get_template
+    from ..data.collate import collate
+    from ..data.sample import Batch
+    from ..image.preprocess import preprocess
+    from .processor import LlavaProcessor
+
+    if source.tokenizer is not None:
+        processor = LlavaProcessor(source.tokenizer, get_template(source.config.template), source.config.image)
+        message = Message("user", f"<image>\n{PROMPT}")
+        sample = processor.encode(Conversation(messages=(message,), images=(_picture(),)))
+        return collate([sample], pad_id=source.tokenizer.pad_id)
+    tiles = preprocess(_picture(), source.config.image)
+    text = np.random.default_rng(0).integers(1, source.config.language.vocab_size, NUM_IDS).tolist()
+    ids = np.array([[*text, *[IMAGE_TOKEN_ID] * tiles.num_tokens, *text]])
+    positions, ones = np.arange(ids.shape[1])[None], np.ones_like(ids)
+    return Batch(ids, None, positions, ones, tiles.pixels, np.array([len(tiles.pixels)]), np.array([tiles.size]))
+
+
+def _picture():
+    """Return a picture of coloured stripes."""
+    from PIL import Image
+
+    width, height = PICTURE_SIZE
+    columns, rows = np.meshgrid(np.arange(width), np.arange(height))
+    return Image.fromarray(np.stack([columns * 2, rows * 3, (columns * rows) % 256], axis=-1).astype(np.uint8))

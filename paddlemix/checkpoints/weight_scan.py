@@ -1,0 +1,122 @@
+"""The weight files of a folder and the tensors in them, as far as they can be read. Reads headers, no values.
+
+Unlike `layouts.*.open_tensors` it goes on after a file that is missing or broken, and tells of it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .files import CheckpointError, StoredTensor, read_json
+from .hub_files import ADAPTER_WEIGHTS, BESIDE_ADAPTER, PARTS, WEIGHTS
+from .side_files import PROJECTOR_FILES, READERS
+
+# Parts of a model and how the names of their tensors are told apart, in our names and in those of every layout.
+COMPONENTS = {
+    "vision tower": r"vision_tower\.|visual_encoder\.|vision_model\.",
+    "projector": r"mm_projector\.|multi_modal_projector\.|(^|\.)projector\.",
+    "image_newline": r"image_newline",
+    "embeddings": r"embed_tokens\.",
+    "layers": r"layers\.\d+\.|(^|\.)norm\.",
+    "head": r"lm_head\.",
+    "other": r"",
+}
+IN_FOLDER = {"visual_encoder": "vision tower", "vision_tower": "vision tower", "projector": "projector"}
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """name: below the folder. num_tensors: None for a file that cannot be read."""
+
+    name: str
+    num_bytes: int
+    num_tensors: int | None
+    dtypes: tuple[str, ...]
+
+
+@dataclass
+class Scan:
+    """tensors: by their file's name and their own. problems: what is missing or broken. notes: what is not read."""
+
+    files: list[WeightFile] = field(default_factory=list)
+    tensors: dict[tuple[str, str], StoredTensor] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def component_of(name: str, file: str = "") -> str:
+    """Return the part of a model that a tensor belongs to, by its name in any layout and the file it lies in."""
+    folder = file.partition("/")[0] if "/" in file else ""
+    if folder in IN_FOLDER:
+        return IN_FOLDER[folder]
+    return next(component for component, pattern in COMPONENTS.items() if re.search(pattern, name))
+
+
+def scan_folder(folder: Path) -> Scan:
+    """Read the headers of a model's or an adapter's weights, in the folder and in those of its parts."""
+    scan = Scan()
+    for start in ("", *(f"{part}/" for part in PARTS)):
+        for name in _weight_files(folder, start, scan):
+            _scan_file(folder, name, scan)
+    return scan
+
+
+def scan_file(path: Path) -> Scan:
+    """Read the header of one file."""
+    scan = Scan()
+    _scan_file(path.parent, path.name, scan)
+    return scan
+
+
+def _weight_files(folder: Path, start: str, scan: Scan) -> Iterator[str]:
+    """Yield the names of a folder's weight files that are there, the main ones in one format only."""
+    home, is_found = folder / start, False
+    for name in WEIGHTS:
+        index = home / f"{name}.index.json"
+        if not index.is_file() and not (home / name).is_file():
+            continue
+        if is_found:
+            scan.notes.append(f"{start}{name} is there as well and is not read")
+            continue
+        is_found = True
+        yield from _shards(home, index, start, scan) if index.is_file() else [start + name]
+    for name in (*ADAPTER_WEIGHTS, *PROJECTOR_FILES, BESIDE_ADAPTER):
+        if (home / name).is_file():
+            yield start + name
+
+
+def _shards(home: Path, index: Path, start: str, scan: Scan) -> list[str]:
+    """Return the shards of an index that are there."""
+    try:
+        weight_map = read_json(index).get("weight_map")
+    except (CheckpointError, OSError) as error:
+        scan.problems.append(str(error))
+        return []
+    if not isinstance(weight_map, Mapping) or not all(isinstance(name, str) for name in weight_map.values()):
+        scan.problems.append(f"{start}{index.name} has no 'weight_map' from tensor names to file names")
+        return []
+    names = sorted(set(weight_map.values()))
+    outside = [name for name in names if Path(name).name != name]
+    absent = [name for name in names if name not in outside and not (home / name).is_file()]
+    scan.problems += [f"{start}{index.name} names a shard outside its folder: {name!r}" for name in outside]
+    for name in absent:
+        num_lost = sum(value == name for value in weight_map.values())
+        scan.problems.append(f"shard {start}{name} is missing ({num_lost} of {len(weight_map)} tensors)")
+    return [start + name for name in names if name not in outside and name not in absent]
+
+
+def _scan_file(folder: Path, name: str, scan: Scan) -> None:
+    path = folder / name
+    size = path.stat().st_size
+    try:
+        tensors = READERS[path.suffix](path)
+    except (CheckpointError, OSError) as error:
+        scan.files.append(WeightFile(name, size, None, ()))
+        scan.problems.append(str(error))
+        return
+    dtypes = tuple(sorted({tensor.dtype for tensor in tensors.values()}))
+    scan.files.append(WeightFile(name, size, len(tensors), dtypes))
+    scan.tensors |= {(name, tensor_name): tensor for tensor_name, tensor in tensors.items()}

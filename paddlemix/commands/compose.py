@@ -1,0 +1,79 @@
+"""`paddlemix compose`: a folder to start stage 1 from, of a language model, a vision tower and a projector."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import sys
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Add the command's options."""
+    from ..checkpoints import hub
+
+    parser.add_argument("--language-model", required=True, metavar="DIR", help="a LLaMA with its tokenizer, or a LLaVA")
+    parser.add_argument("--vision-tower", required=True, metavar="DIR", help="a CLIP model or tower, or a LLaVA")
+    parser.add_argument(
+        "--output", required=True, metavar="DIR", help="folder to write; it must not exist, or be empty"
+    )
+    parser.add_argument(
+        "--projector", metavar="FILE", help="mm_projector.bin, .safetensors or .pdparams (default: random values)"
+    )
+    parser.add_argument("--mm-projector-type", metavar="TYPE", help="linear or mlpNx_gelu (default: mlp2x_gelu)")
+    parser.add_argument(
+        "--image-aspect-ratio", choices=("square", "pad", "anyres"), default="pad", help="(default: pad)"
+    )
+    parser.add_argument(
+        "--image-grid-pinpoints",
+        type=_pairs,
+        default=(),
+        metavar="LIST",
+        help="canvases for anyres, (width, height) in pixels: '[[336,672],[672,336]]' (default: LLaVA 1.6's five)",
+    )
+    parser.add_argument("--template", default="vicuna_v1", help="chat template (default: vicuna_v1)")
+    parser.add_argument("--mm-vision-select-layer", type=int, default=-2, metavar="N", help="(default: -2)")
+    parser.add_argument("--mm-vision-select-feature", choices=("patch", "cls_patch"), default="patch")
+    parser.add_argument("--seed", type=int, default=0, help="of the random values (default: 0)")
+    parser.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="of a weight file (default: 5GB)")
+    hub.add_arguments(parser)
+    return parser
+
+
+def _pairs(text: str) -> tuple[tuple[int, int], ...]:
+    try:
+        return tuple((int(width), int(height)) for width, height in ast.literal_eval(text))
+    except (SyntaxError, TypeError, ValueError, RecursionError, MemoryError):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of pairs such as [[336,672],[672,336]]") from None
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the folder and say which parts hold random values."""
+    from ..checkpoints.compose import Choices, compose
+    from ..checkpoints.hub import resolve
+    from ..conversation.templates import get_template
+
+    if arguments.seed < 0:
+        raise ValueError(f"--seed {arguments.seed} is below 0")
+    choices = Choices(
+        projector=Path(arguments.projector) if arguments.projector else None,
+        projector_type=arguments.mm_projector_type,
+        mode=arguments.image_aspect_ratio,
+        grids=arguments.image_grid_pinpoints,
+        template=get_template(arguments.template).name,
+        select_layer=arguments.mm_vision_select_layer,
+        select_feature=arguments.mm_vision_select_feature,
+        seed=arguments.seed,
+    )
+    parts = [
+        resolve(name, hub=arguments.hub, revision=arguments.revision)
+        for name in (arguments.language_model, arguments.vision_tower)
+    ]
+    title = "compose" if sys.stderr.isatty() else None
+    config = compose(*parts, arguments.output, choices, max_shard_size=arguments.max_shard_size, title=title)
+    print(f"composed {arguments.output} of {arguments.language_model} and {arguments.vision_tower}")
+    if config.untrained:
+        print(
+            f"random values: {', '.join(config.untrained)}; train them with `paddlemix pretrain` before anything else"
+        )
+    return 0

@@ -1,0 +1,56 @@
+"""`paddlemix convert`: a checkpoint from any layout to any other."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+LAYOUTS = ("paddle", "paddlemix", "hf", "official", "xtuner")
+DTYPES = ("float32", "float16", "bfloat16")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Add the command's options."""
+    from ..checkpoints import hub
+
+    parser.add_argument("source", metavar="SRC", help="a checkpoint folder in any layout, or the name of a model")
+    parser.add_argument("destination", metavar="DST", help="folder to write; it must not exist, or be empty")
+    parser.add_argument("--to", required=True, choices=LAYOUTS, help="layout to write")
+    parser.add_argument("--model-base", default=None, metavar="BASE", help="model that SRC, if an adapter, belongs to")
+    parser.add_argument("--dtype", choices=DTYPES, default=None, help="dtype to write (default: as stored)")
+    parser.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="of a weight file (default: 5GB)")
+    parser.add_argument(
+        "--verify",
+        action="append",
+        nargs="?",
+        const="tensors",
+        choices=("tensors", "logits"),
+        default=[],
+        help="compare every tensor of the result with the source's; `--verify logits` also compares the logits of a "
+        "prompt with a picture (which takes the memory of the model in float32)",
+    )
+    parser.add_argument("--list", action="store_true", help="print every tensor's name and what was done to it")
+    hub.add_arguments(parser)
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Convert and print the report."""
+    from ..checkpoints.convert import convert
+    from ..checkpoints.hub import resolve
+    from ..checkpoints.verify import compare_logits, compare_tensors
+
+    checks = [compare_tensors] if arguments.verify else []
+    checks += [compare_logits] if "logits" in arguments.verify else []
+    report = convert(
+        resolve(arguments.source, hub=arguments.hub, revision=arguments.revision),
+        arguments.destination,
+        arguments.to,
+        base=arguments.model_base,
+        dtype=arguments.dtype,
+        max_shard_size=arguments.max_shard_size,
+        checks=checks,
+        has_progress=sys.stderr.isatty(),
+    )
+    print(report.text(with_names=arguments.list))
+    return 0

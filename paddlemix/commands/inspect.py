@@ -1,0 +1,165 @@
+"""`paddlemix inspect`: what a checkpoint is, what it holds and what it lacks."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..checkpoints.inspection_facts import Inspection
+
+LABEL_WIDTH = 17
+LANGUAGE_PARTS = ("embeddings", "layers", "head")
+UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Add the command's options."""
+    from ..checkpoints import hub
+
+    parser.add_argument(
+        "path", metavar="PATH", help="a model, LoRA or side-file folder, a weight file, or a model's name"
+    )
+    parser.add_argument("--model-base", default=None, help="model that PATH was trained on (default: the one it names)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    hub.add_arguments(parser)
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the report; return 1 if something is missing or wrong."""
+    import dataclasses
+    import json
+
+    from ..checkpoints.hub import resolve
+    from ..checkpoints.inspection import inspect
+
+    path = resolve(arguments.path, hub=arguments.hub, revision=arguments.revision)
+    found = inspect(path, arguments.model_base)
+    if arguments.json:
+        print(json.dumps(dataclasses.asdict(found), indent=2, ensure_ascii=False))
+    else:
+        print(as_text(found))
+    return 1 if found.problems else 0
+
+
+def as_text(found: Inspection) -> str:
+    """Return the report as lines of at most a few columns."""
+    blocks = [_head(found), _parameters(found), _trained(found), _use(found), _files(found), _verdict(found)]
+    return "\n\n".join("\n".join(block) for block in blocks if block)
+
+
+def _row(label: str, text: str) -> str:
+    return f"  {label:<{LABEL_WIDTH}}{text}"
+
+
+def _head(found: Inspection) -> list[str]:
+    num_bytes = sum(file.num_bytes for file in found.files)
+    files = f"{len(found.files)} weight file{'s' * (len(found.files) != 1)}, {_size(num_bytes)}"
+    rows = [("format", found.format or "unknown"), ("architecture", found.architecture), ("model", found.model)]
+    return [found.path, *(_row(*row) for row in rows if row[1]), _row("weights", files)]
+
+
+def _parameters(found: Inspection) -> list[str]:
+    if not found.components:
+        return []
+    language = [component for component in found.components if component.name in LANGUAGE_PARTS]
+    rows = [_component(component) for component in found.components if component not in language]
+    if language:
+        total = sum(component.num_parameters for component in language)
+        rows.append(("language model", f"{total:,}", ""))
+        rows += [(f"  {name}", number, rest) for name, number, rest in map(_component, language)]
+    rows.append(("total", f"{found.num_parameters:,}", _billions(found.num_parameters)))
+    width = max(len(number) for _, number, _ in rows)
+    return [
+        "parameters",
+        *(f"  {name:<{LABEL_WIDTH}}{number:>{width}}  {rest}".rstrip() for name, number, rest in rows),
+    ]
+
+
+def _billions(number: int) -> str:
+    return f"({number / 1e9:.2f} B)" if number >= 1e8 else ""
+
+
+def _component(component) -> tuple[str, str, str]:
+    lacking = (component.num_expected or 0) - component.num_parameters
+    rest = ", ".join(component.dtypes)
+    if lacking > 0:
+        rest = f"{rest}  {lacking:,} missing".strip()
+    return component.name, f"{component.num_parameters:,}", rest
+
+
+def _trained(found: Inspection) -> list[str]:
+    values = found.trained
+    if not values:
+        return []
+    rows = []
+    if "rank" in values:
+        scaling = f", scaling {values['scaling']:g}" if "scaling" in values else ""
+        rows.append(_row("adapter", f"rank {values['rank']}, alpha {values['alpha']}{scaling}"))
+        rows.append(_row("changes", f"{values['num_layers']} matrices: {', '.join(values['targets'])}"))
+    whole = values["whole"]
+    rows.append(_row("trained whole", _few(whole) if whole else "nothing"))
+    if "base" in values:
+        rows.append(_row("base", values["base"] or "not found"))
+    return ["trained", *rows]
+
+
+def _few(names: list[str], most: int = 4) -> str:
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest
+
+
+def _use(found: Inspection) -> list[str]:
+    rows = []
+    if found.image:
+        rows += _pictures(found.image)
+    text = found.text
+    if text:
+        rows.append(_row("template", text["template"]))
+    if text.get("tokenizer"):
+        rows.append(_row("tokenizer", f"{text['tokenizer']} ({text['tokenizer_kind']}, {text['num_tokens']:,} tokens)"))
+        ends = [f"{piece} ({number})" for piece, number in zip(text["eos_tokens"], text["eos_token_ids"], strict=True)]
+        rows.append(_row("answers end at", " or ".join(ends) or "nothing"))
+    return ["use", *rows] if rows else []
+
+
+def _pictures(image: dict) -> list[str]:
+    patches = f"patches of {image['patch_size']}"
+    rows = [_row("pictures", f"{image['mode']}, {image['side']} px, {patches}")]
+    if image["mode"] == "anyres":
+        grids = " ".join(f"{width}x{height}" for width, height in image["grids"])
+        rows.append(_row("grids", f"{grids} (width x height), merged as {image['merge']}"))
+    least, most = image["min_tokens"], image["max_tokens"]
+    if least == most:
+        return [*rows, _row("tokens", f"{most:,} a picture")]
+    examples = ", ".join(f"{size}: {number:,}" for size, number in image["tokens"].items())
+    return [*rows, _row("tokens", f"{least:,} to {most:,} a picture ({examples})")]
+
+
+def _files(found: Inspection) -> list[str]:
+    if not found.files:
+        return []
+    width = max(len(file.name) for file in found.files)
+    rows = []
+    for file in found.files:
+        held = (
+            "cannot be read" if file.num_tensors is None else f"{file.num_tensors:>5} tensors  {', '.join(file.dtypes)}"
+        )
+        rows.append(f"  {file.name:<{width}}  {_size(file.num_bytes):>8}  {held}".rstrip())
+    return ["files", *rows]
+
+
+def _verdict(found: Inspection) -> list[str]:
+    notes = [f"note: {note}" for note in found.notes]
+    if not found.problems:
+        return [*notes, "nothing is missing"]
+    title = "1 problem" if len(found.problems) == 1 else f"{len(found.problems)} problems"
+    return [*notes, title, *("  - " + problem.replace("\n", "\n    ") for problem in found.problems)]
+
+
+def _size(num_bytes: int) -> str:
+    for unit, name in UNITS:
+        if num_bytes >= unit:
+            return f"{num_bytes / unit:.1f} {name}"
+    return f"{num_bytes} B"

@@ -1,0 +1,40 @@
+"""Read a JSON object strictly. Every room may use it: the caller says what the text is and which error to raise."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def read_object(path: str | Path, error: type[ValueError], what: str | None = None) -> dict[str, Any]:
+    """Return the object in a UTF-8 file; what: how to call it in an error, its path if None.
+
+    Raises `error` for a file that is missing or holds anything else, or an object that names a key twice.
+    """
+    what = str(path) if what is None else what
+    try:
+        content = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise error(f"{what} does not exist") from None
+    return parse_object(content, error, what)
+
+
+def parse_object(content: bytes, error: type[ValueError], what: str) -> dict[str, Any]:
+    """Return the object in a text in UTF-8. Raises as `read_object`."""
+    try:
+        value = json.loads(content.decode("utf-8-sig"), object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as problem:  # bad UTF-8 and numbers of too many digits are ValueErrors as well
+        raise error(f"{what} is not valid JSON: {problem}") from None
+    if not isinstance(value, dict):
+        raise error(f"{what} holds a JSON {type(value).__name__}, expected an object")
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in found if names.count(name) > 1)
+        raise ValueError(f"one object has the key {twice!r} twice")
+    return found

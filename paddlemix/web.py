@@ -1,0 +1,96 @@
+"""Ask a web server for bytes; tell failures that may pass from lasting ones. Knows neither files nor pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from requests import Response
+
+CHUNK_BYTES = 1 << 16
+MAX_REDIRECTS = 5
+TOO_MANY_REQUESTS = 429
+
+
+class WebError(Exception):
+    """A request that failed; status: what the server answered, None where it did not."""
+
+    def __init__(self, text: str, status: int | None = None):
+        super().__init__(text)
+        self.status = status
+
+
+class PassingWebError(WebError):
+    """A failure that a second attempt may not have."""
+
+
+@contextmanager
+def request(
+    method: str,
+    url: str,
+    *,
+    headers: Mapping[str, str],
+    timeout: tuple[float, float],
+    accepted: tuple[int, ...] = (200,),
+) -> Iterator[Response]:
+    """Yield the answer to one request, its body not yet read. timeout: seconds to connect, seconds to wait for bytes.
+
+    Also failures of reading the body inside the `with` block come as WebError or PassingWebError.
+    """
+    import requests  # here, because whoever downloads nothing should not pay for it
+    import urllib3
+
+    # NOTE: identity, so that Content-Length counts the bytes we get.
+    headers = {"Accept-Encoding": "identity", **headers}
+    try:
+        with requests.Session() as session:
+            session.max_redirects = MAX_REDIRECTS
+            # A redirect to any other scheme fails: a session has adapters for http and https only.
+            with session.request(
+                method, url, stream=True, timeout=timeout, headers=headers, allow_redirects=True
+            ) as response:
+                _check_status(response, accepted)
+                yield response
+    except (
+        requests.exceptions.ConnectionError,
+        requests.exceptions.Timeout,
+        urllib3.exceptions.HTTPError,  # what the raw stream raises
+    ) as error:
+        raise PassingWebError(f"{type(error).__name__}: {_reason(error)}") from error
+    except (requests.exceptions.RequestException, UnicodeError) as error:  # a bad address or scheme, endless redirects
+        raise WebError(str(error)) from error
+
+
+def _reason(error: Exception) -> object:
+    """Return what lies behind an error that says first which pool of connections gave up."""
+    cause = error.args[0] if error.args else error
+    return getattr(cause, "reason", None) or error
+
+
+def _check_status(response: Response, accepted: tuple[int, ...]) -> None:
+    if response.status_code not in accepted:
+        may_pass = response.status_code >= 500 or response.status_code == TOO_MANY_REQUESTS
+        status = f"HTTP status {response.status_code} {response.reason or ''}".rstrip()
+        raise (PassingWebError if may_pass else WebError)(status, response.status_code)
+
+
+def num_expected_bytes(response: Response) -> int | None:
+    """Return the length of the body that `chunks` gives, None where the server does not tell."""
+    if "Content-Encoding" in response.headers:
+        return None  # Content-Length counts compressed bytes
+    length = response.headers.get("Content-Length", "")
+    return int(length) if length.isdigit() else None
+
+
+def chunks(response: Response) -> Iterator[bytes]:
+    """Yield the body as it arrives; what is compressed comes unpacked. A body can end early without an error."""
+    # NOTE: read1 returns what has arrived. `read` waits for a full chunk, so that a server that sends one byte now and
+    # then would never let us look at the clock. urllib3 before 2.2 has no read1: small chunks are the next best.
+    if hasattr(response.raw, "read1"):
+        read, chunk_bytes = response.raw.read1, CHUNK_BYTES
+    else:
+        read, chunk_bytes = response.raw.read, 1024
+    while chunk := read(chunk_bytes, decode_content=True):
+        yield chunk
