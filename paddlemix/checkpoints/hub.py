@@ -72,10 +72,9 @@ def resolve(
     if path.exists():
         return path
     name = str(name_or_path)
+    if not is_name(name):
+        raise _no_folder(path)
     tried = [f"the folder {path.absolute()}: it does not exist"]
-    is_asked_for = hub is not None or bool(os.environ.get("PADDLEMIX_HUB"))
-    if not is_name(name) or (_starts_in_a_folder(name) and not is_asked_for):
-        raise _not_found(name, tried)
     if revision is not None and (not REVISION.fullmatch(revision) or ".." in revision):
         raise HubError(f"revision {revision!r} is not the name of a branch, a tag or a commit")
     hubs = hubs_of(hub or os.environ.get("PADDLEMIX_HUB") or "auto")
@@ -84,6 +83,9 @@ def resolve(
     for home in homes.values():
         if is_whole(home):
             return home
+    is_asked_for = hub is not None or bool(os.environ.get("PADDLEMIX_HUB"))
+    if _starts_in_a_folder(name) and not is_asked_for:
+        raise _no_folder(path)
     tried.append(f"the cache {models}: no whole copy of it")
     if is_offline():
         reason = "nothing is downloaded now" if _IS_OFFLINE.get() else "PADDLEMIX_OFFLINE is set"
@@ -107,6 +109,13 @@ def is_name(text: str) -> bool:
 def _starts_in_a_folder(name: str) -> bool:
     """Tell if a name reads like a misspelt path: work_dirs/modle, where the folder work_dirs is there."""
     return Path(name).parts[0] not in ("", "~") and Path(Path(name).parts[0]).is_dir()
+
+
+def _no_folder(path: Path) -> HubError:
+    return HubError(
+        f"model folder {path} does not exist (looked for {path.absolute()}): give the path of a model folder, or the "
+        "name of a model on a hub (owner/model)"
+    )
 
 
 def _not_found(name: str, tried: list[str]) -> HubError:

@@ -168,7 +168,7 @@ def test_what_is_no_name_is_never_looked_for_on_a_hub(server, name):
     if name == "":
         assert resolve(name) == Path()  # the working folder
         return
-    with pytest.raises(HubError, match="was not found"):
+    with pytest.raises(HubError, match="does not exist"):
         server.resolve("auto", name=name)
     assert server.seen == []
 
@@ -230,3 +230,15 @@ def test_a_list_that_is_none_is_an_error_of_its_hub(server, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", f"{server.url}/api/v1/models/{NAME}/repo/files?x=")
     with pytest.raises(HubError, match="tells no commit"):
         server.resolve("hf")
+
+
+def test_name_whose_first_part_is_a_folder_here_is_taken_for_a_misspelt_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PADDLEMIX_OFFLINE", "1")
+    with pytest.raises(HubError, match=r"was not found\. Looked for"):
+        resolve("work_dirs/modle", cache=tmp_path / "cache")
+    (tmp_path / "work_dirs").mkdir()
+    with pytest.raises(HubError, match="work_dirs/modle does not exist"):
+        resolve("work_dirs/modle", cache=tmp_path / "cache")
+    with pytest.raises(HubError, match=r"was not found\. Looked for"):
+        resolve("work_dirs/modle", hub="hf", cache=tmp_path / "cache")

@@ -20,10 +20,9 @@ SHAPES = (
 QUESTIONS = {
     "Describe the picture.": None,  # the caption
     "How many shapes are there?": "The number of shapes is four.",
-    "What colour is the circle?": "The circle is blue.",
     "Which shape is green?": "The green shape is a square.",
-    "Where is the triangle?": "The triangle is top right.",
-    "What is at the bottom left?": "Bottom left is a green square.",
+    "Where is the blue shape?": "The blue shape is bottom right.",
+    "What is at the top right?": "Top right is a red triangle.",
     "Is there a yellow star?": "No, there is no yellow star.",
     "Count the red shapes.": "The number of red shapes is two.",
 }
