@@ -139,8 +139,10 @@ def test_tensors_of_another_shape_are_named_with_both_shapes(hf_copy):
         ({"architectures": ["BlipForConditionalGeneration"]}, r"no known layout.*\['BlipForConditionalGeneration'\]"),
         ({"architectures": None}, "no known layout"),
         ({"text_config": {"model_type": "gemma"}}, "language model of type 'gemma'"),
-        ({"text_config": {"rope_scaling": {"type": "linear", "factor": 2}}}, "rope_scaling .* is not supported"),
-        ({"text_config": {"attention_bias": True}}, "with biases"),
+        ({"text_config": {"rope_scaling": {"type": "yarn", "factor": 2}}}, "rope_scaling .* is not supported"),
+        ({"text_config": {"rope_scaling": {"rope_type": "linear"}}}, "rope_scaling .* has no 'factor'"),
+        ({"text_config": {"mlp_bias": True}}, "mlp_bias True: expected .* no biases"),
+        ({"text_config": {"hidden_act": "gelu"}}, "hidden_act is 'gelu'"),
         ({"vision_config": {"model_type": "siglip_vision_model"}}, "vision tower of type 'siglip_vision_model'"),
         ({"vision_feature_layer": [-2, -5]}, "vision_feature_layer .* is a list"),
         ({"vision_feature_layer": -9}, "select_layer -9 does not exist"),
@@ -161,7 +163,9 @@ def test_models_that_are_not_supported_are_refused_with_the_reason(hf_copy, chan
 
 
 def test_missing_folder_names_where_it_was_looked_for(tmp_path):
-    with pytest.raises(CheckpointError, match=r"(?s)was not found\. Looked for in:.*the folder /.*nowhere: it does not exist"):
+    with pytest.raises(
+        CheckpointError, match=r"(?s)was not found\. Looked for in:.*the folder /.*nowhere: it does not exist"
+    ):
         load_model(tmp_path / "nowhere", device="cpu")
 
 
