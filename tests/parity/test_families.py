@@ -95,20 +95,26 @@ def test_logits_equal_transformers(pair):
         assert np.abs(our_logits(pair.ours, batch)[is_real] - theirs).max() < TOLERANCE
 
 
-def test_prompt_longer_than_an_attention_block_gives_transformers_logits(pair, variant):
-    if variant not in ("mistral", "qwen2-window"):
-        pytest.skip("this decoder masks long prompts as every other does")
+@pytest.mark.parametrize("variant", ["mistral", "qwen2-window"], indirect=True)
+def test_window_holds_in_prompts_longer_than_an_attention_block(pair):
     for length in (260, 520):
         batch = batch_of(pair, [length])
         theirs = tiny.hf_logits(pair.theirs, batch, False)
         assert np.abs(our_logits(pair.ours, batch) - theirs).max() < TOLERANCE
 
 
-@pytest.mark.parametrize("changes", [{"rope_scaling": None}, {"sliding_window": None}, {"num_full_layers": 0}], ids=str)
+@pytest.mark.parametrize(
+    ("variant", "changes"),
+    [
+        ("llama-3.1", {"rope_scaling": None}),
+        ("llama-linear", {"rope_scaling": None}),
+        ("mistral", {"sliding_window": None}),
+        ("qwen2-window", {"sliding_window": None}),
+        ("qwen2-window", {"num_full_layers": 0}),
+    ],
+    indirect=["variant"],
+)
 def test_the_option_of_a_variant_matters_for_its_logits(pair, folder, changes):
-    name, value = next(iter(changes.items()))
-    if getattr(pair.ours.config.language, name) == value:
-        pytest.skip("this decoder does not have the option")
     model = load_model(folder, device="cpu")
     language = dataclasses.replace(model.config.language, **changes)
     model.language_model = rebuilt(model.language_model, language)
@@ -122,6 +128,15 @@ def rebuilt(language_model, config):
     other.set_state_dict(language_model.state_dict())
     other.eval()
     return other
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_llava_1_6_over_every_family_gives_transformers_logits(make_pair, family):
+    pair = make_pair(True, family=family)
+    batch = batch_of(pair, [4, (60, 40), 9], [(90, 30), 3])
+    is_real = batch.segment_ids > 0
+    theirs = tiny.hf_logits(pair.theirs, batch, True)[is_real]
+    assert np.abs(our_logits(pair.ours, batch)[is_real] - theirs).max() < TOLERANCE
 
 
 @pytest.mark.parametrize("row", [*ROWS.values(), LONG], ids=[*ROWS, "long"])
