@@ -98,7 +98,7 @@ def test_composed_model_computes_what_transformers_does_with_the_parts(tmp_path,
     assert config.untrained == (("projector", "image_newline") if is_next else ("projector",))
 
 
-@pytest.mark.parametrize(("family", "template"), [("mistral", "mistral_instruct"), ("qwen2", "chatml_direct")])
+@pytest.mark.parametrize(("family", "template"), [("mistral", "mistral_instruct"), ("qwen2", "qwen_2")])
 def test_decoder_of_another_family_computes_the_same_after_composing(tmp_path, language, towers, family, template):
     folder, batch = tmp_path / "language", tiny.make_batch(np.random.default_rng(0), [[30], [12]], None)
     shutil.copytree(language[1], folder, ignore=shutil.ignore_patterns("*.safetensors", "generation_config.json"))

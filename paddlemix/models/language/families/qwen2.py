@@ -52,7 +52,7 @@ QWEN2 = Family(
     },
     read_options=_read_options,
     write_options=_write_options,
-    template="chatml_direct",
+    template="qwen_2",
     bos_token_id=None,
     eos_token_id=None,
 )
