@@ -14,6 +14,8 @@ from transformers import (
     LlavaForConditionalGeneration,
     LlavaNextConfig,
     LlavaNextForConditionalGeneration,
+    MistralConfig,
+    Qwen2Config,
 )
 
 from paddlemix.constants import IGNORE_INDEX, IMAGE_TOKEN_ID
@@ -29,7 +31,10 @@ IMAGE_TOKEN = 98
 PINPOINTS = [[28, 56], [56, 28], [56, 56], [84, 28], [28, 84]]
 
 
-def text_config(**changes):
+TEXT_CONFIGS = {"llama": LlamaConfig, "mistral": MistralConfig, "qwen2": Qwen2Config}
+
+
+def text_config(family: str = "llama", **changes):
     values = {
         "vocab_size": 99,
         "hidden_size": 48,
@@ -45,7 +50,7 @@ def text_config(**changes):
         "pad_token_id": 0,
         "tie_word_embeddings": False,
     }
-    return LlamaConfig(**{**values, **changes})
+    return TEXT_CONFIGS[family](**{**values, **changes})
 
 
 def vision_config(**changes):
@@ -64,7 +69,8 @@ def vision_config(**changes):
 def hf_model(is_next: bool, seed: int = 0, strategy: str = "default", vision: dict | None = None, **text_changes):
     """Return a seeded random LLaVA 1.5 or 1.6 of transformers, in float32 on the CPU.
 
-    strategy "full" keeps the class token; vision and text_changes replace values of the two configs.
+    strategy "full" keeps the class token; vision and text_changes (with the family of the decoder) replace
+    values of the two configs.
     """
     torch.manual_seed(seed)
     shared = {
@@ -85,6 +91,8 @@ def hf_model(is_next: bool, seed: int = 0, strategy: str = "default", vision: di
             torch.nn.init.normal_(parameter, std=0.16)
         elif "norm" in name:
             torch.nn.init.uniform_(parameter, 0.5, 1.5)
+        elif "language_model" in name:  # biases of its projections
+            torch.nn.init.normal_(parameter, std=0.5)
     model.generation_config.eos_token_id = None
     return model.eval()
 

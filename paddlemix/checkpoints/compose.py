@@ -9,11 +9,12 @@ from pathlib import Path
 from ..conversation.tokenizer import Tokenizer, load_tokenizer
 from ..image.spec import ImageSpec
 from ..models.config import LanguageConfig, LlavaConfig, VisionConfig
+from ..models.language.families import FAMILIES, get_family
 from .checkpoint import EMBEDDING, open_checkpoint
 from .files import CheckpointError, StoredTensor, preview, read_json
-from .layouts import hf, llama, tower
+from .layouts import decoder, tower
 from .layouts import paddle as layout
-from .layouts.components import clip_rules, llama_rules, open_torch_weights
+from .layouts.components import clip_rules, decoder_rules, open_torch_weights
 from .new_folder import write_folder
 from .projector_file import fresh_newline, fresh_projector, read_projector
 from .rules import KeyTable
@@ -21,6 +22,7 @@ from .shapes import check_complete
 from .transforms import cast, transposed
 
 CLIP_KINDS = ("clip", "clip_vision_model")
+NAMES = " or ".join(family.architecture for family in FAMILIES.values())
 COMPUTED = "rotary_emb.inv_freq"
 # LLaVA 1.6's canvases (width, height), in tiles.
 GRIDS = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))
@@ -31,14 +33,15 @@ class Choices:
     """What is not in the parts. projector: a file, None for random values of projector_type, drawn from seed.
 
     projector_type None: that of the file, else mlp2x_gelu. mode: of ImageSpec. grids: (width, height) in pixels for
-    anyres, none for those of LLaVA 1.6 in tiles of the tower. select_layer, select_feature: of VisionConfig.
+    anyres, none for those of LLaVA 1.6 in tiles of the tower. template: None for the language model's.
+    select_layer, select_feature: of VisionConfig.
     """
 
     projector: Path | None = None
     projector_type: str | None = None
     mode: str = "pad"
     grids: Sequence[tuple[int, int]] = ()
-    template: str = "vicuna_v1"
+    template: str | None = None
     select_layer: int = -2
     select_feature: str = "patch"
     seed: int = 0
@@ -50,6 +53,7 @@ class _Language:
     tensors: dict[str, StoredTensor]
     tokenizer: Tokenizer
     eos_token_ids: tuple[int, ...]
+    template: str
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ def compose(
 ) -> LlavaConfig:
     """Write the folder and return its config, whose `untrained` lists the parts with random values.
 
-    language_model: a folder of LlamaForCausalLM, with its tokenizer; vision_tower: one of CLIPModel or
+    language_model: a folder of LlamaForCausalLM or its like, with its tokenizer; vision_tower: one of CLIPModel or
     CLIPVisionModel. Either may be a whole LLaVA in any layout, of which that part is taken. Weights keep their dtypes;
     what is new has the language model's. title: of a progress bar. Raises CheckpointError.
     """
@@ -85,7 +89,7 @@ def compose(
         vision=eyes.config,
         projector_type=projector_type,
         image=image,
-        template=choices.template,
+        template=choices.template or language.template,
         dtype=dtype,
         has_image_newline=_has_newline(image),
         eos_token_ids=language.eos_token_ids,
@@ -106,16 +110,16 @@ def compose(
 
 
 def _open_language(folder: Path) -> _Language:
-    """Open the language model of a LLaMA folder or of a LLaVA. Raises CheckpointError."""
-    if llama.is_llama(folder):
-        config, raw = llama.read_llama(folder)
-        tensors = _ours(folder, config.tie_word_embeddings)
-        found = _Language(config, tensors, _tokenizer(folder), hf.read_eos(folder, raw))
+    """Open the language model of a decoder's folder or of a LLaVA. Raises CheckpointError."""
+    if decoder.is_decoder(folder):
+        config, raw = decoder.read_decoder(folder)
+        ends = decoder.read_eos(folder, raw, config)
+        found = _Language(config, _ours(folder, config), _tokenizer(folder), ends, get_family(config.family).template)
     else:
-        whole = _open_whole(folder, "language model", "a LlamaForCausalLM with safetensors or .bin files")
+        whole = _open_whole(folder, "language model", f"a {NAMES} with safetensors or .bin files")
         tokenizer = whole.tokenizer or _tokenizer(folder)
         tensors = _starting_with(whole.tensors, "language_model.")
-        found = _Language(whole.config.language, tensors, tokenizer, whole.config.eos_token_ids)
+        found = _Language(whole.config.language, tensors, tokenizer, whole.config.eos_token_ids, whole.config.template)
     if EMBEDDING not in found.tensors:
         raise CheckpointError(f"{folder} has no token embeddings: the weights of the language model are incomplete")
     if found.tokenizer.vocab_size > found.config.vocab_size:
@@ -126,9 +130,10 @@ def _open_language(folder: Path) -> _Language:
     return found
 
 
-def _ours(folder: Path, is_tied: bool) -> dict[str, StoredTensor]:
-    """Return a LLaMA's tensors under our names, without buffers that are computed and the copy of tied embeddings."""
-    table = KeyTable(llama_rules("model.", "lm_head", is_torch=True))
+def _ours(folder: Path, config: LanguageConfig) -> dict[str, StoredTensor]:
+    """Return a decoder's tensors under our names, without buffers that are computed and the copy of tied embeddings."""
+    table = KeyTable(decoder_rules(config, "model.", "lm_head", is_torch=True))
+    is_tied = config.tie_word_embeddings
     stored = open_torch_weights(folder)
     names = [name for name in stored if not name.endswith(COMPUTED) and not (is_tied and name == "lm_head.weight")]
     return _renamed(folder, table, {name: stored[name] for name in names})

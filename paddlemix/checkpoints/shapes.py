@@ -48,6 +48,7 @@ def check_complete(source, config: LlavaConfig, tensors: Mapping[str, StoredTens
 def _language(config: LanguageConfig) -> Shapes:
     width, inner, prefix = config.hidden_size, config.intermediate_size, "language_model."
     queries, keys = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
+    widths = {"q": queries, "k": keys, "v": keys}
     shapes = {f"{prefix}embed_tokens.weight": (config.vocab_size, width)}
     for number in range(config.num_hidden_layers):
         layer = f"{prefix}layers.{number}."
@@ -62,6 +63,10 @@ def _language(config: LanguageConfig) -> Shapes:
             f"{layer}mlp.up_proj.weight": (width, inner),
             f"{layer}mlp.down_proj.weight": (inner, width),
         }
+        if config.has_qkv_bias:
+            shapes |= {f"{layer}self_attn.{name}_proj.bias": (size,) for name, size in widths.items()}
+        if config.has_out_bias:
+            shapes[f"{layer}self_attn.o_proj.bias"] = (width,)
     shapes[f"{prefix}norm.weight"] = (width,)
     return shapes if config.tie_word_embeddings else shapes | {f"{prefix}lm_head.weight": (width, config.vocab_size)}
 

@@ -3,7 +3,8 @@
 - LLaVA's stage 1: mm_projector.bin
 - LLaVA's LoRA runs: peft's adapter and non_lora_trainables.bin
 - PaddleMIX's and our LoRA runs: lora_model_state.pdparams and lora_config.json
-The base is a whole LLaVA in any layout, or for the first two a LLaMA; the tower is then the one that config.json names.
+The base is a whole LLaVA in any layout, or for the first two a decoder; the tower is then the one that config.json
+names.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ def read_raw(path: Path) -> dict:
 
 
 def language_base(path: Path, kind: str, folder: Path) -> Base:
-    """Return a LLaMA as the base of side files whose config.json describes the rest of the LLaVA.
+    """Return a decoder as the base of side files whose config.json describes the rest of the LLaVA.
 
     Raises CheckpointError where it does not.
     """

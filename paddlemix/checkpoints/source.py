@@ -13,7 +13,7 @@ from ..models.config import LlavaConfig
 from . import side_files
 from .adapters import Oriented
 from .files import CheckpointError, preview
-from .layouts import detect, llama, xtuner
+from .layouts import decoder, detect, xtuner
 from .places import fetch_folder
 from .side_files import Base, SideFiles
 
@@ -60,7 +60,7 @@ def _find_layout(path: Path, base, merge_dtype: str | None, seen: tuple[Path, ..
             f"{path} is, by way of its base, its own base: give another one with --model-base or base="
         )
     folder = side_files.base_folder(path, kind) if base is None else base
-    if llama.is_llama(folder):
+    if decoder.is_decoder(folder):
         found = side_files.language_base(path, kind, folder)
     else:
         layout, config = _read(folder, None, merge_dtype, (*seen, path.resolve()))

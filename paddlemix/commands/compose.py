@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
         metavar="LIST",
         help="canvases for anyres, (width, height) in pixels: '[[336,672],[672,336]]' (default: LLaVA 1.6's five)",
     )
-    parser.add_argument("--template", default="vicuna_v1", help="chat template (default: vicuna_v1)")
+    parser.add_argument("--template", help="chat template (default: the language model's)")
     parser.add_argument("--mm-vision-select-layer", type=int, default=-2, metavar="N", help="(default: -2)")
     parser.add_argument("--mm-vision-select-feature", choices=("patch", "cls_patch"), default="patch")
     parser.add_argument("--seed", type=int, default=0, help="of the random values (default: 0)")
@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
         projector_type=arguments.mm_projector_type,
         mode=arguments.image_aspect_ratio,
         grids=arguments.image_grid_pinpoints,
-        template=get_template(arguments.template).name,
+        template=arguments.template and get_template(arguments.template).name,
         select_layer=arguments.mm_vision_select_layer,
         select_feature=arguments.mm_vision_select_feature,
         seed=arguments.seed,

@@ -38,6 +38,8 @@ class FastTokenizer:
 
         added = {token["content"]: token["id"] for token in self._spec.get("added_tokens") or ()} | settings.added
         self._added = {token_id: text for text, token_id in added.items()}
+        own = {token["content"] for token in self._spec.get("added_tokens") or () if token.get("rstrip")}
+        self._stripping = {added[text] for text in (own - settings.added.keys()) | settings.stripping}
         vocabulary = self._start.get_vocab()
         self.specials = added | {text: i for text in settings.specials if (i := vocabulary.get(text)) is not None}
         shown = {token["content"] for token in self._spec.get("added_tokens") or () if not token.get("special")}
@@ -76,6 +78,10 @@ class FastTokenizer:
     def has_prefix_after(self, special_id: int) -> bool:
         """See Tokenizer."""
         return self._has_prefix_after_special
+
+    def is_stripped_after(self, special_id: int) -> bool:
+        """See Tokenizer."""
+        return special_id in self._stripping
 
     def id_to_piece(self, token_id: int) -> str:
         """See Tokenizer."""

@@ -30,6 +30,7 @@ from .tokenizer_files import (
 
 SPACE_PIECE = "▁"
 CHAT_MARK = re.compile(r"<\|[^|<>]*\|>")  # looks like <|im_start|>: special even where no settings file says so
+BARE_MARKS = ("<eoh>", "<eoa>")  # so are InternLM's ends of a question and of an answer
 
 
 class SentencePieceTokenizer:
@@ -52,6 +53,7 @@ class SentencePieceTokenizer:
         model = with_control_pieces(model, [i for i in self.specials.values() if _is_typable(facts, i)])
 
         self.has_text_prefix = facts.add_dummy_prefix if settings.is_legacy else settings.add_prefix_space
+        self._stripping = {settings.added[text] for text in settings.stripping}
         self._is_legacy, self._named = settings.is_legacy, settings.named
         known = settings.specials.union(settings.added)
         self._symbol_ids = {
@@ -101,6 +103,10 @@ class SentencePieceTokenizer:
     def has_prefix_after(self, special_id: int) -> bool:
         """See Tokenizer."""
         return self._is_legacy and self.has_text_prefix and special_id not in self._symbol_ids
+
+    def is_stripped_after(self, special_id: int) -> bool:
+        """See Tokenizer."""
+        return special_id in self._stripping
 
     def id_to_piece(self, token_id: int) -> str:
         """See Tokenizer."""
@@ -152,7 +158,7 @@ def _find_specials(facts: ModelFacts, settings: TokenizerSettings, ids: dict[str
 
 
 def _is_mark(text: str, kind: int) -> bool:
-    return kind == USER_DEFINED and CHAT_MARK.fullmatch(text) is not None
+    return text in BARE_MARKS or (kind == USER_DEFINED and CHAT_MARK.fullmatch(text) is not None)
 
 
 def _is_typable(facts: ModelFacts, token_id: int) -> bool:

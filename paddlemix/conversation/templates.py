@@ -1,7 +1,9 @@
 """Chat formats as data: what stands around each text, and which of it is a special token. Renders nothing itself.
 
-The strings are those of LLaVA (llava/conversation.py), because a checkpoint only answers well to the format it was
-trained with. A further format is one more row of the table.
+A checkpoint only answers well to the format it was trained with. So the strings are those of LLaVA
+(llava/conversation.py) for LLaVA's own formats, and for a backbone's format those of the Jinja template in its
+tokenizer_config.json. Texts stay as they were written, although the templates of Llama 3 and Gemma cut the white space
+around them. A further format is one more row of the table.
 """
 
 from __future__ import annotations
@@ -119,6 +121,80 @@ _CHATML = ChatTemplate(
     answer_end="<|im_end|>",
     special_tokens=("<|im_start|>", "<|im_end|>"),
 )
+_LLAMA_3 = ChatTemplate(
+    name="llama_3",
+    system_prefix="<|start_header_id|>system<|end_header_id|>\n\n",
+    system_suffix="<|eot_id|>",
+    user_prefix="<|start_header_id|>user<|end_header_id|>\n\n",
+    user_suffix="<|eot_id|>",
+    answer_prefix="<|start_header_id|>assistant<|end_header_id|>\n\n",
+    answer_end="<|eot_id|>",
+    special_tokens=("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+    extra_stop_tokens=("<|end_of_text|>",),
+)
+# Here and below a line break follows the end of an answer. No model writes it, so it belongs to the next turn.
+_QWEN_2 = ChatTemplate(
+    name="qwen_2",
+    system="You are a helpful assistant.",
+    system_prefix="<|im_start|>system\n",
+    system_suffix="<|im_end|>\n",
+    user_prefix="<|im_start|>user\n",
+    user_suffix="<|im_end|>\n",
+    answer_prefix="<|im_start|>assistant\n",
+    answer_end="<|im_end|>",
+    turn_separator="\n",
+    special_tokens=("<|im_start|>", "<|im_end|>"),
+    extra_stop_tokens=("<|endoftext|>",),
+)
+_PHI_3 = ChatTemplate(
+    name="phi_3",
+    system_prefix="<|system|>\n",
+    system_suffix="<|end|>\n",
+    user_prefix="<|user|>\n",
+    user_suffix="<|end|>\n",
+    answer_prefix="<|assistant|>\n",
+    answer_end="<|end|>",
+    turn_separator="\n",
+    special_tokens=("<|system|>", "<|user|>", "<|assistant|>", "<|end|>"),
+    extra_stop_tokens=("<|endoftext|>", "<|assistant|>"),
+)
+# InternLM 1 has no Jinja template: these are the strings of xtuner, which trained LLaVA with it. The names of the roles
+# are text, only the two ends are tokens.
+_INTERNLM = ChatTemplate(
+    name="internlm_chat",
+    system_prefix="<|System|>:",
+    system_suffix="\n",
+    user_prefix="<|User|>:",
+    user_suffix="<eoh>\n",
+    answer_prefix="<|Bot|>:",
+    answer_end="<eoa>",
+    turn_separator="\n",
+    special_tokens=("<eoh>", "<eoa>"),
+    extra_stop_tokens=("</s>",),
+)
+# Gemma's template refuses a system text. It goes where Gemma 3's puts it: before the first question.
+_GEMMA = ChatTemplate(
+    name="gemma",
+    system_suffix="\n\n",
+    is_system_in_user=True,
+    user_prefix="<start_of_turn>user\n",
+    user_suffix="<end_of_turn>\n",
+    answer_prefix="<start_of_turn>model\n",
+    answer_end="<end_of_turn>",
+    turn_separator="\n",
+    special_tokens=("<start_of_turn>", "<end_of_turn>"),
+    extra_stop_tokens=("<eos>",),
+)
+# The names of the roles are no tokens of Zephyr's vocabulary, which is Mistral's.
+_ZEPHYR = ChatTemplate(
+    name="zephyr",
+    system_prefix="<|system|>\n",
+    system_suffix="</s>\n",
+    user_prefix="<|user|>\n",
+    user_suffix="</s>\n",
+    answer_prefix="<|assistant|>\n",
+    turn_separator="\n",
+)
 _V0_EXAMPLE = (
     "What are the key differences between renewable and non-renewable energy sources?",
     "Renewable energy sources are those that can be replenished naturally in a relatively short amount of time, such "
@@ -163,6 +239,13 @@ TEMPLATES = {
             system="A conversation between a user and an LLM-based AI assistant. "
             "The assistant gives helpful and honest answers.",
         ),
+        _LLAMA_3,
+        _QWEN_2,
+        _PHI_3,
+        _INTERNLM,
+        replace(_QWEN_2, name="internlm2_chat", system="", extra_stop_tokens=("</s>",)),
+        _GEMMA,
+        _ZEPHYR,
     )
 }
 ALIASES = {

@@ -32,17 +32,20 @@ def tokenize(
     counts = iter(num_image_tokens)
     ids = [tokenizer.bos_id] if is_start and tokenizer.add_bos else []
     is_trained = [False] * len(ids)
-    is_text_start = is_start
+    is_text_start, is_stripped = is_start, False
     for segment in merged:
         if segment.kind == "image":
             new_ids = [IMAGE_TOKEN_ID] * next(counts)
-            is_text_start = True  # LLaVA tokenizes the text before and after a picture separately
+            is_text_start, is_stripped = True, False  # LLaVA tokenizes what is before and after a picture separately
         elif segment.kind == "special":
             new_ids = tokenizer.special_ids(segment.text, is_start=is_text_start)
             is_text_start = tokenizer.has_prefix_after(new_ids[-1])
+            is_stripped = tokenizer.is_stripped_after(new_ids[-1])
         else:
-            new_ids = tokenizer.encode(segment.text, is_start=is_text_start)
-            is_text_start = False
+            text = segment.text.lstrip() if is_stripped else segment.text
+            new_ids = tokenizer.encode(text, is_start=is_text_start)
+            if text:
+                is_text_start = is_stripped = False
         ids += new_ids
         is_trained += [segment.is_trained and segment.kind != "image"] * len(new_ids)
     return ids, is_trained

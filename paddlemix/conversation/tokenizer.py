@@ -45,6 +45,9 @@ class Tokenizer(Protocol):
     def has_prefix_after(self, special_id: int) -> bool:
         """Return whether text after this special token gets a space in front, as the start of a text does."""
 
+    def is_stripped_after(self, special_id: int) -> bool:
+        """Return whether white space after this special token is not read."""
+
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
         """Return the text of ids; invalid UTF-8 becomes U+FFFD."""
 

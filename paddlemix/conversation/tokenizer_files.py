@@ -37,7 +37,8 @@ class TokenizerSettings:
 
     bos, eos, unk, pad: token texts or None. added: text to id of tokens beside the vocabulary. named: texts that
     have a role (bos, additional_special_tokens ...). specials: these and the added ones that are special. shown: added
-    tokens that are marked as not special. add_bos: None when nothing says so.
+    tokens that are marked as not special. stripping: added tokens that swallow the white space after them (Phi-3's
+    marks). add_bos: None when nothing says so.
     """
 
     bos: str | None
@@ -48,6 +49,7 @@ class TokenizerSettings:
     named: frozenset[str]
     specials: frozenset[str]
     shown: frozenset[str]
+    stripping: frozenset[str]
     add_bos: bool | None
     is_legacy: bool
     add_prefix_space: bool
@@ -91,7 +93,7 @@ def read_settings(files: TokenizerFiles) -> TokenizerSettings:
     extra = [*(config.get("additional_special_tokens") or ()), *(special_map.get("additional_special_tokens") or ())]
     named = {_token_text(files, "additional_special_tokens", token) for token in extra}
     named = frozenset(named.union(names.values()) - {None})
-    added, shown = {}, set()
+    added, shown, stripping = {}, set(), set()
     for text, token_id in files.read_json(ADDED_FILE).items():
         added[text] = _token_id(files, text, token_id)
     for token_id, token in (config.get("added_tokens_decoder") or {}).items():
@@ -99,6 +101,8 @@ def read_settings(files: TokenizerFiles) -> TokenizerSettings:
         added[text] = _token_id(files, text, token_id)
         if isinstance(token, dict) and not token.get("special", False):
             shown.add(text)
+        if isinstance(token, dict) and token.get("rstrip", False):
+            stripping.add(text)
     specials = named.union(text for text in added if text not in shown)
     return TokenizerSettings(
         bos=names["bos_token"],
@@ -109,6 +113,7 @@ def read_settings(files: TokenizerFiles) -> TokenizerSettings:
         named=named,
         specials=specials,
         shown=frozenset(shown - specials),
+        stripping=frozenset(stripping),
         add_bos=config.get("add_bos_token"),
         # PaddleMIX's tokenizer knows no `legacy` key and behaves like legacy = true whatever the file says.
         is_legacy=files.vocabulary == PADDLE_FILE or config.get("legacy") in (None, True),

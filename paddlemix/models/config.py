@@ -10,12 +10,42 @@ from typing import Any
 from ..image.spec import ImageSpec
 
 PROJECTOR_NAMES = "linear, identity or mlpNx_gelu (for example mlp2x_gelu)"
+ROPE_KINDS = ("linear", "llama3")
 UNTRAINED_PARTS = ("projector", "image_newline")  # first parts of parameter names
 
 
 @dataclass(frozen=True)
+class RopeScaling:
+    """How rotary frequencies are stretched, see `language.rope`. The fields after factor are "llama3"'s."""
+
+    kind: str
+    factor: float
+    low_freq_factor: float | None = None
+    high_freq_factor: float | None = None
+    original_max_position_embeddings: int | None = None
+
+    def __post_init__(self):
+        if self.kind not in ROPE_KINDS:
+            raise ValueError(f"rope_scaling of kind {self.kind!r} is not supported: expected {' or '.join(ROPE_KINDS)}")
+        if not self.factor > 0:
+            raise ValueError(f"rope_scaling has factor {self.factor}, expected a number above 0")
+        if self.kind != "llama3":
+            return
+        low, high, length = self.low_freq_factor, self.high_freq_factor, self.original_max_position_embeddings
+        if None in (low, high, length) or not low < high or length < 1:
+            raise ValueError(
+                f"rope_scaling has low_freq_factor {low}, high_freq_factor {high} and original_max_position_embeddings "
+                f"{length}: expected the first below the second and a length"
+            )
+
+
+@dataclass(frozen=True)
 class LanguageConfig:
-    """A decoder of the LLaMA kind. head_dim None means hidden_size // num_attention_heads."""
+    """A decoder of the LLaMA kind. head_dim None means hidden_size // num_attention_heads.
+
+    family: a key of `language.families.FAMILIES`, for file formats; the decoder does not read it. sliding_window: how
+    many positions, its own included, a token sees in all but the first num_full_layers layers; None for all positions.
+    """
 
     vocab_size: int = 32000
     hidden_size: int = 4096
@@ -28,8 +58,16 @@ class LanguageConfig:
     rope_theta: float = 10000.0
     max_position_embeddings: int = 4096
     tie_word_embeddings: bool = False
+    family: str = "llama"
+    rope_scaling: RopeScaling | None = None
+    has_qkv_bias: bool = False
+    has_out_bias: bool = False
+    sliding_window: int | None = None
+    num_full_layers: int = 0
 
     def __post_init__(self):
+        if isinstance(self.rope_scaling, dict):
+            object.__setattr__(self, "rope_scaling", strict(RopeScaling, self.rope_scaling, "rope_scaling"))
         if self.num_key_value_heads is None:
             object.__setattr__(self, "num_key_value_heads", self.num_attention_heads)
         if self.head_dim is None:
@@ -41,6 +79,10 @@ class LanguageConfig:
             )
         if self.head_dim % 2:
             raise ValueError(f"head_dim {self.head_dim} is odd: rotary embedding needs an even one")
+        if self.sliding_window is not None and self.sliding_window < 1:
+            raise ValueError(f"sliding_window is {self.sliding_window}, expected null or a number of positions")
+        if not 0 <= self.num_full_layers <= self.num_hidden_layers:
+            raise ValueError(f"num_full_layers {self.num_full_layers} is not in 0..{self.num_hidden_layers}")
 
 
 @dataclass(frozen=True)

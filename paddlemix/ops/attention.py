@@ -23,14 +23,14 @@ def attention(query, key, value, *, is_causal: bool = False, bias=None):
     query = query * (1.0 / math.sqrt(query.shape[-1]))
     num_queries, num_keys = query.shape[2], key.shape[2]
     if num_queries <= BLOCK or (bias is not None and num_queries <= WHOLE):
-        return _attend(query, key, value, _join(bias, causal_bias(num_queries, num_keys) if is_causal else None))
+        return _attend(query, key, value, join_biases(bias, causal_bias(num_queries, num_keys) if is_causal else None))
     blocks = []
     for start in range(0, num_queries, BLOCK):
         end = min(start + BLOCK, num_queries)
         last = end + num_keys - num_queries if is_causal else num_keys
         mask = causal_bias(end - start, last) if is_causal else None
         part = None if bias is None else bias[:, :, start:end, :last]
-        blocks.append(_attend(query[:, :, start:end], key[:, :, :last], value[:, :, :last], _join(part, mask)))
+        blocks.append(_attend(query[:, :, start:end], key[:, :, :last], value[:, :, :last], join_biases(part, mask)))
     return paddle.concat(blocks, axis=2)
 
 
@@ -42,12 +42,20 @@ def causal_bias(num_queries: int, num_keys: int):
     return paddle.triu(full, diagonal=num_keys - num_queries + 1).reshape([1, 1, num_queries, num_keys])
 
 
+def window_bias(num_queries: int, num_keys: int, window: int):
+    """Return [1, 1, T, S] float32 with MASKED where key j > i + S - T, or j <= i + S - T - window."""
+    full = paddle.full([num_queries, num_keys], MASKED, dtype="float32")
+    offset = num_keys - num_queries
+    bias = paddle.triu(full, diagonal=offset + 1) + paddle.tril(full, diagonal=offset - window)
+    return bias.reshape([1, 1, num_queries, num_keys])
+
+
 def segment_bias(segment_ids):
     """Return the additive float32 mask [B, 1, T, T] of: causal AND same segment. segment_ids: integers [B, T]."""
     length = segment_ids.shape[1]
     same = segment_ids.unsqueeze(1) == segment_ids.unsqueeze(2)
     bias = (1.0 - same.astype("float32")).unsqueeze(1) * MASKED
-    return _join(bias, causal_bias(length, length))
+    return join_biases(bias, causal_bias(length, length))
 
 
 def prepared_bias(bias, batch: int, length: int, num_heads: int):
@@ -65,7 +73,8 @@ def prepared_bias(bias, batch: int, length: int, num_heads: int):
     return bias.expand(shape).contiguous()
 
 
-def _join(first, second):
+def join_biases(first, second):
+    """Return the mask of what either hides; None hides nothing."""
     if first is None or second is None:
         return second if first is None else first
     return paddle.maximum(first + second, paddle.full([1], MASKED, dtype="float32"))

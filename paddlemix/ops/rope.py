@@ -8,14 +8,18 @@ import numpy as np
 import paddle
 
 
-def rope_tables(position_ids, head_dim: int, theta: float, num_heads: int, dtype):
+def rope_tables(position_ids, head_dim: int, theta: float, num_heads: int, dtype, scales=None):
     """Return cos and sin [B, num_heads, T, head_dim] for integer positions [B, T]; angles are computed in float32.
+
+    scales: float32 NumPy [head_dim / 2] that the frequencies are multiplied by, or None.
 
     The tables are as large as the queries, because Paddle's CPU kernels multiply equal shapes about six times as fast
     as shapes that have to be broadcast, and one pair of tables serves all layers.
     """
     powers = paddle.arange(0, head_dim, 2, dtype="float32") / head_dim
     inverse = 1.0 / paddle.pow(paddle.full([head_dim // 2], theta, dtype="float32"), powers)
+    if scales is not None:
+        inverse = inverse * paddle.to_tensor(scales)
     angles = position_ids.astype("float32").unsqueeze(-1) * inverse
     angles = paddle.concat([angles, angles], axis=-1)
     shape = [angles.shape[0], num_heads, angles.shape[1], head_dim]

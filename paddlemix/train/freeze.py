@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 
 from ..checkpoints.files import preview
 from ..checkpoints.layouts import paddlemix
+from ..models.language.families import get_family
 from ..models.llava import LlavaForConditionalGeneration
 
 PROJECTOR_PARTS = ("projector.", "image_newline")
@@ -72,8 +73,11 @@ def mark_trained(model: LlavaForConditionalGeneration) -> None:
 def lora_targets(model: LlavaForConditionalGeneration, patterns: list[str] | None) -> list[str]:
     """Return the names of the linear layers that any regular expression matches whole, by our name or PaddleMIX's.
 
-    Raises ValueError when there are no patterns, a pattern is no regular expression, or nothing matches.
+    patterns: None for those of the decoder's family. Raises ValueError when the list is empty, a pattern is no regular
+    expression, or nothing matches.
     """
+    if patterns is None:
+        patterns = list(get_family(model.config.language.family).lora_targets)
     if not patterns:
         raise ValueError("lora is true but lora_target_modules is empty: name layers such as 'llama.layer.*q_proj.*'")
     try:

@@ -12,7 +12,7 @@ import reference_models as tiny
 import tiny_folder
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionModel, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionModel, LlamaForCausalLM
 
 from paddlemix.checkpoints.compose import Choices, compose
 from paddlemix.checkpoints.extract import extract_projector
@@ -96,6 +96,21 @@ def test_composed_model_computes_what_transformers_does_with_the_parts(tmp_path,
     assert (config.image.mode, config.image.mean, config.image.std) == (mode, tuple(MEAN), tuple(STD))
     assert config.image.grids == (tuple(map(tuple, tiny.PINPOINTS)) if is_next else ())
     assert config.untrained == (("projector", "image_newline") if is_next else ("projector",))
+
+
+@pytest.mark.parametrize(("family", "template"), [("mistral", "mistral_instruct"), ("qwen2", "qwen_2")])
+def test_decoder_of_another_family_computes_the_same_after_composing(tmp_path, language, towers, family, template):
+    folder, batch = tmp_path / "language", tiny.make_batch(np.random.default_rng(0), [[30], [12]], None)
+    shutil.copytree(language[1], folder, ignore=shutil.ignore_patterns("*.safetensors", "generation_config.json"))
+    model = widen(AutoModelForCausalLM.from_config(tiny.text_config(family, vocab_size=NUM_ROWS)))
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter)
+    model.save_pretrained(folder)
+    config = compose(folder, towers[1]["tower"], tmp_path / "out", Choices())
+    assert (config.language.family, config.template, config.eos_token_ids) == (family, template, (2,))
+    logits, is_real = load_model(tmp_path / "out", device="cpu")(batch).numpy(), batch.segment_ids > 0
+    np.testing.assert_allclose(logits[is_real], tiny.hf_logits(model, batch, False)[is_real], atol=1e-4)
 
 
 def test_language_model_and_tower_keep_their_values_dtypes_and_tokenizer(tmp_path, language, towers):

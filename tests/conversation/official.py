@@ -1,4 +1,7 @@
-"""LLaVA's prompts and labels, restated from llava/conversation.py and llava/train/train.py to compare with."""
+"""LLaVA's prompts and labels, restated from llava/conversation.py and llava/train/train.py to compare with.
+
+The prompts of the backbones' own formats are restated from the sources that test_backbone_templates.py names.
+"""
 
 from __future__ import annotations
 
@@ -55,6 +58,41 @@ def plain(system, rounds, open_question):
     return text + (IMAGE * open_question.count(IMAGE) if open_question is not None else "")
 
 
+def marked(system_block, question, answer_end, between=""):
+    """A format given by its texts, in which {} stands for what is said."""
+
+    def style(system, rounds, open_question):
+        said = [question.replace("{}", q) + a + answer_end for q, a in rounds]
+        said += [] if open_question is None else [question.replace("{}", open_question)]
+        return (system_block.replace("{}", system) if system else "") + between.join(said)
+
+    return style
+
+
+def gemma(system, rounds, open_question):
+    """A system text stands before the first question, with an empty line in between."""
+    asked = [q for q, _ in rounds] + ([] if open_question is None else [open_question])
+    asked[0] = f"{system}\n\n{asked[0]}" if system else asked[0]
+    text = "".join(
+        f"<start_of_turn>user\n{q}<end_of_turn>\n<start_of_turn>model\n{a}<end_of_turn>\n"
+        for q, (_, a) in zip(asked, rounds, strict=False)
+    )
+    if open_question is None:
+        return text.removesuffix("\n")
+    return f"{text}<start_of_turn>user\n{asked[-1]}<end_of_turn>\n<start_of_turn>model\n"
+
+
+LLAMA_3 = [f"<|start_header_id|>{role}<|end_header_id|>\n\n" for role in ("system", "user", "assistant")]
+CHATML = [f"<|im_start|>{role}\n" for role in ("system", "user", "assistant")]
+ROLES = [f"<|{role}|>\n" for role in ("system", "user", "assistant")]
+
+
+def in_blocks(starts, end, gap):
+    """Every text in a block of its own, with the same end; `gap` between the blocks."""
+    system, user, assistant = starts
+    return marked(f"{system}{{}}{end}{gap}", f"{user}{{}}{end}{gap}{assistant}", end, gap)
+
+
 STYLES = {
     "vicuna_v1": (two, USER_SYSTEM),
     "llava_v1": (two, HUMAN_SYSTEM),
@@ -66,6 +104,30 @@ STYLES = {
     "mistral_instruct": (mistral, ""),
     "chatml_direct": (mpt, "Answer the questions."),
     "mpt": (mpt, MPT_SYSTEM),
+    "llama_3": (in_blocks(LLAMA_3, "<|eot_id|>", ""), ""),
+    "qwen_2": (in_blocks(CHATML, "<|im_end|>", "\n"), "You are a helpful assistant."),
+    "internlm2_chat": (in_blocks(CHATML, "<|im_end|>", "\n"), ""),
+    "phi_3": (in_blocks(ROLES, "<|end|>", "\n"), ""),
+    "zephyr": (in_blocks(ROLES, "</s>", "\n"), ""),
+    "internlm_chat": (marked("<|System|>:{}\n", "<|User|>:{}<eoh>\n<|Bot|>:", "<eoa>", "\n"), ""),
+    "gemma": (gemma, ""),
+}
+# What a trained answer ends with, where it is not </s> alone.
+ENDS = {
+    "llama_2": " </s>",
+    "llava_llama_2": " </s>",
+    "mistral_instruct": " </s>",
+    "plain": "\n",
+    "chatml_direct": "<|im_end|>",
+    "mpt": "<|im_end|>",
+    "llava_v0": "###",
+    "v0": "###",
+    "llama_3": "<|eot_id|>",
+    "qwen_2": "<|im_end|>",
+    "internlm2_chat": "<|im_end|>",
+    "phi_3": "<|end|>",
+    "internlm_chat": "<eoa>",
+    "gemma": "<end_of_turn>",
 }
 
 

@@ -14,6 +14,9 @@ The assistant gives helpful, detailed, and polite answers to the user's question
 What is in the picture? A red square and a blue circle. def print(hello): return world  Hello, who are you? I am 12 34
 Renewable energy sources are those that can be replenished naturally. naïve café 你好 世界 图片 里 有 什么"""
 CHAT_MARKS = ("<|im_start|>", "<|im_end|>")
+MARKS = (*CHAT_MARKS, "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<start_of_turn>", "<end_of_turn>")
+MARKS += ("<eoh>", "<eoa>")
+PHI_MARKS = ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>")  # not beside the others: Zephyr has them as text
 
 
 def train_model(symbols: tuple[str, ...] = ()) -> bytes:
@@ -38,14 +41,26 @@ def train_model(symbols: tuple[str, ...] = ()) -> bytes:
 
 
 def write_folder(
-    folder: Path, model: bytes, *, legacy: bool | None, vocabulary: str = "tokenizer.model", marks=CHAT_MARKS, named=()
+    folder: Path,
+    model: bytes,
+    *,
+    legacy: bool | None,
+    vocabulary: str = "tokenizer.model",
+    marks=MARKS,
+    named=(),
+    stripping=(),
 ) -> Path:
-    """Write a tokenizer folder with ChatML marks behind the vocabulary; named: those with a role."""
+    """Write a tokenizer folder with chat marks behind the vocabulary.
+
+    named: marks with a role. stripping: marks that swallow the white space after them.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / vocabulary).write_bytes(model)
     size = sentencepiece.SentencePieceProcessor(model_proto=model).get_piece_size()
-    flags = {"lstrip": False, "rstrip": False, "normalized": False, "single_word": False, "special": True}
-    added = {str(size + index): {"content": text, **flags} for index, text in enumerate(marks)}
+    flags = {"lstrip": False, "normalized": False, "single_word": False, "special": True}
+    added = {}
+    for index, text in enumerate(marks):
+        added[str(size + index)] = {"content": text, "rstrip": text in stripping, **flags}
     config = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<unk>"}
     config |= {
         "added_tokens_decoder": added,

@@ -9,9 +9,13 @@ import random
 
 import pytest
 import sentencepiece
-from small_vocabulary import WORDS, load_reference
+from small_vocabulary import MARKS, WORDS, load_reference, train_model, write_folder
 
 from paddlemix.conversation import sentencepiece_proto
+from paddlemix.conversation.messages import Conversation, Message
+from paddlemix.conversation.render import render
+from paddlemix.conversation.templates import get_template
+from paddlemix.conversation.tokenize import tokenize
 from paddlemix.conversation.tokenizer import load_tokenizer
 
 TEXTS = [
@@ -75,14 +79,14 @@ def test_legacy_is_the_default_and_always_so_for_paddlemix(vocabulary, legacy, h
 def test_facts_of_the_tokenizer(tokenizer, model):
     size = sentencepiece.SentencePieceProcessor(model_proto=model).get_piece_size()
     assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id, tokenizer.add_bos) == (1, 2, 0, True)
-    assert tokenizer.vocab_size == size + 2 and tokenizer.special_id("<|im_end|>") == size + 1
+    assert tokenizer.vocab_size == size + len(MARKS) and tokenizer.special_id("<|im_end|>") == size + 1
     assert tokenizer.id_to_piece(size) == "<|im_start|>" and tokenizer.id_to_piece(2) == "</s>"
 
 
 def test_absent_special_token_is_refused_with_the_list(tokenizer):
-    with pytest.raises(ValueError, match=r"no special token '<\|eot_id\|>' \(it has <unk>, <s>, </s>, <\|im_start\|>"):
-        tokenizer.special_id("<|eot_id|>")
-    with pytest.raises(ValueError, match=r"token id 9999 is outside the vocabulary .*\(0\.\.501\)"):
+    with pytest.raises(ValueError, match=r"no special token '<\|eom_id\|>' \(it has <unk>, <s>, </s>, <\|im_start\|>"):
+        tokenizer.special_id("<|eom_id|>")
+    with pytest.raises(ValueError, match=r"token id 9999 is outside the vocabulary .*\(0\.\.508\)"):
         tokenizer.decode([9999])
     with pytest.raises(ValueError, match="character 2 of the text"):
         tokenizer.encode("ab\ud83d", is_start=True)
@@ -143,3 +147,20 @@ def test_edits_of_the_model_are_what_protobuf_reads(model):
     assert processor.is_control(300) and not processor.is_control(299)
     assert [text for text, _ in after.pieces] == [processor.id_to_piece(i) for i in range(processor.get_piece_size())]
     assert processor.encode("Hello", out_type=str)[0][0] == "H"
+
+
+@pytest.mark.parametrize("legacy", [True, False])
+def test_internlm_ends_that_are_symbols_of_the_model_are_special(legacy, tmp_path):
+    model = train_model(("<eoh>", "<eoa>"))
+    tokenizer = load_tokenizer(write_folder(tmp_path, model, legacy=legacy, marks=()))
+    messages = [Message("user", "Hello"), Message("assistant", "world"), Message("user", "<eoa> picture?")]
+    segments = render(Conversation(messages), get_template("internlm_chat"), add_generation_prompt=True)
+    ids, _ = tokenize(segments, tokenizer, [])
+    # InternLM's own tokenizer gives the whole prompt to the model; it would take the typed <eoa> for an end.
+    whole = sentencepiece.SentencePieceProcessor(model_proto=model)
+    head, tail = "<|User|>:Hello<eoh>\n<|Bot|>:world<eoa>\n<|User|>:", " picture?<eoh>\n<|Bot|>:"
+    num_head, num_tail = len(whole.encode(head)), len(whole.encode("x" + tail)) - len(whole.encode("x"))
+    assert ids[1 : num_head + 1] == whole.encode(head)
+    assert ids[-num_tail:] == whole.encode("x" + tail)[-num_tail:]
+    assert ids.count(tokenizer.special_id("<eoa>")) == 1
+    assert tokenizer.decode(ids, skip_special=False) == "<s>" + head + "<eoa>" + tail

@@ -9,7 +9,7 @@ import reference_models as tiny
 import torch
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, LlamaRotaryEmbedding, apply_rotary_pos_emb
 
-from paddlemix.ops.attention import BLOCK, MASKED, WHOLE, attention, prepared_bias, segment_bias
+from paddlemix.ops.attention import BLOCK, MASKED, WHOLE, attention, prepared_bias, segment_bias, window_bias
 from paddlemix.ops.rms_norm import rms_norm
 from paddlemix.ops.rope import apply_rope, rope_tables, rotate_half
 from paddlemix.ops.swiglu import swiglu
@@ -121,3 +121,11 @@ def test_swiglu_equals_torch():
     gate, up = normal(3, 7), normal(3, 7, seed=1)
     expected = (torch.nn.functional.silu(torch.tensor(gate)) * torch.tensor(up)).numpy()
     np.testing.assert_allclose(swiglu(paddle.to_tensor(gate), paddle.to_tensor(up)).numpy(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("num_queries", "num_keys", "window"), [(7, 7, 3), (7, 7, 1), (7, 7, 9), (1, 6, 2), (3, 8, 4)])
+def test_window_hides_all_but_the_last_keys(num_queries, num_keys, window):
+    queries = np.arange(num_keys - num_queries, num_keys)[:, None]
+    is_seen = (np.arange(num_keys) <= queries) & (np.arange(num_keys) > queries - window)
+    bias = window_bias(num_queries, num_keys, window).numpy()
+    np.testing.assert_array_equal(bias, np.where(is_seen, 0.0, MASKED).astype(np.float32)[None, None])

@@ -126,10 +126,13 @@ def test_pattern_must_match_the_whole_name(pad_model):
     assert len(lora_targets(pad_model, [".*q_proj"])) == 5  # two in the decoder, three in the tower
 
 
+def test_without_patterns_every_projection_of_the_decoder_gets_an_adapter(pad_model):
+    assert lora_targets(pad_model, None) == lora_targets(pad_model, ["llama.layer.*_proj"])
+
+
 @pytest.mark.parametrize(
     "patterns, said",
     [
-        (None, "lora_target_modules is empty"),
         ([], "lora_target_modules is empty"),
         (["llama.block.*"], "matches no layer; there are .*q_proj"),
         (["llama.(q_proj"], "broken regular expression"),

@@ -434,7 +434,7 @@ def test_stage_one_trains_captions_without_a_template(tmp_path):
         ({"resume_from_checkpoint": "absent/checkpoint-1"}, "absent/checkpoint-1"),
         ({"freeze_include": ["*"]}, "nothing would train"),
         ({"conv_mode": "vicuna_v2"}, "did you mean 'vicuna_v1'"),
-        ({"lora": True}, "lora_target_modules is empty"),
+        ({"lora": True, "lora_target_modules": []}, "lora_target_modules is empty"),
         ({"lora": True, "lora_target_modules": ["llama.block.*"]}, "matches no layer"),
         ({"learning_rate": 0.0, "mm_projector_lr": 1e-4}, "learning_rate"),
     ],

@@ -19,7 +19,7 @@ KNOWN = """read are
   paddle: config.json with paddlemix_format
   paddlemix: LlavaLlamaForCausalLM with model_state.pdparams, or with safetensors that PaddleNLP wrote
   hf: LlavaForConditionalGeneration or LlavaNextForConditionalGeneration of transformers
-  official: LlavaLlamaForCausalLM with torch's pytorch_model*.bin or model*.safetensors (liuhaotian/llava-*)
+  official: LlavaLlama-, LlavaMistral- or LlavaQwenForCausalLM with torch's *.bin or *.safetensors (liuhaotian/llava-*)
   xtuner: a folder with projector/ in it, and llm/, llm_adapter/, visual_encoder/ or visual_encoder_adapter/
   and with their base: mm_projector.bin, non_lora_trainables.bin, adapter_config.json (peft), lora_config.json"""
 MOST_NAMES = 12

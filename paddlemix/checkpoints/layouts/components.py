@@ -1,11 +1,11 @@
-"""The rules that layouts share: a LLaMA decoder, a CLIP tower and a projector, under the prefixes of a layout."""
+"""The rules that layouts share: a decoder, a CLIP tower and a projector, under the prefixes of a layout."""
 
 from __future__ import annotations
 
 import ast
 from pathlib import Path
 
-from ...models.config import projector_depth
+from ...models.config import LanguageConfig, projector_depth
 from ..files import CheckpointError, StoredTensor, open_safetensors, open_weights, read_json
 from ..rules import Rule, linear_rules
 from ..torch_bin import open_torch_bin
@@ -18,8 +18,8 @@ TORCH_FILES = (
 )
 
 
-def llama_rules(prefix: str, head: str, *, is_torch: bool) -> list[Rule]:
-    """`prefix` stands before `embed_tokens`, `head` is the name of the output layer."""
+def decoder_rules(language: LanguageConfig, prefix: str, head: str, *, is_torch: bool) -> list[Rule]:
+    """`prefix` stands before `embed_tokens`, `head` is the name of the output layer. All families have these names."""
     rules = [
         Rule("language_model.embed_tokens.weight", f"{prefix}embed_tokens.weight"),
         Rule("language_model.norm.weight", f"{prefix}norm.weight"),
@@ -27,10 +27,12 @@ def llama_rules(prefix: str, head: str, *, is_torch: bool) -> list[Rule]:
     ]
     for norm in ("input_layernorm", "post_attention_layernorm"):
         rules.append(Rule(f"{OUR_LAYER}.{norm}.weight", f"{prefix}layers.{{n}}.{norm}.weight"))
-    linears = [f"self_attn.{name}_proj" for name in "qkvo"] + [f"mlp.{name}_proj" for name in ("gate", "up", "down")]
-    for name in linears:
+    linears = {f"self_attn.{name}_proj": language.has_qkv_bias for name in "qkv"}
+    linears |= {"self_attn.o_proj": language.has_out_bias}
+    linears |= {f"mlp.{name}_proj": False for name in ("gate", "up", "down")}
+    for name, has_bias in linears.items():
         rules += linear_rules(
-            f"{OUR_LAYER}.{name}", f"{prefix}layers.{{n}}.{name}", has_bias=False, is_transposed=is_torch
+            f"{OUR_LAYER}.{name}", f"{prefix}layers.{{n}}.{name}", has_bias=has_bias, is_transposed=is_torch
         )
     return rules
 

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from ...conversation.tokenizer import Tokenizer
 from ...image.spec import CLIP_MEAN, CLIP_STD, ImageSpec
-from ...models.config import LanguageConfig, LlavaConfig, VisionConfig
+from ...models.config import LlavaConfig, VisionConfig
 from ..files import CheckpointError, StoredTensor, open_safetensors, open_weights, read_json
 from ..rules import KeyTable, Rule, linear_rules
 from ..transforms import padded_rows
 from . import hf_json, hf_tokenizer
-from .components import clip_rules, llama_rules, read_pairs
+from .components import clip_rules, decoder_rules, read_pairs
+from .decoder import read_eos, read_language, template_of
 from .hf_json import ARCHITECTURES, as_width_height
 from .part import OWN_KEY, Part, read_own_json, renamed
 
@@ -43,42 +44,19 @@ def read_config(folder: Path, raw: dict) -> LlavaConfig:
     """Build our config from config.json, preprocessor_config.json and generation_config.json."""
     is_next = ARCHITECTURES[1] in raw["architectures"]
     own = read_own_json(raw)
+    text = raw.get("text_config") or {}
+    language = read_language(folder, text)
     vision = dataclasses.replace(read_vision(folder, raw), name=own["vision_tower"])
     return LlavaConfig(
-        language=read_language(folder, raw.get("text_config") or {}),
+        language=language,
         vision=vision,
         projector_type="mlp2x_gelu",
         image=_read_image(folder, raw, vision, is_next),
-        template=own["template"],
+        template=template_of(own, language),
         dtype=raw.get("torch_dtype") or raw.get("dtype") or "float32",
         has_image_newline=is_next,
-        eos_token_ids=read_eos(folder, raw.get("text_config") or raw),
+        eos_token_ids=read_eos(folder, text or raw, language),
     )
-
-
-def read_language(folder: Path, text: dict) -> LanguageConfig:
-    """Read a LLaMA config; keys that are absent have transformers' defaults. Raises for other decoders."""
-    kind = text.get("model_type", "llama")
-    if kind != "llama":
-        raise CheckpointError(f"{folder}: language model of type {kind!r}, but only 'llama' is read so far")
-    if text.get("rope_scaling"):
-        raise CheckpointError(f"{folder}: rope_scaling {text['rope_scaling']} is not supported, expected null")
-    if text.get("attention_bias") or text.get("mlp_bias") or text.get("hidden_act", "silu") != "silu":
-        raise CheckpointError(f"{folder}: a LLaMA with biases or another activation than silu is not supported")
-    defaults = {
-        "vocab_size": 32000,
-        "hidden_size": 4096,
-        "intermediate_size": 11008,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": None,
-        "head_dim": None,
-        "rms_norm_eps": 1e-6,
-        "rope_theta": 10000.0,
-        "max_position_embeddings": 2048,
-        "tie_word_embeddings": False,
-    }
-    return LanguageConfig(**{name: text.get(name, default) for name, default in defaults.items()})
 
 
 def read_vision(folder: Path, raw: dict) -> VisionConfig:
@@ -122,14 +100,6 @@ def _read_image(folder: Path, raw: dict, vision: VisionConfig, is_next: bool) ->
     )
 
 
-def read_eos(folder: Path, text: dict) -> tuple[int, ...]:
-    """Return the ids that end an answer, from generation_config.json, else the config, else LLaMA's 2."""
-    path = folder / "generation_config.json"
-    value = (read_json(path) if path.is_file() else {}).get("eos_token_id")
-    value = text.get("eos_token_id", 2) if value is None else value
-    return tuple(value) if isinstance(value, list) else () if value is None else (value,)
-
-
 def open_tensors(folder: Path) -> dict[str, StoredTensor]:
     single, index = "model.safetensors", "model.safetensors.index.json"
     if not ((folder / single).is_file() or (folder / index).is_file()):
@@ -138,7 +108,7 @@ def open_tensors(folder: Path) -> dict[str, StoredTensor]:
 
 
 def table(config: LlavaConfig) -> KeyTable:
-    rules = llama_rules("language_model.model.", "language_model.lm_head", is_torch=True)
+    rules = decoder_rules(config.language, "language_model.model.", "language_model.lm_head", is_torch=True)
     rules += clip_rules("vision_tower.vision_model.", is_torch=True)
     for ours, theirs in (("projector.0", "linear_1"), ("projector.2", "linear_2")):
         rules += linear_rules(ours, f"multi_modal_projector.{theirs}", has_bias=True, is_transposed=True)

@@ -6,6 +6,7 @@ from ...conversation.templates import get_template
 from ...image.spec import ImageSpec
 from ...models.config import LlavaConfig
 from ..files import CheckpointError
+from .decoder import class_json, generation_json, language_json
 from .hf_chat import chat_template
 from .part import OWN_KEY, own_json
 
@@ -106,31 +107,8 @@ def _config(config: LlavaConfig) -> dict:
 
 
 def _text_config(config: LlavaConfig) -> dict:
-    language = config.language
-    return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "attention_bias": False,
-        "attention_dropout": 0.0,
-        "head_dim": language.head_dim,
-        "hidden_act": "silu",
-        "hidden_size": language.hidden_size,
-        "initializer_range": 0.02,
-        "intermediate_size": language.intermediate_size,
-        "max_position_embeddings": language.max_position_embeddings,
-        "mlp_bias": False,
-        "num_attention_heads": language.num_attention_heads,
-        "num_hidden_layers": language.num_hidden_layers,
-        "num_key_value_heads": language.num_key_value_heads,
-        "rms_norm_eps": language.rms_norm_eps,
-        "rope_scaling": None,
-        "rope_theta": language.rope_theta,
-        "tie_word_embeddings": language.tie_word_embeddings,
-        "torch_dtype": config.dtype,
-        "use_cache": True,
-        "vocab_size": num_padded_rows(language.vocab_size),
-        **_token_ids(config),
-    }
+    num_rows = num_padded_rows(config.language.vocab_size)
+    return {**class_json(config), **language_json(config), "vocab_size": num_rows, **_token_ids(config)}
 
 
 def _vision_config(config: LlavaConfig) -> dict:
@@ -155,12 +133,7 @@ def _vision_config(config: LlavaConfig) -> dict:
 
 
 def _token_ids(config: LlavaConfig) -> dict:
-    ends = list(config.eos_token_ids)
-    return {
-        "bos_token_id": 1,  # LLaMA's; what starts a prompt is the tokenizer's to say
-        "eos_token_id": ends[0] if len(ends) == 1 else ends or None,
-        "pad_token_id": config.language.vocab_size + 1,
-    }
+    return {**generation_json(config), "pad_token_id": config.language.vocab_size + 1}
 
 
 def _processor(config: LlavaConfig) -> dict:

@@ -1,4 +1,4 @@
-"""Folders of LLaVA's own code (liuhaotian/llava-v1.5-*, -v1.6-vicuna-*): LlavaLlamaForCausalLM, written by torch.
+"""Folders of LLaVA's own code (liuhaotian/llava-v1.5-*, -v1.6-*): LlavaLlamaForCausalLM and its like, by torch.
 
 Released 1.5 weights hold no vision tower: config.json names it (mm_vision_tower), and it is a folder of its own. 1.6
 weights hold a tuned one, which counts.
@@ -13,13 +13,13 @@ from pathlib import Path
 from ...conversation.tokenizer import Tokenizer
 from ...image.spec import ImageSpec
 from ...models.config import LanguageConfig, LlavaConfig, VisionConfig
+from ...models.language.families import FAMILIES, by_llava_architecture, get_family
 from ..files import CheckpointError, StoredTensor, read_json
 from ..places import fetch_folder, find_folder
 from ..rules import KeyTable, Rule
 from . import paddlemix, torch_tokenizer
-from .components import clip_rules, llama_rules, mm_projector_rules, open_torch_weights, read_pairs
-from .hf import read_eos, read_language
-from .llama import generation_json, llama_json
+from .components import clip_rules, decoder_rules, mm_projector_rules, open_torch_weights, read_pairs
+from .decoder import flat_json, generation_json, read_eos, read_language, template_of
 from .paddlemix import KNOWN_TOWERS
 from .part import OWN_KEY, Part, own_json, read_own_json, renamed
 from .tower import (
@@ -36,9 +36,8 @@ from .tower import (
 )
 
 NAME = "official"
-ARCHITECTURE = "LlavaLlamaForCausalLM"
-# The same code's models over other decoders: recognised, so that the reason can be told.
-OTHER_DECODERS = ("LlavaMistralForCausalLM", "LlavaMptForCausalLM", "LlavaQwenForCausalLM", "LlavaGemmaForCausalLM")
+# The same code's models over decoders that are not read: recognised, so that the reason can be told.
+OTHER_DECODERS = ("LlavaMptForCausalLM", "LlavaGemmaForCausalLM")
 TOWER_PREFIX = "model.vision_tower.vision_tower."
 DROPPED = re.compile(r".*\.(rotary_emb\.inv_freq|embeddings\.position_ids)")
 TOWER_FOLDER = "vision_tower"
@@ -59,22 +58,30 @@ class TowerFacts:
 def matches(folder: Path, raw: dict) -> bool:
     """A LLaVA by its architecture or its mm_* keys, whose weights Paddle did not write."""
     names = raw.get("architectures") or ()
-    is_llava = any(name in names for name in (ARCHITECTURE, *OTHER_DECODERS)) or "mm_projector_type" in raw
-    return is_llava and not paddlemix.matches(folder, raw)
+    is_named = by_llava_architecture(names) is not None or any(name in names for name in OTHER_DECODERS)
+    return (is_named or "mm_projector_type" in raw) and not paddlemix.matches(folder, raw)
 
 
 def read_config(folder: Path, raw: dict) -> LlavaConfig:
     """Build our config from the official flat one and what describes the tower. Raises CheckpointError."""
     check_decoder(folder, raw)
-    language = read_language(folder, {**raw, "model_type": "llama"})
+    language = read_language(folder, raw, _family(raw))
     return build_config(folder, raw, language, read_facts(folder, raw))
+
+
+def _family(raw: dict) -> str:
+    """Return the decoder's family by the architecture, else by model_type, which is "llava" for LLaMA."""
+    family = by_llava_architecture(raw.get("architectures") or ())
+    by_type = (one for one in FAMILIES.values() if one.llava_model_type == raw.get("model_type"))
+    return (family or next(by_type, FAMILIES["llama"])).name
 
 
 def check_decoder(folder: Path, raw: dict) -> None:
     """Raise CheckpointError for what the official code has, but which is not read."""
     others = [name for name in raw.get("architectures") or () if name in OTHER_DECODERS]
     if others:
-        raise CheckpointError(f"{folder}: language model of {others[0]}, but only {ARCHITECTURE} is read so far")
+        known = ", ".join(family.llava_architecture for family in FAMILIES.values())
+        raise CheckpointError(f"{folder}: language model of {others[0]}, expected one of {known}")
     for key in ("mm_use_im_start_end", "s2"):
         if raw.get(key):
             raise CheckpointError(f"{folder}: {key} is set, which is not supported (v1.5 and v1.6 do not use it)")
@@ -107,10 +114,10 @@ def build_config(folder: Path, raw: dict, language: LanguageConfig, facts: Tower
         vision=vision,
         projector_type=raw.get("mm_projector_type", "linear"),
         image=image,
-        template=read_own_json(raw)["template"],
+        template=template_of(read_own_json(raw), language),
         dtype=raw.get("torch_dtype") or raw.get("dtype") or "float32",
         has_image_newline="unpad" in merge,
-        eos_token_ids=read_eos(folder, raw),
+        eos_token_ids=read_eos(folder, raw, language),
     )
 
 
@@ -168,7 +175,7 @@ def open_named_tower(folder: Path, raw: dict) -> dict[str, StoredTensor]:
 
 
 def table(config: LlavaConfig) -> KeyTable:
-    rules = llama_rules("model.", "lm_head", is_torch=True)
+    rules = decoder_rules(config.language, "model.", "lm_head", is_torch=True)
     rules += clip_rules(f"{TOWER_PREFIX}vision_model.", is_torch=True)
     rules += mm_projector_rules("model.mm_projector", config.projector_type, is_torch=True)
     return KeyTable([*rules, Rule("image_newline", "model.image_newline")])
@@ -186,7 +193,7 @@ def is_dropped(name: str, config: LlavaConfig) -> bool:
 
 
 def parts(config: LlavaConfig, tensors: dict[str, StoredTensor]) -> list[Part]:
-    """Return a folder that LlavaLlamaForCausalLM loads.
+    """Return a folder that LLaVA's own class over this decoder loads.
 
     A tower with a name that the official code hands to transformers lies inside, as in 1.6. Any other gets a folder of
     its own in the result, since that code wants a path then; it is relative, so the code has to run in the result.
@@ -212,11 +219,11 @@ def parts(config: LlavaConfig, tensors: dict[str, StoredTensor]) -> list[Part]:
 
 def _config_json(config: LlavaConfig, tower: str) -> dict:
     """tower: the name of the one inside, else ""."""
-    image, vision = config.image, config.vision
+    image, vision, family = config.image, config.vision, get_family(config.language.family)
     values = {
-        "architectures": [ARCHITECTURE],
-        "model_type": "llava",
-        **llama_json(config),
+        "architectures": [family.llava_architecture],
+        "model_type": family.llava_model_type,
+        **flat_json(config),
         "freeze_mm_mlp_adapter": False,
         "image_aspect_ratio": image.mode,
         "image_grid_pinpoints": [list(grid) for grid in image.grids] or None,

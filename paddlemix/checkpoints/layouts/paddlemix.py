@@ -8,14 +8,13 @@ from pathlib import Path
 from ...conversation.tokenizer import Tokenizer
 from ...conversation.tokenizer_files import CONFIG_FILE, FAST_FILE, PADDLE_FILE, SENTENCEPIECE_FILE
 from ...image.spec import CLIP_MEAN, CLIP_STD, ImageSpec
-from ...models.config import LlavaConfig, VisionConfig
+from ...models.config import LanguageConfig, LlavaConfig, VisionConfig
 from ..files import CheckpointError, StoredTensor, open_safetensors, open_weights, read_json, write_json
 from ..pdparams import open_pdparams
 from ..rules import KeyTable, Rule
 from . import hf_json
-from .components import clip_rules, llama_rules, mm_projector_rules, read_pairs, safetensors_names
-from .hf import read_eos, read_language
-from .llama import generation_json, llama_json
+from .components import clip_rules, decoder_rules, mm_projector_rules, read_pairs, safetensors_names
+from .decoder import flat_json, generation_json, read_eos, read_language, template_of
 from .part import OWN_KEY, Part, own_json, read_own_json, renamed
 
 NAME = "paddlemix"
@@ -57,16 +56,31 @@ def read_config(folder: Path, raw: dict) -> LlavaConfig:
         name=tower,
     )
     image = _read_image(folder, raw, vision)
+    language = read_language(folder, {**raw, **_read_rope(raw)}, "llama")
     return LlavaConfig(
-        language=read_language(folder, {**raw, "model_type": "llama"}),
+        language=language,
         vision=vision,
         projector_type=raw.get("mm_projector_type", "linear"),
         image=image,
-        template=read_own_json(raw)["template"],
+        template=template_of(read_own_json(raw), language),
         dtype=raw.get("dtype") or raw.get("torch_dtype") or "float32",
         has_image_newline=image.merge == "spatial_unpad",
-        eos_token_ids=read_eos(folder, raw),
+        eos_token_ids=read_eos(folder, raw, language),
     )
+
+
+def _read_rope(raw: dict) -> dict:
+    """Return rope_scaling as transformers has it, where PaddleNLP keeps its parts under keys of their own."""
+    kind = raw.get("rope_scaling_type")
+    return {} if kind is None else {"rope_scaling": {"rope_type": kind, "factor": raw.get("rope_scaling_factor", 1.0)}}
+
+
+def _rope_json(language: LanguageConfig) -> dict:
+    """Return what PaddleNLP reads of a linear scaling; "llama3" it reads in transformers' way."""
+    scaling = language.rope_scaling
+    if scaling is None or scaling.kind != "linear":
+        return {}
+    return {"rope_scaling_type": scaling.kind, "rope_scaling_factor": scaling.factor}
 
 
 def _tower_shape(folder: Path, raw: dict, name: str) -> dict:
@@ -130,7 +144,7 @@ def open_tensors(folder: Path) -> dict[str, StoredTensor]:
 
 
 def table(config: LlavaConfig) -> KeyTable:
-    rules = llama_rules("llama.", "lm_head", is_torch=False)
+    rules = decoder_rules(config.language, "llama.", "lm_head", is_torch=False)
     rules += clip_rules(TOWER_PREFIX, is_torch=False)
     rules += mm_projector_rules("llama.mm_projector", config.projector_type, is_torch=False)
     return KeyTable([*rules, Rule("image_newline", "llama.image_newline")])
@@ -151,7 +165,8 @@ def is_dropped(name: str, config: LlavaConfig) -> bool:
 
 
 def parts(config: LlavaConfig, tensors: dict[str, StoredTensor]) -> list[Part]:
-    """Return PaddleMIX's folder. Raises CheckpointError for an image_newline where PaddleMIX uses none."""
+    """Return PaddleMIX's folder. Raises CheckpointError for what its LLaMA decoder or its pictures do not have."""
+    config = dataclasses.replace(config, language=_as_llama(config.language))
     is_unpadded = config.image.mode == "anyres" and config.image.merge == "spatial_unpad"
     if config.has_image_newline != is_unpadded:
         raise CheckpointError(
@@ -168,6 +183,16 @@ def parts(config: LlavaConfig, tensors: dict[str, StoredTensor]) -> list[Part]:
     return [Part("", "pdparams", "model_state", renamed(table(config), tensors, NAME), json_files)]
 
 
+def _as_llama(language: LanguageConfig) -> LanguageConfig:
+    """Return the same decoder as a LLaMA. Raises CheckpointError where it differs from one in more than its name."""
+    if language.has_qkv_bias or language.has_out_bias or language.sliding_window is not None:
+        raise CheckpointError(
+            f"layout {NAME} cannot hold a decoder of family {language.family!r} with biases or a sliding window: "
+            "PaddleMIX has LLaMA only"
+        )
+    return dataclasses.replace(language, family="llama")
+
+
 def _config_json(config: LlavaConfig) -> dict:
     """Return PaddleMIX's flat config.json.
 
@@ -179,7 +204,8 @@ def _config_json(config: LlavaConfig) -> dict:
         "model_type": "llava",
         "dtype": config.dtype,
         "paddlenlp_version": None,
-        **llama_json(config),
+        **flat_json(config),
+        **_rope_json(config.language),
         "image_aspect_ratio": image.mode,
         "image_grid_pinpoints": [list(grid) for grid in image.grids] or None,
         "mm_patch_merge_type": image.merge,

@@ -53,7 +53,7 @@ def own_json(config: LlavaConfig) -> dict:
 
 
 def read_own_json(raw: dict) -> dict:
-    """Return what `own_json` wrote, or the same keys for a folder that another tool wrote."""
+    """Return what `own_json` wrote, or empty texts for a folder that another tool wrote."""
     values = raw.get(OWN_KEY)
     values = values if isinstance(values, dict) else {}
-    return {"template": values.get("template") or "vicuna_v1", "vision_tower": values.get("vision_tower") or ""}
+    return {"template": values.get("template") or "", "vision_tower": values.get("vision_tower") or ""}

@@ -23,9 +23,8 @@ from ..files import CheckpointError, StoredTensor, read_json
 from ..places import fetch_folder, find_folder
 from ..rules import KeyTable, linear_rules
 from . import torch_tokenizer
-from .components import clip_rules, has_torch_weights, llama_rules, open_torch_weights
-from .hf import read_eos
-from .llama import generation_json, llama_json, read_llama
+from .components import clip_rules, decoder_rules, has_torch_weights, open_torch_weights
+from .decoder import class_json, flat_json, generation_json, read_decoder, read_eos, template_of
 from .paddlemix import KNOWN_TOWERS
 from .part import OWN_KEY, Part, own_json, read_own_json, renamed
 from .tower import is_tower, open_tower, read_pixels, read_tower, tower_part
@@ -50,7 +49,7 @@ def read_config(folder: Path, raw: dict, base: Path | None = None) -> LlavaConfi
     found.
     """
     home = language_folder(folder, base)
-    language, llm = read_llama(home)
+    language, llm = read_decoder(home)
     projector = read_json(folder / PROJECTOR / "config.json")
     own = projector.get(OWN_KEY) if isinstance(projector.get(OWN_KEY), dict) else {}
     vision, pixels = _read_tower(folder, own.get("select_layer", _recipe_value(folder, "visual_select_layer")))
@@ -63,9 +62,9 @@ def read_config(folder: Path, raw: dict, base: Path | None = None) -> LlavaConfi
         vision=vision,
         projector_type=_projector_type(folder, projector, vision),
         image=image,
-        template=read_own_json(projector)["template"],
+        template=template_of(read_own_json(projector), language),
         dtype=llm.get("torch_dtype") or llm.get("dtype") or "float32",
-        eos_token_ids=read_eos(home, llm),
+        eos_token_ids=read_eos(home, llm, language),
     )
 
 
@@ -210,7 +209,7 @@ def _with_adapter(tensors: dict[str, StoredTensor], folder: Path, merge_dtype: s
 
 
 def table(config: LlavaConfig) -> KeyTable:
-    rules = llama_rules(f"{LANGUAGE}.model.", f"{LANGUAGE}.lm_head", is_torch=True)
+    rules = decoder_rules(config.language, f"{LANGUAGE}.model.", f"{LANGUAGE}.lm_head", is_torch=True)
     rules += clip_rules(f"{TOWER}.vision_model.", is_torch=True)
     rules += linear_rules("projector.{n}", f"{PROJECTOR}.model.{{n}}", has_bias=True, is_transposed=True)
     return KeyTable(rules)
@@ -236,7 +235,7 @@ def parts(config: LlavaConfig, tensors: dict[str, StoredTensor]) -> list[Part]:
     for name, tensor in renamed(table(config), tensors, NAME).items():
         part, _, rest = name.partition(".")
         split[part][rest] = tensor
-    llm = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", **llama_json(config)}
+    llm = {**class_json(config), **flat_json(config)}
     json_files = {"config.json": llm, "generation_config.json": generation_json(config)}
     return [
         Part("", "safetensors", "model", split[LANGUAGE], json_files),

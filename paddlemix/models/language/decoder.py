@@ -1,4 +1,7 @@
-"""The decoder of LLaMA (Touvron et al. 2023): RMSNorm, rotary positions, grouped heads, SwiGLU."""
+"""The decoder of LLaMA (Touvron et al. 2023): RMSNorm, rotary positions, grouped heads, SwiGLU.
+
+What other families add are options of LanguageConfig: biases, scaled rotary frequencies, a sliding window.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,14 @@ import paddle
 from paddle import nn
 from paddle.distributed.fleet.utils import recompute
 
-from ...ops.attention import MASKED, attention, prepared_bias
+from ...ops.attention import MASKED, attention, join_biases, prepared_bias, window_bias
 from ...ops.rms_norm import rms_norm
 from ...ops.rope import apply_rope, rope_tables
 from ...ops.swiglu import swiglu
 from ..config import LanguageConfig
 from ..kv_cache import KVCache
 from ..layers import embedding, linear
+from .rope import frequency_scales
 
 
 class LanguageModel(nn.Layer):
@@ -27,6 +31,7 @@ class LanguageModel(nn.Layer):
         super().__init__()
         self.config = config
         self.enable_recompute = False
+        self.rope_scales = frequency_scales(config)
         self.embed_tokens = embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.LayerList([DecoderLayer(config) for _ in range(config.num_hidden_layers)])
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -36,10 +41,10 @@ class LanguageModel(nn.Layer):
     def forward(self, embeds, position_ids, *, bias=None):
         """Read whole sequences: embeds [B, T, H], position_ids int64 [B, T]; bias as in `attention`, else causal."""
         ropes = self._rope(position_ids, embeds.dtype)
-        bias = prepared_bias(bias, *embeds.shape[:2], self.config.num_attention_heads)
+        biases = self._biases(bias, *embeds.shape[:2])
         if self.training and embeds.stop_gradient:
             embeds.stop_gradient = False  # recompute passes gradients on only if its input wants one
-        for layer in self.layers:
+        for layer, bias in zip(self.layers, biases, strict=True):
             if self.enable_recompute and self.training:
                 embeds = recompute(partial(layer, ropes=ropes, bias=bias), embeds)
             else:
@@ -54,10 +59,9 @@ class LanguageModel(nn.Layer):
         length = embeds.shape[1]
         ropes = self._rope(position_ids, embeds.dtype)
         rows = cache.rows(length)
-        is_fresh = cache.length == 0 and is_key_visible is None
-        bias = None if is_fresh else _cached_bias(cache, length, is_key_visible)
+        biases = self._cached_biases(cache, length, is_key_visible)
         for number, layer in enumerate(self.layers):
-            embeds = layer.forward_cached(embeds, ropes, bias, cache, number, rows)
+            embeds = layer.forward_cached(embeds, ropes, biases[number], cache, number, rows)
         cache.length += length
         return self.norm(embeds)
 
@@ -75,17 +79,45 @@ class LanguageModel(nn.Layer):
     def _rope(self, position_ids, dtype):
         """Return the tables (cos, sin) for queries and for keys."""
         config = self.config
-        queries = rope_tables(position_ids, config.head_dim, config.rope_theta, config.num_attention_heads, dtype)
+        shape = config.head_dim, config.rope_theta, config.num_attention_heads
+        queries = rope_tables(position_ids, *shape, dtype, self.rope_scales)
         if config.num_key_value_heads == config.num_attention_heads:
             return queries, queries
         return queries, tuple(table[:, : config.num_key_value_heads].contiguous() for table in queries)
 
+    def _biases(self, bias, batch: int, length: int) -> list:
+        """Return each layer's mask for whole sequences."""
+        num_heads, window = self.config.num_attention_heads, self.config.sliding_window
+        full = prepared_bias(bias, batch, length, num_heads)
+        if window is None or length <= window:
+            return self._per_layer(full, full)
+        windowed = join_biases(bias, window_bias(length, length, window))
+        return self._per_layer(full, prepared_bias(windowed, batch, length, num_heads))
 
-def _cached_bias(cache: KVCache, num_new: int, is_key_visible):
-    """Return the additive mask [B or 1, 1, T, capacity]: key j is seen by query i if j <= length + i and visible."""
+    def _cached_biases(self, cache: KVCache, num_new: int, is_key_visible) -> list:
+        """Return each layer's mask for the next positions; None where only they are read, all of them causally."""
+        window = self.config.sliding_window
+        is_fresh = cache.length == 0 and is_key_visible is None
+        full = None if is_fresh else _cached_bias(cache, num_new, is_key_visible)
+        is_whole_seen = window is None or cache.length + num_new <= window
+        windowed = full if is_whole_seen else _cached_bias(cache, num_new, is_key_visible, window)
+        return self._per_layer(full, windowed)
+
+    def _per_layer(self, full, windowed) -> list:
+        num_full = self.config.num_full_layers
+        return [full] * num_full + [windowed] * (self.config.num_hidden_layers - num_full)
+
+
+def _cached_bias(cache: KVCache, num_new: int, is_key_visible, window: int | None = None):
+    """Return the additive mask [B or 1, 1, T, capacity]: key j is seen by query i if j <= length + i and visible.
+
+    window: and j > length + i - window.
+    """
     keys = paddle.arange(cache.capacity, dtype="int64").reshape([1, 1, 1, -1])
     queries = paddle.arange(cache.length, cache.length + num_new, dtype="int64").reshape([1, 1, -1, 1])
     is_hidden = (keys > queries).astype("float32")
+    if window is not None:
+        is_hidden = is_hidden + (keys <= queries - window).astype("float32")
     if is_key_visible is not None:
         is_hidden = paddle.maximum(is_hidden, 1.0 - is_key_visible.astype("float32").unsqueeze(1).unsqueeze(1))
     return is_hidden * MASKED
@@ -117,10 +149,10 @@ class DecoderAttention(nn.Layer):
         super().__init__()
         self.config = config
         width, dim = config.hidden_size, config.head_dim
-        self.q_proj = linear(width, config.num_attention_heads * dim, has_bias=False)
-        self.k_proj = linear(width, config.num_key_value_heads * dim, has_bias=False)
-        self.v_proj = linear(width, config.num_key_value_heads * dim, has_bias=False)
-        self.o_proj = linear(config.num_attention_heads * dim, width, has_bias=False)
+        self.q_proj = linear(width, config.num_attention_heads * dim, has_bias=config.has_qkv_bias)
+        self.k_proj = linear(width, config.num_key_value_heads * dim, has_bias=config.has_qkv_bias)
+        self.v_proj = linear(width, config.num_key_value_heads * dim, has_bias=config.has_qkv_bias)
+        self.o_proj = linear(config.num_attention_heads * dim, width, has_bias=config.has_out_bias)
 
     def forward(self, x, ropes, bias):
         query, key, value = self._project(x, ropes)

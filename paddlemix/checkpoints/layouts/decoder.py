@@ -1,0 +1,87 @@
+"""A decoder in a folder of its own, as transformers writes it: what a stage 1 or a LoRA run starts from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ...models.config import LanguageConfig, LlavaConfig
+from ...models.language.families import by_architecture, get_family
+from ..files import CheckpointError, read_json
+from .components import has_torch_weights
+
+
+def is_decoder(folder: Path) -> bool:
+    """Tell if a folder holds a decoder of a known family and nothing else, by its config's keys and its files."""
+    if not (folder / "config.json").is_file() or not has_torch_weights(folder):
+        return False
+    raw = read_json(folder / "config.json")
+    return by_architecture(raw.get("architectures") or ()) is not None and not any(key.startswith("mm_") for key in raw)
+
+
+def read_decoder(folder: Path) -> tuple[LanguageConfig, dict]:
+    """Return a decoder's config and what config.json holds. Raises CheckpointError for other decoders."""
+    raw = read_json(folder / "config.json")
+    return read_language(folder, raw), raw
+
+
+def read_language(folder: Path, stated: dict, family: str | None = None) -> LanguageConfig:
+    """Read the keys of a decoder; absent ones have transformers' defaults. Raises CheckpointError.
+
+    family: None for what model_type says.
+    """
+    try:
+        return get_family(family or stated.get("model_type", "llama")).read(stated)
+    except ValueError as error:
+        raise CheckpointError(f"{folder}: {error}") from None
+
+
+def read_eos(folder: Path, stated: dict, language: LanguageConfig) -> tuple[int, ...]:
+    """Return the ids that end an answer, from generation_config.json, else the config, else the family's."""
+    path = folder / "generation_config.json"
+    value = (read_json(path) if path.is_file() else {}).get("eos_token_id")
+    value = stated.get("eos_token_id", get_family(language.family).eos_token_id) if value is None else value
+    return tuple(value) if isinstance(value, list) else () if value is None else (value,)
+
+
+def language_json(config: LlavaConfig) -> dict:
+    """Return a decoder's keys in transformers' config.json, with its dtype. Raises CheckpointError."""
+    try:
+        values = get_family(config.language.family).write(config.language)
+    except ValueError as error:
+        raise CheckpointError(f"config.json of transformers: {error}") from None
+    return {**values, "torch_dtype": config.dtype}
+
+
+def flat_json(config: LlavaConfig) -> dict:
+    """Return the keys of a decoder at the top of a config.json, with the ids of special tokens."""
+    language = config.language
+    values = {**language_json(config), **generation_json(config), "pretraining_tp": 1}
+    if language.head_dim * language.num_attention_heads == language.hidden_size:
+        del values["head_dim"]  # LLaMA's own readers did not know the key at first
+    return values
+
+
+def class_json(config: LlavaConfig) -> dict:
+    """Return the keys that name transformers' class of a decoder."""
+    family = get_family(config.language.family)
+    return {"architectures": [family.architecture], "model_type": family.name}
+
+
+def generation_json(config: LlavaConfig) -> dict:
+    """Return generation_config.json."""
+    family = get_family(config.language.family)
+    return {
+        "bos_token_id": family.bos_token_id,
+        "eos_token_id": eos_json(config),
+        "pad_token_id": family.pad_token_id,
+    }
+
+
+def eos_json(config: LlavaConfig) -> int | list[int] | None:
+    ends = list(config.eos_token_ids)
+    return ends[0] if len(ends) == 1 else ends or None
+
+
+def template_of(own: dict, language: LanguageConfig) -> str:
+    """Return the chat format that a folder names (own: of `read_own_json`), else its family's."""
+    return own["template"] or get_family(language.family).template

@@ -1,0 +1,31 @@
+"""The kinds of decoders, one file each. A further one is a file and a line in FAMILIES."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from .family import Family as Family
+from .llama import LLAMA
+from .mistral import MISTRAL
+from .qwen2 import QWEN2
+
+FAMILIES = {family.name: family for family in (LLAMA, MISTRAL, QWEN2)}
+
+
+def get_family(name: str) -> Family:
+    """Return the family of a model_type. Raises ValueError with the names of all."""
+    if name not in FAMILIES:
+        raise ValueError(f"language model of type {name!r}, expected one of {', '.join(FAMILIES)}")
+    return FAMILIES[name]
+
+
+def by_architecture(names: Iterable[str]) -> Family | None:
+    """Return the family whose decoder in transformers has one of these class names, None for other classes."""
+    names = set(names)
+    return next((family for family in FAMILIES.values() if family.architecture in names), None)
+
+
+def by_llava_architecture(names: Iterable[str]) -> Family | None:
+    """Return the family over which LLaVA's own code has a class of one of these names, None for other classes."""
+    names = set(names)
+    return next((family for family in FAMILIES.values() if family.llava_architecture in names), None)

@@ -1,0 +1,318 @@
+"""LLaVAs over every family of decoders against transformers: logits, generated ids, and weights there and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import paddle
+import pytest
+import reference_models as tiny
+import torch
+from safetensors.numpy import load_file
+from transformers import AutoModelForCausalLM, LlavaForConditionalGeneration
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from paddlemix.checkpoints.convert import convert
+from paddlemix.checkpoints.files import CheckpointError
+from paddlemix.checkpoints.load import load_model, read_config
+from paddlemix.data.sample import Batch
+from paddlemix.generate.engine import Engine
+from paddlemix.generate.sampling import SamplingParams
+from paddlemix.models.config import LlavaConfig
+from paddlemix.models.language.families import FAMILIES
+from paddlemix.models.language.rope import frequency_scales
+from paddlemix.train.freeze import lora_targets
+
+TOLERANCE = 1e-4
+NUM_NEW = 24
+GREEDY = SamplingParams(max_new_tokens=NUM_NEW, ignore_eos=True)
+WINDOW = 8
+# With these numbers the four frequencies of a head are kept, mixed, and divided twice.
+LLAMA_3_1 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+VARIANTS = {
+    "llama": {},
+    "llama-3.1": {"rope_scaling": LLAMA_3_1},
+    "llama-linear": {"rope_scaling": {"rope_type": "linear", "factor": 4.0}},
+    "llama-biases": {"attention_bias": True},
+    "smollm2": {"tie_word_embeddings": True, "rope_theta": 100000.0},
+    "mistral": {"family": "mistral", "sliding_window": WINDOW},
+    "mistral-0.2": {"family": "mistral", "sliding_window": None},
+    "qwen2": {"family": "qwen2", "rms_norm_eps": 1e-6},
+    "qwen2-window": {
+        "family": "qwen2",
+        "use_sliding_window": True,
+        "sliding_window": WINDOW,
+        "max_window_layers": 1,
+    },
+}
+ROWS = {"one": [4, (60, 40), 9], "no-picture": [17], "two": [3, (30, 90), 6, (20, 90), 5]}
+LONG = [150, (60, 40), 60]  # beyond the original context above
+NOT_HELD = {("paddlemix", name) for name in ("llama-biases", "mistral", "qwen2", "qwen2-window")}
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
+def variant(request) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def pair(make_pair, variant):
+    return make_pair(False, **VARIANTS[variant])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, pair, variant):
+    """The reference model in our own layout."""
+    home = tmp_path_factory.mktemp(variant)
+    tiny.save_hf(pair.theirs, home / "hf", False)
+    convert(home / "hf", home / "ours", "paddle")
+    return home / "ours"
+
+
+def batch_of(pair, *rows, seed: int = 4) -> Batch:
+    return tiny.make_batch(np.random.default_rng(seed), rows, pair.spec)
+
+
+def our_logits(model, batch: Batch) -> np.ndarray:
+    with paddle.no_grad():
+        return model(batch).numpy()
+
+
+def test_logits_equal_transformers(pair):
+    for rows in (ROWS.values(), [LONG]):
+        batch = batch_of(pair, *rows)
+        is_real = batch.segment_ids > 0
+        theirs = tiny.hf_logits(pair.theirs, batch, False)[is_real]
+        assert theirs.std() > 0.1
+        assert np.abs(our_logits(pair.ours, batch)[is_real] - theirs).max() < TOLERANCE
+
+
+@pytest.mark.parametrize("variant", ["mistral", "qwen2-window"], indirect=True)
+def test_window_holds_in_prompts_longer_than_an_attention_block(pair):
+    for length in (260, 520):
+        batch = batch_of(pair, [length])
+        theirs = tiny.hf_logits(pair.theirs, batch, False)
+        assert np.abs(our_logits(pair.ours, batch) - theirs).max() < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("variant", "changes"),
+    [
+        ("llama-3.1", {"rope_scaling": None}),
+        ("llama-linear", {"rope_scaling": None}),
+        ("mistral", {"sliding_window": None}),
+        ("qwen2-window", {"sliding_window": None}),
+        ("qwen2-window", {"num_full_layers": 0}),
+    ],
+    indirect=["variant"],
+)
+def test_the_option_of_a_variant_matters_for_its_logits(pair, folder, changes):
+    model = load_model(folder, device="cpu")
+    language = dataclasses.replace(model.config.language, **changes)
+    model.language_model = rebuilt(model.language_model, language)
+    batch = batch_of(pair, LONG)
+    assert np.abs(our_logits(model, batch) - our_logits(pair.ours, batch)).max() > 100 * TOLERANCE
+
+
+def rebuilt(language_model, config):
+    """Return a decoder with the same weights and another configuration."""
+    other = type(language_model)(config)
+    other.set_state_dict(language_model.state_dict())
+    other.eval()
+    return other
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_llava_1_6_over_every_family_gives_transformers_logits(make_pair, family):
+    pair = make_pair(True, family=family)
+    batch = batch_of(pair, [4, (60, 40), 9], [(90, 30), 3])
+    is_real = batch.segment_ids > 0
+    theirs = tiny.hf_logits(pair.theirs, batch, True)[is_real]
+    assert np.abs(our_logits(pair.ours, batch)[is_real] - theirs).max() < TOLERANCE
+
+
+@pytest.mark.parametrize("row", [*ROWS.values(), LONG], ids=[*ROWS, "long"])
+def test_greedy_ids_equal_transformers(pair, row):
+    batch = batch_of(pair, row)
+    inputs = tiny.hf_inputs(batch, False)
+    with torch.no_grad():
+        whole = pair.theirs.generate(**inputs, max_new_tokens=NUM_NEW, do_sample=False, pad_token_id=0)
+    theirs = whole[0, batch.token_ids.shape[1] :].tolist()
+    is_tied = pair.ours.config.language.tie_word_embeddings  # random ones mostly repeat the token before
+    assert is_tied or len(set(theirs)) > 2
+    assert pair.ours.generate(batch, GREEDY) == [theirs]
+
+
+def test_cached_logits_equal_uncached_ones_however_the_prompt_is_cut(pair):
+    batch = batch_of(pair, [30, (60, 40), 20])
+    whole = our_logits(pair.ours, batch)
+    length = whole.shape[1]
+    with paddle.no_grad():
+        embeds = pair.ours.embed(batch)
+    for cuts in ((length,), (5, 7, 8, 9, 30, length), tuple(range(1, length + 1))):
+        engine, start = Engine(pair.ours, 1, length), 0
+        for end in cuts:
+            logits = engine.read(embeds[:, start:end], np.arange(start, end)[None])
+            np.testing.assert_allclose(logits, whole[:, end - 1], atol=TOLERANCE)
+            start = end
+
+
+def test_left_padded_batch_equals_one_row_at_a_time(pair):
+    rows = list(ROWS.values())
+    together = pair.ours.generate(batch_of(pair, *rows), GREEDY)
+    alone = [pair.ours.generate(part, GREEDY)[0] for part in apart(batch_of(pair, *rows), rows)]
+    assert together == alone
+
+
+def apart(batch: Batch, rows) -> list[Batch]:
+    """Cut a batch into its rows, without padding and with their own pictures."""
+    parts, first = [], 0
+    for number, row in enumerate(rows):
+        length = int((batch.segment_ids[number] > 0).sum())
+        last = first + sum(isinstance(part, tuple) for part in row)
+        arrays = {
+            name: getattr(batch, name)[number : number + 1, :length]
+            for name in ("token_ids", "position_ids", "segment_ids")
+        }
+        pictures = {
+            name: getattr(batch, name)[first:last] if last > first else None
+            for name in ("pixels", "tiles_per_image", "image_sizes")
+        }
+        pictures = {name: value for name, value in pictures.items() if value is not None}
+        parts.append(Batch(arrays["token_ids"], None, arrays["position_ids"], arrays["segment_ids"], **pictures))
+        first = last
+    return parts
+
+
+def test_packed_rows_give_the_logits_of_separate_ones(pair):
+    parts = apart(batch_of(pair, [17], [23]), [[17], [23]])
+    ids, positions = (np.concatenate([getattr(p, n) for p in parts], 1) for n in ("token_ids", "position_ids"))
+    segments = np.concatenate([(number + 1) * part.segment_ids for number, part in enumerate(parts)], 1)
+    expected = np.concatenate([our_logits(pair.ours, part) for part in parts], 1)
+    packed = our_logits(pair.ours, Batch(ids, None, positions, segments))
+    np.testing.assert_allclose(packed, expected, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("layout", ["hf", "official", "xtuner", "paddlemix", "paddle"])
+def test_there_and_back_keeps_every_bit_and_the_configuration(tmp_path, folder, variant, layout):
+    if (layout, variant) in NOT_HELD:
+        with pytest.raises(CheckpointError, match=r"cannot hold a decoder of family '.*' with biases or a sliding"):
+            convert(folder, tmp_path / "there", layout)
+        return
+    convert(folder, tmp_path / "there", layout)
+    convert(tmp_path / "there", tmp_path / "back", "paddle")
+    before, after = (load_file(place / "model.safetensors") for place in (folder, tmp_path / "back"))
+    assert before.keys() == after.keys()
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+    assert_same_config(read_config(folder), read_config(tmp_path / "back"), layout)
+
+
+def assert_same_config(before: LlavaConfig, after: LlavaConfig, layout: str) -> None:
+    """Compare but for what a layout has no place for: that a decoder like LLaMA's has another name, a tower's name."""
+    if layout == "paddlemix":
+        before = dataclasses.replace(before, language=dataclasses.replace(before.language, family="llama"))
+    assert after.language == before.language
+    assert after.template == before.template
+    assert after.eos_token_ids == before.eos_token_ids
+
+
+def test_transformers_loads_what_we_write_and_computes_the_same(tmp_path, pair, folder, variant):
+    convert(folder, tmp_path / "hf", "hf")
+    theirs = LlavaForConditionalGeneration.from_pretrained(tmp_path / "hf").eval()
+    family = VARIANTS[variant].get("family", "llama")
+    assert theirs.config.text_config.model_type == family
+    batch = batch_of(pair, [60])  # without `<image>`, whose id is another now
+    again = tiny.hf_logits(theirs, batch, False)[..., :99]
+    np.testing.assert_allclose(again, tiny.hf_logits(pair.theirs, batch, False), atol=TOLERANCE)
+    convert(folder, tmp_path / "xtuner", "xtuner")
+    llm = AutoModelForCausalLM.from_pretrained(tmp_path / "xtuner").eval()
+    assert type(llm).__name__ == FAMILIES[family].architecture
+    np.testing.assert_allclose(tiny.hf_logits(llm, batch, False), again, atol=TOLERANCE)
+
+
+def test_official_folder_names_the_class_over_the_decoder(tmp_path, folder, variant):
+    convert(folder, tmp_path / "official", "official")
+    values = json.loads((tmp_path / "official" / "config.json").read_text())
+    names = {"llama": "LlavaLlamaForCausalLM", "mistral": "LlavaMistralForCausalLM", "qwen2": "LlavaQwenForCausalLM"}
+    family = VARIANTS[variant].get("family", "llama")
+    assert values["architectures"] == [names[family]]
+    if family == "llama":
+        return
+    del values["architectures"]  # model_type alone tells it too
+    (tmp_path / "official" / "config.json").write_text(json.dumps(values))
+    assert read_config(tmp_path / "official").language.family == family
+
+
+def test_family_names_the_layers_that_lora_adapts(pair):
+    language = pair.ours.config.language
+    found = lora_targets(pair.ours, None)
+    assert len(found) == 7 * language.num_hidden_layers
+    assert all(name.startswith("language_model.layers.") for name in found)
+
+
+@pytest.mark.parametrize("variant", ["llama-3.1", "llama-linear"])
+def test_scaled_frequencies_of_a_large_model_are_those_of_transformers(variant):
+    scaling = {**VARIANTS[variant]["rope_scaling"]}
+    scaling |= {"original_max_position_embeddings": 8192} if variant == "llama-3.1" else {}
+    theirs = tiny.text_config(head_dim=128, rope_theta=500000.0, rope_scaling=scaling, max_position_embeddings=131072)
+    expected, _ = ROPE_INIT_FUNCTIONS[scaling["rope_type"]](theirs, "cpu")
+    plain, _ = ROPE_INIT_FUNCTIONS["default"](theirs, "cpu")
+    ours = frequency_scales(FAMILIES["llama"].read(theirs.to_dict()))
+    np.testing.assert_allclose(ours, (expected / plain).numpy(), rtol=1e-5)
+
+
+def test_config_survives_json(pair):
+    config = pair.ours.config
+    assert LlavaConfig.from_dict(json.loads(json.dumps(config.to_dict()))).language == config.language
+
+
+def test_config_without_the_keys_of_families_is_a_llama():
+    values = {"vocab_size": 99, "hidden_size": 48, "num_attention_heads": 6, "num_hidden_layers": 3}
+    language = LlavaConfig.from_dict({"language": values}).language
+    assert (language.family, language.rope_scaling, language.sliding_window) == ("llama", None, None)
+    assert not language.has_qkv_bias and not language.has_out_bias
+
+
+@pytest.mark.parametrize(
+    ("family", "stated", "text"),
+    [
+        ("llama", {"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "kind 'yarn' is not supported"),
+        ("llama", {"rope_scaling": {"type": "linear"}}, "has no 'factor'"),
+        ("llama", {"rope_scaling": {**LLAMA_3_1, "low_freq_factor": 4.0}}, "expected the first below the second"),
+        ("llama", {"rope_scaling": {"type": "linear", "factor": 0}}, "factor 0, expected a number above 0"),
+        ("mistral", {"sliding_window": 0}, "sliding_window is 0"),
+        (
+            "qwen2",
+            {"use_sliding_window": True, "layer_types": ["sliding_attention", "full_attention"]},
+            "expected 'full_attention' for the first layers",
+        ),
+    ],
+)
+def test_what_a_decoder_cannot_do_is_refused(family, stated, text):
+    with pytest.raises(ValueError, match=text):
+        FAMILIES[family].read(stated)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_absent_keys_have_the_defaults_of_transformers(name):
+    theirs = tiny.TEXT_CONFIGS[name]()
+    ours = FAMILIES[name].read({})
+    assert ours == FAMILIES[name].read(theirs.to_dict())
+    assert (ours.vocab_size, ours.intermediate_size) == (theirs.vocab_size, theirs.intermediate_size)
+    assert ours.max_position_embeddings == theirs.max_position_embeddings
+    assert ours.sliding_window == getattr(theirs, "sliding_window", None)
+    assert FAMILIES[name].eos_token_id == theirs.eos_token_id and FAMILIES[name].bos_token_id == theirs.bos_token_id
+
+
+def test_options_that_a_family_cannot_express_are_refused(pair):
+    language = dataclasses.replace(pair.ours.config.language, has_qkv_bias=True, has_out_bias=False, family="llama")
+    with pytest.raises(ValueError, match="family 'llama' cannot have the options"):
+        FAMILIES["llama"].write(language)

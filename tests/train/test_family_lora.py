@@ -1,0 +1,49 @@
+"""LoRA over every family of decoders, in the layers that its file names."""
+
+from __future__ import annotations
+
+import numpy as np
+import paddle
+import pytest
+import reference_models as tiny
+import tiny_folder
+
+from paddlemix.models.config import LlavaConfig
+from paddlemix.models.language.families import FAMILIES
+from paddlemix.models.llava import LlavaForConditionalGeneration
+from paddlemix.train.arguments import ModelArguments
+from paddlemix.train.lora import add_lora
+
+OPTIONS = {
+    "llama": {"rope_scaling": {"kind": "linear", "factor": 2.0}, "tie_word_embeddings": True},
+    "mistral": {"sliding_window": 8},
+    "qwen2": {"has_qkv_bias": True},
+}
+ROWS = [[4, (60, 40), 20], [30]]
+
+
+def test_every_family_is_tried():
+    assert OPTIONS.keys() == FAMILIES.keys()
+
+
+@pytest.mark.parametrize("family", OPTIONS)
+def test_loss_falls_when_the_familys_own_layers_are_adapted(tmp_path, family):
+    language = {**tiny_folder.LANGUAGE, "vocab_size": 99, "family": family, **OPTIONS[family]}
+    values = {"language": language, "vision": tiny_folder.VISION, "image": tiny_folder.IMAGE_SPECS["pad"]}
+    model = LlavaForConditionalGeneration(LlavaConfig.from_dict(values))
+    model.initialize_weights(0, std=tiny_folder.STD)
+    args = ModelArguments(lora=True, lora_rank=4, lora_dropout=0.0, freeze_mm_mlp_adapter=True)
+    add_lora(model, args, "float32", base=str(tmp_path))
+    trained = {name: one for name, one in model.named_parameters() if not one.stop_gradient}
+    assert len(trained) == 2 * 7 * language["num_hidden_layers"] and all("lora_" in name for name in trained)
+    batch = tiny.make_batch(np.random.default_rng(0), ROWS, model.config.image, with_labels=True)
+    optimizer = paddle.optimizer.AdamW(1e-2, parameters=list(trained.values()))
+    model.train()
+    losses = []
+    for _ in range(6):
+        loss = model.loss(batch)
+        loss.backward()
+        optimizer.step()
+        optimizer.clear_grad()
+        losses.append(loss.item())
+    assert losses[-1] < 0.9 * losses[0]
