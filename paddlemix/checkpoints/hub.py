@@ -64,7 +64,7 @@ def resolve(
     """Return the path of a model: an existing path itself, else its folder in the cache, else after a download.
 
     hub: "auto", "paddle", "hf", "modelscope" or an address; None takes $PADDLEMIX_HUB, else "auto", which asks nobody
-    for a name whose first part is a folder here, since that is rather a path with a mistake in it. cache: None takes
+    for work_dirs/modle where the folder work_dirs is here: that is rather a path with a mistake in it. cache: None takes
     $PADDLEMIX_CACHE/models, else ~/.cache/paddlemix/models. Nothing is downloaded with PADDLEMIX_OFFLINE=1.
     Raises HubError with the places that were tried.
     """
@@ -77,14 +77,14 @@ def resolve(
     tried = [f"the folder {path.absolute()}: it does not exist"]
     if revision is not None and (not REVISION.fullmatch(revision) or ".." in revision):
         raise HubError(f"revision {revision!r} is not the name of a branch, a tag or a commit")
-    hubs = hubs_of(hub or os.environ.get("PADDLEMIX_HUB") or "auto")
+    choice = hub or os.environ.get("PADDLEMIX_HUB")
+    hubs = hubs_of(choice or "auto")
     models = cache_folder(cache)
     homes = {one.key: _home(models, one, name, revision) for one in hubs}
     for home in homes.values():
         if is_whole(home):
             return home
-    is_asked_for = hub is not None or bool(os.environ.get("PADDLEMIX_HUB"))
-    if _starts_in_a_folder(name) and not is_asked_for:
+    if not choice and path.parent.is_dir():
         raise _no_folder(path)
     tried.append(f"the cache {models}: no whole copy of it")
     if is_offline():
@@ -104,11 +104,6 @@ def resolve(
 def is_name(text: str) -> bool:
     """Tell if a text can be the name of a model on a hub."""
     return NAME.fullmatch(text) is not None and ".." not in text
-
-
-def _starts_in_a_folder(name: str) -> bool:
-    """Tell if a name reads like a misspelt path: work_dirs/modle, where the folder work_dirs is there."""
-    return Path(name).parts[0] not in ("", "~") and Path(Path(name).parts[0]).is_dir()
 
 
 def _no_folder(path: Path) -> HubError:

@@ -232,7 +232,7 @@ def test_a_list_that_is_none_is_an_error_of_its_hub(server, monkeypatch):
         server.resolve("hf")
 
 
-def test_name_whose_first_part_is_a_folder_here_is_taken_for_a_misspelt_path(tmp_path, monkeypatch):
+def test_name_in_a_folder_that_is_here_is_taken_for_a_misspelt_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PADDLEMIX_OFFLINE", "1")
     with pytest.raises(HubError, match=r"was not found\. Looked for"):
@@ -242,3 +242,5 @@ def test_name_whose_first_part_is_a_folder_here_is_taken_for_a_misspelt_path(tmp
         resolve("work_dirs/modle", cache=tmp_path / "cache")
     with pytest.raises(HubError, match=r"was not found\. Looked for"):
         resolve("work_dirs/modle", hub="hf", cache=tmp_path / "cache")
+    with pytest.raises(HubError, match=r"was not found\. Looked for"):  # names of three parts, as PaddleMIX's
+        resolve("work_dirs/llava/modle", cache=tmp_path / "cache")
