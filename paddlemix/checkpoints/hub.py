@@ -6,7 +6,6 @@ found. Whoever needs the same model meanwhile waits at a lock.
 
 from __future__ import annotations
 
-import argparse
 import fcntl
 import hashlib
 import json
@@ -41,18 +40,6 @@ class HubError(CheckpointError):
     """A model that could not be found or downloaded; the text lists the places that were tried."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add --hub and --revision to a command that takes the name of a model."""
-    parser.add_argument(
-        "--hub",
-        default=None,
-        metavar="HUB",
-        help="where a model that is not on this machine comes from: auto, paddle, hf, modelscope or the address of a "
-        "web folder that holds NAME/config.json (default: $PADDLEMIX_HUB, else auto = one after the other)",
-    )
-    parser.add_argument("--revision", default=None, help="branch, tag or commit of the model on its hub")
-
-
 def resolve(
     name_or_path,
     *,
@@ -64,8 +51,8 @@ def resolve(
     """Return the path of a model: an existing path itself, else its folder in the cache, else after a download.
 
     hub: "auto", "paddle", "hf", "modelscope" or an address; None takes $PADDLEMIX_HUB, else "auto", which asks nobody
-    for work_dirs/modle where the folder work_dirs is here: that is rather a path with a mistake in it. cache: None takes
-    $PADDLEMIX_CACHE/models, else ~/.cache/paddlemix/models. Nothing is downloaded with PADDLEMIX_OFFLINE=1.
+    for work_dirs/modle where the folder work_dirs is here: that is rather a path with a mistake in it. cache: None
+    takes $PADDLEMIX_CACHE/models, else ~/.cache/paddlemix/models. PADDLEMIX_OFFLINE=1 forbids every download.
     Raises HubError with the places that were tried.
     """
     path = Path(name_or_path).expanduser()

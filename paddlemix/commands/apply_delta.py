@@ -5,16 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 
+from ..checkpoints.hub_options import add_hub_options
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """Add the command's options."""
-    from ..checkpoints import hub
-
     parser.add_argument("--base", "--base-model-path", required=True, metavar="DIR", help="the base, a LLaMA folder")
     parser.add_argument("--delta", "--delta-path", required=True, metavar="DIR", help="the published difference")
     parser.add_argument("--target", "--target-model-path", required=True, metavar="DIR", help="folder to write")
     parser.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="of a weight file (default: 5GB)")
-    hub.add_arguments(parser)
+    add_hub_options(parser)
     return parser
 
 

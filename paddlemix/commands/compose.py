@@ -7,11 +7,11 @@ import ast
 import sys
 from pathlib import Path
 
+from ..checkpoints.hub_options import add_hub_options
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """Add the command's options."""
-    from ..checkpoints import hub
-
     parser.add_argument("--language-model", required=True, metavar="DIR", help="a LLaMA with its tokenizer, or a LLaVA")
     parser.add_argument("--vision-tower", required=True, metavar="DIR", help="a CLIP model or tower, or a LLaVA")
     parser.add_argument(
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     parser.add_argument("--mm-vision-select-feature", choices=("patch", "cls_patch"), default="patch")
     parser.add_argument("--seed", type=int, default=0, help="of the random values (default: 0)")
     parser.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="of a weight file (default: 5GB)")
-    hub.add_arguments(parser)
+    add_hub_options(parser)
     return parser
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 
+from ..checkpoints.hub_options import add_hub_options
+
 LAYOUTS = ("paddle", "paddlemix", "hf", "official", "xtuner")
 DTYPES = ("float32", "float16", "bfloat16")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """Add the command's options."""
-    from ..checkpoints import hub
-
     parser.add_argument("source", metavar="SRC", help="a checkpoint folder in any layout, or the name of a model")
     parser.add_argument("destination", metavar="DST", help="folder to write; it must not exist, or be empty")
     parser.add_argument("--to", required=True, choices=LAYOUTS, help="layout to write")
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
         "prompt with a picture (which takes the memory of the model in float32)",
     )
     parser.add_argument("--list", action="store_true", help="print every tensor's name and what was done to it")
-    hub.add_arguments(parser)
+    add_hub_options(parser)
     return parser
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 
+from ..checkpoints.hub_options import add_hub_options
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """Add the command's options."""
-    from ..checkpoints import hub
-
     parser.add_argument(
         "model", metavar="MODEL", nargs="?", help="a checkpoint folder in any layout, or the name of a model"
     )
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
         metavar="FILE",
         help="file to write: .bin or .safetensors with LLaVA's names, .pdparams with PaddleMIX's",
     )
-    hub.add_arguments(parser)
+    add_hub_options(parser)
     return parser
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from ..checkpoints.hub_options import add_hub_options
+
 if TYPE_CHECKING:
     from ..checkpoints.inspection_facts import Inspection
 
@@ -15,14 +17,12 @@ UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """Add the command's options."""
-    from ..checkpoints import hub
-
     parser.add_argument(
         "path", metavar="PATH", help="a model, LoRA or side-file folder, a weight file, or a model's name"
     )
     parser.add_argument("--model-base", default=None, help="model that PATH was trained on (default: the one it names)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
-    hub.add_arguments(parser)
+    add_hub_options(parser)
     return parser
 
 

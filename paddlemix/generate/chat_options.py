@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 
+from ..checkpoints.hub_options import add_hub_options
+
 
 def add_arguments(parser: argparse.ArgumentParser, *, default_model: str) -> None:
     """Add the options of the chat to a parser; PaddleMIX's come first, and LLaVA's --model-base."""
-    from ..checkpoints import hub
-
     parser.add_argument(
         "--model-path", default=default_model, help="model folder, or its name on a hub (default: the tiny model)"
     )
@@ -26,4 +26,4 @@ def add_arguments(parser: argparse.ArgumentParser, *, default_model: str) -> Non
     parser.add_argument("--top-p", type=float, default=1.0, help="sample from the likeliest tokens of this mass")
     parser.add_argument("--top-k", type=int, default=0, help="sample from so many tokens, 0 = all")
     parser.add_argument("--seed", type=int, default=0, help="of the sampling (default 0)")
-    hub.add_arguments(parser)
+    add_hub_options(parser)
