@@ -9,16 +9,16 @@ from contextlib import nullcontext
 
 import numpy as np
 import paddle
-import paddle.nn.functional as F
 from paddle import nn
 
-from ..constants import IGNORE_INDEX, IMAGE_TOKEN_ID
+from ..constants import IMAGE_TOKEN_ID
 from ..data.sample import Batch
 from ..ops.attention import segment_bias
 from .config import LlavaConfig
 from .image_features import arrange, place
 from .language.decoder import LanguageModel
 from .layers import ZERO, initialize
+from .loss import weighted_loss
 from .projector import build_projector
 from .vision.vit import VisionTower
 
@@ -90,17 +90,21 @@ class LlavaForConditionalGeneration(nn.Layer):
             features = self.encode_images(batch.pixels, batch.tiles_per_image, batch.image_sizes)
         return place(self.language_model.embed_tokens, ids, features)
 
-    def forward(self, batch: Batch, with_loss: bool = False):
-        """Return logits [B, T, vocab_size], or with with_loss the mean loss over the trained tokens.
+    def forward(self, batch: Batch, with_loss: bool = False, loss_weights: np.ndarray | None = None):
+        """Return logits [B, T, vocab_size], or with with_loss the loss: the mean over the trained tokens.
 
-        One method does both because data-parallel wrappers only follow `forward`.
+        loss_weights: float32 [B, T]; the loss is then the sum of weight * cross-entropy. One method does both because
+        data-parallel wrappers only follow `forward`.
         """
         segments = np.asarray(batch.segment_ids)
         bias = None if is_right_padded(segments) else segment_bias(paddle.to_tensor(segments))
         positions = paddle.to_tensor(np.asarray(batch.position_ids))
         hidden = self.language_model(self.embed(batch), positions, bias=bias)
         if with_loss:
-            return self._loss(hidden, batch.labels)
+            if batch.labels is None:
+                raise ValueError("the batch has no labels, hence no loss: collate samples that were encoded to train")
+            head = self.language_model.logits
+            return weighted_loss(hidden, batch.labels, loss_weights, head, self.config.language.vocab_size)
         return self.language_model.logits(hidden)
 
     def loss(self, batch: Batch):
@@ -112,20 +116,6 @@ class LlavaForConditionalGeneration(nn.Layer):
         from ..generate.batch import generate
 
         return generate(self, batch, sampling)
-
-    def _loss(self, hidden, labels):
-        if labels is None:
-            raise ValueError("the batch has no labels, so it has no loss: collate samples that were encoded to train")
-        targets = np.asarray(labels)[:, 1:]
-        rows, columns = np.nonzero(targets != IGNORE_INDEX)
-        if not len(rows):
-            return hidden.astype("float32").sum() * 0.0
-        # Only positions that predict a trained token go through the head. An embedding lookup gathers them because
-        # its forward and backward kernels are native in every dtype on every device, which gather's are not.
-        index = paddle.to_tensor(rows * hidden.shape[1] + columns)
-        chosen = F.embedding(index, hidden.reshape([-1, hidden.shape[-1]]))
-        logits = self.language_model.logits(chosen).astype("float32")
-        return F.cross_entropy(logits, paddle.to_tensor(targets[rows, columns]))
 
 
 def is_right_padded(segment_ids: np.ndarray) -> bool:

@@ -97,7 +97,7 @@ def test_inputs_are_neither_changed_nor_shared():
     ("samples", "options", "words"),
     [
         ([], {}, "no samples"),
-        ([TEXT, MANY], {"max_length": 12}, "sample 1 has 13 tokens, but max_length is 12"),
+        ([TEXT, MANY], {"max_length": 12}, "row 1 has 13 tokens, but max_length is 12"),
         ([TEXT, sample(3, has_labels=False)], {}, "1 of 2 samples have labels"),
         ([Sample(TEXT.token_ids, TEXT.labels, ONE.images)], {}, "sample 0 has 0 image placeholders.*1 images have 4"),
         ([TEXT], {"pad_to_multiple": 0}, "at least 1, found 0"),

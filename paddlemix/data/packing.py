@@ -1,0 +1,51 @@
+"""Which samples share a row, so that little of a batch is padding. Knows lengths, no tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+NUM_OPEN = 256  # rows that still take samples; the fullest is closed when there are more
+
+
+def first_fit(lengths: Sequence[int], max_length: int, order: Sequence[int] | None = None) -> list[list[int]]:
+    """Return packs of sample numbers: each sample goes into the first open row that it fits (Johnson 1973).
+
+    lengths: tokens of each sample, pictures expanded. order: in which samples are taken; None: as they are. A row is
+    closed when less than the shortest sample fits, or, being the fullest, when NUM_OPEN rows are open. Raises ValueError
+    for a length that is not in 1..max_length.
+    """
+    lengths = np.asarray(lengths, dtype=np.int64)
+    order = range(len(lengths)) if order is None else order
+    if len(lengths) and not (1 <= lengths.min() and lengths.max() <= max_length):
+        wrong = int(np.flatnonzero((lengths < 1) | (lengths > max_length))[0])
+        raise ValueError(f"sample {wrong} has {lengths[wrong]} tokens: expected 1 to max_length {max_length}")
+    packs: list[list[int]] = []
+    shortest = int(lengths.min()) if len(lengths) else 0
+    open_packs: list[int] = []
+    room = np.zeros(0, dtype=np.int64)  # tokens left in each open pack
+    for number in order:
+        length = int(lengths[number])
+        fitting = np.flatnonzero(room >= length)
+        if len(fitting):
+            place = int(fitting[0])
+        else:
+            place = len(open_packs)
+            open_packs.append(len(packs))
+            packs.append([])
+            room = np.append(room, max_length)
+        packs[open_packs[place]].append(int(number))
+        room[place] -= length
+        if room[place] < shortest or len(open_packs) > NUM_OPEN:
+            closed = place if room[place] < shortest else int(room.argmin())
+            del open_packs[closed]
+            room = np.delete(room, closed)
+    return packs
+
+
+def fill_rate(packs: Sequence[Sequence[int]], lengths: Sequence[int], max_length: int) -> float:
+    """Return the share of all rows' positions that hold a token, in 0..1."""
+    if not packs:
+        return 0.0
+    return sum(int(lengths[number]) for pack in packs for number in pack) / (len(packs) * max_length)
