@@ -28,11 +28,11 @@ def collate_packs(
 ) -> Batch:
     """Put packs side by side: a row holds the samples of a pack one after the other, as segments 1, 2, ...
 
-    The positions of each sample start at 0, and its first label is -100, since no sample predicts the next one. Rows are
-    as long as the longest pack, rounded up to pad_to_multiple where max_length allows; with pad_to_multiple = max_length
-    every batch has that length. Padding has segment 0, position 0 and label -100. Batch fields are new arrays. Raises
-    ValueError for no samples, a row over max_length, labels in some samples only, and placeholders that are not as many
-    as the picture tokens.
+    The positions of each sample start at 0, and its first label is -100, since no sample predicts the next one. Rows
+    are as long as the longest pack, rounded up to pad_to_multiple where max_length allows; with pad_to_multiple =
+    max_length every batch has that length. Padding has segment 0, position 0 and label -100. Batch fields are new
+    arrays. Raises ValueError for no samples, a row over max_length, labels in some samples only, and placeholders that
+    are not as many as the picture tokens.
     """
     samples = [sample for pack in packs for sample in pack]
     if not samples or not all(packs):

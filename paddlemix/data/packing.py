@@ -13,12 +13,12 @@ def first_fit(lengths: Sequence[int], max_length: int, order: Sequence[int] | No
     """Return packs of sample numbers: each sample goes into the first open row that it fits (Johnson 1973).
 
     lengths: tokens of each sample, pictures expanded. order: in which samples are taken; None: as they are. A row is
-    closed when less than the shortest sample fits, or, being the fullest, when NUM_OPEN rows are open. Raises ValueError
-    for a length that is not in 1..max_length.
+    closed when less than the shortest sample fits, or, being the fullest, when NUM_OPEN rows are open. Raises
+    ValueError for a length that is not in 1..max_length.
     """
     lengths = np.asarray(lengths, dtype=np.int64)
     order = range(len(lengths)) if order is None else order
-    if len(lengths) and not (1 <= lengths.min() and lengths.max() <= max_length):
+    if len(lengths) and not (lengths.min() >= 1 and lengths.max() <= max_length):
         wrong = int(np.flatnonzero((lengths < 1) | (lengths > max_length))[0])
         raise ValueError(f"sample {wrong} has {lengths[wrong]} tokens: expected 1 to max_length {max_length}")
     packs: list[list[int]] = []
