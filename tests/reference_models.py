@@ -9,12 +9,14 @@ import numpy as np
 import torch
 from transformers import (
     CLIPVisionConfig,
+    GemmaConfig,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaNextConfig,
     LlavaNextForConditionalGeneration,
     MistralConfig,
+    MptConfig,
     Qwen2Config,
 )
 
@@ -31,7 +33,23 @@ IMAGE_TOKEN = 98
 PINPOINTS = [[28, 56], [56, 28], [56, 56], [84, 28], [28, 84]]
 
 
-TEXT_CONFIGS = {"llama": LlamaConfig, "mistral": MistralConfig, "qwen2": Qwen2Config}
+TEXT_CONFIGS = {
+    "llama": LlamaConfig,
+    "mistral": MistralConfig,
+    "qwen2": Qwen2Config,
+    "mpt": MptConfig,
+    "gemma": GemmaConfig,
+}
+# What MPT calls the sizes below; it has no key-value heads of their own, no rotary base and a fixed inner width.
+MPT_NAMES = {
+    "vocab_size": "vocab_size",
+    "hidden_size": "d_model",
+    "num_hidden_layers": "n_layers",
+    "num_attention_heads": "n_heads",
+    "max_position_embeddings": "max_seq_len",
+    "rms_norm_eps": "layer_norm_epsilon",
+    "tie_word_embeddings": "tie_word_embeddings",
+}
 
 
 def text_config(family: str = "llama", **changes):
@@ -50,6 +68,10 @@ def text_config(family: str = "llama", **changes):
         "pad_token_id": 0,
         "tie_word_embeddings": False,
     }
+    if family == "mpt":
+        values = {name: values[ours] for ours, name in MPT_NAMES.items()} | {"tie_word_embeddings": True}
+    if family == "gemma":
+        values |= {"tie_word_embeddings": True, "head_dim": 16}
     return TEXT_CONFIGS[family](**{**values, **changes})
 
 
@@ -79,7 +101,7 @@ def hf_model(is_next: bool, seed: int = 0, strategy: str = "default", vision: di
         "image_token_index": IMAGE_TOKEN,
         "vision_feature_layer": -2,
         "vision_feature_select_strategy": strategy,
-        "tie_word_embeddings": text_changes.get("tie_word_embeddings", False),
+        "tie_word_embeddings": text_config(**text_changes).tie_word_embeddings,
     }
     if is_next:
         model = LlavaNextForConditionalGeneration(LlavaNextConfig(image_grid_pinpoints=PINPOINTS, **shared))

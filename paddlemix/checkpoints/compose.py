@@ -10,6 +10,7 @@ from ..conversation.tokenizer import Tokenizer, load_tokenizer
 from ..image.spec import ImageSpec
 from ..models.config import LanguageConfig, LlavaConfig, VisionConfig
 from ..models.language.families import FAMILIES, get_family
+from . import fused
 from .checkpoint import EMBEDDING, open_checkpoint
 from .files import CheckpointError, StoredTensor, preview, read_json
 from .layouts import decoder, tower
@@ -132,9 +133,9 @@ def _open_language(folder: Path) -> _Language:
 
 def _ours(folder: Path, config: LanguageConfig) -> dict[str, StoredTensor]:
     """Return a decoder's tensors under our names, without buffers that are computed and the copy of tied embeddings."""
-    table = KeyTable(decoder_rules(config, "model.", "lm_head", is_torch=True))
+    table = KeyTable(decoder_rules(config, f"{get_family(config.family).body}.", "lm_head", is_torch=True))
     is_tied = config.tie_word_embeddings
-    stored = open_torch_weights(folder)
+    stored = fused.split(open_torch_weights(folder), config)
     names = [name for name in stored if not name.endswith(COMPUTED) and not (is_tied and name == "lm_head.weight")]
     return _renamed(folder, table, {name: stored[name] for name in names})
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..models.config import LlavaConfig
 from ..models.language.families import FAMILIES, get_family
-from . import hub
+from . import fused, hub
 from .files import CheckpointError, StoredTensor, read_json
 from .inspection_facts import Inspection, compare, count, describe_image, describe_text
 from .inspection_trained import inspect_trained
@@ -99,7 +99,7 @@ def _describe(path: Path, layout, config: LlavaConfig, scan: Scan, found: Inspec
     try:
         stored, is_told = layout.open_tensors(path), False
     except (ValueError, OSError) as error:
-        stored, is_told = _as_opened(layout, scan), not scan.problems or not scan.tensors
+        stored, is_told = _as_opened(layout, config, scan), not scan.problems or not scan.tensors
         if not scan.problems:
             found.problems.append(str(error))
     tensors = _our_tensors(layout, config, stored, found)
@@ -111,7 +111,7 @@ def _describe(path: Path, layout, config: LlavaConfig, scan: Scan, found: Inspec
         found.notes.append(f"the {part} is untrained: it holds random values, answers will make no sense")
 
 
-def _as_opened(layout, scan: Scan) -> dict[str, StoredTensor]:
+def _as_opened(layout, config: LlavaConfig, scan: Scan) -> dict[str, StoredTensor]:
     """Return what could be read of a folder that the layout cannot open, under the names that it would give."""
     tensors = {}
     for (file, name), tensor in scan.tensors.items():
@@ -119,13 +119,16 @@ def _as_opened(layout, scan: Scan) -> dict[str, StoredTensor]:
         if layout.NAME == xtuner.NAME:
             tensors[f"{folder or xtuner.LANGUAGE}.{name}"] = tensor
         else:
-            tensors[official.TOWER_PREFIX + name if folder else name] = tensor
+            tensors[official.tower_prefix(config.language.family) + name if folder else name] = tensor
     return tensors
 
 
 def _our_tensors(layout, config: LlavaConfig, stored: Mapping, found: Inspection) -> dict[str, StoredTensor]:
     """Return the tensors under our names in our orientation; those that nobody knows go to found.unknown."""
     table, ours = layout.table(config), {}
+    if table is not None:
+        with found.collecting():
+            stored = fused.split(stored, config.language)
     for name, tensor in stored.items():
         name = layout.canonical(name)
         if layout.is_dropped(name, config):

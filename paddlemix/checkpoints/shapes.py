@@ -59,7 +59,7 @@ def _language(config: LanguageConfig) -> Shapes:
             f"{layer}self_attn.v_proj.weight": (width, keys),
             f"{layer}self_attn.o_proj.weight": (queries, width),
             f"{layer}post_attention_layernorm.weight": (width,),
-            f"{layer}mlp.gate_proj.weight": (width, inner),
+            **({f"{layer}mlp.gate_proj.weight": (width, inner)} if config.is_gated else {}),
             f"{layer}mlp.up_proj.weight": (width, inner),
             f"{layer}mlp.down_proj.weight": (inner, width),
         }

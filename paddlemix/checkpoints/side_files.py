@@ -17,7 +17,8 @@ from typing import Any
 
 from ..conversation.tokenizer_files import VOCABULARIES
 from ..models.config import LlavaConfig
-from . import lora, peft_adapter
+from ..models.language.families import get_family
+from . import fused, lora, peft_adapter
 from .adapters import Adapter, Oriented, lay_over
 from .files import CheckpointError, StoredTensor, open_safetensors, read_json
 from .layouts import official, paddle, paddlemix
@@ -118,7 +119,8 @@ def language_base(path: Path, kind: str, folder: Path) -> Base:
 
     def open_base() -> dict[str, Oriented]:
         table, found = official.table(config), {}
-        for name, tensor in {**open_torch_weights(folder), **official.open_named_tower(path, raw)}.items():
+        stored = {**open_torch_weights(folder), **official.open_named_tower(path, raw)}
+        for name, tensor in fused.split(stored, config.language).items():
             if official.is_dropped(name, config):
                 continue
             target = table.to_ours(name)
@@ -160,7 +162,8 @@ class SideFiles:
             config = _changed(config, folder, raw)
         whole = self._adapter(config).whole
         untrained = tuple(part for part in config.untrained if not any(part in name for name in whole))
-        rows = next((tensor.shape[0] for name, tensor in whole.items() if name.endswith("embed_tokens.weight")), None)
+        embedding = get_family(config.language.family).names.get("embed_tokens", "embed_tokens")
+        rows = next((tensor.shape[0] for name, tensor in whole.items() if name.endswith(f"{embedding}.weight")), None)
         language = dataclasses.replace(config.language, vocab_size=rows or config.language.vocab_size)
         return dataclasses.replace(config, language=language, untrained=untrained)
 
@@ -205,7 +208,7 @@ class SideFiles:
             stored = READERS[file.suffix](file) if file.is_file() else {}
             whole |= {peft_adapter.plain_name(name): tensor for name, tensor in stored.items()}
         whole = {name: tensor for name, tensor in {**whole, **adapter.whole}.items() if not _is_dropped(name, config)}
-        return dataclasses.replace(adapter, whole=whole)
+        return fused.split_adapter(dataclasses.replace(adapter, whole=whole), config.language)
 
     def _translator(self, config: LlavaConfig) -> Callable[[str], tuple[str, bool] | None]:
         """Return the translation of names of LLaVA's own code, of PaddleMIX, or of the base's layout."""

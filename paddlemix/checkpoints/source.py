@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..models.config import LlavaConfig
-from . import side_files
+from . import fused, side_files
 from .adapters import Oriented
 from .files import CheckpointError, preview
 from .layouts import decoder, detect, xtuner
@@ -92,7 +92,8 @@ def our_tensors(path: Path, layout, config: LlavaConfig) -> dict[str, Oriented]:
     table = layout.table(config)
     found: dict[str, Oriented] = {}
     unexpected = []
-    for name, tensor in layout.open_tensors(path).items():
+    stored = layout.open_tensors(path)
+    for name, tensor in (stored if table is None else fused.split(stored, config.language)).items():
         name = layout.canonical(name)
         if layout.is_dropped(name, config):
             continue

@@ -19,8 +19,8 @@ COMPONENTS = {
     "vision tower": r"vision_tower\.|visual_encoder\.|vision_model\.",
     "projector": r"mm_projector\.|multi_modal_projector\.|(^|\.)projector\.",
     "image_newline": r"image_newline",
-    "embeddings": r"embed_tokens\.",
-    "layers": r"layers\.\d+\.|(^|\.)norm\.",
+    "embeddings": r"embed_tokens\.|wte\.",
+    "layers": r"(layers|blocks)\.\d+\.|(^|\.)norm(_f)?\.",
     "head": r"lm_head\.",
     "other": r"",
 }

@@ -11,6 +11,9 @@ from ..image.spec import ImageSpec
 
 PROJECTOR_NAMES = "linear, identity or mlpNx_gelu (for example mlp2x_gelu)"
 ROPE_KINDS = ("linear", "llama3")
+NORMS = ("rms", "layer")
+ACTIVATIONS = ("silu", "gelu", "gelu_tanh")
+POSITIONS = ("rotary", "alibi")
 UNTRAINED_PARTS = ("projector", "image_newline")  # first parts of parameter names
 
 
@@ -45,6 +48,11 @@ class LanguageConfig:
 
     family: a key of `language.families.FAMILIES`, for file formats; the decoder does not read it. sliding_window: how
     many positions, its own included, a token sees in all but the first num_full_layers layers; None for all positions.
+    norm: "rms", or "layer" for a LayerNorm with a scale and no bias; rms_norm_eps is the epsilon of either.
+    norm_offset: what is added to the stored scales of "rms". is_gated: the feed-forward layers have a gate, to which
+    the activation goes, else it goes to what they widen to. embedding_scale: what embeddings, and image features in
+    their places, are multiplied by. clip_qkv: bound of queries, keys and values. softmax_scale: None for
+    1 / sqrt(head_dim).
     """
 
     vocab_size: int = 32000
@@ -64,6 +72,14 @@ class LanguageConfig:
     has_out_bias: bool = False
     sliding_window: int | None = None
     num_full_layers: int = 0
+    norm: str = "rms"
+    norm_offset: float = 0.0
+    activation: str = "silu"
+    is_gated: bool = True
+    positions: str = "rotary"
+    embedding_scale: float = 1.0
+    clip_qkv: float | None = None
+    softmax_scale: float | None = None
 
     def __post_init__(self):
         if isinstance(self.rope_scaling, dict):
@@ -77,7 +93,19 @@ class LanguageConfig:
                 f"num_attention_heads {self.num_attention_heads} is not a multiple of "
                 f"num_key_value_heads {self.num_key_value_heads}"
             )
-        if self.head_dim % 2:
+        self._check_options()
+
+    def _check_options(self) -> None:
+        for name, known in (("norm", NORMS), ("activation", ACTIVATIONS), ("positions", POSITIONS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} is {getattr(self, name)!r}, expected {' or '.join(known)}")
+        if self.norm == "layer" and self.norm_offset:
+            raise ValueError(f"norm_offset is {self.norm_offset}, but norm 'layer' has none")
+        for name in ("clip_qkv", "softmax_scale", "embedding_scale"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} is {value}, expected a number above 0")
+        if self.head_dim % 2 and self.positions == "rotary":
             raise ValueError(f"head_dim {self.head_dim} is odd: rotary embedding needs an even one")
         if self.sliding_window is not None and self.sliding_window < 1:
             raise ValueError(f"sliding_window is {self.sliding_window}, expected null or a number of positions")

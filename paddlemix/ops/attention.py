@@ -13,24 +13,30 @@ MAX_SPREAD = 1 << 24  # elements
 MASKED = -1e9  # finite in fp32, so that a row in which everything is masked stays finite
 
 
-def attention(query, key, value, *, is_causal: bool = False, bias=None):
+def attention(query, key, value, *, is_causal: bool = False, bias=None, scale: float | None = None, key_bias=None):
     """Attend.
 
     query [B, heads, T, D]; key, value [B, kv_heads, S, D], heads a multiple of kv_heads (head h reads kv head
     h // (heads // kv_heads)); bias additive [B or 1, heads or 1, T, S] or None. is_causal lets query i see the keys
-    0 .. i + S - T. Returns [B, heads, T, D].
+    0 .. i + S - T. scale: of the scores, None for 1 / sqrt(D). key_bias: float32 [1, heads, 1, S] that is added to the
+    scores of every query in float32, or None. Returns [B, heads, T, D].
     """
-    query = query * (1.0 / math.sqrt(query.shape[-1]))
+    query = query * (1.0 / math.sqrt(query.shape[-1]) if scale is None else scale)
+    if key_bias is not None and _is_foldable(query, key):
+        query, key, key_bias = *_folded(query, key, key_bias), None
     num_queries, num_keys = query.shape[2], key.shape[2]
     if num_queries <= BLOCK or (bias is not None and num_queries <= WHOLE):
-        return _attend(query, key, value, join_biases(bias, causal_bias(num_queries, num_keys) if is_causal else None))
+        mask = causal_bias(num_queries, num_keys) if is_causal else None
+        return _attend(query, key, value, join_biases(bias, mask), key_bias)
     blocks = []
     for start in range(0, num_queries, BLOCK):
         end = min(start + BLOCK, num_queries)
         last = end + num_keys - num_queries if is_causal else num_keys
         mask = causal_bias(end - start, last) if is_causal else None
         part = None if bias is None else bias[:, :, start:end, :last]
-        blocks.append(_attend(query[:, :, start:end], key[:, :, :last], value[:, :, :last], join_biases(part, mask)))
+        part = join_biases(part, mask)
+        added = None if key_bias is None else key_bias[..., :last]
+        blocks.append(_attend(query[:, :, start:end], key[:, :, :last], value[:, :, :last], part, added))
     return paddle.concat(blocks, axis=2)
 
 
@@ -80,14 +86,33 @@ def join_biases(first, second):
     return paddle.maximum(first + second, paddle.full([1], MASKED, dtype="float32"))
 
 
-def _attend(query, key, value, bias):
+def _is_foldable(query, key) -> bool:
+    """Tell if the product of queries and keys can add a key_bias: not in 16 bits, and not for a key head of several."""
+    is_cpu_float = query.dtype == paddle.float32 and query.place.is_cpu_place()
+    return is_cpu_float and query.shape[2] > 1 and query.shape[1] == key.shape[1]
+
+
+def _folded(query, key, key_bias):
+    """Return queries and keys with a further column each, 1 and key_bias.
+
+    On CPU the wider product costs next to nothing, adding something that has to be broadcast more than all else.
+    """
+    columns = key_bias.transpose([0, 1, 3, 2]).expand([*key.shape[:3], 1])
+    ones = paddle.ones([*query.shape[:3], 1], dtype=query.dtype)
+    return paddle.concat([query, ones], -1), paddle.concat([key, columns], -1)
+
+
+def _attend(query, key, value, bias, key_bias=None):
     """Do the arithmetic of one block; queries of a group share their kv head as extra rows."""
-    batch, num_heads, num_queries, dim = query.shape
+    batch, num_heads, num_queries, _ = query.shape
     num_kv_heads, num_keys = key.shape[1], key.shape[2]
     group = num_heads // num_kv_heads
     if group > 1:
-        query = query.reshape([batch, num_kv_heads, group * num_queries, dim])
+        query = query.reshape([batch, num_kv_heads, group * num_queries, query.shape[-1]])
     scores = paddle.matmul(query, key, transpose_y=True)
+    if key_bias is not None:
+        rows = [batch, num_heads, num_queries, num_keys]
+        scores = (scores.astype("float32").reshape(rows) + key_bias).reshape(scores.shape)
     if bias is not None:
         bias = bias if bias.dtype == scores.dtype else bias.astype(scores.dtype)
         if group > 1:
@@ -98,11 +123,10 @@ def _attend(query, key, value, bias):
         else:
             scores = scores + bias
     weights = _softmax(scores, value.dtype)
-    return paddle.matmul(weights, value).reshape([batch, num_heads, num_queries, dim])
+    return paddle.matmul(weights, value).reshape([batch, num_heads, num_queries, value.shape[-1]])
 
 
 def _softmax(scores, dtype):
     """Return the softmax of the last axis, computed in float32."""
-    if scores.dtype == paddle.float32:
-        return F.softmax(scores, axis=-1)
-    return F.softmax(scores.astype("float32"), axis=-1).astype(dtype)
+    weights = F.softmax(scores if scores.dtype == paddle.float32 else scores.astype("float32"), axis=-1)
+    return weights if weights.dtype == dtype else weights.astype(dtype)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import paddle
 
 
-def rms_norm(x, weight, epsilon: float):
-    """Return x / sqrt(mean(x^2) + epsilon) * weight over the last axis; the mean is taken in float32.
+def rms_norm(x, weight, epsilon: float, offset: float = 0.0):
+    """Return x / sqrt(mean(x^2) + epsilon) * (offset + weight) over the last axis; the mean is taken in float32.
 
+    With an offset the product is taken in float32 too, as in Gemma: 16 bits would round offset + weight.
     NOTE: paddle's fused_rms_norm is not used on CPU: its kernel needs AVX-512 and kills the process elsewhere.
     """
+    if offset:
+        return (_normalise(x.astype("float32"), epsilon) * (weight.astype("float32") + offset)).astype(x.dtype)
     if x.dtype == paddle.float32:
         return _normalise(x, epsilon) * weight
     return _normalise(x.astype("float32"), epsilon).astype(x.dtype) * weight

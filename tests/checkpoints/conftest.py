@@ -42,6 +42,12 @@ def make_reference(folder: Path, is_next: bool, **options) -> Reference:
     return Reference(model, folder, batch, tiny.hf_logits(model, batch, is_next))
 
 
+@pytest.fixture(scope="session", name="make_reference")
+def reference_maker():
+    """Return the function that makes a reference; its further arguments are those of `reference_models.hf_model`."""
+    return make_reference
+
+
 @pytest.fixture(scope="session")
 def v1_6(tmp_path_factory) -> Reference:
     return make_reference(tmp_path_factory.mktemp("v1_6"), True)

@@ -138,7 +138,7 @@ def test_tensors_of_another_shape_are_named_with_both_shapes(hf_copy):
     [
         ({"architectures": ["BlipForConditionalGeneration"]}, r"no known layout.*\['BlipForConditionalGeneration'\]"),
         ({"architectures": None}, "no known layout"),
-        ({"text_config": {"model_type": "gemma"}}, "language model of type 'gemma'"),
+        ({"text_config": {"model_type": "gemma2"}}, "language model of type 'gemma2'"),
         ({"text_config": {"rope_scaling": {"type": "yarn", "factor": 2}}}, "rope_scaling .* is not supported"),
         ({"text_config": {"rope_scaling": {"rope_type": "linear"}}}, "rope_scaling .* has no 'factor'"),
         ({"text_config": {"mlp_bias": True}}, "mlp_bias True: expected .* no biases"),

@@ -156,7 +156,7 @@ def test_computed_buffers_and_an_unused_newline_are_left_out(v1_5, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"architectures": ["LlavaMptForCausalLM"]}, "language model of LlavaMptForCausalLM, expected one of Llava"),
+        ({"architectures": ["LlavaMixtralForCausalLM"]}, "language model of LlavaMixtralFor.*, expected one of Llava"),
         ({"mm_use_im_start_end": True}, "mm_use_im_start_end is set, which is not supported"),
         ({"mm_resampler_type": "perceiver"}, "a resampler between tower and projector is not supported"),
         ({"s2": True}, "s2 is set, which is not supported"),

@@ -8,12 +8,14 @@ import numpy as np
 import paddle
 import pytest
 import reference_models as tiny
+import torch
 
 from paddlemix.constants import IMAGE_TOKEN_ID
 from paddlemix.image.spec import ImageSpec
 from paddlemix.models.config import LanguageConfig, LlavaConfig, VisionConfig, projector_depth
 from paddlemix.models.image_features import arrange, place
 from paddlemix.models.kv_cache import BUCKET, KVCache, bucketed
+from paddlemix.models.layers import scaled
 from paddlemix.models.llava import LlavaForConditionalGeneration, is_right_padded
 
 LANGUAGE = LanguageConfig(
@@ -205,3 +207,12 @@ def test_config_values_that_cannot_be_raise(cls, values, text):
 def test_config_is_the_same_there_and_back():
     config = LlavaConfig(LANGUAGE, VISION, image=ANYRES, has_image_newline=True, eos_token_ids=[2, 5])
     assert LlavaConfig.from_dict(config.to_dict()) == config
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_factor_of_embeddings_is_rounded_as_in_transformers(dtype):
+    x = torch.linspace(-3, 3, 50).to(getattr(torch, dtype))
+    expected = x * torch.tensor(3072**0.5, dtype=x.dtype)  # GemmaModel.forward
+    ours = scaled(paddle.to_tensor(x.float().numpy()).astype(dtype), 3072**0.5)
+    assert str(ours.dtype) == f"paddle.{dtype}"
+    np.testing.assert_array_equal(ours.astype("float32").numpy(), expected.float().numpy())

@@ -7,8 +7,13 @@ import paddle
 import pytest
 import reference_models as tiny
 import torch
+from transformers.activations import ACT2FN
+from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, LlamaRotaryEmbedding, apply_rotary_pos_emb
+from transformers.models.mpt.modeling_mpt import build_mpt_alibi_tensor
 
+from paddlemix.models.language.alibi import alibi_bias, alibi_slopes
+from paddlemix.ops.activation import activate, gated
 from paddlemix.ops.attention import BLOCK, MASKED, WHOLE, attention, prepared_bias, segment_bias, window_bias
 from paddlemix.ops.rms_norm import rms_norm
 from paddlemix.ops.rope import apply_rope, rope_tables, rotate_half
@@ -19,13 +24,14 @@ def normal(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
-def naive_attention(query, key, value, visible) -> np.ndarray:
-    """Attend in float64, one head after the other; visible: bool [B, T, S]."""
+def naive_attention(query, key, value, visible, scale=None, key_bias=None) -> np.ndarray:
+    """Attend in float64, one head after the other; visible: bool [B, T, S]; key_bias [heads, S]."""
     out = np.zeros(query.shape)
     group = query.shape[1] // key.shape[1]
     for head in range(query.shape[1]):
         keys, values = key[:, head // group].astype(np.float64), value[:, head // group].astype(np.float64)
-        scores = query[:, head] @ keys.transpose(0, 2, 1) / np.sqrt(query.shape[-1])
+        scores = query[:, head] @ keys.transpose(0, 2, 1) * (scale or 1 / np.sqrt(query.shape[-1]))
+        scores = scores if key_bias is None else scores + key_bias[head]
         scores = np.where(visible, scores, -np.inf)
         weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
         out[:, head] = weights / weights.sum(axis=-1, keepdims=True) @ values
@@ -121,6 +127,45 @@ def test_swiglu_equals_torch():
     gate, up = normal(3, 7), normal(3, 7, seed=1)
     expected = (torch.nn.functional.silu(torch.tensor(gate)) * torch.tensor(up)).numpy()
     np.testing.assert_allclose(swiglu(paddle.to_tensor(gate), paddle.to_tensor(up)).numpy(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("num_kv_heads", [4, 2])
+@pytest.mark.parametrize(("num_queries", "num_keys"), LENGTHS)
+@pytest.mark.parametrize("has_mask", [False, True], ids=["causal", "mask"])
+def test_bias_of_keys_and_scale_equal_numpy(num_queries, num_keys, num_kv_heads, has_mask):
+    query = normal(2, 4, num_queries, 6)
+    key, value = (normal(2, num_kv_heads, num_keys, 6, seed=seed) for seed in (1, 2))
+    key_bias = normal(4, num_keys, seed=3)
+    visible = causal(num_queries, num_keys)
+    mask = paddle.to_tensor(np.where(visible, 0, MASKED)[None, None].astype(np.float32)) if has_mask else None
+    tensors = map(paddle.to_tensor, (query, key, value))
+    added = paddle.to_tensor(key_bias[None, :, None])
+    out = attention(*tensors, is_causal=not has_mask, bias=mask, scale=0.7, key_bias=added).numpy()
+    np.testing.assert_allclose(out, naive_attention(query, key, value, visible[None], 0.7, key_bias), atol=2e-5)
+
+
+@pytest.mark.parametrize("num_heads", [1, 2, 6, 8, 12, 32, 112])
+def test_alibi_equals_transformers_up_to_a_constant_of_the_query(num_heads):
+    theirs = build_mpt_alibi_tensor(num_heads, 40)[:, 0].numpy()
+    ours = alibi_bias(alibi_slopes(num_heads), 40, 33)[0, :, 0]
+    np.testing.assert_allclose(ours - ours[:, -1:], theirs, atol=1e-5)
+    assert (ours[:, 33] == 0).all()
+
+
+def test_norm_whose_scale_lacks_one_equals_transformers():
+    x, weight = normal(2, 5, 16), normal(16, seed=1)
+    norm = GemmaRMSNorm(16, 1e-6)
+    norm.weight.data = torch.tensor(weight)
+    ours = rms_norm(paddle.to_tensor(x), paddle.to_tensor(weight), 1e-6, 1.0).numpy()
+    np.testing.assert_allclose(ours, norm(torch.tensor(x)).detach().numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "name"), [("silu", "silu"), ("gelu", "gelu"), ("gelu_tanh", "gelu_pytorch_tanh")])
+def test_activations_equal_transformers(kind, name):
+    x, up = normal(3, 7) * 3, normal(3, 7, seed=1)
+    expected = ACT2FN[name](torch.tensor(x)).numpy()
+    np.testing.assert_allclose(activate(paddle.to_tensor(x), kind).numpy(), expected, atol=1e-6)
+    np.testing.assert_allclose(gated(paddle.to_tensor(x), paddle.to_tensor(up), kind).numpy(), expected * up, atol=1e-6)
 
 
 @pytest.mark.parametrize(("num_queries", "num_keys", "window"), [(7, 7, 3), (7, 7, 1), (7, 7, 9), (1, 6, 2), (3, 8, 4)])

@@ -52,10 +52,25 @@ VARIANTS = {
         "sliding_window": WINDOW,
         "max_window_layers": 1,
     },
+    "mpt": {"family": "mpt", "max_seq_len": 1024},
+    "mpt-options": {"family": "mpt", "n_heads": 8, "attn_config": {"clip_qkv": 2.0, "softmax_scale": 0.5}},
+    "gemma": {"family": "gemma", "rms_norm_eps": 1e-6},
 }
 ROWS = {"one": [4, (60, 40), 9], "no-picture": [17], "two": [3, (30, 90), 6, (20, 90), 5]}
+# MPT's parts of names, and ours; those of Gemma are ours.
+MPT_PARTS = (
+    ("wte", "embed_tokens"),
+    ("norm_f", "norm"),
+    ("blocks", "layers"),
+    ("norm_1", "input_layernorm"),
+    ("norm_2", "post_attention_layernorm"),
+    ("attn.Wqkv", "self_attn.{}_proj"),
+    (".attn.out_proj", ".self_attn.o_proj"),
+    ("ffn", "mlp"),
+)
 LONG = [150, (60, 40), 60]  # beyond the original context above
-NOT_HELD = {("paddlemix", name) for name in ("llama-biases", "mistral", "qwen2", "qwen2-window")}
+PLAIN = ("llama", "llama-3.1", "llama-linear", "smollm2", "mistral-0.2")  # LLaMAs, whatever they are called
+NOT_HELD = {("paddlemix", name) for name in VARIANTS if name not in PLAIN}
 
 
 @pytest.fixture(scope="module", params=VARIANTS)
@@ -95,12 +110,29 @@ def test_logits_equal_transformers(pair):
         assert np.abs(our_logits(pair.ours, batch)[is_real] - theirs).max() < TOLERANCE
 
 
-@pytest.mark.parametrize("variant", ["mistral", "qwen2-window"], indirect=True)
-def test_window_holds_in_prompts_longer_than_an_attention_block(pair):
+@pytest.mark.parametrize("variant", ["mistral", "qwen2-window", "mpt"], indirect=True)
+def test_prompts_longer_than_an_attention_block_give_transformers_logits(pair):
     for length in (260, 520):
         batch = batch_of(pair, [length])
         theirs = tiny.hf_logits(pair.theirs, batch, False)
         assert np.abs(our_logits(pair.ours, batch) - theirs).max() < TOLERANCE
+
+
+@pytest.mark.parametrize("variant", ["mpt"], indirect=True)
+def test_distances_count_within_a_row_however_it_is_padded_packed_and_cut(pair):
+    parts = apart(batch_of(pair, [30], [560]), [[30], [560]])
+    expected = [our_logits(pair.ours, part) for part in parts]
+    np.testing.assert_allclose(our_logits(pair.ours, packed(parts)), np.concatenate(expected, 1), atol=TOLERANCE)
+    long = parts[1]
+    engine = Engine(pair.ours, 1, 600)
+    with paddle.no_grad():
+        embeds = pair.ours.embed(long)
+    for start, end in ((0, 3), (3, 530), (530, 560), (560, 561)):
+        logits = engine.read(embeds[:, start:end], np.arange(start, end)[None])
+        np.testing.assert_allclose(logits, expected[1][:, end - 1], atol=TOLERANCE)
+    assert pair.ours.generate(batch_of(pair, [30], [560]), GREEDY) == [
+        pair.ours.generate(part, GREEDY)[0] for part in parts
+    ]
 
 
 @pytest.mark.parametrize(
@@ -111,6 +143,14 @@ def test_window_holds_in_prompts_longer_than_an_attention_block(pair):
         ("mistral", {"sliding_window": None}),
         ("qwen2-window", {"sliding_window": None}),
         ("qwen2-window", {"num_full_layers": 0}),
+        ("mpt", {"positions": "rotary"}),
+        ("mpt", {"activation": "silu"}),
+        ("mpt", {"norm": "rms"}),
+        ("mpt-options", {"clip_qkv": None}),
+        ("mpt-options", {"softmax_scale": None}),
+        ("gemma", {"embedding_scale": 1.0}),
+        ("gemma", {"norm_offset": 0.0}),
+        ("gemma", {"activation": "silu"}),
     ],
     indirect=["variant"],
 )
@@ -194,17 +234,54 @@ def apart(batch: Batch, rows) -> list[Batch]:
 
 def test_packed_rows_give_the_logits_of_separate_ones(pair):
     parts = apart(batch_of(pair, [17], [23]), [[17], [23]])
+    expected = np.concatenate([our_logits(pair.ours, part) for part in parts], 1)
+    np.testing.assert_allclose(our_logits(pair.ours, packed(parts)), expected, atol=TOLERANCE)
+
+
+def packed(parts: list[Batch]) -> Batch:
+    """Put rows behind each other into one."""
     ids, positions = (np.concatenate([getattr(p, n) for p in parts], 1) for n in ("token_ids", "position_ids"))
     segments = np.concatenate([(number + 1) * part.segment_ids for number, part in enumerate(parts)], 1)
-    expected = np.concatenate([our_logits(pair.ours, part) for part in parts], 1)
-    packed = our_logits(pair.ours, Batch(ids, None, positions, segments))
-    np.testing.assert_allclose(packed, expected, atol=TOLERANCE)
+    return Batch(ids, None, positions, segments)
+
+
+@pytest.mark.parametrize("variant", ["mpt", "mpt-options", "gemma"], indirect=True)
+def test_loss_and_gradients_equal_transformers(pair):
+    batch = tiny.make_batch(np.random.default_rng(0), [[4, (60, 40), 9], [30]], pair.spec, with_labels=True)
+    loss = pair.ours.loss(batch)
+    loss.backward()
+    theirs = pair.theirs(**tiny.hf_inputs(batch, False)).loss
+    theirs.backward()
+    assert loss.item() == pytest.approx(theirs.item(), rel=1e-5)
+    found = {name: value.grad.numpy() for name, value in pair.ours.language_model.named_parameters()}
+    expected = {
+        ours: gradient
+        for name, parameter in pair.theirs.model.language_model.named_parameters()
+        for ours, gradient in our_parts(name, parameter.grad)
+    }
+    assert found.keys() == expected.keys()
+    for name, gradient in found.items():
+        scale = np.linalg.norm(expected[name])
+        assert scale > 0 and np.linalg.norm(gradient - expected[name]) <= 1e-3 * scale, name
+    pair.theirs.zero_grad()
+    pair.ours.clear_gradients()
+
+
+def our_parts(name: str, tensor: torch.Tensor):
+    """Yield our names of a tensor of MPT's or Gemma's, and its values in our orientation."""
+    is_matrix = tensor.ndim == 2 and not name.startswith(("wte", "embed_tokens"))
+    parts = tensor.chunk(3) if "Wqkv" in name else [tensor]
+    for letter, part in zip("qkv", parts, strict=False):
+        ours = name
+        for old, new in MPT_PARTS:
+            ours = ours.replace(old, new.format(letter))
+        yield ours, part.numpy().T if is_matrix else part.numpy()
 
 
 @pytest.mark.parametrize("layout", ["hf", "official", "xtuner", "paddlemix", "paddle"])
 def test_there_and_back_keeps_every_bit_and_the_configuration(tmp_path, folder, variant, layout):
     if (layout, variant) in NOT_HELD:
-        with pytest.raises(CheckpointError, match=r"cannot hold a decoder of family '.*' with biases or a sliding"):
+        with pytest.raises(CheckpointError, match=r"cannot hold a decoder of family '.*' with .*: PaddleMIX has LLaMA"):
             convert(folder, tmp_path / "there", layout)
         return
     convert(folder, tmp_path / "there", layout)
@@ -242,6 +319,7 @@ def test_official_folder_names_the_class_over_the_decoder(tmp_path, folder, vari
     convert(folder, tmp_path / "official", "official")
     values = json.loads((tmp_path / "official" / "config.json").read_text())
     names = {"llama": "LlavaLlamaForCausalLM", "mistral": "LlavaMistralForCausalLM", "qwen2": "LlavaQwenForCausalLM"}
+    names |= {"mpt": "LlavaMptForCausalLM", "gemma": "LlavaGemmaForCausalLM"}
     family = VARIANTS[variant].get("family", "llama")
     assert values["architectures"] == [names[family]]
     if family == "llama":
@@ -254,7 +332,7 @@ def test_official_folder_names_the_class_over_the_decoder(tmp_path, folder, vari
 def test_family_names_the_layers_that_lora_adapts(pair):
     language = pair.ours.config.language
     found = lora_targets(pair.ours, None)
-    assert len(found) == 7 * language.num_hidden_layers
+    assert len(found) == (7 if language.is_gated else 6) * language.num_hidden_layers
     assert all(name.startswith("language_model.layers.") for name in found)
 
 
@@ -279,6 +357,8 @@ def test_config_without_the_keys_of_families_is_a_llama():
     language = LlavaConfig.from_dict({"language": values}).language
     assert (language.family, language.rope_scaling, language.sliding_window) == ("llama", None, None)
     assert not language.has_qkv_bias and not language.has_out_bias
+    assert (language.norm, language.norm_offset, language.activation, language.is_gated) == ("rms", 0.0, "silu", True)
+    assert (language.positions, language.embedding_scale, language.clip_qkv) == ("rotary", 1.0, None)
 
 
 @pytest.mark.parametrize(
@@ -294,6 +374,20 @@ def test_config_without_the_keys_of_families_is_a_llama():
             {"use_sliding_window": True, "layer_types": ["sliding_attention", "full_attention"]},
             "expected 'full_attention' for the first layers",
         ),
+        (
+            "mpt",
+            {"attn_config": {"qk_ln": True, "prefix_lm": True, "attn_uses_sequence_id": True, "alibi": False}},
+            "alibi False .expected True., attn_config.qk_ln True .*prefix_lm True .*attn_uses_sequence_id True",
+        ),
+        ("mpt", {"attn_config": {"alibi_bias_max": 16}}, r"an MPT with attn_config.alibi_bias_max 16 \(expected 8\)"),
+        ("mpt", {"attn_config": {"attn_type": "multiquery_attention"}}, "attn_type 'multiquery_attention'"),
+        ("mpt", {"attn_config": {"attn_type": "grouped_query_attention"}}, "attn_type 'grouped_query_attention'"),
+        ("mpt", {"expansion_ratio": 2, "no_bias": False}, r"expansion_ratio 2 \(expected 4\), no_bias False"),
+        ("mpt", {"logit_scale": "inv_sqrt_d_model"}, "logit_scale 'inv_sqrt_d_model'"),
+        ("mpt", {"norm_type": "rmsnorm"}, "norm_type 'rmsnorm'"),
+        ("mpt", {"attn_config": {"clip_qkv": -1.0}}, "clip_qkv is -1.0, expected a number above 0"),
+        ("gemma", {"hidden_act": "relu"}, "hidden_act is 'relu'"),
+        ("gemma", {"hidden_activation": "relu"}, "hidden_activation is 'relu'"),
     ],
 )
 def test_what_a_decoder_cannot_do_is_refused(family, stated, text):
@@ -306,10 +400,20 @@ def test_absent_keys_have_the_defaults_of_transformers(name):
     theirs = tiny.TEXT_CONFIGS[name]()
     ours = FAMILIES[name].read({})
     assert ours == FAMILIES[name].read(theirs.to_dict())
-    assert (ours.vocab_size, ours.intermediate_size) == (theirs.vocab_size, theirs.intermediate_size)
-    assert ours.max_position_embeddings == theirs.max_position_embeddings
+    inner = 4 * theirs.d_model if name == "mpt" else theirs.intermediate_size  # which MPT's class has no key for
+    assert (ours.vocab_size, ours.intermediate_size) == (theirs.vocab_size, inner)
+    assert ours.max_position_embeddings == (theirs.max_seq_len if name == "mpt" else theirs.max_position_embeddings)
+    assert (ours.hidden_size, ours.num_attention_heads) == (theirs.hidden_size, theirs.num_attention_heads)
+    assert (ours.num_hidden_layers, ours.tie_word_embeddings) == (theirs.num_hidden_layers, theirs.tie_word_embeddings)
     assert ours.sliding_window == getattr(theirs, "sliding_window", None)
     assert FAMILIES[name].eos_token_id == theirs.eos_token_id and FAMILIES[name].bos_token_id == theirs.bos_token_id
+
+
+def test_gemma_goes_by_hidden_activation_where_it_is_stated():
+    # google/gemma-7b says "gelu" and "gelu_pytorch_tanh", and was trained with the latter.
+    read = FAMILIES["gemma"].read
+    assert read({"hidden_act": "gelu", "hidden_activation": "gelu_pytorch_tanh"}).activation == "gelu_tanh"
+    assert read({"hidden_act": "gelu"}).activation == "gelu"
 
 
 def test_options_that_a_family_cannot_express_are_refused(pair):

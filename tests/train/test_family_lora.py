@@ -18,6 +18,15 @@ OPTIONS = {
     "llama": {"rope_scaling": {"kind": "linear", "factor": 2.0}, "tie_word_embeddings": True},
     "mistral": {"sliding_window": 8},
     "qwen2": {"has_qkv_bias": True},
+    "mpt": {
+        "norm": "layer",
+        "activation": "gelu",
+        "is_gated": False,
+        "positions": "alibi",
+        "clip_qkv": 8.0,
+        "tie_word_embeddings": True,
+    },
+    "gemma": {"norm_offset": 1.0, "activation": "gelu_tanh", "embedding_scale": 8.0, "tie_word_embeddings": True},
 }
 ROWS = [[4, (60, 40), 20], [30]]
 
@@ -35,7 +44,8 @@ def test_loss_falls_when_the_familys_own_layers_are_adapted(tmp_path, family):
     args = ModelArguments(lora=True, lora_rank=4, lora_dropout=0.0, freeze_mm_mlp_adapter=True)
     add_lora(model, args, "float32", base=str(tmp_path))
     trained = {name: one for name, one in model.named_parameters() if not one.stop_gradient}
-    assert len(trained) == 2 * 7 * language["num_hidden_layers"] and all("lora_" in name for name in trained)
+    num_layers = (7 if language.get("is_gated", True) else 6) * language["num_hidden_layers"]
+    assert len(trained) == 2 * num_layers and all("lora_" in name for name in trained)
     batch = tiny.make_batch(np.random.default_rng(0), ROWS, model.config.image, with_labels=True)
     optimizer = paddle.optimizer.AdamW(1e-2, parameters=list(trained.values()))
     model.train()

@@ -19,7 +19,8 @@ KNOWN = """read are
   paddle: config.json with paddlemix_format
   paddlemix: LlavaLlamaForCausalLM with model_state.pdparams, or with safetensors that PaddleNLP wrote
   hf: LlavaForConditionalGeneration or LlavaNextForConditionalGeneration of transformers
-  official: LlavaLlama-, LlavaMistral- or LlavaQwenForCausalLM with torch's *.bin or *.safetensors (liuhaotian/llava-*)
+  official: LlavaLlama-, LlavaMistral-, LlavaQwen-, LlavaMpt- or LlavaGemmaForCausalLM with torch's *.bin or
+    *.safetensors (liuhaotian/llava-*)
   xtuner: a folder with projector/ in it, and llm/, llm_adapter/, visual_encoder/ or visual_encoder_adapter/
   and with their base: mm_projector.bin, non_lora_trainables.bin, adapter_config.json (peft), lora_config.json"""
 MOST_NAMES = 12

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 from pathlib import Path
 
 from ...models.config import LanguageConfig, projector_depth
+from ...models.language.families import get_family
 from ..files import CheckpointError, StoredTensor, open_safetensors, open_weights, read_json
+from ..fused import piece_name
 from ..rules import Rule, linear_rules
 from ..torch_bin import open_torch_bin
 
@@ -19,21 +22,32 @@ TORCH_FILES = (
 
 
 def decoder_rules(language: LanguageConfig, prefix: str, head: str, *, is_torch: bool) -> list[Rule]:
-    """`prefix` stands before `embed_tokens`, `head` is the name of the output layer. All families have these names."""
+    """`prefix` stands before `embed_tokens`, `head` is the name of the output layer.
+
+    Only torch's names (is_torch) depend on the family, PaddleMIX's are always LLaMA's. What a family stores in one
+    tensor goes by the names of `fused`.
+    """
+    family = get_family(language.family)
+    theirs = family.names if is_torch else {}
+    layer = f"{prefix}{theirs.get('layers', 'layers')}.{{n}}"
     rules = [
-        Rule("language_model.embed_tokens.weight", f"{prefix}embed_tokens.weight"),
-        Rule("language_model.norm.weight", f"{prefix}norm.weight"),
+        Rule("language_model.embed_tokens.weight", f"{prefix}{theirs.get('embed_tokens', 'embed_tokens')}.weight"),
+        Rule("language_model.norm.weight", f"{prefix}{theirs.get('norm', 'norm')}.weight"),
         Rule("language_model.lm_head.weight", f"{head}.weight", is_torch),
     ]
     for norm in ("input_layernorm", "post_attention_layernorm"):
-        rules.append(Rule(f"{OUR_LAYER}.{norm}.weight", f"{prefix}layers.{{n}}.{norm}.weight"))
+        rules.append(Rule(f"{OUR_LAYER}.{norm}.weight", f"{layer}.{theirs.get(norm, norm)}.weight"))
+    fused = family.fused if is_torch else {}
+    pieces = {ours: (whole, number) for whole, parts in fused.items() for number, ours in enumerate(parts)}
     linears = {f"self_attn.{name}_proj": language.has_qkv_bias for name in "qkv"}
     linears |= {"self_attn.o_proj": language.has_out_bias}
     linears |= {f"mlp.{name}_proj": False for name in ("gate", "up", "down")}
     for name, has_bias in linears.items():
-        rules += linear_rules(
-            f"{OUR_LAYER}.{name}", f"{prefix}layers.{{n}}.{name}", has_bias=has_bias, is_transposed=is_torch
-        )
+        stored = pieces[name][0] if name in pieces else theirs.get(name, name)
+        found = linear_rules(f"{OUR_LAYER}.{name}", f"{layer}.{stored}", has_bias=has_bias, is_transposed=is_torch)
+        if name in pieces:
+            found = [dataclasses.replace(rule, theirs=piece_name(rule.theirs, pieces[name][1])) for rule in found]
+        rules += found
     return rules
 
 

@@ -57,7 +57,7 @@ def flat_json(config: LlavaConfig) -> dict:
     language = config.language
     values = {**language_json(config), **generation_json(config), "pretraining_tp": 1}
     if language.head_dim * language.num_attention_heads == language.hidden_size:
-        del values["head_dim"]  # LLaMA's own readers did not know the key at first
+        values.pop("head_dim", None)  # LLaMA's own readers did not know the key at first
     return values
 
 

@@ -138,10 +138,10 @@ def parts(config: LlavaConfig, tensors: dict[str, StoredTensor]) -> list[Part]:
     """
     hf_json.check_holdable(config)
     num_rows = hf_json.num_padded_rows(config.language.vocab_size)
-    theirs = {}
-    for name, tensor in renamed(table(config), tensors, NAME).items():
-        is_vocabulary = name.endswith(("embed_tokens.weight", "lm_head.weight"))
-        theirs[_new_style(name)] = padded_rows(tensor, num_rows, "mean") if is_vocabulary else tensor
+    names, theirs = table(config), {}
+    vocabulary = [names.to_theirs(f"language_model.{name}.weight")[0] for name in ("embed_tokens", "lm_head")]
+    for name, tensor in renamed(names, tensors, NAME).items():
+        theirs[_new_style(name)] = padded_rows(tensor, num_rows, "mean") if name in vocabulary else tensor
     return [Part("", "safetensors", "model", theirs, hf_json.json_files(config))]
 
 

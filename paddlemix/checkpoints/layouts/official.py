@@ -37,8 +37,7 @@ from .tower import (
 
 NAME = "official"
 # The same code's models over decoders that are not read: recognised, so that the reason can be told.
-OTHER_DECODERS = ("LlavaMptForCausalLM", "LlavaGemmaForCausalLM")
-TOWER_PREFIX = "model.vision_tower.vision_tower."
+OTHER_DECODERS = ("LlavaMixtralForCausalLM", "LlavaQwenMoeForCausalLM")
 DROPPED = re.compile(r".*\.(rotary_emb\.inv_freq|embeddings\.position_ids)")
 TOWER_FOLDER = "vision_tower"
 NO_TOWER = "has no vision tower of its own and needs"
@@ -59,6 +58,8 @@ def matches(folder: Path, raw: dict) -> bool:
     """A LLaVA by its architecture or its mm_* keys, whose weights Paddle did not write."""
     names = raw.get("architectures") or ()
     is_named = by_llava_architecture(names) is not None or any(name in names for name in OTHER_DECODERS)
+    # NOTE: older code had its classes under other names (LlavaMPTForCausalLM); "llava" is transformers' type too.
+    is_named = is_named or raw.get("model_type") in {one.llava_model_type for one in FAMILIES.values()} - {"llava"}
     return (is_named or "mm_projector_type" in raw) and not paddlemix.matches(folder, raw)
 
 
@@ -74,6 +75,11 @@ def _family(raw: dict) -> str:
     family = by_llava_architecture(raw.get("architectures") or ())
     by_type = (one for one in FAMILIES.values() if one.llava_model_type == raw.get("model_type"))
     return (family or next(by_type, FAMILIES["llama"])).name
+
+
+def tower_prefix(family: str) -> str:
+    """Return what stands before a tower's own names in a model over a family of decoders."""
+    return f"{get_family(family).body}.vision_tower.vision_tower."
 
 
 def check_decoder(folder: Path, raw: dict) -> None:
@@ -162,23 +168,24 @@ def _fetch_tower(folder: Path, name: str) -> Path:
 
 def open_tensors(folder: Path) -> dict[str, StoredTensor]:
     """Map the weights, with those of the tower that config.json names where they hold none."""
-    tensors = open_torch_weights(folder)
-    if any(name.startswith(TOWER_PREFIX) for name in tensors):
+    tensors, raw = open_torch_weights(folder), read_json(folder / "config.json")
+    if any(name.startswith(tower_prefix(_family(raw))) for name in tensors):
         return tensors
-    return {**tensors, **open_named_tower(folder, read_json(folder / "config.json"))}
+    return {**tensors, **open_named_tower(folder, raw)}
 
 
 def open_named_tower(folder: Path, raw: dict) -> dict[str, StoredTensor]:
     """Map the tower that a config names, under official names."""
     place = _fetch_tower(folder, tower_name(raw))
-    return {TOWER_PREFIX + name: tensor for name, tensor in open_tower(place).items()}
+    return {tower_prefix(_family(raw)) + name: tensor for name, tensor in open_tower(place).items()}
 
 
 def table(config: LlavaConfig) -> KeyTable:
-    rules = decoder_rules(config.language, "model.", "lm_head", is_torch=True)
-    rules += clip_rules(f"{TOWER_PREFIX}vision_model.", is_torch=True)
-    rules += mm_projector_rules("model.mm_projector", config.projector_type, is_torch=True)
-    return KeyTable([*rules, Rule("image_newline", "model.image_newline")])
+    family = get_family(config.language.family)
+    rules = decoder_rules(config.language, f"{family.body}.", "lm_head", is_torch=True)
+    rules += clip_rules(f"{tower_prefix(family.name)}vision_model.", is_torch=True)
+    rules += mm_projector_rules(f"{family.body}.mm_projector", config.projector_type, is_torch=True)
+    return KeyTable([*rules, Rule("image_newline", f"{family.body}.image_newline")])
 
 
 def canonical(name: str) -> str:
@@ -188,7 +195,8 @@ def canonical(name: str) -> str:
 def is_dropped(name: str, config: LlavaConfig) -> bool:
     """Tell what is left out on purpose: computed buffers, the copy of tied embeddings, and an unused image_newline."""
     is_tied_head = config.language.tie_word_embeddings and name == "lm_head.weight"
-    is_unused_newline = not config.has_image_newline and name == "model.image_newline"
+    newline = f"{get_family(config.language.family).body}.image_newline"
+    is_unused_newline = not config.has_image_newline and name == newline
     return is_tied_head or is_unused_newline or DROPPED.fullmatch(name) is not None
 
 
@@ -206,8 +214,8 @@ def parts(config: LlavaConfig, tensors: dict[str, StoredTensor]) -> list[Part]:
     theirs, tower = renamed(table(config), tensors, NAME), {}
     name = known_name(config.vision)
     if not name:
-        inside = [key for key in theirs if key.startswith(TOWER_PREFIX)]
-        tower = {key.removeprefix(TOWER_PREFIX): theirs.pop(key) for key in inside}
+        prefix = tower_prefix(config.language.family)
+        tower = {key.removeprefix(prefix): theirs.pop(key) for key in list(theirs) if key.startswith(prefix)}
     json_files = {
         "config.json": _config_json(config, name),
         "generation_config.json": generation_json(config),

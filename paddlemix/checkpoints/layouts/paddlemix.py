@@ -22,6 +22,9 @@ ARCHITECTURE = "LlavaLlamaForCausalLM"
 PDPARAMS, PDPARAMS_INDEX = "model_state.pdparams", "model_state.pdparams.index.json"
 SAFETENSORS, SAFETENSORS_INDEX = "model.safetensors", "model.safetensors.index.json"
 TOWER_PREFIX = "llama.vision_tower.vision_tower.vision_model."
+# Options that LLaMA has no others of than the defaults.
+LLAMA_HAS = ("has_qkv_bias", "has_out_bias", "sliding_window", "norm", "norm_offset", "activation", "is_gated")
+LLAMA_HAS += ("positions", "embedding_scale", "clip_qkv", "softmax_scale")
 CLIP_LARGE = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
 CLIP_BASE = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
 # config.json only names the tower; these are what OpenAI's names stand for.
@@ -185,10 +188,12 @@ def parts(config: LlavaConfig, tensors: dict[str, StoredTensor]) -> list[Part]:
 
 def _as_llama(language: LanguageConfig) -> LanguageConfig:
     """Return the same decoder as a LLaMA. Raises CheckpointError where it differs from one in more than its name."""
-    if language.has_qkv_bias or language.has_out_bias or language.sliding_window is not None:
+    llama = LanguageConfig()
+    others = [name for name in LLAMA_HAS if getattr(language, name) != getattr(llama, name)]
+    if others:
         raise CheckpointError(
-            f"layout {NAME} cannot hold a decoder of family {language.family!r} with biases or a sliding window: "
-            "PaddleMIX has LLaMA only"
+            f"layout {NAME} cannot hold a decoder of family {language.family!r} with {', '.join(others)}: PaddleMIX "
+            "has LLaMA only"
         )
     return dataclasses.replace(language, family="llama")
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ...models.config import LlavaConfig
+from .. import fused
 from ..files import CheckpointError, StoredTensor
 from ..rules import KeyTable
 from ..transforms import transposed
@@ -44,7 +45,7 @@ def renamed(table: KeyTable, tensors: Mapping[str, StoredTensor], layout: str) -
         if target is None:
             raise CheckpointError(f"layout {layout} has no place for the tensor {name}")
         found[target[0]] = transposed(tensor) if target[1] else tensor
-    return found
+    return fused.join(found)
 
 
 def own_json(config: LlavaConfig) -> dict:

@@ -17,6 +17,7 @@ from ...conversation.tokenizer import Tokenizer
 from ...conversation.tokenizer_files import VOCABULARIES
 from ...image.spec import ImageSpec
 from ...models.config import LlavaConfig, VisionConfig, projector_depth
+from ...models.language.families import get_family
 from .. import peft_adapter
 from ..adapters import lay_over
 from ..files import CheckpointError, StoredTensor, read_json
@@ -209,7 +210,8 @@ def _with_adapter(tensors: dict[str, StoredTensor], folder: Path, merge_dtype: s
 
 
 def table(config: LlavaConfig) -> KeyTable:
-    rules = decoder_rules(config.language, f"{LANGUAGE}.model.", f"{LANGUAGE}.lm_head", is_torch=True)
+    body = get_family(config.language.family).body
+    rules = decoder_rules(config.language, f"{LANGUAGE}.{body}.", f"{LANGUAGE}.lm_head", is_torch=True)
     rules += clip_rules(f"{TOWER}.vision_model.", is_torch=True)
     rules += linear_rules("projector.{n}", f"{PROJECTOR}.model.{{n}}", has_bias=True, is_transposed=True)
     return KeyTable(rules)

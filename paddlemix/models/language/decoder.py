@@ -1,6 +1,7 @@
 """The decoder of LLaMA (Touvron et al. 2023): RMSNorm, rotary positions, grouped heads, SwiGLU.
 
-What other families add are options of LanguageConfig: biases, scaled rotary frequencies, a sliding window.
+What other families have are options of LanguageConfig: biases, scaled rotary frequencies, a sliding window, ALiBi,
+LayerNorm, GELU, layers without a gate, scaled embeddings.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ import paddle
 from paddle import nn
 from paddle.distributed.fleet.utils import recompute
 
+from ...ops.activation import activate, gated
 from ...ops.attention import MASKED, attention, join_biases, prepared_bias, window_bias
 from ...ops.rms_norm import rms_norm
 from ...ops.rope import apply_rope, rope_tables
-from ...ops.swiglu import swiglu
 from ..config import LanguageConfig
 from ..kv_cache import KVCache
-from ..layers import embedding, linear
+from ..layers import embedding, linear, scaled
+from .alibi import alibi_bias, alibi_slopes
 from .rope import frequency_scales
 
 
@@ -32,23 +34,26 @@ class LanguageModel(nn.Layer):
         self.config = config
         self.enable_recompute = False
         self.rope_scales = frequency_scales(config)
+        self.slopes = alibi_slopes(config.num_attention_heads) if config.positions == "alibi" else None
         self.embed_tokens = embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.LayerList([DecoderLayer(config) for _ in range(config.num_hidden_layers)])
-        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.norm = build_norm(config)
         if not config.tie_word_embeddings:
             self.lm_head = linear(config.hidden_size, config.vocab_size, has_bias=False)
 
     def forward(self, embeds, position_ids, *, bias=None):
         """Read whole sequences: embeds [B, T, H], position_ids int64 [B, T]; bias as in `attention`, else causal."""
+        embeds = scaled(embeds, self.config.embedding_scale)
         ropes = self._rope(position_ids, embeds.dtype)
         biases = self._biases(bias, *embeds.shape[:2])
+        key_bias = self._key_bias(embeds.shape[1], embeds.shape[1] - 1)
         if self.training and embeds.stop_gradient:
             embeds.stop_gradient = False  # recompute passes gradients on only if its input wants one
         for layer, bias in zip(self.layers, biases, strict=True):
             if self.enable_recompute and self.training:
-                embeds = recompute(partial(layer, ropes=ropes, bias=bias), embeds)
+                embeds = recompute(partial(layer, ropes=ropes, bias=bias, key_bias=key_bias), embeds)
             else:
-                embeds = layer(embeds, ropes, bias)
+                embeds = layer(embeds, ropes, bias, key_bias)
         return self.norm(embeds)
 
     def forward_cached(self, embeds, position_ids, cache: KVCache, *, is_key_visible=None):
@@ -57,11 +62,13 @@ class LanguageModel(nn.Layer):
         is_key_visible: bool [B, capacity] for rows with padding, or None. The capacity must have been reserved.
         """
         length = embeds.shape[1]
+        embeds = scaled(embeds, self.config.embedding_scale)
         ropes = self._rope(position_ids, embeds.dtype)
         rows = cache.rows(length)
         biases = self._cached_biases(cache, length, is_key_visible)
+        key_bias = self._key_bias(cache.capacity, cache.length + length - 1)
         for number, layer in enumerate(self.layers):
-            embeds = layer.forward_cached(embeds, ropes, biases[number], cache, number, rows)
+            embeds = layer.forward_cached(embeds, ropes, biases[number], key_bias, cache, number, rows)
         cache.length += length
         return self.norm(embeds)
 
@@ -76,9 +83,15 @@ class LanguageModel(nn.Layer):
         dtype = str(self.norm.weight.dtype).split(".")[-1]
         return KVCache(config.num_hidden_layers, batch, config.num_key_value_heads, config.head_dim, capacity, dtype)
 
+    def _key_bias(self, num_keys: int, last: int):
+        """Return what ALiBi adds for each key, None without it. Of all rows and segments only distances count."""
+        return None if self.slopes is None else paddle.to_tensor(alibi_bias(self.slopes, num_keys, last))
+
     def _rope(self, position_ids, dtype):
-        """Return the tables (cos, sin) for queries and for keys."""
+        """Return the tables (cos, sin) for queries and for keys, None without rotary positions."""
         config = self.config
+        if config.positions != "rotary":
+            return None
         shape = config.head_dim, config.rope_theta, config.num_attention_heads
         queries = rope_tables(position_ids, *shape, dtype, self.rope_scales)
         if config.num_key_value_heads == config.num_attention_heads:
@@ -124,26 +137,26 @@ def _cached_bias(cache: KVCache, num_new: int, is_key_visible, window: int | Non
 
 
 class DecoderLayer(nn.Layer):
-    """Pre-norm attention and gated feed-forward."""
+    """Pre-norm attention and feed-forward."""
 
     def __init__(self, config: LanguageConfig):
         super().__init__()
-        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.input_layernorm = build_norm(config)
         self.self_attn = DecoderAttention(config)
-        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = build_norm(config)
         self.mlp = FeedForward(config)
 
-    def forward(self, x, ropes, bias):
-        x = x + self.self_attn(self.input_layernorm(x), ropes, bias)
+    def forward(self, x, ropes, bias, key_bias):
+        x = x + self.self_attn(self.input_layernorm(x), ropes, bias, key_bias)
         return x + self.mlp(self.post_attention_layernorm(x))
 
-    def forward_cached(self, x, ropes, bias, cache, number, rows):
-        x = x + self.self_attn.forward_cached(self.input_layernorm(x), ropes, bias, cache, number, rows)
+    def forward_cached(self, x, ropes, bias, key_bias, cache, number, rows):
+        x = x + self.self_attn.forward_cached(self.input_layernorm(x), ropes, bias, key_bias, cache, number, rows)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
 class DecoderAttention(nn.Layer):
-    """Causal attention with rotary positions; several query heads may share one key-value head."""
+    """Causal attention; several query heads may share one key-value head."""
 
     def __init__(self, config: LanguageConfig):
         super().__init__()
@@ -154,23 +167,33 @@ class DecoderAttention(nn.Layer):
         self.v_proj = linear(width, config.num_key_value_heads * dim, has_bias=config.has_qkv_bias)
         self.o_proj = linear(config.num_attention_heads * dim, width, has_bias=config.has_out_bias)
 
-    def forward(self, x, ropes, bias):
+    def forward(self, x, ropes, bias, key_bias):
         query, key, value = self._project(x, ropes)
-        return self._merge(attention(query, key, value, is_causal=bias is None, bias=bias))
+        return self._attend(query, key, value, bias, key_bias)
 
-    def forward_cached(self, x, ropes, bias, cache: KVCache, number: int, rows):
+    def forward_cached(self, x, ropes, bias, key_bias, cache: KVCache, number: int, rows):
         query, key, value = self._project(x, ropes)
         cache.write(number, rows, key, value)
-        if bias is None:
-            return self._merge(attention(query, key, value, is_causal=True))
-        return self._merge(attention(query, cache.keys[number], cache.values[number], bias=bias))
+        if bias is None:  # these are all there is, so that none of the capacity behind them has to be read
+            key_bias = None if key_bias is None else key_bias[..., : key.shape[2]]
+            return self._attend(query, key, value, None, key_bias)
+        return self._attend(query, cache.keys[number], cache.values[number], bias, key_bias)
+
+    def _attend(self, query, key, value, bias, key_bias):
+        scale, is_causal = self.config.softmax_scale, bias is None
+        return self._merge(attention(query, key, value, is_causal=is_causal, bias=bias, scale=scale, key_bias=key_bias))
 
     def _project(self, x, ropes):
-        query = apply_rope(self._heads(self.q_proj(x), self.config.num_attention_heads), *ropes[0])
-        key = apply_rope(self._heads(self.k_proj(x), self.config.num_key_value_heads), *ropes[1])
-        return query, key, self._heads(self.v_proj(x), self.config.num_key_value_heads)
+        query = self._heads(self.q_proj(x), self.config.num_attention_heads)
+        key = self._heads(self.k_proj(x), self.config.num_key_value_heads)
+        value = self._heads(self.v_proj(x), self.config.num_key_value_heads)
+        if ropes is not None:
+            query, key = apply_rope(query, *ropes[0]), apply_rope(key, *ropes[1])
+        return query, key, value
 
     def _heads(self, x, num_heads: int):
+        if self.config.clip_qkv is not None:
+            x = paddle.clip(x, -self.config.clip_qkv, self.config.clip_qkv)
         return x.reshape([x.shape[0], x.shape[1], num_heads, self.config.head_dim]).transpose([0, 2, 1, 3])
 
     def _merge(self, x):
@@ -179,25 +202,38 @@ class DecoderAttention(nn.Layer):
 
 
 class FeedForward(nn.Layer):
-    """down(silu(gate) * up)."""
+    """down(activation(gate) * up), or without a gate down(activation(up))."""
 
     def __init__(self, config: LanguageConfig):
         super().__init__()
-        self.gate_proj = linear(config.hidden_size, config.intermediate_size, has_bias=False)
+        self.activation = config.activation
+        self.gate_proj = None
+        if config.is_gated:
+            self.gate_proj = linear(config.hidden_size, config.intermediate_size, has_bias=False)
         self.up_proj = linear(config.hidden_size, config.intermediate_size, has_bias=False)
         self.down_proj = linear(config.intermediate_size, config.hidden_size, has_bias=False)
 
     def forward(self, x):
-        return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
+        if self.gate_proj is None:
+            return self.down_proj(activate(self.up_proj(x), self.activation))
+        return self.down_proj(gated(self.gate_proj(x), self.up_proj(x), self.activation))
+
+
+def build_norm(config: LanguageConfig) -> nn.Layer:
+    """Make a norm of the config's kind over the hidden width."""
+    if config.norm == "layer":
+        return nn.LayerNorm(config.hidden_size, epsilon=config.rms_norm_eps, bias_attr=False)
+    return RMSNorm(config.hidden_size, config.rms_norm_eps, config.norm_offset)
 
 
 class RMSNorm(nn.Layer):
-    """Norm with a learned scale."""
+    """Norm with a learned scale, of which `offset` is not stored."""
 
-    def __init__(self, width: int, epsilon: float):
+    def __init__(self, width: int, epsilon: float, offset: float = 0.0):
         super().__init__()
         self.epsilon = epsilon
-        self.weight = self.create_parameter([width], default_initializer=nn.initializer.Constant(1.0))
+        self.offset = offset
+        self.weight = self.create_parameter([width], default_initializer=nn.initializer.Constant(1.0 - offset))
 
     def forward(self, x):
-        return rms_norm(x, self.weight, self.epsilon)
+        return rms_norm(x, self.weight, self.epsilon, self.offset)

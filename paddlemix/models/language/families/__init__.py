@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from .family import Family as Family
+from .gemma import GEMMA
 from .llama import LLAMA
 from .mistral import MISTRAL
+from .mpt import MPT
 from .qwen2 import QWEN2
 
-FAMILIES = {family.name: family for family in (LLAMA, MISTRAL, QWEN2)}
+FAMILIES = {family.name: family for family in (LLAMA, MISTRAL, QWEN2, MPT, GEMMA)}
 
 
 def get_family(name: str) -> Family:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ...config import LanguageConfig, RopeScaling
@@ -48,6 +48,11 @@ class Family:
     name: its model_type. architecture: transformers' class. llava_architecture, llava_model_type: those of LLaVA's own
     code over it. defaults: transformers' values for absent keys, beside DEFAULTS. read_options: takes what config.json
     says, with defaults, and returns the fields of LanguageConfig that are not SHARED; write_options: the other way.
+    keys: SHARED and the other common keys that are called otherwise, ours -> theirs, None for those that are not there.
+    activations: values of hidden_act -> LanguageConfig.activation.
+    body: what the module around the layers is called in `architecture`. names: the parts of tensors' names below it
+    that are called otherwise, ours -> theirs. fused: layers in which several of ours are stored, one's rows (outputs)
+    after the other's: theirs -> ours.
     template: chat format of a model that does not say its own. *_token_id: what config.json says if nothing else does.
     lora_targets: patterns of the layers that get an adapter if a user names none.
     """
@@ -64,34 +69,44 @@ class Family:
     bos_token_id: int | None = 1
     eos_token_id: int | None = 2
     pad_token_id: int | None = None
+    keys: Mapping[str, str | None] = field(default_factory=dict)
+    activations: Mapping[str, str] = field(default_factory=lambda: {"silu": "silu"})
+    body: str = "model"
+    names: Mapping[str, str] = field(default_factory=dict)
+    fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     lora_targets: tuple[str, ...] = (ATTENTION_PROJECTIONS, MLP_PROJECTIONS)
 
     def read(self, stated: Mapping[str, Any]) -> LanguageConfig:
         """Read what transformers' config.json says about a decoder. Raises ValueError for what is not supported."""
-        values = {**DEFAULTS, **self.defaults, **stated}
-        if values["hidden_act"] != "silu" or values["mlp_bias"]:
+        named = {ours: stated[theirs] for ours, theirs in self.keys.items() if theirs in stated}
+        values = {**DEFAULTS, **self.defaults, **stated, **named}
+        if values["hidden_act"] not in self.activations or values["mlp_bias"]:
             raise ValueError(
-                f"hidden_act is {values['hidden_act']!r} and mlp_bias {values['mlp_bias']}: expected 'silu' and no "
-                "biases in the feed-forward layers"
+                f"hidden_act is {values['hidden_act']!r} and mlp_bias {values['mlp_bias']}: expected "
+                f"{' or '.join(map(repr, self.activations))} and no biases in the feed-forward layers"
             )
-        return LanguageConfig(
-            family=self.name,
-            rope_scaling=read_rope_scaling(values["rope_scaling"]),
+        fields = {
             **{name: values[name] for name in SHARED},
+            "rope_scaling": read_rope_scaling(values["rope_scaling"]),
+            "activation": self.activations[values["hidden_act"]],
             **self.read_options(values),
-        )
+        }
+        return LanguageConfig(family=self.name, **fields)
 
     def write(self, language: LanguageConfig) -> dict[str, Any]:
         """Return the decoder's keys of transformers' config.json. Raises ValueError for options they cannot express."""
+        acts = [name for name, ours in self.activations.items() if ours == language.activation]
         values = {
             **{name: getattr(language, name) for name in SHARED},
             "attention_dropout": 0.0,
-            "hidden_act": "silu",
+            "hidden_act": (acts or [*self.activations])[0],
             "initializer_range": 0.02,
             "rope_scaling": rope_scaling_json(language.rope_scaling),
             "use_cache": True,
             **self.write_options(language),
         }
+        values = {self.keys.get(name, name): value for name, value in values.items()}
+        values.pop(None, None)
         if self.read(values) != language:
             raise ValueError(f"a decoder of family {self.name!r} cannot have the options of {language}")
         return values

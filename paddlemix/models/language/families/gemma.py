@@ -1,0 +1,56 @@
+"""Gemma 1 (2B, 7B): scaled embeddings, norms whose stored scales lack 1, GELU by tanh, a head_dim of its own."""
+
+from __future__ import annotations
+
+from .family import Family
+
+ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu"}
+
+
+def _read_options(values) -> dict:
+    """hidden_activation, where it is stated, is what counts: hidden_act of the first released files is not true."""
+    has_bias = bool(values["attention_bias"])
+    activation = values["hidden_activation"] or values["hidden_act"]
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"hidden_activation is {activation!r}: expected {' or '.join(ACTIVATIONS)}")
+    return {
+        "has_qkv_bias": has_bias,
+        "has_out_bias": has_bias,
+        "activation": ACTIVATIONS[activation],
+        "norm_offset": 1.0,
+        "embedding_scale": values["hidden_size"] ** 0.5,
+    }
+
+
+def _write_options(language) -> dict:
+    return {"attention_bias": language.has_qkv_bias}
+
+
+GEMMA = Family(
+    name="gemma",
+    title="Gemma",
+    architecture="GemmaForCausalLM",
+    llava_architecture="LlavaGemmaForCausalLM",
+    llava_model_type="llava_gemma",
+    defaults={
+        "vocab_size": 256000,
+        "hidden_size": 3072,
+        "intermediate_size": 24576,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 16,
+        "head_dim": 256,
+        "max_position_embeddings": 8192,
+        "tie_word_embeddings": True,
+        "attention_bias": False,
+        "hidden_act": "gelu_pytorch_tanh",
+        "hidden_activation": None,
+    },
+    activations=ACTIVATIONS,
+    read_options=_read_options,
+    write_options=_write_options,
+    template="gemma",
+    bos_token_id=2,
+    eos_token_id=1,
+    pad_token_id=0,
+)

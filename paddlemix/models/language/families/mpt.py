@@ -1,0 +1,117 @@
+"""MosaicML's MPT (7B, 30B): ALiBi, LayerNorm without biases, no gate, queries, keys and values in one stored matrix."""
+
+from __future__ import annotations
+
+from .family import Family
+
+EXPANSION = 4  # transformers' class has no other
+# What config.json and its attn_config may say, where other values need another decoder.
+HELD = {
+    "expansion_ratio": (EXPANSION,),
+    "no_bias": (True,),
+    "logit_scale": (None,),
+    "norm_type": ("low_precision_layernorm", "layernorm"),
+}
+HELD_ATTENTION = {
+    "attn_type": ("multihead_attention",),
+    "alibi": (True,),
+    "alibi_bias_max": (8,),
+    "qk_ln": (False,),
+    "qk_gn": (False,),
+    "prefix_lm": (False,),
+    "attn_uses_sequence_id": (False,),
+    "rope": (False,),
+    "sliding_window_size": (-1,),
+}
+
+
+def _read_options(values) -> dict:
+    attention = values["attn_config"] or {}
+    _check(values, attention)
+    return {
+        "intermediate_size": EXPANSION * values["hidden_size"],
+        "norm": "layer",
+        "activation": "gelu",
+        "is_gated": False,
+        "positions": "alibi",
+        "clip_qkv": attention.get("clip_qkv") or None,
+        "softmax_scale": attention.get("softmax_scale"),
+    }
+
+
+def _check(values, attention) -> None:
+    """Raise ValueError that lists what this decoder does not do; an absent key has the first value."""
+    stated = [(f"{key} {values[key]!r}", values[key], held) for key, held in HELD.items() if key in values]
+    stated += [
+        (f"attn_config.{key} {attention[key]!r}", attention[key], held)
+        for key, held in HELD_ATTENTION.items()
+        if key in attention
+    ]
+    others = [f"{text} (expected {held[0]!r})" for text, value, held in stated if value not in held]
+    if others:
+        raise ValueError(f"an MPT with {', '.join(others)} is not supported")
+
+
+def _write_options(language) -> dict:
+    attention = {key: held[0] for key, held in HELD_ATTENTION.items() if key not in ("qk_gn", "rope")}
+    del attention["sliding_window_size"]
+    return {
+        "attn_config": {
+            **attention,
+            "attn_impl": "torch",
+            "attn_pdrop": 0.0,
+            "clip_qkv": language.clip_qkv,
+            "softmax_scale": language.softmax_scale,
+        },
+        **{key: held[0] for key, held in HELD.items()},
+        "emb_pdrop": 0.0,
+        "resid_pdrop": 0.0,
+    }
+
+
+MPT = Family(
+    name="mpt",
+    title="MosaicML MPT",
+    architecture="MptForCausalLM",
+    llava_architecture="LlavaMptForCausalLM",
+    llava_model_type="llava_mpt",
+    defaults={
+        "vocab_size": 50368,
+        "hidden_size": 2048,
+        "intermediate_size": None,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "rms_norm_eps": 1e-5,
+        "max_position_embeddings": 2048,
+        "tie_word_embeddings": True,
+        "hidden_act": "gelu",
+        "attn_config": None,
+    },
+    keys={
+        "hidden_size": "d_model",
+        "num_hidden_layers": "n_layers",
+        "num_attention_heads": "n_heads",
+        "max_position_embeddings": "max_seq_len",
+        "rms_norm_eps": "layer_norm_epsilon",
+        **dict.fromkeys(("intermediate_size", "num_key_value_heads", "head_dim", "rope_theta", "rope_scaling")),
+        **dict.fromkeys(("attention_dropout", "hidden_act")),
+    },
+    activations={"gelu": "gelu"},
+    body="transformer",
+    names={
+        "embed_tokens": "wte",
+        "norm": "norm_f",
+        "layers": "blocks",
+        "input_layernorm": "norm_1",
+        "post_attention_layernorm": "norm_2",
+        "self_attn.o_proj": "attn.out_proj",
+        "mlp.up_proj": "ffn.up_proj",
+        "mlp.down_proj": "ffn.down_proj",
+    },
+    fused={"attn.Wqkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")},
+    read_options=_read_options,
+    write_options=_write_options,
+    template="mpt",
+    bos_token_id=None,
+    eos_token_id=None,
+)

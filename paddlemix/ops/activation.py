@@ -1,0 +1,17 @@
+"""The activations of feed-forward layers, with and without a gate."""
+
+from __future__ import annotations
+
+import paddle.nn.functional as F
+
+from .swiglu import swiglu
+
+
+def activate(x, kind: str):
+    """Return silu(x), or gelu(x): exact ("gelu"), or its approximation by tanh ("gelu_tanh")."""
+    return F.silu(x) if kind == "silu" else F.gelu(x, approximate=kind == "gelu_tanh")
+
+
+def gated(gate, up, kind: str):
+    """Return activate(gate) * up."""
+    return swiglu(gate, up) if kind == "silu" else activate(gate, kind) * up
