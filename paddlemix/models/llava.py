@@ -14,6 +14,7 @@ from paddle import nn
 from ..constants import IMAGE_TOKEN_ID
 from ..data.sample import Batch
 from ..ops.attention import segment_bias
+from ..ops.packed_attention import find_runs
 from .config import LlavaConfig
 from .image_features import arrange, place
 from .language.decoder import LanguageModel
@@ -96,8 +97,7 @@ class LlavaForConditionalGeneration(nn.Layer):
         loss_weights: float32 [B, T]; the loss is then the sum of weight * cross-entropy. One method does both because
         data-parallel wrappers only follow `forward`.
         """
-        segments = np.asarray(batch.segment_ids)
-        bias = None if is_right_padded(segments) else segment_bias(paddle.to_tensor(segments))
+        bias = _mask(np.asarray(batch.segment_ids))
         positions = paddle.to_tensor(np.asarray(batch.position_ids))
         hidden = self.language_model(self.embed(batch), positions, bias=bias)
         if with_loss:
@@ -116,6 +116,14 @@ class LlavaForConditionalGeneration(nn.Layer):
         from ..generate.batch import generate
 
         return generate(self, batch, sampling)
+
+
+def _mask(segment_ids: np.ndarray):
+    """Return what the decoder takes as bias for rows [B, T] of segments."""
+    if is_right_padded(segment_ids):
+        return None
+    runs = find_runs(segment_ids)
+    return segment_bias(paddle.to_tensor(segment_ids)) if runs is None else runs
 
 
 def is_right_padded(segment_ids: np.ndarray) -> bool:

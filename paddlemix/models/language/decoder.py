@@ -6,6 +6,7 @@ LayerNorm, GELU, layers without a gate, scaled embeddings.
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 
 import paddle
@@ -14,6 +15,7 @@ from paddle.distributed.fleet.utils import recompute
 
 from ...ops.activation import activate, gated
 from ...ops.attention import MASKED, attention, join_biases, prepared_bias, window_bias
+from ...ops.packed_attention import Runs, packed_attention
 from ...ops.rms_norm import rms_norm
 from ...ops.rope import apply_rope, rope_tables
 from ..config import LanguageConfig
@@ -42,7 +44,10 @@ class LanguageModel(nn.Layer):
             self.lm_head = linear(config.hidden_size, config.vocab_size, has_bias=False)
 
     def forward(self, embeds, position_ids, *, bias=None):
-        """Read whole sequences: embeds [B, T, H], position_ids int64 [B, T]; bias as in `attention`, else causal."""
+        """Read whole sequences: embeds [B, T, H], position_ids int64 [B, T].
+
+        bias: as in `attention`, or `Runs` where a row holds several samples; None where a causal mask is enough.
+        """
         embeds = scaled(embeds, self.config.embedding_scale)
         ropes = self._rope(position_ids, embeds.dtype)
         biases = self._biases(bias, *embeds.shape[:2])
@@ -101,6 +106,8 @@ class LanguageModel(nn.Layer):
     def _biases(self, bias, batch: int, length: int) -> list:
         """Return each layer's mask for whole sequences."""
         num_heads, window = self.config.num_attention_heads, self.config.sliding_window
+        if isinstance(bias, Runs):
+            return self._per_layer(bias, dataclasses.replace(bias, window=window))
         full = prepared_bias(bias, batch, length, num_heads)
         if window is None or length <= window:
             return self._per_layer(full, full)
@@ -181,6 +188,8 @@ class DecoderAttention(nn.Layer):
 
     def _attend(self, query, key, value, bias, key_bias):
         scale, is_causal = self.config.softmax_scale, bias is None
+        if isinstance(bias, Runs):
+            return self._merge(packed_attention(query, key, value, bias, scale=scale, key_bias=key_bias))
         return self._merge(attention(query, key, value, is_causal=is_causal, bias=bias, scale=scale, key_bias=key_bias))
 
     def _project(self, x, ropes):
