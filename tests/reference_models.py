@@ -18,6 +18,7 @@ from transformers import (
     MistralConfig,
     MptConfig,
     Qwen2Config,
+    SiglipVisionConfig,
 )
 
 from paddlemix.constants import IGNORE_INDEX, IMAGE_TOKEN_ID
@@ -50,6 +51,7 @@ MPT_NAMES = {
     "rms_norm_eps": "layer_norm_epsilon",
     "tie_word_embeddings": "tie_word_embeddings",
 }
+TOWER_CONFIGS = {"clip": CLIPVisionConfig, "siglip": SiglipVisionConfig}
 
 
 def text_config(family: str = "llama", **changes):
@@ -75,7 +77,7 @@ def text_config(family: str = "llama", **changes):
     return TEXT_CONFIGS[family](**{**values, **changes})
 
 
-def vision_config(**changes):
+def vision_config(kind: str = "clip", **changes):
     values = {
         "hidden_size": 32,
         "intermediate_size": 64,
@@ -83,18 +85,20 @@ def vision_config(**changes):
         "num_attention_heads": 4,
         "image_size": SIDE,
         "patch_size": PATCH,
-        "projection_dim": 32,
+        **({"projection_dim": 32} if kind == "clip" else {}),
     }
-    return CLIPVisionConfig(**{**values, **changes})
+    return TOWER_CONFIGS[kind](**{**values, **changes})
 
 
 def hf_model(is_next: bool, seed: int = 0, strategy: str = "default", vision: dict | None = None, **text_changes):
     """Return a seeded random LLaVA 1.5 or 1.6 of transformers, in float32 on the CPU.
 
-    strategy "full" keeps the class token; vision and text_changes (with the family of the decoder) replace
-    values of the two configs.
+    strategy "full" keeps the class token; vision (with the kind of the tower) and text_changes (with the family of the
+    decoder) replace values of the two configs. Canvases of 1.6 are those of PINPOINTS in tiles of the tower.
     """
     torch.manual_seed(seed)
+    side = (vision or {}).get("image_size", SIDE)
+    pinpoints = [[edge // SIDE * side for edge in pair] for pair in PINPOINTS]
     shared = {
         "vision_config": vision_config(**(vision or {})),
         "text_config": text_config(**text_changes),
@@ -104,7 +108,7 @@ def hf_model(is_next: bool, seed: int = 0, strategy: str = "default", vision: di
         "tie_word_embeddings": text_config(**text_changes).tie_word_embeddings,
     }
     if is_next:
-        model = LlavaNextForConditionalGeneration(LlavaNextConfig(image_grid_pinpoints=PINPOINTS, **shared))
+        model = LlavaNextForConditionalGeneration(LlavaNextConfig(image_grid_pinpoints=pinpoints, **shared))
         torch.nn.init.normal_(model.model.image_newline)
     else:
         model = LlavaForConditionalGeneration(LlavaConfig(image_seq_length=(SIDE // PATCH) ** 2, **shared))
@@ -113,7 +117,7 @@ def hf_model(is_next: bool, seed: int = 0, strategy: str = "default", vision: di
             torch.nn.init.normal_(parameter, std=0.16)
         elif "norm" in name:
             torch.nn.init.uniform_(parameter, 0.5, 1.5)
-        elif "language_model" in name:  # biases of its projections
+        elif "language_model" in name or "patch_embedding" in name:  # biases
             torch.nn.init.normal_(parameter, std=0.5)
     model.generation_config.eos_token_id = None
     return model.eval()

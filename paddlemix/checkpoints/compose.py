@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..conversation.tokenizer import Tokenizer, load_tokenizer
 from ..image.spec import ImageSpec
 from ..models.config import LanguageConfig, LlavaConfig, VisionConfig
 from ..models.language.families import FAMILIES, get_family
+from ..models.vision.families import TOWER_FAMILIES, get_tower_family
 from . import fused
 from .checkpoint import EMBEDDING, open_checkpoint
 from .files import CheckpointError, StoredTensor, preview, read_json
 from .layouts import decoder, tower
 from .layouts import paddle as layout
-from .layouts.components import clip_rules, decoder_rules, open_torch_weights
+from .layouts.components import decoder_rules, is_unused_by_llava, open_torch_weights, tower_rules
 from .new_folder import write_folder
+from .positions import resize_tower
 from .projector_file import fresh_newline, fresh_projector, read_projector
 from .rules import KeyTable
 from .shapes import check_complete
 from .transforms import cast, transposed
 
-CLIP_KINDS = ("clip", "clip_vision_model")
 NAMES = " or ".join(family.architecture for family in FAMILIES.values())
+TOWERS = " or ".join(family.architecture for family in TOWER_FAMILIES.values())
 COMPUTED = "rotary_emb.inv_freq"
 # LLaVA 1.6's canvases (width, height), in tiles.
 GRIDS = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))
@@ -35,7 +39,8 @@ class Choices:
 
     projector_type None: that of the file, else mlp2x_gelu. mode: of ImageSpec. grids: (width, height) in pixels for
     anyres, none for those of LLaVA 1.6 in tiles of the tower. template: None for the language model's.
-    select_layer, select_feature: of VisionConfig.
+    select_layer, select_feature: of VisionConfig; layer None for that of a whole LLaVA, -2 of a tower alone.
+    image_size: px, to which the tower's position embeddings are interpolated; None for the tower's own.
     """
 
     projector: Path | None = None
@@ -43,9 +48,10 @@ class Choices:
     mode: str = "pad"
     grids: Sequence[tuple[int, int]] = ()
     template: str | None = None
-    select_layer: int = -2
+    select_layer: int | None = None
     select_feature: str = "patch"
     seed: int = 0
+    image_size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,7 @@ class _Language:
 class _Tower:
     config: VisionConfig
     tensors: dict[str, StoredTensor]
-    pixels: dict[str, tuple[float, ...]]
+    pixels: dict[str, Any]
 
 
 def compose(
@@ -75,9 +81,10 @@ def compose(
 ) -> LlavaConfig:
     """Write the folder and return its config, whose `untrained` lists the parts with random values.
 
-    language_model: a folder of LlamaForCausalLM or its like, with its tokenizer; vision_tower: one of CLIPModel or
-    CLIPVisionModel. Either may be a whole LLaVA in any layout, of which that part is taken. Weights keep their dtypes;
-    what is new has the language model's. title: of a progress bar. Raises CheckpointError.
+    language_model: a folder of LlamaForCausalLM or its like, with its tokenizer; vision_tower: one of CLIPVisionModel
+    or SiglipVisionModel, or of these with their text models and heads, which are left. Either may be a whole LLaVA in
+    any layout, of which that part is taken. Weights keep their dtypes; what is new has the language model's. title: of
+    a progress bar. Raises CheckpointError.
     """
     language_model, vision_tower, output = Path(language_model), Path(vision_tower), Path(output)
     language = _open_language(language_model)
@@ -156,16 +163,22 @@ def _tokenizer(folder: Path) -> Tokenizer:
 
 
 def _open_tower(folder: Path, choices: Choices) -> _Tower:
-    """Open the tower of a CLIP folder or of a LLaVA. Raises CheckpointError."""
-    selection = {"select_layer": choices.select_layer, "select_feature": choices.select_feature}
-    if tower.is_tower(folder) and read_json(folder / "config.json").get("model_type") in CLIP_KINDS:
-        table = KeyTable(clip_rules("vision_model.", is_torch=True))
-        tensors = _renamed(folder, table, tower.open_tower(folder))
-        return _Tower(tower.read_tower(folder, **selection), tensors, tower.read_pixels(folder))
-    whole = _open_whole(folder, "vision tower", "a CLIPModel or CLIPVisionModel with safetensors or .bin files")
-    image = whole.config.image
-    config = VisionConfig(**{**vars(whole.config.vision), **selection})
-    return _Tower(config, _starting_with(whole.tensors, "vision_tower."), {"mean": image.mean, "std": image.std})
+    """Open the tower of a folder of its own or of a LLaVA, for the side that is wanted. Raises CheckpointError."""
+    if tower.is_tower(folder) and tower.is_tower_type(read_json(folder / "config.json").get("model_type")):
+        chosen = -2 if choices.select_layer is None else choices.select_layer
+        config = tower.read_tower(folder, select_layer=chosen, select_feature=choices.select_feature)
+        stored, prefix = tower.open_tower(folder), tower.PREFIX
+        stored = {name: tensor for name, tensor in stored.items() if not is_unused_by_llava(config, prefix, name)}
+        tensors = _renamed(folder, KeyTable(tower_rules(config, prefix, is_torch=True)), stored)
+        pixels = tower.read_pixels(get_tower_family(config.family), folder)
+    else:
+        whole = _open_whole(folder, "vision tower", f"a {TOWERS} with safetensors or .bin files")
+        image, config = whole.config.image, whole.config.vision
+        chosen = config.select_layer if choices.select_layer is None else choices.select_layer
+        config = dataclasses.replace(config, select_layer=chosen, select_feature=choices.select_feature)
+        tensors = _starting_with(whole.tensors, "vision_tower.")
+        pixels = {"mean": image.mean, "std": image.std, "has_crop": image.has_crop}
+    return _Tower(*resize_tower(config, tensors, choices.image_size or config.image_size), pixels)
 
 
 def _open_whole(folder: Path, part: str, expected: str):

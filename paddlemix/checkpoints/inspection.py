@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..models.config import LlavaConfig
 from ..models.language.families import FAMILIES, get_family
+from ..models.vision.families import TOWER_FAMILIES, get_tower_family
 from . import fused, hub
 from .files import CheckpointError, StoredTensor, read_json
 from .inspection_facts import Inspection, compare, count, describe_image, describe_text
@@ -30,7 +31,8 @@ FORMATS = {
 }
 # Folders that are a part of a LLaVA, by model_type of their config.json.
 PARTS_ALONE = {family.name: f"a {family.title} language model" for family in FAMILIES.values()}
-PARTS_ALONE |= {"clip": "a CLIP model", "clip_vision_model": "a CLIP vision tower"}
+PARTS_ALONE |= {one.whole_model_type: f"a {one.title} model" for one in TOWER_FAMILIES.values()}
+PARTS_ALONE |= {one.model_type: f"a {one.title} vision tower" for one in TOWER_FAMILIES.values()}
 
 
 def inspect(path, base=None) -> Inspection:
@@ -89,9 +91,9 @@ def _is_part_alone(path: Path, raw: Mapping) -> bool:
 def _describe(path: Path, layout, config: LlavaConfig, scan: Scan, found: Inspection) -> None:
     """Fill in what a configuration tells and hold the tensors against it."""
     language, vision = config.language, config.vision
-    title = get_family(language.family).title
+    title, tower = get_family(language.family).title, get_tower_family(vision.family).title
     found.model = (
-        f"CLIP {vision.num_hidden_layers} x {vision.hidden_size} ({vision.image_size} px, patches of "
+        f"{tower} {vision.num_hidden_layers} x {vision.hidden_size} ({vision.image_size} px, patches of "
         f"{vision.patch_size}) -> {config.projector_type} -> {title} {language.num_hidden_layers} x "
         f"{language.hidden_size} (vocabulary {language.vocab_size:,}, {language.max_position_embeddings:,} positions)"
     )

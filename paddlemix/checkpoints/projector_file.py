@@ -9,16 +9,17 @@ from pathlib import Path
 
 import numpy as np
 
-from ..models.config import projector_depth
+from ..models.projector_type import LINEAR, RESIDUAL_BLOCK, projector_layers
 from .files import CheckpointError, StoredTensor, open_safetensors, preview
 from .pdparams import open_pdparams
 from .torch_bin import open_torch_bin
 from .transforms import transposed
 
+LAYER = r"\d+(?:\.pre_norm|\.proj\.\d+)?"
 # LLaVA's and PaddleMIX's names below any prefix; xtuner's whole ones.
 NAMES = (
-    re.compile(r"(?:.*\.)?mm_projector\.(?:(?P<number>\d+)\.)?(?P<kind>weight|bias)"),
-    re.compile(r"model\.(?P<number>\d+)\.(?P<kind>weight|bias)"),
+    re.compile(rf"(?:.*\.)?mm_projector\.(?:(?P<layer>{LAYER})\.)?(?P<kind>weight|bias)"),
+    re.compile(r"model\.(?P<layer>\d+)\.(?P<kind>weight|bias)"),
 )
 NEWLINE = re.compile(r"(?:.*\.)?image_newline")
 READERS = {".bin": open_torch_bin, ".safetensors": open_safetensors, ".pdparams": open_pdparams}
@@ -38,30 +39,43 @@ def read_projector(path: Path) -> tuple[dict[str, StoredTensor], str]:
     for name, tensor in READERS[path.suffix](path).items():
         match = next((match for pattern in NAMES if (match := pattern.fullmatch(name))), None)
         if match:
-            is_numbered.add(match["number"] is not None)
-            is_matrix = match["kind"] == "weight" and path.suffix != ".pdparams"
-            found[f"projector.{match['number'] or 0}.{match['kind']}"] = transposed(tensor) if is_matrix else tensor
+            is_numbered.add(match["layer"] is not None)
+            is_matrix = len(tensor.shape) == 2 and path.suffix != ".pdparams"
+            found[f"projector.{match['layer'] or 0}.{match['kind']}"] = transposed(tensor) if is_matrix else tensor
         elif NEWLINE.fullmatch(name):
             found["image_newline"] = tensor
         else:
             unknown.append(name)
     if unknown:
         raise CheckpointError(f"{path} holds tensors that are of no projector: {preview(sorted(unknown))}")
-    depth = sum(name.endswith(".weight") for name in found)
-    wanted = {f"projector.{2 * place}.{kind}" for place in range(depth) for kind in ("weight", "bias")}
+    names = {name.rpartition(".")[0] for name in found} - {""}
+    projector_type = _type_of(names) if is_numbered == {True} else "linear"
+    wanted = {f"projector.{name}.{kind}" for name, _ in projector_layers(projector_type) for kind in ("weight", "bias")}
     if len(is_numbered) != 1 or wanted != set(found) - {"image_newline"}:
         raise CheckpointError(f"{path} holds no whole projector: {preview(sorted(found)) or 'nothing'}")
-    return found, f"mlp{depth}x_gelu" if is_numbered == {True} else "linear"
+    return found, projector_type
+
+
+def _type_of(names: set[str]) -> str:
+    """Return the type with as many linear layers and residual blocks as there are names (`projector.3.proj.0`)."""
+    num_residual = sum(name.endswith(f".{RESIDUAL_BLOCK[0][0]}") for name in names)
+    num_linear = max(len(names) - len(RESIDUAL_BLOCK) * num_residual, 1)
+    return f"mlp{num_linear}x_res{num_residual}x_gelu" if num_residual else f"mlp{num_linear}x_gelu"
 
 
 def fresh_projector(projector_type: str, num_in: int, num_out: int, seed: int) -> dict[str, StoredTensor]:
-    """Return a new projector in float32, as torch initialises Linear layers: uniform within 1 / sqrt(inputs)."""
+    """Return a new projector in float32, as torch initialises its layers.
+
+    Linear ones are uniform within 1 / sqrt(inputs), norms have weight 1 and bias 0.
+    """
     tensors = {}
-    for place in range(projector_depth(projector_type)):
+    for place, (name, layer) in enumerate(projector_layers(projector_type)):
         width = num_out if place else num_in
-        for kind, shape in (("weight", (width, num_out)), ("bias", (num_out,))):
+        shapes = {"weight": (width, num_out) if layer == LINEAR else (num_out,), "bias": (num_out,)}
+        for kind, shape in shapes.items():
             draw = partial(_uniform, [seed, place, kind == "bias"], 1 / math.sqrt(width), shape)
-            tensors[f"projector.{2 * place}.{kind}"] = StoredTensor("float32", shape, draw)
+            fill = partial(np.full, shape, float(kind == "weight"), np.float32)
+            tensors[f"projector.{name}.{kind}"] = StoredTensor("float32", shape, draw if layer == LINEAR else fill)
     return tensors
 
 

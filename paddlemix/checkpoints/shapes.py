@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..models.config import LanguageConfig, LlavaConfig, VisionConfig, projector_depth
+from ..models.config import LanguageConfig, LlavaConfig, VisionConfig
+from ..models.projector_type import LINEAR, projector_layers
 from .files import CheckpointError, StoredTensor, preview
 
 Shapes = dict[str, tuple[int, ...]]
@@ -16,8 +17,10 @@ def parameter_shapes(config: LlavaConfig) -> Shapes:
     """Return our name -> shape of every tensor of a model, matrices are [in, out]."""
     width = config.language.hidden_size
     shapes = _vision(config.vision)
-    for number in range(projector_depth(config.projector_type)):
-        shapes |= _linear(f"projector.{2 * number}", width if number else config.vision.hidden_size, width)
+    num_in = config.vision.hidden_size
+    for name, kind in projector_layers(config.projector_type):
+        shapes |= _linear(f"projector.{name}", num_in, width) if kind == LINEAR else _norm(f"projector.{name}", width)
+        num_in = width
     shapes |= _language(config.language)
     return shapes | ({"image_newline": (width,)} if config.has_image_newline else {})
 
@@ -73,13 +76,13 @@ def _language(config: LanguageConfig) -> Shapes:
 
 def _vision(config: VisionConfig) -> Shapes:
     width, inner, prefix = config.hidden_size, config.intermediate_size, "vision_tower."
-    num_patches = (config.image_size // config.patch_size) ** 2
-    shapes = {
-        f"{prefix}class_embedding": (width,),
-        f"{prefix}position_embedding": (num_patches + 1, width),
+    shapes = {f"{prefix}class_embedding": (width,)} if config.has_class_token else {}
+    shapes |= {
+        f"{prefix}position_embedding": (config.num_positions, width),
         f"{prefix}patch_embedding.weight": (width, 3, config.patch_size, config.patch_size),
-        **_norm(f"{prefix}pre_norm", width),
     }
+    shapes |= {f"{prefix}patch_embedding.bias": (width,)} if config.has_patch_bias else {}
+    shapes |= _norm(f"{prefix}pre_norm", width) if config.has_pre_norm else {}
     for number in range(config.num_hidden_layers):
         layer = f"{prefix}layers.{number}."
         shapes |= _norm(f"{layer}norm1", width)

@@ -18,6 +18,7 @@ from typing import Any
 from ..conversation.tokenizer_files import VOCABULARIES
 from ..models.config import LlavaConfig
 from ..models.language.families import get_family
+from ..models.vision.families import get_tower_family
 from . import fused, lora, peft_adapter
 from .adapters import Adapter, Oriented, lay_over
 from .files import CheckpointError, StoredTensor, open_safetensors, read_json
@@ -226,7 +227,9 @@ def _changed(config: LlavaConfig, folder: Path, raw: dict) -> LlavaConfig:
     """Return a whole base's config with what LLaVA's config.json beside the side files says of tower and pictures."""
     official.check_decoder(folder, raw)
     chosen = {**official.selection(raw), "name": config.vision.name}
-    pixels = {"mean": config.image.mean, "std": config.image.std}
+    if get_tower_family(config.vision.family).own_select_layer is not None:
+        chosen["select_layer"] = config.vision.select_layer
+    pixels = {"mean": config.image.mean, "std": config.image.std, "has_crop": config.image.has_crop}
     facts = TowerFacts(dataclasses.replace(config.vision, **chosen), pixels)
     changed = official.build_config(folder, raw, config.language, facts)
     kept = {"dtype": config.dtype, "eos_token_ids": config.eos_token_ids, "untrained": config.untrained}

@@ -8,19 +8,22 @@ import sys
 from pathlib import Path
 
 from ..checkpoints.hub_options import add_hub_options
+from ..models.projector_type import PROJECTOR_NAMES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """Add the command's options."""
     parser.add_argument("--language-model", required=True, metavar="DIR", help="a LLaMA with its tokenizer, or a LLaVA")
-    parser.add_argument("--vision-tower", required=True, metavar="DIR", help="a CLIP model or tower, or a LLaVA")
+    parser.add_argument(
+        "--vision-tower", required=True, metavar="DIR", help="a CLIP or SigLIP model or tower, or a LLaVA"
+    )
     parser.add_argument(
         "--output", required=True, metavar="DIR", help="folder to write; it must not exist, or be empty"
     )
     parser.add_argument(
         "--projector", metavar="FILE", help="mm_projector.bin, .safetensors or .pdparams (default: random values)"
     )
-    parser.add_argument("--mm-projector-type", metavar="TYPE", help="linear or mlpNx_gelu (default: mlp2x_gelu)")
+    parser.add_argument("--mm-projector-type", metavar="TYPE", help=f"{PROJECTOR_NAMES} (default: mlp2x_gelu)")
     parser.add_argument(
         "--image-aspect-ratio", choices=("square", "pad", "anyres"), default="pad", help="(default: pad)"
     )
@@ -32,8 +35,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
         help="canvases for anyres, (width, height) in pixels: '[[336,672],[672,336]]' (default: LLaVA 1.6's five)",
     )
     parser.add_argument("--template", help="chat template (default: the language model's)")
-    parser.add_argument("--mm-vision-select-layer", type=int, default=-2, metavar="N", help="(default: -2)")
+    parser.add_argument(
+        "--mm-vision-select-layer", type=int, metavar="N", help="(default: -2, or that of the LLaVA the tower is from)"
+    )
     parser.add_argument("--mm-vision-select-feature", choices=("patch", "cls_patch"), default="patch")
+    parser.add_argument(
+        "--image-size",
+        type=int,
+        metavar="PX",
+        help="side of a picture or tile; the tower's position embeddings are interpolated to it (default: the tower's)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the random values (default: 0)")
     parser.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="of a weight file (default: 5GB)")
     add_hub_options(parser)
@@ -55,6 +66,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.seed < 0:
         raise ValueError(f"--seed {arguments.seed} is below 0")
+    if arguments.image_size is not None and arguments.image_size < 1:
+        raise ValueError(f"--image-size {arguments.image_size} is below 1 px")
     choices = Choices(
         projector=Path(arguments.projector) if arguments.projector else None,
         projector_type=arguments.mm_projector_type,
@@ -64,6 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
         select_layer=arguments.mm_vision_select_layer,
         select_feature=arguments.mm_vision_select_feature,
         seed=arguments.seed,
+        image_size=arguments.image_size,
     )
     parts = [
         resolve(name, hub=arguments.hub, revision=arguments.revision)

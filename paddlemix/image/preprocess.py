@@ -1,4 +1,4 @@
-"""From a picture to the tiles of the vision tower, as CLIP and LLaVA do it, with PIL and NumPy only."""
+"""From a picture to the tiles of the vision tower, as CLIP, SigLIP and LLaVA do it, with PIL and NumPy only."""
 
 from __future__ import annotations
 
@@ -23,12 +23,19 @@ def preprocess(image: Image.Image, spec: ImageSpec) -> ImageTiles:
     if image.mode != "RGB":
         raise ImageError(f"expected a picture in mode RGB, found {image.mode}: read it with load_image")
     size, num_tokens = image.size, num_image_tokens(image.size, spec)
-    if spec.mode == "anyres":
-        tiles = _anyres_tiles(image, spec)
-    else:
-        image = _pad_to_square(image, spec.mean) if spec.mode == "pad" else _trim_strip(image)
-        tiles = np.asarray(_resize_and_crop(image, spec.side))[None]
+    tiles = _anyres_tiles(image, spec) if spec.mode == "anyres" else np.asarray(_one_tile(image, spec))[None]
     return ImageTiles(_normalise(tiles, spec), size, num_tokens)
+
+
+def _one_tile(image: Image.Image, spec: ImageSpec) -> Image.Image:
+    """Return the picture as a square of `spec.side` px (for "square" without a crop: SigLIP's image processor)."""
+    if spec.mode == "pad":
+        image = _pad_to_square(image, spec.mean)
+    elif not spec.has_crop:
+        return image.resize((spec.side, spec.side), Image.Resampling.BICUBIC)
+    else:
+        image = _trim_strip(image)
+    return _resize_and_crop(image, spec.side)
 
 
 def _trim_strip(image: Image.Image) -> Image.Image:

@@ -17,6 +17,7 @@ class ImageSpec:
 
     side, patch_size: pixels of a tile and of a ViT patch. mean, std: per RGB channel, for values in 0..1.
     mode: "square" (resize and centre crop), "pad" (to a square with the mean colour), "anyres" (a grid of tiles).
+    has_crop: "square" cuts out the middle, as CLIP does; without it the whole picture is squashed, as SigLIP does.
     grids: canvas sizes (width, height) in pixels for anyres, each a multiple of side.
     merge: how anyres tiles become one sequence. has_class_token: the tower's class token is kept (cls_patch).
     """
@@ -29,6 +30,7 @@ class ImageSpec:
     grids: tuple[tuple[int, int], ...] = ()
     merge: str = "flat"
     has_class_token: bool = False
+    has_crop: bool = True
 
     def __post_init__(self):
         for name in ("mean", "std"):
@@ -43,9 +45,10 @@ class ImageSpec:
         for grid in self.grids:
             if len(grid) != 2 or any(edge <= 0 or edge % self.side for edge in grid):
                 raise ValueError(f"grid {grid} is not (width, height) in multiples of the tile side {self.side}")
-        if self.side % self.patch_size:
-            raise ValueError(f"tile side {self.side} is not a multiple of the patch size {self.patch_size}")
+        if not 1 <= self.patch_size <= self.side:
+            raise ValueError(f"a tile side of {self.side} px holds no patch of {self.patch_size} px")
 
     @property
     def patches_per_side(self) -> int:
+        """Return how many whole patches fit: what is left of the side is not seen (384 px hold 27 patches of 14)."""
         return self.side // self.patch_size

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..image.spec import ImageSpec
+from .projector_type import projector_layers
 
-PROJECTOR_NAMES = "linear, identity or mlpNx_gelu (for example mlp2x_gelu)"
 ROPE_KINDS = ("linear", "llama3")
 NORMS = ("rms", "layer")
 ACTIVATIONS = ("silu", "gelu", "gelu_tanh")
 POSITIONS = ("rotary", "alibi")
+VISION_ACTIVATIONS = ("quick_gelu", "gelu", "gelu_pytorch_tanh")
 UNTRAINED_PARTS = ("projector", "image_newline")  # first parts of parameter names
 
 
@@ -115,7 +116,12 @@ class LanguageConfig:
 
 @dataclass(frozen=True)
 class VisionConfig:
-    """A ViT of the CLIP kind. select_layer counts hidden states as Hugging Face does (-2 = before the last layer)."""
+    """A ViT. select_layer counts hidden states as Hugging Face does (-2 = before the last layer).
+
+    image_size, patch_size: px; what is left of the side behind the last whole patch is not seen. has_class_token: a
+    learned token stands before the patches. has_pre_norm: a norm before the layers. has_patch_bias: of the patch
+    embedding. family: a key of `vision.families.TOWER_FAMILIES`, for file formats; the tower does not read it.
+    """
 
     hidden_size: int = 1024
     intermediate_size: int = 4096
@@ -128,16 +134,33 @@ class VisionConfig:
     select_layer: int = -2
     select_feature: str = "patch"
     name: str = ""
+    family: str = "clip"
+    has_class_token: bool = True
+    has_pre_norm: bool = True
+    has_patch_bias: bool = False
 
     def __post_init__(self):
         if self.select_feature not in ("patch", "cls_patch"):
             raise ValueError(f"unknown select_feature {self.select_feature!r}: expected 'patch' or 'cls_patch'")
-        if self.hidden_act not in ("quick_gelu", "gelu"):
-            raise ValueError(f"unknown hidden_act {self.hidden_act!r}: expected 'quick_gelu' or 'gelu'")
+        if self.select_feature == "cls_patch" and not self.has_class_token:
+            raise ValueError(f"select_feature 'cls_patch': a {self.family} tower has no class token, expected 'patch'")
+        if self.hidden_act not in VISION_ACTIVATIONS:
+            raise ValueError(f"unknown hidden_act {self.hidden_act!r}: expected {' or '.join(VISION_ACTIVATIONS)}")
+        if not 1 <= self.patch_size <= self.image_size:
+            raise ValueError(f"image_size {self.image_size} px holds no patch of patch_size {self.patch_size} px")
         if not -self.num_hidden_layers - 1 <= self.select_layer <= self.num_hidden_layers:
             raise ValueError(
                 f"select_layer {self.select_layer} does not exist in a tower of {self.num_hidden_layers} layers"
             )
+
+    @property
+    def patches_per_side(self) -> int:
+        return self.image_size // self.patch_size
+
+    @property
+    def num_positions(self) -> int:
+        """Rows of the position embedding."""
+        return self.patches_per_side**2 + int(self.has_class_token)
 
     @property
     def num_used_layers(self) -> int:
@@ -172,7 +195,7 @@ class LlavaConfig:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if not set(self.untrained) <= set(UNTRAINED_PARTS):
             raise ValueError(f"untrained is {list(self.untrained)}, expected some of {', '.join(UNTRAINED_PARTS)}")
-        projector_depth(self.projector_type)
+        projector_layers(self.projector_type)
         if self.projector_type == "identity" and self.vision.hidden_size != self.language.hidden_size:
             raise ValueError(
                 f"an identity projector needs equal widths, found tower {self.vision.hidden_size} "
@@ -182,7 +205,8 @@ class LlavaConfig:
         if not is_geometry_equal:
             raise ValueError(
                 f"pictures of {self.image.side} px in patches of {self.image.patch_size} do not fit a tower for "
-                f"{self.vision.image_size} px in patches of {self.vision.patch_size}"
+                f"{self.vision.image_size} px in patches of {self.vision.patch_size}: "
+                "`paddlemix compose --image-size` fits a tower to another side"
             )
         if self.image.has_class_token != (self.vision.select_feature == "cls_patch"):
             raise ValueError("image.has_class_token and vision.select_feature 'cls_patch' must be set together")
@@ -214,15 +238,3 @@ def strict(cls, values: dict[str, Any], where: str):
             hint = f" (did you mean {near[0]!r}?)" if near else f" (known: {', '.join(known)})"
             raise ValueError(f"unknown key {key!r} in {where}{hint}")
     return cls(**values)
-
-
-def projector_depth(projector_type: str) -> int:
-    """Return how many linear layers a projector has. Raises ValueError for an unknown type."""
-    if projector_type == "identity":
-        return 0
-    if projector_type == "linear":
-        return 1
-    head, _, tail = projector_type.partition("x_gelu")
-    if head.startswith("mlp") and head[3:].isdigit() and int(head[3:]) >= 1 and not tail:
-        return int(head[3:])
-    raise ValueError(f"unknown projector type {projector_type!r}: expected {PROJECTOR_NAMES}")

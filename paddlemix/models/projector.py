@@ -4,14 +4,31 @@ from __future__ import annotations
 
 from paddle import nn
 
-from .config import projector_depth
 from .layers import linear
+from .projector_type import projector_blocks
 
 
 def build_projector(projector_type: str, num_in: int, num_out: int) -> nn.Sequential:
-    """Make `linear`, `mlpNx_gelu` or `identity` (an empty Sequential). Linear layers stand at even places."""
+    """Make `linear`, `mlpNx_gelu`, `mlpNx_resMx_gelu` or `identity` (an empty Sequential).
+
+    Layers stand where LLaVA-NeXT's nn.Sequential has them, see `projector_type.projector_layers`.
+    """
+    num_linear, num_residual = projector_blocks(projector_type)
     parts: list[nn.Layer] = []
-    for depth in range(projector_depth(projector_type)):
+    for depth in range(num_linear):
         parts += [nn.GELU()] if depth else []
         parts.append(linear(num_out if depth else num_in, num_out, has_bias=True))
-    return nn.Sequential(*parts)
+    return nn.Sequential(*parts, *(ResidualBlock(num_out) for _ in range(num_residual)))
+
+
+class ResidualBlock(nn.Layer):
+    """A norm, and an MLP of two layers that is added to what the norm gave (LLaVA-NeXT's `SimpleResBlock`)."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.pre_norm = nn.LayerNorm(width, 1e-5)
+        self.proj = nn.Sequential(linear(width, width, has_bias=True), nn.GELU(), linear(width, width, has_bias=True))
+
+    def forward(self, x):
+        x = self.pre_norm(x)
+        return x + self.proj(x)

@@ -87,7 +87,7 @@ def lora_targets(model: LlavaForConditionalGeneration, patterns: list[str] | Non
     linears = [
         name.removesuffix(".weight")
         for name, parameter in model.named_parameters()
-        if name.endswith("_proj.weight") or re.search(r"(fc1|fc2|lm_head|projector\.\d+)\.weight$", name)
+        if name.endswith("_proj.weight") or re.search(r"(fc1|fc2|lm_head|projector\.\d+(\.proj\.\d+)?)\.weight$", name)
     ]
     found = [
         name

@@ -239,7 +239,7 @@ def test_parts_that_do_not_fit_are_refused_and_nothing_is_written(tmp_path, lang
     shutil.copytree(folder, no_tokenizer, ignore=shutil.ignore_patterns("*token*"))
     cases = [
         (tower, tower, Choices(), "no language model in .*tower: expected a LlamaForCausalLM"),
-        (folder, folder, Choices(), "no vision tower in .*: expected a CLIPModel or CLIPVisionModel"),
+        (folder, folder, Choices(), "no vision tower in .*: expected a CLIPVisionModel or SiglipVisionModel"),
         (tmp_path / "absent", tower, Choices(), "absent does not exist"),
         (no_tokenizer, tower, Choices(), "the language model needs its tokenizer"),
         (

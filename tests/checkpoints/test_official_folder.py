@@ -160,7 +160,7 @@ def test_computed_buffers_and_an_unused_newline_are_left_out(v1_5, tmp_path):
         ({"mm_use_im_start_end": True}, "mm_use_im_start_end is set, which is not supported"),
         ({"mm_resampler_type": "perceiver"}, "a resampler between tower and projector is not supported"),
         ({"s2": True}, "s2 is set, which is not supported"),
-        ({"mm_projector_type": "mlp2x_res2x_gelu"}, "unknown projector type 'mlp2x_res2x_gelu'"),
+        ({"mm_projector_type": "mlp2x_res0x_gelu"}, "unknown projector type 'mlp2x_res2x_gelu'"),
         ({"image_aspect_ratio": "anyres_max_9"}, "unknown image mode 'anyres_max_9'"),
         ({**ANYRES, "mm_patch_merge_type": "bilinear"}, "unknown tile merge 'bilinear'"),
         ({"image_aspect_ratio": "anyres"}, "needs at least one grid"),
@@ -181,8 +181,11 @@ def test_what_is_not_supported_is_refused_with_the_reason(v1_5, tmp_path, change
 
 def test_tower_of_another_kind_is_refused(v1_5, tmp_path):
     path = write_tower(tmp_path / CLIP, v1_5.model) / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "model_type": "siglip_vision_model"}))
-    with pytest.raises(CheckpointError, match="vision tower of type 'siglip_vision_model', but only CLIP"):
+    path.write_text(json.dumps({**json.loads(path.read_text()), "model_type": "blip_2_vision_model"}))
+    with pytest.raises(
+        CheckpointError,
+        match=r"vision tower of type 'blip_2_vision_model', expected one of clip, .*siglip_vision_model",
+    ):
         load_model(write_official(tmp_path / "model", v1_5.model, CLIP), device="cpu")
 
 

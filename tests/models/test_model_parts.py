@@ -12,11 +12,12 @@ import torch
 
 from paddlemix.constants import IMAGE_TOKEN_ID
 from paddlemix.image.spec import ImageSpec
-from paddlemix.models.config import LanguageConfig, LlavaConfig, VisionConfig, projector_depth
+from paddlemix.models.config import LanguageConfig, LlavaConfig, VisionConfig
 from paddlemix.models.image_features import arrange, place
 from paddlemix.models.kv_cache import BUCKET, KVCache, bucketed
 from paddlemix.models.layers import scaled
 from paddlemix.models.llava import LlavaForConditionalGeneration, is_right_padded
+from paddlemix.models.projector_type import projector_blocks
 
 LANGUAGE = LanguageConfig(
     vocab_size=50, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2
@@ -162,23 +163,41 @@ def test_cache_holds_what_was_written_where_it_was_written():
 
 
 @pytest.mark.parametrize(
-    ("name", "depth"), [("identity", 0), ("linear", 1), ("mlp1x_gelu", 1), ("mlp2x_gelu", 2), ("mlp13x_gelu", 13)]
+    ("name", "blocks"),
+    [
+        ("identity", (0, 0)),
+        ("linear", (1, 0)),
+        ("mlp1x_gelu", (1, 0)),
+        ("mlp2x_gelu", (2, 0)),
+        ("mlp13x_gelu", (13, 0)),
+        ("mlp2x_res2x_gelu", (2, 2)),
+        ("mlp1x_res12x_gelu", (1, 12)),
+    ],
 )
-def test_projector_types_are_read(name, depth):
-    assert projector_depth(name) == depth
+def test_projector_types_are_read(name, blocks):
+    assert projector_blocks(name) == blocks
 
 
-@pytest.mark.parametrize("name", ["", "mlp0x_gelu", "mlpx_gelu", "mlp2x_relu", "mlp2x_gelux", "mlp-2x_gelu", "Linear"])
-def test_unknown_projector_types_raise(name):
-    with pytest.raises(ValueError, match="unknown projector type"):
-        projector_depth(name)
+@pytest.mark.parametrize(
+    "name",
+    [
+        *["", "mlp0x_gelu", "mlpx_gelu", "mlp2x_relu", "mlp2x_gelux", "mlp-2x_gelu", "Linear", "pooler"],
+        *["mlp2x_res0x_gelu", "mlp2x_resx_gelu", "mlp2x_res2x", "res2x_gelu", "mlp2x_res2x_gelu\n"],
+    ],
+)
+def test_unknown_projector_types_raise_and_name_those_there_are(name):
+    with pytest.raises(ValueError, match=r"unknown projector type .* expected linear, identity, mlpNx_gelu .*resMx"):
+        projector_blocks(name)
 
 
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
         ({"projector_type": "identity", "vision": dataclasses.replace(VISION, hidden_size=18)}, "needs equal widths"),
-        ({"image": dataclasses.replace(SQUARE, side=35)}, "do not fit a tower"),
+        (
+            {"image": dataclasses.replace(SQUARE, side=35)},
+            "do not fit a tower .*: `paddlemix compose --image-size` fits",
+        ),
         ({"vision": dataclasses.replace(VISION, select_feature="cls_patch")}, "must be set together"),
         ({"image": ANYRES}, "needs has_image_newline"),
     ],
@@ -195,6 +214,8 @@ def test_configs_whose_parts_do_not_fit_raise(changes, text):
         (LanguageConfig, {"num_attention_heads": 6, "num_key_value_heads": 4}, "6 is not a multiple of .* 4"),
         (LanguageConfig, {"head_dim": 7}, "head_dim 7 is odd"),
         (VisionConfig, {"hidden_act": "relu"}, "unknown hidden_act 'relu'"),
+        (VisionConfig, {"has_class_token": False, "select_feature": "cls_patch"}, "tower has no class token"),
+        (VisionConfig, {"image_size": 13}, "image_size 13 px holds no patch of patch_size 14 px"),
         (VisionConfig, {"select_layer": 25}, "select_layer 25 does not exist in a tower of 24 layers"),
         (VisionConfig, {"select_layer": -26}, "select_layer -26 does not exist"),
     ],

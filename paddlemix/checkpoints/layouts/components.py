@@ -1,4 +1,4 @@
-"""The rules that layouts share: a decoder, a CLIP tower and a projector, under the prefixes of a layout."""
+"""The rules that layouts share: a decoder, a vision tower and a projector, under the prefixes of a layout."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import ast
 import dataclasses
 from pathlib import Path
 
-from ...models.config import LanguageConfig, projector_depth
+from ...models.config import LanguageConfig, VisionConfig
 from ...models.language.families import get_family
+from ...models.projector_type import LINEAR, projector_layers
+from ...models.vision.families import get_tower_family
 from ..files import CheckpointError, StoredTensor, open_safetensors, open_weights, read_json
 from ..fused import piece_name
 from ..rules import Rule, linear_rules
@@ -51,39 +53,25 @@ def decoder_rules(language: LanguageConfig, prefix: str, head: str, *, is_torch:
     return rules
 
 
-# What a tower's parts are called: ours, Hugging Face's, PaddleMIX's.
-CLIP_PARTS = (
-    ("class_embedding", "embeddings.class_embedding", "class_embedding"),
-    ("patch_embedding.weight", "embeddings.patch_embedding.weight", "conv1.weight"),
-    ("position_embedding", "embeddings.position_embedding.weight", "positional_embedding.weight"),
-    ("pre_norm.weight", "pre_layrnorm.weight", "ln_pre.weight"),
-    ("pre_norm.bias", "pre_layrnorm.bias", "ln_pre.bias"),
-    ("post_norm.weight", "post_layernorm.weight", "ln_post.weight"),
-    ("post_norm.bias", "post_layernorm.bias", "ln_post.bias"),
-)
-CLIP_LINEARS = (
-    *((f"self_attn.{name}", f"self_attn.{name}", f"self_attn.{name}") for name in ("q_proj", "k_proj", "v_proj")),
-    ("self_attn.out_proj", "self_attn.out_proj", "self_attn.out_proj"),
-    ("fc1", "mlp.fc1", "linear1"),
-    ("fc2", "mlp.fc2", "linear2"),
-)
-CLIP_NORMS = (("norm1", "layer_norm1", "norm1"), ("norm2", "layer_norm2", "norm2"))
-CLIP_LAYERS = ("encoder.layers", "transformer.layers")
-
-
-def clip_rules(prefix: str, *, is_torch: bool) -> list[Rule]:
-    """Names as in Hugging Face's CLIP (is_torch) or PaddleMIX's, below `prefix` (`...vision_model.`)."""
-    side = 1 if is_torch else 2
-    layers = f"{prefix}{CLIP_LAYERS[side - 1]}.{{n}}"
-    rules = [Rule(f"vision_tower.{part[0]}", prefix + part[side]) for part in CLIP_PARTS]
-    for part in CLIP_LINEARS:
+def tower_rules(vision: VisionConfig, prefix: str, *, is_torch: bool) -> list[Rule]:
+    """Names as in transformers' towers (is_torch) or PaddleMIX's, below `prefix` (`...vision_model.`)."""
+    family, side = get_tower_family(vision.family), 1 if is_torch else 2
+    layers = f"{prefix}{family.layers[side - 1]}.{{n}}"
+    rules = [Rule(f"vision_tower.{part[0]}", prefix + part[side]) for part in family.parts]
+    for part in family.linears:
         rules += linear_rules(
             f"vision_tower.layers.{{n}}.{part[0]}", f"{layers}.{part[side]}", has_bias=True, is_transposed=is_torch
         )
-    for part in CLIP_NORMS:
-        for name in ("weight", "bias"):
-            rules.append(Rule(f"vision_tower.layers.{{n}}.{part[0]}.{name}", f"{layers}.{part[side]}.{name}"))
+    for part in family.norms:
+        rules += linear_rules(
+            f"vision_tower.layers.{{n}}.{part[0]}", f"{layers}.{part[side]}", has_bias=True, is_transposed=False
+        )
     return rules
+
+
+def is_unused_by_llava(vision: VisionConfig, prefix: str, name: str) -> bool:
+    """Tell if a tensor is of a part of the tower, below `prefix` (`...vision_model.`), that no LLaVA reads."""
+    return name.startswith(tuple(prefix + part for part in get_tower_family(vision.family).unused))
 
 
 def mm_projector_rules(prefix: str, projector_type: str, *, is_torch: bool) -> list[Rule]:
@@ -91,8 +79,9 @@ def mm_projector_rules(prefix: str, projector_type: str, *, is_torch: bool) -> l
     if projector_type == "linear":
         return linear_rules("projector.0", prefix, has_bias=True, is_transposed=is_torch)
     rules = []
-    for number in range(0, 2 * projector_depth(projector_type), 2):
-        rules += linear_rules(f"projector.{number}", f"{prefix}.{number}", has_bias=True, is_transposed=is_torch)
+    for name, kind in projector_layers(projector_type):
+        is_transposed = is_torch and kind == LINEAR
+        rules += linear_rules(f"projector.{name}", f"{prefix}.{name}", has_bias=True, is_transposed=is_transposed)
     return rules
 
 

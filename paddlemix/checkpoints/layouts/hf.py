@@ -7,18 +7,20 @@ import re
 from pathlib import Path
 
 from ...conversation.tokenizer import Tokenizer
-from ...image.spec import CLIP_MEAN, CLIP_STD, ImageSpec
+from ...image.spec import ImageSpec
 from ...models.config import LlavaConfig, VisionConfig
+from ...models.vision.families import get_tower_family
 from ..files import CheckpointError, StoredTensor, open_safetensors, open_weights, read_json
 from ..rules import KeyTable, Rule, linear_rules
 from ..transforms import padded_rows
 from . import hf_json, hf_tokenizer
-from .components import clip_rules, decoder_rules, read_pairs
+from .components import decoder_rules, is_unused_by_llava, read_pairs, tower_rules
 from .decoder import read_eos, read_language, template_of
 from .hf_json import ARCHITECTURES, as_width_height
 from .part import OWN_KEY, Part, read_own_json, renamed
 
 NAME = "hf"
+TOWER_PREFIX = "vision_tower.vision_model."
 # Names that transformers wrote from 4.52 on in memory and from 5 on to disk, and what they were called before.
 NEW_STYLE = (
     (re.compile(r"^model\.language_model\."), "language_model.model."),
@@ -61,38 +63,32 @@ def read_config(folder: Path, raw: dict) -> LlavaConfig:
 
 def read_vision(folder: Path, raw: dict) -> VisionConfig:
     """Read vision_config and the keys that say which features are taken."""
-    vision = raw.get("vision_config") or {}
-    if vision.get("model_type", "clip_vision_model") != "clip_vision_model":
-        raise CheckpointError(f"{folder}: vision tower of type {vision['model_type']!r}, but only CLIP is read so far")
+    fields = hf_json.vision_fields(folder, raw.get("vision_config") or {})
     layer = raw.get("vision_feature_layer", -2)
     if not isinstance(layer, int):
         raise CheckpointError(f"{folder}: vision_feature_layer {layer} is a list, expected one number")
     if raw.get("projector_hidden_act", "gelu") != "gelu":
         raise CheckpointError(f"{folder}: projector_hidden_act {raw['projector_hidden_act']!r}, expected 'gelu'")
     strategy = raw.get("vision_feature_select_strategy", "default")
-    return VisionConfig(
-        hidden_size=vision.get("hidden_size", 768),
-        intermediate_size=vision.get("intermediate_size", 3072),
-        num_hidden_layers=vision.get("num_hidden_layers", 12),
-        num_attention_heads=vision.get("num_attention_heads", 12),
-        image_size=vision.get("image_size", 224),
-        patch_size=vision.get("patch_size", 32),
-        layer_norm_eps=vision.get("layer_norm_eps", 1e-5),
-        hidden_act=vision.get("hidden_act", "quick_gelu"),
-        select_layer=layer,
-        select_feature="patch" if strategy == "default" else "cls_patch",
-    )
+    if strategy == "default" and not fields["has_class_token"]:
+        raise CheckpointError(
+            f"{folder}: vision_feature_select_strategy 'default' leaves out the class token, but a {fields['family']} "
+            "tower has none, so that a patch would be lost: expected 'full'"
+        )
+    is_cut = strategy == "default" or not fields["has_class_token"]
+    return VisionConfig(**fields, select_layer=layer, select_feature="patch" if is_cut else "cls_patch")
 
 
 def _read_image(folder: Path, raw: dict, vision: VisionConfig, is_next: bool) -> ImageSpec:
     path = folder / "preprocessor_config.json"
     values = read_json(path) if path.is_file() else {}
-    is_padded = values.get("do_pad", False)
+    is_padded, family = values.get("do_pad", False), get_tower_family(vision.family)
     return ImageSpec(
         side=vision.image_size,
         patch_size=vision.patch_size,
-        mean=tuple(values.get("image_mean", CLIP_MEAN)),
-        std=tuple(values.get("image_std", CLIP_STD)),
+        mean=tuple(values.get("image_mean", family.mean)),
+        std=tuple(values.get("image_std", family.std)),
+        has_crop=hf_json.has_crop(values, family),
         mode="anyres" if is_next else "pad" if is_padded else "square",
         grids=as_width_height(read_pairs(folder, raw.get("image_grid_pinpoints") or ())) if is_next else (),
         merge="spatial_unpad" if is_next else "flat",
@@ -109,7 +105,7 @@ def open_tensors(folder: Path) -> dict[str, StoredTensor]:
 
 def table(config: LlavaConfig) -> KeyTable:
     rules = decoder_rules(config.language, "language_model.model.", "language_model.lm_head", is_torch=True)
-    rules += clip_rules("vision_tower.vision_model.", is_torch=True)
+    rules += tower_rules(config.vision, TOWER_PREFIX, is_torch=True)
     for ours, theirs in (("projector.0", "linear_1"), ("projector.2", "linear_2")):
         rules += linear_rules(ours, f"multi_modal_projector.{theirs}", has_bias=True, is_transposed=True)
     return KeyTable([*rules, Rule("image_newline", "image_newline")])
@@ -125,9 +121,10 @@ def canonical(name: str) -> str:
 
 
 def is_dropped(name: str, config: LlavaConfig) -> bool:
-    """Tell what is left out on purpose: buffers that are computed, and the copy of tied embeddings."""
+    """Tell what is left out on purpose: computed buffers, the copy of tied embeddings, and a tower's unused head."""
     is_tied_head = config.language.tie_word_embeddings and name == "language_model.lm_head.weight"
-    return is_tied_head or DROPPED.fullmatch(name) is not None
+    is_unused = is_unused_by_llava(config.vision, TOWER_PREFIX, name)
+    return is_tied_head or is_unused or DROPPED.fullmatch(name) is not None
 
 
 def parts(config: LlavaConfig, tensors: dict[str, StoredTensor]) -> list[Part]:

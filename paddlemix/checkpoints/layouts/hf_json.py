@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+
 from ...conversation.templates import get_template
 from ...image.spec import ImageSpec
-from ...models.config import LlavaConfig
+from ...models.config import LlavaConfig, VisionConfig
+from ...models.vision.families import CLIP, SIGLIP, TOWER_FAMILIES, TowerFamily, by_tower_type, get_tower_family
 from ..files import CheckpointError
 from .decoder import class_json, generation_json, language_json
 from .hf_chat import chat_template
@@ -28,7 +32,9 @@ def check_holdable(config: LlavaConfig) -> None:
             f"layout hf cannot hold an image_newline with image mode {image.mode!r}: LlavaNext is anyres"
         )
     if config.projector_type != "mlp2x_gelu":
-        raise CheckpointError(f"layout hf cannot hold a projector {config.projector_type!r}: it has mlp2x_gelu only")
+        raise CheckpointError(
+            f"layout hf cannot hold a projector {config.projector_type!r}: transformers' LLaVA has mlp2x_gelu only"
+        )
 
 
 def num_padded_rows(vocab_size: int) -> int:
@@ -60,11 +66,12 @@ def as_width_height(pairs: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int]
 
 
 def preprocessor(image: ImageSpec) -> dict:
-    """Return preprocessor_config.json: each image mode has a class of its own."""
+    """Return preprocessor_config.json: each image mode, and each way to a square, has a class of its own."""
     classes = {"anyres": "LlavaNextImageProcessor", "pad": "LlavaImageProcessor", "square": "CLIPImageProcessor"}
+    square = {"height": image.side, "width": image.side}
     values = {
         "image_processor_type": classes[image.mode],
-        "crop_size": {"height": image.side, "width": image.side},
+        "crop_size": square,
         "do_center_crop": True,
         "do_convert_rgb": True,
         "do_normalize": True,
@@ -76,11 +83,40 @@ def preprocessor(image: ImageSpec) -> dict:
         "rescale_factor": 1 / 255,
         "size": {"shortest_edge": image.side},
     }
+    if image.mode == "square" and not image.has_crop:
+        del values["crop_size"], values["do_center_crop"]
+        return values | {"image_processor_type": SIGLIP.image_processor, "size": square}
     if image.mode == "square":
         return values
     # In LlavaNext's, do_pad makes the tiles of a batch equally many.
     values |= {"do_pad": True, "processor_class": _processor_class(image)}
     return values | ({"image_grid_pinpoints": _pinpoints(image)} if image.mode == "anyres" else {})
+
+
+def has_crop(values: Mapping, family: TowerFamily) -> bool:
+    """Tell if preprocessor_config.json's class cuts out the middle; LLaVA's own classes do as the tower's does."""
+    kind = values.get("image_processor_type") or values.get("feature_extractor_type") or ""
+    named = (one.has_crop for one in TOWER_FAMILIES.values() if str(kind).startswith(one.image_processor))
+    return next(named, family.has_crop)
+
+
+def vision_fields(folder: Path, stated: Mapping) -> dict:
+    """Return the fields of VisionConfig that a vision config tells, CLIP's if it names no kind.
+
+    Raises CheckpointError for another kind of tower.
+    """
+    try:
+        return by_tower_type(stated.get("model_type") or CLIP.model_type).fields(stated)
+    except ValueError as error:
+        raise CheckpointError(f"{folder}: {error}") from None
+
+
+def vision_json(vision: VisionConfig) -> dict:
+    """Return a tower's keys in transformers' config.json, with its kind. Raises CheckpointError."""
+    try:
+        return get_tower_family(vision.family).write(vision)
+    except ValueError as error:
+        raise CheckpointError(f"config.json of transformers: {error}") from None
 
 
 def _config(config: LlavaConfig) -> dict:
@@ -96,7 +132,7 @@ def _config(config: LlavaConfig) -> dict:
         "text_config": _text_config(config),
         "tie_word_embeddings": config.language.tie_word_embeddings,
         "torch_dtype": config.dtype,
-        "vision_config": _vision_config(config),
+        "vision_config": {**vision_json(config.vision), "torch_dtype": config.dtype},
         "vision_feature_layer": vision.select_layer,
         "vision_feature_select_strategy": _strategy(config),
         OWN_KEY: own_json(config) | {"vocab_size": config.language.vocab_size},
@@ -111,27 +147,6 @@ def _text_config(config: LlavaConfig) -> dict:
     return {**class_json(config), **language_json(config), "vocab_size": num_rows, **_token_ids(config)}
 
 
-def _vision_config(config: LlavaConfig) -> dict:
-    vision = config.vision
-    return {
-        "model_type": "clip_vision_model",
-        "attention_dropout": 0.0,
-        "hidden_act": vision.hidden_act,
-        "hidden_size": vision.hidden_size,
-        "image_size": vision.image_size,
-        "initializer_factor": 1.0,
-        "initializer_range": 0.02,
-        "intermediate_size": vision.intermediate_size,
-        "layer_norm_eps": vision.layer_norm_eps,
-        "num_attention_heads": vision.num_attention_heads,
-        "num_channels": 3,
-        "num_hidden_layers": vision.num_hidden_layers,
-        "patch_size": vision.patch_size,
-        "projection_dim": 768,  # of CLIP's own head, which no LLaVA has
-        "torch_dtype": config.dtype,
-    }
-
-
 def _token_ids(config: LlavaConfig) -> dict:
     return {**generation_json(config), "pad_token_id": config.language.vocab_size + 1}
 
@@ -139,7 +154,8 @@ def _token_ids(config: LlavaConfig) -> dict:
 def _processor(config: LlavaConfig) -> dict:
     return {
         "image_token": "<image>",
-        "num_additional_image_tokens": 1,  # CLIP's class token, which the strategy "default" takes away again
+        # The class token, which the strategy "default" takes away again.
+        "num_additional_image_tokens": int(config.vision.has_class_token),
         "patch_size": config.vision.patch_size,
         "processor_class": _processor_class(config.image),
         "vision_feature_select_strategy": _strategy(config),
@@ -151,7 +167,9 @@ def _processor_class(image: ImageSpec) -> str:
 
 
 def _strategy(config: LlavaConfig) -> str:
-    return "full" if config.vision.select_feature == "cls_patch" else "default"
+    """Return "default" where the first of the tower's features, the class token, is left out."""
+    is_cut = config.vision.has_class_token and config.vision.select_feature == "patch"
+    return "default" if is_cut else "full"
 
 
 def _pinpoints(image: ImageSpec) -> list[list[int]]:

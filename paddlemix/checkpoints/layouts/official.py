@@ -14,13 +14,21 @@ from ...conversation.tokenizer import Tokenizer
 from ...image.spec import ImageSpec
 from ...models.config import LanguageConfig, LlavaConfig, VisionConfig
 from ...models.language.families import FAMILIES, by_llava_architecture, get_family
+from ...models.vision.families import KNOWN_TOWERS, get_tower_family
 from ..files import CheckpointError, StoredTensor, read_json
 from ..places import fetch_folder, find_folder
 from ..rules import KeyTable, Rule
 from . import paddlemix, torch_tokenizer
-from .components import clip_rules, decoder_rules, mm_projector_rules, open_torch_weights, read_pairs
+from .components import (
+    decoder_rules,
+    is_unused_by_llava,
+    mm_projector_rules,
+    open_torch_weights,
+    read_pairs,
+    tower_rules,
+)
 from .decoder import flat_json, generation_json, read_eos, read_language, template_of
-from .paddlemix import KNOWN_TOWERS
+from .official_layers import as_stored, check_layers, select_layer
 from .part import OWN_KEY, Part, own_json, read_own_json, renamed
 from .tower import (
     IMAGE_FILE,
@@ -39,10 +47,9 @@ NAME = "official"
 # The same code's models over decoders that are not read: recognised, so that the reason can be told.
 OTHER_DECODERS = ("LlavaMixtralForCausalLM", "LlavaQwenMoeForCausalLM")
 DROPPED = re.compile(r".*\.(rotary_emb\.inv_freq|embeddings\.position_ids)")
-TOWER_FOLDER = "vision_tower"
 NO_TOWER = "has no vision tower of its own and needs"
 GIVE_TOWER = (
-    f"put the tower's folder there, or in the model folder as {TOWER_FOLDER}/, or give its path as mm_vision_tower"
+    "put the tower's folder there, or in the model folder as vision_tower/, or give its path as mm_vision_tower"
 )
 
 
@@ -154,7 +161,8 @@ def read_facts(folder: Path, raw: dict) -> TowerFacts:
     else:
         place = place or _fetch_tower(folder, name)
         vision = read_tower(place, **selection(raw))
-    return TowerFacts(vision, read_pixels(folder, place))
+    vision = as_stored(folder, vision)
+    return TowerFacts(vision, read_pixels(get_tower_family(vision.family), folder, place))
 
 
 def _fetch_tower(folder: Path, name: str) -> Path:
@@ -183,7 +191,7 @@ def open_named_tower(folder: Path, raw: dict) -> dict[str, StoredTensor]:
 def table(config: LlavaConfig) -> KeyTable:
     family = get_family(config.language.family)
     rules = decoder_rules(config.language, f"{family.body}.", "lm_head", is_torch=True)
-    rules += clip_rules(f"{tower_prefix(family.name)}vision_model.", is_torch=True)
+    rules += tower_rules(config.vision, f"{tower_prefix(family.name)}vision_model.", is_torch=True)
     rules += mm_projector_rules(f"{family.body}.mm_projector", config.projector_type, is_torch=True)
     return KeyTable([*rules, Rule("image_newline", f"{family.body}.image_newline")])
 
@@ -193,7 +201,9 @@ def canonical(name: str) -> str:
 
 
 def is_dropped(name: str, config: LlavaConfig) -> bool:
-    """Tell what is left out on purpose: computed buffers, the copy of tied embeddings, and an unused image_newline."""
+    """Tell what is left out on purpose: computed buffers, the copy of tied embeddings, and what is not used."""
+    if is_unused_by_llava(config.vision, f"{tower_prefix(config.language.family)}vision_model.", name):
+        return True
     is_tied_head = config.language.tie_word_embeddings and name == "lm_head.weight"
     newline = f"{get_family(config.language.family).body}.image_newline"
     is_unused_newline = not config.has_image_newline and name == newline
@@ -205,6 +215,7 @@ def parts(config: LlavaConfig, tensors: dict[str, StoredTensor]) -> list[Part]:
 
     A tower with a name that the official code hands to transformers lies inside, as in 1.6. Any other gets a folder of
     its own in the result, since that code wants a path then; it is relative, so the code has to run in the result.
+    NOTE: LLaVA-NeXT's class for SigLIP asserts the 27x27 patches of so400m-patch14-384.
     """
     if config.image.mode == "anyres" and config.has_image_newline != (config.image.merge == "spatial_unpad"):
         raise CheckpointError(
@@ -213,20 +224,22 @@ def parts(config: LlavaConfig, tensors: dict[str, StoredTensor]) -> list[Part]:
         )
     theirs, tower = renamed(table(config), tensors, NAME), {}
     name = known_name(config.vision)
+    check_layers(config.vision, name)
+    folder = get_tower_family(config.vision.family).own_folder
     if not name:
         prefix = tower_prefix(config.language.family)
         tower = {key.removeprefix(prefix): theirs.pop(key) for key in list(theirs) if key.startswith(prefix)}
     json_files = {
-        "config.json": _config_json(config, name),
+        "config.json": _config_json(config, name, folder),
         "generation_config.json": generation_json(config),
         IMAGE_FILE: image_json(config.image),
     }
     main = Part("", "safetensors", "model", theirs, json_files)
-    return [main] if name else [main, tower_part(TOWER_FOLDER, tower, config)]
+    return [main] if name else [main, tower_part(folder, tower, config)]
 
 
-def _config_json(config: LlavaConfig, tower: str) -> dict:
-    """tower: the name of the one inside, else ""."""
+def _config_json(config: LlavaConfig, tower: str, folder: str) -> dict:
+    """tower: the name of the one inside, else "", and it lies in folder."""
     image, vision, family = config.image, config.vision, get_family(config.language.family)
     values = {
         "architectures": [family.llava_architecture],
@@ -242,8 +255,8 @@ def _config_json(config: LlavaConfig, tower: str) -> dict:
         "mm_use_im_patch_token": False,
         "mm_use_im_start_end": False,
         "mm_vision_select_feature": vision.select_feature,
-        "mm_vision_select_layer": vision.select_layer,
-        "mm_vision_tower": tower or TOWER_FOLDER,
+        "mm_vision_select_layer": select_layer(vision, vision.select_layer),
+        "mm_vision_tower": tower or folder,
         "pretrain_mm_mlp_adapter": None,
         "tokenizer_model_max_length": config.language.max_position_embeddings,
         "tokenizer_padding_side": "right",

@@ -9,11 +9,14 @@ from ...conversation.tokenizer import Tokenizer
 from ...conversation.tokenizer_files import CONFIG_FILE, FAST_FILE, PADDLE_FILE, SENTENCEPIECE_FILE
 from ...image.spec import CLIP_MEAN, CLIP_STD, ImageSpec
 from ...models.config import LanguageConfig, LlavaConfig, VisionConfig
+from ...models.projector_type import projector_blocks
+from ...models.vision.families import CLIP, KNOWN_TOWERS
+from ...models.vision.families.family import SHAPE as STATED
 from ..files import CheckpointError, StoredTensor, open_safetensors, open_weights, read_json, write_json
 from ..pdparams import open_pdparams
 from ..rules import KeyTable, Rule
 from . import hf_json
-from .components import clip_rules, decoder_rules, mm_projector_rules, read_pairs, safetensors_names
+from .components import decoder_rules, mm_projector_rules, read_pairs, safetensors_names, tower_rules
 from .decoder import flat_json, generation_json, read_eos, read_language, template_of
 from .part import OWN_KEY, Part, own_json, read_own_json, renamed
 
@@ -25,17 +28,7 @@ TOWER_PREFIX = "llama.vision_tower.vision_tower.vision_model."
 # Options that LLaMA has no others of than the defaults.
 LLAMA_HAS = ("has_qkv_bias", "has_out_bias", "sliding_window", "norm", "norm_offset", "activation", "is_gated")
 LLAMA_HAS += ("positions", "embedding_scale", "clip_qkv", "softmax_scale")
-CLIP_LARGE = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
-CLIP_BASE = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
-# config.json only names the tower; these are what OpenAI's names stand for.
-KNOWN_TOWERS = {
-    "openai/clip-vit-large-patch14-336": {**CLIP_LARGE, "image_size": 336, "patch_size": 14},
-    "openai/clip-vit-large-patch14": {**CLIP_LARGE, "image_size": 224, "patch_size": 14},
-    "openai/clip-vit-base-patch16": {**CLIP_BASE, "image_size": 224, "patch_size": 16},
-    "openai/clip-vit-base-patch32": {**CLIP_BASE, "image_size": 224, "patch_size": 32},
-}
-CLIP_HEAD_DIM = 64  # of every tower above
-STATED = (*CLIP_LARGE, "image_size", "patch_size", "layer_norm_eps", "hidden_act")
+CLIP_HEAD_DIM = 64  # of every tower of OpenAI's
 
 
 def matches(folder: Path, raw: dict) -> bool:
@@ -58,6 +51,7 @@ def read_config(folder: Path, raw: dict) -> LlavaConfig:
         select_feature=select_feature,
         name=tower,
     )
+    _check_tower(vision)
     image = _read_image(folder, raw, vision)
     language = read_language(folder, {**raw, **_read_rope(raw)}, "llama")
     return LlavaConfig(
@@ -148,7 +142,7 @@ def open_tensors(folder: Path) -> dict[str, StoredTensor]:
 
 def table(config: LlavaConfig) -> KeyTable:
     rules = decoder_rules(config.language, "llama.", "lm_head", is_torch=False)
-    rules += clip_rules(TOWER_PREFIX, is_torch=False)
+    rules += tower_rules(config.vision, TOWER_PREFIX, is_torch=False)
     rules += mm_projector_rules("llama.mm_projector", config.projector_type, is_torch=False)
     return KeyTable([*rules, Rule("image_newline", "llama.image_newline")])
 
@@ -170,6 +164,11 @@ def is_dropped(name: str, config: LlavaConfig) -> bool:
 def parts(config: LlavaConfig, tensors: dict[str, StoredTensor]) -> list[Part]:
     """Return PaddleMIX's folder. Raises CheckpointError for what its LLaMA decoder or its pictures do not have."""
     config = dataclasses.replace(config, language=_as_llama(config.language))
+    _check_tower(config.vision)
+    if projector_blocks(config.projector_type)[1]:
+        raise CheckpointError(
+            f"layout {NAME} cannot hold a projector {config.projector_type!r}: it has linear, identity and MLPs"
+        )
     is_unpadded = config.image.mode == "anyres" and config.image.merge == "spatial_unpad"
     if config.has_image_newline != is_unpadded:
         raise CheckpointError(
@@ -184,6 +183,11 @@ def parts(config: LlavaConfig, tensors: dict[str, StoredTensor]) -> list[Part]:
         "processor/eval/preprocessor_config.json": preprocessor,
     }
     return [Part("", "pdparams", "model_state", renamed(table(config), tensors, NAME), json_files)]
+
+
+def _check_tower(vision: VisionConfig) -> None:
+    if vision.family != CLIP.name:
+        raise CheckpointError(f"layout {NAME} has no {vision.family} tower: PaddleMIX's LLaVA runs on CLIP only")
 
 
 def _as_llama(language: LanguageConfig) -> LanguageConfig:

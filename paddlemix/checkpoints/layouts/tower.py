@@ -1,4 +1,4 @@
-"""A CLIP vision tower in a folder of its own, as transformers or PaddleNLP writes it, or a whole CLIP model."""
+"""A vision tower in a folder of its own, as transformers or PaddleNLP writes it, or one with its text model."""
 
 from __future__ import annotations
 
@@ -9,32 +9,22 @@ from pathlib import Path
 
 from ...image.spec import ImageSpec
 from ...models.config import LlavaConfig, VisionConfig
+from ...models.vision.families import KNOWN_TOWERS, TOWER_FAMILIES, TowerFamily, get_tower_family
 from ..files import CheckpointError, StoredTensor, open_weights, preview, read_json
 from ..pdparams import open_pdparams
 from ..rules import KeyTable
-from .components import clip_rules, has_torch_weights, open_torch_weights
-from .hf import read_vision
-from .hf_json import preprocessor
-from .paddlemix import KNOWN_TOWERS, PDPARAMS, PDPARAMS_INDEX
+from .components import has_torch_weights, open_torch_weights, tower_rules
+from .hf_json import has_crop, preprocessor, vision_fields, vision_json
+from .paddlemix import PDPARAMS, PDPARAMS_INDEX
 from .part import Part, renamed
 
 IMAGE_FILE = "preprocessor_config.json"
-# What a whole CLIP model has beside its tower, and buffers that are computed.
-DROPPED = re.compile(r"(text_model\.|text_projection|visual_projection|vision_projection|logit_scale).*|.*position_ids")
-TORCH_NAMES = KeyTable(clip_rules("vision_model.", is_torch=True))
-PADDLE_NAMES = KeyTable(clip_rules("vision_model.", is_torch=False))
-OPENAI = {"layer_norm_eps": 1e-5, "hidden_act": "quick_gelu"}  # what KNOWN_TOWERS leaves to the defaults
-HUB_OWNERS = ("openai/", "laion/")  # LLaVA's own code hands names that begin so to transformers
-SHAPE = (
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "image_size",
-    "patch_size",
-    "layer_norm_eps",
-    "hidden_act",
+# What a model has beside its tower, and buffers that are computed.
+DROPPED = re.compile(
+    r"(text_model\.|text_projection|visual_projection|vision_projection|logit_scale|logit_bias).*|.*position_ids"
 )
+PREFIX = "vision_model."
+WHOLE_MODELS = {family.whole_model_type: family for family in TOWER_FAMILIES.values()}
 
 
 def is_tower(folder: Path) -> bool:
@@ -46,72 +36,93 @@ def _has_paddle_weights(folder: Path) -> bool:
     return (folder / PDPARAMS).is_file() or (folder / PDPARAMS_INDEX).is_file()
 
 
+def is_tower_type(model_type) -> bool:
+    """Tell if config.json's model_type is that of a tower, alone or with its text model."""
+    return model_type in WHOLE_MODELS or any(model_type == family.model_type for family in TOWER_FAMILIES.values())
+
+
 def read_tower(folder: Path, **selection) -> VisionConfig:
-    """Read a tower's config.json. Raises CheckpointError for anything but CLIP.
+    """Read a tower's config.json. Raises CheckpointError for a tower of an unknown kind.
 
     selection: select_layer, select_feature and name, which the model says, not the tower.
     """
     raw = read_json(folder / "config.json")
-    kind = raw.get("model_type")
-    if kind == "clip":
-        stated = raw.get("vision_config")
-    elif kind == "clip_vision_model":
-        stated = raw
-    else:
-        raise CheckpointError(f"{folder}: vision tower of type {kind!r}, but only CLIP is read so far")
+    if not is_tower_type(raw.get("model_type")):
+        known = ", ".join(name for one in TOWER_FAMILIES.values() for name in (one.whole_model_type, one.model_type))
+        raise CheckpointError(f"{folder}: vision tower of type {raw.get('model_type')!r}, expected one of {known}")
+    whole = WHOLE_MODELS.get(raw["model_type"])
+    if whole is None:
+        return shape_of(folder, raw, **selection)
+    stated = raw.get("vision_config")
+    stated = {**stated, "model_type": whole.model_type} if isinstance(stated, dict) else stated
     return shape_of(folder, stated, **selection)
 
 
 def shape_of(folder: Path, stated, **selection) -> VisionConfig:
-    """Read the keys of a CLIP vision config; those that are absent have transformers' defaults."""
+    """Read the keys of a vision config, CLIP's if it does not say; absent ones have transformers' defaults."""
     if not isinstance(stated, dict):
         raise CheckpointError(f"{folder}: vision_config is {stated!r}, expected an object")
-    return dataclasses.replace(read_vision(folder, {"vision_config": stated}), **selection)
+    return VisionConfig(**vision_fields(folder, stated), **selection)
 
 
-def read_pixels(*folders: Path | None) -> dict:
-    """Return mean and std from the first preprocessor_config.json there is, as fields of ImageSpec."""
+def read_pixels(family: TowerFamily, *folders: Path | None) -> dict:
+    """Return fields of ImageSpec from the first preprocessor_config.json there is, else what the family's have."""
     for folder in folders:
         if folder is not None and (folder / IMAGE_FILE).is_file():
             values = read_json(folder / IMAGE_FILE)
             pairs = (("mean", "image_mean"), ("std", "image_std"))
-            return {field: tuple(values[key]) for field, key in pairs if key in values}
-    return {}
+            stated = {field: tuple(values[key]) for field, key in pairs if key in values}
+            return {**family.pixels, **stated, "has_crop": has_crop(values, family)}
+    return family.pixels
 
 
 def open_tower(folder: Path) -> dict[str, StoredTensor]:
-    """Map a tower's tensors, under transformers' names (`vision_model. ...`) and in its orientation."""
+    """Map a tower's tensors, under transformers' names (`vision_model. ...`) and in its orientation.
+
+    A head that no LLaVA reads is among them: layouts say that they leave it out.
+    """
     if has_torch_weights(folder) or not _has_paddle_weights(folder):
         tensors = open_torch_weights(folder)
         return {name: tensor for name, tensor in tensors.items() if not DROPPED.fullmatch(name)}
+    vision = read_tower(folder)
+    paddle_names = KeyTable(tower_rules(vision, PREFIX, is_torch=False))
     stored = open_weights(folder, PDPARAMS, PDPARAMS_INDEX, open_pdparams)
     ours, unknown = {}, []
     for name, tensor in stored.items():
-        target = PADDLE_NAMES.to_ours(name)
+        target = paddle_names.to_ours(name)
         if target is not None:
             ours[target[0]] = tensor
         elif not DROPPED.fullmatch(name):
             unknown.append(name)
     if unknown:
         raise CheckpointError(f"{folder} holds {len(unknown)} tensors that nobody knows: {preview(sorted(unknown))}")
-    return renamed(TORCH_NAMES, ours, "clip")
+    return renamed(KeyTable(tower_rules(vision, PREFIX, is_torch=True)), ours, vision.family)
 
 
 def known_name(vision: VisionConfig) -> str:
-    """Return the hub's name of a tower: its own, else OpenAI's for that shape, else ""."""
-    if vision.name.startswith(HUB_OWNERS):
+    """Return the hub's name of a tower: its own, else the known one of that shape, else "".
+
+    LLaVA's own code makes the tower by it.
+    """
+    family = get_tower_family(vision.family)
+    if vision.name.startswith(family.hub_owners):
         return vision.name
-    for name, shape in KNOWN_TOWERS.items():
-        if all(getattr(vision, field) == value for field, value in {**OPENAI, **shape}.items()):
-            return name
-    return ""
+    names = sorted(KNOWN_TOWERS, key=lambda name: name != vision.name)
+    return next((name for name in names if _is_shape(vision, family, KNOWN_TOWERS[name])), "")
+
+
+def _is_shape(vision: VisionConfig, family: TowerFamily, shape: Mapping) -> bool:
+    """Tell if a tower has a shape; it may lack the layers that LLaVA's own code does not use."""
+    num_layers = shape["num_hidden_layers"]
+    counts = {num_layers, num_layers + 1 + (-1 if family.own_select_layer is None else family.own_select_layer)}
+    rest = {field: value for field, value in shape.items() if field != "num_hidden_layers"}
+    return vision.num_hidden_layers in counts and all(getattr(vision, field) == value for field, value in rest.items())
 
 
 def tower_part(folder: str, tensors: Mapping[str, StoredTensor], config: LlavaConfig) -> Part:
-    """Return the part that CLIPVisionModel and CLIPImageProcessor of transformers read."""
+    """Return the part that transformers' classes of a tower and its pictures read."""
     values = {
-        "architectures": ["CLIPVisionModel"],
-        "model_type": "clip_vision_model",
+        "architectures": [get_tower_family(config.vision.family).architecture],
         **vision_json(config.vision),
         "torch_dtype": config.dtype,
     }
@@ -119,11 +130,6 @@ def tower_part(folder: str, tensors: Mapping[str, StoredTensor], config: LlavaCo
     return Part(folder, "safetensors", "model", dict(tensors), json_files)
 
 
-def vision_json(vision: VisionConfig) -> dict:
-    """Return the shape of a tower under transformers' keys."""
-    return {name: getattr(vision, name) for name in SHAPE}
-
-
 def image_json(image: ImageSpec) -> dict:
-    """Return CLIPImageProcessor's file, which knows mean and std, but nothing of padding and tiles."""
+    """Return the tower's image processor's file, which knows mean and std, but nothing of padding and tiles."""
     return preprocessor(dataclasses.replace(image, mode="square", grids=(), merge="flat"))

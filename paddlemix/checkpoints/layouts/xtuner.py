@@ -16,17 +16,18 @@ from pathlib import Path
 from ...conversation.tokenizer import Tokenizer
 from ...conversation.tokenizer_files import VOCABULARIES
 from ...image.spec import ImageSpec
-from ...models.config import LlavaConfig, VisionConfig, projector_depth
+from ...models.config import LlavaConfig, VisionConfig
 from ...models.language.families import get_family
+from ...models.projector_type import projector_blocks
+from ...models.vision.families import KNOWN_TOWERS, get_tower_family
 from .. import peft_adapter
 from ..adapters import lay_over
 from ..files import CheckpointError, StoredTensor, read_json
 from ..places import fetch_folder, find_folder
 from ..rules import KeyTable, linear_rules
 from . import torch_tokenizer
-from .components import clip_rules, decoder_rules, has_torch_weights, open_torch_weights
+from .components import decoder_rules, has_torch_weights, is_unused_by_llava, open_torch_weights, tower_rules
 from .decoder import class_json, flat_json, generation_json, read_decoder, read_eos, template_of
-from .paddlemix import KNOWN_TOWERS
 from .part import OWN_KEY, Part, own_json, read_own_json, renamed
 from .tower import is_tower, open_tower, read_pixels, read_tower, tower_part
 
@@ -148,9 +149,11 @@ def _read_tower(folder: Path, select_layer: int | None) -> tuple[VisionConfig, d
     """Return the tower's config and mean and std of its pictures; a name that is known needs no folder."""
     chosen = {"select_layer": -2 if select_layer is None else select_layer, "name": _tower_name(folder) or ""}
     if not (folder / TOWER).is_dir() and chosen["name"] in KNOWN_TOWERS and not find_folder(chosen["name"], folder):
-        return VisionConfig(**KNOWN_TOWERS[chosen["name"]], **chosen), {}
+        vision = VisionConfig(**KNOWN_TOWERS[chosen["name"]], **chosen)
+        return vision, get_tower_family(vision.family).pixels
     place = _tower_folder(folder)
-    return read_tower(place, **chosen), read_pixels(place)
+    vision = read_tower(place, **chosen)
+    return vision, read_pixels(get_tower_family(vision.family), place)
 
 
 def _projector_type(folder: Path, values: dict, vision: VisionConfig) -> str:
@@ -212,7 +215,7 @@ def _with_adapter(tensors: dict[str, StoredTensor], folder: Path, merge_dtype: s
 def table(config: LlavaConfig) -> KeyTable:
     body = get_family(config.language.family).body
     rules = decoder_rules(config.language, f"{LANGUAGE}.{body}.", f"{LANGUAGE}.lm_head", is_torch=True)
-    rules += clip_rules(f"{TOWER}.vision_model.", is_torch=True)
+    rules += tower_rules(config.vision, f"{TOWER}.vision_model.", is_torch=True)
     rules += linear_rules("projector.{n}", f"{PROJECTOR}.model.{{n}}", has_bias=True, is_transposed=True)
     return KeyTable(rules)
 
@@ -222,9 +225,10 @@ def canonical(name: str) -> str:
 
 
 def is_dropped(name: str, config: LlavaConfig) -> bool:
-    """Tell what is left out on purpose: buffers that are computed, and the copy of tied embeddings."""
+    """Tell what is left out on purpose: computed buffers, the copy of tied embeddings, and a tower's unused head."""
     is_tied_head = config.language.tie_word_embeddings and name == f"{LANGUAGE}.lm_head.weight"
-    return is_tied_head or DROPPED.fullmatch(name) is not None
+    is_unused = is_unused_by_llava(config.vision, f"{TOWER}.vision_model.", name)
+    return is_tied_head or is_unused or DROPPED.fullmatch(name) is not None
 
 
 def parts(config: LlavaConfig, tensors: dict[str, StoredTensor]) -> list[Part]:
@@ -269,7 +273,7 @@ def _projector_json(config: LlavaConfig) -> dict:
         "architectures": ["ProjectorModel"],
         "model_type": "projector",
         "bias": True,
-        "depth": projector_depth(config.projector_type),
+        "depth": projector_blocks(config.projector_type)[0],
         "hidden_act": "gelu",
         "llm_hidden_size": config.language.hidden_size,
         "torch_dtype": config.dtype,

@@ -1,4 +1,4 @@
-"""The vision transformer of CLIP (Radford et al. 2021), up to the hidden state that LLaVA reads."""
+"""The vision transformer (Dosovitskiy et al. 2021) of CLIP and SigLIP, up to the hidden state that LLaVA reads."""
 
 from __future__ import annotations
 
@@ -22,26 +22,28 @@ class VisionTower(nn.Layer):
         super().__init__()
         self.config = config
         zero = paddle.ParamAttr(initializer=ZERO)
-        num_patches = (config.image_size // config.patch_size) ** 2
-        width = config.hidden_size
-        self.class_embedding = self.create_parameter([width], attr=zero)
-        self.patch_embedding = nn.Conv2D(
-            3, width, config.patch_size, stride=config.patch_size, weight_attr=zero, bias_attr=False
-        )
-        self.position_embedding = self.create_parameter([num_patches + 1, width], attr=zero)
-        self.pre_norm = nn.LayerNorm(width, config.layer_norm_eps)
+        width, size = config.hidden_size, config.patch_size
+        self.class_embedding = self.create_parameter([width], attr=zero) if config.has_class_token else None
+        bias = zero if config.has_patch_bias else False
+        self.patch_embedding = nn.Conv2D(3, width, size, stride=size, weight_attr=zero, bias_attr=bias)
+        self.position_embedding = self.create_parameter([config.num_positions, width], attr=zero)
+        self.pre_norm = nn.LayerNorm(width, config.layer_norm_eps) if config.has_pre_norm else None
         self.layers = nn.LayerList([VisionLayer(config) for _ in range(config.num_hidden_layers)])
         self.post_norm = nn.LayerNorm(width, config.layer_norm_eps)
 
     def forward(self, pixels):
         patches = self.patch_embedding(pixels.astype(self.patch_embedding.weight.dtype))
-        patches = patches.flatten(2).transpose([0, 2, 1])
-        first = self.class_embedding.reshape([1, 1, -1]).expand([patches.shape[0], 1, patches.shape[2]])
-        x = paddle.concat([first.astype(patches.dtype), patches], axis=1) + self.position_embedding
-        x = self.pre_norm(x)
+        x = patches.flatten(2).transpose([0, 2, 1])
+        if self.class_embedding is not None:
+            first = self.class_embedding.reshape([1, 1, -1]).expand([x.shape[0], 1, x.shape[2]])
+            x = paddle.concat([first.astype(x.dtype), x], axis=1)
+        x = x + self.position_embedding
+        if self.pre_norm is not None:
+            x = self.pre_norm(x)
         for layer in self.layers[: self.config.num_used_layers]:
             x = layer(x)
-        return x if self.config.select_feature == "cls_patch" else x[:, 1:]
+        is_cut = self.class_embedding is not None and self.config.select_feature == "patch"
+        return x[:, 1:] if is_cut else x
 
     @property
     def is_frozen(self) -> bool:
@@ -59,7 +61,7 @@ class VisionLayer(nn.Layer):
         self.norm2 = nn.LayerNorm(width, config.layer_norm_eps)
         self.fc1 = linear(width, config.intermediate_size, has_bias=True)
         self.fc2 = linear(config.intermediate_size, width, has_bias=True)
-        self.activation = quick_gelu if config.hidden_act == "quick_gelu" else F.gelu
+        self.activation = ACTIVATIONS[config.hidden_act]
 
     def forward(self, x):
         x = x + self.self_attn(self.norm1(x))
@@ -91,3 +93,11 @@ class VisionAttention(nn.Layer):
 def quick_gelu(x):
     """Return x * sigmoid(1.702 x), CLIP's activation."""
     return x * F.sigmoid(1.702 * x)
+
+
+def gelu_tanh(x):
+    """Return the approximation of GELU by tanh (Hendrycks and Gimpel 2016), SigLIP's activation."""
+    return F.gelu(x, approximate=True)
+
+
+ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": F.gelu, "gelu_pytorch_tanh": gelu_tanh}
