@@ -32,6 +32,7 @@ def collate(
         position_ids=_pad([np.arange(length) for length in lengths], width, 0),
         segment_ids=_pad([np.ones(length) for length in lengths], width, 0),
         **stack_images(samples),
+        notes=tuple(note for sample in samples for note in sample.notes),
     )
 
 
