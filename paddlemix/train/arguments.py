@@ -44,6 +44,13 @@ class DataArguments:
     dataset: dict | list | str | None = field(default=None, metadata={"help": '{"train": [...], "eval": [...]}'})
     image_folder: str | None = field(default=None, metadata={"help": "where relative picture paths start"})
     max_length: int = field(default=2048, metadata={"help": "tokens of a sample, its image tokens included"})
+    on_bad_sample: str | None = field(
+        default=None,
+        metadata={"help": "raise or skip; default: wrong rows raise, bad pictures and too long rows are skipped"},
+    )
+    max_bad_samples: int | float | None = field(
+        default=None, metadata={"help": "rows that may be skipped, below 1 a share; default: 1%, at least 10"}
+    )
 
 
 @dataclass

@@ -13,20 +13,24 @@ from typing import Any
 import numpy as np
 
 from ..checkpoints.processor import LlavaProcessor
+from ..data.bad_rows import TooManyBadRowsError
+from ..data.row_note import RowNote
 from ..data.sample import Batch
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A mistake in the data (its text), or our own (with the trace)."""
+    """A mistake in the data (its text), or our own (with the trace). notes: rows that were skipped before it."""
 
     text: str
     trace: str | None = None
+    notes: tuple[RowNote, ...] = ()
 
     @classmethod
     def of(cls, error: Exception) -> Failure:
         is_users = isinstance(error, (ValueError, OSError))
-        return cls(str(error), None if is_users else traceback.format_exc())
+        notes = error.notes if isinstance(error, TooManyBadRowsError) else ()
+        return cls(str(error), None if is_users else traceback.format_exc(), notes)
 
 
 class GuardedRows:

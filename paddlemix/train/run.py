@@ -51,8 +51,10 @@ def train(values: dict[str, Any], *, template: str | None, config_folder: Path |
     from ..checkpoints.hub import resolve
     from ..checkpoints.load import load_model
     from ..checkpoints.processor import LlavaProcessor
+    from ..data.bad_rows import BadRowPolicy
     from .arguments import parse
     from .freeze import freeze, report
+    from .tally import RowTally
     from .trainer import LlavaTrainer
 
     model_args, data_args, args = parse(values)
@@ -61,7 +63,8 @@ def train(values: dict[str, Any], *, template: str | None, config_folder: Path |
     home = str(resolve(model_args.model_name_or_path))
     processor = LlavaProcessor.from_pretrained(home)
     template = model_args.conv_mode or model_args.version or template
-    train_set, eval_set = read_data(processor, template, data_args, args, config_folder)
+    tally = RowTally(args.output_dir, BadRowPolicy(data_args.on_bad_sample, data_args.max_bad_samples))
+    train_set, eval_set = read_data(processor, template, data_args, args, config_folder, tally)
     dtype = weight_dtype(args)
     model = load_model(home, dtype=dtype, device=args.device)
     freeze(
@@ -82,7 +85,12 @@ def train(values: dict[str, Any], *, template: str | None, config_folder: Path |
     if all(parameter.stop_gradient for parameter in model.parameters()):
         raise ValueError("nothing would train: freeze_include and freeze_exclude freeze every parameter")
     trainer = LlavaTrainer(
-        processor=processor, model=wrapped, args=args, train_dataset=train_set, eval_dataset=eval_set
+        processor=processor,
+        model=wrapped,
+        args=args,
+        tally=tally,
+        train_dataset=train_set,
+        eval_dataset=eval_set,
     )
     execute(trainer, args)
 
@@ -94,10 +102,14 @@ def weight_dtype(args) -> str:
     return "float16" if args.fp16 else "bfloat16"
 
 
-def read_data(processor, template: str | None, data_args, args, config_folder: Path | None):
-    """Return the train and eval sets (None where not needed). Raises ValueError for anything wrong with the files."""
+def read_data(processor, template: str | None, data_args, args, config_folder: Path | None, tally):
+    """Return the train and eval sets (None where not needed). Raises ValueError for anything wrong with the files.
+
+    tally: takes note of the rows that its policy leaves out.
+    """
+    from ..data.bad_rows import refuse
     from ..data.dataset import ConversationDataset
-    from ..data.mixture import read_mixture
+    from ..data.mixture import scan_mixture
 
     if data_args.dataset is None:
         raise ValueError('dataset is missing: expected {"train": [{"name": "chatml_dataset", "data_files": "..."}]}')
@@ -108,7 +120,7 @@ def read_data(processor, template: str | None, data_args, args, config_folder: P
         if not is_needed:
             sets.append(None)
             continue
-        rows = read_mixture(
+        rows, left_out = scan_mixture(
             data_args.dataset,
             split,
             template=teacher.template,
@@ -118,8 +130,12 @@ def read_data(processor, template: str | None, data_args, args, config_folder: P
         )
         if not rows:
             raise ValueError(f"the dataset has no rows for {split!r}: name data_files under that key")
+        if not tally.policy.is_structure_skipped:
+            refuse(left_out)
+        tally.expect(split, len(rows) + len(left_out), left_out)
         print(f"{split}: {len(rows)} rows, template {teacher.template.name}", flush=True)
-        sets.append(ConversationDataset(rows, encode))
+        options = {"policy": tally.policy, "split": split, "seed": args.seed, "num_left_out": len(left_out)}
+        sets.append(ConversationDataset(rows, encode, **options))
     return tuple(sets)
 
 

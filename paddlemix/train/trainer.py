@@ -23,6 +23,7 @@ from .batches import Collator, GuardedRows, opened
 from .freeze import PROJECTOR_PARTS, TOWER_PARTS, mark_trained
 from .lora import load_adapter, save_adapter
 from .sampler import EpochBatchSampler
+from .tally import RowTally, gather_notes
 
 COMPLETE = "complete"  # a checkpoint folder holds this file once everything else in it is written
 
@@ -33,8 +34,12 @@ class LlavaTrainer(Trainer):
     Every checkpoint, and the output folder at the end, is a folder that `from_pretrained` reads as it is.
     """
 
-    def __init__(self, *, processor: LlavaProcessor, model, args, train_dataset=None, eval_dataset=None):
+    def __init__(
+        self, *, processor: LlavaProcessor, model, args, tally: RowTally, train_dataset=None, eval_dataset=None
+    ):
         self.processor = processor
+        self.tally = tally
+        self.is_tally_begun = False
         super().__init__(
             model=model,
             args=args,
@@ -49,6 +54,7 @@ class LlavaTrainer(Trainer):
         return self.model.model if isinstance(self.model, LoRAModel) else self.model
 
     def compute_loss(self, model, inputs, return_outputs=False):
+        self.tally.add(inputs["batch"].notes)
         batch = opened(inputs["batch"])
         loss = model(batch, with_loss=True)
         if batch.pixels is None and self.llava.training:
@@ -71,12 +77,46 @@ class LlavaTrainer(Trainer):
 
     def train(self, resume_from_checkpoint=None, ignore_keys_for_eval=None):
         """Train; with load_best_model_at_end go back to the best checkpoint, which paddlenlp finds for LoRA only."""
-        result = super().train(resume_from_checkpoint, ignore_keys_for_eval)
+        self._begin_tally(resume_from_checkpoint, is_fresh=not resume_from_checkpoint)
+        try:
+            result = super().train(resume_from_checkpoint, ignore_keys_for_eval)
+            self._settle_tally(is_told=True)
+        finally:
+            if self.is_world_process_zero():
+                self.tally.write()
+        result.metrics.update(self.tally.metrics("train"))
         best = self.state.best_model_checkpoint
         if self.args.load_best_model_at_end and best is not None:
             self._load_from_checkpoint(best)
             notice(f"{best} was the best checkpoint ({self.state.best_metric}): the result is its model")
         return result
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
+        """Evaluate, and count the rows that were skipped or cut on the way."""
+        self._begin_tally(None, is_fresh=False)
+        metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        self._settle_tally(is_told=True)
+        return {**metrics, **self.tally.metrics("eval")}
+
+    def _begin_tally(self, checkpoint, *, is_fresh: bool) -> None:
+        if not self.is_tally_begun:
+            self.tally.begin(checkpoint, is_fresh=is_fresh, is_writer=self.is_world_process_zero())
+            self.is_tally_begun = True
+            self._settle_tally(is_told=True)
+
+    def _settle_tally(self, *, is_told: bool) -> None:
+        """Count, over all processes, what was skipped and cut since the last time. All processes must call it."""
+        is_first = self.is_world_process_zero()
+        self.tally.settle(lambda notes: gather_notes(notes, self.args.world_size), is_writer=is_first)
+        news = self.tally.news() if is_told else None
+        if news and is_first:
+            notice(news)
+
+    def _maybe_log_save_evaluate(self, tr_loss, model, epoch, ignore_keys_for_eval, **kwargs):
+        """Count bad rows too: with several processes where they meet anyway, alone after every step."""
+        if self.control.should_log or self.control.should_save or self.args.world_size <= 1:
+            self._settle_tally(is_told=self.control.should_log)
+        super()._maybe_log_save_evaluate(tr_loss, model, epoch, ignore_keys_for_eval, **kwargs)
 
     def create_optimizer(self, lr_scheduler=None):
         """Make AdamW with groups: projector and tower may have rates of their own; biases and norms do not decay."""
@@ -159,7 +199,9 @@ class LlavaTrainer(Trainer):
         if not self.is_world_process_zero():
             return
         output_dir = Path(self.args.output_dir)
-        (output_dir / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}" / COMPLETE).touch()
+        checkpoint = output_dir / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        self.tally.save(checkpoint)
+        (checkpoint / COMPLETE).touch()
         for other in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
             if not (other / COMPLETE).is_file():
                 shutil.rmtree(other)  # what a killed run left half written

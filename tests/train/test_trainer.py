@@ -454,7 +454,7 @@ def test_row_that_cannot_be_read_ends_the_run_with_file_and_row(num_workers, tmp
     home = tmp_path / "data"
     rows = tiny_folder.write_rows(home, 4, kinds="1")
     (home / "images" / "2-0.png").write_bytes(b"no picture")
-    values = settings(tmp_path, rows, dataloader_num_workers=num_workers)
+    values = settings(tmp_path, rows, dataloader_num_workers=num_workers, on_bad_sample="raise")
     (tmp_path / "run.json").write_text(json.dumps(values))
     assert main([str(tmp_path / "run.json")], script="supervised_finetune.py", template=None) == 1
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
