@@ -88,6 +88,13 @@ def use_device(device: str | None = None) -> str:
     return chosen
 
 
+def wants_equal_shapes() -> bool:
+    """Tell if the device in use compiles its work for each shape, so that equal shapes matter more than no padding."""
+    import paddle
+
+    return paddle.get_device().split(":")[0] not in ("cpu", "gpu")
+
+
 def _chosen_before() -> str | None:
     """Return the current device if it is not the CPU that paddle starts with on a machine without a better one."""
     import paddle

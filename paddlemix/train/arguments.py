@@ -59,6 +59,11 @@ class LlavaTrainingArguments(TrainingArguments):
 
     mm_projector_lr: float | None = field(default=None, metadata={"help": "learning rate of the projector"})
     mm_vision_tower_lr: float | None = field(default=None, metadata={"help": "learning rate of the vision tower"})
+    loss_reduction: str = field(default="token", metadata={"help": "mean over all trained tokens, or over samples"})
+    group_by_length: bool = field(default=False, metadata={"help": "batches of rows of similar length"})
+    group_by_modality_length: bool = field(
+        default=False, metadata={"help": "the same, with pictures in all rows of a batch or in none"}
+    )
 
 
 # Keys that PaddleMIX accepts and its LLaVA code never reads.
@@ -71,7 +76,6 @@ WITHOUT_EFFECT = frozenset(
 # Keys that change nothing but speed, until they are there.
 NOT_YET = {
     "mixtoken": "samples are not packed: each stands in a row of its own",
-    "group_by_modality_length": "samples are shuffled without grouping",
 }
 # Below these, training would divide by zero or fail far from the cause.
 AT_LEAST = {

@@ -11,16 +11,21 @@ from paddle import nn
 from paddle.utils import unique_name
 from paddlenlp.peft import LoRAModel
 from paddlenlp.trainer import Trainer
+from paddlenlp.trainer.trainer import TRAINER_STATE_NAME
 from paddlenlp.trainer.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from ..checkpoints.files import read_json
 from ..checkpoints.layouts import detect
 from ..checkpoints.load import fill, our_tensors
 from ..checkpoints.lora import remove_adapter
 from ..checkpoints.processor import LlavaProcessor
 from ..checkpoints.save import save_config
+from ..data.loss_weights import loss_weights
+from ..device import wants_equal_shapes
 from ..log import notice
 from .batches import Collator, GuardedRows, opened
 from .freeze import PROJECTOR_PARTS, TOWER_PARTS, mark_trained
+from .loader import WEIGHTS, StepLoader, summed
 from .lora import load_adapter, save_adapter
 from .sampler import EpochBatchSampler
 from .tally import RowTally, gather_notes
@@ -40,10 +45,11 @@ class LlavaTrainer(Trainer):
         self.processor = processor
         self.tally = tally
         self.is_tally_begun = False
+        self._num_done_steps = 0
         super().__init__(
             model=model,
             args=args,
-            data_collator=Collator(processor),
+            data_collator=Collator(processor, is_flat=not wants_equal_shapes()),
             train_dataset=None if train_dataset is None else GuardedRows(train_dataset),
             eval_dataset=None if eval_dataset is None else GuardedRows(eval_dataset),
         )
@@ -56,7 +62,7 @@ class LlavaTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False):
         self.tally.add(inputs["batch"].notes)
         batch = opened(inputs["batch"])
-        loss = model(batch, with_loss=True)
+        loss = model(batch, with_loss=True, loss_weights=inputs.get(WEIGHTS))
         if batch.pixels is None and self.llava.training:
             loss = loss + self._blank_picture() * 0.0
         return (loss, (loss,)) if return_outputs else loss
@@ -73,11 +79,23 @@ class LlavaTrainer(Trainer):
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         with paddle.no_grad(), self.autocast_smart_context_manager():
             loss = self.compute_loss(model, inputs)
+        total = float(loss_weights(inputs["batch"], self.args.loss_reduction).sum())
+        self._eval_sums += [float(loss) * total, total]
         return loss.detach(), None, None
+
+    def evaluation_loop(self, dataloader, description, prediction_loss_only=None, ignore_keys=None, **options):
+        """Evaluate; the loss is the mean over all trained tokens, where paddlenlp has that of the batches' means."""
+        self._eval_sums = np.zeros(2)
+        prefix = options.get("metric_key_prefix", "eval")
+        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, **options)
+        loss, total = summed(self._eval_sums, self.args.world_size)
+        output.metrics[f"{prefix}_loss"] = float(loss / max(total, 1e-6))
+        return output
 
     def train(self, resume_from_checkpoint=None, ignore_keys_for_eval=None):
         """Train; with load_best_model_at_end go back to the best checkpoint, which paddlenlp finds for LoRA only."""
         self._begin_tally(resume_from_checkpoint, is_fresh=not resume_from_checkpoint)
+        self._num_done_steps = _num_done_steps(resume_from_checkpoint, self.args)
         try:
             result = super().train(resume_from_checkpoint, ignore_keys_for_eval)
             self._settle_tally(is_told=True)
@@ -140,6 +158,21 @@ class LlavaTrainer(Trainer):
             **options,
         )
         return self.optimizer
+
+    def get_train_dataloader(self):
+        """Return the loader of an epoch's batches, which know how much they count in their optimizer step."""
+        sampler = self._get_train_sampler()
+        num_steps = max(len(sampler) // self.args.gradient_accumulation_steps, 1)
+        sampler.num_skipped = self._num_done_steps % num_steps * self.args.gradient_accumulation_steps
+        return StepLoader(
+            self.train_dataset,
+            batch_sampler=sampler,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            num_accumulated=self.args.gradient_accumulation_steps,
+            reduction=self.args.loss_reduction,
+            num_processes=self.args.world_size,
+        )
 
     def _get_train_sampler(self):
         sampler = EpochBatchSampler(
@@ -229,6 +262,14 @@ def _groups(named, args) -> list[dict]:
         params = [tensor for name, tensor in named if name.startswith(parts)]
         groups.append({"params": params, "learning_rate": rate / args.learning_rate})
     return [group for group in groups if group["params"]]
+
+
+def _num_done_steps(checkpoint, args) -> int:
+    """Return how many steps a resumed run has behind it, 0 where it does not go on with its data."""
+    if not checkpoint or args.ignore_data_skip or args.ignore_load_lr_and_optim:
+        return 0
+    path = Path(checkpoint) / TRAINER_STATE_NAME
+    return read_json(path)["global_step"] if path.is_file() else 0
 
 
 def last_checkpoint(output_dir: Path) -> Path | None:

@@ -395,12 +395,12 @@ def test_order_of_a_run_follows_its_seed(tmp_path, data):
     assert orders[0] == orders[1] != orders[2]
 
 
-def test_eval_loss_is_the_mean_over_the_rows_batches(tmp_path, data):
+def test_eval_loss_is_the_mean_over_all_trained_tokens(tmp_path, data):
     values = settings(tmp_path, {}, dataset={"train": str(data), "eval": str(data)}, do_eval=True, max_steps=2)
     trainer = train(values)
-    model = trainer.llava
-    batches = [batch_of(trainer, [index, index + 1]) for index in range(0, 8, 2)]
-    expected = np.mean([cross_entropy(model(batch).numpy(), batch.labels) for batch in batches])
+    samples = [trainer.train_dataset[index] for index in range(8)]
+    batch = trainer.processor.collate(samples)
+    expected = cross_entropy(trainer.llava(batch).numpy(), batch.labels)
     assert trainer.recorder.eval_losses[-1] == pytest.approx(expected, rel=1e-4)
     results = json.loads((tmp_path / "out" / "eval_results.json").read_text())
     assert results["eval_loss"] == pytest.approx(expected, rel=1e-4)
