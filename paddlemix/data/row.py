@@ -13,8 +13,7 @@ class Row:
     """A conversation and its origin.
 
     number counts rows from 1; line counts lines from 1 and is None where rows are not lines. folders: where pictures
-    with a relative path are looked for, in this order. id: what the file calls it, if anything. format: its reader's
-    name.
+    with a relative path are looked for, in this order. id: as in the file. format: its reader's name.
     """
 
     conversation: Conversation

@@ -59,6 +59,12 @@ class RowNote:
     def where(self) -> str:
         return place(self.file, self.number, self.line)
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return the note for a file or a report, its keys in the words of the data files."""
+        values = {"split": self.split, "file": self.file, "row": self.number, "line": self.line, "id": self.id}
+        values |= {"kind": self.kind, "reason": self.reason, "dropped_turns": self.num_dropped_turns}
+        return {key: value for key, value in values.items() if value or key not in ("reason", "dropped_turns")}
+
 
 def count_kinds(notes: Iterable[RowNote]) -> dict[str, int]:
     """Return how many rows were skipped for each reason, in the order of SKIPPED."""

@@ -135,20 +135,13 @@ def gather_notes(notes: list[RowNote], world_size: int) -> list[list[RowNote]]:
     return gathered
 
 
-def as_line(note: RowNote) -> str:
-    """Return a note as one line of JSON, the keys in the words of the data files."""
-    values = {"split": note.split, "file": note.file, "row": note.number, "line": note.line, "id": note.id}
-    values |= {"kind": note.kind, "reason": note.reason} if note.is_skipped else {"kind": note.kind}
-    values |= {"dropped_turns": note.num_dropped_turns} if note.num_dropped_turns else {}
-    return json.dumps(values, ensure_ascii=False)
-
-
 def _append(path: Path, notes: Sequence[RowNote]) -> None:
     if not notes:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.writelines(as_line(note) + "\n" for note in notes)
+    # Half a surrogate pair, which JSON can hold and UTF-8 cannot, is written as JSON's escape of it.
+    with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+        file.writelines(json.dumps(note.as_dict(), ensure_ascii=False) + "\n" for note in notes)
 
 
 def read_notes(path: Path) -> list[RowNote]:
