@@ -16,6 +16,7 @@ from ..conversation.templates import ChatTemplate
 from ..image.anyres import num_image_tokens
 from ..image.errors import ImageError, MissingImageError
 from ..image.load import load_image
+from ..image.size import picture_size
 from ..image.spec import ImageSpec
 from .encode import SampleTooLongError, tokenize_to_fit
 from .locate import find_picture
@@ -51,17 +52,21 @@ class RowFacts:
 
 @dataclass(frozen=True)
 class Measure:
-    """How rows are measured: as `encode.encode_turns` would encode them."""
+    """How rows are measured: as `encode.encode_turns` would encode them.
+
+    is_thorough: pictures are decoded to the end, so that broken ones are found, and not only asked for their size.
+    """
 
     tokenizer: Any
     template: ChatTemplate
     spec: ImageSpec
     max_length: int | None
+    is_thorough: bool = True
 
     def row(self, row: Row, sizes: dict[str, Any]) -> RowFacts:
         """Measure one row. sizes: what is known of pictures, from place to size or error, and is added to."""
         sources = [_place(source, row.folders) for source in row.conversation.images]
-        found = [_size(source, sizes) for source in sources]
+        found = [_size(source, sizes, self.is_thorough) for source in sources]
         failures = [size for size in found if isinstance(size, ImageError)]
         num_missing = sum(isinstance(failure, MissingImageError) for failure in failures)
         facts = {
@@ -120,13 +125,13 @@ def _place(source: Any, folders: Sequence[str]) -> Any:
         return error
 
 
-def _size(place: Any, sizes: dict[str, Any]) -> tuple[int, int] | ImageError:
+def _size(place: Any, sizes: dict[str, Any], is_thorough: bool) -> tuple[int, int] | ImageError:
     """Return the (width, height) px of a picture, upright, or why it cannot be had."""
     if isinstance(place, ImageError):
         return place
     if place not in sizes:
         try:
-            sizes[place] = load_image(place).size
+            sizes[place] = load_image(place).size if is_thorough else picture_size(place)
         except ImageError as error:
             sizes[place] = error
     return sizes[place]

@@ -41,6 +41,8 @@ class DataArguments:
     dataset: dict | list | str | None = field(default=None, metadata={"help": '{"train": [...], "eval": [...]}'})
     image_folder: str | None = field(default=None, metadata={"help": "where relative picture paths start"})
     max_length: int = field(default=2048, metadata={"help": "tokens of a sample, its image tokens included"})
+    mixtoken: bool = field(default=False, metadata={"help": "PaddleMIX's name of packing"})
+    packing: bool = field(default=False, metadata={"help": "several samples in a row of max_length tokens"})
     on_bad_sample: str | None = field(
         default=None,
         metadata={"help": "raise or skip; default: wrong rows raise, bad pictures and too long rows are skipped"},
@@ -70,10 +72,6 @@ WITHOUT_EFFECT = frozenset(
     "save_generation_output lazy chat_template splits top_k top_p benchmark profiler_options warmup_start_lr eta_min "
     "lr_scheduler_name use_flash_attention text_model_name_or_path".split()
 )
-# Keys that change nothing but speed, until they are there.
-NOT_YET = {
-    "mixtoken": "samples are not packed: each stands in a row of its own",
-}
 # Below these, training would divide by zero or fail far from the cause.
 AT_LEAST = {
     "per_device_train_batch_size": 1,
@@ -122,16 +120,13 @@ def _field_types(cls) -> dict[str, Any]:
 
 def _check_keys(values: dict[str, Any], known: set[str]) -> None:
     for key in values:
-        if key not in known and key not in WITHOUT_EFFECT and key not in NOT_YET:
+        if key not in known and key not in WITHOUT_EFFECT:
             near = difflib.get_close_matches(key, sorted(known | WITHOUT_EFFECT), n=1)
             hint = f": did you mean {near[0]!r}?" if near else ""
             raise ValueError(f"unknown setting {key!r}{hint}")
     unused = sorted(set(values) & WITHOUT_EFFECT)
     if unused:
         notice(f"accepted for PaddleMIX's sake, without effect here as there: {', '.join(unused)}")
-    for key, effect in NOT_YET.items():
-        if values.get(key) not in (None, False, "false"):
-            notice(f"{key}: {effect}")
 
 
 def _check_limits(own: dict[str, Any]) -> None:

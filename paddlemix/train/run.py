@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import sys
 from pathlib import Path
 from typing import Any
@@ -53,6 +52,7 @@ def train(values: dict[str, Any], *, template: str | None, config_folder: Path |
     from ..checkpoints.processor import LlavaProcessor
     from ..data.bad_rows import BadRowPolicy
     from .arguments import parse
+    from .data_sets import read_data
     from .freeze import freeze, report
     from .tally import RowTally
     from .trainer import LlavaTrainer
@@ -64,7 +64,8 @@ def train(values: dict[str, Any], *, template: str | None, config_folder: Path |
     processor = LlavaProcessor.from_pretrained(home)
     template = model_args.conv_mode or model_args.version or template
     tally = RowTally(args.output_dir, BadRowPolicy(data_args.on_bad_sample, data_args.max_bad_samples))
-    train_set, eval_set = read_data(processor, template, data_args, args, config_folder, tally)
+    teacher = processor.with_template(template) if template else processor
+    data = read_data(teacher, data_args, args, config_folder, tally)
     dtype = weight_dtype(args)
     model = load_model(home, dtype=dtype, device=args.device)
     freeze(
@@ -89,8 +90,7 @@ def train(values: dict[str, Any], *, template: str | None, config_folder: Path |
         model=wrapped,
         args=args,
         tally=tally,
-        train_dataset=train_set,
-        eval_dataset=eval_set,
+        data=data,
     )
     execute(trainer, args)
 
@@ -100,43 +100,6 @@ def weight_dtype(args) -> str:
     if args.fp16_opt_level != "O2":
         return "float32"
     return "float16" if args.fp16 else "bfloat16"
-
-
-def read_data(processor, template: str | None, data_args, args, config_folder: Path | None, tally):
-    """Return the train and eval sets (None where not needed). Raises ValueError for anything wrong with the files.
-
-    tally: takes note of the rows that its policy leaves out.
-    """
-    from ..data.bad_rows import refuse
-    from ..data.dataset import ConversationDataset
-    from ..data.mixture import scan_mixture
-
-    if data_args.dataset is None:
-        raise ValueError('dataset is missing: expected {"train": [{"name": "chatml_dataset", "data_files": "..."}]}')
-    teacher = processor.with_template(template) if template else processor
-    encode = functools.partial(teacher.encode_to_train, max_length=data_args.max_length)
-    sets = []
-    for split, is_needed in (("train", args.do_train), ("eval", args.do_eval)):
-        if not is_needed:
-            sets.append(None)
-            continue
-        rows, left_out = scan_mixture(
-            data_args.dataset,
-            split,
-            template=teacher.template,
-            config_folder=config_folder,
-            image_folder=data_args.image_folder,
-            seed=args.seed,
-        )
-        if not rows:
-            raise ValueError(f"the dataset has no rows for {split!r}: name data_files under that key")
-        if not tally.policy.is_structure_skipped:
-            refuse(left_out)
-        tally.expect(split, len(rows) + len(left_out), left_out)
-        print(f"{split}: {len(rows)} rows, template {teacher.template.name}", flush=True)
-        options = {"policy": tally.policy, "split": split, "seed": args.seed, "num_left_out": len(left_out)}
-        sets.append(ConversationDataset(rows, encode, **options))
-    return tuple(sets)
 
 
 def execute(trainer, args) -> None:

@@ -24,6 +24,7 @@ from ..data.loss_weights import loss_weights
 from ..device import wants_equal_shapes
 from ..log import notice
 from .batches import Collator, GuardedRows, opened
+from .data_sets import DataSets
 from .freeze import PROJECTOR_PARTS, TOWER_PARTS, mark_trained
 from .loader import WEIGHTS, StepLoader, summed
 from .lora import load_adapter, save_adapter
@@ -39,10 +40,9 @@ class LlavaTrainer(Trainer):
     Every checkpoint, and the output folder at the end, is a folder that `from_pretrained` reads as it is.
     """
 
-    def __init__(
-        self, *, processor: LlavaProcessor, model, args, tally: RowTally, train_dataset=None, eval_dataset=None
-    ):
+    def __init__(self, *, processor: LlavaProcessor, model, args, tally: RowTally, data: DataSets):
         self.processor = processor
+        self.grouping = data.grouping
         self.tally = tally
         self.is_tally_begun = False
         self._num_done_steps = 0
@@ -50,8 +50,8 @@ class LlavaTrainer(Trainer):
             model=model,
             args=args,
             data_collator=Collator(processor, is_flat=not wants_equal_shapes()),
-            train_dataset=None if train_dataset is None else GuardedRows(train_dataset),
-            eval_dataset=None if eval_dataset is None else GuardedRows(eval_dataset),
+            train_dataset=None if data.train is None else GuardedRows(data.train),
+            eval_dataset=None if data.eval is None else GuardedRows(data.eval),
         )
 
     @property
@@ -183,6 +183,7 @@ class LlavaTrainer(Trainer):
             drop_last=self.args.dataloader_drop_last,
             seed=self.args.seed,
             num_accumulated=self.args.gradient_accumulation_steps,
+            grouping=self.grouping,
         )
         if sampler.num_left_out:
             notice(

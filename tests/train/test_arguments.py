@@ -273,13 +273,6 @@ def test_unused_keys_are_named_in_one_notice(caplog):
     assert len(lines) == 1 and lines[0].endswith("without effect here as there: neftune, top_p")
 
 
-@pytest.mark.parametrize(("values", "num_notices"), [({"mixtoken": True}, 1), ({"mixtoken": False}, 0), ({}, 0)])
-def test_what_only_speed_depends_on_is_told_when_it_is_wanted(caplog, values, num_notices):
-    with caplog.at_level(logging.WARNING, logger="paddlemix"):
-        settings(**values)
-    assert sum("mixtoken" in record.message for record in caplog.records) == num_notices
-
-
 @pytest.mark.parametrize("key", ["fp16", "bf16"])
 def test_half_precision_on_a_cpu_becomes_float32_with_a_notice(caplog, key):
     with caplog.at_level(logging.WARNING, logger="paddlemix"):
