@@ -20,16 +20,21 @@ from .image_features import arrange, place
 from .language.decoder import LanguageModel
 from .layers import ZERO, initialize
 from .loss import weighted_loss
+from .neftune import neftune_noise
 from .projector import build_projector
 from .vision.vit import VisionTower
 
 
 class LlavaForConditionalGeneration(nn.Layer):
-    """A whole model. A new one holds zeros: use `from_pretrained`, or `initialize_weights` to train from nothing."""
+    """A whole model. A new one holds zeros: use `from_pretrained`, or `initialize_weights` to train from nothing.
+
+    neftune_alpha: above 0, embeddings of text get `neftune_noise` while training.
+    """
 
     def __init__(self, config: LlavaConfig):
         super().__init__()
         self.config = config
+        self.neftune_alpha = 0.0
         self.vision_tower = VisionTower(config.vision)
         self.projector = build_projector(config.projector_type, config.vision.hidden_size, config.language.hidden_size)
         self.language_model = LanguageModel(config.language)
@@ -89,7 +94,10 @@ class LlavaForConditionalGeneration(nn.Layer):
         features = []
         if batch.pixels is not None and len(batch.tiles_per_image):
             features = self.encode_images(batch.pixels, batch.tiles_per_image, batch.image_sizes)
-        return place(self.language_model.embed_tokens, ids, features)
+        embeds = place(self.language_model.embed_tokens, ids, features)
+        if self.training and self.neftune_alpha:
+            embeds = embeds + neftune_noise(ids, np.asarray(batch.segment_ids), embeds, self.neftune_alpha)
+        return embeds
 
     def forward(self, batch: Batch, with_loss: bool = False, loss_weights: np.ndarray | None = None):
         """Return logits [B, T, vocab_size], or with with_loss the loss: the mean over the trained tokens.

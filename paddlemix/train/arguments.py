@@ -30,6 +30,14 @@ class ModelArguments:
     lora_target_modules: list[str] | None = field(default=None, metadata={"help": "regular expressions of layer names"})
     unfreeze_mm_vision_tower: bool = field(default=False, metadata={"help": "train the vision tower too"})
     freeze_mm_mlp_adapter: bool = field(default=False, metadata={"help": "do not train the projector"})
+    tune_mm_mlp_adapter: bool = field(default=False, metadata={"help": "train the projector only (stage 1)"})
+    mm_tunable_parts: list[str] | None = field(
+        default=None, metadata={"help": "what trains: mm_vision_tower, mm_mlp_adapter, mm_language_model"}
+    )
+    rslora: bool = field(default=False, metadata={"help": "scale adapters by alpha / sqrt(rank)"})
+    lora_plus_scale: float = field(default=1.0, metadata={"help": "LoRA+: rate of the B matrices over that of the A"})
+    neftune: bool = field(default=False, metadata={"help": "noise on the embeddings of text tokens"})
+    neftune_noise_alpha: float = field(default=5.0, metadata={"help": "how much noise"})
     version: str | None = field(default=None, metadata={"help": "PaddleMIX's older name of conv_mode"})
     conv_mode: str | None = field(default=None, metadata={"help": "template; default plain (stage 1) or the model's"})
 
@@ -68,7 +76,7 @@ class LlavaTrainingArguments(TrainingArguments):
 # Keys that PaddleMIX accepts and its LLaVA code never reads.
 WITHOUT_EFFECT = frozenset(
     "prefix_tuning num_prefix_tokens from_aistudio save_to_aistudio aistudio_repo_id aistudio_repo_private "
-    "aistudio_repo_license aistudio_token neftune neftune_noise_alpha task_name src_length eval_with_do_generation "
+    "aistudio_repo_license aistudio_token task_name src_length eval_with_do_generation "
     "save_generation_output lazy chat_template splits top_k top_p benchmark profiler_options warmup_start_lr eta_min "
     "lr_scheduler_name use_flash_attention text_model_name_or_path".split()
 )
@@ -81,6 +89,8 @@ AT_LEAST = {
     "max_length": 1,
     "lora_rank": 1,
     "lora_dropout": 0,
+    "lora_plus_scale": 0,
+    "neftune_noise_alpha": 0,
 }
 # Keys that split the work over processes; paddlenlp resets them without a word when there is only one.
 PARALLEL = ("sharding", "sharding_parallel_degree", "tensor_parallel_degree", "pipeline_parallel_degree")

@@ -74,7 +74,10 @@ def train(values: dict[str, Any], *, template: str | None, config_folder: Path |
         model_args.freeze_exclude,
         is_tower_trained=model_args.unfreeze_mm_vision_tower,
         is_projector_frozen=model_args.freeze_mm_mlp_adapter,
+        parts=["mm_mlp_adapter"] if model_args.tune_mm_mlp_adapter else model_args.mm_tunable_parts,
     )
+    if model_args.neftune:
+        model.neftune_alpha = model_args.neftune_noise_alpha
     model.train()
     wrapped = model
     if model_args.lora:

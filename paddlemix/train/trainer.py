@@ -59,6 +59,10 @@ class LlavaTrainer(Trainer):
         """The model without the LoRA wrapper."""
         return self.model.model if isinstance(self.model, LoRAModel) else self.model
 
+    @property
+    def _lora_plus_scale(self) -> float:
+        return self.model.lora_config.lora_plus_scale if isinstance(self.model, LoRAModel) else 1.0
+
     def compute_loss(self, model, inputs, return_outputs=False):
         self.tally.add(inputs["batch"].notes)
         batch = opened(inputs["batch"])
@@ -151,7 +155,7 @@ class LlavaTrainer(Trainer):
         decayed = {tensor.name for name, tensor in named if not ("bias" in name or "norm" in name)}
         self.optimizer = kind(
             learning_rate=self.lr_scheduler if lr_scheduler is None else lr_scheduler,
-            parameters=_groups(named, self.args),
+            parameters=_groups(named, self.args, self._lora_plus_scale),
             weight_decay=self.args.weight_decay,
             apply_decay_param_fun=decayed.__contains__,
             grad_clip=nn.ClipGradByGlobalNorm(self.args.max_grad_norm) if self.args.max_grad_norm > 0 else None,
@@ -248,7 +252,7 @@ class LlavaTrainer(Trainer):
         """
 
 
-def _groups(named, args) -> list[dict]:
+def _groups(named, args, lora_plus_scale: float) -> list[dict]:
     """Return optimizer groups; Paddle takes a group's learning rate as a factor of the optimizer's, hence not of 0."""
     rates = {PROJECTOR_PARTS: args.mm_projector_lr, TOWER_PARTS: args.mm_vision_tower_lr}
     rates = {parts: rate for parts, rate in rates.items() if rate is not None}
@@ -257,12 +261,12 @@ def _groups(named, args) -> list[dict]:
             f"mm_projector_lr {args.mm_projector_lr} and mm_vision_tower_lr {args.mm_vision_tower_lr} need a "
             f"learning_rate above 0, found {args.learning_rate}"
         )
-    own = tuple(part for parts in rates for part in parts)
-    groups = [{"params": [tensor for name, tensor in named if not name.startswith(own)]}]
-    for parts, rate in rates.items():
-        params = [tensor for name, tensor in named if name.startswith(parts)]
-        groups.append({"params": params, "learning_rate": rate / args.learning_rate})
-    return [group for group in groups if group["params"]]
+    groups: dict[float, list] = {}
+    for name, tensor in named:
+        factor = next((rate / args.learning_rate for parts, rate in rates.items() if name.startswith(parts)), 1.0)
+        factor *= lora_plus_scale if name.endswith("lora_B") else 1.0
+        groups.setdefault(factor, []).append(tensor)
+    return [{"params": params, "learning_rate": factor} for factor, params in groups.items()]
 
 
 def _num_done_steps(checkpoint, args) -> int:
