@@ -51,6 +51,7 @@ def collate_packs(
         ),
         **stack_images(samples),
         notes=tuple(note for sample in samples for note in sample.notes),
+        where=tuple(sample.where for sample in samples),
     )
 
 

@@ -110,9 +110,8 @@ class ConversationDataset:
             if kind is None or not self.policy.is_content_skipped:
                 raise RowError(f"{row.where}: {error}") from error
             return RowNote.of(row, self.split, kind, str(error))
-        if not num_dropped:
-            return sample
-        return replace(sample, notes=(RowNote.of(row, self.split, CUT, num_dropped_turns=num_dropped),))
+        notes = (RowNote.of(row, self.split, CUT, num_dropped_turns=num_dropped),) if num_dropped else ()
+        return replace(sample, notes=notes, where=row.where)
 
     def _encode(self, row: Row) -> tuple[Sample, int]:
         """Encode, trying again where a picture's file cannot be read; downloads have been tried again already."""

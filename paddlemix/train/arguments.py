@@ -67,6 +67,9 @@ class LlavaTrainingArguments(TrainingArguments):
     mm_projector_lr: float | None = field(default=None, metadata={"help": "learning rate of the projector"})
     mm_vision_tower_lr: float | None = field(default=None, metadata={"help": "learning rate of the vision tower"})
     loss_reduction: str = field(default="token", metadata={"help": "mean over all trained tokens, or over samples"})
+    max_loss_ratio: float = field(
+        default=10.0, metadata={"help": "stop where a loss is so many times the usual one; 0: never"}
+    )
     group_by_length: bool = field(default=False, metadata={"help": "batches of rows of similar length"})
     group_by_modality_length: bool = field(
         default=False, metadata={"help": "the same, with pictures in all rows of a batch or in none"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,8 @@ class StepLoader(DataLoader):
 
     With every batch its own mean, an answer of one word would weigh as much as one of a thousand whenever they come
     in other batches, or on other processes. It is a DataLoader because paddlenlp's Trainer asks for one.
-    reduction: as in `loss_weights`.
+    reduction: as in `loss_weights`. wants_stop: whether this process was asked to stop; is_stop_wanted: whether any
+    was, when the latest step was read, which all processes know alike.
     """
 
     def __init__(
@@ -33,11 +34,14 @@ class StepLoader(DataLoader):
         num_accumulated: int,
         reduction: str,
         num_processes: int = 1,
+        wants_stop: Callable[[], bool] = lambda: False,
     ):
         super().__init__(dataset, batch_sampler=batch_sampler, collate_fn=collate_fn, num_workers=num_workers)
         self.num_accumulated = num_accumulated
         self.reduction = reduction
         self.num_processes = num_processes
+        self.wants_stop = wants_stop
+        self.is_stop_wanted = False
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         group: list[dict[str, Any]] = []
@@ -55,8 +59,9 @@ class StepLoader(DataLoader):
             return group  # skipped ones of a resumed run, or failures that are raised where they are used
         weights = [loss_weights(batch, self.reduction) if isinstance(batch, Batch) else None for batch in batches]
         own = sum(float(weight.sum()) for weight in weights if weight is not None)
-        total = float(summed(np.array([own]), self.num_processes)[0])
-        factor = np.float32(len(group) * self.num_processes / max(total, 1e-6))
+        total, num_stopping = summed(np.array([own, self.wants_stop()]), self.num_processes)
+        self.is_stop_wanted = num_stopping > 0
+        factor = np.float32(len(group) * self.num_processes / max(float(total), 1e-6))
         return [
             inputs if weight is None else {**inputs, WEIGHTS: weight * factor}
             for inputs, weight in zip(group, weights, strict=True)

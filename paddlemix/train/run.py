@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,17 @@ from ..device import prepare_environment
 from ..log import notice
 from .values import read_values
 
+STOPPED = 128 + signal.SIGTERM  # what a shell reports of a process that SIGTERM ended
 USAGE = """usage: {script} config.json [--key value ...]
        {script} --key value ...
 
 Keys are those of the shipped files in paddlemix/config/llava/ and of paddlenlp's TrainingArguments; a flag overrides
 the file. Needed are model_name_or_path, dataset and output_dir.
 """
+
+
+class Preempted(Exception):
+    """A run that was asked to stop, and saved a checkpoint."""
 
 
 def main(argv: list[str], *, script: str, template: str | None) -> int:
@@ -31,6 +37,9 @@ def main(argv: list[str], *, script: str, template: str | None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except Preempted as stop:
+        print(f"{stop}; without overwrite_output_dir the same command goes on from there", file=sys.stderr)
+        return STOPPED
     except KeyboardInterrupt:
         print(
             "stopped; without overwrite_output_dir the same command goes on from the last checkpoint", file=sys.stderr
@@ -88,14 +97,8 @@ def train(values: dict[str, Any], *, template: str | None, config_folder: Path |
     print(report(model.named_parameters()), flush=True)
     if all(parameter.stop_gradient for parameter in model.parameters()):
         raise ValueError("nothing would train: freeze_include and freeze_exclude freeze every parameter")
-    trainer = LlavaTrainer(
-        processor=processor,
-        model=wrapped,
-        args=args,
-        tally=tally,
-        data=data,
-    )
-    execute(trainer, args)
+    trainer = LlavaTrainer(processor=processor, model=wrapped, args=args, tally=tally, data=data)
+    execute(trainer, args, values)
 
 
 def weight_dtype(args) -> str:
@@ -105,8 +108,11 @@ def weight_dtype(args) -> str:
     return "float16" if args.fp16 else "bfloat16"
 
 
-def execute(trainer, args) -> None:
-    """Train (going on from a checkpoint where there is one), save the result, evaluate."""
+def execute(trainer, args, settings: dict[str, Any] | None = None) -> None:
+    """Train (going on from a checkpoint where there is one), save the result, evaluate.
+
+    settings: what train_results.json tells of the command. Raises Preempted.
+    """
     from .trainer import last_checkpoint
 
     if args.do_train:
@@ -116,10 +122,13 @@ def execute(trainer, args) -> None:
         if checkpoint is not None:
             notice(f"going on from {checkpoint}")
         result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        if trainer.stop_request.was_followed:
+            raise Preempted(f"stopped by SIGTERM after step {trainer.state.global_step}, with a checkpoint")
         trainer.save_model()
         trainer.log_metrics("train", result.metrics)
         trainer.save_metrics("train", result.metrics)
         trainer.save_state()
+        trainer.report_results(settings)
     if args.do_eval:
         metrics = trainer.evaluate()
         trainer.log_metrics("eval", metrics)

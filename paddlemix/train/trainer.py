@@ -7,10 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import paddle
-from paddle import nn
-from paddle.utils import unique_name
 from paddlenlp.peft import LoRAModel
-from paddlenlp.trainer import Trainer
+from paddlenlp.trainer import ProgressCallback, Trainer
 from paddlenlp.trainer.trainer import TRAINER_STATE_NAME
 from paddlenlp.trainer.trainer_utils import PREFIX_CHECKPOINT_DIR
 
@@ -21,15 +19,22 @@ from ..checkpoints.lora import remove_adapter
 from ..checkpoints.processor import LlavaProcessor
 from ..checkpoints.save import save_config
 from ..data.loss_weights import loss_weights
+from ..data.packed_rows import PackedRows
 from ..device import wants_equal_shapes
 from ..log import notice
 from .batches import Collator, GuardedRows, opened
 from .data_sets import DataSets
-from .freeze import PROJECTOR_PARTS, TOWER_PARTS, mark_trained
+from .freeze import mark_trained
 from .loader import WEIGHTS, StepLoader, summed
 from .lora import load_adapter, save_adapter
+from .meter import Meter
+from .optimizer import build_optimizer
+from .progress import History, Progress
+from .results import draw_losses, write_results
 from .sampler import EpochBatchSampler
+from .stop import StopRequest
 from .tally import RowTally, gather_notes
+from .watch import LossWatch
 
 COMPLETE = "complete"  # a checkpoint folder holds this file once everything else in it is written
 
@@ -46,22 +51,39 @@ class LlavaTrainer(Trainer):
         self.tally = tally
         self.is_tally_begun = False
         self._num_done_steps = 0
+        self.meter = Meter(args.dataset_world_size)
+        self.watch = LossWatch(Path(args.output_dir), args.max_loss_ratio)
+        self.history = History()
+        self.stop_request = StopRequest()
         super().__init__(
             model=model,
             args=args,
             data_collator=Collator(processor, is_flat=not wants_equal_shapes()),
             train_dataset=None if data.train is None else GuardedRows(data.train),
             eval_dataset=None if data.eval is None else GuardedRows(data.eval),
+            callbacks=[self.history, self.stop_request],
         )
+        if not args.disable_tqdm:
+            self.remove_callback(ProgressCallback)
+            self.add_callback(Progress())
 
     @property
     def llava(self):
         """The model without the LoRA wrapper."""
         return self.model.model if isinstance(self.model, LoRAModel) else self.model
 
-    @property
-    def _lora_plus_scale(self) -> float:
-        return self.model.lora_config.lora_plus_scale if isinstance(self.model, LoRAModel) else 1.0
+    def training_step(self, model, inputs, step_control=0):
+        """Go forward and back; a loss that is no number, or leaps, ends the run before the optimizer moves."""
+        loss = super().training_step(model, inputs)
+        batch, num_accumulated = inputs["batch"], self.args.gradient_accumulation_steps
+        self.meter.add(batch)
+        is_last = (step_control + 1) % num_accumulated == 0
+        self.watch.add(float(loss), batch.where, step=self.state.global_step + 1, is_last=is_last)
+        return loss
+
+    def log(self, logs, **options):
+        """Log how fast it goes, too."""
+        super().log({**logs, **self.meter.recent()} if "loss" in logs else logs, **options)
 
     def compute_loss(self, model, inputs, return_outputs=False):
         self.tally.add(inputs["batch"].notes)
@@ -100,8 +122,10 @@ class LlavaTrainer(Trainer):
         """Train; with load_best_model_at_end go back to the best checkpoint, which paddlenlp finds for LoRA only."""
         self._begin_tally(resume_from_checkpoint, is_fresh=not resume_from_checkpoint)
         self._num_done_steps = _num_done_steps(resume_from_checkpoint, self.args)
+        self.meter.begin()
         try:
-            result = super().train(resume_from_checkpoint, ignore_keys_for_eval)
+            with self.stop_request:
+                result = super().train(resume_from_checkpoint, ignore_keys_for_eval)
             self._settle_tally(is_told=True)
         finally:
             if self.is_world_process_zero():
@@ -119,6 +143,16 @@ class LlavaTrainer(Trainer):
         metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         self._settle_tally(is_told=True)
         return {**metrics, **self.tally.metrics("eval")}
+
+    def report_results(self, settings) -> None:
+        """Add to train_results.json what the result came from, and draw the losses, in the first process."""
+        if not self.is_world_process_zero():
+            return
+        rows = self.train_dataset.rows
+        rows = rows.rows if isinstance(rows, PackedRows) else rows
+        files = dict.fromkeys(row.file for row in rows.rows)
+        write_results(Path(self.args.output_dir), settings or {}, files, self.meter.overall())
+        draw_losses(Path(self.args.output_dir), self.history.values)
 
     def _begin_tally(self, checkpoint, *, is_fresh: bool) -> None:
         if not self.is_tally_begun:
@@ -141,26 +175,11 @@ class LlavaTrainer(Trainer):
         super()._maybe_log_save_evaluate(tr_loss, model, epoch, ignore_keys_for_eval, **kwargs)
 
     def create_optimizer(self, lr_scheduler=None):
-        """Make AdamW with groups: projector and tower may have rates of their own; biases and norms do not decay."""
-        if self.optimizer is not None:
-            return self.optimizer
-        kind, options = Trainer.get_optimizer_cls_and_kwargs(self.args)
-        if hasattr(kind, "_create_master_weight") and self.args.fp16_opt_level == "O2":
-            options["multi_precision"] = True
-        named = [(name, tensor) for name, tensor in self.llava.named_parameters() if not tensor.stop_gradient]
-        # The saved state goes by names, and Paddle's count what a process has made so far.
-        unique_name.switch()
-        for name, tensor in named:
-            tensor.name = name
-        decayed = {tensor.name for name, tensor in named if not ("bias" in name or "norm" in name)}
-        self.optimizer = kind(
-            learning_rate=self.lr_scheduler if lr_scheduler is None else lr_scheduler,
-            parameters=_groups(named, self.args, self._lora_plus_scale),
-            weight_decay=self.args.weight_decay,
-            apply_decay_param_fun=decayed.__contains__,
-            grad_clip=nn.ClipGradByGlobalNorm(self.args.max_grad_norm) if self.args.max_grad_norm > 0 else None,
-            **options,
-        )
+        """Make the optimizer once. See `optimizer.build_optimizer`."""
+        if self.optimizer is None:
+            scale = self.model.lora_config.lora_plus_scale if isinstance(self.model, LoRAModel) else 1.0
+            schedule = self.lr_scheduler if lr_scheduler is None else lr_scheduler
+            self.optimizer = build_optimizer(self.llava, self.args, schedule, lora_plus_scale=scale)
         return self.optimizer
 
     def get_train_dataloader(self):
@@ -168,7 +187,7 @@ class LlavaTrainer(Trainer):
         sampler = self._get_train_sampler()
         num_steps = max(len(sampler) // self.args.gradient_accumulation_steps, 1)
         sampler.num_skipped = self._num_done_steps % num_steps * self.args.gradient_accumulation_steps
-        return StepLoader(
+        loader = StepLoader(
             self.train_dataset,
             batch_sampler=sampler,
             collate_fn=self.data_collator,
@@ -176,7 +195,11 @@ class LlavaTrainer(Trainer):
             num_accumulated=self.args.gradient_accumulation_steps,
             reduction=self.args.loss_reduction,
             num_processes=self.args.world_size,
+            wants_stop=lambda: self.stop_request.is_set,
         )
+        if self.args.world_size > 1:
+            self.stop_request.is_agreed = lambda: loader.is_stop_wanted
+        return loader
 
     def _get_train_sampler(self):
         sampler = EpochBatchSampler(
@@ -250,23 +273,6 @@ class LlavaTrainer(Trainer):
 
         paddlenlp calls this at the end of a save, but in a run of several processes only.
         """
-
-
-def _groups(named, args, lora_plus_scale: float) -> list[dict]:
-    """Return optimizer groups; Paddle takes a group's learning rate as a factor of the optimizer's, hence not of 0."""
-    rates = {PROJECTOR_PARTS: args.mm_projector_lr, TOWER_PARTS: args.mm_vision_tower_lr}
-    rates = {parts: rate for parts, rate in rates.items() if rate is not None}
-    if rates and args.learning_rate <= 0:
-        raise ValueError(
-            f"mm_projector_lr {args.mm_projector_lr} and mm_vision_tower_lr {args.mm_vision_tower_lr} need a "
-            f"learning_rate above 0, found {args.learning_rate}"
-        )
-    groups: dict[float, list] = {}
-    for name, tensor in named:
-        factor = next((rate / args.learning_rate for parts, rate in rates.items() if name.startswith(parts)), 1.0)
-        factor *= lora_plus_scale if name.endswith("lora_B") else 1.0
-        groups.setdefault(factor, []).append(tensor)
-    return [{"params": params, "learning_rate": factor} for factor, params in groups.items()]
 
 
 def _num_done_steps(checkpoint, args) -> int:
