@@ -77,12 +77,11 @@ def _ends(name: str, language: LanguageConfig) -> list[int] | None:
 
 
 def _num_out(layer: str, language: LanguageConfig) -> int:
-    """Return how many outputs a linear layer has."""
-    num_heads = {"q_proj": language.num_attention_heads}
-    name = layer.rpartition(".")[2]
+    """Return how many outputs a linear layer has that may be stored with others: q, k, v, gate or up."""
     if layer.startswith("mlp."):
-        return language.hidden_size if name == "down_proj" else language.intermediate_size
-    return language.head_dim * num_heads.get(name, language.num_key_value_heads)
+        return language.intermediate_size
+    is_query = layer == "self_attn.q_proj"
+    return language.head_dim * (language.num_attention_heads if is_query else language.num_key_value_heads)
 
 
 def _check(name: str, tensor: StoredTensor, ends: list[int]) -> None:
