@@ -167,7 +167,7 @@ def test_two_processes_write_one_file_and_count_alike(tmp_path, some_bad):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert results(tmp_path / "out") == SOME_COUNTS
