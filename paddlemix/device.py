@@ -89,6 +89,83 @@ def use_device(device: str | None = None) -> str:
     return chosen
 
 
+def device_memory(device: str) -> tuple[int, int] | None:
+    """Return a device's total and free memory in bytes, None where it does not tell.
+
+    The CPU's is the machine's, or what this process's control group may have. What paddle holds in reserve counts as
+    free.
+    """
+    import paddle
+
+    kind, _, number = device.partition(":")
+    if kind == "cpu":
+        return _host_memory()
+    try:
+        if kind == "gpu":
+            total = paddle.device.cuda.get_device_properties(int(number or 0)).total_memory
+        else:
+            total = paddle.device.get_device_properties(f"{kind}:{number or 0}").total_memory
+    except (ValueError, RuntimeError, NotImplementedError, AttributeError):
+        return None
+    return (int(total), int(total) - allocated_memory(device)) if total else None
+
+
+def peak_allocated(device: str) -> int | None:
+    """Return the most bytes that paddle has had there since `forget_peak_allocated`, None where it does not tell."""
+    import paddle
+
+    kind, _, number = device.partition(":")
+    if kind == "cpu":
+        return paddle.base.core.host_memory_stat_peak_value("Allocated", 0)
+    try:
+        return paddle.base.core.device_memory_stat_peak_value("Allocated", int(number or 0)) or None
+    except (ValueError, RuntimeError, NotImplementedError):
+        return None
+
+
+def forget_peak_allocated(device: str) -> None:
+    """Let the peak be what is allocated now."""
+    import paddle
+
+    kind, _, number = device.partition(":")
+    if kind == "cpu":
+        paddle.base.core.host_memory_stat_reset_peak_value("Allocated", 0)
+    else:
+        paddle.base.core.device_memory_stat_reset_peak_value("Allocated", int(number or 0))
+
+
+def allocated_memory(device: str) -> int:
+    """Return the bytes that paddle has allocated there now."""
+    import paddle
+
+    kind, _, number = device.partition(":")
+    if kind == "cpu":
+        return paddle.base.core.host_memory_stat_current_value("Allocated", 0)
+    return paddle.base.core.device_memory_stat_current_value("Allocated", int(number or 0))
+
+
+def _host_memory() -> tuple[int, int] | None:
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    values = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.endswith("kB")}
+    total, free = values["MemTotal"], values["MemAvailable"]
+    limit, used = (_number_in(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
+    if limit is not None and used is not None and limit < total:
+        return limit, min(free, limit - used)
+    return total, free
+
+
+def _number_in(path: str) -> int | None:
+    """Return the number that a file holds, None for another word or no file."""
+    try:
+        text = Path(path).read_text(encoding="utf-8").strip()
+    except OSError:
+        return None
+    return int(text) if text.isdigit() else None
+
+
 def wants_equal_shapes() -> bool:
     """Tell if the device in use compiles its work for each shape, so that equal shapes matter more than no padding."""
     import paddle
