@@ -20,6 +20,7 @@ from ..models.config import LlavaConfig
 from . import lora, peft_adapter
 from .adapters import Adapter, Oriented, lay_over
 from .files import CheckpointError, StoredTensor, open_safetensors, read_json
+from .fused import as_ours, split_adapter
 from .layouts import official, paddle, paddlemix
 from .layouts.components import has_torch_weights, open_torch_weights
 from .layouts.official import TowerFacts
@@ -121,10 +122,10 @@ def language_base(path: Path, kind: str, folder: Path) -> Base:
         for name, tensor in {**open_torch_weights(folder), **official.open_named_tower(path, raw)}.items():
             if official.is_dropped(name, config):
                 continue
-            target = table.to_ours(name)
-            if target is None:
+            targets = as_ours(table, name, tensor)
+            if targets is None:
                 raise CheckpointError(f"{folder} holds a tensor that nobody knows: {name}")
-            found[target[0]] = (tensor, target[1])
+            found |= targets
         return found
 
     return Base(folder, official, config, open_base, folder, is_llava=False)
@@ -172,8 +173,12 @@ class SideFiles:
             tensors = {name: pair for name, pair in tensors.items() if not name.startswith("projector.")}
         if not config.has_image_newline:
             tensors.pop("image_newline", None)
-        translate = lora.same_name if self.kind == "lora" else self._translator(config)
-        tensors = lay_over(tensors, self._adapter(config), translate, self.merge_dtype)
+        adapter, translate = self._adapter(config), lora.same_name
+        if self.kind != "lora":
+            tables = self._tables(config)
+            adapter, known = split_adapter(adapter, tables)
+            translate = _translator(tables, known)
+        tensors = lay_over(tensors, adapter, translate, self.merge_dtype)
         return {name: transposed(tensor) if turned else tensor for name, (tensor, turned) in tensors.items()}
 
     def table(self, config: LlavaConfig) -> None:
@@ -207,16 +212,19 @@ class SideFiles:
         whole = {name: tensor for name, tensor in {**whole, **adapter.whole}.items() if not _is_dropped(name, config)}
         return dataclasses.replace(adapter, whole=whole)
 
-    def _translator(self, config: LlavaConfig) -> Callable[[str], tuple[str, bool] | None]:
-        """Return the translation of names of LLaVA's own code, of PaddleMIX, or of the base's layout."""
-        layouts = (self.base.layout, official, paddlemix)
-        tables = [(layout.canonical, layout.table(config)) for layout in layouts]
+    def _tables(self, config: LlavaConfig) -> list[tuple]:
+        """Return (canonical, table) for names of the base's layout, of LLaVA's own code, and of PaddleMIX."""
+        return [(layout.canonical, layout.table(config)) for layout in (self.base.layout, official, paddlemix)]
 
-        def translate(name: str) -> tuple[str, bool] | None:
-            found = (table.to_ours(canonical(name)) for canonical, table in tables if table is not None)
-            return next((target for target in found if target is not None), None)
 
-        return translate
+def _translator(tables: list[tuple], known: dict[str, tuple[str, bool]]) -> Callable[[str], tuple[str, bool] | None]:
+    """Return the translation of an adapter's names by tables; known: what else has a translation."""
+
+    def translate(name: str) -> tuple[str, bool] | None:
+        found = (table.to_ours(canonical(name)) for canonical, table in tables if table is not None)
+        return known.get(name) or next((target for target in found if target is not None), None)
+
+    return translate
 
 
 def _changed(config: LlavaConfig, folder: Path, raw: dict) -> LlavaConfig:

@@ -18,6 +18,17 @@ OPTIONS = {
     "llama": {"rope_scaling": {"kind": "linear", "factor": 2.0}, "tie_word_embeddings": True},
     "mistral": {"sliding_window": 8},
     "qwen2": {"has_qkv_bias": True},
+    "phi3": {
+        "rope_scaling": {
+            "kind": "longrope",
+            "factor": 16.0,
+            "original_max_position_embeddings": 32,
+            "short_factor": [1.0] * 6,
+            "long_factor": [1.0, 1.5, 2.0, 3.0, 4.0, 5.0],
+        },
+    },
+    "internlm": {"has_qkv_bias": True, "has_out_bias": True},
+    "internlm2": {"rope_scaling": {"kind": "dynamic", "factor": 2.0}},
 }
 ROWS = [[4, (60, 40), 20], [30]]
 

@@ -6,8 +6,11 @@ import ast
 from pathlib import Path
 
 from ...models.config import LanguageConfig, projector_depth
+from ...models.language.families import get_family
+from ...models.language.families.family import GATE, KEY, QUERY, UP, VALUE, Fused, WeightNames
+from ...models.language.families.llama import LLAMA
 from ..files import CheckpointError, StoredTensor, open_safetensors, open_weights, read_json
-from ..rules import Rule, linear_rules
+from ..rules import FusedRule, Rule, linear_rules
 from ..torch_bin import open_torch_bin
 
 OUR_LAYER = "language_model.layers.{n}"
@@ -18,23 +21,53 @@ TORCH_FILES = (
 )
 
 
-def decoder_rules(language: LanguageConfig, prefix: str, head: str, *, is_torch: bool) -> list[Rule]:
-    """`prefix` stands before `embed_tokens`, `head` is the name of the output layer. All families have these names."""
+def own_names(language: LanguageConfig) -> WeightNames:
+    """Return the names of a decoder's weights in the files of its own family."""
+    return get_family(language.family).weights
+
+
+def decoder_rules(
+    language: LanguageConfig, prefix: str, head: str, *, is_torch: bool, weights: WeightNames = LLAMA.weights
+) -> list[Rule | FusedRule]:
+    """`prefix` stands before `embed_tokens`, `head` is the name of the output layer in LLaMA's files.
+
+    weights: other names, see `own_names`.
+    """
+    head = head.removesuffix("lm_head") + weights.of("lm_head")
     rules = [
-        Rule("language_model.embed_tokens.weight", f"{prefix}embed_tokens.weight"),
+        Rule("language_model.embed_tokens.weight", f"{prefix}{weights.of('embed_tokens')}.weight"),
         Rule("language_model.norm.weight", f"{prefix}norm.weight"),
         Rule("language_model.lm_head.weight", f"{head}.weight", is_torch),
     ]
     for norm in ("input_layernorm", "post_attention_layernorm"):
-        rules.append(Rule(f"{OUR_LAYER}.{norm}.weight", f"{prefix}layers.{{n}}.{norm}.weight"))
+        rules.append(Rule(f"{OUR_LAYER}.{norm}.weight", f"{prefix}layers.{{n}}.{weights.of(norm)}.weight"))
     linears = {f"self_attn.{name}_proj": language.has_qkv_bias for name in "qkv"}
     linears |= {"self_attn.o_proj": language.has_out_bias}
     linears |= {f"mlp.{name}_proj": False for name in ("gate", "up", "down")}
+    for fused in weights.fused:
+        has_bias = {linears.pop(name) for name in fused.ours} == {True}
+        rules += _fused_rules(fused, f"{prefix}layers.{{n}}.", language, has_bias, is_torch)
     for name, has_bias in linears.items():
-        rules += linear_rules(
-            f"{OUR_LAYER}.{name}", f"{prefix}layers.{{n}}.{name}", has_bias=has_bias, is_transposed=is_torch
-        )
+        theirs = f"{prefix}layers.{{n}}.{weights.of(name)}"
+        rules += linear_rules(f"{OUR_LAYER}.{name}", theirs, has_bias=has_bias, is_transposed=is_torch)
     return rules
+
+
+def _fused_rules(
+    fused: Fused, prefix: str, language: LanguageConfig, has_bias: bool, is_torch: bool
+) -> list[FusedRule]:
+    """Return the rules of a fused matrix and of its bias."""
+    keys = language.num_key_value_heads * language.head_dim
+    heights = {QUERY: language.num_attention_heads * language.head_dim, KEY: keys, VALUE: keys}
+    heights |= {GATE: language.intermediate_size, UP: language.intermediate_size}
+    num_groups = language.num_key_value_heads if fused.is_grouped else 1
+    rows = tuple(heights[name] // num_groups for name in fused.ours)
+
+    def rule(kind: str, is_transposed: bool) -> FusedRule:
+        ours = tuple(f"{OUR_LAYER}.{name}.{kind}" for name in fused.ours)
+        return FusedRule(ours, f"{prefix}{fused.name}.{kind}", rows, num_groups, is_transposed)
+
+    return [rule("weight", is_torch)] + ([rule("bias", False)] if has_bias else [])
 
 
 # What a tower's parts are called: ours, Hugging Face's, PaddleMIX's.

@@ -13,8 +13,8 @@ from ..files import CheckpointError, StoredTensor, open_safetensors, open_weight
 from ..rules import KeyTable, Rule, linear_rules
 from ..transforms import padded_rows
 from . import hf_json, hf_tokenizer
-from .components import clip_rules, decoder_rules, read_pairs
-from .decoder import read_eos, read_language, template_of
+from .components import clip_rules, decoder_rules, own_names, read_pairs
+from .decoder import read_eos, read_language, restored, template_of
 from .hf_json import ARCHITECTURES, as_width_height
 from .part import OWN_KEY, Part, read_own_json, renamed
 
@@ -45,7 +45,7 @@ def read_config(folder: Path, raw: dict) -> LlavaConfig:
     is_next = ARCHITECTURES[1] in raw["architectures"]
     own = read_own_json(raw)
     text = raw.get("text_config") or {}
-    language = read_language(folder, text)
+    language = restored(folder, read_language(folder, text), own)
     vision = dataclasses.replace(read_vision(folder, raw), name=own["vision_tower"])
     return LlavaConfig(
         language=language,
@@ -108,7 +108,9 @@ def open_tensors(folder: Path) -> dict[str, StoredTensor]:
 
 
 def table(config: LlavaConfig) -> KeyTable:
-    rules = decoder_rules(config.language, "language_model.model.", "language_model.lm_head", is_torch=True)
+    weights = own_names(hf_json.held(config).language)
+    head = "language_model.lm_head"
+    rules = decoder_rules(config.language, "language_model.model.", head, is_torch=True, weights=weights)
     rules += clip_rules("vision_tower.vision_model.", is_torch=True)
     for ours, theirs in (("projector.0", "linear_1"), ("projector.2", "linear_2")):
         rules += linear_rules(ours, f"multi_modal_projector.{theirs}", has_bias=True, is_transposed=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from ...conversation.templates import get_template
 from ...image.spec import ImageSpec
 from ...models.config import LlavaConfig
+from ...models.language.families import get_family
 from ..files import CheckpointError
-from .decoder import class_json, generation_json, language_json
+from .decoder import class_json, generation_json, language_json, stand_in
 from .hf_chat import chat_template
 from .part import OWN_KEY, own_json
 
@@ -29,6 +30,11 @@ def check_holdable(config: LlavaConfig) -> None:
         )
     if config.projector_type != "mlp2x_gelu":
         raise CheckpointError(f"layout hf cannot hold a projector {config.projector_type!r}: it has mlp2x_gelu only")
+
+
+def held(config: LlavaConfig) -> LlavaConfig:
+    """Return the model with a decoder that transformers itself has a class of."""
+    return config if get_family(config.language.family).remote_code is None else stand_in(config)
 
 
 def num_padded_rows(vocab_size: int) -> int:
@@ -99,7 +105,7 @@ def _config(config: LlavaConfig) -> dict:
         "vision_config": _vision_config(config),
         "vision_feature_layer": vision.select_layer,
         "vision_feature_select_strategy": _strategy(config),
-        OWN_KEY: own_json(config) | {"vocab_size": config.language.vocab_size},
+        OWN_KEY: own_json(config, held(config)) | {"vocab_size": config.language.vocab_size},
     }
     if is_next:
         values |= {"image_grid_pinpoints": _pinpoints(image), "use_image_newline_parameter": True}
@@ -108,7 +114,8 @@ def _config(config: LlavaConfig) -> dict:
 
 def _text_config(config: LlavaConfig) -> dict:
     num_rows = num_padded_rows(config.language.vocab_size)
-    return {**class_json(config), **language_json(config), "vocab_size": num_rows, **_token_ids(config)}
+    decoder = held(config)
+    return {**class_json(decoder), **language_json(decoder), "vocab_size": num_rows, **_token_ids(config)}
 
 
 def _vision_config(config: LlavaConfig) -> dict:

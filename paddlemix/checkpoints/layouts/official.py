@@ -19,7 +19,7 @@ from ..places import fetch_folder, find_folder
 from ..rules import KeyTable, Rule
 from . import paddlemix, torch_tokenizer
 from .components import clip_rules, decoder_rules, mm_projector_rules, open_torch_weights, read_pairs
-from .decoder import flat_json, generation_json, read_eos, read_language, template_of
+from .decoder import flat_json, generation_json, read_eos, read_language, restored, stand_in, template_of
 from .paddlemix import KNOWN_TOWERS
 from .part import OWN_KEY, Part, own_json, read_own_json, renamed
 from .tower import (
@@ -65,7 +65,7 @@ def matches(folder: Path, raw: dict) -> bool:
 def read_config(folder: Path, raw: dict) -> LlavaConfig:
     """Build our config from the official flat one and what describes the tower. Raises CheckpointError."""
     check_decoder(folder, raw)
-    language = read_language(folder, raw, _family(raw))
+    language = restored(folder, read_language(folder, raw, _family(raw)), read_own_json(raw))
     return build_config(folder, raw, language, read_facts(folder, raw))
 
 
@@ -80,7 +80,7 @@ def check_decoder(folder: Path, raw: dict) -> None:
     """Raise CheckpointError for what the official code has, but which is not read."""
     others = [name for name in raw.get("architectures") or () if name in OTHER_DECODERS]
     if others:
-        known = ", ".join(family.llava_architecture for family in FAMILIES.values())
+        known = ", ".join(family.llava_architecture for family in FAMILIES.values() if family.llava_architecture)
         raise CheckpointError(f"{folder}: language model of {others[0]}, expected one of {known}")
     for key in ("mm_use_im_start_end", "s2"):
         if raw.get(key):
@@ -213,17 +213,29 @@ def parts(config: LlavaConfig, tensors: dict[str, StoredTensor]) -> list[Part]:
         "generation_config.json": generation_json(config),
         IMAGE_FILE: image_json(config.image),
     }
-    main = Part("", "safetensors", "model", theirs, json_files)
+    main = Part("", "safetensors", "model", theirs, json_files, notes=_notes(config))
     return [main] if name else [main, tower_part(TOWER_FOLDER, tower, config)]
+
+
+def _notes(config: LlavaConfig) -> tuple[str, ...]:
+    """Return what LLaVA's own code does otherwise with a decoder that it runs as another."""
+    window = config.language.sliding_window
+    if window is None or stand_in(config) == config:
+        return ()
+    return (
+        f"LLaVA's own code runs this decoder as a LLaMA, without its sliding window: the same up to {window} positions",
+    )
 
 
 def _config_json(config: LlavaConfig, tower: str) -> dict:
     """tower: the name of the one inside, else ""."""
-    image, vision, family = config.image, config.vision, get_family(config.language.family)
+    image, vision, decoder = config.image, config.vision, stand_in(config)
+    family = get_family(decoder.language.family)
     values = {
         "architectures": [family.llava_architecture],
         "model_type": family.llava_model_type,
-        **flat_json(config),
+        **flat_json(decoder),
+        **generation_json(config),
         "freeze_mm_mlp_adapter": False,
         "image_aspect_ratio": image.mode,
         "image_grid_pinpoints": [list(grid) for grid in image.grids] or None,
@@ -243,7 +255,7 @@ def _config_json(config: LlavaConfig, tower: str) -> dict:
         # NOTE: without this the official code builds the tower after the weights are read, and they are lost.
         "unfreeze_mm_vision_tower": bool(tower),
         "use_mm_proj": True,
-        OWN_KEY: own_json(config),
+        OWN_KEY: own_json(config, decoder),
     }
     return values | ({"vision_config": vision_json(vision)} if tower else {})
 

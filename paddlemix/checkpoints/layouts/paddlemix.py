@@ -32,6 +32,7 @@ KNOWN_TOWERS = {
     "openai/clip-vit-base-patch32": {**CLIP_BASE, "image_size": 224, "patch_size": 32},
 }
 CLIP_HEAD_DIM = 64  # of every tower above
+ROPE_KINDS = {"linear": "linear", "dynamic": "dynamic_ntk"}  # ours -> PaddleNLP's rope_scaling_type
 STATED = (*CLIP_LARGE, "image_size", "patch_size", "layer_norm_eps", "hidden_act")
 
 
@@ -72,15 +73,16 @@ def read_config(folder: Path, raw: dict) -> LlavaConfig:
 def _read_rope(raw: dict) -> dict:
     """Return rope_scaling as transformers has it, where PaddleNLP keeps its parts under keys of their own."""
     kind = raw.get("rope_scaling_type")
+    kind = next((ours for ours, theirs in ROPE_KINDS.items() if theirs == kind), kind)
     return {} if kind is None else {"rope_scaling": {"rope_type": kind, "factor": raw.get("rope_scaling_factor", 1.0)}}
 
 
 def _rope_json(language: LanguageConfig) -> dict:
-    """Return what PaddleNLP reads of a linear scaling; "llama3" it reads in transformers' way."""
+    """Return what PaddleNLP reads of a scaling; "llama3" it reads in transformers' way."""
     scaling = language.rope_scaling
-    if scaling is None or scaling.kind != "linear":
+    if scaling is None or scaling.kind not in ROPE_KINDS:
         return {}
-    return {"rope_scaling_type": scaling.kind, "rope_scaling_factor": scaling.factor}
+    return {"rope_scaling_type": ROPE_KINDS[scaling.kind], "rope_scaling_factor": scaling.factor}
 
 
 def _tower_shape(folder: Path, raw: dict, name: str) -> dict:
@@ -190,6 +192,9 @@ def _as_llama(language: LanguageConfig) -> LanguageConfig:
             f"layout {NAME} cannot hold a decoder of family {language.family!r} with biases or a sliding window: "
             "PaddleMIX has LLaMA only"
         )
+    kind = language.rope_scaling.kind if language.rope_scaling else None
+    if kind not in (None, "llama3", *ROPE_KINDS):
+        raise CheckpointError(f"layout {NAME} cannot hold a decoder with rope_scaling {kind!r}: PaddleNLP lacks it")
     return dataclasses.replace(language, family="llama")
 
 

@@ -17,13 +17,14 @@ from ...conversation.tokenizer import Tokenizer
 from ...conversation.tokenizer_files import VOCABULARIES
 from ...image.spec import ImageSpec
 from ...models.config import LlavaConfig, VisionConfig, projector_depth
+from ...models.language.families import get_family
 from .. import peft_adapter
 from ..adapters import lay_over
 from ..files import CheckpointError, StoredTensor, read_json
 from ..places import fetch_folder, find_folder
 from ..rules import KeyTable, linear_rules
 from . import torch_tokenizer
-from .components import clip_rules, decoder_rules, has_torch_weights, open_torch_weights
+from .components import clip_rules, decoder_rules, has_torch_weights, open_torch_weights, own_names
 from .decoder import class_json, flat_json, generation_json, read_decoder, read_eos, template_of
 from .paddlemix import KNOWN_TOWERS
 from .part import OWN_KEY, Part, own_json, read_own_json, renamed
@@ -209,7 +210,8 @@ def _with_adapter(tensors: dict[str, StoredTensor], folder: Path, merge_dtype: s
 
 
 def table(config: LlavaConfig) -> KeyTable:
-    rules = decoder_rules(config.language, f"{LANGUAGE}.model.", f"{LANGUAGE}.lm_head", is_torch=True)
+    weights = own_names(config.language)
+    rules = decoder_rules(config.language, f"{LANGUAGE}.model.", f"{LANGUAGE}.lm_head", is_torch=True, weights=weights)
     rules += clip_rules(f"{TOWER}.vision_model.", is_torch=True)
     rules += linear_rules("projector.{n}", f"{PROJECTOR}.model.{{n}}", has_bias=True, is_transposed=True)
     return KeyTable(rules)
@@ -221,7 +223,8 @@ def canonical(name: str) -> str:
 
 def is_dropped(name: str, config: LlavaConfig) -> bool:
     """Tell what is left out on purpose: buffers that are computed, and the copy of tied embeddings."""
-    is_tied_head = config.language.tie_word_embeddings and name == f"{LANGUAGE}.lm_head.weight"
+    head = f"{LANGUAGE}.{own_names(config.language).of('lm_head')}.weight"
+    is_tied_head = config.language.tie_word_embeddings and name == head
     return is_tied_head or DROPPED.fullmatch(name) is not None
 
 
@@ -238,10 +241,19 @@ def parts(config: LlavaConfig, tensors: dict[str, StoredTensor]) -> list[Part]:
     llm = {**class_json(config), **flat_json(config)}
     json_files = {"config.json": llm, "generation_config.json": generation_json(config)}
     return [
-        Part("", "safetensors", "model", split[LANGUAGE], json_files),
+        Part("", "safetensors", "model", split[LANGUAGE], json_files, notes=_notes(config)),
         tower_part(TOWER, split[TOWER], config),
         Part(PROJECTOR, "safetensors", "model", split[PROJECTOR], {"config.json": _projector_json(config)}),
     ]
+
+
+def _notes(config: LlavaConfig) -> tuple[str, ...]:
+    """Return what the language model's folder needs beside what is written."""
+    family = get_family(config.language.family)
+    if family.remote_code is None:
+        return ()
+    files = " and ".join(f"{module.partition('.')[0]}.py" for module in family.remote_code)
+    return (f"transformers and xtuner run {family.architecture} with its own code: copy {files} from its folder",)
 
 
 def _check_holdable(config: LlavaConfig) -> None:

@@ -18,7 +18,7 @@ from ...ops.swiglu import swiglu
 from ..config import LanguageConfig
 from ..kv_cache import KVCache
 from ..layers import embedding, linear
-from .rope import frequency_scales
+from .rope import RopeScales
 
 
 class LanguageModel(nn.Layer):
@@ -31,7 +31,7 @@ class LanguageModel(nn.Layer):
         super().__init__()
         self.config = config
         self.enable_recompute = False
-        self.rope_scales = frequency_scales(config)
+        self.rope_scales = RopeScales(config)
         self.embed_tokens = embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.LayerList([DecoderLayer(config) for _ in range(config.num_hidden_layers)])
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -40,7 +40,7 @@ class LanguageModel(nn.Layer):
 
     def forward(self, embeds, position_ids, *, bias=None):
         """Read whole sequences: embeds [B, T, H], position_ids int64 [B, T]; bias as in `attention`, else causal."""
-        ropes = self._rope(position_ids, embeds.dtype)
+        ropes = self._rope(position_ids, embeds.dtype, self.rope_scales.of(position_ids, embeds.shape[1]))
         biases = self._biases(bias, *embeds.shape[:2])
         if self.training and embeds.stop_gradient:
             embeds.stop_gradient = False  # recompute passes gradients on only if its input wants one
@@ -54,10 +54,14 @@ class LanguageModel(nn.Layer):
     def forward_cached(self, embeds, position_ids, cache: KVCache, *, is_key_visible=None):
         """Read the next T positions of every row and append them to the cache.
 
-        is_key_visible: bool [B, capacity] for rows with padding, or None. The capacity must have been reserved.
+        is_key_visible: bool [B, capacity] for rows with padding, or None. The capacity must have been reserved, and
+        `must_read_again` must be false.
         """
         length = embeds.shape[1]
-        ropes = self._rope(position_ids, embeds.dtype)
+        is_long = self.rope_scales.is_long(position_ids, cache.length + length)
+        assert cache.length == 0 or cache.is_long == is_long, (cache.is_long, is_long)
+        ropes = self._rope(position_ids, embeds.dtype, self.rope_scales.of_rows(is_long))
+        cache.is_long = is_long
         rows = cache.rows(length)
         biases = self._cached_biases(cache, length, is_key_visible)
         for number, layer in enumerate(self.layers):
@@ -76,11 +80,15 @@ class LanguageModel(nn.Layer):
         dtype = str(self.norm.weight.dtype).split(".")[-1]
         return KVCache(config.num_hidden_layers, batch, config.num_key_value_heads, config.head_dim, capacity, dtype)
 
-    def _rope(self, position_ids, dtype):
+    def must_read_again(self, position_ids, num_new: int, cache: KVCache) -> bool:
+        """Tell if the next positions [B, T] change how those before are turned, so that the cache is of no use."""
+        return cache.length > 0 and cache.is_long != self.rope_scales.is_long(position_ids, cache.length + num_new)
+
+    def _rope(self, position_ids, dtype, scales):
         """Return the tables (cos, sin) for queries and for keys."""
         config = self.config
         shape = config.head_dim, config.rope_theta, config.num_attention_heads
-        queries = rope_tables(position_ids, *shape, dtype, self.rope_scales)
+        queries = rope_tables(position_ids, *shape, dtype, scales, self.rope_scales.amplitude)
         if config.num_key_value_heads == config.num_attention_heads:
             return queries, queries
         return queries, tuple(table[:, : config.num_key_value_heads].contiguous() for table in queries)

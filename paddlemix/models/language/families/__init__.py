@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from .family import Family as Family
+from .internlm import INTERNLM
+from .internlm2 import INTERNLM2
 from .llama import LLAMA
 from .mistral import MISTRAL
+from .phi3 import PHI3
 from .qwen2 import QWEN2
 
-FAMILIES = {family.name: family for family in (LLAMA, MISTRAL, QWEN2)}
+FAMILIES = {family.name: family for family in (LLAMA, MISTRAL, QWEN2, PHI3, INTERNLM, INTERNLM2)}
 
 
 def get_family(name: str) -> Family:
