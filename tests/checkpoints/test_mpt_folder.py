@@ -12,12 +12,16 @@ import torch
 from safetensors.torch import load_file
 from torch_folders import ANYRES, change_weights, factor_tensors, random_factors, write_peft, write_torch, write_tower
 
-from paddlemix.checkpoints import fused
 from paddlemix.checkpoints.checkpoint import open_checkpoint
 from paddlemix.checkpoints.convert import convert
 from paddlemix.checkpoints.files import CheckpointError, StoredTensor
+from paddlemix.checkpoints.fused import as_ours
 from paddlemix.checkpoints.inspection import inspect
+from paddlemix.checkpoints.layouts.components import decoder_rules
+from paddlemix.checkpoints.layouts.part import renamed
 from paddlemix.checkpoints.load import load_model, read_config
+from paddlemix.checkpoints.rules import KeyTable
+from paddlemix.checkpoints.transforms import transposed
 from paddlemix.models.config import LanguageConfig
 
 # What stands in transformers' names in memory, and what LLaVA's own code calls the same over MPT.
@@ -98,7 +102,7 @@ def test_stored_matrix_is_written_as_the_reference_has_it(make_reference, tmp_pa
         for part in ("attn.Wqkv", "attn.out_proj", "ffn.up_proj", "ffn.down_proj", "norm_1", "norm_2"):
             name = f"blocks.{number}.{part}.weight"
             assert torch.equal(state[f"transformer.{name}"], expected[f"model.language_model.{name}"]), name
-    assert not [name for name in state if "[" in name or ".attn.q_proj" in name]
+    assert not [name for name in state if "q_proj" in name and "vision_tower" not in name]
 
 
 def test_adapter_of_the_stored_matrix_changes_its_three_parts(reference, tmp_path):
@@ -122,18 +126,22 @@ def test_nothing_is_read_before_a_part_is_asked_for():
         return values
 
     language = LanguageConfig(hidden_size=4, num_attention_heads=2, head_dim=2, family="mpt")
-    stored = {"transformer.blocks.0.attn.Wqkv.weight": StoredTensor("float32", (12, 2), whole)}
-    parts = fused.split(stored, language)
-    joined = fused.join(dict(reversed(parts.items())))
-    assert [part.shape for part in parts.values()] == [(4, 2)] * 3 and not read
-    assert [part.values.tolist() for part in parts.values()] == [values[4 * i : 4 * i + 4].tolist() for i in range(3)]
-    np.testing.assert_array_equal(joined["transformer.blocks.0.attn.Wqkv.weight"].values, values)
+    table = KeyTable(decoder_rules(language, "transformer.", "", is_torch=True))
+    wqkv = "transformer.blocks.0.attn.Wqkv.weight"
+    parts = as_ours(table, wqkv, StoredTensor("float32", (12, 2), whole))
+    ours = {name: transposed(part) for name, (part, is_turned) in reversed(parts.items()) if is_turned}
+    again = renamed(table, ours, "official")
+    assert list(again) == [wqkv] and [part.shape for part, _ in parts.values()] == [(4, 2)] * 3 and not read
+    for number, (name, (part, _)) in enumerate(parts.items()):
+        assert name == f"language_model.layers.0.self_attn.{'qkv'[number]}_proj.weight"
+        np.testing.assert_array_equal(part.values, values[4 * number : 4 * number + 4])
+    np.testing.assert_array_equal(again[wqkv].values, values)
 
 
 def test_stored_matrix_of_another_height_is_refused(reference, tmp_path):
     folder = write_official(tmp_path / "x", reference.model, has_tower=True, d_model=32, n_heads=4)
     write_tower(tmp_path / "clip", reference.model)
-    message = r"blocks\.0\.attn\.Wqkv\.weight has 144 rows, but config\.json makes it 96"
+    message = r"attn\.Wqkv\.weight has the shape \[144, 48\], expected 96 rows: \(32 \+ 32 \+ 32\) for"
     with pytest.raises(CheckpointError, match=message):
         open_checkpoint(folder)
-    assert any("has 144 rows" in problem for problem in inspect(folder).problems)
+    assert any("expected 96 rows" in problem for problem in inspect(folder).problems)
