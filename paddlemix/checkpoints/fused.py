@@ -1,7 +1,7 @@
-"""Stored matrices that hold several of ours (Phi-3's qkv_proj, InternLM2's wqkv): split when read, joined when written.
+"""Stored matrices that hold several of ours (Phi-3's qkv_proj, InternLM2's wqkv, MPT's Wqkv).
 
-Both are lazy, like all of `transforms`. An adapter's change of such a matrix, B A, is split with it: each part has all
-of A and its own rows of B.
+They are split when read and joined when written; both are lazy, like all of `transforms`. An adapter's change of such a
+matrix, B A, is split with it: each part has all of A and its own rows of B.
 """
 
 from __future__ import annotations

@@ -158,29 +158,6 @@ def padded_rows(tensor: StoredTensor, num_rows: int, fill: str = "zeros") -> Sto
     return _derived(tensor.dtype, (num_rows, *tensor.shape[1:]), "padded", tensor, open_source)
 
 
-def concatenated(tensors: Sequence[StoredTensor], axis: int = 0) -> StoredTensor:
-    """Join tensors of one dtype along an axis. Raises CheckpointError if they do not fit."""
-    first = tensors[0]
-    for tensor in tensors[1:]:
-        if tensor.dtype != first.dtype or _without(tensor.shape, axis) != _without(first.shape, axis):
-            raise CheckpointError(
-                f"a {tensor.dtype} tensor of shape {list(tensor.shape)} cannot be joined to a {first.dtype} one of "
-                f"shape {list(first.shape)} along axis {axis}"
-            )
-    shape = list(first.shape)
-    shape[axis] = sum(tensor.shape[axis] for tensor in tensors)
-
-    def read() -> np.ndarray:
-        result = np.empty(shape, storage_dtype(first.dtype))
-        end = 0
-        for tensor in tensors:
-            begin, end = end, end + tensor.shape[axis]
-            np.moveaxis(result, axis, 0)[begin:end] = np.moveaxis(tensor.values, axis, 0)
-        return result
-
-    return Derived(first.dtype, tuple(shape), read, "joined", tuple(tensors))
-
-
 def cast(tensor: StoredTensor, dtype: str) -> StoredTensor:
     """Round to another float dtype, to nearest and ties to even; float64 goes to bfloat16 by way of float32.
 
@@ -272,7 +249,3 @@ def _mean_row(tensor: StoredTensor, region: Region) -> np.ndarray:
         total += widened(contiguous(region(rows, ALL), tensor.dtype), tensor.dtype).sum(axis=0, dtype=np.float64)
     mean = total / max(tensor.shape[0], 1)
     return to_bfloat16(mean) if tensor.dtype == "bfloat16" else mean.astype(tensor.dtype)
-
-
-def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
-    return shape[:axis] + shape[axis + 1 :]

@@ -117,6 +117,15 @@ def test_adapter_of_the_stored_matrix_changes_its_three_parts(reference, tmp_pat
     assert np.abs(logits - reference.logits).max() > 0.1
 
 
+def test_adapter_may_hold_more_rows_of_the_vocabulary(reference, tmp_path):
+    vocabulary = torch.cat([reference.model.model.language_model.wte.weight.detach(), torch.ones(3, 48)])
+    tensors = factor_tensors(random_factors(reference.model, TARGETS, 4), official_name)
+    folder = write_peft(tmp_path / "x", {**tensors, "transformer.wte.weight": vocabulary})
+    found = open_checkpoint(folder, base=reference.folder)
+    assert found.config.language.vocab_size == 102
+    np.testing.assert_array_equal(found.tensors["language_model.embed_tokens.weight"].values, vocabulary)
+
+
 def test_nothing_is_read_before_a_part_is_asked_for():
     read = []
     values = np.arange(24, dtype=np.float32).reshape(12, 2)
