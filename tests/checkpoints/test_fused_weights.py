@@ -14,7 +14,7 @@ import torch
 from internlm_torch import InternLM
 from safetensors.torch import load_file, save_file
 from torch_folders import change_weights, factor_tensors, random_factors, write_peft, write_projector, write_tower
-from transformers import LlamaForCausalLM, LlavaForConditionalGeneration, Phi3ForCausalLM
+from transformers import AutoTokenizer, LlamaForCausalLM, LlavaForConditionalGeneration, Phi3ForCausalLM
 
 from paddlemix.checkpoints.compose import Choices, compose
 from paddlemix.checkpoints.convert import convert
@@ -25,6 +25,7 @@ from paddlemix.checkpoints.load import load_model, read_config
 from paddlemix.checkpoints.rules import FusedRule
 from paddlemix.checkpoints.transforms import gathered_rows, open_regions, transposed
 from paddlemix.checkpoints.verify import compare_logits, compare_tensors
+from paddlemix.conversation.tokenizer import load_tokenizer
 
 WIDTH, KEYS, INNER = 48, 16, 80  # of the tiny model: queries, keys or values, feed-forward
 WINDOW = 8  # of the fixture phi
@@ -210,6 +211,24 @@ def test_language_model_of_its_own_is_composed(phi, llm, tmp_path, name):
         expected = decoder(ids).logits if name == "phi3" else decoder(decoder.embed(ids))
     ours = load_model(tmp_path / "out", device="cpu")(batch).numpy()
     np.testing.assert_allclose(ours, expected.numpy(), atol=1e-4)
+
+
+def test_tokenizer_of_a_class_with_code_of_its_own_becomes_one_that_transformers_has(phi, tmp_path):
+    InternLM(2, vocab_size=tiny_folder.VOCAB_SIZE).save(tmp_path / "llm")
+    for file in tiny_folder.folder("pad").glob("*token*"):
+        shutil.copy(file, tmp_path / "llm")
+    settings = json.loads((tmp_path / "llm" / "tokenizer_config.json").read_text())
+    settings |= {"tokenizer_class": "InternLM2Tokenizer", "legacy": None}
+    settings["auto_map"] = {"AutoTokenizer": ["tokenization_internlm2.InternLM2Tokenizer", None]}
+    (tmp_path / "llm" / "tokenizer_config.json").write_text(json.dumps(settings))
+    write_tower(tmp_path / "tower", phi.model)
+    compose(tmp_path / "llm", tmp_path / "tower", tmp_path / "ours", Choices())
+    tokenizer = load_tokenizer(tmp_path / "ours")
+    for layout in ("hf", "official", "xtuner"):
+        convert(tmp_path / "ours", tmp_path / layout, layout)
+        theirs = AutoTokenizer.from_pretrained(tmp_path / layout, use_fast=False)
+        text = "How many shapes? A red square."
+        assert theirs(text, add_special_tokens=False)["input_ids"] == tokenizer.encode(text, is_start=True)
 
 
 RULE = FusedRule(

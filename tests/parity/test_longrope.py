@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
 import paddle
 import pytest
 import reference_models as tiny
+import tiny_folder
 import torch
 from test_families import GREEDY, LONGROPE, NUM_NEW, TOLERANCE, apart, batch_of, our_logits, rebuilt
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from paddlemix.data.sample import Batch
 from paddlemix.generate.engine import Engine
+from paddlemix.generate.session import ChatSession
 from paddlemix.models.config import LanguageConfig, RopeScaling
 from paddlemix.models.language.families import FAMILIES
 from paddlemix.models.language.rope import amplitude, frequency_scales, sequence_lengths
@@ -95,6 +98,46 @@ def test_short_row_beside_a_long_one_answers_as_alone(pair):
     batch = batch_of(pair, *rows)
     alone = [pair.ours.generate(part, GREEDY)[0] for part in apart(batch, rows)]
     assert pair.ours.generate(batch, GREEDY) == alone
+
+
+def chat(model, processor, questions) -> list[list[int]]:
+    session = ChatSession(model, processor, sampling=GREEDY)
+    for question in questions:
+        session.ask(question)
+    return [turn.answer_ids for turn in session.turns]
+
+
+def test_conversation_answers_as_one_that_reads_all_of_it_anew(monkeypatch):
+    model, processor = tiny_folder.load()
+    config, questions = model.config.language, ["What is this?", "How many shapes?", "What colour?", "Where?"]
+    factors = {name: LONGROPE[name] + [8.0, 9.0] for name in ("short_factor", "long_factor")}
+    plain = chat(model, processor, questions)
+    scaling = RopeScaling(
+        "longrope", config.max_position_embeddings / 120, original_max_position_embeddings=120, **factors
+    )
+    model.language_model = rebuilt(model.language_model, dataclasses.replace(config, rope_scaling=scaling))
+    session, read = ChatSession(model, processor, sampling=GREEDY), model.language_model.forward_cached
+    was_long = []
+    for question in questions:
+        session.ask(question)
+        fresh = ChatSession(model, processor, sampling=GREEDY)
+        fresh.turns = [dataclasses.replace(turn) for turn in session.turns[:-1]]
+        fresh.ask(question)
+        assert fresh.turns[-1].answer_ids == session.turns[-1].answer_ids
+        was_long.append(bool(session._engine.cache.is_long))
+    assert not was_long[0] and was_long[-1] and [turn.answer_ids for turn in session.turns] != plain
+    session.drop_oldest(3)  # what is left is short again: all has to be read with the other factors
+
+    def interrupted(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(model.language_model, "forward_cached", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        session.ask("How many?")
+    monkeypatch.setattr(model.language_model, "forward_cached", read)
+    fresh.turns = [dataclasses.replace(turn) for turn in session.turns]
+    fresh._cached, fresh._engine = [], None
+    assert session.ask("How many?") == fresh.ask("How many?")
 
 
 def test_packed_sequences_go_by_their_own_lengths(pair):
