@@ -18,7 +18,6 @@ from paddlemix import LlavaForConditionalGeneration
 from paddlemix.train.trainer import last_checkpoint
 
 SCRIPT = Path(__file__).parents[2] / "paddlemix/examples/llava/supervised_finetune.py"
-LOG = "worker.log"
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +45,8 @@ def run(home: Path, values: dict, num_processes: int) -> Path:
     environment = {**os.environ, "PADDLEMIX_NUM_THREADS": "1"}
     command += [str(SCRIPT), str(config)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, cwd=home)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    logs = "".join(log.read_text()[-3000:] for log in home.glob("log/workerlog.*"))
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:] + logs
     (home / "printed.log").write_text(done.stdout + done.stderr)
     return Path(values["output_dir"])
 
