@@ -17,6 +17,7 @@ from transformers import (
     LlavaNextForConditionalGeneration,
     MistralConfig,
     MptConfig,
+    Phi3Config,
     Qwen2Config,
     SiglipVisionConfig,
 )
@@ -38,6 +39,7 @@ TEXT_CONFIGS = {
     "llama": LlamaConfig,
     "mistral": MistralConfig,
     "qwen2": Qwen2Config,
+    "phi3": Phi3Config,
     "mpt": MptConfig,
     "gemma": GemmaConfig,
 }

@@ -11,10 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
+from ..models.language.families import FAMILIES
 from .files import CheckpointError, StoredTensor, preview, storage_dtype
 from .transforms import Derived, cast_values, row_blocks, transposed, widened
 
-VOCABULARY = ("embed_tokens.weight", "lm_head.weight")
+# Ends of names, ours and those of every family.
+VOCABULARY = tuple(
+    {f"{family.weights.of(name)}.weight" for family in FAMILIES.values() for name in ("embed_tokens", "lm_head")}
+)
 # A tensor and whether its axes have to be swapped to be ours.
 Oriented = tuple[StoredTensor, bool]
 
@@ -85,7 +89,14 @@ def lay_over(
     return result
 
 
-def merged(base: StoredTensor, factors: Factors, dtype: str) -> StoredTensor:
+@dataclass(frozen=True)
+class Merged(Derived):
+    """A matrix with its change, kept apart so that both can be split, see `fused`."""
+
+    factors: Factors | None = None
+
+
+def merged(base: StoredTensor, factors: Factors, dtype: str) -> Merged:
     """Return base + left right * scaling, rounded once; its values cost the memory of themselves and of a block."""
 
     def read() -> np.ndarray:
@@ -97,7 +108,8 @@ def merged(base: StoredTensor, factors: Factors, dtype: str) -> StoredTensor:
             result[rows] = cast_values(widened(values[rows], base.dtype).astype(np.float32) + change, "float32", dtype)
         return result
 
-    return Derived(dtype, tuple(base.shape), read, "merged", (base, factors.left, factors.right))
+    sources = base, factors.left, factors.right
+    return Merged(dtype, tuple(base.shape), read, "merged", sources, factors=factors)
 
 
 def _may_replace(base: Oriented | None, tensor: StoredTensor, is_transposed: bool, name: str) -> bool:

@@ -13,11 +13,10 @@ from ..conversation.tokenizer_files import VOCABULARIES
 from ..models.config import LlavaConfig
 from .files import StoredTensor, read_json
 from .layouts import hf, hf_tokenizer
+from .layouts.components import EMBEDDING, HEAD
 from .shapes import check_complete, parameter_shapes
 from .source import our_tensors, read_source, tokenizer_folder, vocabulary_home
 from .transforms import cast, sliced_rows, transposed
-
-EMBEDDING, HEAD = "language_model.embed_tokens.weight", "language_model.lm_head.weight"
 
 
 @dataclass(frozen=True)

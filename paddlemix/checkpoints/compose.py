@@ -13,12 +13,12 @@ from ..image.spec import ImageSpec
 from ..models.config import LanguageConfig, LlavaConfig, VisionConfig
 from ..models.language.families import FAMILIES, get_family
 from ..models.vision.families import TOWER_FAMILIES, get_tower_family
-from . import fused
-from .checkpoint import EMBEDDING, open_checkpoint
+from .checkpoint import open_checkpoint
 from .files import CheckpointError, StoredTensor, preview, read_json
+from .fused import as_ours
 from .layouts import decoder, tower
 from .layouts import paddle as layout
-from .layouts.components import decoder_rules, is_unused_by_llava, open_torch_weights, tower_rules
+from .layouts.components import EMBEDDING, decoder_rules, is_unused_by_llava, open_torch_weights, tower_rules
 from .new_folder import write_folder
 from .positions import resize_tower
 from .projector_file import fresh_newline, fresh_projector, read_projector
@@ -140,19 +140,21 @@ def _open_language(folder: Path) -> _Language:
 
 def _ours(folder: Path, config: LanguageConfig) -> dict[str, StoredTensor]:
     """Return a decoder's tensors under our names, without buffers that are computed and the copy of tied embeddings."""
-    table = KeyTable(decoder_rules(config, f"{get_family(config.family).body}.", "lm_head", is_torch=True))
-    is_tied = config.tie_word_embeddings
-    stored = fused.split(open_torch_weights(folder), config)
-    names = [name for name in stored if not name.endswith(COMPUTED) and not (is_tied and name == "lm_head.weight")]
+    weights = get_family(config.family).weights
+    table = KeyTable(decoder_rules(config, f"{weights.body}.", "", is_torch=True))
+    tied_head = f"{weights.of('lm_head')}.weight" if config.tie_word_embeddings else None
+    stored = open_torch_weights(folder)
+    names = [name for name in stored if not name.endswith(COMPUTED) and name != tied_head]
     return _renamed(folder, table, {name: stored[name] for name in names})
 
 
 def _renamed(folder: Path, table: KeyTable, tensors: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
-    targets = {name: table.to_ours(name) for name in tensors}
+    targets = {name: as_ours(table, name, tensor) for name, tensor in tensors.items()}
     unknown = sorted(name for name, target in targets.items() if target is None)
     if unknown:
         raise CheckpointError(f"{folder} holds {len(unknown)} tensors that nobody knows: {preview(unknown)}")
-    return {target[0]: transposed(tensors[name]) if target[1] else tensors[name] for name, target in targets.items()}
+    found = {name: oriented for target in targets.values() for name, oriented in target.items()}
+    return {name: transposed(tensor) if is_turned else tensor for name, (tensor, is_turned) in found.items()}
 
 
 def _tokenizer(folder: Path) -> Tokenizer:

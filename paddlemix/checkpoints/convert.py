@@ -51,6 +51,7 @@ def convert(
     source = open_checkpoint(source_path, target, base=base, merge_dtype=dtype).as_dtype(dtype)
     parts = target.parts(source.config, source.tensors)
     report = Report(str(source_path), str(destination), source.layout.NAME, to, dropped=source.dropped)
+    report.notes += [note for part in parts for note in part.notes]
     report.mapped = trace(source.tensors, _all_tensors(parts))
     report.num_bytes = sum(tensor.num_bytes for part in parts for tensor in part.tensors.values())
     check_space(destination.parent, report.num_bytes)

@@ -1,95 +1,111 @@
-"""Layers that a family stores as one matrix, cut into ours and put together again, lazily.
+"""Stored matrices that hold several of ours (Phi-3's qkv_proj, InternLM2's wqkv, MPT's Wqkv).
 
-Between the two a piece bears the name of its whole with its number: `...attn.Wqkv.weight[0]`.
+They are split when read and joined when written; both are lazy, like all of `transforms`. An adapter's change of such a
+matrix, B A, is split with it: each part has all of A and its own rows of B.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 
-from ..models.config import LanguageConfig
-from ..models.language.families import get_family
-from .adapters import Adapter, Factors
-from .files import CheckpointError, StoredTensor
-from .transforms import concatenated, sliced_rows
-
-PIECE = re.compile(r"(?P<whole>.+)\[(?P<number>\d+)\]")
+from .adapters import Adapter, Factors, Merged, Oriented, merged
+from .files import CheckpointError, StoredTensor, preview
+from .rules import FusedRule, KeyTable
+from .transforms import gathered_rows, transposed
 
 
-def piece_name(whole: str, number: int) -> str:
-    return f"{whole}[{number}]"
+def as_ours(table: KeyTable | None, name: str, tensor: StoredTensor) -> dict[str, Oriented] | None:
+    """Return what one of their tensors is under our names: one, several, or None if no rule knows it.
 
-
-def split(tensors: Mapping[str, StoredTensor], language: LanguageConfig) -> dict[str, StoredTensor]:
-    """Return stored tensors with pieces in place of wholes. Raises CheckpointError for one of another height."""
-    found: dict[str, StoredTensor] = {}
-    for name, tensor in tensors.items():
-        ends = _ends(name, language)
-        if ends is None:
-            found[name] = tensor
-        else:
-            _check(name, tensor, ends)
-            found |= {piece: sliced_rows(tensor, *rows) for piece, rows in _pieces(name, ends)}
-    return found
-
-
-def split_adapter(adapter: Adapter, language: LanguageConfig) -> Adapter:
-    """Return an adapter that changes pieces in place of wholes: the rows of a product are those of its left factor."""
-    factors: dict[str, Factors] = {}
-    for name, pair in adapter.factors.items():
-        ends = _ends(name, language)
-        if ends is None:
-            factors[name] = pair
-        else:
-            _check(name, pair.left, ends)
-            factors |= {
-                piece: Factors(sliced_rows(pair.left, *rows), pair.right, pair.scaling)
-                for piece, rows in _pieces(name, ends)
-            }
-    return Adapter(adapter.source, factors, split(adapter.whole, language))
-
-
-def join(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
-    """Return tensors with wholes in place of pieces, all of which must be there."""
-    found: dict[str, StoredTensor] = {}
-    pieces: dict[str, dict[int, StoredTensor]] = {}
-    for name, tensor in tensors.items():
-        match = PIECE.fullmatch(name)
-        if match is None:
-            found[name] = tensor
-        else:
-            pieces.setdefault(match["whole"], {})[int(match["number"])] = tensor
-    return found | {whole: concatenated([parts[number] for number in sorted(parts)]) for whole, parts in pieces.items()}
-
-
-def _ends(name: str, language: LanguageConfig) -> list[int] | None:
-    """Return where the rows of each of our layers end in a stored one, None for a tensor that is no whole."""
-    layer = name.rpartition(".")[0]
-    fused = get_family(language.family).fused
-    ours = next((ours for theirs, ours in fused.items() if layer.endswith(f".{theirs}")), None)
-    if ours is None:
+    table: None for names that are ours already. Raises CheckpointError for a fused matrix of another height.
+    """
+    if table is None:
+        return {name: (tensor, False)}
+    target = table.to_ours(name)
+    if target is not None:
+        return {target[0]: (tensor, target[1])}
+    rule = table.fused(name)
+    if rule is None:
         return None
-    ends = [0]
-    for one in ours:
-        ends.append(ends[-1] + _num_out(one, language))
-    return ends[1:]
+    return {ours: (part, rule.is_transposed) for ours, part in zip(rule.ours, split(rule, tensor), strict=True)}
 
 
-def _num_out(layer: str, language: LanguageConfig) -> int:
-    """Return how many outputs a linear layer has that may be stored with others: q, k, v, gate or up."""
-    if layer.startswith("mlp."):
-        return language.intermediate_size
-    is_query = layer == "self_attn.q_proj"
-    return language.head_dim * (language.num_attention_heads if is_query else language.num_key_value_heads)
+def split(rule: FusedRule, tensor: StoredTensor) -> list[StoredTensor]:
+    """Return the rows of each part. Raises CheckpointError for another number of rows than the rule's."""
+    check_height(rule, tensor)
+    if isinstance(tensor, Merged):
+        base, factors, dtype = tensor.sources[0], tensor.factors, tensor.dtype
+        lefts = split(rule, factors.left)
+        pairs = zip(split(rule, base), lefts, strict=True)
+        return [merged(part, Factors(left, factors.right, factors.scaling), dtype) for part, left in pairs]
+    return [gathered_rows([tensor], [(0, *run) for run in runs], "split") for runs in _runs(rule)]
 
 
-def _check(name: str, tensor: StoredTensor, ends: list[int]) -> None:
-    if tensor.shape[0] != ends[-1]:
-        raise CheckpointError(f"{name} has {tensor.shape[0]} rows, but config.json makes it {ends[-1]}")
+def check_height(rule: FusedRule, tensor: StoredTensor) -> None:
+    """Raise CheckpointError if a tensor has not the rows of all parts together."""
+    if not tensor.shape or tensor.shape[0] != rule.num_rows:
+        times = f"{rule.num_groups} x " if rule.num_groups > 1 else ""
+        parts = ", ".join(name.rpartition(".")[0].rpartition(".")[2] for name in rule.ours)
+        raise CheckpointError(
+            f"{rule.theirs} has the shape {list(tensor.shape)}, expected {rule.num_rows} rows: {times}"
+            f"({' + '.join(map(str, rule.rows))}) for {parts}. It is another model's than config.json describes"
+        )
 
 
-def _pieces(name: str, ends: list[int]) -> Iterator[tuple[str, tuple[int, int]]]:
-    """Yield the name and the rows of each piece."""
-    for number, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
-        yield piece_name(name, number), (start, end)
+def joined(rule: FusedRule, tensors: Mapping[str, StoredTensor]) -> StoredTensor:
+    """Return their matrix from ours. Raises CheckpointError if parts are missing or do not fit."""
+    missing = [name for name in rule.ours if name not in tensors]
+    if missing:
+        raise CheckpointError(f"{rule.theirs} cannot be written without {preview(missing)}")
+    parts = [transposed(tensors[name]) if rule.is_transposed else tensors[name] for name in rule.ours]
+    runs = [[(number, *run) for run in runs] for number, runs in enumerate(_own_runs(rule))]
+    in_order = [run for group in zip(*runs, strict=True) for run in group]
+    return gathered_rows(parts, in_order, "joined")
+
+
+def split_adapter(adapter: Adapter, tables: Sequence[tuple]) -> tuple[Adapter, dict[str, tuple[str, bool]]]:
+    """Return an adapter without tensors for fused matrices: their parts stand in it under our names.
+
+    tables: pairs (canonical, table) of the layouts that its names may come from. The second result says for each of
+    those names what `lay_over` asks for: itself and if its axes are swapped. Raises CheckpointError.
+    """
+    factors, whole, known = dict(adapter.factors), dict(adapter.whole), {}
+    for name in (*adapter.factors, *adapter.whole):
+        rule = _rule_of(tables, name)
+        if rule is None:
+            continue
+        known |= {ours: (ours, rule.is_transposed) for ours in rule.ours}
+        if name in factors:
+            factors |= dict(_split_factors(rule, factors.pop(name)))
+        if name in whole:
+            whole |= dict(zip(rule.ours, split(rule, whole.pop(name)), strict=True))
+    return dataclasses.replace(adapter, factors=factors, whole=whole), known
+
+
+def _split_factors(rule: FusedRule, factors: Factors) -> Iterator[tuple[str, Factors]]:
+    for ours, left in zip(rule.ours, split(rule, factors.left), strict=True):
+        yield ours, Factors(left, factors.right, factors.scaling)
+
+
+def _rule_of(tables: Sequence[tuple], name: str) -> FusedRule | None:
+    found = (table.fused(canonical(name)) for canonical, table in tables if table is not None)
+    return next((rule for rule in found if rule is not None), None)
+
+
+def _runs(rule: FusedRule) -> list[list[tuple[int, int]]]:
+    """Return for each part the rows of theirs that are its own, as runs (start, stop)."""
+    height, starts, start = sum(rule.rows), [], 0
+    for num_rows in rule.rows:
+        starts.append(start)
+        start += num_rows
+    return [
+        [(group * height + start, group * height + start + num_rows) for group in range(rule.num_groups)]
+        for start, num_rows in zip(starts, rule.rows, strict=True)
+    ]
+
+
+def _own_runs(rule: FusedRule) -> list[list[tuple[int, int]]]:
+    """Return for each part its own rows group by group."""
+    groups = range(rule.num_groups)
+    return [[(group * num_rows, (group + 1) * num_rows) for group in groups] for num_rows in rule.rows]

@@ -11,8 +11,9 @@ from pathlib import Path
 from ..models.config import LlavaConfig
 from ..models.language.families import FAMILIES, get_family
 from ..models.vision.families import TOWER_FAMILIES, get_tower_family
-from . import fused, hub
+from . import hub
 from .files import CheckpointError, StoredTensor, read_json
+from .fused import as_ours
 from .inspection_facts import Inspection, compare, count, describe_image, describe_text
 from .inspection_trained import inspect_trained
 from .layouts import detect, official, xtuner
@@ -128,16 +129,17 @@ def _as_opened(layout, config: LlavaConfig, scan: Scan) -> dict[str, StoredTenso
 def _our_tensors(layout, config: LlavaConfig, stored: Mapping, found: Inspection) -> dict[str, StoredTensor]:
     """Return the tensors under our names in our orientation; those that nobody knows go to found.unknown."""
     table, ours = layout.table(config), {}
-    if table is not None:
-        with found.collecting():
-            stored = fused.split(stored, config.language)
     for name, tensor in stored.items():
         name = layout.canonical(name)
         if layout.is_dropped(name, config):
             continue
-        target = (name, False) if table is None else table.to_ours(name)
-        if target is None:
+        try:
+            targets = as_ours(table, name, tensor)
+        except CheckpointError as error:
+            found.problems.append(str(error))
+            continue
+        if targets is None:
             found.unknown.append(name)
-        else:
-            ours[target[0]] = transposed(tensor) if target[1] else tensor
+            continue
+        ours |= {name: transposed(part) if is_turned else part for name, (part, is_turned) in targets.items()}
     return ours

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -16,20 +16,61 @@ class Rule:
     is_transposed: bool = False
 
 
+@dataclass(frozen=True)
+class FusedRule:
+    """`theirs` holds all of `ours`, rows below rows: num_groups times, of each in turn, as many rows as `rows` says.
+
+    Names may have `{n}`; is_transposed is for what is left of `theirs` for each of ours.
+    """
+
+    ours: tuple[str, ...]
+    theirs: str
+    rows: tuple[int, ...]
+    num_groups: int = 1
+    is_transposed: bool = False
+
+    @property
+    def num_rows(self) -> int:
+        return self.num_groups * sum(self.rows)
+
+    def numbered(self, number: str) -> FusedRule:
+        """Return the rule for one layer."""
+        ours = tuple(name.replace("{n}", number) for name in self.ours)
+        return replace(self, ours=ours, theirs=self.theirs.replace("{n}", number))
+
+
 class KeyTable:
     """Looks up names through a list of rules, either way."""
 
-    def __init__(self, rules: Sequence[Rule]):
+    def __init__(self, rules: Sequence[Rule | FusedRule]):
+        self._fused = [rule for rule in rules if isinstance(rule, FusedRule)]
+        rules = [rule for rule in rules if isinstance(rule, Rule)]
         self._from_ours = [(_pattern(rule.ours), rule.theirs, rule.is_transposed) for rule in rules]
         self._from_theirs = [(_pattern(rule.theirs), rule.ours, rule.is_transposed) for rule in rules]
 
     def to_ours(self, name: str) -> tuple[str, bool] | None:
-        """Return (our name, is_transposed) of one of their names, or None if no rule knows it."""
+        """Return (our name, is_transposed) of one of their names, or None if no rule, or a FusedRule, knows it."""
         return _translate(self._from_theirs, name)
 
     def to_theirs(self, name: str) -> tuple[str, bool] | None:
-        """Return (their name, is_transposed) of one of our names, or None if no rule knows it."""
+        """Return (their name, is_transposed) of one of our names, or None if no rule, or a FusedRule, knows it."""
         return _translate(self._from_ours, name)
+
+    def fused(self, theirs: str) -> FusedRule | None:
+        """Return the rule of one of their names that stands for several of ours, None for other names."""
+        return self._find_fused(theirs, lambda rule: (rule.theirs,))
+
+    def fused_with(self, ours: str) -> FusedRule | None:
+        """Return the rule of one of our names that is a part of one of theirs, None for other names."""
+        return self._find_fused(ours, lambda rule: rule.ours)
+
+    def _find_fused(self, name: str, names_of: Callable[[FusedRule], Sequence[str]]) -> FusedRule | None:
+        for rule in self._fused:
+            for text in names_of(rule):
+                match = _pattern(text).fullmatch(name)
+                if match:
+                    return rule.numbered(match.group(1) if match.groups() else "")
+        return None
 
 
 def _pattern(text: str) -> re.Pattern:

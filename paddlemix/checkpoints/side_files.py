@@ -10,20 +10,20 @@ names.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..conversation.tokenizer_files import VOCABULARIES
 from ..models.config import LlavaConfig
-from ..models.language.families import get_family
 from ..models.vision.families import get_tower_family
-from . import fused, lora, peft_adapter
+from . import lora, peft_adapter
 from .adapters import Adapter, Oriented, lay_over
 from .files import CheckpointError, StoredTensor, open_safetensors, read_json
+from .fused import as_ours, split_adapter
 from .layouts import official, paddle, paddlemix
-from .layouts.components import has_torch_weights, open_torch_weights
+from .layouts.components import EMBEDDING, has_torch_weights, open_torch_weights
 from .layouts.official import TowerFacts
 from .pdparams import open_pdparams
 from .places import fetch_folder
@@ -120,14 +120,13 @@ def language_base(path: Path, kind: str, folder: Path) -> Base:
 
     def open_base() -> dict[str, Oriented]:
         table, found = official.table(config), {}
-        stored = {**open_torch_weights(folder), **official.open_named_tower(path, raw)}
-        for name, tensor in fused.split(stored, config.language).items():
+        for name, tensor in {**open_torch_weights(folder), **official.open_named_tower(path, raw)}.items():
             if official.is_dropped(name, config):
                 continue
-            target = table.to_ours(name)
-            if target is None:
+            targets = as_ours(table, name, tensor)
+            if targets is None:
                 raise CheckpointError(f"{folder} holds a tensor that nobody knows: {name}")
-            found[target[0]] = (tensor, target[1])
+            found |= targets
         return found
 
     return Base(folder, official, config, open_base, folder, is_llava=False)
@@ -163,8 +162,8 @@ class SideFiles:
             config = _changed(config, folder, raw)
         whole = self._adapter(config).whole
         untrained = tuple(part for part in config.untrained if not any(part in name for name in whole))
-        embedding = get_family(config.language.family).names.get("embed_tokens", "embed_tokens")
-        rows = next((tensor.shape[0] for name, tensor in whole.items() if name.endswith(f"{embedding}.weight")), None)
+        translate = self._translator(config, {})
+        rows = next((tensor.shape[0] for name, tensor in whole.items() if translate(name) == (EMBEDDING, False)), None)
         language = dataclasses.replace(config.language, vocab_size=rows or config.language.vocab_size)
         return dataclasses.replace(config, language=language, untrained=untrained)
 
@@ -176,8 +175,8 @@ class SideFiles:
             tensors = {name: pair for name, pair in tensors.items() if not name.startswith("projector.")}
         if not config.has_image_newline:
             tensors.pop("image_newline", None)
-        translate = lora.same_name if self.kind == "lora" else self._translator(config)
-        tensors = lay_over(tensors, self._adapter(config), translate, self.merge_dtype)
+        adapter, known = split_adapter(self._adapter(config), self._tables(config))
+        tensors = lay_over(tensors, adapter, self._translator(config, known), self.merge_dtype)
         return {name: transposed(tensor) if turned else tensor for name, (tensor, turned) in tensors.items()}
 
     def table(self, config: LlavaConfig) -> None:
@@ -209,16 +208,25 @@ class SideFiles:
             stored = READERS[file.suffix](file) if file.is_file() else {}
             whole |= {peft_adapter.plain_name(name): tensor for name, tensor in stored.items()}
         whole = {name: tensor for name, tensor in {**whole, **adapter.whole}.items() if not _is_dropped(name, config)}
-        return fused.split_adapter(dataclasses.replace(adapter, whole=whole), config.language)
+        return dataclasses.replace(adapter, whole=whole)
 
-    def _translator(self, config: LlavaConfig) -> Callable[[str], tuple[str, bool] | None]:
-        """Return the translation of names of LLaVA's own code, of PaddleMIX, or of the base's layout."""
-        layouts = (self.base.layout, official, paddlemix)
-        tables = [(layout.canonical, layout.table(config)) for layout in layouts]
+    def _tables(self, config: LlavaConfig) -> list[tuple]:
+        """Return (canonical, table) for names of the base's layout, of LLaVA's own code, and of PaddleMIX."""
+        if self.kind == "lora":  # its names are ours already
+            return []
+        return [(layout.canonical, layout.table(config)) for layout in (self.base.layout, official, paddlemix)]
+
+    def _translator(
+        self, config: LlavaConfig, known: Mapping[str, tuple[str, bool]]
+    ) -> Callable[[str], tuple[str, bool] | None]:
+        """Return the translation of the adapter's names; known: what else has one."""
+        if self.kind == "lora":
+            return lora.same_name
+        tables = self._tables(config)
 
         def translate(name: str) -> tuple[str, bool] | None:
             found = (table.to_ours(canonical(name)) for canonical, table in tables if table is not None)
-            return next((target for target in found if target is not None), None)
+            return known.get(name) or next((target for target in found if target is not None), None)
 
         return translate
 

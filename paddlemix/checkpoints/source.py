@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from ..models.config import LlavaConfig
-from . import fused, side_files
+from . import side_files
 from .adapters import Oriented
-from .files import CheckpointError, preview
+from .files import CheckpointError, StoredTensor, preview
+from .fused import as_ours
 from .layouts import decoder, detect, xtuner
 from .places import fetch_folder
+from .rules import KeyTable
 from .side_files import Base, SideFiles
 
 
@@ -92,19 +94,26 @@ def our_tensors(path: Path, layout, config: LlavaConfig) -> dict[str, Oriented]:
     table = layout.table(config)
     found: dict[str, Oriented] = {}
     unexpected = []
-    stored = layout.open_tensors(path)
-    for name, tensor in (stored if table is None else fused.split(stored, config.language)).items():
+    for name, tensor in layout.open_tensors(path).items():
         name = layout.canonical(name)
         if layout.is_dropped(name, config):
             continue
-        target = (name, False) if table is None else table.to_ours(name)
-        if target is None:
+        targets = _as_ours(path, table, name, tensor)
+        if targets is None:
             unexpected.append(name)
-        elif target[0] in found:
-            raise CheckpointError(f"{path} holds two tensors for {target[0]}, one of them under the name {name}")
-        else:
-            found[target[0]] = (tensor, target[1])
+            continue
+        twice = sorted(set(targets) & set(found))
+        if twice:
+            raise CheckpointError(f"{path} holds two tensors for {preview(twice)}, one of them under the name {name}")
+        found.update(targets)
     if unexpected:
         names = preview(sorted(unexpected))
         raise CheckpointError(f"{path} holds {len(unexpected)} tensors that nobody knows: {names}")
     return found
+
+
+def _as_ours(path: Path, table: KeyTable | None, name: str, tensor: StoredTensor) -> dict[str, Oriented] | None:
+    try:
+        return as_ours(table, name, tensor)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None

@@ -99,6 +99,39 @@ def sliced_rows(tensor: StoredTensor, start: int, stop: int) -> StoredTensor:
     return _derived(tensor.dtype, shape, "cut", tensor, open_source)
 
 
+def gathered_rows(sources: Sequence[StoredTensor], runs: Sequence[tuple[int, int, int]], step: str) -> StoredTensor:
+    """Put runs of rows, each (number of the source, start, stop), below each other.
+
+    step: see Derived. Raises CheckpointError for sources of different dtypes or widths.
+    """
+    first = sources[0]
+    for source in sources:
+        if (source.dtype, tuple(source.shape[1:])) != (first.dtype, tuple(first.shape[1:])):
+            raise CheckpointError(
+                f"rows of a {source.dtype} tensor of shape {list(source.shape)} cannot be joined to those of a "
+                f"{first.dtype} one of shape {list(first.shape)}"
+            )
+    ends = np.cumsum([stop - start for _, start, stop in runs]).tolist()
+
+    def open_sources() -> Region:
+        opened = [open_regions(source) for source in sources]
+
+        def region(rows: slice, columns: slice) -> np.ndarray:
+            first_row, last_row, _ = rows.indices(ends[-1])
+            parts = []
+            for (number, start, stop), end in zip(runs, ends, strict=True):
+                shift = stop - end  # from rows of the result to those of the source
+                low, high = max(first_row, end - (stop - start)), min(last_row, end)
+                if low < high:
+                    parts.append(opened[number](slice(low + shift, high + shift), columns))
+            return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+        return region
+
+    shape = (ends[-1], *first.shape[1:])
+    return Derived(first.dtype, shape, lambda: open_sources()(ALL, ALL), step, tuple(sources), open_sources)
+
+
 def padded_rows(tensor: StoredTensor, num_rows: int, fill: str = "zeros") -> StoredTensor:
     """Append rows until there are num_rows: zeros, or ("mean") the mean of the rows that are there."""
     assert fill in ("zeros", "mean"), fill
@@ -123,29 +156,6 @@ def padded_rows(tensor: StoredTensor, num_rows: int, fill: str = "zeros") -> Sto
         return region
 
     return _derived(tensor.dtype, (num_rows, *tensor.shape[1:]), "padded", tensor, open_source)
-
-
-def concatenated(tensors: Sequence[StoredTensor], axis: int = 0) -> StoredTensor:
-    """Join tensors of one dtype along an axis. Raises CheckpointError if they do not fit."""
-    first = tensors[0]
-    for tensor in tensors[1:]:
-        if tensor.dtype != first.dtype or _without(tensor.shape, axis) != _without(first.shape, axis):
-            raise CheckpointError(
-                f"a {tensor.dtype} tensor of shape {list(tensor.shape)} cannot be joined to a {first.dtype} one of "
-                f"shape {list(first.shape)} along axis {axis}"
-            )
-    shape = list(first.shape)
-    shape[axis] = sum(tensor.shape[axis] for tensor in tensors)
-
-    def read() -> np.ndarray:
-        result = np.empty(shape, storage_dtype(first.dtype))
-        end = 0
-        for tensor in tensors:
-            begin, end = end, end + tensor.shape[axis]
-            np.moveaxis(result, axis, 0)[begin:end] = np.moveaxis(tensor.values, axis, 0)
-        return result
-
-    return Derived(first.dtype, tuple(shape), read, "joined", tuple(tensors))
 
 
 def cast(tensor: StoredTensor, dtype: str) -> StoredTensor:
@@ -239,7 +249,3 @@ def _mean_row(tensor: StoredTensor, region: Region) -> np.ndarray:
         total += widened(contiguous(region(rows, ALL), tensor.dtype), tensor.dtype).sum(axis=0, dtype=np.float64)
     mean = total / max(tensor.shape[0], 1)
     return to_bfloat16(mean) if tensor.dtype == "bfloat16" else mean.astype(tensor.dtype)
-
-
-def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
-    return shape[:axis] + shape[axis + 1 :]

@@ -19,9 +19,9 @@ COMPONENTS = {
     "vision tower": r"vision_tower\.|visual_encoder\.|vision_model\.",
     "projector": r"mm_projector\.|multi_modal_projector\.|(^|\.)projector\.",
     "image_newline": r"image_newline",
-    "embeddings": r"embed_tokens\.|wte\.",
+    "embeddings": r"(embed_tokens|wte|tok_embeddings)\.",
     "layers": r"(layers|blocks)\.\d+\.|(^|\.)norm(_f)?\.",
-    "head": r"lm_head\.",
+    "head": r"lm_head\.|(^|\.)output\.",
     "other": r"",
 }
 IN_FOLDER = {"visual_encoder": "vision tower", "vision_tower": "vision tower", "projector": "projector"}

@@ -15,9 +15,9 @@ from ..data import report_html
 from ..data.bad_rows import BadRowPolicy, refuse
 from ..data.measure import Measure, RowFacts, measure_rows
 from ..data.mixture import scan_mixture
+from ..data.packing import fill_rate, pack_rows
 from ..data.row import Row
 from ..data.row_note import RowNote, in_words
-from ..data.schedule import pack_first_fit
 from ..data.statistics import DataFacts, distinct_rows, summarise
 from ..train.data_settings import DataSettings
 
@@ -73,7 +73,7 @@ def inspect_data(
     facts = list(tqdm(measured, total=len(rows), disable=not has_progress, desc="reading", unit="row"))
     bad = [*left_out, *_skipped(rows, facts, split)]
     data = summarise(rows, facts, left_out, num_in_mixture=len(mixture), max_length=settings.max_length)
-    packed = pack_first_fit(_kept(mixture, rows, facts), settings.max_length) if settings.is_packed else None
+    packed = _packing(_kept(mixture, rows, facts), settings) if settings.is_packed else None
     return Report(
         settings,
         processor,
@@ -98,6 +98,12 @@ def _kept(mixture: list[Row], rows: list[Row], facts: list[RowFacts]) -> list[in
     """Return the lengths of the samples an epoch packs, rows that a mixture repeats as often."""
     lengths = {(row.file, row.number): fact.num_kept for row, fact in zip(rows, facts, strict=True)}
     return [lengths[row.file, row.number] for row in mixture]
+
+
+def _packing(lengths: list[int], settings: DataSettings) -> tuple[int, float]:
+    """Return how many rows training packs the samples into, and how full they are (0 to 1)."""
+    packs = pack_rows(lengths, settings.max_length, settings.seed)
+    return len(packs), fill_rate(packs, lengths, settings.max_length)
 
 
 def _problems(data: DataFacts, bad: list[RowNote], num_left_out: int, policy: BadRowPolicy, num_rows: int) -> list[str]:

@@ -1,4 +1,8 @@
-"""Reads tokens into a cache and gives the logits of what comes next. Knows no text and no turns."""
+"""Reads tokens into a cache and gives the logits of what comes next. Knows no text and no turns.
+
+Where a decoder turns all positions otherwise once a sequence is long (see `language.rope`), what was read is kept, to
+read it once more then.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,8 @@ class Engine:
         self.model = model
         self.cache = model.language_model.new_cache(num_rows, capacity)
         self.is_key_visible = None
+        self._has_memory = model.language_model.rope_scales.has_two
+        self._memory: list[tuple] = []  # (start, embeds, position ids) of pieces of what the cache holds
 
     @property
     def length(self) -> int:
@@ -29,6 +35,8 @@ class Engine:
         language = self.model.language_model
         with paddle.no_grad():
             positions = paddle.to_tensor(np.asarray(position_ids, dtype=np.int64))
+            if self._has_memory:
+                embeds, positions = self._with_memory(embeds, positions)
             hidden = language.forward_cached(embeds, positions, self.cache, is_key_visible=self.is_key_visible)
             return language.logits(hidden[:, -1]).astype("float32").numpy()
 
@@ -37,3 +45,23 @@ class Engine:
         ids = paddle.to_tensor(np.asarray(token_ids, dtype=np.int64).reshape([-1, 1]))
         with paddle.no_grad():
             return self.read(self.model.language_model.embed_tokens(ids), position_ids)
+
+    def _with_memory(self, embeds, positions) -> tuple:
+        """Return what has to be read: the next positions, or all of them, with the cache emptied for it."""
+        memory, length = self._memory, self.cache.length
+        while memory and memory[-1][0] >= length:  # the cache was trimmed
+            memory.pop()
+        if memory:
+            start, *last = memory[-1]
+            memory[-1] = (
+                start,
+                *(piece[:, : length - start] if start + piece.shape[1] > length else piece for piece in last),
+            )
+        memory.append((length, embeds, positions))
+        if not self.model.language_model.must_read_again(positions, embeds.shape[1], self.cache):
+            return embeds, positions
+        self.cache.trim(0)
+        _, *columns = zip(*memory, strict=True)
+        whole = tuple(paddle.concat(pieces, axis=1) for pieces in columns)
+        self._memory = [(0, *whole)]
+        return whole

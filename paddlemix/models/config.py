@@ -10,7 +10,7 @@ from typing import Any
 from ..image.spec import ImageSpec
 from .projector_type import projector_layers
 
-ROPE_KINDS = ("linear", "llama3")
+ROPE_KINDS = ("linear", "dynamic", "llama3", "longrope")
 NORMS = ("rms", "layer")
 ACTIVATIONS = ("silu", "gelu", "gelu_tanh")
 POSITIONS = ("rotary", "alibi")
@@ -20,19 +20,27 @@ UNTRAINED_PARTS = ("projector", "image_newline")  # first parts of parameter nam
 
 @dataclass(frozen=True)
 class RopeScaling:
-    """How rotary frequencies are stretched, see `language.rope`. The fields after factor are "llama3"'s."""
+    """How rotary frequencies are stretched, see `language.rope`.
+
+    low_ and high_freq_factor are "llama3"'s, short_ and long_factor [head_dim / 2] "longrope"'s, the original length
+    both's.
+    """
 
     kind: str
     factor: float
     low_freq_factor: float | None = None
     high_freq_factor: float | None = None
     original_max_position_embeddings: int | None = None
+    short_factor: tuple[float, ...] | None = None
+    long_factor: tuple[float, ...] | None = None
 
     def __post_init__(self):
         if self.kind not in ROPE_KINDS:
             raise ValueError(f"rope_scaling of kind {self.kind!r} is not supported: expected {' or '.join(ROPE_KINDS)}")
         if not self.factor > 0:
             raise ValueError(f"rope_scaling has factor {self.factor}, expected a number above 0")
+        if self.kind == "longrope":
+            self._check_longrope()
         if self.kind != "llama3":
             return
         low, high, length = self.low_freq_factor, self.high_freq_factor, self.original_max_position_embeddings
@@ -41,6 +49,17 @@ class RopeScaling:
                 f"rope_scaling has low_freq_factor {low}, high_freq_factor {high} and original_max_position_embeddings "
                 f"{length}: expected the first below the second and a length"
             )
+
+    def _check_longrope(self):
+        for name in ("short_factor", "long_factor"):
+            values = getattr(self, name)
+            is_list = isinstance(values, list | tuple) and len(values) > 0
+            if not is_list or not all(isinstance(value, int | float) and value > 0 for value in values):
+                raise ValueError(f"rope_scaling has {name} {values!r}, expected a list of numbers above 0")
+            object.__setattr__(self, name, tuple(values))
+        length = self.original_max_position_embeddings
+        if not isinstance(length, int) or length < 2:
+            raise ValueError(f"rope_scaling has original_max_position_embeddings {length!r}, expected a length")
 
 
 @dataclass(frozen=True)
@@ -108,6 +127,13 @@ class LanguageConfig:
                 raise ValueError(f"{name} is {value}, expected a number above 0")
         if self.head_dim % 2 and self.positions == "rotary":
             raise ValueError(f"head_dim {self.head_dim} is odd: rotary embedding needs an even one")
+        for name in ("short_factor", "long_factor"):
+            factors = getattr(self.rope_scaling, name) if self.rope_scaling else None
+            if factors is not None and len(factors) != self.head_dim // 2:
+                raise ValueError(
+                    f"rope_scaling has {len(factors)} numbers as {name}, expected {self.head_dim // 2} for heads "
+                    f"{self.head_dim} wide"
+                )
         if self.sliding_window is not None and self.sliding_window < 1:
             raise ValueError(f"sliding_window is {self.sliding_window}, expected null or a number of positions")
         if not 0 <= self.num_full_layers <= self.num_hidden_layers:

@@ -8,11 +8,15 @@ BUCKET = 256  # capacities are multiples of this, so that few shapes occur
 
 
 class KVCache:
-    """Per layer K and V [B, kv_heads, capacity, head_dim], of which the first `length` positions hold something."""
+    """Per layer K and V [B, kv_heads, capacity, head_dim], of which the first `length` positions hold something.
+
+    is_long: for each row if its keys were turned as in a long sequence, see `language.rope`; empty where that is one.
+    """
 
     def __init__(self, num_layers: int, batch: int, num_kv_heads: int, head_dim: int, capacity: int, dtype: str):
         self.capacity = bucketed(capacity)
         self.length = 0
+        self.is_long: tuple[bool, ...] = ()
         shape = [batch, num_kv_heads, self.capacity, head_dim]
         self.keys = [paddle.zeros(shape, dtype=dtype) for _ in range(num_layers)]
         self.values = [paddle.zeros(shape, dtype=dtype) for _ in range(num_layers)]

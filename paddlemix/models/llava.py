@@ -112,12 +112,23 @@ class LlavaForConditionalGeneration(nn.Layer):
             if batch.labels is None:
                 raise ValueError("the batch has no labels, hence no loss: collate samples that were encoded to train")
             head = self.language_model.logits
-            return weighted_loss(hidden, batch.labels, loss_weights, head, self.config.language.vocab_size)
+            loss = weighted_loss(hidden, batch.labels, loss_weights, head, self.config.language.vocab_size)
+            return loss + self._blank_picture() * 0.0 if self.training and batch.pixels is None else loss
         return self.language_model.logits(hidden)
 
     def loss(self, batch: Batch):
         """Return the cross-entropy of predicting each trained token from those before it, mean over them."""
         return self(batch, with_loss=True)
+
+    def _blank_picture(self):
+        """Return a number that hangs on every parameter a picture would pass.
+
+        Added times zero to the loss of a batch without pictures, it gives them zero gradients instead of none: what the
+        optimizer does then depends neither on the batches since the start nor on what other processes have. It belongs
+        to `forward`, after which data-parallel wrappers look for parameters that will get no gradient.
+        """
+        side = self.config.image.side
+        return self.encode_images(np.zeros([1, 3, side, side]), [1], [(side, side)])[0].astype("float32").sum()
 
     def generate(self, batch: Batch, sampling=None) -> list[list[int]]:
         """Return the new token ids of every row. See `generate.batch.generate`."""

@@ -8,10 +8,11 @@ import numpy as np
 import paddle
 
 
-def rope_tables(position_ids, head_dim: int, theta: float, num_heads: int, dtype, scales=None):
+def rope_tables(position_ids, head_dim: int, theta: float, num_heads: int, dtype, scales=None, amplitude: float = 1.0):
     """Return cos and sin [B, num_heads, T, head_dim] for integer positions [B, T]; angles are computed in float32.
 
-    scales: float32 NumPy [head_dim / 2] that the frequencies are multiplied by, or None.
+    scales: float32 NumPy [head_dim / 2], or [B, T, head_dim / 2] for each position its own, that the frequencies are
+    multiplied by, or None. amplitude: what both tables are multiplied by.
 
     The tables are as large as the queries, because Paddle's CPU kernels multiply equal shapes about six times as fast
     as shapes that have to be broadcast, and one pair of tables serves all layers.
@@ -23,10 +24,10 @@ def rope_tables(position_ids, head_dim: int, theta: float, num_heads: int, dtype
     angles = position_ids.astype("float32").unsqueeze(-1) * inverse
     angles = paddle.concat([angles, angles], axis=-1)
     shape = [angles.shape[0], num_heads, angles.shape[1], head_dim]
-    return tuple(
-        table.unsqueeze(1).astype(dtype).expand(shape).contiguous()
-        for table in (paddle.cos(angles), paddle.sin(angles))
-    )
+    tables = paddle.cos(angles), paddle.sin(angles)
+    if amplitude != 1.0:
+        tables = tuple(table * amplitude for table in tables)
+    return tuple(table.unsqueeze(1).astype(dtype).expand(shape).contiguous() for table in tables)
 
 
 def apply_rope(x, cos, sin):

@@ -15,7 +15,7 @@ from ..data.dataset import ConversationDataset
 from ..data.measure import Measure
 from ..data.mixture import scan_mixture
 from ..data.packed_rows import PackedRows
-from ..data.packing import fill_rate, first_fit
+from ..data.packing import fill_rate, pack_rows
 from ..log import notice
 from .lengths import row_lengths
 from .sampler import Grouping
@@ -93,7 +93,7 @@ def _lengths(rows: ConversationDataset, teacher: LlavaProcessor, max_length: int
 
 def _packed(rows: ConversationDataset, lengths: np.ndarray, max_length: int, seed: int) -> PackedRows:
     """Return the rows in packs, the same ones in every epoch, and say how full they are."""
-    packs = first_fit(lengths, max_length, np.random.default_rng(seed).permutation(len(lengths)))
+    packs = pack_rows(lengths, max_length, seed)
     fill = fill_rate(packs, lengths, max_length)
     print(f"train: packed into {len(packs)} rows of up to {max_length} tokens, {fill:.1%} full", flush=True)
     return PackedRows(rows, packs, max_length)

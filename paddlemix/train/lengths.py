@@ -12,11 +12,9 @@ from tqdm import tqdm
 from ..data.measure import Measure, default_workers, measure_rows
 from ..data.row import Row
 
-UNKNOWN = 1  # of a row that will be skipped
-
 
 def row_lengths(rows: Sequence[Row], measure: Measure, *, rank: int = 0, num_processes: int = 1) -> np.ndarray:
-    """Return the tokens of each row after cutting, int64 [rows]; all processes must call it together.
+    """Return the tokens of each row after cutting, int64 [rows], 0 where it will be skipped; called by all processes.
 
     Each process counts its share. Pictures are opened for their size only, so that nothing but numbers is held.
     """
@@ -27,7 +25,7 @@ def row_lengths(rows: Sequence[Row], measure: Measure, *, rank: int = 0, num_pro
         desc="counting tokens",
         disable=rank != 0 or not sys.stderr.isatty(),
     )
-    counted = np.array([fact.num_kept or UNKNOWN for fact in facts], dtype=np.int64)
+    counted = np.array([fact.num_kept for fact in facts], dtype=np.int64)
     if num_processes <= 1:
         return counted
     gathered: list = []

@@ -1,4 +1,4 @@
-"""AdamW with groups: parts of the model may have rates of their own, biases and norms do not decay."""
+"""AdamW: parts of the model may have rates of their own, biases and norms do not decay."""
 
 from __future__ import annotations
 
@@ -20,10 +20,12 @@ def build_optimizer(model: LlavaForConditionalGeneration, args, lr_scheduler, *,
     unique_name.switch()
     for name, tensor in named:
         tensor.name = name
+        # Not by groups of parameters, which sharding over processes does not take.
+        tensor.optimize_attr["learning_rate"] = rate_factor(name, args, lora_plus_scale)
     decayed = {tensor.name for name, tensor in named if not ("bias" in name or "norm" in name)}
     return kind(
         learning_rate=lr_scheduler,
-        parameters=_groups(named, args, lora_plus_scale),
+        parameters=[tensor for _, tensor in named],
         weight_decay=args.weight_decay,
         apply_decay_param_fun=decayed.__contains__,
         grad_clip=nn.ClipGradByGlobalNorm(args.max_grad_norm) if args.max_grad_norm > 0 else None,
@@ -31,18 +33,14 @@ def build_optimizer(model: LlavaForConditionalGeneration, args, lr_scheduler, *,
     )
 
 
-def _groups(named, args, lora_plus_scale: float) -> list[dict]:
-    """Return optimizer groups; Paddle takes a group's learning rate as a factor of the optimizer's, hence not of 0."""
+def rate_factor(name: str, args, lora_plus_scale: float = 1.0) -> float:
+    """Return what learning_rate is multiplied by for a parameter. Raises ValueError where it is 0 and cannot be."""
     rates = {PROJECTOR_PARTS: args.mm_projector_lr, TOWER_PARTS: args.mm_vision_tower_lr}
-    rates = {parts: rate for parts, rate in rates.items() if rate is not None}
-    if rates and args.learning_rate <= 0:
+    rate = next((rate for parts, rate in rates.items() if rate is not None and name.startswith(parts)), None)
+    if rate is not None and args.learning_rate <= 0:
         raise ValueError(
             f"mm_projector_lr {args.mm_projector_lr} and mm_vision_tower_lr {args.mm_vision_tower_lr} need a "
             f"learning_rate above 0, found {args.learning_rate}"
         )
-    groups: dict[float, list] = {}
-    for name, tensor in named:
-        factor = next((rate / args.learning_rate for parts, rate in rates.items() if name.startswith(parts)), 1.0)
-        factor *= lora_plus_scale if name.endswith("lora_B") else 1.0
-        groups.setdefault(factor, []).append(tensor)
-    return [{"params": params, "learning_rate": factor} for factor, params in groups.items()]
+    factor = 1.0 if rate is None else rate / args.learning_rate
+    return factor * lora_plus_scale if name.endswith("lora_B") else factor

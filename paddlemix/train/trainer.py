@@ -89,18 +89,7 @@ class LlavaTrainer(Trainer):
         self.tally.add(inputs["batch"].notes)
         batch = opened(inputs["batch"])
         loss = model(batch, with_loss=True, loss_weights=inputs.get(WEIGHTS))
-        if batch.pixels is None and self.llava.training:
-            loss = loss + self._blank_picture() * 0.0
         return (loss, (loss,)) if return_outputs else loss
-
-    def _blank_picture(self):
-        """Return a number that hangs on every parameter a picture would pass.
-
-        Added times zero to the loss of a batch without pictures, it gives them zero gradients instead of none: what the
-        optimizer does then depends neither on the batches since the start nor on what other processes have.
-        """
-        side = self.llava.config.image.side
-        return self.llava.encode_images(np.zeros([1, 3, side, side]), [1], [(side, side)])[0].sum()
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         with paddle.no_grad(), self.autocast_smart_context_manager():

@@ -58,6 +58,12 @@ def v1_5(tmp_path_factory) -> Reference:
     return make_reference(tmp_path_factory.mktemp("v1_5"), False)
 
 
+@pytest.fixture(scope="session")
+def phi(tmp_path_factory) -> Reference:
+    """A LLaVA 1.5 over a Phi-3 with a window of 8 positions."""
+    return make_reference(tmp_path_factory.mktemp("phi"), False, family="phi3", sliding_window=8)
+
+
 @pytest.fixture
 def hf_copy(v1_6, tmp_path) -> Path:
     """A folder of transformers that a test may damage."""

@@ -10,7 +10,14 @@ import torch
 from paddlemix.checkpoints.files import CheckpointError, held
 from paddlemix.checkpoints.load import load_model
 from paddlemix.checkpoints.shapes import check_complete, parameter_shapes
-from paddlemix.checkpoints.transforms import cast, concatenated, open_regions, padded_rows, sliced_rows, transposed
+from paddlemix.checkpoints.transforms import (
+    cast,
+    gathered_rows,
+    open_regions,
+    padded_rows,
+    sliced_rows,
+    transposed,
+)
 
 DTYPES = ("float32", "float16", "bfloat16")
 
@@ -81,12 +88,12 @@ def test_rows_are_padded_with_zeros_or_their_mean():
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_read():
-    tensor = held(np.zeros((2, 3), np.float32))
+    tensor, both = held(np.zeros((2, 3), np.float32)), [(0, 0, 2), (1, 0, 2)]
     for wrong in (
         lambda: padded_rows(tensor, 1),
         lambda: sliced_rows(tensor, 1, 3),
-        lambda: concatenated([tensor, held(np.zeros((2, 4), np.float32))]),
-        lambda: concatenated([tensor, held(np.zeros((2, 3), np.float16))]),
+        lambda: gathered_rows([tensor, held(np.zeros((2, 4), np.float32))], both, "joined"),
+        lambda: gathered_rows([tensor, held(np.zeros((2, 3), np.float16))], both, "joined"),
         lambda: cast(tensor, "int8"),
     ):
         with pytest.raises(CheckpointError):
@@ -102,7 +109,8 @@ def chains():
     yield transposed(sliced_rows(transposed(tensor), 2, 7)), values[:, 2:7]
     yield padded_rows(sliced_rows(tensor, 5, 40), 60), np.concatenate([values[5:40], np.zeros((25, 9), np.float32)])
     yield padded_rows(transposed(cast(tensor, "float16")), 12), np.concatenate([half.T, np.zeros((3, 70), np.float16)])
-    yield cast(concatenated([tensor, tensor], axis=1), "float16"), np.concatenate([half, half], axis=1)
+    twice = gathered_rows([transposed(tensor), transposed(tensor)], [(0, 0, 9), (1, 0, 9)], "joined")
+    yield cast(transposed(twice), "float16"), np.concatenate([half, half], axis=1)
     yield cast(held(values[0]), "float16"), half[0]
     yield cast(held(values.reshape(7, 10, 3, 3)), "float16"), half.reshape(7, 10, 3, 3)
     yield cast(held(np.float32(0.1).reshape(())), "float16"), np.float16(0.1).reshape(())

@@ -180,7 +180,7 @@ def edit(path, **changes) -> None:
             "has no vision tower and neither .* put the tower's folder",
         ),
         (lambda home: (home / "config.json").unlink(), r"/config\.json does not exist"),
-        (lambda home: edit(home / "config.json", model_type="internlm2"), "language model of type 'internlm2'"),
+        (lambda home: edit(home / "config.json", model_type="internlm3"), "language model of type 'internlm3'"),
         (lambda home: edit(home / "visual_encoder/config.json", model_type="blip_2"), "vision tower of type 'blip_2'"),
         (lambda home: edit(home / "projector/config.json", visual_hidden_size=128), r"\(token_merge_ratio\)"),
         (lambda home: edit(home / "projector/config.json", hidden_act="silu"), "another activation than gelu"),

@@ -10,7 +10,6 @@ import pytest
 from paddlemix.data.encode import SampleTooLongError, encode_turns
 from paddlemix.data.measure import Measure, measure_rows
 from paddlemix.data.mixture import read_mixture
-from paddlemix.data.schedule import pack_first_fit
 from paddlemix.data.statistics import distinct_rows, length_facts, picture_facts, summarise
 from paddlemix.image.errors import ImageError
 
@@ -98,24 +97,6 @@ def test_few_short_lengths_make_a_histogram(values):
 def test_no_rows_have_no_lengths_and_no_sizes():
     assert length_facts([], 10) is None
     assert picture_facts([]).min_size is None
-
-
-@pytest.mark.parametrize("capacity", [100, 170])
-def test_packing_is_first_fit(capacity):
-    lengths = np.random.default_rng(1).integers(1, 101, 200)
-    bins: list[int] = []
-    for length in np.random.default_rng(5).permutation(lengths):
-        place = next((index for index, used in enumerate(bins) if used + length <= capacity), None)
-        if place is None:
-            bins.append(int(length))
-        else:
-            bins[place] += int(length)
-    assert pack_first_fit(lengths.tolist(), capacity, seed=5) == (len(bins), pytest.approx(np.mean(bins) / capacity))
-
-
-def test_packing_leaves_out_what_does_not_fit_and_needs_something():
-    assert pack_first_fit([10, 0, 11, 5], 10) == (2, 0.75)
-    assert pack_first_fit([], 10) == (0, 0.0)
 
 
 def test_numbers_can_be_written_as_json(rows, tokenizer, template, spec):

@@ -37,6 +37,7 @@ LLAMA_3_1 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+LONGROPE = {"type": "longrope", "short_factor": [1.0, 1.1, 1.3, 1.5], "long_factor": [1.2, 2.0, 3.5, 6.0]}
 VARIANTS = {
     "llama": {},
     "llama-3.1": {"rope_scaling": LLAMA_3_1},
@@ -55,6 +56,9 @@ VARIANTS = {
     "mpt": {"family": "mpt", "max_seq_len": 1024},
     "mpt-options": {"family": "mpt", "n_heads": 8, "attn_config": {"clip_qkv": 2.0, "softmax_scale": 0.5}},
     "gemma": {"family": "gemma", "rms_norm_eps": 1e-6},
+    "phi3": {"family": "phi3", "num_key_value_heads": 6, "seed": 1},
+    "phi3-window": {"family": "phi3", "sliding_window": WINDOW},
+    "phi3-longrope": {"family": "phi3", "rope_scaling": LONGROPE, "original_max_position_embeddings": 128},
 }
 ROWS = {"one": [4, (60, 40), 9], "no-picture": [17], "two": [3, (30, 90), 6, (20, 90), 5]}
 # MPT's parts of names, and ours; those of Gemma are ours.
@@ -69,7 +73,7 @@ MPT_PARTS = (
     ("ffn", "mlp"),
 )
 LONG = [150, (60, 40), 60]  # beyond the original context above
-PLAIN = ("llama", "llama-3.1", "llama-linear", "smollm2", "mistral-0.2")  # LLaMAs, whatever they are called
+PLAIN = ("llama", "llama-3.1", "llama-linear", "smollm2", "mistral-0.2", "phi3")  # LLaMAs, whatever they are called
 NOT_HELD = {("paddlemix", name) for name in VARIANTS if name not in PLAIN}
 
 
@@ -110,7 +114,7 @@ def test_logits_equal_transformers(pair):
         assert np.abs(our_logits(pair.ours, batch)[is_real] - theirs).max() < TOLERANCE
 
 
-@pytest.mark.parametrize("variant", ["mistral", "qwen2-window", "mpt"], indirect=True)
+@pytest.mark.parametrize("variant", ["mistral", "qwen2-window", "phi3-window", "mpt"], indirect=True)
 def test_prompts_longer_than_an_attention_block_give_transformers_logits(pair):
     for length in (260, 520):
         batch = batch_of(pair, [length])
@@ -151,6 +155,8 @@ def test_distances_count_within_a_row_however_it_is_padded_packed_and_cut(pair):
         ("gemma", {"embedding_scale": 1.0}),
         ("gemma", {"norm_offset": 0.0}),
         ("gemma", {"activation": "silu"}),
+        ("phi3-window", {"sliding_window": None}),
+        ("phi3-longrope", {"rope_scaling": None}),
     ],
     indirect=["variant"],
 )
@@ -170,7 +176,7 @@ def rebuilt(language_model, config):
     return other
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", tiny.TEXT_CONFIGS)
 def test_llava_1_6_over_every_family_gives_transformers_logits(make_pair, family):
     pair = make_pair(True, family=family)
     batch = batch_of(pair, [4, (60, 40), 9], [(90, 30), 3])
@@ -320,9 +326,10 @@ def test_official_folder_names_the_class_over_the_decoder(tmp_path, folder, vari
     values = json.loads((tmp_path / "official" / "config.json").read_text())
     names = {"llama": "LlavaLlamaForCausalLM", "mistral": "LlavaMistralForCausalLM", "qwen2": "LlavaQwenForCausalLM"}
     names |= {"mpt": "LlavaMptForCausalLM", "gemma": "LlavaGemmaForCausalLM"}
+    names["phi3"] = names["llama"]  # it has no class of its own there
     family = VARIANTS[variant].get("family", "llama")
     assert values["architectures"] == [names[family]]
-    if family == "llama":
+    if names[family] == names["llama"]:
         return
     del values["architectures"]  # model_type alone tells it too
     (tmp_path / "official" / "config.json").write_text(json.dumps(values))
@@ -368,6 +375,22 @@ def test_config_without_the_keys_of_families_is_a_llama():
         ("llama", {"rope_scaling": {"type": "linear"}}, "has no 'factor'"),
         ("llama", {"rope_scaling": {**LLAMA_3_1, "low_freq_factor": 4.0}}, "expected the first below the second"),
         ("llama", {"rope_scaling": {"type": "linear", "factor": 0}}, "factor 0, expected a number above 0"),
+        ("llama", {"rope_scaling": LONGROPE}, "expected a length beside rope_scaling"),
+        ("phi3", {"rope_scaling": {**LONGROPE, "type": "yarn"}}, "kind 'yarn' is not supported"),
+        ("phi3", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "kind 'linear' is not supported for phi3"),
+        ("phi3", {"rope_scaling": LONGROPE}, "has 4 numbers as short_factor, expected 48"),
+        (
+            "phi3",
+            {"rope_scaling": {**LONGROPE, "long_factor": [1.0, "x"]}},
+            r"has long_factor \[1.0, 'x'\], expected a",
+        ),
+        ("phi3", {"partial_rotary_factor": 0.75}, "partial_rotary_factor is 0.75, expected 1.0"),
+        (
+            "internlm",
+            {"rotary": {"base": 10000, "type": "alibi"}},
+            "rotary positions of type 'alibi', expected 'origin'",
+        ),
+        ("internlm2", {"rope_scaling": {"type": "yarn"}}, "kind 'yarn' is not supported"),
         ("mistral", {"sliding_window": 0}, "sliding_window is 0"),
         (
             "qwen2",
@@ -395,7 +418,12 @@ def test_what_a_decoder_cannot_do_is_refused(family, stated, text):
         FAMILIES[family].read(stated)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_of_transformers_is_tried():
+    native = {name for name, family in FAMILIES.items() if family.remote_code is None}
+    assert native == tiny.TEXT_CONFIGS.keys() == {one.get("family", "llama") for one in VARIANTS.values()}
+
+
+@pytest.mark.parametrize("name", tiny.TEXT_CONFIGS)
 def test_absent_keys_have_the_defaults_of_transformers(name):
     theirs = tiny.TEXT_CONFIGS[name]()
     ours = FAMILIES[name].read({})

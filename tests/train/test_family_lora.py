@@ -28,6 +28,17 @@ OPTIONS = {
         "tie_word_embeddings": True,
     },
     "gemma": {"norm_offset": 1.0, "activation": "gelu_tanh", "embedding_scale": 8.0, "tie_word_embeddings": True},
+    "phi3": {
+        "rope_scaling": {
+            "kind": "longrope",
+            "factor": 16.0,
+            "original_max_position_embeddings": 32,
+            "short_factor": [1.0] * 6,
+            "long_factor": [1.0, 1.5, 2.0, 3.0, 4.0, 5.0],
+        },
+    },
+    "internlm": {"has_qkv_bias": True, "has_out_bias": True},
+    "internlm2": {"rope_scaling": {"kind": "dynamic", "factor": 2.0}},
 }
 ROWS = [[4, (60, 40), 20], [30]]
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import ast
-import dataclasses
 from pathlib import Path
 
 from ...models.config import LanguageConfig, VisionConfig
 from ...models.language.families import get_family
+from ...models.language.families.family import GATE, KEY, QUERY, UP, VALUE, Fused, WeightNames
 from ...models.projector_type import LINEAR, projector_layers
 from ...models.vision.families import get_tower_family
 from ..files import CheckpointError, StoredTensor, open_safetensors, open_weights, read_json
-from ..fused import piece_name
-from ..rules import Rule, linear_rules
+from ..rules import FusedRule, Rule, linear_rules
 from ..torch_bin import open_torch_bin
 
+EMBEDDING, HEAD = "language_model.embed_tokens.weight", "language_model.lm_head.weight"
 OUR_LAYER = "language_model.layers.{n}"
 # What torch's tools write, in the order in which transformers looks for it: (file, index of its shards, reader).
 TORCH_FILES = (
@@ -23,34 +23,45 @@ TORCH_FILES = (
 )
 
 
-def decoder_rules(language: LanguageConfig, prefix: str, head: str, *, is_torch: bool) -> list[Rule]:
-    """`prefix` stands before `embed_tokens`, `head` is the name of the output layer.
+def decoder_rules(language: LanguageConfig, prefix: str, outer: str, *, is_torch: bool) -> list[Rule | FusedRule]:
+    """`prefix` stands before the names of the embeddings and the layers, `outer` before that of the output layer.
 
-    Only torch's names (is_torch) depend on the family, PaddleMIX's are always LLaMA's. What a family stores in one
-    tensor goes by the names of `fused`.
+    Only torch's names (is_torch) depend on the family, PaddleMIX's are always LLaMA's.
     """
-    family = get_family(language.family)
-    theirs = family.names if is_torch else {}
-    layer = f"{prefix}{theirs.get('layers', 'layers')}.{{n}}"
+    weights = get_family(language.family).weights if is_torch else WeightNames()
+    layer = f"{prefix}{weights.of('layers')}.{{n}}."
     rules = [
-        Rule("language_model.embed_tokens.weight", f"{prefix}{theirs.get('embed_tokens', 'embed_tokens')}.weight"),
-        Rule("language_model.norm.weight", f"{prefix}{theirs.get('norm', 'norm')}.weight"),
-        Rule("language_model.lm_head.weight", f"{head}.weight", is_torch),
+        Rule(EMBEDDING, f"{prefix}{weights.of('embed_tokens')}.weight"),
+        Rule("language_model.norm.weight", f"{prefix}{weights.of('norm')}.weight"),
+        Rule(HEAD, f"{outer}{weights.of('lm_head')}.weight", is_torch),
     ]
     for norm in ("input_layernorm", "post_attention_layernorm"):
-        rules.append(Rule(f"{OUR_LAYER}.{norm}.weight", f"{layer}.{theirs.get(norm, norm)}.weight"))
-    fused = family.fused if is_torch else {}
-    pieces = {ours: (whole, number) for whole, parts in fused.items() for number, ours in enumerate(parts)}
+        rules.append(Rule(f"{OUR_LAYER}.{norm}.weight", f"{layer}{weights.of(norm)}.weight"))
     linears = {f"self_attn.{name}_proj": language.has_qkv_bias for name in "qkv"}
     linears |= {"self_attn.o_proj": language.has_out_bias}
     linears |= {f"mlp.{name}_proj": False for name in ("gate", "up", "down")}
+    for fused in weights.fused:
+        has_bias = {linears.pop(name) for name in fused.ours} == {True}
+        rules += _fused_rules(fused, layer, language, has_bias)
     for name, has_bias in linears.items():
-        stored = pieces[name][0] if name in pieces else theirs.get(name, name)
-        found = linear_rules(f"{OUR_LAYER}.{name}", f"{layer}.{stored}", has_bias=has_bias, is_transposed=is_torch)
-        if name in pieces:
-            found = [dataclasses.replace(rule, theirs=piece_name(rule.theirs, pieces[name][1])) for rule in found]
-        rules += found
+        theirs = f"{layer}{weights.of(name)}"
+        rules += linear_rules(f"{OUR_LAYER}.{name}", theirs, has_bias=has_bias, is_transposed=is_torch)
     return rules
+
+
+def _fused_rules(fused: Fused, layer: str, language: LanguageConfig, has_bias: bool) -> list[FusedRule]:
+    """Return the rules of a matrix of torch's and of its bias."""
+    keys = language.num_key_value_heads * language.head_dim
+    heights = {QUERY: language.num_attention_heads * language.head_dim, KEY: keys, VALUE: keys}
+    heights |= {GATE: language.intermediate_size, UP: language.intermediate_size}
+    num_groups = language.num_key_value_heads if fused.is_grouped else 1
+    rows = tuple(heights[name] // num_groups for name in fused.ours)
+
+    def rule(kind: str, is_transposed: bool) -> FusedRule:
+        ours = tuple(f"{OUR_LAYER}.{name}.{kind}" for name in fused.ours)
+        return FusedRule(ours, f"{layer}{fused.name}.{kind}", rows, num_groups, is_transposed)
+
+    return [rule("weight", True)] + ([rule("bias", False)] if has_bias else [])
 
 
 def tower_rules(vision: VisionConfig, prefix: str, *, is_torch: bool) -> list[Rule]:

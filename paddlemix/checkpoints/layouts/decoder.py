@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from ...models.config import LanguageConfig, LlavaConfig
@@ -61,20 +62,43 @@ def flat_json(config: LlavaConfig) -> dict:
     return values
 
 
+def stand_in(config: LlavaConfig) -> LlavaConfig:
+    """Return a model with its decoder as code without a class for that can run it; `flat_json` may refuse the result.
+
+    NOTE: a LLaMA has no window: what is beyond it is seen too, which the caller has to tell.
+    """
+    family = get_family(config.language.family).stand_in
+    if family is None:
+        return config
+    return dataclasses.replace(
+        config, language=dataclasses.replace(config.language, family=family, sliding_window=None)
+    )
+
+
+def restored(folder: Path, language: LanguageConfig, own: dict) -> LanguageConfig:
+    """Return a decoder of which `stand_in` was written (own: of `read_own_json`). Raises CheckpointError."""
+    try:
+        return dataclasses.replace(language, **own["language"])
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder}: config.json has {own['language']} as its own facts: {error}") from None
+
+
 def class_json(config: LlavaConfig) -> dict:
     """Return the keys that name transformers' class of a decoder."""
     family = get_family(config.language.family)
-    return {"architectures": [family.architecture], "model_type": family.name}
+    values = {"architectures": [family.architecture], "model_type": family.name}
+    if family.remote_code is None:
+        return values
+    settings, model = family.remote_code
+    return {**values, "auto_map": {"AutoConfig": settings, "AutoModel": model, "AutoModelForCausalLM": model}}
 
 
 def generation_json(config: LlavaConfig) -> dict:
-    """Return generation_config.json."""
+    """Return generation_config.json, without ids that a small vocabulary does not have."""
     family = get_family(config.language.family)
-    return {
-        "bos_token_id": family.bos_token_id,
-        "eos_token_id": eos_json(config),
-        "pad_token_id": family.pad_token_id,
-    }
+    ids = {"bos_token_id": family.bos_token_id, "pad_token_id": family.pad_token_id}
+    ids = {name: value if (value or 0) < config.language.vocab_size else None for name, value in ids.items()}
+    return {"bos_token_id": ids["bos_token_id"], "eos_token_id": eos_json(config), "pad_token_id": ids["pad_token_id"]}
 
 
 def eos_json(config: LlavaConfig) -> int | list[int] | None:

@@ -14,8 +14,8 @@ from ..files import CheckpointError, StoredTensor, open_safetensors, open_weight
 from ..rules import KeyTable, Rule, linear_rules
 from ..transforms import padded_rows
 from . import hf_json, hf_tokenizer
-from .components import decoder_rules, is_unused_by_llava, read_pairs, tower_rules
-from .decoder import read_eos, read_language, template_of
+from .components import EMBEDDING, HEAD, decoder_rules, is_unused_by_llava, read_pairs, tower_rules
+from .decoder import read_eos, read_language, restored, template_of
 from .hf_json import ARCHITECTURES, as_width_height
 from .part import OWN_KEY, Part, read_own_json, renamed
 
@@ -47,7 +47,7 @@ def read_config(folder: Path, raw: dict) -> LlavaConfig:
     is_next = ARCHITECTURES[1] in raw["architectures"]
     own = read_own_json(raw)
     text = raw.get("text_config") or {}
-    language = read_language(folder, text)
+    language = restored(folder, read_language(folder, text), own)
     vision = dataclasses.replace(read_vision(folder, raw), name=own["vision_tower"])
     return LlavaConfig(
         language=language,
@@ -104,7 +104,8 @@ def open_tensors(folder: Path) -> dict[str, StoredTensor]:
 
 
 def table(config: LlavaConfig) -> KeyTable:
-    rules = decoder_rules(config.language, "language_model.model.", "language_model.lm_head", is_torch=True)
+    language = hf_json.held(config).language
+    rules = decoder_rules(language, "language_model.model.", "language_model.", is_torch=True)
     rules += tower_rules(config.vision, TOWER_PREFIX, is_torch=True)
     for ours, theirs in (("projector.0", "linear_1"), ("projector.2", "linear_2")):
         rules += linear_rules(ours, f"multi_modal_projector.{theirs}", has_bias=True, is_transposed=True)
@@ -136,7 +137,7 @@ def parts(config: LlavaConfig, tensors: dict[str, StoredTensor]) -> list[Part]:
     hf_json.check_holdable(config)
     num_rows = hf_json.num_padded_rows(config.language.vocab_size)
     names, theirs = table(config), {}
-    vocabulary = [names.to_theirs(f"language_model.{name}.weight")[0] for name in ("embed_tokens", "lm_head")]
+    vocabulary = [names.to_theirs(name)[0] for name in (EMBEDDING, HEAD)]
     for name, tensor in renamed(names, tensors, NAME).items():
         theirs[_new_style(name)] = padded_rows(tensor, num_rows, "mean") if name in vocabulary else tensor
     return [Part("", "safetensors", "model", theirs, hf_json.json_files(config))]

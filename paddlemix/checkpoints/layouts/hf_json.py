@@ -8,9 +8,10 @@ from pathlib import Path
 from ...conversation.templates import get_template
 from ...image.spec import ImageSpec
 from ...models.config import LlavaConfig, VisionConfig
+from ...models.language.families import get_family
 from ...models.vision.families import CLIP, SIGLIP, TOWER_FAMILIES, TowerFamily, by_tower_type, get_tower_family
 from ..files import CheckpointError
-from .decoder import class_json, generation_json, language_json
+from .decoder import class_json, generation_json, language_json, stand_in
 from .hf_chat import chat_template
 from .part import OWN_KEY, own_json
 
@@ -35,6 +36,11 @@ def check_holdable(config: LlavaConfig) -> None:
         raise CheckpointError(
             f"layout hf cannot hold a projector {config.projector_type!r}: transformers' LLaVA has mlp2x_gelu only"
         )
+
+
+def held(config: LlavaConfig) -> LlavaConfig:
+    """Return the model with a decoder that transformers itself has a class of."""
+    return config if get_family(config.language.family).remote_code is None else stand_in(config)
 
 
 def num_padded_rows(vocab_size: int) -> int:
@@ -135,7 +141,7 @@ def _config(config: LlavaConfig) -> dict:
         "vision_config": {**vision_json(config.vision), "torch_dtype": config.dtype},
         "vision_feature_layer": vision.select_layer,
         "vision_feature_select_strategy": _strategy(config),
-        OWN_KEY: own_json(config) | {"vocab_size": config.language.vocab_size},
+        OWN_KEY: own_json(config, held(config)) | {"vocab_size": config.language.vocab_size},
     }
     if is_next:
         values |= {"image_grid_pinpoints": _pinpoints(image), "use_image_newline_parameter": True}
@@ -144,7 +150,8 @@ def _config(config: LlavaConfig) -> dict:
 
 def _text_config(config: LlavaConfig) -> dict:
     num_rows = num_padded_rows(config.language.vocab_size)
-    return {**class_json(config), **language_json(config), "vocab_size": num_rows, **_token_ids(config)}
+    decoder = held(config)
+    return {**class_json(decoder), **language_json(decoder), "vocab_size": num_rows, **_token_ids(config)}
 
 
 def _token_ids(config: LlavaConfig) -> dict:

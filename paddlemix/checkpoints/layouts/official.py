@@ -27,7 +27,7 @@ from .components import (
     read_pairs,
     tower_rules,
 )
-from .decoder import flat_json, generation_json, read_eos, read_language, template_of
+from .decoder import flat_json, generation_json, read_eos, read_language, restored, stand_in, template_of
 from .official_layers import as_stored, check_layers, select_layer
 from .part import OWN_KEY, Part, own_json, read_own_json, renamed
 from .tower import (
@@ -73,7 +73,7 @@ def matches(folder: Path, raw: dict) -> bool:
 def read_config(folder: Path, raw: dict) -> LlavaConfig:
     """Build our config from the official flat one and what describes the tower. Raises CheckpointError."""
     check_decoder(folder, raw)
-    language = read_language(folder, raw, _family(raw))
+    language = restored(folder, read_language(folder, raw, _family(raw)), read_own_json(raw))
     return build_config(folder, raw, language, read_facts(folder, raw))
 
 
@@ -84,16 +84,21 @@ def _family(raw: dict) -> str:
     return (family or next(by_type, FAMILIES["llama"])).name
 
 
+def body_of(family: str) -> str:
+    """Return the module around everything but the head, in a model over a family of decoders or its stand-in."""
+    return get_family(get_family(family).stand_in or family).weights.body
+
+
 def tower_prefix(family: str) -> str:
     """Return what stands before a tower's own names in a model over a family of decoders."""
-    return f"{get_family(family).body}.vision_tower.vision_tower."
+    return f"{body_of(family)}.vision_tower.vision_tower."
 
 
 def check_decoder(folder: Path, raw: dict) -> None:
     """Raise CheckpointError for what the official code has, but which is not read."""
     others = [name for name in raw.get("architectures") or () if name in OTHER_DECODERS]
     if others:
-        known = ", ".join(family.llava_architecture for family in FAMILIES.values())
+        known = ", ".join(family.llava_architecture for family in FAMILIES.values() if family.llava_architecture)
         raise CheckpointError(f"{folder}: language model of {others[0]}, expected one of {known}")
     for key in ("mm_use_im_start_end", "s2"):
         if raw.get(key):
@@ -189,11 +194,11 @@ def open_named_tower(folder: Path, raw: dict) -> dict[str, StoredTensor]:
 
 
 def table(config: LlavaConfig) -> KeyTable:
-    family = get_family(config.language.family)
-    rules = decoder_rules(config.language, f"{family.body}.", "lm_head", is_torch=True)
-    rules += tower_rules(config.vision, f"{tower_prefix(family.name)}vision_model.", is_torch=True)
-    rules += mm_projector_rules(f"{family.body}.mm_projector", config.projector_type, is_torch=True)
-    return KeyTable([*rules, Rule("image_newline", f"{family.body}.image_newline")])
+    family = config.language.family
+    rules = decoder_rules(stand_in(config).language, f"{body_of(family)}.", "", is_torch=True)
+    rules += tower_rules(config.vision, f"{tower_prefix(family)}vision_model.", is_torch=True)
+    rules += mm_projector_rules(f"{body_of(family)}.mm_projector", config.projector_type, is_torch=True)
+    return KeyTable([*rules, Rule("image_newline", f"{body_of(family)}.image_newline")])
 
 
 def canonical(name: str) -> str:
@@ -205,7 +210,7 @@ def is_dropped(name: str, config: LlavaConfig) -> bool:
     if is_unused_by_llava(config.vision, f"{tower_prefix(config.language.family)}vision_model.", name):
         return True
     is_tied_head = config.language.tie_word_embeddings and name == "lm_head.weight"
-    newline = f"{get_family(config.language.family).body}.image_newline"
+    newline = f"{body_of(config.language.family)}.image_newline"
     is_unused_newline = not config.has_image_newline and name == newline
     return is_tied_head or is_unused_newline or DROPPED.fullmatch(name) is not None
 
@@ -234,17 +239,29 @@ def parts(config: LlavaConfig, tensors: dict[str, StoredTensor]) -> list[Part]:
         "generation_config.json": generation_json(config),
         IMAGE_FILE: image_json(config.image),
     }
-    main = Part("", "safetensors", "model", theirs, json_files)
+    main = Part("", "safetensors", "model", theirs, json_files, notes=_notes(config))
     return [main] if name else [main, tower_part(folder, tower, config)]
+
+
+def _notes(config: LlavaConfig) -> tuple[str, ...]:
+    """Return what LLaVA's own code does otherwise with a decoder that it runs as another."""
+    window = config.language.sliding_window
+    if window is None or stand_in(config) == config:
+        return ()
+    return (
+        f"LLaVA's own code runs this decoder as a LLaMA, without its sliding window: the same up to {window} positions",
+    )
 
 
 def _config_json(config: LlavaConfig, tower: str, folder: str) -> dict:
     """tower: the name of the one inside, else "", and it lies in folder."""
-    image, vision, family = config.image, config.vision, get_family(config.language.family)
+    image, vision, decoder = config.image, config.vision, stand_in(config)
+    family = get_family(decoder.language.family)
     values = {
         "architectures": [family.llava_architecture],
         "model_type": family.llava_model_type,
-        **flat_json(config),
+        **flat_json(decoder),
+        **generation_json(config),
         "freeze_mm_mlp_adapter": False,
         "image_aspect_ratio": image.mode,
         "image_grid_pinpoints": [list(grid) for grid in image.grids] or None,
@@ -264,7 +281,7 @@ def _config_json(config: LlavaConfig, tower: str, folder: str) -> dict:
         # NOTE: without this the official code builds the tower after the weights are read, and they are lost.
         "unfreeze_mm_vision_tower": bool(tower),
         "use_mm_proj": True,
-        OWN_KEY: own_json(config),
+        OWN_KEY: own_json(config, decoder),
     }
     return values | ({"vision_config": vision_json(vision)} if tower else {})
 

@@ -29,6 +29,7 @@ TOWER_PREFIX = "llama.vision_tower.vision_tower.vision_model."
 LLAMA_HAS = ("has_qkv_bias", "has_out_bias", "sliding_window", "norm", "norm_offset", "activation", "is_gated")
 LLAMA_HAS += ("positions", "embedding_scale", "clip_qkv", "softmax_scale")
 CLIP_HEAD_DIM = 64  # of every tower of OpenAI's
+ROPE_KINDS = {"linear": "linear", "dynamic": "dynamic_ntk"}  # ours -> PaddleNLP's rope_scaling_type
 
 
 def matches(folder: Path, raw: dict) -> bool:
@@ -69,15 +70,16 @@ def read_config(folder: Path, raw: dict) -> LlavaConfig:
 def _read_rope(raw: dict) -> dict:
     """Return rope_scaling as transformers has it, where PaddleNLP keeps its parts under keys of their own."""
     kind = raw.get("rope_scaling_type")
+    kind = next((ours for ours, theirs in ROPE_KINDS.items() if theirs == kind), kind)
     return {} if kind is None else {"rope_scaling": {"rope_type": kind, "factor": raw.get("rope_scaling_factor", 1.0)}}
 
 
 def _rope_json(language: LanguageConfig) -> dict:
-    """Return what PaddleNLP reads of a linear scaling; "llama3" it reads in transformers' way."""
+    """Return what PaddleNLP reads of a scaling; "llama3" it reads in transformers' way."""
     scaling = language.rope_scaling
-    if scaling is None or scaling.kind != "linear":
+    if scaling is None or scaling.kind not in ROPE_KINDS:
         return {}
-    return {"rope_scaling_type": scaling.kind, "rope_scaling_factor": scaling.factor}
+    return {"rope_scaling_type": ROPE_KINDS[scaling.kind], "rope_scaling_factor": scaling.factor}
 
 
 def _tower_shape(folder: Path, raw: dict, name: str) -> dict:
@@ -141,7 +143,7 @@ def open_tensors(folder: Path) -> dict[str, StoredTensor]:
 
 
 def table(config: LlavaConfig) -> KeyTable:
-    rules = decoder_rules(config.language, "llama.", "lm_head", is_torch=False)
+    rules = decoder_rules(config.language, "llama.", "", is_torch=False)
     rules += tower_rules(config.vision, TOWER_PREFIX, is_torch=False)
     rules += mm_projector_rules("llama.mm_projector", config.projector_type, is_torch=False)
     return KeyTable([*rules, Rule("image_newline", "llama.image_newline")])
@@ -194,6 +196,9 @@ def _as_llama(language: LanguageConfig) -> LanguageConfig:
     """Return the same decoder as a LLaMA. Raises CheckpointError where it differs from one in more than its name."""
     llama = LanguageConfig()
     others = [name for name in LLAMA_HAS if getattr(language, name) != getattr(llama, name)]
+    kind = language.rope_scaling.kind if language.rope_scaling else None
+    if kind not in (None, "llama3", *ROPE_KINDS):
+        others.append(f"rope_scaling {kind!r}")
     if others:
         raise CheckpointError(
             f"layout {NAME} cannot hold a decoder of family {language.family!r} with {', '.join(others)}: PaddleMIX "

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ...models.config import LlavaConfig
-from .. import fused
 from ..files import CheckpointError, StoredTensor
+from ..fused import joined
 from ..rules import KeyTable
 from ..transforms import transposed
 
@@ -23,7 +23,8 @@ class Part:
     folder: "" for the result itself, else a folder in it such as "visual_encoder". file_format: one of FILE_FORMATS.
     weights: the weight file's name without its ending, which shards number and the index repeats.
     tensors: their names and orientation, all lazy; a part may hold none. json_files: file name (or path below the
-    folder) -> what it holds. metadata_format: "pt" or "np", which readers of safetensors ask for.
+    folder) -> what it holds. metadata_format: "pt" or "np", which readers of safetensors ask for. notes: sentences for
+    the report of a conversion.
     """
 
     folder: str
@@ -32,6 +33,7 @@ class Part:
     tensors: dict[str, StoredTensor]
     json_files: dict[str, dict] = field(default_factory=dict)
     metadata_format: str = "pt"
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self):
         assert self.file_format in FILE_FORMATS, self.file_format
@@ -39,22 +41,38 @@ class Part:
 
 def renamed(table: KeyTable, tensors: Mapping[str, StoredTensor], layout: str) -> dict[str, StoredTensor]:
     """Return tensors under their names and in their orientation. Raises CheckpointError for one that has no place."""
-    found = {}
+    found: dict[str, StoredTensor] = {}
     for name, tensor in tensors.items():
         target = table.to_theirs(name)
-        if target is None:
+        rule = table.fused_with(name) if target is None else None
+        if target is not None:
+            found[target[0]] = transposed(tensor) if target[1] else tensor
+        elif rule is None:
             raise CheckpointError(f"layout {layout} has no place for the tensor {name}")
-        found[target[0]] = transposed(tensor) if target[1] else tensor
-    return fused.join(found)
+        elif rule.theirs not in found:  # with the first of its parts
+            found[rule.theirs] = joined(rule, tensors)
+    return found
 
 
-def own_json(config: LlavaConfig) -> dict:
-    """Return what OWN_KEY holds: the template's name and the vision tower's."""
-    return {"template": config.template, "vision_tower": config.vision.name}
+def own_json(config: LlavaConfig, written: LlavaConfig | None = None) -> dict:
+    """Return what OWN_KEY holds: the template's name and the vision tower's.
+
+    written: the model as the layout's code runs it, if that is another; the decoder's own facts are kept then.
+    """
+    values = {"template": config.template, "vision_tower": config.vision.name}
+    if written is None or written.language == config.language:
+        return values
+    ours, theirs = vars(config.language), vars(written.language)
+    return {**values, "language": {name: value for name, value in ours.items() if value != theirs[name]}}
 
 
 def read_own_json(raw: dict) -> dict:
-    """Return what `own_json` wrote, or empty texts for a folder that another tool wrote."""
+    """Return what `own_json` wrote, or empty texts and facts for a folder that another tool wrote."""
     values = raw.get(OWN_KEY)
     values = values if isinstance(values, dict) else {}
-    return {"template": values.get("template") or "", "vision_tower": values.get("vision_tower") or ""}
+    language = values.get("language")
+    return {
+        "template": values.get("template") or "",
+        "vision_tower": values.get("vision_tower") or "",
+        "language": language if isinstance(language, dict) else {},
+    }

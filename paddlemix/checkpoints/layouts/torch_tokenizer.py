@@ -28,7 +28,8 @@ def write_tokenizer(tokenizer: Tokenizer, vocab_size: int, folder: Path) -> None
         (folder / PADDLE_FILE).rename(folder / SENTENCEPIECE_FILE)
         settings["legacy"] = True
     is_fast = vocabulary == FAST_FILE
-    if settings.get("tokenizer_class") in (None, "LLavaTokenizer"):
+    has_code = settings.pop("auto_map", None) is not None  # InternLM's, whose classes come with its folders only
+    if has_code or settings.get("tokenizer_class") in (None, "LLavaTokenizer"):
         settings["tokenizer_class"] = "PreTrainedTokenizerFast" if is_fast else "LlamaTokenizer"
     settings.setdefault("add_bos_token", tokenizer.add_bos)
     settings.setdefault("eos_token", tokenizer.id_to_piece(tokenizer.eos_id))

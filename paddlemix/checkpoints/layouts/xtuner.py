@@ -213,8 +213,8 @@ def _with_adapter(tensors: dict[str, StoredTensor], folder: Path, merge_dtype: s
 
 
 def table(config: LlavaConfig) -> KeyTable:
-    body = get_family(config.language.family).body
-    rules = decoder_rules(config.language, f"{LANGUAGE}.{body}.", f"{LANGUAGE}.lm_head", is_torch=True)
+    body = get_family(config.language.family).weights.body
+    rules = decoder_rules(config.language, f"{LANGUAGE}.{body}.", f"{LANGUAGE}.", is_torch=True)
     rules += tower_rules(config.vision, f"{TOWER}.vision_model.", is_torch=True)
     rules += linear_rules("projector.{n}", f"{PROJECTOR}.model.{{n}}", has_bias=True, is_transposed=True)
     return KeyTable(rules)
@@ -226,7 +226,8 @@ def canonical(name: str) -> str:
 
 def is_dropped(name: str, config: LlavaConfig) -> bool:
     """Tell what is left out on purpose: computed buffers, the copy of tied embeddings, and a tower's unused head."""
-    is_tied_head = config.language.tie_word_embeddings and name == f"{LANGUAGE}.lm_head.weight"
+    head = f"{LANGUAGE}.{get_family(config.language.family).weights.of('lm_head')}.weight"
+    is_tied_head = config.language.tie_word_embeddings and name == head
     is_unused = is_unused_by_llava(config.vision, f"{TOWER}.vision_model.", name)
     return is_tied_head or is_unused or DROPPED.fullmatch(name) is not None
 
@@ -244,10 +245,19 @@ def parts(config: LlavaConfig, tensors: dict[str, StoredTensor]) -> list[Part]:
     llm = {**class_json(config), **flat_json(config)}
     json_files = {"config.json": llm, "generation_config.json": generation_json(config)}
     return [
-        Part("", "safetensors", "model", split[LANGUAGE], json_files),
+        Part("", "safetensors", "model", split[LANGUAGE], json_files, notes=_notes(config)),
         tower_part(TOWER, split[TOWER], config),
         Part(PROJECTOR, "safetensors", "model", split[PROJECTOR], {"config.json": _projector_json(config)}),
     ]
+
+
+def _notes(config: LlavaConfig) -> tuple[str, ...]:
+    """Return what the language model's folder needs beside what is written."""
+    family = get_family(config.language.family)
+    if family.remote_code is None:
+        return ()
+    files = " and ".join(f"{module.partition('.')[0]}.py" for module in family.remote_code)
+    return (f"transformers and xtuner run {family.architecture} with its own code: copy {files} from its folder",)
 
 
 def _check_holdable(config: LlavaConfig) -> None:

@@ -22,7 +22,7 @@ from ..config import LanguageConfig
 from ..kv_cache import KVCache
 from ..layers import embedding, linear, scaled
 from .alibi import alibi_bias, alibi_slopes
-from .rope import frequency_scales
+from .rope import RopeScales
 
 
 class LanguageModel(nn.Layer):
@@ -35,7 +35,7 @@ class LanguageModel(nn.Layer):
         super().__init__()
         self.config = config
         self.enable_recompute = False
-        self.rope_scales = frequency_scales(config)
+        self.rope_scales = RopeScales(config)
         self.slopes = alibi_slopes(config.num_attention_heads) if config.positions == "alibi" else None
         self.embed_tokens = embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.LayerList([DecoderLayer(config) for _ in range(config.num_hidden_layers)])
@@ -49,7 +49,7 @@ class LanguageModel(nn.Layer):
         bias: as in `attention`, or `Runs` where a row holds several samples; None where a causal mask is enough.
         """
         embeds = scaled(embeds, self.config.embedding_scale)
-        ropes = self._rope(position_ids, embeds.dtype)
+        ropes = self._rope(position_ids, embeds.dtype, self.rope_scales.of(position_ids, embeds.shape[1]))
         biases = self._biases(bias, *embeds.shape[:2])
         key_bias = self._key_bias(embeds.shape[1], embeds.shape[1] - 1)
         if self.training and embeds.stop_gradient:
@@ -64,11 +64,15 @@ class LanguageModel(nn.Layer):
     def forward_cached(self, embeds, position_ids, cache: KVCache, *, is_key_visible=None):
         """Read the next T positions of every row and append them to the cache.
 
-        is_key_visible: bool [B, capacity] for rows with padding, or None. The capacity must have been reserved.
+        is_key_visible: bool [B, capacity] for rows with padding, or None. The capacity must have been reserved, and
+        `must_read_again` must be false.
         """
         length = embeds.shape[1]
+        is_long = self.rope_scales.is_long(position_ids, cache.length + length)
+        assert cache.length == 0 or cache.is_long == is_long, (cache.is_long, is_long)
         embeds = scaled(embeds, self.config.embedding_scale)
-        ropes = self._rope(position_ids, embeds.dtype)
+        ropes = self._rope(position_ids, embeds.dtype, self.rope_scales.of_rows(is_long))
+        cache.is_long = is_long
         rows = cache.rows(length)
         biases = self._cached_biases(cache, length, is_key_visible)
         key_bias = self._key_bias(cache.capacity, cache.length + length - 1)
@@ -88,17 +92,21 @@ class LanguageModel(nn.Layer):
         dtype = str(self.norm.weight.dtype).split(".")[-1]
         return KVCache(config.num_hidden_layers, batch, config.num_key_value_heads, config.head_dim, capacity, dtype)
 
+    def must_read_again(self, position_ids, num_new: int, cache: KVCache) -> bool:
+        """Tell if the next positions [B, T] change how those before are turned, so that the cache is of no use."""
+        return cache.length > 0 and cache.is_long != self.rope_scales.is_long(position_ids, cache.length + num_new)
+
     def _key_bias(self, num_keys: int, last: int):
         """Return what ALiBi adds for each key, None without it. Of all rows and segments only distances count."""
         return None if self.slopes is None else paddle.to_tensor(alibi_bias(self.slopes, num_keys, last))
 
-    def _rope(self, position_ids, dtype):
+    def _rope(self, position_ids, dtype, scales):
         """Return the tables (cos, sin) for queries and for keys, None without rotary positions."""
         config = self.config
         if config.positions != "rotary":
             return None
         shape = config.head_dim, config.rope_theta, config.num_attention_heads
-        queries = rope_tables(position_ids, *shape, dtype, self.rope_scales)
+        queries = rope_tables(position_ids, *shape, dtype, scales, self.rope_scales.amplitude)
         if config.num_key_value_heads == config.num_attention_heads:
             return queries, queries
         return queries, tuple(table[:, : config.num_key_value_heads].contiguous() for table in queries)

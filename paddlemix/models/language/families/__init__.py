@@ -6,12 +6,15 @@ from collections.abc import Iterable
 
 from .family import Family as Family
 from .gemma import GEMMA
+from .internlm import INTERNLM
+from .internlm2 import INTERNLM2
 from .llama import LLAMA
 from .mistral import MISTRAL
 from .mpt import MPT
+from .phi3 import PHI3
 from .qwen2 import QWEN2
 
-FAMILIES = {family.name: family for family in (LLAMA, MISTRAL, QWEN2, MPT, GEMMA)}
+FAMILIES = {family.name: family for family in (LLAMA, MISTRAL, QWEN2, PHI3, INTERNLM, INTERNLM2, MPT, GEMMA)}
 
 
 def get_family(name: str) -> Family:

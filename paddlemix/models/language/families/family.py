@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...config import LanguageConfig, RopeScaling
+from ...config import ROPE_KINDS, LanguageConfig, RopeScaling
 
 # Keys that mean the same in the config.json of every family and in LanguageConfig.
 SHARED = (
@@ -35,10 +35,44 @@ DEFAULTS = {
     "rope_scaling": None,
     "hidden_act": "silu",
     "mlp_bias": False,
+    "original_max_position_embeddings": None,
 }
 ROPE_FIELDS = ("low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+LONGROPE_FIELDS = ("short_factor", "long_factor")
+OLD_KINDS = {"su": "longrope"}  # what Phi-3's first files say
+QUERY, KEY, VALUE = (f"self_attn.{name}_proj" for name in "qkv")
+GATE, UP = (f"mlp.{name}_proj" for name in ("gate", "up"))
 ATTENTION_PROJECTIONS = r"language_model\.layers\.\d+\.self_attn\.[qkvo]_proj"
 MLP_PROJECTIONS = r"language_model\.layers\.\d+\.mlp\.(gate|up|down)_proj"
+
+
+@dataclass(frozen=True)
+class Fused:
+    """A matrix of a family's own files that holds several of ours, the rows (outputs) of one below those of another.
+
+    name: theirs, ours: those of its parts, as in `layers.0.<name>`. is_grouped: the rows do not stand part by part, but
+    for each key-value head all that belong to it: of the queries as many heads as share it, of key and value one.
+    """
+
+    name: str
+    ours: tuple[str, ...]
+    is_grouped: bool = False
+
+
+@dataclass(frozen=True)
+class WeightNames:
+    """What a family's own files call its weights.
+
+    body: the module around the layers in `architecture`. renamed: our name -> theirs, for what LLaMA's files call
+    otherwise; names of layers' weights are those after `layers.0.`.
+    """
+
+    body: str = "model"
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    fused: tuple[Fused, ...] = ()
+
+    def of(self, ours: str) -> str:
+        return self.renamed.get(ours, ours)
 
 
 @dataclass(frozen=True)
@@ -46,13 +80,13 @@ class Family:
     """A kind of decoder.
 
     name: its model_type. architecture: transformers' class. llava_architecture, llava_model_type: those of LLaVA's own
-    code over it. defaults: transformers' values for absent keys, beside DEFAULTS. read_options: takes what config.json
-    says, with defaults, and returns the fields of LanguageConfig that are not SHARED; write_options: the other way.
-    keys: SHARED and the other common keys that are called otherwise, ours -> theirs, None for those that are not there.
-    activations: values of hidden_act -> LanguageConfig.activation.
-    body: what the module around the layers is called in `architecture`. names: the parts of tensors' names below it
-    that are called otherwise, ours -> theirs. fused: layers in which several of ours are stored, one's rows (outputs)
-    after the other's: theirs -> ours.
+    code over it, empty where it has none. stand_in: name of the family as which code without a class for this one can
+    run it, with our names of the weights. remote_code: the classes of its configuration and model where its folders
+    bring them along, since transformers has none. weights: names in its own files.
+    defaults: transformers' values for absent keys, beside DEFAULTS. read_options: takes what config.json says, with
+    defaults, and returns the fields of LanguageConfig that are not SHARED, or are told otherwise; write_options: the
+    other way. keys: SHARED and the other common keys that are called otherwise, ours -> theirs, None for those that are
+    not there. activations: values of hidden_act -> LanguageConfig.activation.
     template: chat format of a model that does not say its own. *_token_id: what config.json says if nothing else does.
     lora_targets: patterns of the layers that get an adapter if a user names none.
     """
@@ -71,9 +105,9 @@ class Family:
     pad_token_id: int | None = None
     keys: Mapping[str, str | None] = field(default_factory=dict)
     activations: Mapping[str, str] = field(default_factory=lambda: {"silu": "silu"})
-    body: str = "model"
-    names: Mapping[str, str] = field(default_factory=dict)
-    fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    weights: WeightNames = WeightNames()
+    stand_in: str | None = None
+    remote_code: tuple[str, str] | None = None
     lora_targets: tuple[str, ...] = (ATTENTION_PROJECTIONS, MLP_PROJECTIONS)
 
     def read(self, stated: Mapping[str, Any]) -> LanguageConfig:
@@ -87,7 +121,7 @@ class Family:
             )
         fields = {
             **{name: values[name] for name in SHARED},
-            "rope_scaling": read_rope_scaling(values["rope_scaling"]),
+            "rope_scaling": read_rope_scaling(values["rope_scaling"], values),
             "activation": self.activations[values["hidden_act"]],
             **self.read_options(values),
         }
@@ -101,7 +135,7 @@ class Family:
             "attention_dropout": 0.0,
             "hidden_act": (acts or [*self.activations])[0],
             "initializer_range": 0.02,
-            "rope_scaling": rope_scaling_json(language.rope_scaling),
+            **rope_json(language.rope_scaling),
             "use_cache": True,
             **self.write_options(language),
         }
@@ -112,23 +146,46 @@ class Family:
         return values
 
 
-def read_rope_scaling(stated: Mapping[str, Any] | None) -> RopeScaling | None:
-    """Read transformers' rope_scaling, whose kind is rope_type or, in older files, type. Raises ValueError."""
+def read_rope_scaling(stated: Mapping[str, Any] | None, values: Mapping[str, Any]) -> RopeScaling | None:
+    """Read transformers' rope_scaling, whose kind is rope_type or, in older files, type. Raises ValueError.
+
+    values: the decoder's other keys, of which "longrope" needs two lengths.
+    """
     if not stated:
         return None
     kind = stated.get("rope_type", stated.get("type"))
+    kind = OLD_KINDS.get(kind, kind)
     if kind == "default":
         return None
-    fields = ("factor", *ROPE_FIELDS) if kind == "llama3" else ("factor",)
+    if kind not in ROPE_KINDS:
+        raise ValueError(f"rope_scaling of kind {kind!r} is not supported: expected one of {', '.join(ROPE_KINDS)}")
+    if kind == "longrope":
+        stated = {**stated, **_read_longrope(stated, values)}
+    fields = {"llama3": ROPE_FIELDS, "longrope": (*LONGROPE_FIELDS, "original_max_position_embeddings")}
     try:
-        return RopeScaling(kind, **{name: stated[name] for name in fields})
+        return RopeScaling(kind, **{name: stated[name] for name in ("factor", *fields.get(kind, ()))})
     except KeyError as error:
         raise ValueError(f"rope_scaling {dict(stated)} has no {error}") from None
 
 
-def rope_scaling_json(scaling: RopeScaling | None) -> dict[str, Any] | None:
-    """Return what `read_rope_scaling` reads."""
+def _read_longrope(stated: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the original length and by how much it is exceeded, which Phi-3's files say outside of rope_scaling."""
+    original = values["original_max_position_embeddings"]
+    if not isinstance(original, int) or original < 2 or stated.get("attention_factor") is not None:
+        raise ValueError(
+            f"rope_scaling of kind 'longrope' with original_max_position_embeddings {original!r} and attention_factor "
+            f"{stated.get('attention_factor')!r}: expected a length beside rope_scaling, and no attention_factor"
+        )
+    return {"original_max_position_embeddings": original, "factor": values["max_position_embeddings"] / original}
+
+
+def rope_json(scaling: RopeScaling | None) -> dict[str, Any]:
+    """Return the keys that `read_rope_scaling` reads."""
     if scaling is None:
-        return None
+        return {"rope_scaling": None}
+    if scaling.kind == "longrope":  # in transformers' Phi3Config it has these three keys and no other
+        factors = {name: list(getattr(scaling, name)) for name in LONGROPE_FIELDS}
+        original = scaling.original_max_position_embeddings
+        return {"rope_scaling": {"type": "longrope", **factors}, "original_max_position_embeddings": original}
     stated = {name: getattr(scaling, name) for name in ROPE_FIELDS if getattr(scaling, name) is not None}
-    return {"rope_type": scaling.kind, "factor": scaling.factor, **stated}
+    return {"rope_scaling": {"rope_type": scaling.kind, "factor": scaling.factor, **stated}}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .family import Family
+from .family import KEY, QUERY, UP, VALUE, Family, Fused, WeightNames
 
 EXPANSION = 4  # transformers' class has no other
 # What config.json and its attn_config may say, where other values need another decoder.
@@ -97,18 +97,20 @@ MPT = Family(
         **dict.fromkeys(("attention_dropout", "hidden_act")),
     },
     activations={"gelu": "gelu"},
-    body="transformer",
-    names={
-        "embed_tokens": "wte",
-        "norm": "norm_f",
-        "layers": "blocks",
-        "input_layernorm": "norm_1",
-        "post_attention_layernorm": "norm_2",
-        "self_attn.o_proj": "attn.out_proj",
-        "mlp.up_proj": "ffn.up_proj",
-        "mlp.down_proj": "ffn.down_proj",
-    },
-    fused={"attn.Wqkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")},
+    weights=WeightNames(
+        body="transformer",
+        renamed={
+            "embed_tokens": "wte",
+            "norm": "norm_f",
+            "layers": "blocks",
+            "input_layernorm": "norm_1",
+            "post_attention_layernorm": "norm_2",
+            "self_attn.o_proj": "attn.out_proj",
+            UP: "ffn.up_proj",
+            "mlp.down_proj": "ffn.down_proj",
+        },
+        fused=(Fused("attn.Wqkv", (QUERY, KEY, VALUE)),),
+    ),
     read_options=_read_options,
     write_options=_write_options,
     template="mpt",

@@ -1,0 +1,53 @@
+"""InternLM 1: LLaMA's layout with biases in all four projections of attention."""
+
+from __future__ import annotations
+
+from .family import Family
+
+ORIGIN, DYNAMIC = "origin", "dynamic"
+
+
+def _read_options(values) -> dict:
+    """`rotary` holds the base and the kind of positions. Raises ValueError for other kinds than InternLM's two."""
+    has_bias, rotary = bool(values["bias"]), values["rotary"] or {}
+    kind = rotary.get("type", ORIGIN)
+    if kind not in (ORIGIN, DYNAMIC):
+        raise ValueError(f"rotary positions of type {kind!r}, expected {ORIGIN!r} or {DYNAMIC!r}")
+    options = {"has_qkv_bias": has_bias, "has_out_bias": has_bias}
+    if "base" in rotary:
+        options["rope_theta"] = float(rotary["base"])
+    return options | ({"rope_scaling": _scaling(rotary)} if kind == DYNAMIC else {})
+
+
+def _scaling(rotary) -> dict:
+    return {"kind": DYNAMIC, "factor": float(rotary.get("scaling_factor", 1.0))}
+
+
+def _write_options(language) -> dict:
+    scaling = language.rope_scaling
+    rotary = {"base": language.rope_theta, "type": ORIGIN}
+    if scaling is not None:
+        rotary |= {"type": scaling.kind, "scaling_factor": scaling.factor}
+    return {"bias": language.has_qkv_bias, "rotary": rotary, "rope_scaling": None}
+
+
+INTERNLM = Family(
+    name="internlm",
+    title="InternLM",
+    architecture="InternLMForCausalLM",
+    llava_architecture="",
+    llava_model_type="",
+    defaults={
+        "vocab_size": 103168,
+        "intermediate_size": 11008,
+        "max_position_embeddings": 2048,
+        "bias": True,
+        "rotary": None,
+    },
+    read_options=_read_options,
+    write_options=_write_options,
+    template="internlm_chat",
+    pad_token_id=2,
+    stand_in="llama",
+    remote_code=("configuration_internlm.InternLMConfig", "modeling_internlm.InternLMForCausalLM"),
+)

@@ -1,0 +1,174 @@
+"""Phi-3's two sets of rotary factors: every sequence is read with those for its length, whatever was read before."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import numpy as np
+import paddle
+import pytest
+import reference_models as tiny
+import tiny_folder
+import torch
+from test_families import GREEDY, LONGROPE, NUM_NEW, TOLERANCE, apart, batch_of, our_logits, rebuilt
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from paddlemix.data.sample import Batch
+from paddlemix.generate.engine import Engine
+from paddlemix.generate.session import ChatSession
+from paddlemix.models.config import LanguageConfig, RopeScaling
+from paddlemix.models.language.families import FAMILIES
+from paddlemix.models.language.rope import amplitude, frequency_scales, sequence_lengths
+
+ORIGINAL = 64  # positions; more is long
+CROSSING = [ORIGINAL - 10]  # a prompt whose answer ends beyond
+
+
+@pytest.fixture(scope="module")
+def pair(make_pair):
+    return make_pair(False, family="phi3", rope_scaling=LONGROPE, original_max_position_embeddings=ORIGINAL)
+
+
+def test_factors_and_amplitude_are_those_of_transformers():
+    rng = np.random.default_rng(0)
+    factors = {name: (1 + 30 * rng.random(48)).tolist() for name in ("short_factor", "long_factor")}
+    scaling, lengths = {"type": "longrope", **factors}, {"max_position_embeddings": 131072}
+    lengths["original_max_position_embeddings"] = 4096
+    shape = {"hidden_size": 3072, "num_attention_heads": 32, "num_key_value_heads": 32, "rope_theta": 10000.0}
+    theirs = tiny.text_config("phi3", rope_scaling=scaling, **shape, **lengths)
+    ours = FAMILIES["phi3"].read({**theirs.to_dict(), "rope_scaling": {**scaling, "type": "su"}})
+    plain, _ = ROPE_INIT_FUNCTIONS["default"](theirs, "cpu")
+    for is_long, length in ((False, 4096), (True, 4097)):
+        expected, factor = ROPE_INIT_FUNCTIONS["longrope"](theirs, "cpu", seq_len=length)
+        np.testing.assert_allclose(frequency_scales(ours, is_long), (expected / plain).numpy(), rtol=1e-5)
+        assert amplitude(ours) == pytest.approx(factor)
+
+
+@pytest.mark.parametrize("length", [ORIGINAL - 1, ORIGINAL, ORIGINAL + 1])
+def test_logits_equal_transformers_on_both_sides_of_the_boundary(pair, length):
+    batch = batch_of(pair, [length - 1])  # a first token is added
+    assert batch.token_ids.shape[1] == length
+    theirs = tiny.hf_logits(pair.theirs, batch, False)
+    assert np.abs(our_logits(pair.ours, batch) - theirs).max() < TOLERANCE
+
+
+def test_answer_that_crosses_the_boundary_is_that_of_reading_the_whole_at_every_step(pair):
+    batch = batch_of(pair, CROSSING)
+    ids = torch.tensor(batch.token_ids)
+    with torch.no_grad():
+        for _ in range(NUM_NEW):
+            logits = pair.theirs(input_ids=ids, use_cache=False).logits[:, -1]
+            ids = torch.cat([ids, logits.argmax(-1, keepdim=True)], 1)
+    expected = ids[0, batch.token_ids.shape[1] :].tolist()
+    assert pair.ours.generate(batch, GREEDY) == [expected]
+    stale = Engine(pair.ours, 1, ids.shape[1])
+    stale._has_memory = False  # the keys before the boundary are not read again: the assertion tells
+    stale.read(pair.ours.embed(batch), batch.position_ids)
+    with pytest.raises(AssertionError):
+        for position in range(batch.token_ids.shape[1], ORIGINAL + 2):
+            stale.read_ids([3], np.array([[position]]))
+
+
+def test_cached_logits_equal_uncached_ones_before_and_after_the_boundary_and_after_trimming_back(pair):
+    batch = batch_of(pair, [40, (60, 40), 20])
+    length = batch.token_ids.shape[1]
+    assert length > ORIGINAL + 10
+    with paddle.no_grad():
+        embeds = pair.ours.embed(batch)
+    engine = Engine(pair.ours, 1, length)
+
+    def check(start: int, end: int) -> None:
+        logits = engine.read(embeds[:, start:end], np.arange(start, end)[None])
+        part = Batch(batch.token_ids[:, :end], None, batch.position_ids[:, :end], batch.segment_ids[:, :end])
+        with paddle.no_grad():
+            hidden = pair.ours.language_model(embeds[:, :end], paddle.to_tensor(part.position_ids))
+            whole = pair.ours.language_model.logits(hidden[:, -1]).numpy()
+        np.testing.assert_allclose(logits, whole, atol=TOLERANCE)
+
+    for cuts in ((0, 30, ORIGINAL, length), (10, 20, ORIGINAL - 1, ORIGINAL + 1, length), (ORIGINAL + 2, length)):
+        engine.cache.trim(cuts[0])
+        for start, end in itertools.pairwise(cuts):
+            check(start, end)
+        assert engine.length == length
+
+
+def test_short_row_beside_a_long_one_answers_as_alone(pair):
+    rows = [[5], CROSSING, [ORIGINAL + 20]]
+    batch = batch_of(pair, *rows)
+    alone = [pair.ours.generate(part, GREEDY)[0] for part in apart(batch, rows)]
+    assert pair.ours.generate(batch, GREEDY) == alone
+
+
+def chat(model, processor, questions) -> list[list[int]]:
+    session = ChatSession(model, processor, sampling=GREEDY)
+    for question in questions:
+        session.ask(question)
+    return [turn.answer_ids for turn in session.turns]
+
+
+def test_conversation_answers_as_one_that_reads_all_of_it_anew(monkeypatch):
+    model, processor = tiny_folder.load()
+    config, questions = model.config.language, ["What is this?", "How many shapes?", "What colour?", "Where?"]
+    factors = {name: LONGROPE[name] + [8.0, 9.0] for name in ("short_factor", "long_factor")}
+    plain = chat(model, processor, questions)
+    scaling = RopeScaling(
+        "longrope", config.max_position_embeddings / 120, original_max_position_embeddings=120, **factors
+    )
+    model.language_model = rebuilt(model.language_model, dataclasses.replace(config, rope_scaling=scaling))
+    session, read = ChatSession(model, processor, sampling=GREEDY), model.language_model.forward_cached
+    was_long = []
+    for question in questions:
+        session.ask(question)
+        fresh = ChatSession(model, processor, sampling=GREEDY)
+        fresh.turns = [dataclasses.replace(turn) for turn in session.turns[:-1]]
+        fresh.ask(question)
+        assert fresh.turns[-1].answer_ids == session.turns[-1].answer_ids
+        was_long.append(bool(session._engine.cache.is_long))
+    assert not was_long[0] and was_long[-1] and [turn.answer_ids for turn in session.turns] != plain
+    session.drop_oldest(3)  # what is left is short again: all has to be read with the other factors
+
+    def interrupted(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(model.language_model, "forward_cached", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        session.ask("How many?")
+    monkeypatch.setattr(model.language_model, "forward_cached", read)
+    fresh.turns = [dataclasses.replace(turn) for turn in session.turns]
+    fresh._cached, fresh._engine = [], None
+    assert session.ask("How many?") == fresh.ask("How many?")
+
+
+def test_packed_sequences_go_by_their_own_lengths(pair):
+    parts = apart(batch_of(pair, [17], [ORIGINAL + 9]), [[17], [ORIGINAL + 9]])
+    ids, positions = (np.concatenate([getattr(p, n) for p in parts], 1) for n in ("token_ids", "position_ids"))
+    segments = np.concatenate([(number + 1) * part.segment_ids for number, part in enumerate(parts)], 1)
+    expected = np.concatenate([our_logits(pair.ours, part) for part in parts], 1)
+    packed = our_logits(pair.ours, Batch(ids, None, positions, segments))
+    np.testing.assert_allclose(packed, expected, atol=TOLERANCE)
+
+
+def test_length_of_every_sequence_is_read_off_the_positions():
+    positions = np.array([[0, 1, 2, 0, 1, 0, 0], [0, 1, 2, 3, 4, 5, 6], [5, 6, 0, 1, 2, 3, 4], [2, 0, 0, 0, 0, 0, 0]])
+    expected = [[3, 3, 3, 2, 2, 1, 1], [7] * 7, [7, 7, 5, 5, 5, 5, 5], [3, 1, 1, 1, 1, 1, 1]]
+    assert sequence_lengths(positions).tolist() == expected
+
+
+def test_dynamic_changes_nothing_within_the_context_and_is_refused_beyond(make_pair):
+    plain = make_pair(False, max_position_embeddings=ORIGINAL)
+    values = {**vars(plain.ours.config.language), "rope_scaling": RopeScaling("dynamic", 3.0)}
+    dynamic = rebuilt(plain.ours.language_model, LanguageConfig(**values))
+    theirs = tiny.hf_model(
+        False, max_position_embeddings=ORIGINAL, rope_scaling={"rope_type": "dynamic", "factor": 3.0}
+    )
+    theirs.load_state_dict(plain.theirs.state_dict())
+    fitting, longer = (batch_of(plain, [length - 1]) for length in (ORIGINAL, ORIGINAL + 1))
+    plain.ours.language_model = dynamic
+    expected = tiny.hf_logits(theirs, fitting, False)
+    assert np.abs(our_logits(plain.ours, fitting) - expected).max() < TOLERANCE
+    with pytest.raises(ValueError, match="a sequence of 65 positions is longer than max_position_embeddings 64"):
+        our_logits(plain.ours, longer)
+    engine = Engine(plain.ours, 1, ORIGINAL + 1)
+    with pytest.raises(ValueError, match="a sequence of 65 positions is longer"):
+        engine.read(plain.ours.embed(longer), longer.position_ids)
