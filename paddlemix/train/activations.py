@@ -6,7 +6,6 @@ reports (tests/train/test_memory.py measures it). "Elements" have the dtype that
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..models.config import LanguageConfig, LlavaConfig, VisionConfig
@@ -174,9 +173,3 @@ def activations(config: LlavaConfig, load: Load, how: Arithmetic, is_recomputed:
     # The tower's own peak comes before the decoder's in a frozen tower, and after it in one that trains.
     missing = max(in_tower - decoder - in_head, 0)
     return {"layers": decoder, "head": in_head, "tower": seen + missing, "pictures": fixed}
-
-
-def longest(lengths: Sequence[int], count: int) -> tuple[int, ...]:
-    """Return the `count` greatest lengths, repeated where there are fewer."""
-    ordered = sorted(lengths, reverse=True)
-    return tuple(ordered[place % len(ordered)] for place in range(count))

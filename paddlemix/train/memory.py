@@ -17,6 +17,7 @@ MOMENTS = 2 * FLOAT  # AdamW's two, in float32 whatever the weights are
 MIN_SHARDED = 1 << 20  # elements: stage 3 leaves smaller tensors whole (GroupShardedStage3's segment_size)
 QUANTISED_BYTES = {4: 0.5 + FLOAT / 64, 8: 1.0}  # of an element: NF4 with a float32 scale for each 64
 QUANTISED = re.compile(r"language_model\.layers\.\d+\..*_proj\.weight")
+MANY = 1e8  # trained parameters that adapters would make few
 CONTEXT = {"gpu": GIB, "npu": GIB}  # bytes that driver, kernels and collectives take, roughly
 
 
@@ -169,25 +170,24 @@ def in_bytes(number: int) -> str:
     return f"{number / 1024:,.1f} KiB"
 
 
-def advice(found: Estimate, method: Method, available: int, num_samples: int, cards: int) -> list[str]:
-    """Return what would bring a run that does not fit nearer to what is there, the greatest gain first."""
+def advice(found: Estimate, method: Method, num_samples: int, num_cards: int) -> list[str]:
+    """Return what would make a run smaller, what costs least first."""
+    state, peak = found.gradients + found.optimizer, sum(found.activations.values())
+    others = (num_cards - 1) / num_cards
     saved = {}
-    peak = sum(found.activations.values())
     if not found.is_recomputed:
         saved['"recompute": true'] = peak - found.other_activations
     if method.dtype != "float32" and not method.is_half_stored:
         saved['"fp16_opt_level": "O2"'] = found.weights // 2
-    if num_samples > 1:
-        saved["per_device_train_batch_size 1 with more gradient_accumulation_steps"] = peak - peak // num_samples
-    if method.lora_rank == 0 and found.num_trained > 1e8:
-        saved['"lora": true'] = found.gradients + found.optimizer
-    if method.sharding < 2 and cards > 1:
-        saved['"sharding": "stage2"'] = (found.gradients + found.optimizer) * (cards - 1) // cards
+    if method.sharding < 2:
+        saved['"sharding": "stage2"'] = int(state * others)
     if method.sharding == 2:
-        saved['"sharding": "stage3"'] = found.weights * (cards - 1) // cards
-    if cards == 1 and found.gradients + found.optimizer > available // 2:
-        saved["more cards, with sharding"] = (found.gradients + found.optimizer) // 2
+        saved['"sharding": "stage3"'] = int(found.weights * others)
+    if num_samples > 1:
+        smaller = "per_device_train_batch_size 1 with more gradient_accumulation_steps"
+        saved[smaller] = peak - peak // num_samples
     if method.sharding >= 2 and not method.is_offloaded:
-        saved['"sharding": "stage2 offload" (or stage3)'] = found.optimizer
-    ordered = sorted(saved.items(), key=lambda item: -item[1])
-    return [f"{text} (about {in_bytes(size)} less)" for text, size in ordered if size > 0]
+        saved[f'"sharding": "stage{method.sharding} offload"'] = found.optimizer
+    if method.lora_rank == 0 and found.num_trained > MANY:
+        saved['"lora": true'] = state
+    return [f"{text} (about {in_bytes(size)} less)" for text, size in saved.items() if size > 0]

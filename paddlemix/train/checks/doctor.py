@@ -88,9 +88,9 @@ def _check_memory(check: Check, values, settings, home: Home, sampled: Sampled, 
     check.values |= {"total": total, "free": free}
     text = f"{in_bytes(found.total)} estimated, {in_bytes(free)} free"
     if found.total > free:
-        check.fail(f"{text}: too little", *advice(found, method, free, len(load.lengths), cards))
+        check.fail(f"{text}: too little", *advice(found, method, len(load.lengths), cards))
     elif found.total > NEARLY_FULL * free:
-        check.warn(f"{text}: nearly full", *advice(found, method, free, len(load.lengths), cards))
+        check.warn(f"{text}: nearly full", *advice(found, method, len(load.lengths), cards))
     else:
         check.say(text)
     return found

@@ -36,7 +36,7 @@ class Home:
 
 @dataclass(frozen=True)
 class Sampled:
-    """The first rows of the training data that can be used, with what they make, the longest first."""
+    """The first rows of the training data that can be used, with what they make, in the order of `_longest_first`."""
 
     pairs: tuple[tuple[Row, RowFacts], ...]
 
@@ -112,7 +112,14 @@ def _check_split(check: Check, settings: DataSettings, home: Home, split: str, c
     if not used:
         raise ValueError(f"{split}: none of the first {len(pairs)} rows can be used")
     _encode_one(check, used[0][0], home, settings)
-    return Sampled(tuple(sorted(used, key=lambda pair: -pair[1].num_kept)))
+    return Sampled(_longest_first(used))
+
+
+def _longest_first(pairs: list[tuple[Row, RowFacts]]) -> tuple[tuple[Row, RowFacts], ...]:
+    """Return the longest row with a picture, if any has one, and then all others by length."""
+    ordered = sorted(pairs, key=lambda pair: -pair[1].num_kept)
+    first = next((place for place, (_, fact) in enumerate(ordered) if fact.sizes), 0)
+    return (ordered[first], *ordered[:first], *ordered[first + 1 :])
 
 
 def _in_numbers(used: list, num_measured: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import gc
 import io
 import logging
 import shutil
@@ -64,9 +65,11 @@ def check_trial(check: Check, settings, template: str | None, config_folder, sam
     scratch = output_dir / FOLDER
     trial = _trial_settings(settings, scratch)
     device = trial[2].device
+    gc.collect()
     before = devices.allocated_memory(device)
     try:
         _remove(scratch, trial[2])
+        _meet(trial[2])
         devices.forget_peak_allocated(device)
         with _quiet():
             trainer = build(
@@ -81,11 +84,13 @@ def check_trial(check: Check, settings, template: str | None, config_folder, sam
         checkpoint = scratch / f"checkpoint-{NUM_STEPS}"
         if trainer.is_world_process_zero():
             _check_checkpoint(check, trainer, checkpoint, sampled.pairs[0][0], home)
+        _meet(trial[2])
     except Exception as error:  # whatever it is, it would have ended the run
         check.fail(_in_words(error))
     finally:
         _remove(scratch, trial[2])
-        if not had_folder and output_dir.is_dir() and not any(output_dir.iterdir()):
+        is_first = trial[2].process_index == 0
+        if is_first and not had_folder and output_dir.is_dir() and not any(output_dir.iterdir()):
             output_dir.rmdir()
 
 
@@ -135,18 +140,15 @@ def _train(check: Check, trainer) -> None:
     gradients = Gradients(trainer.llava, is_whole=trainer.args.world_size == 1)
     trainer.add_callback(gradients)
     before = _some_values(trainer.llava)
-    trainer.train()
+    try:
+        trainer.train()
+    finally:  # what a step spoils, the next one stumbles over
+        _tell_gradients(check, gradients)
     losses = [loss for _, loss in trainer.history.values.get("loss", ())]
     check.values["losses"] = losses
     check.say(f"loss {' then '.join(f'{loss:.4f}' for loss in losses)} on the longest rows that were measured")
     if not losses or not np.isfinite(losses).all():
         check.fail("the loss is no number", "look at the rows with `paddlemix inspect-data`, or train in bfloat16")
-    if gradients.infinite:
-        check.fail(f"{len(gradients.infinite)} gradients are not finite: {preview(sorted(gradients.infinite), 3)}")
-    elif gradients.num_seen:
-        check.say(f"gradients of {gradients.num_seen // NUM_STEPS} trained tensors, all finite")
-    if gradients.absent:
-        check.warn(f"no gradient reaches {len(gradients.absent)} tensors: {preview(sorted(gradients.absent), 3)}")
     after = _some_values(trainer.llava)
     moved = {name for name in before if before[name].tobytes() != after[name].tobytes()}
     frozen = {name for name, parameter in trainer.llava.named_parameters() if parameter.stop_gradient}
@@ -154,6 +156,15 @@ def _train(check: Check, trainer) -> None:
         check.fail(f"frozen parameters moved: {preview(sorted(moved & frozen), 3)}")
     if not moved - frozen and trainer.args.learning_rate > 0:
         check.warn("the steps moved none of the parameters that were looked at: the learning rate may be too low")
+
+
+def _tell_gradients(check: Check, gradients: Gradients) -> None:
+    if gradients.infinite:
+        check.fail(f"{len(gradients.infinite)} gradients are not finite: {preview(sorted(gradients.infinite), 3)}")
+    elif gradients.num_seen:
+        check.say(f"gradients of {gradients.num_seen // NUM_STEPS} trained tensors, all finite")
+    if gradients.absent:
+        check.warn(f"no gradient reaches {len(gradients.absent)} tensors: {preview(sorted(gradients.absent), 3)}")
 
 
 def _some_values(model) -> dict[str, np.ndarray]:
@@ -233,10 +244,12 @@ def _in_words(error: Exception) -> str:
 
 
 def _remove(folder: Path, args) -> None:
-    if args.world_size > 1:
-        paddle.distributed.barrier()
     if args.process_index == 0 and folder.is_dir():
         shutil.rmtree(folder)
+
+
+def _meet(args) -> None:
+    """Wait for the other processes; one that failed does not come, and ends the others by its exit code."""
     if args.world_size > 1:
         paddle.distributed.barrier()
 
