@@ -10,6 +10,8 @@ from pathlib import Path
 
 from .log import notice
 
+# What paddle raises where a device, or a build, does not know its memory.
+UNTOLD = (ValueError, RuntimeError, NotImplementedError, AttributeError, OSError)
 DTYPES = ("float32", "bfloat16", "float16")
 # Known-good values for Ascend (reference: PaddleMIX's documents and PaddleCustomDevice's npu backend).
 NPU_ENVIRONMENT = {
@@ -92,8 +94,8 @@ def use_device(device: str | None = None) -> str:
 def device_memory(device: str) -> tuple[int, int] | None:
     """Return a device's total and free memory in bytes, None where it does not tell.
 
-    The CPU's is the machine's, or what this process's control group may have. What paddle holds in reserve counts as
-    free.
+    The CPU's is the machine's, or what this process's control group may have. On other devices what paddle holds in
+    reserve counts as free, and what other programs hold is not known.
     """
     import paddle
 
@@ -105,43 +107,35 @@ def device_memory(device: str) -> tuple[int, int] | None:
             total = paddle.device.cuda.get_device_properties(int(number or 0)).total_memory
         else:
             total = paddle.device.get_device_properties(f"{kind}:{number or 0}").total_memory
-    except (ValueError, RuntimeError, NotImplementedError, AttributeError):
+    except UNTOLD:
         return None
-    return (int(total), int(total) - allocated_memory(device)) if total else None
+    return (int(total), int(total) - (allocated_memory(device) or 0)) if total else None
+
+
+def allocated_memory(device: str) -> int | None:
+    """Return the bytes that paddle has allocated there now, None where it does not tell."""
+    return _memory_statistic(device, "current_value")
 
 
 def peak_allocated(device: str) -> int | None:
     """Return the most bytes that paddle has had there since `forget_peak_allocated`, None where it does not tell."""
-    import paddle
-
-    kind, _, number = device.partition(":")
-    if kind == "cpu":
-        return paddle.base.core.host_memory_stat_peak_value("Allocated", 0)
-    try:
-        return paddle.base.core.device_memory_stat_peak_value("Allocated", int(number or 0)) or None
-    except (ValueError, RuntimeError, NotImplementedError):
-        return None
+    return _memory_statistic(device, "peak_value")
 
 
 def forget_peak_allocated(device: str) -> None:
     """Let the peak be what is allocated now."""
+    _memory_statistic(device, "reset_peak_value")
+
+
+def _memory_statistic(device: str, name: str) -> int | None:
     import paddle
 
     kind, _, number = device.partition(":")
-    if kind == "cpu":
-        paddle.base.core.host_memory_stat_reset_peak_value("Allocated", 0)
-    else:
-        paddle.base.core.device_memory_stat_reset_peak_value("Allocated", int(number or 0))
-
-
-def allocated_memory(device: str) -> int:
-    """Return the bytes that paddle has allocated there now."""
-    import paddle
-
-    kind, _, number = device.partition(":")
-    if kind == "cpu":
-        return paddle.base.core.host_memory_stat_current_value("Allocated", 0)
-    return paddle.base.core.device_memory_stat_current_value("Allocated", int(number or 0))
+    place = "host" if kind == "cpu" else "device"
+    try:
+        return getattr(paddle.base.core, f"{place}_memory_stat_{name}")("Allocated", int(number or 0))
+    except UNTOLD:
+        return None
 
 
 def _host_memory() -> tuple[int, int] | None:

@@ -80,7 +80,7 @@ def check_trial(check: Check, settings, template: str | None, config_folder, sam
             )
             _train(check, trainer)
         peak = devices.peak_allocated(device)
-        check.values["peak"] = None if peak is None else peak - before
+        check.values["peak"] = peak - before if peak and before is not None else None
         checkpoint = scratch / f"checkpoint-{NUM_STEPS}"
         if trainer.is_world_process_zero():
             _check_checkpoint(check, trainer, checkpoint, sampled.pairs[0][0], home)
