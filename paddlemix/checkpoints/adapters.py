@@ -48,6 +48,13 @@ class Adapter:
     whole: Mapping[str, StoredTensor] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Merged(Derived):
+    """A matrix, its first source, to which the product of two factors was added."""
+
+    factors: Factors | None = None
+
+
 def lay_over(
     tensors: Mapping[str, Oriented],
     adapter: Adapter,
@@ -90,14 +97,14 @@ def merged(base: StoredTensor, factors: Factors, dtype: str) -> StoredTensor:
 
     def read() -> np.ndarray:
         values = base.values
-        left, right = (_as_float32(tensor) for tensor in (factors.left, factors.right))
+        left, right = (as_float32(tensor) for tensor in (factors.left, factors.right))
         result = np.empty(values.shape, storage_dtype(dtype))
         for rows in row_blocks(values):
             change = left[rows] @ right * np.float32(factors.scaling)
             result[rows] = cast_values(widened(values[rows], base.dtype).astype(np.float32) + change, "float32", dtype)
         return result
 
-    return Derived(dtype, tuple(base.shape), read, "merged", (base, factors.left, factors.right))
+    return Merged(dtype, tuple(base.shape), read, "merged", (base, factors.left, factors.right), factors=factors)
 
 
 def _may_replace(base: Oriented | None, tensor: StoredTensor, is_transposed: bool, name: str) -> bool:
@@ -108,5 +115,5 @@ def _may_replace(base: Oriented | None, tensor: StoredTensor, is_transposed: boo
     return tuple(shape) == tuple(tensor.shape)
 
 
-def _as_float32(tensor: StoredTensor) -> np.ndarray:
+def as_float32(tensor: StoredTensor) -> np.ndarray:
     return widened(tensor.values, tensor.dtype).astype(np.float32)
