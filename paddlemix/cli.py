@@ -89,6 +89,12 @@ def add_merge(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     parser.add_argument("--lora_path", "--lora-path", required=True, help="folder with lora_config.json")
     parser.add_argument("--merge_model_path", "--output", help="folder to write to (default: LORA_PATH_merged)")
     parser.add_argument("--device", default=None, help="where to merge (default: the best there is)")
+    parser.add_argument(
+        "--base-quantization",
+        choices=("none", "int8", "nf4"),
+        default=None,
+        help="what the base is rounded to before (default: what lora_config.json says it was trained over)",
+    )
     parser.set_defaults(command=_merge)
     return parser
 
@@ -102,10 +108,13 @@ def _chat(arguments: argparse.Namespace) -> int:
 def _merge(arguments: argparse.Namespace) -> int:
     from .checkpoints.hub import resolve
     from .checkpoints.merge import merge
+    from .checkpoints.side_files import NOTED
 
     output = arguments.merge_model_path or arguments.lora_path.rstrip("/") + "_merged"
     base = None if arguments.model_name_or_path is None else resolve(arguments.model_name_or_path)
-    merge(resolve(arguments.lora_path), output, base=base, device=arguments.device)
+    chosen = arguments.base_quantization
+    kind = NOTED if chosen is None else None if chosen == "none" else chosen
+    merge(resolve(arguments.lora_path), output, base=base, device=arguments.device, base_quantization=kind)
     return 0
 
 

@@ -16,14 +16,17 @@ CONFIGS = ROOT / "paddlemix/config/llava"
 README = ROOT / "paddlemix/examples/llava/README.md"
 NUM_CARDS = 8
 # haotian-liu/LLaVA scripts/v1_5 (pretrain.sh, finetune.sh, finetune_lora.sh) and, for 1.6, Open-LLaVA-NeXT
-# scripts/v1_6/train/7b: samples a step, learning rate, tokens of a row. LoRA of 1.6 has the values of 1.5.
+# scripts/v1_6/train/7b: samples a step, learning rate, tokens of a row. LoRA of 1.6 has the
+# values of 1.5, and QLoRA those of LoRA.
 PUBLISHED = {
     "v1_5/recipe_pretrain.json": (256, 1e-3, 2048),
     "v1_5/recipe_full.json": (128, 2e-5, 2048),
     "v1_5/recipe_lora.json": (128, 2e-4, 2048),
+    "v1_5/recipe_qlora.json": (128, 2e-4, 2048),
     "v1_6/recipe_pretrain.json": (256, 1e-3, 4096),
     "v1_6/recipe_full.json": (128, 2e-5, 4096),
     "v1_6/recipe_lora.json": (128, 2e-4, 4096),
+    "v1_6/recipe_qlora.json": (128, 2e-4, 4096),
 }
 COMMON = {"num_train_epochs": 1, "weight_decay": 0.0, "warmup_ratio": 0.03, "lr_scheduler_type": "cosine"}
 COMMON |= {"bf16": True, "recompute": True}
@@ -43,6 +46,7 @@ def test_recipe_has_the_published_hyper_parameters(name):
     assert values.get("group_by_modality_length", False) == ("pretrain" not in name)
     if "lora" in name:
         assert {key: values[key] for key in LORA} == LORA
+    assert values.get("load_in_4bit", False) == ("qlora" in name)
     if name == "v1_6/recipe_full.json":
         assert values["mm_vision_tower_lr"] == 2e-6 and "mm_vision_tower" in values["mm_tunable_parts"][0]
 

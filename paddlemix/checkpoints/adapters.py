@@ -101,7 +101,7 @@ def merged(base: StoredTensor, factors: Factors, dtype: str) -> Merged:
 
     def read() -> np.ndarray:
         values = base.values
-        left, right = (_as_float32(tensor) for tensor in (factors.left, factors.right))
+        left, right = (as_float32(tensor) for tensor in (factors.left, factors.right))
         result = np.empty(values.shape, storage_dtype(dtype))
         for rows in row_blocks(values):
             change = left[rows] @ right * np.float32(factors.scaling)
@@ -120,5 +120,5 @@ def _may_replace(base: Oriented | None, tensor: StoredTensor, is_transposed: boo
     return tuple(shape) == tuple(tensor.shape)
 
 
-def _as_float32(tensor: StoredTensor) -> np.ndarray:
+def as_float32(tensor: StoredTensor) -> np.ndarray:
     return widened(tensor.values, tensor.dtype).astype(np.float32)

@@ -57,6 +57,8 @@ def _describe_factors(path: Path, kind: str, scan: Scan, found: Inspection) -> N
     with found.collecting():
         if kind == "lora":
             found.trained["scaling"] = lora.scaling_of(path)
+            if lora.quantization_of(path):
+                found.trained["quantization"] = lora.quantization_of(path)
         elif not scan.problems and sides and not half:
             factors = peft_adapter.read_adapter(path).factors.values()
             found.trained["scaling"] = max(one.scaling for one in factors)

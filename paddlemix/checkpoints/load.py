@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import paddle
@@ -11,9 +13,13 @@ import paddle
 from .. import device as devices
 from ..models.config import LlavaConfig
 from ..models.llava import LlavaForConditionalGeneration
+from ..models.quantized import QuantizedLinear, quantize_layers, quantized_layers
+from ..ops.quantize import check_kind
 from . import hub
 from .adapters import Oriented
 from .files import CheckpointError, StoredTensor, preview
+from .quantized import to_codes
+from .side_files import NOTED, SideFiles
 from .source import our_tensors, read_source
 from .source import read_config as read_config  # callers of load find it here
 from .transforms import contiguous
@@ -22,37 +28,60 @@ NUM_READERS = 2
 
 
 def load_model(
-    path, *, base=None, dtype: str | None = None, device: str | None = None
+    path,
+    *,
+    base=None,
+    dtype: str | None = None,
+    device: str | None = None,
+    quantization: str | None = None,
+    base_quantization: str | None = NOTED,
 ) -> LlavaForConditionalGeneration:
     """Load a model folder of any layout, or side files together with their base (adapters come merged).
 
     path, base: folders, or names that a hub knows; base None takes the one that the side files name. dtype None: as
     stored, where the device can compute in it, else float32. device None: the best there is.
+    quantization: "int8" or "nf4" holds the weights of the decoder's linear layers as codes (`models.quantized`), made
+    one tensor at a time; adapters then stay beside them in dtype. base_quantization: what the base's weights are
+    rounded to before an adapter is merged into them, NOTED for what its config says that it was trained over.
     Raises CheckpointError with the lists of missing, unexpected and misshapen tensors.
     """
+    check_kind(quantization)
     path = hub.resolve(path)
     layout, config = read_source(path, base, merge_dtype="float32")  # so that what is merged is rounded once
+    if isinstance(layout, SideFiles):
+        layout = dataclasses.replace(layout, base_quantization=base_quantization)
     devices.use_device(device)
     dtype = devices.choose_dtype(dtype, stored=config.dtype)
-    model = build_model(config, dtype)
+    model = build_model(config, dtype, quantization)
     fill(model, our_tensors(path, layout, config))
     model.eval()
     return model
 
 
-def build_model(config: LlavaConfig, dtype: str) -> LlavaForConditionalGeneration:
-    """Make a model whose parameters have `dtype` and hold zeros."""
+def build_model(config: LlavaConfig, dtype: str, quantization: str | None = None) -> LlavaForConditionalGeneration:
+    """Make a model whose parameters have `dtype` and hold zeros; layers for codes hold nothing yet."""
     before = paddle.get_default_dtype()
     paddle.set_default_dtype(dtype)
     try:
-        return LlavaForConditionalGeneration(config)
+        if quantization is None:
+            return LlavaForConditionalGeneration(config)
+        with paddle.LazyGuard():  # so that the weights that codes stand in for are never made
+            model = LlavaForConditionalGeneration(config)
+        quantize_layers(model.language_model, quantization)
+        for parameter in model.parameters():
+            parameter.initialize()
+        return model
     finally:
         paddle.set_default_dtype(before)
 
 
 def fill(model: LlavaForConditionalGeneration, tensors: dict[str, Oriented]) -> None:
-    """Copy tensors into the parameters; every parameter must get one of its own shape, and none may be left over."""
-    parameters = dict(model.named_parameters())
+    """Copy tensors into the parameters, or as codes into the layers that hold such.
+
+    Each must get one of its own shape, and none may be left over.
+    """
+    parameters: dict[str, Any] = dict(model.named_parameters())
+    parameters |= {f"{name}.weight": layer for name, layer in quantized_layers(model).items()}
     problems = []
     for title, names in (
         ("missing", sorted(set(parameters) - set(tensors))),
@@ -67,7 +96,12 @@ def fill(model: LlavaForConditionalGeneration, tensors: dict[str, Oriented]) -> 
     pending: deque[tuple[str, Future]] = deque()
     with ThreadPoolExecutor(NUM_READERS) as readers:
         for name, (tensor, is_transposed) in tensors.items():
-            pending.append((name, readers.submit(_ready, parameters[name], tensor, is_transposed)))
+            slot = parameters[name]
+            if isinstance(slot, QuantizedLinear):
+                ready = readers.submit(to_codes, name, tensor, is_transposed, slot.kind)
+            else:
+                ready = readers.submit(_ready, slot, tensor, is_transposed)
+            pending.append((name, ready))
             if len(pending) > NUM_READERS:
                 _copy(parameters, tensors, *pending.popleft())
         while pending:
@@ -75,7 +109,11 @@ def fill(model: LlavaForConditionalGeneration, tensors: dict[str, Oriented]) -> 
 
 
 def _copy(parameters: dict, tensors: dict[str, Oriented], name: str, values: Future) -> None:
-    _set(parameters[name], values.result(), tensors[name][0].dtype)
+    slot = parameters[name]
+    if isinstance(slot, QuantizedLinear):
+        slot.put(*values.result())
+    else:
+        _set(slot, values.result(), tensors[name][0].dtype)
 
 
 def as_oriented(parameters) -> dict[str, Oriented]:

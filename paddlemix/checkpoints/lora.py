@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+from ..ops.quantize import KINDS
 from .adapters import Adapter, Factors, lay_over
 from .files import CheckpointError, StoredTensor, preview, read_json
 from .layouts import paddlemix
@@ -17,6 +18,7 @@ from .places import fetch_folder
 
 WEIGHTS, CONFIG = "lora_model_state.pdparams", "lora_config.json"
 BASE_KEY = "base_model_name_or_path"
+QUANTIZATION_KEY = "quantization"  # how the base's weights were held in training
 GIVE_BASE = "give the base with --model-base or base="
 
 
@@ -87,6 +89,14 @@ def _check_pairs(path: Path, tensors: dict) -> None:
         raise CheckpointError(f"{path / WEIGHTS}: only one of lora_A and lora_B is there for {preview(odd)}")
     if not stems[".lora_A"]:
         raise CheckpointError(f"{path / WEIGHTS} holds no lora_A and lora_B at all, so it is not an adapter")
+
+
+def quantization_of(path: Path) -> str | None:
+    """Return how the base's weights were held in training, None for unquantised ones. Raises CheckpointError."""
+    kind = read_json(Path(path) / CONFIG).get(QUANTIZATION_KEY)
+    if kind is not None and kind not in KINDS:
+        raise CheckpointError(f"{Path(path) / CONFIG} has {QUANTIZATION_KEY} {kind!r}: expected {' or '.join(KINDS)}")
+    return kind
 
 
 def rank_of(path: Path) -> int:

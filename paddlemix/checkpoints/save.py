@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from ..models.llava import LlavaForConditionalGeneration
+from ..models.quantized import quantized_layers
 from .files import StoredTensor, held, replacing, write_json, write_safetensors
 from .layouts import paddle as layout
 from .shards import parse_size, split
@@ -20,9 +21,10 @@ def save_model(
 ) -> None:
     """Write weights and config.json; files appear under their names only when they are whole, config.json last.
 
-    dtype: of the weights on disk; None keeps that of the model.
+    dtype: of the weights on disk; None keeps that of the model. Raises ValueError for a model that holds codes.
     """
     path = Path(path)
+    _refuse_codes(model)
     tensors = {name: as_stored(parameter, dtype) for name, parameter in model.named_parameters()}
     shards = split(tensors, parse_size(max_shard_size))
     path.mkdir(parents=True, exist_ok=True)
@@ -31,6 +33,17 @@ def save_model(
     for old in path.glob("model*.safetensors*"):
         if OURS.fullmatch(old.name) and old.name not in written:
             old.unlink()
+
+
+def _refuse_codes(model: LlavaForConditionalGeneration) -> None:
+    """Raise ValueError for a quantised model: what its codes stand for would pass for the model's weights."""
+    layers = quantized_layers(model)
+    if layers:
+        kind = next(iter(layers.values())).kind
+        raise ValueError(
+            f"this model holds {len(layers)} weights in {kind} and cannot be saved: load it without load_in_8bit and "
+            f"load_in_4bit to save it; an adapter that was trained on it becomes a whole model with `paddlemix merge`"
+        )
 
 
 def save_config(model: LlavaForConditionalGeneration, path: Path, dtype: str | None = None) -> None:

@@ -27,9 +27,11 @@ from .layouts.components import EMBEDDING, has_torch_weights, open_torch_weights
 from .layouts.official import TowerFacts
 from .pdparams import open_pdparams
 from .places import fetch_folder
+from .quantized import rounded
 from .torch_bin import open_torch_bin
 from .transforms import transposed
 
+NOTED = "as noted"
 PROJECTOR, OTHERS = "mm_projector", "non_lora_trainables.bin"
 READERS = {".bin": open_torch_bin, ".safetensors": open_safetensors, ".pdparams": open_pdparams}
 PROJECTOR_FILES = tuple(PROJECTOR + suffix for suffix in READERS)
@@ -79,6 +81,15 @@ def kind_of(path: Path) -> str | None:
             f"{path} holds {OTHERS} of a LoRA run without its adapter: copy {peft_adapter.CONFIG} and adapter_model.*"
         )
     return "trained" if any((path / name).is_file() for name in PROJECTOR_FILES) else None
+
+
+def rounding_of(path: Path, kind: str, base_quantization: str | None) -> str | None:
+    """Return what the base is rounded to before an adapter is merged into it, None for nothing."""
+    if kind not in ("lora", "peft"):
+        return None
+    if base_quantization != NOTED:
+        return base_quantization
+    return lora.quantization_of(path) if kind == "lora" else None
 
 
 def base_folder(path: Path, kind: str) -> Path:
@@ -136,13 +147,15 @@ def language_base(path: Path, kind: str, folder: Path) -> Base:
 class SideFiles:
     """Side files over their base, with the functions of a layout whose names are ours.
 
-    merge_dtype: of the merged matrices; None keeps the base's.
+    merge_dtype: of the merged matrices; None keeps the base's. base_quantization: what the base is rounded to before
+    an adapter is merged into it: NOTED for what the adapter notes, None for nothing.
     """
 
     path: Path
     kind: str
     base: Base
     merge_dtype: str | None = None
+    base_quantization: str | None = NOTED
 
     @property
     def NAME(self) -> str:
@@ -176,6 +189,7 @@ class SideFiles:
         if not config.has_image_newline:
             tensors.pop("image_newline", None)
         adapter, known = split_adapter(self._adapter(config), self._tables(config))
+        tensors = self._rounded(tensors)
         tensors = lay_over(tensors, adapter, self._translator(config, known), self.merge_dtype)
         return {name: transposed(tensor) if turned else tensor for name, (tensor, turned) in tensors.items()}
 
@@ -187,6 +201,11 @@ class SideFiles:
 
     def is_dropped(self, name: str, config: LlavaConfig) -> bool:
         return False
+
+    def _rounded(self, tensors: dict[str, Oriented]) -> dict[str, Oriented]:
+        """Return the base's tensors as they were when the adapter was trained."""
+        kind = rounding_of(self.path, self.kind, self.base_quantization)
+        return tensors if kind is None else rounded(tensors, kind, self.merge_dtype)
 
     def _adapter(self, config: LlavaConfig) -> Adapter:
         """Open what was trained."""

@@ -13,6 +13,7 @@ from ..checkpoints.files import replacing
 from ..constants import IMAGE_TOKEN_ID
 from ..image.load import load_image
 from ..log import notice
+from ..ops.quantize import choose_kind
 from .sampling import SamplingParams
 from .session import ChatSession, Turn
 
@@ -162,6 +163,7 @@ def chat(arguments: argparse.Namespace) -> int:
         max_new_tokens=arguments.max_new_tokens,
         seed=arguments.seed,
     )
+    quantization = choose_kind(arguments.load_8bit, arguments.load_4bit)
     for image in arguments.image_file:
         load_image(image)  # a wrong picture is told before the model is loaded
     from ..checkpoints.hub import resolve
@@ -173,7 +175,7 @@ def chat(arguments: argparse.Namespace) -> int:
     if arguments.conv_mode:  # a wrong name, too
         processor = processor.with_template(arguments.conv_mode)
     dtype = "float16" if arguments.fp16 else arguments.dtype
-    model = load_model(home, base=arguments.model_base, dtype=dtype, device=arguments.device)
+    model = load_model(home, base=arguments.model_base, dtype=dtype, device=arguments.device, quantization=quantization)
     if model.config.untrained:
         parts = " and ".join(model.config.untrained)
         notice(f"{parts} of this model hold random values: answers about pictures mean nothing before `pretrain`")

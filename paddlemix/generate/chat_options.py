@@ -23,6 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser, *, default_model: str) -> Non
     parser.add_argument("--debug", action="store_true", help="print prompt and output of each turn")
     parser.add_argument("--device", default=None, help="gpu, npu or cpu, also with :N (default: the best there is)")
     parser.add_argument("--dtype", default=None, choices=("float32", "float16", "bfloat16"), help="default: as stored")
+    parser.add_argument("--load-8bit", action="store_true", help="hold the decoder's weights in 8 bits: less memory")
+    parser.add_argument("--load-4bit", action="store_true", help="hold the decoder's weights in 4 bits: least memory")
     parser.add_argument("--top-p", type=float, default=1.0, help="sample from the likeliest tokens of this mass")
     parser.add_argument("--top-k", type=int, default=0, help="sample from so many tokens, 0 = all")
     parser.add_argument("--seed", type=int, default=0, help="of the sampling (default 0)")

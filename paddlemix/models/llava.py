@@ -15,6 +15,7 @@ from ..constants import IMAGE_TOKEN_ID
 from ..data.sample import Batch
 from ..ops.attention import segment_bias
 from ..ops.packed_attention import find_runs
+from ..ops.quantize import choose_kind
 from .config import LlavaConfig
 from .image_features import arrange, place
 from .language.decoder import LanguageModel
@@ -44,11 +45,23 @@ class LlavaForConditionalGeneration(nn.Layer):
             self.image_newline = self.create_parameter([config.language.hidden_size], attr=attribute)
 
     @classmethod
-    def from_pretrained(cls, path, dtype: str | None = None, device: str | None = None, base=None):
-        """Load a folder in any known layout, or side files with their base. See `checkpoints.load.load_model`."""
+    def from_pretrained(
+        cls,
+        path,
+        dtype: str | None = None,
+        device: str | None = None,
+        base=None,
+        load_in_8bit: bool = False,
+        load_in_4bit: bool = False,
+    ):
+        """Load a folder in any known layout, or side files with their base. See `checkpoints.load.load_model`.
+
+        load_in_8bit, load_in_4bit: hold the decoder's linear layers in int8 or NF4.
+        """
         from ..checkpoints.load import load_model
 
-        return load_model(path, base=base, dtype=dtype, device=device)
+        kind = choose_kind(load_in_8bit, load_in_4bit)
+        return load_model(path, base=base, dtype=dtype, device=device, quantization=kind)
 
     def save_pretrained(self, path, max_shard_size: int | str = "5GB", dtype: str | None = None) -> None:
         """Write config and weights to a folder. See `checkpoints.save.save_model`."""

@@ -28,6 +28,8 @@ class ModelArguments:
     lora_alpha: int = 16
     lora_dropout: float = 0.05
     lora_target_modules: list[str] | None = field(default=None, metadata={"help": "regular expressions of layer names"})
+    load_in_8bit: bool = field(default=False, metadata={"help": "hold the base's weights in int8; needs lora"})
+    load_in_4bit: bool = field(default=False, metadata={"help": "hold the base's weights in NF4 (QLoRA); needs lora"})
     unfreeze_mm_vision_tower: bool = field(default=False, metadata={"help": "train the vision tower too"})
     freeze_mm_mlp_adapter: bool = field(default=False, metadata={"help": "do not train the projector"})
     tune_mm_mlp_adapter: bool = field(default=False, metadata={"help": "train the projector only (stage 1)"})

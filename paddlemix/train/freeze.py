@@ -7,10 +7,13 @@ import re
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
+from paddle import nn
+
 from ..checkpoints.files import preview
 from ..checkpoints.layouts import paddlemix
 from ..models.language.families import get_family
 from ..models.llava import LlavaForConditionalGeneration
+from ..models.quantized import QuantizedLinear
 
 if TYPE_CHECKING:
     from .arguments import ModelArguments
@@ -122,9 +125,10 @@ def lora_targets(model: LlavaForConditionalGeneration, patterns: list[str] | Non
     except re.error as error:
         raise ValueError(f"lora_target_modules {patterns} holds a broken regular expression: {error}") from None
     linears = [
-        name.removesuffix(".weight")
-        for name, parameter in model.named_parameters()
-        if name.endswith("_proj.weight") or re.search(r"(fc1|fc2|lm_head|projector\.\d+(\.proj\.\d+)?)\.weight$", name)
+        name
+        for name, layer in model.named_sublayers()
+        if isinstance(layer, (nn.Linear, QuantizedLinear))
+        and re.search(r"(_proj|fc1|fc2|lm_head|projector\.\d+(\.proj\.\d+)?)$", name)
     ]
     found = [
         name

@@ -14,9 +14,11 @@ from paddlenlp.peft import LoRAConfig, LoRAModel
 from ..checkpoints import lora as adapter_files
 from ..checkpoints.files import StoredTensor, replacing, write_json
 from ..checkpoints.load import put
+from ..log import notice
 from ..models.llava import LlavaForConditionalGeneration
 from .arguments import ModelArguments
 from .freeze import PROJECTOR_PARTS, lora_targets
+from .quantized_lora import QuantizedLoRAModel, quantization_of
 
 
 def add_lora(model: LlavaForConditionalGeneration, args: ModelArguments, dtype: str, *, base: str) -> LoRAModel:
@@ -36,7 +38,7 @@ def add_lora(model: LlavaForConditionalGeneration, args: ModelArguments, dtype: 
         tensor_parallel_degree=1,
         base_model_name_or_path=os.path.abspath(base),
     )
-    wrapped = LoRAModel(model, config)
+    wrapped = QuantizedLoRAModel(model, config)
     wrapped.mark_only_lora_as_trainable()
     # A layer of the projector that has an adapter is trained through it.
     adapted = {f"{name}.{kind}" for name in targets for kind in ("weight", "bias")}
@@ -63,6 +65,8 @@ def save_adapter(wrapped: LoRAModel, folder: Path) -> None:
         file.write(buffer.getbuffer())
     values = dataclasses.asdict(wrapped.lora_config)
     values["scaling"] = wrapped.lora_config.scaling
+    if kind := quantization_of(wrapped.model):
+        values[adapter_files.QUANTIZATION_KEY] = kind
     values["target_modules"] = [
         re.escape(adapter_files.to_paddlemix_name(name, config).removesuffix(".lora_A"))
         for name, _ in wrapped.model.named_parameters()
@@ -73,6 +77,10 @@ def save_adapter(wrapped: LoRAModel, folder: Path) -> None:
 
 def load_adapter(wrapped: LoRAModel, folder: Path) -> None:
     """Read an adapter back into the layers that it was trained in. Raises ValueError if its tensors are not these."""
+    noted, kind = adapter_files.quantization_of(folder), quantization_of(wrapped.model)
+    if noted != kind:
+        before, now = (name or "unquantised" for name in (noted, kind))
+        notice(f"{folder} was trained over {before} weights and goes on over {now} ones")
     stored: dict[str, StoredTensor] = adapter_files.read_adapter(folder, wrapped.model.config)
     parameters = dict(wrapped.model.named_parameters())
     wanted = set(trained_tensors(wrapped))

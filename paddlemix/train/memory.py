@@ -15,7 +15,8 @@ GIB = 1 << 30
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 MOMENTS = 2 * FLOAT  # AdamW's two, in float32 whatever the weights are
 MIN_SHARDED = 1 << 20  # elements: stage 3 leaves smaller tensors whole (GroupShardedStage3's segment_size)
-QUANTISED_BYTES = {4: 0.5 + FLOAT / 64, 8: 1.0}  # of an element: NF4 with a float32 scale for each 64
+# Of an element: NF4 with an 8-bit scale for each 64, and a float32 one for each 256 of these; int8.
+QUANTISED_BYTES = {4: 0.5 + 1 / 64 + FLOAT / (64 * 256), 8: 1.0}
 QUANTISED = re.compile(r"language_model\.layers\.\d+\..*_proj\.weight")
 MANY = 1e8  # trained parameters that adapters would make few
 CONTEXT = {"gpu": GIB, "npu": GIB}  # bytes that driver, kernels and collectives take, roughly

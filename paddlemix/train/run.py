@@ -82,6 +82,7 @@ def build(settings, *, template: str | None, config_folder: Path | None, choose:
     from ..checkpoints.load import load_model
     from ..checkpoints.processor import LlavaProcessor
     from ..data.bad_rows import BadRowPolicy
+    from ..models.quantized import describe
     from .data_sets import read_data
     from .freeze import freeze_as_told, report
     from .tally import RowTally
@@ -91,13 +92,14 @@ def build(settings, *, template: str | None, config_folder: Path | None, choose:
     if not model_args.model_name_or_path:
         raise ValueError("model_name_or_path is missing: name the folder of the model to start from")
     home = str(resolve(model_args.model_name_or_path))
+    quantization = chosen_quantization(model_args, home)
     processor = LlavaProcessor.from_pretrained(home)
     template = model_args.conv_mode or model_args.version or template
     tally = RowTally(args.output_dir, BadRowPolicy(data_args.on_bad_sample, data_args.max_bad_samples))
     teacher = processor.with_template(template) if template else processor
     data = read_data(teacher, data_args, args, config_folder, tally, choose=choose)
     dtype = weight_dtype(args)
-    model = load_model(home, dtype=dtype, device=args.device)
+    model = load_model(home, dtype=dtype, device=args.device, quantization=quantization)
     freeze_as_told(model, model_args)
     if model_args.neftune:
         model.neftune_alpha = model_args.neftune_noise_alpha
@@ -109,9 +111,33 @@ def build(settings, *, template: str | None, config_folder: Path | None, choose:
         paddle.seed(args.seed)
         wrapped = add_lora(model, model_args, dtype, base=home)
     print(report(model.named_parameters()), flush=True)
+    if quantization:
+        notice(describe(model))
     if all(parameter.stop_gradient for parameter in model.parameters()):
         raise ValueError("nothing would train: freeze_include and freeze_exclude freeze every parameter")
     return LlavaTrainer(processor=processor, model=wrapped, args=args, tally=tally, data=data)
+
+
+def chosen_quantization(model_args, home: str) -> str | None:
+    """Return how the base's weights are held, None for floats. Raises ValueError for what cannot train like that."""
+    from ..checkpoints.side_files import KINDS, kind_of
+    from ..ops.quantize import choose_kind
+
+    kind = choose_kind(model_args.load_in_8bit, model_args.load_in_4bit)
+    if kind is None:
+        return None
+    if not model_args.lora:
+        raise ValueError(
+            f"load_in_{'8' if kind == 'int8' else '4'}bit holds weights in {kind}, which cannot be trained: set lora: "
+            "true to train an adapter over them, or leave it out"
+        )
+    trained = kind_of(Path(home))
+    if trained is not None:
+        raise ValueError(
+            f"{home} is {KINDS[trained]}: over {kind} weights start from its base, with lora_path to go on from an "
+            "adapter, or from what `paddlemix merge` makes of it"
+        )
+    return kind
 
 
 def weight_dtype(args) -> str:

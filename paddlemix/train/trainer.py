@@ -243,13 +243,20 @@ class LlavaTrainer(Trainer):
 
     def _save_checkpoint(self, model, metrics=None):
         """Write a checkpoint, mark it as whole when every process has written its part, then delete old ones."""
-        super()._save_checkpoint(model, metrics=metrics)
+        output_dir = Path(self.args.output_dir)
+        checkpoint = output_dir / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        try:
+            super()._save_checkpoint(model, metrics=metrics)
+        except OSError as error:
+            last = last_checkpoint(output_dir)
+            left = (
+                "there is no whole checkpoint yet" if last is None else f"{last} is whole, and the run goes on from it"
+            )
+            raise OSError(f"{checkpoint} cannot be written: {error}; {left}") from error
         if self.args.world_size > 1:
             paddle.distributed.barrier()
         if not self.is_world_process_zero():
             return
-        output_dir = Path(self.args.output_dir)
-        checkpoint = output_dir / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         self.tally.save(checkpoint)
         (checkpoint / COMPLETE).touch()
         for other in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):

@@ -35,8 +35,14 @@ def found(values: dict, **options) -> dict[str, Check]:
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, LORA, {"recompute": True, "packing": True, "max_length": 128}, {"tune_mm_mlp_adapter": True}],
-    ids=["whole", "lora", "packed", "projector"],
+    [
+        {},
+        LORA,
+        {"recompute": True, "packing": True, "max_length": 128},
+        {"tune_mm_mlp_adapter": True},
+        {**LORA, "load_in_4bit": True},
+    ],
+    ids=["whole", "lora", "packed", "projector", "qlora"],
 )
 def test_configuration_that_works_passes_and_leaves_nothing_behind(changes, tmp_path, data):
     checks = found(settings(tmp_path, data, save_strategy="steps", save_total_limit=1, **changes))
@@ -62,6 +68,8 @@ def test_each_check_says_what_is_wrong_and_those_that_need_it_are_skipped(tmp_pa
     assert [checks[name].status for name in NAMES[3:]] == [SKIPPED] * 5
     checks = found(settings(tmp_path, data, model_name_or_path=str(tmp_path / "absent")))
     assert checks["model"].status == FAILED and "absent" in checks["model"].facts[0]
+    checks = found(settings(tmp_path, data, load_in_4bit=True), is_tried=False)
+    assert checks["model"].status == FAILED and "cannot be trained" in checks["model"].facts[-1]
     checks = found(settings(tmp_path, tmp_path / "none.json"), is_tried=False)
     assert checks["data"].status == FAILED and "none.json" in checks["data"].facts[-1]
     assert checks["memory"].status == checks["trial"].status == SKIPPED

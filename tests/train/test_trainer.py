@@ -5,13 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import shutil
 
 import numpy as np
 import paddle
 import pytest
 import tiny_folder
-import tiny_training
 from tiny_training import PRETRAIN_FREEZE, build, differing, settings, train, weights
 
 from paddlemix import LlavaForConditionalGeneration, LlavaProcessor
@@ -254,25 +252,6 @@ def test_every_checkpoint_is_a_model_folder(mode, tmp_path, data):
         assert (processor.spec, processor.template) == (trainer.processor.spec, trainer.processor.template)
         session = ChatSession(model, processor, sampling=SamplingParams(max_new_tokens=3))
         assert session.ask("What is this?", [tiny_folder.picture(1)]) is not None
-
-
-def copy_checkpoint(source, target, step):
-    """Make an output folder that a run left behind after a step."""
-    shutil.copytree(source / f"checkpoint-{step}", target / f"checkpoint-{step}")
-
-
-# Eight rows: four steps an epoch, so that step 2 is inside the first and 4 is its end.
-@pytest.mark.parametrize("step", [2, 4, 6])
-@pytest.mark.parametrize("changes", [{}, {**tiny_training.LORA, "lora_dropout": 0.3}], ids=["full", "lora"])
-def test_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(changes, step, tmp_path, data):
-    shared = {"max_steps": 7, "lr_scheduler_type": "cosine", "save_strategy": "steps", "save_steps": 2, **changes}
-    whole = train(settings(tmp_path / "whole", data, "anyres", **shared))
-    copy_checkpoint(tmp_path / "whole/out", tmp_path / "rest/out", step)
-    rest = train(settings(tmp_path / "rest", data, "anyres", overwrite_output_dir=False, **shared))
-    assert len(rest.recorder.losses) == 7 - step
-    assert rest.recorder.losses == whole.recorder.losses[step:]
-    assert rest.recorder.rates == whole.recorder.rates[step:]
-    assert not differing(weights(whole.llava), weights(rest.llava))
 
 
 def test_run_resumes_from_the_newest_whole_checkpoint_unless_told_otherwise(tmp_path, data):

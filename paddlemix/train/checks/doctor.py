@@ -58,7 +58,7 @@ def diagnose(
             check.skip("needs the estimate of what trains")
         else:
             _check_disk(check, settings, found)
-    with diagnosis.check("trial") as check:
+    with diagnosis.check("trial", is_notice_warned=False) as check:
         _try(check, diagnosis, settings, template, config_folder, home, sampled, found, is_tried, num_cards)
     return diagnosis
 

@@ -19,6 +19,7 @@ from ...image.anyres import num_image_tokens, num_tiles
 from ...models.config import LlavaConfig
 from ..activations import Load
 from ..data_settings import DataSettings
+from ..run import chosen_quantization
 from ..trainer import last_checkpoint
 from .result import Check
 
@@ -67,6 +68,7 @@ def check_model(check: Check, settings, template: str | None) -> Home:
         check.fail(problem, f"paddlemix inspect {folder}")
     for note in found.notes:
         check.say(note)
+    chosen_quantization(model_args, str(folder))
     config = read_config(folder)
     processor = LlavaProcessor.from_pretrained(folder)
     name = model_args.conv_mode or model_args.version or template

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -52,11 +52,11 @@ class Diagnosis:
         return any(check.status == FAILED for check in self.checks)
 
     @contextmanager
-    def check(self, name: str) -> Iterator[Check]:
-        """Add a check; what is raised in the block is its failure, and notices are its warnings."""
+    def check(self, name: str, *, is_notice_warned: bool = True) -> Iterator[Check]:
+        """Add a check; what is raised in the block is its failure, and notices are its warnings or else its facts."""
         check = Check(name)
         self.checks.append(check)
-        with _notices(check):
+        with _notices(check.warn if is_notice_warned else check.say):
             try:
                 yield check
             except (ValueError, OSError, ImportError) as error:
@@ -72,18 +72,18 @@ class Diagnosis:
 
 
 class _Collector(logging.Handler):
-    def __init__(self, check: Check):
+    def __init__(self, tell: Callable[[str], None]):
         super().__init__()
-        self.check = check
+        self.tell = tell
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.check.warn(record.getMessage())
+        self.tell(record.getMessage())
 
 
 @contextmanager
-def _notices(check: Check) -> Iterator[None]:
-    """Let what the package tells beside its results become warnings of a check."""
-    logger, collector = logging.getLogger("paddlemix"), _Collector(check)
+def _notices(tell: Callable[[str], None]) -> Iterator[None]:
+    """Hand on what the package tells beside its results."""
+    logger, collector = logging.getLogger("paddlemix"), _Collector(tell)
     was_passed_on = logger.propagate
     logger.addHandler(collector)
     logger.propagate = False

@@ -1,0 +1,161 @@
+"""Weights as codes of 8 or 4 bits: how they are made and what they stand for, in NumPy. The model's side: `dequantize`.
+
+Matrices are [out, in], torch's orientation, so that blocks run along the inputs of an output and the codes are those
+that bitsandbytes makes of the same checkpoint.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+KINDS = ("int8", "nf4")
+BLOCK = 64  # weights that share a scale
+SCALE_BLOCK = 256  # scales that share a scale
+# NormalFloat: quantiles of the normal distribution (Dettmers et al. 2023, appendix E; bitsandbytes' create_normal_map).
+NF4 = np.array(
+    """-1.0 -0.6961928009986877 -0.5250730514526367 -0.39491748809814453 -0.28444138169288635 -0.18477343022823334
+    -0.09105003625154495 0.0 0.07958029955625534 0.16093020141124725 0.24611230194568634 0.33791524171829224
+    0.44070982933044434 0.5626170039176941 0.7229568362236023 1.0""".split(),
+    np.float32,
+)
+NF4_PAIRS = np.stack([np.repeat(NF4, 16), np.tile(NF4, 16)], axis=1)  # [256, 2]: what the two halves of a byte say
+NF4_MIDDLES = ((NF4[:-1].astype(np.float64) + NF4[1:]) / 2).astype(np.float32)
+SMALLEST = np.float32(1e-36)  # of what is divided by, so that nothing overflows
+STEP = 4096  # blocks that are coded at a time, so that they stay in the processor's cache
+
+
+def _dynamic_map() -> np.ndarray:
+    """Return the 256 values of 8-bit dynamic quantisation, rising (Dettmers 2015; bitsandbytes' create_dynamic_map).
+
+    For every power of ten from 1e-6 to 1 the middles of 1, 2, 4 .. 64 equal parts of 0.1 .. 1 of it, with both signs;
+    besides them 0 and 1.
+    """
+    positive = []
+    for exponent in range(7):
+        edges = np.linspace(0.1, 1.0, 2**exponent + 1)
+        positive.append((edges[:-1] + edges[1:]) / 2 * 10.0 ** (exponent - 6))
+    values = np.concatenate(positive)
+    return np.sort(np.concatenate([values, -values, [0.0, 1.0]])).astype(np.float32)
+
+
+DYNAMIC = _dynamic_map()
+DYNAMIC_MIDDLES = ((DYNAMIC[:-1].astype(np.float64) + DYNAMIC[1:]) / 2).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Int8Codes:
+    """codes int8 [out, in], scales float32 [out]: the weight is codes * scales. NumPy arrays or paddle tensors."""
+
+    codes: Any
+    scales: Any
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return tuple(self.codes.shape)
+
+
+@dataclass(frozen=True)
+class Nf4Codes:
+    """A matrix of `shape` (out, in) in blocks of 64, row by row, the last one filled up with zeros.
+
+    codes uint8 [blocks, 32]: two weights a byte, the first in its upper half. The blocks' scales are
+    DYNAMIC[scale_codes] * group_scales + offset, of uint8 [groups, 256], float32 [groups] and float32 [1]; those behind
+    the last block mean nothing. NumPy arrays or paddle tensors.
+    """
+
+    shape: tuple[int, int]
+    codes: Any
+    scale_codes: Any
+    group_scales: Any
+    offset: Any
+
+
+Codes = Int8Codes | Nf4Codes
+
+
+def choose_kind(load_in_8bit: bool, load_in_4bit: bool) -> str | None:
+    """Return the kind that two switches ask for, None for unquantised weights. Raises ValueError for both."""
+    if load_in_8bit and load_in_4bit:
+        raise ValueError("weights can be held in 8 bits or in 4, not in both: set one of load_in_8bit and load_in_4bit")
+    return "int8" if load_in_8bit else "nf4" if load_in_4bit else None
+
+
+def check_kind(kind: str | None) -> None:
+    """Raise ValueError for a kind that is not known; None is no quantisation."""
+    if kind is not None and kind not in KINDS:
+        raise ValueError(f"quantization is {kind!r}: expected {' or '.join(KINDS)}, or None for weights as they are")
+
+
+def quantize(matrix: np.ndarray, kind: str) -> Codes:
+    """Return the codes of float32 [out, in]. Raises ValueError for values that are no finite numbers."""
+    return quantize_int8(matrix) if kind == "int8" else quantize_nf4(matrix)
+
+
+def quantize_int8(matrix: np.ndarray) -> Int8Codes:
+    """Return codes -127..127 with a scale for each output: its largest absolute weight / 127."""
+    largest = _largest(matrix)
+    codes = np.empty(matrix.shape, np.int8)
+    for rows in _steps(len(matrix), max(STEP * BLOCK // max(matrix.shape[1], 1), 1)):
+        codes[rows] = np.rint(matrix[rows] * (np.float32(127) / np.maximum(largest[rows], SMALLEST))[:, None])
+    return Int8Codes(codes, largest / np.float32(127))
+
+
+def quantize_nf4(matrix: np.ndarray) -> Nf4Codes:
+    """Return the codes of the nearest values of NF4 times the largest absolute weight of each block.
+
+    Those largest weights are then coded themselves ("double quantisation"). A block of zeros stays zero exactly.
+    """
+    flat = np.ascontiguousarray(matrix, np.float32).reshape(-1)
+    num_blocks = math.ceil(flat.size / BLOCK)
+    codes, largest = np.empty([num_blocks, BLOCK // 2], np.uint8), np.empty(num_blocks, np.float32)
+    for rows in _steps(num_blocks, STEP):
+        part = flat[rows.start * BLOCK : rows.stop * BLOCK]
+        part = (np.pad(part, (0, -part.size % BLOCK)) if part.size % BLOCK else part).reshape(-1, BLOCK)
+        largest[rows] = _largest(part)
+        digits = _nearest_of_nf4(part * (np.float32(1) / np.maximum(largest[rows], SMALLEST))[:, None])
+        codes[rows] = digits[:, ::2] << 4 | digits[:, 1::2]
+    return Nf4Codes(tuple(matrix.shape), codes, *_quantize_scales(largest))
+
+
+def _quantize_scales(scales: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return scale_codes, group_scales and offset of Nf4Codes for float32 [blocks]."""
+    offset = scales.mean(dtype=np.float64, keepdims=True).astype(np.float32)
+    rest = np.pad(scales - offset, (0, -scales.size % SCALE_BLOCK)).reshape(-1, SCALE_BLOCK)
+    largest = _largest(rest)
+    scaled = rest * (np.float32(1) / np.maximum(largest, SMALLEST))[:, None]
+    return np.searchsorted(DYNAMIC_MIDDLES, scaled).astype(np.uint8), largest, offset
+
+
+def _nearest_of_nf4(scaled: np.ndarray) -> np.ndarray:
+    """Return the place in NF4 of the nearest value; fifteen passes beat a binary search for each weight."""
+    digits = np.zeros(scaled.shape, np.uint8)
+    for middle in NF4_MIDDLES:
+        digits += scaled > middle
+    return digits
+
+
+def _largest(rows: np.ndarray) -> np.ndarray:
+    """Return the largest absolute value of each row."""
+    largest = np.maximum(rows.max(axis=1), -rows.min(axis=1))
+    if not np.isfinite(largest).all():
+        raise ValueError("the weights hold values that are no finite numbers, which cannot be quantised")
+    return largest
+
+
+def _steps(num_rows: int, step: int):
+    for start in range(0, num_rows, step):
+        yield slice(start, min(start + step, num_rows))
+
+
+def dequantize(codes: Codes) -> np.ndarray:
+    """Return float32 [out, in]: bit by bit what the model computes with in float32."""
+    if isinstance(codes, Int8Codes):
+        return codes.codes.astype(np.float32) * codes.scales[:, None]
+    num_blocks = len(codes.codes)
+    scales = DYNAMIC[codes.scale_codes] * codes.group_scales[:, None] + codes.offset
+    values = NF4_PAIRS[codes.codes].reshape(num_blocks, BLOCK) * scales.reshape(-1)[:num_blocks, None]
+    return values.reshape(-1)[: math.prod(codes.shape)].reshape(codes.shape)
