@@ -17,6 +17,7 @@ TRAINERS = {"pretrain": "plain", "sft": None}  # command -> template (None: the 
 COMMANDS = {
     "convert": "bring a checkpoint into another layout",
     "inspect": "say what a checkpoint is, holds and lacks",
+    "inspect-data": "say what a training configuration would read, and show it as the model sees it",
     "compose": "make a model to start from out of a language model and a vision tower",
     "extract-projector": "write a model's projector to a file",
     "apply-delta": "add delta weights to their base",
@@ -36,7 +37,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(parser: argparse.ArgumentParser, argv: list[str]) -> int:
     """Parse, set the environment for the device, call the command, and turn mistakes into one line."""
-    arguments = parser.parse_args(argv)
+    arguments, rest = parser.parse_known_args(argv)
+    if "takes_settings" in arguments:
+        arguments.settings = rest
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     prepare_environment(getattr(arguments, "device", None))
     try:
         return arguments.command(arguments)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 import warnings
 from pathlib import Path
 
@@ -88,6 +89,13 @@ def use_device(device: str | None = None) -> str:
     return chosen
 
 
+def wants_equal_shapes() -> bool:
+    """Tell if the device in use compiles its work for each shape, so that equal shapes matter more than no padding."""
+    import paddle
+
+    return paddle.get_device().split(":")[0] not in ("cpu", "gpu")
+
+
 def _chosen_before() -> str | None:
     """Return the current device if it is not the CPU that paddle starts with on a machine without a better one."""
     import paddle
@@ -129,3 +137,18 @@ def choose_dtype(dtype: str | None = None, *, stored: str = "float32") -> str:
     if dtype is not None:
         notice(f"{device} has no {wanted} kernels for matrix products and convolutions here: using float32")
     return "float32"
+
+
+def peak_memory() -> int:
+    """Return the most bytes that this process has had on the device in use so far; on a CPU its resident memory."""
+    import paddle
+
+    place = paddle.get_device()
+    if place.startswith("gpu"):
+        return int(paddle.device.cuda.max_memory_allocated())
+    if not place.startswith("cpu") and hasattr(paddle.device, "max_memory_allocated"):
+        return int(paddle.device.max_memory_allocated(place))
+    import resource
+
+    kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kibibytes if sys.platform == "darwin" else kibibytes * 1024  # macOS counts bytes

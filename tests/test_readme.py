@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from paddlemix.cli import build_parser
+from paddlemix.models.language.families import FAMILIES
 
 ROOT = Path(__file__).parent.parent
 WEIGHTS = ROOT / "paddlemix/examples/llava/WEIGHTS.md"
@@ -90,3 +91,15 @@ def test_files_that_a_readme_names_exist(path):
         assert (path.parent / target).exists(), f"{path} links to {target}"
     for target in set(re.findall(r"paddlemix/[\w./-]+\.(?:py|json|png)", text)):
         assert (ROOT / target).exists(), f"{path} names {target}"
+
+
+@pytest.mark.parametrize("name", ["README.md", "README_zh.md"])
+def test_the_tables_of_models_name_every_family_and_tests_that_exist(name):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    titles = {"llama": "LLaMA", "phi3": "Phi-3", "mpt": "MPT"}
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    for family in FAMILIES.values():
+        title = titles.get(family.name, family.title)
+        assert any(title in row.split("|")[1] for row in rows), family.name
+    for path in re.findall(r"`((?:tests/|parity/)[\w/]+\.py)`", text):
+        assert (ROOT / path).is_file() or (ROOT / "tests" / path).is_file(), path

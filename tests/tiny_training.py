@@ -63,7 +63,7 @@ def settings(home: Path, data: Path, mode: str = "pad", **changes) -> dict:
 def build(values: dict, template: str | None = None):
     """Return the trainer of a run, just before it starts."""
     made = []
-    with mock.patch.object(run, "execute", lambda trainer, args: made.append(trainer)):
+    with mock.patch.object(run, "execute", lambda trainer, args, values: made.append(trainer)):
         run.train(values, template=template, config_folder=None)
     trainer = made[0]
     trainer.recorder = Recorder(trainer)

@@ -10,7 +10,7 @@ from typing import Any
 from ..conversation.messages import Conversation
 from ..conversation.templates import ChatTemplate, get_template
 from ..conversation.tokenizer import Tokenizer, load_tokenizer
-from ..data.collate import collate
+from ..data.collate import collate, collate_packs
 from ..data.encode import encode, encode_turns
 from ..data.sample import Batch, Sample
 from ..image.load import load_image
@@ -78,6 +78,9 @@ class LlavaProcessor:
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
         return collate(samples, pad_id=self.tokenizer.pad_id)
+
+    def collate_packs(self, packs: Sequence[Sequence[Sample]]) -> Batch:
+        return collate_packs(packs, pad_id=self.tokenizer.pad_id)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return the text of ids without special tokens and surrounding blanks."""

@@ -50,6 +50,8 @@ def collate_packs(
             [[np.full(len(sample.token_ids), n) for n, sample in enumerate(pack, start=1)] for pack in packs], width, 0
         ),
         **stack_images(samples),
+        notes=tuple(note for sample in samples for note in sample.notes),
+        where=tuple(sample.where for sample in samples),
     )
 
 

@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from ..constants import IGNORE_INDEX
+from ..image.errors import ImageError, MissingImageError
+from ..image.load import SCHEME
+from .bad_rows import BadRowPolicy
+from .encode import SampleTooLongError
 from .row import Row
+from .row_note import CUT, TOO_LONG, RowNote
 from .sample import Sample
 
-logger = logging.getLogger(__name__)
+RETRY_SECONDS = (0.1, 0.4)  # pauses before a picture's file is tried again: a network drive may hiccup
+MAX_DRAWS = 100  # rows tried in the place of one
 
 
 class RowError(ValueError):
     """A row cannot be encoded; the text starts with its file and number, and __cause__ says why."""
+
+
+class NothingTrainedError(ValueError):
+    """A sample would silently teach nothing."""
+
+
+# The errors that are a row's own fault, the special ones first.
+KIND_OF = {
+    MissingImageError: "missing_picture",
+    ImageError: "unreadable_picture",
+    SampleTooLongError: TOO_LONG,
+    NothingTrainedError: "nothing_trained",
+}
 
 
 class ConversationDataset:
@@ -23,45 +43,87 @@ class ConversationDataset:
 
     encode_function(conversation, folders=...) -> (Sample, number of dropped turns): `encode.encode_turns` with its
     other arguments bound by functools.partial, which keeps the data set picklable. Pictures are opened row by row and
-    never kept. num_cut_rows and num_dropped_turns count what was cut to fit since the start; each loader worker has its
-    own copy of the data set and so its own counts.
+    never kept.
+
+    policy: what is done about rows that are bad; None raises. A skipped row is replaced by another one, drawn by (seed,
+    index) alone: batches keep their shape and number on every process, and a resumed run draws the same. What was
+    skipped or cut stands in the notes of the sample. num_left_out: rows that were skipped before, in their files.
     """
 
-    def __init__(self, rows: Sequence[Row], encode_function: Callable[..., tuple[Sample, int]]):
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        encode_function: Callable[..., tuple[Sample, int]],
+        *,
+        policy: BadRowPolicy | None = None,
+        split: str = "train",
+        seed: int = 0,
+        num_left_out: int = 0,
+    ):
         self.rows = rows
         self.encode_function = encode_function
-        self.num_cut_rows = 0
-        self.num_dropped_turns = 0
+        self.policy = policy or BadRowPolicy("raise")
+        self.split = split
+        self.seed = seed
+        self.num_left_out = num_left_out
+        self._bad: dict[int, RowNote] = {}  # of this process, so that no row is tried twice
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> Sample:
-        """Encode a row. Raises RowError naming file and row for whatever is wrong with it."""
+        """Encode a row, or another one in its place.
+
+        Raises RowError naming file and row for what is not skipped, and TooManyBadRowsError.
+        """
+        notes: list[RowNote] = []
+        for candidate in self._candidates(index):
+            outcome = self._bad.get(candidate) or self._read(candidate)
+            if isinstance(outcome, Sample):
+                return replace(outcome, notes=(*notes, *outcome.notes))
+            notes.append(outcome)
+            if candidate not in self._bad:
+                self._bad[candidate] = outcome
+                skipped = {note.key: note for note in self._bad.values()}  # a mixture may hold a row twice
+                self.policy.check(list(skipped.values()), len(self.rows) + self.num_left_out, notes)
+        raise RowError(
+            f"{notes[0].where}: {notes[0].reason}; and none of {len(notes) - 1} rows drawn in its place can be used, "
+            f"the last one {notes[-1].where}: {notes[-1].reason}"
+        )
+
+    def _candidates(self, index: int) -> Iterator[int]:
+        """Yield the row itself and then those that may take its place."""
+        yield index
+        # NumPy takes no negative seed, which an index from the end would be.
+        draws = np.random.default_rng([self.seed, index % len(self.rows)])
+        for _ in range(MAX_DRAWS):
+            yield int(draws.integers(len(self.rows)))
+
+    def _read(self, index: int) -> Sample | RowNote:
+        """Return the sample of a row, or why it is skipped."""
         row = self.rows[index]
         try:
-            sample, num_dropped = self.encode_function(row.conversation, folders=row.folders)
+            sample, num_dropped = self._encode(row)
             _check_trained(sample)
         except (ValueError, OSError) as error:
-            raise RowError(f"{row.where}: {error}") from error
-        if num_dropped:
-            self._count_cut(row, num_dropped, len(sample.token_ids))
-        return sample
+            kind = next((kind for cls, kind in KIND_OF.items() if isinstance(error, cls)), None)
+            if kind is None or not self.policy.is_content_skipped:
+                raise RowError(f"{row.where}: {error}") from error
+            return RowNote.of(row, self.split, kind, str(error))
+        notes = (RowNote.of(row, self.split, CUT, num_dropped_turns=num_dropped),) if num_dropped else ()
+        return replace(sample, notes=notes, where=row.where)
 
-    def _count_cut(self, row: Row, num_dropped: int, length: int) -> None:
-        if not self.num_cut_rows:
-            logger.warning(
-                "%s: the last %d turns were dropped to fit max_length (%d tokens are left); further rows are cut "
-                "without a message and counted",
-                row.where,
-                num_dropped,
-                length,
-            )
-        self.num_cut_rows += 1
-        self.num_dropped_turns += num_dropped
+    def _encode(self, row: Row) -> tuple[Sample, int]:
+        """Encode, trying again where a picture's file cannot be read; downloads have been tried again already."""
+        has_downloads = any(isinstance(image, str) and SCHEME.match(image) for image in row.conversation.images)
+        for pause in () if has_downloads else RETRY_SECONDS:
+            try:
+                return self.encode_function(row.conversation, folders=row.folders)
+            except ImageError:
+                time.sleep(pause)
+        return self.encode_function(row.conversation, folders=row.folders)
 
 
 def _check_trained(sample: Sample) -> None:
-    """Refuse a sample that would silently teach nothing."""
     if sample.labels is None or (np.asarray(sample.labels) == IGNORE_INDEX).all():
-        raise ValueError("no token of the row is trained: expected an answer")
+        raise NothingTrainedError("no token of the row is trained: expected an answer")

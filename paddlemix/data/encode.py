@@ -68,20 +68,44 @@ def encode_turns(
     """
     pictures = [load_image(find_picture(source, folders), cache_folder=cache_folder) for source in conversation.images]
     counts = [num_image_tokens(picture.size, spec) for picture in pictures]
+    conversation, ids, is_trained, num_dropped = tokenize_to_fit(
+        conversation,
+        counts,
+        tokenizer=tokenizer,
+        template=template,
+        max_length=max_length,
+        add_generation_prompt=add_generation_prompt,
+    )
+    token_ids = np.array(ids, dtype=np.int64)
+    labels = None if add_generation_prompt else np.where(is_trained, token_ids, IGNORE_INDEX)
+    images = tuple(preprocess(picture, spec) for picture in pictures[: len(conversation.images)])
+    return Sample(token_ids, labels, images), num_dropped
+
+
+def tokenize_to_fit(
+    conversation: Conversation,
+    num_image_tokens: Sequence[int],
+    *,
+    tokenizer,
+    template: ChatTemplate,
+    max_length: int | None,
+    add_generation_prompt: bool = False,
+) -> tuple[Conversation, list[int], list[bool], int]:
+    """Return what is kept of a conversation, its ids, whether each is trained, and how many turns were dropped.
+
+    num_image_tokens: of each picture; the pictures themselves are not opened. Raises as `fit_turns`.
+    """
 
     def to_tokens(part: Conversation) -> tuple[list[int], list[bool]]:
         segments = render(part, template, add_generation_prompt=add_generation_prompt)
-        return tokenize(segments, tokenizer, counts[: len(part.images)])
+        return tokenize(segments, tokenizer, num_image_tokens[: len(part.images)])
 
     num_dropped = 0
     ids, is_trained = to_tokens(conversation)
     if max_length is not None and len(ids) > max_length:
         conversation, num_dropped = fit_turns(conversation, lambda part: len(to_tokens(part)[0]), max_length)
         ids, is_trained = to_tokens(conversation)
-    token_ids = np.array(ids, dtype=np.int64)
-    labels = None if add_generation_prompt else np.where(is_trained, token_ids, IGNORE_INDEX)
-    images = tuple(preprocess(picture, spec) for picture in pictures[: len(conversation.images)])
-    return Sample(token_ids, labels, images), num_dropped
+    return conversation, ids, is_trained, num_dropped
 
 
 def fit_turns(

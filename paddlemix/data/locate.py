@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..image.errors import ImageError
+from ..image.errors import MissingImageError
 from ..image.load import SCHEME, describe
 
 
 def find_picture(source: Any, folders: Sequence[str]) -> Any:
     """Return a relative path joined to the first folder that has it; anything else unchanged.
 
-    Without folders a path is relative to the current directory. Raises ImageError naming every place tried.
+    Without folders a path is relative to the current directory. Raises MissingImageError naming every place tried.
     """
     if not isinstance(source, (str, Path)) or not folders or _is_elsewhere(str(source)):
         return source
@@ -22,7 +22,7 @@ def find_picture(source: Any, folders: Sequence[str]) -> Any:
         if place.is_file():
             return str(place)
     tried = ", ".join(dict.fromkeys(map(str, places)))
-    raise ImageError(f"picture {describe(source)} not found; tried {tried}: check the path and image_folder")
+    raise MissingImageError(f"picture {describe(source)} not found; tried {tried}: check the path and image_folder")
 
 
 def _is_elsewhere(source: str) -> bool:

@@ -25,9 +25,11 @@ import numpy as np
 
 from ..conversation.paddlemix_template import check_chat_template
 from ..conversation.templates import ChatTemplate
+from .bad_rows import refuse
 from .readers.fields import show
-from .readers.files import read_rows
+from .readers.files import scan_rows
 from .row import Row
+from .row_note import RowNote
 
 logger = logging.getLogger(__name__)
 SPLITS = ("train", "eval")
@@ -56,25 +58,49 @@ def read_mixture(
     image_folder: str | None = None,
     seed: int = 0,
 ) -> list[Row]:
-    """Return the rows of a split, entry after entry; an empty list when the value has no such split.
+    """Return the rows of a split as `scan_mixture` does. Raises ValueError when any row is wrong."""
+    rows, bad = scan_mixture(
+        value, split, template=template, config_folder=config_folder, image_folder=image_folder, seed=seed
+    )
+    refuse(bad)
+    return rows
 
+
+def scan_mixture(
+    value: Any,
+    split: str,
+    *,
+    template: ChatTemplate | None = None,
+    config_folder: str | Path | None = None,
+    image_folder: str | None = None,
+    seed: int = 0,
+) -> tuple[list[Row], list[RowNote]]:
+    """Return the good rows of a split, entry after entry, and what is wrong with the others.
+
+    Both are empty when the value has no such split.
     template: what the model is trained with; a `chat_template` file is only compared with it: what it says differently
     is logged, and other roles raise.
     config_folder: only for the hint when a path does not exist from here but does from there. image_folder: for entries
     that name none of their own. seed: decides which rows `weight` and `num_samples` take; the same seed takes the same
     rows, and more of them when the number grows.
-    Raises ValueError for unknown keys and names, files that are not there, and rows that are wrong.
+    Raises ValueError for unknown keys and names, files that are not there, and entries of wrong rows alone.
     """
-    rows = []
+    rows, bad = [], []
     for number, entry in enumerate(parse_entries(value, split), start=1):
         owner = f"dataset {split!r}, entry {number}"
         if entry.image_folder is None and image_folder is not None:
             entry = replace(entry, image_folder=image_folder)
         if entry.chat_template is not None:
             _check_template(entry.chat_template, template, owner, config_folder)
-        entry_rows = [row for file in entry.data_files for row in _read_file(file, entry, owner, config_folder)]
+        entry_rows = []
+        for file in entry.data_files:
+            file_rows, file_bad = _read_file(file, entry, owner, config_folder, split)
+            entry_rows += file_rows
+            bad += file_bad
+        if not entry_rows:
+            raise ValueError(f"{owner}: none of its {len(bad)} rows can be used; {bad[0].where}: {bad[0].reason}")
         rows += take(entry_rows, entry, np.random.default_rng([seed, number]), owner)
-    return rows
+    return rows, bad
 
 
 def parse_entries(value: Any, split: str) -> list[Entry]:
@@ -148,13 +174,15 @@ def _parse_amount(value: dict, owner: str) -> tuple[float | None, int | None]:
     return weight, num_samples
 
 
-def _read_file(file: str, entry: Entry, owner: str, config_folder: str | Path | None) -> list[Row]:
+def _read_file(
+    file: str, entry: Entry, owner: str, config_folder: str | Path | None, split: str
+) -> tuple[list[Row], list[RowNote]]:
     _check_exists(file, Path.is_file, "data file", owner, config_folder)
     folders = [os.path.dirname(os.path.abspath(file)), os.getcwd()]
     if entry.image_folder is not None:
         _check_exists(entry.image_folder, Path.is_dir, "image_folder", owner, config_folder)
         folders.insert(0, os.path.abspath(entry.image_folder))
-    return read_rows(file, folders=tuple(dict.fromkeys(folders)))
+    return scan_rows(file, folders=tuple(dict.fromkeys(folders)), split=split)
 
 
 def _check_template(file: str, template: ChatTemplate | None, owner: str, config_folder: str | Path | None) -> None:

@@ -44,6 +44,14 @@ def first_fit(lengths: Sequence[int], max_length: int, order: Sequence[int] | No
     return packs
 
 
+def pack_rows(lengths: Sequence[int], max_length: int, seed: int) -> list[list[int]]:
+    """Return the packs of a training set: first fit in an order that the seed decides, the same in every epoch.
+
+    A row of length 0, which will be skipped, takes a place of 1.
+    """
+    return first_fit(np.maximum(lengths, 1), max_length, np.random.default_rng(seed).permutation(len(lengths)))
+
+
 def fill_rate(packs: Sequence[Sequence[int]], lengths: Sequence[int], max_length: int) -> float:
     """Return the share of all rows' positions that hold a token, in 0..1."""
     if not packs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from ..conversation.messages import Conversation
 
@@ -12,7 +13,7 @@ class Row:
     """A conversation and its origin.
 
     number counts rows from 1; line counts lines from 1 and is None where rows are not lines. folders: where pictures
-    with a relative path are looked for, in this order.
+    with a relative path are looked for, in this order. id: as in the file. format: its reader's name.
     """
 
     conversation: Conversation
@@ -20,6 +21,8 @@ class Row:
     number: int
     line: int | None = None
     folders: tuple[str, ...] = ()
+    id: Any = None
+    format: str = ""
 
     @property
     def where(self) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..image.tiles import ImageTiles
+from .row_note import RowNote
 
 
 @dataclass(frozen=True)
@@ -14,12 +15,15 @@ class Sample:
     """One encoded conversation.
 
     token_ids int64 [T], a run of -200 for each picture; labels int64 [T], -100 = not trained, not shifted,
-    or None for a prompt; images in the order of their runs.
+    or None for a prompt; images in the order of their runs. notes: rows skipped before it, and whether it was cut.
+    where: file and number of its row.
     """
 
     token_ids: np.ndarray
     labels: np.ndarray | None
     images: tuple[ImageTiles, ...] = ()
+    notes: tuple[RowNote, ...] = ()
+    where: str = ""
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ class Batch:
 
     token_ids, labels, position_ids, segment_ids int64 [B, T] (labels may be None); segment_ids 0 = padding,
     1.. = sample in the row. pixels float32 [sum of tiles, 3, side, side] or None; tiles_per_image int64 [images];
-    image_sizes int64 [images, 2] as (width, height) px; images in row order.
+    image_sizes int64 [images, 2] as (width, height) px; images in row order. notes, where: those of the samples.
     """
 
     token_ids: np.ndarray
@@ -38,3 +42,5 @@ class Batch:
     pixels: np.ndarray | None = None
     tiles_per_image: np.ndarray | None = None
     image_sizes: np.ndarray | None = None
+    notes: tuple[RowNote, ...] = ()
+    where: tuple[str, ...] = ()

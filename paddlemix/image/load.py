@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
-from .errors import ImageError
+from .errors import ImageError, MissingImageError
 from .fetch import DEFAULT_LIMITS, FetchLimits, cache_path, download, store
 
 # As many as Pillow itself opens; a picture takes 3 to 4 bytes a pixel in memory.
@@ -101,7 +101,7 @@ def _load_file(path: Path, source: str | os.PathLike[str], max_pixels: int) -> I
         with path.open("rb") as file:
             return _decode(file, name, max_pixels)
     except FileNotFoundError as error:
-        raise ImageError(f"there is no picture {name}: check the path and the image folder") from error
+        raise MissingImageError(f"there is no picture {name}: check the path and the image folder") from error
     except ImageError:
         raise
     except OSError as error:  # no permission, a name too long

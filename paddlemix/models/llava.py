@@ -20,16 +20,21 @@ from .image_features import arrange, place
 from .language.decoder import LanguageModel
 from .layers import ZERO, initialize
 from .loss import weighted_loss
+from .neftune import neftune_noise
 from .projector import build_projector
 from .vision.vit import VisionTower
 
 
 class LlavaForConditionalGeneration(nn.Layer):
-    """A whole model. A new one holds zeros: use `from_pretrained`, or `initialize_weights` to train from nothing."""
+    """A whole model. A new one holds zeros: use `from_pretrained`, or `initialize_weights` to train from nothing.
+
+    neftune_alpha: above 0, embeddings of text get `neftune_noise` while training.
+    """
 
     def __init__(self, config: LlavaConfig):
         super().__init__()
         self.config = config
+        self.neftune_alpha = 0.0
         self.vision_tower = VisionTower(config.vision)
         self.projector = build_projector(config.projector_type, config.vision.hidden_size, config.language.hidden_size)
         self.language_model = LanguageModel(config.language)
@@ -89,7 +94,10 @@ class LlavaForConditionalGeneration(nn.Layer):
         features = []
         if batch.pixels is not None and len(batch.tiles_per_image):
             features = self.encode_images(batch.pixels, batch.tiles_per_image, batch.image_sizes)
-        return place(self.language_model.embed_tokens, ids, features)
+        embeds = place(self.language_model.embed_tokens, ids, features)
+        if self.training and self.neftune_alpha:
+            embeds = embeds + neftune_noise(ids, np.asarray(batch.segment_ids), embeds, self.neftune_alpha)
+        return embeds
 
     def forward(self, batch: Batch, with_loss: bool = False, loss_weights: np.ndarray | None = None):
         """Return logits [B, T, vocab_size], or with with_loss the loss: the mean over the trained tokens.
@@ -104,12 +112,23 @@ class LlavaForConditionalGeneration(nn.Layer):
             if batch.labels is None:
                 raise ValueError("the batch has no labels, hence no loss: collate samples that were encoded to train")
             head = self.language_model.logits
-            return weighted_loss(hidden, batch.labels, loss_weights, head, self.config.language.vocab_size)
+            loss = weighted_loss(hidden, batch.labels, loss_weights, head, self.config.language.vocab_size)
+            return loss + self._blank_picture() * 0.0 if self.training and batch.pixels is None else loss
         return self.language_model.logits(hidden)
 
     def loss(self, batch: Batch):
         """Return the cross-entropy of predicting each trained token from those before it, mean over them."""
         return self(batch, with_loss=True)
+
+    def _blank_picture(self):
+        """Return a number that hangs on every parameter a picture would pass.
+
+        Added times zero to the loss of a batch without pictures, it gives them zero gradients instead of none: what the
+        optimizer does then depends neither on the batches since the start nor on what other processes have. It belongs
+        to `forward`, after which data-parallel wrappers look for parameters that will get no gradient.
+        """
+        side = self.config.image.side
+        return self.encode_images(np.zeros([1, 3, side, side]), [1], [(side, side)])[0].astype("float32").sum()
 
     def generate(self, batch: Batch, sampling=None) -> list[list[int]]:
         """Return the new token ids of every row. See `generate.batch.generate`."""

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import enum
-import json
-import types
 import typing
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +12,7 @@ from paddlenlp.trainer import TrainingArguments
 
 from .. import device as devices
 from ..log import notice
-from .values import FlagText
+from .convert import convert
 
 
 @dataclass
@@ -33,6 +30,14 @@ class ModelArguments:
     lora_target_modules: list[str] | None = field(default=None, metadata={"help": "regular expressions of layer names"})
     unfreeze_mm_vision_tower: bool = field(default=False, metadata={"help": "train the vision tower too"})
     freeze_mm_mlp_adapter: bool = field(default=False, metadata={"help": "do not train the projector"})
+    tune_mm_mlp_adapter: bool = field(default=False, metadata={"help": "train the projector only (stage 1)"})
+    mm_tunable_parts: list[str] | None = field(
+        default=None, metadata={"help": "what trains: mm_vision_tower, mm_mlp_adapter, mm_language_model"}
+    )
+    rslora: bool = field(default=False, metadata={"help": "scale adapters by alpha / sqrt(rank)"})
+    lora_plus_scale: float = field(default=1.0, metadata={"help": "LoRA+: rate of the B matrices over that of the A"})
+    neftune: bool = field(default=False, metadata={"help": "noise on the embeddings of text tokens"})
+    neftune_noise_alpha: float = field(default=5.0, metadata={"help": "how much noise"})
     version: str | None = field(default=None, metadata={"help": "PaddleMIX's older name of conv_mode"})
     conv_mode: str | None = field(default=None, metadata={"help": "template; default plain (stage 1) or the model's"})
 
@@ -44,6 +49,15 @@ class DataArguments:
     dataset: dict | list | str | None = field(default=None, metadata={"help": '{"train": [...], "eval": [...]}'})
     image_folder: str | None = field(default=None, metadata={"help": "where relative picture paths start"})
     max_length: int = field(default=2048, metadata={"help": "tokens of a sample, its image tokens included"})
+    mixtoken: bool = field(default=False, metadata={"help": "PaddleMIX's name of packing"})
+    packing: bool = field(default=False, metadata={"help": "several samples in a row of max_length tokens"})
+    on_bad_sample: str | None = field(
+        default=None,
+        metadata={"help": "raise or skip; default: wrong rows raise, bad pictures and too long rows are skipped"},
+    )
+    max_bad_samples: int | float | None = field(
+        default=None, metadata={"help": "rows that may be skipped, below 1 a share; default: 1%, at least 10"}
+    )
 
 
 @dataclass
@@ -52,20 +66,23 @@ class LlavaTrainingArguments(TrainingArguments):
 
     mm_projector_lr: float | None = field(default=None, metadata={"help": "learning rate of the projector"})
     mm_vision_tower_lr: float | None = field(default=None, metadata={"help": "learning rate of the vision tower"})
+    loss_reduction: str = field(default="token", metadata={"help": "mean over all trained tokens, or over samples"})
+    max_loss_ratio: float = field(
+        default=10.0, metadata={"help": "stop where a loss is so many times the usual one; 0: never"}
+    )
+    group_by_length: bool = field(default=False, metadata={"help": "batches of rows of similar length"})
+    group_by_modality_length: bool = field(
+        default=False, metadata={"help": "the same, with pictures in all rows of a batch or in none"}
+    )
 
 
 # Keys that PaddleMIX accepts and its LLaVA code never reads.
 WITHOUT_EFFECT = frozenset(
     "prefix_tuning num_prefix_tokens from_aistudio save_to_aistudio aistudio_repo_id aistudio_repo_private "
-    "aistudio_repo_license aistudio_token neftune neftune_noise_alpha task_name src_length eval_with_do_generation "
+    "aistudio_repo_license aistudio_token task_name src_length eval_with_do_generation "
     "save_generation_output lazy chat_template splits top_k top_p benchmark profiler_options warmup_start_lr eta_min "
     "lr_scheduler_name use_flash_attention text_model_name_or_path".split()
 )
-# Keys that change nothing but speed, until they are there.
-NOT_YET = {
-    "mixtoken": "samples are not packed: each stands in a row of its own",
-    "group_by_modality_length": "samples are shuffled without grouping",
-}
 # Below these, training would divide by zero or fail far from the cause.
 AT_LEAST = {
     "per_device_train_batch_size": 1,
@@ -75,6 +92,8 @@ AT_LEAST = {
     "max_length": 1,
     "lora_rank": 1,
     "lora_dropout": 0,
+    "lora_plus_scale": 0,
+    "neftune_noise_alpha": 0,
 }
 # Keys that split the work over processes; paddlenlp resets them without a word when there is only one.
 PARALLEL = ("sharding", "sharding_parallel_degree", "tensor_parallel_degree", "pipeline_parallel_degree")
@@ -114,16 +133,13 @@ def _field_types(cls) -> dict[str, Any]:
 
 def _check_keys(values: dict[str, Any], known: set[str]) -> None:
     for key in values:
-        if key not in known and key not in WITHOUT_EFFECT and key not in NOT_YET:
+        if key not in known and key not in WITHOUT_EFFECT:
             near = difflib.get_close_matches(key, sorted(known | WITHOUT_EFFECT), n=1)
             hint = f": did you mean {near[0]!r}?" if near else ""
             raise ValueError(f"unknown setting {key!r}{hint}")
     unused = sorted(set(values) & WITHOUT_EFFECT)
     if unused:
         notice(f"accepted for PaddleMIX's sake, without effect here as there: {', '.join(unused)}")
-    for key, effect in NOT_YET.items():
-        if values.get(key) not in (None, False, "false"):
-            notice(f"{key}: {effect}")
 
 
 def _check_limits(own: dict[str, Any]) -> None:
@@ -151,80 +167,3 @@ def _training_values(own: dict[str, Any]) -> dict[str, Any]:
         own["fp16_opt_level"] = "O1"
         notice("fp16_opt_level O2 needs fp16 or bf16: the weights stay in float32")
     return own
-
-
-def convert(key: str, value: Any, hint: Any) -> Any:
-    """Bring a value to its field's type. Raises ValueError that names key, value and type."""
-    is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
-    options = typing.get_args(hint) if is_union else (hint,)
-    if value is None and type(None) in options:
-        return None
-    options = [option for option in options if option is not type(None)]
-    if isinstance(value, FlagText) and any(_kind(option) in (list, dict) for option in options):
-        value = _read_json_text(key, value)
-    for option in options:
-        try:
-            return _as(option, value)
-        except (TypeError, ValueError, OverflowError):
-            continue
-    raise ValueError(f"{key} is {value!r}: expected {' or '.join(_describe(option) for option in options)}")
-
-
-def _read_json_text(key: str, text: FlagText) -> Any:
-    """Return what a flag's text says if it begins like a JSON list or object, else the text."""
-    if text[:1] not in ("[", "{"):
-        return text
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{key} is {text!r}, which is not valid JSON: {error}") from None
-
-
-def _kind(option) -> type:
-    return typing.get_origin(option) or option
-
-
-def _describe(option) -> str:
-    if typing.get_args(option):
-        return str(option).replace("typing.", "").lower()
-    if issubclass(option, enum.Enum):
-        return "one of " + ", ".join(item.value for item in option)
-    return option.__name__
-
-
-def _as(option, value):
-    """Return the value as a type; raises TypeError, ValueError or OverflowError if it is none."""
-    kind = _kind(option)
-    if kind is list:
-        return _as_list(typing.get_args(option), value)
-    if kind is bool:
-        return value if isinstance(value, bool) else _as_bool(str(value))
-    if kind in (int, float):
-        return _as_number(kind, value)
-    if kind in (dict, str) and not isinstance(value, kind):
-        raise TypeError(f"no {kind.__name__}")
-    return kind(value)
-
-
-def _as_list(item_types: tuple, value) -> list:
-    value = [value] if isinstance(value, str) else value
-    if not isinstance(value, (list, tuple)):
-        raise TypeError("no list")
-    if item_types:
-        return [_as(item_types[0], item) for item in value]
-    return [str(item) if isinstance(item, FlagText) else item for item in value]
-
-
-def _as_bool(word: str) -> bool:
-    if word.lower() not in ("true", "1", "false", "0"):
-        raise ValueError("no truth value")
-    return word.lower() in ("true", "1")
-
-
-def _as_number(kind: type, value) -> int | float:
-    if isinstance(value, bool):
-        raise TypeError("no number")
-    number = float(value)
-    if kind is int and number != int(number):
-        raise ValueError("no whole number")
-    return kind(number)

@@ -13,24 +13,36 @@ from typing import Any
 import numpy as np
 
 from ..checkpoints.processor import LlavaProcessor
+from ..data.bad_rows import TooManyBadRowsError
+from ..data.row_note import RowNote
 from ..data.sample import Batch
+from .sampler import SKIPPED
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A mistake in the data (its text), or our own (with the trace)."""
+    """A mistake in the data (its text), or our own (with the trace). notes: rows that were skipped before it."""
 
     text: str
     trace: str | None = None
+    notes: tuple[RowNote, ...] = ()
 
     @classmethod
     def of(cls, error: Exception) -> Failure:
         is_users = isinstance(error, (ValueError, OSError))
-        return cls(str(error), None if is_users else traceback.format_exc())
+        notes = error.notes if isinstance(error, TooManyBadRowsError) else ()
+        return cls(str(error), None if is_users else traceback.format_exc(), notes)
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A batch that a resumed run has seen before."""
+
+    notes: tuple[RowNote, ...] = ()
 
 
 class GuardedRows:
-    """A data set whose items are samples or failures."""
+    """A data set whose items are samples, packs (lists of them) or failures; SKIPPED stays what it is."""
 
     def __init__(self, rows):
         self.rows = rows
@@ -38,29 +50,42 @@ class GuardedRows:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int):
+    def __getitem__(self, index: int | None):
         try:
-            return self.rows[index]
+            return SKIPPED if index is SKIPPED else self.rows[index]
         except Exception as error:  # raised again by `opened`
             return Failure.of(error)
 
 
 class Collator:
-    """Puts samples into the dictionary that paddlenlp hands to `compute_loss`."""
+    """Puts items into the dictionary that paddlenlp hands to `compute_loss`.
 
-    def __init__(self, processor: LlavaProcessor):
+    is_flat: all samples behind each other in one row, so that nothing is padded and computed for nothing; else a row
+    for each item, as devices want it that compile for shapes.
+    """
+
+    def __init__(self, processor: LlavaProcessor, *, is_flat: bool = False):
         self.processor = processor
+        self.is_flat = is_flat
 
-    def __call__(self, samples) -> dict[str, Any]:
-        batch = next((sample for sample in samples if isinstance(sample, Failure)), None)
-        try:
-            batch = batch or self.processor.collate(samples)
-        except Exception as error:  # raised again by `opened`
-            batch = Failure.of(error)
+    def __call__(self, items) -> dict[str, Any]:
         # The loader turns arrays into tensors and leaves other objects alone, so the batch stays on the host; the
         # tensor beside it is what paddlenlp counts the rows of.
-        counted = np.zeros([len(samples), 1]) if isinstance(batch, Failure) else batch.segment_ids
-        return {"batch": batch, "segment_ids": counted}
+        return {"batch": self._batch(items), "segment_ids": np.zeros([len(items), 1])}
+
+    def _batch(self, items) -> Batch | Failure | Skipped:
+        if any(item is SKIPPED for item in items):
+            return Skipped()
+        failure = next((item for item in items if isinstance(item, Failure)), None)
+        if failure is not None:
+            return failure
+        packs = [item if isinstance(item, list) else [item] for item in items]
+        if self.is_flat:
+            packs = [[sample for pack in packs for sample in pack]]
+        try:
+            return self.processor.collate_packs(packs)
+        except Exception as error:  # raised again by `opened`
+            return Failure.of(error)
 
 
 def opened(batch: Batch | Failure) -> Batch:

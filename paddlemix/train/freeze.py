@@ -11,6 +11,12 @@ from ..checkpoints.layouts import paddlemix
 from ..models.language.families import get_family
 from ..models.llava import LlavaForConditionalGeneration
 
+# LLaVA-NeXT's names of what trains.
+TUNABLE_PARTS = {
+    "mm_vision_tower": ("vision_tower.",),
+    "mm_mlp_adapter": ("projector.", "image_newline"),
+    "mm_language_model": ("language_model.",),
+}
 PROJECTOR_PARTS = ("projector.", "image_newline")
 TOWER_PARTS = ("vision_tower.",)
 
@@ -33,14 +39,18 @@ def freeze(
     *,
     is_tower_trained: bool = False,
     is_projector_frozen: bool = False,
+    parts: list[str] | None = None,
 ) -> None:
-    """Set what trains: everything but the tower, then what the patterns say.
+    """Set what trains: the named parts, None for everything but the tower; then what the patterns say.
 
     A parameter that matches include only is frozen, one that matches exclude only is trained, one that matches both
-    or none stays as it was (PaddleMIX's rule). Tower layers behind the selected features never train.
+    or none stays as it was (PaddleMIX's rule). Tower layers behind the selected features never train. parts: keys of
+    TUNABLE_PARTS. Raises ValueError for others.
     """
+    starts = _starts(parts)
+    is_tower_trained = is_tower_trained or "vision_tower." in starts
     for name, parameter in model.named_parameters():
-        parameter.stop_gradient = component_of(name) == "vision_tower"
+        parameter.stop_gradient = not name.startswith(starts)
         names = names_of(name, model.config)
         is_included, is_excluded = (
             any(fnmatchcase(candidate, pattern) for candidate in names for pattern in patterns or ())
@@ -53,6 +63,17 @@ def freeze(
     if is_projector_frozen:
         for parameter in model.projector.parameters():
             parameter.stop_gradient = True
+
+
+def _starts(parts: list[str] | None) -> tuple[str, ...]:
+    """Return how the names of the parts' parameters begin; each entry may name several parts, with commas."""
+    if parts is None:
+        return (*TUNABLE_PARTS["mm_mlp_adapter"], *TUNABLE_PARTS["mm_language_model"])
+    names = [name.strip() for entry in parts for name in entry.split(",")]
+    unknown = [name for name in names if name not in TUNABLE_PARTS]
+    if unknown or not names:
+        raise ValueError(f"mm_tunable_parts is {parts}: expected some of {', '.join(TUNABLE_PARTS)}")
+    return tuple(start for name in names for start in TUNABLE_PARTS[name])
 
 
 def _train_tower(model: LlavaForConditionalGeneration) -> None:

@@ -30,14 +30,18 @@ def add_lora(model: LlavaForConditionalGeneration, args: ModelArguments, dtype: 
         r=args.lora_rank,
         lora_alpha=args.lora_alpha,
         lora_dropout=args.lora_dropout,
+        rslora=args.rslora,
+        lora_plus_scale=args.lora_plus_scale,
         dtype=dtype,
         tensor_parallel_degree=1,
         base_model_name_or_path=os.path.abspath(base),
     )
     wrapped = LoRAModel(model, config)
     wrapped.mark_only_lora_as_trainable()
+    # A layer of the projector that has an adapter is trained through it.
+    adapted = {f"{name}.{kind}" for name in targets for kind in ("weight", "bias")}
     for name, parameter in model.named_parameters():
-        if name.startswith(PROJECTOR_PARTS) and not args.freeze_mm_mlp_adapter:
+        if name.startswith(PROJECTOR_PARTS) and not args.freeze_mm_mlp_adapter and name not in adapted:
             parameter.stop_gradient = False
     if args.lora_path:
         load_adapter(wrapped, Path(args.lora_path))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,17 @@ from ..device import prepare_environment
 from ..log import notice
 from .values import read_values
 
+STOPPED = 128 + signal.SIGTERM  # what a shell reports of a process that SIGTERM ended
 USAGE = """usage: {script} config.json [--key value ...]
        {script} --key value ...
 
 Keys are those of the shipped files in paddlemix/config/llava/ and of paddlenlp's TrainingArguments; a flag overrides
 the file. Needed are model_name_or_path, dataset and output_dir.
 """
+
+
+class Preempted(Exception):
+    """A run that was asked to stop, and saved a checkpoint."""
 
 
 def main(argv: list[str], *, script: str, template: str | None) -> int:
@@ -32,6 +37,9 @@ def main(argv: list[str], *, script: str, template: str | None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except Preempted as stop:
+        print(f"{stop}; without overwrite_output_dir the same command goes on from there", file=sys.stderr)
+        return STOPPED
     except KeyboardInterrupt:
         print(
             "stopped; without overwrite_output_dir the same command goes on from the last checkpoint", file=sys.stderr
@@ -51,8 +59,11 @@ def train(values: dict[str, Any], *, template: str | None, config_folder: Path |
     from ..checkpoints.hub import resolve
     from ..checkpoints.load import load_model
     from ..checkpoints.processor import LlavaProcessor
+    from ..data.bad_rows import BadRowPolicy
     from .arguments import parse
+    from .data_sets import read_data
     from .freeze import freeze, report
+    from .tally import RowTally
     from .trainer import LlavaTrainer
 
     model_args, data_args, args = parse(values)
@@ -61,7 +72,9 @@ def train(values: dict[str, Any], *, template: str | None, config_folder: Path |
     home = str(resolve(model_args.model_name_or_path))
     processor = LlavaProcessor.from_pretrained(home)
     template = model_args.conv_mode or model_args.version or template
-    train_set, eval_set = read_data(processor, template, data_args, args, config_folder)
+    tally = RowTally(args.output_dir, BadRowPolicy(data_args.on_bad_sample, data_args.max_bad_samples))
+    teacher = processor.with_template(template) if template else processor
+    data = read_data(teacher, data_args, args, config_folder, tally)
     dtype = weight_dtype(args)
     model = load_model(home, dtype=dtype, device=args.device)
     freeze(
@@ -70,7 +83,10 @@ def train(values: dict[str, Any], *, template: str | None, config_folder: Path |
         model_args.freeze_exclude,
         is_tower_trained=model_args.unfreeze_mm_vision_tower,
         is_projector_frozen=model_args.freeze_mm_mlp_adapter,
+        parts=["mm_mlp_adapter"] if model_args.tune_mm_mlp_adapter else model_args.mm_tunable_parts,
     )
+    if model_args.neftune:
+        model.neftune_alpha = model_args.neftune_noise_alpha
     model.train()
     wrapped = model
     if model_args.lora:
@@ -81,10 +97,8 @@ def train(values: dict[str, Any], *, template: str | None, config_folder: Path |
     print(report(model.named_parameters()), flush=True)
     if all(parameter.stop_gradient for parameter in model.parameters()):
         raise ValueError("nothing would train: freeze_include and freeze_exclude freeze every parameter")
-    trainer = LlavaTrainer(
-        processor=processor, model=wrapped, args=args, train_dataset=train_set, eval_dataset=eval_set
-    )
-    execute(trainer, args)
+    trainer = LlavaTrainer(processor=processor, model=wrapped, args=args, tally=tally, data=data)
+    execute(trainer, args, values)
 
 
 def weight_dtype(args) -> str:
@@ -94,37 +108,11 @@ def weight_dtype(args) -> str:
     return "float16" if args.fp16 else "bfloat16"
 
 
-def read_data(processor, template: str | None, data_args, args, config_folder: Path | None):
-    """Return the train and eval sets (None where not needed). Raises ValueError for anything wrong with the files."""
-    from ..data.dataset import ConversationDataset
-    from ..data.mixture import read_mixture
+def execute(trainer, args, settings: dict[str, Any] | None = None) -> None:
+    """Train (going on from a checkpoint where there is one), save the result, evaluate.
 
-    if data_args.dataset is None:
-        raise ValueError('dataset is missing: expected {"train": [{"name": "chatml_dataset", "data_files": "..."}]}')
-    teacher = processor.with_template(template) if template else processor
-    encode = functools.partial(teacher.encode_to_train, max_length=data_args.max_length)
-    sets = []
-    for split, is_needed in (("train", args.do_train), ("eval", args.do_eval)):
-        if not is_needed:
-            sets.append(None)
-            continue
-        rows = read_mixture(
-            data_args.dataset,
-            split,
-            template=teacher.template,
-            config_folder=config_folder,
-            image_folder=data_args.image_folder,
-            seed=args.seed,
-        )
-        if not rows:
-            raise ValueError(f"the dataset has no rows for {split!r}: name data_files under that key")
-        print(f"{split}: {len(rows)} rows, template {teacher.template.name}", flush=True)
-        sets.append(ConversationDataset(rows, encode))
-    return tuple(sets)
-
-
-def execute(trainer, args) -> None:
-    """Train (going on from a checkpoint where there is one), save the result, evaluate."""
+    settings: what train_results.json tells of the command. Raises Preempted.
+    """
     from .trainer import last_checkpoint
 
     if args.do_train:
@@ -134,10 +122,13 @@ def execute(trainer, args) -> None:
         if checkpoint is not None:
             notice(f"going on from {checkpoint}")
         result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        if trainer.stop_request.was_followed:
+            raise Preempted(f"stopped by SIGTERM after step {trainer.state.global_step}, with a checkpoint")
         trainer.save_model()
         trainer.log_metrics("train", result.metrics)
         trainer.save_metrics("train", result.metrics)
         trainer.save_state()
+        trainer.report_results(settings)
     if args.do_eval:
         metrics = trainer.evaluate()
         trainer.log_metrics("eval", metrics)

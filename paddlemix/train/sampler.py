@@ -2,8 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 from paddle.io import DistributedBatchSampler
+
+from ..data.grouping import grouped_order
+
+SKIPPED = None  # stands for a row that a resumed run has seen before
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """What rows are sorted by: see `data.grouping.grouped_order`."""
+
+    lengths: Sequence[int]
+    has_picture: Sequence[bool] | None = None
 
 
 class EpochBatchSampler(DistributedBatchSampler):
@@ -12,6 +27,9 @@ class EpochBatchSampler(DistributedBatchSampler):
     It is a DistributedBatchSampler because paddlenlp's Trainer calls `set_epoch` on nothing else. Rows are repeated
     from the front so that every rank gets the same number. An epoch ends with a whole optimizer step of num_accumulated
     batches: the Trainer would add the gradients of further ones to the next epoch's first step.
+
+    grouping: put rows that are alike together. num_skipped: batches of the first epoch that is read which a resumed run
+    throws away: they come as SKIPPED, so that nothing is read for them.
     """
 
     def __init__(
@@ -24,12 +42,15 @@ class EpochBatchSampler(DistributedBatchSampler):
         drop_last: bool,
         seed: int,
         num_accumulated: int = 1,
+        grouping: Grouping | None = None,
     ):
         super().__init__(dataset, batch_size, num_replicas=num_replicas, rank=rank, shuffle=True, drop_last=drop_last)
         self.seed = seed
         self.num_ranks = num_replicas
         self.rank = rank
         self.num_accumulated = num_accumulated
+        self.grouping = grouping
+        self.num_skipped = 0
 
     @property
     def num_left_out(self) -> int:
@@ -41,7 +62,15 @@ class EpochBatchSampler(DistributedBatchSampler):
         return super().__len__() - self.num_left_out
 
     def __iter__(self):
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.dataset))
-        order = np.resize(order, self.total_size)[self.rank :: self.num_ranks].tolist()
-        for start in range(0, len(self) * self.batch_size, self.batch_size):
-            yield order[start : start + self.batch_size]
+        order = np.resize(self._order(), self.total_size)[self.rank :: self.num_ranks].tolist()
+        num_skipped, self.num_skipped = self.num_skipped, 0
+        for number in range(len(self)):
+            rows = order[number * self.batch_size : (number + 1) * self.batch_size]
+            yield [SKIPPED] * len(rows) if number < num_skipped else rows
+
+    def _order(self) -> np.ndarray:
+        generator = np.random.default_rng([self.seed, self.epoch])
+        if self.grouping is None:
+            return generator.permutation(len(self.dataset))
+        group = self.batch_size * self.num_ranks
+        return grouped_order(self.grouping.lengths, group, generator, self.grouping.has_picture)

@@ -7,22 +7,34 @@ from pathlib import Path
 
 import numpy as np
 import paddle
-from paddle import nn
-from paddle.utils import unique_name
 from paddlenlp.peft import LoRAModel
-from paddlenlp.trainer import Trainer
+from paddlenlp.trainer import ProgressCallback, Trainer
+from paddlenlp.trainer.trainer import TRAINER_STATE_NAME
 from paddlenlp.trainer.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from ..checkpoints.files import read_json
 from ..checkpoints.layouts import detect
 from ..checkpoints.load import fill, our_tensors
 from ..checkpoints.lora import remove_adapter
 from ..checkpoints.processor import LlavaProcessor
 from ..checkpoints.save import save_config
+from ..data.loss_weights import loss_weights
+from ..data.packed_rows import PackedRows
+from ..device import wants_equal_shapes
 from ..log import notice
 from .batches import Collator, GuardedRows, opened
-from .freeze import PROJECTOR_PARTS, TOWER_PARTS, mark_trained
+from .data_sets import DataSets
+from .freeze import mark_trained
+from .loader import WEIGHTS, StepLoader, summed
 from .lora import load_adapter, save_adapter
+from .meter import Meter
+from .optimizer import build_optimizer
+from .progress import History, Progress
+from .results import draw_losses, write_results
 from .sampler import EpochBatchSampler
+from .stop import StopRequest
+from .tally import RowTally, gather_notes
+from .watch import LossWatch
 
 COMPLETE = "complete"  # a checkpoint folder holds this file once everything else in it is written
 
@@ -33,73 +45,150 @@ class LlavaTrainer(Trainer):
     Every checkpoint, and the output folder at the end, is a folder that `from_pretrained` reads as it is.
     """
 
-    def __init__(self, *, processor: LlavaProcessor, model, args, train_dataset=None, eval_dataset=None):
+    def __init__(self, *, processor: LlavaProcessor, model, args, tally: RowTally, data: DataSets):
         self.processor = processor
+        self.grouping = data.grouping
+        self.tally = tally
+        self.is_tally_begun = False
+        self._num_done_steps = 0
+        self.meter = Meter(args.dataset_world_size)
+        self.watch = LossWatch(Path(args.output_dir), args.max_loss_ratio)
+        self.history = History()
+        self.stop_request = StopRequest()
         super().__init__(
             model=model,
             args=args,
-            data_collator=Collator(processor),
-            train_dataset=None if train_dataset is None else GuardedRows(train_dataset),
-            eval_dataset=None if eval_dataset is None else GuardedRows(eval_dataset),
+            data_collator=Collator(processor, is_flat=not wants_equal_shapes()),
+            train_dataset=None if data.train is None else GuardedRows(data.train),
+            eval_dataset=None if data.eval is None else GuardedRows(data.eval),
+            callbacks=[self.history, self.stop_request],
         )
+        if not args.disable_tqdm:
+            self.remove_callback(ProgressCallback)
+            self.add_callback(Progress())
 
     @property
     def llava(self):
         """The model without the LoRA wrapper."""
         return self.model.model if isinstance(self.model, LoRAModel) else self.model
 
+    def training_step(self, model, inputs, step_control=0):
+        """Go forward and back; a loss that is no number, or leaps, ends the run before the optimizer moves."""
+        loss = super().training_step(model, inputs)
+        batch, num_accumulated = inputs["batch"], self.args.gradient_accumulation_steps
+        self.meter.add(batch)
+        is_last = (step_control + 1) % num_accumulated == 0
+        self.watch.add(float(loss), batch.where, step=self.state.global_step + 1, is_last=is_last)
+        return loss
+
+    def log(self, logs, **options):
+        """Log how fast it goes, too."""
+        super().log({**logs, **self.meter.recent()} if "loss" in logs else logs, **options)
+
     def compute_loss(self, model, inputs, return_outputs=False):
+        self.tally.add(inputs["batch"].notes)
         batch = opened(inputs["batch"])
-        loss = model(batch, with_loss=True)
-        if batch.pixels is None and self.llava.training:
-            loss = loss + self._blank_picture() * 0.0
+        loss = model(batch, with_loss=True, loss_weights=inputs.get(WEIGHTS))
         return (loss, (loss,)) if return_outputs else loss
-
-    def _blank_picture(self):
-        """Return a number that hangs on every parameter a picture would pass.
-
-        Added times zero to the loss of a batch without pictures, it gives them zero gradients instead of none: what the
-        optimizer does then depends neither on the batches since the start nor on what other processes have.
-        """
-        side = self.llava.config.image.side
-        return self.llava.encode_images(np.zeros([1, 3, side, side]), [1], [(side, side)])[0].sum()
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         with paddle.no_grad(), self.autocast_smart_context_manager():
             loss = self.compute_loss(model, inputs)
+        total = float(loss_weights(inputs["batch"], self.args.loss_reduction).sum())
+        self._eval_sums += [float(loss) * total, total]
         return loss.detach(), None, None
+
+    def evaluation_loop(self, dataloader, description, prediction_loss_only=None, ignore_keys=None, **options):
+        """Evaluate; the loss is the mean over all trained tokens, where paddlenlp has that of the batches' means."""
+        self._eval_sums = np.zeros(2)
+        prefix = options.get("metric_key_prefix", "eval")
+        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, **options)
+        loss, total = summed(self._eval_sums, self.args.world_size)
+        output.metrics[f"{prefix}_loss"] = float(loss / max(total, 1e-6))
+        return output
 
     def train(self, resume_from_checkpoint=None, ignore_keys_for_eval=None):
         """Train; with load_best_model_at_end go back to the best checkpoint, which paddlenlp finds for LoRA only."""
-        result = super().train(resume_from_checkpoint, ignore_keys_for_eval)
+        self._begin_tally(resume_from_checkpoint, is_fresh=not resume_from_checkpoint)
+        self._num_done_steps = _num_done_steps(resume_from_checkpoint, self.args)
+        self.meter.begin()
+        try:
+            with self.stop_request:
+                result = super().train(resume_from_checkpoint, ignore_keys_for_eval)
+            self._settle_tally(is_told=True)
+        finally:
+            if self.is_world_process_zero():
+                self.tally.write()
+        result.metrics.update(self.tally.metrics("train"))
         best = self.state.best_model_checkpoint
         if self.args.load_best_model_at_end and best is not None:
             self._load_from_checkpoint(best)
             notice(f"{best} was the best checkpoint ({self.state.best_metric}): the result is its model")
         return result
 
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
+        """Evaluate, and count the rows that were skipped or cut on the way."""
+        self._begin_tally(None, is_fresh=False)
+        metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        self._settle_tally(is_told=True)
+        return {**metrics, **self.tally.metrics("eval")}
+
+    def report_results(self, settings) -> None:
+        """Add to train_results.json what the result came from, and draw the losses, in the first process."""
+        if not self.is_world_process_zero():
+            return
+        rows = self.train_dataset.rows
+        rows = rows.rows if isinstance(rows, PackedRows) else rows
+        files = dict.fromkeys(row.file for row in rows.rows)
+        write_results(Path(self.args.output_dir), settings or {}, files, self.meter.overall())
+        draw_losses(Path(self.args.output_dir), self.history.values)
+
+    def _begin_tally(self, checkpoint, *, is_fresh: bool) -> None:
+        if not self.is_tally_begun:
+            self.tally.begin(checkpoint, is_fresh=is_fresh, is_writer=self.is_world_process_zero())
+            self.is_tally_begun = True
+            self._settle_tally(is_told=True)
+
+    def _settle_tally(self, *, is_told: bool) -> None:
+        """Count, over all processes, what was skipped and cut since the last time. All processes must call it."""
+        is_first = self.is_world_process_zero()
+        self.tally.settle(lambda notes: gather_notes(notes, self.args.world_size), is_writer=is_first)
+        news = self.tally.news() if is_told else None
+        if news and is_first:
+            notice(news)
+
+    def _maybe_log_save_evaluate(self, tr_loss, model, epoch, ignore_keys_for_eval, **kwargs):
+        """Count bad rows too: with several processes where they meet anyway, alone after every step."""
+        if self.control.should_log or self.control.should_save or self.args.world_size <= 1:
+            self._settle_tally(is_told=self.control.should_log)
+        super()._maybe_log_save_evaluate(tr_loss, model, epoch, ignore_keys_for_eval, **kwargs)
+
     def create_optimizer(self, lr_scheduler=None):
-        """Make AdamW with groups: projector and tower may have rates of their own; biases and norms do not decay."""
-        if self.optimizer is not None:
-            return self.optimizer
-        kind, options = Trainer.get_optimizer_cls_and_kwargs(self.args)
-        if hasattr(kind, "_create_master_weight") and self.args.fp16_opt_level == "O2":
-            options["multi_precision"] = True
-        named = [(name, tensor) for name, tensor in self.llava.named_parameters() if not tensor.stop_gradient]
-        # The saved state goes by names, and Paddle's count what a process has made so far.
-        unique_name.switch()
-        for name, tensor in named:
-            tensor.name = name
-        decayed = {tensor.name for name, tensor in named if not ("bias" in name or "norm" in name)}
-        self.optimizer = kind(
-            learning_rate=self.lr_scheduler if lr_scheduler is None else lr_scheduler,
-            parameters=_groups(named, self.args),
-            weight_decay=self.args.weight_decay,
-            apply_decay_param_fun=decayed.__contains__,
-            grad_clip=nn.ClipGradByGlobalNorm(self.args.max_grad_norm) if self.args.max_grad_norm > 0 else None,
-            **options,
-        )
+        """Make the optimizer once. See `optimizer.build_optimizer`."""
+        if self.optimizer is None:
+            scale = self.model.lora_config.lora_plus_scale if isinstance(self.model, LoRAModel) else 1.0
+            schedule = self.lr_scheduler if lr_scheduler is None else lr_scheduler
+            self.optimizer = build_optimizer(self.llava, self.args, schedule, lora_plus_scale=scale)
         return self.optimizer
+
+    def get_train_dataloader(self):
+        """Return the loader of an epoch's batches, which know how much they count in their optimizer step."""
+        sampler = self._get_train_sampler()
+        num_steps = max(len(sampler) // self.args.gradient_accumulation_steps, 1)
+        sampler.num_skipped = self._num_done_steps % num_steps * self.args.gradient_accumulation_steps
+        loader = StepLoader(
+            self.train_dataset,
+            batch_sampler=sampler,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            num_accumulated=self.args.gradient_accumulation_steps,
+            reduction=self.args.loss_reduction,
+            num_processes=self.args.world_size,
+            wants_stop=lambda: self.stop_request.is_set,
+        )
+        if self.args.world_size > 1:
+            self.stop_request.is_agreed = lambda: loader.is_stop_wanted
+        return loader
 
     def _get_train_sampler(self):
         sampler = EpochBatchSampler(
@@ -110,6 +199,7 @@ class LlavaTrainer(Trainer):
             drop_last=self.args.dataloader_drop_last,
             seed=self.args.seed,
             num_accumulated=self.args.gradient_accumulation_steps,
+            grouping=self.grouping,
         )
         if sampler.num_left_out:
             notice(
@@ -153,13 +243,22 @@ class LlavaTrainer(Trainer):
 
     def _save_checkpoint(self, model, metrics=None):
         """Write a checkpoint, mark it as whole when every process has written its part, then delete old ones."""
-        super()._save_checkpoint(model, metrics=metrics)
+        output_dir = Path(self.args.output_dir)
+        checkpoint = output_dir / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        try:
+            super()._save_checkpoint(model, metrics=metrics)
+        except OSError as error:
+            last = last_checkpoint(output_dir)
+            left = (
+                "there is no whole checkpoint yet" if last is None else f"{last} is whole, and the run goes on from it"
+            )
+            raise OSError(f"{checkpoint} cannot be written: {error}; {left}") from error
         if self.args.world_size > 1:
             paddle.distributed.barrier()
         if not self.is_world_process_zero():
             return
-        output_dir = Path(self.args.output_dir)
-        (output_dir / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}" / COMPLETE).touch()
+        self.tally.save(checkpoint)
+        (checkpoint / COMPLETE).touch()
         for other in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
             if not (other / COMPLETE).is_file():
                 shutil.rmtree(other)  # what a killed run left half written
@@ -172,21 +271,12 @@ class LlavaTrainer(Trainer):
         """
 
 
-def _groups(named, args) -> list[dict]:
-    """Return optimizer groups; Paddle takes a group's learning rate as a factor of the optimizer's, hence not of 0."""
-    rates = {PROJECTOR_PARTS: args.mm_projector_lr, TOWER_PARTS: args.mm_vision_tower_lr}
-    rates = {parts: rate for parts, rate in rates.items() if rate is not None}
-    if rates and args.learning_rate <= 0:
-        raise ValueError(
-            f"mm_projector_lr {args.mm_projector_lr} and mm_vision_tower_lr {args.mm_vision_tower_lr} need a "
-            f"learning_rate above 0, found {args.learning_rate}"
-        )
-    own = tuple(part for parts in rates for part in parts)
-    groups = [{"params": [tensor for name, tensor in named if not name.startswith(own)]}]
-    for parts, rate in rates.items():
-        params = [tensor for name, tensor in named if name.startswith(parts)]
-        groups.append({"params": params, "learning_rate": rate / args.learning_rate})
-    return [group for group in groups if group["params"]]
+def _num_done_steps(checkpoint, args) -> int:
+    """Return how many steps a resumed run has behind it, 0 where it does not go on with its data."""
+    if not checkpoint or args.ignore_data_skip or args.ignore_load_lr_and_optim:
+        return 0
+    path = Path(checkpoint) / TRAINER_STATE_NAME
+    return read_json(path)["global_step"] if path.is_file() else 0
 
 
 def last_checkpoint(output_dir: Path) -> Path | None:

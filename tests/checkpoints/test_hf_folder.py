@@ -143,7 +143,7 @@ def test_tensors_of_another_shape_are_named_with_both_shapes(hf_copy):
         ({"text_config": {"rope_scaling": {"rope_type": "linear"}}}, "rope_scaling .* has no 'factor'"),
         ({"text_config": {"mlp_bias": True}}, "mlp_bias True: expected .* no biases"),
         ({"text_config": {"hidden_act": "gelu"}}, "hidden_act is 'gelu'"),
-        ({"vision_config": {"model_type": "pixtral"}}, "vision tower of type 'siglip_vision_model'"),
+        ({"vision_config": {"model_type": "pixtral"}}, "vision tower of type 'pixtral'"),
         ({"vision_feature_layer": [-2, -5]}, "vision_feature_layer .* is a list"),
         ({"vision_feature_layer": -9}, "select_layer -9 does not exist"),
         ({"projector_hidden_act": "relu"}, "projector_hidden_act 'relu'"),

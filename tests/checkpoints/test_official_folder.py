@@ -160,7 +160,7 @@ def test_computed_buffers_and_an_unused_newline_are_left_out(v1_5, tmp_path):
         ({"mm_use_im_start_end": True}, "mm_use_im_start_end is set, which is not supported"),
         ({"mm_resampler_type": "perceiver"}, "a resampler between tower and projector is not supported"),
         ({"s2": True}, "s2 is set, which is not supported"),
-        ({"mm_projector_type": "mlp2x_res0x_gelu"}, "unknown projector type 'mlp2x_res2x_gelu'"),
+        ({"mm_projector_type": "mlp2x_res0x_gelu"}, "unknown projector type 'mlp2x_res0x_gelu'"),
         ({"image_aspect_ratio": "anyres_max_9"}, "unknown image mode 'anyres_max_9'"),
         ({**ANYRES, "mm_patch_merge_type": "bilinear"}, "unknown tile merge 'bilinear'"),
         ({"image_aspect_ratio": "anyres"}, "needs at least one grid"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import shutil
@@ -14,6 +15,7 @@ import tiny_folder
 import torch
 from PIL import Image
 from safetensors.numpy import load_file
+from safetensors.torch import load_file as load_torch_file
 from torch_folders import official_state, write_official, write_torch
 from transformers import (
     AutoImageProcessor,
@@ -32,6 +34,7 @@ from paddlemix.checkpoints.files import CheckpointError
 from paddlemix.checkpoints.inspection import inspect
 from paddlemix.checkpoints.layouts import tower as tower_layout
 from paddlemix.checkpoints.load import load_model, read_config
+from paddlemix.commands import compose as command
 from paddlemix.image.preprocess import preprocess
 from paddlemix.models.config import VisionConfig
 from paddlemix.models.vision.families import KNOWN_TOWERS
@@ -269,3 +272,44 @@ def test_inspect_tells_the_kind_of_a_tower_alone_and_in_a_model(folder, name, to
     assert not found.problems
     assert inspect(towers[1] / "tower").format == "a SigLIP vision tower, a part of a LLaVA"
     assert inspect(towers[1] / "whole").format == "a SigLIP model, a part of a LLaVA"
+
+
+def test_projector_over_a_siglip_without_its_last_layer_reads_the_same_features(tmp_path):
+    model = tower_model("siglip-odd-side")
+    base = as_llava_next_writes(model, tmp_path, 2)
+    stage = tmp_path / "stage"
+    stage.mkdir()
+    state = {key: value for key, value in official_state(model).items() if "mm_projector" in key}
+    torch.save(state, stage / "mm_projector.bin")
+    shutil.copy(base / "config.json", stage / "config.json")
+    config = read_config(stage, base=base)
+    assert (config.vision.num_hidden_layers, config.vision.select_layer) == (2, -1)
+    assert config.image.has_crop is False
+
+
+def test_interpolation_keeps_the_dtype_and_rounds_once(tmp_path, towers):
+    language = tiny_folder.folder("pad")
+    compose(language, towers[1] / "tower", tmp_path / "whole", Choices())
+    convert(tmp_path / "whole", tmp_path / "half", "paddle", dtype="bfloat16")
+    compose(language, tmp_path / "half", tmp_path / "out", Choices(image_size=49))
+    found, half = (
+        load_torch_file(tmp_path / place / "model.safetensors")["vision_tower.position_embedding"]
+        for place in ("out", "half")
+    )
+    grid = half.float().reshape(1, 4, 4, 32).permute(0, 3, 1, 2)
+    wide = torch.nn.functional.interpolate(grid, size=(7, 7), mode="bicubic", align_corners=False)
+    expected = wide.permute(0, 2, 3, 1).reshape(49, 32)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), expected, rtol=2**-8, atol=1e-6)
+
+
+def test_command_composes_for_another_side(tmp_path, towers, capsys):
+    parser = command.add_arguments(argparse.ArgumentParser())
+    flags = ["--language-model", str(tiny_folder.folder("pad")), "--vision-tower", str(towers[1] / "whole")]
+    flags += ["--output", str(tmp_path / "out"), "--mm-projector-type", "mlp2x_res2x_gelu"]
+    with pytest.raises(ValueError, match="--image-size 0 is below 1 px"):
+        command.run(parser.parse_args([*flags, "--image-size", "0"]))
+    assert command.run(parser.parse_args([*flags, "--image-size", "44"])) == 0
+    assert "random values: projector" in capsys.readouterr().out
+    config = read_config(tmp_path / "out")
+    assert (config.vision.image_size, config.image.side, config.projector_type) == (44, 44, "mlp2x_res2x_gelu")

@@ -108,7 +108,10 @@ FRAGMENTS = [
 
 
 def train(kind: str) -> dict:
-    """Return the contents of a tokenizer.json of a kind, with its special tokens behind the vocabulary."""
+    """Return the contents of a tokenizer.json of a kind, its special tokens where the released files have them.
+
+    They stand behind the vocabulary, but GPT-NeoX's two, which MPT took over, at its start.
+    """
     tokenizer = tokenizers.Tokenizer(models.BPE(ignore_merges=kind == "llama_3"))
     if kind != "llama_3":
         tokenizer.normalizer = normalizers.NFC()
@@ -121,7 +124,8 @@ def train(kind: str) -> dict:
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, as_bytes])
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=700, initial_alphabet=alphabet, show_progress=False)
+    first = SPECIALS[kind][:2] if kind == "mpt" else []
+    trainer = trainers.BpeTrainer(vocab_size=700, initial_alphabet=alphabet, special_tokens=first, show_progress=False)
     tokenizer.train_from_iterator(LINES * 3, trainer)
     if kind == "mpt":  # as GPT-NeoX has them: runs of spaces that are tokens but not special
         tokenizer.add_tokens([AddedToken(" " * length, normalized=True) for length in range(24, 1, -1)])

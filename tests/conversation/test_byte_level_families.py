@@ -102,3 +102,13 @@ def test_marks_typed_in_a_conversation_change_no_special_token(family):
         ids, mask = tokenize(render(Conversation(messages_of([(text, text)] * 3)), template), tokenizer, [])
         found.append([(i, is_trained) for i, is_trained in zip(ids, mask, strict=True) if i in specials])
     assert found[0] == found[1]
+
+
+def test_tokens_of_gpt_neox_have_their_ids_and_uses(tmp_path):
+    tokenizer = load_tokenizer(byte_level.write_folder(tmp_path, "mpt"))
+    assert (tokenizer.special_id("<|endoftext|>"), tokenizer.special_id("<|padding|>")) == (0, 1)
+    assert (tokenizer.eos_id, tokenizer.pad_id, tokenizer.add_bos) == (0, 0, False)
+    runs = [tokenizer.encode(" " * length + "\n", is_start=True) for length in (2, 7, 24)]
+    assert [len(ids) for ids in runs] == [2, 2, 2] and len({ids[0] for ids in runs}) == 3
+    assert not {ids[0] for ids in runs} & tokenizer.hidden_ids  # they are text, not marks
+    assert tokenizer.decode(runs[2]) == " " * 24 + "\n"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 import pickle
 
 import numpy as np
@@ -68,14 +67,11 @@ def test_error_names_file_and_row_and_keeps_its_cause(make, pictures):
         assert str(RowError(str(caught.value))) == str(caught.value)
 
 
-def test_cut_rows_are_counted_and_logged_once(make, caplog):
-    dataset = make([PICTURE_ROW] * 3 + [TEXT_ROW], max_length=len(make([PICTURE_ROW])[0].token_ids) - 1)
-    with caplog.at_level(logging.WARNING):
-        for index in range(4):
-            assert dataset[index] is not None
-    assert (dataset.num_cut_rows, dataset.num_dropped_turns) == (3, 3)
-    (record,) = caplog.records
-    assert "row 1" in record.getMessage() and "1 turns" in record.getMessage()
+def test_cut_sample_carries_its_note_and_a_whole_one_none(make):
+    dataset = make([PICTURE_ROW | {"id": "x7"}, TEXT_ROW], max_length=len(make([PICTURE_ROW])[0].token_ids) - 1)
+    (note,) = pickle.loads(pickle.dumps(dataset[0])).notes
+    assert (note.number, note.id, note.kind, note.num_dropped_turns) == (1, "x7", "cut", 1)
+    assert dataset[1].notes == ()
 
 
 def test_sample_without_a_trained_token_is_refused(make):

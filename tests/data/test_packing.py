@@ -7,7 +7,7 @@ import pytest
 
 from paddlemix.data import packing
 from paddlemix.data.collate import collate, collate_packs
-from paddlemix.data.packing import fill_rate, first_fit
+from paddlemix.data.packing import fill_rate, first_fit, pack_rows
 from paddlemix.data.sample import Sample
 
 
@@ -79,3 +79,11 @@ def test_packs_of_one_are_a_plain_batch():
     packs, plain = collate_packs([[one] for one in samples], pad_id=9), collate(samples, pad_id=9)
     for name in ("token_ids", "labels", "position_ids", "segment_ids"):
         np.testing.assert_array_equal(getattr(packs, name), getattr(plain, name))
+
+
+def test_packs_of_a_run_follow_from_its_seed_and_hold_every_row():
+    lengths = [9, 0, 4, 6, 1, 5]
+    packs = pack_rows(lengths, 10, seed=3)
+    assert packs == pack_rows(lengths, 10, seed=3)
+    assert sorted(number for pack in packs for number in pack) == list(range(6))
+    assert {tuple(map(tuple, pack_rows(lengths, 10, seed))) for seed in range(9)} != {tuple(map(tuple, packs))}

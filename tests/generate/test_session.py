@@ -16,6 +16,8 @@ from paddlemix.generate import session as session_module
 from paddlemix.generate.sampling import Sampler, SamplingParams
 from paddlemix.generate.session import ChatSession, ContextFullError
 from paddlemix.image.errors import ImageError
+from paddlemix.models.language.families import FAMILIES
+from paddlemix.models.llava import LlavaForConditionalGeneration
 
 GREEDY = SamplingParams(max_new_tokens=6)
 SEEDED = SamplingParams(temperature=1.0, top_k=40, top_p=0.95, max_new_tokens=6, seed=3)
@@ -110,6 +112,22 @@ def test_every_turn_equals_a_full_pass_over_the_same_history(sampling, parts):
         assert session.turns[-1].answer_ids == reference_answer(session, sampling)
         assert texts[-1] == session.processor.decode(session.turns[-1].answer_ids)
     assert len(set(texts)) == len(texts)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_chat_over_every_family_equals_a_full_pass(family, pad_parts):
+    model, processor = pad_parts
+    stated = {**tiny_folder.LANGUAGE, "vocab_size": model.config.language.vocab_size}
+    config = dataclasses.replace(model.config, language=FAMILIES[family].read(stated))
+    other = LlavaForConditionalGeneration(config)
+    other.initialize_weights(1, std=tiny_folder.STD)
+    other.eval()
+    session = ChatSession(other, processor, sampling=SEEDED)
+    for text, seeds in TURNS[:3]:
+        session.ask(text, pictures(seeds))
+        assert session.turns[-1].answer_ids == reference_answer(session, SEEDED)
+    session.turns.pop()  # so that the cache is cut back
+    check_next_turn(session)
 
 
 def test_answers_depend_on_picture_and_history(parts):

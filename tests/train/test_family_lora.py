@@ -8,11 +8,12 @@ import pytest
 import reference_models as tiny
 import tiny_folder
 
+from paddlemix.checkpoints.load import load_model
 from paddlemix.models.config import LlavaConfig
 from paddlemix.models.language.families import FAMILIES
 from paddlemix.models.llava import LlavaForConditionalGeneration
 from paddlemix.train.arguments import ModelArguments
-from paddlemix.train.lora import add_lora
+from paddlemix.train.lora import add_lora, save_adapter
 
 OPTIONS = {
     "llama": {"rope_scaling": {"kind": "linear", "factor": 2.0}, "tie_word_embeddings": True},
@@ -47,13 +48,14 @@ def test_every_family_is_tried():
 
 
 @pytest.mark.parametrize("family", OPTIONS)
-def test_loss_falls_when_the_familys_own_layers_are_adapted(tmp_path, family):
+def test_loss_falls_when_the_familys_own_layers_are_adapted_and_the_adapter_merges(tmp_path, family):
     language = {**tiny_folder.LANGUAGE, "vocab_size": 99, "family": family, **OPTIONS[family]}
     values = {"language": language, "vision": tiny_folder.VISION, "image": tiny_folder.IMAGE_SPECS["pad"]}
     model = LlavaForConditionalGeneration(LlavaConfig.from_dict(values))
     model.initialize_weights(0, std=tiny_folder.STD)
     args = ModelArguments(lora=True, lora_rank=4, lora_dropout=0.0, freeze_mm_mlp_adapter=True)
-    add_lora(model, args, "float32", base=str(tmp_path))
+    model.save_pretrained(tmp_path / "base")
+    wrapped = add_lora(model, args, "float32", base=str(tmp_path / "base"))
     trained = {name: one for name, one in model.named_parameters() if not one.stop_gradient}
     num_layers = (7 if language.get("is_gated", True) else 6) * language["num_hidden_layers"]
     assert len(trained) == 2 * num_layers and all("lora_" in name for name in trained)
@@ -68,3 +70,9 @@ def test_loss_falls_when_the_familys_own_layers_are_adapted(tmp_path, family):
         optimizer.clear_grad()
         losses.append(loss.item())
     assert losses[-1] < 0.9 * losses[0]
+    model.eval()
+    (tmp_path / "lora").mkdir()
+    save_adapter(wrapped, tmp_path / "lora")
+    with paddle.no_grad():
+        merged = load_model(tmp_path / "lora", device="cpu")(batch).numpy()
+        np.testing.assert_allclose(merged, model(batch).numpy(), atol=1e-4)

@@ -25,6 +25,7 @@ DROPPED = re.compile(
 )
 PREFIX = "vision_model."
 WHOLE_MODELS = {family.whole_model_type: family for family in TOWER_FAMILIES.values()}
+TYPES = tuple(name for one in TOWER_FAMILIES.values() for name in (one.whole_model_type, one.model_type))
 
 
 def is_tower(folder: Path) -> bool:
@@ -38,7 +39,7 @@ def _has_paddle_weights(folder: Path) -> bool:
 
 def is_tower_type(model_type) -> bool:
     """Tell if config.json's model_type is that of a tower, alone or with its text model."""
-    return model_type in WHOLE_MODELS or any(model_type == family.model_type for family in TOWER_FAMILIES.values())
+    return model_type in TYPES
 
 
 def read_tower(folder: Path, **selection) -> VisionConfig:
@@ -48,8 +49,8 @@ def read_tower(folder: Path, **selection) -> VisionConfig:
     """
     raw = read_json(folder / "config.json")
     if not is_tower_type(raw.get("model_type")):
-        known = ", ".join(name for one in TOWER_FAMILIES.values() for name in (one.whole_model_type, one.model_type))
-        raise CheckpointError(f"{folder}: vision tower of type {raw.get('model_type')!r}, expected one of {known}")
+        kind = raw.get("model_type")
+        raise CheckpointError(f"{folder}: vision tower of type {kind!r}, expected one of {', '.join(TYPES)}")
     whole = WHOLE_MODELS.get(raw["model_type"])
     if whole is None:
         return shape_of(folder, raw, **selection)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from .errors import WrongRoleError
+
 
 def get(row: dict, key: str, kind: type, owner: str) -> Any:
     """Return row[key]. Raises ValueError when it is missing or not of the kind; owner names the row or turn."""
@@ -17,7 +19,7 @@ def get(row: dict, key: str, kind: type, owner: str) -> Any:
 def get_role(name: Any, roles: dict[str, str], owner: str) -> str:
     """Return our role for the one a file uses."""
     if not isinstance(name, str) or name not in roles:
-        raise ValueError(f"{owner}: unknown role {show(name)}, expected one of {', '.join(roles)}")
+        raise WrongRoleError(f"{owner}: unknown role {show(name)}, expected one of {', '.join(roles)}")
     return roles[name]
 
 

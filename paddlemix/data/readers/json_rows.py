@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..row import place
+from .errors import NotJsonError
 
 logger = logging.getLogger(__name__)
 SUFFIXES = (".json", ".jsonl")
@@ -20,7 +20,7 @@ def iterate_rows(path: str | Path) -> Iterator[JsonRow]:
 
     `.json` holds a list, an object with a list under "data", or one row. `.jsonl` holds one row a line; empty lines
     are skipped. What the file holds counts, not its suffix: the other form is read too, and that is logged.
-    Raises ValueError naming file and line for anything else.
+    A line that is not JSON gives a NotJsonError as its value. Raises ValueError naming the file for anything else.
     """
     path = Path(path)
     if not path.is_file():
@@ -67,7 +67,7 @@ def _read_lines(path: Path) -> Iterator[JsonRow]:
             try:
                 value = json.loads(line)
             except json.JSONDecodeError as error:
-                raise ValueError(f"{place(str(path), number, line_number)}: the line is not JSON: {error}") from error
+                value = NotJsonError(f"the line is not JSON: {error}")
             yield number, line_number, value
 
 

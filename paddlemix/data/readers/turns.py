@@ -5,6 +5,7 @@ from __future__ import annotations
 from ...constants import IMAGE_MARK
 from ...conversation.messages import Conversation
 from ...conversation.render import check_roles
+from .errors import EmptyAnswerError, WrongRoleError
 
 
 def drop_leading_answer(conversation: Conversation) -> tuple[Conversation, bool]:
@@ -21,12 +22,15 @@ def drop_leading_answer(conversation: Conversation) -> tuple[Conversation, bool]
 
 
 def check_turns(conversation: Conversation) -> None:
-    """Raise ValueError unless every user turn has an answer, which is not empty."""
-    check_roles(conversation.messages, add_generation_prompt=False)
+    """Raise BadRowError unless every user turn has an answer, which is not empty."""
+    try:
+        check_roles(conversation.messages, add_generation_prompt=False)
+    except ValueError as error:
+        raise WrongRoleError(str(error)) from error
     for index, message in enumerate(conversation.messages):
         pieces = message.pieces
         if message.role == "assistant" and len(pieces) == 1 and not pieces[0].strip():
-            raise ValueError(f"message {index}: the answer is empty, so there is nothing to learn")
+            raise EmptyAnswerError(f"message {index}: the answer is empty, so there is nothing to learn")
 
 
 def check_marks(conversation: Conversation) -> None:

@@ -36,9 +36,9 @@ NUM_VAL = 100
 TEXT_ONLY_EVERY = 25  # one conversation without a picture for so many with one
 MAX_TEXT_TURNS = 3
 NUM_TURNS = 5  # questions of a conversation, drawn from so many of each kind
-TURN_SHARES = {"count": 3, "place": 3, "colour": 1, "shape": 1, "corner": 1, "yes_no": 1}
+TURN_SHARES = {"count": 3, "place": 3, "colour": 2, "shape": 1, "corner": 1, "yes_no": 3}
 DESCRIPTION_ALONE, DESCRIPTION_LAST = 0.15, 0.3  # shares of the conversations
-CAPTION_EVERY = 3  # of the texts of stage 1, one in so many is a description, the others are single facts
+CAPTION_EVERY = 3  # of the texts of stage 1, one in so many is a description, the others are facts in any order
 JSON_NAMES = ("pretrain.json", "train.json", "val.json", "test.jsonl")
 PICTURES_PER_FOLDER = 1000
 

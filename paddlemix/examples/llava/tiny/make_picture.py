@@ -21,10 +21,10 @@ QUESTIONS = {
     "Describe the picture.": None,  # the caption
     "How many shapes are there?": "The number of shapes is four.",
     "Which shape is green?": "The green shape is a square.",
-    "Where is the blue shape?": "The blue shape is bottom right.",
+    "What colour is the circle?": "The circle is blue.",
+    "Where is the star?": "The red star is top left.",
     "What is at the top right?": "Top right is a red triangle.",
     "Is there a yellow star?": "No, there is no yellow star.",
-    "Count the red shapes.": "The number of red shapes is two.",
 }
 
 

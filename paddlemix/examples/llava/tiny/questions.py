@@ -44,8 +44,8 @@ DESCRIPTION_WORDINGS = (
     "Where are the shapes?",
     "List the shapes.",
 )
-MAX_FACTS = 4
-NAME_BY_KIND = NAME_BY_COLOUR = 0.25  # share of the places that are told of a shape named by this alone
+MAX_FACTS = 3
+NAME_BY_KIND, NAME_BY_COLOUR = 0.6, 0.15  # share of the places that are told of a shape named by this alone
 TEXT_ONLY = (
     ("Hello", "Hello! Show me a picture of coloured shapes and ask me about it."),
     ("Hello!", "Hello! Show me a picture of coloured shapes and ask me about it."),
@@ -88,7 +88,7 @@ def ask_description(scene: Scene, rng: random.Random) -> QA:
 
 def ask_count(scene: Scene, rng: random.Random) -> QA:
     """Ask for the number of all shapes, of a colour or of a kind; the group is in the picture three times in four."""
-    form = rng.choice(("all", "colour", "kind"))
+    form = rng.choice(("all", "colour", "kind", "kind"))
     seen = rng.random() < 0.75
     shape = rng.choice(scene.shapes)
     if form == "all":
@@ -121,12 +121,16 @@ def ask_shape(scene: Scene, rng: random.Random) -> QA | None:
 
 
 def ask_place(scene: Scene, rng: random.Random) -> QA | None:
-    """Ask where a shape is that exists once, by colour, by kind or by both; None if all are twins."""
+    """Ask where a shape is that exists once, by colour, by kind or by both; the answer says both.
+
+    None if all are twins.
+    """
     shape = _pick(rng, [shape for shape in scene.shapes if _count(scene, shape.kind, shape.colour) == 1])
     if shape is None:
         return None
     name = _name(scene, shape, rng)
-    return QA("place", rng.choice(PLACE_WORDINGS).format(name), f"The {name} is {PLACES[shape.cell]}.")
+    answer = f"The {shape.colour} {shape.kind} is {PLACES[shape.cell]}."
+    return QA("place", rng.choice(PLACE_WORDINGS).format(name), answer)
 
 
 def ask_corner(scene: Scene, rng: random.Random) -> QA:
@@ -169,14 +173,16 @@ def ask_all(scene: Scene, rng: random.Random) -> list[QA]:
 
 
 def facts(scene: Scene, rng: random.Random) -> str:
-    """Tell where each shape is, and up to MAX_FACTS other things, in any order: a text of stage 1.
+    """Tell each shape's place and the colour of each single kind, and up to MAX_FACTS other things: a text of stage 1.
 
     Whatever a sentence asks of the picture stands right before the word that answers it.
     """
-    places = [f"The {_name(scene, shape, rng)} is {PLACES[shape.cell]}." for shape in scene.shapes]
-    askers = (ask_count, ask_count, ask_count, ask_colour, ask_shape, ask_corner)
+    places = [f"The {shape.colour} {shape.kind} is {PLACES[shape.cell]}." for shape in scene.shapes]
+    alone = [shape for shape in scene.shapes if _count(scene, kind=shape.kind) == 1]
+    colours = [f"The {shape.kind} is {shape.colour}." for shape in alone]
+    askers = (ask_count, ask_count, ask_count, ask_shape, ask_corner)
     others = sorted({qa.answer for asker in askers if (qa := asker(scene, rng)) is not None})
-    sentences = places + rng.sample(others, rng.randint(0, min(MAX_FACTS, len(others))))
+    sentences = places + colours + rng.sample(others, rng.randint(0, min(MAX_FACTS, len(others))))
     return " ".join(rng.sample(sentences, len(sentences)))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from PIL import Image, ImageDraw
 
@@ -20,12 +20,14 @@ COLOURS = {  # near the corners of the cube of colours, so that each is told fro
     "black": (20, 20, 20),
 }
 BACKGROUNDS = ((255, 255, 255), (235, 235, 235), (252, 244, 226), (226, 240, 252), (232, 248, 230))
+EDGE, EDGE_SHARE = (20, 20, 20), 0.2  # a line around each shape, as a share of its radius: the same in all colours
 NUM_CELLS = 2  # a picture is 2 x 2 cells, and a cell holds one shape at most
 MAX_SHAPES = 4
 UNIT = 64  # lengths of a scene are in 1/64 of the picture's side
 MIN_RADIUS, MAX_RADIUS, MAX_JITTER = 11.5, 14.0, 1.5
 CELL = UNIT / NUM_CELLS
-SHARED = 0.4  # share of the pictures in which shapes may be alike
+SHARED = 0.6  # share of the pictures in which shapes may be alike
+ALIKE_KIND, ALIKE_COLOUR = 0.3, 0.6  # chance there that a shape has the first one's kind, or its colour
 MARGIN = 0.4  # kept free between a shape and the edge of its cell
 HELD_OUT_EVERY = 8  # one layout in eight is never trained on
 
@@ -60,9 +62,10 @@ class Scene:
 
 
 def random_scene(rng: random.Random) -> Scene:
-    """Draw one to four shapes in cells of their own.
+    """Draw one to four shapes in cells of their own, in SHARED of the pictures some of the first one's kind or colour.
 
-    In most pictures all kinds and colours differ; in the others later shapes often have the first one's kind or colour.
+    In the other pictures all kinds and colours differ. Shared colours are the more frequent ones: among them a shape
+    can be found by its kind only, which is harder to learn.
     """
     num_shapes = rng.randint(1, MAX_SHAPES)
     cells = [(column, row) for row in range(NUM_CELLS) for column in range(NUM_CELLS)]
@@ -71,9 +74,9 @@ def random_scene(rng: random.Random) -> Scene:
     colours = rng.sample(tuple(COLOURS), num_shapes)
     if rng.random() < SHARED:
         for index in range(1, num_shapes):
-            if rng.random() < 0.5:
+            if rng.random() < ALIKE_KIND:
                 kinds[index] = kinds[0]
-            if rng.random() < 0.5:
+            if rng.random() < ALIKE_COLOUR:
                 colours[index] = colours[0]
     shapes = [_place(rng, kind, colour, cell) for kind, colour, cell in zip(kinds, colours, cells, strict=True)]
     return Scene(tuple(shapes), rng.choice(BACKGROUNDS))
@@ -102,7 +105,9 @@ def draw(scene: Scene, side: int = UNIT) -> Image.Image:
     image = Image.new("RGB", (side * oversampling, side * oversampling), scene.background)
     pen = ImageDraw.Draw(image)
     for shape in scene.shapes:
-        pen.polygon([(x * scale, y * scale) for x, y in outline(shape)], fill=COLOURS[shape.colour])
+        pen.polygon([(x * scale, y * scale) for x, y in outline(shape)], fill=EDGE)
+        inner = replace(shape, radius=shape.radius * (1 - EDGE_SHARE))
+        pen.polygon([(x * scale, y * scale) for x, y in outline(inner)], fill=COLOURS[shape.colour])
     return image.resize((side, side), Image.Resampling.BOX)
 
 

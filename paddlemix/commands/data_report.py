@@ -1,0 +1,271 @@
+"""What `paddlemix inspect-data` finds out about a split, and how it says it."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from ..checkpoints.processor import LlavaProcessor
+from ..data import report_html
+from ..data.bad_rows import BadRowPolicy, refuse
+from ..data.measure import Measure, RowFacts, measure_rows
+from ..data.mixture import scan_mixture
+from ..data.packing import fill_rate, pack_rows
+from ..data.row import Row
+from ..data.row_note import RowNote, in_words
+from ..data.statistics import DataFacts, distinct_rows, summarise
+from ..train.data_settings import DataSettings
+
+LABEL_WIDTH = 18
+MAX_NAMED = 10  # bad rows that are named
+
+
+@dataclass(frozen=True)
+class Report:
+    """A split of a configuration. rows: those that can be trained on, each once; bad: all others.
+
+    num_in_mixture: rows an epoch deals out. packed: rows after packing and how full they are, or None. problems: why
+    training would stop.
+    """
+
+    settings: DataSettings
+    processor: LlavaProcessor
+    split: str
+    data: DataFacts
+    rows: tuple[Row, ...]
+    bad: tuple[RowNote, ...]
+    num_in_mixture: int
+    packed: tuple[int, float] | None
+    steps: tuple[int, int]
+    num_processes: int
+    problems: tuple[str, ...]
+
+
+def inspect_data(
+    settings: DataSettings,
+    processor: LlavaProcessor,
+    *,
+    split: str,
+    config_folder: Path | None,
+    num_processes: int,
+    num_workers: int,
+    has_progress: bool,
+) -> Report:
+    """Read and measure a split. Raises ValueError for what training refuses before it reads a row."""
+    mixture, left_out = scan_mixture(
+        settings.dataset,
+        split,
+        template=processor.template,
+        config_folder=config_folder,
+        image_folder=settings.image_folder,
+        seed=settings.seed,
+    )
+    if not mixture:
+        raise ValueError(f"the dataset has no rows for {split!r}: name data_files under that key")
+    policy, rows = settings.policy, distinct_rows(mixture)
+    measure = Measure(processor.tokenizer, processor.template, processor.spec, settings.max_length)
+    measured = measure_rows(rows, measure, num_workers=num_workers)
+    facts = list(tqdm(measured, total=len(rows), disable=not has_progress, desc="reading", unit="row"))
+    bad = [*left_out, *_skipped(rows, facts, split)]
+    data = summarise(rows, facts, left_out, num_in_mixture=len(mixture), max_length=settings.max_length)
+    packed = _packing(_kept(mixture, rows, facts), settings) if settings.is_packed else None
+    return Report(
+        settings,
+        processor,
+        split,
+        data,
+        tuple(row for row, fact in zip(rows, facts, strict=True) if fact.kind is None),
+        tuple(bad),
+        len(mixture),
+        packed,
+        settings.schedule(num_processes).steps(packed[0] if packed else len(mixture)),
+        num_processes,
+        tuple(_problems(data, bad, len(left_out), policy, len(mixture) + len(left_out))),
+    )
+
+
+def _skipped(rows: list[Row], facts: list[RowFacts], split: str) -> list[RowNote]:
+    pairs = zip(rows, facts, strict=True)
+    return [RowNote.of(row, split, fact.kind, fact.reason) for row, fact in pairs if fact.kind is not None]
+
+
+def _kept(mixture: list[Row], rows: list[Row], facts: list[RowFacts]) -> list[int]:
+    """Return the lengths of the samples an epoch packs, rows that a mixture repeats as often."""
+    lengths = {(row.file, row.number): fact.num_kept for row, fact in zip(rows, facts, strict=True)}
+    return [lengths[row.file, row.number] for row in mixture]
+
+
+def _packing(lengths: list[int], settings: DataSettings) -> tuple[int, float]:
+    """Return how many rows training packs the samples into, and how full they are (0 to 1)."""
+    packs = pack_rows(lengths, settings.max_length, settings.seed)
+    return len(packs), fill_rate(packs, lengths, settings.max_length)
+
+
+def _problems(data: DataFacts, bad: list[RowNote], num_left_out: int, policy: BadRowPolicy, num_rows: int) -> list[str]:
+    """Return why training would stop, in its own words, and which files teach nothing."""
+    problems = [
+        f"{file.file}: 0% of its tokens are trained: none of its {file.num_rows} rows can be used "
+        f"({in_words(file.skipped)})"
+        for file in data.files
+        if not file.num_trained
+    ]
+    refused = bad[: 0 if policy.is_structure_skipped else num_left_out]
+    refused += bad[num_left_out:] if not policy.is_content_skipped else []
+    for check in (lambda: refuse(refused), lambda: policy.check(bad, num_rows)):
+        try:
+            check()
+        except ValueError as error:
+            problems.append(f"training would stop: {error}")
+            break
+    return problems
+
+
+def facts_of(report: Report) -> list[tuple[str, str]]:
+    """Return the report's numbers as labels and texts."""
+    data, settings = report.data, report.settings
+    num_rows, num_used = data.total("num_rows"), data.total("num_used")
+    formats = ", ".join(f"{count:,} {name}" for name, count in data.totals("formats").items())
+    num_tokens, num_trained = data.total("num_tokens"), data.total("num_trained")
+    share = f" ({num_trained / num_tokens:.1%})" if num_tokens else ""
+    rows = [
+        ("model", f"{settings.model_name_or_path}, template {report.processor.template.name}"),
+        ("rows", f"{num_rows:,}, of which {num_used:,} can be used; formats: {formats}"),
+        ("skipped", in_words(data.totals("skipped")) or "none"),
+        ("cut", f"{data.total('num_cut'):,} (turns dropped to fit max_length: {data.total('num_dropped_turns'):,})"),
+        ("duplicates", f"{data.num_duplicates:,} (same conversation about the same pictures as a row before)"),
+        *_picture_rows(report),
+        *_length_rows(report),
+        ("tokens", f"{num_tokens:,} after cutting, {num_trained:,} of them trained{share}"),
+        *_step_rows(report),
+    ]
+    if data.num_repeated > 0:
+        text = f"{report.num_in_mixture:,} rows an epoch: weight and num_samples repeat {data.num_repeated:,}"
+        rows.insert(2, ("mixture", text))
+    return rows
+
+
+def _picture_rows(report: Report) -> list[tuple[str, str]]:
+    pictures = report.data.pictures
+    text = f"{pictures.num_found:,} found, {pictures.num_missing:,} missing, {pictures.num_unreadable:,} unreadable"
+    if pictures.min_size is None:
+        return [("pictures", text)]
+    named = ((name, vars(pictures)[f"{name}_size"]) for name in ("min", "median", "max"))
+    sizes = ", ".join(f"{name} {width}x{height}" for name, (width, height) in named)
+    common = ", ".join(f"{width}x{height}: {count:,}" for width, height, count in pictures.common[:4])
+    return [("pictures", text), ("picture sizes", f"{sizes} (width x height, each by itself)"), ("most common", common)]
+
+
+def _length_rows(report: Report) -> list[tuple[str, str]]:
+    lengths = report.data.lengths
+    if lengths is None:
+        return []
+    spread = (
+        f"min {lengths.min:,}, median {lengths.median:,.0f}, 95% up to {lengths.p95:,.0f}, max {lengths.max:,} tokens"
+    )
+    return [("length", f"{spread}; {lengths.share_over:.1%} over max_length {report.settings.max_length:,}")]
+
+
+def _step_rows(report: Report) -> list[tuple[str, str]]:
+    settings, (num_steps, num_all) = report.settings, report.steps
+    rows = []
+    if report.packed is not None:
+        count, fill = report.packed
+        text = f"{count:,} rows of {settings.max_length:,} tokens, {fill:.1%} full (first fit, an estimate)"
+        rows.append(("packed", text))
+    if report.split != "train":
+        return rows
+    batch = f"{settings.per_device_train_batch_size} rows x {settings.gradient_accumulation_steps} batches"
+    batch += f" x {report.num_processes} process{'es' * (report.num_processes > 1)}"
+    return [*rows, ("steps", f"about {num_steps:,} an epoch, {num_all:,} in all ({batch})")]
+
+
+def file_table(report: Report) -> tuple[list[str], list[list[str]]]:
+    """Return names of columns, those of numbers with a "#" in front, and a row for each file."""
+    names = ["file", "#rows", "#used", "#cut", "#pictures", "#tokens", "#trained", "#share", "skipped"]
+    rows = [
+        [
+            file.file,
+            *(f"{count:,}" for count in (file.num_rows, file.num_used, file.num_cut, file.num_pictures)),
+            *(f"{count:,}" for count in (file.num_tokens, file.num_trained)),
+            f"{file.trained_share:.1%}",
+            in_words(file.skipped),
+        ]
+        for file in report.data.files
+    ]
+    return names, rows
+
+
+def as_text(report: Report) -> str:
+    """Return the report for a terminal."""
+    lines = [f"{report.split}", *(f"  {label:<{LABEL_WIDTH}}{text}" for label, text in facts_of(report))]
+    names, rows = file_table(report)
+    lines += ["", "files", *_aligned(names, rows)]
+    if report.bad:
+        lines += ["", "bad rows", *(f"  {note.where}: {note.reason}" for note in report.bad[:MAX_NAMED])]
+        lines += [f"  and {len(report.bad) - MAX_NAMED:,} more"] * (len(report.bad) > MAX_NAMED)
+    lines += ["", "problems", *(f"  {problem}" for problem in report.problems)] if report.problems else []
+    return "\n".join(lines)
+
+
+def _aligned(names: list[str], rows: list[list[str]]) -> list[str]:
+    """Return lines with columns under each other, numbers to the right."""
+    cells = [[name.lstrip("#") for name in names], *rows]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(names))]
+    aligns = [">" if name.startswith("#") else "<" for name in names]
+    fields = (zip(line, aligns, widths, strict=True) for line in cells)
+    return [("  " + "  ".join(f"{cell:{to}{width}}" for cell, to, width in line)).rstrip() for line in fields]
+
+
+def as_dict(report: Report) -> dict[str, Any]:
+    """Return the report's numbers for a program."""
+    return {
+        "model": report.settings.model_name_or_path,
+        "template": report.processor.template.name,
+        "split": report.split,
+        "max_length": report.settings.max_length,
+        "num_rows": report.data.total("num_rows"),
+        "num_used": report.data.total("num_used"),
+        "num_in_mixture": report.num_in_mixture,
+        "skipped": report.data.totals("skipped"),
+        "num_tokens": report.data.total("num_tokens"),
+        "num_trained": report.data.total("num_trained"),
+        **dataclasses.asdict(report.data),
+        "packed": report.packed and {"num_rows": report.packed[0], "fill": report.packed[1]},
+        "steps_per_epoch": report.steps[0],
+        "steps": report.steps[1],
+        "bad_rows": [note.as_dict() for note in report.bad],
+        "problems": list(report.problems),
+    }
+
+
+def as_html(report: Report, num_samples: int) -> str:
+    """Return the report as a page with random samples, the same ones each time."""
+    processor, bad = report.processor, report.bad
+    chosen = np.random.default_rng(report.settings.seed).permutation(len(report.rows))[:num_samples]
+    shown = (_shown(report, report.rows[index]) for index in sorted(chosen))
+    names, rows = file_table(report)
+    tables = [
+        ("Files", names, rows),
+        ("Bad rows", ["where", "id", "reason"], [[note.where, str(note.id or ""), note.reason] for note in bad[:100]]),
+    ]
+    return report_html.page(
+        f"{report.split} data of {Path(report.settings.model_name_or_path).name}",
+        facts_of(report),
+        tables,
+        report.problems,
+        report.data.lengths,
+        report.settings.max_length,
+        shown,
+        processor.spec,
+        processor.tokenizer,
+    )
+
+
+def _shown(report: Report, row: Row) -> report_html.Shown:
+    options = {"folders": row.folders, "max_length": report.settings.max_length}
+    return report_html.Shown(row.where, report.processor.encode_to_train(row.conversation, **options)[0])

@@ -1,0 +1,96 @@
+"""`paddlemix inspect-data`: what a training configuration would read, in numbers and as the model sees it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from ..checkpoints.hub_options import add_hub_options
+
+if TYPE_CHECKING:
+    from .data_report import Report
+
+USAGE = "paddlemix inspect-data CONFIG.json [--html FILE] [--json] [--samples N] [--key value ...]"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Add the command's options; CONFIG.json and --key value are read as the training commands read theirs."""
+    parser.usage = USAGE
+    parser.allow_abbrev = False  # or --max would be taken for an option
+    parser.epilog = "CONFIG.json and --key value: as for `paddlemix pretrain` and `paddlemix sft`; a flag overrides it."
+    parser.add_argument("--html", default=None, metavar="FILE", help="also write the report as one HTML file")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    parser.add_argument("--samples", type=int, default=20, metavar="N", help="random rows in the HTML (default: 20)")
+    parser.add_argument(
+        "--stage", choices=("pretrain", "sft"), default="sft", help="whose template: pretrain's is plain (default: sft)"
+    )
+    parser.add_argument("--split", choices=("train", "eval"), default="train", help="(default: train)")
+    parser.add_argument(
+        "--processes", type=int, default=1, metavar="N", help="that will train, for the steps (default: 1)"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=None, metavar="N", help="processes to read with (default: one a core, at most 8)"
+    )
+    add_hub_options(parser)
+    parser.set_defaults(takes_settings=True)
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the report; raise ValueError with the first reason for which training would stop."""
+    import json
+    from pathlib import Path
+
+    from .data_report import as_dict, as_html, as_text, inspect_data
+
+    _check(arguments)
+    target = None if arguments.html is None else Path(arguments.html)
+    if target is not None and not target.absolute().parent.is_dir():
+        raise ValueError(f"--html {target}: the folder {target.absolute().parent} does not exist")
+    report = _report(arguments, inspect_data)
+    if target is not None:
+        target.write_text(as_html(report, arguments.samples), encoding="utf-8", errors="backslashreplace")
+        print(f"paddlemix: wrote {target}", file=sys.stderr)
+    print(json.dumps(as_dict(report), indent=2) if arguments.json else as_text(report))
+    if report.problems:
+        sys.stdout.flush()  # so that the error comes last
+        raise ValueError(report.problems[0])
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    for name, least in (("samples", 0), ("processes", 1), ("workers", 1)):
+        number = vars(arguments)[name]
+        if number is not None and number < least:
+            raise ValueError(f"--{name} is {number}: expected at least {least}")
+    if not arguments.settings:
+        raise ValueError(f"name a configuration: {USAGE}")
+
+
+def _report(arguments: argparse.Namespace, inspect_data) -> Report:
+    from pathlib import Path
+
+    from ..checkpoints.hub import resolve
+    from ..checkpoints.processor import LlavaProcessor
+    from ..data.measure import default_workers
+    from ..train.data_settings import DataSettings
+    from ..train.values import read_values
+
+    words = arguments.settings
+    settings = DataSettings.read(read_values(words))
+    for key in ("model_name_or_path", "dataset"):
+        if vars(settings)[key] is None:
+            raise ValueError(f"{key} is missing: name it in the configuration or as --{key}")
+    home = resolve(settings.model_name_or_path, hub=arguments.hub, revision=arguments.revision)
+    processor = LlavaProcessor.from_pretrained(home)
+    template = settings.conv_mode or settings.version or ("plain" if arguments.stage == "pretrain" else None)
+    return inspect_data(
+        settings,
+        processor.with_template(template) if template else processor,
+        split=arguments.split,
+        config_folder=None if words[0].startswith("--") else Path(words[0]).resolve().parent,
+        num_processes=arguments.processes,
+        num_workers=arguments.workers or default_workers(),
+        has_progress=sys.stderr.isatty(),
+    )

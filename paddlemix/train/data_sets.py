@@ -1,0 +1,88 @@
+"""The rows of a run: read, checked, and packed or grouped where that is asked for."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..checkpoints.processor import LlavaProcessor
+from ..data.bad_rows import refuse
+from ..data.dataset import ConversationDataset
+from ..data.measure import Measure
+from ..data.mixture import scan_mixture
+from ..data.packed_rows import PackedRows
+from ..data.packing import fill_rate, pack_rows
+from ..log import notice
+from .lengths import row_lengths
+from .sampler import Grouping
+from .tally import RowTally
+
+
+@dataclass(frozen=True)
+class DataSets:
+    """What a run reads: samples or packs to train on, samples to evaluate on, None where not needed."""
+
+    train: ConversationDataset | PackedRows | None
+    eval: ConversationDataset | None
+    grouping: Grouping | None = None
+
+
+def read_data(teacher: LlavaProcessor, data_args, args, config_folder: Path | None, tally: RowTally) -> DataSets:
+    """Return the sets of a run. Raises ValueError for anything wrong with the files.
+
+    teacher: encodes with the template that is trained. tally: takes note of the rows that its policy leaves out.
+    """
+    if data_args.dataset is None:
+        raise ValueError('dataset is missing: expected {"train": [{"name": "chatml_dataset", "data_files": "..."}]}')
+    read = functools.partial(_read_split, teacher, data_args, args, config_folder, tally)
+    train = read("train") if args.do_train else None
+    evaluated = read("eval") if args.do_eval else None
+    if train is None:
+        return DataSets(None, evaluated)
+    is_packed = data_args.packing or data_args.mixtoken
+    is_grouped = args.group_by_length or args.group_by_modality_length
+    if not (is_packed or is_grouped):
+        return DataSets(train, evaluated)
+    lengths = _lengths(train, teacher, data_args.max_length, args)
+    if is_packed:
+        if is_grouped:
+            notice("group_by_length and group_by_modality_length have no effect with packing: every row is full")
+        return DataSets(_packed(train, lengths, data_args.max_length, args.seed), evaluated)
+    has_picture = [bool(row.conversation.images) for row in train.rows]
+    return DataSets(train, evaluated, Grouping(lengths, has_picture if args.group_by_modality_length else None))
+
+
+def _read_split(teacher, data_args, args, config_folder, tally, split: str) -> ConversationDataset:
+    rows, left_out = scan_mixture(
+        data_args.dataset,
+        split,
+        template=teacher.template,
+        config_folder=config_folder,
+        image_folder=data_args.image_folder,
+        seed=args.seed,
+    )
+    if not rows:
+        raise ValueError(f"the dataset has no rows for {split!r}: name data_files under that key")
+    if not tally.policy.is_structure_skipped:
+        refuse(left_out)
+    tally.expect(split, len(rows) + len(left_out), left_out)
+    print(f"{split}: {len(rows)} rows, template {teacher.template.name}", flush=True)
+    encode = functools.partial(teacher.encode_to_train, max_length=data_args.max_length)
+    options = {"policy": tally.policy, "split": split, "seed": args.seed, "num_left_out": len(left_out)}
+    return ConversationDataset(rows, encode, **options)
+
+
+def _lengths(rows: ConversationDataset, teacher: LlavaProcessor, max_length: int, args) -> np.ndarray:
+    measure = Measure(teacher.tokenizer, teacher.template, teacher.spec, max_length, is_thorough=False)
+    return row_lengths(rows.rows, measure, rank=args.process_index, num_processes=args.world_size)
+
+
+def _packed(rows: ConversationDataset, lengths: np.ndarray, max_length: int, seed: int) -> PackedRows:
+    """Return the rows in packs, the same ones in every epoch, and say how full they are."""
+    packs = pack_rows(lengths, max_length, seed)
+    fill = fill_rate(packs, lengths, max_length)
+    print(f"train: packed into {len(packs)} rows of up to {max_length} tokens, {fill:.1%} full", flush=True)
+    return PackedRows(rows, packs, max_length)

@@ -1,0 +1,66 @@
+"""The settings that decide what training reads, out of a configuration: without paddle, and so in no time."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from dataclasses import dataclass
+from typing import Any
+
+from ..data.bad_rows import BadRowPolicy
+from ..data.schedule import Schedule
+from .convert import convert
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """The keys of a run that concern its data; names and defaults are those of `arguments` and of paddlenlp."""
+
+    model_name_or_path: str | None = None
+    dataset: dict | list | str | None = None
+    image_folder: str | None = None
+    max_length: int = 2048
+    conv_mode: str | None = None
+    version: str | None = None
+    seed: int = 42
+    on_bad_sample: str | None = None
+    max_bad_samples: int | float | None = None
+    per_device_train_batch_size: int = 8
+    per_device_eval_batch_size: int = 8
+    gradient_accumulation_steps: int = 1
+    num_train_epochs: float = 1.0
+    max_steps: int = -1
+    dataloader_drop_last: bool = False
+    mixtoken: bool = False
+    packing: bool = False
+
+    @classmethod
+    def read(cls, values: dict[str, Any]) -> DataSettings:
+        """Take what is here of a run's values. Raises ValueError for a value of the wrong type or out of range."""
+        hints = typing.get_type_hints(cls)
+        names = [item.name for item in dataclasses.fields(cls)]
+        # A file may name a key without a value, which leaves the default.
+        own = {name: convert(name, values[name], hints[name]) for name in names if values.get(name) is not None}
+        for name in ("max_length", "per_device_train_batch_size", "gradient_accumulation_steps"):
+            if own.get(name, 1) < 1:
+                raise ValueError(f"{name} is {own[name]}: expected at least 1")
+        return cls(**own)
+
+    @property
+    def policy(self) -> BadRowPolicy:
+        return BadRowPolicy(self.on_bad_sample, self.max_bad_samples)
+
+    @property
+    def is_packed(self) -> bool:
+        return self.mixtoken or self.packing
+
+    def schedule(self, num_processes: int) -> Schedule:
+        """Return what the number of steps follows from."""
+        return Schedule(
+            self.per_device_train_batch_size,
+            self.gradient_accumulation_steps,
+            self.num_train_epochs,
+            self.max_steps,
+            num_processes,
+            self.dataloader_drop_last,
+        )

@@ -1,0 +1,44 @@
+"""The size of a picture is that of the picture as it is loaded."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from PIL import Image
+
+from paddlemix.image.errors import ImageError, MissingImageError
+from paddlemix.image.load import load_image
+from paddlemix.image.size import picture_size
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["jpg", "png"])
+def test_size_is_that_of_the_upright_picture(tmp_path, orientation, kind):
+    path = tmp_path / f"photo.{kind}"
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", (30, 20)).save(path, exif=exif)
+    assert picture_size(path) == load_image(path).size
+    assert picture_size(path) == ((20, 30) if orientation > 4 else (30, 20))
+
+
+def test_only_the_head_of_a_file_is_read(tmp_path):
+    path = tmp_path / "cut.jpg"
+    Image.effect_noise((200, 100), 50).convert("RGB").save(path)
+    path.write_bytes(path.read_bytes()[:2000])
+    assert picture_size(str(path)) == (200, 100)
+    with pytest.raises(ImageError):
+        load_image(path)
+
+
+def test_other_sources_are_loaded(tmp_path):
+    assert picture_size(Image.new("L", (7, 5))) == (7, 5)
+    buffer = io.BytesIO()
+    Image.new("RGB", (9, 4)).save(buffer, "PNG")
+    assert picture_size(buffer.getvalue()) == (9, 4)
+    with pytest.raises(MissingImageError, match="there is no picture"):
+        picture_size(tmp_path / "none.png")
+    (tmp_path / "text.jpg").write_text("no picture")
+    with pytest.raises(ImageError, match=r"text\.jpg"):
+        picture_size(tmp_path / "text.jpg")

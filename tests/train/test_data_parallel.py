@@ -1,0 +1,94 @@
+"""Two processes train what one does with the same batches, and only the first one writes."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_folder
+from tiny_training import LORA, settings, weights
+
+from paddlemix import LlavaForConditionalGeneration
+from paddlemix.train.trainer import last_checkpoint
+
+SCRIPT = Path(__file__).parents[2] / "paddlemix/examples/llava/supervised_finetune.py"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Eight rows with none to three pictures: some steps have one process without a picture."""
+    return tiny_folder.write_rows(tmp_path_factory.mktemp("data"))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def run(home: Path, values: dict, num_processes: int) -> Path:
+    """Train with the script, in its own processes; return the output folder."""
+    home.mkdir()
+    config = home / "config.json"
+    config.write_text(json.dumps(values))
+    command = [sys.executable]
+    if num_processes > 1:
+        master = f"127.0.0.1:{free_port()}"
+        command += ["-m", "paddle.distributed.launch", "--master", master, "--nproc_per_node", str(num_processes)]
+        command += ["--log_dir", str(home / "log")]
+    environment = {**os.environ, "PADDLEMIX_NUM_THREADS": "1"}
+    command += [str(SCRIPT), str(config)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, cwd=home)
+    logs = "".join(log.read_text()[-3000:] for log in home.glob("log/workerlog.*"))
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:] + logs
+    (home / "printed.log").write_text(done.stdout + done.stderr)
+    return Path(values["output_dir"])
+
+
+def losses(output: Path) -> list[float]:
+    text = (output.parent / "printed.log").read_text()
+    return [float(line.split("loss: ")[1].split(",")[0]) for line in text.splitlines() if " loss: " in line]
+
+
+def assert_same_training(one: Path, two: Path) -> None:
+    start = weights(LlavaForConditionalGeneration.from_pretrained(tiny_folder.folder("anyres")))
+    first, second = (weights(LlavaForConditionalGeneration.from_pretrained(path)) for path in (one, two))
+    moved = max(np.abs(first[name] - start[name]).max() for name in start)
+    assert moved > 1e-4
+    assert max(np.abs(first[name] - second[name]).max() for name in start) < 1e-5
+    assert losses(one) == pytest.approx(losses(two), abs=1e-5)
+    assert len(losses(one)) == 3
+
+
+def values_of(home: Path, data: Path, **changes) -> dict:
+    shared = {"max_steps": 3, "max_grad_norm": 1.0, "adam_epsilon": 0.01, "save_strategy": "steps", "save_steps": 2}
+    return {**settings(home, data, "anyres"), **shared, **changes}
+
+
+@pytest.mark.parametrize("changes", [{}, {"sharding": "stage1"}], ids=["data parallel", "sharding stage 1"])
+def test_two_processes_train_as_one_with_the_same_global_batch(tmp_path, data, changes):
+    one = run(tmp_path / "one", values_of(tmp_path / "one", data, per_device_train_batch_size=4), 1)
+    options = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 2, **changes}
+    two = run(tmp_path / "two", values_of(tmp_path / "two", data, **options), 2)
+    assert_same_training(one, two)
+    assert last_checkpoint(two).name == "checkpoint-2"
+    printed = (tmp_path / "two" / "printed.log").read_text()
+    assert printed.count("train: 8 rows") == 1  # the second process keeps to its own log
+
+
+def test_lora_and_packing_in_two_processes_train_as_in_one(tmp_path, data):
+    shared = {**LORA, "mixtoken": True, "max_length": 500}
+    one = run(tmp_path / "one", values_of(tmp_path / "one", data, **shared, per_device_train_batch_size=2), 1)
+    two = run(tmp_path / "two", values_of(tmp_path / "two", data, **shared, per_device_train_batch_size=1), 2)
+    first, second = (
+        weights(LlavaForConditionalGeneration.from_pretrained(path, base=tiny_folder.folder("anyres")))
+        for path in (one, two)
+    )
+    assert max(np.abs(first[name] - second[name]).max() for name in first) < 1e-5
+    assert losses(one) == pytest.approx(losses(two), abs=1e-5)
