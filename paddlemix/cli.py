@@ -18,6 +18,7 @@ COMMANDS = {
     "convert": "bring a checkpoint into another layout",
     "inspect": "say what a checkpoint is, holds and lacks",
     "inspect-data": "say what a training configuration would read, and show it as the model sees it",
+    "doctor": "check a training configuration on this machine, a short trial included",
     "compose": "make a model to start from out of a language model and a vision tower",
     "extract-projector": "write a model's projector to a file",
     "apply-delta": "add delta weights to their base",

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from .log import notice
 
+# What paddle raises where a device, or a build, does not know its memory.
+UNTOLD = (ValueError, RuntimeError, NotImplementedError, AttributeError, OSError)
 DTYPES = ("float32", "bfloat16", "float16")
 # Known-good values for Ascend (reference: PaddleMIX's documents and PaddleCustomDevice's npu backend).
 NPU_ENVIRONMENT = {
@@ -87,6 +89,75 @@ def use_device(device: str | None = None) -> str:
     if kind == "cpu":
         paddle.base.core.set_num_threads(int(os.environ.get("PADDLEMIX_NUM_THREADS", "1")))
     return chosen
+
+
+def device_memory(device: str) -> tuple[int, int] | None:
+    """Return a device's total and free memory in bytes, None where it does not tell.
+
+    The CPU's is the machine's, or what this process's control group may have. On other devices what paddle holds in
+    reserve counts as free, and what other programs hold is not known.
+    """
+    import paddle
+
+    kind, _, number = device.partition(":")
+    if kind == "cpu":
+        return _host_memory()
+    try:
+        if kind == "gpu":
+            total = paddle.device.cuda.get_device_properties(int(number or 0)).total_memory
+        else:
+            total = paddle.device.get_device_properties(f"{kind}:{number or 0}").total_memory
+    except UNTOLD:
+        return None
+    return (int(total), int(total) - (allocated_memory(device) or 0)) if total else None
+
+
+def allocated_memory(device: str) -> int | None:
+    """Return the bytes that paddle has allocated there now, None where it does not tell."""
+    return _memory_statistic(device, "current_value")
+
+
+def peak_allocated(device: str) -> int | None:
+    """Return the most bytes that paddle has had there since `forget_peak_allocated`, None where it does not tell."""
+    return _memory_statistic(device, "peak_value")
+
+
+def forget_peak_allocated(device: str) -> None:
+    """Let the peak be what is allocated now."""
+    _memory_statistic(device, "reset_peak_value")
+
+
+def _memory_statistic(device: str, name: str) -> int | None:
+    import paddle
+
+    kind, _, number = device.partition(":")
+    place = "host" if kind == "cpu" else "device"
+    try:
+        return getattr(paddle.base.core, f"{place}_memory_stat_{name}")("Allocated", int(number or 0))
+    except UNTOLD:
+        return None
+
+
+def _host_memory() -> tuple[int, int] | None:
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    values = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.endswith("kB")}
+    total, free = values["MemTotal"], values["MemAvailable"]
+    limit, used = (_number_in(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
+    if limit is not None and used is not None and limit < total:
+        return limit, min(free, limit - used)
+    return total, free
+
+
+def _number_in(path: str) -> int | None:
+    """Return the number that a file holds, None for another word or no file."""
+    try:
+        text = Path(path).read_text(encoding="utf-8").strip()
+    except OSError:
+        return None
+    return int(text) if text.isdigit() else None
 
 
 def wants_equal_shapes() -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,14 +31,23 @@ class DataSets:
     grouping: Grouping | None = None
 
 
-def read_data(teacher: LlavaProcessor, data_args, args, config_folder: Path | None, tally: RowTally) -> DataSets:
+def read_data(
+    teacher: LlavaProcessor,
+    data_args,
+    args,
+    config_folder: Path | None,
+    tally: RowTally,
+    *,
+    choose: Callable | None = None,
+) -> DataSets:
     """Return the sets of a run. Raises ValueError for anything wrong with the files.
 
     teacher: encodes with the template that is trained. tally: takes note of the rows that its policy leaves out.
+    choose: from the rows of a split to those that are read; None for all of them.
     """
     if data_args.dataset is None:
         raise ValueError('dataset is missing: expected {"train": [{"name": "chatml_dataset", "data_files": "..."}]}')
-    read = functools.partial(_read_split, teacher, data_args, args, config_folder, tally)
+    read = functools.partial(_read_split, teacher, data_args, args, config_folder, tally, choose)
     train = read("train") if args.do_train else None
     evaluated = read("eval") if args.do_eval else None
     if train is None:
@@ -55,7 +65,7 @@ def read_data(teacher: LlavaProcessor, data_args, args, config_folder: Path | No
     return DataSets(train, evaluated, Grouping(lengths, has_picture if args.group_by_modality_length else None))
 
 
-def _read_split(teacher, data_args, args, config_folder, tally, split: str) -> ConversationDataset:
+def _read_split(teacher, data_args, args, config_folder, tally, choose, split: str) -> ConversationDataset:
     rows, left_out = scan_mixture(
         data_args.dataset,
         split,
@@ -68,6 +78,7 @@ def _read_split(teacher, data_args, args, config_folder, tally, split: str) -> C
         raise ValueError(f"the dataset has no rows for {split!r}: name data_files under that key")
     if not tally.policy.is_structure_skipped:
         refuse(left_out)
+    rows = rows if choose is None else choose(rows)
     tally.expect(split, len(rows) + len(left_out), left_out)
     print(f"{split}: {len(rows)} rows, template {teacher.template.name}", flush=True)
     encode = functools.partial(teacher.encode_to_train, max_length=data_args.max_length)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
 
 from paddle import nn
 
@@ -13,6 +14,9 @@ from ..checkpoints.layouts import paddlemix
 from ..models.language.families import get_family
 from ..models.llava import LlavaForConditionalGeneration
 from ..models.quantized import QuantizedLinear
+
+if TYPE_CHECKING:
+    from .arguments import ModelArguments
 
 # LLaVA-NeXT's names of what trains.
 TUNABLE_PARTS = {
@@ -77,6 +81,18 @@ def _starts(parts: list[str] | None) -> tuple[str, ...]:
     if unknown or not names:
         raise ValueError(f"mm_tunable_parts is {parts}: expected some of {', '.join(TUNABLE_PARTS)}")
     return tuple(start for name in names for start in TUNABLE_PARTS[name])
+
+
+def freeze_as_told(model: LlavaForConditionalGeneration, args: ModelArguments) -> None:
+    """Set what trains without adapters, by a run's settings."""
+    freeze(
+        model,
+        args.freeze_include,
+        args.freeze_exclude,
+        is_tower_trained=args.unfreeze_mm_vision_tower,
+        is_projector_frozen=args.freeze_mm_mlp_adapter,
+        parts=["mm_mlp_adapter"] if args.tune_mm_mlp_adapter else args.mm_tunable_parts,
+    )
 
 
 def _train_tower(model: LlavaForConditionalGeneration) -> None:

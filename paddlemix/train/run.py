@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ..device import prepare_environment
 from ..log import notice
+from .convert import convert
 from .values import read_values
 
 STOPPED = 128 + signal.SIGTERM  # what a shell reports of a process that SIGTERM ended
@@ -16,7 +18,8 @@ USAGE = """usage: {script} config.json [--key value ...]
        {script} --key value ...
 
 Keys are those of the shipped files in paddlemix/config/llava/ and of paddlenlp's TrainingArguments; a flag overrides
-the file. Needed are model_name_or_path, dataset and output_dir.
+the file. Needed are model_name_or_path, dataset and output_dir. With --dry-run everything is checked as by `paddlemix
+doctor`, one step is tried, and nothing is trained.
 """
 
 
@@ -33,6 +36,8 @@ def main(argv: list[str], *, script: str, template: str | None) -> int:
         values = read_values(argv)
         device = values.get("device")
         prepare_environment(device if isinstance(device, str) else None)  # what is no text is refused further down
+        if convert("dry_run", values.pop("dry_run", False), bool):
+            return _diagnose(values, template, _config_folder(argv))
         train(values, template=template, config_folder=_config_folder(argv))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -52,8 +57,25 @@ def _config_folder(argv: list[str]) -> Path | None:
     return None if argv[0].startswith("--") else Path(argv[0]).resolve().parent
 
 
+def _diagnose(values: dict[str, Any], template: str | None, config_folder: Path | None) -> int:
+    from .checks.doctor import diagnose
+    from .checks.text import show
+
+    diagnosis = diagnose(values, template=template, config_folder=config_folder)
+    show(diagnosis, is_json=False)
+    return int(diagnosis.has_failed)
+
+
 def train(values: dict[str, Any], *, template: str | None, config_folder: Path | None) -> None:
     """Load, train, evaluate and save. Raises ValueError for a user's mistake."""
+    from .arguments import parse
+
+    settings = parse(values)
+    execute(build(settings, template=template, config_folder=config_folder), settings[2], values)
+
+
+def build(settings, *, template: str | None, config_folder: Path | None, choose: Callable | None = None):
+    """Return the trainer of parsed settings, its model and rows read. choose: see `read_data`."""
     import paddle
 
     from ..checkpoints.hub import resolve
@@ -61,13 +83,12 @@ def train(values: dict[str, Any], *, template: str | None, config_folder: Path |
     from ..checkpoints.processor import LlavaProcessor
     from ..data.bad_rows import BadRowPolicy
     from ..models.quantized import describe
-    from .arguments import parse
     from .data_sets import read_data
-    from .freeze import freeze, report
+    from .freeze import freeze_as_told, report
     from .tally import RowTally
     from .trainer import LlavaTrainer
 
-    model_args, data_args, args = parse(values)
+    model_args, data_args, args = settings
     if not model_args.model_name_or_path:
         raise ValueError("model_name_or_path is missing: name the folder of the model to start from")
     home = str(resolve(model_args.model_name_or_path))
@@ -76,17 +97,10 @@ def train(values: dict[str, Any], *, template: str | None, config_folder: Path |
     template = model_args.conv_mode or model_args.version or template
     tally = RowTally(args.output_dir, BadRowPolicy(data_args.on_bad_sample, data_args.max_bad_samples))
     teacher = processor.with_template(template) if template else processor
-    data = read_data(teacher, data_args, args, config_folder, tally)
+    data = read_data(teacher, data_args, args, config_folder, tally, choose=choose)
     dtype = weight_dtype(args)
     model = load_model(home, dtype=dtype, device=args.device, quantization=quantization)
-    freeze(
-        model,
-        model_args.freeze_include,
-        model_args.freeze_exclude,
-        is_tower_trained=model_args.unfreeze_mm_vision_tower,
-        is_projector_frozen=model_args.freeze_mm_mlp_adapter,
-        parts=["mm_mlp_adapter"] if model_args.tune_mm_mlp_adapter else model_args.mm_tunable_parts,
-    )
+    freeze_as_told(model, model_args)
     if model_args.neftune:
         model.neftune_alpha = model_args.neftune_noise_alpha
     model.train()
@@ -101,8 +115,7 @@ def train(values: dict[str, Any], *, template: str | None, config_folder: Path |
         notice(describe(model))
     if all(parameter.stop_gradient for parameter in model.parameters()):
         raise ValueError("nothing would train: freeze_include and freeze_exclude freeze every parameter")
-    trainer = LlavaTrainer(processor=processor, model=wrapped, args=args, tally=tally, data=data)
-    execute(trainer, args, values)
+    return LlavaTrainer(processor=processor, model=wrapped, args=args, tally=tally, data=data)
 
 
 def chosen_quantization(model_args, home: str) -> str | None:

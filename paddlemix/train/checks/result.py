@@ -1,0 +1,94 @@
+"""What a check found, and the list of them. Needs no paddle."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+OK, WARNING, FAILED, SKIPPED = "ok", "warning", "FAILED", "skipped"
+RANKS = (SKIPPED, OK, WARNING, FAILED)
+
+
+@dataclass
+class Check:
+    """One check. facts: lines that say what was found. advice: what to do. values: the same for a program."""
+
+    name: str
+    status: str = OK
+    facts: list[str] = field(default_factory=list)
+    advice: list[str] = field(default_factory=list)
+    values: dict[str, Any] = field(default_factory=dict)
+
+    def say(self, fact: str) -> None:
+        self.facts.append(fact)
+
+    def warn(self, fact: str, *advice: str) -> None:
+        self._turn(WARNING, fact, advice)
+
+    def fail(self, fact: str, *advice: str) -> None:
+        self._turn(FAILED, fact, advice)
+
+    def skip(self, fact: str) -> None:
+        self.status = SKIPPED
+        self.facts.append(fact)
+
+    def _turn(self, status: str, fact: str, advice: tuple[str, ...]) -> None:
+        self.status = max(self.status, status, key=RANKS.index)
+        self.facts.append(fact)
+        self.advice += advice
+
+
+@dataclass
+class Diagnosis:
+    """The checks of a run in their order."""
+
+    checks: list[Check] = field(default_factory=list)
+
+    @property
+    def has_failed(self) -> bool:
+        return any(check.status == FAILED for check in self.checks)
+
+    @contextmanager
+    def check(self, name: str) -> Iterator[Check]:
+        """Add a check; what is raised in the block is its failure, and notices are its warnings."""
+        check = Check(name)
+        self.checks.append(check)
+        with _notices(check):
+            try:
+                yield check
+            except (ValueError, OSError, ImportError) as error:
+                check.fail(str(error))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything for a program."""
+        checks = [
+            {"name": one.name, "status": one.status, "facts": one.facts, "advice": one.advice, **one.values}
+            for one in self.checks
+        ]
+        return {"has_failed": self.has_failed, "checks": checks}
+
+
+class _Collector(logging.Handler):
+    def __init__(self, check: Check):
+        super().__init__()
+        self.check = check
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.check.warn(record.getMessage())
+
+
+@contextmanager
+def _notices(check: Check) -> Iterator[None]:
+    """Let what the package tells beside its results become warnings of a check."""
+    logger, collector = logging.getLogger("paddlemix"), _Collector(check)
+    was_passed_on = logger.propagate
+    logger.addHandler(collector)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(collector)
+        logger.propagate = was_passed_on
