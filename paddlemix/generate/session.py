@@ -203,9 +203,8 @@ class ChatSession:
 
     def _prefill(self, keys: list[Key], budget: int) -> np.ndarray:
         """Bring the cache to `keys`, reading only what it does not hold. At least the last place is read."""
-        num_held = (
-            self._engine.length if self._engine else 0
-        )  # less than `_cached` if reading all again was interrupted
+        # The cache holds less than `_cached` if reading all again was interrupted.
+        num_held = self._engine.length if self._engine else 0
         start = min(_num_common(self._cached[:num_held], keys), len(keys) - 1)
         while start > 0 and not isinstance(keys[start], int) and keys[start][1] > 0:
             start -= 1  # never in the middle of a picture
