@@ -143,10 +143,17 @@ class LlavaForConditionalGeneration(nn.Layer):
         side = self.config.image.side
         return self.encode_images(np.zeros([1, 3, side, side]), [1], [(side, side)])[0].astype("float32").sum()
 
-    def generate(self, batch: Batch, sampling=None) -> list[list[int]]:
-        """Return the new token ids of every row. See `generate.batch.generate`."""
-        from ..generate.batch import generate
+    def generate(self, batch: Batch, sampling=None, *, max_new_tokens: int | None = None) -> list[list[int]]:
+        """Return the new token ids of every row. See `generate.batch.generate`.
 
+        max_new_tokens: for greedy answers of at most so many tokens, in place of sampling.
+        """
+        from ..generate.batch import generate
+        from ..generate.sampling import SamplingParams
+
+        if max_new_tokens is not None:
+            assert sampling is None, "sampling says it already"
+            sampling = SamplingParams(max_new_tokens=max_new_tokens)
         return generate(self, batch, sampling)
 
 

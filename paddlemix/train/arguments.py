@@ -72,6 +72,9 @@ class LlavaTrainingArguments(TrainingArguments):
     max_loss_ratio: float = field(
         default=10.0, metadata={"help": "stop where a loss is so many times the usual one; 0: never"}
     )
+    num_eval_answers: int = field(
+        default=0, metadata={"help": "rows of the eval set that are answered at each evaluation, for a person to read"}
+    )
     group_by_length: bool = field(default=False, metadata={"help": "batches of rows of similar length"})
     group_by_modality_length: bool = field(
         default=False, metadata={"help": "the same, with pictures in all rows of a batch or in none"}

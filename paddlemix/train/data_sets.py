@@ -24,11 +24,15 @@ from .tally import RowTally
 
 @dataclass(frozen=True)
 class DataSets:
-    """What a run reads: samples or packs to train on, samples to evaluate on, None where not needed."""
+    """What a run reads: samples or packs to train on, samples to evaluate on, None where not needed.
+
+    teacher: what encodes them, with the template that is trained.
+    """
 
     train: ConversationDataset | PackedRows | None
     eval: ConversationDataset | None
     grouping: Grouping | None = None
+    teacher: LlavaProcessor | None = None
 
 
 def read_data(
@@ -51,18 +55,19 @@ def read_data(
     train = read("train") if args.do_train else None
     evaluated = read("eval") if args.do_eval else None
     if train is None:
-        return DataSets(None, evaluated)
+        return DataSets(None, evaluated, teacher=teacher)
     is_packed = data_args.packing or data_args.mixtoken
     is_grouped = args.group_by_length or args.group_by_modality_length
     if not (is_packed or is_grouped):
-        return DataSets(train, evaluated)
+        return DataSets(train, evaluated, teacher=teacher)
     lengths = _lengths(train, teacher, data_args.max_length, args)
     if is_packed:
         if is_grouped:
             notice("group_by_length and group_by_modality_length have no effect with packing: every row is full")
-        return DataSets(_packed(train, lengths, data_args.max_length, args.seed), evaluated)
+        return DataSets(_packed(train, lengths, data_args.max_length, args.seed), evaluated, teacher=teacher)
     has_picture = [bool(row.conversation.images) for row in train.rows]
-    return DataSets(train, evaluated, Grouping(lengths, has_picture if args.group_by_modality_length else None))
+    grouping = Grouping(lengths, has_picture if args.group_by_modality_length else None)
+    return DataSets(train, evaluated, grouping, teacher)
 
 
 def _read_split(teacher, data_args, args, config_folder, tally, choose, split: str) -> ConversationDataset:

@@ -31,6 +31,7 @@ from .meter import Meter
 from .optimizer import build_optimizer
 from .progress import History, Progress
 from .results import draw_losses, write_results
+from .sample_answers import append_answers, sample_answers
 from .sampler import EpochBatchSampler
 from .stop import StopRequest
 from .tally import RowTally, gather_notes
@@ -47,7 +48,7 @@ class LlavaTrainer(Trainer):
 
     def __init__(self, *, processor: LlavaProcessor, model, args, tally: RowTally, data: DataSets):
         self.processor = processor
-        self.grouping = data.grouping
+        self.grouping, self.teacher = data.grouping, data.teacher
         self.tally = tally
         self.is_tally_begun = False
         self._num_done_steps = 0
@@ -131,6 +132,10 @@ class LlavaTrainer(Trainer):
         self._begin_tally(None, is_fresh=False)
         metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         self._settle_tally(is_told=True)
+        if self.args.num_eval_answers and self.is_world_process_zero():
+            rows = self.eval_dataset.rows.rows
+            answers = sample_answers(self.llava, self.teacher, rows, self.args.num_eval_answers)
+            append_answers(Path(self.args.output_dir), self.state.global_step, answers)
         return {**metrics, **self.tally.metrics("eval")}
 
     def report_results(self, settings) -> None:

@@ -385,6 +385,23 @@ def test_eval_loss_is_the_mean_over_all_trained_tokens(tmp_path, data):
     assert results["eval_loss"] == pytest.approx(expected, rel=1e-4)
 
 
+def test_evaluation_writes_answers_for_a_person_to_read(tmp_path, data):
+    changes = {"do_eval": True, "num_eval_answers": 3, "evaluation_strategy": "steps", "eval_steps": 2, "max_steps": 2}
+    trainer = train(settings(tmp_path, {}, dataset={"train": str(data), "eval": str(data)}, **changes))
+    lines = [json.loads(line) for line in (tmp_path / "out" / "eval_answers.jsonl").read_text().splitlines()]
+    rows = json.loads(data.read_text())
+    asked = [rows[0], rows[3], rows[7]]
+    assert [line["step"] for line in lines] == [2] * len(lines) and len(lines) % 3 == 0
+    processor = LlavaProcessor.from_pretrained(tmp_path / "out")
+    session = ChatSession(trainer.llava, processor, sampling=SamplingParams(max_new_tokens=128))
+    for line, row in zip(lines[-3:], asked, strict=True):
+        question, expected = row["conversations"][0]
+        assert line["expected"] == expected and str(rows.index(row) + 1) in line["row"]
+        session.clear()
+        images = [data.parent / image for image in row.get("image", [])]
+        assert line["answer"] == session.ask(question.replace("<image>\n", "").replace("<image>", ""), images=images)
+
+
 def test_evaluation_alone_trains_nothing(tmp_path, data):
     values = settings(tmp_path, {}, dataset={"eval": str(data)}, do_train=False, do_eval=True)
     trainer = train(values)

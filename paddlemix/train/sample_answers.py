@@ -1,0 +1,44 @@
+"""What the model says to a few rows of the evaluation set, next to what it should say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..checkpoints.processor import LlavaProcessor
+from ..data.encode import first_messages
+from ..data.row import Row
+from ..models.llava import LlavaForConditionalGeneration
+
+FILE = "eval_answers.jsonl"
+MAX_NEW_TOKENS = 128
+
+
+def sample_answers(
+    model: LlavaForConditionalGeneration, teacher: LlavaProcessor, rows: Sequence[Row], num_answers: int
+) -> list[dict[str, str]]:
+    """Answer the first question of some rows, spread evenly, greedily; a row that cannot be read is left out."""
+    found = []
+    for index in np.unique(np.linspace(0, len(rows) - 1, num_answers).astype(int)):
+        row = rows[index]
+        roles = [message.role for message in row.conversation.messages]
+        end = roles.index("assistant")
+        try:
+            sample = teacher.encode(first_messages(row.conversation, end), folders=row.folders)
+        except (ValueError, OSError):
+            continue  # counted and told where it is evaluated
+        (ids,) = model.generate(teacher.collate([sample]), max_new_tokens=MAX_NEW_TOKENS)
+        question, expected = (row.conversation.messages[place].text for place in (end - 1, end))
+        found.append(
+            {"row": row.where, "question": str(question), "expected": str(expected), "answer": teacher.decode(ids)}
+        )
+    return found
+
+
+def append_answers(folder: Path, step: int, answers: Sequence[dict[str, str]]) -> None:
+    """Add them to eval_answers.jsonl, one a line, with the step."""
+    with (Path(folder) / FILE).open("a", encoding="utf-8", errors="backslashreplace") as file:
+        file.writelines(json.dumps({"step": step, **answer}, ensure_ascii=False) + "\n" for answer in answers)
