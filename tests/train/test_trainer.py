@@ -395,7 +395,7 @@ def test_evaluation_writes_answers_for_a_person_to_read(tmp_path, data):
     processor = LlavaProcessor.from_pretrained(tmp_path / "out")
     session = ChatSession(trainer.llava, processor, sampling=SamplingParams(max_new_tokens=128))
     for line, row in zip(lines[-3:], asked, strict=True):
-        question, expected = row["conversations"][0]
+        question, expected = (turn["value"] for turn in row["conversations"][:2])
         assert line["expected"] == expected and str(rows.index(row) + 1) in line["row"]
         session.clear()
         images = [data.parent / image for image in row.get("image", [])]
