@@ -69,7 +69,7 @@ VARIANTS = {
     },
 }
 ROWS = {"one": [4, (60, 40), 9], "no-picture": [17], "two": [3, (30, 90), 6, (20, 90), 5]}
-# MPT's parts of names, and ours; those of Gemma are ours.
+# MPT's parts of names, and ours.
 MPT_PARTS = (
     ("wte", "embed_tokens"),
     ("norm_f", "norm"),
@@ -264,7 +264,7 @@ def packed(parts: list[Batch]) -> Batch:
     return Batch(ids, None, positions, segments)
 
 
-@pytest.mark.parametrize("variant", ["mpt", "mpt-options", "gemma"], indirect=True)
+@pytest.mark.parametrize("variant", ["mpt", "mpt-options", "gemma", "ernie4_5"], indirect=True)
 def test_loss_and_gradients_equal_transformers(pair):
     batch = tiny.make_batch(np.random.default_rng(0), [[4, (60, 40), 9], [30]], pair.spec, with_labels=True)
     loss = pair.ours.loss(batch)
@@ -287,7 +287,7 @@ def test_loss_and_gradients_equal_transformers(pair):
 
 
 def our_parts(name: str, tensor: torch.Tensor):
-    """Yield our names of a tensor of MPT's or Gemma's, and its values in our orientation."""
+    """Yield our names of a tensor of MPT's, or of a family with ours, and its values in our orientation."""
     is_matrix = tensor.ndim == 2 and not name.startswith(("wte", "embed_tokens"))
     parts = tensor.chunk(3) if "Wqkv" in name else [tensor]
     for letter, part in zip("qkv", parts, strict=False):
