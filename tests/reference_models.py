@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from transformers import (
     CLIPVisionConfig,
+    Ernie4_5Config,
     GemmaConfig,
     LlamaConfig,
     LlavaConfig,
@@ -42,6 +43,7 @@ TEXT_CONFIGS = {
     "phi3": Phi3Config,
     "mpt": MptConfig,
     "gemma": GemmaConfig,
+    "ernie4_5": Ernie4_5Config,
 }
 # What MPT calls the sizes below; it has no key-value heads of their own, no rotary base and a fixed inner width.
 MPT_NAMES = {
@@ -74,7 +76,7 @@ def text_config(family: str = "llama", **changes):
     }
     if family == "mpt":
         values = {name: values[ours] for ours, name in MPT_NAMES.items()} | {"tie_word_embeddings": True}
-    if family == "gemma":
+    if family in ("gemma", "ernie4_5"):
         values |= {"tie_word_embeddings": True, "head_dim": 16}
     return TEXT_CONFIGS[family](**{**values, **changes})
 

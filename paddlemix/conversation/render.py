@@ -47,7 +47,7 @@ def render_turn(
         return [Segment("", False, "image")] * message.num_images + _marked(template, template.answer_prefix)
     system = template.system if system is None else system
     block = template.system_prefix, system, template.system_suffix
-    segments = []
+    segments = _marked(template, template.start) if is_first else []
     if not is_first:
         segments += _marked(template, template.turn_separator)
     elif not template.is_system_in_user:

@@ -16,10 +16,11 @@ from dataclasses import dataclass, replace
 class ChatTemplate:
     """What stands around the texts of a conversation.
 
-    A conversation is: [system block] [examples] turn, turn, ..., and a turn is
+    A conversation is: start [system block] [examples] turn, turn, ..., and a turn is
     user_prefix QUESTION user_suffix answer_prefix | answer_lead ANSWER answer_tail answer_end
     with turn_separator before every turn but the first. What is right of the bar is trained; chat prompts stop at it.
 
+    start: what the text itself starts with; a BOS token that the tokenizer puts in front is none of it.
     system: text used when the conversation brings none. Without any system text the whole block is left out.
     is_system_in_user: the system block stands inside the first question, after its user_prefix.
     examples: (question, answer) pairs shown before the first turn, never trained.
@@ -44,6 +45,7 @@ class ChatTemplate:
     examples: tuple[tuple[str, str], ...] = ()
     special_tokens: tuple[str, ...] = ("</s>",)
     extra_stop_tokens: tuple[str, ...] = ()
+    start: str = ""
 
     def __post_init__(self):
         assert self.answer_end, f"template {self.name}: an answer must have an end"
@@ -195,6 +197,18 @@ _ZEPHYR = ChatTemplate(
     answer_prefix="<|assistant|>\n",
     turn_separator="\n",
 )
+# ERNIE 4.5's tokenizer puts no BOS token in front. The released models end their last answer with </s>.
+_ERNIE = ChatTemplate(
+    name="ernie",
+    start="<|begin_of_sentence|>",
+    system_suffix="\n",
+    user_prefix="User: ",
+    user_suffix="\n",
+    answer_prefix="Assistant: ",
+    answer_end="<|end_of_sentence|>",
+    special_tokens=("<|begin_of_sentence|>", "<|end_of_sentence|>"),
+    extra_stop_tokens=("</s>",),
+)
 _V0_EXAMPLE = (
     "What are the key differences between renewable and non-renewable energy sources?",
     "Renewable energy sources are those that can be replenished naturally in a relatively short amount of time, such "
@@ -246,6 +260,7 @@ TEMPLATES = {
         replace(_QWEN_2, name="internlm2_chat", system="", extra_stop_tokens=("</s>",)),
         _GEMMA,
         _ZEPHYR,
+        _ERNIE,
     )
 }
 ALIASES = {

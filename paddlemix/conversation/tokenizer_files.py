@@ -14,6 +14,8 @@ PADDLE_FILE, SENTENCEPIECE_FILE, FAST_FILE = "sentencepiece.bpe.model", "tokeniz
 VOCABULARIES = (PADDLE_FILE, SENTENCEPIECE_FILE, FAST_FILE)  # the first one that is there counts
 CONFIG_FILE, SPECIALS_FILE, ADDED_FILE = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
 SETTINGS = (CONFIG_FILE, SPECIALS_FILE, ADDED_FILE)
+ROLES = ("bos_token", "eos_token", "unk_token", "pad_token", "cls_token", "sep_token", "mask_token")
+BARE_CLASSES = ("Ernie4_5_Tokenizer", "Ernie4_5Tokenizer")  # with these, no BOS token comes in front if nothing says so
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def read_settings(files: TokenizerFiles) -> TokenizerSettings:
     """Return the settings; tokenizer_config.json goes before special_tokens_map.json and added_tokens.json."""
     config, special_map = files.read_json(CONFIG_FILE), files.read_json(SPECIALS_FILE)
     names = {}
-    for key in ("bos_token", "eos_token", "unk_token", "pad_token"):
+    for key in ROLES:
         names[key] = _token_text(files, key, config[key] if key in config else special_map.get(key))
     extra = [*(config.get("additional_special_tokens") or ()), *(special_map.get("additional_special_tokens") or ())]
     named = {_token_text(files, "additional_special_tokens", token) for token in extra}
@@ -114,7 +116,7 @@ def read_settings(files: TokenizerFiles) -> TokenizerSettings:
         specials=specials,
         shown=frozenset(shown - specials),
         stripping=frozenset(stripping),
-        add_bos=config.get("add_bos_token"),
+        add_bos=config.get("add_bos_token", False if config.get("tokenizer_class") in BARE_CLASSES else None),
         # PaddleMIX's tokenizer knows no `legacy` key and behaves like legacy = true whatever the file says.
         is_legacy=files.vocabulary == PADDLE_FILE or config.get("legacy") in (None, True),
         add_prefix_space=config.get("add_prefix_space") in (None, True),

@@ -14,6 +14,7 @@ ROPE_KINDS = ("linear", "dynamic", "llama3", "longrope")
 NORMS = ("rms", "layer")
 ACTIVATIONS = ("silu", "gelu", "gelu_tanh")
 POSITIONS = ("rotary", "alibi")
+ROPE_ORDERS = ("halves", "pairs")
 VISION_ACTIVATIONS = ("quick_gelu", "gelu", "gelu_pytorch_tanh")
 UNTRAINED_PARTS = ("projector", "image_newline")  # first parts of parameter names
 
@@ -72,7 +73,8 @@ class LanguageConfig:
     norm_offset: what is added to the stored scales of "rms". is_gated: the feed-forward layers have a gate, to which
     the activation goes, else it goes to what they widen to. embedding_scale: what embeddings, and image features in
     their places, are multiplied by. clip_qkv: bound of queries, keys and values. softmax_scale: None for
-    1 / sqrt(head_dim).
+    1 / sqrt(head_dim). rope_order: which numbers of a head are turned together: i and i + head_dim / 2 ("halves"), or
+    2 i and 2 i + 1 ("pairs").
     """
 
     vocab_size: int = 32000
@@ -100,6 +102,7 @@ class LanguageConfig:
     embedding_scale: float = 1.0
     clip_qkv: float | None = None
     softmax_scale: float | None = None
+    rope_order: str = "halves"
 
     def __post_init__(self):
         if isinstance(self.rope_scaling, dict):
@@ -116,7 +119,8 @@ class LanguageConfig:
         self._check_options()
 
     def _check_options(self) -> None:
-        for name, known in (("norm", NORMS), ("activation", ACTIVATIONS), ("positions", POSITIONS)):
+        kinds = {"norm": NORMS, "activation": ACTIVATIONS, "positions": POSITIONS, "rope_order": ROPE_ORDERS}
+        for name, known in kinds.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, expected {' or '.join(known)}")
         if self.norm == "layer" and self.norm_offset:

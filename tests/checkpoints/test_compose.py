@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, CLIPConfig, CLIPModel, CLIPTextCo
 from paddlemix.checkpoints.compose import Choices, compose
 from paddlemix.checkpoints.extract import extract_projector
 from paddlemix.checkpoints.files import CheckpointError
+from paddlemix.checkpoints.layouts.decoder import is_decoder
 from paddlemix.checkpoints.load import load_model, read_config
 from paddlemix.checkpoints.processor import LlavaProcessor
 from paddlemix.commands import compose as command
@@ -98,7 +99,13 @@ def test_composed_model_computes_what_transformers_does_with_the_parts(tmp_path,
     assert config.untrained == (("projector", "image_newline") if is_next else ("projector",))
 
 
-OTHERS = [("mistral", "mistral_instruct"), ("qwen2", "qwen_2"), ("mpt", "mpt"), ("gemma", "gemma")]
+OTHERS = [
+    ("mistral", "mistral_instruct"),
+    ("qwen2", "qwen_2"),
+    ("mpt", "mpt"),
+    ("gemma", "gemma"),
+    ("ernie4_5", "ernie"),
+]
 
 
 @pytest.mark.parametrize(("family", "template"), OTHERS)
@@ -115,6 +122,16 @@ def test_decoder_of_another_family_computes_the_same_after_composing(tmp_path, l
     assert (config.language.family, config.template, config.eos_token_ids) == (family, template, ends)
     logits, is_real = load_model(tmp_path / "out", device="cpu")(batch).numpy(), batch.segment_ids > 0
     np.testing.assert_allclose(logits[is_real], tiny.hf_logits(model, batch, False)[is_real], atol=1e-4)
+
+
+def test_decoder_is_known_by_every_name_of_its_class(tmp_path):
+    AutoModelForCausalLM.from_config(tiny.text_config("ernie4_5")).save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    values = json.loads(path.read_text())
+    assert values["architectures"] == ["Ernie4_5ForCausalLM"]
+    for name, is_known in (("Ernie4_5ForCausalLM", True), ("Ernie4_5_ForCausalLM", True), ("Ernie4_5_Moe", False)):
+        path.write_text(json.dumps({**values, "architectures": [name]}))
+        assert is_decoder(tmp_path) == is_known
 
 
 def test_language_model_and_tower_keep_their_values_dtypes_and_tokenizer(tmp_path, language, towers):

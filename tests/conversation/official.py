@@ -82,6 +82,12 @@ def gemma(system, rounds, open_question):
     return f"{text}<start_of_turn>user\n{asked[-1]}<end_of_turn>\n<start_of_turn>model\n"
 
 
+def ernie(system, rounds, open_question):
+    """The text itself starts with a mark."""
+    turns = marked("{}\n", "User: {}\nAssistant: ", "<|end_of_sentence|>")
+    return "<|begin_of_sentence|>" + turns(system, rounds, open_question)
+
+
 LLAMA_3 = [f"<|start_header_id|>{role}<|end_header_id|>\n\n" for role in ("system", "user", "assistant")]
 CHATML = [f"<|im_start|>{role}\n" for role in ("system", "user", "assistant")]
 ROLES = [f"<|{role}|>\n" for role in ("system", "user", "assistant")]
@@ -111,6 +117,7 @@ STYLES = {
     "zephyr": (in_blocks(ROLES, "</s>", "\n"), ""),
     "internlm_chat": (marked("<|System|>:{}\n", "<|User|>:{}<eoh>\n<|Bot|>:", "<eoa>", "\n"), ""),
     "gemma": (gemma, ""),
+    "ernie": (ernie, ""),
 }
 # What a trained answer ends with, where it is not </s> alone.
 ENDS = {
@@ -128,6 +135,7 @@ ENDS = {
     "phi_3": "<|end|>",
     "internlm_chat": "<eoa>",
     "gemma": "<end_of_turn>",
+    "ernie": "<|end_of_sentence|>",
 }
 
 

@@ -15,7 +15,7 @@ What is in the picture? A red square and a blue circle. def print(hello): return
 Renewable energy sources are those that can be replenished naturally. naïve café 你好 世界 图片 里 有 什么"""
 CHAT_MARKS = ("<|im_start|>", "<|im_end|>")
 MARKS = (*CHAT_MARKS, "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<start_of_turn>", "<end_of_turn>")
-MARKS += ("<eoh>", "<eoa>")
+MARKS += ("<eoh>", "<eoa>", "<|begin_of_sentence|>", "<|end_of_sentence|>")
 PHI_MARKS = ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>")  # not beside the others: Zephyr has them as text
 
 

@@ -8,6 +8,7 @@ internlm_chat    InternLM/xtuner, docs/zh_cn/user_guides/prompt_template.md; whi
                  hiyouga/LlamaFactory and the pull request 342 of InternLM/InternLM
 internlm2_chat   internlm/internlm2-chat-7b, tokenizer_config.json
 gemma            google/gemma-7b-it, tokenizer_config.json; the place of the system text: google/gemma-3-4b-it
+ernie            baidu/ERNIE-4.5-0.3B-PT, the same files
 zephyr           HuggingFaceH4/zephyr-7b-beta, tokenizer_config.json
 mistral_instruct haotian-liu/LLaVA, llava/conversation.py: conv_mistral_instruct, separator style LLAMA_2
 chatml_direct    haotian-liu/LLaVA, llava/conversation.py: conv_chatml_direct, separator style MPT
@@ -67,6 +68,11 @@ WITHOUT = {
         "<start_of_turn>user\nWho?<end_of_turn>\n<start_of_turn>model\nMe.<end_of_turn>\n"
         "<start_of_turn>user\nWhy?<end_of_turn>\n<start_of_turn>model\nSo.<end_of_turn>"
     ),
+    "ernie": (
+        "<|begin_of_sentence|>User: Hi\nAssistant: Hello.<|end_of_sentence|>"
+        "User: Who?\nAssistant: Me.<|end_of_sentence|>"
+        "User: Why?\nAssistant: So.<|end_of_sentence|>"
+    ),
     "zephyr": (
         "<|user|>\nHi</s>\n<|assistant|>\nHello.</s>\n"
         "<|user|>\nWho?</s>\n<|assistant|>\nMe.</s>\n"
@@ -91,6 +97,7 @@ WITH = {
     "internlm_chat": ("", "<|System|>:Be brief.\n"),
     "internlm2_chat": ("", "<|im_start|>system\nBe brief.<|im_end|>\n"),
     "gemma": ("<start_of_turn>user\n", "<start_of_turn>user\nBe brief.\n\n"),
+    "ernie": ("<|begin_of_sentence|>", "<|begin_of_sentence|>Be brief.\n"),
     "zephyr": ("", "<|system|>\nBe brief.</s>\n"),
     "mistral_instruct": ("[INST] ", "[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\n"),
     "chatml_direct": ("<|im_start|>system\nAnswer the questions.<|im_end|>", "<|im_start|>system\nBe brief.<|im_end|>"),
@@ -98,16 +105,19 @@ WITH = {
 # What an answer is trained on, and which of it and of the rest are single tokens, in their order within one round.
 TRAINED = dict.fromkeys(("qwen_2", "internlm2_chat", "chatml_direct"), "{}<|im_end|>")
 TRAINED |= {"llama_3": "{}<|eot_id|>", "phi_3": "{}<|end|>", "internlm_chat": "{}<eoa>", "gemma": "{}<end_of_turn>"}
-TRAINED |= {"zephyr": "{}</s>", "mistral_instruct": " {} </s>"}
+TRAINED |= {"ernie": "{}<|end_of_sentence|>", "zephyr": "{}</s>", "mistral_instruct": " {} </s>"}
 TOKENS = {name: ["<|im_start|>", "<|im_end|>"] * 2 for name in ("qwen_2", "internlm2_chat", "chatml_direct")}
 TOKENS |= {
     "llama_3": ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"] * 2,
     "phi_3": ["<|user|>", "<|end|>", "<|assistant|>", "<|end|>"],
     "internlm_chat": ["<eoh>", "<eoa>"],
     "gemma": ["<start_of_turn>", "<end_of_turn>"] * 2,
+    "ernie": ["<|end_of_sentence|>"],
     "zephyr": ["</s>", "</s>"],
     "mistral_instruct": ["</s>"],
 }
+# The tokens that the first round alone starts with.
+OPENING = {"ernie": ["<|begin_of_sentence|>"]}
 # The end of an answer, and what else the released generation_config.json or the model's own chat function stops at.
 STOPS = {
     "llama_3": {"<|eot_id|>", "<|end_of_text|>"},
@@ -116,6 +126,7 @@ STOPS = {
     "internlm_chat": {"<eoa>", "</s>"},
     "internlm2_chat": {"<|im_end|>", "</s>"},
     "gemma": {"<end_of_turn>", "<eos>"},
+    "ernie": {"<|end_of_sentence|>", "</s>"},
     "zephyr": {"</s>"},
     "mistral_instruct": {"</s>"},
     "chatml_direct": {"<|im_end|>"},
@@ -163,9 +174,10 @@ def test_answer_and_its_end_are_trained_and_nothing_else(name):
 def test_marks_are_tokens_only_where_the_format_puts_them(name):
     template = get_template(name)
     typed = "".join((*template.special_tokens, *template.extra_stop_tokens, template.answer_end))
+    marks = OPENING.get(name, []) + TOKENS[name] * 3
     for rounds in (ROUNDS, [(typed, typed)] * 3):
         segments = segments_of(name, rounds, system="")
-        assert [segment.text for segment in segments if segment.kind == "special"] == TOKENS[name] * 3
+        assert [segment.text for segment in segments if segment.kind == "special"] == marks
     assert text_of(segments).count(typed) == 6
 
 

@@ -8,6 +8,7 @@ import pytest
 import reference_models as tiny
 import torch
 from transformers.activations import ACT2FN
+from transformers.models.ernie4_5 import modeling_ernie4_5
 from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, LlamaRotaryEmbedding, apply_rotary_pos_emb
 from transformers.models.mpt.modeling_mpt import build_mpt_alibi_tensor
@@ -16,7 +17,7 @@ from paddlemix.models.language.alibi import alibi_bias, alibi_slopes
 from paddlemix.ops.activation import activate, gated
 from paddlemix.ops.attention import BLOCK, MASKED, WHOLE, attention, prepared_bias, segment_bias, window_bias
 from paddlemix.ops.rms_norm import rms_norm
-from paddlemix.ops.rope import apply_rope, rope_tables, rotate_half
+from paddlemix.ops.rope import apply_rope, rope_tables, rotate_half, rotate_pairs
 from paddlemix.ops.swiglu import swiglu
 
 
@@ -42,6 +43,10 @@ def causal(num_queries: int, num_keys: int) -> np.ndarray:
     return np.arange(num_keys)[None] <= np.arange(num_queries)[:, None] + num_keys - num_queries
 
 
+ROTARY = {
+    "halves": (LlamaRotaryEmbedding, apply_rotary_pos_emb),
+    "pairs": (modeling_ernie4_5.Ernie4_5RotaryEmbedding, modeling_ernie4_5.apply_rotary_pos_emb),
+}
 LENGTHS = [
     (1, 1),
     (5, 5),
@@ -94,16 +99,18 @@ def test_row_in_which_everything_is_masked_stays_finite():
     assert np.isfinite(out).all()
 
 
+@pytest.mark.parametrize("order", ROTARY)
 @pytest.mark.parametrize("theta", [10000.0, 500.0])
-def test_rotary_embedding_equals_transformers(theta):
+def test_rotary_embedding_equals_transformers(theta, order):
     config = tiny.text_config(rope_theta=theta)
     positions = np.array([[0, 1, 2, 3, 4], [7, 8, 0, 1, 400]])
     query, key = normal(2, 6, 5, 8), normal(2, 2, 5, 8, seed=1)
-    tables = LlamaRotaryEmbedding(config)(torch.tensor(query), torch.tensor(positions))
-    expected = apply_rotary_pos_emb(torch.tensor(query), torch.tensor(key), *tables)
+    embedding, apply = ROTARY[order]
+    tables = embedding(config)(torch.tensor(query), torch.tensor(positions))
+    expected = apply(torch.tensor(query), torch.tensor(key), *tables)
     for values, theirs in zip((query, key), expected, strict=True):
-        ours = rope_tables(paddle.to_tensor(positions), 8, theta, values.shape[1], "float32")
-        turned = apply_rope(paddle.to_tensor(values), *ours).numpy()
+        ours = rope_tables(paddle.to_tensor(positions), 8, theta, values.shape[1], "float32", order=order)
+        turned = apply_rope(paddle.to_tensor(values), *ours, order).numpy()
         np.testing.assert_allclose(turned, theirs.numpy(), atol=1e-4)
 
 
@@ -112,6 +119,12 @@ def test_half_turn_equals_its_definition_by_slices():
     np.testing.assert_array_equal(
         rotate_half(paddle.to_tensor(x)).numpy(), np.concatenate([-x[..., 5:], x[..., :5]], -1)
     )
+
+
+def test_turn_of_pairs_equals_its_definition_by_slices():
+    x = normal(2, 3, 4, 10)
+    expected = np.stack([-x[..., 1::2], x[..., ::2]], -1).reshape(x.shape)
+    np.testing.assert_array_equal(rotate_pairs(paddle.to_tensor(x)).numpy(), expected)
 
 
 @pytest.mark.parametrize("epsilon", [1e-6, 0.5])

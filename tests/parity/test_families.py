@@ -59,9 +59,17 @@ VARIANTS = {
     "phi3": {"family": "phi3", "num_key_value_heads": 6, "seed": 1},
     "phi3-window": {"family": "phi3", "sliding_window": WINDOW},
     "phi3-longrope": {"family": "phi3", "rope_scaling": LONGROPE, "original_max_position_embeddings": 128},
+    "ernie4_5": {"family": "ernie4_5"},
+    "ernie4_5-untied": {
+        "family": "ernie4_5",
+        "tie_word_embeddings": False,
+        "head_dim": 8,
+        "num_key_value_heads": 6,
+        "rope_scaling": LLAMA_3_1,
+    },
 }
 ROWS = {"one": [4, (60, 40), 9], "no-picture": [17], "two": [3, (30, 90), 6, (20, 90), 5]}
-# MPT's parts of names, and ours; those of Gemma are ours.
+# MPT's parts of names, and ours.
 MPT_PARTS = (
     ("wte", "embed_tokens"),
     ("norm_f", "norm"),
@@ -74,7 +82,10 @@ MPT_PARTS = (
 )
 LONG = [150, (60, 40), 60]  # beyond the original context above
 PLAIN = ("llama", "llama-3.1", "llama-linear", "smollm2", "mistral-0.2", "phi3")  # LLaMAs, whatever they are called
+NO_LLAVA_CLASS = ("ernie4_5", "ernie4_5-untied")  # in LLaVA's own code, nor another class that computes the same
 NOT_HELD = {("paddlemix", name) for name in VARIANTS if name not in PLAIN}
+NOT_HELD |= {("official", name) for name in NO_LLAVA_CLASS}
+REFUSALS = {"paddlemix": "with .*: PaddleMIX has LLaMA", "official": ".*no class that computes it"}
 
 
 @pytest.fixture(scope="module", params=VARIANTS)
@@ -157,6 +168,8 @@ def test_distances_count_within_a_row_however_it_is_padded_packed_and_cut(pair):
         ("gemma", {"activation": "silu"}),
         ("phi3-window", {"sliding_window": None}),
         ("phi3-longrope", {"rope_scaling": None}),
+        ("ernie4_5", {"rope_order": "halves"}),
+        ("ernie4_5-untied", {"rope_scaling": None}),
     ],
     indirect=["variant"],
 )
@@ -251,7 +264,7 @@ def packed(parts: list[Batch]) -> Batch:
     return Batch(ids, None, positions, segments)
 
 
-@pytest.mark.parametrize("variant", ["mpt", "mpt-options", "gemma"], indirect=True)
+@pytest.mark.parametrize("variant", ["mpt", "mpt-options", "gemma", "ernie4_5"], indirect=True)
 def test_loss_and_gradients_equal_transformers(pair):
     batch = tiny.make_batch(np.random.default_rng(0), [[4, (60, 40), 9], [30]], pair.spec, with_labels=True)
     loss = pair.ours.loss(batch)
@@ -274,7 +287,7 @@ def test_loss_and_gradients_equal_transformers(pair):
 
 
 def our_parts(name: str, tensor: torch.Tensor):
-    """Yield our names of a tensor of MPT's or Gemma's, and its values in our orientation."""
+    """Yield our names of a tensor of MPT's, or of a family with ours, and its values in our orientation."""
     is_matrix = tensor.ndim == 2 and not name.startswith(("wte", "embed_tokens"))
     parts = tensor.chunk(3) if "Wqkv" in name else [tensor]
     for letter, part in zip("qkv", parts, strict=False):
@@ -287,7 +300,7 @@ def our_parts(name: str, tensor: torch.Tensor):
 @pytest.mark.parametrize("layout", ["hf", "official", "xtuner", "paddlemix", "paddle"])
 def test_there_and_back_keeps_every_bit_and_the_configuration(tmp_path, folder, variant, layout):
     if (layout, variant) in NOT_HELD:
-        with pytest.raises(CheckpointError, match=r"cannot hold a decoder of family '.*' with .*: PaddleMIX has LLaMA"):
+        with pytest.raises(CheckpointError, match=f"cannot hold a decoder of family '.*' ?{REFUSALS[layout]}"):
             convert(folder, tmp_path / "there", layout)
         return
     convert(folder, tmp_path / "there", layout)
@@ -321,6 +334,7 @@ def test_transformers_loads_what_we_write_and_computes_the_same(tmp_path, pair, 
     np.testing.assert_allclose(tiny.hf_logits(llm, batch, False), again, atol=TOLERANCE)
 
 
+@pytest.mark.parametrize("variant", [name for name in VARIANTS if name not in NO_LLAVA_CLASS], indirect=True)
 def test_official_folder_names_the_class_over_the_decoder(tmp_path, folder, variant):
     convert(folder, tmp_path / "official", "official")
     values = json.loads((tmp_path / "official" / "config.json").read_text())
@@ -410,6 +424,8 @@ def test_config_without_the_keys_of_families_is_a_llama():
         ("mpt", {"norm_type": "rmsnorm"}, "norm_type 'rmsnorm'"),
         ("mpt", {"attn_config": {"clip_qkv": -1.0}}, "clip_qkv is -1.0, expected a number above 0"),
         ("gemma", {"hidden_act": "relu"}, "hidden_act is 'relu'"),
+        ("ernie4_5", {"use_bias": True}, r"an ERNIE 4.5 with use_bias True \(expected False\)"),
+        ("ernie4_5", {"compression_ratio": 4.0}, "compression_ratio 4.0"),
         ("gemma", {"hidden_activation": "relu"}, "hidden_activation is 'relu'"),
     ],
 )

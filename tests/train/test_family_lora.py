@@ -39,6 +39,7 @@ OPTIONS = {
     },
     "internlm": {"has_qkv_bias": True, "has_out_bias": True},
     "internlm2": {"rope_scaling": {"kind": "dynamic", "factor": 2.0}},
+    "ernie4_5": {"rope_order": "pairs", "tie_word_embeddings": True},
 }
 ROWS = [[4, (60, 40), 20], [30]]
 

@@ -57,7 +57,8 @@ def flat_json(config: LlavaConfig) -> dict:
     """Return the keys of a decoder at the top of a config.json, with the ids of special tokens."""
     language = config.language
     values = {**language_json(config), **generation_json(config), "pretraining_tp": 1}
-    if language.head_dim * language.num_attention_heads == language.hidden_size:
+    has_default = get_family(language.family).defaults.get("head_dim") is not None
+    if language.head_dim * language.num_attention_heads == language.hidden_size and not has_default:
         values.pop("head_dim", None)  # LLaMA's own readers did not know the key at first
     return values
 

@@ -20,14 +20,14 @@ BODY = (
     "{%- for message in messages -%}"
     "{%- if message['role'] == 'system' -%}{%- set state.text = said(message) -%}"
     "{%- elif message['role'] == 'user' -%}"
-    "{%- if state.turn == 0 -%}BEFORE{{- examples -}}{%- else -%}{{- turn_separator -}}{%- endif -%}"
+    "{%- if state.turn == 0 -%}{{- start -}}BEFORE{{- examples -}}{%- else -%}{{- turn_separator -}}{%- endif -%}"
     "{{- user_prefix -}}{%- if state.turn == 0 -%}WITHIN{%- endif -%}"
     "{{- said(message) + user_suffix + answer_prefix -}}{%- set state.turn = state.turn + 1 -%}"
     "{%- else -%}{{- answer_lead + said(message) + answer_tail + answer_end -}}{%- endif -%}"
     "{%- endfor -%}"
 )
 FIELDS = ("system", "system_prefix", "system_suffix", "turn_separator", "user_prefix", "user_suffix", "answer_prefix")
-FIELDS += ("answer_lead", "answer_tail", "answer_end")
+FIELDS += ("answer_lead", "answer_tail", "answer_end", "start")
 
 
 def chat_template(template: ChatTemplate) -> str | None:

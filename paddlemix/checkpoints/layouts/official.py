@@ -222,6 +222,7 @@ def parts(config: LlavaConfig, tensors: dict[str, StoredTensor]) -> list[Part]:
     its own in the result, since that code wants a path then; it is relative, so the code has to run in the result.
     NOTE: LLaVA-NeXT's class for SigLIP asserts the 27x27 patches of so400m-patch14-384.
     """
+    _check_decoder_class(config)
     if config.image.mode == "anyres" and config.has_image_newline != (config.image.merge == "spatial_unpad"):
         raise CheckpointError(
             f"layout {NAME} has an image_newline if and only if merge is 'spatial_unpad'; here has_image_newline is "
@@ -241,6 +242,14 @@ def parts(config: LlavaConfig, tensors: dict[str, StoredTensor]) -> list[Part]:
     }
     main = Part("", "safetensors", "model", theirs, json_files, notes=_notes(config))
     return [main] if name else [main, tower_part(folder, tower, config)]
+
+
+def _check_decoder_class(config: LlavaConfig) -> None:
+    """Raise CheckpointError for a decoder over which LLaVA's own code has no class, nor one that can run it."""
+    family = get_family(config.language.family)
+    if not family.llava_architecture and family.stand_in is None:
+        reason = "LLaVA's own code has no class that computes it; convert to hf, xtuner or paddle"
+        raise CheckpointError(f"layout {NAME} cannot hold a decoder of family {family.name!r}: {reason}")
 
 
 def _notes(config: LlavaConfig) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from ...conversation.tokenizer import Tokenizer
 from ...conversation.tokenizer_files import CONFIG_FILE, FAST_FILE, PADDLE_FILE, SENTENCEPIECE_FILE
 from ...image.spec import CLIP_MEAN, CLIP_STD, ImageSpec
 from ...models.config import LanguageConfig, LlavaConfig, VisionConfig
+from ...models.language.families.family import SHARED
 from ...models.projector_type import projector_blocks
 from ...models.vision.families import CLIP, KNOWN_TOWERS
 from ...models.vision.families.family import SHAPE as STATED
@@ -25,9 +26,8 @@ ARCHITECTURE = "LlavaLlamaForCausalLM"
 PDPARAMS, PDPARAMS_INDEX = "model_state.pdparams", "model_state.pdparams.index.json"
 SAFETENSORS, SAFETENSORS_INDEX = "model.safetensors", "model.safetensors.index.json"
 TOWER_PREFIX = "llama.vision_tower.vision_tower.vision_model."
-# Options that LLaMA has no others of than the defaults.
-LLAMA_HAS = ("has_qkv_bias", "has_out_bias", "sliding_window", "norm", "norm_offset", "activation", "is_gated")
-LLAMA_HAS += ("positions", "embedding_scale", "clip_qkv", "softmax_scale")
+# Fields of LanguageConfig that are LLaMA's or say nothing alone; it has no other values of the rest than the defaults.
+LLAMA_HAS = (*SHARED, "family", "rope_scaling", "num_full_layers")
 CLIP_HEAD_DIM = 64  # of every tower of OpenAI's
 ROPE_KINDS = {"linear": "linear", "dynamic": "dynamic_ntk"}  # ours -> PaddleNLP's rope_scaling_type
 
@@ -194,8 +194,8 @@ def _check_tower(vision: VisionConfig) -> None:
 
 def _as_llama(language: LanguageConfig) -> LanguageConfig:
     """Return the same decoder as a LLaMA. Raises CheckpointError where it differs from one in more than its name."""
-    llama = LanguageConfig()
-    others = [name for name in LLAMA_HAS if getattr(language, name) != getattr(llama, name)]
+    options = [item for item in dataclasses.fields(LanguageConfig) if item.name not in LLAMA_HAS]
+    others = [item.name for item in options if getattr(language, item.name) != item.default]
     kind = language.rope_scaling.kind if language.rope_scaling else None
     if kind not in (None, "llama3", *ROPE_KINDS):
         others.append(f"rope_scaling {kind!r}")

@@ -1,7 +1,7 @@
 """The decoder of LLaMA (Touvron et al. 2023): RMSNorm, rotary positions, grouped heads, SwiGLU.
 
-What other families have are options of LanguageConfig: biases, scaled rotary frequencies, a sliding window, ALiBi,
-LayerNorm, GELU, layers without a gate, scaled embeddings.
+What other families have are options of LanguageConfig: biases, scaled rotary frequencies, rotary in pairs, a sliding
+window, ALiBi, LayerNorm, GELU, layers without a gate, scaled embeddings.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class LanguageModel(nn.Layer):
         if config.positions != "rotary":
             return None
         shape = config.head_dim, config.rope_theta, config.num_attention_heads
-        queries = rope_tables(position_ids, *shape, dtype, scales, self.rope_scales.amplitude)
+        queries = rope_tables(position_ids, *shape, dtype, scales, self.rope_scales.amplitude, config.rope_order)
         if config.num_key_value_heads == config.num_attention_heads:
             return queries, queries
         return queries, tuple(table[:, : config.num_key_value_heads].contiguous() for table in queries)
@@ -205,7 +205,8 @@ class DecoderAttention(nn.Layer):
         key = self._heads(self.k_proj(x), self.config.num_key_value_heads)
         value = self._heads(self.v_proj(x), self.config.num_key_value_heads)
         if ropes is not None:
-            query, key = apply_rope(query, *ropes[0]), apply_rope(key, *ropes[1])
+            order = self.config.rope_order
+            query, key = apply_rope(query, *ropes[0], order), apply_rope(key, *ropes[1], order)
         return query, key, value
 
     def _heads(self, x, num_heads: int):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from .ernie4_5 import ERNIE4_5
 from .family import Family as Family
 from .gemma import GEMMA
 from .internlm import INTERNLM
@@ -14,7 +15,7 @@ from .mpt import MPT
 from .phi3 import PHI3
 from .qwen2 import QWEN2
 
-FAMILIES = {family.name: family for family in (LLAMA, MISTRAL, QWEN2, PHI3, INTERNLM, INTERNLM2, MPT, GEMMA)}
+FAMILIES = {family.name: family for family in (LLAMA, MISTRAL, QWEN2, PHI3, INTERNLM, INTERNLM2, MPT, GEMMA, ERNIE4_5)}
 
 
 def get_family(name: str) -> Family:
@@ -27,7 +28,7 @@ def get_family(name: str) -> Family:
 def by_architecture(names: Iterable[str]) -> Family | None:
     """Return the family whose decoder in transformers has one of these class names, None for other classes."""
     names = set(names)
-    return next((family for family in FAMILIES.values() if family.architecture in names), None)
+    return next((one for one in FAMILIES.values() if names & {one.architecture, *one.other_architectures}), None)
 
 
 def by_llava_architecture(names: Iterable[str]) -> Family | None:

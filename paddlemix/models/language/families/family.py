@@ -79,10 +79,11 @@ class WeightNames:
 class Family:
     """A kind of decoder.
 
-    name: its model_type. architecture: transformers' class. llava_architecture, llava_model_type: those of LLaVA's own
-    code over it, empty where it has none. stand_in: name of the family as which code without a class for this one can
-    run it, with our names of the weights. remote_code: the classes of its configuration and model where its folders
-    bring them along, since transformers has none. weights: names in its own files.
+    name: its model_type. architecture: transformers' class; other_architectures: its names in other folders.
+    llava_architecture, llava_model_type: those of LLaVA's own code over it, empty where it has none. stand_in: name of
+    the family as which code without a class for this one can run it, with our names of the weights; with neither, the
+    official layout refuses it. remote_code: the classes of its configuration and model where its folders bring them
+    along, since transformers has none. weights: names in its own files.
     defaults: transformers' values for absent keys, beside DEFAULTS. read_options: takes what config.json says, with
     defaults, and returns the fields of LanguageConfig that are not SHARED, or are told otherwise; write_options: the
     other way. keys: SHARED and the other common keys that are called otherwise, ours -> theirs, None for those that are
@@ -107,6 +108,7 @@ class Family:
     activations: Mapping[str, str] = field(default_factory=lambda: {"silu": "silu"})
     weights: WeightNames = WeightNames()
     stand_in: str | None = None
+    other_architectures: tuple[str, ...] = ()
     remote_code: tuple[str, str] | None = None
     lora_targets: tuple[str, ...] = (ATTENTION_PROJECTIONS, MLP_PROJECTIONS)
 

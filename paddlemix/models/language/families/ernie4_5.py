@@ -1,0 +1,49 @@
+"""ERNIE 4.5, the dense models: LLaMA's layout, rotary turns of neighbouring numbers, a head_dim of its own."""
+
+from __future__ import annotations
+
+from .family import Family
+
+# What config.json may say, where other values need another decoder; transformers' class has no compression_ratio.
+HELD = {"use_bias": False, "compression_ratio": 1.0}
+
+
+def _read_options(values) -> dict:
+    """Raise ValueError for biases, and for positions that are divided by a number."""
+    others = [f"{key} {values[key]!r} (expected {held!r})" for key, held in HELD.items() if values[key] != held]
+    if others:
+        raise ValueError(f"an ERNIE 4.5 with {', '.join(others)} is not supported")
+    return {"rope_order": "pairs"}
+
+
+def _write_options(language) -> dict:
+    return {"use_bias": False}
+
+
+ERNIE4_5 = Family(
+    name="ernie4_5",
+    title="ERNIE 4.5",
+    architecture="Ernie4_5ForCausalLM",
+    # What the first released files say, before transformers had a class.
+    other_architectures=("Ernie4_5_ForCausalLM",),
+    llava_architecture="",
+    llava_model_type="",
+    defaults={
+        "vocab_size": 103424,
+        "hidden_size": 1024,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 18,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 2,
+        "head_dim": 128,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 500000.0,
+        "max_position_embeddings": 131072,
+        "tie_word_embeddings": True,
+        **HELD,
+    },
+    read_options=_read_options,
+    write_options=_write_options,
+    template="ernie",
+    pad_token_id=0,
+)
