@@ -13,8 +13,9 @@ zephyr           HuggingFaceH4/zephyr-7b-beta, tokenizer_config.json
 mistral_instruct haotian-liu/LLaVA, llava/conversation.py: conv_mistral_instruct, separator style LLAMA_2
 chatml_direct    haotian-liu/LLaVA, llava/conversation.py: conv_chatml_direct, separator style MPT
 
-To compare with released templates, put the models' tokenizer_config.json into FOLDER/<name of the format>/ and set
-PADDLEMIX_RELEASED_TOKENIZERS=FOLDER. They are not kept here: some of their licences do not allow it.
+Templates whose licences allow it are kept in tests/assets/chat_templates.json, with their sources, and are compared in
+every run. For the others put the models' tokenizer_config.json into FOLDER/<name of the format>/ and set
+PADDLEMIX_RELEASED_TOKENIZERS=FOLDER.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from paddlemix.conversation.messages import Conversation, Message
 from paddlemix.conversation.render import render
 from paddlemix.conversation.templates import get_template
 
+KEPT = json.loads((Path(__file__).parents[1] / "assets/chat_templates.json").read_text(encoding="utf-8"))
 ROUNDS = [("Hi", "Hello."), ("Who?", "Me."), ("Why?", "So.")]
 SYSTEM = "Be brief."
 # Three rounds without a system text.
@@ -189,12 +191,15 @@ def test_answers_end_at_the_tokens_of_the_released_model(name):
 
 
 def released(name):
-    """Return the Jinja template and the tokens of a released tokenizer, or skip."""
+    """Return the Jinja template and the end token of a released tokenizer, or skip."""
     folder = os.environ.get("PADDLEMIX_RELEASED_TOKENIZERS")
     path = Path(folder or "", name, "tokenizer_config.json")
-    if not folder or not path.is_file():
-        pytest.skip("no released tokenizer_config.json of this format: see PADDLEMIX_RELEASED_TOKENIZERS above")
-    config = json.loads(path.read_text(encoding="utf-8"))
+    if folder and path.is_file():
+        config = json.loads(path.read_text(encoding="utf-8"))
+    elif name in KEPT:
+        config = KEPT[name]
+    else:
+        pytest.skip("the licence of this model's files does not allow to keep them: see above")
     eos = config["eos_token"]
     return config["chat_template"], eos["content"] if isinstance(eos, dict) else eos
 
