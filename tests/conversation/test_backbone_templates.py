@@ -8,7 +8,7 @@ internlm_chat    InternLM/xtuner, docs/zh_cn/user_guides/prompt_template.md; whi
                  hiyouga/LlamaFactory and the pull request 342 of InternLM/InternLM
 internlm2_chat   internlm/internlm2-chat-7b, tokenizer_config.json
 gemma            google/gemma-7b-it, tokenizer_config.json; the place of the system text: google/gemma-3-4b-it
-ernie            baidu/ERNIE-4.5-0.3B-PT, the same files
+ernie            baidu/ERNIE-4.5-0.3B-PT and -Base-PT, the same files
 zephyr           HuggingFaceH4/zephyr-7b-beta, tokenizer_config.json
 mistral_instruct haotian-liu/LLaVA, llava/conversation.py: conv_mistral_instruct, separator style LLAMA_2
 chatml_direct    haotian-liu/LLaVA, llava/conversation.py: conv_chatml_direct, separator style MPT
