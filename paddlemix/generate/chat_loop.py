@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
+import signal
 import sys
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 
 from ..checkpoints.files import replacing
@@ -95,8 +97,11 @@ class ChatLoop:
         turn = self.session.turns[-1]
         print("ASSISTANT: ", end="", flush=True)
         try:
-            for piece in pieces:
-                print(piece, end="", flush=True)
+            with _interrupts() as seen:
+                for piece in pieces:
+                    print(piece, end="", flush=True)
+                    if seen:
+                        raise KeyboardInterrupt
         except KeyboardInterrupt:
             pieces.close()
             print(" (stopped)", end="")
@@ -187,3 +192,19 @@ def chat(arguments: argparse.Namespace) -> int:
         print("/help lists the commands, an empty line leaves.")
     ChatLoop(session, arguments.image_file, is_debug=arguments.debug, is_echoing=not is_terminal).run()
     return 0
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """Note every Ctrl-C beside raising KeyboardInterrupt, which is lost where Python runs a destructor just then."""
+    seen: list[int] = []
+
+    def note(number, frame):
+        seen.append(number)
+        raise KeyboardInterrupt
+
+    former = signal.signal(signal.SIGINT, note)
+    try:
+        yield seen
+    finally:
+        signal.signal(signal.SIGINT, former)

@@ -130,8 +130,11 @@ def test_colour_shape_and_place_answers_name_the_only_shape_that_fits():
             assert asked in qa.question and [(s.kind, s.colour) for s in fitting] == [(kind, colour)]
         if qa.kind == "place":
             name, row, column = re.fullmatch(r"The (.+) is (top|bottom) (left|right)\.", qa.answer).groups()
-            (shape,) = [s for s in scene.shapes if count_by_words(shapes.Scene((s,), scene.background), name)]
-            assert name in qa.question and shape.cell == (CENTRES[column], CENTRES[row])
+            asked = re.search(r"the ((?:\w+ )?\w+)(?: in the picture)?\?$", qa.question).group(1)
+            for said in (name, asked):
+                (shape,) = [s for s in scene.shapes if count_by_words(shapes.Scene((s,), scene.background), said)]
+                assert shape.cell == (CENTRES[column], CENTRES[row])
+            assert name == f"{shape.colour} {shape.kind}"
 
 
 def test_corner_answers_name_what_stands_there():
