@@ -27,7 +27,7 @@ def attention(query, key, value, *, is_causal: bool = False, bias=None, scale: f
     num_queries, num_keys = query.shape[2], key.shape[2]
     if num_queries <= BLOCK or (bias is not None and num_queries <= WHOLE):
         mask = causal_bias(num_queries, num_keys) if is_causal else None
-        return _attend(query, key, value, join_biases(bias, mask), key_bias)
+        return attend(query, key, value, join_biases(bias, mask), key_bias)
     blocks = []
     for start in range(0, num_queries, BLOCK):
         end = min(start + BLOCK, num_queries)
@@ -36,7 +36,7 @@ def attention(query, key, value, *, is_causal: bool = False, bias=None, scale: f
         part = None if bias is None else bias[:, :, start:end, :last]
         part = join_biases(part, mask)
         added = None if key_bias is None else key_bias[..., :last]
-        blocks.append(_attend(query[:, :, start:end], key[:, :, :last], value[:, :, :last], part, added))
+        blocks.append(attend(query[:, :, start:end], key[:, :, :last], value[:, :, :last], part, added))
     return paddle.concat(blocks, axis=2)
 
 
@@ -102,8 +102,11 @@ def _folded(query, key, key_bias):
     return paddle.concat([query, ones], -1), paddle.concat([key, columns], -1)
 
 
-def _attend(query, key, value, bias, key_bias=None):
-    """Do the arithmetic of one block; queries of a group share their kv head as extra rows."""
+def attend(query, key, value, bias, key_bias=None):
+    """Do the arithmetic of one block, of queries that are scaled already.
+
+    Shapes as in `attention`; queries of a group share their kv head as extra rows.
+    """
     batch, num_heads, num_queries, _ = query.shape
     num_kv_heads, num_keys = key.shape[1], key.shape[2]
     group = num_heads // num_kv_heads

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import paddle
 from paddle.nn.functional.flash_attention import flash_attn_unpadded
 
-from .attention import attention, window_bias
+from .attention import BLOCK, attend, attention, causal_bias, window_bias
 
 
 @dataclass(frozen=True)
 class Runs:
     """Where samples lie: for each row the (start, end) of each, in order; what lies in none is padding.
 
-    window: how many positions, its own included, a token sees; None for all of its sample.
+    window: how many positions, its own included, a token sees; None for all of its sample. masks: those that the layers
+    of a forward pass share, by their shape; they are made when they are needed.
     """
 
     rows: tuple[tuple[tuple[int, int], ...], ...]
     window: int | None = None
+    masks: dict = field(default_factory=dict, compare=False, repr=False)
 
 
 def find_runs(segment_ids: np.ndarray) -> Runs | None:
@@ -40,36 +42,72 @@ def packed_attention(query, key, value, runs: Runs, *, scale: float | None = Non
     """Attend causally within each run. Arguments and result as in `attention`; positions in no run give zeros."""
     if key_bias is None and runs.window is None and _has_kernel(query):
         return _by_kernel(query, key, value, runs, scale)
-    return paddle.concat(
-        [
-            _attend_row(*(x[row : row + 1] for x in (query, key, value)), one, runs.window, scale, key_bias)
-            for row, one in enumerate(runs.rows)
-        ]
-    )
+    # Split and concatenated, not sliced: a slice's gradient is as large as what it was cut from.
+    rows = zip(*(paddle.split(x, x.shape[0]) if x.shape[0] > 1 else [x] for x in (query, key, value)), strict=True)
+    outs = [_attend_row(*row, number, runs, scale, key_bias) for number, row in enumerate(rows)]
+    return paddle.concat(outs) if len(outs) > 1 else outs[0]
 
 
-def _attend_row(query, key, value, runs: Sequence[tuple[int, int]], window, scale, key_bias):
-    parts, done = [], 0
-    for start, end in runs:
-        length = end - start
-        is_windowed = window is not None and length > window
-        parts += _zeros(value, query.shape[1], start - done)
-        parts.append(
-            attention(
-                *(x[:, :, start:end] for x in (query, key, value)),
-                is_causal=not is_windowed,
-                bias=window_bias(length, length, window) if is_windowed else None,
-                scale=scale,
-                key_bias=None if key_bias is None else key_bias[..., start:end],
-            )
-        )
+def _attend_row(query, key, value, number: int, runs: Runs, scale, key_bias):
+    """Attend in one row [1, heads, T, D]."""
+    pieces = _pieces(runs.rows[number], query.shape[2])
+    sizes = [end - start for start, end, _ in pieces]
+    parts = zip(*(paddle.split(x, sizes, axis=2) if len(sizes) > 1 else [x] for x in (query, key, value)), strict=True)
+    outs = []
+    for (start, end, is_run), part in zip(pieces, parts, strict=True):
+        if not is_run:
+            outs.append(paddle.zeros([1, query.shape[1], end - start, value.shape[3]], dtype=value.dtype))
+        elif key_bias is None and (runs.window is None or end - start <= runs.window):
+            outs.append(_causal(*part, scale, runs.masks))
+        else:
+            outs.append(_other(*part, scale, runs.window, None if key_bias is None else key_bias[..., start:end]))
+    return paddle.concat(outs, axis=2) if len(outs) > 1 else outs[0]
+
+
+def _pieces(runs: Sequence[tuple[int, int]], length: int) -> list[tuple[int, int, bool]]:
+    """Return (start, end, whether it is a run) of everything in a row, padding included."""
+    pieces, done = [], 0
+    for start, end in (*runs, (length, length)):
+        if start > done:
+            pieces.append((done, start, False))
+        if end > start:
+            pieces.append((start, end, True))
         done = end
-    parts += _zeros(value, query.shape[1], query.shape[2] - done)
-    return paddle.concat(parts, axis=2) if len(parts) > 1 else parts[0]
+    return pieces
 
 
-def _zeros(value, num_heads: int, length: int) -> list:
-    return [paddle.zeros([1, num_heads, length, value.shape[3]], dtype=value.dtype)] if length else []
+def _other(query, key, value, scale, window: int | None, key_bias):
+    """Attend in one run with a window or a bias of its keys."""
+    length = query.shape[2]
+    is_windowed = window is not None and length > window
+    bias = window_bias(length, length, window) if is_windowed else None
+    return attention(query, key, value, is_causal=not is_windowed, bias=bias, scale=scale, key_bias=key_bias)
+
+
+def _causal(query, key, value, scale, masks: dict):
+    """Attend causally in one run, a block of queries at a time to the keys up to its end."""
+    length, num_heads = query.shape[2], query.shape[1]
+    query = query * (query.shape[3] ** -0.5 if scale is None else scale)
+    sizes = [min(BLOCK, length - start) for start in range(0, length, BLOCK)]
+    if len(sizes) == 1:
+        return attend(query, key, value, _mask(masks, num_heads, length, length))
+    queries, keys, values = (paddle.split(x, sizes, axis=2) for x in (query, key, value))
+    outs, end = [], 0
+    for number, size in enumerate(sizes):
+        end += size
+        seen = [paddle.concat(x[: number + 1], axis=2) if number else x[0] for x in (keys, values)]
+        outs.append(attend(queries[number], *seen, _mask(masks, num_heads, size, end)))
+    return paddle.concat(outs, axis=2)
+
+
+def _mask(masks: dict, num_heads: int, num_queries: int, num_keys: int):
+    """Return the causal mask, on CPU as large as the scores: adding equal shapes is many times as fast there."""
+    shape = (num_heads, num_queries, num_keys)
+    if shape not in masks:
+        mask = causal_bias(num_queries, num_keys)
+        is_spread = mask is not None and mask.place.is_cpu_place()
+        masks[shape] = mask.expand([1, *shape]).contiguous() if is_spread else mask
+    return masks[shape]
 
 
 def _has_kernel(query) -> bool:
