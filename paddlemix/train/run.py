@@ -85,6 +85,7 @@ def build(settings, *, template: str | None, config_folder: Path | None, choose:
     from ..models.quantized import describe
     from .data_sets import read_data
     from .freeze import freeze_as_told, report
+    from .reporters import own_reporters
     from .tally import RowTally
     from .trainer import LlavaTrainer
 
@@ -115,7 +116,16 @@ def build(settings, *, template: str | None, config_folder: Path | None, choose:
         notice(describe(model))
     if all(parameter.stop_gradient for parameter in model.parameters()):
         raise ValueError("nothing would train: freeze_include and freeze_exclude freeze every parameter")
-    return LlavaTrainer(processor=processor, model=wrapped, args=args, tally=tally, data=data)
+    args.report_to, reporters = own_reporters(args.report_to)
+    try:
+        trainer = LlavaTrainer(processor=processor, model=wrapped, args=args, tally=tally, data=data)
+    except RuntimeError as error:  # what paddlenlp raises for a service without its package
+        if "installed" not in str(error):
+            raise
+        raise ValueError(f"report_to is {', '.join(args.report_to)}: {error}") from error
+    for reporter in reporters:
+        trainer.add_callback(reporter)
+    return trainer
 
 
 def chosen_quantization(model_args, home: str) -> str | None:

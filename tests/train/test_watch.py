@@ -6,7 +6,10 @@ import hashlib
 import json
 import math
 import os
+import re
 import signal
+import sys
+import types
 
 import numpy as np
 import paddle
@@ -125,3 +128,26 @@ def test_smoothed_losses_start_at_the_first_and_end_near_the_last():
     assert smoothed(np.array([4.0]))[0] == pytest.approx(4.0)
     assert smoothed(np.full(50, 3.0)) == pytest.approx(np.full(50, 3.0))
     assert smoothed(np.array([9.0] + [1.0] * 80))[-1] == pytest.approx(1.0, abs=0.01)
+
+
+def test_figures_go_to_swanlab_where_it_is_installed(tmp_path, data, monkeypatch):
+    calls = []
+    service = types.ModuleType("swanlab")
+    service.init = lambda **options: calls.append(("init", options))
+    service.log = lambda figures, step: calls.append(("log", step, figures))
+    service.finish = lambda: calls.append(("finish",))
+    monkeypatch.setitem(sys.modules, "swanlab", service)
+    train(settings(tmp_path, data, max_steps=2, report_to=["swanlab"]))
+    assert calls[0][0] == "init" and calls[0][1]["config"]["learning_rate"] == 1e-3
+    logged = [call for call in calls if call[0] == "log" and "loss" in call[2]]
+    assert [call[1] for call in logged] == [1, 2] and calls[-1] == ("finish",)
+
+
+@pytest.mark.parametrize("name", ["swanlab", "wandb", "tensorboard", "visual"])
+def test_service_that_is_not_there_is_one_line(tmp_path, data, monkeypatch, capsys, name):
+    for module in ("swanlab", "wandb", "tensorboardX"):
+        monkeypatch.setitem(sys.modules, module, None)
+    config = tmp_path / "run.json"
+    config.write_text(json.dumps(settings(tmp_path, data, max_steps=1, report_to=name)))
+    assert run.main([str(config)], script="sft", template=None) == 1
+    assert re.search(rf"error: .*({name}|TensorBoard|Wandb)", capsys.readouterr().err)
