@@ -21,13 +21,16 @@ def main() -> None:
 def draw(picture: Image.Image, transcript: str, output: Path) -> None:
     """Write a PNG with the transcript on the left and the picture on the right."""
     font = ImageFont.load_default(SIZE)
-    lines = [part for line in transcript.splitlines() for part in textwrap.wrap(line, WIDTH) or [""]]
-    text_width = max(int(font.getlength(line)) for line in lines)
+    lines = [
+        (part, QUESTION if line.startswith("USER:") else ANSWER if line.startswith("ASSISTANT:") else TEXT)
+        for line in transcript.splitlines()
+        for part in textwrap.wrap(line, WIDTH) or [""]
+    ]
+    text_width = max(int(font.getlength(line)) for line, _ in lines)
     height = max(len(lines) * LINE, picture.height) + 2 * PADDING
     canvas = Image.new("RGB", (text_width + picture.width + 3 * PADDING, height), BACKGROUND)
     pen = ImageDraw.Draw(canvas)
-    for number, line in enumerate(lines):
-        colour = QUESTION if line.startswith("USER:") else ANSWER if line.startswith("ASSISTANT:") else TEXT
+    for number, (line, colour) in enumerate(lines):
         pen.text((PADDING, PADDING + number * LINE), line, font=font, fill=colour)
     canvas.paste(picture, (text_width + 2 * PADDING, (height - picture.height) // 2))
     canvas.save(output, optimize=True)
