@@ -88,14 +88,17 @@ def decoder_backward(config: LanguageConfig, load: Load, how: Arithmetic) -> int
 
 
 def shared_tables(config: LanguageConfig, load: Load, how: Arithmetic) -> int:
-    """Return the rotary tables, the mask of short rows, and what stands around the layers."""
+    """Return the rotary tables, the masks that layers share, and what stands around the layers."""
     queries, keys = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
     tables = 2 * queries + (2 * keys if keys != queries else 0) if config.positions == "rotary" else 0
     around = 3 * config.hidden_size  # the last norm, and embeddings before image features take their places
-    mask = (
-        0 if _has_runs(load) or max(load.rows) > WHOLE else config.num_attention_heads * sum(n * n for n in load.rows)
-    )
-    return load.num_tokens * (tables + around) * how.bytes_each + mask * FLOAT
+    if how.has_flash:
+        mask = 0
+    elif _has_runs(load):
+        mask = sum(height * length for height, length in {block for row in load.rows for block in blocks(row)})
+    else:
+        mask = sum(length * length for length in load.rows) if max(load.rows) <= WHOLE else 0
+    return load.num_tokens * (tables + around) * how.bytes_each + config.num_attention_heads * mask * FLOAT
 
 
 def _has_runs(load: Load) -> bool:
@@ -113,8 +116,13 @@ def causal_pairs(length: int, whole: int) -> int:
     """Return the weights of one head: all of them for a short row, in blocks up to the last query for a long one."""
     if length <= whole:
         return length * length
-    starts = range(0, length, BLOCK)
-    return sum((min(start + BLOCK, length) - start) * min(start + BLOCK, length) for start in starts)
+    return sum(height * last for height, last in blocks(length))
+
+
+def blocks(length: int) -> list[tuple[int, int]]:
+    """Return the queries and the keys of each block of a row that is attended to causally."""
+    ends = [min(start + BLOCK, length) for start in range(0, length, BLOCK)]
+    return [(end - start, end) for start, end in zip(range(0, length, BLOCK), ends, strict=True)]
 
 
 def head(config: LanguageConfig, load: Load, how: Arithmetic) -> int:
