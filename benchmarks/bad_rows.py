@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "paddlemix/examples/llava/supervised_finetune.py"
 BUNDLED = ROOT / "paddlemix/examples/llava/tiny/model"
 KINDS = ("unreadable_picture", "missing_picture", "wrong_role", "empty_answer")
-NUM_EVAL, BATCH, NOISE, MARGIN = 100, 8, 0.3, 0.02
+NUM_EVAL, BATCH, NOISE, MARGIN = 100, 8, 1.0, 0.02
 
 
 def main() -> int:
