@@ -1,6 +1,6 @@
 """Compare LoRA fine-tuning with transformers + peft: trained tokens a second and peak memory, as ratios.
 
-    python benchmarks/train_step.py [--samples 24] [--batch 4] [--threads 2]     (needs pip install peft accelerate)
+    python benchmarks/train_step.py [--samples 24] [--batch 4] [--threads 2]
 
 A LLaMA-type decoder of 135M parameters (576 wide, 30 layers, 9 heads over 3, vocabulary 49,152) behind a small ViT that
 gives 576 image tokens a picture; the same samples with one picture each and texts of mixed length for all; float32,
