@@ -215,10 +215,9 @@ def peak_memory() -> int:
     import paddle
 
     place = paddle.get_device()
-    if place.startswith("gpu"):
-        return int(paddle.device.cuda.max_memory_allocated())
-    if not place.startswith("cpu") and hasattr(paddle.device, "max_memory_allocated"):
-        return int(paddle.device.max_memory_allocated(place))
+    on_device = None if place.startswith("cpu") else peak_allocated(place)
+    if on_device is not None:
+        return int(on_device)
     import resource
 
     kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
