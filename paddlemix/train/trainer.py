@@ -20,6 +20,7 @@ from ..checkpoints.processor import LlavaProcessor
 from ..checkpoints.save import save_config
 from ..data.loss_weights import loss_weights
 from ..data.packed_rows import PackedRows
+from ..data.sample import Batch
 from ..device import wants_equal_shapes
 from ..log import notice
 from .batches import Collator, GuardedRows, opened
@@ -93,14 +94,18 @@ class LlavaTrainer(Trainer):
         return (loss, (loss,)) if return_outputs else loss
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        total = 0.0
+        if isinstance(inputs["batch"], Batch):  # a failure is raised where it is used
+            weights = loss_weights(inputs["batch"], self.args.loss_reduction)
+            total = float(weights.sum())
+            inputs = {**inputs, WEIGHTS: weights / np.float32(max(total, 1e-6))}
         with paddle.no_grad(), self.autocast_smart_context_manager():
             loss = self.compute_loss(model, inputs)
-        total = float(loss_weights(inputs["batch"], self.args.loss_reduction).sum())
         self._eval_sums += [float(loss) * total, total]
         return loss.detach(), None, None
 
     def evaluation_loop(self, dataloader, description, prediction_loss_only=None, ignore_keys=None, **options):
-        """Evaluate; the loss is the mean over all trained tokens, where paddlenlp has that of the batches' means."""
+        """Evaluate; the loss is the mean that `loss_reduction` names, where paddlenlp has the mean of batches."""
         self._eval_sums = np.zeros(2)
         prefix = options.get("metric_key_prefix", "eval")
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, **options)
@@ -285,6 +290,11 @@ def _num_done_steps(checkpoint, args) -> int:
 
 
 def last_checkpoint(output_dir: Path) -> Path | None:
-    """Return the whole checkpoint that was written last, or None; the highest number may be an older run's."""
+    """Return the whole checkpoint that was written last, or None; the highest number may be an older run's.
+
+    Of two that were written in the same tick of the clock it is the one with the higher number.
+    """
     whole = [mark.parent for mark in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{COMPLETE}")]
-    return max(whole, key=lambda path: (path / COMPLETE).stat().st_mtime_ns, default=None)
+    # Of names that differ in a number only, the longer one has the higher number.
+    written = {path: (path / COMPLETE).stat().st_mtime_ns for path in whole}
+    return max(whole, key=lambda path: (written[path], len(path.name), path.name), default=None)

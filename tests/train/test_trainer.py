@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 
 import numpy as np
 import paddle
@@ -282,7 +283,10 @@ def test_folders_without_a_whole_checkpoint_have_no_last_one(tmp_path):
     assert last_checkpoint(tmp_path) is None
     for name in ("checkpoint-10", "checkpoint-9"):
         (tmp_path / name / COMPLETE).touch()
+        os.utime(tmp_path / name / COMPLETE, (1000, 1000))  # in the same tick of the clock
     assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
+    os.utime(tmp_path / "checkpoint-9" / COMPLETE, (2000, 2000))
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-9"
 
 
 def test_best_model_is_what_is_left_at_the_end(tmp_path, data):
@@ -383,6 +387,14 @@ def test_eval_loss_is_the_mean_over_all_trained_tokens(tmp_path, data):
     assert trainer.recorder.eval_losses[-1] == pytest.approx(expected, rel=1e-4)
     results = json.loads((tmp_path / "out" / "eval_results.json").read_text())
     assert results["eval_loss"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_eval_loss_by_sample_is_the_mean_over_the_samples_own_means(tmp_path, data):
+    values = settings(tmp_path, {}, dataset={"train": str(data), "eval": str(data)}, do_eval=True, max_steps=2)
+    trainer = train({**values, "loss_reduction": "sample"})
+    batches = [trainer.processor.collate([trainer.train_dataset[index]]) for index in range(8)]
+    means = [cross_entropy(trainer.llava(batch).numpy(), batch.labels) for batch in batches]
+    assert trainer.recorder.eval_losses[-1] == pytest.approx(np.mean(means), rel=1e-4)
 
 
 def test_evaluation_writes_answers_for_a_person_to_read(tmp_path, data):
