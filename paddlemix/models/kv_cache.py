@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import paddle
+
+from .rows import take_shifted
 
 BUCKET = 256  # capacities are multiples of this, so that few shapes occur
 
@@ -51,6 +55,16 @@ class KVCache:
     def trim(self, length: int) -> None:
         """Forget everything from position `length` on."""
         assert 0 <= length <= self.length, (length, self.length)
+        self.length = length
+
+    def take_rows(self, rows: Sequence[int], shifts: Sequence[int], length: int) -> None:
+        """Hold copies of these rows, each moved up by its shift, of which the first `length` positions count then."""
+        assert length <= self.capacity, (length, self.capacity)
+        for stores in (self.keys, self.values):
+            for layer, store in enumerate(stores):  # one after the other, so that little is held twice
+                stores[layer] = take_shifted(store, rows, shifts, self.capacity, axis=2)
+        is_long = tuple(self.is_long[row] for row in rows) if self.is_long else ()
+        self.is_long = is_long if any(is_long) else ()
         self.length = length
 
 

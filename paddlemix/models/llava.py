@@ -17,6 +17,7 @@ from ..ops.attention import segment_bias
 from ..ops.packed_attention import find_runs
 from ..ops.quantize import choose_kind
 from .config import LlavaConfig
+from .feature_cache import FeatureCache
 from .image_features import arrange, place
 from .language.decoder import LanguageModel
 from .layers import ZERO, initialize
@@ -29,13 +30,15 @@ from .vision.vit import VisionTower
 class LlavaForConditionalGeneration(nn.Layer):
     """A whole model. A new one holds zeros: use `from_pretrained`, or `initialize_weights` to train from nothing.
 
-    neftune_alpha: above 0, embeddings of text get `neftune_noise` while training.
+    neftune_alpha: above 0, embeddings of text get `neftune_noise` while training. feature_cache: what generation keeps
+    of the pictures it has seen.
     """
 
     def __init__(self, config: LlavaConfig):
         super().__init__()
         self.config = config
         self.neftune_alpha = 0.0
+        self.feature_cache = FeatureCache()
         self.vision_tower = VisionTower(config.vision)
         self.projector = build_projector(config.projector_type, config.vision.hidden_size, config.language.hidden_size)
         self.language_model = LanguageModel(config.language)
@@ -77,6 +80,20 @@ class LlavaForConditionalGeneration(nn.Layer):
             if vector is not None:
                 vector.set_value(paddle.normal(0.0, std, vector.shape).astype(vector.dtype))
 
+    @property
+    def training(self) -> bool:
+        return self._is_training
+
+    @training.setter
+    def training(self, is_training: bool) -> None:
+        """Note the mode; training changes the weights, so that no features stay.
+
+        A property, because `train()` of a layer around this one sets the attribute and calls nothing.
+        """
+        self._is_training = is_training
+        if is_training and hasattr(self, "feature_cache"):  # not yet while the layer is made
+            self.feature_cache.clear()
+
     def encode_images(self, pixels, tiles_per_image, image_sizes) -> list:
         """Return for each picture its features [num_image_tokens, hidden_size].
 
@@ -98,12 +115,7 @@ class LlavaForConditionalGeneration(nn.Layer):
     def embed(self, batch: Batch):
         """Return the decoder's input [B, T, hidden_size]: token embeddings with the image features in their places."""
         ids = np.asarray(batch.token_ids)
-        highest = self.config.language.vocab_size
-        if ((ids != IMAGE_TOKEN_ID) & ((ids < 0) | (ids >= highest))).any():
-            raise ValueError(
-                f"token ids go from {ids.min()} to {ids.max()}, but the vocabulary has {highest} entries "
-                f"(placeholders are {IMAGE_TOKEN_ID}): the tokenizer is not this model's"
-            )
+        self.check_ids(ids)
         features = []
         if batch.pixels is not None and len(batch.tiles_per_image):
             features = self.encode_images(batch.pixels, batch.tiles_per_image, batch.image_sizes)
@@ -111,6 +123,15 @@ class LlavaForConditionalGeneration(nn.Layer):
         if self.training and self.neftune_alpha:
             embeds = embeds + neftune_noise(ids, np.asarray(batch.segment_ids), embeds, self.neftune_alpha)
         return embeds
+
+    def check_ids(self, token_ids: np.ndarray) -> None:
+        """Raise ValueError for ids that are neither placeholders nor in the vocabulary."""
+        highest = self.config.language.vocab_size
+        if ((token_ids != IMAGE_TOKEN_ID) & ((token_ids < 0) | (token_ids >= highest))).any():
+            raise ValueError(
+                f"token ids go from {token_ids.min()} to {token_ids.max()}, but the vocabulary has {highest} entries "
+                f"(placeholders are {IMAGE_TOKEN_ID}): the tokenizer is not this model's"
+            )
 
     def forward(self, batch: Batch, with_loss: bool = False, loss_weights: np.ndarray | None = None):
         """Return logits [B, T, vocab_size], or with with_loss the loss: the mean over the trained tokens.
