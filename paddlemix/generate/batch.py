@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 
 from ..constants import IMAGE_TOKEN_ID
@@ -51,16 +54,23 @@ def generate(
     stops = set() if sampling.ignore_eos else set(model.config.eos_token_ids)
     rows = [IdRow(sampling, stops, min(sampling.max_new_tokens, context - len(ids))) for ids in prompts]
     room = max(row.budget for row in rows)
-    was_training = model.training
-    model.eval()
-    try:
+    with eval_mode(model):
         keys, pictures = _keys(model, batch, prompts)
         engine, logits = read_prompts(model, keys, pictures, room, shares_prefixes=shares_prefixes)
         continue_rows(engine, logits, [len(ids) for ids in prompts], rows)
+    return [row.token_ids for row in rows]
+
+
+@contextmanager
+def eval_mode(model) -> Iterator[None]:
+    """Bring a model to eval mode for a while."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
     finally:
         if was_training:
             model.train()
-    return [row.token_ids for row in rows]
 
 
 def real_places(batch: Batch) -> np.ndarray:

@@ -70,6 +70,11 @@ class Engine:
             hidden = self._read(self._embed(np.reshape(token_ids, [1, -1])), np.arange(start, start + num_new)[None])
             return self.model.language_model.logits(hidden[0, -num_new:]).astype("float32").numpy()
 
+    def is_read_alike(self, start: int, end: int) -> bool:
+        """Tell if the position `start` is read as alone when all up to `end` are read with it, see `language.rope`."""
+        limit = self.model.language_model.rope_scales.limit
+        return limit is None or (start + 1 > limit) == (end > limit)
+
     def _embed(self, token_ids: np.ndarray):
         with paddle.no_grad():
             return self.model.language_model.embed_tokens(paddle.to_tensor(token_ids.astype(np.int64)))
