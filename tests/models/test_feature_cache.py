@@ -102,7 +102,7 @@ def test_many_threads_leave_the_counts_right():
                 names = [str(number) for number in rng.integers(0, 9, 3)]
                 assert set(cache.fetch(names, lambda missing: [block() for _ in missing])) == set(names)
                 cache.drop(str(rng.integers(0, 9)))
-        except Exception as error:  # noqa: BLE001  told below, in the thread of the test
+        except Exception as error:
             errors.append(error)
 
     threads = [threading.Thread(target=work, args=[seed]) for seed in range(4)]
