@@ -30,6 +30,11 @@ class Engine:
     def length(self) -> int:
         return self.cache.length
 
+    @property
+    def has_plain_cache(self) -> bool:
+        """Tell if the cache is all there is to know of the places read: no padding, nothing kept to be read again."""
+        return self.is_key_visible is None and not self._has_memory
+
     def hide_padding(self, is_real: np.ndarray) -> None:
         """Keep the padding of a prompt out of every row's sight. is_real: bool [B, prompt length]."""
         visible = np.ones([is_real.shape[0], self.cache.capacity], dtype=bool)

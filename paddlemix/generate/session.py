@@ -17,6 +17,7 @@ from ..image.tiles import ImageTiles
 from .engine import Engine
 from .keys import Key, embed_keys, num_common
 from .pictures import features_of
+from .prefix_cache import PrefixCache
 from .sampling import Sampler, SamplingParams
 from .speculation import Continuation
 from .turn import ContextFullError as ContextFullError  # callers of a session find it here
@@ -27,8 +28,9 @@ class ChatSession:
     """One conversation.
 
     template and system: other than the checkpoint's. max_cached_images: how many of the pictures that this session
-    had to encode stay in the model's `feature_cache`, which has a bound of its own. num_prefilled: tokens that the last
-    turn had to read before its answer; num_passes: passes through the model that it took with its answer.
+    had to encode stay in the model's `feature_cache`, which has a bound of its own. prefixes: shares with other sessions
+    of this model what was read. num_prefilled: tokens that the last turn had to read before its answer; num_passes:
+    passes through the model that it took with its answer.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class ChatSession:
         system: str | None = None,
         sampling: SamplingParams | None = None,
         max_cached_images: int = 8,
+        prefixes: PrefixCache | None = None,
     ):
         self.model = model
         self.processor = processor.with_template(template) if template else processor
@@ -48,6 +51,7 @@ class ChatSession:
         self.turns: list[Turn] = []
         self.num_prefilled = 0
         self.num_passes = 0
+        self._prefixes = prefixes
         self._max_cached_images = max_cached_images
         self._encoded: OrderedDict[str, None] = OrderedDict()  # by this session, the one used last at the end
         self._cached: list[Key] = []
@@ -164,9 +168,14 @@ class ChatSession:
         cache = self._engine.cache
         cache.trim(start)
         cache.reserve(len(keys) + budget)
+        if self._prefixes is not None:
+            start = self._prefixes.load(self._engine, keys[:-1])
+            self._cached = keys[:start]
         self.num_prefilled = len(keys) - start
         logits = self._engine.read(self._embed(keys[start:], features), np.arange(start, len(keys))[None])
         self._cached = list(keys)
+        if self._prefixes is not None:
+            self._prefixes.keep(self._engine, keys)
         return logits[0]
 
     def _embed(self, keys: list[Key], features: dict[str, Any]):

@@ -67,6 +67,20 @@ class KVCache:
         self.is_long = is_long if any(is_long) else ()
         self.length = length
 
+    def head(self, length: int) -> list:
+        """Return copies of the first positions, [B, kv_heads, length, head_dim]: the keys of all layers, the values."""
+        return [store[:, :, :length].clone() for store in (*self.keys, *self.values)]
+
+    def load(self, head: list, length: int) -> None:
+        """Hold copies of the first `length` positions of what `head` returned."""
+        assert length < self.capacity, (length, self.capacity)
+        joined = [
+            paddle.concat([part[:, :, :length], store[:, :, length:]], axis=2)
+            for part, store in zip(head, (*self.keys, *self.values), strict=True)
+        ]
+        self.keys, self.values = joined[: len(self.keys)], joined[len(self.keys) :]
+        self.length = length
+
 
 def bucketed(capacity: int) -> int:
     """Round up to a multiple of BUCKET."""
