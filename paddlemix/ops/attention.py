@@ -1,4 +1,4 @@
-"""Scaled dot-product attention with grouped heads, by the device's kernel where it has one, else by plain operations."""
+"""Scaled dot-product attention with grouped heads, by the device's kernel if it has one, else by plain operations."""
 
 from __future__ import annotations
 

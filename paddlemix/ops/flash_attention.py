@@ -1,10 +1,10 @@
 """Attention by the devices' own kernels (Dao 2023): `flash_attention_npu` of Ascend's plugin, Paddle's on CUDA.
 
-Ascend's takes tensors [B, T, heads, D] in 16 bits, the scale of the scores is 1 / sqrt(D), and what is hidden is nothing,
-the future where there are as many queries as keys, or what a bool mask says. In October 2024 it had 5 inputs and 5
-attributes. Since January 2025 the cumulative lengths of pieces stand before these attributes, and behind them whether
-tensors are [tokens, heads, D] in pieces (PaddleCustomDevice, backends/npu/custom_op/fused_attention_npu.cc; PaddleNLP
-#9735).
+Ascend's takes tensors [B, T, heads, D] in 16 bits, the scale of the scores is 1 / sqrt(D), and what is hidden is
+nothing, the future where there are as many queries as keys, or what a bool mask says. In October 2024 it had 5 inputs
+and 5 attributes. Since January 2025 the cumulative lengths of pieces stand before these attributes, and behind them
+whether tensors are [tokens, heads, D] in pieces (PaddleCustomDevice, backends/npu/custom_op/fused_attention_npu.cc;
+PaddleNLP #9735).
 """
 
 from __future__ import annotations
@@ -114,6 +114,8 @@ def _npu(query, key, value, is_causal: bool, hidden, lengths: list[int] | None =
     options = (0.0, is_causal, False, True, False)
     if _has_lengths():
         return run_custom(NPU_OP, *tensors, lengths, lengths, *options, lengths is not None)[0]
+    if lengths is not None:
+        raise NotImplementedError("the plugin's operation is one of before 2025, without pieces of several lengths")
     return run_custom(NPU_OP, *tensors, *options)[0]
 
 

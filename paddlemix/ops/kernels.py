@@ -114,6 +114,8 @@ def _error(found: np.ndarray, expected: np.ndarray) -> float:
 
 def _reason(error: BaseException) -> str:
     """Return what paddle complains of, without its listing of C++ frames."""
+    if "LoadOpMetaInfoAndRegisterOp" in str(error):
+        return "the device's plugin has no such operation"
     lines = [line.strip() for line in str(error).splitlines()]
     told = [line for line in lines if "Error:" in line or "(at " in line] or [line for line in lines if line]
     return told[-1][:200] if told else type(error).__name__
@@ -127,5 +129,5 @@ def complaints(name: str) -> list[str]:
 
 def _complain(name: str, reason: str) -> None:
     if not complaints(name):
-        notice(f"{name} cannot be used here, plain operations do its work ({reason})")
+        notice(f"{name} is not used here, other operations do its work: {reason}")
     complaints(name).append(reason)
