@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import paddle
 
+from ..device import wants_equal_shapes
+
 BUCKET = 256  # capacities are multiples of this, so that few shapes occur
 
 
@@ -55,5 +57,7 @@ class KVCache:
 
 
 def bucketed(capacity: int) -> int:
-    """Round up to a multiple of BUCKET."""
+    """Round up to a multiple of BUCKET, and to its double, fourfold and so on where equal shapes matter."""
+    if wants_equal_shapes():
+        return BUCKET << max((capacity - 1) // BUCKET, 0).bit_length()
     return -(-max(capacity, 1) // BUCKET) * BUCKET

@@ -35,9 +35,9 @@ def rope_tables(
     One pair of tables serves all layers. On CPU they are as large as the queries, because Paddle's kernels there
     multiply equal shapes about six times as fast as shapes that have to be broadcast; elsewhere all heads share them.
     """
-    powers = paddle.arange(0, head_dim, 2, dtype="float32") / head_dim
-    inverse = 1.0 / paddle.pow(paddle.full([head_dim // 2], theta, dtype="float32"), powers)
-    if scales is not None:
+    is_for_all = scales is not None and scales.ndim == 1
+    inverse = _frequencies(head_dim, theta, scales.tobytes() if is_for_all else None, paddle.get_device())
+    if scales is not None and not is_for_all:
         inverse = inverse * paddle.to_tensor(scales)
     angles = position_ids.astype("float32").unsqueeze(-1) * inverse
     if order == "pairs":
@@ -48,7 +48,16 @@ def rope_tables(
     tables = paddle.cos(angles), paddle.sin(angles)
     if amplitude != 1.0:
         tables = tuple(table * amplitude for table in tables)
-    return tuple(table.unsqueeze(1).astype(dtype).expand(shape).contiguous() for table in tables)
+    tables = (table.astype(dtype).unsqueeze(1) for table in tables)
+    return tuple(table.expand(shape).contiguous() if shape[1] > 1 else table for table in tables)
+
+
+@functools.lru_cache(maxsize=16)
+def _frequencies(head_dim: int, theta: float, scales: bytes | None, device: str):
+    """Return theta^(-2 i / head_dim), times float32 scales, on a device, where no token needs it to be sent again."""
+    powers = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
+    inverse = np.float32(1) / np.power(np.float32(theta), powers)
+    return paddle.to_tensor(inverse if scales is None else inverse * np.frombuffer(scales, dtype=np.float32))
 
 
 def apply_rope(x, cos, sin, order: str = "halves"):

@@ -219,7 +219,9 @@ class DecoderAttention(nn.Layer):
 
     def _heads(self, x, num_heads: int):
         if self.config.clip_qkv is not None:
-            x = paddle.clip(x, -self.config.clip_qkv, self.config.clip_qkv)
+            # NOTE: `clip` has no kernel for bfloat16 on Ascend.
+            limit = self.config.clip_qkv
+            x = paddle.clip(x.astype("float32"), -limit, limit).astype(x.dtype)
         return x.reshape([x.shape[0], x.shape[1], num_heads, self.config.head_dim]).transpose([0, 2, 1, 3])
 
     def _merge(self, x):
