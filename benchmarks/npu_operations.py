@@ -1,4 +1,4 @@
-"""List what the operations of a training step and of a decoding step would do on an Ascend card; write npu_operations.md.
+"""Write npu_operations.md: what the operations of a training and of a decoding step would do on an Ascend card.
 
 Runs a tiny model with heads of 64 numbers on the simulated device of tests/npu_sim. An operation is native where the
 real backend has a kernel for it in that dtype, done on the CPU where only paddle's CPU build has one, else missing.
@@ -23,7 +23,6 @@ import simulator  # noqa: E402
 STEPS = {
     "train:full:bf16-O2": "train full bf16-O2",
     "train:lora:fp16-O2": "train lora fp16-O2",
-    "train:packed:bf16-O2": "train packed bf16-O2",
     "chat:bfloat16": "sampled bfloat16",
     "chat:float16": "sampled float16",
 }
@@ -33,7 +32,7 @@ def measure(tasks: list[str]) -> dict[str, tuple[list[audit.Operation], list[int
     """Run tasks of tiny_steps; return for each marked section its operations and its copies to the card, in bytes."""
     with tempfile.TemporaryDirectory() as folder:
         dump = Path(folder, "kernels")
-        variables = {**audit.LOGGING, "SIM_NPU_DUMP": str(dump)}
+        variables = {**audit.LOGGING, "SIM_NPU_DUMP": str(dump), "OMP_NUM_THREADS": "1"}
         script = [SIMULATOR / "tiny_steps.py", Path(folder, "home"), *tasks]
         done = simulator.run(script, environment=variables, timeout=1200)
         if done.returncode:

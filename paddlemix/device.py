@@ -196,11 +196,11 @@ def wants_equal_shapes() -> bool:
 def bucketed_length(length: int) -> int:
     """Return how many positions to compute for `length` of them: more where equal shapes matter, so that few occur.
 
-    1, 32, 64, 128 and multiples of 256.
+    1, 64, 128 and multiples of 256.
     """
     if length == 1 or not wants_equal_shapes():
         return length
-    return next((size for size in (32, 64, 128) if length <= size), -(-length // 256) * 256)
+    return next((size for size in (64, 128) if length <= size), -(-length // 256) * 256)
 
 
 def bucketed_count(count: int) -> int:

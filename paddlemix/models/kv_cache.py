@@ -57,7 +57,7 @@ class KVCache:
 
 
 def bucketed(capacity: int) -> int:
-    """Round up to a multiple of BUCKET, and to its double, fourfold and so on where equal shapes matter."""
+    """Round up to a multiple of BUCKET, where equal shapes matter to its double, fourfold, eightfold and so on."""
     if wants_equal_shapes():
-        return BUCKET << max((capacity - 1) // BUCKET, 0).bit_length()
+        return BUCKET << max(((capacity - 1) // BUCKET).bit_length(), 1)
     return -(-max(capacity, 1) // BUCKET) * BUCKET

@@ -1,6 +1,6 @@
 """What the operations of a step would do on an Ascend card, read from what paddle logs on the simulated device.
 
-With SIM_NPU_FALLBACK_ONLY=1 and GLOG_v=3 paddle writes a line for each operation that has no kernel on the device, which
+With SIM_NPU_FALLBACK_ONLY=1 and GLOG_v=3 paddle writes a line for each operation without a kernel on the device, which
 then is nearly every one; the table of the real backend's kernels says which of them it has. With SIM_NPU_LOG_COPIES=1
 there is a line for each copy to the card; one that follows on such an operation belongs to it.
 """

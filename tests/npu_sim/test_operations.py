@@ -16,7 +16,7 @@ KINDS = ("new", "old", "none", "plain")
 def checked(request, npu_sim):
     """Return what check_operations found with the newer or older attention, with none, and without any kernel."""
     variables = {"PADDLEMIX_PLAIN_OPS": "1"} if request.param == "plain" else {"SIM_NPU_ATTENTION": request.param}
-    done = npu_sim.run([CHECK, ",".join(LIMITS)], environment=variables)
+    done = npu_sim.run([CHECK, ",".join(LIMITS)], environment={**variables, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.errors
     return request.param, json.loads(done.output.splitlines()[-1]), done.text
 

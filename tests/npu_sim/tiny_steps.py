@@ -11,12 +11,12 @@ import sys
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[1])]
-from paddlemix.device import prepare_environment
+from paddlemix.device import prepare_environment  # noqa: E402
 
-prepare_environment("npu")
-import numpy as np
-import paddle
-import tiny_folder
+prepare_environment("npu")  # before paddle is imported
+import numpy as np  # noqa: E402
+import paddle  # noqa: E402
+import tiny_folder  # noqa: E402
 
 RUNS = ("full", "lora", "pretrain", "packed")
 
