@@ -10,13 +10,14 @@ PaddleNLP #9735).
 from __future__ import annotations
 
 import functools
+import importlib
 import math
 
 import paddle
-from paddle.nn.functional import flash_attention as cuda
 
 from .kernels import FAILURES, HALF, agrees, kind_of, name_of, run_custom
 
+cuda = importlib.import_module("paddle.nn.functional.flash_attention")  # versions differ in what else has this name
 MAX_CUDA_DIM = 256
 NPU_OP = "flash_attention_npu"
 CAUSAL, WHOLE, HIDDEN, PIECES = "causal", "whole", "hidden", "pieces"  # what a try is made of

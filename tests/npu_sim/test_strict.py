@@ -99,3 +99,27 @@ def test_the_audit_tells_native_from_fallback_and_missing():
         "fused_rope": (1, "native"),
     }
     assert audit.sent(section) == [8]
+
+
+def test_the_table_of_kernels_is_updated_from_the_backends_sources():
+    import update_table
+
+    source = """
+    // PD_REGISTER_PLUGIN_KERNEL(gone, npu, ALL_LAYOUT, custom_kernel::GoneKernel, float) {}
+    PD_REGISTER_PLUGIN_KERNEL(topk,
+                              npu,
+                              ALL_LAYOUT,
+                              custom_kernel::TopkKernel<T, phi::CustomContext>,
+                              float,
+                              int64_t,
+                              phi::dtype::bfloat16) {}
+    PD_REGISTER_PLUGIN_KERNEL(other, mlu, ALL_LAYOUT, custom_kernel::OtherKernel, float) {}
+    """
+    found = update_table.registered(source)
+    assert found == {"topk": ["float", "int64", "bfloat16"]}
+    table = 'head\n  {"abs", 1, 0, "float,float16"},\n  {"topk", 1, 0, "float,float16"},\ntail\n'
+    assert update_table.updated(table, found | {"new": ["float16"]}) == (
+        'head\n  {"abs", 1, 0, "float,float16"},\n  {"new", 1, 0, "float16"},\n'
+        '  {"topk", 0, 1, "float,int64,bfloat16"},\ntail\n'
+    )
+    assert update_table.updated(update_table.TABLE.read_text(), {}) == update_table.TABLE.read_text()
