@@ -36,7 +36,7 @@ def measure(tasks: list[str]) -> dict[str, tuple[list[audit.Operation], list[int
         script = [SIMULATOR / "tiny_steps.py", Path(folder, "home"), *tasks]
         done = simulator.run(script, environment=variables, timeout=1200)
         if done.returncode:
-            raise SystemExit(f"the steps failed:\n{done.errors[-4000:]}")
+            raise RuntimeError(f"the steps failed:\n{done.errors[-4000:]}")
         kernels = dump.read_text(encoding="utf-8")
     found = audit.sections(done.errors)
     return {name: (audit.operations(text, kernels), audit.sent(text)) for name, text in found.items()}

@@ -7,6 +7,7 @@ import functools
 import paddle
 from paddle.incubate.nn.functional import fused_rms_norm
 
+from .gradients import RMSNorm, wants_own_gradient
 from .kernels import agrees, kind_of, name_of, run_custom
 
 NPU_OP = "rms_norm_npu"
@@ -30,10 +31,10 @@ def plain_rms_norm(x, weight, epsilon: float, offset: float = 0.0):
     """Do it with plain operations."""
     if offset:
         return (_normalise(x.astype("float32"), epsilon) * (weight.astype("float32") + offset)).astype(x.dtype)
+    if wants_own_gradient(x):
+        return RMSNorm.apply(x, weight, epsilon)
     if x.dtype == paddle.float32:
-        # Paddle's CPU kernel of the gradient is twice as fast for equal shapes as for ones that are broadcast.
-        is_trained_on_cpu = not x.stop_gradient and x.place.is_cpu_place()
-        return _normalise(x, epsilon) * (weight.expand(x.shape) if is_trained_on_cpu else weight)
+        return _normalise(x, epsilon) * weight
     return _normalise(x.astype("float32"), epsilon).astype(x.dtype) * weight
 
 

@@ -11,6 +11,7 @@ import functools
 import numpy as np
 import paddle
 
+from .gradients import Rotation, wants_own_gradient
 from .kernels import agrees, kind_of, name_of, run_custom
 
 NPU_OP = "fused_rope"
@@ -65,6 +66,8 @@ def apply_rope(x, cos, sin, order: str = "halves"):
     is_fit = order == "halves" and x.dtype == cos.dtype and x.shape[-1] % NPU_WIDTH == 0 and cos.shape[1] == 1
     if is_fit and kind_of(x) == "npu" and _has_kernel(name_of(x.dtype)):
         return _npu(x, cos, sin)
+    if wants_own_gradient(x):
+        return Rotation.apply(x, cos, sin, QUARTER_TURNS[order])
     return x * cos + QUARTER_TURNS[order](x) * sin
 
 

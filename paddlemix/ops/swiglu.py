@@ -7,6 +7,7 @@ import functools
 import paddle
 import paddle.nn.functional as F
 
+from .gradients import SwiGLU, wants_own_gradient
 from .kernels import agrees, kind_of, name_of
 
 
@@ -19,6 +20,8 @@ def swiglu(gate, up):
 
 def plain_swiglu(gate, up):
     """Do it with two operations."""
+    if wants_own_gradient(gate) and not up.stop_gradient:
+        return SwiGLU.apply(gate, up)
     return F.silu(gate) * up
 
 

@@ -20,7 +20,7 @@ from ..models.llava import LlavaForConditionalGeneration
 from ..ops.dropout import Dropout
 from .arguments import ModelArguments
 from .freeze import PROJECTOR_PARTS, lora_targets
-from .quantized_lora import QuantizedLoRAModel, quantization_of
+from .lora_layers import AdaptedModel, quantization_of
 
 
 def add_lora(model: LlavaForConditionalGeneration, args: ModelArguments, dtype: str, *, base: str) -> LoRAModel:
@@ -40,7 +40,7 @@ def add_lora(model: LlavaForConditionalGeneration, args: ModelArguments, dtype: 
         tensor_parallel_degree=1,
         base_model_name_or_path=os.path.abspath(base),
     )
-    wrapped = QuantizedLoRAModel(model, config)
+    wrapped = AdaptedModel(model, config)
     for layer in wrapped.model.sublayers():
         if isinstance(getattr(layer, "lora_dropout", None), nn.Dropout):
             layer.lora_dropout = Dropout(args.lora_dropout)
