@@ -7,7 +7,7 @@ import functools
 import paddle
 from paddle.incubate.nn.functional import fused_rms_norm
 
-from .gradients import RMSNorm, wants_own_gradient
+from .gradients import RMSNorm, scaled_norm, wants_own_gradient
 from .kernels import agrees, kind_of, name_of, run_custom
 
 NPU_OP = "rms_norm_npu"
@@ -31,10 +31,10 @@ def plain_rms_norm(x, weight, epsilon: float, offset: float = 0.0):
     """Do it with plain operations."""
     if offset:
         return (_normalise(x.astype("float32"), epsilon) * (weight.astype("float32") + offset)).astype(x.dtype)
-    if wants_own_gradient(x):
+    if wants_own_gradient(x) or wants_own_gradient(weight):
         return RMSNorm.apply(x, weight, epsilon)
-    if x.dtype == paddle.float32:
-        return _normalise(x, epsilon) * weight
+    if x.dtype == paddle.float32 and x.place.is_cpu_place():
+        return scaled_norm(x, weight, epsilon)[0]
     return _normalise(x.astype("float32"), epsilon).astype(x.dtype) * weight
 
 

@@ -22,6 +22,8 @@ def plain_swiglu(gate, up):
     """Do it with two operations."""
     if wants_own_gradient(gate) and not up.stop_gradient:
         return SwiGLU.apply(gate, up)
+    if gate.stop_gradient or not paddle.is_grad_enabled():
+        return F.silu(gate).multiply_(up)
     return F.silu(gate) * up
 
 
