@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..accelerators import explained
 from ..device import prepare_environment
 from ..log import notice
 from .convert import convert
@@ -33,12 +34,8 @@ def main(argv: list[str], *, script: str, template: str | None) -> int:
         print(USAGE.format(script=script))
         return 0 if argv else 2
     try:
-        values = read_values(argv)
-        device = values.get("device")
-        prepare_environment(device if isinstance(device, str) else None)  # what is no text is refused further down
-        if convert("dry_run", values.pop("dry_run", False), bool):
-            return _diagnose(values, template, _config_folder(argv))
-        train(values, template=template, config_folder=_config_folder(argv))
+        with explained():
+            return _run(argv, template)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -50,6 +47,15 @@ def main(argv: list[str], *, script: str, template: str | None) -> int:
             "stopped; without overwrite_output_dir the same command goes on from the last checkpoint", file=sys.stderr
         )
         return 130
+
+
+def _run(argv: list[str], template: str | None) -> int:
+    values = read_values(argv)
+    device = values.get("device")
+    prepare_environment(device if isinstance(device, str) else None)  # what is no text is refused further down
+    if convert("dry_run", values.pop("dry_run", False), bool):
+        return _diagnose(values, template, _config_folder(argv))
+    train(values, template=template, config_folder=_config_folder(argv))
     return 0
 
 
