@@ -29,7 +29,7 @@ def main() -> int:
             seconds = {role: median(answers[role]) for role in ROLES}
             for role in ROLES:
                 print(f"{role:13} {arguments.steps / seconds[role]:7.1f} tokens/s behind {context}", flush=True)
-            print(f"decoding behind {context}, ours to transformers': {seconds[THEIRS] / seconds[OURS]:.2f}", flush=True)
+            print(f"decoding, ours to transformers': {seconds[THEIRS] / seconds[OURS]:.2f}", flush=True)
         for peer in peers.values():
             peer.close()
     return 0

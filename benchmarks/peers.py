@@ -12,7 +12,6 @@ import os
 import statistics
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,10 +26,10 @@ class Peer:
         self.role = role
         command = [sys.executable, script, "--role", role, "--folder", folder, "--threads", str(threads)]
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-        self.errors = tempfile.TemporaryFile()  # a pipe that nobody reads would fill up
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True, env=environment
-        )
+        self.errors = Path(folder) / f"{role}.err"  # a pipe that nobody reads would fill up
+        with self.errors.open("w") as errors:
+            pipe = subprocess.PIPE
+            self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=errors, text=True, env=environment)
 
     def ask(self, **request) -> dict:
         """Return the answer to a request. Raises SystemExit with the child's last words where it has ended."""
@@ -38,8 +37,7 @@ class Peer:
         self.process.stdin.flush()
         line = self.process.stdout.readline()
         if not line:
-            self.errors.seek(0)
-            raise SystemExit(f"{self.role} failed:\n{self.errors.read().decode(errors='replace')[-3000:]}")
+            raise SystemExit(f"{self.role} failed:\n{self.errors.read_text(errors='replace')[-3000:]}")
         return json.loads(line)
 
     def peak_bytes(self) -> int:
@@ -50,7 +48,6 @@ class Peer:
     def close(self) -> None:
         self.process.stdin.close()
         self.process.wait()
-        self.errors.close()
 
 
 def parse(description: str, add: Callable[[argparse.ArgumentParser], None] | None = None) -> argparse.Namespace:

@@ -14,7 +14,8 @@ import numpy as np
 from children import run_child
 
 DECODER = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9}
-DECODER |= {"num_key_value_heads": 3, "vocab_size": 49152, "tie_word_embeddings": True, "max_position_embeddings": 16384}
+DECODER |= {"num_key_value_heads": 3, "vocab_size": 49152, "tie_word_embeddings": True}
+DECODER |= {"max_position_embeddings": 16384}
 TOWER = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
 PICTURE = (672, 672)  # (width, height): a grid of 2 x 2 tiles and the whole, 2,928 tokens
 
