@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 
 import paddle
@@ -43,15 +42,15 @@ def plain_attention(query, key, value, *, is_causal: bool = False, bias=None, sc
     if num_queries <= BLOCK or (bias is not None and num_queries <= WHOLE):
         mask = causal_bias(num_queries, num_keys) if is_causal else None
         return attend(query, key, value, join_biases(bias, mask), key_bias)
-    blocks = []
+    blocks, sizes = [], {BLOCK, (num_queries - 1) % BLOCK + 1}
+    diagonals = {size: causal_bias(size, size) for size in sizes} if is_causal and bias is None else {}
     for start in range(0, num_queries, BLOCK):
         end = min(start + BLOCK, num_queries)
         last = end + num_keys - num_queries if is_causal else num_keys
         part = None if bias is None else bias[:, :, start:end, :last]
-        if is_causal and part is None and key_bias is None:
-            part = _diagonal_bias(end - start, paddle.get_device())
-        elif is_causal:
-            part = join_biases(part, causal_bias(end - start, last))
+        if is_causal:
+            is_plain = bias is None and key_bias is None
+            part = diagonals[end - start] if is_plain else join_biases(part, causal_bias(end - start, last))
         added = None if key_bias is None else key_bias[..., :last]
         blocks.append(attend(query[:, :, start:end], key[:, :, :last], value[:, :, :last], part, added))
     return paddle.concat(blocks, axis=2)
@@ -63,12 +62,6 @@ def causal_bias(num_queries: int, num_keys: int):
         return None
     full = paddle.full([num_queries, num_keys], MASKED, dtype="float32")
     return paddle.triu(full, diagonal=num_keys - num_queries + 1).reshape([1, 1, num_queries, num_keys])
-
-
-@functools.lru_cache(maxsize=16)
-def _diagonal_bias(num_queries: int, device: str):
-    """Return the causal mask [1, 1, T, T] of queries and the keys at their own places. device: where it lies."""
-    return causal_bias(num_queries, num_queries)
 
 
 def window_bias(num_queries: int, num_keys: int, window: int):
