@@ -15,13 +15,11 @@ import argparse
 import re
 import statistics
 import sys
-import tempfile
 import time
-from pathlib import Path
 
 import numpy as np
-from peers import Peer, serve
-from small_llava import load_ours, load_theirs, make
+from peers import OURS, ROLES, THEIRS, Peer, parse, serve
+from small_llava import load_ours, load_theirs, model_folder
 
 INVOICE = """Invoice number 20417 of 12 March. Seller: Northwind Timber and Stone, 14 Harbour Road, Lower Haven.
 Buyer: the parish of Saint Anne, 3 Church Lane, Upper Haven. Oak boards, planed, 40 mm: 12 pieces at 18.50, 222.00.
@@ -50,28 +48,30 @@ after a night of rain, and the mood of the scene is calm and a little tired.""",
     ),
 }
 RIVALS = {  # name: (process, does it guess)
-    "ours": ("ours", False),
-    "ours guessing": ("ours", True),
-    "transformers": ("transformers", False),
-    "transformers guessing": ("transformers", True),
+    "ours": (OURS, False),
+    "ours guessing": (OURS, True),
+    "transformers": (THEIRS, False),
+    "transformers guessing": (THEIRS, True),
 }
 RATIOS = (("ours guessing", "ours"), ("ours guessing", "transformers"), ("ours guessing", "transformers guessing"))
 
 
 def main() -> int:
-    arguments = parse_arguments()
-    if arguments.role is not None:
-        return serve(ours(arguments) if arguments.role == "ours" else transformers(arguments))
-    with tempfile.TemporaryDirectory(prefix="speculation-", dir=arguments.folder) as home:
-        make(Path(home) / "model")
-        shared = ["--home", home, "--threads", str(arguments.threads)]
-        roles = ("ours", "transformers")
-        peers = {role: Peer(__file__, "--role", role, *shared, threads=arguments.threads) for role in roles}
+    arguments = parse(__doc__, add_options)
+    if arguments.role:
+        return serve((ours if arguments.role == OURS else theirs)(arguments))
+    with model_folder(arguments.folder) as folder:
+        peers = {role: Peer(__file__, role, folder, arguments.threads) for role in ROLES}
         ratios = [line for name in TEXTS for line in compare(name, peers, arguments)]
         for peer in peers.values():
             peer.close()
     print(*ratios, sep="\n")
     return 0
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--guesses", type=int, default=4, help="tokens guessed at once")
+    parser.add_argument("--new", type=int, default=1000, help="at most so many tokens of each answer")
 
 
 def compare(text: str, peers: dict[str, Peer], arguments: argparse.Namespace) -> list[str]:
@@ -104,7 +104,7 @@ def ids_of(text: str) -> tuple[list[int], list[int]]:
 
 
 def ours(arguments: argparse.Namespace):
-    model = load_ours(f"{arguments.home}/model")
+    model = load_ours(arguments.folder, arguments.threads)
     from paddlemix.generate.engine import Engine
     from paddlemix.generate.keys import embed_keys
     from paddlemix.generate.sampling import Sampler, SamplingParams
@@ -112,7 +112,7 @@ def ours(arguments: argparse.Namespace):
 
     sampler = Sampler(SamplingParams())
 
-    def run(text: str, guesses: int, new: int) -> dict:
+    def answer_text(text: str, guesses: int, new: int) -> dict:
         prompt, answer = ids_of(text)
         limit = len(prompt) + new
         engine = Engine(model, 1, limit)
@@ -124,11 +124,12 @@ def ours(arguments: argparse.Namespace):
             logits = reader.read(token)
         return {"seconds": time.perf_counter() - start, "passes": engine.num_passes}
 
-    return run
+    return answer_text
 
 
-def transformers(arguments: argparse.Namespace):
-    model = load_theirs(f"{arguments.home}/model", arguments.threads)
+def theirs(arguments: argparse.Namespace):
+    model = load_theirs(arguments.folder, arguments.threads)
+    model.generation_config.eos_token_id = None
     import torch
     from transformers import LogitsProcessor, LogitsProcessorList
 
@@ -147,7 +148,7 @@ def transformers(arguments: argparse.Namespace):
             chosen[:, self.answer[place]] = 0.0
             return chosen
 
-    def run(text: str, guesses: int, new: int) -> dict:
+    def answer_text(text: str, guesses: int, new: int) -> dict:
         prompt, answer = ids_of(text)
         passes.clear()
         options = {"prompt_lookup_num_tokens": guesses} if guesses else {}
@@ -166,19 +167,7 @@ def transformers(arguments: argparse.Namespace):
         assert found[0, len(prompt) :].tolist() == answer[:new], "transformers did not take the given answer"
         return {"seconds": end - passes[0], "passes": len(passes)}
 
-    return run
-
-
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--guesses", type=int, default=4, help="tokens guessed at once")
-    parser.add_argument("--new", type=int, default=1000, help="at most so many tokens of each answer")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--folder", default=None, help="where to make the model (default: the temporary folder)")
-    parser.add_argument("--role", choices=("ours", "transformers"), default=None, help=argparse.SUPPRESS)
-    parser.add_argument("--home", default=None, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    return answer_text
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import paddle
 
+from ..device import bucketed_length
 from ..models.rows import take_shifted
 
 
@@ -61,8 +62,21 @@ class Engine:
     def read(self, embeds, position_ids: np.ndarray) -> np.ndarray:
         """Append embeds [B, T, H] at position_ids [B, T]; return the last position's logits, float32 [B, vocab]."""
         with paddle.no_grad():
-            hidden = self._read(embeds, position_ids)
-            return self.model.language_model.logits(hidden[:, -1]).astype("float32").numpy()
+            hidden, num_new = self._read(embeds, position_ids)
+            return self.model.language_model.logits(hidden[:, num_new - 1]).astype("float32").numpy()
+
+    def _padded(self, embeds, positions) -> tuple:
+        """Return embeds and positions with zeros and the last position behind them, where equal shapes matter."""
+        num_new = embeds.shape[1]
+        size = bucketed_length(num_new)
+        if self.is_key_visible is not None:  # it is as wide as the capacity, which must then stay
+            size = min(size, self.cache.capacity - self.cache.length)
+        if size <= num_new:
+            return embeds, positions
+        self.cache.reserve(self.cache.length + size)
+        rows, more = embeds.shape[0], size - num_new
+        embeds = paddle.concat([embeds, paddle.zeros([rows, more, embeds.shape[2]], dtype=embeds.dtype)], axis=1)
+        return embeds, paddle.concat([positions, positions[:, -1:].expand([rows, more])], axis=1)
 
     def read_ids(self, token_ids: Sequence[int], position_ids: np.ndarray) -> np.ndarray:
         """Append one token a row; return logits float32 [B, vocab]."""
@@ -70,10 +84,12 @@ class Engine:
 
     def read_several(self, token_ids: Sequence[int], start: int) -> np.ndarray:
         """Append tokens to the only row, at positions from `start` on; return the logits of each, [T, vocab]."""
-        num_new = len(token_ids)
+        number = len(token_ids)
         with paddle.no_grad():
-            hidden = self._read(self._embed(np.reshape(token_ids, [1, -1])), np.arange(start, start + num_new)[None])
-            return self.model.language_model.logits(hidden[0, -num_new:]).astype("float32").numpy()
+            hidden, end = self._read(
+                self._embed(np.reshape(token_ids, [1, -1])), np.arange(start, start + number)[None]
+            )
+            return self.model.language_model.logits(hidden[0, end - number : end]).astype("float32").numpy()
 
     def is_read_alike(self, start: int, end: int) -> bool:
         """Tell if the position `start` is read as alone when all up to `end` are read with it, see `language.rope`."""
@@ -84,14 +100,19 @@ class Engine:
         with paddle.no_grad():
             return self.model.language_model.embed_tokens(paddle.to_tensor(token_ids.astype(np.int64)))
 
-    def _read(self, embeds, position_ids: np.ndarray):
-        """Return the hidden states of the places appended; of all, where all had to be read again."""
+    def _read(self, embeds, position_ids: np.ndarray) -> tuple:
+        """Return hidden states and how many of them count: those of the places appended, or of all, read again."""
         positions = paddle.to_tensor(np.asarray(position_ids, dtype=np.int64))
         if self._has_memory:
             embeds, positions = self._with_memory(embeds, positions)
+        num_new = embeds.shape[1]
+        embeds, positions = self._padded(embeds, positions)
         self.num_passes += 1
-        visible = self.is_key_visible
-        return self.model.language_model.forward_cached(embeds, positions, self.cache, is_key_visible=visible)
+        forward = self.model.language_model.forward_cached
+        hidden = forward(embeds, positions, self.cache, is_key_visible=self.is_key_visible)
+        # What padding left behind the last position is hidden from all that follow, until they take its places.
+        self.cache.trim(self.cache.length - embeds.shape[1] + num_new)
+        return hidden, num_new
 
     def _show(self, visible: np.ndarray) -> None:
         """Let each row see these places, bool [B, capacity], of what it holds."""

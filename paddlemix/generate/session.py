@@ -28,8 +28,8 @@ class ChatSession:
     """One conversation.
 
     template and system: other than the checkpoint's. max_cached_images: how many of the pictures that this session
-    had to encode stay in the model's `feature_cache`, which has a bound of its own. prefixes: shares with other sessions
-    of this model what was read. num_prefilled: tokens that the last turn had to read before its answer; num_passes:
+    had to encode stay in the model's `feature_cache`, which has a bound of its own. prefixes: shares what was read with
+    other sessions of this model. num_prefilled: tokens that the last turn had to read before its answer; num_passes:
     passes through the model that it took with its answer.
     """
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import paddle
 
+from ..device import wants_equal_shapes
 from .rows import take_shifted
 
 BUCKET = 256  # capacities are multiples of this, so that few shapes occur
@@ -83,5 +84,7 @@ class KVCache:
 
 
 def bucketed(capacity: int) -> int:
-    """Round up to a multiple of BUCKET."""
+    """Round up to a multiple of BUCKET, where equal shapes matter to its double, fourfold, eightfold and so on."""
+    if wants_equal_shapes():
+        return BUCKET << max(((capacity - 1) // BUCKET).bit_length(), 1)
     return -(-max(capacity, 1) // BUCKET) * BUCKET
