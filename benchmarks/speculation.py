@@ -129,7 +129,6 @@ def ours(arguments: argparse.Namespace):
 
 def theirs(arguments: argparse.Namespace):
     model = load_theirs(arguments.folder, arguments.threads)
-    model.generation_config.eos_token_id = None
     import torch
     from transformers import LogitsProcessor, LogitsProcessorList
 
