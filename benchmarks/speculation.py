@@ -159,6 +159,7 @@ def theirs(arguments: argparse.Namespace):
                 max_new_tokens=new,
                 do_sample=False,
                 pad_token_id=0,
+                eos_token_id=2,  # prompt lookup fails without one; it is not in the answer
                 logits_processor=LogitsProcessorList([Given(prompt, answer)]),
                 **options,
             )
