@@ -18,6 +18,7 @@ from ..ops.attention import segment_bias
 from ..ops.packed_attention import find_runs
 from ..ops.quantize import choose_kind
 from .config import LlavaConfig
+from .fused import is_fused
 from .image_features import arrange, place
 from .language.decoder import LanguageModel
 from .layers import ZERO, initialize
@@ -65,8 +66,14 @@ class LlavaForConditionalGeneration(nn.Layer):
         return load_model(path, base=base, dtype=dtype, device=device, quantization=kind)
 
     def save_pretrained(self, path, max_shard_size: int | str = "5GB", dtype: str | None = None) -> None:
-        """Write config and weights to a folder. See `checkpoints.save.save_model`."""
+        """Write config and weights to a folder. See `checkpoints.save.save_model`.
+
+        Raises ValueError after `fuse_projections`.
+        """
         from ..checkpoints.save import save_model
+
+        if is_fused(self):
+            raise ValueError("the model's projections are fused for inference: load it again to save it")
 
         save_model(self, path, max_shard_size=max_shard_size, dtype=dtype)
 
