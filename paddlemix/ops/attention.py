@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import paddle
@@ -32,9 +33,11 @@ def attention(query, key, value, *, is_causal: bool = False, bias=None, scale: f
     for start in range(0, num_queries, BLOCK):
         end = min(start + BLOCK, num_queries)
         last = end + num_keys - num_queries if is_causal else num_keys
-        mask = causal_bias(end - start, last) if is_causal else None
         part = None if bias is None else bias[:, :, start:end, :last]
-        part = join_biases(part, mask)
+        if is_causal and part is None and key_bias is None:
+            part = _diagonal_bias(end - start, paddle.get_device())
+        elif is_causal:
+            part = join_biases(part, causal_bias(end - start, last))
         added = None if key_bias is None else key_bias[..., :last]
         blocks.append(attend(query[:, :, start:end], key[:, :, :last], value[:, :, :last], part, added))
     return paddle.concat(blocks, axis=2)
@@ -46,6 +49,12 @@ def causal_bias(num_queries: int, num_keys: int):
         return None
     full = paddle.full([num_queries, num_keys], MASKED, dtype="float32")
     return paddle.triu(full, diagonal=num_keys - num_queries + 1).reshape([1, 1, num_queries, num_keys])
+
+
+@functools.lru_cache(maxsize=16)
+def _diagonal_bias(num_queries: int, device: str):
+    """Return the causal mask [1, 1, T, T] of queries and the keys at their own places. device: where it lies."""
+    return causal_bias(num_queries, num_queries)
 
 
 def window_bias(num_queries: int, num_keys: int, window: int):
@@ -105,31 +114,56 @@ def _folded(query, key, key_bias):
 def attend(query, key, value, bias, key_bias=None):
     """Do the arithmetic of one block, of queries that are scaled already.
 
-    Shapes as in `attention`; queries of a group share their kv head as extra rows.
+    Shapes as in `attention`; queries of a group share their kv head as extra rows. A mask with fewer columns than there
+    are keys is that of the last keys, and all queries see those before.
     """
     batch, num_heads, num_queries, _ = query.shape
     num_kv_heads, num_keys = key.shape[1], key.shape[2]
     group = num_heads // num_kv_heads
     if group > 1:
         query = query.reshape([batch, num_kv_heads, group * num_queries, query.shape[-1]])
-    scores = paddle.matmul(query, key, transpose_y=True)
-    if key_bias is not None:
-        rows = [batch, num_heads, num_queries, num_keys]
-        scores = (scores.astype("float32").reshape(rows) + key_bias).reshape(scores.shape)
-    if bias is not None:
-        bias = bias if bias.dtype == scores.dtype else bias.astype(scores.dtype)
-        if group > 1:
-            rows = [batch, num_kv_heads, group, num_queries, num_keys]
-            bias = bias.unsqueeze(2) if bias.shape[1] == 1 else bias.reshape([bias.shape[0], *rows[1:]])
-            scores = scores.reshape(rows) + bias
-            scores = scores.reshape([batch, num_kv_heads, group * num_queries, num_keys])
-        else:
-            scores = scores + bias
+    rows = [batch, num_heads, num_queries]
+    num_free = 0 if bias is None else num_keys - bias.shape[-1]
+    if num_free and key_bias is None:
+        free = paddle.matmul(query, key[:, :, :num_free], transpose_y=True)
+        others = paddle.matmul(query, key[:, :, num_free:], transpose_y=True)
+        scores = paddle.concat([free, _masked(others, bias, [*rows, num_keys - num_free])], axis=-1)
+    else:
+        scores = paddle.matmul(query, key, transpose_y=True)
+        if key_bias is not None:
+            scores = (scores.astype("float32").reshape([*rows, num_keys]) + key_bias).reshape(scores.shape)
+        if bias is not None:
+            scores = _masked(scores, bias, [*rows, num_keys])
     weights = _softmax(scores, value.dtype)
     return paddle.matmul(weights, value).reshape([batch, num_heads, num_queries, value.shape[-1]])
 
 
+def _masked(scores, bias, rows: list[int]):
+    """Add a mask [B or 1, heads or 1, T, S] to scores; rows: [B, heads, T, S]. The result has the shape of the scores.
+
+    On CPU never over several axes, which takes ten times as long as over equal shapes, and in place where it can be:
+    fresh memory costs more there than the sum.
+    """
+    shape = scores.shape
+    bias = bias if bias.dtype == scores.dtype else bias.astype(scores.dtype)
+    if not scores.place.is_cpu_place():
+        return (scores.reshape(rows) + bias).reshape(shape)
+    if bias.shape[:2] == [1, 1]:
+        scores, bias = scores.reshape([rows[0] * rows[1], -1]), bias.flatten()
+    else:
+        scores, bias = scores.reshape(rows), bias.expand(rows)
+    return (scores.add_(bias) if _is_untrained(scores) else scores + bias).reshape(shape)
+
+
 def _softmax(scores, dtype):
     """Return the softmax of the last axis, computed in float32."""
-    weights = F.softmax(scores if scores.dtype == paddle.float32 else scores.astype("float32"), axis=-1)
+    if scores.dtype != paddle.float32:
+        weights = F.softmax(scores.astype("float32"), axis=-1)
+    else:
+        weights = F.softmax_(scores, axis=-1) if _is_untrained(scores) else F.softmax(scores, axis=-1)
     return weights if weights.dtype == dtype else weights.astype(dtype)
+
+
+def _is_untrained(x) -> bool:
+    """Tell if no gradient will go through x, so that it may be overwritten."""
+    return x.stop_gradient or not paddle.is_grad_enabled()

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import paddle
 import paddle.nn.functional as F
+
+from .gradients import SwiGLU, wants_own_gradient
 
 
 def swiglu(gate, up):
     """Return silu(gate) * up."""
+    if wants_own_gradient(gate) and not up.stop_gradient:
+        return SwiGLU.apply(gate, up)
+    if gate.stop_gradient or not paddle.is_grad_enabled():
+        return F.silu(gate).multiply_(up)
     return F.silu(gate) * up
