@@ -206,6 +206,24 @@ def wants_equal_shapes() -> bool:
     return paddle.get_device().split(":")[0] not in ("cpu", "gpu")
 
 
+def bucketed_length(length: int) -> int:
+    """Return how many positions to compute for `length` of them: more where equal shapes matter, so that few occur.
+
+    1, 64, 128 and multiples of 256.
+    """
+    if length == 1 or not wants_equal_shapes():
+        return length
+    return next((size for size in (64, 128) if length <= size), -(-length // 256) * 256)
+
+
+def bucketed_count(count: int) -> int:
+    """Return how many of something to compute for `count`, at most a quarter more: numbers of three binary digits."""
+    if not wants_equal_shapes():
+        return count
+    step = 1 << max(count.bit_length() - 3, 0)
+    return -(-count // step) * step
+
+
 def _chosen_before() -> str | None:
     """Return the current device if it is not the CPU that paddle starts with on a machine without a better one."""
     import paddle

@@ -10,6 +10,7 @@ import paddle.nn.functional as F
 from paddle.distributed.fleet.utils import recompute
 
 from ..constants import IGNORE_INDEX
+from ..device import bucketed_length
 
 MAX_LOGITS = 1 << 26  # elements of float32 logits at a time: 256 MB
 
@@ -26,15 +27,18 @@ def weighted_loss(hidden, labels: np.ndarray, weights: np.ndarray | None, logits
     rows, columns = np.nonzero(targets != IGNORE_INDEX)
     if not len(rows):
         return hidden.astype("float32").sum() * 0.0
-    # An embedding lookup gathers them because its forward and backward kernels are native in every dtype on every
-    # device, which gather's are not.
-    index = paddle.to_tensor(rows * hidden.shape[1] + columns)
-    chosen = F.embedding(index, hidden.reshape([-1, hidden.shape[-1]]))
+    places, targets = rows * hidden.shape[1] + columns, targets[rows, columns]
     if weights is None:
         weight = np.full(len(rows), 1 / len(rows), dtype=np.float32)
     else:
         weight = np.asarray(weights, dtype=np.float32)[:, 1:][rows, columns]
-    return _sum_in_parts(chosen, paddle.to_tensor(targets[rows, columns]), paddle.to_tensor(weight), logits, vocab_size)
+    # What makes the shape one of few has no weight.
+    num_more = bucketed_length(len(rows)) - len(rows)
+    places, targets, weight = (np.pad(values, (0, num_more)) for values in (places, targets, weight))
+    # An embedding lookup gathers them because its forward and backward kernels are native in every dtype on every
+    # device, which gather's are not.
+    chosen = F.embedding(paddle.to_tensor(places), hidden.reshape([-1, hidden.shape[-1]]))
+    return _sum_in_parts(chosen, paddle.to_tensor(targets), paddle.to_tensor(weight), logits, vocab_size)
 
 
 def _sum_in_parts(hidden, targets, weights, logits: Callable, vocab_size: int):
