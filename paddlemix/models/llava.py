@@ -30,12 +30,15 @@ class LlavaForConditionalGeneration(nn.Layer):
     """A whole model. A new one holds zeros: use `from_pretrained`, or `initialize_weights` to train from nothing.
 
     neftune_alpha: above 0, embeddings of text get `neftune_noise` while training.
+    is_sliced: the weights lie in parts on several processes, which put a layer together when they call it (sharding
+    stage 3): a loss then calls the same layers in the same order whatever the batch holds.
     """
 
     def __init__(self, config: LlavaConfig):
         super().__init__()
         self.config = config
         self.neftune_alpha = 0.0
+        self.is_sliced = False
         self.vision_tower = VisionTower(config.vision)
         self.projector = build_projector(config.projector_type, config.vision.hidden_size, config.language.hidden_size)
         self.language_model = LanguageModel(config.language)
@@ -118,15 +121,17 @@ class LlavaForConditionalGeneration(nn.Layer):
         loss_weights: float32 [B, T]; the loss is then the sum of weight * cross-entropy. One method does both because
         data-parallel wrappers only follow `forward`.
         """
+        has_blank = with_loss and batch.pixels is None and (self.training or self.is_sliced)
+        blank = self._blank_picture() if has_blank else None  # before the rest, as pictures are
         bias = _mask(np.asarray(batch.segment_ids))
         positions = paddle.to_tensor(np.asarray(batch.position_ids))
         hidden = self.language_model(self.embed(batch), positions, bias=bias)
         if with_loss:
             if batch.labels is None:
                 raise ValueError("the batch has no labels, hence no loss: collate samples that were encoded to train")
-            head = self.language_model.logits
-            loss = weighted_loss(hidden, batch.labels, loss_weights, head, self.config.language.vocab_size)
-            return loss + self._blank_picture() * 0.0 if self.training and batch.pixels is None else loss
+            head, size = self.language_model.logits, self.config.language.vocab_size
+            loss = weighted_loss(hidden, batch.labels, loss_weights, head, size, is_once=self.is_sliced)
+            return loss if blank is None else loss + blank * 0.0
         return self.language_model.logits(hidden)
 
     def loss(self, batch: Batch):
