@@ -107,10 +107,14 @@ class LlavaForConditionalGeneration(nn.Layer):
                 f"token ids go from {ids.min()} to {ids.max()}, but the vocabulary has {highest} entries "
                 f"(placeholders are {IMAGE_TOKEN_ID}): the tokenizer is not this model's"
             )
-        features = []
+        features, nothing = [], None
         if batch.pixels is not None and len(batch.tiles_per_image):
             features = self.encode_images(batch.pixels, batch.tiles_per_image, batch.image_sizes)
+        elif self.training or self.is_sliced:
+            nothing = self._blank_picture() * 0.0
         embeds = place(self.language_model.embed_tokens, ids, features)
+        if nothing is not None:
+            embeds = embeds + nothing.astype(embeds.dtype)
         if self.training and self.neftune_alpha:
             embeds = embeds + neftune_noise(ids, np.asarray(batch.segment_ids), embeds, self.neftune_alpha)
         return embeds
@@ -121,8 +125,6 @@ class LlavaForConditionalGeneration(nn.Layer):
         loss_weights: float32 [B, T]; the loss is then the sum of weight * cross-entropy. One method does both because
         data-parallel wrappers only follow `forward`.
         """
-        has_blank = with_loss and batch.pixels is None and (self.training or self.is_sliced)
-        blank = self._blank_picture() if has_blank else None  # before the rest, as pictures are
         bias = _mask(np.asarray(batch.segment_ids))
         positions = paddle.to_tensor(np.asarray(batch.position_ids))
         hidden = self.language_model(self.embed(batch), positions, bias=bias)
@@ -130,8 +132,7 @@ class LlavaForConditionalGeneration(nn.Layer):
             if batch.labels is None:
                 raise ValueError("the batch has no labels, hence no loss: collate samples that were encoded to train")
             head, size = self.language_model.logits, self.config.language.vocab_size
-            loss = weighted_loss(hidden, batch.labels, loss_weights, head, size, is_once=self.is_sliced)
-            return loss if blank is None else loss + blank * 0.0
+            return weighted_loss(hidden, batch.labels, loss_weights, head, size, is_once=self.is_sliced)
         return self.language_model.logits(hidden)
 
     def loss(self, batch: Batch):
@@ -141,9 +142,10 @@ class LlavaForConditionalGeneration(nn.Layer):
     def _blank_picture(self):
         """Return a number that hangs on every parameter a picture would pass.
 
-        Added times zero to the loss of a batch without pictures, it gives them zero gradients instead of none: what the
-        optimizer does then depends neither on the batches since the start nor on what other processes have. It belongs
-        to `forward`, after which data-parallel wrappers look for parameters that will get no gradient.
+        Added times zero to the embeddings of a batch without pictures, it gives them zero gradients instead of none:
+        what the optimizer does then depends neither on the batches since the start nor on what other processes have.
+        It is made and added where pictures are, so that processes with and without them call the layers in the same
+        order, forward and backward: under sharding stage 3 each call is a meeting of all.
         """
         side = self.config.image.side
         return self.encode_images(np.zeros([1, 3, side, side]), [1], [(side, side)])[0].astype("float32").sum()

@@ -93,17 +93,20 @@ def gather_frozen(wrapped: paddle.nn.Layer) -> None:
 
     All processes must call it.
     """
-    frozen = [one for one in wrapped.parameters() if hasattr(one, "fw_storage") and one.stop_gradient]
-    trained = [one for one in wrapped.parameters() if hasattr(one, "fw_storage") and not one.stop_gradient]
+    sliced = [one for one in wrapped.parameters() if hasattr(one, "fw_storage")]
+    trained = [one for one in sliced if not one.stop_gradient]
+    frozen = [one for one in sliced if one.stop_gradient and one.status == "part"]  # else it is there as a whole
+    if not frozen:
+        return
     _swap(trained, frozen)
     try:
-        if frozen:
-            wrapped.get_all_parameters(convert2cpu=True)
+        wrapped.get_all_parameters(convert2cpu=True)
     finally:
         _swap(frozen, trained)
 
 
 def _swap(to_freeze, to_train) -> None:
+    # Paddle gathers what trains, among all parameters of the model.
     for parameters, is_frozen in ((to_freeze, True), (to_train, False)):
         for parameter in parameters:
             parameter.stop_gradient = is_frozen
