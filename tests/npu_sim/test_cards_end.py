@@ -32,7 +32,7 @@ def rows(tmp_path_factory):
 def start(npu_sim, home: Path, rows: Path, *words: str, **changes) -> subprocess.Popen:
     """Launch two processes with the shipped settings of LoRA with sharding stage 2, for a tiny model."""
     shipped = json.loads(SHIPPED.read_text(encoding="utf-8"))
-    own = {**settings(home, rows, "anyres"), "device": "npu", "max_steps": 2000, "logging_steps": 1}
+    own = {**settings(home, rows, "anyres"), "device": "npu", "max_steps": 2000, "evaluation_strategy": "no"}
     own |= {"sharding_parallel_degree": 2, "lora_rank": LORA["lora_rank"], "per_device_train_batch_size": 1, **changes}
     (home / "config.json").write_text(json.dumps({**shipped, **own}))
     knobs = {"CUSTOM_DEVICE_ROOT": str(npu_sim.build()), "SIM_NPU_COUNT": "2", "OMP_NUM_THREADS": "1"}
