@@ -125,11 +125,12 @@ def run_transformers(rows: list[tuple[int, int]], arguments: argparse.Namespace)
 
 
 def run_ours(rows: list[tuple[int, int]], arguments: argparse.Namespace) -> dict:
-    from paddlemix.device import prepare_environment
+    from paddlemix.device import keep_freed_memory, prepare_environment
 
     prepare_environment("cpu")
+    keep_freed_memory()  # as the trainer does on CPU
     import paddle
-    from paddlenlp.peft import LoRAConfig, LoRAModel
+    from paddlenlp.peft import LoRAConfig
 
     from paddlemix.constants import IGNORE_INDEX, IMAGE_TOKEN_ID
     from paddlemix.data.collate import collate_packs
@@ -139,6 +140,7 @@ def run_ours(rows: list[tuple[int, int]], arguments: argparse.Namespace) -> dict
     from paddlemix.image.tiles import ImageTiles
     from paddlemix.models.config import LanguageConfig, LlavaConfig, VisionConfig
     from paddlemix.models.llava import LlavaForConditionalGeneration
+    from paddlemix.train.lora_layers import AdaptedModel
 
     image = ImageSpec(side=336, patch_size=14)
     model = LlavaForConditionalGeneration(LlavaConfig(LanguageConfig(**LANGUAGE), VisionConfig(**VISION), image=image))
@@ -146,7 +148,7 @@ def run_ours(rows: list[tuple[int, int]], arguments: argparse.Namespace) -> dict
     for parameter in model.parameters():
         parameter.stop_gradient = True
     targets = [rf"language_model\..*{name}" for name in PROJECTIONS]
-    wrapped = LoRAModel(model, LoRAConfig(target_modules=targets, r=RANK, lora_alpha=ALPHA, dtype="float32"))
+    wrapped = AdaptedModel(model, LoRAConfig(target_modules=targets, r=RANK, lora_alpha=ALPHA, dtype="float32"))
     wrapped.mark_only_lora_as_trainable()
     wrapped.train()
     trained = [each for each in wrapped.parameters() if not each.stop_gradient]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import paddle
 
+from .gradients import RMSNorm, wants_own_gradient
+
 
 def rms_norm(x, weight, epsilon: float, offset: float = 0.0):
     """Return x / sqrt(mean(x^2) + epsilon) * (offset + weight) over the last axis; the mean is taken in float32.
@@ -13,10 +15,10 @@ def rms_norm(x, weight, epsilon: float, offset: float = 0.0):
     """
     if offset:
         return (_normalise(x.astype("float32"), epsilon) * (weight.astype("float32") + offset)).astype(x.dtype)
+    if wants_own_gradient(x):
+        return RMSNorm.apply(x, weight, epsilon)
     if x.dtype == paddle.float32:
-        # Paddle's CPU kernel of the gradient is twice as fast for equal shapes as for ones that are broadcast.
-        is_trained_on_cpu = not x.stop_gradient and x.place.is_cpu_place()
-        return _normalise(x, epsilon) * (weight.expand(x.shape) if is_trained_on_cpu else weight)
+        return _normalise(x, epsilon) * weight
     return _normalise(x.astype("float32"), epsilon).astype(x.dtype) * weight
 
 

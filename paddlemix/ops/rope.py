@@ -11,6 +11,8 @@ import functools
 import numpy as np
 import paddle
 
+from .gradients import Rotation, wants_own_gradient
+
 
 def rope_tables(
     position_ids,
@@ -48,6 +50,8 @@ def rope_tables(
 
 def apply_rope(x, cos, sin, order: str = "halves"):
     """Rotate x [B, heads, T, D] by tables of the same shape and order."""
+    if wants_own_gradient(x):
+        return Rotation.apply(x, cos, sin, QUARTER_TURNS[order])
     return x * cos + QUARTER_TURNS[order](x) * sin
 
 

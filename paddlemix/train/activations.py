@@ -45,11 +45,12 @@ class Arithmetic:
     """How a step computes. bytes_each: of an element. has_flash: a kernel attends without holding the weights.
 
     adapter_widths: rank of every adapter in one decoder layer, by its layer's name. is_tower_trained: the tower keeps
-    what its backward pass needs.
+    what its backward pass needs. has_own_gradients: as in ops.gradients, which keep inputs only.
     """
 
     bytes_each: int = FLOAT
     has_flash: bool = False
+    has_own_gradients: bool = False
     adapter_widths: tuple[int, ...] = ()
     is_adapter_dropped: bool = False
     is_tower_trained: bool = False
@@ -68,10 +69,13 @@ def decoder_layer(config: LanguageConfig, load: Load, how: Arithmetic) -> int:
     """Return what a decoder layer keeps, its input included."""
     width, num_tokens = config.hidden_size, load.num_tokens
     queries, keys = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
-    inner = config.intermediate_size * (4 if config.is_gated else 2)
-    # Two norms keep their input in float32, what they normalised and their result; queries and keys are kept before and
-    # after turning, scaled or flattened for the kernel; values once; the projection's input.
-    elements = 4 * width + 3 * queries + queries + 4 * keys + inner + (queries if how.has_flash else 0)
+    if how.has_own_gradients:
+        elements = 2 * width + 2 * queries + 2 * keys + config.intermediate_size * (3 if config.is_gated else 2)
+    else:
+        # Two norms keep their input in float32, what they normalised and their result; queries and keys are kept before
+        # and after turning, scaled or flattened for the kernel; values once; the projection's input.
+        inner = config.intermediate_size * (4 if config.is_gated else 2)
+        elements = 4 * width + 3 * queries + queries + 4 * keys + inner + (queries if how.has_flash else 0)
     elements += sum(how.adapter_widths)
     if how.is_adapter_dropped:
         elements += len(how.adapter_widths) * width

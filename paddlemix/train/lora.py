@@ -18,7 +18,7 @@ from ..log import notice
 from ..models.llava import LlavaForConditionalGeneration
 from .arguments import ModelArguments
 from .freeze import PROJECTOR_PARTS, lora_targets
-from .quantized_lora import QuantizedLoRAModel, quantization_of
+from .lora_layers import AdaptedModel, quantization_of
 
 
 def add_lora(model: LlavaForConditionalGeneration, args: ModelArguments, dtype: str, *, base: str) -> LoRAModel:
@@ -38,7 +38,7 @@ def add_lora(model: LlavaForConditionalGeneration, args: ModelArguments, dtype: 
         tensor_parallel_degree=1,
         base_model_name_or_path=os.path.abspath(base),
     )
-    wrapped = QuantizedLoRAModel(model, config)
+    wrapped = AdaptedModel(model, config)
     wrapped.mark_only_lora_as_trainable()
     # A layer of the projector that has an adapter is trained through it.
     adapted = {f"{name}.{kind}" for name in targets for kind in ("weight", "bias")}

@@ -157,6 +157,7 @@ def _arithmetic(config: LlavaConfig, trains: Trains, method: Method, load: Load)
         bytes_each,
         # As in ops.packed_attention: the kernel is taken for several samples in a row.
         has_flash=method.device == "gpu" and bytes_each < FLOAT and len(load.lengths) > 1 and not load.is_padded,
+        has_own_gradients=method.device == "cpu" and bytes_each == FLOAT,
         adapter_widths=(method.lora_rank,) * len(in_layer),
         is_adapter_dropped=method.has_lora_dropout,
         is_tower_trained=is_in_tower or any(name.startswith("vision_tower.") for name in trains.names),

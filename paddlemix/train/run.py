@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..device import prepare_environment
+from ..device import keep_freed_memory, prepare_environment
 from ..log import notice
 from .convert import convert
 from .values import read_values
@@ -71,6 +71,8 @@ def train(values: dict[str, Any], *, template: str | None, config_folder: Path |
     from .arguments import parse
 
     settings = parse(values)
+    if settings[2].device == "cpu":
+        keep_freed_memory()
     execute(build(settings, template=template, config_folder=config_folder), settings[2], values)
 
 

@@ -1,14 +1,25 @@
-"""LoRA over layers that hold their weights as codes, which paddlenlp's LoRAModel does not know."""
+"""LoRA layers where paddlenlp's fall short: over weights held as codes, and without needless large results."""
 
 from __future__ import annotations
 
 import math
 
 import paddle
+import paddle.nn.functional as F
 from paddle import nn
 from paddlenlp.peft import LoRAConfig, LoRAModel
+from paddlenlp.peft.lora.lora_layers import LoRALinear
 
 from ..models.quantized import QuantizedLinear
+
+
+class NarrowLoRALinear(LoRALinear):
+    """paddlenlp's layer, scaled where it is narrow: the factor lora_A, instead of a result as large as the layer's."""
+
+    def forward(self, x):
+        if self.disable_lora or self.merged:
+            return super().forward(x)
+        return F.linear(x, self.weight, self.bias) + _change(self, x)
 
 
 class QuantizedLoRALinear(QuantizedLinear):
@@ -29,11 +40,15 @@ class QuantizedLoRALinear(QuantizedLinear):
         self.lora_B = self.create_parameter([config.r, layer.shape[1]], default_initializer=zeros)
 
     def forward(self, x):
-        change = paddle.matmul(paddle.matmul(self.lora_dropout(x), self.lora_A), self.lora_B)
-        return super().forward(x) + change * self.scaling
+        return super().forward(x) + _change(self, x)
 
 
-class QuantizedLoRAModel(LoRAModel):
+def _change(layer, x):
+    """Return what a layer's adapter adds for x."""
+    return paddle.matmul(paddle.matmul(layer.lora_dropout(x), layer.lora_A * layer.scaling), layer.lora_B)
+
+
+class AdaptedModel(LoRAModel):
     """paddlenlp's LoRAModel that also puts adapters into quantised layers."""
 
     def _find_and_replace_module(self, model, module_name, lora_config, enable_lora):
@@ -46,6 +61,9 @@ class QuantizedLoRAModel(LoRAModel):
             setattr(holder, name, QuantizedLoRALinear(layer, lora_config))
         else:
             super()._find_and_replace_module(model, module_name, lora_config, enable_lora)
+            layer = getattr(holder, name)
+            if type(layer) is LoRALinear:
+                layer.__class__ = NarrowLoRALinear
 
     def mark_only_lora_as_trainable(self) -> None:
         super().mark_only_lora_as_trainable()
