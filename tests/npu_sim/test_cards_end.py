@@ -1,4 +1,7 @@
-"""Two simulated cards through the example script: asked to stop, with a process that dies, and told to check only."""
+"""Two processes through the example script: asked to stop, with a process that dies, and told to check only.
+
+On simulated cards, and where nothing else differs on the CPU.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -29,32 +33,36 @@ def rows(tmp_path_factory):
     return tiny_folder.write_rows(tmp_path_factory.mktemp("rows"))
 
 
-def start(npu_sim, home: Path, rows: Path, *words: str, **changes) -> subprocess.Popen:
-    """Launch two processes with the shipped settings of LoRA with sharding stage 2, for a tiny model."""
+def start(npu_sim, home: Path, rows: Path, *words: str, device: str = "npu", **changes) -> subprocess.Popen:
+    """Launch two processes with the shipped settings of LoRA with sharding stage 2 (CPU: 1), for a tiny model."""
     shipped = json.loads(SHIPPED.read_text(encoding="utf-8"))
-    own = {**settings(home, rows, "anyres"), "device": "npu", "max_steps": 2000, "evaluation_strategy": "no"}
+    own = {**settings(home, rows, "anyres"), "device": device, "max_steps": 2000, "evaluation_strategy": "no"}
     own |= {"sharding_parallel_degree": 2, "lora_rank": LORA["lora_rank"], "per_device_train_batch_size": 1, **changes}
+    own |= {"sharding": "stage1"} if device == "cpu" else {}
     (home / "config.json").write_text(json.dumps({**shipped, **own}))
-    knobs = {"CUSTOM_DEVICE_ROOT": str(npu_sim.build()), "SIM_NPU_COUNT": "2", "OMP_NUM_THREADS": "1"}
-    launch = [
-        "-m",
-        "paddle.distributed.launch",
-        "--host",
-        "127.0.0.1",
-        "--devices",
-        "0,1",
-        "--log_dir",
-        str(home / "log"),
-    ]
+    environment = {**npu_sim.plain_environment(), "OMP_NUM_THREADS": "1"}
+    if device == "npu":
+        environment |= {"CUSTOM_DEVICE_ROOT": str(npu_sim.build()), "SIM_NPU_COUNT": "2"}
+        where = ["--host", "127.0.0.1", "--devices", "0,1"]
+    else:
+        del environment["CUDA_VISIBLE_DEVICES"]  # empty, it makes the launcher look for a card
+        where = ["--master", f"127.0.0.1:{free_port()}", "--nproc_per_node", "2"]
+    launch = ["-m", "paddle.distributed.launch", *where, "--log_dir", str(home / "log")]
     return subprocess.Popen(
         [sys.executable, *launch, str(SCRIPT), str(home / "config.json"), *words],
-        env={**npu_sim.plain_environment(), **knobs},
+        env=environment,
         cwd=home,
         text=True,
         stdout=(home / "printed.log").open("w"),
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def logs(home: Path) -> list[str]:
@@ -93,8 +101,9 @@ def children(launcher: subprocess.Popen) -> list[int]:
     return [found[rank] for rank in sorted(found)]
 
 
-def test_a_launcher_that_is_asked_to_stop_saves_once_and_ends_all_processes(npu_sim, tmp_path, rows):
-    launcher = start(npu_sim, tmp_path, rows)
+@pytest.mark.parametrize("device", ["npu", "cpu"])
+def test_a_launcher_that_is_asked_to_stop_saves_once_and_ends_all_processes(npu_sim, tmp_path, rows, device):
+    launcher = start(npu_sim, tmp_path, rows, device=device)
     wait_for_step(launcher, tmp_path)
     launcher.send_signal(signal.SIGTERM)
     assert ended(launcher) == signal.SIGTERM
@@ -115,8 +124,9 @@ def test_a_process_that_is_killed_ends_the_others_and_is_named(npu_sim, tmp_path
     assert "Container failed" in printed and re.search(r"rank \d status failed", printed)
 
 
-def test_two_processes_check_a_run_together_and_leave_nothing(npu_sim, tmp_path, rows):
-    launcher = start(npu_sim, tmp_path, rows, "--dry-run", sharding="stage3")
+@pytest.mark.parametrize(("device", "changes"), [("npu", {"sharding": "stage3"}), ("cpu", {"load_in_4bit": True})])
+def test_two_processes_check_a_run_together_and_leave_nothing(npu_sim, tmp_path, rows, device, changes):
+    launcher = start(npu_sim, tmp_path, rows, "--dry-run", device=device, **changes)
     code = launcher.wait(PATIENCE)
     printed = (tmp_path / "printed.log").read_text()
     assert code == 0, printed[-3000:] + "".join(logs(tmp_path))[-3000:]
