@@ -96,7 +96,8 @@ def _train(npu_sim, home: Path, num_cards: int, runs: list) -> None:
     launch = ["-m", "paddle.distributed.launch", "--host", "127.0.0.1", "--devices", "0,1", "--log_dir", home / "log"]
     items = [f"{script}:{folder / 'config.json'}" for script, folder in runs]
     arguments = [*(launch if num_cards > 1 else []), DRIVER, *items]
-    done = npu_sim.run(arguments, num_cards=num_cards, environment={"OMP_NUM_THREADS": "1"}, folder=home, timeout=540)
+    environment = {"OMP_NUM_THREADS": "1", "PADDLE_XCCL_BACKEND": "npu"}  # the launcher of paddle 3.0.0 wants it
+    done = npu_sim.run(arguments, num_cards=num_cards, environment=environment, folder=home, timeout=540)
     logs = "".join(log.read_text()[-4000:] for log in home.glob("log/workerlog.*"))
     assert done.returncode == 0, done.text[-4000:] + logs
 

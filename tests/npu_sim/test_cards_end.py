@@ -41,11 +41,12 @@ def start(npu_sim, home: Path, rows: Path, *words: str, device: str = "npu", **c
     own |= {"sharding": "stage1"} if device == "cpu" else {}
     (home / "config.json").write_text(json.dumps({**shipped, **own}))
     environment = {**npu_sim.plain_environment(), "OMP_NUM_THREADS": "1"}
+    del environment["CUDA_VISIBLE_DEVICES"]  # the launcher takes an empty one for the list of cards
     if device == "npu":
         environment |= {"CUSTOM_DEVICE_ROOT": str(npu_sim.build()), "SIM_NPU_COUNT": "2"}
+        environment |= {"PADDLE_XCCL_BACKEND": "npu"}  # the launcher of paddle 3.0.0 wants it
         where = ["--host", "127.0.0.1", "--devices", "0,1"]
     else:
-        del environment["CUDA_VISIBLE_DEVICES"]  # empty, it makes the launcher look for a card
         where = ["--master", f"127.0.0.1:{free_port()}", "--nproc_per_node", "2"]
     launch = ["-m", "paddle.distributed.launch", *where, "--log_dir", str(home / "log")]
     return subprocess.Popen(
