@@ -13,11 +13,17 @@ CHECK_PYTHON := import sys, importlib.util as u; v = sys.version_info; \
 	v[:2] in ((3, 10), (3, 11), (3, 12)) or sys.exit("is Python %d.%d" % v[:2]); \
 	u.find_spec("ensurepip") or sys.exit("has no ensurepip (on Debian and Ubuntu: apt install python3-venv)")
 
-.PHONY: help chat test lint tiny clean install install-dev
+# The oldest paddle that is supported, which paddle-custom-npu pairs with. Tests without references of other packages.
+PADDLE300 := .venv-paddle300
+PADDLE300_TESTS := tests/npu_sim tests/test_accelerators.py tests/train/test_steps.py tests/train/test_resume.py \
+	tests/train/test_qlora.py tests/generate
+
+.PHONY: help chat test test-paddle300 lint tiny clean install install-dev
 
 help:
 	@echo "make chat    talk with the bundled model   (MODEL=folder IMAGE=picture ARGS='--temperature 0.7')"
 	@echo "make test    run the tests                 (ARGS='tests/image -k anyres')"
+	@echo "make test-paddle300    some of them on paddlepaddle 3.0.0, with the simulated Ascend device"
 	@echo "make lint    check style and format"
 	@echo "make tiny    train the bundled model again"
 	@echo "make clean   remove .venv, caches and build folders"
@@ -29,6 +35,11 @@ chat: install
 test: install-dev
 	$(BIN)/python -m pytest $(ARGS)
 
+test-paddle300:
+	@PIP_CONSTRAINT="$(abspath tests/npu_sim/paddle300.txt)" $(MAKE) -s install VENV=$(PADDLE300)
+	@$(PADDLE300)/bin/python -m pip install -q --disable-pip-version-check 'pytest>=8' </dev/null >&2
+	$(PADDLE300)/bin/python -m pytest $(PADDLE300_TESTS) $(ARGS)
+
 lint: install-dev
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
@@ -37,7 +48,7 @@ tiny: install
 	PATH="$(abspath $(BIN)):$$PATH" bash $(TINY)/train.sh
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv $(PADDLE300) build dist *.egg-info .pytest_cache .ruff_cache
 	find paddlemix tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 install: $(VENV)/.installed

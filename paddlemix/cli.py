@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from . import __version__
+from .accelerators import explained
 from .device import prepare_environment
 
 BUNDLED_MODEL = str(Path(__file__).parent / "examples" / "llava" / "tiny" / "model")
@@ -43,9 +44,10 @@ def run(parser: argparse.ArgumentParser, argv: list[str]) -> int:
         arguments.settings = rest
     elif rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    prepare_environment(getattr(arguments, "device", None))
     try:
-        return arguments.command(arguments)
+        with explained():
+            prepare_environment(getattr(arguments, "device", None))
+            return arguments.command(arguments)
     except BrokenPipeError:  # before OSError, which it is too
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

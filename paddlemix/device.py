@@ -6,31 +6,37 @@ import functools
 import os
 import sys
 import warnings
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
+from .accelerators import (
+    NPU_ENVIRONMENT,
+    check_versions,
+    npu_memory,
+    tell_environment,
+    wanted_environment,
+    what_is_missing,
+)
 from .log import notice
 
 # What paddle raises where a device, or a build, does not know its memory.
 UNTOLD = (ValueError, RuntimeError, NotImplementedError, AttributeError, OSError)
 DTYPES = ("float32", "bfloat16", "float16")
-# Known-good values for Ascend (reference: PaddleMIX's documents and PaddleCustomDevice's npu backend).
-NPU_ENVIRONMENT = {
-    "FLAGS_npu_storage_format": "0",
-    "FLAGS_use_stride_kernel": "0",
-    "FLAGS_npu_jit_compile": "0",
-    "FLAGS_npu_scale_aclnn": "True",
-    "FLAGS_npu_split_aclnn": "True",
-    "FLAGS_allocator_strategy": "auto_growth",
-    "CUSTOM_DEVICE_BLACK_LIST": "set_value,set_value_with_tensor",
-}
 
 
 def prepare_environment(device: str | None = None) -> dict[str, str]:
     """Set the variables that paddle reads while it is imported; call it before. Returns what it set.
 
-    What the user has set stays. device: "npu", "gpu", "cpu" (with or without ":N") or None.
+    What the user has set stays. device: "npu", "gpu", "cpu" or another kind (with or without ":N"), or None for the
+    best there is. Raises ValueError for an Ascend plugin of another release than paddle's.
     """
-    wanted = dict(NPU_ENVIRONMENT) if (device or "").startswith("npu") else {}
+    wanted = wanted_environment(device)
+    is_npu = NPU_ENVIRONMENT.keys() <= wanted.keys()
+    if is_npu:
+        check_versions("npu")
+    if device.startswith("cpu") if device else not _has_gpu_build():
+        # Copying strided views on a CPU takes 40 times as long as making the same tensor contiguous at once.
+        wanted["FLAGS_use_stride_kernel"] = "0"
     if _is_amd():
         # The wheel's MKL takes its slow path on AMD processors; this makes matrix products 2.5 times faster.
         wanted["MKL_DEBUG_CPU_TYPE"] = "5"
@@ -38,6 +44,9 @@ def prepare_environment(device: str | None = None) -> dict[str, str]:
     wanted["PADDLEMIX_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS") or str(_num_cores())
     chosen = {name: value for name, value in wanted.items() if name not in os.environ}
     os.environ.update(chosen)
+    if is_npu and "paddle" in sys.modules and not NPU_ENVIRONMENT.keys().isdisjoint(chosen):
+        notice("paddle is imported already, so that what is set for npu has no effect: import paddlemix before it")
+    tell_environment(device, chosen)
     warnings.filterwarnings("ignore", message="No ccache found")  # paddle's import: it compiles nothing for us
     return chosen
 
@@ -46,6 +55,15 @@ def _num_cores() -> int:
     """Return the cores that each of this machine's training processes may have."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(cores // int(os.environ.get("PADDLE_LOCAL_SIZE", os.environ.get("PADDLE_TRAINERS_NUM", "1"))), 1)
+
+
+def _has_gpu_build() -> bool:
+    """Tell, without importing it, if the paddle that is installed computes on CUDA."""
+    try:
+        distribution("paddlepaddle-gpu")
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 def _is_amd() -> bool:
@@ -57,13 +75,26 @@ def _is_amd() -> bool:
 
 def available_devices() -> list[str]:
     """Return the kinds of device that this paddle can use, best first."""
+    return [kind for kind in ("gpu", *_custom_kinds(), "cpu") if num_devices(kind)]
+
+
+def num_devices(kind: str) -> int | None:
+    """Return how many devices of a kind paddle sees here, None for a kind that it does not know."""
     import paddle
 
-    found = []
-    if paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0:
-        found.append("gpu")
-    found += [name for name in paddle.device.get_all_custom_device_type() or [] if name]
-    return [*found, "cpu"]
+    if kind == "cpu":
+        return 1
+    if kind == "gpu":
+        return paddle.device.cuda.device_count() if paddle.is_compiled_with_cuda() else None
+    is_known = kind in _custom_kinds()
+    return paddle.base.core.get_custom_device_count(kind) if is_known else None
+
+
+def _custom_kinds() -> list[str]:
+    """Return the kinds of device that plugins brought to paddle, with or without a card."""
+    import paddle
+
+    return [name for name in paddle.device.get_all_custom_device_type() or [] if name]
 
 
 def use_device(device: str | None = None) -> str:
@@ -75,18 +106,25 @@ def use_device(device: str | None = None) -> str:
 
     found = available_devices()
     chosen = device or _chosen_before() or found[0]
-    kind = chosen.split(":")[0]
-    if kind not in found:
-        hint = {
-            "gpu": "install paddlepaddle-gpu for your CUDA version",
-            "npu": "install paddle-custom-npu of the same date as paddlepaddle, and the CANN toolkit",
-        }.get(kind, "check the name")
-        raise ValueError(f"device {chosen!r} is not there: this machine has {', '.join(found)}; {hint}")
+    kind, _, number = chosen.partition(":")
+    num_cards = num_devices(kind)
+    if not num_cards:
+        missing = what_is_missing(kind, num_cards)
+        raise ValueError(f"device {chosen!r} is not there: this machine has {', '.join(found)}; {missing}")
+    if device is None and kind == "cpu":
+        for idle in _custom_kinds():
+            notice(f"using the cpu, since there is no {idle}: {what_is_missing(idle, 0)}")
+    # What paddle.distributed.launch told this process. paddle 3.0.0 ends the process where the number is too high.
+    number = number or os.environ.get(f"FLAGS_selected_{kind}s", "0").split(",")[0]
+    if not (number.isdecimal() and int(number) < num_cards):
+        names = ", ".join(f"{kind}:{index}" for index in range(num_cards))
+        raise ValueError(f"device '{kind}:{number}' is not there: this machine has {names}; numbers start at 0")
     try:
         paddle.set_device(chosen)
     except (ValueError, RuntimeError, OSError) as error:
         raise ValueError(f"device {chosen!r} cannot be used: {str(error).strip().splitlines()[-1]}") from None
     if kind == "cpu":
+        keep_freed_memory()
         paddle.base.core.set_num_threads(int(os.environ.get("PADDLEMIX_NUM_THREADS", "1")))
     return chosen
 
@@ -97,11 +135,13 @@ def device_memory(device: str) -> tuple[int, int] | None:
     The CPU's is the machine's, or what this process's control group may have. On other devices what paddle holds in
     reserve counts as free, and what other programs hold is not known.
     """
-    import paddle
-
     kind, _, number = device.partition(":")
     if kind == "cpu":
         return _host_memory()
+    if kind == "npu":
+        return npu_memory(int(number or 0))  # paddle does not tell it
+    import paddle
+
     try:
         if kind == "gpu":
             total = paddle.device.cuda.get_device_properties(int(number or 0)).total_memory
@@ -167,6 +207,24 @@ def wants_equal_shapes() -> bool:
     return paddle.get_device().split(":")[0] not in ("cpu", "gpu")
 
 
+def bucketed_length(length: int) -> int:
+    """Return how many positions to compute for `length` of them: more where equal shapes matter, so that few occur.
+
+    1, 64, 128 and multiples of 256.
+    """
+    if length == 1 or not wants_equal_shapes():
+        return length
+    return next((size for size in (64, 128) if length <= size), -(-length // 256) * 256)
+
+
+def bucketed_count(count: int) -> int:
+    """Return how many of something to compute for `count`, at most a quarter more: numbers of three binary digits."""
+    if not wants_equal_shapes():
+        return count
+    step = 1 << max(count.bit_length() - 3, 0)
+    return -(-count // step) * step
+
+
 def _chosen_before() -> str | None:
     """Return the current device if it is not the CPU that paddle starts with on a machine without a better one."""
     import paddle
@@ -228,7 +286,7 @@ def keep_freed_memory() -> bool:
     """Let the C library keep what is freed for the next request; tell if it can.
 
     Paddle's CPU tensors come from malloc, which gives large ones back at once and has the kernel clear fresh pages for
-    the next one: a third of the time of a training step. For runs that ask for the same sizes again and again.
+    the next one, which takes longer than most operations.
     """
     import ctypes
 

@@ -16,6 +16,7 @@ HEAVY = ("paddle", "paddlenlp", "torch", "transformers")
 # A room may import the rooms of lower floors; rooms of one floor do not know each other.
 FLOORS = (
     ("constants", "log", "json_object", "web"),
+    ("accelerators",),
     ("device", "ops", "conversation", "image"),
     ("data",),
     ("models",),

@@ -79,8 +79,8 @@ class LlavaProcessor:
     def collate(self, samples: Sequence[Sample]) -> Batch:
         return collate(samples, pad_id=self.tokenizer.pad_id)
 
-    def collate_packs(self, packs: Sequence[Sequence[Sample]]) -> Batch:
-        return collate_packs(packs, pad_id=self.tokenizer.pad_id)
+    def collate_packs(self, packs: Sequence[Sequence[Sample]], pad_to_multiple: int | None = None) -> Batch:
+        return collate_packs(packs, pad_id=self.tokenizer.pad_id, pad_to_multiple=pad_to_multiple)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return the text of ids without special tokens and surrounding blanks."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 import numpy as np
 import paddle
 
+from ..device import bucketed_length
+
 
 class Engine:
     """A model with a key-value cache for a fixed number of rows that advance in step."""
@@ -37,8 +39,25 @@ class Engine:
             positions = paddle.to_tensor(np.asarray(position_ids, dtype=np.int64))
             if self._has_memory:
                 embeds, positions = self._with_memory(embeds, positions)
+            num_new = embeds.shape[1]
+            embeds, positions = self._padded(embeds, positions)
             hidden = language.forward_cached(embeds, positions, self.cache, is_key_visible=self.is_key_visible)
-            return language.logits(hidden[:, -1]).astype("float32").numpy()
+            # What padding left behind the last position is hidden from all that follow, until they take its places.
+            self.cache.trim(self.cache.length - embeds.shape[1] + num_new)
+            return language.logits(hidden[:, num_new - 1]).astype("float32").numpy()
+
+    def _padded(self, embeds, positions) -> tuple:
+        """Return embeds and positions with zeros and the last position behind them, where equal shapes matter."""
+        num_new = embeds.shape[1]
+        size = bucketed_length(num_new)
+        if self.is_key_visible is not None:  # it is as wide as the capacity, which must then stay
+            size = min(size, self.cache.capacity - self.cache.length)
+        if size <= num_new:
+            return embeds, positions
+        self.cache.reserve(self.cache.length + size)
+        rows, more = embeds.shape[0], size - num_new
+        embeds = paddle.concat([embeds, paddle.zeros([rows, more, embeds.shape[2]], dtype=embeds.dtype)], axis=1)
+        return embeds, paddle.concat([positions, positions[:, -1:].expand([rows, more])], axis=1)
 
     def read_ids(self, token_ids: list[int], position_ids: np.ndarray) -> np.ndarray:
         """Append one token a row; return logits float32 [B, vocab]."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import paddle
 
+from ..device import wants_equal_shapes
+
 BUCKET = 256  # capacities are multiples of this, so that few shapes occur
 
 
@@ -55,5 +57,7 @@ class KVCache:
 
 
 def bucketed(capacity: int) -> int:
-    """Round up to a multiple of BUCKET."""
+    """Round up to a multiple of BUCKET, where equal shapes matter to its double, fourfold, eightfold and so on."""
+    if wants_equal_shapes():
+        return BUCKET << max(((capacity - 1) // BUCKET).bit_length(), 1)
     return -(-max(capacity, 1) // BUCKET) * BUCKET

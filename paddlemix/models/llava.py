@@ -13,6 +13,7 @@ from paddle import nn
 
 from ..constants import IMAGE_TOKEN_ID
 from ..data.sample import Batch
+from ..device import bucketed_count
 from ..ops.attention import segment_bias
 from ..ops.packed_attention import find_runs
 from ..ops.quantize import choose_kind
@@ -85,13 +86,17 @@ class LlavaForConditionalGeneration(nn.Layer):
 
         pixels float32 [sum of tiles, 3, side, side]; tiles_per_image [images]; image_sizes [images, 2] (width, height).
         """
-        tower = self.vision_tower
+        tower, counts = self.vision_tower, [int(count) for count in tiles_per_image]
+        num_tiles = len(pixels)
+        if sum(counts) != num_tiles:
+            raise ValueError(f"tiles_per_image {counts} sums to {sum(counts)}, but there are {num_tiles} tiles")
+        pixels = np.asarray(pixels, dtype=np.float32)
+        if num_more := bucketed_count(num_tiles) - num_tiles:
+            pixels = np.concatenate([pixels, np.zeros([num_more, *pixels.shape[1:]], np.float32)])
         with paddle.no_grad() if tower.is_frozen else nullcontext():
-            hidden = tower(paddle.to_tensor(np.asarray(pixels, dtype=np.float32)))
+            hidden = tower(paddle.to_tensor(pixels))
         hidden = self.projector(hidden)
-        counts = [int(count) for count in tiles_per_image]
-        if sum(counts) != hidden.shape[0]:
-            raise ValueError(f"tiles_per_image {counts} sums to {sum(counts)}, but there are {hidden.shape[0]} tiles")
+        hidden = hidden[:num_tiles] if num_more else hidden
         tiles = paddle.split(hidden, counts) if len(counts) > 1 else [hidden]
         return [
             arrange(tile, (int(size[0]), int(size[1])), self.config.image, self.image_newline)

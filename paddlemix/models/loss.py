@@ -10,6 +10,7 @@ import paddle.nn.functional as F
 from paddle.distributed.fleet.utils import recompute
 
 from ..constants import IGNORE_INDEX
+from ..device import bucketed_length
 
 MAX_LOGITS = 1 << 26  # elements of float32 logits at a time: 256 MB
 
@@ -30,18 +31,20 @@ def weighted_loss(
         rows, columns, weights = np.zeros([1], "int64"), np.zeros([1], "int64"), np.zeros(labels.shape, "float32")
     elif not len(rows):
         return hidden.astype("float32").sum() * 0.0
-    # An embedding lookup gathers them because its forward and backward kernels are native in every dtype on every
-    # device, which gather's are not.
-    index = paddle.to_tensor(rows * hidden.shape[1] + columns)
-    chosen = F.embedding(index, hidden.reshape([-1, hidden.shape[-1]]))
+    # The token that stands for none has no label.
+    places, targets = rows * hidden.shape[1] + columns, np.maximum(targets[rows, columns], 0)
     if weights is None:
         weight = np.full(len(rows), 1 / len(rows), dtype=np.float32)
     else:
         weight = np.asarray(weights, dtype=np.float32)[:, 1:][rows, columns]
-    size = len(rows) if is_once else max(1, MAX_LOGITS // vocab_size)
-    # The target of the token that stands for none is not a label.
-    chosen_targets = paddle.to_tensor(np.maximum(targets[rows, columns], 0))
-    return _sum_in_parts(chosen, chosen_targets, paddle.to_tensor(weight), logits, size)
+    # What makes the shape one of few has no weight.
+    num_more = bucketed_length(len(rows)) - len(rows)
+    places, targets, weight = (np.pad(values, (0, num_more)) for values in (places, targets, weight))
+    # An embedding lookup gathers them because its forward and backward kernels are native in every dtype on every
+    # device, which gather's are not.
+    chosen = F.embedding(paddle.to_tensor(places), hidden.reshape([-1, hidden.shape[-1]]))
+    size = chosen.shape[0] if is_once else max(1, MAX_LOGITS // vocab_size)
+    return _sum_in_parts(chosen, paddle.to_tensor(targets), paddle.to_tensor(weight), logits, size)
 
 
 def _sum_in_parts(hidden, targets, weights, logits: Callable, size: int):

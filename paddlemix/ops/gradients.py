@@ -22,10 +22,9 @@ class RMSNorm(PyLayer):
     @staticmethod
     def forward(ctx, x, weight, epsilon: float):
         """Return the norm of x [..., H], weight [H]."""
-        flat = x.reshape([-1, x.shape[-1]])
-        inverse = paddle.rsqrt(_row_sums(flat * flat) / x.shape[-1] + epsilon)
+        result, inverse = scaled_norm(x, weight, epsilon)
         ctx.save_for_backward(x, weight, inverse)
-        return (flat * paddle.matmul(inverse, weight.reshape([1, -1]))).reshape(x.shape)
+        return result
 
     @staticmethod
     def backward(ctx, grad):
@@ -34,6 +33,8 @@ class RMSNorm(PyLayer):
         weight_grad = None
         if not weight.stop_gradient:
             weight_grad = paddle.matmul(inverse, grad * flat, transpose_x=True).reshape(weight.shape)
+        if x.stop_gradient:
+            return None, weight_grad
         passed = grad * paddle.matmul(inverse, weight.reshape([1, -1]))
         shares = _row_sums(passed * flat) * inverse * inverse / x.shape[-1]
         return passed.subtract_(flat * shares.expand(flat.shape)).reshape(x.shape), weight_grad
@@ -73,6 +74,13 @@ class Rotation(PyLayer):
     def backward(ctx, grad):
         cos, sin = ctx.saved_tensor()
         return (grad * cos).subtract_(ctx.turn(grad * sin))
+
+
+def scaled_norm(x, weight, epsilon: float):
+    """Return x / sqrt(mean(x^2) + epsilon) * weight over the last axis, and the inverse root [N, 1]."""
+    flat = x.reshape([-1, x.shape[-1]])
+    inverse = paddle.rsqrt(_row_sums(flat * flat) / x.shape[-1] + epsilon)
+    return paddle.matmul(inverse, weight.reshape([1, -1])).multiply_(flat).reshape(x.shape), inverse
 
 
 def _row_sums(x):

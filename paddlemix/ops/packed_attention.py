@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import paddle
-from paddle.nn.functional.flash_attention import flash_attn_unpadded
 
 from .attention import BLOCK, attend, attention, causal_bias, window_bias
+from .flash_attention import HIDDEN, flash_attention, flash_pieces, has_kernel
+from .kernels import kind_of, name_of
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,14 @@ def find_runs(segment_ids: np.ndarray) -> Runs | None:
 
 
 def packed_attention(query, key, value, runs: Runs, *, scale: float | None = None, key_bias=None):
-    """Attend causally within each run. Arguments and result as in `attention`; positions in no run give zeros."""
-    if key_bias is None and runs.window is None and _has_kernel(query):
-        return _by_kernel(query, key, value, runs, scale)
+    """Attend causally within each run. Arguments and result as in `attention`.
+
+    What comes out at positions in no run means nothing: zeros, or with a device's kernel what they say to each other.
+    """
+    if key_bias is None:
+        out = _by_kernel(query, key, value, runs, scale)
+        if out is not None:
+            return out
     # Split and concatenated, not sliced: a slice's gradient is as large as what it was cut from.
     rows = zip(*(paddle.split(x, x.shape[0]) if x.shape[0] > 1 else [x] for x in (query, key, value)), strict=True)
     outs = [_attend_row(*row, number, runs, scale, key_bias) for number, row in enumerate(rows)]
@@ -110,19 +116,32 @@ def _mask(masks: dict, num_heads: int, num_queries: int, num_keys: int):
     return masks[shape]
 
 
-def _has_kernel(query) -> bool:
-    """Tell if Paddle's variable-length flash attention takes these: on CUDA, in 16 bits."""
-    return query.place.is_gpu_place() and query.dtype in (paddle.float16, paddle.bfloat16) and query.shape[3] <= 256
-
-
 def _by_kernel(query, key, value, runs: Runs, scale):
-    """Do all runs of all rows in one call; the padding between them goes along as runs of its own."""
-    batch, num_heads, length, dim = query.shape
-    starts = {row * length + edge for row, one in enumerate(runs.rows) for run in one for edge in run}
-    edges = np.array(sorted(starts | {row * length for row in range(batch + 1)}), dtype=np.int32)
-    longest = int(np.diff(edges).max())
-    edges = paddle.to_tensor(edges)
-    flat = [x.transpose([0, 2, 1, 3]).reshape([-1, x.shape[1], dim]) for x in (query, key, value)]
-    scale = dim**-0.5 if scale is None else scale
-    out, _ = flash_attn_unpadded(*flat, edges, edges, longest, longest, scale, causal=True)
-    return out.reshape([batch, length, num_heads, dim]).transpose([0, 2, 1, 3])
+    """Do all runs of all rows in one call, or return None where the device has no kernel for it.
+
+    The padding between runs goes along as runs of its own.
+    """
+    if runs.window is None:
+        if "pieces" not in runs.masks:
+            ends = [_pieces(row, query.shape[2]) for row in runs.rows]
+            runs.masks["pieces"] = tuple(end - start for row in ends for start, end, _ in row)
+        out = flash_pieces(query, key, value, runs.masks["pieces"], scale, runs.masks)
+        if out is not None:
+            return out
+    if not has_kernel(kind_of(query), name_of(value.dtype), query.shape[3], HIDDEN):
+        return None
+    if "hidden" not in runs.masks:
+        runs.masks["hidden"] = _hidden(runs, query.shape[2])
+    return flash_attention(query, key, value, False, runs.masks["hidden"], scale)
+
+
+def _hidden(runs: Runs, length: int):
+    """Return bool [B, 1, T, T], False where a query sees a key: up to itself, in its own run, within the window."""
+    numbers = np.zeros([len(runs.rows), length], dtype=np.int32)
+    for row, marks in enumerate(runs.rows):
+        for number, (start, end, _) in enumerate(_pieces(marks, length)):
+            numbers[row, start:end] = number
+    numbers = paddle.to_tensor(numbers)
+    is_apart = (numbers.unsqueeze(1) != numbers.unsqueeze(2)).unsqueeze(1).astype("float32")
+    bias = window_bias(length, length, runs.window or length) if length > 1 else paddle.zeros([1, 1, 1, 1])
+    return is_apart - bias > 0.5

@@ -12,6 +12,10 @@ import numpy as np
 import paddle
 
 from .gradients import Rotation, wants_own_gradient
+from .kernels import agrees, kind_of, name_of, run_custom
+
+NPU_OP = "fused_rope"
+NPU_WIDTH = 64  # it takes heads of a multiple of this
 
 
 def rope_tables(
@@ -24,35 +28,74 @@ def rope_tables(
     amplitude: float = 1.0,
     order: str = "halves",
 ):
-    """Return cos and sin [B, num_heads, T, head_dim] for integer positions [B, T]; angles are computed in float32.
+    """Return cos and sin [B, num_heads or 1, T, head_dim] for integer positions [B, T]; angles are computed in float32.
 
     scales: float32 NumPy [head_dim / 2], or [B, T, head_dim / 2] for each position its own, that the frequencies are
     multiplied by, or None. amplitude: what both tables are multiplied by.
 
-    The tables are as large as the queries, because Paddle's CPU kernels multiply equal shapes about six times as fast
-    as shapes that have to be broadcast, and one pair of tables serves all layers.
+    One pair of tables serves all layers. On CPU they are as large as the queries, because Paddle's kernels there
+    multiply equal shapes about six times as fast as shapes that have to be broadcast; elsewhere all heads share them.
     """
-    powers = paddle.arange(0, head_dim, 2, dtype="float32") / head_dim
-    inverse = 1.0 / paddle.pow(paddle.full([head_dim // 2], theta, dtype="float32"), powers)
-    if scales is not None:
+    is_for_all = scales is not None and scales.ndim == 1
+    inverse = _frequencies(head_dim, theta, scales.tobytes() if is_for_all else None, paddle.get_device())
+    if scales is not None and not is_for_all:
         inverse = inverse * paddle.to_tensor(scales)
     angles = position_ids.astype("float32").unsqueeze(-1) * inverse
     if order == "pairs":
         angles = paddle.stack([angles, angles], axis=-1).flatten(-2)
     else:
         angles = paddle.concat([angles, angles], axis=-1)
-    shape = [angles.shape[0], num_heads, angles.shape[1], head_dim]
+    shape = [angles.shape[0], num_heads if kind_of(angles) == "cpu" else 1, angles.shape[1], head_dim]
     tables = paddle.cos(angles), paddle.sin(angles)
     if amplitude != 1.0:
         tables = tuple(table * amplitude for table in tables)
-    return tuple(table.unsqueeze(1).astype(dtype).expand(shape).contiguous() for table in tables)
+    tables = (table.astype(dtype).unsqueeze(1) for table in tables)
+    return tuple(table.expand(shape).contiguous() if shape[1] > 1 else table for table in tables)
+
+
+@functools.lru_cache(maxsize=16)
+def _frequencies(head_dim: int, theta: float, scales: bytes | None, device: str):
+    """Return theta^(-2 i / head_dim), times float32 scales, on a device, where no token needs it to be sent again."""
+    powers = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
+    inverse = np.float32(1) / np.power(np.float32(theta), powers)
+    return paddle.to_tensor(inverse if scales is None else inverse * np.frombuffer(scales, dtype=np.float32))
 
 
 def apply_rope(x, cos, sin, order: str = "halves"):
-    """Rotate x [B, heads, T, D] by tables of the same shape and order."""
+    """Rotate x [B, heads, T, D] by tables of the same shape, or of one head, and order."""
+    is_fit = order == "halves" and x.dtype == cos.dtype and x.shape[-1] % NPU_WIDTH == 0 and cos.shape[1] == 1
+    if is_fit and kind_of(x) == "npu" and _has_kernel(name_of(x.dtype)):
+        return _npu(x, cos, sin)
     if wants_own_gradient(x):
         return Rotation.apply(x, cos, sin, QUARTER_TURNS[order])
     return x * cos + QUARTER_TURNS[order](x) * sin
+
+
+def _npu(x, cos, sin):
+    """Rotate by the plugin's operation, which takes [1, tokens, heads, D] and tables [1, tokens, 1, D]."""
+    batch, num_heads, length, dim = x.shape
+    if length > 1:
+        x = x.transpose([0, 2, 1, 3])
+    tables = (table.reshape([1, batch * length, 1, dim]) for table in (cos, sin))
+    out = run_custom(NPU_OP, x.reshape([1, batch * length, num_heads, dim]), *tables)[0]
+    if length == 1:
+        return out.reshape([batch, num_heads, 1, dim])
+    return out.reshape([batch, length, num_heads, dim]).transpose([0, 2, 1, 3])
+
+
+@functools.cache
+def _has_kernel(dtype: str) -> bool:
+    """Tell if the plugin has the operation, and turns halves in the direction that we do."""
+    tables = rope_tables(paddle.to_tensor([[0, 1, 2], [0, 5, 7]]), NPU_WIDTH, 1e4, 1, "float32")
+
+    def kernel(x):
+        return _npu(x, *(table.astype(dtype) for table in tables))
+
+    def plain(x):
+        cos, sin = (table.astype(dtype).astype("float32") for table in tables)
+        return x * cos + rotate_half(x) * sin
+
+    return agrees(NPU_OP, kernel, plain, [[2, 2, 3, NPU_WIDTH]], dtype)
 
 
 def rotate_half(x):

@@ -18,6 +18,8 @@ from ..data.row_note import RowNote
 from ..data.sample import Batch
 from .sampler import SKIPPED
 
+WIDTH_STEP = 128  # positions
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -61,7 +63,7 @@ class Collator:
     """Puts items into the dictionary that paddlenlp hands to `compute_loss`.
 
     is_flat: all samples behind each other in one row, so that nothing is padded and computed for nothing; else a row
-    for each item, as devices want it that compile for shapes.
+    for each item, of a multiple of WIDTH_STEP positions, as devices want it that compile for shapes.
     """
 
     def __init__(self, processor: LlavaProcessor, *, is_flat: bool = False):
@@ -83,7 +85,7 @@ class Collator:
         if self.is_flat:
             packs = [[sample for pack in packs for sample in pack]]
         try:
-            return self.processor.collate_packs(packs)
+            return self.processor.collate_packs(packs, None if self.is_flat else WIDTH_STEP)
         except Exception as error:  # raised again by `opened`
             return Failure.of(error)
 

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..device import keep_freed_memory, prepare_environment
+from ..accelerators import explained
+from ..device import prepare_environment
 from ..log import notice
 from .convert import convert
 from .values import read_values
@@ -33,12 +34,8 @@ def main(argv: list[str], *, script: str, template: str | None) -> int:
         print(USAGE.format(script=script))
         return 0 if argv else 2
     try:
-        values = read_values(argv)
-        device = values.get("device")
-        prepare_environment(device if isinstance(device, str) else None)  # what is no text is refused further down
-        if convert("dry_run", values.pop("dry_run", False), bool):
-            return _diagnose(values, template, _config_folder(argv))
-        train(values, template=template, config_folder=_config_folder(argv))
+        with explained():
+            return _run(argv, template)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -50,6 +47,15 @@ def main(argv: list[str], *, script: str, template: str | None) -> int:
             "stopped; without overwrite_output_dir the same command goes on from the last checkpoint", file=sys.stderr
         )
         return 130
+
+
+def _run(argv: list[str], template: str | None) -> int:
+    values = read_values(argv)
+    device = values.get("device")
+    prepare_environment(device if isinstance(device, str) else None)  # what is no text is refused further down
+    if convert("dry_run", values.pop("dry_run", False), bool):
+        return _diagnose(values, template, _config_folder(argv))
+    train(values, template=template, config_folder=_config_folder(argv))
     return 0
 
 
@@ -71,8 +77,6 @@ def train(values: dict[str, Any], *, template: str | None, config_folder: Path |
     from .arguments import parse
 
     settings = parse(values)
-    if settings[2].device == "cpu":
-        keep_freed_memory()
     execute(build(settings, template=template, config_folder=config_folder), settings[2], values)
 
 

@@ -14,7 +14,7 @@ from paddle import nn
 from paddle.distributed.fleet.utils import recompute
 
 from ...ops.activation import activate, gated
-from ...ops.attention import MASKED, attention, join_biases, prepared_bias, window_bias
+from ...ops.attention import MASKED, attention, fitting_mask, join_biases, prepared_bias, window_bias
 from ...ops.packed_attention import Runs, packed_attention
 from ...ops.rms_norm import rms_norm
 from ...ops.rope import apply_rope, rope_tables
@@ -50,7 +50,7 @@ class LanguageModel(nn.Layer):
         """
         embeds = scaled(embeds, self.config.embedding_scale)
         ropes = self._rope(position_ids, embeds.dtype, self.rope_scales.of(position_ids, embeds.shape[1]))
-        biases = self._biases(bias, *embeds.shape[:2])
+        biases = self._biases(bias, embeds)
         key_bias = self._key_bias(embeds.shape[1], embeds.shape[1] - 1)
         if self.training and embeds.stop_gradient:
             embeds.stop_gradient = False  # recompute passes gradients on only if its input wants one
@@ -74,7 +74,7 @@ class LanguageModel(nn.Layer):
         ropes = self._rope(position_ids, embeds.dtype, self.rope_scales.of_rows(is_long))
         cache.is_long = is_long
         rows = cache.rows(length)
-        biases = self._cached_biases(cache, length, is_key_visible)
+        biases = self._cached_biases(cache, embeds, is_key_visible)
         key_bias = self._key_bias(cache.capacity, cache.length + length - 1)
         for number, layer in enumerate(self.layers):
             embeds = layer.forward_cached(embeds, ropes, biases[number], key_bias, cache, number, rows)
@@ -111,25 +111,32 @@ class LanguageModel(nn.Layer):
             return queries, queries
         return queries, tuple(table[:, : config.num_key_value_heads].contiguous() for table in queries)
 
-    def _biases(self, bias, batch: int, length: int) -> list:
+    def _biases(self, bias, embeds) -> list:
         """Return each layer's mask for whole sequences."""
+        batch, length = embeds.shape[:2]
         num_heads, window = self.config.num_attention_heads, self.config.sliding_window
         if isinstance(bias, Runs):
             return self._per_layer(bias, dataclasses.replace(bias, window=window))
-        full = prepared_bias(bias, batch, length, num_heads)
+        full = prepared_bias(bias, batch, length, num_heads, embeds)
+        full = self._fitting(full, embeds)
         if window is None or length <= window:
             return self._per_layer(full, full)
         windowed = join_biases(bias, window_bias(length, length, window))
-        return self._per_layer(full, prepared_bias(windowed, batch, length, num_heads))
+        return self._per_layer(full, self._fitting(prepared_bias(windowed, batch, length, num_heads, embeds), embeds))
 
-    def _cached_biases(self, cache: KVCache, num_new: int, is_key_visible) -> list:
+    def _cached_biases(self, cache: KVCache, embeds, is_key_visible) -> list:
         """Return each layer's mask for the next positions; None where only they are read, all of them causally."""
-        window = self.config.sliding_window
+        num_new, window = embeds.shape[1], self.config.sliding_window
         is_fresh = cache.length == 0 and is_key_visible is None
-        full = None if is_fresh else _cached_bias(cache, num_new, is_key_visible)
+        full = None if is_fresh else self._fitting(_cached_bias(cache, num_new, is_key_visible), embeds)
         is_whole_seen = window is None or cache.length + num_new <= window
-        windowed = full if is_whole_seen else _cached_bias(cache, num_new, is_key_visible, window)
-        return self._per_layer(full, windowed)
+        if is_whole_seen:
+            return self._per_layer(full, full)
+        return self._per_layer(full, self._fitting(_cached_bias(cache, num_new, is_key_visible, window), embeds))
+
+    def _fitting(self, bias, embeds):
+        """Return a mask as the device's attention wants it."""
+        return bias if bias is None or self.slopes is not None else fitting_mask(bias, embeds, self.config.head_dim)
 
     def _per_layer(self, full, windowed) -> list:
         num_full = self.config.num_full_layers
@@ -146,8 +153,9 @@ def _cached_bias(cache: KVCache, num_new: int, is_key_visible, window: int | Non
     is_hidden = (keys > queries).astype("float32")
     if window is not None:
         is_hidden = is_hidden + (keys <= queries - window).astype("float32")
-    if is_key_visible is not None:
+    if is_key_visible is not None:  # padding sees itself, so that no query is without any key
         is_hidden = paddle.maximum(is_hidden, 1.0 - is_key_visible.astype("float32").unsqueeze(1).unsqueeze(1))
+        is_hidden = is_hidden * (keys != queries).astype("float32")
     return is_hidden * MASKED
 
 
@@ -211,7 +219,9 @@ class DecoderAttention(nn.Layer):
 
     def _heads(self, x, num_heads: int):
         if self.config.clip_qkv is not None:
-            x = paddle.clip(x, -self.config.clip_qkv, self.config.clip_qkv)
+            # NOTE: `clip` has no kernel for bfloat16 on Ascend.
+            limit = self.config.clip_qkv
+            x = paddle.clip(x.astype("float32"), -limit, limit).astype(x.dtype)
         return x.reshape([x.shape[0], x.shape[1], num_heads, self.config.head_dim]).transpose([0, 2, 1, 3])
 
     def _merge(self, x):

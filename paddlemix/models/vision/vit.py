@@ -33,7 +33,8 @@ class VisionTower(nn.Layer):
 
     def forward(self, pixels):
         patches = self.patch_embedding(pixels.astype(self.patch_embedding.weight.dtype))
-        x = patches.flatten(2).transpose([0, 2, 1])
+        # NOTE: `flatten` has no kernel for bfloat16 on Ascend.
+        x = patches.reshape([*patches.shape[:2], -1]).transpose([0, 2, 1])
         if self.class_embedding is not None:
             first = self.class_embedding.reshape([1, 1, -1]).expand([x.shape[0], 1, x.shape[2]])
             x = paddle.concat([first.astype(x.dtype), x], axis=1)

@@ -1,0 +1,82 @@
+"""A LLaVA 1.6 that is small but real in its shapes, with random weights, and how either side loads and runs it.
+
+The decoder has the shapes of SmolLM2-135M (576 wide, 30 layers, 9 heads over 3, vocabulary 49,152), the tower those of
+CLIP ViT-B at 336 px in patches of 14 (768 wide, 12 layers): 576 tokens a tile, up to 2,880 a picture.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from children import run_child
+
+DECODER = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9}
+DECODER |= {"num_key_value_heads": 3, "vocab_size": 49152, "tie_word_embeddings": True}
+DECODER |= {"max_position_embeddings": 16384}
+TOWER = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
+PICTURE = (672, 672)  # (width, height): a grid of 2 x 2 tiles and the whole, 2,928 tokens
+
+
+@contextmanager
+def model_folder(folder: str | None) -> Iterator[str]:
+    """Give a folder with the model in transformers' layout, made in a process of its own."""
+    with tempfile.TemporaryDirectory(prefix="small-llava-") as home:
+        folder = folder or home
+        run_child(__file__, folder)
+        yield folder
+
+
+def make(folder: str) -> None:
+    from pathlib import Path
+
+    from synthetic import write_checkpoint
+
+    from paddlemix.image.spec import ANYRES_GRIDS, ImageSpec
+    from paddlemix.models.config import LanguageConfig, LlavaConfig, VisionConfig
+
+    image = ImageSpec(mode="anyres", grids=ANYRES_GRIDS, merge="spatial_unpad")
+    config = LlavaConfig(LanguageConfig(**DECODER), VisionConfig(**TOWER), image=image, has_image_newline=True)
+    write_checkpoint(Path(folder), "hf", config)
+
+
+def load_ours(folder: str, threads: int):
+    from paddlemix.device import prepare_environment
+
+    prepare_environment("cpu")
+    from paddlemix import LlavaForConditionalGeneration
+
+    return LlavaForConditionalGeneration.from_pretrained(folder, dtype="float32", device="cpu")
+
+
+def load_theirs(folder: str, threads: int):
+    import torch
+    from transformers import LlavaNextForConditionalGeneration
+
+    torch.set_num_threads(threads)
+    torch.set_grad_enabled(False)
+    return LlavaNextForConditionalGeneration.from_pretrained(folder, torch_dtype=torch.float32).eval()
+
+
+def picture_tiles(seed: int = 0):
+    """Return a picture of noise as the model takes it."""
+    from PIL import Image
+
+    from paddlemix.image.preprocess import preprocess
+    from paddlemix.image.spec import ANYRES_GRIDS, ImageSpec
+
+    image = ImageSpec(mode="anyres", grids=ANYRES_GRIDS, merge="spatial_unpad")
+    noise = np.random.default_rng(seed).integers(0, 256, (PICTURE[1], PICTURE[0], 3), dtype=np.uint8)
+    return preprocess(Image.fromarray(noise), image)
+
+
+def text_ids(num_tokens: int, seed: int = 0) -> list[int]:
+    return np.random.default_rng(seed).integers(3, 49000, num_tokens).tolist()
+
+
+if __name__ == "__main__":
+    import sys
+
+    make(sys.argv[1])

@@ -1,0 +1,26 @@
+"""Dropout (Srivastava et al. 2014)."""
+
+from __future__ import annotations
+
+import paddle
+import paddle.nn.functional as F
+from paddle import nn
+
+from .kernels import kind_of
+
+
+def dropout(x, probability: float, is_training: bool):
+    """Return x with numbers zeroed at random while training, the others scaled up.
+
+    Ascend has no kernel for bfloat16, which would be done on the CPU.
+    """
+    if kind_of(x) == "npu" and x.dtype == paddle.bfloat16 and is_training:
+        return F.dropout(x.astype("float32"), probability, training=True).astype(x.dtype)
+    return F.dropout(x, probability, training=is_training)
+
+
+class Dropout(nn.Dropout):
+    """The layer of `dropout`."""
+
+    def forward(self, x):
+        return dropout(x, self.p, self.training)

@@ -1,0 +1,84 @@
+"""On a device that compiles for shapes few of them occur, and what comes out stays what it is without."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import tiny_folder
+
+from paddlemix.conversation.messages import Conversation, Message
+from paddlemix.generate.sampling import SamplingParams
+from paddlemix.generate.session import ChatSession
+from paddlemix.models.language.decoder import DecoderLayer
+from paddlemix.models.llava import LlavaForConditionalGeneration
+from paddlemix.models.vision.vit import VisionTower
+
+CONTEXT = 2048
+NUM_TURNS = 20
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    model, processor = tiny_folder.load("anyres")
+    language = dataclasses.replace(model.config.language, max_position_embeddings=CONTEXT)
+    longer = LlavaForConditionalGeneration(dataclasses.replace(model.config, language=language))
+    longer.set_state_dict(model.state_dict())
+    longer.eval()
+    return longer, processor
+
+
+@pytest.fixture
+def shapes(monkeypatch):
+    """Return the sets of shapes that decoder layers and the vision tower see, filled as they are called."""
+    seen: dict[str, set] = {"cached": set(), "tower": set()}
+    cached, tower = DecoderLayer.forward_cached, VisionTower.forward
+
+    def see_cached(self, x, ropes, bias, key_bias, cache, number, rows):
+        seen["cached"].add((*x.shape, None if bias is None else cache.capacity))
+        return cached(self, x, ropes, bias, key_bias, cache, number, rows)
+
+    def see_tower(self, pixels):
+        seen["tower"].add(tuple(pixels.shape))
+        return tower(self, pixels)
+
+    monkeypatch.setattr(DecoderLayer, "forward_cached", see_cached)
+    monkeypatch.setattr(VisionTower, "forward", see_tower)
+    return seen
+
+
+def want_equal_shapes(monkeypatch, is_wanted: bool) -> None:
+    for module in ("paddlemix.device", "paddlemix.models.kv_cache"):
+        monkeypatch.setattr(f"{module}.wants_equal_shapes", lambda: is_wanted)
+
+
+def converse(model, processor) -> list[list[int]]:
+    """Return the answers of a long conversation with pictures of every shape, and turns of every length."""
+    session = ChatSession(model, processor, sampling=SamplingParams(max_new_tokens=9, ignore_eos=True))
+    for turn in range(NUM_TURNS):
+        pictures = [tiny_folder.picture(turn)] if turn % 4 == 0 else []
+        session.ask("What is this? " * (1 + turn * 5 % 7), pictures)
+    return [turn.answer_ids for turn in session.turns]
+
+
+def test_a_chat_of_twenty_turns_has_few_shapes_and_the_same_answers(loaded, shapes, monkeypatch):
+    expected = converse(*loaded)
+    free = len(shapes["cached"])
+    shapes["cached"].clear()
+    shapes["tower"].clear()
+    want_equal_shapes(monkeypatch, True)
+    assert converse(*loaded) == expected
+    print(f"shapes of a chat: {free} before, {len(shapes['cached'])} after, tower {len(shapes['tower'])}")
+    assert free > 20 and len(shapes["cached"]) <= 12, shapes["cached"]
+    assert len(shapes["tower"]) <= 5
+
+
+def test_answers_of_several_rows_are_the_same_when_prompts_are_padded(loaded, monkeypatch):
+    model, processor = loaded
+    want_equal_shapes(monkeypatch, True)
+    prompts = ("Hello", "What is this? " * 5)
+    batch = processor.collate([processor.encode(Conversation([Message.typed(text)])) for text in prompts])
+    sampling = SamplingParams(max_new_tokens=8, ignore_eos=True)
+    padded = model.generate(batch, sampling)
+    want_equal_shapes(monkeypatch, False)
+    assert padded == model.generate(batch, sampling)

@@ -1,0 +1,124 @@
+"""Tiny training runs and answers on the simulated device, of a decoder with heads as wide as real ones.
+
+Run as a script: `tiny_steps.py FOLDER TASK ...` does each task and prints a line of JSON for it. A task is
+train:KIND:DTYPE (kinds of RUNS; DTYPE such as bf16-O2) or chat:DTYPE (greedy and sampled answers).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parents[1])]
+from paddlemix.device import prepare_environment  # noqa: E402
+
+prepare_environment("npu")  # before paddle is imported
+import numpy as np  # noqa: E402
+import paddle  # noqa: E402
+import tiny_folder  # noqa: E402
+
+RUNS = ("full", "lora", "pretrain", "packed")
+
+
+def widen_heads() -> None:
+    """Let tiny folders have heads of 64 numbers, which is what Ascend's rotary operation takes."""
+    tiny_folder.LANGUAGE.update(hidden_size=128, num_attention_heads=2, num_key_value_heads=1)
+
+
+def mark(word: str) -> None:
+    print(f"== {word}", file=sys.stderr, flush=True)
+
+
+def mark_custom_operations() -> None:
+    """Let every call of a plugin's operation be seen in the log."""
+    run = paddle.base.core.eager._run_custom_op
+
+    def marked(name, first, *others):
+        mark(f"custom {name} {str(first.dtype).split('.')[-1]}")
+        return run(name, first, *others)
+
+    paddle.base.core.eager._run_custom_op = marked
+
+
+def options(kind: str, dtype: str) -> dict:
+    """Return the settings of a run. dtype: "fp32", "bf16-O1", "fp16-O2" and so on."""
+    import tiny_training
+
+    name, _, level = dtype.partition("-")
+    values = {} if name == "fp32" else {name: True, "fp16_opt_level": level}
+    if kind == "lora":
+        values |= {**tiny_training.LORA, "lora_dropout": 0.1}
+    if kind == "pretrain":
+        values |= tiny_training.PRETRAIN_FREEZE
+    return values | ({"packing": True, "max_length": 256} if kind == "packed" else {})
+
+
+def train(home: Path, kind: str, dtype: str, device: str = "npu") -> list[float]:
+    """Train two steps; return their losses. The second is marked in the log."""
+    import tiny_training
+    from paddlenlp.trainer import TrainerCallback
+
+    from paddlemix.train import run
+
+    class Marks(TrainerCallback):
+        def on_step_begin(self, args, state, control, **others):
+            if state.global_step == 1:
+                mark(f"begin train {kind} {dtype}")
+
+        def on_step_end(self, args, state, control, **others):
+            if state.global_step == 2:
+                mark(f"end train {kind} {dtype}")
+
+    data = tiny_folder.write_rows(home, 8)
+    settings = tiny_training.settings(home, data, "anyres", device=device, max_steps=2, **options(kind, dtype))
+    trainer = tiny_training.build(settings)
+    trainer.add_callback(Marks())
+    run.execute(trainer, trainer.args)
+    return trainer.recorder.losses
+
+
+def chat(dtype: str, device: str = "npu") -> dict:
+    """Return a greedy and a sampled conversation; the first token after the first answer is marked in the log."""
+    from paddlemix import LlavaForConditionalGeneration, LlavaProcessor
+    from paddlemix.generate.sampling import SamplingParams
+    from paddlemix.generate.session import ChatSession
+
+    folder = tiny_folder.folder("anyres")
+    model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=dtype, device=device)
+    processor = LlavaProcessor.from_pretrained(folder)
+    ways = {"greedy": {}, "sampled": {"temperature": 0.8, "top_p": 0.9, "top_k": 20, "seed": 0}}
+    found = {}
+    for way, values in ways.items():
+        sampling = SamplingParams(max_new_tokens=6, ignore_eos=True, **values)
+        session = ChatSession(model, processor, sampling=sampling)
+        session.ask("What is this?", [tiny_folder.picture(1)])
+        mark(f"begin {way} {dtype}")
+        session._engine.read_ids([5], np.array([[session._engine.length]]))
+        mark(f"end {way} {dtype}")
+        session._engine.cache.trim(session._engine.length - 1)
+        session.ask("And this?", [tiny_folder.picture(2), tiny_folder.picture(3)])
+        found[way] = [turn.answer_ids for turn in session.turns]
+    batch = processor.collate([processor.encode(_conversation(text)) for text in ("Hello", "What is all of this?")])
+    found["batch"] = model.generate(batch, SamplingParams(max_new_tokens=4, ignore_eos=True))
+    return found
+
+
+def _conversation(text: str):
+    from paddlemix.conversation.messages import Conversation, Message
+
+    return Conversation([Message.typed(text)])
+
+
+def main() -> None:
+    home = Path(sys.argv[1])
+    widen_heads()
+    mark_custom_operations()
+    for task in sys.argv[2:]:
+        name, *arguments = task.split(":")
+        result = train(home, *arguments) if name == "train" else chat(*arguments)
+        print(json.dumps({task: result}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
