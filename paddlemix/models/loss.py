@@ -27,12 +27,12 @@ def weighted_loss(
     """
     targets = np.asarray(labels)[:, 1:]
     rows, columns = np.nonzero(targets != IGNORE_INDEX)
-    if not len(rows) and is_once:
-        rows, columns, weights = np.zeros([1], "int64"), np.zeros([1], "int64"), np.zeros(labels.shape, "float32")
+    if not len(rows) and is_once:  # a token that has neither a label nor a weight
+        rows, columns, targets = np.zeros([1], "int64"), np.zeros([1], "int64"), np.zeros_like(targets)
+        weights = np.zeros(labels.shape, "float32")
     elif not len(rows):
         return hidden.astype("float32").sum() * 0.0
-    # The token that stands for none has no label.
-    places, targets = rows * hidden.shape[1] + columns, np.maximum(targets[rows, columns], 0)
+    places, targets = rows * hidden.shape[1] + columns, targets[rows, columns]
     if weights is None:
         weight = np.full(len(rows), 1 / len(rows), dtype=np.float32)
     else:
