@@ -46,7 +46,8 @@ def prepare_environment(device: str | None = None) -> dict[str, str]:
     os.environ.update(chosen)
     if is_npu and "paddle" in sys.modules and not NPU_ENVIRONMENT.keys().isdisjoint(chosen):
         notice("paddle is imported already, so that what is set for npu has no effect: import paddlemix before it")
-    tell_environment(device, chosen)
+    if is_npu:
+        tell_environment(device, chosen)
     warnings.filterwarnings("ignore", message="No ccache found")  # paddle's import: it compiles nothing for us
     return chosen
 
