@@ -32,12 +32,15 @@ class LlavaForConditionalGeneration(nn.Layer):
     """A whole model. A new one holds zeros: use `from_pretrained`, or `initialize_weights` to train from nothing.
 
     neftune_alpha: above 0, embeddings of text get `neftune_noise` while training.
+    is_sliced: the weights lie in parts on several processes, which put a layer together when they call it (sharding
+    stage 3): a loss then calls the same layers in the same order whatever the batch holds.
     """
 
     def __init__(self, config: LlavaConfig):
         super().__init__()
         self.config = config
         self.neftune_alpha = 0.0
+        self.is_sliced = False
         self.vision_tower = VisionTower(config.vision)
         self.projector = build_projector(config.projector_type, config.vision.hidden_size, config.language.hidden_size)
         self.language_model = LanguageModel(config.language)
@@ -116,10 +119,14 @@ class LlavaForConditionalGeneration(nn.Layer):
                 f"token ids go from {ids.min()} to {ids.max()}, but the vocabulary has {highest} entries "
                 f"(placeholders are {IMAGE_TOKEN_ID}): the tokenizer is not this model's"
             )
-        features = []
+        features, nothing = [], None
         if batch.pixels is not None and len(batch.tiles_per_image):
             features = self.encode_images(batch.pixels, batch.tiles_per_image, batch.image_sizes)
+        elif self.training or self.is_sliced:
+            nothing = self._blank_picture() * 0.0
         embeds = place(self.language_model.embed_tokens, ids, features)
+        if nothing is not None:
+            embeds = embeds + nothing.astype(embeds.dtype)
         if self.training and self.neftune_alpha:
             embeds = embeds + neftune_noise(ids, np.asarray(batch.segment_ids), embeds, self.neftune_alpha)
         return embeds
@@ -136,9 +143,8 @@ class LlavaForConditionalGeneration(nn.Layer):
         if with_loss:
             if batch.labels is None:
                 raise ValueError("the batch has no labels, hence no loss: collate samples that were encoded to train")
-            head = self.language_model.logits
-            loss = weighted_loss(hidden, batch.labels, loss_weights, head, self.config.language.vocab_size)
-            return loss + self._blank_picture() * 0.0 if self.training and batch.pixels is None else loss
+            head, size = self.language_model.logits, self.config.language.vocab_size
+            return weighted_loss(hidden, batch.labels, loss_weights, head, size, is_once=self.is_sliced)
         return self.language_model.logits(hidden)
 
     def loss(self, batch: Batch):
@@ -148,9 +154,10 @@ class LlavaForConditionalGeneration(nn.Layer):
     def _blank_picture(self):
         """Return a number that hangs on every parameter a picture would pass.
 
-        Added times zero to the loss of a batch without pictures, it gives them zero gradients instead of none: what the
-        optimizer does then depends neither on the batches since the start nor on what other processes have. It belongs
-        to `forward`, after which data-parallel wrappers look for parameters that will get no gradient.
+        Added times zero to the embeddings of a batch without pictures, it gives them zero gradients instead of none:
+        what the optimizer does then depends neither on the batches since the start nor on what other processes have.
+        It is made and added where pictures are, so that processes with and without them call the layers in the same
+        order, forward and backward: under sharding stage 3 each call is a meeting of all.
         """
         side = self.config.image.side
         return self.encode_images(np.zeros([1, 3, side, side]), [1], [(side, side)])[0].astype("float32").sum()
