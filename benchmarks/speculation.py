@@ -1,6 +1,6 @@
 """Compare decoding with and without guessing from the text so far (prompt lookup), ours and transformers'.
 
-    python benchmarks/speculation.py [--guesses 4] [--rounds 5] [--threads 2]
+    python benchmarks/speculation.py [--guesses 8] [--rounds 5] [--threads 2]
 
 Two texts: "ocr", where the answer repeats much of the prompt, and "description", where it hardly does. A model with
 random weights says neither, so that the answer is given: both sides compute all logits (the weights are the same, see
@@ -70,7 +70,7 @@ def main() -> int:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--guesses", type=int, default=4, help="tokens guessed at once")
+    parser.add_argument("--guesses", type=int, default=8, help="tokens guessed at once")
     parser.add_argument("--new", type=int, default=1000, help="at most so many tokens of each answer")
 
 

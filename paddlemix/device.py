@@ -46,7 +46,8 @@ def prepare_environment(device: str | None = None) -> dict[str, str]:
     os.environ.update(chosen)
     if is_npu and "paddle" in sys.modules and not NPU_ENVIRONMENT.keys().isdisjoint(chosen):
         notice("paddle is imported already, so that what is set for npu has no effect: import paddlemix before it")
-    tell_environment(device, chosen)
+    if is_npu:
+        tell_environment(device, chosen)
     warnings.filterwarnings("ignore", message="No ccache found")  # paddle's import: it compiles nothing for us
     return chosen
 
@@ -114,11 +115,10 @@ def use_device(device: str | None = None) -> str:
     if device is None and kind == "cpu":
         for idle in _custom_kinds():
             notice(f"using the cpu, since there is no {idle}: {what_is_missing(idle, 0)}")
-    # What paddle.distributed.launch told this process. paddle 3.0.0 ends the process where the number is too high.
-    number = number or os.environ.get(f"FLAGS_selected_{kind}s", "0").split(",")[0]
-    if not (number.isdecimal() and int(number) < num_cards):
+    # Looked at here, since paddle 3.0.0 ends the process where the number is too high.
+    if number and not (number.isdecimal() and int(number) < num_cards):
         names = ", ".join(f"{kind}:{index}" for index in range(num_cards))
-        raise ValueError(f"device '{kind}:{number}' is not there: this machine has {names}; numbers start at 0")
+        raise ValueError(f"device {chosen!r} is not there: this machine has {names}; numbers start at 0")
     try:
         paddle.set_device(chosen)
     except (ValueError, RuntimeError, OSError) as error:
