@@ -33,7 +33,24 @@ def rows(tmp_path_factory):
     return tiny_folder.write_rows(tmp_path_factory.mktemp("rows"))
 
 
-def start(npu_sim, home: Path, rows: Path, *words: str, device: str = "npu", **changes) -> subprocess.Popen:
+@pytest.fixture
+def start(npu_sim, tmp_path, rows):
+    """Launch as `launched` does, and leave no process behind, whatever a test finds."""
+    launchers = []
+
+    def starts(*words: str, **changes) -> subprocess.Popen:
+        launchers.append(launched(npu_sim, tmp_path, rows, *words, **changes))
+        return launchers[-1]
+
+    yield starts
+    for launcher in launchers:
+        if launcher.poll() is None:
+            for process in (*children(launcher), launcher.pid):
+                os.kill(process, signal.SIGKILL)
+            launcher.wait()
+
+
+def launched(npu_sim, home: Path, rows: Path, *words: str, device: str = "npu", **changes) -> subprocess.Popen:
     """Launch two processes with the shipped settings of LoRA with sharding stage 2 (CPU: 1), for a tiny model."""
     shipped = json.loads(SHIPPED.read_text(encoding="utf-8"))
     own = {**settings(home, rows, "anyres"), "device": device, "max_steps": 2000, "evaluation_strategy": "no"}
@@ -73,18 +90,14 @@ def logs(home: Path) -> list[str]:
 def wait_for_step(launcher: subprocess.Popen, home: Path) -> None:
     """Wait until a step is logged."""
     end = time.monotonic() + PATIENCE
-    while not (home / "log/workerlog.0").is_file() or " loss: " not in logs(home)[0]:
+    while not (home / "log/workerlog.1").is_file() or " loss: " not in logs(home)[0]:
         assert launcher.poll() is None and time.monotonic() < end, (home / "printed.log").read_text()[-3000:]
         time.sleep(0.2)
 
 
 def ended(launcher: subprocess.Popen) -> int:
-    """Return the exit code, in bounded time; leave no process behind."""
-    try:
-        return launcher.wait(BOUND)
-    finally:
-        if launcher.poll() is None:
-            os.killpg(launcher.pid, signal.SIGKILL)
+    """Return the exit code, in bounded time."""
+    return launcher.wait(BOUND)
 
 
 def children(launcher: subprocess.Popen) -> list[int]:
@@ -103,8 +116,8 @@ def children(launcher: subprocess.Popen) -> list[int]:
 
 
 @pytest.mark.parametrize("device", ["npu", "cpu"])
-def test_a_launcher_that_is_asked_to_stop_saves_once_and_ends_all_processes(npu_sim, tmp_path, rows, device):
-    launcher = start(npu_sim, tmp_path, rows, device=device)
+def test_a_launcher_that_is_asked_to_stop_saves_once_and_ends_all_processes(start, tmp_path, device):
+    launcher = start(device=device)
     wait_for_step(launcher, tmp_path)
     launcher.send_signal(signal.SIGTERM)
     assert ended(launcher) == signal.SIGTERM
@@ -114,8 +127,8 @@ def test_a_launcher_that_is_asked_to_stop_saves_once_and_ends_all_processes(npu_
     assert steps == {checkpoint.name.partition("-")[2]}
 
 
-def test_a_process_that_is_killed_ends_the_others_and_is_named(npu_sim, tmp_path, rows):
-    launcher = start(npu_sim, tmp_path, rows)
+def test_a_process_that_is_killed_ends_the_others_and_is_named(start, tmp_path):
+    launcher = start()
     wait_for_step(launcher, tmp_path)
     ranks = children(launcher)
     os.kill(ranks[1], signal.SIGKILL)
@@ -126,8 +139,8 @@ def test_a_process_that_is_killed_ends_the_others_and_is_named(npu_sim, tmp_path
 
 
 @pytest.mark.parametrize(("device", "changes"), [("npu", {"sharding": "stage3"}), ("cpu", {"load_in_4bit": True})])
-def test_two_processes_check_a_run_together_and_leave_nothing(npu_sim, tmp_path, rows, device, changes):
-    launcher = start(npu_sim, tmp_path, rows, "--dry-run", device=device, **changes)
+def test_two_processes_check_a_run_together_and_leave_nothing(start, tmp_path, device, changes):
+    launcher = start("--dry-run", device=device, **changes)
     code = launcher.wait(PATIENCE)
     printed = (tmp_path / "printed.log").read_text()
     assert code == 0, printed[-3000:] + "".join(logs(tmp_path))[-3000:]
