@@ -135,10 +135,11 @@ class LlavaForConditionalGeneration(nn.Layer):
         if batch.pixels is not None and len(batch.tiles_per_image):
             features = self.encode_images(batch.pixels, batch.tiles_per_image, batch.image_sizes)
         elif self.training or self.is_sliced:
-            nothing = self._blank_picture() * 0.0
+            nothing = self._blank_picture() * 0.0  # in float32: in 16 bits the sum may be infinite
         embeds = place(self.language_model.embed_tokens, ids, features)
         if nothing is not None:
-            embeds = embeds + nothing.astype(embeds.dtype)
+            # Each gradient meets its own zero: their sum, which a number's gradient is, has no room in float16.
+            embeds = embeds + nothing.astype(embeds.dtype) * paddle.zeros_like(embeds)
         if self.training and self.neftune_alpha:
             embeds = embeds + neftune_noise(ids, np.asarray(batch.segment_ids), embeds, self.neftune_alpha)
         return embeds
