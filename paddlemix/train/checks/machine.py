@@ -73,14 +73,14 @@ def check_device(check: Check, device: str, dtype: str, is_asked_for: bool) -> N
     if is_asked_for and dtype == "float32":
         check.warn("16 bits are asked for, which this device cannot compute in: it will take float32, twice the memory")
     for name in dict.fromkeys(("float32", dtype)):
-        wrong = {operation: text for operation, text in _try_operations(name).items() if text}
+        wrong = {operation: text for operation, text in try_operations(name).items() if text}
         for operation, text in wrong.items():
             check.fail(f"{operation} in {name}: {text}", "see README.md on the installation for this device")
         if not wrong:
             check.say(f"{name}: matrix product, convolution and embedding, forward and backward, equal NumPy's")
 
 
-def _try_operations(dtype: str) -> dict[str, str]:
+def try_operations(dtype: str) -> dict[str, str]:
     """Return for each operation what is wrong with it, "" for nothing."""
     draw = np.random.default_rng(0).standard_normal
     x, w = draw([8, 16]).astype(np.float32), draw([16, 4]).astype(np.float32)
