@@ -1,8 +1,8 @@
 """Runs parts in processes of their own, so that one which crashes or hangs takes nothing else with it.
 
 After a crash a new process goes on with what is left. A part that dies while a device's own kernels are in use is done
-again with plain operations only, and so is all that follows; a library that an ARM machine cannot load late is loaded
-first. Either way the part stays marked, with what to set.
+again with plain operations only, and so are training and chat then; a library that an ARM machine cannot load late is
+loaded first. Either way the part stays marked, with what to set.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from pathlib import Path
 
 from ..train.checks.result import FAILED, SKIPPED, WARNING, Check
 from .words import of_end
-from .worker import NEEDED
+from .worker import KERNELS, NEEDED
 
 PATIENCE = 600.0  # seconds for one part: a first run may compile kernels
 POLL = 0.05
 PLAIN = "PADDLEMIX_PLAIN_OPS"
 WORKER = f"{__package__}.worker"
-USES_KERNELS = ("dense", "masked", "packed", "rms norm", "rotary", "swiglu", "training", "chat")
+RUNS = ("training", "chat")
 
 
 @dataclass
@@ -38,51 +38,55 @@ class Crew:
     patience: float = PATIENCE
     tell: Callable[[str], None] = lambda part: None
     worker: str = WORKER
+    has_lost: bool = False
 
     def work(self, parts: Sequence[str]) -> Iterator[Check]:
         """Yield a check for each part, in order, whatever happens to the processes that do them."""
-        left, earlier = list(parts), None
+        left, earlier, once = list(parts), None, {}
         while left:
-            for check, is_whole in self._run(left):
-                cure = self._cure(check, is_whole)
+            if self.has_lost and left[0] in RUNS:
+                once = {PLAIN: "1"}
+            for check, is_whole in self._run(left[:1] if earlier else _together(left), once):
+                cure = {} if earlier else self._cure(check, is_whole, once)
                 if cure:  # once more, under other variables
-                    earlier = check
-                    self.variables |= cure
+                    earlier, once = check, cure
                     break
                 left.pop(0)
-                yield _joined(check, earlier, self.variables)
-                earlier = None
+                yield _joined(check, earlier, once)
+                earlier, once = None, once if left and left[0] in RUNS else {}
                 if check.status == FAILED and check.name in NEEDED:
                     yield from (Check(name, SKIPPED, [f"needs {check.name}, which failed"]) for name in left)
                     return
 
-    def _cure(self, check: Check, is_whole: bool) -> dict[str, str]:
+    def _cure(self, check: Check, is_whole: bool, once: dict[str, str]) -> dict[str, str]:
         """Return the variables with which a part is worth another try, if there are some that are not set yet."""
         library = check.values.get("preload")
         if library and library not in self._variable("LD_PRELOAD"):
-            return {"LD_PRELOAD": " ".join(filter(None, [self._variable("LD_PRELOAD"), library]))}
-        if not is_whole and check.name in USES_KERNELS and self._variable(PLAIN) in ("", "0"):
-            return {PLAIN: "1"}
-        return {}
+            self.variables["LD_PRELOAD"] = " ".join(filter(None, [self._variable("LD_PRELOAD"), library]))
+            return {"LD_PRELOAD": self.variables["LD_PRELOAD"]}
+        if is_whole or PLAIN in once or check.name not in (*KERNELS, *RUNS) or self._variable(PLAIN) not in ("", "0"):
+            return {}
+        self.has_lost = True
+        return {PLAIN: "1"}
 
     def _variable(self, name: str) -> str:
         return self.variables.get(name, os.environ.get(name, ""))
 
-    def _run(self, parts: list[str]) -> Iterator[tuple[Check, bool]]:
+    def _run(self, parts: list[str], once: dict[str, str]) -> Iterator[tuple[Check, bool]]:
         """Yield the checks of one process, and whether it did them to the end; at least one."""
         with tempfile.TemporaryDirectory(prefix="paddlemix-doctor-") as folder:
             results, log = Path(folder) / "results", Path(folder) / "log"
             results.touch()
-            process = self._start(results, log, parts)
+            process = self._start(results, log, parts, once)
             try:
                 yield from self._follow(process, results, log, parts[0])
             finally:
                 _end(process)
 
-    def _start(self, results: Path, log: Path, parts: list[str]) -> subprocess.Popen:
+    def _start(self, results: Path, log: Path, parts: list[str], once: dict[str, str]) -> subprocess.Popen:
         home = str(Path(__file__).parents[2])
         path = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
-        variables = {**os.environ, **self.variables, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
+        variables = {**os.environ, **self.variables, **once, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
         command = [sys.executable, "-m", self.worker, self.device, str(results), *parts]
         with log.open("wb") as file:
             return subprocess.Popen(
@@ -113,6 +117,11 @@ class Crew:
                 time.sleep(POLL)
 
 
+def _together(parts: list[str]) -> list[str]:
+    """Return the first parts that share a process: training and chat have one of their own."""
+    return [part for part in parts if (part in RUNS) == (parts[0] in RUNS)]
+
+
 def _whole_lines(file) -> Iterator[dict]:
     """Yield the lines that are written to their end; what is not is read again later."""
     while True:
@@ -133,17 +142,19 @@ def _lost(part: str, what: str, log: Path) -> Check:
     return check
 
 
-def _joined(check: Check, earlier: Check | None, variables: dict[str, str]) -> Check:
+def _joined(check: Check, earlier: Check | None, cure: dict[str, str]) -> Check:
     """Return a check that was done again, with what happened before and what to set if it went better."""
     if earlier is None:
+        if PLAIN in cure and check.status != SKIPPED:
+            check.say(f"with {PLAIN}=1, since kernels above ended the process")
         return check
     cause = [*earlier.facts[-1:], *check.facts]
     if check.status == FAILED:
         return Check(check.name, FAILED, cause, [*earlier.advice, *check.advice], check.values)
-    name = "LD_PRELOAD" if earlier.values.get("preload") else PLAIN
+    ((name, value),) = cure.items()
     status = WARNING if name == "LD_PRELOAD" else FAILED
-    cure = f"export {name}={variables[name]!r} before python: with it this check and those below went on"
-    return Check(check.name, status, cause, [cure, *check.advice], {**check.values, "lost": earlier.facts})
+    advice = f"export {name}={value!r} before python: with it this went on as the other lines tell"
+    return Check(check.name, status, cause, [advice, *check.advice], {**check.values, "lost": earlier.facts})
 
 
 def _read(path: Path) -> str:
