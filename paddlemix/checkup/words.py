@@ -14,7 +14,9 @@ TELLING = re.compile(
     "|terminate called"
 )
 # C++ and Python frames, and what paddle prints after an abort whatever it was.
-FRAME = re.compile(r"^\s*(\d+ {2,}|File \"|at |#\d|Traceback|C\+\+|-{5}|\[(TimeInfo|SignalInfo)|FatalError: `)")
+FRAME = re.compile(
+    r"^\s*(\d+ {2,}|File \"|at |#\d|Traceback|C\+\+|-{5}|\[(TimeInfo|SignalInfo)|FatalError: `|Error Message Summary)"
+)
 CAUSES = {
     "SIGILL": "the processor lacks instructions that paddle or a library was built with (AVX on x86)",
     "SIGKILL": "something killed it, mostly the system for want of memory: see `dmesg`",

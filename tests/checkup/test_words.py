@@ -38,7 +38,9 @@ def test_the_line_that_tells_most_is_chosen(text, part):
 
 def test_the_end_of_a_process_is_told_by_its_signal():
     assert "SIGILL: the processor lacks instructions" in words.of_end(-signal.SIGILL, "")
-    assert "SIGABRT: EZ9999: Inner" in words.of_end(-signal.SIGABRT, "EZ9999: Inner\nFatalError: `Process abort` is")
+    assert "SIGABRT: EZ9999: Inner" in words.of_end(
+        -signal.SIGABRT, "EZ9999: Inner\nError Message Summary:\nFatalError: `Process"
+    )
     assert words.of_end(1, "RuntimeError: no") == "the process ended with code 1: RuntimeError: no"
 
 
