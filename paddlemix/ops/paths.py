@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 from . import rms_norm, rope, swiglu
 from .flash_attention import CAUSAL, HIDDEN, NPU_OP, PIECES, has_kernel
-from .kernels import complaints
 
 FLASH = {"npu": NPU_OP, "gpu": "flash attention"}
 NORM = {"npu": rms_norm.NPU_OP, "gpu": "fused_rms_norm"}
@@ -57,10 +56,3 @@ PATHS = {
     ROPE: _rope,
     SWIGLU: _swiglu,
 }
-
-
-def all_complaints(kind: str) -> dict[str, list[str]]:
-    """Return what tries of a device's kernels complained of, by the kernel's name."""
-    flash = FLASH.get(kind, "flash attention")
-    names = (flash, f"{flash} ({PIECES})", NORM.get(kind, ""), rope.NPU_OP, "swiglu")
-    return {name: complaints(name) for name in names if name and complaints(name)}
