@@ -167,6 +167,7 @@ def chat(arguments: argparse.Namespace) -> int:
         top_k=arguments.top_k,
         max_new_tokens=arguments.max_new_tokens,
         seed=arguments.seed,
+        lookup=arguments.speculate,
     )
     quantization = choose_kind(arguments.load_8bit, arguments.load_4bit)
     for image in arguments.image_file:
