@@ -78,7 +78,7 @@ def _widen_half(target: np.ndarray, values: np.ndarray) -> bool:
     np.left_shift(bits, NUM_MORE_DIGITS, out=bits)
     np.bitwise_and(bits, KEEP_SIGN_AND_VALUE, out=bits)
     small = bits.view(np.float32)
-    if small.size and max(small.max(), -small.min()) >= FIRST_BEYOND or _loses_subnormals():
+    if (small.size and max(small.max(), -small.min()) >= FIRST_BEYOND) or _loses_subnormals():
         return False
     np.multiply(small, SCALE, out=target)
     return True
