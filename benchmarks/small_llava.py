@@ -47,8 +47,11 @@ def load_ours(folder: str, threads: int):
 
     prepare_environment("cpu")
     from paddlemix import LlavaForConditionalGeneration
+    from paddlemix.models.fused import fuse_projections
 
-    return LlavaForConditionalGeneration.from_pretrained(folder, dtype="float32", device="cpu")
+    model = LlavaForConditionalGeneration.from_pretrained(folder, dtype="float32", device="cpu")
+    fuse_projections(model)  # as `paddlemix chat` does
+    return model
 
 
 def load_theirs(folder: str, threads: int):

@@ -66,7 +66,7 @@ def wanted_environment(device: str | None) -> dict[str, str]:
 def tell_environment(device: str | None, chosen: dict[str, str]) -> None:
     """Say in one line what was set for an Ascend, and what the user had set otherwise."""
     wanted = wanted_environment(device)
-    mine = [f"{name}={chosen[name]}" for name in NPU_ENVIRONMENT if name in chosen]
+    mine = [f"{name}={chosen[name]}" for name in NPU_ENVIRONMENT if name in wanted and name in chosen]
     kept = [name for name in NPU_ENVIRONMENT if name in wanted and os.environ.get(name) != wanted[name]]
     is_first = os.environ.get("PADDLE_TRAINER_ID", "0") == "0"
     if mine and is_first:
@@ -146,6 +146,12 @@ def explained() -> Iterator[None]:
 
 def explanation(text: str) -> str | None:
     """Return cause and cure of an error of loading in one line, None for an error of another kind."""
+    selected = [f"{name}={value}" for name, value in os.environ.items() if name.startswith("FLAGS_selected_")]
+    if "use wrong place" in text and selected:
+        return (
+            f"this process was given a card that is not there ({' '.join(selected)}): name in --devices of "
+            "paddle.distributed.launch only cards that this machine has; numbers start at 0"
+        )
     full = STATIC_TLS.search(text)
     if full:
         library = full.group(1)

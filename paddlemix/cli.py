@@ -19,7 +19,7 @@ COMMANDS = {
     "convert": "bring a checkpoint into another layout",
     "inspect": "say what a checkpoint is, holds and lacks",
     "inspect-data": "say what a training configuration would read, and show it as the model sees it",
-    "doctor": "check a training configuration on this machine, a short trial included",
+    "doctor": "check a training configuration on this machine, a short trial included; or a device",
     "compose": "make a model to start from out of a language model and a vision tower",
     "extract-projector": "write a model's projector to a file",
     "apply-delta": "add delta weights to their base",
@@ -47,7 +47,8 @@ def run(parser: argparse.ArgumentParser, argv: list[str]) -> int:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         with explained():
-            prepare_environment(getattr(arguments, "device", None))
+            if "sets_environment" not in arguments:
+                prepare_environment(getattr(arguments, "device", None))
             return arguments.command(arguments)
     except BrokenPipeError:  # before OSError, which it is too
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

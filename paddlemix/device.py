@@ -115,11 +115,10 @@ def use_device(device: str | None = None) -> str:
     if device is None and kind == "cpu":
         for idle in _custom_kinds():
             notice(f"using the cpu, since there is no {idle}: {what_is_missing(idle, 0)}")
-    # What paddle.distributed.launch told this process. paddle 3.0.0 ends the process where the number is too high.
-    number = number or os.environ.get(f"FLAGS_selected_{kind}s", "0").split(",")[0]
-    if not (number.isdecimal() and int(number) < num_cards):
+    # Looked at here, since paddle 3.0.0 ends the process where the number is too high.
+    if number and not (number.isdecimal() and int(number) < num_cards):
         names = ", ".join(f"{kind}:{index}" for index in range(num_cards))
-        raise ValueError(f"device '{kind}:{number}' is not there: this machine has {names}; numbers start at 0")
+        raise ValueError(f"device {chosen!r} is not there: this machine has {names}; numbers start at 0")
     try:
         paddle.set_device(chosen)
     except (ValueError, RuntimeError, OSError) as error:

@@ -120,6 +120,14 @@ def test_sampled_chat_can_be_repeated_and_seeds_differ(run_chat):
     assert runs[0] == runs[1] != runs[2]
 
 
+def test_speculating_chat_says_the_same(run_chat, image):
+    outputs = [
+        run_chat(f"/image {image}", "What is this?", "What is this?", options=["--temperature", "0.7", *options])[1]
+        for options in ([], ["--speculate", "4"])
+    ]
+    assert outputs[0] == outputs[1] and len(answers_of(outputs[0])) == 2
+
+
 def test_clear_forgets_conversation_and_waiting_pictures(run_chat, image):
     options = ["--temperature", "0"]
     _, output, _ = run_chat("Hello", f"/image {image}", "/clear", "Hello", options=options)

@@ -22,7 +22,7 @@ FLOORS = (
     ("models",),
     ("checkpoints",),
     ("train", "generate"),
-    ("eval", "serve"),
+    ("eval", "serve", "checkup"),
     ("commands",),
     ("cli",),
     ("examples",),

@@ -204,6 +204,13 @@ def test_missing_environment_is_made_before_anything_is_installed(workplace):
     assert steps == sorted(steps)
 
 
+def test_oldest_paddle_has_an_environment_of_its_own_and_the_lower_bound(workplace):
+    planned = plan(workplace, "test-paddle300")
+    assert ".venv-paddle300/bin/python -m pytest tests/npu_sim" in planned and "VENV=.venv-paddle300" in planned
+    constraint = (ROOT / "tests/npu_sim/paddle300.txt").read_text().strip()
+    assert f"paddlepaddle>={constraint.split('==')[1]}," in (ROOT / "requirements.txt").read_text()
+
+
 def test_make_passes_arguments_on_and_uses_another_environment(workplace):
     assert "-m pytest tests/image -k x" in plan(workplace, "test", "ARGS=tests/image -k x")
     assert "other/bin/paddlemix chat" in plan(workplace, "chat", "VENV=other")

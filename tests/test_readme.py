@@ -14,7 +14,8 @@ from paddlemix.models.language.families import FAMILIES
 
 ROOT = Path(__file__).parent.parent
 WEIGHTS = ROOT / "paddlemix/examples/llava/WEIGHTS.md"
-READMES = [ROOT / "README.md", ROOT / "README_zh.md", ROOT / "paddlemix/examples/llava/README.md", WEIGHTS]
+ASCEND = [ROOT / "paddlemix/examples/llava" / name for name in ("ASCEND.md", "ASCEND_zh.md")]
+READMES = [ROOT / "README.md", ROOT / "README_zh.md", ROOT / "paddlemix/examples/llava/README.md", WEIGHTS, *ASCEND]
 
 
 def blocks(path: Path, language: str) -> list[str]:
@@ -81,6 +82,41 @@ def test_chinese_readme_has_the_same_commands():
             [re.sub(r"#.*", "", block) for block in blocks(path, language)] for path in (READMES[0], READMES[1])
         )
         assert [block.split() for block in ours] == [block.split() for block in theirs]
+
+
+def test_both_pages_about_ascend_have_the_same_commands_tables_and_messages():
+    for language in ("bash", "json"):
+        ours, theirs = ([re.sub(r"#.*", "", block).split() for block in blocks(path, language)] for path in ASCEND)
+        assert ours == theirs and ours
+    first_cells = [
+        re.findall(r"^\| (`[^`]*`|\d\S*) \|", path.read_text(encoding="utf-8"), re.MULTILINE) for path in ASCEND
+    ]
+    assert first_cells[0] == first_cells[1] and len(first_cells[0]) > 15
+    tests = [set(re.findall(r"`(tests/[\w/]+\.py)`", path.read_text(encoding="utf-8"))) for path in ASCEND]
+    assert tests[0] == tests[1] and all((ROOT / path).is_file() for path in tests[0])
+
+
+def test_commands_about_ascend_are_understood():
+    text = "".join(blocks(ASCEND[0], "bash")).replace("\\\n", " ")
+    ours = [shlex.split(line, comments=True) for line in text.splitlines() if line.startswith("paddlemix ")]
+    assert [words[1] for words in ours] == ["doctor", "chat", "sft", "doctor"]
+    parser = build_parser()
+    for words in ours:
+        arguments, rest = parser.parse_known_args(words[1:])
+        assert not rest or words[1] != "chat"
+        assert arguments.device == "npu" if words[1] == "chat" else "--device" in words
+
+
+def test_messages_in_the_tables_about_ascend_are_what_the_package_says():
+    sources = (path.read_text(encoding="utf-8") for path in (ROOT / "paddlemix").rglob("*.py"))
+    # A text that is written in two pieces on two lines is one.
+    said = re.sub(r'"\s*\n\s*f?"', "", "\n".join(sources))
+    text = ASCEND[0].read_text(encoding="utf-8").partition("## Troubleshooting")[2]
+    messages = re.findall(r"^\| `(.*?)` \|", text, re.MULTILINE)
+    assert len(messages) >= 12
+    for message in messages:
+        for part in message.replace("SIGABRT", "...").split("..."):
+            assert part.strip() in said, message
 
 
 @pytest.mark.parametrize("path", READMES, ids=lambda path: str(path.relative_to(ROOT)))

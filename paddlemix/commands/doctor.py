@@ -1,20 +1,23 @@
-"""`paddlemix doctor`: whether a training configuration works on this machine, before the first step."""
+"""`paddlemix doctor`: whether a training configuration works on this machine, or a device with none in mind."""
 
 from __future__ import annotations
 
 import argparse
 
 USAGE = "paddlemix doctor CONFIG.json [--json] [--no-trial] [--processes N] [--stage STAGE] [--key value ...]"
+DEVICE_USAGE = "paddlemix doctor --device npu|gpu|cpu [--json] [--no-trial]"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """Add the command's options; CONFIG.json and --key value are read as the training commands read theirs."""
-    parser.usage = USAGE
+    parser.usage = f"{USAGE}\n       {DEVICE_USAGE}"
     parser.allow_abbrev = False  # or --max would be taken for an option
     parser.epilog = (
         "CONFIG.json and --key value: as for `paddlemix pretrain` and `paddlemix sft`; a flag overrides it. Versions, "
         "device, settings, model, data, memory and disk are checked; then two steps are trained on the longest rows, "
-        "and the checkpoint is read back and compared. What it writes it deletes. Exit code 1 if anything failed."
+        "and the checkpoint is read back and compared. What it writes it deletes. With --device and no configuration "
+        "the device itself is checked: driver, versions, each operation against the CPU, a few steps and a chat with "
+        "the bundled model; the report is made to be pasted into an issue. Exit code 1 if anything failed."
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     parser.add_argument("--no-trial", action="store_true", help="do not load the model and train")
@@ -24,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     parser.add_argument(
         "--processes", type=int, default=1, metavar="N", help="that will train, for the estimate (default: 1)"
     )
-    parser.set_defaults(takes_settings=True)
+    parser.set_defaults(takes_settings=True, sets_environment=True)
     return parser
 
 
@@ -37,10 +40,12 @@ def run(arguments: argparse.Namespace) -> int:
 
     words = arguments.settings
     if not words:
-        raise ValueError(f"name a configuration: {USAGE}")
+        raise ValueError(f"name a configuration: {USAGE}; or a device: {DEVICE_USAGE}")
     if arguments.processes < 1:
         raise ValueError(f"--processes is {arguments.processes}: expected at least 1")
     values = read_values(words)
+    if values.keys() == {"device"}:
+        return _examine(arguments, values["device"])
     values.pop("dry_run", None)
     device = values.get("device")
     prepare_environment(device if isinstance(device, str) else None)
@@ -56,3 +61,14 @@ def run(arguments: argparse.Namespace) -> int:
     )
     show(diagnosis, is_json=arguments.json)
     return int(diagnosis.has_failed)
+
+
+def _examine(arguments: argparse.Namespace, device: object) -> int:
+    """Check a device, in processes of its own: a plugin that crashes must not end the report."""
+    from ..checkup.examine import examine
+
+    if not isinstance(device, str) or not device:
+        raise ValueError(f"--device needs one name: {DEVICE_USAGE}")
+    if arguments.processes != 1 or arguments.stage != "sft":
+        raise ValueError("--processes and --stage are for a configuration: name one, or leave them out")
+    return examine(device, is_tried=not arguments.no_trial, is_json=arguments.json)

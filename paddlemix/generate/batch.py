@@ -1,69 +1,115 @@
-"""Generation for several prompts at once."""
+"""Generation for a batch of token ids and pixels."""
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
-import paddle
 
+from ..constants import IMAGE_TOKEN_ID
 from ..data.sample import Batch
-from .engine import Engine
+from ..image.anyres import num_image_tokens
+from ..image.tiles import ImageTiles, content_key
+from ..models.image_features import check_counts
+from .decode import continue_rows
+from .keys import Key, keys_of
+from .prompts import read_prompts
 from .sampling import Sampler, SamplingParams
 
 
-def generate(model, batch: Batch, sampling: SamplingParams | None = None) -> list[list[int]]:
+class IdRow:
+    """The new ids of a row, up to one of `stops` or as many as `budget`."""
+
+    def __init__(self, sampling: SamplingParams, stops: set[int], budget: int):
+        self.sampler = Sampler(sampling)
+        self.stops = stops
+        self.budget = budget
+        self.token_ids: list[int] = []
+        self.is_open = True
+
+    def take(self, logits: np.ndarray) -> int:
+        token = self.sampler(logits)
+        self.token_ids.append(token)
+        self.is_open = token not in self.stops and len(self.token_ids) < self.budget
+        return token
+
+
+def generate(
+    model, batch: Batch, sampling: SamplingParams | None = None, *, shares_prefixes: bool = True
+) -> list[list[int]]:
     """Return the new ids of each row, its end token included.
 
-    Rows may have any length: they are moved so that all end at the same place, what was padding stays unseen, and each
-    row counts its own positions, so that a row's answer does not depend on its neighbours. Raises ValueError when the
-    longest prompt leaves no room in the context, and for packed rows. `sampling.stop` is for text, see ChatSession.
+    Rows may have any length and any pictures, and are answered as each alone would be: what was padding stays unseen,
+    each row counts its own positions and draws from its own random state, and leaves when it is done. What rows begin
+    with in common is read once (shares_prefixes). Raises ValueError when a prompt leaves no room in the context, and
+    for packed rows. `sampling.stop` is for text, see `requests.answer_all`; `sampling.lookup` is not used.
     """
     sampling = sampling or SamplingParams()
-    batch = align_right(batch)
-    num_rows, length = batch.token_ids.shape
+    prompts = [np.asarray(ids)[is_real] for ids, is_real in zip(batch.token_ids, real_places(batch), strict=True)]
     context = model.config.language.max_position_embeddings
-    if length >= context:
-        raise ValueError(f"the longest prompt has {length} tokens, but the context holds {context}: shorten it")
-    budget = min(sampling.max_new_tokens, context - length)
+    longest = max(map(len, prompts))
+    if longest >= context:
+        raise ValueError(f"the longest prompt has {longest} tokens, but the context holds {context}: shorten it")
     stops = set() if sampling.ignore_eos else set(model.config.eos_token_ids)
+    rows = [IdRow(sampling, stops, min(sampling.max_new_tokens, context - len(ids))) for ids in prompts]
+    room = max(row.budget for row in rows)
+    with eval_mode(model):
+        keys, pictures = _keys(model, batch, prompts)
+        engine, logits = read_prompts(model, keys, pictures, room, shares_prefixes=shares_prefixes)
+        continue_rows(engine, logits, [len(ids) for ids in prompts], rows)
+    return [row.token_ids for row in rows]
+
+
+@contextmanager
+def eval_mode(model) -> Iterator[None]:
+    """Bring a model to eval mode for a while."""
     was_training = model.training
     model.eval()
     try:
-        engine = Engine(model, num_rows, length + budget)
-        engine.hide_padding(batch.segment_ids > 0)
-        with paddle.no_grad():
-            logits = engine.read(model.embed(batch), batch.position_ids)
-        return _continue(engine, logits, batch.position_ids[:, -1:], sampling, budget, stops)
+        yield
     finally:
         if was_training:
             model.train()
 
 
-def _continue(engine: Engine, logits, positions, sampling: SamplingParams, budget: int, stops: set[int]):
-    """Sample until every row has met a stop or `budget` ids; each row draws from its own random state, as alone."""
-    samplers = [Sampler(sampling) for _ in logits]
-    answers: list[list[int]] = [[] for _ in logits]
-    is_open = [True] * len(answers)
-    for step in range(1, budget + 1):
-        for row, answer in enumerate(answers):
-            if is_open[row]:
-                answer.append(samplers[row](logits[row]))
-                is_open[row] = answer[-1] not in stops
-        if step == budget or not any(is_open):
-            break
-        logits = engine.read_ids([answer[-1] for answer in answers], positions + step)
-    return answers
-
-
-def align_right(batch: Batch) -> Batch:
-    """Move each row's padding to its front. Raises ValueError for a row with several segments or none."""
+def real_places(batch: Batch) -> np.ndarray:
+    """Return where a row is not padding, bool [B, T]. Raises ValueError for a row with several segments or none."""
     segments = np.asarray(batch.segment_ids)
     if (segments > 1).any() or not (segments > 0).any(axis=1).all():
         raise ValueError("generation needs exactly one sequence a row: segment_ids of 1, and 0 for padding")
-    order = np.argsort(segments > 0, axis=1, kind="stable")
-    moved = {
-        name: np.take_along_axis(np.asarray(getattr(batch, name)), order, axis=1)
-        for name in ("token_ids", "position_ids", "segment_ids")
-    }
-    return dataclasses.replace(batch, labels=None, **moved)
+    return segments > 0
+
+
+def _keys(model, batch: Batch, prompts: list[np.ndarray]) -> tuple[list[list[Key]], dict[str, ImageTiles]]:
+    """Return the keys of each row, and the pictures by content key. Raises ValueError where ids and pictures differ."""
+    ids = np.asarray(batch.token_ids)
+    model.check_ids(ids)
+    pictures = _pictures(model, batch)
+    check_counts(ids, [picture.num_tokens for picture in pictures])
+    named = [(content_key(picture), picture) for picture in pictures]
+    rows, start = [], 0
+    for prompt in prompts:
+        num_places, end = int((prompt == IMAGE_TOKEN_ID).sum()), start
+        while num_places > 0:
+            num_places -= pictures[end].num_tokens
+            end += 1
+        rows.append(keys_of(prompt.tolist(), named[start:end]))
+        start = end
+    return rows, dict(named)
+
+
+def _pictures(model, batch: Batch) -> list[ImageTiles]:
+    if batch.pixels is None:
+        return []
+    counts = np.asarray(batch.tiles_per_image)
+    if counts.sum() != len(batch.pixels):
+        raise ValueError(
+            f"tiles_per_image {counts.tolist()} sums to {counts.sum()}, but there are {len(batch.pixels)} tiles"
+        )
+    ends = np.cumsum(counts)
+    sizes = [(int(width), int(height)) for width, height in batch.image_sizes]
+    return [
+        ImageTiles(np.asarray(batch.pixels)[end - count : end], size, num_image_tokens(size, model.config.image))
+        for end, count, size in zip(ends, counts, sizes, strict=True)
+    ]

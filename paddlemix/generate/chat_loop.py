@@ -167,6 +167,7 @@ def chat(arguments: argparse.Namespace) -> int:
         top_k=arguments.top_k,
         max_new_tokens=arguments.max_new_tokens,
         seed=arguments.seed,
+        lookup=arguments.speculate,
     )
     quantization = choose_kind(arguments.load_8bit, arguments.load_4bit)
     for image in arguments.image_file:
@@ -174,6 +175,7 @@ def chat(arguments: argparse.Namespace) -> int:
     from ..checkpoints.hub import resolve
     from ..checkpoints.load import load_model
     from ..checkpoints.processor import LlavaProcessor
+    from ..models.fused import fuse_projections
 
     home = resolve(arguments.model_path, hub=arguments.hub, revision=arguments.revision)
     processor = LlavaProcessor.from_pretrained(home, arguments.model_base)
@@ -181,6 +183,7 @@ def chat(arguments: argparse.Namespace) -> int:
         processor = processor.with_template(arguments.conv_mode)
     dtype = "float16" if arguments.fp16 else arguments.dtype
     model = load_model(home, base=arguments.model_base, dtype=dtype, device=arguments.device, quantization=quantization)
+    fuse_projections(model)
     if model.config.untrained:
         parts = " and ".join(model.config.untrained)
         notice(f"{parts} of this model hold random values: answers about pictures mean nothing before `pretrain`")

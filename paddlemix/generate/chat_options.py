@@ -28,4 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser, *, default_model: str) -> Non
     parser.add_argument("--top-p", type=float, default=1.0, help="sample from the likeliest tokens of this mass")
     parser.add_argument("--top-k", type=int, default=0, help="sample from so many tokens, 0 = all")
     parser.add_argument("--seed", type=int, default=0, help="of the sampling (default 0)")
+    parser.add_argument(
+        "--speculate",
+        type=int,
+        default=0,
+        metavar="N",
+        help="guess N tokens at once from the text so far: the same answer, faster where it repeats (default 0)",
+    )
     add_hub_options(parser)

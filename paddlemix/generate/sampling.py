@@ -12,7 +12,8 @@ class SamplingParams:
     """How to choose tokens and when to stop.
 
     temperature 0 is greedy. top_p in (0, 1], top_k 0 = no limit. stop: strings that end an answer. seed None draws a
-    fresh one. ignore_eos: go on to max_new_tokens whatever comes.
+    fresh one. ignore_eos: go on to max_new_tokens whatever comes. lookup: how many tokens a chat guesses at once from
+    the text so far, 0 for none; that changes the speed and not the answer, see `speculation`.
     """
 
     temperature: float = 0.0
@@ -22,6 +23,7 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
     seed: int | None = None
     ignore_eos: bool = False
+    lookup: int = 0
 
     def __post_init__(self):
         object.__setattr__(self, "stop", tuple(self.stop))
@@ -30,6 +32,7 @@ class SamplingParams:
             ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
             ("top_k", self.top_k >= 0, "at least 0"),
             ("max_new_tokens", self.max_new_tokens >= 1, "at least 1"),
+            ("lookup", self.lookup >= 0, "at least 0"),
         )
         for name, is_good, expected in checks:
             if not is_good:

@@ -57,7 +57,7 @@ def place(embed_tokens, token_ids: np.ndarray, features: list):
     placeholders are not exactly the features of whole pictures. Pieces are concatenated, since every device does that
     natively, forward and backward.
     """
-    _check_counts(token_ids, [feature.shape[0] for feature in features])
+    check_counts(token_ids, [feature.shape[0] for feature in features])
     flat = token_ids.reshape(-1)
     is_image = flat == IMAGE_TOKEN_ID
     text = embed_tokens(paddle.to_tensor(flat[~is_image]))
@@ -74,7 +74,8 @@ def place(embed_tokens, token_ids: np.ndarray, features: list):
     return paddle.concat(pieces).reshape([*token_ids.shape, text.shape[-1]])
 
 
-def _check_counts(token_ids: np.ndarray, counts: list[int]) -> None:
+def check_counts(token_ids: np.ndarray, counts: list[int]) -> None:
+    """Raise ValueError unless each row [B, T] has the placeholders of whole pictures; counts: features by picture."""
     per_row = (token_ids == IMAGE_TOKEN_ID).sum(axis=1)
     if per_row.sum() != sum(counts):
         raise ValueError(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import paddle
 
 from ..device import wants_equal_shapes
+from .rows import take_shifted
 
 BUCKET = 256  # capacities are multiples of this, so that few shapes occur
 
@@ -53,6 +56,30 @@ class KVCache:
     def trim(self, length: int) -> None:
         """Forget everything from position `length` on."""
         assert 0 <= length <= self.length, (length, self.length)
+        self.length = length
+
+    def take_rows(self, rows: Sequence[int], shifts: Sequence[int], length: int) -> None:
+        """Hold copies of these rows, each moved up by its shift, of which the first `length` positions count then."""
+        assert length <= self.capacity, (length, self.capacity)
+        for stores in (self.keys, self.values):
+            for layer, store in enumerate(stores):  # one after the other, so that little is held twice
+                stores[layer] = take_shifted(store, rows, shifts, self.capacity, axis=2)
+        is_long = tuple(self.is_long[row] for row in rows) if self.is_long else ()
+        self.is_long = is_long if any(is_long) else ()
+        self.length = length
+
+    def head(self, length: int) -> list:
+        """Return copies of the first positions, [B, kv_heads, length, head_dim]: the keys of all layers, the values."""
+        return [store[:, :, :length].clone() for store in (*self.keys, *self.values)]
+
+    def load(self, head: list, length: int) -> None:
+        """Hold copies of the first `length` positions of what `head` returned."""
+        assert length < self.capacity, (length, self.capacity)
+        joined = [
+            paddle.concat([part[:, :, :length], store[:, :, length:]], axis=2)
+            for part, store in zip(head, (*self.keys, *self.values), strict=True)
+        ]
+        self.keys, self.values = joined[: len(self.keys)], joined[len(self.keys) :]
         self.length = length
 
 

@@ -18,6 +18,8 @@ from ..ops.attention import segment_bias
 from ..ops.packed_attention import find_runs
 from ..ops.quantize import choose_kind
 from .config import LlavaConfig
+from .feature_cache import FeatureCache
+from .fused import is_fused
 from .image_features import arrange, place
 from .language.decoder import LanguageModel
 from .layers import ZERO, initialize
@@ -31,12 +33,17 @@ class LlavaForConditionalGeneration(nn.Layer):
     """A whole model. A new one holds zeros: use `from_pretrained`, or `initialize_weights` to train from nothing.
 
     neftune_alpha: above 0, embeddings of text get `neftune_noise` while training.
+    feature_cache: what generation keeps of the pictures it has seen.
+    is_sliced: the weights lie in parts on several processes, which put a layer together when they call it (sharding
+    stage 3): a loss then calls the same layers in the same order whatever the batch holds.
     """
 
     def __init__(self, config: LlavaConfig):
         super().__init__()
         self.config = config
         self.neftune_alpha = 0.0
+        self.feature_cache = FeatureCache()
+        self.is_sliced = False
         self.vision_tower = VisionTower(config.vision)
         self.projector = build_projector(config.projector_type, config.vision.hidden_size, config.language.hidden_size)
         self.language_model = LanguageModel(config.language)
@@ -65,8 +72,14 @@ class LlavaForConditionalGeneration(nn.Layer):
         return load_model(path, base=base, dtype=dtype, device=device, quantization=kind)
 
     def save_pretrained(self, path, max_shard_size: int | str = "5GB", dtype: str | None = None) -> None:
-        """Write config and weights to a folder. See `checkpoints.save.save_model`."""
+        """Write config and weights to a folder. See `checkpoints.save.save_model`.
+
+        Raises ValueError after `fuse_projections`.
+        """
         from ..checkpoints.save import save_model
+
+        if is_fused(self):
+            raise ValueError("the model's projections are fused for inference: load it again to save it")
 
         save_model(self, path, max_shard_size=max_shard_size, dtype=dtype)
 
@@ -77,6 +90,20 @@ class LlavaForConditionalGeneration(nn.Layer):
         for vector in (self.vision_tower.class_embedding, self.image_newline):
             if vector is not None:
                 vector.set_value(paddle.normal(0.0, std, vector.shape).astype(vector.dtype))
+
+    @property
+    def training(self) -> bool:
+        return self._is_training
+
+    @training.setter
+    def training(self, is_training: bool) -> None:
+        """Note the mode; training changes the weights, so that no features stay.
+
+        A property, because `train()` of a layer around this one sets the attribute and calls nothing.
+        """
+        self._is_training = is_training
+        if is_training and hasattr(self, "feature_cache"):  # not yet while the layer is made
+            self.feature_cache.clear()
 
     def encode_images(self, pixels, tiles_per_image, image_sizes) -> list:
         """Return for each picture its features [num_image_tokens, hidden_size].
@@ -103,19 +130,28 @@ class LlavaForConditionalGeneration(nn.Layer):
     def embed(self, batch: Batch):
         """Return the decoder's input [B, T, hidden_size]: token embeddings with the image features in their places."""
         ids = np.asarray(batch.token_ids)
-        highest = self.config.language.vocab_size
-        if ((ids != IMAGE_TOKEN_ID) & ((ids < 0) | (ids >= highest))).any():
-            raise ValueError(
-                f"token ids go from {ids.min()} to {ids.max()}, but the vocabulary has {highest} entries "
-                f"(placeholders are {IMAGE_TOKEN_ID}): the tokenizer is not this model's"
-            )
-        features = []
+        self.check_ids(ids)
+        features, nothing = [], None
         if batch.pixels is not None and len(batch.tiles_per_image):
             features = self.encode_images(batch.pixels, batch.tiles_per_image, batch.image_sizes)
+        elif self.training or self.is_sliced:
+            nothing = self._blank_picture() * 0.0  # in float32: in 16 bits the sum may be infinite
         embeds = place(self.language_model.embed_tokens, ids, features)
+        if nothing is not None:
+            # Each gradient meets its own zero: their sum, which a number's gradient is, has no room in float16.
+            embeds = embeds + nothing.astype(embeds.dtype) * paddle.zeros_like(embeds)
         if self.training and self.neftune_alpha:
             embeds = embeds + neftune_noise(ids, np.asarray(batch.segment_ids), embeds, self.neftune_alpha)
         return embeds
+
+    def check_ids(self, token_ids: np.ndarray) -> None:
+        """Raise ValueError for ids that are neither placeholders nor in the vocabulary."""
+        highest = self.config.language.vocab_size
+        if ((token_ids != IMAGE_TOKEN_ID) & ((token_ids < 0) | (token_ids >= highest))).any():
+            raise ValueError(
+                f"token ids go from {token_ids.min()} to {token_ids.max()}, but the vocabulary has {highest} entries "
+                f"(placeholders are {IMAGE_TOKEN_ID}): the tokenizer is not this model's"
+            )
 
     def forward(self, batch: Batch, with_loss: bool = False, loss_weights: np.ndarray | None = None):
         """Return logits [B, T, vocab_size], or with with_loss the loss: the mean over the trained tokens.
@@ -129,9 +165,8 @@ class LlavaForConditionalGeneration(nn.Layer):
         if with_loss:
             if batch.labels is None:
                 raise ValueError("the batch has no labels, hence no loss: collate samples that were encoded to train")
-            head = self.language_model.logits
-            loss = weighted_loss(hidden, batch.labels, loss_weights, head, self.config.language.vocab_size)
-            return loss + self._blank_picture() * 0.0 if self.training and batch.pixels is None else loss
+            head, size = self.language_model.logits, self.config.language.vocab_size
+            return weighted_loss(hidden, batch.labels, loss_weights, head, size, is_once=self.is_sliced)
         return self.language_model.logits(hidden)
 
     def loss(self, batch: Batch):
@@ -141,9 +176,10 @@ class LlavaForConditionalGeneration(nn.Layer):
     def _blank_picture(self):
         """Return a number that hangs on every parameter a picture would pass.
 
-        Added times zero to the loss of a batch without pictures, it gives them zero gradients instead of none: what the
-        optimizer does then depends neither on the batches since the start nor on what other processes have. It belongs
-        to `forward`, after which data-parallel wrappers look for parameters that will get no gradient.
+        Added times zero to the embeddings of a batch without pictures, it gives them zero gradients instead of none:
+        what the optimizer does then depends neither on the batches since the start nor on what other processes have.
+        It is made and added where pictures are, so that processes with and without them call the layers in the same
+        order, forward and backward: under sharding stage 3 each call is a meeting of all.
         """
         side = self.config.image.side
         return self.encode_images(np.zeros([1, 3, side, side]), [1], [(side, side)])[0].astype("float32").sum()

@@ -15,17 +15,22 @@ from ..device import bucketed_length
 MAX_LOGITS = 1 << 26  # elements of float32 logits at a time: 256 MB
 
 
-def weighted_loss(hidden, labels: np.ndarray, weights: np.ndarray | None, logits: Callable, vocab_size: int):
+def weighted_loss(
+    hidden, labels: np.ndarray, weights: np.ndarray | None, logits: Callable, vocab_size: int, *, is_once: bool = False
+):
     """Return the sum of weight * cross-entropy over the trained tokens, a number in float32.
 
     hidden [B, T, H]; labels int64 [B, T], not shifted, -100 = not trained; weights float32 [B, T] of each label, or
     None for the mean over the batch's trained tokens; logits: the head, [n, H] to [n, vocab_size]. Only positions that
     predict a trained token go through the head; where their logits are more than MAX_LOGITS, it is applied to a part
-    at a time, and again in the backward pass.
+    at a time, and again in the backward pass. is_once: call the head exactly once, whatever there is to train.
     """
     targets = np.asarray(labels)[:, 1:]
     rows, columns = np.nonzero(targets != IGNORE_INDEX)
-    if not len(rows):
+    if not len(rows) and is_once:  # a token that has neither a label nor a weight
+        rows, columns, targets = np.zeros([1], "int64"), np.zeros([1], "int64"), np.zeros_like(targets)
+        weights = np.zeros(labels.shape, "float32")
+    elif not len(rows):
         return hidden.astype("float32").sum() * 0.0
     places, targets = rows * hidden.shape[1] + columns, targets[rows, columns]
     if weights is None:
@@ -38,17 +43,17 @@ def weighted_loss(hidden, labels: np.ndarray, weights: np.ndarray | None, logits
     # An embedding lookup gathers them because its forward and backward kernels are native in every dtype on every
     # device, which gather's are not.
     chosen = F.embedding(paddle.to_tensor(places), hidden.reshape([-1, hidden.shape[-1]]))
-    return _sum_in_parts(chosen, paddle.to_tensor(targets), paddle.to_tensor(weight), logits, vocab_size)
+    size = chosen.shape[0] if is_once else max(1, MAX_LOGITS // vocab_size)
+    return _sum_in_parts(chosen, paddle.to_tensor(targets), paddle.to_tensor(weight), logits, size)
 
 
-def _sum_in_parts(hidden, targets, weights, logits: Callable, vocab_size: int):
-    """Return the weighted sum over hidden [n, H], targets int64 [n] and weights float32 [n]."""
+def _sum_in_parts(hidden, targets, weights, logits: Callable, size: int):
+    """Return the weighted sum over hidden [n, H], targets int64 [n] and weights float32 [n], `size` at a time."""
 
     def part_sum(part, part_targets, part_weights):
         losses = F.cross_entropy(logits(part).astype("float32"), part_targets, reduction="none")
         return (losses.reshape([-1]) * part_weights).sum()
 
-    size = max(1, MAX_LOGITS // vocab_size)
     num_tokens = hidden.shape[0]
     if num_tokens <= size:
         return part_sum(hidden, targets, weights)

@@ -22,7 +22,7 @@ def rms_norm(x, weight, epsilon: float, offset: float = 0.0):
     """
     if not offset and x.dtype == weight.dtype:
         kind, is_trained = kind_of(x), paddle.is_grad_enabled() and not (x.stop_gradient and weight.stop_gradient)
-        if kind in FUSED and not (kind == "gpu" and is_trained) and _has_kernel(kind, name_of(x.dtype)):
+        if kind in FUSED and not (kind == "gpu" and is_trained) and has_kernel(kind, name_of(x.dtype)):
             return FUSED[kind](x, weight, epsilon)
     return plain_rms_norm(x, weight, epsilon, offset)
 
@@ -55,7 +55,7 @@ FUSED = {"npu": _npu, "gpu": _cuda}
 
 
 @functools.cache
-def _has_kernel(kind: str, dtype: str) -> bool:
+def has_kernel(kind: str, dtype: str) -> bool:
     """Tell if the current device, of this kind, has a fused operation that computes this."""
 
     def kernel(x, weight):

@@ -64,7 +64,7 @@ def _frequencies(head_dim: int, theta: float, scales: bytes | None, device: str)
 def apply_rope(x, cos, sin, order: str = "halves"):
     """Rotate x [B, heads, T, D] by tables of the same shape, or of one head, and order."""
     is_fit = order == "halves" and x.dtype == cos.dtype and x.shape[-1] % NPU_WIDTH == 0 and cos.shape[1] == 1
-    if is_fit and kind_of(x) == "npu" and _has_kernel(name_of(x.dtype)):
+    if is_fit and kind_of(x) == "npu" and has_kernel(name_of(x.dtype)):
         return _npu(x, cos, sin)
     if wants_own_gradient(x):
         return Rotation.apply(x, cos, sin, QUARTER_TURNS[order])
@@ -84,7 +84,7 @@ def _npu(x, cos, sin):
 
 
 @functools.cache
-def _has_kernel(dtype: str) -> bool:
+def has_kernel(dtype: str) -> bool:
     """Tell if the plugin has the operation, and turns halves in the direction that we do."""
     tables = rope_tables(paddle.to_tensor([[0, 1, 2], [0, 5, 7]]), NPU_WIDTH, 1e4, 1, "float32")
 

@@ -13,7 +13,7 @@ from .kernels import agrees, kind_of, name_of
 
 def swiglu(gate, up):
     """Return silu(gate) * up, on CUDA and Ascend by paddle's operation for both, which keeps less for the gradient."""
-    if kind_of(gate) in ("gpu", "npu") and gate.dtype == up.dtype and _has_kernel(kind_of(gate), name_of(gate.dtype)):
+    if kind_of(gate) in ("gpu", "npu") and gate.dtype == up.dtype and has_kernel(kind_of(gate), name_of(gate.dtype)):
         return paddle._C_ops.swiglu(gate, up)
     return plain_swiglu(gate, up)
 
@@ -28,6 +28,6 @@ def plain_swiglu(gate, up):
 
 
 @functools.cache
-def _has_kernel(kind: str, dtype: str) -> bool:
+def has_kernel(kind: str, dtype: str) -> bool:
     """Tell if the current device, of this kind, has the operation."""
     return agrees("swiglu", paddle._C_ops.swiglu, plain_swiglu, [[3, 64], [3, 64]], dtype)

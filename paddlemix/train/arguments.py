@@ -8,11 +8,13 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any
 
+import paddle
 from paddlenlp.trainer import TrainingArguments
 
 from .. import device as devices
 from ..log import notice
 from .convert import convert
+from .parallel import check_parallel
 
 
 @dataclass
@@ -118,6 +120,7 @@ def parse(values: dict[str, Any]) -> tuple[ModelArguments, DataArguments, LlavaT
         own = {key: convert(key, value, hints[cls][key]) for key, value in values.items() if key in hints[cls]}
         _check_limits(own)
         chosen.append(_training_values(own) if cls is LlavaTrainingArguments else own)
+    check_parallel(chosen[2], paddle.distributed.get_world_size())
     try:
         model, data, training = (cls(**own) for cls, own in zip(classes, chosen, strict=True))
     except (AssertionError, NotImplementedError) as error:

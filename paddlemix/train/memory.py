@@ -189,7 +189,7 @@ def advice(found: Estimate, method: Method, num_samples: int, num_cards: int) ->
         smaller = "per_device_train_batch_size 1 with more gradient_accumulation_steps"
         saved[smaller] = peak - peak // num_samples
     if method.sharding >= 2 and not method.is_offloaded:
-        saved[f'"sharding": "stage{method.sharding} offload"'] = found.optimizer
+        saved['"sharding": "stage3 offload"'] = found.optimizer  # Paddle offloads stage 2 for a few settings only
     if method.lora_rank == 0 and found.num_trained > MANY:
         saved['"lora": true'] = state
     return [f"{text} (about {in_bytes(size)} less)" for text, size in saved.items() if size > 0]

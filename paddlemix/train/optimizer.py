@@ -9,6 +9,8 @@ from paddlenlp.trainer import Trainer
 from ..models.llava import LlavaForConditionalGeneration
 from .freeze import PROJECTOR_PARTS, TOWER_PARTS
 
+SLICE = "slice@"  # Paddle's sharding stage 3 puts it before the name of a weight's part that a process holds
+
 
 def build_optimizer(model: LlavaForConditionalGeneration, args, lr_scheduler, *, lora_plus_scale: float):
     """Return the optimizer of what trains. Raises ValueError for rates that do not go together."""
@@ -23,6 +25,7 @@ def build_optimizer(model: LlavaForConditionalGeneration, args, lr_scheduler, *,
         # Not by groups of parameters, which sharding over processes does not take.
         tensor.optimize_attr["learning_rate"] = rate_factor(name, args, lora_plus_scale)
     decayed = {tensor.name for name, tensor in named if not ("bias" in name or "norm" in name)}
+    decayed |= {SLICE + name for name in decayed}
     return kind(
         learning_rate=lr_scheduler,
         parameters=[tensor for _, tensor in named],

@@ -9,10 +9,8 @@ import numpy as np
 import paddle
 from paddlenlp.peft import LoRAModel
 from paddlenlp.trainer import ProgressCallback, Trainer
-from paddlenlp.trainer.trainer import TRAINER_STATE_NAME
 from paddlenlp.trainer.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from ..checkpoints.files import read_json
 from ..checkpoints.layouts import detect
 from ..checkpoints.load import fill, our_tensors
 from ..checkpoints.lora import remove_adapter
@@ -30,15 +28,15 @@ from .loader import WEIGHTS, StepLoader, summed
 from .lora import load_adapter, save_adapter
 from .meter import Meter
 from .optimizer import build_optimizer
+from .parallel import check_parts, check_slicable, gather_frozen, is_sliced, note_parts
 from .progress import History, Progress
 from .results import draw_losses, write_results
+from .resume import COMPLETE, last_checkpoint, num_done_steps
 from .sample_answers import append_answers, sample_answers
 from .sampler import EpochBatchSampler
 from .stop import StopRequest
 from .tally import RowTally, gather_notes
 from .watch import LossWatch
-
-COMPLETE = "complete"  # a checkpoint folder holds this file once everything else in it is written
 
 
 class LlavaTrainer(Trainer):
@@ -65,6 +63,9 @@ class LlavaTrainer(Trainer):
             eval_dataset=None if data.eval is None else GuardedRows(data.eval),
             callbacks=[self.history, self.stop_request],
         )
+        self.llava.is_sliced = is_sliced(args)
+        if self.llava.is_sliced:
+            check_slicable(self.llava.config)
         if not args.disable_tqdm:
             self.remove_callback(ProgressCallback)
             self.add_callback(Progress())
@@ -115,8 +116,9 @@ class LlavaTrainer(Trainer):
 
     def train(self, resume_from_checkpoint=None, ignore_keys_for_eval=None):
         """Train; with load_best_model_at_end go back to the best checkpoint, which paddlenlp finds for LoRA only."""
+        check_parts(resume_from_checkpoint, self.args)
         self._begin_tally(resume_from_checkpoint, is_fresh=not resume_from_checkpoint)
-        self._num_done_steps = _num_done_steps(resume_from_checkpoint, self.args)
+        self._num_done_steps = num_done_steps(resume_from_checkpoint, self.args)
         self.meter.begin()
         try:
             with self.stop_request:
@@ -218,6 +220,12 @@ class LlavaTrainer(Trainer):
             )
         return sampler
 
+    def save_model(self, output_dir=None, merge_tensor_parallel=False):
+        """Save, in all processes together: where each holds parts of the weights, they are gathered first."""
+        if self.llava.is_sliced and not isinstance(self.model, LoRAModel):
+            gather_frozen(self.model_wrapped)
+        super().save_model(output_dir, merge_tensor_parallel)
+
     def _save(self, output_dir=None, state_dict=None, merge_tensor_parallel=False):
         folder = Path(output_dir or self.args.output_dir)
         if not self.args.should_save:
@@ -268,6 +276,7 @@ class LlavaTrainer(Trainer):
         if not self.is_world_process_zero():
             return
         self.tally.save(checkpoint)
+        note_parts(checkpoint, self.args)
         (checkpoint / COMPLETE).touch()
         for other in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
             if not (other / COMPLETE).is_file():
@@ -279,22 +288,3 @@ class LlavaTrainer(Trainer):
 
         paddlenlp calls this at the end of a save, but in a run of several processes only.
         """
-
-
-def _num_done_steps(checkpoint, args) -> int:
-    """Return how many steps a resumed run has behind it, 0 where it does not go on with its data."""
-    if not checkpoint or args.ignore_data_skip or args.ignore_load_lr_and_optim:
-        return 0
-    path = Path(checkpoint) / TRAINER_STATE_NAME
-    return read_json(path)["global_step"] if path.is_file() else 0
-
-
-def last_checkpoint(output_dir: Path) -> Path | None:
-    """Return the whole checkpoint that was written last, or None; the highest number may be an older run's.
-
-    Of two that were written in the same tick of the clock it is the one with the higher number.
-    """
-    whole = [mark.parent for mark in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{COMPLETE}")]
-    # Of names that differ in a number only, the longer one has the higher number.
-    written = {path: (path / COMPLETE).stat().st_mtime_ns for path in whole}
-    return max(whole, key=lambda path: (written[path], len(path.name), path.name), default=None)

@@ -36,6 +36,13 @@ def pad_parts():
     return tiny_folder.load("pad")
 
 
+@pytest.fixture(autouse=True)
+def no_known_pictures(request):
+    """Let each test start with a model that has seen no picture."""
+    for name in {"parts", "pad_parts"} & set(request.fixturenames):
+        request.getfixturevalue(name)[0].feature_cache.clear()
+
+
 def pictures(seeds):
     return [tiny_folder.picture(seed) for seed in seeds]
 
@@ -212,7 +219,7 @@ def test_forgotten_pictures_are_encoded_again_when_they_are_read_again(max_cache
     calls = count_tower_calls(parts[0], request)
     check_next_turn(session)
     assert calls
-    assert len(session._features) <= max_cached_images
+    assert len(session._encoded) <= max_cached_images
 
 
 def test_one_question_may_have_more_pictures_than_are_kept(parts):
@@ -300,10 +307,10 @@ def test_answer_cut_by_length_is_closed_before_the_next_question(pad_parts):
 def test_question_that_does_not_fit_changes_nothing(pad_parts):
     session = ChatSession(*pad_parts, sampling=GREEDY)
     session.ask("What is this?", pictures([1]))
-    before = (list(session.messages), session.num_tokens, list(session._cached), list(session._features))
+    before = (list(session.messages), session.num_tokens, list(session._cached), list(session._encoded))
     with pytest.raises(ContextFullError, match=f"{tiny_folder.CONTEXT}"):
         session.ask("word " * tiny_folder.CONTEXT, pictures([2]))
-    assert before == (session.messages, session.num_tokens, session._cached, list(session._features))
+    assert before == (session.messages, session.num_tokens, session._cached, list(session._encoded))
     check_next_turn(session)
 
 
@@ -397,11 +404,11 @@ def test_bad_picture_changes_nothing(pad_parts, tmp_path):
     session = ChatSession(*pad_parts, sampling=GREEDY)
     session.ask("Hello")
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    before = (list(session.messages), session.num_tokens, list(session._features))
+    before = (list(session.messages), session.num_tokens, list(session._encoded))
     for bad in (str(tmp_path / "broken.png"), str(tmp_path / "absent.png")):
         with pytest.raises(ImageError):
             session.ask("What is this?", [tiny_folder.picture(1), bad])
-    assert before == (session.messages, session.num_tokens, list(session._features))
+    assert before == (session.messages, session.num_tokens, list(session._encoded))
     check_next_turn(session, images=pictures([1]))
 
 

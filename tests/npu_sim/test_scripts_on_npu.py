@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import paddle
 import pytest
 import tiny_folder
 from safetensors import safe_open
@@ -58,6 +59,9 @@ class Runs:
         return found
 
     def weights(self, name: str) -> dict[str, np.ndarray]:
+        adapter = self.home / name / "lora_model_state.pdparams"
+        if adapter.is_file():
+            return {key: value.numpy() for key, value in paddle.load(str(adapter)).items()}
         (path,) = (self.home / name).glob("*.safetensors")
         with safe_open(path, framework="np") as file:
             return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
@@ -165,7 +169,7 @@ def test_half_precision_trains_close_to_float32(both, name, level):
     runs = both[0]
     wanted = both[1].losses("plain")
     found = runs.losses(f"{name} {level}")
-    assert found == pytest.approx(wanted, abs=3e-2) and found != pytest.approx(wanted, abs=1e-6)
+    assert found == pytest.approx(wanted, abs=5e-2) and found != pytest.approx(wanted, abs=1e-6)
 
 
 @pytest.mark.parametrize(("name", "level"), HALVES)
@@ -178,7 +182,7 @@ def test_saved_dtype_is_half_with_o2_only(both, name, level):
 
 def test_dry_run_finds_nothing_wrong(both):
     text = both[0].results["doctor"]["text"]
-    assert "npu" in text and "fail" not in text.lower().replace("0 fail", "")
+    assert "nothing failed" in text and "npu" in text
 
 
 def test_variables_are_set_and_told_once(both):

@@ -16,7 +16,7 @@ from paddlemix.ops.attention import MASKED, attention, fitting_mask, plain_atten
 from paddlemix.ops.packed_attention import find_runs
 
 SEGMENTS = np.array([[1] * 5 + [2] * 3 + [3] * 4, [0, 0] + [1] * 6 + [0] + [2] * 3])
-CACHED = (flash._is_right, rms_norm._has_kernel, swiglu._has_kernel, kernels.complaints)
+CACHED = (flash._is_right, rms_norm.has_kernel, swiglu.has_kernel, kernels.complaints)
 
 
 def normal(*shape: int, seed: int):

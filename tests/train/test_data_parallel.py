@@ -82,8 +82,8 @@ def test_two_processes_train_as_one_with_the_same_global_batch(tmp_path, data, c
     assert printed.count("train: 8 rows") == 1  # the second process keeps to its own log
 
 
-def test_lora_and_packing_in_two_processes_train_as_in_one(tmp_path, data):
-    shared = {**LORA, "mixtoken": True, "max_length": 500}
+def test_lora_over_nf4_and_packing_in_two_processes_train_as_in_one(tmp_path, data):
+    shared = {**LORA, "load_in_4bit": True, "mixtoken": True, "max_length": 500}
     one = run(tmp_path / "one", values_of(tmp_path / "one", data, **shared, per_device_train_batch_size=2), 1)
     two = run(tmp_path / "two", values_of(tmp_path / "two", data, **shared, per_device_train_batch_size=1), 2)
     first, second = (

@@ -101,15 +101,23 @@ class LanguageModel(nn.Layer):
         return None if self.slopes is None else paddle.to_tensor(alibi_bias(self.slopes, num_keys, last))
 
     def _rope(self, position_ids, dtype, scales):
-        """Return the tables (cos, sin) for queries and for keys, None without rotary positions."""
+        """Return the tables (cos, sin) for queries, for keys, and for both behind each other where they are fused.
+
+        None without rotary positions.
+        """
         config = self.config
         if config.positions != "rotary":
             return None
-        shape = config.head_dim, config.rope_theta, config.num_attention_heads
-        queries = rope_tables(position_ids, *shape, dtype, scales, self.rope_scales.amplitude, config.rope_order)
-        if config.num_key_value_heads == config.num_attention_heads:
-            return queries, queries
-        return queries, tuple(table[:, : config.num_key_value_heads].contiguous() for table in queries)
+        num_queries, num_keys = config.num_attention_heads, config.num_key_value_heads
+        is_fused = self.layers[0].self_attn.qkv_proj is not None
+        num_heads = num_queries + num_keys if is_fused else num_queries
+        shape = config.head_dim, config.rope_theta, num_heads
+        tables = rope_tables(position_ids, *shape, dtype, scales, self.rope_scales.amplitude, config.rope_order)
+        if is_fused:
+            return None, None, tables
+        if num_keys == num_queries:
+            return tables, tables
+        return tables, tuple(table[:, :num_keys].contiguous() for table in tables)
 
     def _biases(self, bias, embeds) -> list:
         """Return each layer's mask for whole sequences."""
@@ -189,6 +197,7 @@ class DecoderAttention(nn.Layer):
         self.k_proj = linear(width, config.num_key_value_heads * dim, has_bias=config.has_qkv_bias)
         self.v_proj = linear(width, config.num_key_value_heads * dim, has_bias=config.has_qkv_bias)
         self.o_proj = linear(config.num_attention_heads * dim, width, has_bias=config.has_out_bias)
+        self.qkv_proj = None  # in place of three of them, see `models.fused`
 
     def forward(self, x, ropes, bias, key_bias):
         query, key, value = self._project(x, ropes)
@@ -209,12 +218,23 @@ class DecoderAttention(nn.Layer):
         return self._merge(attention(query, key, value, is_causal=is_causal, bias=bias, scale=scale, key_bias=key_bias))
 
     def _project(self, x, ropes):
+        if self.qkv_proj is not None:
+            return self._project_at_once(x, ropes)
         query = self._heads(self.q_proj(x), self.config.num_attention_heads)
         key = self._heads(self.k_proj(x), self.config.num_key_value_heads)
         value = self._heads(self.v_proj(x), self.config.num_key_value_heads)
         if ropes is not None:
             order = self.config.rope_order
             query, key = apply_rope(query, *ropes[0], order), apply_rope(key, *ropes[1], order)
+        return query, key, value
+
+    def _project_at_once(self, x, ropes):
+        num_queries, num_keys = self.config.num_attention_heads, self.config.num_key_value_heads
+        heads = self._heads(self.qkv_proj(x), num_queries + 2 * num_keys)
+        turned, value = paddle.split(heads, [num_queries + num_keys, num_keys], axis=1)
+        if ropes is not None:
+            turned = apply_rope(turned, *ropes[2], self.config.rope_order)
+        query, key = paddle.split(turned, [num_queries, num_keys], axis=1)
         return query, key, value
 
     def _heads(self, x, num_heads: int):
@@ -240,8 +260,12 @@ class FeedForward(nn.Layer):
             self.gate_proj = linear(config.hidden_size, config.intermediate_size, has_bias=False)
         self.up_proj = linear(config.hidden_size, config.intermediate_size, has_bias=False)
         self.down_proj = linear(config.intermediate_size, config.hidden_size, has_bias=False)
+        self.gate_up_proj = None  # in place of two of them, see `models.fused`
 
     def forward(self, x):
+        if self.gate_up_proj is not None:
+            gate, up = paddle.split(self.gate_up_proj(x), 2, axis=-1)
+            return self.down_proj(gated(gate, up, self.activation))
         if self.gate_proj is None:
             return self.down_proj(activate(self.up_proj(x), self.activation))
         return self.down_proj(gated(self.gate_proj(x), self.up_proj(x), self.activation))

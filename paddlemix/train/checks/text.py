@@ -37,12 +37,13 @@ def show(diagnosis: Diagnosis, *, is_json: bool) -> None:
 
 def as_text(diagnosis: Diagnosis, *, has_colour: bool = False) -> str:
     """Return a line or more for each check, what to do under it, and the verdict."""
-    lines = [line for check in diagnosis.checks for line in _check_lines(check, has_colour)]
+    lines = [line for check in diagnosis.checks for line in check_lines(check, has_colour)]
     return "\n".join([*lines, "", _verdict(diagnosis, has_colour)])
 
 
-def _check_lines(check: Check, has_colour: bool) -> Iterator[str]:
-    status = _paint(f"{check.status:<{STATUS_WIDTH}}", check.status, has_colour)
+def check_lines(check: Check, has_colour: bool) -> Iterator[str]:
+    """Yield the lines of one check: its status and name before what it found and what to do."""
+    status = paint(f"{check.status:<{STATUS_WIDTH}}", check.status, has_colour)
     first = f"  {status}{check.name:<{NAME_WIDTH}}"
     for fact in [*check.facts, *(f"-> {one}" for one in check.advice)]:
         for line in textwrap.wrap(fact, WIDTH - INDENT, break_long_words=False, break_on_hyphens=False) or [""]:
@@ -67,11 +68,12 @@ def _verdict(diagnosis: Diagnosis, has_colour: bool) -> str:
     counts = {status: sum(check.status == status for check in diagnosis.checks) for status in (FAILED, WARNING)}
     if counts[FAILED]:
         names = ", ".join(check.name for check in diagnosis.checks if check.status == FAILED)
-        return _paint(f"{counts[FAILED]} failed ({names}): training would stop", FAILED, has_colour)
+        return paint(f"{counts[FAILED]} failed ({names}): training would stop", FAILED, has_colour)
     if counts[WARNING]:
-        return _paint(f"nothing failed, {counts[WARNING]} with warnings", WARNING, has_colour)
-    return _paint("ready to train", OK, has_colour)
+        return paint(f"nothing failed, {counts[WARNING]} with warnings", WARNING, has_colour)
+    return paint("ready to train", OK, has_colour)
 
 
-def _paint(text: str, status: str, has_colour: bool) -> str:
+def paint(text: str, status: str, has_colour: bool) -> str:
+    """Return a text in the colour of a status."""
     return f"\033[{COLOURS[status]}m{text}\033[0m" if has_colour else text

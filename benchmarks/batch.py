@@ -1,0 +1,119 @@
+"""Compare answers in batches: total new tokens a second of ours, of ours one by one, and of transformers.
+
+    python benchmarks/batch.py [--loads short shared] [--rows 16] [--new 32] [--rounds 5] [--threads 2]
+
+Two loads. "short": questions of 20 to 60 tokens. "shared": the same after --prefix tokens that all begin with, as many
+as a system text and a picture of LLaVA 1.5 take; ours then also without sharing them. The model of small_llava.py and
+the same prompts for all, float32, answers of a fixed length, greedy. The time is that of whole answers, prompts
+included. Rivals take turns within each round; ratios are of medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+
+import numpy as np
+from peers import OURS, ROLES, THEIRS, Peer, parse, serve
+from small_llava import load_ours, load_theirs, model_folder, text_ids
+
+RIVALS = {  # name: (process, how)
+    "short": {"batch": (OURS, "batch"), "one by one": (OURS, "single"), "transformers": (THEIRS, "batch")},
+    "shared": {
+        "batch": (OURS, "batch"),
+        "not shared": (OURS, "unshared"),
+        "one by one": (OURS, "single"),
+        "transformers": (THEIRS, "batch"),
+    },
+}
+
+
+def main() -> int:
+    arguments = parse(__doc__, add_options)
+    if arguments.role:
+        return serve((ours if arguments.role == OURS else theirs)(arguments))
+    with model_folder(arguments.folder) as folder:
+        peers = {role: Peer(__file__, role, folder, arguments.threads) for role in ROLES}
+        ratios = [line for load in arguments.loads for line in compare(load, peers, arguments)]
+        for peer in peers.values():
+            peer.close()
+    print(*ratios, sep="\n")
+    return 0
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--loads", nargs="+", choices=tuple(RIVALS), default=list(RIVALS))
+    parser.add_argument("--rows", type=int, default=16, help="questions of a batch")
+    parser.add_argument("--new", type=int, default=32, help="tokens of an answer")
+    parser.add_argument("--prefix", type=int, default=620, help="tokens that the questions of 'shared' begin with")
+
+
+def compare(load: str, peers: dict[str, Peer], arguments: argparse.Namespace) -> list[str]:
+    """Time the rivals of a load round by round; return a line for each ratio."""
+    seconds: dict[str, list[float]] = {name: [] for name in RIVALS[load]}
+    answers: dict[str, list] = {}
+    for number in range(arguments.rounds + 1):
+        names = list(RIVALS[load])
+        for name in names if number % 2 else reversed(names):
+            role, how = RIVALS[load][name]
+            # The first round warms up; a few tokens are enough for that.
+            num_new = arguments.new if number else 2
+            prefix = arguments.prefix if load == "shared" else 0
+            result = peers[role].ask(prefix=prefix, how=how, rows=arguments.rows, new=num_new)
+            if number:
+                seconds[name].append(result["seconds"])
+                answers[name] = result["answers"]
+    speed = {name: arguments.rows * arguments.new / statistics.median(times) for name, times in seconds.items()}
+    for name, tokens in speed.items():
+        same = sum(one == other for one, other in zip(answers["batch"], answers[name], strict=True))
+        print(f"{load:7} {name:13} {tokens:7.1f} tokens/s  {same} of {arguments.rows} answers as batch", flush=True)
+    return [f"{load}: batch to {name}: {speed['batch'] / speed[name]:.2f}" for name in list(speed)[1:]]
+
+
+def prompts(num_rows: int, num_shared: int) -> list[list[int]]:
+    """Return the ids of each row, of which the first num_shared are the same."""
+    lengths = np.random.default_rng(0).integers(20, 61, num_rows).tolist()
+    shared = [1, *text_ids(num_shared)]
+    return [shared + text_ids(length, seed) for seed, length in enumerate(lengths, start=1)]
+
+
+def ours(arguments: argparse.Namespace):
+    model = load_ours(arguments.folder, arguments.threads)
+    from paddlemix.data.collate import collate
+    from paddlemix.data.sample import Sample
+    from paddlemix.generate.batch import generate
+    from paddlemix.generate.sampling import SamplingParams
+
+    def answer(prefix: int, how: str, rows: int, new: int) -> dict:
+        samples = [Sample(np.array(ids), None) for ids in prompts(rows, prefix)]
+        sampling = SamplingParams(max_new_tokens=new, ignore_eos=True)
+        start, answers = time.perf_counter(), []
+        for part in [[sample] for sample in samples] if how == "single" else [samples]:
+            answers += generate(model, collate(part), sampling, shares_prefixes=how != "unshared")
+        return {"seconds": time.perf_counter() - start, "answers": answers}
+
+    return answer
+
+
+def theirs(arguments: argparse.Namespace):
+    model = load_theirs(arguments.folder, arguments.threads)
+    import torch
+
+    model.generation_config.eos_token_id = None  # answers have a fixed length
+
+    def answer(prefix: int, how: str, rows: int, new: int) -> dict:
+        listed = prompts(rows, prefix)
+        width = max(map(len, listed))
+        ids = torch.tensor([[0] * (width - len(each)) + each for each in listed])
+        mask = torch.tensor([[0] * (width - len(each)) + [1] * len(each) for each in listed])
+        start = time.perf_counter()
+        found = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=new, do_sample=False, pad_token_id=0)
+        return {"seconds": time.perf_counter() - start, "answers": found[:, width:].tolist()}
+
+    return answer
+
+
+if __name__ == "__main__":
+    sys.exit(main())

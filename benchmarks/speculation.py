@@ -1,0 +1,174 @@
+"""Compare decoding with and without guessing from the text so far (prompt lookup), ours and transformers'.
+
+    python benchmarks/speculation.py [--guesses 8] [--rounds 5] [--threads 2]
+
+Two texts: "ocr", where the answer repeats much of the prompt, and "description", where it hardly does. A model with
+random weights says neither, so that the answer is given: both sides compute all logits (the weights are the same, see
+small_llava.py) and then take the given token, as a trained model with this answer would. Words are tokens, as frequent
+words are in a vocabulary of this size. The time is that of the tokens after the first one; rivals take turns within
+each round; ratios are of medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import statistics
+import sys
+import time
+
+import numpy as np
+from peers import OURS, ROLES, THEIRS, Peer, parse, serve
+from small_llava import load_ours, load_theirs, model_folder
+
+INVOICE = """Invoice number 20417 of 12 March. Seller: Northwind Timber and Stone, 14 Harbour Road, Lower Haven.
+Buyer: the parish of Saint Anne, 3 Church Lane, Upper Haven. Oak boards, planed, 40 mm: 12 pieces at 18.50, 222.00.
+Oak boards, rough, 60 mm: 8 pieces at 21.00, 168.00. Slate tiles, grey, 30 by 20 cm: 400 pieces at 1.15, 460.00.
+Copper nails, 50 mm: 6 boxes at 9.80, 58.80. Delivery to Upper Haven by cart: 45.00. Total before tax: 953.80. Tax at
+20 percent: 190.76. Total to pay: 1144.56. Payable within 30 days to the account of Northwind Timber and Stone."""
+TEXTS = {  # prompt, answer
+    "ocr": (
+        f"Text read from the picture: {INVOICE} What did the parish order, what does each line cost, and what is to "
+        "be paid to whom?",
+        """The invoice number 20417 of 12 March lists these goods for the parish of Saint Anne: 1. Oak boards, planed,
+40 mm: 12 pieces at 18.50, 222.00. 2. Oak boards, rough, 60 mm: 8 pieces at 21.00, 168.00. 3. Slate tiles, grey, 30 by
+20 cm: 400 pieces at 1.15, 460.00. 4. Copper nails, 50 mm: 6 boxes at 9.80, 58.80. 5. Delivery to Upper Haven by cart:
+45.00. The total before tax is 953.80, the tax at 20 percent is 190.76, and the total to pay is 1144.56, within 30 days
+to the account of Northwind Timber and Stone, 14 Harbour Road, Lower Haven.""",
+    ),
+    "description": (
+        "Describe the picture in detail, with what stands in front and what can be seen behind it.",
+        """In the middle of the picture an old woman in a blue coat crosses a wet square with a basket of apples under
+her arm. Behind her a tram has just stopped, and three children in yellow boots jump from its step into a puddle. To the
+right there is a flower stall under a striped roof, whose owner ties a bunch of tulips and looks up at the clouds. On
+the left a dog sleeps beside a bicycle that leans against a lamp post. The houses around the square are narrow and
+painted in faded colours, with laundry between two of the windows. Far away, above the roofs, the tower of a church
+can be seen in the mist, and a flock of pigeons flies around it. The light is soft, as on an early morning in autumn
+after a night of rain, and the mood of the scene is calm and a little tired.""",
+    ),
+}
+RIVALS = {  # name: (process, does it guess)
+    "ours": (OURS, False),
+    "ours guessing": (OURS, True),
+    "transformers": (THEIRS, False),
+    "transformers guessing": (THEIRS, True),
+}
+RATIOS = (("ours guessing", "ours"), ("ours guessing", "transformers"), ("ours guessing", "transformers guessing"))
+
+
+def main() -> int:
+    arguments = parse(__doc__, add_options)
+    if arguments.role:
+        return serve((ours if arguments.role == OURS else theirs)(arguments))
+    with model_folder(arguments.folder) as folder:
+        peers = {role: Peer(__file__, role, folder, arguments.threads) for role in ROLES}
+        ratios = [line for name in TEXTS for line in compare(name, peers, arguments)]
+        for peer in peers.values():
+            peer.close()
+    print(*ratios, sep="\n")
+    return 0
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--guesses", type=int, default=8, help="tokens guessed at once")
+    parser.add_argument("--new", type=int, default=1000, help="at most so many tokens of each answer")
+
+
+def compare(text: str, peers: dict[str, Peer], arguments: argparse.Namespace) -> list[str]:
+    """Time the rivals on a text round by round; return a line for each ratio."""
+    seconds: dict[str, list[float]] = {name: [] for name in RIVALS}
+    passes: dict[str, int] = {}
+    num_new = min(len(ids_of(text)[1]), arguments.new)
+    for number in range(arguments.rounds + 1):
+        names = list(RIVALS)
+        for name in names if number % 2 else reversed(names):
+            role, is_guessing = RIVALS[name]
+            guesses = arguments.guesses if is_guessing else 0
+            # The first round warms up; a few tokens are enough for that.
+            result = peers[role].ask(text=text, guesses=guesses, new=num_new if number else 8)
+            if number:
+                seconds[name].append(result["seconds"])
+                passes[name] = result["passes"]
+    speed = {name: (num_new - 1) / statistics.median(times) for name, times in seconds.items()}
+    for name, tokens in speed.items():
+        print(f"{text:11} {name:21} {tokens:6.1f} tokens/s  {num_new} tokens in {passes[name]} passes", flush=True)
+    return [f"{text}: {one} to {other}: {speed[one] / speed[other]:.2f}" for one, other in RATIOS]
+
+
+def ids_of(text: str) -> tuple[list[int], list[int]]:
+    """Return the ids of prompt and answer: every word, number and mark is a token of its own."""
+    numbers: dict[str, int] = {}
+    prompt, answer = (re.findall(r"\w+|[^\w\s]", part) for part in TEXTS[text])
+    prompt, answer = ([numbers.setdefault(word, 3 + len(numbers)) for word in words] for words in (prompt, answer))
+    return [1, *prompt], answer
+
+
+def ours(arguments: argparse.Namespace):
+    model = load_ours(arguments.folder, arguments.threads)
+    from paddlemix.generate.engine import Engine
+    from paddlemix.generate.keys import embed_keys
+    from paddlemix.generate.sampling import Sampler, SamplingParams
+    from paddlemix.generate.speculation import Continuation
+
+    sampler = Sampler(SamplingParams())
+
+    def answer_text(text: str, guesses: int, new: int) -> dict:
+        prompt, answer = ids_of(text)
+        limit = len(prompt) + new
+        engine = Engine(model, 1, limit)
+        logits = engine.read(embed_keys(model, [prompt], {}), np.arange(len(prompt))[None])[0]
+        reader = Continuation(engine, list(prompt), guesses, limit)
+        start = time.perf_counter()
+        for token in answer[: new - 1]:
+            sampler(logits)  # a part of every step, also where its choice is replaced
+            logits = reader.read(token)
+        return {"seconds": time.perf_counter() - start, "passes": engine.num_passes}
+
+    return answer_text
+
+
+def theirs(arguments: argparse.Namespace):
+    model = load_theirs(arguments.folder, arguments.threads)
+    import torch
+    from transformers import LogitsProcessor, LogitsProcessorList
+
+    passes: list[float] = []
+    model.register_forward_hook(lambda *_: passes.append(time.perf_counter()))
+
+    class Given(LogitsProcessor):
+        """Leaves the given token alone as possible, at every place."""
+
+        def __init__(self, prompt: list[int], answer: list[int]):
+            self.start, self.answer = len(prompt), answer
+
+        def __call__(self, input_ids, scores):
+            place = min(input_ids.shape[1] - self.start, len(self.answer) - 1)
+            chosen = torch.full_like(scores, float("-inf"))
+            chosen[:, self.answer[place]] = 0.0
+            return chosen
+
+    def answer_text(text: str, guesses: int, new: int) -> dict:
+        prompt, answer = ids_of(text)
+        passes.clear()
+        options = {"prompt_lookup_num_tokens": guesses} if guesses else {}
+        ids = torch.tensor([prompt])
+        with torch.no_grad():
+            found = model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=new,
+                do_sample=False,
+                pad_token_id=0,
+                eos_token_id=2,  # prompt lookup fails without one; it is not in the answer
+                logits_processor=LogitsProcessorList([Given(prompt, answer)]),
+                **options,
+            )
+        end = time.perf_counter()
+        assert found[0, len(prompt) :].tolist() == answer[:new], "transformers did not take the given answer"
+        return {"seconds": end - passes[0], "passes": len(passes)}
+
+    return answer_text
+
+
+if __name__ == "__main__":
+    sys.exit(main())

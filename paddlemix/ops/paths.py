@@ -1,0 +1,58 @@
+"""Which kernel each operation takes on a device, for whoever wants to know."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from . import rms_norm, rope, swiglu
+from .flash_attention import CAUSAL, HIDDEN, NPU_OP, PIECES, has_kernel
+
+FLASH = {"npu": NPU_OP, "gpu": "flash attention"}
+NORM = {"npu": rms_norm.NPU_OP, "gpu": "fused_rms_norm"}
+DENSE, MASKED, PACKED, RMS_NORM, ROPE, SWIGLU = "dense", "masked", "packed", "rms norm", "rotary", "swiglu"
+
+
+def path_of(operation: str, kind: str, dtype: str, dim: int) -> str | None:
+    """Return the name of the kernel that an operation takes, None for plain operations.
+
+    kind: of the current device; dim: the width of its heads. Notices tell of kernels that are there and do wrong.
+    """
+    return PATHS[operation](kind, dtype, dim)
+
+
+def _attention(form: str) -> Callable[[str, str, int], str | None]:
+    def path(kind: str, dtype: str, dim: int) -> str | None:
+        return FLASH[kind] if has_kernel(kind, dtype, dim, form) else None
+
+    return path
+
+
+def _packed(kind: str, dtype: str, dim: int) -> str | None:
+    if has_kernel(kind, dtype, dim, PIECES):
+        return f"{FLASH[kind]} (pieces)"
+    return f"{FLASH[kind]} (mask)" if has_kernel(kind, dtype, dim, HIDDEN) else None
+
+
+def _rms_norm(kind: str, dtype: str, dim: int) -> str | None:
+    if kind not in NORM or not rms_norm.has_kernel(kind, dtype):
+        return None
+    return f"{NORM[kind]} (plain operations to train)" if kind == "gpu" else NORM[kind]
+
+
+def _rope(kind: str, dtype: str, dim: int) -> str | None:
+    is_fit = kind == "npu" and dim % rope.NPU_WIDTH == 0
+    return rope.NPU_OP if is_fit and rope.has_kernel(dtype) else None
+
+
+def _swiglu(kind: str, dtype: str, dim: int) -> str | None:
+    return "swiglu" if kind in NORM and swiglu.has_kernel(kind, dtype) else None
+
+
+PATHS = {
+    DENSE: _attention(CAUSAL),
+    MASKED: _attention(HIDDEN),
+    PACKED: _packed,
+    RMS_NORM: _rms_norm,
+    ROPE: _rope,
+    SWIGLU: _swiglu,
+}

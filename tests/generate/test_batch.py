@@ -1,0 +1,145 @@
+"""Batches whose rows leave when they are done, against one row at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tiny_folder
+
+from paddlemix.conversation.messages import Conversation, Message
+from paddlemix.generate.batch import generate
+from paddlemix.generate.decode import kept_rows
+from paddlemix.generate.sampling import SamplingParams
+
+QUESTIONS = (
+    ("What is this?", (1,)),
+    ("Hello", ()),
+    ("Compare the pictures, from left to right.", (2, 1)),
+    ("And why?", (1,)),
+    ("How many red shapes are on the left of the blue one, and where is the green star?", (3,)),
+    ("What is this?", (1,)),
+    ("Where?", ()),
+)
+GREEDY = SamplingParams(max_new_tokens=24)
+SEEDED = SamplingParams(temperature=1.0, top_p=0.95, max_new_tokens=24, seed=5)
+
+
+@pytest.fixture(scope="module", params=["pad", "anyres"])
+def parts(request):
+    """A model whose answers end early, after a number of tokens that differs from row to row."""
+    model, processor = tiny_folder.load(request.param)
+    ends = tuple(range(2, model.config.language.vocab_size, 16))
+    model.config = dataclasses.replace(model.config, eos_token_ids=ends)
+    return model, processor
+
+
+def batch_of(processor, questions):
+    conversations = [
+        Conversation([Message.typed(text, len(seeds))], [tiny_folder.picture(seed) for seed in seeds])
+        for text, seeds in questions
+    ]
+    return processor.collate([processor.encode(each) for each in conversations])
+
+
+def record_widths(model, monkeypatch):
+    """Note the rows of every pass of a single token."""
+    widths, read = [], model.language_model.forward_cached
+
+    def recording(embeds, *args, **options):
+        widths.extend([embeds.shape[0]] if embeds.shape[1] == 1 else [])
+        return read(embeds, *args, **options)
+
+    monkeypatch.setattr(model.language_model, "forward_cached", recording)
+    return widths
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, SEEDED], ids=["greedy", "seeded"])
+def test_answers_of_a_batch_are_those_of_each_row_alone(sampling, parts, monkeypatch):
+    model, processor = parts
+    alone = [model.generate(batch_of(processor, [question]), sampling)[0] for question in QUESTIONS]
+    lengths = sorted(map(len, alone))
+    assert len(set(lengths)) > 3 and lengths[len(lengths) // 2] < lengths[-1]
+    widths = record_widths(model, monkeypatch)
+    assert model.generate(batch_of(processor, QUESTIONS), sampling) == alone
+    assert generate(model, batch_of(processor, QUESTIONS), sampling, shares_prefixes=False) == alone
+    assert set(widths) <= {7, 4, 2, 1} and len(set(widths)) > 2
+
+
+def test_rows_leave_when_half_of_them_are_done(parts, monkeypatch):
+    model, processor = parts
+    widths = record_widths(model, monkeypatch)
+    answers = model.generate(batch_of(processor, QUESTIONS), SEEDED)
+    num_open = [sum(len(answer) > step for answer in answers) for step in range(1, max(map(len, answers)))]
+    width, expected = len(answers), []
+    for number in num_open:
+        while width > 1 and number <= (width + 1) // 2:
+            width = (width + 1) // 2
+        expected.append(width)
+    assert widths == expected and sum(widths) < len(answers) * len(widths)
+
+
+@pytest.mark.parametrize(
+    ("is_open", "expected"),
+    [
+        ("0000", []),
+        ("1", [0]),
+        ("1111", [0, 1, 2, 3]),
+        ("1011", [0, 1, 2, 3]),
+        ("0101", [1, 3]),
+        ("0010", [2]),
+        ("01110", [1, 2, 3]),
+        ("10001", [0, 4]),
+        ("1010100", [0, 1, 2, 4]),
+        ("110000000", [0, 1]),
+        ("000010000", [4]),
+    ],
+)
+def test_halves_of_the_batch_are_kept_with_every_open_row(is_open, expected):
+    found = kept_rows([mark == "1" for mark in is_open])
+    assert len(found) == len(expected)
+    assert {row for row, mark in enumerate(is_open) if mark == "1"} <= set(found)
+    assert found == expected
+
+
+def test_a_short_row_may_go_on_after_a_long_one_has_filled_the_context(parts):
+    model, processor = parts
+    sampling = SamplingParams(max_new_tokens=60, ignore_eos=True)
+    questions = [("Hello", ()), ("word " * 80, ())]
+    together = batch_of(processor, questions)
+    length = together.token_ids.shape[1]
+    config = model.config
+    model.config = dataclasses.replace(
+        config, language=dataclasses.replace(config.language, max_position_embeddings=length + 20)
+    )
+    try:
+        answers = model.generate(together, sampling)
+        assert [len(answer) for answer in answers] == [60, 20]
+        assert answers == [model.generate(batch_of(processor, [question]), sampling)[0] for question in questions]
+    finally:
+        model.config = config
+
+
+def test_same_picture_twice_in_a_batch_is_encoded_once(parts, request):
+    model, processor = parts
+    model.feature_cache.clear()
+    calls = []
+    hook = model.vision_tower.register_forward_post_hook(lambda layer, inputs, output: calls.append(len(inputs[0])))
+    request.addfinalizer(hook.remove)
+    model.generate(batch_of(processor, QUESTIONS), SamplingParams(max_new_tokens=1))
+    distinct = sum(len(processor.tiles(tiny_folder.picture(seed)).pixels) for seed in (1, 2, 3))
+    assert calls == [distinct]
+    model.generate(batch_of(processor, QUESTIONS[:3]), SamplingParams(max_new_tokens=1))
+    assert calls == [distinct]
+
+
+def test_pixels_that_do_not_belong_to_the_ids_are_refused(parts):
+    model, processor = parts
+    batch = batch_of(processor, QUESTIONS[:1])
+    with pytest.raises(ValueError, match="tiles"):
+        model.generate(dataclasses.replace(batch, pixels=np.concatenate([batch.pixels, batch.pixels])))
+    with pytest.raises(ValueError, match="image placeholders"):
+        model.generate(dataclasses.replace(batch, pixels=None, tiles_per_image=None, image_sizes=None))
+    with pytest.raises(ValueError, match="the tokenizer is not this model's"):
+        model.generate(dataclasses.replace(batch, token_ids=batch.token_ids + 10_000 * (batch.token_ids > 5)))

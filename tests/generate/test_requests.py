@@ -1,0 +1,157 @@
+"""Many questions answered in batches, against a new chat for each."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import tiny_folder
+
+from paddlemix import ChatSession, LlavaForConditionalGeneration, LlavaProcessor
+from paddlemix.generate.requests import Request, answer_all, answer_each, batches
+from paddlemix.generate.sampling import SamplingParams
+
+TINY = Path(__file__).parents[2] / "paddlemix" / "examples" / "llava" / "tiny"
+GREEDY = SamplingParams(max_new_tokens=20)
+SEEDED = SamplingParams(temperature=1.0, top_p=0.95, max_new_tokens=20, seed=5)
+ASKED = (
+    ("What is this?", (1,)),
+    ("Hello", ()),
+    ("Compare.", (2, 1)),
+    ("What is this?", (2,)),
+    ("How many red shapes are on the left?", (1,)),
+    ("Where?", ()),
+    ("Where?", (1,)),
+    ("How many?", (2,)),
+)
+
+
+@pytest.fixture(scope="module", params=["pad", "anyres"])
+def parts(request):
+    return tiny_folder.load(request.param)
+
+
+@pytest.fixture(scope="module")
+def bundled():
+    return LlavaForConditionalGeneration.from_pretrained(TINY / "model"), LlavaProcessor.from_pretrained(TINY / "model")
+
+
+def requests_of(asked):
+    return [Request(text, [tiny_folder.picture(seed) for seed in seeds]) for text, seeds in asked]
+
+
+def chats(model, processor, requests, sampling, system=None):
+    """Ask each request in a chat of its own; return (text, ids, finish reason, prompt tokens)."""
+    found = []
+    for request in requests:
+        session = ChatSession(model, processor, system=system, sampling=request.sampling or sampling)
+        text = session.ask(request.text, request.images)
+        turn = session.turns[0]
+        found.append((text, tuple(turn.answer_ids), turn.finish_reason, len(turn.prompt_ids)))
+    return found
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, SEEDED], ids=["greedy", "seeded"])
+@pytest.mark.parametrize("options", [{}, {"max_batch": 3}, {"shares_prefixes": False}, {"max_places": 150}], ids=str)
+def test_answers_are_those_of_a_new_chat_for_each(options, sampling, parts):
+    requests = requests_of(ASKED)
+    answers = answer_all(*parts, requests, sampling, **options)
+    assert [dataclasses.astuple(answer) for answer in answers] == chats(*parts, requests, sampling)
+    assert len({answer.text for answer in answers}) > 6
+
+
+@pytest.mark.parametrize("template", ["llava_v0", "mistral_instruct"])
+def test_template_system_text_and_stop_strings_are_those_of_the_chat(template, parts):
+    model, processor = parts[0], parts[1].with_template(template)
+    requests = requests_of(ASKED)
+    whole = [answer.text for answer in answer_all(model, processor, requests, GREEDY, system="Be brief.")]
+    stops = tuple(text[len(text) // 2 :][:2] for text in whole[:3])
+    sampling = dataclasses.replace(GREEDY, stop=stops)
+    answers = answer_all(model, processor, requests, sampling, system="Be brief.")
+    assert [dataclasses.astuple(answer) for answer in answers] == chats(
+        model, processor, requests, sampling, "Be brief."
+    )
+    assert {answer.finish_reason for answer in answers} >= {"stop"}
+    assert answers[0].text == whole[0][: len(answers[0].text)] != whole[0]
+
+
+def test_each_request_may_have_its_own_sampling(parts):
+    own = (None, dataclasses.replace(SEEDED, seed=9), dataclasses.replace(GREEDY, max_new_tokens=3), None)
+    requests = [dataclasses.replace(each, sampling=own[place % 4]) for place, each in enumerate(requests_of(ASKED))]
+    answers = answer_all(*parts, requests, GREEDY)
+    assert [dataclasses.astuple(answer) for answer in answers] == chats(*parts, requests, GREEDY)
+    assert len(answers[2].token_ids) == 3
+
+
+def test_bundled_model_answers_in_a_batch_what_it_answers_in_chats(bundled):
+    picture = str(TINY / "shapes.png")
+    texts = (
+        "Describe the picture.",
+        "How many shapes are there?",
+        "What colour is the circle?",
+        "What is on the left?",
+    )
+    requests = [Request(text, [picture]) for text in texts] + [Request("Hello!")]
+    answers = answer_all(*bundled, requests, SamplingParams(max_new_tokens=80))
+    assert [dataclasses.astuple(each) for each in answers] == chats(
+        *bundled, requests, SamplingParams(max_new_tokens=80)
+    )
+    assert all(each.finish_reason == "stop" for each in answers)
+    assert len({len(each.token_ids) for each in answers}) > 2
+
+
+def test_a_picture_of_several_requests_is_prepared_and_encoded_once(parts, request, tmp_path, monkeypatch):
+    model, processor = parts
+    model.feature_cache.clear()
+    path = str(tiny_folder.save_picture(tmp_path / "a.png", 1))
+    loaded, tiles = [], processor.tiles
+    monkeypatch.setattr(processor, "tiles", lambda image: loaded.append(image) or tiles(image))
+    seen = []
+    hook = model.vision_tower.register_forward_post_hook(lambda layer, inputs, output: seen.append(len(inputs[0])))
+    request.addfinalizer(hook.remove)
+    answer_all(model, processor, [Request(f"What is {number}?", [path]) for number in range(5)], GREEDY, max_batch=2)
+    assert loaded == [path] and seen == [len(tiles(path).pixels)]
+
+
+def test_answers_come_batch_by_batch_with_their_numbers(parts):
+    requests = requests_of(ASKED)
+    found = list(answer_each(*parts, requests, GREEDY, max_batch=2))
+    assert sorted(number for number, _ in found) == list(range(len(requests)))
+    answers = answer_all(*parts, requests, GREEDY)
+    assert all(answers[number] == answer for number, answer in found)
+    assert answer_all(*parts, [], GREEDY) == []
+
+
+def test_batches_put_same_pictures_together_and_stay_within_bounds():
+    rows = [(("a",), 50), ((), 30), (("b",), 45), (("a",), 40), ((), 10), (("b",), 70), (("a",), 60)]
+    found = batches(rows, 3, 1000)
+    assert [[rows[number][0] for number in each] for each in found] == [
+        [(), (), ("a",)],
+        [("a",), ("a",), ("b",)],
+        [("b",)],
+    ]
+    for max_batch, max_places in ((2, 1000), (7, 130), (7, 1)):
+        found = batches(rows, max_batch, max_places)
+        assert sorted(number for each in found for number in each) == list(range(len(rows)))
+        for each in found:
+            size = len(each) * max(rows[number][1] for number in each)
+            assert len(each) <= max_batch and (size <= max_places or len(each) == 1)
+
+
+def test_bad_requests_are_named(parts, tmp_path):
+    good = Request("Hello")
+    with pytest.raises(ValueError, match=r"request 1: .*absent\.png"):
+        answer_all(*parts, [good, Request("What?", [str(tmp_path / "absent.png")])], GREEDY)
+    with pytest.raises(ValueError, match=f"request 2: .*{tiny_folder.CONTEXT}"):
+        answer_all(*parts, [good, good, Request("word " * tiny_folder.CONTEXT)], GREEDY)
+    with pytest.raises(ValueError, match="max_batch is 0"):
+        answer_all(*parts, [good], GREEDY, max_batch=0)
+
+
+def test_mode_of_the_model_is_given_back(parts):
+    model = parts[0]
+    model.train()
+    answer_all(*parts, [Request("Hello")], SamplingParams(max_new_tokens=2))
+    assert model.training
+    model.eval()

@@ -1,0 +1,54 @@
+"""Train several configurations one after another in the same processes: `cards.py pretrain:FILE sft:FILE`.
+
+Where a configuration lies its losses are written to losses.RANK.json, and its exit code is printed. Sharding stage 3
+divides weights of a million elements and more; here, where tests are tiny, those of 64 and more. Runs with sharding
+must come before those without: the groups of processes are made once.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+from pathlib import Path
+
+from paddlemix.device import prepare_environment
+
+prepare_environment("npu")
+
+from paddle.distributed import sharding  # noqa: E402
+
+from paddlemix.train import run  # noqa: E402
+
+SLICED_FROM = 64  # elements
+RANK = os.environ.get("PADDLE_TRAINER_ID", "0")
+TEMPLATES = {"pretrain": "plain", "sft": None}
+
+
+def main(items: list[str]) -> int:
+    """Run all; return the first exit code that is not 0."""
+    sharding.group_sharded_parallel = functools.partial(sharding.group_sharded_parallel, segment_size=SLICED_FROM)
+    codes = [train(*item.split(":")) for item in items]
+    print("codes", codes, flush=True)
+    return next((code for code in codes if code), 0)
+
+
+def train(script: str, config: str) -> int:
+    """Train one, and write its losses down."""
+    execute = run.execute
+
+    def noted(trainer, args, settings=None):
+        execute(trainer, args, settings)
+        values = [value for name in ("loss", "eval_loss") for _, value in trainer.history.values.get(name, ())]
+        Path(config).with_name(f"losses.{RANK}.json").write_text(json.dumps(values))
+
+    run.execute = noted
+    try:
+        return run.main([config], script=f"{script}.py", template=TEMPLATES[script])
+    finally:
+        run.execute = execute
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

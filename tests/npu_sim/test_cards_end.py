@@ -1,0 +1,148 @@
+"""Two processes through the example script: asked to stop, with a process that dies, and told to check only.
+
+On simulated cards, and where nothing else differs on the CPU.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import tiny_folder
+from tiny_training import LORA, settings
+
+import paddlemix
+from paddlemix.train.trainer import last_checkpoint
+
+SCRIPT = Path(paddlemix.__file__).parent / "examples/llava/supervised_finetune.py"
+SHIPPED = Path(paddlemix.__file__).parent / "config/llava/v1_5/lora_sft_argument_stage2.json"
+PATIENCE = 200  # seconds until training is under way on a busy machine
+BOUND = 90  # seconds in which a run must have ended: the launcher waits 30, then ends the processes
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    return tiny_folder.write_rows(tmp_path_factory.mktemp("rows"))
+
+
+@pytest.fixture
+def start(npu_sim, tmp_path, rows):
+    """Launch as `launched` does, and leave no process behind, whatever a test finds."""
+    launchers = []
+
+    def starts(*words: str, **changes) -> subprocess.Popen:
+        launchers.append(launched(npu_sim, tmp_path, rows, *words, **changes))
+        return launchers[-1]
+
+    yield starts
+    for launcher in launchers:
+        if launcher.poll() is None:
+            for process in (*children(launcher), launcher.pid):
+                os.kill(process, signal.SIGKILL)
+            launcher.wait()
+
+
+def launched(npu_sim, home: Path, rows: Path, *words: str, device: str = "npu", **changes) -> subprocess.Popen:
+    """Launch two processes with the shipped settings of LoRA with sharding stage 2 (CPU: 1), for a tiny model."""
+    shipped = json.loads(SHIPPED.read_text(encoding="utf-8"))
+    own = {**settings(home, rows, "anyres"), "device": device, "max_steps": 2000, "evaluation_strategy": "no"}
+    own |= {"sharding_parallel_degree": 2, "lora_rank": LORA["lora_rank"], "per_device_train_batch_size": 1, **changes}
+    own |= {"sharding": "stage1"} if device == "cpu" else {}
+    (home / "config.json").write_text(json.dumps({**shipped, **own}))
+    environment = {**npu_sim.plain_environment(), "OMP_NUM_THREADS": "1"}
+    del environment["CUDA_VISIBLE_DEVICES"]  # the launcher takes an empty one for the list of cards
+    if device == "npu":
+        environment |= {"CUSTOM_DEVICE_ROOT": str(npu_sim.build()), "SIM_NPU_COUNT": "2"}
+        environment |= {"PADDLE_XCCL_BACKEND": "npu"}  # the launcher of paddle 3.0.0 wants it
+        where = ["--host", "127.0.0.1", "--devices", "0,1"]
+    else:
+        where = ["--master", f"127.0.0.1:{free_port()}", "--nproc_per_node", "2"]
+    launch = ["-m", "paddle.distributed.launch", *where, "--log_dir", str(home / "log")]
+    return subprocess.Popen(
+        [sys.executable, *launch, str(SCRIPT), str(home / "config.json"), *words],
+        env=environment,
+        cwd=home,
+        text=True,
+        stdout=(home / "printed.log").open("w"),
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def logs(home: Path) -> list[str]:
+    return [(home / "log" / f"workerlog.{rank}").read_text(errors="replace") for rank in (0, 1)]
+
+
+def wait_for_step(launcher: subprocess.Popen, home: Path) -> None:
+    """Wait until a step is logged."""
+    end = time.monotonic() + PATIENCE
+    while not (home / "log/workerlog.1").is_file() or " loss: " not in logs(home)[0]:
+        assert launcher.poll() is None and time.monotonic() < end, (home / "printed.log").read_text()[-3000:]
+        time.sleep(0.2)
+
+
+def ended(launcher: subprocess.Popen) -> int:
+    """Return the exit code, in bounded time."""
+    return launcher.wait(BOUND)
+
+
+def children(launcher: subprocess.Popen) -> list[int]:
+    """Return the process ids of the ranks, in order."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            status, variables = (path.parent / "status").read_text(), path.read_bytes().split(b"\0")
+        except OSError:
+            continue  # it has just ended
+        if f"PPid:\t{launcher.pid}\n" in status:
+            rank = next((item for item in variables if item.startswith(b"PADDLE_TRAINER_ID=")), None)
+            if rank is not None:
+                found[int(rank.partition(b"=")[2])] = int(path.parent.name)
+    return [found[rank] for rank in sorted(found)]
+
+
+@pytest.mark.parametrize("device", ["npu", "cpu"])
+def test_a_launcher_that_is_asked_to_stop_saves_once_and_ends_all_processes(start, tmp_path, device):
+    launcher = start(device=device)
+    wait_for_step(launcher, tmp_path)
+    launcher.send_signal(signal.SIGTERM)
+    assert ended(launcher) == signal.SIGTERM
+    checkpoint = last_checkpoint(tmp_path / "out")
+    assert checkpoint is not None and (checkpoint / "optimizer.shard01.pdopt").is_file()
+    steps = {re.search(r"stopped by SIGTERM after step (\d+), with a checkpoint", text)[1] for text in logs(tmp_path)}
+    assert steps == {checkpoint.name.partition("-")[2]}
+
+
+def test_a_process_that_is_killed_ends_the_others_and_is_named(start, tmp_path):
+    launcher = start()
+    wait_for_step(launcher, tmp_path)
+    ranks = children(launcher)
+    os.kill(ranks[1], signal.SIGKILL)
+    assert ended(launcher) != 0
+    assert not any(Path(f"/proc/{rank}").exists() for rank in ranks)
+    printed = (tmp_path / "printed.log").read_text()
+    assert "Container failed" in printed and re.search(r"rank \d status failed", printed)
+
+
+@pytest.mark.parametrize(("device", "changes"), [("npu", {"sharding": "stage3"}), ("cpu", {"load_in_4bit": True})])
+def test_two_processes_check_a_run_together_and_leave_nothing(start, tmp_path, device, changes):
+    launcher = start("--dry-run", device=device, **changes)
+    code = launcher.wait(PATIENCE)
+    printed = (tmp_path / "printed.log").read_text()
+    assert code == 0, printed[-3000:] + "".join(logs(tmp_path))[-3000:]
+    assert "FAILED" not in printed and "checkpoint of" in printed
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,71 @@
+"""What a user is told where the simulated device cannot be used, and which device is taken when none is named."""
+
+from __future__ import annotations
+
+import subprocess
+
+import paddle
+import pytest
+import tiny_folder
+
+TYPED = "What is this?\n\n"
+SET = "paddlemix: set for npu: FLAGS_npu_storage_format=0 "
+
+
+def chat(npu_sim, *options, **environment):
+    """Run the chat's command; return what became of it, its standard error without the plugin's own lines."""
+    words = ["-m", "paddlemix.cli", "chat", "--model-path", tiny_folder.folder(), "--temperature", "0"]
+    return npu_sim.run([*words, "--max-new-tokens", "4", *options], environment=environment, typed=TYPED)
+
+
+def errors_of(done) -> list[str]:
+    assert done.returncode == 1 and done.output == "", done.text
+    return [line.removeprefix("error: ") for line in done.errors.splitlines() if line.startswith("error: ")]
+
+
+@pytest.mark.parametrize("options", [(), ("--device", "npu:0")], ids=["no device", "npu:0"])
+def test_npu_is_taken_by_number_and_without_being_named(npu_sim, options):
+    done = chat(npu_sim, *options)
+    assert done.returncode == 0 and done.errors.count(SET) == 1
+    assert done.statistics[0].copies["h2d"] > 100
+
+
+def test_cpu_is_taken_when_it_is_named(npu_sim):
+    done = chat(npu_sim, "--device", "cpu")
+    assert done.returncode == 0 and SET not in done.errors
+    assert all(one.copies["h2d"] < 10 for one in done.statistics)
+
+
+def test_card_that_is_not_there_is_named_with_those_that_are(npu_sim):
+    (said,) = errors_of(chat(npu_sim, "--device", "npu:3", SIM_NPU_COUNT="2"))
+    assert said == "device 'npu:3' is not there: this machine has npu:0, npu:1; numbers start at 0"
+
+
+def test_launched_process_without_a_card_of_its_own_is_told_so(npu_sim):
+    done = chat(npu_sim, "--device", "npu", FLAGS_selected_npus="1")
+    if paddle.__version__.startswith("3.0."):  # ends inside `import paddle`
+        assert done.returncode != 0 and "npu number on your machine is 1" in done.errors
+        return
+    (said,) = errors_of(done)
+    assert "a card that is not there (FLAGS_selected_npus=1)" in said and "--devices" in said
+
+
+def test_plugin_without_a_card_is_an_error_where_npu_was_asked_for(npu_sim):
+    (said,) = errors_of(chat(npu_sim, "--device", "npu", SIM_NPU_COUNT="0"))
+    assert "device 'npu' is not there: this machine has cpu" in said and "npu-smi info" in said
+
+
+def test_plugin_without_a_card_is_told_where_the_cpu_stands_in(npu_sim):
+    done = chat(npu_sim, SIM_NPU_COUNT="0")
+    assert done.returncode == 0 and "ASSISTANT: " in done.output
+    assert "using the cpu, since there is no npu: its plugin is loaded but finds no card" in done.errors
+
+
+def test_plugin_without_its_libraries_is_one_line_with_the_cure(npu_sim, tmp_path):
+    (tmp_path / "lost").mkdir()
+    (tmp_path / "cann.cc").write_text("int acl() { return 0; }")
+    (tmp_path / "plugin.cc").write_text("int acl(); int InitPlugin() { return acl(); }")
+    for words in ("cann.cc -o lost/libascendcl.so", "plugin.cc -o libpaddle-custom-npu.so -L lost -lascendcl"):
+        subprocess.run([npu_sim.compiler(), "-shared", "-fPIC", *words.split()], cwd=tmp_path, check=True)
+    (said,) = errors_of(chat(npu_sim, "--device", "npu", CUSTOM_DEVICE_ROOT=str(tmp_path)))
+    assert "libascendcl.so: cannot open shared object file" in said and "set_env.sh" in said
