@@ -24,6 +24,7 @@ COMMANDS = {
     "extract-projector": "write a model's projector to a file",
     "apply-delta": "add delta weights to their base",
     "make-delta": "subtract a base from a model",
+    "bench": "measure how fast a model is on this machine",
 }
 
 

@@ -14,9 +14,11 @@ from .. import device as devices
 from ..models.config import LlavaConfig
 from ..models.llava import LlavaForConditionalGeneration
 from ..models.quantized import QuantizedLinear, quantize_layers, quantized_layers
+from ..ops.host_memory import new_memory
 from ..ops.quantize import check_kind
 from . import hub
 from .adapters import Oriented
+from .copying import copy_into
 from .files import CheckpointError, StoredTensor, preview
 from .quantized import to_codes
 from .side_files import NOTED, SideFiles
@@ -52,23 +54,29 @@ def load_model(
         layout = dataclasses.replace(layout, base_quantization=base_quantization)
     devices.use_device(device)
     dtype = devices.choose_dtype(dtype, stored=config.dtype)
-    model = build_model(config, dtype, quantization)
+    model = build_model(config, dtype, quantization, is_empty=True)
     fill(model, our_tensors(path, layout, config))
     model.eval()
     return model
 
 
-def build_model(config: LlavaConfig, dtype: str, quantization: str | None = None) -> LlavaForConditionalGeneration:
-    """Make a model whose parameters have `dtype` and hold zeros; layers for codes hold nothing yet."""
+def build_model(
+    config: LlavaConfig, dtype: str, quantization: str | None = None, *, is_empty: bool = False
+) -> LlavaForConditionalGeneration:
+    """Make a model whose parameters have `dtype` and hold zeros; layers for codes hold nothing yet.
+
+    is_empty: the parameters have no memory either before `fill` gives them some, which then nobody clears in vain.
+    """
     before = paddle.get_default_dtype()
     paddle.set_default_dtype(dtype)
     try:
-        if quantization is None:
+        if quantization is None and not is_empty:
             return LlavaForConditionalGeneration(config)
         with paddle.LazyGuard():  # so that the weights that codes stand in for are never made
             model = LlavaForConditionalGeneration(config)
-        quantize_layers(model.language_model, quantization)
-        for parameter in model.parameters():
+        if quantization is not None:
+            quantize_layers(model.language_model, quantization)
+        for parameter in () if is_empty else model.parameters():
             parameter.initialize()
         return model
     finally:
@@ -100,7 +108,7 @@ def fill(model: LlavaForConditionalGeneration, tensors: dict[str, Oriented]) -> 
             if isinstance(slot, QuantizedLinear):
                 ready = readers.submit(to_codes, name, tensor, is_transposed, slot.kind)
             else:
-                ready = readers.submit(_ready, slot, tensor, is_transposed)
+                ready = readers.submit(_ready, slot, tensor, is_transposed, new_memory(slot))
             pending.append((name, ready))
             if len(pending) > NUM_READERS:
                 _copy(parameters, tensors, *pending.popleft())
@@ -108,12 +116,12 @@ def fill(model: LlavaForConditionalGeneration, tensors: dict[str, Oriented]) -> 
             _copy(parameters, tensors, *pending.popleft())
 
 
-def _copy(parameters: dict, tensors: dict[str, Oriented], name: str, values: Future) -> None:
-    slot = parameters[name]
+def _copy(parameters: dict, tensors: dict[str, Oriented], name: str, ready: Future) -> None:
+    slot, values = parameters[name], ready.result()
     if isinstance(slot, QuantizedLinear):
-        slot.put(*values.result())
-    else:
-        _set(slot, values.result(), tensors[name][0].dtype)
+        slot.put(*values)
+    elif values is not None:
+        _set(slot, values, tensors[name][0].dtype)
 
 
 def as_oriented(parameters) -> dict[str, Oriented]:
@@ -139,13 +147,20 @@ def put(parameter, tensor: StoredTensor, is_transposed: bool) -> None:
     _set(parameter, _ready(parameter, tensor, is_transposed), tensor.dtype)
 
 
-def _ready(parameter, tensor: StoredTensor, is_transposed: bool) -> np.ndarray:
-    """Return a tensor's values in the parameter's orientation, in float32 if that is what the parameter has."""
+def _ready(parameter, tensor: StoredTensor, is_transposed: bool, memory: np.ndarray | None = None) -> np.ndarray | None:
+    """Return a tensor's values in the parameter's orientation, in float32 if that is what the parameter has.
+
+    memory: the parameter's own, which gets them instead; then the result is None.
+    """
     values = tensor.values.T if is_transposed else tensor.values
+    if memory is not None:
+        return copy_into(memory, values, tensor.dtype)
     return contiguous(values, tensor.dtype, widen=parameter.dtype == paddle.float32)
 
 
 def _set(parameter, values: np.ndarray, dtype: str) -> None:
+    if not parameter._is_initialized():
+        parameter.initialize()
     if values.dtype == np.float32 and parameter.dtype == paddle.float32:
         parameter.set_value(values)
     else:

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .copying import copy_into, widened
 from .files import CheckpointError, StoredTensor, storage_dtype
 
 FLOATS = ("float64", "float32", "float16", "bfloat16")
 BLOCK_BYTES = 16 << 20
-TURN = 64  # rows that are turned at a time, so that what is written in columns stays in the processor's cache
 ALL = slice(None)
 Region = Callable[[slice, slice], np.ndarray]
 
@@ -198,23 +198,13 @@ def cast_values(values: np.ndarray, dtype: str, target: str) -> np.ndarray:
     return result
 
 
-def widened(values: np.ndarray, dtype: str) -> np.ndarray:
-    """Return floats that NumPy can compute with: bits of bfloat16 become float32, the others stay."""
-    if dtype != "bfloat16":
-        return values
-    return (values.astype(np.uint32) << 16).view(np.float32)
-
-
 def contiguous(values: np.ndarray, dtype: str, *, widen: bool = False) -> np.ndarray:
-    """Return the same in row-major order, with widen floats of 16 bits as float32. Matrices are copied in strips."""
+    """Return the same in row-major order, with widen floats of 16 bits as float32."""
     widen = widen and dtype in ("float16", "bfloat16")
-    is_turned = not values.flags.c_contiguous and values.ndim == 2
-    if not is_turned:
-        return np.ascontiguousarray(widened(values, dtype), np.float32) if widen else np.ascontiguousarray(values)
+    if values.flags.c_contiguous and not widen:
+        return np.ascontiguousarray(values)
     result = np.empty(values.shape, np.float32 if widen else values.dtype)
-    for start in range(0, values.shape[1], TURN):
-        strip = values[:, start : start + TURN]
-        result[:, start : start + TURN] = widened(strip, dtype) if widen else strip
+    copy_into(result, values, dtype)
     return result
 
 

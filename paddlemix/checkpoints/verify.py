@@ -60,7 +60,7 @@ def _logits(checkpoint: Checkpoint, prompt_source: Checkpoint) -> np.ndarray:
 
     from .load import build_model, fill
 
-    model = build_model(checkpoint.config, "float32")
+    model = build_model(checkpoint.config, "float32", is_empty=True)
     fill(model, {name: (tensor, False) for name, tensor in checkpoint.tensors.items()})
     model.eval()
     with paddle.no_grad():

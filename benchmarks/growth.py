@@ -1,0 +1,156 @@
+"""Measure how time and memory grow: a decoding step with the context, a prefill with its length. Draws growth.png.
+
+    python benchmarks/growth.py [--contexts 512 1024 2048 4096 8192] [--lengths 256 512 1024 2048 4096] [--rounds 5]
+
+The decoder of small_llava.py, float32, each size in a process of its own. Memory is the peak of what the process grew
+by while it worked, the cache included. For steps the cache holds zeros: they take the time that other numbers take.
+Lines are fitted by least squares; the exponent of the prefill by least squares of the logarithms.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from children import run_child
+from peers import KIBIBYTE, parse
+from small_llava import load_ours, model_folder, text_ids
+
+PICTURE = Path(__file__).parent / "growth.png"
+STEPS = 16
+
+
+def main() -> int:
+    arguments = parse(__doc__, add_options)
+    if arguments.work:
+        return measure(arguments)
+    os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
+    found = {}
+    with model_folder(arguments.folder) as folder:
+        for work, sizes in (("step", arguments.contexts), ("prefill", arguments.lengths)):
+            shared = ["--folder", folder, "--threads", str(arguments.threads), "--rounds", str(arguments.rounds)]
+            found[work] = [run_one(work, size, shared) for size in sizes]
+    show("step", "context", arguments.contexts, found["step"])
+    show("prefill", "length", arguments.lengths, found["prefill"])
+    draw(arguments, found)
+    seconds = [one["seconds"] for one in found["prefill"]]
+    print(f"exponent of the prefill's time: {exponent(arguments.lengths, seconds):.2f}")
+    return 0
+
+
+def add_options(parser) -> None:
+    parser.add_argument("--contexts", type=int, nargs="+", default=[512, 1024, 2048, 4096, 8192], help="at least two")
+    parser.add_argument("--lengths", type=int, nargs="+", default=[256, 512, 1024, 2048, 4096], help="at least two")
+    parser.add_argument("--picture", default=str(PICTURE), help="file to draw (default: growth.png beside this script)")
+    parser.add_argument("--work", choices=("step", "prefill"), default=None, help="only this, once, of --size")
+    parser.add_argument("--size", type=int, default=512)
+
+
+def run_one(work: str, size: int, shared: list[str]) -> dict:
+    found = json.loads(run_child(__file__, "--work", work, "--size", str(size), *shared).output.splitlines()[-1])
+    memory = found["bytes"] / 1e6
+    print(f"{work:8} {size:6}: {found['seconds'] * 1e3:9.1f} ms, {memory:7.1f} MB", flush=True)
+    return found
+
+
+def measure(arguments) -> int:
+    """Print the median of the seconds and the bytes that the process grew by at most."""
+    model = load_ours(arguments.folder, arguments.threads)
+    import paddle
+
+    work = (step if arguments.work == "step" else prefill)(model, paddle, 16)  # what comes in with the first use
+    work()
+    before, seconds = memory("VmRSS"), []
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of loading
+    work = (step if arguments.work == "step" else prefill)(model, paddle, arguments.size)
+    for number in range(arguments.rounds + 1):
+        start = time.perf_counter()
+        num_done = work()
+        if number:  # one round before is not counted
+            seconds.append((time.perf_counter() - start) / num_done)
+    print(json.dumps({"seconds": statistics.median(seconds), "bytes": memory("VmHWM") - before}))
+    return 0
+
+
+def memory(name: str) -> int:
+    return int(Path("/proc/self/status").read_text(encoding="utf-8").split(f"{name}:")[1].split()[0]) * KIBIBYTE
+
+
+def step(model, paddle, context: int):
+    """Return what takes a few steps behind a context and says how many."""
+    from paddlemix.generate.engine import Engine
+
+    engine = Engine(model, 1, context + STEPS)
+
+    def work() -> int:
+        engine.cache.length = context
+        for number in range(STEPS):
+            engine.read_ids([5], np.array([[context + number]]))
+        return STEPS
+
+    return work
+
+
+def prefill(model, paddle, length: int):
+    """Return what reads a prompt."""
+    from paddlemix.generate.engine import Engine
+
+    ids, positions = paddle.to_tensor([text_ids(length)]), np.arange(length)[None]
+
+    def work() -> int:
+        with paddle.no_grad():
+            embeds = model.language_model.embed_tokens(ids)
+        Engine(model, 1, length).read(embeds, positions)
+        return 1
+
+    return work
+
+
+def show(work: str, name: str, sizes: list[int], found: list[dict]) -> None:
+    """Print the fits of time and memory."""
+    for value, unit, scale in (("seconds", "ms", 1e3), ("bytes", "MB", 1e-6)):
+        values = np.array([one[value] for one in found]) * scale
+        slope, start, part = line(sizes, values)
+        text = f"{start:.1f} {unit} + {slope * 1000:.2f} {unit} per 1,000, R^2 {part:.4f}"
+        print(f"{work}: {value} against the {name}: {text}, exponent {exponent(sizes, values):.2f}")
+
+
+def line(sizes: list[int], values: np.ndarray) -> tuple[float, float, float]:
+    """Return slope, start and the part of the variance that the line explains."""
+    slope, start = np.polyfit(sizes, values, 1)
+    rest = values - (slope * np.array(sizes) + start)
+    return float(slope), float(start), float(1 - rest.var() / max(values.var(), 1e-30))
+
+
+def exponent(sizes: list[int], values) -> float:
+    return float(np.polyfit(np.log(sizes), np.log(np.maximum(values, 1e-9)), 1)[0])
+
+
+def draw(arguments, found: dict[str, list[dict]]) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 7), layout="constrained")
+    axes = figure.subplots(2, 2)
+    plots = (("step", "context", arguments.contexts), ("prefill", "length", arguments.lengths))
+    for column, (work, name, sizes) in enumerate(plots):
+        for row, (value, unit, scale) in enumerate((("seconds", "ms", 1e3), ("bytes", "MB", 1e-6))):
+            values = np.array([one[value] for one in found[work]]) * scale
+            slope, start, _ = line(sizes, values)
+            axis = axes[row][column]
+            axis.plot(sizes, slope * np.array(sizes) + start, color="#9db8d9", linewidth=2, label="a line")
+            axis.plot(sizes, values, "o", color="#1f5fa8", label=f"{work}, {unit}")
+            axis.set(xlabel=f"{name}, tokens", ylabel=unit, ylim=(0, None))
+            axis.grid(alpha=0.3)
+            axis.legend(frameon=False)
+    FigureCanvasAgg(figure)
+    figure.savefig(arguments.picture, dpi=120)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,122 @@
+"""Compare the time to the first token of every turn of a conversation about a LLaVA 1.6 picture with transformers'.
+
+    python benchmarks/turns.py [--turns 5] [--rounds 5] [--threads 2]
+
+The model of small_llava.py with the tokenizer of the bundled tiny model, float32. Ours is a ChatSession; transformers
+is given the whole history each time, as its users do, as the very ids of our session and with the picture preprocessed.
+Both must choose the same first token in every turn; answers of 16 tokens go into the history. Every round has a
+picture of its own.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+
+import numpy as np
+from peers import OURS, ROLES, THEIRS, Peer, parse, serve
+from small_llava import PICTURE, load_ours, load_theirs, model_folder, picture_tiles
+
+NUM_ANSWERED = 16
+QUESTIONS = ("What is in the picture?", "Which colours are there?", "How many circles are there?", "Is it a circle?")
+
+
+def main() -> int:
+    arguments = parse(__doc__, add_options)
+    if arguments.role:
+        return serve((ours if arguments.role == OURS else theirs)(arguments))
+    with model_folder(arguments.folder) as folder:
+        peers = {role: Peer(__file__, role, folder, arguments.threads) for role in ROLES}
+        seconds = {role: [[] for _ in range(arguments.turns)] for role in ROLES}
+        for number in range(arguments.rounds + 1):
+            for turn in range(arguments.turns):
+                found = ask(peers, number, turn)
+                for role in ROLES if number else ():  # one round before is not counted
+                    seconds[role][turn].append(found[role])
+        for turn in range(arguments.turns):
+            times = {role: statistics.median(seconds[role][turn]) for role in ROLES}
+            text = "  ".join(f"{role} {times[role] * 1e3:8.1f} ms" for role in ROLES)
+            print(f"turn {turn + 1}: {text}  {times[THEIRS] / times[OURS]:.1f} times as fast")
+        later = {role: statistics.median(found for turn in seconds[role][1:] for found in turn) for role in ROLES}
+        print(f"first token of later turns, ours to transformers': {later[THEIRS] / later[OURS]:.2f}")
+        for peer in peers.values():
+            peer.close()
+    return 0
+
+
+def add_options(parser) -> None:
+    parser.add_argument("--turns", type=int, default=5, help="of each conversation, at least 2")
+
+
+def ask(peers: dict[str, Peer], number: int, turn: int) -> dict[str, float]:
+    """Have both answer a turn; return their seconds. Raises SystemExit if their first tokens differ."""
+    mine = peers[OURS].ask(number=number, turn=turn)
+    other = peers[THEIRS].ask(number=number, ids=mine["ids"], num_known=mine["num_known"])
+    if mine["token"] != other["token"]:
+        raise SystemExit(f"turn {turn + 1}: ours chose token {mine['token']}, transformers {other['token']}")
+    return {OURS: mine["seconds"], THEIRS: other["seconds"]}
+
+
+def ours(arguments):
+    model = load_ours(arguments.folder, arguments.threads)
+    from paddlemix import ChatSession, LlavaProcessor, SamplingParams
+    from paddlemix.cli import BUNDLED_MODEL
+
+    tiny = LlavaProcessor.from_pretrained(BUNDLED_MODEL)
+    processor = LlavaProcessor(tiny.tokenizer, tiny.template, model.config.image)
+    sessions = {}
+    first, whole = (SamplingParams(max_new_tokens=most, ignore_eos=True) for most in (1, NUM_ANSWERED))
+
+    def answer(number: int, turn: int) -> dict:
+        if turn == 0:
+            sessions.clear()
+            sessions[number] = ChatSession(model, processor)
+        session = sessions[number]
+        question = (QUESTIONS[turn % len(QUESTIONS)], [picture(number)] if turn == 0 else [])
+        start = time.perf_counter()
+        session.ask(*question, first)
+        seconds = time.perf_counter() - start
+        last = session.turns[-1]
+        ids = [token for past in session.turns[:-1] for token in past.prompt_ids + past.answer_ids] + last.prompt_ids
+        token = last.answer_ids[0]
+        session.turns.pop()
+        session.ask(*question, whole)  # for the history; the time is that of the first token only
+        return {"seconds": seconds, "ids": ids, "token": token, "num_known": tiny.tokenizer.vocab_size}
+
+    return answer
+
+
+def picture(number: int):
+    """Return the picture of which `picture_tiles` are."""
+    from PIL import Image
+
+    noise = np.random.default_rng(number).integers(0, 256, (PICTURE[1], PICTURE[0], 3), dtype=np.uint8)
+    return Image.fromarray(noise)
+
+
+def theirs(arguments):
+    model = load_theirs(arguments.folder, arguments.threads)
+    import torch
+
+    from paddlemix.constants import IMAGE_TOKEN_ID
+
+    def answer(number: int, ids: list[int], num_known: int) -> dict:
+        tiles = picture_tiles(number)
+        ids = [model.config.image_token_id if token == IMAGE_TOKEN_ID else token for token in ids]
+        start = time.perf_counter()
+        out = model(
+            input_ids=torch.tensor([ids]),
+            pixel_values=torch.tensor(tiles.pixels)[None],
+            image_sizes=torch.tensor([tiles.size[::-1]]),  # (height, width)
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        token = int(out.logits[0, -1, :num_known].argmax())
+        return {"seconds": time.perf_counter() - start, "token": token}
+
+    return answer
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,133 @@
+"""`paddlemix bench`: how fast a model is on this machine, and how close to the machine's limit."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from ..checkpoints.hub_options import add_hub_options
+
+BUNDLED_MODEL = str(Path(__file__).parents[1] / "examples" / "llava" / "tiny" / "model")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Add the command's options."""
+    parser.add_argument("--model-path", default=BUNDLED_MODEL, help="model folder or name (default: the tiny model)")
+    parser.add_argument("--model-base", default=None, help="model that the LoRA or projector in --model-path is for")
+    parser.add_argument("--device", default=None, help="gpu, npu or cpu, also with :N (default: the best there is)")
+    parser.add_argument("--dtype", default=None, choices=("float32", "float16", "bfloat16"), help="default: as stored")
+    for bits in (8, 4):
+        names = (f"--load-{bits}bit", f"--load-in-{bits}bit")
+        parser.add_argument(*names, action="store_true", help=f"hold the decoder's weights in {bits} bits")
+    lists = {
+        "lengths": ("tokens of the prompts to read", (128, 512, 2048)),
+        "contexts": ("tokens behind which to decode", (128, 600, 3000)),
+        "batches": ("rows to answer at once", (1, 4, 16)),
+    }
+    for name, (text, default) in lists.items():
+        numbers = " ".join(map(str, default))
+        parser.add_argument(
+            f"--{name}", type=int, nargs="+", default=default, metavar="N", help=f"{text} (default: {numbers})"
+        )
+    parser.add_argument("--steps", type=int, default=32, metavar="N", help="tokens to decode (default 32)")
+    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="of each, for the median (default 3)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    parser.epilog = "Sizes beyond the model's context become the largest that fit."
+    add_hub_options(parser)
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure and print."""
+    import json
+
+    found = measure(arguments)
+    print(json.dumps(found, indent=2, ensure_ascii=False) if arguments.json else as_text(found))
+    return 0
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Load the model, measure it, and return what was found as JSON has it. What is done goes to standard error."""
+    import dataclasses
+
+    import paddle
+
+    from .. import __version__
+    from ..checkpoints.hub import resolve
+    from ..checkpoints.load import load_model
+    from ..device import peak_memory
+    from ..generate.speed import Meter, Plan, machine_limits
+    from ..ops.quantize import choose_kind
+
+    sizes = (tuple(numbers) for numbers in (arguments.lengths, arguments.contexts, arguments.batches))
+    plan = Plan(*sizes, num_steps=arguments.steps, num_rounds=arguments.rounds)
+    kind = choose_kind(arguments.load_8bit, arguments.load_4bit)
+    home = resolve(arguments.model_path, hub=arguments.hub, revision=arguments.revision)
+    _tell(f"loading {home}")
+    start = time.perf_counter()
+    model = load_model(
+        home, base=arguments.model_base, dtype=arguments.dtype, device=arguments.device, quantization=kind
+    )
+    seconds = time.perf_counter() - start
+    dtype = str(model.language_model.norm.weight.dtype).split(".")[-1]
+    meter, rows = Meter(model, dtype, plan), []
+    for row in meter.rows(_processor(home, arguments.model_base)):
+        _tell(_line(dataclasses.asdict(row)))
+        rows.append(row)
+    peak = peak_memory()
+    _tell("measuring what the machine can do")
+    limits = machine_limits(dtype, plan.num_rounds)
+    return {
+        "model": str(arguments.model_path),
+        "device": paddle.get_device(),
+        "dtype": dtype,
+        "weights": kind or dtype,
+        "context": model.config.language.max_position_embeddings,
+        "load_seconds": seconds,
+        "limits": {"copy_bytes_per_second": limits["copy"], "matrix_flops_per_second": limits["matrix"]},
+        "rows": [dataclasses.asdict(row.limited(limits)) for row in rows],
+        "peak_memory_bytes": peak,
+        "versions": {"paddlemix": __version__, "paddlepaddle": paddle.__version__},
+    }
+
+
+def _processor(home, base):
+    """Return a model's processor, None with a notice for a folder that has no tokenizer."""
+    from ..checkpoints.processor import LlavaProcessor
+    from ..log import notice
+
+    try:
+        return LlavaProcessor.from_pretrained(home, base)
+    except ValueError as error:
+        notice(f"turns of a conversation are not measured: {error}")
+        return None
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def as_text(found: dict[str, Any]) -> str:
+    """Return the result as a table."""
+    limits = found["limits"]
+    copied, multiplied = limits["copy_bytes_per_second"] / 1e9, limits["matrix_flops_per_second"] / 1e9
+    return "\n".join(
+        [
+            found["model"],
+            f"  {found['device']}, {found['dtype']}, weights in {found['weights']}, context {found['context']:,}",
+            f"  loaded in {found['load_seconds']:.2f} s, peak memory {found['peak_memory_bytes'] / 1e6:,.0f} MB",
+            f"  the machine copies {copied:.1f} GB/s (read and written) and multiplies {multiplied:,.0f} GFLOP/s",
+            "",
+            f"{'':9}{'':16}{'time':>12}{'speed':>22}  of the machine's",
+            *map(_line, found["rows"]),
+        ]
+    )
+
+
+def _line(row: dict[str, Any]) -> str:
+    speed = "" if row["rate"] is None else f"{row['rate']:,.1f} {row['unit']}"
+    limit = "" if row["fraction"] is None else f"  {row['fraction']:.2f} {row['limit']}"
+    return f"{row['what']:9}{row['size']:16}{row['seconds'] * 1e3:9,.1f} ms{speed:>22}{limit}".rstrip()

@@ -1,0 +1,104 @@
+"""`paddlemix bench`: what it measures, in which form it says so, and what it refuses."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import pytest
+import tiny_folder
+
+from paddlemix.checkpoints.load import load_model
+from paddlemix.commands import bench
+from paddlemix.generate import speed
+from paddlemix.models.config import LanguageConfig
+from paddlemix.models.costs import decode_bytes, layer_weights, prefill_flops
+from paddlemix.models.quantized import quantized_layers
+
+FEW = ("--rounds", 1, "--steps", 2, "--lengths", 8, 9000, "--contexts", 12, "--batches", 1, 3)
+LIMITS = {"copy": 4e9, "matrix": 2e9}
+
+
+@pytest.fixture(autouse=True)
+def known_limits(monkeypatch):
+    """Take the machine's limits as known: to measure them takes longer than the tiny model."""
+    monkeypatch.setattr(speed, "machine_limits", lambda dtype, num_rounds: LIMITS)
+
+
+def run(*arguments) -> int:
+    parser = argparse.ArgumentParser()
+    bench.add_arguments(parser)
+    return bench.run(parser.parse_args(list(map(str, arguments))))
+
+
+def test_json_holds_every_measurement_with_its_part_of_the_limit(capsys):
+    assert run("--model-path", tiny_folder.folder("anyres"), "--device", "cpu", "--json", *FEW) == 0
+    printed = capsys.readouterr()
+    found = json.loads(printed.out)
+    names = [(row["what"], row["size"]) for row in found["rows"]]
+    assert names == [
+        ("vision", "5 tiles"),
+        ("prefill", "8 tokens"),
+        ("prefill", "510 tokens"),  # 9,000 do not fit into 512 with two tokens behind them
+        ("prefill", "picture + 50"),
+        ("decode", "behind 12"),
+        ("batch", "1 row"),
+        ("batch", "3 rows"),
+        ("turn 1", "first token"),
+        ("turn 2", "first token"),
+    ]
+    assert found["device"] == "cpu" and found["dtype"] == found["weights"] == "float32" and found["context"] == 512
+    assert found["peak_memory_bytes"] > 0 and found["load_seconds"] > 0
+    for row in found["rows"]:
+        assert row["seconds"] > 0
+        if row["limit"] is not None:
+            assert row["fraction"] == pytest.approx(row["cost"] / row["seconds"] / LIMITS[row["limit"]])
+    assert "decode" in printed.err and "decode" not in printed.err.splitlines()[0]  # what is done is told meanwhile
+
+
+def test_the_table_is_of_the_bundled_model_by_default_and_of_int8_weights_when_asked(capsys):
+    assert run("--device", "cpu", "--load-in-8bit", "--rounds", 1, "--steps", 1, "--lengths", 4, "--batches", 1) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("tiny/model") and "cpu, float32, weights in int8, context 1,024" in lines[1]
+    assert "copies 4.0 GB/s" in lines[3] and "2 GFLOP/s" in lines[3]
+    assert [line.split()[0] for line in lines[6:]] == [
+        "vision", "prefill", "prefill", "decode", "decode", "decode", "batch", "turn", "turn"
+    ]  # fmt: skip
+    assert all(line.endswith(("matrix", "copy")) for line in lines[6:12])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [(("--rounds", 0), "rounds is 0"), (("--lengths", 0), r"lengths are \[0\]"), (("--steps", -1), "steps is -1")],
+)
+def test_sizes_below_one_are_refused_before_anything_is_loaded(words, message):
+    with pytest.raises(ValueError, match=message):
+        run("--model-path", "/nowhere", *words)
+
+
+def test_costs_count_what_a_step_reads_and_computes():
+    model = load_model(tiny_folder.folder("anyres"), dtype="float32", device="cpu")
+    config = model.config.language
+    layers = sum(
+        int(parameter.size)
+        for name, parameter in model.language_model.named_parameters()
+        if name.startswith("layers.") and parameter.ndim == 2
+    )
+    assert config.num_hidden_layers * layer_weights(config) == layers
+    head = config.hidden_size * config.vocab_size
+    cached = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 10
+    assert decode_bytes(model, 10, "float32") == 4 * (layers + head + cached)
+    assert prefill_flops(config, 1) == 2 * (layers + head) + config.num_hidden_layers * 4 * config.hidden_size
+    # by hand: 2 heads of 4 over 1, width 8, 16 wide within
+    small = LanguageConfig(vocab_size=10, hidden_size=8, intermediate_size=16, num_hidden_layers=3,
+                           num_attention_heads=2, num_key_value_heads=1)  # fmt: skip
+    assert layer_weights(small) == 8 * 8 + 2 * 8 * 4 + 8 * 8 + 3 * 8 * 16
+
+
+def test_codes_count_with_the_bytes_they_take():
+    folder = tiny_folder.folder("anyres")
+    whole = load_model(folder, dtype="float32", device="cpu")
+    coded = load_model(folder, dtype="float32", device="cpu", quantization="int8")
+    num_weights = sum(layer.shape[0] * layer.shape[1] for layer in quantized_layers(coded).values())
+    saved = decode_bytes(whole, 10, "float32") - decode_bytes(coded, 10, "float32")
+    assert 2.5 * num_weights < saved < 3 * num_weights  # of four bytes one is left, and the scales
