@@ -15,8 +15,8 @@ CHECK_PYTHON := import sys, importlib.util as u; v = sys.version_info; \
 
 # The oldest paddle that is supported, which paddle-custom-npu pairs with. Tests without references of other packages.
 PADDLE300 := .venv-paddle300
-PADDLE300_TESTS := tests/npu_sim tests/test_accelerators.py tests/train/test_steps.py tests/train/test_resume.py \
-	tests/train/test_qlora.py tests/generate
+PADDLE300_TESTS := $(addprefix tests/npu_sim/test_,scripts_on_npu.py cards.py strict.py operations.py simulator.py) \
+	tests/test_accelerators.py tests/train/test_steps.py
 
 .PHONY: help chat test test-paddle300 lint tiny clean install install-dev
 
