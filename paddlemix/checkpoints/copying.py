@@ -48,8 +48,8 @@ def _turn(target: np.ndarray, source: np.ndarray, dtype: str) -> None:
     num_whole = num_columns // size
     pieces = source[:, : num_whole * size].view(PIECE)
     places = target[: num_whole * size].reshape(num_whole, size, num_rows)
-    for rows in _ranges(num_rows, TILE_ROWS):
-        for columns in _ranges(num_whole, max(TILE_COLUMNS // size, 1)):
+    for columns in _ranges(num_whole, max(TILE_COLUMNS // size, 1)):
+        for rows in _ranges(num_rows, TILE_ROWS):
             turned = np.ascontiguousarray(pieces[rows, columns].T)
             values = turned.view(source.dtype).reshape(*turned.shape, size).swapaxes(1, 2)
             _convert(places[columns, :, rows], values, dtype)
