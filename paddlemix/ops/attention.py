@@ -8,6 +8,7 @@ import paddle
 import paddle.nn.functional as F
 
 from .flash_attention import HIDDEN, flash_attention, has_kernel
+from .gradients import is_trained
 from .kernels import kind_of, product_dtype
 
 WHOLE = 512  # up to so many queries, a causal mask is made once and shared by all layers
@@ -170,7 +171,7 @@ def _masked(scores, bias, rows: list[int]):
         scores, bias = scores.reshape([rows[0] * rows[1], -1]), bias.flatten()
     else:
         scores, bias = scores.reshape(rows), bias.expand(rows)
-    return (scores.add_(bias) if _is_untrained(scores) else scores + bias).reshape(shape)
+    return (scores + bias if is_trained(scores, bias) else scores.add_(bias)).reshape(shape)
 
 
 def _softmax(scores, dtype):
@@ -178,10 +179,5 @@ def _softmax(scores, dtype):
     if scores.dtype != paddle.float32:
         weights = F.softmax(scores.astype("float32"), axis=-1)
     else:
-        weights = F.softmax_(scores, axis=-1) if _is_untrained(scores) else F.softmax(scores, axis=-1)
+        weights = F.softmax(scores, axis=-1) if is_trained(scores) else F.softmax_(scores, axis=-1)
     return weights if weights.dtype == dtype else weights.astype(dtype)
-
-
-def _is_untrained(x) -> bool:
-    """Tell if no gradient will go through x, so that it may be overwritten."""
-    return x.stop_gradient or not paddle.is_grad_enabled()

@@ -11,9 +11,14 @@ import paddle
 from paddle.autograd import PyLayer
 
 
-def wants_own_gradient(x) -> bool:
-    """Tell if x is trained through, on CPU in float32."""
-    return paddle.is_grad_enabled() and not x.stop_gradient and x.dtype == paddle.float32 and x.place.is_cpu_place()
+def is_trained(*tensors) -> bool:
+    """Tell if a gradient will go through one of these, so that what is made of them must not be overwritten."""
+    return paddle.is_grad_enabled() and not all(tensor.stop_gradient for tensor in tensors)
+
+
+def wants_own_gradient(*tensors) -> bool:
+    """Tell if one of these is trained through, and the first is on CPU in float32."""
+    return is_trained(*tensors) and tensors[0].dtype == paddle.float32 and tensors[0].place.is_cpu_place()
 
 
 class RMSNorm(PyLayer):

@@ -7,7 +7,7 @@ import functools
 import paddle
 from paddle.incubate.nn.functional import fused_rms_norm
 
-from .gradients import RMSNorm, scaled_norm, wants_own_gradient
+from .gradients import RMSNorm, is_trained, scaled_norm, wants_own_gradient
 from .kernels import agrees, kind_of, name_of, run_custom
 
 NPU_OP = "rms_norm_npu"
@@ -21,8 +21,8 @@ def rms_norm(x, weight, epsilon: float, offset: float = 0.0):
     NOTE: paddle's fused_rms_norm is not used on CPU: its kernel needs AVX-512 and kills the process elsewhere.
     """
     if not offset and x.dtype == weight.dtype:
-        kind, is_trained = kind_of(x), paddle.is_grad_enabled() and not (x.stop_gradient and weight.stop_gradient)
-        if kind in FUSED and not (kind == "gpu" and is_trained) and has_kernel(kind, name_of(x.dtype)):
+        kind = kind_of(x)
+        if kind in FUSED and not (kind == "gpu" and is_trained(x, weight)) and has_kernel(kind, name_of(x.dtype)):
             return FUSED[kind](x, weight, epsilon)
     return plain_rms_norm(x, weight, epsilon, offset)
 
@@ -31,7 +31,7 @@ def plain_rms_norm(x, weight, epsilon: float, offset: float = 0.0):
     """Do it with plain operations."""
     if offset:
         return (_normalise(x.astype("float32"), epsilon) * (weight.astype("float32") + offset)).astype(x.dtype)
-    if wants_own_gradient(x) or wants_own_gradient(weight):
+    if wants_own_gradient(x, weight):
         return RMSNorm.apply(x, weight, epsilon)
     if x.dtype == paddle.float32 and x.place.is_cpu_place():
         return scaled_norm(x, weight, epsilon)[0]

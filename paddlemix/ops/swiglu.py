@@ -7,7 +7,7 @@ import functools
 import paddle
 import paddle.nn.functional as F
 
-from .gradients import SwiGLU, wants_own_gradient
+from .gradients import SwiGLU, is_trained, wants_own_gradient
 from .kernels import agrees, kind_of, name_of
 
 
@@ -20,11 +20,9 @@ def swiglu(gate, up):
 
 def plain_swiglu(gate, up):
     """Do it with two operations."""
-    if wants_own_gradient(gate) and not up.stop_gradient:
+    if wants_own_gradient(gate, up) and not (gate.stop_gradient or up.stop_gradient):
         return SwiGLU.apply(gate, up)
-    if gate.stop_gradient or not paddle.is_grad_enabled():
-        return F.silu(gate).multiply_(up)
-    return F.silu(gate) * up
+    return F.silu(gate) * up if is_trained(gate, up) else F.silu(gate).multiply_(up)
 
 
 @functools.cache

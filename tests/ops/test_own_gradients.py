@@ -56,6 +56,12 @@ def test_gradients_of_swiglu_equal_torch_for_large_values_too():
     check(swiglu, lambda gate, up: torch.nn.functional.silu(gate) * up, gate, up)
 
 
+@pytest.mark.parametrize("is_trained", [[True, False], [False, True]], ids=["gate", "up"])
+def test_gradients_of_swiglu_with_one_side_frozen_equal_torch(is_trained):
+    gate, up = normal(3, 8), normal(3, 8, seed=1)
+    check(swiglu, lambda gate, up: torch.nn.functional.silu(gate) * up, gate, up, is_trained=is_trained)
+
+
 @pytest.mark.parametrize("order", TURNS)
 def test_gradients_of_the_rotation_equal_torch(order):
     positions = paddle.to_tensor([[0, 1, 2, 3, 4], [7, 8, 0, 1, 400]])
