@@ -58,6 +58,11 @@ def _num_cores() -> int:
     return max(cores // int(os.environ.get("PADDLE_LOCAL_SIZE", os.environ.get("PADDLE_TRAINERS_NUM", "1"))), 1)
 
 
+def num_threads() -> int:
+    """Return how many threads an operation on the CPU gets."""
+    return int(os.environ.get("PADDLEMIX_NUM_THREADS", "1"))
+
+
 def _has_gpu_build() -> bool:
     """Tell, without importing it, if the paddle that is installed computes on CUDA."""
     try:
@@ -125,7 +130,7 @@ def use_device(device: str | None = None) -> str:
         raise ValueError(f"device {chosen!r} cannot be used: {str(error).strip().splitlines()[-1]}") from None
     if kind == "cpu":
         keep_freed_memory()
-        paddle.base.core.set_num_threads(int(os.environ.get("PADDLEMIX_NUM_THREADS", "1")))
+        paddle.base.core.set_num_threads(num_threads())
     return chosen
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import paddle
+from paddle import _C_ops
 
 from ..device import wants_equal_shapes
 from .rows import take_shifted
@@ -38,9 +39,9 @@ class KVCache:
         for store, new in ((self.keys[layer], key), (self.values[layer], value)):
             shape, dim = store.shape, new.shape[-1]
             # NOTE: in-place reshapes keep the memory; a view would be a copy with FLAGS_use_stride_kernel=0 (Ascend).
-            paddle.reshape_(store, [-1, dim])
-            paddle.scatter_(store, rows, new.reshape([-1, dim]))
-            paddle.reshape_(store, shape)
+            _C_ops.reshape_(store, [-1, dim])
+            _C_ops.scatter_(store, rows, _C_ops.reshape(new, [-1, dim]), True)
+            _C_ops.reshape_(store, shape)
 
     def reserve(self, capacity: int) -> None:
         """Grow to at least `capacity` positions, keeping what is there."""

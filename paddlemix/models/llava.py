@@ -19,7 +19,6 @@ from ..ops.packed_attention import find_runs
 from ..ops.quantize import choose_kind
 from .config import LlavaConfig
 from .feature_cache import FeatureCache
-from .fused import is_fused
 from .image_features import arrange, place
 from .language.decoder import LanguageModel
 from .layers import ZERO, initialize
@@ -78,8 +77,8 @@ class LlavaForConditionalGeneration(nn.Layer):
         """
         from ..checkpoints.save import save_model
 
-        if is_fused(self):
-            raise ValueError("the model's projections are fused for inference: load it again to save it")
+        if self.language_model.is_fused:
+            raise ValueError("the model's layers are fused for inference: load it again to save it")
 
         save_model(self, path, max_shard_size=max_shard_size, dtype=dtype)
 

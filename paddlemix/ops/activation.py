@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import paddle
 import paddle.nn.functional as F
 
-from .swiglu import swiglu
+from .swiglu import swiglu, swiglu_pair
 
 
 def activate(x, kind: str):
@@ -15,3 +16,11 @@ def activate(x, kind: str):
 def gated(gate, up, kind: str):
     """Return activate(gate) * up."""
     return swiglu(gate, up) if kind == "silu" else activate(gate, kind) * up
+
+
+def gated_pair(x, kind: str):
+    """Return what `gated` does of a gate and what it lets through, which stand behind each other in the last axis."""
+    if kind == "silu":
+        return swiglu_pair(x)
+    gate, up = paddle.split(x, 2, axis=-1)
+    return gated(gate, up, kind)

@@ -36,7 +36,8 @@ def attention(query, key, value, *, is_causal: bool = False, bias=None, scale: f
 
 def plain_attention(query, key, value, *, is_causal: bool = False, bias=None, scale=None, key_bias=None):
     """Attend with matrix products and a softmax. Arguments and result as in `attention`, bias additive."""
-    query = query * (1.0 / math.sqrt(query.shape[-1]) if scale is None else scale)
+    scale = 1.0 / math.sqrt(query.shape[-1]) if scale is None else scale
+    query = query if scale == 1.0 else query * scale
     if key_bias is not None and _is_foldable(query, key):
         query, key, key_bias = *_folded(query, key, key_bias), None
     num_queries, num_keys = query.shape[2], key.shape[2]
@@ -167,7 +168,9 @@ def _masked(scores, bias, rows: list[int]):
     bias = bias if bias.dtype == scores.dtype else bias.astype(scores.dtype)
     if not scores.place.is_cpu_place():
         return (scores.reshape(rows) + bias).reshape(shape)
-    if bias.shape[:2] == [1, 1]:
+    if math.prod(bias.shape) == math.prod(shape):
+        bias = bias.reshape(shape)
+    elif bias.shape[:2] == [1, 1]:
         scores, bias = scores.reshape([rows[0] * rows[1], -1]), bias.flatten()
     else:
         scores, bias = scores.reshape(rows), bias.expand(rows)

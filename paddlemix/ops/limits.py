@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -10,6 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import paddle
+
+from ..device import num_threads
 
 COPY_BYTES = 256 << 20  # far more than any processor's cache
 SIDES = (512, 1024, 2048, 4096, 8192)  # of square matrices
@@ -30,10 +31,10 @@ def copy_speed(num_rounds: int, num_bytes: int = COPY_BYTES) -> float:
 
 def _host_copy(num_bytes: int) -> Callable[[], None]:
     """Return what copies on the host, by all threads at once: paddle's own copies take one."""
-    num_threads = int(os.environ.get("PADDLEMIX_NUM_THREADS", "1"))
+    number = num_threads()
     source, target = (np.ones(num_bytes, np.uint8) for _ in range(2))
-    parts = list(zip(np.array_split(target, num_threads), np.array_split(source, num_threads), strict=True))
-    workers = ThreadPoolExecutor(num_threads)
+    parts = list(zip(np.array_split(target, number), np.array_split(source, number), strict=True))
+    workers = ThreadPoolExecutor(number)
     return lambda: list(workers.map(lambda part: np.copyto(*part), parts)) and None
 
 

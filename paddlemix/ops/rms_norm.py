@@ -27,6 +27,11 @@ def rms_norm(x, weight, epsilon: float, offset: float = 0.0):
     return plain_rms_norm(x, weight, epsilon, offset)
 
 
+def unit_norm(x, epsilon: float):
+    """Return x / sqrt(sum(x^2) + width * epsilon) over the last axis: RMSNorm, up to its scales and sqrt(width)."""
+    return paddle._C_ops.norm(x, -1, epsilon * x.shape[-1], True)[0]
+
+
 def plain_rms_norm(x, weight, epsilon: float, offset: float = 0.0):
     """Do it with plain operations."""
     if offset:

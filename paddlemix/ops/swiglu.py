@@ -18,6 +18,13 @@ def swiglu(gate, up):
     return plain_swiglu(gate, up)
 
 
+def swiglu_pair(x):
+    """Return silu(gate) * up of a gate and what it lets through, which stand behind each other in the last axis."""
+    if x.place.is_cpu_place():
+        return paddle._C_ops.swiglu(x, None)
+    return swiglu(*paddle.split(x, 2, axis=-1))
+
+
 def plain_swiglu(gate, up):
     """Do it with two operations."""
     if wants_own_gradient(gate, up) and not (gate.stop_gradient or up.stop_gradient):

@@ -1,4 +1,4 @@
-"""Fused projections compute what their parts did, over the same number of weights."""
+"""Fused layers compute what their parts did, and hold no weight twice."""
 
 import numpy as np
 import paddle
@@ -7,8 +7,9 @@ import tiny_folder
 
 from paddlemix import LlavaForConditionalGeneration, LlavaProcessor
 from paddlemix.conversation.messages import Conversation, Message
-from paddlemix.models.config import LanguageConfig, LlavaConfig, VisionConfig
-from paddlemix.models.fused import fuse_projections, is_fused
+from paddlemix.models.config import LlavaConfig, VisionConfig
+from paddlemix.models.fused import fuse_projections
+from paddlemix.ops import row_product
 
 FAMILIES = {
     "grouped": {},
@@ -18,7 +19,12 @@ FAMILIES = {
     "alibi": {"positions": "alibi", "num_key_value_heads": 4},
     "window": {"sliding_window": 20, "num_full_layers": 0},
     "clipped": {"clip_qkv": 0.05},
+    "layer norm": {"norm": "layer"},
+    "offset": {"norm_offset": 1.0, "activation": "gelu_tanh"},
+    "scaled scores": {"softmax_scale": 0.3},
+    "biases everywhere": {"has_qkv_bias": True, "has_out_bias": True, "tie_word_embeddings": True},
 }
+QUESTIONS = ("What colour is shape 3?", "What?", "How many shapes lie on the left, and which of them is red?")
 
 
 def config_of(**changes) -> LlavaConfig:
@@ -28,36 +34,66 @@ def config_of(**changes) -> LlavaConfig:
     return LlavaConfig.from_dict({"language": language, "image": image, "vision": vars(vision)})
 
 
-def batch():
+def batch(*questions: str):
     processor = LlavaProcessor.from_pretrained(tiny_folder.folder())
-    conversation = Conversation([Message("user", "<image>\nWhat colour is shape 3?")], [tiny_folder.picture(1)])
-    return processor.collate([processor.encode(conversation)])
+    texts = [f"<image>\n{question}" for question in questions or QUESTIONS[:1]]
+    talks = [Conversation([Message("user", text)], [tiny_folder.picture(1)]) for text in texts]
+    return processor.collate([processor.encode(talk) for talk in talks])
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_fused_model_computes_the_same(name):
-    model = LlavaForConditionalGeneration(config_of(**FAMILIES[name]))
+def random_model(**changes):
+    model = LlavaForConditionalGeneration(config_of(**changes))
     model.initialize_weights(seed=0, std=0.2)
     for number, parameter in enumerate(model.parameters()):
         if parameter.ndim == 1:
             parameter.set_value(paddle.normal(0.5, 0.1, parameter.shape) + 0.01 * number)
     model.eval()
-    size = sum(parameter.size for parameter in model.parameters())
+    return model
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_fused_model_computes_the_same(name, monkeypatch):
+    monkeypatch.setattr(row_product, "SMALL", 0)
+    monkeypatch.setenv("PADDLEMIX_NUM_THREADS", "4")
+    model = random_model(**FAMILIES[name])
     logits, answer = model(batch()).numpy(), model.generate(batch(), max_new_tokens=40)
-    assert fuse_projections(model) == 5 * len(model.language_model.layers)
-    assert is_fused(model) and sum(parameter.size for parameter in model.parameters()) == size
-    np.testing.assert_allclose(model(batch()).numpy(), logits, atol=1e-4)
+    answers = model.generate(batch(*QUESTIONS), max_new_tokens=20)
+    assert fuse_projections(model)
+    np.testing.assert_allclose(model(batch()).numpy(), logits, atol=1e-5 * np.abs(logits).max())
     assert model.generate(batch(), max_new_tokens=40) == answer
+    assert model.generate(batch(*QUESTIONS), max_new_tokens=20) == answers
+
+
+def test_fused_model_holds_no_weight_twice():
+    model = random_model()
+    norms = [norm for layer in model.language_model.layers for norm in layer.sublayers() if hasattr(norm, "epsilon")]
+    before = {parameter.data_ptr() for parameter in model.parameters()}
+    size = sum(parameter.size for parameter in model.parameters())
+    assert fuse_projections(model) and not fuse_projections(model)
+    # The norms' scales stand in the weights behind them.
+    assert sum(parameter.size for parameter in model.parameters()) == size - sum(norm.weight.size for norm in norms)
+    projections = [layer.out.weight.data_ptr() for layer in model.language_model.layers]
+    assert set(projections) <= before, "what has one part is not copied"
+
+
+def test_single_tokens_take_the_quick_step():
+    model, steps = random_model(), []
+    fuse_projections(model)
+    first = model.language_model.layers[0]
+    quick = type(first).step
+    first.step = lambda *arguments: steps.append(1) or quick(first, *arguments)
+    (answer,) = model.generate(batch(), max_new_tokens=8)
+    assert len(steps) == len(answer) - 1 > 0
 
 
 def test_feed_forward_without_a_gate_stays_as_it_is():
-    model = LlavaForConditionalGeneration(config_of(is_gated=False, activation="gelu"))
-    assert fuse_projections(model) == 3 * LanguageConfig(**tiny_folder.LANGUAGE).num_hidden_layers
+    model = random_model(is_gated=False, activation="gelu")
+    assert not fuse_projections(model) and not model.language_model.is_fused
 
 
 def test_layers_with_codes_stay_as_they_are():
     model = LlavaForConditionalGeneration.from_pretrained(tiny_folder.folder(), load_in_8bit=True)
-    assert fuse_projections(model) == 0 and not is_fused(model)
+    assert not fuse_projections(model) and not model.language_model.is_fused
 
 
 def test_fused_model_refuses_to_be_saved_by_parts(tmp_path):

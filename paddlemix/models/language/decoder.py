@@ -17,7 +17,8 @@ from ...ops.activation import activate, gated
 from ...ops.attention import MASKED, attention, fitting_mask, join_biases, prepared_bias, window_bias
 from ...ops.packed_attention import Runs, packed_attention
 from ...ops.rms_norm import rms_norm
-from ...ops.rope import apply_rope, rope_tables
+from ...ops.rope import apply_rope, rope_tables, rotation
+from ...ops.row_product import num_blocks, row_product, transposed_row_product
 from ..config import LanguageConfig
 from ..kv_cache import KVCache
 from ..layers import embedding, linear, scaled
@@ -35,6 +36,7 @@ class LanguageModel(nn.Layer):
         super().__init__()
         self.config = config
         self.enable_recompute = False
+        self.is_fused = False  # see `models.fused`
         self.rope_scales = RopeScales(config)
         self.slopes = alibi_slopes(config.num_attention_heads) if config.positions == "alibi" else None
         self.embed_tokens = embedding(config.vocab_size, config.hidden_size)
@@ -75,16 +77,35 @@ class LanguageModel(nn.Layer):
         cache.is_long = is_long
         rows = cache.rows(length)
         biases = self._cached_biases(cache, embeds, is_key_visible)
-        key_bias = self._key_bias(cache.capacity, cache.length + length - 1)
-        for number, layer in enumerate(self.layers):
-            embeds = layer.forward_cached(embeds, ropes, biases[number], key_bias, cache, number, rows)
+        if length == 1 and biases[0] is not None and self.slopes is None and self.is_fused and self.layers[0].is_quick:
+            embeds = self._step(embeds, ropes, biases, cache, rows)
+        else:
+            key_bias = self._key_bias(cache.capacity, cache.length + length - 1)
+            for number, layer in enumerate(self.layers):
+                embeds = layer.forward_cached(embeds, ropes, biases[number], key_bias, cache, number, rows)
         cache.length += length
         return self.norm(embeds)
 
+    def _step(self, embeds, turn, biases: list, cache: KVCache, rows):
+        """Read one token a row, [B, 1, H], with fused layers."""
+        num_keys = self.config.num_key_value_heads
+        shape = [embeds.shape[0], num_keys, self.config.num_attention_heads // num_keys, cache.capacity]
+        spread = {bias: bias.expand(shape).contiguous() for bias in set(biases)}  # adding equal shapes is fastest
+        embeds = embeds.squeeze(1)
+        for number, (layer, bias) in enumerate(zip(self.layers, biases, strict=True)):
+            embeds = layer.step(embeds, turn, spread[bias], cache, number, rows)
+        return embeds.unsqueeze(1)
+
     def logits(self, hidden):
         """Return [..., vocab_size]."""
+        is_row = hidden.shape[:-1] == [1] and not paddle.is_grad_enabled()
         if self.config.tie_word_embeddings:
-            return paddle.matmul(hidden, self.embed_tokens.weight, transpose_y=True)
+            weight = self.embed_tokens.weight
+            if is_row:
+                return transposed_row_product(hidden, weight, num_blocks(weight))
+            return paddle.matmul(hidden, weight, transpose_y=True)
+        if is_row and type(self.lm_head) is nn.Linear:
+            return row_product(hidden, self.lm_head.weight, num_blocks(self.lm_head.weight))
         return self.lm_head(hidden)
 
     def new_cache(self, batch: int, capacity: int) -> KVCache:
@@ -101,7 +122,7 @@ class LanguageModel(nn.Layer):
         return None if self.slopes is None else paddle.to_tensor(alibi_bias(self.slopes, num_keys, last))
 
     def _rope(self, position_ids, dtype, scales):
-        """Return the tables (cos, sin) for queries, for keys, and for both behind each other where they are fused.
+        """Return the tables (cos, sin) for queries and for keys, or what turns both at once where layers are fused.
 
         None without rotary positions.
         """
@@ -109,12 +130,10 @@ class LanguageModel(nn.Layer):
         if config.positions != "rotary":
             return None
         num_queries, num_keys = config.num_attention_heads, config.num_key_value_heads
-        is_fused = self.layers[0].self_attn.qkv_proj is not None
-        num_heads = num_queries + num_keys if is_fused else num_queries
-        shape = config.head_dim, config.rope_theta, num_heads
-        tables = rope_tables(position_ids, *shape, dtype, scales, self.rope_scales.amplitude, config.rope_order)
-        if is_fused:
-            return None, None, tables
+        shape, stretch = (config.head_dim, config.rope_theta), (scales, self.rope_scales.amplitude, config.rope_order)
+        if self.is_fused:
+            return rotation(position_ids, *shape, num_queries + num_keys, dtype, *stretch)
+        tables = rope_tables(position_ids, *shape, num_queries, dtype, *stretch)
         if num_keys == num_queries:
             return tables, tables
         return tables, tuple(table[:, :num_keys].contiguous() for table in tables)
@@ -197,29 +216,16 @@ class DecoderAttention(nn.Layer):
         self.k_proj = linear(width, config.num_key_value_heads * dim, has_bias=config.has_qkv_bias)
         self.v_proj = linear(width, config.num_key_value_heads * dim, has_bias=config.has_qkv_bias)
         self.o_proj = linear(config.num_attention_heads * dim, width, has_bias=config.has_out_bias)
-        self.qkv_proj = None  # in place of three of them, see `models.fused`
 
     def forward(self, x, ropes, bias, key_bias):
-        query, key, value = self._project(x, ropes)
-        return self._attend(query, key, value, bias, key_bias)
+        heads = self._project(x, ropes)
+        return self._merge(attend(*heads, bias, key_bias, self.config.softmax_scale))
 
     def forward_cached(self, x, ropes, bias, key_bias, cache: KVCache, number: int, rows):
-        query, key, value = self._project(x, ropes)
-        cache.write(number, rows, key, value)
-        if bias is None:  # these are all there is, so that none of the capacity behind them has to be read
-            key_bias = None if key_bias is None else key_bias[..., : key.shape[2]]
-            return self._attend(query, key, value, None, key_bias)
-        return self._attend(query, cache.keys[number], cache.values[number], bias, key_bias)
-
-    def _attend(self, query, key, value, bias, key_bias):
-        scale, is_causal = self.config.softmax_scale, bias is None
-        if isinstance(bias, Runs):
-            return self._merge(packed_attention(query, key, value, bias, scale=scale, key_bias=key_bias))
-        return self._merge(attention(query, key, value, is_causal=is_causal, bias=bias, scale=scale, key_bias=key_bias))
+        heads = self._project(x, ropes)
+        return self._merge(attend_cached(*heads, bias, key_bias, self.config.softmax_scale, cache, number, rows))
 
     def _project(self, x, ropes):
-        if self.qkv_proj is not None:
-            return self._project_at_once(x, ropes)
         query = self._heads(self.q_proj(x), self.config.num_attention_heads)
         key = self._heads(self.k_proj(x), self.config.num_key_value_heads)
         value = self._heads(self.v_proj(x), self.config.num_key_value_heads)
@@ -228,25 +234,41 @@ class DecoderAttention(nn.Layer):
             query, key = apply_rope(query, *ropes[0], order), apply_rope(key, *ropes[1], order)
         return query, key, value
 
-    def _project_at_once(self, x, ropes):
-        num_queries, num_keys = self.config.num_attention_heads, self.config.num_key_value_heads
-        heads = self._heads(self.qkv_proj(x), num_queries + 2 * num_keys)
-        turned, value = paddle.split(heads, [num_queries + num_keys, num_keys], axis=1)
-        if ropes is not None:
-            turned = apply_rope(turned, *ropes[2], self.config.rope_order)
-        query, key = paddle.split(turned, [num_queries, num_keys], axis=1)
-        return query, key, value
-
     def _heads(self, x, num_heads: int):
-        if self.config.clip_qkv is not None:
-            # NOTE: `clip` has no kernel for bfloat16 on Ascend.
-            limit = self.config.clip_qkv
-            x = paddle.clip(x.astype("float32"), -limit, limit).astype(x.dtype)
+        x = clipped(x, self.config.clip_qkv)
         return x.reshape([x.shape[0], x.shape[1], num_heads, self.config.head_dim]).transpose([0, 2, 1, 3])
 
     def _merge(self, x):
         batch, _, length, _ = x.shape
         return self.o_proj(x.transpose([0, 2, 1, 3]).reshape([batch, length, -1]))
+
+
+def attend(query, key, value, bias, key_bias, scale: float | None):
+    """Return what whole sequences attend to, [B, heads, T, D]: causally where bias is None, within runs if it is Runs.
+
+    Arguments as in `attention`.
+    """
+    if isinstance(bias, Runs):
+        return packed_attention(query, key, value, bias, scale=scale, key_bias=key_bias)
+    return attention(query, key, value, is_causal=bias is None, bias=bias, scale=scale, key_bias=key_bias)
+
+
+def attend_cached(query, key, value, bias, key_bias, scale: float | None, cache: KVCache, number: int, rows):
+    """Put keys and values at `rows` of layer `number` of the cache and return what the queries attend to there."""
+    cache.write(number, rows, key, value)
+    if bias is not None:
+        return attend(query, cache.keys[number], cache.values[number], bias, key_bias, scale)
+    # These are all there is, so that none of the capacity behind them has to be read.
+    key_bias = None if key_bias is None else key_bias[..., : key.shape[2]]
+    return attend(query, key, value, None, key_bias, scale)
+
+
+def clipped(x, limit: float | None):
+    """Return x within -limit and limit."""
+    if limit is None:
+        return x
+    # NOTE: `clip` has no kernel for bfloat16 on Ascend.
+    return paddle.clip(x.astype("float32"), -limit, limit).astype(x.dtype)
 
 
 class FeedForward(nn.Layer):
@@ -260,12 +282,8 @@ class FeedForward(nn.Layer):
             self.gate_proj = linear(config.hidden_size, config.intermediate_size, has_bias=False)
         self.up_proj = linear(config.hidden_size, config.intermediate_size, has_bias=False)
         self.down_proj = linear(config.intermediate_size, config.hidden_size, has_bias=False)
-        self.gate_up_proj = None  # in place of two of them, see `models.fused`
 
     def forward(self, x):
-        if self.gate_up_proj is not None:
-            gate, up = paddle.split(self.gate_up_proj(x), 2, axis=-1)
-            return self.down_proj(gated(gate, up, self.activation))
         if self.gate_proj is None:
             return self.down_proj(activate(self.up_proj(x), self.activation))
         return self.down_proj(gated(self.gate_proj(x), self.up_proj(x), self.activation))
