@@ -9,6 +9,8 @@ from paddlemix import LlavaForConditionalGeneration, LlavaProcessor
 from paddlemix.conversation.messages import Conversation, Message
 from paddlemix.models.config import LlavaConfig, VisionConfig
 from paddlemix.models.fused import fuse_projections
+from paddlemix.models.language import decoder
+from paddlemix.models.language.blockwise import block_ends, read_blockwise
 from paddlemix.ops import row_product
 
 FAMILIES = {
@@ -84,6 +86,48 @@ def test_single_tokens_take_the_quick_step():
     first.step = lambda *arguments: steps.append(1) or quick(first, *arguments)
     (answer,) = model.generate(batch(), max_new_tokens=8)
     assert len(steps) == len(answer) - 1 > 0
+
+
+@pytest.mark.parametrize("name", ["grouped", "biases everywhere", "pairs", "window"])
+@pytest.mark.parametrize("length", [65, 128, 300])
+def test_threads_read_a_long_prompt_block_by_block(name, length, monkeypatch):
+    monkeypatch.setenv("PADDLEMIX_NUM_THREADS", "2")
+    model = random_model(**FAMILIES[name])
+    language = model.language_model
+    embeds = paddle.randn([2, length, language.config.hidden_size])
+    positions = paddle.arange(length).unsqueeze(0).expand([2, length])
+
+    def read() -> tuple:
+        cache = language.new_cache(2, length + 1)
+        with paddle.no_grad():
+            hidden = language.forward_cached(embeds, positions, cache)
+            follows = language.forward_cached(embeds[:, :1], positions[:, -1:] + 1, cache)
+        return hidden.numpy(), follows.numpy()
+
+    expected = read()
+    assert fuse_projections(model)
+    blocks = []
+    monkeypatch.setattr(decoder, "read_blockwise", lambda *given: blocks.append(given[2]) or read_blockwise(*given))
+    found = read()
+    for ours, plain in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, plain, atol=1e-5 * np.abs(plain).max())
+    is_windowed = language.config.sliding_window is not None
+    assert bool(blocks) != is_windowed  # what has a mask goes the other way
+    assert is_windowed or (blocks[0][0][0], blocks[0][-1][1]) == (0, length)
+
+
+def test_one_thread_reads_a_prompt_at_once(monkeypatch):
+    monkeypatch.setenv("PADDLEMIX_NUM_THREADS", "1")
+    assert block_ends(3000) == [(0, 3000)]
+
+
+@pytest.mark.parametrize("threads", [2, 8])
+@pytest.mark.parametrize("length", [1, 64, 65, 300, 2400])
+def test_blocks_cover_a_prompt(threads, length, monkeypatch):
+    monkeypatch.setenv("PADDLEMIX_NUM_THREADS", str(threads))
+    ends = block_ends(length)
+    assert [number for start, end in ends for number in range(start, end)] == list(range(length))
+    assert max(end - start for start, end in ends) <= 256
 
 
 def test_feed_forward_without_a_gate_stays_as_it_is():

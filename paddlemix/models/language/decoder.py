@@ -23,6 +23,7 @@ from ..config import LanguageConfig
 from ..kv_cache import KVCache
 from ..layers import embedding, linear, scaled
 from .alibi import alibi_bias, alibi_slopes
+from .blockwise import block_ends, read_blockwise
 from .rope import RopeScales
 
 
@@ -73,13 +74,19 @@ class LanguageModel(nn.Layer):
         is_long = self.rope_scales.is_long(position_ids, cache.length + length)
         assert cache.length == 0 or cache.is_long == is_long, (cache.is_long, is_long)
         embeds = scaled(embeds, self.config.embedding_scale)
-        ropes = self._rope(position_ids, embeds.dtype, self.rope_scales.of_rows(is_long))
+        scales = self.rope_scales.of_rows(is_long)
         cache.is_long = is_long
         rows = cache.rows(length)
         biases = self._cached_biases(cache, embeds, is_key_visible)
-        if length == 1 and biases[0] is not None and self.slopes is None and self.is_fused and self.layers[0].is_quick:
-            embeds = self._step(embeds, ropes, biases, cache, rows)
+        is_quick = self.is_fused and self.layers[0].is_quick and self.slopes is None
+        if is_quick and length == 1 and biases[0] is not None:
+            turn = self._rope(position_ids, embeds.dtype, scales)
+            embeds = self._step(embeds, turn, biases, cache, rows)
+        elif is_quick and biases[0] is biases[-1] is None and len(ends := block_ends(length)) > 1:
+            turns = [self._rope(position_ids[:, start:end], embeds.dtype, scales) for start, end in ends]
+            embeds = read_blockwise(self.layers, embeds, ends, turns, cache, rows)
         else:
+            ropes = self._rope(position_ids, embeds.dtype, scales)
             key_bias = self._key_bias(cache.capacity, cache.length + length - 1)
             for number, layer in enumerate(self.layers):
                 embeds = layer.forward_cached(embeds, ropes, biases[number], key_bias, cache, number, rows)

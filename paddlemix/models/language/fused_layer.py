@@ -57,17 +57,17 @@ class FusedLayer(nn.Layer):
         self.scale = 1.0
 
     def forward(self, x, turn, bias, key_bias):
-        heads = self._project(x, turn)
-        return self._finish(x, attend(*heads, bias, key_bias, self.scale))
+        heads = self.project(x, turn)
+        return self.finish(x, attend(*heads, bias, key_bias, self.scale))
 
     def forward_cached(self, x, turn, bias, key_bias, cache, number, rows):
-        heads = self._project(x, turn)
-        return self._finish(x, attend_cached(*heads, bias, key_bias, self.scale, cache, number, rows))
+        heads = self.project(x, turn)
+        return self.finish(x, attend_cached(*heads, bias, key_bias, self.scale, cache, number, rows))
 
     def _normalise(self, number: int, x):
         return self.norms[number](x) if self.norms is not None else unit_norm(x, self.config.rms_norm_eps)
 
-    def _project(self, x, turn) -> tuple:
+    def project(self, x, turn) -> tuple:
         """Return query, key and value [B, heads or kv_heads, T, D]."""
         config = self.config
         num_queries, num_keys = config.num_attention_heads, config.num_key_value_heads
@@ -77,7 +77,7 @@ class FusedLayer(nn.Layer):
         query, key = paddle.split(turned if turn is None else turn(turned), [num_queries, num_keys], axis=1)
         return query, key, value
 
-    def _finish(self, x, heads):
+    def finish(self, x, heads):
         """Return the layer's output for its input x [B, T, H] and what was attended to, [B, heads, T, D]."""
         x = self.out(heads.transpose([0, 2, 1, 3]).reshape([*x.shape[:2], -1])).add_(x)
         return self.down(gated_pair(self.gate_up(self._normalise(1, x)), self.config.activation)).add_(x)

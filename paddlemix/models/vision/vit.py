@@ -92,7 +92,9 @@ class VisionAttention(nn.Layer):
 
 
 def quick_gelu(x):
-    """Return x * sigmoid(1.702 x), CLIP's activation."""
+    """Return x * sigmoid(1.702 x), CLIP's activation. On a CPU paddle's silu is twice as fast as its sigmoid."""
+    if x.place.is_cpu_place():
+        return F.silu(1.702 * x) * (1 / 1.702)
     return x * F.sigmoid(1.702 * x)
 
 
