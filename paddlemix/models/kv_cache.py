@@ -10,7 +10,8 @@ from paddle import _C_ops
 from ..device import wants_equal_shapes
 from .rows import take_shifted
 
-BUCKET = 256  # capacities are multiples of this, so that few shapes occur
+BUCKET = 64  # capacities are multiples of this, so that few shapes occur
+EQUAL_BUCKET = 256  # where equal shapes matter
 
 
 class KVCache:
@@ -85,7 +86,7 @@ class KVCache:
 
 
 def bucketed(capacity: int) -> int:
-    """Round up to a multiple of BUCKET, where equal shapes matter to its double, fourfold, eightfold and so on."""
+    """Round up to a multiple of BUCKET, where equal shapes matter to 2, 4, 8 and so on times EQUAL_BUCKET."""
     if wants_equal_shapes():
-        return BUCKET << max(((capacity - 1) // BUCKET).bit_length(), 1)
+        return EQUAL_BUCKET << max(((capacity - 1) // EQUAL_BUCKET).bit_length(), 1)
     return -(-max(capacity, 1) // BUCKET) * BUCKET

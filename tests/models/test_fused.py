@@ -7,12 +7,17 @@ import tiny_folder
 
 from paddlemix import LlavaForConditionalGeneration, LlavaProcessor
 from paddlemix.conversation.messages import Conversation, Message
+from paddlemix.generate.batch import generate
+from paddlemix.generate.sampling import SamplingParams
 from paddlemix.models.config import LlavaConfig, VisionConfig
 from paddlemix.models.fused import fuse_projections
 from paddlemix.models.language import decoder
-from paddlemix.models.language.blockwise import block_ends, read_blockwise
+from paddlemix.models.language.blockwise import Row, block_ends, read_blockwise, read_rows, shared_out
 from paddlemix.ops import row_product
 
+HALF = tiny_folder.LANGUAGE["hidden_size"] // tiny_folder.LANGUAGE["num_attention_heads"] // 2
+LONGROPE = {"kind": "longrope", "factor": 2.0, "short_factor": (1.0,) * HALF, "long_factor": (2.0,) * HALF}
+LONGROPE["original_max_position_embeddings"] = 70  # some of the prompts below are longer
 FAMILIES = {
     "grouped": {},
     "one key head a query": {"num_key_value_heads": 4},
@@ -23,6 +28,7 @@ FAMILIES = {
     "clipped": {"clip_qkv": 0.05},
     "layer norm": {"norm": "layer"},
     "offset": {"norm_offset": 1.0, "activation": "gelu_tanh"},
+    "two scalings": {"rope_scaling": LONGROPE},
     "scaled scores": {"softmax_scale": 0.3},
     "biases everywhere": {"has_qkv_bias": True, "has_out_bias": True, "tie_word_embeddings": True},
 }
@@ -98,11 +104,12 @@ def test_threads_read_a_long_prompt_block_by_block(name, length, monkeypatch):
     positions = paddle.arange(length).unsqueeze(0).expand([2, length])
 
     def read() -> tuple:
-        cache = language.new_cache(2, length + 1)
+        cache = language.new_cache(2, 2 * length + 1)
         with paddle.no_grad():
             hidden = language.forward_cached(embeds, positions, cache)
-            follows = language.forward_cached(embeds[:, :1], positions[:, -1:] + 1, cache)
-        return hidden.numpy(), follows.numpy()
+            more = language.forward_cached(embeds[:, ::-1], positions + length, cache)
+            follows = language.forward_cached(embeds[:, :1], positions[:, -1:] + length + 1, cache)
+        return hidden.numpy(), more.numpy(), follows.numpy()
 
     expected = read()
     assert fuse_projections(model)
@@ -112,8 +119,34 @@ def test_threads_read_a_long_prompt_block_by_block(name, length, monkeypatch):
     for ours, plain in zip(found, expected, strict=True):
         np.testing.assert_allclose(ours, plain, atol=1e-5 * np.abs(plain).max())
     is_windowed = language.config.sliding_window is not None
-    assert bool(blocks) != is_windowed  # what has a mask goes the other way
+    assert len(blocks) == (0 if is_windowed else 2)  # what has a window goes the other way
     assert is_windowed or (blocks[0][0][0], blocks[0][-1][1]) == (0, length)
+
+
+@pytest.mark.parametrize("shares_prefixes", [True, False])
+@pytest.mark.parametrize("name", ["grouped", "biases everywhere", "window", "two scalings"])
+def test_threads_read_a_batch_row_by_row(name, shares_prefixes, monkeypatch):
+    monkeypatch.setenv("PADDLEMIX_NUM_THREADS", "2")
+    model, sampling = random_model(**FAMILIES[name]), SamplingParams(max_new_tokens=12)
+    alone = [answer for question in QUESTIONS for answer in generate(model, batch(question), sampling)]
+    calls = []
+    monkeypatch.setattr(decoder, "read_rows", lambda *given: calls.append(given[1]) or read_rows(*given))
+    assert generate(model, batch(*QUESTIONS), sampling, shares_prefixes=shares_prefixes) == alone and not calls
+    assert fuse_projections(model)
+    assert generate(model, batch(*QUESTIONS), sampling, shares_prefixes=shares_prefixes) == alone
+    assert bool(calls) != (name == "window")
+    lengths = {row.number: row.length for row in calls[-1]} if calls else {}
+    assert len(set(lengths.values())) == len(lengths) or shares_prefixes  # no row has padding
+
+
+def test_rows_are_shared_out_evenly(monkeypatch):
+    monkeypatch.setenv("PADDLEMIX_NUM_THREADS", "2")
+    rows = [
+        Row(number, 0, paddle.zeros([1, length, 1]), None) for number, length in enumerate([900, 10, 300, 300, 290])
+    ]
+    parts = shared_out(rows)
+    assert sorted(row.number for part in parts for row in part) == [0, 1, 2, 3, 4]
+    assert sorted(sum(row.length for row in part) for part in parts) == [300, 300, 300, 900]
 
 
 def test_one_thread_reads_a_prompt_at_once(monkeypatch):

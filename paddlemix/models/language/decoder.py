@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from functools import partial
 
+import numpy as np
 import paddle
 from paddle import nn
 from paddle.distributed.fleet.utils import recompute
@@ -19,11 +20,12 @@ from ...ops.packed_attention import Runs, packed_attention
 from ...ops.rms_norm import rms_norm
 from ...ops.rope import apply_rope, rope_tables, rotation
 from ...ops.row_product import num_blocks, row_product, transposed_row_product
+from ...ops.threads import num_workers
 from ..config import LanguageConfig
 from ..kv_cache import KVCache
 from ..layers import embedding, linear, scaled
 from .alibi import alibi_bias, alibi_slopes
-from .blockwise import block_ends, read_blockwise
+from .blockwise import Row, block_ends, read_blockwise, read_rows
 from .rope import RopeScales
 
 
@@ -74,27 +76,53 @@ class LanguageModel(nn.Layer):
         is_long = self.rope_scales.is_long(position_ids, cache.length + length)
         assert cache.length == 0 or cache.is_long == is_long, (cache.is_long, is_long)
         embeds = scaled(embeds, self.config.embedding_scale)
-        scales = self.rope_scales.of_rows(is_long)
         cache.is_long = is_long
         rows = cache.rows(length)
-        biases = self._cached_biases(cache, embeds, is_key_visible)
-        is_quick = self.is_fused and self.layers[0].is_quick and self.slopes is None
-        if is_quick and length == 1 and biases[0] is not None:
-            turn = self._rope(position_ids, embeds.dtype, scales)
-            embeds = self._step(embeds, turn, biases, cache, rows)
-        elif is_quick and biases[0] is biases[-1] is None and len(ends := block_ends(length)) > 1:
-            turns = [self._rope(position_ids[:, start:end], embeds.dtype, scales) for start, end in ends]
-            embeds = read_blockwise(self.layers, embeds, ends, turns, cache, rows)
-        else:
-            ropes = self._rope(position_ids, embeds.dtype, scales)
-            key_bias = self._key_bias(cache.capacity, cache.length + length - 1)
-            for number, layer in enumerate(self.layers):
-                embeds = layer.forward_cached(embeds, ropes, biases[number], key_bias, cache, number, rows)
+        hidden = None
+        if self.is_fused and self.layers[0].is_quick and self.slopes is None:
+            hidden = self._read_quickly(embeds, position_ids, cache, rows, is_key_visible)
+        if hidden is None:
+            hidden = self._read_plainly(embeds, position_ids, cache, rows, is_key_visible)
         cache.length += length
-        return self.norm(embeds)
+        return self.norm(hidden)
 
-    def _step(self, embeds, turn, biases: list, cache: KVCache, rows):
-        """Read one token a row, [B, 1, H], with fused layers."""
+    def _read_plainly(self, embeds, position_ids, cache: KVCache, rows, is_key_visible):
+        """Return the last layer's output for the next positions, with all of them at once in each layer."""
+        biases = self._cached_biases(cache, embeds, is_key_visible)
+        ropes = self._rope(position_ids, embeds.dtype, self.rope_scales.of_rows(cache.is_long))
+        key_bias = self._key_bias(cache.capacity, cache.length + embeds.shape[1] - 1)
+        for number, layer in enumerate(self.layers):
+            embeds = layer.forward_cached(embeds, ropes, biases[number], key_bias, cache, number, rows)
+        return embeds
+
+    def _read_quickly(self, embeds, position_ids, cache: KVCache, rows, is_key_visible):
+        """Return the same in one of the ways that are faster on a CPU, or None where none of them fits."""
+        batch, length, _ = embeds.shape
+        if length == 1 and cache.length:
+            return self._step(embeds, position_ids, cache, rows, is_key_visible)
+        if not self._is_all_seen(cache.length + length):
+            return None
+        if is_key_visible is None and len(ends := block_ends(length)) > 1:
+            scales = self.rope_scales.of_rows(cache.is_long)
+            turns = [self._rope(position_ids[:, start:end], embeds.dtype, scales) for start, end in ends]
+            return read_blockwise(self.layers, embeds, ends, turns, cache, rows)
+        if 1 < num_workers() <= batch:
+            rotate = partial(self._rotation_of, cache.is_long, embeds.dtype)
+            return read_rows(self.layers, _batch(embeds, position_ids, cache, is_key_visible), rotate, cache, rows)
+        return None
+
+    def _rotation_of(self, is_long: tuple[bool, ...], dtype, part: list[Row]):
+        """Return what turns the queries and keys of rows behind each other."""
+        scales = self.rope_scales.of_rows(())
+        if is_long:
+            own = [self.rope_scales.of_rows(is_long[row.number : row.number + 1]) for row in part]
+            scales = np.concatenate([np.tile(each, [row.length, 1]) for each, row in zip(own, part, strict=True)])[None]
+        return self._rope(paddle.concat([row.position_ids for row in part], axis=1), dtype, scales)
+
+    def _step(self, embeds, position_ids, cache: KVCache, rows, is_key_visible):
+        """Read one token a row, [B, 1, H]."""
+        biases = self._cached_biases(cache, embeds, is_key_visible)
+        turn = self._rope(position_ids, embeds.dtype, self.rope_scales.of_rows(cache.is_long))
         num_keys = self.config.num_key_value_heads
         shape = [embeds.shape[0], num_keys, self.config.num_attention_heads // num_keys, cache.capacity]
         spread = {bias: bias.expand(shape).contiguous() for bias in set(biases)}  # adding equal shapes is fastest
@@ -153,7 +181,7 @@ class LanguageModel(nn.Layer):
             return self._per_layer(bias, dataclasses.replace(bias, window=window))
         full = prepared_bias(bias, batch, length, num_heads, embeds)
         full = self._fitting(full, embeds)
-        if window is None or length <= window:
+        if self._is_all_seen(length):
             return self._per_layer(full, full)
         windowed = join_biases(bias, window_bias(length, length, window))
         return self._per_layer(full, self._fitting(prepared_bias(windowed, batch, length, num_heads, embeds), embeds))
@@ -163,10 +191,13 @@ class LanguageModel(nn.Layer):
         num_new, window = embeds.shape[1], self.config.sliding_window
         is_fresh = cache.length == 0 and is_key_visible is None
         full = None if is_fresh else self._fitting(_cached_bias(cache, num_new, is_key_visible), embeds)
-        is_whole_seen = window is None or cache.length + num_new <= window
-        if is_whole_seen:
+        if self._is_all_seen(cache.length + num_new):
             return self._per_layer(full, full)
         return self._per_layer(full, self._fitting(_cached_bias(cache, num_new, is_key_visible, window), embeds))
+
+    def _is_all_seen(self, length: int) -> bool:
+        """Tell if no layer's window hides what stands before in a sequence of so many positions."""
+        return self.config.sliding_window is None or length <= self.config.sliding_window
 
     def _fitting(self, bias, embeds):
         """Return a mask as the device's attention wants it."""
@@ -175,6 +206,19 @@ class LanguageModel(nn.Layer):
     def _per_layer(self, full, windowed) -> list:
         num_full = self.config.num_full_layers
         return [full] * num_full + [windowed] * (self.config.num_hidden_layers - num_full)
+
+
+def _batch(embeds, position_ids, cache: KVCache, is_key_visible) -> list[Row]:
+    """Return the rows of the next positions, [B, T, H], without the padding at their front."""
+    firsts = np.zeros(embeds.shape[0], dtype=np.int64)
+    if is_key_visible is not None:
+        firsts = is_key_visible.numpy().argmax(axis=1)
+        assert (is_key_visible.numpy().sum(axis=1) == cache.capacity - firsts).all(), "padding behind what is seen"
+    batch = []
+    for number, first in enumerate(firsts.tolist()):
+        new = slice(max(first - cache.length, 0), None)
+        batch.append(Row(number, first, embeds[number : number + 1, new], position_ids[number : number + 1, new]))
+    return batch
 
 
 def _cached_bias(cache: KVCache, num_new: int, is_key_visible, window: int | None = None):
