@@ -117,7 +117,7 @@ class LlavaForConditionalGeneration(nn.Layer):
         if num_more := bucketed_count(num_tiles) - num_tiles:
             pixels = np.concatenate([pixels, np.zeros([num_more, *pixels.shape[1:]], np.float32)])
         with paddle.no_grad() if tower.is_frozen else nullcontext():
-            hidden = tower(paddle.to_tensor(pixels))
+            hidden = tower.encode(paddle.to_tensor(pixels))
         hidden = self.projector(hidden)
         hidden = hidden[:num_tiles] if num_more else hidden
         tiles = paddle.split(hidden, counts) if len(counts) > 1 else [hidden]

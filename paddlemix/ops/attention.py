@@ -34,20 +34,23 @@ def attention(query, key, value, *, is_causal: bool = False, bias=None, scale: f
     return plain_attention(query, key, value, is_causal=is_causal, bias=bias, scale=scale, key_bias=key_bias)
 
 
-def plain_attention(query, key, value, *, is_causal: bool = False, bias=None, scale=None, key_bias=None):
-    """Attend with matrix products and a softmax. Arguments and result as in `attention`, bias additive."""
+def plain_attention(query, key, value, *, is_causal: bool = False, bias=None, scale=None, key_bias=None, block=BLOCK):
+    """Attend with matrix products and a softmax. Arguments and result as in `attention`, bias additive.
+
+    block: how many queries to take at a time.
+    """
     scale = 1.0 / math.sqrt(query.shape[-1]) if scale is None else scale
     query = query if scale == 1.0 else query * scale
     if key_bias is not None and _is_foldable(query, key):
         query, key, key_bias = *_folded(query, key, key_bias), None
     num_queries, num_keys = query.shape[2], key.shape[2]
-    if num_queries <= BLOCK or (bias is not None and num_queries <= WHOLE):
+    if num_queries <= block or (bias is not None and num_queries <= WHOLE):
         mask = causal_bias(num_queries, num_keys) if is_causal else None
         return attend(query, key, value, join_biases(bias, mask), key_bias)
-    blocks, sizes = [], {BLOCK, (num_queries - 1) % BLOCK + 1}
+    blocks, sizes = [], {block, (num_queries - 1) % block + 1}
     diagonals = {size: causal_bias(size, size) for size in sizes} if is_causal and bias is None else {}
-    for start in range(0, num_queries, BLOCK):
-        end = min(start + BLOCK, num_queries)
+    for start in range(0, num_queries, block):
+        end = min(start + block, num_queries)
         last = end + num_keys - num_queries if is_causal else num_keys
         part = None if bias is None else bias[:, :, start:end, :last]
         if is_causal:

@@ -15,20 +15,21 @@ from functools import partial
 
 import paddle
 
-from ...ops.attention import attend, causal_bias, plain_attention
+from ...ops.attention import plain_attention
 from ...ops.threads import in_parallel, num_workers
 from ..kv_cache import KVCache
 from ..rows import take_shifted
 
 SMALLEST, LARGEST = 64, 256  # positions of a block
 STEP = 32
+QUERIES = 64  # of a block that are scored at a time, so that the scores stay few
 MOST_TOGETHER = 512  # positions of rows that one thread takes together
 BLOCKS_A_WORKER = 4  # at least, so that workers end at about the same time
 
 
 @dataclass(frozen=True)
 class Block:
-    """Positions start .. end, what turns their queries and keys, their mask, and what a layer made of them.
+    """Positions start .. end, what turns their queries and keys, and what a layer made of them.
 
     hidden: [B, end - start, H]; heads: query, key and value for the next layer, [B, heads or kv_heads, end - start, D].
     """
@@ -36,7 +37,6 @@ class Block:
     start: int
     end: int
     turn: object
-    mask: object
     hidden: object
     heads: tuple = ()
 
@@ -55,11 +55,7 @@ def read_blockwise(layers, embeds, ends: list[tuple[int, int]], turns: list, cac
 
     turns: for each block what turns its queries and keys, see `FusedLayer`. rows: from `KVCache.rows`.
     """
-    masks = {end - start: causal_bias(end - start, end - start) for start, end in ends}
-    blocks = [
-        Block(start, end, turn, masks[end - start], embeds[:, start:end])
-        for (start, end), turn in zip(ends, turns, strict=True)
-    ]
+    blocks = [Block(start, end, turn, embeds[:, start:end]) for (start, end), turn in zip(ends, turns, strict=True)]
     blocks = in_parallel(partial(_projected, layers[0]), blocks)
     for number, layer in enumerate(layers):
         heads = [paddle.concat([block.heads[part] for block in blocks], axis=2) for part in (1, 2)]
@@ -83,9 +79,13 @@ def _read(layer, following, num_before: int, heads: list, block: Block) -> Block
     heads: keys and values of all positions, and of num_before that stood in the cache.
     """
     seen = (part[:, :, : num_before + block.end] for part in heads)
-    hidden = layer.finish(block.hidden, attend(block.heads[0], *seen, block.mask))
+    hidden = layer.finish(block.hidden, _attend(layer, block.heads[0], *seen))
     block = dataclasses.replace(block, hidden=hidden, heads=())
     return block if following is None else _projected(following, block)
+
+
+def _attend(layer, query, key, value):
+    return plain_attention(query, key, value, is_causal=True, scale=layer.scale, block=QUERIES)
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def _read_together(layers, rotate: Callable, cache: KVCache, part: list[Row]) ->
                 stores = cache.keys[depth], cache.values[depth]
                 before = (store[row.number : row.number + 1, :, row.first : cache.length] for store in stores)
                 new = [paddle.concat(pair, axis=2) for pair in zip(before, new, strict=True)]
-            heads.append(plain_attention(query, *new, is_causal=True, scale=layer.scale))
+            heads.append(_attend(layer, query, *new))
         hidden = layer.finish(hidden, paddle.concat(heads, axis=2))
     return {row.number: (own, kept[row.number]) for row, own in zip(part, _cut(hidden, lengths, 1), strict=True)}
 

@@ -46,6 +46,12 @@ class VisionTower(nn.Layer):
         is_cut = self.class_embedding is not None and self.config.select_feature == "patch"
         return x[:, 1:] if is_cut else x
 
+    def encode(self, pixels):
+        """Do it, on a CPU without gradients tile by tile: as fast, and in less memory."""
+        if not pixels.place.is_cpu_place() or paddle.is_grad_enabled() or len(pixels) < 2:
+            return self(pixels)
+        return paddle.concat([self(tile) for tile in paddle.split(pixels, len(pixels))])
+
     @property
     def is_frozen(self) -> bool:
         return all(parameter.stop_gradient for parameter in self.parameters())
