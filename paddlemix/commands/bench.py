@@ -60,6 +60,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     from ..checkpoints.load import load_model
     from ..device import peak_memory
     from ..generate.speed import Meter, Plan, machine_limits
+    from ..models.fused import fuse_projections
     from ..ops.quantize import choose_kind
 
     sizes = (tuple(numbers) for numbers in (arguments.lengths, arguments.contexts, arguments.batches))
@@ -71,6 +72,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     model = load_model(
         home, base=arguments.model_base, dtype=arguments.dtype, device=arguments.device, quantization=kind
     )
+    fuse_projections(model)  # as the chat does
     seconds = time.perf_counter() - start
     dtype = str(model.language_model.norm.weight.dtype).split(".")[-1]
     meter, rows = Meter(model, dtype, plan), []
