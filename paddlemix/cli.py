@@ -6,13 +6,12 @@ import argparse
 import importlib
 import os
 import sys
-from pathlib import Path
 
 from . import __version__
 from .accelerators import explained
+from .constants import BUNDLED_MODEL
 from .device import prepare_environment
 
-BUNDLED_MODEL = str(Path(__file__).parent / "examples" / "llava" / "tiny" / "model")
 TRAINERS = {"pretrain": "plain", "sft": None}  # command -> template (None: the model's own)
 # Commands with a module of their own in commands/, in the order of the help text.
 COMMANDS = {

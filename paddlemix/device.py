@@ -6,7 +6,6 @@ import functools
 import os
 import sys
 import warnings
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from .accelerators import (
@@ -14,6 +13,7 @@ from .accelerators import (
     check_versions,
     npu_memory,
     tell_environment,
+    version_of,
     wanted_environment,
     what_is_missing,
 )
@@ -65,11 +65,7 @@ def num_threads() -> int:
 
 def _has_gpu_build() -> bool:
     """Tell, without importing it, if the paddle that is installed computes on CUDA."""
-    try:
-        distribution("paddlepaddle-gpu")
-    except PackageNotFoundError:
-        return False
-    return True
+    return version_of("paddlepaddle-gpu") is not None
 
 
 def _is_amd() -> bool:

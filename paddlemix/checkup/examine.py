@@ -13,9 +13,8 @@ from ..train.checks.result import FAILED, OK, SKIPPED, WARNING, Check, Diagnosis
 from ..train.checks.text import check_lines, paint
 from . import ascend, host
 from .supervise import PATIENCE, Crew
-from .worker import PARTS
+from .worker import PARTS, RUNS
 
-RUNS = ("training", "chat")
 # Largest difference of a loss from the CPU's in float32, as a part of it.
 LOSS_TOLERANCES = {"float32": 1e-3, "bfloat16 O2": 5e-2, "float16 O2": 5e-2}
 

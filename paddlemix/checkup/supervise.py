@@ -20,13 +20,12 @@ from pathlib import Path
 
 from ..train.checks.result import FAILED, SKIPPED, WARNING, Check
 from .words import of_end
-from .worker import KERNELS, NEEDED
+from .worker import KERNELS, NEEDED, RUNS
 
 PATIENCE = 600.0  # seconds for one part: a first run may compile kernels
 POLL = 0.05
 PLAIN = "PADDLEMIX_PLAIN_OPS"
 WORKER = f"{__package__}.worker"
-RUNS = ("training", "chat")
 
 
 @dataclass

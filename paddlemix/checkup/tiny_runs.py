@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from .. import device as devices
+from ..constants import BUNDLED_MODEL
 from ..train.checks.result import Check
 from .words import library_to_preload, of_error
 
-BUNDLED = Path(__file__).parents[1] / "examples" / "llava" / "tiny"
-MODEL, PICTURE = BUNDLED / "model", BUNDLED / "shapes.png"
+PICTURE = Path(BUNDLED_MODEL).parent / "shapes.png"
 NUM_STEPS = 4
 # What the bundled model answers to these, greedily, on a CPU in float32.
 ANSWERS = {
@@ -58,7 +58,7 @@ def _train(device: str, changes: dict) -> tuple[list[float], float]:
         data = Path(folder) / "rows.json"
         data.write_text(json.dumps(rows), encoding="utf-8")
         values = {
-            "model_name_or_path": str(MODEL),
+            "model_name_or_path": BUNDLED_MODEL,
             "dataset": str(data),
             "output_dir": str(Path(folder) / "out"),
             "device": device,
@@ -110,9 +110,8 @@ def _ask(device: str, dtype: str) -> tuple[dict[str, str], float]:
     from ..generate.sampling import SamplingParams
     from ..generate.session import ChatSession
 
-    model = load_model(str(MODEL), dtype=dtype, device=device)
-    model.eval()
-    session = ChatSession(model, LlavaProcessor.from_pretrained(MODEL), sampling=SamplingParams(temperature=0))
+    model = load_model(BUNDLED_MODEL, dtype=dtype, device=device)
+    session = ChatSession(model, LlavaProcessor.from_pretrained(BUNDLED_MODEL), sampling=SamplingParams(temperature=0))
     answers, start = {}, 0.0
     for number, question in enumerate(ANSWERS):
         start = time.perf_counter() if number == 1 else start

@@ -18,7 +18,8 @@ from .words import library_to_preload, of_error
 
 NEEDED = ("paddle", "device")  # without these there is nothing more to try
 KERNELS = ("dense", "masked", "packed", "rms norm", "rotary", "swiglu")
-PARTS = (*NEEDED, "dtypes", *KERNELS, "speed", "training", "chat")
+RUNS = ("training", "chat")
+PARTS = (*NEEDED, "dtypes", *KERNELS, "speed", *RUNS)
 
 
 def function_of(part: str) -> Callable[[Check, str], None]:

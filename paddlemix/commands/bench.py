@@ -5,12 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 from ..checkpoints.hub_options import add_hub_options
-
-BUNDLED_MODEL = str(Path(__file__).parents[1] / "examples" / "llava" / "tiny" / "model")
+from ..constants import BUNDLED_MODEL
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:

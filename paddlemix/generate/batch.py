@@ -11,7 +11,7 @@ from ..constants import IMAGE_TOKEN_ID
 from ..data.sample import Batch
 from ..image.anyres import num_image_tokens
 from ..image.tiles import ImageTiles, content_key
-from ..models.image_features import check_counts
+from ..models.image_features import check_counts, check_tiles
 from .decode import continue_rows
 from .keys import Key, keys_of
 from .prompts import read_prompts
@@ -102,11 +102,8 @@ def _keys(model, batch: Batch, prompts: list[np.ndarray]) -> tuple[list[list[Key
 def _pictures(model, batch: Batch) -> list[ImageTiles]:
     if batch.pixels is None:
         return []
-    counts = np.asarray(batch.tiles_per_image)
-    if counts.sum() != len(batch.pixels):
-        raise ValueError(
-            f"tiles_per_image {counts.tolist()} sums to {counts.sum()}, but there are {len(batch.pixels)} tiles"
-        )
+    counts = [int(count) for count in batch.tiles_per_image]
+    check_tiles(counts, len(batch.pixels))
     ends = np.cumsum(counts)
     sizes = [(int(width), int(height)) for width, height in batch.image_sizes]
     return [

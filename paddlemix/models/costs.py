@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+from ..constants import DTYPE_BYTES
 from ..ops.dequantize import num_bytes
 from .config import LanguageConfig, LlavaConfig
 from .quantized import quantized_layers
-
-WIDTHS = {"float32": 4, "float16": 2, "bfloat16": 2}  # bytes
 
 
 def layer_weights(config: LanguageConfig) -> int:
@@ -18,7 +17,7 @@ def layer_weights(config: LanguageConfig) -> int:
 
 def decode_bytes(model, context: int, dtype: str) -> int:
     """Return what a decoding step for one row must read: every weight of layers and head once, keys and values."""
-    config, size = model.config.language, WIDTHS[dtype]
+    config, size = model.config.language, DTYPE_BYTES[dtype]
     layers = config.num_hidden_layers * layer_weights(config) * size
     codes = [num_bytes(layer.codes) for layer in quantized_layers(model).values()]
     head = config.hidden_size * config.vocab_size * size

@@ -90,3 +90,11 @@ def check_counts(token_ids: np.ndarray, counts: list[int]) -> None:
                 f"row {row} has {per_row[row]} image placeholders, which is not the sum of whole pictures "
                 f"(features by picture: {counts})"
             )
+
+
+def check_tiles(tiles_per_image: list[int], num_tiles: int) -> None:
+    """Raise ValueError unless the tiles of all pictures are as many as there are."""
+    if sum(tiles_per_image) != num_tiles:
+        raise ValueError(
+            f"tiles_per_image {tiles_per_image} sums to {sum(tiles_per_image)}, but there are {num_tiles} tiles"
+        )

@@ -19,7 +19,7 @@ from ..ops.packed_attention import find_runs
 from ..ops.quantize import choose_kind
 from .config import LlavaConfig
 from .feature_cache import FeatureCache
-from .image_features import arrange, place
+from .image_features import arrange, check_tiles, place
 from .language.decoder import LanguageModel
 from .layers import ZERO, initialize
 from .loss import weighted_loss
@@ -111,8 +111,7 @@ class LlavaForConditionalGeneration(nn.Layer):
         """
         tower, counts = self.vision_tower, [int(count) for count in tiles_per_image]
         num_tiles = len(pixels)
-        if sum(counts) != num_tiles:
-            raise ValueError(f"tiles_per_image {counts} sums to {sum(counts)}, but there are {num_tiles} tiles")
+        check_tiles(counts, num_tiles)
         pixels = np.asarray(pixels, dtype=np.float32)
         if num_more := bucketed_count(num_tiles) - num_tiles:
             pixels = np.concatenate([pixels, np.zeros([num_more, *pixels.shape[1:]], np.float32)])

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import itertools
 import math
 
 import paddle
@@ -136,7 +137,7 @@ def _has_lengths() -> bool:
 def _npu_pieces(query, key, value, lengths: tuple[int, ...], keep: dict):
     """Give the ends of the pieces; the backend takes them from the host."""
     if "ends" not in keep:
-        keep["ends"] = [sum(lengths[: number + 1]) for number in range(len(lengths))]
+        keep["ends"] = list(itertools.accumulate(lengths))
     return _npu(query, key, value, True, None, keep["ends"])
 
 
@@ -147,8 +148,7 @@ def _cuda(query, key, value, is_causal: bool, hidden):
 
 def _cuda_pieces(query, key, value, lengths: tuple[int, ...], keep: dict):
     if "edges" not in keep:
-        edges = [0, *(sum(lengths[: number + 1]) for number in range(len(lengths)))]
-        keep["edges"] = paddle.to_tensor(edges, dtype="int32")
+        keep["edges"] = paddle.to_tensor([0, *itertools.accumulate(lengths)], dtype="int32")
     longest, edges, scale = max(lengths), keep["edges"], 1.0 / math.sqrt(query.shape[2])
     return cuda.flash_attn_unpadded(query, key, value, edges, edges, longest, longest, scale, causal=True)[0]
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import paddle
 
+from ..accelerators import plugin_folder
 from ..log import notice
 
 HALF = ("float16", "bfloat16")
@@ -55,8 +56,8 @@ def run_custom(name: str, *arguments) -> list:
 @functools.cache
 def _register_plugins() -> None:
     """Make the operations of the plugins known, as paddle does not do by itself."""
-    folder = os.environ.get("CUSTOM_DEVICE_ROOT", "")
-    for library in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
+    folder = plugin_folder()
+    for library in sorted(os.listdir(folder)) if folder is not None else []:
         if library.endswith(".so"):
             paddle.utils.cpp_extension.extension_utils.load_op_meta_info_and_register_op(library)
 

@@ -9,7 +9,6 @@ import re
 from pathlib import Path
 
 import paddle
-from paddle import nn
 from paddlenlp.peft import LoRAConfig, LoRAModel
 
 from ..checkpoints import lora as adapter_files
@@ -17,7 +16,6 @@ from ..checkpoints.files import StoredTensor, replacing, write_json
 from ..checkpoints.load import put
 from ..log import notice
 from ..models.llava import LlavaForConditionalGeneration
-from ..ops.dropout import Dropout
 from .arguments import ModelArguments
 from .freeze import PROJECTOR_PARTS, lora_targets
 from .lora_layers import AdaptedModel, quantization_of
@@ -41,9 +39,6 @@ def add_lora(model: LlavaForConditionalGeneration, args: ModelArguments, dtype: 
         base_model_name_or_path=os.path.abspath(base),
     )
     wrapped = AdaptedModel(model, config)
-    for layer in wrapped.model.sublayers():
-        if isinstance(getattr(layer, "lora_dropout", None), nn.Dropout):
-            layer.lora_dropout = Dropout(args.lora_dropout)
     wrapped.mark_only_lora_as_trainable()
     # A layer of the projector that has an adapter is trained through it.
     adapted = {f"{name}.{kind}" for name in targets for kind in ("weight", "bias")}

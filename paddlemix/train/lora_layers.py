@@ -11,6 +11,7 @@ from paddlenlp.peft import LoRAConfig, LoRAModel
 from paddlenlp.peft.lora.lora_layers import LoRALinear
 
 from ..models.quantized import QuantizedLinear
+from ..ops.dropout import Dropout
 
 
 class NarrowLoRALinear(LoRALinear):
@@ -33,7 +34,7 @@ class QuantizedLoRALinear(QuantizedLinear):
         assert layer.change is None, "a layer with an adapter beside it"
         self.codes = layer.codes
         self.scaling = config.scaling
-        self.lora_dropout = nn.Dropout(config.lora_dropout)
+        self.lora_dropout = Dropout(config.lora_dropout)
         zeros = nn.initializer.Constant(0.0)
         spread = nn.initializer.KaimingUniform(negative_slope=math.sqrt(5), nonlinearity="leaky_relu")
         self.lora_A = self.create_parameter([layer.shape[0], config.r], default_initializer=spread)
@@ -64,6 +65,8 @@ class AdaptedModel(LoRAModel):
             layer = getattr(holder, name)
             if type(layer) is LoRALinear:
                 layer.__class__ = NarrowLoRALinear
+                if isinstance(layer.lora_dropout, nn.Dropout):
+                    layer.lora_dropout = Dropout(lora_config.lora_dropout)
 
     def mark_only_lora_as_trainable(self) -> None:
         super().mark_only_lora_as_trainable()

@@ -8,11 +8,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from ..checkpoints.shapes import parameter_shapes
+from ..constants import DTYPE_BYTES
 from ..models.config import LlavaConfig
 from .activations import FLOAT, Arithmetic, Load, activations
 
 GIB = 1 << 30
-DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 MOMENTS = 2 * FLOAT  # AdamW's two, in float32 whatever the weights are
 MIN_SHARDED = 1 << 20  # elements: stage 3 leaves smaller tensors whole (GroupShardedStage3's segment_size)
 # Of an element: NF4 with an 8-bit scale for each 64, and a float32 one for each 256 of these; int8.

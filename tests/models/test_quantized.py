@@ -15,7 +15,8 @@ from paddle import nn
 
 from paddlemix import LlavaForConditionalGeneration, LlavaProcessor
 from paddlemix.checkpoints.quantized import QUANTIZED_NAME
-from paddlemix.cli import BUNDLED_MODEL, main
+from paddlemix.cli import main
+from paddlemix.constants import BUNDLED_MODEL
 from paddlemix.conversation.messages import Conversation, Message
 from paddlemix.generate.sampling import SamplingParams
 from paddlemix.generate.session import ChatSession

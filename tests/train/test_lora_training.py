@@ -233,7 +233,9 @@ def test_fresh_adapters_change_nothing(tmp_path, data):
     trainer = build(settings(tmp_path, data, **LORA))
     batch = batch_of(trainer)
     trainer.llava.eval()
-    np.testing.assert_array_equal(trainer.llava(batch).numpy(), tiny_folder.load("pad")[0](batch).numpy())
+    with paddle.no_grad():  # by which tiles go through the tower one by one, on either side
+        found, expected = trainer.llava(batch), tiny_folder.load("pad")[0](batch)
+    np.testing.assert_array_equal(found.numpy(), expected.numpy())
 
 
 def test_full_model_in_a_former_adapter_folder_is_read_as_the_full_model(tmp_path, data):

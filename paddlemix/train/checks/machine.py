@@ -17,12 +17,12 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from ... import device as devices
+from ...accelerators import PADDLES, version_of
 from ..memory import in_bytes
 from .result import Check
 
 REQUIREMENTS = Path(__file__).parents[3] / "requirements.txt"
 PYTHON = ((3, 10), (3, 12))
-PADDLES = ("paddlepaddle", "paddlepaddle-gpu")
 NAMED = ("paddlenlp", "numpy")
 NEEDED = ("paddlepaddle", "paddlenlp")  # of the others another version may do
 TOLERANCE = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}  # TF32 and half precision round
@@ -59,10 +59,7 @@ def _requirements() -> list[Requirement]:
 def _version(name: str) -> str | None:
     if name in PADDLES:  # another build under another name will do
         return paddle.__version__
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    return version_of(name)
 
 
 def _release(name: str, version: str) -> str:
