@@ -16,7 +16,7 @@ import sys
 import time
 
 import numpy as np
-from peers import OURS, ROLES, THEIRS, Peer, parse, serve
+from peers import OURS, THEIRS, Peer, compare_peers, parse
 from small_llava import load_ours, load_theirs, model_folder, text_ids
 
 RIVALS = {  # name: (process, how)
@@ -31,16 +31,12 @@ RIVALS = {  # name: (process, how)
 
 
 def main() -> int:
-    arguments = parse(__doc__, add_options)
-    if arguments.role:
-        return serve((ours if arguments.role == OURS else theirs)(arguments))
-    with model_folder(arguments.folder) as folder:
-        peers = {role: Peer(__file__, role, folder, arguments.threads) for role in ROLES}
-        ratios = [line for load in arguments.loads for line in compare(load, peers, arguments)]
-        for peer in peers.values():
-            peer.close()
+    return compare_peers(__file__, parse(__doc__, add_options), ours, theirs, compare_loads, model_folder)
+
+
+def compare_loads(peers: dict[str, Peer], arguments) -> None:
+    ratios = [line for load in arguments.loads for line in compare(load, peers, arguments)]
     print(*ratios, sep="\n")
-    return 0
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -12,27 +12,23 @@ import sys
 import time
 
 import numpy as np
-from peers import OURS, ROLES, THEIRS, Peer, alternate, median, parse, serve
+from peers import OURS, ROLES, THEIRS, Peer, alternate, compare_peers, median, parse
 from small_llava import load_ours, load_theirs, model_folder, text_ids
 
 
 def main() -> int:
-    arguments = parse(__doc__, add_options)
-    if arguments.role:
-        return serve((ours if arguments.role == OURS else theirs)(arguments))
-    with model_folder(arguments.folder) as folder:
-        peers = {role: Peer(__file__, role, folder, arguments.threads) for role in ROLES}
-        for context in arguments.contexts:
-            answers = alternate(peers, arguments.rounds, context=context, steps=arguments.steps)
-            if answers[OURS][0]["ids"] != answers[THEIRS][0]["ids"]:
-                raise SystemExit("the two sides chose different tokens")
-            seconds = {role: median(answers[role]) for role in ROLES}
-            for role in ROLES:
-                print(f"{role:13} {arguments.steps / seconds[role]:7.1f} tokens/s behind {context}", flush=True)
-            print(f"decoding, ours to transformers': {seconds[THEIRS] / seconds[OURS]:.2f}", flush=True)
-        for peer in peers.values():
-            peer.close()
-    return 0
+    return compare_peers(__file__, parse(__doc__, add_options), ours, theirs, compare, model_folder)
+
+
+def compare(peers: dict[str, Peer], arguments) -> None:
+    for context in arguments.contexts:
+        answers = alternate(peers, arguments.rounds, context=context, steps=arguments.steps)
+        if answers[OURS][0]["ids"] != answers[THEIRS][0]["ids"]:
+            raise SystemExit("the two sides chose different tokens")
+        seconds = {role: median(answers[role]) for role in ROLES}
+        for role in ROLES:
+            print(f"{role:13} {arguments.steps / seconds[role]:7.1f} tokens/s behind {context}", flush=True)
+        print(f"decoding, ours to transformers': {seconds[THEIRS] / seconds[OURS]:.2f}", flush=True)
 
 
 def add_options(parser) -> None:

@@ -72,6 +72,22 @@ def serve(answer: Callable[..., dict]) -> int:
     return 0
 
 
+def compare_peers(script: str, arguments, ours: Callable, theirs: Callable, compare: Callable, folder_of) -> int:
+    """Be the side that --role names, or start both in a folder and compare them.
+
+    ours, theirs: return what answers requests, see `serve`. compare: takes the peers by role, and the arguments.
+    folder_of: a context manager that gives a folder with what both load, inside the one named by --folder.
+    """
+    if arguments.role:
+        return serve({OURS: ours, THEIRS: theirs}[arguments.role](arguments))
+    with folder_of(arguments.folder) as folder:
+        peers = {role: Peer(script, role, str(folder), arguments.threads) for role in ROLES}
+        compare(peers, arguments)
+        for peer in peers.values():
+            peer.close()
+    return 0
+
+
 def alternate(peers: dict[str, Peer], num_rounds: int, **request) -> dict[str, list[dict]]:
     """Ask all peers in each round, in an order that turns round; one round before is not counted."""
     answers: dict[str, list[dict]] = {role: [] for role in peers}

@@ -12,29 +12,25 @@ import sys
 import time
 
 import numpy as np
-from peers import OURS, ROLES, THEIRS, Peer, alternate, median, parse, serve
+from peers import OURS, ROLES, THEIRS, Peer, alternate, compare_peers, median, parse
 from small_llava import load_ours, load_theirs, model_folder, picture_tiles, text_ids
 
 BEFORE, BEHIND = 10, 50  # tokens of text around the picture
 
 
 def main() -> int:
-    arguments = parse(__doc__)
-    if arguments.role:
-        return serve((ours if arguments.role == OURS else theirs)(arguments))
-    with model_folder(arguments.folder) as folder:
-        peers = {role: Peer(__file__, role, folder, arguments.threads) for role in ROLES}
-        answers = alternate(peers, arguments.rounds)
-        logits = {role: np.array(answers[role][0]["logits"]) for role in ROLES}
-        error = float(np.abs(logits[OURS] - logits[THEIRS]).max())
-        if error > 1e-3 * float(np.abs(logits[THEIRS]).max()):
-            raise SystemExit(f"the two sides' logits differ by {error}")
-        for role in ROLES:
-            print(f"{role:13} {median(answers[role]):6.2f} s, of which vision {median(answers[role], 'vision'):.2f} s")
-        print(f"prefill with a picture, ours to transformers': {median(answers[THEIRS]) / median(answers[OURS]):.2f}")
-        for peer in peers.values():
-            peer.close()
-    return 0
+    return compare_peers(__file__, parse(__doc__), ours, theirs, compare, model_folder)
+
+
+def compare(peers: dict[str, Peer], arguments) -> None:
+    answers = alternate(peers, arguments.rounds)
+    logits = {role: np.array(answers[role][0]["logits"]) for role in ROLES}
+    error = float(np.abs(logits[OURS] - logits[THEIRS]).max())
+    if error > 1e-3 * float(np.abs(logits[THEIRS]).max()):
+        raise SystemExit(f"the two sides' logits differ by {error}")
+    for role in ROLES:
+        print(f"{role:13} {median(answers[role]):6.2f} s, of which vision {median(answers[role], 'vision'):.2f} s")
+    print(f"prefill with a picture, ours to transformers': {median(answers[THEIRS]) / median(answers[OURS]):.2f}")
 
 
 def ours(arguments):

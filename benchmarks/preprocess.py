@@ -16,11 +16,13 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-from peers import OURS, ROLES, THEIRS, Peer, alternate, median, parse, serve
+from peers import OURS, ROLES, THEIRS, Peer, alternate, compare_peers, median, parse
 
 SIZES = ((640, 480), (1024, 768), (1920, 1080), (480, 640), (800, 600), (500, 1200))  # (width, height)
 NUM_CONVERSATIONS, NUM_TURNS = 40, 6
@@ -33,28 +35,23 @@ CHAT_TEMPLATE = (  # Qwen2's, without a line feed behind the last answer
 
 
 def main() -> int:
-    arguments = parse(__doc__)
-    if arguments.role:
-        return serve((ours if arguments.role == OURS else theirs)(arguments))
-    with tempfile.TemporaryDirectory(prefix="preprocess-", dir=arguments.folder) as folder:
-        write_tokenizer(Path(folder))
-        peers = {role: Peer(__file__, role, folder, arguments.threads) for role in ROLES}
-        kinds = ["slow", "fast"] if find_spec("torchvision") else ["slow"]
-        if "fast" not in kinds:
-            print("transformers' fast image processor is not measured: it needs torchvision, which is not installed")
-        ratios = {kind: show_pictures(peers, arguments.rounds, folder, kind) for kind in kinds}
-        labels = show_labels(peers, arguments.rounds)
-        for kind, ratio in ratios.items():
-            print(f"AnyRes pictures, ours to transformers' {kind} processor: {ratio:.2f}")
-        print(f"tokens with labels, ours to transformers': {labels:.2f}")
-        for peer in peers.values():
-            peer.close()
-    return 0
+    return compare_peers(__file__, parse(__doc__), ours, theirs, compare, tokenizer_folder)
 
 
-def show_pictures(peers: dict[str, Peer], num_rounds: int, folder: str, kind: str) -> float:
+def compare(peers: dict[str, Peer], arguments) -> None:
+    kinds = ["slow", "fast"] if find_spec("torchvision") else ["slow"]
+    if "fast" not in kinds:
+        print("transformers' fast image processor is not measured: it needs torchvision, which is not installed")
+    ratios = {kind: show_pictures(peers, arguments.rounds, kind) for kind in kinds}
+    labels = show_labels(peers, arguments.rounds)
+    for kind, ratio in ratios.items():
+        print(f"AnyRes pictures, ours to transformers' {kind} processor: {ratio:.2f}")
+    print(f"tokens with labels, ours to transformers': {labels:.2f}")
+
+
+def show_pictures(peers: dict[str, Peer], num_rounds: int, kind: str) -> float:
     answers = alternate(peers, num_rounds, work="pictures", kind=kind)
-    mine, other = (np.load(Path(folder) / f"{role}.npz") for role in ROLES)
+    mine, other = (np.load(answers[role][0]["pixels"]) for role in ROLES)
     errors = [float(np.abs(mine[name] - other[name]).max()) for name in mine.files]
     means = [float(np.abs(mine[name] - other[name]).mean()) for name in mine.files]
     print(f"pixels, ours and the {kind} one's: differ by {max(errors):.1e} at most, {max(means):.1e} in the mean")
@@ -98,6 +95,14 @@ def conversations() -> list[list[str]]:
     return [[" ".join(rng.choice(words, length)) for length in row] for row in lengths]
 
 
+@contextmanager
+def tokenizer_folder(home: str | None) -> Iterator[str]:
+    """Give a folder with the tokenizer."""
+    with tempfile.TemporaryDirectory(prefix="preprocess-", dir=home) as folder:
+        write_tokenizer(Path(folder))
+        yield folder
+
+
 def write_tokenizer(folder: Path) -> None:
     """Write a byte-level tokenizer that is trained on the conversations."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -119,18 +124,19 @@ def write_tokenizer(folder: Path) -> None:
 def answer_with(arguments, to_pixels, to_labels):
     """Return what measures either work: to_pixels(kind, bytes) and to_labels(turns) -> ids, labels."""
     files, talks = jpegs(), conversations()
-    saved = set()
+    saved = Path(arguments.folder) / f"{arguments.role}.npz"
+    kinds = set()
 
     def answer(work: str, kind: str) -> dict:
         start = time.perf_counter()
         if work == "pictures":
             results = [to_pixels(kind, data) for data in files]
             seconds = time.perf_counter() - start
-            if kind not in saved:
-                saved.add(kind)
+            if kind not in kinds:
+                kinds.add(kind)
                 pixels = {str(number): np.asarray(result) for number, result in enumerate(results)}
-                np.savez(Path(arguments.folder) / f"{arguments.role}.npz", **pixels)
-            return {"seconds": seconds}
+                np.savez(saved, **pixels)
+            return {"seconds": seconds, "pixels": str(saved)}
         results = [to_labels(turns) for turns in talks]
         seconds = time.perf_counter() - start
         ids, labels = ([int(number) for number in part] for part in results[0])
@@ -140,15 +146,16 @@ def answer_with(arguments, to_pixels, to_labels):
 
 
 def ours(arguments):
+    from small_llava import image_spec
+
     from paddlemix.conversation.messages import Conversation, Message
     from paddlemix.conversation.templates import get_template
     from paddlemix.conversation.tokenizer import load_tokenizer
     from paddlemix.data.encode import encode
     from paddlemix.image.load import load_image
     from paddlemix.image.preprocess import preprocess
-    from paddlemix.image.spec import ANYRES_GRIDS, ImageSpec
 
-    spec = ImageSpec(mode="anyres", grids=ANYRES_GRIDS, merge="spatial_unpad")
+    spec = image_spec()
     tokenizer, template = load_tokenizer(arguments.folder), get_template("qwen_2")
 
     def to_labels(turns: list[str]):

@@ -29,16 +29,16 @@ def model_folder(folder: str | None) -> Iterator[str]:
         yield folder
 
 
-def make(folder: str) -> None:
+def make(folder: str, **changes) -> None:
+    """Write the model; changes: fields of the decoder's that are other than DECODER's."""
     from pathlib import Path
 
     from synthetic import write_checkpoint
 
-    from paddlemix.image.spec import ANYRES_GRIDS, ImageSpec
     from paddlemix.models.config import LanguageConfig, LlavaConfig, VisionConfig
 
-    image = ImageSpec(mode="anyres", grids=ANYRES_GRIDS, merge="spatial_unpad")
-    config = LlavaConfig(LanguageConfig(**DECODER), VisionConfig(**TOWER), image=image, has_image_newline=True)
+    decoder = LanguageConfig(**{**DECODER, **changes})
+    config = LlavaConfig(decoder, VisionConfig(**TOWER), image=image_spec(), has_image_newline=True)
     write_checkpoint(Path(folder), "hf", config)
 
 
@@ -63,16 +63,25 @@ def load_theirs(folder: str, threads: int):
     return LlavaNextForConditionalGeneration.from_pretrained(folder, torch_dtype=torch.float32).eval()
 
 
-def picture_tiles(seed: int = 0):
-    """Return a picture of noise as the model takes it."""
-    from PIL import Image
-
-    from paddlemix.image.preprocess import preprocess
+def image_spec():
     from paddlemix.image.spec import ANYRES_GRIDS, ImageSpec
 
-    image = ImageSpec(mode="anyres", grids=ANYRES_GRIDS, merge="spatial_unpad")
-    noise = np.random.default_rng(seed).integers(0, 256, (PICTURE[1], PICTURE[0], 3), dtype=np.uint8)
-    return preprocess(Image.fromarray(noise), image)
+    return ImageSpec(mode="anyres", grids=ANYRES_GRIDS, merge="spatial_unpad")
+
+
+def noise(seed: int = 0):
+    """Return a picture of noise."""
+    from PIL import Image
+
+    pixels = np.random.default_rng(seed).integers(0, 256, (PICTURE[1], PICTURE[0], 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def picture_tiles(seed: int = 0):
+    """Return a picture of noise as the model takes it."""
+    from paddlemix.image.preprocess import preprocess
+
+    return preprocess(noise(seed), image_spec())
 
 
 def text_ids(num_tokens: int, seed: int = 0) -> list[int]:

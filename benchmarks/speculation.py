@@ -18,7 +18,7 @@ import sys
 import time
 
 import numpy as np
-from peers import OURS, ROLES, THEIRS, Peer, parse, serve
+from peers import OURS, THEIRS, Peer, compare_peers, parse
 from small_llava import load_ours, load_theirs, model_folder
 
 INVOICE = """Invoice number 20417 of 12 March. Seller: Northwind Timber and Stone, 14 Harbour Road, Lower Haven.
@@ -57,16 +57,12 @@ RATIOS = (("ours guessing", "ours"), ("ours guessing", "transformers"), ("ours g
 
 
 def main() -> int:
-    arguments = parse(__doc__, add_options)
-    if arguments.role:
-        return serve((ours if arguments.role == OURS else theirs)(arguments))
-    with model_folder(arguments.folder) as folder:
-        peers = {role: Peer(__file__, role, folder, arguments.threads) for role in ROLES}
-        ratios = [line for name in TEXTS for line in compare(name, peers, arguments)]
-        for peer in peers.values():
-            peer.close()
+    return compare_peers(__file__, parse(__doc__, add_options), ours, theirs, compare_texts, model_folder)
+
+
+def compare_texts(peers: dict[str, Peer], arguments) -> None:
+    ratios = [line for name in TEXTS for line in compare(name, peers, arguments)]
     print(*ratios, sep="\n")
-    return 0
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from children import run_child
 from peers import OURS, ROLES, THEIRS, median, parse
-from small_llava import DECODER, PICTURE, TOWER, load_ours, load_theirs, text_ids
+from small_llava import image_spec, load_ours, load_theirs, make, noise, text_ids
 
 BEFORE, BEHIND = 10, 50  # tokens of text around the picture
 
@@ -30,7 +30,8 @@ BEFORE, BEHIND = 10, 50  # tokens of text around the picture
 def main() -> int:
     arguments = parse(__doc__, add_options)
     if arguments.make:
-        return make(arguments)
+        make(arguments.folder, num_hidden_layers=arguments.layers)
+        return 0
     if arguments.role:
         return first_token(arguments)
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
@@ -112,25 +113,9 @@ def first_prompt() -> float:
     return seconds
 
 
-def make(arguments) -> int:
-    from synthetic import write_checkpoint
-
-    from paddlemix.image.spec import ANYRES_GRIDS, ImageSpec
-    from paddlemix.models.config import LanguageConfig, LlavaConfig, VisionConfig
-
-    image = ImageSpec(mode="anyres", grids=ANYRES_GRIDS, merge="spatial_unpad")
-    decoder = LanguageConfig(**{**DECODER, "num_hidden_layers": arguments.layers})
-    config = LlavaConfig(decoder, VisionConfig(**TOWER), image=image, has_image_newline=True)
-    write_checkpoint(Path(arguments.folder), "hf", config)
-    return 0
-
-
 def first_token(arguments) -> int:
     """Print the first token and when it was there, and the seconds of each part."""
-    from PIL import Image
-
-    noise = np.random.default_rng(0).integers(0, 256, (PICTURE[1], PICTURE[0], 3), dtype=np.uint8)
-    token, times = (ours if arguments.role == OURS else theirs)(arguments, Image.fromarray(noise))
+    token, times = (ours if arguments.role == OURS else theirs)(arguments, noise())
     end = time.monotonic()
     names = ("imports", "load", "preprocess", "read")
     parts = dict(zip(names, np.diff([*times, end]).tolist(), strict=True))
@@ -167,7 +152,7 @@ def theirs(arguments, picture):
     from transformers import LlavaNextForConditionalGeneration, LlavaNextImageProcessor
 
     from paddlemix.image.anyres import num_image_tokens
-    from paddlemix.image.spec import ANYRES_GRIDS, ImageSpec
+    from paddlemix.image.spec import ANYRES_GRIDS
 
     assert LlavaNextForConditionalGeneration
     times.append(time.monotonic())
@@ -179,7 +164,7 @@ def theirs(arguments, picture):
         image_grid_pinpoints=[[height, width] for width, height in ANYRES_GRIDS],
     )
     inputs = processor(picture, return_tensors="pt")
-    num_tokens = num_image_tokens(picture.size, ImageSpec(mode="anyres", grids=ANYRES_GRIDS, merge="spatial_unpad"))
+    num_tokens = num_image_tokens(picture.size, image_spec())
     ids = [*text_ids(BEFORE), *[model.config.image_token_id] * num_tokens, *text_ids(BEHIND, seed=1)]
     times.append(time.monotonic())
     out = model(input_ids=torch.tensor([ids]), **inputs, use_cache=True, logits_to_keep=1)

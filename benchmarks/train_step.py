@@ -19,10 +19,9 @@ import time
 
 import numpy as np
 from children import run_child
+from small_llava import DECODER
 
 VARIANTS = ("transformers", "ours", "packed")
-LANGUAGE = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9}
-LANGUAGE |= {"num_key_value_heads": 3, "vocab_size": 49152, "tie_word_embeddings": True}
 VISION = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
 VISION |= {"image_size": 336, "patch_size": 14}
 NUM_IMAGE_TOKENS = 576
@@ -97,7 +96,7 @@ def run_transformers(rows: list[tuple[int, int]], arguments: argparse.Namespace)
 
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
-    config = LlavaConfig(CLIPVisionConfig(**VISION), LlamaConfig(**LANGUAGE), image_token_index=IMAGE_TOKEN)
+    config = LlavaConfig(CLIPVisionConfig(**VISION), LlamaConfig(**DECODER), image_token_index=IMAGE_TOKEN)
     model = LlavaForConditionalGeneration(config)
     targets = rf".*language_model.*\.({'|'.join(PROJECTIONS)})"
     model = get_peft_model(model, LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=targets)).train()
@@ -125,10 +124,10 @@ def run_transformers(rows: list[tuple[int, int]], arguments: argparse.Namespace)
 
 
 def run_ours(rows: list[tuple[int, int]], arguments: argparse.Namespace) -> dict:
-    from paddlemix.device import keep_freed_memory, prepare_environment
+    from paddlemix.device import prepare_environment, use_device
 
     prepare_environment("cpu")
-    keep_freed_memory()  # as the trainer does on CPU
+    use_device("cpu")  # as the trainer does
     import paddle
     from paddlenlp.peft import LoRAConfig
 
@@ -143,7 +142,7 @@ def run_ours(rows: list[tuple[int, int]], arguments: argparse.Namespace) -> dict
     from paddlemix.train.lora_layers import AdaptedModel
 
     image = ImageSpec(side=336, patch_size=14)
-    model = LlavaForConditionalGeneration(LlavaConfig(LanguageConfig(**LANGUAGE), VisionConfig(**VISION), image=image))
+    model = LlavaForConditionalGeneration(LlavaConfig(LanguageConfig(**DECODER), VisionConfig(**VISION), image=image))
     model.initialize_weights(seed=0)
     for parameter in model.parameters():
         parameter.stop_gradient = True

@@ -14,35 +14,30 @@ import statistics
 import sys
 import time
 
-import numpy as np
-from peers import OURS, ROLES, THEIRS, Peer, parse, serve
-from small_llava import PICTURE, load_ours, load_theirs, model_folder, picture_tiles
+from peers import OURS, ROLES, THEIRS, Peer, compare_peers, parse
+from small_llava import load_ours, load_theirs, model_folder, noise, picture_tiles
 
 NUM_ANSWERED = 16
 QUESTIONS = ("What is in the picture?", "Which colours are there?", "How many circles are there?", "Is it a circle?")
 
 
 def main() -> int:
-    arguments = parse(__doc__, add_options)
-    if arguments.role:
-        return serve((ours if arguments.role == OURS else theirs)(arguments))
-    with model_folder(arguments.folder) as folder:
-        peers = {role: Peer(__file__, role, folder, arguments.threads) for role in ROLES}
-        seconds = {role: [[] for _ in range(arguments.turns)] for role in ROLES}
-        for number in range(arguments.rounds + 1):
-            for turn in range(arguments.turns):
-                found = ask(peers, number, turn)
-                for role in ROLES if number else ():  # one round before is not counted
-                    seconds[role][turn].append(found[role])
+    return compare_peers(__file__, parse(__doc__, add_options), ours, theirs, compare, model_folder)
+
+
+def compare(peers: dict[str, Peer], arguments) -> None:
+    seconds = {role: [[] for _ in range(arguments.turns)] for role in ROLES}
+    for number in range(arguments.rounds + 1):
         for turn in range(arguments.turns):
-            times = {role: statistics.median(seconds[role][turn]) for role in ROLES}
-            text = "  ".join(f"{role} {times[role] * 1e3:8.1f} ms" for role in ROLES)
-            print(f"turn {turn + 1}: {text}  {times[THEIRS] / times[OURS]:.1f} times as fast")
-        later = {role: statistics.median(found for turn in seconds[role][1:] for found in turn) for role in ROLES}
-        print(f"first token of later turns, ours to transformers': {later[THEIRS] / later[OURS]:.2f}")
-        for peer in peers.values():
-            peer.close()
-    return 0
+            found = ask(peers, number, turn)
+            for role in ROLES if number else ():  # one round before is not counted
+                seconds[role][turn].append(found[role])
+    for turn in range(arguments.turns):
+        times = {role: statistics.median(seconds[role][turn]) for role in ROLES}
+        text = "  ".join(f"{role} {times[role] * 1e3:8.1f} ms" for role in ROLES)
+        print(f"turn {turn + 1}: {text}  {times[THEIRS] / times[OURS]:.1f} times as fast")
+    later = {role: statistics.median(found for turn in seconds[role][1:] for found in turn) for role in ROLES}
+    print(f"first token of later turns, ours to transformers': {later[THEIRS] / later[OURS]:.2f}")
 
 
 def add_options(parser) -> None:
@@ -73,7 +68,7 @@ def ours(arguments):
             sessions.clear()
             sessions[number] = ChatSession(model, processor)
         session = sessions[number]
-        question = (QUESTIONS[turn % len(QUESTIONS)], [picture(number)] if turn == 0 else [])
+        question = (QUESTIONS[turn % len(QUESTIONS)], [noise(number)] if turn == 0 else [])
         start = time.perf_counter()
         session.ask(*question, first)
         seconds = time.perf_counter() - start
@@ -85,14 +80,6 @@ def ours(arguments):
         return {"seconds": seconds, "ids": ids, "token": token, "num_known": tiny.tokenizer.vocab_size}
 
     return answer
-
-
-def picture(number: int):
-    """Return the picture of which `picture_tiles` are."""
-    from PIL import Image
-
-    noise = np.random.default_rng(number).integers(0, 256, (PICTURE[1], PICTURE[0], 3), dtype=np.uint8)
-    return Image.fromarray(noise)
 
 
 def theirs(arguments):

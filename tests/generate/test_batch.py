@@ -129,9 +129,9 @@ def test_same_picture_twice_in_a_batch_is_encoded_once(parts, request):
     request.addfinalizer(hook.remove)
     model.generate(batch_of(processor, QUESTIONS), SamplingParams(max_new_tokens=1))
     distinct = sum(len(processor.tiles(tiny_folder.picture(seed)).pixels) for seed in (1, 2, 3))
-    assert calls == [distinct]
+    assert sum(calls) == distinct
     model.generate(batch_of(processor, QUESTIONS[:3]), SamplingParams(max_new_tokens=1))
-    assert calls == [distinct]
+    assert sum(calls) == distinct
 
 
 def test_pixels_that_do_not_belong_to_the_ids_are_refused(parts):

@@ -162,7 +162,7 @@ def test_tower_sees_each_distinct_picture_once(parts, request):
         session.ask(text, pictures(seeds))
     session.clear()
     session.ask("Again?", pictures([2, 1]))
-    assert calls == [len(parts[1].tiles(tiny_folder.picture(seed)).pixels) for seed in (1, 2)]
+    assert sum(calls) == sum(len(parts[1].tiles(tiny_folder.picture(seed)).pixels) for seed in (1, 2))
 
 
 def test_closed_turns_equal_a_full_pass(parts, monkeypatch):

@@ -123,8 +123,9 @@ def test_copies_and_pickles_are_empty():
 def test_features_equal_those_of_each_picture_alone_and_are_encoded_once(parts, named, seen):
     model = parts[0]
     found = features_of(model, named)
-    assert sum(seen) == sum(len(tiles.pixels) for tiles in named.values()) and len(seen) == 1
-    assert features_of(model, named).keys() == found.keys() and len(seen) == 1
+    num_tiles = sum(len(tiles.pixels) for tiles in named.values())
+    assert sum(seen) == num_tiles
+    assert features_of(model, named).keys() == found.keys() and sum(seen) == num_tiles
     for name, tiles in named.items():
         np.testing.assert_allclose(found[name].numpy(), alone(model, tiles), atol=1e-5)
     assert model.feature_cache.num_bytes == sum(tiles.num_tokens for tiles in named.values()) * 48 * 4
