@@ -291,11 +291,10 @@ def keep_freed_memory() -> bool:
     """
     import ctypes
 
-    # glibc's malloc.h: M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX
-    trim_threshold, max_maps, max_arenas = -1, -4, -8
+    trim_threshold, max_maps, max_arenas = -1, -4, -8  # of glibc's malloc.h
     try:
         change = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # another C library than glibc
         return False
-    # Memory of a further arena, as threads get them, is given back whatever else is set: there shall be one.
+    # One arena, since those of threads give memory back whatever else is set.
     return bool(change(max_maps, 0) and change(trim_threshold, 2**31 - 1) and change(max_arenas, 1))

@@ -14,6 +14,7 @@ from PIL import Image
 from ..constants import IMAGE_TOKEN_ID
 from ..data.collate import collate
 from ..data.sample import Sample
+from ..device import num_threads
 from ..image.preprocess import preprocess
 from ..image.tiles import ImageTiles
 from ..models.costs import decode_bytes, prefill_flops, vision_flops
@@ -80,7 +81,7 @@ class Row:
 
 def machine_limits(dtype: str, num_rounds: int) -> dict[str, float]:
     """Return bytes a second and operations a second. They take memory: measure the model's before."""
-    return {COPY: copy_speed(num_rounds), MATRIX: matrix_speed(dtype, num_rounds)}
+    return {COPY: copy_speed(num_rounds, num_threads()), MATRIX: matrix_speed(dtype, num_rounds)}
 
 
 class Meter:

@@ -10,17 +10,15 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import paddle
 
-from ..device import num_threads
-
 COPY_BYTES = 256 << 20  # far more than any processor's cache
 SIDES = (512, 1024, 2048, 4096, 8192)  # of square matrices
 LONG_ENOUGH = 0.02  # seconds of a product that are measured well
 
 
-def copy_speed(num_rounds: int, num_bytes: int = COPY_BYTES) -> float:
+def copy_speed(num_rounds: int, num_threads: int = 1, num_bytes: int = COPY_BYTES) -> float:
     """Return bytes a second that the device in use moves when it copies, those read and those written together."""
     if paddle.get_device().startswith("cpu"):
-        return 2 * num_bytes / median_seconds(_host_copy(num_bytes), num_rounds)
+        return 2 * num_bytes / median_seconds(_host_copy(num_bytes, num_threads), num_rounds)
     source = paddle.ones([num_bytes // 4], dtype="float32")
 
     def copy() -> None:
@@ -29,12 +27,11 @@ def copy_speed(num_rounds: int, num_bytes: int = COPY_BYTES) -> float:
     return 2 * num_bytes / median_seconds(copy, num_rounds)
 
 
-def _host_copy(num_bytes: int) -> Callable[[], None]:
+def _host_copy(num_bytes: int, num_threads: int) -> Callable[[], None]:
     """Return what copies on the host, by all threads at once: paddle's own copies take one."""
-    number = num_threads()
     source, target = (np.ones(num_bytes, np.uint8) for _ in range(2))
-    parts = list(zip(np.array_split(target, number), np.array_split(source, number), strict=True))
-    workers = ThreadPoolExecutor(number)
+    parts = list(zip(np.array_split(target, num_threads), np.array_split(source, num_threads), strict=True))
+    workers = ThreadPoolExecutor(num_threads)
     return lambda: list(workers.map(lambda part: np.copyto(*part), parts)) and None
 
 

@@ -11,17 +11,15 @@ import math
 import paddle
 from paddle import _C_ops
 
-from ..device import num_threads
-
 SMALL = 1 << 18  # numbers of a matrix up to which more threads do not pay
 MAX_BLOCKS = 16
 
 
-def num_blocks(weight) -> int:
-    """Return how many blocks of rows a matrix is best taken in: 1 where more gain nothing."""
+def num_blocks(weight, num_threads: int) -> int:
+    """Return how many blocks of rows so many threads take a matrix in best: 1 where more gain nothing."""
     if weight.dtype != paddle.float32 or not weight.place.is_cpu_place() or math.prod(weight.shape) <= SMALL:
         return 1
-    return max(number for number in range(1, min(num_threads(), MAX_BLOCKS) + 1) if weight.shape[0] % number == 0)
+    return max(number for number in range(1, min(num_threads, MAX_BLOCKS) + 1) if weight.shape[0] % number == 0)
 
 
 def row_product(row, weight, blocks: int):

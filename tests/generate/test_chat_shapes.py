@@ -10,7 +10,7 @@ import tiny_folder
 from paddlemix.conversation.messages import Conversation, Message
 from paddlemix.generate.sampling import SamplingParams
 from paddlemix.generate.session import ChatSession
-from paddlemix.models.language.decoder import DecoderLayer
+from paddlemix.models.language.decoder_layer import DecoderLayer
 from paddlemix.models.llava import LlavaForConditionalGeneration
 from paddlemix.models.vision.vit import VisionTower
 

@@ -20,16 +20,13 @@ def test_blocks_give_the_product(blocks):
 
 def test_there_are_as_many_blocks_as_threads_where_the_rows_allow_it(monkeypatch):
     monkeypatch.setattr(row_product, "SMALL", 0)
-    monkeypatch.setenv("PADDLEMIX_NUM_THREADS", "4")
-    assert [num_blocks(paddle.ones([rows, 2])) for rows in (8, 9, 7, 1)] == [4, 3, 1, 1]
-    monkeypatch.setenv("PADDLEMIX_NUM_THREADS", "64")
-    assert num_blocks(paddle.ones([4096, 2])) == row_product.MAX_BLOCKS
+    assert [num_blocks(paddle.ones([rows, 2]), 4) for rows in (8, 9, 7, 1)] == [4, 3, 1, 1]
+    assert num_blocks(paddle.ones([4096, 2]), 64) == row_product.MAX_BLOCKS
 
 
-def test_small_matrices_and_other_types_stay_whole(monkeypatch):
-    monkeypatch.setenv("PADDLEMIX_NUM_THREADS", "4")
-    assert num_blocks(paddle.ones([512, 512])) == 1 and num_blocks(paddle.ones([512, 1024])) == 4
-    assert num_blocks(paddle.ones([512, 1024], dtype="float16")) == 1
+def test_small_matrices_and_other_types_stay_whole():
+    assert num_blocks(paddle.ones([512, 512]), 4) == 1 and num_blocks(paddle.ones([512, 1024]), 4) == 4
+    assert num_blocks(paddle.ones([512, 1024], dtype="float16"), 4) == 1
 
 
 def test_blocks_of_a_matrix_share_its_memory():

@@ -10,7 +10,7 @@ import tiny_folder
 from tiny_training import settings, train
 
 import paddlemix.models.loss as loss
-from paddlemix.models.language.decoder import DecoderLayer
+from paddlemix.models.language.decoder_layer import DecoderLayer
 from paddlemix.models.vision.vit import VisionTower
 
 NUM_ROWS = 24

@@ -243,12 +243,14 @@ def test_every_checkpoint_is_a_model_folder(mode, tmp_path, data):
     trainer = train(settings(tmp_path, data, mode, save_strategy="steps", save_steps=2))
     batch = batch_of(trainer, [1, 3])
     trainer.llava.eval()
-    final = trainer.llava(batch).numpy()
+    with paddle.no_grad():
+        final = trainer.llava(batch).numpy()
     for name, step in (("checkpoint-2", 2), ("checkpoint-4", 4), ("", 4)):
         folder = tmp_path / "out" / name
         model = LlavaForConditionalGeneration.from_pretrained(folder)
         assert not differing(weights(model), trainer.recorder.saved[step])
-        assert (model(batch).numpy() == final).all() == (step == 4)
+        with paddle.no_grad():  # by which tiles go through the tower one by one, on either side
+            assert (model(batch).numpy() == final).all() == (step == 4)
         processor = LlavaProcessor.from_pretrained(folder)
         assert (processor.spec, processor.template) == (trainer.processor.spec, trainer.processor.template)
         session = ChatSession(model, processor, sampling=SamplingParams(max_new_tokens=3))

@@ -16,9 +16,9 @@ from functools import partial
 import paddle
 
 from ...ops.attention import plain_attention
-from ...ops.threads import in_parallel, num_workers
 from ..kv_cache import KVCache
 from ..rows import take_shifted
+from ..threads import in_parallel, num_workers
 
 SMALLEST, LARGEST = 64, 256  # positions of a block
 STEP = 32

@@ -11,11 +11,12 @@ import math
 import paddle
 from paddle import _C_ops, nn
 
+from ...device import num_threads
 from ...ops.activation import gated_pair
 from ...ops.rms_norm import unit_norm
 from ...ops.row_product import num_blocks, row_product
 from ..config import LanguageConfig
-from .decoder import DecoderLayer, attend, attend_cached, clipped
+from .decoder_layer import DecoderLayer, attend, attend_cached, clipped
 
 
 class FusedLayer(nn.Layer):
@@ -116,7 +117,7 @@ class Projection(nn.Layer):
             self.weight = _joined([part.weight for part in parts])
             self.bias = None if parts[0].bias is None else _joined([part.bias for part in parts])
         self.num_out = self.weight.shape[1]
-        self.num_blocks = num_blocks(self.weight)
+        self.num_blocks = num_blocks(self.weight, num_threads())
 
     def forward(self, x):
         product = paddle.matmul(x, self.weight)

@@ -5,7 +5,7 @@ import threading
 import paddle
 import pytest
 
-from paddlemix.ops.threads import in_parallel, num_workers
+from paddlemix.models.threads import in_parallel, num_workers
 
 
 @pytest.fixture(params=["1", "2", "3"])

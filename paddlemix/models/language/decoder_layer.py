@@ -1,0 +1,138 @@
+"""A layer of the decoder: attention and feed-forward, each behind a norm, and the choices among them."""
+
+from __future__ import annotations
+
+import paddle
+from paddle import nn
+
+from ...ops.activation import activate, gated
+from ...ops.attention import attention
+from ...ops.packed_attention import Runs, packed_attention
+from ...ops.rms_norm import rms_norm
+from ...ops.rope import apply_rope
+from ..config import LanguageConfig
+from ..kv_cache import KVCache
+from ..layers import linear
+
+
+class DecoderLayer(nn.Layer):
+    """Pre-norm attention and feed-forward."""
+
+    def __init__(self, config: LanguageConfig):
+        super().__init__()
+        self.input_layernorm = build_norm(config)
+        self.self_attn = DecoderAttention(config)
+        self.post_attention_layernorm = build_norm(config)
+        self.mlp = FeedForward(config)
+
+    def forward(self, x, ropes, bias, key_bias):
+        x = x + self.self_attn(self.input_layernorm(x), ropes, bias, key_bias)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+    def forward_cached(self, x, ropes, bias, key_bias, cache, number, rows):
+        x = x + self.self_attn.forward_cached(self.input_layernorm(x), ropes, bias, key_bias, cache, number, rows)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class DecoderAttention(nn.Layer):
+    """Causal attention; several query heads may share one key-value head."""
+
+    def __init__(self, config: LanguageConfig):
+        super().__init__()
+        self.config = config
+        width, dim = config.hidden_size, config.head_dim
+        self.q_proj = linear(width, config.num_attention_heads * dim, has_bias=config.has_qkv_bias)
+        self.k_proj = linear(width, config.num_key_value_heads * dim, has_bias=config.has_qkv_bias)
+        self.v_proj = linear(width, config.num_key_value_heads * dim, has_bias=config.has_qkv_bias)
+        self.o_proj = linear(config.num_attention_heads * dim, width, has_bias=config.has_out_bias)
+
+    def forward(self, x, ropes, bias, key_bias):
+        heads = self._project(x, ropes)
+        return self._merge(attend(*heads, bias, key_bias, self.config.softmax_scale))
+
+    def forward_cached(self, x, ropes, bias, key_bias, cache: KVCache, number: int, rows):
+        heads = self._project(x, ropes)
+        return self._merge(attend_cached(*heads, bias, key_bias, self.config.softmax_scale, cache, number, rows))
+
+    def _project(self, x, ropes):
+        query = self._heads(self.q_proj(x), self.config.num_attention_heads)
+        key = self._heads(self.k_proj(x), self.config.num_key_value_heads)
+        value = self._heads(self.v_proj(x), self.config.num_key_value_heads)
+        if ropes is not None:
+            order = self.config.rope_order
+            query, key = apply_rope(query, *ropes[0], order), apply_rope(key, *ropes[1], order)
+        return query, key, value
+
+    def _heads(self, x, num_heads: int):
+        x = clipped(x, self.config.clip_qkv)
+        return x.reshape([x.shape[0], x.shape[1], num_heads, self.config.head_dim]).transpose([0, 2, 1, 3])
+
+    def _merge(self, x):
+        batch, _, length, _ = x.shape
+        return self.o_proj(x.transpose([0, 2, 1, 3]).reshape([batch, length, -1]))
+
+
+def attend(query, key, value, bias, key_bias, scale: float | None):
+    """Return what whole sequences attend to, [B, heads, T, D]: causally where bias is None, within runs if it is Runs.
+
+    Arguments as in `attention`.
+    """
+    if isinstance(bias, Runs):
+        return packed_attention(query, key, value, bias, scale=scale, key_bias=key_bias)
+    return attention(query, key, value, is_causal=bias is None, bias=bias, scale=scale, key_bias=key_bias)
+
+
+def attend_cached(query, key, value, bias, key_bias, scale: float | None, cache: KVCache, number: int, rows):
+    """Put keys and values at `rows` of layer `number` of the cache and return what the queries attend to there."""
+    cache.write(number, rows, key, value)
+    if bias is not None:
+        return attend(query, cache.keys[number], cache.values[number], bias, key_bias, scale)
+    # These are all there is, so that none of the capacity behind them has to be read.
+    key_bias = None if key_bias is None else key_bias[..., : key.shape[2]]
+    return attend(query, key, value, None, key_bias, scale)
+
+
+def clipped(x, limit: float | None):
+    """Return x within -limit and limit."""
+    if limit is None:
+        return x
+    # NOTE: `clip` has no kernel for bfloat16 on Ascend.
+    return paddle.clip(x.astype("float32"), -limit, limit).astype(x.dtype)
+
+
+class FeedForward(nn.Layer):
+    """down(activation(gate) * up), or without a gate down(activation(up))."""
+
+    def __init__(self, config: LanguageConfig):
+        super().__init__()
+        self.activation = config.activation
+        self.gate_proj = None
+        if config.is_gated:
+            self.gate_proj = linear(config.hidden_size, config.intermediate_size, has_bias=False)
+        self.up_proj = linear(config.hidden_size, config.intermediate_size, has_bias=False)
+        self.down_proj = linear(config.intermediate_size, config.hidden_size, has_bias=False)
+
+    def forward(self, x):
+        if self.gate_proj is None:
+            return self.down_proj(activate(self.up_proj(x), self.activation))
+        return self.down_proj(gated(self.gate_proj(x), self.up_proj(x), self.activation))
+
+
+def build_norm(config: LanguageConfig) -> nn.Layer:
+    """Make a norm of the config's kind over the hidden width."""
+    if config.norm == "layer":
+        return nn.LayerNorm(config.hidden_size, epsilon=config.rms_norm_eps, bias_attr=False)
+    return RMSNorm(config.hidden_size, config.rms_norm_eps, config.norm_offset)
+
+
+class RMSNorm(nn.Layer):
+    """Norm with a learned scale, of which `offset` is not stored."""
+
+    def __init__(self, width: int, epsilon: float, offset: float = 0.0):
+        super().__init__()
+        self.epsilon = epsilon
+        self.offset = offset
+        self.weight = self.create_parameter([width], default_initializer=nn.initializer.Constant(1.0 - offset))
+
+    def forward(self, x):
+        return rms_norm(x, self.weight, self.epsilon, self.offset)
