@@ -34,7 +34,7 @@ def prepare_environment(device: str | None = None) -> dict[str, str]:
     is_npu = NPU_ENVIRONMENT.keys() <= wanted.keys()
     if is_npu:
         check_versions("npu")
-    if device.startswith("cpu") if device else not _has_gpu_build():
+    if device.startswith("cpu") if device else version_of("paddlepaddle-gpu") is None:
         # Copying strided views on a CPU takes 40 times as long as making the same tensor contiguous at once.
         wanted["FLAGS_use_stride_kernel"] = "0"
     if _is_amd():
@@ -61,11 +61,6 @@ def _num_cores() -> int:
 def num_threads() -> int:
     """Return how many threads an operation on the CPU gets."""
     return int(os.environ.get("PADDLEMIX_NUM_THREADS", "1"))
-
-
-def _has_gpu_build() -> bool:
-    """Tell, without importing it, if the paddle that is installed computes on CUDA."""
-    return version_of("paddlepaddle-gpu") is not None
 
 
 def _is_amd() -> bool:

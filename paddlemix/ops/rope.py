@@ -7,7 +7,6 @@ In the order "halves" number i is turned with i + head_dim / 2 ("rotate half" of
 from __future__ import annotations
 
 import functools
-from functools import partial
 
 import numpy as np
 import paddle
@@ -72,29 +71,15 @@ def apply_rope(x, cos, sin, order: str = "halves"):
     return x * cos + QUARTER_TURNS[order](x) * sin
 
 
-def rotation(
-    position_ids,
-    head_dim: int,
-    theta: float,
-    num_heads: int,
-    dtype,
-    scales=None,
-    amplitude: float = 1.0,
-    order: str = "halves",
-):
-    """Return a function that does `apply_rope` to [B, num_heads, T, D] with the tables of `rope_tables`.
+def turning(cos, sin, order: str = "halves"):
+    """Return a function that does `apply_rope` to [B, heads, T, D] with these tables.
 
-    On CPU it multiplies a single position by a matrix, which is one operation instead of four.
+    On CPU it multiplies a single position, with tables of one head, by a matrix: one operation instead of four.
     """
-    is_single = position_ids.shape[1] == 1 and position_ids.place.is_cpu_place()
-    cos, sin = rope_tables(
-        position_ids, head_dim, theta, 1 if is_single else num_heads, dtype, scales, amplitude, order
-    )
-    if not is_single:
-        return partial(apply_rope, cos=cos, sin=sin, order=order)
-    turn = QUARTER_TURNS[order](paddle.eye(head_dim, dtype=dtype))
-    matrices = paddle.diag_embed(cos[:, 0, 0]) + turn * sin[:, 0]
-    return partial(_turned, matrices=matrices)
+    if list(cos.shape[1:3]) != [1, 1] or not cos.place.is_cpu_place():
+        return functools.partial(apply_rope, cos=cos, sin=sin, order=order)
+    matrices = paddle.diag_embed(cos[:, 0, 0]) + TURN_MATRICES[order](cos.shape[-1]) * sin[:, 0]
+    return functools.partial(_turned, matrices=matrices)
 
 
 def _turned(x, matrices):
@@ -163,3 +148,6 @@ def _half_turn(dim: int):
 def _pair_turn(dim: int):
     matrix = np.kron(np.eye(dim // 2), [[0, 1], [-1, 0]]).astype(np.float32)
     return paddle.to_tensor(matrix, place=paddle.CPUPlace())
+
+
+TURN_MATRICES = {"halves": _half_turn, "pairs": _pair_turn}

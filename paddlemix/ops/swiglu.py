@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 
 import paddle
 import paddle.nn.functional as F
@@ -11,21 +10,12 @@ import paddle.nn.functional as F
 from .gradients import SwiGLU, is_trained, wants_own_gradient
 from .kernels import agrees, kind_of, name_of
 
-SMALL = 16_384  # numbers up to which one operation takes less time than three faster ones
-
 
 def swiglu(gate, up):
     """Return silu(gate) * up, on CUDA and Ascend by paddle's operation for both, which keeps less for the gradient."""
     if kind_of(gate) in ("gpu", "npu") and gate.dtype == up.dtype and has_kernel(kind_of(gate), name_of(gate.dtype)):
         return paddle._C_ops.swiglu(gate, up)
     return plain_swiglu(gate, up)
-
-
-def swiglu_pair(x):
-    """Return silu(gate) * up of a gate and what it lets through, which stand behind each other in the last axis."""
-    if x.place.is_cpu_place() and math.prod(x.shape) <= SMALL:
-        return paddle._C_ops.swiglu(x, None)
-    return swiglu(*paddle.split(x, 2, axis=-1))
 
 
 def plain_swiglu(gate, up):

@@ -134,10 +134,8 @@ def _read_together(layers, rotate: Callable, cache: KVCache, part: list[Row]) ->
     hidden, turn = paddle.concat([row.embeds for row in part], axis=1), rotate(part)
     lengths, kept = [row.length for row in part], {row.number: [] for row in part}
     for depth, layer in enumerate(layers):
-        heads = []
-        for row, query, *new in zip(
-            part, *(_cut(each, lengths, 2) for each in layer.project(hidden, turn)), strict=True
-        ):
+        heads, projected = [], [_cut(each, lengths, 2) for each in layer.project(hidden, turn)]
+        for row, query, *new in zip(part, *projected, strict=True):
             kept[row.number].append(new)
             if row.first < cache.length:
                 stores = cache.keys[depth], cache.values[depth]

@@ -17,7 +17,7 @@ from paddle.distributed.fleet.utils import recompute
 from ...device import num_threads
 from ...ops.attention import MASKED, fitting_mask, join_biases, prepared_bias, window_bias
 from ...ops.packed_attention import Runs
-from ...ops.rope import rope_tables, rotation
+from ...ops.rope import rope_tables, turning
 from ...ops.row_product import num_blocks, row_product, transposed_row_product
 from ..config import LanguageConfig
 from ..kv_cache import KVCache
@@ -167,7 +167,8 @@ class LanguageModel(nn.Layer):
         num_queries, num_keys = config.num_attention_heads, config.num_key_value_heads
         shape, stretch = (config.head_dim, config.rope_theta), (scales, self.rope_scales.amplitude, config.rope_order)
         if self.is_fused:
-            return rotation(position_ids, *shape, num_queries + num_keys, dtype, *stretch)
+            num_heads = 1 if position_ids.shape[1] == 1 else num_queries + num_keys
+            return turning(*rope_tables(position_ids, *shape, num_heads, dtype, *stretch), config.rope_order)
         tables = rope_tables(position_ids, *shape, num_queries, dtype, *stretch)
         if num_keys == num_queries:
             return tables, tables
@@ -212,8 +213,9 @@ def _batch(embeds, position_ids, cache: KVCache, is_key_visible) -> list[Row]:
     """Return the rows of the next positions, [B, T, H], without the padding at their front."""
     firsts = np.zeros(embeds.shape[0], dtype=np.int64)
     if is_key_visible is not None:
-        firsts = is_key_visible.numpy().argmax(axis=1)
-        assert (is_key_visible.numpy().sum(axis=1) == cache.capacity - firsts).all(), "padding behind what is seen"
+        visible = is_key_visible.numpy()
+        firsts = visible.argmax(axis=1)
+        assert (visible.sum(axis=1) == cache.capacity - firsts).all(), "padding behind what is seen"
     batch = []
     for number, first in enumerate(firsts.tolist()):
         new = slice(max(first - cache.length, 0), None)

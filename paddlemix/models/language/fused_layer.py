@@ -51,7 +51,8 @@ class FusedLayer(nn.Layer):
         self.norms = None
         scale = 1.0 / math.sqrt(config.head_dim) if self.scale is None else self.scale
         num_queries = config.num_attention_heads * config.head_dim
-        columns = paddle.concat([paddle.full([num_queries], scale), paddle.ones([self.qkv.num_out - num_queries])])
+        num_others = self.qkv.weight.shape[1] - num_queries
+        columns = paddle.concat([paddle.full([num_queries], scale), paddle.ones([num_others])])
         for part in (self.qkv.weight, self.qkv.bias):
             if part is not None:
                 part.set_value(part * columns)
@@ -89,7 +90,8 @@ class FusedLayer(nn.Layer):
         Paddle's functions are left out: what they check on the way to these operations takes as long as the operations.
         """
         config = self.config
-        batch, num_queries, num_keys, dim = self._sizes(x)
+        batch, dim = x.shape[0], config.head_dim
+        num_queries, num_keys = config.num_attention_heads, config.num_key_value_heads
         joined = self.qkv.few(unit_norm(x, config.rms_norm_eps))
         heads = _C_ops.reshape(joined, [batch, num_queries + 2 * num_keys, 1, dim])
         turned, value = _C_ops.split(heads, [num_queries + num_keys, num_keys], 1)
@@ -102,10 +104,6 @@ class FusedLayer(nn.Layer):
         widened = gated_pair(self.gate_up.few(unit_norm(x, config.rms_norm_eps)), config.activation)
         return _C_ops.add_(self.down.few(widened), x)
 
-    def _sizes(self, x) -> tuple[int, int, int, int]:
-        config = self.config
-        return x.shape[0], config.num_attention_heads, config.num_key_value_heads, config.head_dim
-
 
 class Projection(nn.Layer):
     """Linear layers that take the same input as one; all or none of them have a bias."""
@@ -116,7 +114,6 @@ class Projection(nn.Layer):
         if len(parts) > 1:
             self.weight = _joined([part.weight for part in parts])
             self.bias = None if parts[0].bias is None else _joined([part.bias for part in parts])
-        self.num_out = self.weight.shape[1]
         self.num_blocks = num_blocks(self.weight, num_threads())
 
     def forward(self, x):
