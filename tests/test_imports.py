@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "paddlemix"
 HEAVY = ("paddle", "paddlenlp", "torch", "transformers")
 # A room may import the rooms of lower floors; rooms of one floor do not know each other.
 FLOORS = (
-    ("constants", "log", "json_object", "web"),
+    ("constants", "log", "json_object", "foreign_json", "web"),
     ("accelerators",),
     ("device", "ops", "conversation", "image"),
     ("data",),
@@ -79,7 +79,7 @@ def is_allowed(module: str, target: str) -> bool:
     if room == "models" and wanted in ("conversation", "image", "data"):
         return any(target == name or target.startswith(f"{name}.") for name in MODELS_MAY_READ)
     if room == "data":
-        return wanted in ("constants", "log", "conversation", "image")
+        return wanted in ("constants", "log", "json_object", "foreign_json", "conversation", "image")
     if room == "checkpoints" and wanted == "data":
         return module == PROCESSOR
     return True

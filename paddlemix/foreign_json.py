@@ -1,0 +1,147 @@
+"""What a JSON file that another tool wrote states: every key is used, known to change nothing, or named in an error.
+
+A reader describes its file by `KeyRules` and by `Kind`s of values. Knows no file format and no model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+MAX_SHOWN = 80  # characters of a value in a message
+
+
+@dataclass(frozen=True)
+class KeyRules:
+    """The keys of one kind of file.
+
+    used: what the reader reads; it checks the values. inert: what changes nothing here, whatever it says (versions,
+    settings of training). held: what must have one of these values, because the reader does that and nothing else; the
+    first is the default of the library that the file belongs to. told: what changes nothing that is computed here,
+    although a user could expect it to: `stated_but_unused` lists it.
+    """
+
+    used: frozenset[str] = frozenset()
+    inert: frozenset[str] = frozenset()
+    held: Mapping[str, tuple] = field(default_factory=dict)
+    told: frozenset[str] = frozenset()
+
+    def __or__(self, other: KeyRules) -> KeyRules:
+        """Return the rules of both; a key that the other one uses is used."""
+        held = {key: value for key, value in (*self.held.items(), *other.held.items()) if key not in other.used}
+        return KeyRules(self.used | other.used, self.inert | other.inert, held, self.told | other.told)
+
+
+def check_keys(values: Mapping[str, Any], rules: KeyRules, where: str, error: type[ValueError] = ValueError) -> None:
+    """Raise `error` for keys that are neither used nor known to change nothing, with their values.
+
+    where: the file, and the object in it. A key that is null, false or empty says nothing, unless it is held.
+    """
+    unknown, wrong = [], []
+    for key, value in values.items():
+        if key in rules.used:
+            continue
+        if key in rules.held:
+            if not any(is_equal(value, accepted) for accepted in rules.held[key]):
+                wrong.append(f"{key} {shown(value)} (expected {' or '.join(map(shown, rules.held[key]))})")
+        elif key not in rules.inert and key not in rules.told and not is_silent(value):
+            unknown.append(f"{key} {shown(value)}")
+    if wrong:
+        raise error(f"{where} states {', '.join(wrong)}, which is not supported here")
+    if unknown:
+        raise error(
+            f"{where} states {', '.join(unknown)}, which this version does not know: a result that ignores it could be "
+            "wrong. If you are sure that it changes nothing, remove it from the file"
+        )
+
+
+def stated_but_unused(values: Mapping[str, Any], rules: KeyRules) -> dict[str, Any]:
+    """Return the keys of `told` that a file states, with their values."""
+    return {key: value for key, value in values.items() if key in rules.told and not is_silent(value)}
+
+
+def is_silent(value: Any) -> bool:
+    """Tell if a value says nothing: null, false, or an empty text, list or object."""
+    return value is None or value is False or value in ("", [], {})
+
+
+def is_equal(value: Any, accepted: Any) -> bool:
+    """Tell if two JSON values are equal; true is not 1, and numbers may differ by rounding."""
+    if isinstance(value, bool) or isinstance(accepted, bool):
+        return value is accepted
+    if isinstance(value, int | float) and isinstance(accepted, int | float):
+        return math.isclose(value, accepted, rel_tol=1e-6)
+    if isinstance(value, list | tuple) and isinstance(accepted, list | tuple):
+        pairs = zip(value, accepted, strict=False)
+        return len(value) == len(accepted) and all(is_equal(one, other) for one, other in pairs)
+    return value == accepted
+
+
+def shown(value: Any) -> str:
+    """Return a value for a message, shortened."""
+    text = repr(value)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a value may be. expected: the same in words, after "expected "."""
+
+    is_good: Callable[[Any], bool]
+    expected: str
+
+    def or_null(self) -> Kind:
+        return Kind(lambda value: value is None or self.is_good(value), f"{self.expected}, or null")
+
+
+def check_values(
+    values: Mapping[str, Any], kinds: Mapping[str, Kind], where: str, error: type[ValueError] = ValueError
+) -> None:
+    """Raise `error` for values that are not of their kind, naming key, value and what is expected."""
+    wrong = [
+        f"{key} is {shown(values[key])}, expected {kind.expected}"
+        for key, kind in kinds.items()
+        if key in values and not kind.is_good(values[key])
+    ]
+    if wrong:
+        raise error(f"{where}: {'; '.join(wrong)}")
+
+
+def whole_number(least: int, most: int) -> Kind:
+    """Return the kind of a whole number from least to most; true and false are none."""
+    return Kind(lambda value: type(value) is int and least <= value <= most, f"a whole number from {least} to {most}")
+
+
+def number(least: float, most: float, *, is_open: bool = False) -> Kind:
+    """Return the kind of a finite number from least to most; is_open: least itself is refused."""
+
+    def is_good(value: Any) -> bool:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            return False
+        return (least < value if is_open else least <= value) and value <= most
+
+    words = f"above {least:g}, at most {most:g}" if is_open else f"from {least:g} to {most:g}"
+    return Kind(is_good, f"a number {words}")
+
+
+def one_of(choices: Iterable[Any]) -> Kind:
+    """Return the kind of a value that equals one of some."""
+    choices = tuple(choices)
+    return Kind(lambda value: any(is_equal(value, one) for one in choices), " or ".join(map(repr, choices)))
+
+
+def list_of(kind: Kind, least: int = 1, most: int = 1 << 20) -> Kind:
+    """Return the kind of a list with so many values of one kind."""
+
+    def is_good(value: Any) -> bool:
+        return isinstance(value, list | tuple) and least <= len(value) <= most and all(map(kind.is_good, value))
+
+    size = f"{least}" if least == most else f"at least {least}"
+    return Kind(is_good, f"a list of {size} values, each {kind.expected}")
+
+
+FLAG = Kind(lambda value: isinstance(value, bool), "true or false")
+TEXT = Kind(lambda value: isinstance(value, str), "a text")
+OBJECT = Kind(lambda value: isinstance(value, dict), "an object")
