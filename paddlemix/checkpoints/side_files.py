@@ -20,10 +20,11 @@ from ..models.config import LlavaConfig
 from ..models.vision.families import get_tower_family
 from . import lora, peft_adapter
 from .adapters import Adapter, Oriented, lay_over
-from .files import CheckpointError, StoredTensor, open_safetensors, read_json
+from .files import CheckpointError, StoredTensor, open_safetensors
 from .fused import as_ours, split_adapter
 from .layouts import official, paddle, paddlemix
 from .layouts.components import EMBEDDING, has_torch_weights, open_torch_weights
+from .layouts.config_keys import read_config_json, stored_dtype
 from .layouts.official import TowerFacts
 from .pdparams import open_pdparams
 from .places import fetch_folder
@@ -110,8 +111,7 @@ def base_folder(path: Path, kind: str) -> Path:
 
 def read_raw(path: Path) -> dict:
     """Return the config.json in a folder of side files, empty if there is none."""
-    file = path / "config.json"
-    return read_json(file) if file.is_file() else {}
+    return read_config_json(path) if (path / "config.json").is_file() else {}
 
 
 def language_base(path: Path, kind: str, folder: Path) -> Base:
@@ -126,8 +126,8 @@ def language_base(path: Path, kind: str, folder: Path) -> Base:
             f"and the base {folder} is a language model only: give a whole LLaVA as the base"
         )
     config = official.read_config(path, raw)
-    stored = read_json(folder / "config.json")
-    config = dataclasses.replace(config, dtype=stored.get("torch_dtype") or stored.get("dtype") or config.dtype)
+    dtype = stored_dtype(folder, read_config_json(folder), default=config.dtype)
+    config = dataclasses.replace(config, dtype=dtype)
 
     def open_base() -> dict[str, Oriented]:
         table, found = official.table(config), {}

@@ -7,7 +7,9 @@ import difflib
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..foreign_json import check_values
 from ..image.spec import ImageSpec
+from . import config_kinds as kinds
 from .projector_type import projector_layers
 
 ROPE_KINDS = ("linear", "dynamic", "llama3", "longrope")
@@ -38,8 +40,7 @@ class RopeScaling:
     def __post_init__(self):
         if self.kind not in ROPE_KINDS:
             raise ValueError(f"rope_scaling of kind {self.kind!r} is not supported: expected {' or '.join(ROPE_KINDS)}")
-        if not self.factor > 0:
-            raise ValueError(f"rope_scaling has factor {self.factor}, expected a number above 0")
+        check_values(vars(self), kinds.ROPE_SCALING, "rope_scaling")
         if self.kind == "longrope":
             self._check_longrope()
         if self.kind != "llama3":
@@ -54,9 +55,8 @@ class RopeScaling:
     def _check_longrope(self):
         for name in ("short_factor", "long_factor"):
             values = getattr(self, name)
-            is_list = isinstance(values, list | tuple) and len(values) > 0
-            if not is_list or not all(isinstance(value, int | float) and value > 0 for value in values):
-                raise ValueError(f"rope_scaling has {name} {values!r}, expected a list of numbers above 0")
+            if values is None:
+                raise ValueError(f"rope_scaling has no {name}, expected a list of numbers above 0")
             object.__setattr__(self, name, tuple(values))
         length = self.original_max_position_embeddings
         if not isinstance(length, int) or length < 2:
@@ -107,6 +107,7 @@ class LanguageConfig:
     def __post_init__(self):
         if isinstance(self.rope_scaling, dict):
             object.__setattr__(self, "rope_scaling", strict(RopeScaling, self.rope_scaling, "rope_scaling"))
+        check_values(vars(self), kinds.LANGUAGE, "the language model")
         if self.num_key_value_heads is None:
             object.__setattr__(self, "num_key_value_heads", self.num_attention_heads)
         if self.head_dim is None:
@@ -125,10 +126,6 @@ class LanguageConfig:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, expected {' or '.join(known)}")
         if self.norm == "layer" and self.norm_offset:
             raise ValueError(f"norm_offset is {self.norm_offset}, but norm 'layer' has none")
-        for name in ("clip_qkv", "softmax_scale", "embedding_scale"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} is {value}, expected a number above 0")
         if self.head_dim % 2 and self.positions == "rotary":
             raise ValueError(f"head_dim {self.head_dim} is odd: rotary embedding needs an even one")
         for name in ("short_factor", "long_factor"):
@@ -138,8 +135,6 @@ class LanguageConfig:
                     f"rope_scaling has {len(factors)} numbers as {name}, expected {self.head_dim // 2} for heads "
                     f"{self.head_dim} wide"
                 )
-        if self.sliding_window is not None and self.sliding_window < 1:
-            raise ValueError(f"sliding_window is {self.sliding_window}, expected null or a number of positions")
         if not 0 <= self.num_full_layers <= self.num_hidden_layers:
             raise ValueError(f"num_full_layers {self.num_full_layers} is not in 0..{self.num_hidden_layers}")
 
@@ -170,13 +165,19 @@ class VisionConfig:
     has_patch_bias: bool = False
 
     def __post_init__(self):
+        check_values(vars(self), kinds.VISION, "the vision tower")
         if self.select_feature not in ("patch", "cls_patch"):
             raise ValueError(f"unknown select_feature {self.select_feature!r}: expected 'patch' or 'cls_patch'")
         if self.select_feature == "cls_patch" and not self.has_class_token:
             raise ValueError(f"select_feature 'cls_patch': a {self.family} tower has no class token, expected 'patch'")
         if self.hidden_act not in VISION_ACTIVATIONS:
             raise ValueError(f"unknown hidden_act {self.hidden_act!r}: expected {' or '.join(VISION_ACTIVATIONS)}")
-        if not 1 <= self.patch_size <= self.image_size:
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"the vision tower's hidden_size {self.hidden_size} is not a multiple of num_attention_heads "
+                f"{self.num_attention_heads}"
+            )
+        if self.patch_size > self.image_size:
             raise ValueError(f"image_size {self.image_size} px holds no patch of patch_size {self.patch_size} px")
         if not -self.num_hidden_layers - 1 <= self.select_layer <= self.num_hidden_layers:
             raise ValueError(
@@ -206,7 +207,8 @@ class LlavaConfig:
 
     template names a row of conversation.templates; dtype is how the weights were stored; generation ends at any of
     eos_token_ids. tensor_parallel_degree is read by paddlenlp's Trainer. untrained: which parts, of UNTRAINED_PARTS,
-    hold random values until they are trained.
+    hold random values until they are trained. has_scaled_features: image features are multiplied by
+    language.embedding_scale, as the embeddings of tokens are (in transformers up to 5.3).
     """
 
     language: LanguageConfig = field(default_factory=LanguageConfig)
@@ -219,8 +221,10 @@ class LlavaConfig:
     eos_token_ids: tuple[int, ...] = ()
     tensor_parallel_degree: int = 1
     untrained: tuple[str, ...] = ()
+    has_scaled_features: bool = True
 
     def __post_init__(self):
+        check_values(vars(self), kinds.LLAVA, "the model")
         for name in ("eos_token_ids", "untrained"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if not set(self.untrained) <= set(UNTRAINED_PARTS):

@@ -21,7 +21,7 @@ from .config import LlavaConfig
 from .feature_cache import FeatureCache
 from .image_features import arrange, check_tiles, place
 from .language.decoder import LanguageModel
-from .layers import ZERO, initialize
+from .layers import ZERO, initialize, scaled
 from .loss import weighted_loss
 from .neftune import neftune_noise
 from .projector import build_projector
@@ -120,10 +120,13 @@ class LlavaForConditionalGeneration(nn.Layer):
         hidden = self.projector(hidden)
         hidden = hidden[:num_tiles] if num_more else hidden
         tiles = paddle.split(hidden, counts) if len(counts) > 1 else [hidden]
-        return [
+        features = [
             arrange(tile, (int(size[0]), int(size[1])), self.config.image, self.image_newline)
             for tile, size in zip(tiles, image_sizes, strict=True)
         ]
+        if self.config.has_scaled_features:
+            return features
+        return [scaled(feature, 1 / self.config.language.embedding_scale) for feature in features]  # taken back there
 
     def embed(self, batch: Batch):
         """Return the decoder's input [B, T, hidden_size]: token embeddings with the image features in their places."""

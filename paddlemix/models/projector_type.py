@@ -6,6 +6,7 @@ import re
 
 PROJECTOR_NAMES = "linear, identity, mlpNx_gelu (for example mlp2x_gelu) or mlpNx_resMx_gelu (mlp2x_res2x_gelu)"
 MLP = re.compile(r"mlp0*([1-9]\d*)x_(?:res0*([1-9]\d*)x_)?gelu", re.ASCII)
+MAX_LAYERS = 64  # of either kind: a longer name is a slip
 LINEAR, NORM = "linear", "norm"
 # The layers with weights of a residual block, by their names below it.
 RESIDUAL_BLOCK = (("pre_norm", NORM), ("proj.0", LINEAR), ("proj.2", LINEAR))
@@ -21,6 +22,8 @@ def projector_blocks(projector_type: str) -> tuple[int, int]:
     match = MLP.fullmatch(projector_type)
     if match is None:
         raise ValueError(f"unknown projector type {projector_type!r}: expected {PROJECTOR_NAMES}")
+    if max(len(match[1]), len(match[2] or "")) > 3 or max(int(match[1]), int(match[2] or 0)) > MAX_LAYERS:
+        raise ValueError(f"projector type {projector_type[:40]!r} has more than {MAX_LAYERS} layers")
     return int(match[1]), int(match[2] or 0)
 
 

@@ -168,7 +168,7 @@ def test_computed_buffers_and_an_unused_newline_are_left_out(v1_5, tmp_path):
         ({"mm_vision_tower": None}, r"names no vision tower \(mm_vision_tower\)"),
         ({"mm_hidden_size": 64}, "mm_hidden_size is 64, but the tower .* 32 wide"),
         ({"rope_scaling": {"type": "yarn", "factor": 2}}, "rope_scaling .* is not supported"),
-        ({"mm_vision_tower": 3}, "names no vision tower"),
+        ({"mm_vision_tower": 3}, "mm_vision_tower is 3, expected a text"),
         ({"vision_config": "clip"}, "vision_config is 'clip', expected an object"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",

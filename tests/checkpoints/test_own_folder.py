@@ -189,7 +189,7 @@ def test_sizes_that_are_not_understood_raise(text):
         ({"image": {"mode": "panorama"}}, "unknown image mode 'panorama'"),
         ({"paddlemix_format": 99}, "paddlemix_format 99, this version reads 1"),
         ({"projector_type": "resampler"}, "unknown projector type 'resampler'"),
-        ({"dtype": "float8"}, "unknown dtype 'float8'"),
+        ({"dtype": "float8"}, "dtype is 'float8', expected 'float32'"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

@@ -186,7 +186,7 @@ def edit(path, **changes) -> None:
         (lambda home: edit(home / "projector/config.json", hidden_act="silu"), "another activation than gelu"),
         (lambda home: edit(home / "projector/config.json", bias=False), "a projector without bias"),
         (lambda home: edit(home / "projector/config.json", depth=3), r"missing: projector\.4\.bias"),
-        (lambda home: edit(home / "projector/config.json", depth="two"), "unknown projector type"),
+        (lambda home: edit(home / "projector/config.json", depth="two"), "depth is 'two', expected a whole number"),
         (lambda home: (home / "projector/model.safetensors").unlink(), "the weights are missing"),
         (lambda home: shutil.copytree(home / "visual_encoder", home / "llm"), "more than one of a language model"),
         (lambda home: (home / "llm_adapter").mkdir(), "more than one of a language model, llm/ and llm_adapter/"),

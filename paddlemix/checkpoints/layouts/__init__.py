@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from types import ModuleType
 
-from ..files import CheckpointError, read_json
+from ..files import CheckpointError
 from . import hf, official, paddle, paddlemix, xtuner
+from .config_keys import read_config_json
 
 LAYOUTS: dict[str, ModuleType] = {
     "paddle": paddle,
@@ -38,7 +39,7 @@ def detect(folder: Path) -> tuple[ModuleType, dict]:
             f"model folder {folder} does not exist (looked for {folder.resolve()}): give the path of a downloaded model"
         )
     has_config = (folder / "config.json").is_file()
-    raw = read_json(folder / "config.json") if has_config else {}
+    raw = read_config_json(folder) if has_config else {}
     for layout in LAYOUTS.values():
         if layout.matches(folder, raw):
             return layout, raw

@@ -5,41 +5,48 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from ...foreign_json import KeyRules
 from ...models.config import LanguageConfig, LlavaConfig
 from ...models.language.families import by_architecture, get_family
-from ..files import CheckpointError, read_json
+from ..files import CheckpointError
 from .components import has_torch_weights
+from .config_keys import CONFIG_FILE, read_config_json, read_generation
 
 
 def is_decoder(folder: Path) -> bool:
     """Tell if a folder holds a decoder of a known family and nothing else, by its config's keys and its files."""
     if not (folder / "config.json").is_file() or not has_torch_weights(folder):
         return False
-    raw = read_json(folder / "config.json")
+    raw = read_config_json(folder)
     return by_architecture(raw.get("architectures") or ()) is not None and not any(key.startswith("mm_") for key in raw)
 
 
 def read_decoder(folder: Path) -> tuple[LanguageConfig, dict]:
     """Return a decoder's config and what config.json holds. Raises CheckpointError for other decoders."""
-    raw = read_json(folder / "config.json")
+    raw = read_config_json(folder)
     return read_language(folder, raw), raw
 
 
-def read_language(folder: Path, stated: dict, family: str | None = None) -> LanguageConfig:
+def read_language(
+    folder: Path, stated: dict, family: str | None = None, *, part: str = "", beside: KeyRules | None = None
+) -> LanguageConfig:
     """Read the keys of a decoder; absent ones have transformers' defaults. Raises CheckpointError.
 
-    family: None for what model_type says.
+    family: None for what model_type says. part: the object in config.json that holds them, "" for the whole file.
+    beside: rules of the keys among them that others read.
     """
+    path = folder / CONFIG_FILE
+    where = f"{part} in {path}" if part else str(path)
     try:
-        return get_family(family or stated.get("model_type", "llama")).read(stated)
+        return get_family(family or stated.get("model_type") or "llama").read(stated, where, beside)
     except ValueError as error:
-        raise CheckpointError(f"{folder}: {error}") from None
+        text = str(error)
+        raise CheckpointError(text if where in text else f"{where}: {text}") from None
 
 
 def read_eos(folder: Path, stated: dict, language: LanguageConfig) -> tuple[int, ...]:
     """Return the ids that end an answer, from generation_config.json, else the config, else the family's."""
-    path = folder / "generation_config.json"
-    value = (read_json(path) if path.is_file() else {}).get("eos_token_id")
+    value = read_generation(folder).get("eos_token_id")
     value = stated.get("eos_token_id", get_family(language.family).eos_token_id) if value is None else value
     return tuple(value) if isinstance(value, list) else () if value is None else (value,)
 

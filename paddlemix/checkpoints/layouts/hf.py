@@ -7,14 +7,17 @@ import re
 from pathlib import Path
 
 from ...conversation.tokenizer import Tokenizer
+from ...foreign_json import check_keys, check_values
 from ...image.spec import ImageSpec
-from ...models.config import LlavaConfig, VisionConfig
-from ...models.vision.families import get_tower_family
+from ...models.config import LanguageConfig, LlavaConfig, VisionConfig
+from ...models.vision.families import KNOWN_TOWERS, get_tower_family
+from ...models.vision.families.family import SHAPE
 from ..files import CheckpointError, StoredTensor, open_safetensors, open_weights, read_json
 from ..rules import KeyTable, Rule, linear_rules
 from ..transforms import padded_rows
 from . import hf_json, hf_tokenizer
 from .components import EMBEDDING, HEAD, decoder_rules, is_unused_by_llava, read_pairs, tower_rules
+from .config_keys import HF, HF_KINDS, stored_dtype, written_since
 from .decoder import read_eos, read_language, restored, template_of
 from .hf_json import ARCHITECTURES, as_width_height
 from .part import OWN_KEY, Part, read_own_json, renamed
@@ -35,6 +38,10 @@ TO_NEW_STYLE = (
     ("multi_modal_projector.", "model.multi_modal_projector."),
     ("image_newline", "model.image_newline"),
 )
+# What transformers takes for a vision_config that is not there.
+DEFAULT_TOWER = {
+    name: value for name, value in KNOWN_TOWERS["openai/clip-vit-large-patch14-336"].items() if name in SHAPE
+}
 DROPPED = re.compile(r".*\.(rotary_emb\.inv_freq|embeddings\.position_ids)")
 
 
@@ -44,10 +51,14 @@ def matches(folder: Path, raw: dict) -> bool:
 
 def read_config(folder: Path, raw: dict) -> LlavaConfig:
     """Build our config from config.json, preprocessor_config.json and generation_config.json."""
+    check_keys(raw, HF, str(folder / "config.json"), CheckpointError)
+    check_values(raw, HF_KINDS, str(folder / "config.json"), CheckpointError)
     is_next = ARCHITECTURES[1] in raw["architectures"]
     own = read_own_json(raw)
     text = raw.get("text_config") or {}
-    language = restored(folder, read_language(folder, text), own)
+    language = read_language(folder, text, part="text_config")
+    language = dataclasses.replace(language, tie_word_embeddings=_is_tied(raw, language, is_next))
+    language = restored(folder, language, own)
     vision = dataclasses.replace(read_vision(folder, raw), name=own["vision_tower"])
     return LlavaConfig(
         language=language,
@@ -55,21 +66,36 @@ def read_config(folder: Path, raw: dict) -> LlavaConfig:
         projector_type="mlp2x_gelu",
         image=_read_image(folder, raw, vision, is_next),
         template=template_of(own, language),
-        dtype=raw.get("torch_dtype") or raw.get("dtype") or "float32",
+        dtype=stored_dtype(folder, raw, text),
         has_image_newline=is_next,
         eos_token_ids=read_eos(folder, text or raw, language),
+        has_scaled_features=language.embedding_scale == 1.0 or not written_since(raw, 5, 4),
     )
+
+
+def _is_tied(raw: dict, language: LanguageConfig, is_next: bool) -> bool:
+    """Tell if the head is the embedding's table.
+
+    transformers 4 asks the decoder's config alone; 5 asks the model's own, which LlavaConfig, but not LlavaNextConfig,
+    sets where the decoder's does.
+    """
+    if not written_since(raw, 5):
+        return language.tie_word_embeddings
+    return raw.get("tie_word_embeddings", False) or (language.tie_word_embeddings and not is_next)
 
 
 def read_vision(folder: Path, raw: dict) -> VisionConfig:
     """Read vision_config and the keys that say which features are taken."""
-    fields = hf_json.vision_fields(folder, raw.get("vision_config") or {})
+    stated = raw.get("vision_config")
+    fields = hf_json.vision_fields(folder, DEFAULT_TOWER if stated is None else stated)
     layer = raw.get("vision_feature_layer", -2)
-    if not isinstance(layer, int):
+    if isinstance(layer, list):
         raise CheckpointError(f"{folder}: vision_feature_layer {layer} is a list, expected one number")
     if raw.get("projector_hidden_act", "gelu") != "gelu":
         raise CheckpointError(f"{folder}: projector_hidden_act {raw['projector_hidden_act']!r}, expected 'gelu'")
     strategy = raw.get("vision_feature_select_strategy", "default")
+    if strategy not in ("default", "full"):
+        raise CheckpointError(f"{folder}: vision_feature_select_strategy {strategy!r}, expected 'default' or 'full'")
     if strategy == "default" and not fields["has_class_token"]:
         raise CheckpointError(
             f"{folder}: vision_feature_select_strategy 'default' leaves out the class token, but a {fields['family']} "

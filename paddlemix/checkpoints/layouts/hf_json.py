@@ -112,9 +112,9 @@ def vision_fields(folder: Path, stated: Mapping) -> dict:
     Raises CheckpointError for another kind of tower.
     """
     try:
-        return by_tower_type(stated.get("model_type") or CLIP.model_type).fields(stated)
+        return by_tower_type(stated.get("model_type") or CLIP.model_type).read(stated)
     except ValueError as error:
-        raise CheckpointError(f"{folder}: {error}") from None
+        raise CheckpointError(f"{folder / 'config.json'}: vision_config: {error}") from None
 
 
 def vision_json(vision: VisionConfig) -> dict:

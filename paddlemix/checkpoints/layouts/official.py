@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...conversation.tokenizer import Tokenizer
+from ...foreign_json import check_values
 from ...image.spec import ImageSpec
 from ...models.config import LanguageConfig, LlavaConfig, VisionConfig
 from ...models.language.families import FAMILIES, by_llava_architecture, get_family
 from ...models.vision.families import KNOWN_TOWERS, get_tower_family
-from ..files import CheckpointError, StoredTensor, read_json
+from ..files import CheckpointError, StoredTensor
 from ..places import fetch_folder, find_folder
 from ..rules import KeyTable, Rule
 from . import paddlemix, torch_tokenizer
@@ -27,6 +28,7 @@ from .components import (
     read_pairs,
     tower_rules,
 )
+from .config_keys import MM_KINDS, OFFICIAL, read_config_json, stored_dtype
 from .decoder import flat_json, generation_json, read_eos, read_language, restored, stand_in, template_of
 from .official_layers import as_stored, check_layers, select_layer
 from .part import OWN_KEY, Part, own_json, read_own_json, renamed
@@ -73,7 +75,7 @@ def matches(folder: Path, raw: dict) -> bool:
 def read_config(folder: Path, raw: dict) -> LlavaConfig:
     """Build our config from the official flat one and what describes the tower. Raises CheckpointError."""
     check_decoder(folder, raw)
-    language = restored(folder, read_language(folder, raw, _family(raw)), read_own_json(raw))
+    language = restored(folder, read_language(folder, raw, _family(raw), beside=OFFICIAL), read_own_json(raw))
     return build_config(folder, raw, language, read_facts(folder, raw))
 
 
@@ -96,6 +98,7 @@ def tower_prefix(family: str) -> str:
 
 def check_decoder(folder: Path, raw: dict) -> None:
     """Raise CheckpointError for what the official code has, but which is not read."""
+    check_values(raw, MM_KINDS, str(folder / "config.json"), CheckpointError)
     others = [name for name in raw.get("architectures") or () if name in OTHER_DECODERS]
     if others:
         known = ", ".join(family.llava_architecture for family in FAMILIES.values() if family.llava_architecture)
@@ -133,7 +136,7 @@ def build_config(folder: Path, raw: dict, language: LanguageConfig, facts: Tower
         projector_type=raw.get("mm_projector_type", "linear"),
         image=image,
         template=template_of(read_own_json(raw), language),
-        dtype=raw.get("torch_dtype") or raw.get("dtype") or "float32",
+        dtype=stored_dtype(folder, raw),
         has_image_newline="unpad" in merge,
         eos_token_ids=read_eos(folder, raw, language),
     )
@@ -181,7 +184,7 @@ def _fetch_tower(folder: Path, name: str) -> Path:
 
 def open_tensors(folder: Path) -> dict[str, StoredTensor]:
     """Map the weights, with those of the tower that config.json names where they hold none."""
-    tensors, raw = open_torch_weights(folder), read_json(folder / "config.json")
+    tensors, raw = open_torch_weights(folder), read_config_json(folder)
     if any(name.startswith(tower_prefix(_family(raw))) for name in tensors):
         return tensors
     return {**tensors, **open_named_tower(folder, raw)}

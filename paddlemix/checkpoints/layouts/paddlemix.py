@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ...conversation.tokenizer import Tokenizer
 from ...conversation.tokenizer_files import CONFIG_FILE, FAST_FILE, PADDLE_FILE, SENTENCEPIECE_FILE
+from ...foreign_json import check_values
 from ...image.spec import CLIP_MEAN, CLIP_STD, ImageSpec
 from ...models.config import LanguageConfig, LlavaConfig, VisionConfig
 from ...models.language.families.family import SHARED
@@ -18,6 +19,7 @@ from ..pdparams import open_pdparams
 from ..rules import KeyTable, Rule
 from . import hf_json
 from .components import decoder_rules, mm_projector_rules, read_pairs, safetensors_names, tower_rules
+from .config_keys import MM_KINDS, PADDLEMIX, stored_dtype
 from .decoder import flat_json, generation_json, read_eos, read_language, template_of
 from .part import OWN_KEY, Part, own_json, read_own_json, renamed
 
@@ -44,6 +46,7 @@ def matches(folder: Path, raw: dict) -> bool:
 
 def read_config(folder: Path, raw: dict) -> LlavaConfig:
     """Build our config from PaddleMIX's flat one, its processor/ folder and, for an unnamed tower, the weights."""
+    check_values(raw, MM_KINDS, str(folder / "config.json"), CheckpointError)
     tower = raw.get("mm_vision_tower") or raw.get("vision_tower") or ""
     select_feature = raw.get("mm_vision_select_feature", "patch")
     vision = VisionConfig(
@@ -54,14 +57,14 @@ def read_config(folder: Path, raw: dict) -> LlavaConfig:
     )
     _check_tower(vision)
     image = _read_image(folder, raw, vision)
-    language = read_language(folder, {**raw, **_read_rope(raw)}, "llama")
+    language = read_language(folder, {**raw, **_read_rope(raw)}, "llama", beside=PADDLEMIX)
     return LlavaConfig(
         language=language,
         vision=vision,
         projector_type=raw.get("mm_projector_type", "linear"),
         image=image,
         template=template_of(read_own_json(raw), language),
-        dtype=raw.get("dtype") or raw.get("torch_dtype") or "float32",
+        dtype=stored_dtype(folder, raw),
         has_image_newline=image.merge == "spatial_unpad",
         eos_token_ids=read_eos(folder, raw, language),
     )

@@ -7,13 +7,16 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from ...foreign_json import KeyRules, check_keys
 from ...image.spec import ImageSpec
 from ...models.config import LlavaConfig, VisionConfig
+from ...models.language.families.generic_keys import GENERIC
 from ...models.vision.families import KNOWN_TOWERS, TOWER_FAMILIES, TowerFamily, get_tower_family
 from ..files import CheckpointError, StoredTensor, open_weights, preview, read_json
 from ..pdparams import open_pdparams
 from ..rules import KeyTable
 from .components import has_torch_weights, open_torch_weights, tower_rules
+from .config_keys import read_config_json
 from .hf_json import has_crop, preprocessor, vision_fields, vision_json
 from .paddlemix import PDPARAMS, PDPARAMS_INDEX
 from .part import Part, renamed
@@ -25,6 +28,11 @@ DROPPED = re.compile(
 )
 PREFIX = "vision_model."
 WHOLE_MODELS = {family.whole_model_type: family for family in TOWER_FAMILIES.values()}
+# A tower with its text model; the keys are CLIPConfig's and SiglipConfig's.
+WHOLE_MODEL = GENERIC | KeyRules(
+    used=frozenset(["vision_config", "vision_config_dict"]),
+    inert=frozenset("logit_scale_init_value projection_dim text_config text_config_dict".split()),
+)
 TYPES = tuple(name for one in TOWER_FAMILIES.values() for name in (one.whole_model_type, one.model_type))
 
 
@@ -47,16 +55,31 @@ def read_tower(folder: Path, **selection) -> VisionConfig:
 
     selection: select_layer, select_feature and name, which the model says, not the tower.
     """
-    raw = read_json(folder / "config.json")
+    raw = read_config_json(folder)
     if not is_tower_type(raw.get("model_type")):
         kind = raw.get("model_type")
         raise CheckpointError(f"{folder}: vision tower of type {kind!r}, expected one of {', '.join(TYPES)}")
     whole = WHOLE_MODELS.get(raw["model_type"])
     if whole is None:
         return shape_of(folder, raw, **selection)
-    stated = raw.get("vision_config")
+    check_keys(raw, WHOLE_MODEL, str(folder / "config.json"), CheckpointError)
+    stated = _vision_config(folder, raw)
     stated = {**stated, "model_type": whole.model_type} if isinstance(stated, dict) else stated
     return shape_of(folder, stated, **selection)
+
+
+def _vision_config(folder: Path, raw: Mapping):
+    """Return vision_config with what the older key vision_config_dict says, which counts in transformers."""
+    stated, older = raw.get("vision_config"), raw.get("vision_config_dict") or {}
+    if not isinstance(stated, dict) or not isinstance(older, dict):
+        return stated
+    different = sorted(key for key in older.keys() & stated.keys() if older[key] != stated[key])
+    if different:
+        raise CheckpointError(
+            f"{folder / 'config.json'}: vision_config and vision_config_dict differ in {', '.join(different)}: remove "
+            "the wrong one"
+        )
+    return {**stated, **older}
 
 
 def shape_of(folder: Path, stated, **selection) -> VisionConfig:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ...conversation.tokenizer import Tokenizer
 from ...conversation.tokenizer_files import VOCABULARIES
+from ...foreign_json import check_keys, check_values
 from ...image.spec import ImageSpec
 from ...models.config import LlavaConfig, VisionConfig
 from ...models.language.families import get_family
@@ -27,6 +28,8 @@ from ..places import fetch_folder, find_folder
 from ..rules import KeyTable, linear_rules
 from . import torch_tokenizer
 from .components import decoder_rules, has_torch_weights, is_unused_by_llava, open_torch_weights, tower_rules
+from .config_keys import PROJECTOR as PROJECTOR_RULES
+from .config_keys import PROJECTOR_KINDS, stored_dtype
 from .decoder import class_json, flat_json, generation_json, read_decoder, read_eos, template_of
 from .part import OWN_KEY, Part, own_json, read_own_json, renamed
 from .tower import is_tower, open_tower, read_pixels, read_tower, tower_part
@@ -53,6 +56,9 @@ def read_config(folder: Path, raw: dict, base: Path | None = None) -> LlavaConfi
     home = language_folder(folder, base)
     language, llm = read_decoder(home)
     projector = read_json(folder / PROJECTOR / "config.json")
+    where = str(folder / PROJECTOR / "config.json")
+    check_keys(projector, PROJECTOR_RULES, where, CheckpointError)
+    check_values(projector, PROJECTOR_KINDS, where, CheckpointError)
     own = projector.get(OWN_KEY) if isinstance(projector.get(OWN_KEY), dict) else {}
     vision, pixels = _read_tower(folder, own.get("select_layer", _recipe_value(folder, "visual_select_layer")))
     if OWN_KEY in projector:
@@ -65,7 +71,7 @@ def read_config(folder: Path, raw: dict, base: Path | None = None) -> LlavaConfi
         projector_type=_projector_type(folder, projector, vision),
         image=image,
         template=template_of(read_own_json(projector), language),
-        dtype=llm.get("torch_dtype") or llm.get("dtype") or "float32",
+        dtype=stored_dtype(home, llm),
         eos_token_ids=read_eos(home, llm, language),
     )
 

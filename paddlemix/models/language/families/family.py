@@ -6,7 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...config import ROPE_KINDS, LanguageConfig, RopeScaling
+from ....foreign_json import FLAG, TEXT, KeyRules, Kind, check_keys, check_values, shown
+from ...config import LanguageConfig
+from ...config_kinds import LANGUAGE
+from .generic_keys import GENERIC
+from .rope_keys import read_rope, rope_json
 
 # Keys that mean the same in the config.json of every family and in LanguageConfig.
 SHARED = (
@@ -36,10 +40,12 @@ DEFAULTS = {
     "hidden_act": "silu",
     "mlp_bias": False,
     "original_max_position_embeddings": None,
+    "partial_rotary_factor": 1.0,
 }
-ROPE_FIELDS = ("low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-LONGROPE_FIELDS = ("short_factor", "long_factor")
-OLD_KINDS = {"su": "longrope"}  # what Phi-3's first files say
+FLAG_KINDS = dict.fromkeys(
+    ("attention_bias", "bias", "mlp_bias", "no_bias", "use_bias", "use_sliding_window"), FLAG.or_null()
+)
+FULL, SLIDING = "full_attention", "sliding_attention"  # layer_types
 QUERY, KEY, VALUE = (f"self_attn.{name}_proj" for name in "qkv")
 GATE, UP = (f"mlp.{name}_proj" for name in ("gate", "up"))
 ATTENTION_PROJECTIONS = r"language_model\.layers\.\d+\.self_attn\.[qkvo]_proj"
@@ -89,7 +95,8 @@ class Family:
     other way. keys: SHARED and the other common keys that are called otherwise, ours -> theirs, None for those that are
     not there. activations: values of hidden_act -> LanguageConfig.activation.
     template: chat format of a model that does not say its own. *_token_id: what config.json says if nothing else does.
-    lora_targets: patterns of the layers that get an adapter if a user names none.
+    lora_targets: patterns of the layers that get an adapter if a user names none. keys_held: keys of its config.json
+    that must have one of these values; keys_inert: those that change nothing here.
     """
 
     name: str
@@ -111,9 +118,33 @@ class Family:
     other_architectures: tuple[str, ...] = ()
     remote_code: tuple[str, str] | None = None
     lora_targets: tuple[str, ...] = (ATTENTION_PROJECTIONS, MLP_PROJECTIONS)
+    keys_held: Mapping[str, tuple] = field(default_factory=dict)
+    keys_inert: tuple[str, ...] = ()
 
-    def read(self, stated: Mapping[str, Any]) -> LanguageConfig:
-        """Read what transformers' config.json says about a decoder. Raises ValueError for what is not supported."""
+    @property
+    def rules(self) -> KeyRules:
+        """Return what is made of the keys of a config.json."""
+        theirs = {self.keys.get(name, name) for name in (*SHARED, *DEFAULTS, *self.defaults)} - {None}
+        used = theirs | {"rope_parameters", "layer_types"}
+        return GENERIC | KeyRules(frozenset(used), frozenset(self.keys_inert), self.keys_held)
+
+    @property
+    def _kinds(self) -> dict[str, Kind]:
+        """Return what the keys of a config.json that are checked may hold."""
+        sizes = {self.keys.get(name, name): LANGUAGE[name] for name in SHARED}
+        sizes.pop(None, None)
+        return {**sizes, **FLAG_KINDS, self.keys.get("hidden_act", "hidden_act"): TEXT}
+
+    def read(
+        self, stated: Mapping[str, Any], where: str = "config.json", beside: KeyRules | None = None
+    ) -> LanguageConfig:
+        """Read what transformers' config.json says about a decoder.
+
+        where: the file and the object in it, for messages; beside: rules of keys that others read. Raises ValueError
+        for what is not supported.
+        """
+        check_keys(stated, self.rules if beside is None else self.rules | beside, where)
+        check_values(stated, self._kinds, where)
         named = {ours: stated[theirs] for ours, theirs in self.keys.items() if theirs in stated}
         values = {**DEFAULTS, **self.defaults, **stated, **named}
         if values["hidden_act"] not in self.activations or values["mlp_bias"]:
@@ -123,11 +154,13 @@ class Family:
             )
         fields = {
             **{name: values[name] for name in SHARED},
-            "rope_scaling": read_rope_scaling(values["rope_scaling"], values),
+            **read_rope(stated, values),
             "activation": self.activations[values["hidden_act"]],
             **self.read_options(values),
         }
-        return LanguageConfig(family=self.name, **fields)
+        language = LanguageConfig(family=self.name, **fields)
+        _check_layer_types(values.get("layer_types"), language)
+        return language
 
     def write(self, language: LanguageConfig) -> dict[str, Any]:
         """Return the decoder's keys of transformers' config.json. Raises ValueError for options they cannot express."""
@@ -148,46 +181,14 @@ class Family:
         return values
 
 
-def read_rope_scaling(stated: Mapping[str, Any] | None, values: Mapping[str, Any]) -> RopeScaling | None:
-    """Read transformers' rope_scaling, whose kind is rope_type or, in older files, type. Raises ValueError.
-
-    values: the decoder's other keys, of which "longrope" needs two lengths.
-    """
-    if not stated:
-        return None
-    kind = stated.get("rope_type", stated.get("type"))
-    kind = OLD_KINDS.get(kind, kind)
-    if kind == "default":
-        return None
-    if kind not in ROPE_KINDS:
-        raise ValueError(f"rope_scaling of kind {kind!r} is not supported: expected one of {', '.join(ROPE_KINDS)}")
-    if kind == "longrope":
-        stated = {**stated, **_read_longrope(stated, values)}
-    fields = {"llama3": ROPE_FIELDS, "longrope": (*LONGROPE_FIELDS, "original_max_position_embeddings")}
-    try:
-        return RopeScaling(kind, **{name: stated[name] for name in ("factor", *fields.get(kind, ()))})
-    except KeyError as error:
-        raise ValueError(f"rope_scaling {dict(stated)} has no {error}") from None
-
-
-def _read_longrope(stated: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the original length and by how much it is exceeded, which Phi-3's files say outside of rope_scaling."""
-    original = values["original_max_position_embeddings"]
-    if not isinstance(original, int) or original < 2 or stated.get("attention_factor") is not None:
+def _check_layer_types(kinds: Any, language: LanguageConfig) -> None:
+    """Raise ValueError where layer_types, if it is stated, says another pattern of windows than the decoder has."""
+    if kinds is None:
+        return
+    num_sliding = 0 if language.sliding_window is None else language.num_hidden_layers - language.num_full_layers
+    expected = [FULL] * (language.num_hidden_layers - num_sliding) + [SLIDING] * num_sliding
+    if kinds != expected:
         raise ValueError(
-            f"rope_scaling of kind 'longrope' with original_max_position_embeddings {original!r} and attention_factor "
-            f"{stated.get('attention_factor')!r}: expected a length beside rope_scaling, and no attention_factor"
+            f"layer_types has {shown(kinds)}: expected {len(expected) - num_sliding} layers of {FULL!r}, then "
+            f"{num_sliding} of {SLIDING!r}"
         )
-    return {"original_max_position_embeddings": original, "factor": values["max_position_embeddings"] / original}
-
-
-def rope_json(scaling: RopeScaling | None) -> dict[str, Any]:
-    """Return the keys that `read_rope_scaling` reads."""
-    if scaling is None:
-        return {"rope_scaling": None}
-    if scaling.kind == "longrope":  # in transformers' Phi3Config it has these three keys and no other
-        factors = {name: list(getattr(scaling, name)) for name in LONGROPE_FIELDS}
-        original = scaling.original_max_position_embeddings
-        return {"rope_scaling": {"type": "longrope", **factors}, "original_max_position_embeddings": original}
-    stated = {name: getattr(scaling, name) for name in ROPE_FIELDS if getattr(scaling, name) is not None}
-    return {"rope_scaling": {"rope_type": scaling.kind, "factor": scaling.factor, **stated}}

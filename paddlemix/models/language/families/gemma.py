@@ -8,9 +8,14 @@ ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu"}
 
 
 def _read_options(values) -> dict:
-    """hidden_activation, where it is stated, is what counts: hidden_act of the first released files is not true."""
+    """Return the options.
+
+    hidden_activation, where it is stated, is what counts. Without it hidden_act "gelu", which the first released files
+    say, means the approximation by tanh (transformers, GemmaConfig of version 5).
+    """
     has_bias = bool(values["attention_bias"])
-    activation = values["hidden_activation"] or values["hidden_act"]
+    stated = "gelu_pytorch_tanh" if values["hidden_act"] == "gelu" else values["hidden_act"]
+    activation = values["hidden_activation"] or stated
     if activation not in ACTIVATIONS:
         raise ValueError(f"hidden_activation is {activation!r}: expected {' or '.join(ACTIVATIONS)}")
     return {
@@ -53,4 +58,5 @@ GEMMA = Family(
     bos_token_id=2,
     eos_token_id=1,
     pad_token_id=0,
+    keys_held={"use_bidirectional_attention": (None, False)},
 )

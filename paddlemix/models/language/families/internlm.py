@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ....foreign_json import KeyRules, check_keys
 from .family import Family
 
 ORIGIN, DYNAMIC = "origin", "dynamic"
@@ -10,6 +11,7 @@ ORIGIN, DYNAMIC = "origin", "dynamic"
 def _read_options(values) -> dict:
     """`rotary` holds the base and the kind of positions. Raises ValueError for other kinds than InternLM's two."""
     has_bias, rotary = bool(values["bias"]), values["rotary"] or {}
+    check_keys(rotary, KeyRules(frozenset(["base", "type", "scaling_factor"])), "rotary")
     kind = rotary.get("type", ORIGIN)
     if kind not in (ORIGIN, DYNAMIC):
         raise ValueError(f"rotary positions of type {kind!r}, expected {ORIGIN!r} or {DYNAMIC!r}")

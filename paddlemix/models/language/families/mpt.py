@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from ....foreign_json import KeyRules, check_keys
 from .family import KEY, QUERY, UP, VALUE, Family, Fused, WeightNames
+from .generic_keys import GENERIC
 
 EXPANSION = 4  # transformers' class has no other
 # What config.json and its attn_config may say, where other values need another decoder.
@@ -23,6 +25,13 @@ HELD_ATTENTION = {
     "rope": (False,),
     "sliding_window_size": (-1,),
 }
+# What says how attention is computed, or stands for a rotary embedding that `rope` turns on.
+INERT_ATTENTION = "attn_impl attn_pdrop fused_qkv rope_theta rope_impl rope_dail_config rope_hf_config".split()
+ATTENTION_RULES = GENERIC | KeyRules(
+    used=frozenset([*HELD_ATTENTION, "clip_qkv", "softmax_scale"]),
+    inert=frozenset(["tie_word_embeddings", *INERT_ATTENTION]),
+    held={"kv_n_heads": (None,)},
+)
 
 
 def _read_options(values) -> dict:
@@ -41,6 +50,7 @@ def _read_options(values) -> dict:
 
 def _check(values, attention) -> None:
     """Raise ValueError that lists what this decoder does not do; an absent key has the first value."""
+    check_keys(attention, ATTENTION_RULES, "attn_config")
     stated = [(f"{key} {values[key]!r}", values[key], held) for key, held in HELD.items() if key in values]
     stated += [
         (f"attn_config.{key} {attention[key]!r}", attention[key], held)
@@ -116,4 +126,6 @@ MPT = Family(
     template="mpt",
     bos_token_id=None,
     eos_token_id=None,
+    keys_held=HELD,
+    keys_inert=("learned_pos_emb", "embedding_fraction"),
 )

@@ -6,15 +6,13 @@ from .family import GATE, KEY, QUERY, UP, VALUE, Family, Fused, WeightNames
 
 
 def _read_options(values) -> dict:
-    if values["partial_rotary_factor"] != 1.0:
-        raise ValueError(
-            f"partial_rotary_factor is {values['partial_rotary_factor']}, expected 1.0: decoders that turn only a part "
-            "of each head (Phi-4-mini) are not supported"
-        )
-    stated = values["rope_scaling"] or {}
-    kind = stated.get("type", stated.get("rope_type"))
-    if stated and kind not in ("longrope", "su", "default"):
-        raise ValueError(f"rope_scaling of kind {kind!r} is not supported for phi3: expected 'longrope' or 'su'")
+    for key in ("rope_scaling", "rope_parameters"):
+        stated = values.get(key) or {}
+        kinds = {stated.get("type"), stated.get("rope_type")} - {None}
+        if not kinds <= {"longrope", "su", "default"}:
+            raise ValueError(
+                f"{key} of kind {kinds.pop()!r} is not supported for phi3: expected 'longrope', 'su' or 'default'"
+            )
     return {"sliding_window": values["sliding_window"]}
 
 
@@ -37,7 +35,6 @@ PHI3 = Family(
         "rms_norm_eps": 1e-5,
         "max_position_embeddings": 4096,
         "original_max_position_embeddings": 4096,
-        "partial_rotary_factor": 1.0,
         "sliding_window": None,
     },
     read_options=_read_options,

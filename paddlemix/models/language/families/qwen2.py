@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from .family import Family
-
-FULL, SLIDING = "full_attention", "sliding_attention"
+from .family import SLIDING, Family
 
 
 def _read_options(values) -> dict:
@@ -16,14 +14,11 @@ def _read_options(values) -> dict:
 
 
 def _num_full_layers(values) -> int:
-    """Return how many layers, from the first, see everything. Raises ValueError where others follow a window."""
+    """Return how many layers, from the first, see everything; `Family.read` refuses other patterns of layer_types."""
     kinds = values["layer_types"]
-    if kinds is None:
+    if not isinstance(kinds, list):
         return values["max_window_layers"]
-    num_full = kinds.index(SLIDING) if SLIDING in kinds else len(kinds)
-    if kinds != [FULL] * num_full + [SLIDING] * (len(kinds) - num_full):
-        raise ValueError(f"layer_types {kinds}: expected {FULL!r} for the first layers and {SLIDING!r} for the others")
-    return num_full
+    return kinds.index(SLIDING) if SLIDING in kinds else len(kinds)
 
 
 def _write_options(language) -> dict:

@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ....foreign_json import KeyRules, check_keys, check_values
 from ...config import VisionConfig
+from ...config_kinds import VISION
+from ...language.families.generic_keys import GENERIC
 
 # Keys that mean the same in transformers' config of every tower and in VisionConfig.
 SHAPE = (
@@ -19,6 +22,10 @@ SHAPE = (
     "layer_norm_eps",
     "hidden_act",
 )
+
+# What the towers of all kinds cannot have otherwise, and what belongs to a text model or a head beside them.
+HELD = {"num_channels": (3,)}
+INERT = ("dropout", "num_image_tokens", "projection_dim", "projector_hidden_act", "vision_use_head", "vocab_size")
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,14 @@ class TowerFamily:
         """Return the fields of VisionConfig that transformers' config tells."""
         values = {**self.defaults, **stated}
         return {"family": self.name, **self.options, **{name: values[name] for name in SHAPE}}
+
+    def read(self, stated: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the same for a foreign file. Raises ValueError for keys that nobody knows and for wrong values."""
+        used = frozenset([*SHAPE, "model_type"])
+        constants = frozenset([*self.constants, *INERT]) - HELD.keys()
+        check_keys(stated, GENERIC | KeyRules(used, constants, HELD), f"the {self.title} tower")
+        check_values(stated, {name: VISION[name] for name in SHAPE}, f"the {self.title} tower")
+        return self.fields(stated)
 
     def write(self, vision: VisionConfig) -> dict[str, Any]:
         """Return transformers' config. Raises ValueError for a tower that is not of this kind."""

@@ -1,0 +1,196 @@
+"""What is made of the keys of foreign config.json and generation_config.json files, except for decoders and towers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ...foreign_json import (
+    FLAG,
+    OBJECT,
+    TEXT,
+    KeyRules,
+    Kind,
+    check_keys,
+    check_values,
+    list_of,
+    stated_but_unused,
+    whole_number,
+)
+from ...models.config_kinds import DTYPES, MAX_ID, MAX_LAYERS
+from ...models.language.families.generic_keys import GENERIC
+from ..files import CheckpointError, read_json
+
+CONFIG_FILE, GENERATION_FILE = "config.json", "generation_config.json"
+TOKEN_ID = whole_number(0, MAX_ID)
+LAYER = whole_number(-MAX_LAYERS, MAX_LAYERS)
+# Of every config.json, looked at before it is known what it describes.
+KINDS: dict[str, Kind] = {
+    "architectures": list_of(TEXT, least=0, most=64).or_null(),
+    "model_type": TEXT.or_null(),
+    "transformers_version": TEXT.or_null(),
+    "paddlemix": OBJECT.or_null(),
+}
+
+# LlavaForConditionalGeneration and LlavaNextForConditionalGeneration of transformers.
+HF = GENERIC | KeyRules(
+    used=frozenset(
+        """
+        architectures dtype image_grid_pinpoints image_token_id image_token_index model_type paddlemix
+        projector_hidden_act text_config tie_word_embeddings torch_dtype transformers_version vision_config
+        vision_feature_layer vision_feature_select_strategy
+        """.split()
+    ),
+    inert=frozenset(["image_seq_length", "vocab_size"]),  # counted anew; the size is text_config's
+    held={"multimodal_projector_bias": (True,), "use_image_newline_parameter": (True,)},
+)
+HF_KINDS: dict[str, Kind] = {
+    "image_token_id": TOKEN_ID,
+    "image_token_index": TOKEN_ID,
+    "projector_hidden_act": TEXT,
+    "text_config": OBJECT.or_null(),
+    "tie_word_embeddings": FLAG,
+    "vision_config": OBJECT.or_null(),
+    "vision_feature_select_strategy": TEXT,
+}
+
+# LLaVA's own code and LLaVA-NeXT's, beside the decoder's keys; also what PaddleMIX took over.
+MM_USED = """
+image_aspect_ratio image_grid_pinpoints mm_hidden_size mm_patch_merge_type mm_projector_type mm_resampler_type
+mm_use_im_start_end mm_vision_resampler mm_vision_select_feature mm_vision_select_layer mm_vision_tower s2 vision_config
+vision_tower
+"""
+# Settings of training and of modes that are refused where they are chosen.
+MM_INERT = """
+delay_load freeze_backbone freeze_mm_mlp_adapter freeze_mm_vision_resampler freeze_mm_vision_tower
+image_crop_resolution image_split_resolution mm_projector_lr mm_tunable_parts mm_use_im_patch_token
+mm_vision_tower_lr pretrain_mm_mlp_adapter s2_resize_size s2_scales sep_image_conv_front tokenizer_model_max_length
+tokenizer_padding_side tune_mm_mlp_adapter tune_mm_vision_resampler unfreeze_mm_vision_tower use_mm_proj version
+vision_tower_pretrained
+"""
+MM_VIDEO = """
+add_faster_video add_time_instruction faster_token_stride force_sample frames_upbound mm_newline_position
+mm_resampler_location mm_spatial_pool_mode mm_spatial_pool_out_channels mm_spatial_pool_stride mm_pooling_position
+pos_skipping_range
+"""
+OFFICIAL = KeyRules(
+    used=frozenset(MM_USED.split()),
+    inert=frozenset(f"{MM_INERT} {MM_VIDEO}".split()),  # videos are not read here
+)
+MM_KINDS: dict[str, Kind] = {
+    "image_aspect_ratio": TEXT.or_null(),
+    "mm_hidden_size": whole_number(1, 1 << 20),
+    "mm_patch_merge_type": TEXT.or_null(),
+    "mm_projector_type": TEXT,
+    "mm_vision_select_feature": TEXT,
+    "mm_vision_select_layer": LAYER,
+    "mm_vision_tower": TEXT.or_null(),
+    "vision_tower": TEXT.or_null(),
+}
+PADDLEMIX = OFFICIAL | KeyRules(
+    used=frozenset(["rope_scaling_factor", "rope_scaling_type"]),
+    held={"mm_dense_connector_type": ("none", None), "use_cachekv_int8": (None, False, "None")},
+)
+# xtuner's projector/config.json.
+PROJECTOR = GENERIC | KeyRules(
+    used=frozenset("bias depth hidden_act llm_hidden_size visual_hidden_size".split()),
+    held={"token_merge_ratio": (1, None)},
+)
+PROJECTOR_KINDS: dict[str, Kind] = {
+    "bias": FLAG,
+    "depth": whole_number(1, 64),
+    "hidden_act": TEXT,
+    "visual_hidden_size": whole_number(1, 1 << 20),
+}
+
+# Here the caller says how to sample and when to stop; what a folder suggests is told, and changes nothing.
+SAMPLING = """
+diversity_penalty do_sample dola_layers early_stopping encoder_no_repeat_ngram_size encoder_repetition_penalty
+epsilon_cutoff eta_cutoff exponential_decay_length_penalty guidance_scale length_penalty max_length max_new_tokens
+min_length min_new_tokens min_p no_repeat_ngram_size num_beam_groups num_beams num_return_sequences penalty_alpha
+remove_invalid_values renormalize_logits repetition_penalty temperature top_h top_k top_p typical_p
+"""
+RUNNING = """
+_from_model_config assistant_confidence_threshold assistant_early_exit assistant_ensemble_weight assistant_lookbehind
+attn_implementation cache_config cache_implementation chat_format compile_config continuous_batching_config
+disable_compile is_assistant low_memory max_cache_len max_matching_ngram_size max_time max_window_size
+num_assistant_tokens num_assistant_tokens_schedule output_attentions output_hidden_states output_logits output_scores
+paddlenlp_version prefill_chunk_size prompt_lookup_num_tokens return_dict_in_generate return_legacy_cache
+speculation_type target_lookbehind transformers_version trust_remote_code use_cache use_mtp
+"""
+TOKEN_RULES = """
+bad_words_ids begin_suppress_tokens constraints force_words_ids forced_bos_token_id forced_decoder_ids
+forced_eos_token_id sequence_bias stop_strings suppress_tokens token_healing watermarking_config
+"""
+GENERATION = KeyRules(
+    used=frozenset(["eos_token_id"]),
+    inert=frozenset(f"{RUNNING} bos_token_id decoder_start_token_id pad_token_id".split()),
+    held=dict.fromkeys(TOKEN_RULES.split(), (None, False)),
+    told=frozenset(SAMPLING.split()),
+)
+# What `transformers` means by a setting that it writes although nobody chose it.
+PLAIN_SAMPLING = {
+    "diversity_penalty": 0.0,
+    "early_stopping": False,
+    "encoder_no_repeat_ngram_size": 0,
+    "encoder_repetition_penalty": 1.0,
+    "epsilon_cutoff": 0.0,
+    "eta_cutoff": 0.0,
+    "length_penalty": 1.0,
+    "max_length": 20,
+    "min_length": 0,
+    "no_repeat_ngram_size": 0,
+    "num_beam_groups": 1,
+    "num_beams": 1,
+    "num_return_sequences": 1,
+    "repetition_penalty": 1.0,
+    "temperature": 1.0,
+    "top_k": 50,
+    "top_p": 1.0,
+    "typical_p": 1.0,
+}
+
+
+def read_config_json(folder: Path) -> dict[str, Any]:
+    """Return config.json after a check of the keys by which folders are recognized. Raises CheckpointError."""
+    path = Path(folder) / CONFIG_FILE
+    raw = read_json(path)
+    check_values(raw, KINDS, str(path), CheckpointError)
+    return raw
+
+
+def stored_dtype(folder: Path, *objects: Mapping[str, Any], default: str = "float32") -> str:
+    """Return the dtype that the first of some objects states, under the older or the newer key.
+
+    Raises CheckpointError for one that weights cannot have here.
+    """
+    keys = ("torch_dtype", "dtype")
+    stated = next((one[key] for one in objects for key in keys if one.get(key)), default)
+    name = stated.removeprefix("torch.") if isinstance(stated, str) else stated
+    if name == "auto":
+        return default
+    if name not in DTYPES:
+        raise CheckpointError(f"{folder / CONFIG_FILE} has the dtype {stated!r}, expected one of {', '.join(DTYPES)}")
+    return name
+
+
+def written_since(raw: Mapping[str, Any], *version: int) -> bool:
+    """Tell if a file says that it was written by this version of transformers or a later one; false if it is silent."""
+    numbers = re.match(r"(\d+)\.(\d+)", raw.get("transformers_version") or "")
+    return numbers is not None and tuple(map(int, numbers.groups())) >= version
+
+
+def read_generation(folder: Path) -> dict[str, Any]:
+    """Return generation_config.json, empty if there is none. Raises CheckpointError for what would change answers."""
+    path = Path(folder) / GENERATION_FILE
+    values = read_json(path) if path.is_file() else {}
+    check_keys(values, GENERATION, str(path), CheckpointError)
+    return values
+
+
+def suggested_sampling(folder: Path) -> dict[str, Any]:
+    """Return what generation_config.json suggests for sampling and nothing here takes up. Raises CheckpointError."""
+    stated = stated_but_unused(read_generation(folder), GENERATION)
+    return {key: value for key, value in stated.items() if value != PLAIN_SAMPLING.get(key)}

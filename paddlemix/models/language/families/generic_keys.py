@@ -1,0 +1,67 @@
+"""Keys that any config.json of transformers (4 and 5) or PaddleNLP may have, whatever the model is."""
+
+from __future__ import annotations
+
+from ....foreign_json import KeyRules
+
+# Who wrote the file and with what, and how a program runs what is in it.
+ORIGIN = """
+_attn_implementation _attn_implementation_autoset _attn_implementation_internal _commit_hash _experts_implementation
+_name_or_path architectures attn_implementation auto_map base_model_name_or_path custom_pipelines dtype
+experts_implementation finetuned_from init_config is_llama_config license model_name model_type name_or_path
+paddlemix paddlenlp_version return_dict torch_dtype torchscript transformers.js_config transformers_version
+unsloth_fixed unsloth_version use_cache
+"""
+# What only training and labels need.
+TRAINING = """
+attention_dropout attn_pdrop classifier_dropout embd_pdrop emb_pdrop finetuning_task gradient_checkpointing
+hidden_dropout id2label ignore_index init_device init_std initializer_cutoff_factor initializer_factor initializer_range
+label2id max_window_size num_choices num_labels output_attentions output_hidden_states output_router_logits
+pretraining_tp problem_type resid_pdrop residual_dropout router_aux_loss_coef seq_length task_specific_params
+tf_legacy_loss tokenizer_class tokenizer_name torch_compile use_bfloat16 verbose
+"""
+# Suggestions for sampling that old files keep here; `generation_keys` says what is made of them.
+SAMPLING = """
+diversity_penalty do_sample early_stopping length_penalty max_length max_new_tokens min_length num_beam_groups num_beams
+num_return_sequences output_scores repetition_penalty return_dict_in_generate temperature top_k top_p typical_p
+exponential_decay_length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size remove_invalid_values
+"""
+TOKENS = "bos_token_id eos_token_id pad_token_id unk_token_id sep_token_id decoder_start_token_id prefix"
+# How PaddleNLP runs a model: the numbers are the same.
+PADDLE = """
+fuse_sequence_parallel_allreduce immediate_clear_past_key_value no_recompute_layers offload_recompute_inputs
+pp_recompute_interval recompute recompute_granularity recompute_use_reentrant refined_recompute sequence_parallel
+tensor_parallel_degree tensor_parallel_output tensor_parallel_rank pipeline_parallel_degree virtual_pp_degree
+sep_parallel_degree context_parallel_degree use_flash_attention use_flash_attention_for_generation use_fused_dropout_add
+use_fused_linear use_fused_linear_cross_entropy use_fused_rms_norm use_fused_rope use_last_token_for_generation
+long_sequence_init_args long_sequence_strategy_name long_sequence_strategy_type dpo_config
+"""
+# What a decoder or a tower cannot be here.
+HELD = {
+    "add_cross_attention": (False,),
+    "alibi": (False,),
+    "chunk_size_feed_forward": (0,),
+    "cross_attention_hidden_size": (None,),
+    "fuse_attention_ffn": (False,),
+    "fuse_attention_qkv": (False,),
+    "is_decoder": (False, True),
+    "is_encoder_decoder": (False,),
+    "pruned_heads": ({}, None),
+    "tie_encoder_decoder": (False,),
+    "use_long_sequence_strategies": (False,),
+}
+# Rules for single tokens, which would change answers.
+TOKEN_RULES = {
+    "bad_words_ids": (None,),
+    "begin_suppress_tokens": (None,),
+    "forced_bos_token_id": (None,),
+    "forced_eos_token_id": (None,),
+    "suppress_tokens": (None,),
+}
+
+GENERIC = KeyRules(
+    # quantization_config is refused, with advice, where the weights are opened.
+    used=frozenset(["quantization_config", *TOKENS.split()]),
+    inert=frozenset(f"{ORIGIN} {TRAINING} {SAMPLING} {PADDLE}".split()),
+    held={**HELD, **TOKEN_RULES},
+)
