@@ -18,12 +18,17 @@ PADDLE300 := .venv-paddle300
 PADDLE300_TESTS := $(addprefix tests/npu_sim/test_,scripts_on_npu.py cards.py strict.py operations.py simulator.py) \
 	tests/test_accelerators.py tests/train/test_steps.py
 
-.PHONY: help chat test test-paddle300 lint tiny clean install install-dev
+# The newest transformers and peft. Chat and conversion need no paddlenlp, which does not fit beside them.
+TRANSFORMERS5 := .venv-transformers5
+TRANSFORMERS5_TESTS := tests/transformers5 $(addprefix tests/parity/test_,logits.py towers.py families.py foreign_keys.py)
+
+.PHONY: help chat test test-paddle300 test-transformers5 lint tiny clean install install-dev
 
 help:
 	@echo "make chat    talk with the bundled model   (MODEL=folder IMAGE=picture ARGS='--temperature 0.7')"
 	@echo "make test    run the tests                 (ARGS='tests/image -k anyres')"
 	@echo "make test-paddle300    some of them on paddlepaddle 3.0.0, with the simulated Ascend device"
+	@echo "make test-transformers5    those that read and write its folders with the newest transformers and peft"
 	@echo "make lint    check style and format"
 	@echo "make tiny    train the bundled model again"
 	@echo "make clean   remove .venv, caches and build folders"
@@ -40,6 +45,9 @@ test-paddle300:
 	@$(PADDLE300)/bin/python -m pip install -q --disable-pip-version-check 'pytest>=8' </dev/null >&2
 	$(PADDLE300)/bin/python -m pytest $(PADDLE300_TESTS) $(ARGS)
 
+test-transformers5: $(TRANSFORMERS5)/.installed-newest
+	$(TRANSFORMERS5)/bin/python -m pytest $(TRANSFORMERS5_TESTS) $(ARGS)
+
 lint: install-dev
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
@@ -48,7 +56,7 @@ tiny: install
 	PATH="$(abspath $(BIN)):$$PATH" bash $(TINY)/train.sh
 
 clean:
-	rm -rf .venv $(PADDLE300) build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv $(PADDLE300) $(TRANSFORMERS5) build dist *.egg-info .pytest_cache .ruff_cache
 	find paddlemix tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 install: $(VENV)/.installed
@@ -66,6 +74,15 @@ $(VENV)/.installed: requirements.txt setup.py | $(BIN)/python
 $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
 	@echo "installing requirements-dev.txt into $(VENV): about 1-2 minutes, once" >&2
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -r $< -c $(VENV)/requirements.txt </dev/null >&2
+	@touch $@
+
+$(TRANSFORMERS5)/.installed-newest: requirements.txt tests/transformers5/requirements.txt setup.py
+	@$(MAKE) -s $(TRANSFORMERS5)/bin/python VENV=$(TRANSFORMERS5)
+	@echo "installing the newest transformers into $(TRANSFORMERS5): about 2 minutes, once" >&2
+	@grep -Ev '^(paddlenlp|aistudio-sdk|datasets|pyarrow)' requirements.txt > $(TRANSFORMERS5)/requirements.txt
+	@$(TRANSFORMERS5)/bin/python -m pip install -q --disable-pip-version-check -r $(TRANSFORMERS5)/requirements.txt \
+		-r tests/transformers5/requirements.txt </dev/null >&2
+	@$(TRANSFORMERS5)/bin/python -m pip install -q --disable-pip-version-check --no-deps -e . </dev/null >&2
 	@touch $@
 
 $(BIN)/python:

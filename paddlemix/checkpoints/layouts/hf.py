@@ -95,7 +95,9 @@ def read_vision(folder: Path, raw: dict) -> VisionConfig:
         raise CheckpointError(f"{folder}: projector_hidden_act {raw['projector_hidden_act']!r}, expected 'gelu'")
     strategy = raw.get("vision_feature_select_strategy", "default")
     if strategy not in ("default", "full"):
-        raise CheckpointError(f"{folder}: vision_feature_select_strategy {strategy!r}, expected 'default' or 'full'")
+        raise CheckpointError(
+            f"{folder / 'config.json'}: vision_feature_select_strategy {strategy!r}, expected 'default' or 'full'"
+        )
     if strategy == "default" and not fields["has_class_token"]:
         raise CheckpointError(
             f"{folder}: vision_feature_select_strategy 'default' leaves out the class token, but a {fields['family']} "

@@ -31,7 +31,7 @@ WHOLE_MODELS = {family.whole_model_type: family for family in TOWER_FAMILIES.val
 # A tower with its text model; the keys are CLIPConfig's and SiglipConfig's.
 WHOLE_MODEL = GENERIC | KeyRules(
     used=frozenset(["vision_config", "vision_config_dict"]),
-    inert=frozenset("logit_scale_init_value projection_dim text_config text_config_dict".split()),
+    inert=frozenset("logit_scale_init_value projection_dim text_config text_config_dict tie_word_embeddings".split()),
 )
 TYPES = tuple(name for one in TOWER_FAMILIES.values() for name in (one.whole_model_type, one.model_type))
 

@@ -25,7 +25,10 @@ SHAPE = (
 
 # What the towers of all kinds cannot have otherwise, and what belongs to a text model or a head beside them.
 HELD = {"num_channels": (3,)}
-INERT = ("dropout", "num_image_tokens", "projection_dim", "projector_hidden_act", "vision_use_head", "vocab_size")
+INERT = (
+    *("dropout", "num_image_tokens", "projection_dim", "projector_hidden_act", "tie_word_embeddings"),
+    *("vision_use_head", "vocab_size"),
+)
 
 
 @dataclass(frozen=True)
