@@ -259,8 +259,8 @@ def _changed(config: LlavaConfig, folder: Path, raw: dict) -> LlavaConfig:
     pixels = {"mean": config.image.mean, "std": config.image.std, "has_crop": config.image.has_crop}
     facts = TowerFacts(dataclasses.replace(config.vision, **chosen), pixels)
     changed = official.build_config(folder, raw, config.language, facts)
-    kept = {"dtype": config.dtype, "eos_token_ids": config.eos_token_ids, "untrained": config.untrained}
-    return dataclasses.replace(changed, **kept)
+    kept = ("dtype", "eos_token_ids", "untrained", "has_scaled_features")
+    return dataclasses.replace(changed, **{name: getattr(config, name) for name in kept})
 
 
 def _is_dropped(name: str, config: LlavaConfig) -> bool:

@@ -70,6 +70,15 @@ def flat_json(config: LlavaConfig) -> dict:
     return values
 
 
+def check_features_scaled(config: LlavaConfig, layout: str) -> None:
+    """Raise CheckpointError for image features that a layout's own code would scale and this model does not."""
+    if config.language.embedding_scale != 1.0 and not config.has_scaled_features:
+        raise CheckpointError(
+            f"layout {layout} cannot hold this model: its image features are not multiplied by the square root of the "
+            "width (transformers from 5.4 on), but that layout's code does it; layouts hf and paddle can hold it"
+        )
+
+
 def stand_in(config: LlavaConfig) -> LlavaConfig:
     """Return a model with its decoder as code without a class for that can run it; `flat_json` may refuse the result.
 

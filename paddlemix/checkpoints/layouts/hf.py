@@ -168,7 +168,7 @@ def parts(config: LlavaConfig, tensors: dict[str, StoredTensor]) -> list[Part]:
     vocabulary = [names.to_theirs(name)[0] for name in (EMBEDDING, HEAD)]
     for name, tensor in renamed(names, tensors, NAME).items():
         theirs[_new_style(name)] = padded_rows(tensor, num_rows, "mean") if name in vocabulary else tensor
-    return [Part("", "safetensors", "model", theirs, hf_json.json_files(config))]
+    return [Part("", "safetensors", "model", theirs, hf_json.json_files(config), notes=hf_json.notes(config))]
 
 
 def _new_style(name: str) -> str:

@@ -17,6 +17,9 @@ from .part import OWN_KEY, own_json
 
 VOCABULARY_STEP = 64  # llava-hf pads the vocabulary to a multiple of this
 BICUBIC = 3  # PIL's number
+# Before UNSCALED_VERSION transformers multiplies image features by a decoder's embedding_scale (Gemma's), from it on
+# it does not. What a model does is told by the version that its folder names.
+SCALING_VERSION, UNSCALED_VERSION = "5.3.0", "5.4.0"
 ARCHITECTURES = ("LlavaForConditionalGeneration", "LlavaNextForConditionalGeneration")
 
 
@@ -41,6 +44,17 @@ def check_holdable(config: LlavaConfig) -> None:
 def held(config: LlavaConfig) -> LlavaConfig:
     """Return the model with a decoder that transformers itself has a class of."""
     return config if get_family(config.language.family).remote_code is None else stand_in(config)
+
+
+def notes(config: LlavaConfig) -> tuple[str, ...]:
+    """Return what the report of a conversion has to tell about versions of transformers."""
+    if config.language.embedding_scale == 1.0:
+        return ()
+    does, since = ("are", "up to 5.3") if config.has_scaled_features else ("are not", "from 5.4 on")
+    return (
+        f"in this model image features {does} multiplied by the square root of the width, as in transformers {since}: "
+        "other versions answer otherwise",
+    )
 
 
 def num_padded_rows(vocab_size: int) -> int:
@@ -143,6 +157,8 @@ def _config(config: LlavaConfig) -> dict:
         "vision_feature_select_strategy": _strategy(config),
         OWN_KEY: own_json(config, held(config)) | {"vocab_size": config.language.vocab_size},
     }
+    if config.language.embedding_scale != 1.0:
+        values["transformers_version"] = SCALING_VERSION if config.has_scaled_features else UNSCALED_VERSION
     if is_next:
         values |= {"image_grid_pinpoints": _pinpoints(image), "use_image_newline_parameter": True}
     return values

@@ -29,7 +29,16 @@ from .components import (
     tower_rules,
 )
 from .config_keys import MM_KINDS, OFFICIAL, read_config_json, stored_dtype
-from .decoder import flat_json, generation_json, read_eos, read_language, restored, stand_in, template_of
+from .decoder import (
+    check_features_scaled,
+    flat_json,
+    generation_json,
+    read_eos,
+    read_language,
+    restored,
+    stand_in,
+    template_of,
+)
 from .official_layers import as_stored, check_layers, select_layer
 from .part import OWN_KEY, Part, own_json, read_own_json, renamed
 from .tower import (
@@ -226,6 +235,7 @@ def parts(config: LlavaConfig, tensors: dict[str, StoredTensor]) -> list[Part]:
     NOTE: LLaVA-NeXT's class for SigLIP asserts the 27x27 patches of so400m-patch14-384.
     """
     _check_decoder_class(config)
+    check_features_scaled(config, NAME)
     if config.image.mode == "anyres" and config.has_image_newline != (config.image.merge == "spatial_unpad"):
         raise CheckpointError(
             f"layout {NAME} has an image_newline if and only if merge is 'spatial_unpad'; here has_image_newline is "

@@ -30,7 +30,7 @@ from . import torch_tokenizer
 from .components import decoder_rules, has_torch_weights, is_unused_by_llava, open_torch_weights, tower_rules
 from .config_keys import PROJECTOR as PROJECTOR_RULES
 from .config_keys import PROJECTOR_KINDS, stored_dtype
-from .decoder import class_json, flat_json, generation_json, read_decoder, read_eos, template_of
+from .decoder import check_features_scaled, class_json, flat_json, generation_json, read_decoder, read_eos, template_of
 from .part import OWN_KEY, Part, own_json, read_own_json, renamed
 from .tower import is_tower, open_tower, read_pixels, read_tower, tower_part
 
@@ -244,6 +244,7 @@ def parts(config: LlavaConfig, tensors: dict[str, StoredTensor]) -> list[Part]:
     Raises CheckpointError for what xtuner's LLaVA does not have.
     """
     _check_holdable(config)
+    check_features_scaled(config, NAME)
     split: dict[str, dict[str, StoredTensor]] = {LANGUAGE: {}, TOWER: {}, PROJECTOR: {}}
     for name, tensor in renamed(table(config), tensors, NAME).items():
         part, _, rest = name.partition(".")
