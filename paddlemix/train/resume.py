@@ -2,14 +2,45 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from paddlenlp.trainer.trainer import TRAINER_STATE_NAME
+from paddlenlp.trainer.trainer_callback import TrainerState
 from paddlenlp.trainer.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from ..checkpoints.files import read_json
+from ..checkpoints.files import CheckpointError, read_json
+from ..foreign_json import OBJECT, TEXT, KeyRules, Kind, check_keys, check_values, list_of, number, whole_number
 
 COMPLETE = "complete"  # a checkpoint folder holds this file once everything else in it is written
+STATE_RULES = KeyRules(
+    used=frozenset(item.name for item in dataclasses.fields(TrainerState)),
+    # What transformers' Trainer keeps there besides.
+    inert=frozenset(
+        "eval_steps is_hyper_param_search logging_steps num_input_tokens_seen save_steps train_batch_size".split()
+    ),
+)
+STEPS = whole_number(0, 1 << 40)
+STATE_KINDS: dict[str, Kind] = {
+    "best_metric": number(-1e300, 1e300).or_null(),
+    "best_model_checkpoint": TEXT.or_null(),
+    "consumed_samples": STEPS,
+    "epoch": number(0.0, 1e12).or_null(),
+    "global_step": STEPS,
+    "log_history": list_of(OBJECT, least=0, most=1 << 30).or_null(),
+    "max_steps": STEPS,
+    "num_train_epochs": number(0.0, 1e12),
+    "total_flos": number(0.0, 1e300),
+}
+
+
+def check_state(checkpoint) -> None:
+    """Raise CheckpointError for a trainer_state.json with keys or values that a trainer does not write."""
+    path = Path(checkpoint) / TRAINER_STATE_NAME
+    if path.is_file():
+        values = read_json(path)
+        check_keys(values, STATE_RULES, str(path), CheckpointError)
+        check_values(values, STATE_KINDS, str(path), CheckpointError)
 
 
 def num_done_steps(checkpoint, args) -> int:

@@ -31,7 +31,7 @@ from .optimizer import build_optimizer
 from .parallel import check_parts, check_slicable, gather_frozen, is_sliced, note_parts
 from .progress import History, Progress
 from .results import draw_losses, write_results
-from .resume import COMPLETE, last_checkpoint, num_done_steps
+from .resume import COMPLETE, check_state, last_checkpoint, num_done_steps
 from .sample_answers import append_answers, sample_answers
 from .sampler import EpochBatchSampler
 from .stop import StopRequest
@@ -117,6 +117,8 @@ class LlavaTrainer(Trainer):
     def train(self, resume_from_checkpoint=None, ignore_keys_for_eval=None):
         """Train; with load_best_model_at_end go back to the best checkpoint, which paddlenlp finds for LoRA only."""
         check_parts(resume_from_checkpoint, self.args)
+        if resume_from_checkpoint:
+            check_state(resume_from_checkpoint)
         self._begin_tally(resume_from_checkpoint, is_fresh=not resume_from_checkpoint)
         self._num_done_steps = num_done_steps(resume_from_checkpoint, self.args)
         self.meter.begin()

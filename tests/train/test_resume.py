@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import shutil
 
 import pytest
@@ -10,6 +11,7 @@ import tiny_folder
 from tiny_training import LORA, PRETRAIN_FREEZE, build, differing, settings, train, weights
 
 from paddlemix.train import run
+from paddlemix.train.resume import check_state
 from paddlemix.train.trainer import COMPLETE, last_checkpoint
 
 NUM_STEPS = 7
@@ -77,3 +79,22 @@ def test_first_save_that_fails_says_that_there_is_none_to_go_on_from(tmp_path, d
     monkeypatch.setattr(type(trainer.llava), "save_pretrained", save_pretrained)
     with pytest.raises(OSError, match=r"checkpoint-1 cannot be written: .*no whole checkpoint yet"):
         run.execute(trainer, trainer.args)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"global_step": -5}, "global_step is -5, expected a whole number"),
+        ({"global_step": "2"}, "global_step is '2'"),
+        ({"epoch": float("nan")}, "epoch is nan"),
+        ({"log_history": [3]}, "log_history is"),
+        ({"stateful_callbacks": {"x": 1}}, "states stateful_callbacks"),
+    ],
+)
+def test_a_trainer_state_that_no_trainer_writes_is_one_line(tmp_path, changes, text):
+    path = tmp_path / "trainer_state.json"
+    path.write_text(json.dumps({"global_step": 2, "epoch": 0.5, "log_history": [{"loss": 1.0}], "save_steps": 1}))
+    check_state(tmp_path)
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    with pytest.raises(ValueError, match=rf"trainer_state\.json.*{text}"):
+        check_state(tmp_path)
