@@ -17,6 +17,7 @@ from .fused import as_ours
 from .inspection_facts import Inspection, compare, count, describe_image, describe_text
 from .inspection_trained import inspect_trained
 from .layouts import detect, official, xtuner
+from .layouts.config_keys import suggested_sampling
 from .shapes import parameter_shapes
 from .side_files import kind_of
 from .source import read_source
@@ -110,6 +111,9 @@ def _describe(path: Path, layout, config: LlavaConfig, scan: Scan, found: Inspec
     compare(found, {name: tensor.shape for name, tensor in tensors.items()}, expected, is_told)
     found.image = describe_image(config.image)
     describe_text(path, None, config, found)
+    suggested = ", ".join(f"{key} {value}" for key, value in suggested_sampling(path).items())
+    if suggested:
+        found.notes.append(f"generation_config.json suggests {suggested}: answers here go by what the caller asks for")
     for part in config.untrained:
         found.notes.append(f"the {part} is untrained: it holds random values, answers will make no sense")
 

@@ -123,6 +123,15 @@ def test_what_changes_nothing_is_read_over(edit, saved, file, changes):
     assert read_config(edit(changes, file)) == read_config(saved[1])
 
 
+def test_inspect_tells_what_a_folder_suggests_and_nothing_takes_up(edit):
+    folder = edit(
+        {"temperature": 0.6, "top_p": 1.0, "repetition_penalty": 1.05, "do_sample": True}, "generation_config.json"
+    )
+    (note,) = (note for note in inspect(folder).notes if "generation_config.json" in note)
+    assert all(part in note for part in ("temperature 0.6", "repetition_penalty 1.05", "do_sample True"))
+    assert "top_p" not in note
+
+
 BAD_VALUES = [
     ({"text_config.hidden_size": "128"}, "hidden_size is '128', expected a whole number"),
     ({"text_config.rms_norm_eps": "x"}, "rms_norm_eps is 'x', expected a number"),
