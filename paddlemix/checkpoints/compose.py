@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,24 @@ from ..models.config import LanguageConfig, LlavaConfig, VisionConfig
 from ..models.language.families import FAMILIES, get_family
 from ..models.vision.families import TOWER_FAMILIES, get_tower_family
 from .checkpoint import open_checkpoint
-from .files import CheckpointError, StoredTensor, preview, read_json
-from .fused import as_ours
+from .files import CheckpointError, StoredTensor, read_json
 from .layouts import decoder, tower
 from .layouts import paddle as layout
-from .layouts.components import EMBEDDING, decoder_rules, is_unused_by_llava, open_torch_weights, tower_rules
+from .layouts.components import (
+    EMBEDDING,
+    decoder_rules,
+    is_unused_by_llava,
+    open_torch_weights,
+    tower_rules,
+)
+from .layouts.names import decoder_name, tower_name
 from .new_folder import write_folder
 from .positions import resize_tower
 from .projector_file import fresh_newline, fresh_projector, read_projector
 from .rules import KeyTable
-from .shapes import check_complete
+from .shapes import check_complete, language_shapes, vision_shapes
 from .transforms import cast, transposed
+from .translation import Naming, translate
 
 NAMES = " or ".join(family.architecture for family in FAMILIES.values())
 TOWERS = " or ".join(family.architecture for family in TOWER_FAMILIES.values())
@@ -140,21 +148,19 @@ def _open_language(folder: Path) -> _Language:
 
 def _ours(folder: Path, config: LanguageConfig) -> dict[str, StoredTensor]:
     """Return a decoder's tensors under our names, without buffers that are computed and the copy of tied embeddings."""
-    weights = get_family(config.family).weights
-    table = KeyTable(decoder_rules(config, f"{weights.body}.", "", is_torch=True))
-    tied_head = f"{weights.of('lm_head')}.weight" if config.tie_word_embeddings else None
-    stored = open_torch_weights(folder)
-    names = [name for name in stored if not name.endswith(COMPUTED) and name != tied_head]
-    return _renamed(folder, table, {name: stored[name] for name in names})
+    table = KeyTable(decoder_rules(config, f"{get_family(config.family).weights.body}.", "", is_torch=True))
+    naming = Naming(table, decoder_name, _is_computed, language_shapes(config), config.tie_word_embeddings)
+    return _translated(folder, naming, open_torch_weights(folder))
 
 
-def _renamed(folder: Path, table: KeyTable, tensors: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
-    targets = {name: as_ours(table, name, tensor) for name, tensor in tensors.items()}
-    unknown = sorted(name for name, target in targets.items() if target is None)
-    if unknown:
-        raise CheckpointError(f"{folder} holds {len(unknown)} tensors that nobody knows: {preview(unknown)}")
-    found = {name: oriented for target in targets.values() for name, oriented in target.items()}
-    return {name: transposed(tensor) if is_turned else tensor for name, (tensor, is_turned) in found.items()}
+def _is_computed(name: str) -> bool:
+    return name.endswith(COMPUTED)
+
+
+def _translated(folder: Path, naming: Naming, stored: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
+    found = translate(naming, stored)
+    found.check(folder)
+    return {name: transposed(tensor) if is_turned else tensor for name, (tensor, is_turned) in found.tensors.items()}
 
 
 def _tokenizer(folder: Path) -> Tokenizer:
@@ -169,9 +175,9 @@ def _open_tower(folder: Path, choices: Choices) -> _Tower:
     if tower.is_tower(folder) and tower.is_tower_type(read_json(folder / "config.json").get("model_type")):
         chosen = -2 if choices.select_layer is None else choices.select_layer
         config = tower.read_tower(folder, select_layer=chosen, select_feature=choices.select_feature)
-        stored, prefix = tower.open_tower(folder), tower.PREFIX
-        stored = {name: tensor for name, tensor in stored.items() if not is_unused_by_llava(config, prefix, name)}
-        tensors = _renamed(folder, KeyTable(tower_rules(config, prefix, is_torch=True)), stored)
+        table = KeyTable(tower_rules(config, tower.PREFIX, is_torch=True))
+        naming = Naming(table, tower_name, partial(is_unused_by_llava, config, tower.PREFIX), vision_shapes(config))
+        tensors = _translated(folder, naming, tower.open_tower(folder))
         pixels = tower.read_pixels(get_tower_family(config.family), folder)
     else:
         whole = _open_whole(folder, "vision tower", f"a {TOWERS} with safetensors or .bin files")

@@ -13,7 +13,7 @@ from ..models.language.families import FAMILIES, get_family
 from ..models.vision.families import TOWER_FAMILIES, get_tower_family
 from . import hub
 from .files import CheckpointError, StoredTensor, read_json
-from .fused import as_ours
+from .foreign_quantization import refuse_quantized
 from .inspection_facts import Inspection, compare, count, describe_image, describe_text
 from .inspection_trained import inspect_trained
 from .layouts import detect, official, xtuner
@@ -21,6 +21,7 @@ from .shapes import parameter_shapes
 from .side_files import kind_of
 from .source import read_source
 from .transforms import transposed
+from .translation import naming_of, translate
 from .weight_scan import Scan, scan_folder
 
 FORMATS = {
@@ -69,6 +70,7 @@ def _inspect_model(path: Path, base, found: Inspection) -> None:
     if not scan.files and not scan.problems:
         found.problems.append("there are no weights (*.safetensors, *.bin or *.pdparams)")
     layout = config = None
+    is_quantized = _is_quantized(path, found)
     if _is_part_alone(path, raw):
         found.kind, found.format = "part", f"{PARTS_ALONE[raw['model_type']]}, a part of a LLaVA"
         found.notes.append("`paddlemix compose` makes a LLaVA of a language model and a vision tower")
@@ -76,11 +78,19 @@ def _inspect_model(path: Path, base, found: Inspection) -> None:
         with found.collecting():
             name = detect(path)[0].NAME
             found.format = FORMATS.get(name, name)
-            layout, config = read_source(path, base)
+            layout, config = (None, None) if is_quantized else read_source(path, base)
     if config is None:
         count(found, scan.tensors, {})
     else:
         _describe(path, layout, config, scan, found)
+
+
+def _is_quantized(path: Path, found: Inspection) -> bool:
+    """Tell if a folder states that its weights are quantized, which is a problem that explains all others."""
+    with found.collecting():
+        refuse_quantized(path)
+        return False
+    return True
 
 
 def _is_part_alone(path: Path, raw: Mapping) -> bool:
@@ -128,18 +138,9 @@ def _as_opened(layout, config: LlavaConfig, scan: Scan) -> dict[str, StoredTenso
 
 def _our_tensors(layout, config: LlavaConfig, stored: Mapping, found: Inspection) -> dict[str, StoredTensor]:
     """Return the tensors under our names in our orientation; those that nobody knows go to found.unknown."""
-    table, ours = layout.table(config), {}
-    for name, tensor in stored.items():
-        name = layout.canonical(name)
-        if layout.is_dropped(name, config):
-            continue
-        try:
-            targets = as_ours(table, name, tensor)
-        except CheckpointError as error:
-            found.problems.append(str(error))
-            continue
-        if targets is None:
-            found.unknown.append(name)
-            continue
-        ours |= {name: transposed(part) if is_turned else part for name, (part, is_turned) in targets.items()}
-    return ours
+    translation = translate(naming_of(layout, config), stored)
+    found.problems += translation.problems
+    found.unknown += translation.unknown
+    return {
+        name: transposed(tensor) if is_turned else tensor for name, (tensor, is_turned) in translation.tensors.items()
+    }

@@ -8,6 +8,7 @@ from pathlib import Path
 from ...models.config import LanguageConfig, LlavaConfig
 from ...models.language.families import by_architecture, get_family
 from ..files import CheckpointError, read_json
+from ..foreign_quantization import refuse_quantized
 from .components import has_torch_weights
 
 
@@ -21,6 +22,7 @@ def is_decoder(folder: Path) -> bool:
 
 def read_decoder(folder: Path) -> tuple[LanguageConfig, dict]:
     """Return a decoder's config and what config.json holds. Raises CheckpointError for other decoders."""
+    refuse_quantized(folder)
     raw = read_json(folder / "config.json")
     return read_language(folder, raw), raw
 
