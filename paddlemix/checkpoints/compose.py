@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +17,17 @@ from .checkpoint import open_checkpoint
 from .files import CheckpointError, StoredTensor, read_json
 from .layouts import decoder, tower
 from .layouts import paddle as layout
-from .layouts.components import (
-    EMBEDDING,
-    decoder_rules,
-    is_unused_by_llava,
-    open_torch_weights,
-    tower_rules,
-)
-from .layouts.names import decoder_name, tower_name
+from .layouts.components import EMBEDDING
 from .new_folder import write_folder
+from .part_folders import read_language_folder, read_tower_folder
 from .positions import resize_tower
 from .projector_file import fresh_newline, fresh_projector, read_projector
-from .rules import KeyTable
-from .shapes import check_complete, language_shapes, vision_shapes
+from .shapes import check_complete
 from .transforms import cast, transposed
-from .translation import Naming, translate
+from .translation import Translation
 
 NAMES = " or ".join(family.architecture for family in FAMILIES.values())
 TOWERS = " or ".join(family.architecture for family in TOWER_FAMILIES.values())
-COMPUTED = "rotary_emb.inv_freq"
 # LLaVA 1.6's canvases (width, height), in tiles.
 GRIDS = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))
 
@@ -128,9 +119,9 @@ def compose(
 def _open_language(folder: Path) -> _Language:
     """Open the language model of a decoder's folder or of a LLaVA. Raises CheckpointError."""
     if decoder.is_decoder(folder):
-        config, raw = decoder.read_decoder(folder)
-        ends = decoder.read_eos(folder, raw, config)
-        found = _Language(config, _ours(folder, config), _tokenizer(folder), ends, get_family(config.family).template)
+        config, raw, stored = read_language_folder(folder)
+        tensors, ends = _checked(folder, stored), decoder.read_eos(folder, raw, config)
+        found = _Language(config, tensors, _tokenizer(folder), ends, get_family(config.family).template)
     else:
         whole = _open_whole(folder, "language model", f"a {NAMES} with safetensors or .bin files")
         tokenizer = whole.tokenizer or _tokenizer(folder)
@@ -146,19 +137,8 @@ def _open_language(folder: Path) -> _Language:
     return found
 
 
-def _ours(folder: Path, config: LanguageConfig) -> dict[str, StoredTensor]:
-    """Return a decoder's tensors under our names, without buffers that are computed and the copy of tied embeddings."""
-    table = KeyTable(decoder_rules(config, f"{get_family(config.family).weights.body}.", "", is_torch=True))
-    naming = Naming(table, decoder_name, _is_computed, language_shapes(config), config.tie_word_embeddings)
-    return _translated(folder, naming, open_torch_weights(folder))
-
-
-def _is_computed(name: str) -> bool:
-    return name.endswith(COMPUTED)
-
-
-def _translated(folder: Path, naming: Naming, stored: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
-    found = translate(naming, stored)
+def _checked(folder: Path, found: Translation) -> dict[str, StoredTensor]:
+    """Return a part's tensors in our orientation. Raises CheckpointError for what is wrong with them."""
     found.check(folder)
     return {name: transposed(tensor) if is_turned else tensor for name, (tensor, is_turned) in found.tensors.items()}
 
@@ -174,10 +154,9 @@ def _open_tower(folder: Path, choices: Choices) -> _Tower:
     """Open the tower of a folder of its own or of a LLaVA, for the side that is wanted. Raises CheckpointError."""
     if tower.is_tower(folder) and tower.is_tower_type(read_json(folder / "config.json").get("model_type")):
         chosen = -2 if choices.select_layer is None else choices.select_layer
-        config = tower.read_tower(folder, select_layer=chosen, select_feature=choices.select_feature)
-        table = KeyTable(tower_rules(config, tower.PREFIX, is_torch=True))
-        naming = Naming(table, tower_name, partial(is_unused_by_llava, config, tower.PREFIX), vision_shapes(config))
-        tensors = _translated(folder, naming, tower.open_tower(folder))
+        selection = {"select_layer": chosen, "select_feature": choices.select_feature}
+        config, stored = read_tower_folder(folder, **selection)
+        tensors = _checked(folder, stored)
         pixels = tower.read_pixels(get_tower_family(config.family), folder)
     else:
         whole = _open_whole(folder, "vision tower", f"a {TOWERS} with safetensors or .bin files")

@@ -34,8 +34,8 @@ MARK = re.compile(
     r"quant_weight|quant_scale|\w+_blocks|\w+_scales|weight\._data|weight\._scale)"
 )
 ADVICE = (
-    "quantized weights of other tools are not read. Load the model as it was before, with --load-4bit or --load-8bit "
-    "to save memory, or dequantize it with transformers (model.dequantize(), then save_pretrained)"
+    "weights that another tool quantized are not read. Load the model as it was before, with --load-4bit or "
+    "--load-8bit to save memory, or dequantize it with transformers (model.dequantize(), then save_pretrained)"
 )
 
 
@@ -67,7 +67,7 @@ def wrong_dtype(name: str, tensor: StoredTensor) -> str | None:
 def wrong_dtypes(problems: list[str]) -> str:
     """Return one sentence about what `wrong_dtype` found."""
     is_double = all(problem.endswith("float64") for problem in problems)
-    advice = "save it in float32 (model.float() in torch)" if is_double else f"no scale goes with it, or {ADVICE}"
+    advice = "save it in float32 (model.float() in torch)" if is_double else ADVICE
     return f"{preview(problems, 3)}, expected float32, float16 or bfloat16: {advice}"
 
 

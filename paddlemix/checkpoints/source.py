@@ -37,7 +37,7 @@ def read_source(path, base=None, *, merge_dtype: str | None = None) -> tuple[Any
 
 def _read(path: Path, base, merge_dtype: str | None, seen: tuple[Path, ...]) -> tuple[Any, LlavaConfig]:
     layout, raw = _find_layout(path, base, merge_dtype, seen)
-    if path.is_dir():
+    if not isinstance(layout, SideFiles):  # whose config.json may tell of the base as it was while they were trained
         refuse_quantized(path)
     try:
         return layout, layout.read_config(path, raw)

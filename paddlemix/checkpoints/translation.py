@@ -145,6 +145,6 @@ def _turn_swapped(found: Translation, expected: Shapes) -> None:
             found.tensors[name] = (tensor, not is_transposed)
     if swapped:
         found.problems.append(
-            f"{len(swapped)} matrices have their axes swapped: {preview(swapped, 3)}. torch holds linear layers as "
+            f"axes swapped in {len(swapped)} of the matrices: {preview(swapped, 3)}. torch holds linear layers as "
             "[out, in], Paddle as [in, out]: transpose them and save again"
         )
