@@ -154,8 +154,7 @@ def _open_tower(folder: Path, choices: Choices) -> _Tower:
     """Open the tower of a folder of its own or of a LLaVA, for the side that is wanted. Raises CheckpointError."""
     if tower.is_tower(folder) and tower.is_tower_type(read_json(folder / "config.json").get("model_type")):
         chosen = -2 if choices.select_layer is None else choices.select_layer
-        selection = {"select_layer": chosen, "select_feature": choices.select_feature}
-        config, stored = read_tower_folder(folder, **selection)
+        config, stored = read_tower_folder(folder, chosen, choices.select_feature)
         tensors = _checked(folder, stored)
         pixels = tower.read_pixels(get_tower_family(config.family), folder)
     else:

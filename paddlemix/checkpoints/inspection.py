@@ -113,7 +113,7 @@ def _inspect_part(path: Path, raw: Mapping, scan: Scan, found: Inspection) -> No
 def _check_part(path: Path, raw: Mapping, found: Inspection) -> None:
     """Hold the tensors of a language model or a tower alone against its configuration. Raises CheckpointError."""
     if tower.is_tower_type(raw["model_type"]):
-        config, translation = read_tower_folder(path, select_layer=-1)
+        config, translation = read_tower_folder(path, -1, "patch")
         expected = vision_shapes(config)
     else:
         config, _, translation = read_language_folder(path)

@@ -25,9 +25,12 @@ def read_language_folder(folder: Path) -> tuple[LanguageConfig, dict, Translatio
     return config, raw, translate(naming, open_torch_weights(folder))
 
 
-def read_tower_folder(folder: Path, **selection) -> tuple[VisionConfig, Translation]:
-    """Return a tower's config and its tensors, not checked. selection: of `tower.read_tower`. Raises CheckpointError."""
-    config = tower.read_tower(folder, **selection)
+def read_tower_folder(folder: Path, select_layer: int, select_feature: str) -> tuple[VisionConfig, Translation]:
+    """Return a tower's config, with which features are taken of it, and its tensors, not checked.
+
+    Raises CheckpointError.
+    """
+    config = tower.read_tower(folder, select_layer=select_layer, select_feature=select_feature)
     table = KeyTable(tower_rules(config, tower.PREFIX, is_torch=True))
     naming = Naming(table, tower_name, partial(is_unused_by_llava, config, tower.PREFIX), vision_shapes(config))
     return config, translate(naming, tower.open_tower(folder))

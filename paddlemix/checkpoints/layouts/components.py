@@ -147,9 +147,7 @@ def open_first(folder: Path, formats: Sequence[tuple]) -> dict[str, StoredTensor
             return open_weights(folder, single, index, open_file)
     names = " nor ".join(name for single, index, _ in formats for name in (single, index))
     others = sorted(place.name for place in folder.glob("*") if place.suffix in WEIGHT_ENDINGS)
-    found = (
-        f"; {preview(others, 3)} is no file of these names, nor are there shards without their index" if others else ""
-    )
+    found = f" ({preview(others, 3)} is no such file; shards need their index)" if others else ""
     raise CheckpointError(f"{folder} has neither {names}: the weights are missing{found}")
 
 
