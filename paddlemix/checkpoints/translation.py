@@ -74,13 +74,13 @@ def _is_dropped(layout, config: LlavaConfig, name: str) -> bool:
 
 def translate(naming: Naming, stored: Mapping[str, StoredTensor]) -> Translation:
     """Return a model's tensors under our names, with what is wrong with them."""
-    found, heads = Translation(), {}
+    found, heads, misfits = Translation(), {}, []
     for name, tensor in stored.items():
         canonical = naming.canonical(name)
         try:
             ours = as_ours(naming.table, canonical, tensor)
         except CheckpointError as error:  # a fused matrix of another height
-            found.problems.append(str(error))
+            misfits.append(str(error))
             continue
         if naming.is_tied and ours and HEAD in ours:
             heads[name] = ours[HEAD]
@@ -92,6 +92,7 @@ def translate(naming: Naming, stored: Mapping[str, StoredTensor]) -> Translation
             _add(found, name, ours)
     for name, (tensor, is_transposed) in heads.items():
         _add_tied_head(found, name, (tensor, not is_transposed))
+    found.problems += [preview(misfits, 3)] if misfits else []
     _check_dtypes(found, stored)
     _turn_swapped(found, naming.expected)
     marked = set(quantized_names(found.unknown))

@@ -129,6 +129,13 @@ def test_odd_tensor_is_named_with_its_folder_in_loading_converting_and_inspect(h
         assert text in said and detail in said and "mlp.up_proj" in said
 
 
+def test_swapped_axes_of_a_fused_matrix_are_named(phi, tmp_path):
+    folder = shutil.copytree(phi.folder, tmp_path / "phi")
+    edit_weights(folder, "qkv_proj.weight", lambda tensor: {"": tensor.T})
+    for said in refusals(folder, tmp_path):
+        assert "layers.0.self_attn.qkv_proj.weight has the shape [48, 80]" in said and "Its axes are swapped" in said
+
+
 def test_floats_of_eight_bits_are_named_with_file_and_tensor(hf_copy):
     edit_weights(hf_copy, UP, lambda tensor: {"": tensor.to(torch.float8_e4m3fn)})
     with pytest.raises(CheckpointError, match=r"hf/model\.safetensors: .*up_proj.* F8_E4M3.*it is quantized"):

@@ -11,7 +11,15 @@ import reference_models as tiny
 import tiny_folder
 import torch
 from safetensors.torch import load_file, save_file
-from torch_folders import ANYRES, language_model, official_state, write_official, write_torch, write_tower
+from torch_folders import (
+    ANYRES,
+    language_model,
+    official_state,
+    write_official,
+    write_projector,
+    write_torch,
+    write_tower,
+)
 
 from paddlemix.checkpoints.compose import Choices, compose
 from paddlemix.checkpoints.files import CheckpointError
@@ -116,6 +124,18 @@ def test_parts_are_composed_whatever_their_names_begin_with(parts, tmp_path, par
     found, expected = (load_file(home / "whole" / "model.safetensors") for home in (tmp_path, parts))
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_parts_of_an_xtuner_folder_have_other_names_and_stale_indexes(v1_5, tmp_path):
+    language_model(v1_5.model).save_pretrained(tmp_path / "llm")
+    write_tower(tmp_path / "visual_encoder", v1_5.model)
+    write_projector(tmp_path / "projector", v1_5.model)
+    for part, rename in (("llm", DECODER_STYLES["llava"]), ("visual_encoder", TOWER_STYLES["5.24"])):
+        stored = load_file(tmp_path / part / "model.safetensors")
+        save_file({rename(name): tensor for name, tensor in stored.items()}, tmp_path / part / "model.safetensors")
+    for part in ("llm", "visual_encoder", "projector"):
+        (tmp_path / part / "model.safetensors.index.json").write_text('{"weight_map": {"a": "lost.safetensors"}}')
+    v1_5.check_folder(tmp_path)
 
 
 @pytest.mark.parametrize("part", ["language", "tower"])
