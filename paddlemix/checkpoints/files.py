@@ -186,6 +186,8 @@ def open_weights(folder: Path, single: str, index: str, open_file) -> dict[str, 
     folder = Path(folder)
     if (folder / single).is_file():
         return open_file(folder / single)
+    if not (folder / index).is_file():
+        raise CheckpointError(f"{folder} has neither {single} nor {index}: the weights are missing")
     weight_map = read_index(folder / index)
     tensors: dict[str, StoredTensor] = {}
     for shard in sorted(set(weight_map.values())):

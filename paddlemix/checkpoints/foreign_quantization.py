@@ -37,6 +37,7 @@ ADVICE = (
     "weights that another tool quantized are not read. Load the model as it was before, with --load-4bit or "
     "--load-8bit to save memory, or dequantize it with transformers (model.dequantize(), then save_pretrained)"
 )
+IF_NOT = "If the stored weights are not quantized after all, as after merging a QLoRA run, remove this statement"
 
 
 def refuse_quantized(folder: Path) -> None:
@@ -44,7 +45,7 @@ def refuse_quantized(folder: Path) -> None:
     for where, values in _statements(Path(folder)):
         method = _method(values)
         if method is not None:
-            raise CheckpointError(f"{folder}: {where} {method}: {ADVICE}")
+            raise CheckpointError(f"{folder}: {where} {method}: {ADVICE}. {IF_NOT}")
 
 
 def quantized_names(names: Iterable[str]) -> list[str]:
@@ -82,7 +83,8 @@ def _statements(folder: Path) -> Iterator[tuple[str, Any]]:
                 yield f"config.json states {start}{key}", part[key]
     for name in FILES_BESIDE:
         if (folder / name).is_file():
-            yield f"{name} states a quantization_config", read_json(folder / name)
+            values = read_json(folder / name)
+            yield f"{name} states a quantization_config", values.get("quantization", values)
 
 
 def _method(values: Any) -> str | None:

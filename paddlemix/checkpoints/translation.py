@@ -93,12 +93,13 @@ def translate(naming: Naming, stored: Mapping[str, StoredTensor]) -> Translation
     for name, (tensor, is_transposed) in heads.items():
         _add_tied_head(found, name, (tensor, not is_transposed))
     found.problems += [preview(misfits, 3)] if misfits else []
-    _check_dtypes(found, stored)
-    _turn_swapped(found, naming.expected)
     marked = set(quantized_names(found.unknown))
     if marked:
-        found.problems.insert(0, quantized_tensors(sorted(marked)))
+        found.problems.append(quantized_tensors(sorted(marked)))
         found.unknown = [name for name in found.unknown if name not in marked]
+    else:  # of integers beside their scales the line above tells enough
+        _check_dtypes(found, stored)
+    _turn_swapped(found, naming.expected)
     return found
 
 

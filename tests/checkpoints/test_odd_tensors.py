@@ -6,6 +6,7 @@ import argparse
 import json
 import shutil
 
+import paddle
 import pytest
 import reference_models as tiny
 import tiny_folder
@@ -87,6 +88,15 @@ def test_statement_that_nothing_is_quantized_changes_nothing(tmp_path, stated):
     refuse_quantized(tmp_path)
 
 
+def test_modelopts_file_is_read_where_it_says_what(tmp_path):
+    path = tmp_path / "hf_quant_config.json"
+    path.write_text(json.dumps({"producer": {}, "quantization": {"quant_algo": None, "kv_cache_quant_algo": None}}))
+    refuse_quantized(tmp_path)
+    path.write_text(json.dumps({"producer": {}, "quantization": {"quant_algo": "FP8"}}))
+    with pytest.raises(CheckpointError, match=r"hf_quant_config\.json states a quantization_config \(quant_algo 'FP8'"):
+        refuse_quantized(tmp_path)
+
+
 @pytest.mark.parametrize("where", ["config.json", "text_config", "quantize_config.json"])
 def test_quantized_folder_is_one_line_in_loading_converting_and_inspect(hf_copy, tmp_path, capsys, where):
     stated = {"quant_method": "gptq", "bits": 4}
@@ -134,6 +144,15 @@ def test_swapped_axes_of_a_fused_matrix_are_named(phi, tmp_path):
     edit_weights(folder, "qkv_proj.weight", lambda tensor: {"": tensor.T})
     for said in refusals(folder, tmp_path):
         assert "layers.0.self_attn.qkv_proj.weight has the shape [48, 80]" in said and "Its axes are swapped" in said
+
+
+def test_paddlemix_matrix_in_torchs_orientation_is_named(v1_5, tmp_path):
+    state = tiny.paddlemix_state(v1_5.model)
+    name = f"llama.{UP}"
+    tiny.write_paddlemix_side_files(tmp_path / "model", tiny.paddlemix_config(v1_5.model))
+    paddle.save(state | {name: state[name].T}, str(tmp_path / "model" / "model_state.pdparams"))
+    for said in refusals(tmp_path / "model", tmp_path):
+        assert f"axes swapped in 1 of the matrices: {name} [80, 48], expected [48, 80]" in said
 
 
 def test_floats_of_eight_bits_are_named_with_file_and_tensor(hf_copy):
