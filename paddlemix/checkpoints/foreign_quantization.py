@@ -28,8 +28,7 @@ SHOWN_KEYS = (*METHOD_KEYS, *BITSANDBYTES_KEYS, "bits", "w_bit", "weight_bits", 
 # Tensors beside or instead of a matrix, as bitsandbytes, AWQ, GPTQ, fp8, compressed-tensors, HQQ, AQLM, quanto, MLX
 # and PaddleNLP call them.
 MARK = re.compile(
-    r".*\.(qweight|qzeros|scales|biases|g_idx|SCB|weight_format|absmax|nested_absmax|quant_map|nested_quant_map|"
-    r"quant_state\..+|weight\.(absmax|nested_absmax|quant_map|nested_quant_map|quant_state\..+)|"
+    r".*\.(qweight|qzeros|scales|biases|g_idx|SCB|weight_format|(nested_)?(absmax|quant_map)|quant_state\..+|"
     r"weight_scale(_\w+)?|input_scale|weight_packed|weight_shape|weight_zero_point|weight_g_idx|W_q|codes|codebooks|"
     r"quant_weight|quant_scale|\w+_blocks|\w+_scales|weight\._data|weight\._scale)"
 )
