@@ -15,7 +15,7 @@ from .files import StoredTensor, read_json
 from .layouts import hf, hf_tokenizer
 from .layouts.components import EMBEDDING, HEAD
 from .shapes import check_complete, parameter_shapes
-from .source import our_tensors, read_source, tokenizer_folder, vocabulary_home
+from .source import read_source, tokenizer_folder, translated, vocabulary_home
 from .transforms import cast, sliced_rows, transposed
 
 
@@ -47,18 +47,17 @@ def open_checkpoint(
     base, merge_dtype: as in `read_source`.
     """
     layout, config = read_source(path, base, merge_dtype=merge_dtype)
-    oriented = our_tensors(path, layout, config)
-    tensors = {name: transposed(tensor) if is_turned else tensor for name, (tensor, is_turned) in oriented.items()}
+    found = translated(path, layout, config)
+    tensors = {name: transposed(tensor) if is_turned else tensor for name, (tensor, is_turned) in found.tensors.items()}
     check_complete(path, config, tensors)
     tensors = {name: tensors[name] for name in parameter_shapes(config)}  # so that the same model gives the same files
-    stored = layout.open_tensors(path)
-    dropped = [name for name in stored if layout.is_dropped(layout.canonical(name), config)]
     home = tokenizer_folder(path, layout)
     has_tokenizer = any((home / name).is_file() for name in VOCABULARIES)
-    checkpoint = Checkpoint(path, layout, config, tensors, load_tokenizer(home) if has_tokenizer else None, dropped)
-    found = vocabulary_home(path, layout, config)
-    is_padded = found is not None and hf in (found[1], target)
-    return _without_added_rows(checkpoint, found[0], home) if is_padded else checkpoint
+    tokenizer = load_tokenizer(home) if has_tokenizer else None
+    checkpoint = Checkpoint(path, layout, config, tensors, tokenizer, found.dropped)
+    rows_from = vocabulary_home(path, layout, config)
+    is_padded = rows_from is not None and hf in (rows_from[1], target)
+    return _without_added_rows(checkpoint, rows_from[0], home) if is_padded else checkpoint
 
 
 def _without_added_rows(checkpoint: Checkpoint, language: Path, home: Path) -> Checkpoint:

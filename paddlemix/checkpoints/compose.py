@@ -14,21 +14,20 @@ from ..models.config import LanguageConfig, LlavaConfig, VisionConfig
 from ..models.language.families import FAMILIES, get_family
 from ..models.vision.families import TOWER_FAMILIES, get_tower_family
 from .checkpoint import open_checkpoint
-from .files import CheckpointError, StoredTensor, preview, read_json
-from .fused import as_ours
+from .files import CheckpointError, StoredTensor, read_json
 from .layouts import decoder, tower
 from .layouts import paddle as layout
-from .layouts.components import EMBEDDING, decoder_rules, is_unused_by_llava, open_torch_weights, tower_rules
+from .layouts.components import EMBEDDING
 from .new_folder import write_folder
+from .part_folders import read_language_folder, read_tower_folder
 from .positions import resize_tower
 from .projector_file import fresh_newline, fresh_projector, read_projector
-from .rules import KeyTable
 from .shapes import check_complete
 from .transforms import cast, transposed
+from .translation import Translation
 
 NAMES = " or ".join(family.architecture for family in FAMILIES.values())
 TOWERS = " or ".join(family.architecture for family in TOWER_FAMILIES.values())
-COMPUTED = "rotary_emb.inv_freq"
 # LLaVA 1.6's canvases (width, height), in tiles.
 GRIDS = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))
 
@@ -120,9 +119,9 @@ def compose(
 def _open_language(folder: Path) -> _Language:
     """Open the language model of a decoder's folder or of a LLaVA. Raises CheckpointError."""
     if decoder.is_decoder(folder):
-        config, raw = decoder.read_decoder(folder)
-        ends = decoder.read_eos(folder, raw, config)
-        found = _Language(config, _ours(folder, config), _tokenizer(folder), ends, get_family(config.family).template)
+        config, raw, stored = read_language_folder(folder)
+        tensors, ends = _checked(folder, stored), decoder.read_eos(folder, raw, config)
+        found = _Language(config, tensors, _tokenizer(folder), ends, get_family(config.family).template)
     else:
         whole = _open_whole(folder, "language model", f"a {NAMES} with safetensors or .bin files")
         tokenizer = whole.tokenizer or _tokenizer(folder)
@@ -138,23 +137,10 @@ def _open_language(folder: Path) -> _Language:
     return found
 
 
-def _ours(folder: Path, config: LanguageConfig) -> dict[str, StoredTensor]:
-    """Return a decoder's tensors under our names, without buffers that are computed and the copy of tied embeddings."""
-    weights = get_family(config.family).weights
-    table = KeyTable(decoder_rules(config, f"{weights.body}.", "", is_torch=True))
-    tied_head = f"{weights.of('lm_head')}.weight" if config.tie_word_embeddings else None
-    stored = open_torch_weights(folder)
-    names = [name for name in stored if not name.endswith(COMPUTED) and name != tied_head]
-    return _renamed(folder, table, {name: stored[name] for name in names})
-
-
-def _renamed(folder: Path, table: KeyTable, tensors: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
-    targets = {name: as_ours(table, name, tensor) for name, tensor in tensors.items()}
-    unknown = sorted(name for name, target in targets.items() if target is None)
-    if unknown:
-        raise CheckpointError(f"{folder} holds {len(unknown)} tensors that nobody knows: {preview(unknown)}")
-    found = {name: oriented for target in targets.values() for name, oriented in target.items()}
-    return {name: transposed(tensor) if is_turned else tensor for name, (tensor, is_turned) in found.items()}
+def _checked(folder: Path, found: Translation) -> dict[str, StoredTensor]:
+    """Return a part's tensors in our orientation. Raises CheckpointError for what is wrong with them."""
+    found.check(folder)
+    return {name: transposed(tensor) if is_turned else tensor for name, (tensor, is_turned) in found.tensors.items()}
 
 
 def _tokenizer(folder: Path) -> Tokenizer:
@@ -168,10 +154,8 @@ def _open_tower(folder: Path, choices: Choices) -> _Tower:
     """Open the tower of a folder of its own or of a LLaVA, for the side that is wanted. Raises CheckpointError."""
     if tower.is_tower(folder) and tower.is_tower_type(read_json(folder / "config.json").get("model_type")):
         chosen = -2 if choices.select_layer is None else choices.select_layer
-        config = tower.read_tower(folder, select_layer=chosen, select_feature=choices.select_feature)
-        stored, prefix = tower.open_tower(folder), tower.PREFIX
-        stored = {name: tensor for name, tensor in stored.items() if not is_unused_by_llava(config, prefix, name)}
-        tensors = _renamed(folder, KeyTable(tower_rules(config, prefix, is_torch=True)), stored)
+        config, stored = read_tower_folder(folder, chosen, choices.select_feature)
+        tensors = _checked(folder, stored)
         pixels = tower.read_pixels(get_tower_family(config.family), folder)
     else:
         whole = _open_whole(folder, "vision tower", f"a {TOWERS} with safetensors or .bin files")

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..foreign_json import KeyRules, check_keys
 from ..json_object import parse_object, read_object
 
 SAFETENSORS = {
@@ -31,7 +32,16 @@ SAFETENSORS = {
     "I8": "int8",
     "U8": "uint8",
     "BOOL": "bool",
+    # No model takes these; they are read so that they can be counted and named.
+    "U16": "uint16",
+    "U32": "uint32",
+    "U64": "uint64",
 }
+QUANTIZED = ("F8_", "F6_", "F4")  # what the header's dtypes of fp8 and smaller floats begin with
+# NOTE: NumPy has no bfloat16, so PaddleNLP writes its bits as U16, under these values of the header's "format".
+NUMPY_FORMATS = ("np", "pd")
+# What the index of shards may say. type: "lora" in PaddleNLP's index of an adapter, which its file's name says too.
+INDEX_KEYS = KeyRules(used=frozenset({"weight_map"}), inert=frozenset({"metadata", "type"}))
 MAX_HEADER = 100 << 20
 MAX_AXES = 32  # of a NumPy array
 MAX_VALUES = 1 << 56
@@ -123,7 +133,8 @@ def open_safetensors(path: Path) -> dict[str, StoredTensor]:
         raise CheckpointError(f"{path} has a damaged safetensors header: __metadata__ is no object of texts")
     start = 8 + num_header
     _check_offsets(path, header, size - start)
-    return {name: _stored(path, name, entry, start) for name, entry in header.items()}
+    codes = SAFETENSORS | ({"U16": "bfloat16"} if metadata.get("format") in NUMPY_FORMATS else {})
+    return {name: _stored(path, name, entry, start, codes) for name, entry in header.items()}
 
 
 def _check_offsets(path: Path, entries: dict, num_bytes: int) -> None:
@@ -150,10 +161,12 @@ def _is_entry(entry) -> bool:
     return is_shape(entry.get("shape")) and all(type(number) is int and number >= 0 for number in offsets)
 
 
-def _stored(path: Path, name: str, entry: dict, start: int) -> StoredTensor:
-    dtype = SAFETENSORS.get(entry["dtype"])
+def _stored(path: Path, name: str, entry: dict, start: int, codes: Mapping[str, str]) -> StoredTensor:
+    dtype = codes.get(entry["dtype"])
     if dtype is None:
-        known = ", ".join(SAFETENSORS)
+        known = ", ".join(codes)
+        if entry["dtype"].startswith(QUANTIZED):
+            known += ": it is quantized, load the model as it was before"
         raise CheckpointError(f"{path}: tensor {name!r} has dtype {entry['dtype']}, expected one of {known}")
     shape = tuple(entry["shape"])
     first, last = entry["data_offsets"]
@@ -164,21 +177,20 @@ def _stored(path: Path, name: str, entry: dict, start: int) -> StoredTensor:
 
 
 def open_weights(folder: Path, single: str, index: str, open_file) -> dict[str, StoredTensor]:
-    """Map a folder's tensors from `index` (a JSON with weight_map) and its shards, or from the file `single`.
+    """Map a folder's tensors from the file `single`, else from `index` (a JSON with weight_map) and its shards.
 
-    An index can only name files that lie in its own folder. These may be symbolic links, as they are in the cache of
-    the Hugging Face hub: an index cannot make one, and who can put a link there could put the file there as well.
+    The whole file comes first, as in transformers: an index beside it is of an earlier save. An index can only name
+    files that lie in its own folder. These may be symbolic links, as they are in the cache of the Hugging Face hub: an
+    index cannot make one, and who can put a link there could put the file there as well.
     """
     folder = Path(folder)
-    if not (folder / index).is_file():
+    if (folder / single).is_file():
         return open_file(folder / single)
-    weight_map = read_json(folder / index).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
-        raise CheckpointError(f"{folder / index} has no 'weight_map' object from tensor names to file names")
+    if not (folder / index).is_file():
+        raise CheckpointError(f"{folder} has neither {single} nor {index}: the weights are missing")
+    weight_map = read_index(folder / index)
     tensors: dict[str, StoredTensor] = {}
     for shard in sorted(set(weight_map.values())):
-        if Path(shard).name != shard or shard == "..":
-            raise CheckpointError(f"{folder / index} names a shard outside its folder: {shard!r}")
         if not (folder / shard).is_file():
             raise CheckpointError(f"shard {shard} is missing in {folder}: copy or download the folder again")
         found = open_file(folder / shard)
@@ -190,6 +202,24 @@ def open_weights(folder: Path, single: str, index: str, open_file) -> dict[str, 
     if absent:
         raise CheckpointError(f"{folder}: {len(absent)} tensors of {index} are in no shard: {preview(absent)}")
     return tensors
+
+
+def read_index(path: Path) -> dict[str, str]:
+    """Return the tensor names and shards of an index, NAME.ENDING.index.json, whose shards end in ENDING too.
+
+    Raises CheckpointError for one without shards, with a shard outside its folder, or that states more than it should.
+    """
+    values, ending = read_json(path), Path(path.name.removesuffix(".index.json")).suffix
+    weight_map = values.get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
+        raise CheckpointError(f"{path} has no 'weight_map' object from tensor names to file names")
+    check_keys(values, INDEX_KEYS, str(path), CheckpointError)
+    for shard in sorted(set(weight_map.values())):
+        if Path(shard).name != shard or shard == "..":
+            raise CheckpointError(f"{path} names a shard outside its folder: {shard!r}")
+        if not shard.endswith(ending):
+            raise CheckpointError(f"{path} names the shard {shard!r}, expected files that end in {ending}")
+    return weight_map
 
 
 def preview(names: Iterable[str], most: int = 20) -> str:

@@ -47,9 +47,11 @@ def check_height(rule: FusedRule, tensor: StoredTensor) -> None:
     if not tensor.shape or tensor.shape[0] != rule.num_rows:
         times = f"{rule.num_groups} x " if rule.num_groups > 1 else ""
         parts = ", ".join(name.rpartition(".")[0].rpartition(".")[2] for name in rule.ours)
+        is_swapped = tensor.shape[1:] == (rule.num_rows,)
+        reason = "Its axes are swapped" if is_swapped else "It is another model's than config.json describes"
         raise CheckpointError(
             f"{rule.theirs} has the shape {list(tensor.shape)}, expected {rule.num_rows} rows: {times}"
-            f"({' + '.join(map(str, rule.rows))}) for {parts}. It is another model's than config.json describes"
+            f"({' + '.join(map(str, rule.rows))}) for {parts}. {reason}"
         )
 
 

@@ -98,16 +98,21 @@ def _weights(folder: RemoteFolder, start: str) -> list[RemoteFile]:
     if adapter:
         adapter += _present(folder, [start + BESIDE_ADAPTER])
     for name in WEIGHTS:
-        index = folder.look(f"{start}{name}.index.json")
-        if index is not None:
-            return [*adapter, index, *_shards(folder, index, start)]
-        whole = folder.look(start + name)
-        if whole is not None:
+        whole, index = folder.look(start + name), folder.look(f"{start}{name}.index.json")
+        names = _shards(folder, index) if index is not None else []
+        shards = _present(folder, [start + shard for shard in names])
+        if names and len(shards) == len(names):
+            return [*adapter, index, *shards]
+        if whole is not None:  # an index without its shards is of an earlier save
             return [*adapter, whole]
+        if index is not None:
+            absent = sorted(set(names) - {file.path.rpartition("/")[2] for file in shards})
+            raise CheckpointError(f"{folder.url}: {index.path} names shards that are not there: {', '.join(absent)}")
     return adapter + _present(folder, [start + PROJECTOR])
 
 
-def _shards(folder: RemoteFolder, index: RemoteFile, start: str) -> list[RemoteFile]:
+def _shards(folder: RemoteFolder, index: RemoteFile) -> list[str]:
+    """Return the names of an index's shards, which lie beside it."""
     where = f"{folder.url}: {index.path}"
     try:
         names = sorted(set(json.loads(folder.read(index))["weight_map"].values()))
@@ -116,8 +121,4 @@ def _shards(folder: RemoteFolder, index: RemoteFile, start: str) -> list[RemoteF
     for name in names:
         if not isinstance(name, str) or not SHARD.fullmatch(name):
             raise CheckpointError(f"{where} is refused: it names a shard outside its folder, {name!r}")
-    files = _present(folder, [start + name for name in names])
-    if len(files) < len(names):
-        absent = sorted(set(names) - {file.path.rpartition("/")[2] for file in files})
-        raise CheckpointError(f"{where} names shards that are not there: {', '.join(absent)}")
-    return files
+    return names

@@ -13,15 +13,18 @@ from ..models.language.families import FAMILIES, get_family
 from ..models.vision.families import TOWER_FAMILIES, get_tower_family
 from . import hub
 from .files import CheckpointError, StoredTensor, read_json
-from .fused import as_ours
+from .foreign_quantization import refuse_quantized
 from .inspection_facts import Inspection, compare, count, describe_image, describe_text
 from .inspection_trained import inspect_trained
-from .layouts import detect, official, xtuner
+from .layouts import detect, official, tower, xtuner
 from .layouts.config_keys import suggested_sampling
-from .shapes import parameter_shapes
+from .layouts.names import decoder_name, tower_name
+from .part_folders import read_language_folder, read_tower_folder
+from .shapes import language_shapes, parameter_shapes, vision_shapes
 from .side_files import kind_of
 from .source import read_source
 from .transforms import transposed
+from .translation import Translation, naming_of, translate
 from .weight_scan import Scan, scan_folder
 
 FORMATS = {
@@ -70,18 +73,26 @@ def _inspect_model(path: Path, base, found: Inspection) -> None:
     if not scan.files and not scan.problems:
         found.problems.append("there are no weights (*.safetensors, *.bin or *.pdparams)")
     layout = config = None
+    is_quantized = _is_quantized(path, found)
     if _is_part_alone(path, raw):
-        found.kind, found.format = "part", f"{PARTS_ALONE[raw['model_type']]}, a part of a LLaVA"
-        found.notes.append("`paddlemix compose` makes a LLaVA of a language model and a vision tower")
-    else:
-        with found.collecting():
-            name = detect(path)[0].NAME
-            found.format = FORMATS.get(name, name)
-            layout, config = read_source(path, base)
+        _inspect_part(path, raw, scan, found)
+        return
+    with found.collecting():
+        name = detect(path)[0].NAME
+        found.format = FORMATS.get(name, name)
+        layout, config = (None, None) if is_quantized else read_source(path, base)
     if config is None:
         count(found, scan.tensors, {})
     else:
         _describe(path, layout, config, scan, found)
+
+
+def _is_quantized(path: Path, found: Inspection) -> bool:
+    """Tell if a folder states that its weights are quantized, which is a problem that explains all others."""
+    with found.collecting():
+        refuse_quantized(path)
+        return False
+    return True
 
 
 def _is_part_alone(path: Path, raw: Mapping) -> bool:
@@ -90,12 +101,33 @@ def _is_part_alone(path: Path, raw: Mapping) -> bool:
     return raw.get("model_type") in PARTS_ALONE and not is_whole
 
 
+def _inspect_part(path: Path, raw: Mapping, scan: Scan, found: Inspection) -> None:
+    """Describe a language model or a tower alone."""
+    found.kind, found.format = "part", f"{PARTS_ALONE[raw['model_type']]}, a part of a LLaVA"
+    found.notes.append("`paddlemix compose` makes a LLaVA of a language model and a vision tower")
+    count(found, scan.tensors, {})
+    if not found.problems:
+        with found.collecting():
+            _check_part(path, raw, found)
+
+
+def _check_part(path: Path, raw: Mapping, found: Inspection) -> None:
+    """Hold the tensors of a language model or a tower alone against its configuration. Raises CheckpointError."""
+    if tower.is_tower_type(raw["model_type"]):
+        config, translation = read_tower_folder(path, -1, "patch")
+        expected = vision_shapes(config)
+    else:
+        config, _, translation = read_language_folder(path)
+        expected = language_shapes(config)
+    compare(found, {name: tensor.shape for name, tensor in _reported(translation, found).items()}, expected, False)
+
+
 def _describe(path: Path, layout, config: LlavaConfig, scan: Scan, found: Inspection) -> None:
     """Fill in what a configuration tells and hold the tensors against it."""
     language, vision = config.language, config.vision
-    title, tower = get_family(language.family).title, get_tower_family(vision.family).title
+    title, tower_title = get_family(language.family).title, get_tower_family(vision.family).title
     found.model = (
-        f"{tower} {vision.num_hidden_layers} x {vision.hidden_size} ({vision.image_size} px, patches of "
+        f"{tower_title} {vision.num_hidden_layers} x {vision.hidden_size} ({vision.image_size} px, patches of "
         f"{vision.patch_size}) -> {config.projector_type} -> {title} {language.num_hidden_layers} x "
         f"{language.hidden_size} (vocabulary {language.vocab_size:,}, {language.max_position_embeddings:,} positions)"
     )
@@ -124,7 +156,7 @@ def _as_opened(layout, config: LlavaConfig, scan: Scan) -> dict[str, StoredTenso
     for (file, name), tensor in scan.tensors.items():
         folder = file.rpartition("/")[0]
         if layout.NAME == xtuner.NAME:
-            tensors[f"{folder or xtuner.LANGUAGE}.{name}"] = tensor
+            tensors[f"{folder or xtuner.LANGUAGE}.{tower_name(decoder_name(name))}"] = tensor
         else:
             tensors[official.tower_prefix(config.language.family) + name if folder else name] = tensor
     return tensors
@@ -132,18 +164,13 @@ def _as_opened(layout, config: LlavaConfig, scan: Scan) -> dict[str, StoredTenso
 
 def _our_tensors(layout, config: LlavaConfig, stored: Mapping, found: Inspection) -> dict[str, StoredTensor]:
     """Return the tensors under our names in our orientation; those that nobody knows go to found.unknown."""
-    table, ours = layout.table(config), {}
-    for name, tensor in stored.items():
-        name = layout.canonical(name)
-        if layout.is_dropped(name, config):
-            continue
-        try:
-            targets = as_ours(table, name, tensor)
-        except CheckpointError as error:
-            found.problems.append(str(error))
-            continue
-        if targets is None:
-            found.unknown.append(name)
-            continue
-        ours |= {name: transposed(part) if is_turned else part for name, (part, is_turned) in targets.items()}
-    return ours
+    return _reported(translate(naming_of(layout, config), stored), found)
+
+
+def _reported(translation: Translation, found: Inspection) -> dict[str, StoredTensor]:
+    """Return the tensors in our orientation, and report what is wrong with them."""
+    found.problems += translation.problems
+    found.unknown += translation.unknown
+    return {
+        name: transposed(tensor) if is_turned else tensor for name, (tensor, is_turned) in translation.tensors.items()
+    }

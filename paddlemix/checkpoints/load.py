@@ -55,7 +55,7 @@ def load_model(
     devices.use_device(device)
     dtype = devices.choose_dtype(dtype, stored=config.dtype)
     model = build_model(config, dtype, quantization, is_empty=True)
-    fill(model, our_tensors(path, layout, config))
+    fill(model, our_tensors(path, layout, config), path)
     model.eval()
     return model
 
@@ -83,10 +83,11 @@ def build_model(
         paddle.set_default_dtype(before)
 
 
-def fill(model: LlavaForConditionalGeneration, tensors: dict[str, Oriented]) -> None:
+def fill(model: LlavaForConditionalGeneration, tensors: dict[str, Oriented], source) -> None:
     """Copy tensors into the parameters, or as codes into the layers that hold such.
 
-    Each must get one of its own shape, and none may be left over.
+    Each must get one of its own shape, and none may be left over. source: the folder, for messages. Raises
+    CheckpointError.
     """
     parameters: dict[str, Any] = dict(model.named_parameters())
     parameters |= {f"{name}.weight": layer for name, layer in quantized_layers(model).items()}
@@ -99,7 +100,16 @@ def fill(model: LlavaForConditionalGeneration, tensors: dict[str, Oriented]) -> 
         if names:
             problems.append(f"{len(names)} {title}: {preview(names)}")
     if problems:
-        raise CheckpointError("the weights do not fit the model that config.json describes; " + "; ".join(problems))
+        raise CheckpointError(
+            f"{source}: the weights do not fit the model that config.json describes; {'; '.join(problems)}"
+        )
+    try:
+        _copy_all(parameters, tensors)
+    except CheckpointError as error:
+        raise CheckpointError(f"{source}: {error}") from None
+
+
+def _copy_all(parameters: dict[str, Any], tensors: dict[str, Oriented]) -> None:
     # Reading and turning take the time and need no paddle: a few tensors are got ready while others are copied.
     pending: deque[tuple[str, Future]] = deque()
     with ThreadPoolExecutor(NUM_READERS) as readers:

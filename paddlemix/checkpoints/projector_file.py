@@ -11,6 +11,7 @@ import numpy as np
 
 from ..models.projector_type import LINEAR, RESIDUAL_BLOCK, projector_layers
 from .files import CheckpointError, StoredTensor, open_safetensors, preview
+from .foreign_quantization import wrong_dtype, wrong_dtypes
 from .pdparams import open_pdparams
 from .torch_bin import open_torch_bin
 from .transforms import transposed
@@ -46,6 +47,9 @@ def read_projector(path: Path) -> tuple[dict[str, StoredTensor], str]:
             found["image_newline"] = tensor
         else:
             unknown.append(name)
+    odd = [problem for name, tensor in found.items() if (problem := wrong_dtype(name, tensor))]
+    if odd:
+        raise CheckpointError(f"{path}: {wrong_dtypes(odd)}")
     if unknown:
         raise CheckpointError(f"{path} holds tensors that are of no projector: {preview(sorted(unknown))}")
     names = {name.rpartition(".")[0] for name in found} - {""}

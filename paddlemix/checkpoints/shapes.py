@@ -16,12 +16,12 @@ PARTS = {"language_model.": "language model", "vision_tower.": "vision tower", "
 def parameter_shapes(config: LlavaConfig) -> Shapes:
     """Return our name -> shape of every tensor of a model, matrices are [in, out]."""
     width = config.language.hidden_size
-    shapes = _vision(config.vision)
+    shapes = vision_shapes(config.vision)
     num_in = config.vision.hidden_size
     for name, kind in projector_layers(config.projector_type):
         shapes |= _linear(f"projector.{name}", num_in, width) if kind == LINEAR else _norm(f"projector.{name}", width)
         num_in = width
-    shapes |= _language(config.language)
+    shapes |= language_shapes(config.language)
     return shapes | ({"image_newline": (width,)} if config.has_image_newline else {})
 
 
@@ -48,7 +48,8 @@ def check_complete(source, config: LlavaConfig, tensors: Mapping[str, StoredTens
         raise CheckpointError(f"{source}: the weights do not fit its config.json: {'; '.join(problems)}")
 
 
-def _language(config: LanguageConfig) -> Shapes:
+def language_shapes(config: LanguageConfig) -> Shapes:
+    """Return our name -> shape of a decoder's tensors."""
     width, inner, prefix = config.hidden_size, config.intermediate_size, "language_model."
     queries, keys = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
     widths = {"q": queries, "k": keys, "v": keys}
@@ -74,7 +75,8 @@ def _language(config: LanguageConfig) -> Shapes:
     return shapes if config.tie_word_embeddings else shapes | {f"{prefix}lm_head.weight": (width, config.vocab_size)}
 
 
-def _vision(config: VisionConfig) -> Shapes:
+def vision_shapes(config: VisionConfig) -> Shapes:
+    """Return our name -> shape of a tower's tensors."""
     width, inner, prefix = config.hidden_size, config.intermediate_size, "vision_tower."
     shapes = {f"{prefix}class_embedding": (width,)} if config.has_class_token else {}
     shapes |= {

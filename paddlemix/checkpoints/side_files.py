@@ -21,16 +21,25 @@ from ..models.vision.families import get_tower_family
 from . import lora, peft_adapter
 from .adapters import Adapter, Oriented, lay_over
 from .files import CheckpointError, StoredTensor, open_safetensors
-from .fused import as_ours, split_adapter
+from .foreign_quantization import refuse_quantized
+from .fused import split_adapter
 from .layouts import official, paddle, paddlemix
-from .layouts.components import EMBEDDING, has_torch_weights, open_torch_weights
+from .layouts.components import (
+    EMBEDDING,
+    PADDLE_FILES,
+    TORCH_FILES,
+    has_weights,
+    open_torch_weights,
+)
 from .layouts.config_keys import read_config_json, stored_dtype
+from .layouts.names import decoder_name, renamed_once
 from .layouts.official import TowerFacts
 from .pdparams import open_pdparams
 from .places import fetch_folder
 from .quantized import rounded
 from .torch_bin import open_torch_bin
 from .transforms import transposed
+from .translation import naming_of, translate
 
 NOTED = "as noted"
 PROJECTOR, OTHERS = "mm_projector", "non_lora_trainables.bin"
@@ -67,8 +76,7 @@ def kind_of(path: Path) -> str | None:
         return "file" if path.suffix in READERS else None
     if lora.is_adapter(path):
         return "lora"
-    paddle_files = (paddlemix.PDPARAMS, paddlemix.PDPARAMS_INDEX)
-    is_whole = has_torch_weights(path) or any((path / name).is_file() for name in paddle_files)
+    is_whole = has_weights(path, (*TORCH_FILES, *PADDLE_FILES))
     if peft_adapter.is_adapter(path):
         if is_whole:
             raise CheckpointError(
@@ -125,20 +133,16 @@ def language_base(path: Path, kind: str, folder: Path) -> Base:
             f"{path} is {KINDS[kind]} without a config.json of LLaVA's that names a vision tower (mm_vision_tower), "
             f"and the base {folder} is a language model only: give a whole LLaVA as the base"
         )
+    refuse_quantized(folder)
     config = official.read_config(path, raw)
     dtype = stored_dtype(folder, read_config_json(folder), default=config.dtype)
     config = dataclasses.replace(config, dtype=dtype)
 
     def open_base() -> dict[str, Oriented]:
-        table, found = official.table(config), {}
-        for name, tensor in {**open_torch_weights(folder), **official.open_named_tower(path, raw)}.items():
-            if official.is_dropped(name, config):
-                continue
-            targets = as_ours(table, name, tensor)
-            if targets is None:
-                raise CheckpointError(f"{folder} holds a tensor that nobody knows: {name}")
-            found |= targets
-        return found
+        stored = renamed_once(folder, open_torch_weights(folder), decoder_name)
+        found = translate(naming_of(official, config), {**stored, **official.open_named_tower(path, raw)})
+        found.check(folder)
+        return found.tensors
 
     return Base(folder, official, config, open_base, folder, is_llava=False)
 

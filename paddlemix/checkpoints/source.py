@@ -12,12 +12,12 @@ from typing import Any
 from ..models.config import LlavaConfig
 from . import side_files
 from .adapters import Oriented
-from .files import CheckpointError, StoredTensor, preview
-from .fused import as_ours
+from .files import CheckpointError
+from .foreign_quantization import refuse_quantized
 from .layouts import decoder, detect, xtuner
 from .places import fetch_folder
-from .rules import KeyTable
 from .side_files import Base, SideFiles
+from .translation import Translation, naming_of, translate
 
 
 def read_config(path, base=None) -> LlavaConfig:
@@ -37,6 +37,8 @@ def read_source(path, base=None, *, merge_dtype: str | None = None) -> tuple[Any
 
 def _read(path: Path, base, merge_dtype: str | None, seen: tuple[Path, ...]) -> tuple[Any, LlavaConfig]:
     layout, raw = _find_layout(path, base, merge_dtype, seen)
+    if not isinstance(layout, SideFiles):  # whose config.json may tell of the base as it was while they were trained
+        refuse_quantized(path)
     try:
         return layout, layout.read_config(path, raw)
     except CheckpointError:
@@ -90,30 +92,12 @@ def vocabulary_home(path: Path, layout, config: LlavaConfig) -> tuple[Path, Any]
 
 
 def our_tensors(path: Path, layout, config: LlavaConfig) -> dict[str, Oriented]:
-    """Return our name -> (tensor, is_transposed) for every tensor of a folder. Raises for names that no rule knows."""
-    table = layout.table(config)
-    found: dict[str, Oriented] = {}
-    unexpected = []
-    for name, tensor in layout.open_tensors(path).items():
-        name = layout.canonical(name)
-        if layout.is_dropped(name, config):
-            continue
-        targets = _as_ours(path, table, name, tensor)
-        if targets is None:
-            unexpected.append(name)
-            continue
-        twice = sorted(set(targets) & set(found))
-        if twice:
-            raise CheckpointError(f"{path} holds two tensors for {preview(twice)}, one of them under the name {name}")
-        found.update(targets)
-    if unexpected:
-        names = preview(sorted(unexpected))
-        raise CheckpointError(f"{path} holds {len(unexpected)} tensors that nobody knows: {names}")
+    """Return our name -> (tensor, is_transposed) for every tensor of a folder. Raises CheckpointError."""
+    return translated(path, layout, config).tensors
+
+
+def translated(path: Path, layout, config: LlavaConfig) -> Translation:
+    """Return a folder's tensors with what was left out. Raises CheckpointError for all that is wrong with them."""
+    found = translate(naming_of(layout, config), layout.open_tensors(path))
+    found.check(path)
     return found
-
-
-def _as_ours(path: Path, table: KeyTable | None, name: str, tensor: StoredTensor) -> dict[str, Oriented] | None:
-    try:
-        return as_ours(table, name, tensor)
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from None

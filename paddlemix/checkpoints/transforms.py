@@ -56,6 +56,15 @@ def row_ranges(tensor: StoredTensor) -> Iterator[slice]:
         yield slice(start, min(start + num_rows, num_all))
 
 
+def is_same(first: StoredTensor, second: StoredTensor) -> bool:
+    """Tell if two tensors have the same dtype, shape and bits."""
+    if (first.dtype, tuple(first.shape)) != (second.dtype, tuple(second.shape)):
+        return False
+    one, other = open_regions(first), open_regions(second)
+    bits = np.dtype(f"u{storage_dtype(first.dtype).itemsize}")
+    return all(np.array_equal(one(rows, ALL).view(bits), other(rows, ALL).view(bits)) for rows in row_ranges(first))
+
+
 def ancestry(tensor: StoredTensor) -> Iterator[StoredTensor]:
     """Yield a tensor and all that it is made from."""
     yield tensor

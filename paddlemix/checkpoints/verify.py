@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from .checkpoint import Checkpoint, open_checkpoint
-from .files import CheckpointError, StoredTensor, preview, storage_dtype
-from .transforms import ALL, open_regions, row_ranges
+from .files import CheckpointError, preview
+from .transforms import is_same
 
 PROMPT = "What is in this picture?"
 PICTURE_SIZE = (96, 64)  # (width, height)
@@ -26,15 +26,6 @@ def compare_tensors(source: Checkpoint, folder: Path) -> list[str]:
     if different:
         raise CheckpointError(f"verification failed: {len(different)} tensors differ: {preview(different)}")
     return [f"verified: all {len(source.tensors)} tensors are bit-equal to the source's"]
-
-
-def is_same(first: StoredTensor, second: StoredTensor) -> bool:
-    """Tell if two tensors have the same dtype, shape and bits."""
-    if (first.dtype, tuple(first.shape)) != (second.dtype, tuple(second.shape)):
-        return False
-    one, other = open_regions(first), open_regions(second)
-    bits = np.dtype(f"u{storage_dtype(first.dtype).itemsize}")
-    return all(np.array_equal(one(rows, ALL).view(bits), other(rows, ALL).view(bits)) for rows in row_ranges(first))
 
 
 def compare_logits(source: Checkpoint, folder: Path) -> list[str]:
@@ -61,7 +52,7 @@ def _logits(checkpoint: Checkpoint, prompt_source: Checkpoint) -> np.ndarray:
     from .load import build_model, fill
 
     model = build_model(checkpoint.config, "float32", is_empty=True)
-    fill(model, {name: (tensor, False) for name, tensor in checkpoint.tensors.items()})
+    fill(model, {name: (tensor, False) for name, tensor in checkpoint.tensors.items()}, checkpoint.path)
     model.eval()
     with paddle.no_grad():
         return model(_batch(prompt_source)).numpy()

@@ -6,11 +6,11 @@ Unlike `layouts.*.open_tensors` it goes on after a file that is missing or broke
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .files import CheckpointError, StoredTensor, read_json
+from .files import CheckpointError, StoredTensor, read_index
 from .hub_files import ADAPTER_WEIGHTS, BESIDE_ADAPTER, PARTS, WEIGHTS
 from .side_files import PROJECTOR_FILES, READERS
 
@@ -72,17 +72,19 @@ def scan_file(path: Path) -> Scan:
 
 
 def _weight_files(folder: Path, start: str, scan: Scan) -> Iterator[str]:
-    """Yield the names of a folder's weight files that are there, the main ones in one format only."""
+    """Yield the names of a folder's weight files that are there, the main ones of one save only.
+
+    The order is that in which they are loaded, see `files.open_weights`.
+    """
     home, is_found = folder / start, False
-    for name in WEIGHTS:
-        index = home / f"{name}.index.json"
-        if not index.is_file() and not (home / name).is_file():
+    for name in (both for whole in WEIGHTS for both in (whole, f"{whole}.index.json")):
+        if not (home / name).is_file():
             continue
         if is_found:
             scan.notes.append(f"{start}{name} is there as well and is not read")
             continue
         is_found = True
-        yield from _shards(home, index, start, scan) if index.is_file() else [start + name]
+        yield from _shards(home, home / name, start, scan) if name.endswith(".json") else [start + name]
     for name in (*ADAPTER_WEIGHTS, *PROJECTOR_FILES, BESIDE_ADAPTER):
         if (home / name).is_file():
             yield start + name
@@ -91,21 +93,16 @@ def _weight_files(folder: Path, start: str, scan: Scan) -> Iterator[str]:
 def _shards(home: Path, index: Path, start: str, scan: Scan) -> list[str]:
     """Return the shards of an index that are there."""
     try:
-        weight_map = read_json(index).get("weight_map")
+        weight_map = read_index(index)
     except (CheckpointError, OSError) as error:
         scan.problems.append(str(error))
         return []
-    if not isinstance(weight_map, Mapping) or not all(isinstance(name, str) for name in weight_map.values()):
-        scan.problems.append(f"{start}{index.name} has no 'weight_map' from tensor names to file names")
-        return []
     names = sorted(set(weight_map.values()))
-    outside = [name for name in names if Path(name).name != name]
-    absent = [name for name in names if name not in outside and not (home / name).is_file()]
-    scan.problems += [f"{start}{index.name} names a shard outside its folder: {name!r}" for name in outside]
+    absent = [name for name in names if not (home / name).is_file()]
     for name in absent:
         num_lost = sum(value == name for value in weight_map.values())
         scan.problems.append(f"shard {start}{name} is missing ({num_lost} of {len(weight_map)} tensors)")
-    return [start + name for name in names if name not in outside and name not in absent]
+    return [start + name for name in names if name not in absent]
 
 
 def _scan_file(folder: Path, name: str, scan: Scan) -> None:

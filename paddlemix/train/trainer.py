@@ -251,7 +251,7 @@ class LlavaTrainer(Trainer):
             load_adapter(self.model, folder)
             return
         layout, raw = detect(folder)
-        fill(self.llava, our_tensors(folder, layout, layout.read_config(folder, raw)))
+        fill(self.llava, our_tensors(folder, layout, layout.read_config(folder, raw)), folder)
 
     def _load_best_model_from_peft_checkpoint(self):
         """Do nothing: `train` goes back to the best checkpoint, for adapters and whole models alike."""

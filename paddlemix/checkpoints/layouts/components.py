@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Sequence
 from pathlib import Path
 
 from ...models.config import LanguageConfig, VisionConfig
@@ -10,17 +11,22 @@ from ...models.language.families import get_family
 from ...models.language.families.family import GATE, KEY, QUERY, UP, VALUE, Fused, WeightNames
 from ...models.projector_type import LINEAR, projector_layers
 from ...models.vision.families import get_tower_family
-from ..files import CheckpointError, StoredTensor, open_safetensors, open_weights, read_json
+from ..files import CheckpointError, StoredTensor, open_safetensors, open_weights, preview, read_index
+from ..foreign_quantization import refuse_quantized
+from ..pdparams import open_pdparams
 from ..rules import FusedRule, Rule, linear_rules
 from ..torch_bin import open_torch_bin
 
 EMBEDDING, HEAD = "language_model.embed_tokens.weight", "language_model.lm_head.weight"
 OUR_LAYER = "language_model.layers.{n}"
-# What torch's tools write, in the order in which transformers looks for it: (file, index of its shards, reader).
-TORCH_FILES = (
-    ("model.safetensors", "model.safetensors.index.json", open_safetensors),
-    ("pytorch_model.bin", "pytorch_model.bin.index.json", open_torch_bin),
-)
+# A folder's weights in one format: (file, index of its shards, reader).
+SAFETENSORS_FILES = ("model.safetensors", "model.safetensors.index.json", open_safetensors)
+TORCH_BIN_FILES = ("pytorch_model.bin", "pytorch_model.bin.index.json", open_torch_bin)
+PDPARAMS_FILES = ("model_state.pdparams", "model_state.pdparams.index.json", open_pdparams)
+# What torch's and what Paddle's tools write, in the order in which transformers and PaddleNLP look for it.
+TORCH_FILES = (SAFETENSORS_FILES, TORCH_BIN_FILES)
+PADDLE_FILES = (SAFETENSORS_FILES, PDPARAMS_FILES)
+WEIGHT_ENDINGS = (".safetensors", ".bin", ".pdparams", ".pt", ".pth", ".gguf", ".h5", ".msgpack")
 
 
 def decoder_rules(language: LanguageConfig, prefix: str, outer: str, *, is_torch: bool) -> list[Rule | FusedRule]:
@@ -105,24 +111,46 @@ def read_pairs(folder: Path, value) -> tuple[tuple[int, int], ...]:
         raise CheckpointError(f"{folder}: image_grid_pinpoints is {value!r}, expected a list of pairs") from None
 
 
+def has_weights(folder: Path, formats: Sequence[tuple]) -> bool:
+    """Tell if a folder holds a whole model's weights in one of the formats."""
+    return any((folder / name).is_file() for single, index, _ in formats for name in (single, index))
+
+
 def has_torch_weights(folder: Path) -> bool:
     """Tell if a folder holds a whole model's weights as transformers writes them."""
-    return any((folder / name).is_file() for single, index, _ in TORCH_FILES for name in (single, index))
+    return has_weights(folder, TORCH_FILES)
 
 
 def safetensors_names(folder: Path) -> list[str]:
-    """Return the names in a folder's safetensors, by the index or the one file's header; none without them."""
-    single, index, open_file = TORCH_FILES[0]
-    if (folder / index).is_file():
-        weight_map = read_json(folder / index).get("weight_map")
-        return list(weight_map) if isinstance(weight_map, dict) else []
-    return list(open_file(folder / single)) if (folder / single).is_file() else []
+    """Return the names in a folder's safetensors, by the one file's header or the index; none without them."""
+    single, index, open_file = SAFETENSORS_FILES
+    if (folder / single).is_file():
+        return list(open_file(folder / single))
+    return list(read_index(folder / index)) if (folder / index).is_file() else []
+
+
+def is_whole_twice(folder: Path, single: str, index: str) -> bool:
+    """Tell if a folder holds weights as one file and, under an index, as shards that are all there."""
+    if not ((folder / single).is_file() and (folder / index).is_file()):
+        return False
+    return all((folder / shard).is_file() for shard in read_index(folder / index).values())
+
+
+def open_first(folder: Path, formats: Sequence[tuple]) -> dict[str, StoredTensor]:
+    """Map a folder's weights in the first of the formats that is there.
+
+    Raises CheckpointError when there are none, and for a folder that states that its weights are quantized.
+    """
+    refuse_quantized(folder)
+    for single, index, open_file in formats:
+        if (folder / single).is_file() or (folder / index).is_file():
+            return open_weights(folder, single, index, open_file)
+    names = " nor ".join(name for single, index, _ in formats for name in (single, index))
+    others = sorted(place.name for place in folder.glob("*") if place.suffix in WEIGHT_ENDINGS)
+    found = f" ({preview(others, 3)} is no such file; shards need their index)" if others else ""
+    raise CheckpointError(f"{folder} has neither {names}: the weights are missing{found}")
 
 
 def open_torch_weights(folder: Path) -> dict[str, StoredTensor]:
     """Map the weights that transformers wrote. Raises CheckpointError when there are none."""
-    for single, index, open_file in TORCH_FILES:
-        if (folder / single).is_file() or (folder / index).is_file():
-            return open_weights(folder, single, index, open_file)
-    names = " nor ".join(name for single, index, _ in TORCH_FILES for name in (single, index))
-    raise CheckpointError(f"{folder} has neither {names}: the weights are missing")
+    return open_first(folder, TORCH_FILES)

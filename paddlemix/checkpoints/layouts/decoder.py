@@ -9,6 +9,7 @@ from ...foreign_json import KeyRules
 from ...models.config import LanguageConfig, LlavaConfig
 from ...models.language.families import by_architecture, get_family
 from ..files import CheckpointError
+from ..foreign_quantization import refuse_quantized
 from .components import has_torch_weights
 from .config_keys import CONFIG_FILE, read_config_json, read_generation
 
@@ -23,6 +24,7 @@ def is_decoder(folder: Path) -> bool:
 
 def read_decoder(folder: Path) -> tuple[LanguageConfig, dict]:
     """Return a decoder's config and what config.json holds. Raises CheckpointError for other decoders."""
+    refuse_quantized(folder)
     raw = read_config_json(folder)
     return read_language(folder, raw), raw
 

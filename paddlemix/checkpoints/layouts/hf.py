@@ -12,25 +12,28 @@ from ...image.spec import ImageSpec
 from ...models.config import LanguageConfig, LlavaConfig, VisionConfig
 from ...models.vision.families import KNOWN_TOWERS, get_tower_family
 from ...models.vision.families.family import SHAPE
-from ..files import CheckpointError, StoredTensor, open_safetensors, open_weights, read_json
+from ..files import CheckpointError, StoredTensor, read_json
 from ..rules import KeyTable, Rule, linear_rules
 from ..transforms import padded_rows
 from . import hf_json, hf_tokenizer
-from .components import EMBEDDING, HEAD, decoder_rules, is_unused_by_llava, read_pairs, tower_rules
+from .components import (
+    EMBEDDING,
+    HEAD,
+    decoder_rules,
+    is_unused_by_llava,
+    open_torch_weights,
+    read_pairs,
+    tower_rules,
+)
 from .config_keys import HF, HF_KINDS, stored_dtype, written_since
 from .decoder import read_eos, read_language, restored, template_of
 from .hf_json import ARCHITECTURES, as_width_height
+from .names import decoder_name, tower_name
 from .part import OWN_KEY, Part, read_own_json, renamed
 
 NAME = "hf"
 TOWER_PREFIX = "vision_tower.vision_model."
-# Names that transformers wrote from 4.52 on in memory and from 5 on to disk, and what they were called before.
-NEW_STYLE = (
-    (re.compile(r"^model\.language_model\."), "language_model.model."),
-    (re.compile(r"^model\.(vision_tower|multi_modal_projector|image_newline)"), r"\1"),
-    (re.compile(r"^lm_head\."), "language_model.lm_head."),
-)
-# The same the other way round: what the tables write becomes what is written.
+# What the table writes, and what transformers has written since 4.52.
 TO_NEW_STYLE = (
     ("language_model.model.", "model.language_model."),
     ("language_model.lm_head.", "lm_head."),
@@ -42,7 +45,8 @@ TO_NEW_STYLE = (
 DEFAULT_TOWER = {
     name: value for name, value in KNOWN_TOWERS["openai/clip-vit-large-patch14-336"].items() if name in SHAPE
 }
-DROPPED = re.compile(r".*\.(rotary_emb\.inv_freq|embeddings\.position_ids)")
+IN_MODEL = ("model.multi_modal_projector.", "model.image_newline")
+DROPPED = re.compile(r"(.*\.)?(rotary_emb\.inv_freq|embeddings\.position_ids)")
 
 
 def matches(folder: Path, raw: dict) -> bool:
@@ -125,10 +129,7 @@ def _read_image(folder: Path, raw: dict, vision: VisionConfig, is_next: bool) ->
 
 
 def open_tensors(folder: Path) -> dict[str, StoredTensor]:
-    single, index = "model.safetensors", "model.safetensors.index.json"
-    if not ((folder / single).is_file() or (folder / index).is_file()):
-        raise CheckpointError(f"{folder} has neither {single} nor {index}: the weights are missing")
-    return open_weights(folder, single, index, open_safetensors)
+    return open_torch_weights(folder)
 
 
 def table(config: LlavaConfig) -> KeyTable:
@@ -141,12 +142,13 @@ def table(config: LlavaConfig) -> KeyTable:
 
 
 def canonical(name: str) -> str:
-    """Return the older style of a name, which `table` is written in."""
-    for pattern, replacement in NEW_STYLE:
-        name, count = pattern.subn(replacement, name)
-        if count:
-            return name
-    return name
+    """Return the oldest style of a name, which `table` is written in.
+
+    transformers has moved the decoder, the tower and the head into and out of `model.` and `language_model.`, and has
+    left out the tower's `vision_model.`; a name says what it is in any of these.
+    """
+    name = tower_name(decoder_name(name, "language_model.model.", "language_model."), TOWER_PREFIX)
+    return name.removeprefix("model.") if name.startswith(IN_MODEL) else name
 
 
 def is_dropped(name: str, config: LlavaConfig) -> bool:

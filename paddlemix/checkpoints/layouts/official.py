@@ -39,6 +39,7 @@ from .decoder import (
     stand_in,
     template_of,
 )
+from .names import tower_name as tower_tensor_name
 from .official_layers import as_stored, check_layers, select_layer
 from .part import OWN_KEY, Part, own_json, read_own_json, renamed
 from .tower import (
@@ -57,7 +58,7 @@ from .tower import (
 NAME = "official"
 # The same code's models over decoders that are not read: recognised, so that the reason can be told.
 OTHER_DECODERS = ("LlavaMixtralForCausalLM", "LlavaQwenMoeForCausalLM")
-DROPPED = re.compile(r".*\.(rotary_emb\.inv_freq|embeddings\.position_ids)")
+DROPPED = re.compile(r"(.*\.)?(rotary_emb\.inv_freq|embeddings\.position_ids)")
 NO_TOWER = "has no vision tower of its own and needs"
 GIVE_TOWER = (
     "put the tower's folder there, or in the model folder as vision_tower/, or give its path as mm_vision_tower"
@@ -214,7 +215,8 @@ def table(config: LlavaConfig) -> KeyTable:
 
 
 def canonical(name: str) -> str:
-    return name
+    start, tower, rest = name.partition(".vision_tower.vision_tower.")
+    return f"{start}{tower}{tower_tensor_name(rest)}" if tower else name
 
 
 def is_dropped(name: str, config: LlavaConfig) -> bool:
@@ -222,8 +224,7 @@ def is_dropped(name: str, config: LlavaConfig) -> bool:
     if is_unused_by_llava(config.vision, f"{tower_prefix(config.language.family)}vision_model.", name):
         return True
     is_tied_head = config.language.tie_word_embeddings and name == "lm_head.weight"
-    newline = f"{body_of(config.language.family)}.image_newline"
-    is_unused_newline = not config.has_image_newline and name == newline
+    is_unused_newline = not config.has_image_newline and name == f"{body_of(config.language.family)}.image_newline"
     return is_tied_head or is_unused_newline or DROPPED.fullmatch(name) is not None
 
 

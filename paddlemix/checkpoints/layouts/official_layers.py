@@ -11,7 +11,7 @@ from ...models.vision.families import KNOWN_TOWERS, get_tower_family
 from ..files import CheckpointError
 from .components import has_torch_weights, open_torch_weights, safetensors_names
 
-LAYER = re.compile(r"model\.vision_tower\.vision_tower\.vision_model\.encoder\.layers\.(\d+)\..*")
+LAYER = re.compile(r"model\.vision_tower\.vision_tower\.(?:vision_model\.)?encoder\.layers\.(\d+)\..*")
 
 
 def select_layer(vision: VisionConfig, stated: int) -> int:

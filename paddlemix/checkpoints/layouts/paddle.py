@@ -7,15 +7,15 @@ from pathlib import Path
 
 from ...conversation.tokenizer import Tokenizer
 from ...models.config import LlavaConfig
-from ..files import CheckpointError, StoredTensor, open_safetensors, open_weights
+from ..files import CheckpointError, StoredTensor
 from ..rules import KeyTable
+from .components import SAFETENSORS_FILES, open_first
 from .part import Part
 
 NAME = "paddle"
 FORMAT_KEY = "paddlemix_format"
 FORMAT = 1
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
+WEIGHTS, INDEX, _ = SAFETENSORS_FILES
 
 
 def matches(folder: Path, raw: dict) -> bool:
@@ -47,9 +47,7 @@ def processor_json(config: LlavaConfig) -> dict:
 
 
 def open_tensors(folder: Path) -> dict[str, StoredTensor]:
-    if not ((folder / INDEX).is_file() or (folder / WEIGHTS).is_file()):
-        raise CheckpointError(f"{folder} has neither {WEIGHTS} nor {INDEX}: the weights are missing")
-    return open_weights(folder, WEIGHTS, INDEX, open_safetensors)
+    return open_first(folder, [SAFETENSORS_FILES])
 
 
 def table(config: LlavaConfig) -> KeyTable | None:

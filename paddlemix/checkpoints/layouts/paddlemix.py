@@ -14,19 +14,27 @@ from ...models.language.families.family import SHARED
 from ...models.projector_type import projector_blocks
 from ...models.vision.families import CLIP, KNOWN_TOWERS
 from ...models.vision.families.family import SHAPE as STATED
-from ..files import CheckpointError, StoredTensor, open_safetensors, open_weights, read_json, write_json
-from ..pdparams import open_pdparams
+from ..files import CheckpointError, StoredTensor, read_json, write_json
 from ..rules import KeyTable, Rule
 from . import hf_json
-from .components import decoder_rules, mm_projector_rules, read_pairs, safetensors_names, tower_rules
+from .components import (
+    PADDLE_FILES,
+    PDPARAMS_FILES,
+    decoder_rules,
+    has_weights,
+    is_whole_twice,
+    mm_projector_rules,
+    open_first,
+    read_pairs,
+    safetensors_names,
+    tower_rules,
+)
 from .config_keys import MM_KINDS, PADDLEMIX, stored_dtype
 from .decoder import flat_json, generation_json, read_eos, read_language, template_of
 from .part import OWN_KEY, Part, own_json, read_own_json, renamed
 
 NAME = "paddlemix"
 ARCHITECTURE = "LlavaLlamaForCausalLM"
-PDPARAMS, PDPARAMS_INDEX = "model_state.pdparams", "model_state.pdparams.index.json"
-SAFETENSORS, SAFETENSORS_INDEX = "model.safetensors", "model.safetensors.index.json"
 TOWER_PREFIX = "llama.vision_tower.vision_tower.vision_model."
 # Fields of LanguageConfig that are LLaMA's or say nothing alone; it has no other values of the rest than the defaults.
 LLAMA_HAS = (*SHARED, "family", "rope_scaling", "num_full_layers")
@@ -38,7 +46,7 @@ def matches(folder: Path, raw: dict) -> bool:
     """A LLaVA by its architecture or its mm_* keys, with weights that Paddle wrote."""
     if ARCHITECTURE not in (raw.get("architectures") or ()) and "mm_projector_type" not in raw:
         return False
-    if any((folder / name).is_file() for name in (PDPARAMS, PDPARAMS_INDEX)):
+    if has_weights(folder, [PDPARAMS_FILES]):
         return True
     names = safetensors_names(folder)
     return any(name.startswith("llama.") for name in names) if names else "paddlenlp_version" in raw
@@ -137,12 +145,14 @@ def _read_image(folder: Path, raw: dict, vision: VisionConfig) -> ImageSpec:
 
 
 def open_tensors(folder: Path) -> dict[str, StoredTensor]:
-    """Map the weights, looking in the order in which PaddleNLP does."""
-    if (folder / SAFETENSORS_INDEX).is_file() or (folder / SAFETENSORS).is_file():
-        return open_weights(folder, SAFETENSORS, SAFETENSORS_INDEX, open_safetensors)
-    if (folder / PDPARAMS_INDEX).is_file() or (folder / PDPARAMS).is_file():
-        return open_weights(folder, PDPARAMS, PDPARAMS_INDEX, open_pdparams)
-    raise CheckpointError(f"{folder} has neither {PDPARAMS} nor {SAFETENSORS}: the weights are missing")
+    """Map the weights. Raises CheckpointError where PaddleNLP, which takes an index first, would read other ones."""
+    for single, index, _ in PADDLE_FILES:
+        if is_whole_twice(folder, single, index):
+            raise CheckpointError(
+                f"{folder} holds {single} and {index} with all its shards, of which PaddleNLP reads the shards and "
+                "other tools the whole file: remove those that do not count"
+            )
+    return open_first(folder, PADDLE_FILES)
 
 
 def table(config: LlavaConfig) -> KeyTable:

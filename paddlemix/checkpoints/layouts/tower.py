@@ -12,13 +12,20 @@ from ...image.spec import ImageSpec
 from ...models.config import LlavaConfig, VisionConfig
 from ...models.language.families.generic_keys import GENERIC
 from ...models.vision.families import KNOWN_TOWERS, TOWER_FAMILIES, TowerFamily, get_tower_family
-from ..files import CheckpointError, StoredTensor, open_weights, preview, read_json
-from ..pdparams import open_pdparams
+from ..files import CheckpointError, StoredTensor, preview, read_json
+from ..foreign_quantization import refuse_quantized
 from ..rules import KeyTable
-from .components import has_torch_weights, open_torch_weights, tower_rules
+from .components import (
+    PDPARAMS_FILES,
+    has_torch_weights,
+    has_weights,
+    open_first,
+    open_torch_weights,
+    tower_rules,
+)
 from .config_keys import read_config_json
 from .hf_json import has_crop, preprocessor, vision_fields, vision_json
-from .paddlemix import PDPARAMS, PDPARAMS_INDEX
+from .names import renamed_once, tower_name
 from .part import Part, renamed
 
 IMAGE_FILE = "preprocessor_config.json"
@@ -42,7 +49,7 @@ def is_tower(folder: Path) -> bool:
 
 
 def _has_paddle_weights(folder: Path) -> bool:
-    return (folder / PDPARAMS).is_file() or (folder / PDPARAMS_INDEX).is_file()
+    return has_weights(folder, [PDPARAMS_FILES])
 
 
 def is_tower_type(model_type) -> bool:
@@ -55,6 +62,7 @@ def read_tower(folder: Path, **selection) -> VisionConfig:
 
     selection: select_layer, select_feature and name, which the model says, not the tower.
     """
+    refuse_quantized(folder)
     raw = read_config_json(folder)
     if not is_tower_type(raw.get("model_type")):
         kind = raw.get("model_type")
@@ -106,11 +114,11 @@ def open_tower(folder: Path) -> dict[str, StoredTensor]:
     A head that no LLaVA reads is among them: layouts say that they leave it out.
     """
     if has_torch_weights(folder) or not _has_paddle_weights(folder):
-        tensors = open_torch_weights(folder)
+        tensors = renamed_once(folder, open_torch_weights(folder), tower_name)
         return {name: tensor for name, tensor in tensors.items() if not DROPPED.fullmatch(name)}
     vision = read_tower(folder)
     paddle_names = KeyTable(tower_rules(vision, PREFIX, is_torch=False))
-    stored = open_weights(folder, PDPARAMS, PDPARAMS_INDEX, open_pdparams)
+    stored = open_first(folder, [PDPARAMS_FILES])
     ours, unknown = {}, []
     for name, tensor in stored.items():
         target = paddle_names.to_ours(name)

@@ -31,13 +31,14 @@ from .components import decoder_rules, has_torch_weights, is_unused_by_llava, op
 from .config_keys import PROJECTOR as PROJECTOR_RULES
 from .config_keys import PROJECTOR_KINDS, stored_dtype
 from .decoder import check_features_scaled, class_json, flat_json, generation_json, read_decoder, read_eos, template_of
+from .names import decoder_name, renamed_once, tower_name
 from .part import OWN_KEY, Part, own_json, read_own_json, renamed
 from .tower import is_tower, open_tower, read_pixels, read_tower, tower_part
 
 NAME = "xtuner"
 PROJECTOR, TOWER, LANGUAGE = "projector", "visual_encoder", "llm"
 RECIPE = "xtuner_config.py"
-DROPPED = re.compile(r".*\.(rotary_emb\.inv_freq|embeddings\.position_ids)")
+DROPPED = re.compile(r"(.*\.)?(rotary_emb\.inv_freq|embeddings\.position_ids)")
 PROJECTOR_TYPE = re.compile(r"linear|mlp\d+x_gelu")
 
 
@@ -199,7 +200,8 @@ def open_tensors(folder: Path, base: Path | None = None, merge_dtype: str | None
 
     merge_dtype: of the merged matrices; None keeps the base's.
     """
-    llm = open_torch_weights(language_folder(folder, base))
+    home = language_folder(folder, base)
+    llm = renamed_once(home, open_torch_weights(home), decoder_name)
     tower = open_tower(_tower_folder(folder))
     parts = {
         LANGUAGE: _with_adapter(llm, folder / "llm_adapter", merge_dtype),
@@ -214,7 +216,7 @@ def _with_adapter(tensors: dict[str, StoredTensor], folder: Path, merge_dtype: s
         return tensors
     adapter = peft_adapter.read_adapter(folder)
     oriented = {name: (tensor, False) for name, tensor in tensors.items()}
-    merged = lay_over(oriented, adapter, lambda name: (name, False), merge_dtype)
+    merged = lay_over(oriented, adapter, lambda name: (tower_name(decoder_name(name)), False), merge_dtype)
     return {name: tensor for name, (tensor, _) in merged.items()}
 
 

@@ -54,6 +54,15 @@ def test_only_what_is_read_is_loaded_and_the_weights_in_one_format(server):
     assert contents(server.resolve()) == make_model()
 
 
+def test_whole_file_is_loaded_where_the_shards_of_an_index_are_not_there(server):
+    lost = {"weight_map": {"a": "model-00001-of-00009.safetensors"}}
+    kept = {name: content for name, content in make_model().items() if not name.startswith("model")}
+    server.models[NAME] = kept | {"model.safetensors": b"x"}
+    server.models[NAME] |= {"model.safetensors.index.json": json.dumps(lost).encode()}
+
+    assert contents(server.resolve()) == kept | {"model.safetensors": b"x"}
+
+
 @pytest.mark.parametrize("hub", HUBS)
 @pytest.mark.parametrize(
     "weights",

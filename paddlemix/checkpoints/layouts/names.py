@@ -1,0 +1,62 @@
+"""Names of tensors in the ways that tools write them, brought to the one that the tables of the layouts have."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from ...models.language.families import FAMILIES
+from ...models.vision.families import TOWER_FAMILIES
+from ..files import CheckpointError, StoredTensor
+
+# The names in a decoder's own folder, by their first word: the module around the layers, and the head's.
+BODIES = {
+    family.weights.of(part): family.weights.body
+    for family in FAMILIES.values()
+    for part in ("embed_tokens", "layers", "norm")
+}
+HEADS = tuple(sorted({family.weights.of("lm_head") for family in FAMILIES.values()}))
+IN_DECODER = re.compile(rf"(?:model\.|language_model\.|transformer\.)*(({'|'.join([*BODIES, *HEADS])})\..+)")
+# The same of a tower's: what its parts and the heads that no LLaVA reads begin with.
+TOWER_PARTS = sorted(
+    {
+        name.partition(".")[0]
+        for family in TOWER_FAMILIES.values()
+        for name in (*(part[1] for part in family.parts), family.layers[0], *family.unused)
+    }
+)
+IN_TOWER = re.compile(rf"(?:model\.|vision_tower\.|visual_encoder\.|vision_model\.)*((?:{'|'.join(TOWER_PARTS)})\..+)")
+
+
+def decoder_name(name: str, body: str | None = None, outer: str = "") -> str:
+    """Return a decoder's tensor name with `body` before the layers and `outer` before the head.
+
+    body None: as the decoder's class in transformers has it in a folder of its own (`model.layers. ...`). Tools write
+    it with more or fewer modules around it (`language_model.model.layers`, `layers`): it is the same tensor. Names of
+    anything else come back as they are.
+    """
+    match = IN_DECODER.fullmatch(name)
+    if match is None:
+        return name
+    rest, first = match.groups()
+    return f"{outer}{rest}" if first in HEADS else f"{BODIES[first]}.{rest}" if body is None else f"{body}{rest}"
+
+
+def tower_name(name: str, prefix: str = "vision_model.") -> str:
+    """Return a tower's tensor name with `prefix` before its parts, of which transformers 5 leaves out `vision_model.`.
+
+    Names of anything else come back as they are.
+    """
+    match = IN_TOWER.fullmatch(name)
+    return name if match is None else f"{prefix}{match[1]}"
+
+
+def renamed_once(folder: Path, tensors: Mapping[str, StoredTensor], rename: Callable[[str], str]) -> dict:
+    """Return tensors under other names. Raises CheckpointError where two get the same."""
+    found: dict[str, StoredTensor] = {}
+    for name, tensor in tensors.items():
+        if rename(name) in found:
+            raise CheckpointError(f"{folder} holds two tensors for {rename(name)}, one of them under the name {name}")
+        found[rename(name)] = tensor
+    return found
