@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+import transformers
 from transformers import (
     CLIPVisionConfig,
     Ernie4_5Config,
@@ -32,6 +33,9 @@ torch.set_num_threads(1)  # beside paddle's threads, torch's own make each small
 
 SIDE, PATCH = 28, 7
 IMAGE_TOKEN = 98
+IS_VERSION_5 = int(transformers.__version__.split(".")[0]) >= 5
+# Version 5 records no hidden state before the first layer, and its LLaVA fails with layer 0.
+FEATURE_LAYERS = (-1, -3, 2) if IS_VERSION_5 else (-1, -3, 0, 2)
 # (height, width), as transformers has them; three tiles at most a side.
 PINPOINTS = [[28, 56], [56, 28], [56, 56], [84, 28], [28, 84]]
 
@@ -230,6 +234,7 @@ def paddlemix_state(model) -> dict[str, np.ndarray]:
 def paddlemix_config(model, **changes) -> dict:
     """Return PaddleMIX's flat config.json for a model of transformers; a change to None takes the key away."""
     text = model.config.text_config.to_dict()
+    text |= text.get("rope_parameters") or {}  # where version 5 keeps rope_theta
     kept = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
     kept += ("num_key_value_heads", "rms_norm_eps", "rope_theta", "max_position_embeddings", "tie_word_embeddings")
     values = {name: text[name] for name in kept}

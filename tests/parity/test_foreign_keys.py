@@ -25,7 +25,6 @@ from paddlemix.models.vision.families import TOWER_FAMILIES
 
 TOLERANCE = 1e-4
 THETA = 77.0
-IS_VERSION_5 = int(transformers.__version__.split(".")[0]) >= 5
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +215,7 @@ def test_rope_parameters_mean_what_rope_theta_and_rope_scaling_mean(edit, saved,
 def test_rope_parameters_give_transformers_logits(edit, saved):
     """The saved folder's own: rope_parameters in version 5, rope_theta in 4."""
     text = json.loads((saved[1] / "config.json").read_text())["text_config"]
-    theta = text["rope_parameters"]["rope_theta"] if IS_VERSION_5 else text["rope_theta"]
+    theta = text["rope_parameters"]["rope_theta"] if tiny.IS_VERSION_5 else text["rope_theta"]
     assert theta == 5000.0
     folder = edit({"text_config": as_version_4(text, rope_parameters={"rope_theta": theta, "rope_type": "default"})})
     ours = load_model(folder, device="cpu")
@@ -268,7 +267,11 @@ def test_the_head_is_tied_where_the_library_that_wrote_the_folder_ties_it(tmp_pa
     kind = transformers.LlavaNextForConditionalGeneration if is_next else transformers.LlavaForConditionalGeneration
     theirs = kind.from_pretrained(tmp_path)
     is_tied = theirs.get_output_embeddings().weight is theirs.get_input_embeddings().weight
-    assert read_config(tmp_path).language.tie_word_embeddings == is_tied
+    if top and not text and not is_tied and tiny.IS_VERSION_5:  # the file ties a head that it stores with other values
+        with pytest.raises(CheckpointError, match="tie_word_embeddings"):
+            load_model(tmp_path, device="cpu")
+    else:
+        assert read_config(tmp_path).language.tie_word_embeddings == is_tied
 
 
 def test_a_vision_config_that_is_not_there_is_the_reference_librarys(tmp_path):

@@ -144,7 +144,7 @@ def test_other_shapes_give_transformers_logits(make_pair, changes):
     assert_equal_logits(make_pair(False, **changes), [[3, (60, 40), 6], [5, (20, 40), 1, (1, 1), 1]])
 
 
-@pytest.mark.parametrize("layer", [-1, -3, 0, 2])
+@pytest.mark.parametrize("layer", tiny.FEATURE_LAYERS)
 def test_other_feature_layers_give_transformers_logits(tmp_path, layer):
     model = tiny.hf_model(False)
     model.config.vision_feature_layer = layer
