@@ -204,7 +204,7 @@ def _check_template(file: str, template: ChatTemplate | None, owner: str, config
 
 def _check_exists(file: str, is_there, what: str, owner: str, config_folder: str | Path | None) -> None:
     """Raise ValueError with the absolute path, and a hint when the path exists from the configuration's folder."""
-    if is_there(file):
+    if is_there(file or "."):
         return
     hint = ""
     if config_folder is not None and is_there(os.path.join(config_folder, file)):

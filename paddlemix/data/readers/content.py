@@ -72,9 +72,8 @@ def _read_part(part: Any, owner: str) -> tuple[str, Any]:
     if kind in IMAGE_TYPES:
         return "image", _part_image(part, owner)
     if isinstance(kind, str) and (kind in REFUSED or kind == "tool_use"):
-        raise UnsupportedKeyError(
-            f"{owner}: parts of type {kind!r} are not supported, expected text, image or image_url"
-        )
+        expected = f"expected {', '.join(TYPES[:-1])} or {TYPES[-1]}"
+        raise UnsupportedKeyError(f"{owner}: parts of type {kind!r} are not supported, {expected}")
     raise ValueError(f'{owner}: expected an object with "type" text, image or image_url, found {show(part)}')
 
 
