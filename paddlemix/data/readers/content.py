@@ -37,9 +37,9 @@ def read_content(content: Any, owner: str) -> tuple[str | tuple[str, ...], list]
     return _own_lines(pieces), images
 
 
-def part_objects(content: Any, owner: str) -> Iterator[Stated]:
+def part_objects(parts: list, owner: str) -> Iterator[Stated]:
     """Yield the parts of a content and the images in them, see `keys.unused_keys`."""
-    for index, part in enumerate(content if isinstance(content, list) else ()):
+    for index, part in enumerate(parts):
         if not (isinstance(part, dict) and part.get("type") in TYPES):
             continue  # `read_content` says what is wrong with it
         yield f"{owner}[{index}]", part, PART, "a part"

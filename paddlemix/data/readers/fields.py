@@ -22,13 +22,17 @@ def get(row: dict, key: str, kind: type, owner: str) -> Any:
 
 def one_key(values: dict, keys: tuple[str, ...], owner: str) -> str:
     """Return which of some keys a row or turn has. Raises ValueError when it has none, or says two different things."""
-    stated = [key for key in keys if values.get(key) is not None] or [key for key in keys if key in values][:1]
-    if not stated:
+    first = None
+    for key in keys:
+        if values.get(key) is None:
+            continue
+        if first is None:
+            first = key
+        elif not (isinstance(values[key], str) and values[key] == values[first]):
+            raise ValueError(f"{owner} has both {first!r} and {key!r}, which differ: expected one of them")
+    first = next((key for key in keys if key in values), None) if first is None else first
+    if first is None:
         raise ValueError(f"{owner} has no {' or '.join(map(repr, keys))}: found the keys {key_names(values)}")
-    first, *others = stated
-    for other in others:
-        if not (isinstance(values[first], str) and values[first] == values[other]):
-            raise ValueError(f"{owner} has both {first!r} and {other!r}, which differ: expected one of them")
     return first
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import urllib.parse
 from collections.abc import Iterator
 from typing import Any
@@ -43,8 +44,8 @@ def image_source(value: Any, owner: str) -> str:
         raise ValueError(f"{owner} has a null byte, which no path or URL can have; found {show(value)}")
     if SCHEME.match(value):
         _check_url(value, owner)
-    elif value[:5].lower() != "data:" and len(value.encode()) >= MAX_PATH:
-        raise ValueError(f"{owner} is a path of {len(value)} characters, longer than any path; found {show(value)}")
+    elif value[:5].lower() != "data:":
+        _check_path(value, owner)
     return value
 
 
@@ -59,6 +60,16 @@ def _from_object(value: dict, owner: str) -> Any:
     if url and path and url != path:
         raise ValueError(f"{owner} has 'url' and 'path', which differ: expected one of them")
     return url or path or value
+
+
+def _check_path(path: str, owner: str) -> None:
+    if len(path.encode()) >= MAX_PATH:
+        raise ValueError(f"{owner} is a path of {len(path)} characters, longer than any path; found {show(path)}")
+    if path.startswith("~") and os.path.expanduser(path) == path:
+        raise ValueError(
+            f"{owner} starts in the home of a user who does not exist here; found {show(path)}; for a folder of that name "
+            "write './~...'"
+        )
 
 
 def _check_url(url: str, owner: str) -> None:

@@ -15,6 +15,8 @@ def is_trained(turn: dict, role: str, owner: str) -> bool:
     Raises UnsupportedKeyError for other weights and for questions that are to be trained, ValueError for what is no
     mark and for marks that contradict each other.
     """
+    if turn.keys().isdisjoint(TRAINED_KEYS):
+        return True
     marks = {key: _mark(turn[key], f"{owner}: {key!r}") for key in TRAINED_KEYS if turn.get(key) is not None}
     if len(set(marks.values())) > 1:
         raise ValueError(f"{owner}: {' and '.join(map(repr, marks))} contradict each other: expected one of them")

@@ -54,7 +54,9 @@ def stated_in_turns(row: dict, key: str) -> Iterator[Stated]:
     """Yield the objects that `read_turns` reads, see `keys.unused_keys`."""
     yield from image_objects(row)
     for index, turn in enumerate(row[key] if isinstance(row[key], list) else ()):
-        if isinstance(turn, dict):
-            yield f"{key}[{index}]", turn, TURN, "a turn"
-            for text_key in TEXT_KEYS:
-                yield from part_objects(turn.get(text_key), f"{key}[{index}].{text_key}")
+        if not isinstance(turn, dict):
+            continue
+        yield f"{key}[{index}]", turn, TURN, "a turn"
+        for text_key in TEXT_KEYS:
+            if isinstance(turn.get(text_key), list):
+                yield from part_objects(turn[text_key], f"{key}[{index}].{text_key}")
