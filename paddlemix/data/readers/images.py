@@ -67,8 +67,8 @@ def _check_path(path: str, owner: str) -> None:
         raise ValueError(f"{owner} is a path of {len(path)} characters, longer than any path; found {show(path)}")
     if path.startswith("~") and os.path.expanduser(path) == path:
         raise ValueError(
-            f"{owner} starts in the home of a user who does not exist here; found {show(path)}; for a folder of that name "
-            "write './~...'"
+            f"{owner} starts in the home of a user who does not exist here; found {show(path)}; for a folder of that "
+            "name write './~...'"
         )
 
 

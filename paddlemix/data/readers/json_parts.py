@@ -26,22 +26,15 @@ def find_parts(text: str, start: int) -> tuple[list[Place], int] | None:
     return None
 
 
-def list_parts(text: str, key: str) -> list[Place]:
-    """Return the parts of a list, or of the list under a key of an object; none where there is no such list."""
-    start = len(text) - len(text.lstrip())
-    if text.startswith("{", start):
-        start = _find_value(text, start, key)
-    if start is None or not text.startswith("[", start):
-        return []
-    found = find_parts(text, start)
-    return found[0] if found else []
+def find_members(text: str, start: int) -> dict[str, int]:
+    """Return where the value of each key starts in the object that opens at start.
 
-
-def _find_value(text: str, start: int, key: str) -> int | None:
-    """Return where the value of a key starts in the object that opens at start."""
+    Empty if the object never ends, if a part of it is no member, and if it names a key twice.
+    """
     found = find_parts(text, start)
-    for begin, end in found[0] if found else ():
-        match = _KEY.match(text, begin, end)
-        if match and json.loads(match.group(1)) == key:
-            return match.end()
-    return None
+    matches = [_KEY.match(text, *place) for place in found[0]] if found else []
+    try:
+        members = {json.loads(match.group(1)): match.end() for match in matches if match}
+    except json.JSONDecodeError:  # a key with an escape that there is not
+        return {}
+    return members if len(members) == len(matches) else {}

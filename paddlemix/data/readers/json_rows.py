@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ...foreign_json import is_silent
 from .errors import NotJsonError
 from .fields import key_names, show
-from .json_parts import find_parts, list_parts
+from .json_parts import Place, find_members, find_parts
 from .keys import CONVERSATION_KEYS
 
 logger = logging.getLogger(__name__)
@@ -73,11 +73,22 @@ def _read_json(path: Path) -> Iterator[JsonRow]:
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: not JSON: {error}") from error
     except UnreadableValueError as error:
-        rows = [_value(text[start:end], "row") for start, end in list_parts(text, LIST_KEY)]
+        rows = [_value(text[start:end], "row") for start, end in _row_places(text, path)]
         if not rows:
             raise ValueError(f"{path}: not JSON: {error}") from error
     for number, row in enumerate(rows, start=1):
         yield number, None, row
+
+
+def _row_places(text: str, path: Path) -> list[Place]:
+    """Return the places of the rows in the text of a whole file, none if it is no list of them."""
+    start = len(text) - len(text.lstrip())
+    if text.startswith("{", start):
+        members = find_members(text, start)
+        start = members.get(LIST_KEY, start)
+        _tell_head(members, path)
+    found = find_parts(text, start) if text.startswith("[", start) else None
+    return found[0] if found else []
 
 
 def _read_lines(path: Path) -> Iterator[JsonRow]:
@@ -110,7 +121,7 @@ def _list_of(value: Any, path: Path) -> list:
     found = f"a {type(value).__name__}"
     if isinstance(value, dict):
         if isinstance(value.get(LIST_KEY), list):
-            _tell_head(value, path)
+            _tell_head([key for key, one in value.items() if not is_silent(one)], path)
             return value[LIST_KEY]
         if LIST_KEY not in value and value.keys() & set(CONVERSATION_KEYS):
             return [value]
@@ -118,9 +129,9 @@ def _list_of(value: Any, path: Path) -> list:
     raise ValueError(f'{path}: expected a list of rows, or an object with a list under "data"; found {found}')
 
 
-def _tell_head(value: dict, path: Path) -> None:
+def _tell_head(keys: Iterable[str], path: Path) -> None:
     """Log what an object states beside its rows."""
-    others = [key for key, one in value.items() if key not in (LIST_KEY, *HEAD_KEYS) and not is_silent(one)]
+    others = [key for key in keys if key != LIST_KEY and key not in HEAD_KEYS]
     if others:
         logger.warning("%s: beside %r stand %s, which are not used", path, LIST_KEY, key_names(dict.fromkeys(others)))
 

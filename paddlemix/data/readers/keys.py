@@ -47,12 +47,13 @@ _NOTES += ("width", "height", "width_list", "height_list", "length", "language",
 INERT = frozenset(_NOTES)
 
 ROW = KeyRules(frozenset((*IMAGE_KEYS, *SYSTEM_KEYS, *TRAINED_KEYS)), INERT)
-TURN = KeyRules(frozenset(("from", "role", "value", "content", *TRAINED_KEYS)), INERT)
+_OF_ROWS = dict.fromkeys((*IMAGE_KEYS, *SYSTEM_KEYS), (None, "", []))  # are not looked for in a turn
+TURN = KeyRules(frozenset(("from", "role", "value", "content", *TRAINED_KEYS)), INERT, _OF_ROWS)
 # xtuner's need_eos_token and sep change what stands after an answer; a template decides that here.
 EXCHANGE = KeyRules(
     frozenset(("input", "human", "user", "query", "output", "assistant", "gpt", "response", "system", *TRAINED_KEYS)),
     INERT,
-    {"need_eos_token": (True, None), "sep": ("", None)},
+    {**_OF_ROWS, "need_eos_token": (True, None), "sep": ("", None)},
 )
 IMAGE = KeyRules(frozenset(("url", "path", "bytes")), INERT | {"format", "mime_type", "size"})
 PART_IMAGE_KEYS = ("image_url", "image", "url", "path", "bytes")  # where a part may name its image
@@ -68,7 +69,7 @@ def unused_keys(stated: Iterable[Stated]) -> list[str]:
     for owner, values, rules, name in stated:
         if values.keys() <= rules.used:
             continue
-        held = {key: values[key] for key in rules.held if key in values}
+        held = {key: values[key] for key in rules.held if key in values and key not in rules.used}
         check_foreign_keys(held, rules, owner, UnsupportedKeyError)
         for key, value in values.items():
             if key in rules.used or key in rules.inert or key in held or is_empty(value):
