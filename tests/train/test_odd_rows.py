@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import socket
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,8 +15,12 @@ from tiny_training import build, settings, train
 
 from paddlemix import cli
 from paddlemix.checkpoints.processor import LlavaProcessor
+from paddlemix.data.bad_rows import BadRowPolicy
+from paddlemix.data.dataset import ConversationDataset
+from paddlemix.data.measure import Measure
 from paddlemix.data.readers.files import read_rows
 from paddlemix.train.checks.doctor import diagnose
+from paddlemix.train.sample_answers import sample_answers
 
 TALK = '"conversations": [["Hi", "Hello."]]'
 ODD = (
@@ -113,3 +119,19 @@ def test_labels_of_an_answer_with_loss_false_are_ignored_and_its_ids_stay(tmp_pa
     np.testing.assert_array_equal(sample.token_ids, whole.token_ids)
     np.testing.assert_array_equal(sample.labels, [*[-100] * end, *whole.labels[end:]])
     assert processor.decode([label for label in sample.labels if label != -100]) == "Two shapes."
+
+
+def test_row_of_which_only_untrained_answers_fit_is_skipped_and_measured_as_such(held_rows):
+    processor = LlavaProcessor.from_pretrained(tiny_folder.folder())
+    max_length = len(processor.encode_to_train(held_rows[0].conversation)[0].token_ids) - 1
+    encode = functools.partial(processor.encode_to_train, max_length=max_length)
+    (note,) = ConversationDataset([held_rows[1], held_rows[2]], encode, policy=BadRowPolicy("skip"))[0].notes
+    measure = Measure(processor.tokenizer, processor.template, processor.spec, max_length)
+    assert note.kind == measure.row(held_rows[1], {}).kind == "nothing_trained"
+
+
+def test_sample_answer_is_asked_for_where_the_answer_is_trained(held_rows):
+    model = SimpleNamespace(generate=lambda batch, max_new_tokens: [[5]])
+    processor = LlavaProcessor.from_pretrained(tiny_folder.folder())
+    (said,) = sample_answers(model, processor, held_rows[1:2], 1)
+    assert (said["question"], said["expected"]) == ("How many?", "Two shapes.")
