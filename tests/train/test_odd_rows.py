@@ -101,20 +101,19 @@ def test_malformed_header_of_a_server_is_an_unreadable_image(changes, tmp_path, 
     assert json.loads((tmp_path / "out/train_results.json").read_text())["train_skipped_unreadable_picture"] == 1
 
 
-def test_labels_of_an_answer_with_loss_false_are_ignored_and_its_ids_stay(tmp_path):
-    turns = [
-        ("user", "What is this?"),
-        ("assistant", "It is red."),
-        ("user", "How many?"),
-        ("assistant", "Two shapes."),
-    ]
-    messages = [{"role": role, "content": text} for role, text in turns]
+@pytest.fixture
+def held_rows(tmp_path):
+    """Two turns, the same with the first answer not trained, and the first turn alone."""
+    texts = ("What is this?", "It is red.", "How many?", "Two shapes.")
+    messages = [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(texts)]
     held = [*messages[:1], {**messages[1], "loss": False}, *messages[2:]]
-    (tmp_path / "a.json").write_text(
-        json.dumps([{"messages": messages}, {"messages": held}, {"messages": messages[:2]}])
-    )
+    (tmp_path / "held.json").write_text(json.dumps([{"messages": one} for one in (messages, held, messages[:2])]))
+    return read_rows(tmp_path / "held.json")
+
+
+def test_labels_of_an_answer_with_loss_false_are_ignored_and_its_ids_stay(held_rows):
     processor = LlavaProcessor.from_pretrained(tiny_folder.folder())
-    whole, sample, first = (processor.encode_to_train(row.conversation)[0] for row in read_rows(tmp_path / "a.json"))
+    whole, sample, first = (processor.encode_to_train(row.conversation)[0] for row in held_rows)
     end = len(first.token_ids)
     np.testing.assert_array_equal(sample.token_ids, whole.token_ids)
     np.testing.assert_array_equal(sample.labels, [*[-100] * end, *whole.labels[end:]])
