@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 1 << 16
 MAX_REDIRECTS = 5
 TOO_MANY_REQUESTS = 429
+MAX_DIGITS = 18  # of a length that somebody could mean
+MAX_SHOWN = 200  # characters of an address in a message
 
 
 class WebError(Exception):
@@ -53,14 +55,23 @@ def request(
             ) as response:
                 _check_status(response, accepted)
                 yield response
+    except urllib3.exceptions.LocationValueError as error:  # an address that is none, in a redirect too
+        raise WebError(printable(str(error))) from error
     except (
         requests.exceptions.ConnectionError,
         requests.exceptions.Timeout,
         urllib3.exceptions.HTTPError,  # what the raw stream raises
     ) as error:
-        raise PassingWebError(f"{type(error).__name__}: {_reason(error)}") from error
-    except (requests.exceptions.RequestException, UnicodeError) as error:  # a bad address or scheme, endless redirects
-        raise WebError(str(error)) from error
+        raise PassingWebError(f"{type(error).__name__}: {printable(str(_reason(error)))}") from error
+    # A bad address or scheme, endless redirects. A header that cannot be read gives a plain ValueError.
+    except (requests.exceptions.RequestException, ValueError) as error:
+        raise WebError(printable(str(error))) from error
+
+
+def printable(text: str) -> str:
+    """Return a text for a message: what a terminal would obey is made visible, and what is long is cut."""
+    text = text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}... ({len(text)} characters)"
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def _reason(error: Exception) -> object:
@@ -72,7 +83,7 @@ def _reason(error: Exception) -> object:
 def _check_status(response: Response, accepted: tuple[int, ...]) -> None:
     if response.status_code not in accepted:
         may_pass = response.status_code >= 500 or response.status_code == TOO_MANY_REQUESTS
-        status = f"HTTP status {response.status_code} {response.reason or ''}".rstrip()
+        status = printable(f"HTTP status {response.status_code} {response.reason or ''}".rstrip())
         raise (PassingWebError if may_pass else WebError)(status, response.status_code)
 
 
@@ -80,8 +91,10 @@ def num_expected_bytes(response: Response) -> int | None:
     """Return the length of the body that `chunks` gives, None where the server does not tell."""
     if "Content-Encoding" in response.headers:
         return None  # Content-Length counts compressed bytes
-    length = response.headers.get("Content-Length", "")
-    return int(length) if length.isdigit() else None
+    length = response.headers.get("Content-Length", "").strip()
+    if not (length.isascii() and length.isdigit()):  # "²" is a digit as well
+        return None
+    return int(length[-MAX_DIGITS:]) if not length[:-MAX_DIGITS].strip("0") else 10**MAX_DIGITS
 
 
 def chunks(response: Response) -> Iterator[bytes]:

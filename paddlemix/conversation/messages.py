@@ -16,11 +16,13 @@ class Message:
     """One turn.
 
     `text` is a string in which `<image>` marks a picture, or a tuple of strings with one picture between each two of
-    them. The tuple is for text that somebody typed: there `<image>` is just seven characters.
+    them. The tuple is for text that somebody typed: there `<image>` is just seven characters. is_trained: of an
+    answer, whether training learns it; other roles are never learnt.
     """
 
     role: str
     text: str | tuple[str, ...]
+    is_trained: bool = True
 
     def __post_init__(self):
         if self.role not in ROLES:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from .messages import Conversation, Message
 from .segment import Segment
@@ -61,11 +62,14 @@ def render_turn(
 
 
 def render_answer(message: Message, template: ChatTemplate) -> list[Segment]:
-    """Return one answer with its end mark; all of it is trained, pictures excepted."""
+    """Return one answer with its end mark; all of it is trained, or nothing if the message says so."""
     if message.role != "assistant":
         raise ValueError(f"an answer is an assistant message, found role {message.role!r}")
     lead = _text(template.answer_lead, is_trained=True)
-    return lead + _content(message, is_trained=True) + render_closing(template)
+    segments = lead + _content(message, is_trained=True) + render_closing(template)
+    if message.is_trained:
+        return segments
+    return [replace(segment, is_trained=False, is_held_back=True) for segment in segments]
 
 
 def render_closing(template: ChatTemplate) -> list[Segment]:

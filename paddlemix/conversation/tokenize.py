@@ -78,14 +78,14 @@ def tokenize_turn(
 
 
 def merge_text(segments: Iterable[Segment]) -> list[Segment]:
-    """Join neighbouring texts that are both trained or both not; leave out empty texts."""
+    """Join neighbouring texts that are both trained, both held back or neither; leave out empty texts."""
     merged: list[Segment] = []
     for segment in segments:
         if segment.kind == "text" and not segment.text:
             continue
         last = merged[-1] if merged else None
-        is_same = last is not None and last.kind == segment.kind == "text" and last.is_trained == segment.is_trained
-        if is_same:
+        is_text = last is not None and last.kind == segment.kind == "text"
+        if is_text and (last.is_trained, last.is_held_back) == (segment.is_trained, segment.is_held_back):
             merged[-1] = replace(last, text=last.text + segment.text)
         else:
             merged.append(segment)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..image.errors import MissingImageError
 from ..image.load import SCHEME, describe
+
+MAX_PATH = 1000  # characters of a path in a message
 
 
 def find_picture(source: Any, folders: Sequence[str]) -> Any:
@@ -19,12 +22,12 @@ def find_picture(source: Any, folders: Sequence[str]) -> Any:
         return source
     places = [Path(folder, source).absolute() for folder in folders]
     for place in places:
-        if place.is_file():
+        if os.path.isfile(place):  # False as well for what no path can be: too long, or with a null byte
             return str(place)
-    tried = ", ".join(dict.fromkeys(map(str, places)))
+    tried = ", ".join(dict.fromkeys(describe(place, MAX_PATH) for place in places))
     raise MissingImageError(f"picture {describe(source)} not found; tried {tried}: check the path and image_folder")
 
 
 def _is_elsewhere(source: str) -> bool:
     """Tell whether no folder can matter: a URL, a data: URI, an absolute path."""
-    return bool(SCHEME.match(source)) or source[:5].lower() == "data:" or Path(source).expanduser().is_absolute()
+    return bool(SCHEME.match(source)) or source[:5].lower() == "data:" or os.path.isabs(os.path.expanduser(source))

@@ -138,5 +138,5 @@ def _size(place: Any, sizes: dict[str, Any], is_thorough: bool) -> tuple[int, in
 
 
 def _digest(conversation: Conversation, places: Sequence[Any]) -> bytes:
-    said = [(message.role, message.pieces) for message in conversation.messages]
+    said = [(message.role, message.pieces, message.is_trained) for message in conversation.messages]
     return hashlib.blake2b(repr((said, [str(place) for place in places])).encode(), digest_size=16).digest()

@@ -25,7 +25,9 @@ import numpy as np
 
 from ..conversation.paddlemix_template import check_chat_template
 from ..conversation.templates import ChatTemplate
+from ..image.load import describe
 from .bad_rows import refuse
+from .locate import MAX_PATH
 from .readers.fields import show
 from .readers.files import scan_rows
 from .row import Row
@@ -92,13 +94,15 @@ def scan_mixture(
             entry = replace(entry, image_folder=image_folder)
         if entry.chat_template is not None:
             _check_template(entry.chat_template, template, owner, config_folder)
-        entry_rows = []
+        entry_rows, entry_bad = [], []
         for file in entry.data_files:
             file_rows, file_bad = _read_file(file, entry, owner, config_folder, split)
             entry_rows += file_rows
-            bad += file_bad
+            entry_bad += file_bad
         if not entry_rows:
-            raise ValueError(f"{owner}: none of its {len(bad)} rows can be used; {bad[0].where}: {bad[0].reason}")
+            first = entry_bad[0]
+            raise ValueError(f"{owner}: none of its {len(entry_bad)} rows can be used; {first.where}: {first.reason}")
+        bad += entry_bad
         rows += take(entry_rows, entry, np.random.default_rng([seed, number]), owner)
     return rows, bad
 
@@ -177,17 +181,17 @@ def _parse_amount(value: dict, owner: str) -> tuple[float | None, int | None]:
 def _read_file(
     file: str, entry: Entry, owner: str, config_folder: str | Path | None, split: str
 ) -> tuple[list[Row], list[RowNote]]:
-    _check_exists(file, Path.is_file, "data file", owner, config_folder)
+    _check_exists(file, os.path.isfile, "data file", owner, config_folder)
     folders = [os.path.dirname(os.path.abspath(file)), os.getcwd()]
     if entry.image_folder is not None:
-        _check_exists(entry.image_folder, Path.is_dir, "image_folder", owner, config_folder)
+        _check_exists(entry.image_folder, os.path.isdir, "image_folder", owner, config_folder)
         folders.insert(0, os.path.abspath(entry.image_folder))
     return scan_rows(file, folders=tuple(dict.fromkeys(folders)), split=split)
 
 
 def _check_template(file: str, template: ChatTemplate | None, owner: str, config_folder: str | Path | None) -> None:
     what = "chat_template (a file to compare the model's template with; the key may be left out)"
-    _check_exists(file, Path.is_file, what, owner, config_folder)
+    _check_exists(file, os.path.isfile, what, owner, config_folder)
     if template is None:
         return
     try:
@@ -200,9 +204,13 @@ def _check_template(file: str, template: ChatTemplate | None, owner: str, config
 
 def _check_exists(file: str, is_there, what: str, owner: str, config_folder: str | Path | None) -> None:
     """Raise ValueError with the absolute path, and a hint when the path exists from the configuration's folder."""
-    if is_there(Path(file)):
+    if is_there(file or "."):
         return
     hint = ""
-    if config_folder is not None and is_there(Path(config_folder, file)):
+    if config_folder is not None and is_there(os.path.join(config_folder, file)):
         hint = f"; it exists as {Path(config_folder, file)}: paths are relative to the directory you start from"
-    raise ValueError(f"{owner}: {what} not found: {os.path.abspath(file)}{hint}")
+    raise ValueError(f"{owner}: {what} not found: {_shown(os.path.abspath(file))}{hint}")
+
+
+def _shown(path: str) -> str:
+    return path if path.isprintable() and len(path) <= MAX_PATH else describe(path)

@@ -11,11 +11,12 @@ from .row import Row, place
 
 CUT = "cut"
 TOO_LONG = "too_long"
-# What a skipped row is counted as, with the words of a report. The first five are seen in the file, the others when the
-# row is encoded.
+# What a skipped row is counted as, with the words of a report. The first six are seen in the file, the others when the
+# row is encoded; that nothing is trained is seen in either.
 SKIPPED = {
     "not_json": "not JSON",
     "unknown_format": "unknown format",
+    "unsupported_key": "unsupported key",
     "wrong_role": "wrong role",
     "empty_answer": "empty answer",
     "wrong_row": "otherwise wrong",

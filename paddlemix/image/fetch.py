@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..web import PassingWebError, WebError, chunks, num_expected_bytes, request
+from ..web import PassingWebError, WebError, chunks, num_expected_bytes, printable, request
 from .errors import ImageError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def cache_path(url: str, cache_folder: str | os.PathLike[str] | None = None) -> 
     """
     if cache_folder is None:
         cache_folder = Path(os.environ.get("PADDLEMIX_CACHE") or "~/.cache/paddlemix").expanduser() / "images"
-    key = hashlib.sha256(url.encode()).hexdigest()
+    key = hashlib.sha256(url.encode(errors="surrogatepass")).hexdigest()  # `download` refuses half a surrogate pair
     return Path(cache_folder) / key[:2] / key
 
 
@@ -79,7 +79,9 @@ def download(url: str, limits: FetchLimits = DEFAULT_LIMITS) -> bytes:
             return _download_once(url, limits, deadline)
         except PassingWebError as error:
             failure = error
-    raise ImageError(f"cannot download {url}: {failure} (gave up after {limits.max_retries + 1} attempts)") from failure
+    raise ImageError(
+        f"cannot download {printable(url)}: {failure} (gave up after {limits.max_retries + 1} attempts)"
+    ) from failure
 
 
 def _download_once(url: str, limits: FetchLimits, deadline: float) -> bytes:
@@ -95,7 +97,7 @@ def _download_once(url: str, limits: FetchLimits, deadline: float) -> bytes:
         raise
     except WebError as error:
         hint = "; check the address" if error.status else ""
-        raise ImageError(f"cannot download {url}: {error}{hint}") from error
+        raise ImageError(f"cannot download {printable(url)}: {error}{hint}") from error
 
 
 def _read_body(url: str, response: Response, limits: FetchLimits, deadline: float) -> bytes:
@@ -115,10 +117,10 @@ def _read_body(url: str, response: Response, limits: FetchLimits, deadline: floa
 
 def _check_size(url: str, num_bytes: int, limits: FetchLimits) -> None:
     if num_bytes > limits.max_bytes:
-        raise ImageError(f"cannot download {url}: it is larger than the limit of {limits.max_bytes} bytes")
+        raise ImageError(f"cannot download {printable(url)}: it is larger than the limit of {limits.max_bytes} bytes")
 
 
 def _check_deadline(url: str, limits: FetchLimits, deadline: float) -> None:
     """Raise ImageError once the total time is used up."""
     if time.monotonic() > deadline:
-        raise ImageError(f"cannot download {url}: it took longer than the limit of {limits.total_seconds} s")
+        raise ImageError(f"cannot download {printable(url)}: it took longer than the limit of {limits.total_seconds} s")

@@ -22,6 +22,8 @@ MAX_PIXELS = 178_956_970
 # Photographs and drawings only: some of Pillow's other readers start programs (EPS: Ghostscript).
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
+# Of a data: URI, in characters. What is written as %41 takes thirty times its length in memory, and seconds.
+MAX_PAYLOAD, MAX_ESCAPED = 96 << 20, 8 << 20
 MAX_NAME = 200  # characters of a source in a message
 ORIENTATION_TAG = 0x0112
 # EXIF 2.3, section 4.6.4 A: orientation value -> what turns the stored picture upright
@@ -69,18 +71,19 @@ def load_image(
     if isinstance(source, (str, os.PathLike)):
         if not allow_path:
             raise ImageError(f"{name} is a path, and paths are not allowed here: send a URL, a data: URI or the bytes")
-        return _load_file(Path(folder or "") / Path(source).expanduser(), source, max_pixels)
+        # NOTE: pathlib's expanduser raises for a user that does not exist.
+        return _load_file(Path(folder or "") / os.path.expanduser(source), source, max_pixels)
     raise ImageError(
         f"cannot read a picture from {name}: expected a path, an http(s) URL, a data: URI, bytes, a PIL image or a "
         "NumPy array"
     )
 
 
-def describe(source: Any) -> str:
+def describe(source: Any, max_length: int = MAX_NAME) -> str:
     """Return a short name of a source for messages."""
     if isinstance(source, (str, os.PathLike)):
         text = os.fsdecode(os.fspath(source))
-        return repr(text) if len(text) <= MAX_NAME else f"{text[:60]!r}... ({len(text)} characters)"
+        return repr(text) if len(text) <= max_length else f"{text[:60]!r}... ({len(text)} characters)"
     if isinstance(source, (bytes, bytearray, memoryview)):
         return f"<{len(source)} bytes>"
     return f"<{type(source).__module__}.{type(source).__name__}>"
@@ -136,7 +139,13 @@ def _data_uri_bytes(uri: str, name: str) -> bytes:
     header, comma, payload = uri[5:].partition(",")
     if not comma:
         raise ImageError(f"{name} is not a data: URI: expected 'data:image/...;base64,' and the payload")
-    payload_bytes = urllib.parse.unquote_to_bytes(payload)
+    limit = MAX_ESCAPED if "%" in payload else MAX_PAYLOAD
+    if len(payload) > limit:
+        raise ImageError(f"{name} is larger than the limit of {limit} characters: name a file instead")
+    try:
+        payload_bytes = urllib.parse.unquote_to_bytes(payload)
+    except UnicodeEncodeError as error:
+        raise ImageError(f"{name} has half of a surrogate pair, which is no character") from error
     if not header.lower().rstrip().endswith(";base64"):
         return payload_bytes
     try:

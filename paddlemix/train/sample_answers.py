@@ -20,12 +20,15 @@ MAX_NEW_TOKENS = 128
 def sample_answers(
     model: LlavaForConditionalGeneration, teacher: LlavaProcessor, rows: Sequence[Row], num_answers: int
 ) -> list[dict[str, str]]:
-    """Answer the first question of some rows, spread evenly, greedily; a row that cannot be read is left out."""
+    """Answer a question of some rows, spread evenly, greedily; a row that cannot be read is left out.
+
+    The question is the first one whose answer is trained: another answer of the row may be wrong on purpose.
+    """
     found = []
     for index in np.unique(np.linspace(0, len(rows) - 1, num_answers).astype(int)):
         row = rows[index]
-        roles = [message.role for message in row.conversation.messages]
-        end = roles.index("assistant")
+        answers = [message.role == "assistant" and message.is_trained for message in row.conversation.messages]
+        end = answers.index(True)
         try:
             sample = teacher.encode(first_messages(row.conversation, end), folders=row.folders)
         except (ValueError, OSError):

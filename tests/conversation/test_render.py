@@ -54,6 +54,29 @@ def test_whole_is_the_concatenation_of_its_turns(name):
     assert render(conversation, template, add_generation_prompt=True) == parts
 
 
+# Without prompts, answers follow each other: there a trained text has to end where one that is not trained starts.
+@pytest.mark.parametrize("name", [name for name in TEMPLATES if not get_template(name).is_prompt_text_dropped])
+def test_answer_that_is_not_trained_has_the_tokens_of_a_trained_one_and_its_end_is_not_trained_either(name):
+    class Characters:
+        """Starts each text with its length, so that ids tell which texts were joined."""
+
+        add_bos, bos_id = False, 0
+        encode = staticmethod(lambda text, is_start: [len(text), *map(ord, text)])
+        special_ids = staticmethod(lambda text, is_start: [-1])
+        has_prefix_after = is_stripped_after = staticmethod(lambda last: False)
+
+    template, messages = get_template(name), talk("user", "assistant", "user", "assistant").messages
+    held = Conversation([messages[0], Message("assistant", messages[1].text, is_trained=False), *messages[2:]])
+    (ids, trained), (held_ids, held_trained) = (
+        tokenize(render(one, template), Characters, ()) for one in (Conversation(messages), held)
+    )
+    # Where the first answer with its end mark is over: that is where the next question starts.
+    num_first = len(tokenize(render(Conversation(messages[:2]), template), Characters, ())[0])
+    assert held_ids == ids
+    assert held_trained == [False] * num_first + trained[num_first:]
+    assert any(trained[:num_first]) and any(held_trained)
+
+
 def test_prompt_for_an_answer_ends_without_a_space():
     segments = render(talk("user"), get_template("vicuna_v1"), add_generation_prompt=True)
     assert merge_text(segments)[-1].text.endswith("USER: text 0 ASSISTANT:")

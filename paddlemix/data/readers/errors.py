@@ -8,7 +8,7 @@ class BadRowError(ValueError):
 
 
 class NotJsonError(BadRowError):
-    """A line of a JSON lines file cannot be read."""
+    """A row, or a line of a JSON lines file, cannot be read."""
 
     kind = "not_json"
 
@@ -17,6 +17,12 @@ class UnknownFormatError(BadRowError):
     """A row looks like none of the known formats."""
 
     kind = "unknown_format"
+
+
+class UnsupportedKeyError(BadRowError):
+    """A row states something that training would have to honor and cannot: a video, tools, a weight of 0.5."""
+
+    kind = "unsupported_key"
 
 
 class WrongRoleError(BadRowError):
@@ -29,3 +35,9 @@ class EmptyAnswerError(BadRowError):
     """There is nothing to learn from an answer."""
 
     kind = "empty_answer"
+
+
+class NoTrainedAnswerError(BadRowError):
+    """The row says of each of its answers that it is not trained."""
+
+    kind = "nothing_trained"

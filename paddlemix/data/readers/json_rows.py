@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ...foreign_json import is_silent
 from .errors import NotJsonError
+from .fields import key_names, show
+from .json_parts import Place, find_members, find_parts
+from .keys import CONVERSATION_KEYS
 
 logger = logging.getLogger(__name__)
 SUFFIXES = (".json", ".jsonl")
+LIST_KEY = "data"  # of an object that holds the rows in a list
+HEAD_KEYS = frozenset(("version", "info", "license", "licenses", "name", "description", "author", "date", "num_rows"))
+MAX_DIGITS = 300  # of a whole number: what is longer cannot become a floating point number
+END_BYTES = 1 << 12
 JsonRow = tuple[int, int | None, Any]  # row number from 1, line number from 1 (None: not line by line), value
+
+
+class UnreadableValueError(ValueError):
+    """A text is JSON by its brackets and commas, but a value in it is not to be read."""
 
 
 def iterate_rows(path: str | Path) -> Iterator[JsonRow]:
@@ -20,79 +32,154 @@ def iterate_rows(path: str | Path) -> Iterator[JsonRow]:
 
     `.json` holds a list, an object with a list under "data", or one row. `.jsonl` holds one row a line; empty lines
     are skipped. What the file holds counts, not its suffix: the other form is read too, and that is logged.
-    A line that is not JSON gives a NotJsonError as its value. Raises ValueError naming the file for anything else.
+    A row that cannot be read gives a NotJsonError as its value: a line that is not JSON or not UTF-8, an object that
+    names a key twice, NaN, a number of more than MAX_DIGITS digits, lists too deep inside each other. Raises ValueError
+    naming the file for anything else.
     """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"data file not found: {path.absolute()}")
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"{path}: unknown kind of data file {path.suffix!r}, expected {' or '.join(SUFFIXES)}")
+    if path.suffix.lower() == ".json" and not _is_json_lines(path):
+        yield from _read_json(path)
+    elif path.suffix.lower() == ".jsonl" and _is_json_list(path):
+        logger.info("%s starts with '[': reading it as one JSON list", path)
+        yield from _read_json(path)
+    else:
+        if path.suffix.lower() == ".json":
+            logger.info("%s holds one JSON object a line: reading it as JSON lines", path)
+        yield from _read_lines(path)
+
+
+def parse(text: str) -> Any:
+    """Return the value of a JSON text.
+
+    Raises JSONDecodeError for what is no JSON, UnreadableValueError for a value that is not to be read.
+    """
     try:
-        if path.suffix.lower() == ".jsonl":
-            yield from _read_jsonl(path)
-        else:
-            yield from _read_json(path)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 ({error}); save the file as UTF-8") from error
+        return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant, parse_int=_whole_number)
+    except RecursionError:
+        raise UnreadableValueError("lists or objects are too deep inside each other") from None
 
 
 def _read_json(path: Path) -> Iterator[JsonRow]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 ({error}); save the file as UTF-8") from error
+    try:
+        rows = _list_of(parse(text), path)
     except json.JSONDecodeError as error:
-        if not _is_json_lines(path):
+        raise ValueError(f"{path}: not JSON: {error}") from error
+    except UnreadableValueError as error:
+        rows = [_value(text[start:end], "row") for start, end in _row_places(text, path)]
+        if not rows:
             raise ValueError(f"{path}: not JSON: {error}") from error
-        logger.info("%s holds one JSON object a line: reading it as JSON lines", path)
-        yield from _read_lines(path)
-        return
-    for number, row in enumerate(_list_of(value, path), start=1):
+    for number, row in enumerate(rows, start=1):
         yield number, None, row
 
 
-def _read_jsonl(path: Path) -> Iterator[JsonRow]:
-    if _first_line(path).startswith("["):
-        logger.info("%s starts with '[': reading it as one JSON list", path)
-        yield from _read_json(path)
-    else:
-        yield from _read_lines(path)
+def _row_places(text: str, path: Path) -> list[Place]:
+    """Return the places of the rows in the text of a whole file, none if it is no list of them."""
+    start = len(text) - len(text.lstrip())
+    if text.startswith("{", start):
+        members = find_members(text, start)
+        start = members.get(LIST_KEY, start)
+        _tell_head(members, path)
+    found = find_parts(text, start) if text.startswith("[", start) else None
+    return found[0] if found else []
 
 
 def _read_lines(path: Path) -> Iterator[JsonRow]:
-    number = 0
-    with path.open(encoding="utf-8-sig") as file:
-        for line_number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            number += 1
-            try:
-                value = json.loads(line)
-            except json.JSONDecodeError as error:
-                value = NotJsonError(f"the line is not JSON: {error}")
-            yield number, line_number, value
+    lines = ((number, line) for number, line in enumerate(_lines(path), start=1) if line.strip())
+    for number, (line_number, line) in enumerate(lines, start=1):
+        yield number, line_number, _value(line, "line")
+
+
+def _value(text: str, what: str) -> Any:
+    """Return the value of a row, or the error that says why there is none."""
+    try:
+        text.isascii() or text.encode()
+        return parse(text)
+    except UnicodeEncodeError:
+        return NotJsonError(f"the {what} is not UTF-8: save the file as UTF-8")
+    except ValueError as error:
+        return NotJsonError(f"the {what} is not JSON: {error}")
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """Yield the lines of a file; bytes that are not UTF-8 become halves of surrogate pairs."""
+    with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
+        yield from file
 
 
 def _list_of(value: Any, path: Path) -> list:
     """Return the rows in the value of a whole file."""
     if isinstance(value, list):
         return value
-    if isinstance(value, dict) and "data" not in value and {"conversations", "messages"} & value.keys():
-        return [value]
     found = f"a {type(value).__name__}"
     if isinstance(value, dict):
-        if isinstance(value.get("data"), list):
-            return value["data"]
-        found = f"an object with the keys {', '.join(map(repr, value)) or '(none)'}"
+        if isinstance(value.get(LIST_KEY), list):
+            _tell_head([key for key, one in value.items() if not is_silent(one)], path)
+            return value[LIST_KEY]
+        if LIST_KEY not in value and value.keys() & set(CONVERSATION_KEYS):
+            return [value]
+        found = f"an object with the keys {key_names(value)}"
     raise ValueError(f'{path}: expected a list of rows, or an object with a list under "data"; found {found}')
 
 
-def _first_line(path: Path) -> str:
-    """Return the first line that is not empty, without the space around it."""
-    with path.open(encoding="utf-8-sig") as file:
-        return next((line.strip() for line in file if line.strip()), "")
+def _tell_head(keys: Iterable[str], path: Path) -> None:
+    """Log what an object states beside its rows."""
+    others = [key for key in keys if key != LIST_KEY and key not in HEAD_KEYS]
+    if others:
+        logger.warning("%s: beside %r stand %s, which are not used", path, LIST_KEY, key_names(dict.fromkeys(others)))
 
 
 def _is_json_lines(path: Path) -> bool:
-    try:
-        return isinstance(json.loads(_first_line(path)), dict)
-    except json.JSONDecodeError:
-        return False
+    """Tell whether a file has an object on its first line, and more lines."""
+    first, is_only = _first_line(path)
+    return first.startswith("{") and not is_only and _is_closed(first)
+
+
+def _is_json_list(path: Path) -> bool:
+    """Tell whether a file is one list: its first line opens it, and its last one closes it."""
+    first, is_only = _first_line(path)
+    return first.startswith("[") and (is_only or not _is_closed(first)) and _end(path).endswith(b"]")
+
+
+def _is_closed(text: str) -> bool:
+    found = find_parts(text, 0)
+    return found is not None and found[1] == len(text)
+
+
+def _first_line(path: Path) -> tuple[str, bool]:
+    """Return the first line that is not empty, without the space around it, and whether it is the only one."""
+    lines = (line.strip() for line in _lines(path) if line.strip())
+    return next(lines, ""), next(lines, None) is None
+
+
+def _end(path: Path) -> bytes:
+    """Return the last bytes of a file, without the space behind them."""
+    with path.open("rb") as file:
+        file.seek(max(path.stat().st_size - END_BYTES, 0))
+        return file.read().rstrip()
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))
+        raise UnreadableValueError(f"an object has the key {show(twice, with_type=False)} twice")
+    return found
+
+
+def _no_constant(name: str) -> Any:
+    raise UnreadableValueError(f"{name} is no value of JSON: write null where there is none")
+
+
+def _whole_number(text: str) -> int:
+    if len(text) > MAX_DIGITS:
+        raise UnreadableValueError(f"a number of {len(text):,} digits")
+    return int(text)

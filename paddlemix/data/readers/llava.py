@@ -1,27 +1,36 @@
-"""LLaVA rows: {"id"?, "image"?: str or list, "conversations": [{"from": "human" or "gpt", "value": text}, ...]}."""
+"""LLaVA's and ShareGPT's rows: {"image"?, "conversations": [{"from": "human" or "gpt", "value": text}, ...]}.
+
+The list may be called "conversation", and a turn may have "role" and "content" instead.
+"""
 
 from __future__ import annotations
 
-from ...conversation.messages import Conversation, Message
-from .fields import get, get_role, row_images, show
+from collections.abc import Iterator
+
+from ...conversation.messages import Conversation
+from .exchanges import is_exchange
+from .keys import Stated
+from .turn_objects import ROLE_KEYS, TEXT_KEYS, first_turn, list_key, read_turns, stated_in_turns
 
 SHAPE = '{"image"?: ..., "conversations": [{"from": "human", "value": ...}, {"from": "gpt", "value": ...}, ...]}'
-ROLES = {"human": "user", "gpt": "assistant", "system": "system", "user": "user", "assistant": "assistant"}
 
 
 def matches(row: dict) -> bool:
-    """Tell whether the turns are objects."""
-    turns = row.get("conversations")
-    return isinstance(turns, list) and bool(turns) and isinstance(turns[0], dict)
+    """Tell whether the turns are objects of one speaker each."""
+    turn = first_turn(row)
+    return isinstance(turn, dict) and (not is_exchange(turn) or bool(turn.keys() & {*ROLE_KEYS, *TEXT_KEYS}))
+
+
+def keys(row: dict) -> set[str]:
+    """Return which keys of the row hold the conversation."""
+    return {list_key(row)}
+
+
+def stated(row: dict) -> Iterator[Stated]:
+    """Yield the objects that are read, see `keys.unused_keys`."""
+    return stated_in_turns(row, list_key(row))
 
 
 def read(row: dict) -> Conversation:
-    """Make a conversation of a row. Raises ValueError for a turn without a known "from" and a string "value"."""
-    messages = []
-    for index, turn in enumerate(get(row, "conversations", list, "the row")):
-        owner = f"conversations[{index}]"
-        if not isinstance(turn, dict):
-            raise ValueError(f'{owner}: expected {{"from": ..., "value": ...}}, found {show(turn)}')
-        role = get_role(get(turn, "from", object, owner), ROLES, owner)
-        messages.append(Message(role, get(turn, "value", str, owner)))
-    return Conversation(messages, row_images(row))
+    """Make a conversation of a row. Raises ValueError as `turn_objects.read_turns`."""
+    return read_turns(row, list_key(row))

@@ -2,27 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 from ...conversation.messages import Conversation, Message
-from .fields import get, row_images, show
+from .fields import show
+from .images import image_objects, row_images
+from .keys import Stated
+from .turn_objects import first_turn, list_key
 
 SHAPE = '{"image"?: ..., "conversations": [[user, assistant], ...]}'
 
 
 def matches(row: dict) -> bool:
     """Tell whether the turns are pairs."""
-    turns = row.get("conversations")
-    return isinstance(turns, list) and bool(turns) and isinstance(turns[0], (list, str))
+    return isinstance(first_turn(row), (list, str))
+
+
+def keys(row: dict) -> set[str]:
+    """Return which keys of the row hold the conversation."""
+    return {list_key(row)}
+
+
+def stated(row: dict) -> Iterator[Stated]:
+    """Yield the objects that are read, see `keys.unused_keys`."""
+    return image_objects(row)
 
 
 def read(row: dict) -> Conversation:
     """Make a conversation of a row. Raises ValueError for a turn that is not a pair of strings."""
+    key = list_key(row)
+    return Conversation(read_pairs(row[key], key), row_images(row))
+
+
+def read_pairs(pairs: Any, owner: str) -> list[Message]:
+    """Return the messages of a list of pairs. Raises ValueError for anything else."""
+    if not isinstance(pairs, list):
+        raise ValueError(f"{owner!r} must be a list of [user, assistant], found {show(pairs)}")
     messages = []
-    for index, pair in enumerate(get(row, "conversations", list, "the row")):
+    for index, pair in enumerate(pairs):
         if not isinstance(pair, list) or len(pair) != 2:
             found = f"a list of {len(pair)}" if isinstance(pair, list) else show(pair)
-            raise ValueError(f"conversations[{index}]: expected [user, assistant], found {found}")
+            raise ValueError(f"{owner}[{index}]: expected [user, assistant], found {found}")
         for role, text in zip(("user", "assistant"), pair, strict=True):
             if not isinstance(text, str):
-                raise ValueError(f"conversations[{index}]: the {role} must say a string, found {show(text)}")
+                raise ValueError(f"{owner}[{index}]: the {role} must say a string, found {show(text)}")
             messages.append(Message(role, text))
-    return Conversation(messages, row_images(row))
+    return messages

@@ -3,9 +3,26 @@
 from __future__ import annotations
 
 from ...constants import IMAGE_MARK
-from ...conversation.messages import Conversation
+from ...conversation.messages import Conversation, Message
 from ...conversation.render import check_roles
-from .errors import EmptyAnswerError, WrongRoleError
+from .errors import EmptyAnswerError, NoTrainedAnswerError, WrongRoleError
+from .fields import check_unicode, get_text
+from .keys import SYSTEM_KEYS, stated_keys
+
+
+def put_system(conversation: Conversation, row: dict) -> Conversation:
+    """Return the conversation with the system text at the top of its row in front of it.
+
+    Raises ValueError when the conversation starts with another one.
+    """
+    if not stated_keys(row, SYSTEM_KEYS):
+        return conversation
+    text, messages = get_text(row, SYSTEM_KEYS, "the row"), conversation.messages
+    if not messages or messages[0].role != "system":
+        return Conversation((Message("system", text), *messages), conversation.images)
+    if messages[0].text != text:
+        raise ValueError("the row has a system text at its top and another one in its first turn: expected one of them")
+    return conversation
 
 
 def drop_leading_answer(conversation: Conversation) -> tuple[Conversation, bool]:
@@ -22,15 +39,25 @@ def drop_leading_answer(conversation: Conversation) -> tuple[Conversation, bool]
 
 
 def check_turns(conversation: Conversation) -> None:
-    """Raise BadRowError unless every user turn has an answer, which is not empty."""
+    """Raise BadRowError unless every user turn has an answer, one is trained, and none of those is empty."""
     try:
         check_roles(conversation.messages, add_generation_prompt=False)
     except ValueError as error:
         raise WrongRoleError(str(error)) from error
-    for index, message in enumerate(conversation.messages):
+    answers = [(index, one) for index, one in enumerate(conversation.messages) if one.role == "assistant"]
+    if not any(message.is_trained for _, message in answers):
+        raise NoTrainedAnswerError("no answer of the row is trained: each of its turns says so")
+    for index, message in answers:
         pieces = message.pieces
-        if message.role == "assistant" and len(pieces) == 1 and not pieces[0].strip():
+        if message.is_trained and len(pieces) == 1 and not pieces[0].strip():
             raise EmptyAnswerError(f"message {index}: the answer is empty, so there is nothing to learn")
+
+
+def check_texts(conversation: Conversation) -> None:
+    """Raise ValueError for a text that is no Unicode."""
+    for index, message in enumerate(conversation.messages):
+        for piece in message.pieces:
+            check_unicode(piece, f"message {index}")
 
 
 def check_marks(conversation: Conversation) -> None:

@@ -14,7 +14,7 @@ from ...data.bad_rows import refuse
 from ...data.measure import Measure, RowFacts, measure_rows
 from ...data.mixture import scan_mixture
 from ...data.row import Row
-from ...data.row_note import count_kinds
+from ...data.row_note import count_kinds, in_words
 from ...image.anyres import num_image_tokens, num_tiles
 from ...models.config import LlavaConfig
 from ..activations import Load
@@ -103,6 +103,10 @@ def _check_split(check: Check, settings: DataSettings, home: Home, split: str, c
         refuse(left_out)
     if not rows:
         raise ValueError(f"the dataset has no rows for {split!r}: name data_files under that key")
+    if left_out:
+        settings.policy.check(left_out, len(rows) + len(left_out))
+        first = f"the first one: {left_out[0].where}: {left_out[0].reason}"
+        check.warn(f"{split}: {len(left_out):,} rows are left out ({in_words(count_kinds(left_out))}); {first}")
     count = max(MIN_MEASURED, 4 * settings.per_device_train_batch_size)
     measure = Measure(home.teacher.tokenizer, home.teacher.template, home.teacher.spec, settings.max_length)
     pairs = list(zip(rows[:count], measure_rows(rows[:count], measure), strict=False))

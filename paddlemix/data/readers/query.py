@@ -1,0 +1,59 @@
+"""Rows of one question and its answer, with what was said before.
+
+ms-swift: {"system"?, "query", "response", "history"?: [[user, assistant], ...], "images"?}; Alpaca, as ms-swift and
+LLaMA-Factory read it: {"system"?, "instruction", "input"?, "output", "history"?, "images"?}.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ...conversation.messages import Conversation, Message
+from .exchanges import check_question
+from .fields import get
+from .images import image_objects, row_images
+from .keys import Stated, is_empty
+from .pairs import read_pairs
+
+SHAPE = '{"images"?: [...], "query": ..., "response": ..., "history"?: [[user, assistant], ...]}'
+ALPACA = ("instruction", "input")
+
+
+def matches(row: dict) -> bool:
+    """Tell whether the row has a question and an answer of its own."""
+    return _is_swift(row) or _is_alpaca(row)
+
+
+def keys(row: dict) -> set[str]:
+    """Return which keys of the row hold the conversation."""
+    return {"history", *(("query", "response") if _is_swift(row) else (*ALPACA, "output"))}
+
+
+def stated(row: dict) -> Iterator[Stated]:
+    """Yield the objects that are read, see `keys.unused_keys`."""
+    return image_objects(row)
+
+
+def read(row: dict) -> Conversation:
+    """Make a conversation of a row. Raises ValueError for a question, an answer or a history of another type."""
+    images = row_images(row)
+    history = [] if is_empty(row.get("history")) else read_pairs(row["history"], "history")
+    question_key, answer_key = ("query", "response") if _is_swift(row) else (ALPACA[0], "output")
+    question = get(row, "query", str, "the row") if _is_swift(row) else _instruction(row)
+    check_question(question, repr(question_key), has_image=bool(images) and not history)
+    answer = get(row, answer_key, str, "the row")
+    return Conversation([*history, Message("user", question), Message("assistant", answer)], images)
+
+
+def _is_swift(row: dict) -> bool:
+    return row.get("query") is not None or row.get("response") is not None
+
+
+def _is_alpaca(row: dict) -> bool:
+    return row.get("output") is not None and any(row.get(key) is not None for key in ALPACA)
+
+
+def _instruction(row: dict) -> str:
+    """Return instruction and input, those that are not empty, each on lines of its own."""
+    parts = [get(row, key, str, "the row") for key in ALPACA if row.get(key) is not None]
+    return "\n".join(part for part in parts if part)
