@@ -72,16 +72,27 @@ def is_equal(value: Any, accepted: Any) -> bool:
     if isinstance(value, bool) or isinstance(accepted, bool):
         return value is accepted
     if isinstance(value, int | float) and isinstance(accepted, int | float):
-        return math.isclose(value, accepted, rel_tol=1e-6)
+        return value == accepted or (_is_finite(value) and math.isclose(value, accepted, rel_tol=1e-6))
     if isinstance(value, list | tuple) and isinstance(accepted, list | tuple):
         pairs = zip(value, accepted, strict=False)
         return len(value) == len(accepted) and all(is_equal(one, other) for one, other in pairs)
     return value == accepted
 
 
+def _is_finite(value: float) -> bool:
+    """Tell if a number is finite; an integer beyond the largest float is not."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
 def shown(value: Any) -> str:
     """Return a value for a message, shortened."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # nested too deeply; an integer of too many digits
+        text = f"a {type(value).__name__} that is too large to show"
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
 
 
@@ -118,7 +129,7 @@ def number(least: float, most: float, *, is_open: bool = False) -> Kind:
     """Return the kind of a finite number from least to most; is_open: least itself is refused."""
 
     def is_good(value: Any) -> bool:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not _is_finite(value):
             return False
         return (least < value if is_open else least <= value) and value <= most
 

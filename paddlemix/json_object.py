@@ -34,7 +34,7 @@ def parse_object(content: bytes, error: type[ValueError], what: str) -> dict[str
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in found if names.count(name) > 1)
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))
         raise ValueError(f"one object has the key {twice!r} twice")
     return found

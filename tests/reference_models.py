@@ -203,7 +203,8 @@ def hf_logits(model, batch: Batch, is_next: bool) -> np.ndarray:
 
 # What stands in transformers' names (in memory, 4.52 and later) and in PaddleMIX's, in the order of replacement.
 PADDLEMIX_NAMES = (
-    ("model.vision_tower.", "llama.vision_tower.vision_tower."),
+    ("model.vision_tower.vision_model.", "model.vision_tower."),  # version 5 has no module in between
+    ("model.vision_tower.", "llama.vision_tower.vision_tower.vision_model."),
     ("embeddings.patch_embedding", "conv1"),
     ("embeddings.position_embedding", "positional_embedding"),
     ("embeddings.class_embedding", "class_embedding"),
