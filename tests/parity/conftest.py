@@ -11,6 +11,21 @@ import reference_models as tiny
 from paddlemix.models.llava import LlavaForConditionalGeneration
 
 
+def pytest_collection_modifyitems(config, items):
+    """Leave out what transformers 5 cannot build: a LLaVA over MPT, whose embeddings it looks for in vain."""
+    if not tiny.IS_VERSION_5:
+        return
+    gone = [item for item in items if "pair" in item.fixturenames and _is_over_mpt(item)]
+    gone += [item for item in items if item.originalname.startswith("test_llava_1_6_over") and _is_over_mpt(item)]
+    config.hook.pytest_deselected(items=gone)
+    items[:] = [item for item in items if item not in gone]
+
+
+def _is_over_mpt(item) -> bool:
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    return str(params.get("variant", params.get("family", ""))).startswith("mpt")
+
+
 @dataclass(frozen=True)
 class Pair:
     """theirs: torch; ours: paddle; is_next: LLaVA 1.6."""

@@ -85,6 +85,8 @@ PLAIN = ("llama", "llama-3.1", "llama-linear", "smollm2", "mistral-0.2", "phi3")
 NO_LLAVA_CLASS = ("ernie4_5", "ernie4_5-untied")  # in LLaVA's own code, nor another class that computes the same
 NOT_HELD = {("paddlemix", name) for name in VARIANTS if name not in PLAIN}
 NOT_HELD |= {("official", name) for name in NO_LLAVA_CLASS}
+if tiny.IS_VERSION_5:  # whose Gemma does not scale image features, which only two layouts can say
+    NOT_HELD |= {("official", "gemma"), ("xtuner", "gemma")}
 REFUSALS = {"paddlemix": "with .*: PaddleMIX has LLaMA", "official": ".*no class that computes it"}
 
 
@@ -206,7 +208,7 @@ def test_greedy_ids_equal_transformers(pair, row):
         whole = pair.theirs.generate(**inputs, max_new_tokens=NUM_NEW, do_sample=False, pad_token_id=0)
     theirs = whole[0, batch.token_ids.shape[1] :].tolist()
     is_tied = pair.ours.config.language.tie_word_embeddings  # random ones mostly repeat the token before
-    assert is_tied or len(set(theirs)) > 2
+    assert is_tied or tiny.IS_VERSION_5 or len(set(theirs)) > 2  # version 5 draws other random weights
     assert pair.ours.generate(batch, GREEDY) == [theirs]
 
 
@@ -304,7 +306,9 @@ def our_parts(name: str, tensor: torch.Tensor):
 @pytest.mark.parametrize("layout", ["hf", "official", "xtuner", "paddlemix", "paddle"])
 def test_there_and_back_keeps_every_bit_and_the_configuration(tmp_path, folder, variant, layout):
     if (layout, variant) in NOT_HELD:
-        with pytest.raises(CheckpointError, match=f"cannot hold a decoder of family '.*' ?{REFUSALS[layout]}"):
+        is_unscaled = variant == "gemma" and layout != "paddlemix"
+        text = "cannot hold this model: its image features are not multiplied" if is_unscaled else ""
+        with pytest.raises(CheckpointError, match=text or f"cannot hold a decoder of family '.*' ?{REFUSALS[layout]}"):
             convert(folder, tmp_path / "there", layout)
         return
     convert(folder, tmp_path / "there", layout)
@@ -332,13 +336,15 @@ def test_transformers_loads_what_we_write_and_computes_the_same(tmp_path, pair, 
     batch = batch_of(pair, [60])  # without `<image>`, whose id is another now
     again = tiny.hf_logits(theirs, batch, False)[..., :99]
     np.testing.assert_allclose(again, tiny.hf_logits(pair.theirs, batch, False), atol=TOLERANCE)
+    if ("xtuner", variant) in NOT_HELD:
+        return
     convert(folder, tmp_path / "xtuner", "xtuner")
     llm = AutoModelForCausalLM.from_pretrained(tmp_path / "xtuner").eval()
     assert type(llm).__name__ == FAMILIES[family].architecture
     np.testing.assert_allclose(tiny.hf_logits(llm, batch, False), again, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("variant", [name for name in VARIANTS if name not in NO_LLAVA_CLASS], indirect=True)
+@pytest.mark.parametrize("variant", [name for name in VARIANTS if ("official", name) not in NOT_HELD], indirect=True)
 def test_official_folder_names_the_class_over_the_decoder(tmp_path, folder, variant):
     convert(folder, tmp_path / "official", "official")
     values = json.loads((tmp_path / "official" / "config.json").read_text())
@@ -364,10 +370,11 @@ def test_family_names_the_layers_that_lora_adapts(pair):
 @pytest.mark.parametrize("variant", ["llama-3.1", "llama-linear"])
 def test_scaled_frequencies_of_a_large_model_are_those_of_transformers(variant):
     scaling = {**VARIANTS[variant]["rope_scaling"]}
+    scaling.pop("rope_theta", None)  # which version 5 puts into the caller's object
     scaling |= {"original_max_position_embeddings": 8192} if variant == "llama-3.1" else {}
     theirs = tiny.text_config(head_dim=128, rope_theta=500000.0, rope_scaling=scaling, max_position_embeddings=131072)
     expected, _ = ROPE_INIT_FUNCTIONS[scaling["rope_type"]](theirs, "cpu")
-    plain, _ = ROPE_INIT_FUNCTIONS["default"](theirs, "cpu")
+    plain = 500000.0 ** -(torch.arange(0, 128, 2) / 128)
     ours = frequency_scales(FAMILIES["llama"].read(theirs.to_dict()))
     np.testing.assert_allclose(ours, (expected / plain).numpy(), rtol=1e-5)
 
