@@ -125,7 +125,7 @@ def build_config(folder: Path, raw: dict, language: LanguageConfig, facts: Tower
         grids=read_pairs(folder, raw.get("image_grid_pinpoints") or ()) if mode == "anyres" else (),
         merge=merge if mode == "anyres" else "flat",
         has_class_token=vision.select_feature == "cls_patch",
-        **facts.pixels,
+        **_tile_filter(mode, facts.pixels),
     )
     return LlavaConfig(
         language=language,
@@ -137,6 +137,14 @@ def build_config(folder: Path, raw: dict, language: LanguageConfig, facts: Tower
         has_image_newline="unpad" in merge,
         eos_token_ids=read_eos(folder, raw, language),
     )
+
+
+def _tile_filter(mode: str, pixels: dict) -> dict:
+    """Return the pixels with the filter of LLaVA's own code for tiles, whatever the image processor's file says.
+
+    `process_anyres_image` in `llava/mm_utils.py` scales with Pillow's default; the processor then has nothing to scale.
+    """
+    return {**pixels, "resample": "bicubic"} if mode == "anyres" else pixels
 
 
 def selection(raw: dict) -> dict:
@@ -167,7 +175,7 @@ def read_facts(folder: Path, raw: dict) -> TowerFacts:
         place = place or _fetch_tower(folder, name)
         vision = read_tower(place, **selection(raw))
     vision = as_stored(folder, vision)
-    return TowerFacts(vision, read_pixels(get_tower_family(vision.family), folder, place))
+    return TowerFacts(vision, read_pixels(vision, folder, place))
 
 
 def _fetch_tower(folder: Path, name: str) -> Path:

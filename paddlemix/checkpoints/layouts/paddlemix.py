@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ...conversation.tokenizer import Tokenizer
 from ...conversation.tokenizer_files import CONFIG_FILE, FAST_FILE, PADDLE_FILE, SENTENCEPIECE_FILE
-from ...image.spec import CLIP_MEAN, CLIP_STD, ImageSpec
+from ...image.spec import ImageSpec
 from ...models.config import LanguageConfig, LlavaConfig, VisionConfig
 from ...models.language.families.family import SHARED
 from ...models.projector_type import projector_blocks
@@ -19,6 +19,7 @@ from ..rules import KeyTable, Rule
 from . import hf_json
 from .components import decoder_rules, mm_projector_rules, read_pairs, safetensors_names, tower_rules
 from .decoder import flat_json, generation_json, read_eos, read_language, template_of
+from .image_processor import Found, find_processor, read_processor
 from .part import OWN_KEY, Part, own_json, read_own_json, renamed
 
 NAME = "paddlemix"
@@ -114,22 +115,20 @@ def _shape_from_weights(folder: Path, tensors: dict[str, StoredTensor]) -> dict:
 
 
 def _read_image(folder: Path, raw: dict, vision: VisionConfig) -> ImageSpec:
-    values: dict = {}
-    for name in ("processor/eval/preprocessor_config.json", "processor/train/preprocessor_config.json"):
-        if (folder / name).is_file():
-            values = read_json(folder / name)
-            break
-    mode = raw.get("image_aspect_ratio") or values.get("image_aspect_ratio") or "square"
-    grids = raw.get("image_grid_pinpoints") or values.get("image_grid_pinpoints") or ()
+    """Read the image processor's file of processor/; mode and grids may stand there or in config.json."""
+    places = (folder / "processor" / name for name in ("eval", "train"))
+    found = next((one for one in map(find_processor, places) if one is not None), Found(str(folder), {}))
+    pixels = read_processor(found, CLIP.image_processor, vision.image_size).pixels
+    mode = raw.get("image_aspect_ratio") or found.values.get("image_aspect_ratio") or "square"
+    grids = raw.get("image_grid_pinpoints") or found.values.get("image_grid_pinpoints") or ()
     return ImageSpec(
         side=vision.image_size,
         patch_size=vision.patch_size,
-        mean=tuple(values.get("image_mean", CLIP_MEAN)),
-        std=tuple(values.get("image_std", CLIP_STD)),
         mode=mode,
         grids=read_pairs(folder, grids) if mode == "anyres" else (),
         merge=raw.get("mm_patch_merge_type", "spatial_unpad") if mode == "anyres" else "flat",
         has_class_token=vision.select_feature == "cls_patch",
+        **(pixels | ({"resample": "bicubic"} if mode == "anyres" else {})),  # as LLaVA's own code makes tiles
     )
 
 
@@ -251,8 +250,7 @@ def _known_tower(vision: VisionConfig) -> str:
 
 def _preprocessor_json(config: LlavaConfig) -> dict:
     image = config.image
-    values = hf_json.preprocessor(dataclasses.replace(image, mode="square", grids=(), merge="flat"))
-    values["image_aspect_ratio"] = image.mode
+    values = hf_json.tower_preprocessor(image, NAME) | {"image_aspect_ratio": image.mode}
     return values | ({"image_grid_pinpoints": [list(grid) for grid in image.grids]} if image.grids else {})
 
 
