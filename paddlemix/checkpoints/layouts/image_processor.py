@@ -228,9 +228,7 @@ def _crop_size(found: Found, side: int) -> tuple[int, int]:
     if isinstance(edges, dict) and edges.keys() == {"height", "width"}:
         edges = [edges["height"], edges["width"]]
     if not PAIR.is_good(edges):
-        raise CheckpointError(
-            f"{found.where}: crop_size is {shown(value)}, expected a number of px or height and width"
-        )
+        raise CheckpointError(f"{found.where}: crop_size is {shown(value)}, expected height and width, 1 to 4096 px")
     return edges[1], edges[0]
 
 
@@ -255,7 +253,7 @@ def _size(found: Found, kind: ProcessorClass, side: int) -> tuple[int, ...]:
         edges = [edges["height"], edges["width"]]
     if not PAIR.is_good(edges):
         raise CheckpointError(
-            f"{found.where}: size is {shown(value)}, expected shortest_edge, or height and width, from 1 to 4096 px"
+            f"{found.where}: size is {shown(value)}, expected shortest_edge, or height and width, 1 to 4096 px"
         )
     return edges[1], edges[0]
 

@@ -1,0 +1,73 @@
+"""Image processors' files: pixels as AutoImageProcessor makes them, or refused; what we write says the same."""
+
+from __future__ import annotations
+
+import image_processor_cases as cases
+import pytest
+
+from paddlemix.checkpoints.files import CheckpointError
+from paddlemix.checkpoints.layouts.hf_json import preprocessor
+from paddlemix.checkpoints.load import read_config
+
+
+@pytest.mark.parametrize("name", cases.HONOURED)
+def test_pixels_equal_those_of_the_class_that_transformers_takes(tmp_path, name):
+    is_next = name.startswith("next")
+    folder = cases.write_processor(cases.write_config(tmp_path, is_next), cases.HONOURED[name])
+    cases.check_pixels(folder, read_config(folder).image, cases.SIZES if is_next else cases.SIZES + cases.SMALL)
+
+
+@pytest.mark.parametrize(("changes", "message"), cases.REFUSED)
+def test_what_is_not_done_is_refused_in_one_line_that_names_it(tmp_path, changes, message):
+    folder = cases.write_processor(cases.write_config(tmp_path), {**cases.CLIP, **changes})
+    with pytest.raises(CheckpointError, match=message) as caught:
+        read_config(folder)
+    assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image_processor_type": "CLIPImageProcessor"}, "takes its images from LlavaNextImageProcessor"),
+        ({"image_grid_pinpoints": [[28, 56]]}, r"states image_grid_pinpoints \[\[28, 56\]\], but config.json states"),
+        ({"image_grid_pinpoints": cases.PINPOINTS[::-1]}, "pixels and features would lie on different canvases"),
+        ({"image_grid_pinpoints": "all"}, "expected a list of pairs"),
+        ({"size": {"shortest_edge": 30}}, "makes images of 30x30 px, but the vision tower takes 28x28"),
+        ({"crop_size": 30}, "makes images of 30x30 px, but the vision tower takes 28x28"),
+        ({"do_resize": False, "resample": "nearest"}, "resample is 'nearest'"),
+    ],
+)
+def test_tiles_that_do_not_fit_the_model_are_refused(tmp_path, changes, message):
+    folder = cases.write_processor(cases.write_config(tmp_path, is_next=True), {**cases.NEXT, **changes})
+    with pytest.raises(CheckpointError, match=message):
+        read_config(folder)
+
+
+def test_padding_with_a_mean_that_is_no_colour_is_refused(tmp_path):
+    folder = cases.write_processor(cases.write_config(tmp_path), {**cases.PAD, "image_mean": [123.7, 116.3, 103.5]})
+    with pytest.raises(ValueError, match="image mode 'pad' fills with the mean as a colour"):
+        read_config(folder)
+
+
+@pytest.mark.parametrize("content", ["[]", '{"image_processor": 3}', '{"image_processor": {"do_pad": "yes"}}', "{"])
+def test_a_damaged_processor_file_is_told_by_its_name(tmp_path, content):
+    folder = cases.write_config(tmp_path)
+    (folder / "processor_config.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"processor_config\.json"):
+        read_config(folder)
+
+
+def test_without_a_class_an_absent_mean_is_that_of_the_class_of_the_model_not_of_the_tower(tmp_path):
+    folder = cases.write_processor(cases.write_config(tmp_path, tower="siglip_vision_model"), cases.FIT)
+    cases.check_pixels(folder, read_config(folder).image)
+
+
+@pytest.mark.parametrize("name", ["clip", "siglip", "pad", "next", "size beyond the crop", "no normalization"])
+def test_what_is_written_is_read_back_and_gives_transformers_the_same_pixels(tmp_path, name):
+    is_next = name.startswith("next")
+    source = cases.write_config(tmp_path / "a", is_next)
+    cases.write_processor(source, {**cases.HONOURED[name], **cases.COLOUR, "resample": 2, "rescale_factor": 0.01})
+    spec = read_config(source).image
+    target = cases.write_processor(cases.write_config(tmp_path / "b", is_next), preprocessor(spec))
+    assert read_config(target).image == spec
+    cases.check_pixels(target, spec)
