@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from ..foreign_json import FLAG, check_values, list_of, number, one_of, whole_number
+from ..foreign_json import FLAG, Kind, check_values, list_of, number, one_of, whole_number
 
 MODES = ("square", "pad", "anyres")
 MERGES = ("spatial_unpad", "spatial", "flat")
@@ -23,11 +23,11 @@ KINDS = {
     "patch_size": EDGE,
     "mean": MEAN,
     "std": STD,
-    "grids": list_of(list_of(EDGE, 2, 2), 0, 4096),
+    "grids": Kind(list_of(list_of(EDGE, 2, 2), 0, 4096).is_good, "a list of (width, height) pairs, each 1 to 16384"),
     "has_class_token": FLAG,
     "has_crop": FLAG,
     "resample": one_of(RESAMPLES),
-    "resize": list_of(whole_number(1, 1 << 12), 0, 2).or_null(),
+    "resize": Kind(list_of(whole_number(1, 1 << 12), 0, 2).is_good, "a list of up to two lengths, 1 to 4096").or_null(),
     "rescale_factor": RESCALE,
     "has_normalize": FLAG,
 }
