@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import image_processor_cases as cases
 import pytest
 
@@ -54,6 +56,21 @@ def test_a_damaged_processor_file_is_told_by_its_name(tmp_path, content):
     folder = cases.write_config(tmp_path)
     (folder / "processor_config.json").write_text(content)
     with pytest.raises(CheckpointError, match=r"processor_config\.json"):
+        read_config(folder)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"patch_size": 14}, r"processor_config.json states patch_size 14 \(expected 7 or None\)"),
+        ({"vision_feature_select_strategy": "full"}, r"vision_feature_select_strategy 'full' \(expected 'default'"),
+        ({"max_image_tiles": 4}, "states max_image_tiles 4, which this version does not know"),
+    ],
+)
+def test_a_processor_of_another_model_is_refused_by_the_key_that_says_so(tmp_path, values, message):
+    folder = cases.write_processor(cases.write_config(tmp_path), cases.CLIP)
+    (folder / "processor_config.json").write_text(json.dumps({"processor_class": "LlavaProcessor", **values}))
+    with pytest.raises(CheckpointError, match=message):
         read_config(folder)
 
 

@@ -18,7 +18,7 @@ from . import hf_json, hf_tokenizer
 from .components import EMBEDDING, HEAD, decoder_rules, is_unused_by_llava, read_pairs, tower_rules
 from .decoder import read_eos, read_language, restored, template_of
 from .hf_json import ARCHITECTURES, IMAGE_PROCESSORS, as_width_height
-from .image_processor import Found, ImageProcessor, find_processor, read_processor
+from .image_processor import Found, ImageProcessor, check_processor, find_processor, read_processor
 from .part import OWN_KEY, Part, read_own_json, renamed
 
 NAME = "hf"
@@ -84,6 +84,7 @@ def read_vision(folder: Path, raw: dict) -> VisionConfig:
 
 def _read_image(folder: Path, raw: dict, vision: VisionConfig, is_next: bool) -> ImageSpec:
     """Read the image processor's file; without one the images are those of the tower alone."""
+    check_processor(folder, vision.patch_size, raw.get("vision_feature_select_strategy", "default"))
     found, processor, pixels = find_processor(folder), None, get_tower_family(vision.family).pixels
     stated = raw.get("image_grid_pinpoints", DEFAULT_PINPOINTS) if is_next else ()
     pairs = read_pairs(folder, () if stated is None else stated)

@@ -69,6 +69,11 @@ RULES = KeyRules(
     ),
     held={"data_format": ("channels_first", None)},
 )
+# What else LlavaProcessor and LlavaNextProcessor save. How many tokens an image has is the tower's to say.
+PROCESSOR_RULES = KeyRules(
+    used=frozenset({NESTED}),
+    inert=frozenset({"processor_class", "image_token", "num_additional_image_tokens", "chat_template"}),
+)
 SIZE_EDGE = whole_number(1, 1 << 12)
 PAIR = list_of(SIZE_EDGE, 2, 2)
 # Key -> (the flag that makes it count, what it may be). resample: PIL's number; transformers 4 fails on a filter's
@@ -117,6 +122,18 @@ def find_processor(folder: Path) -> Found | None:
     return Found(str(path), read_json(path)) if path.is_file() else None
 
 
+def check_processor(folder: Path, patch_size: int, strategy: str) -> None:
+    """Raise CheckpointError where processor_config.json states what is not known, or another tower than the model's.
+
+    strategy: vision_feature_select_strategy. With other values transformers' processor makes more or fewer image tokens
+    than its model gives features, and fails.
+    """
+    path = folder / PROCESSOR_FILE
+    if path.is_file():
+        held = {"patch_size": (patch_size, None), "vision_feature_select_strategy": (strategy, None)}
+        check_keys(read_json(path), PROCESSOR_RULES | KeyRules(held=held), str(path), CheckpointError)
+
+
 def read_processor(found: Found, default: str, side: int) -> ImageProcessor:
     """Read an image processor's file for a tower that takes side x side px.
 
@@ -140,6 +157,14 @@ def read_processor(found: Found, default: str, side: int) -> ImageProcessor:
         **(_tiled(found, flags, side) if kind.has_tiles else _cropped(found, kind, flags, side)),
     }
     return ImageProcessor(kind, pixels, flags["do_pad"], values.get("image_grid_pinpoints") if kind.has_tiles else None)
+
+
+def in_llavas_code(pixels: dict[str, Any], mode: str) -> dict[str, Any]:
+    """Return the pixels with the filter that LLaVA's own code makes tiles with, whatever the processor's file says.
+
+    `process_anyres_image` in `llava/mm_utils.py` scales with Pillow's default; the processor then has nothing to scale.
+    """
+    return {**pixels, "resample": "bicubic"} if mode == "anyres" else pixels
 
 
 def _kind(found: Found, default: str) -> ProcessorClass:

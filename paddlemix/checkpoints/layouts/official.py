@@ -28,6 +28,7 @@ from .components import (
     tower_rules,
 )
 from .decoder import flat_json, generation_json, read_eos, read_language, restored, stand_in, template_of
+from .image_processor import in_llavas_code
 from .official_layers import as_stored, check_layers, select_layer
 from .part import OWN_KEY, Part, own_json, read_own_json, renamed
 from .tower import (
@@ -125,7 +126,7 @@ def build_config(folder: Path, raw: dict, language: LanguageConfig, facts: Tower
         grids=read_pairs(folder, raw.get("image_grid_pinpoints") or ()) if mode == "anyres" else (),
         merge=merge if mode == "anyres" else "flat",
         has_class_token=vision.select_feature == "cls_patch",
-        **_tile_filter(mode, facts.pixels),
+        **in_llavas_code(facts.pixels, mode),
     )
     return LlavaConfig(
         language=language,
@@ -137,14 +138,6 @@ def build_config(folder: Path, raw: dict, language: LanguageConfig, facts: Tower
         has_image_newline="unpad" in merge,
         eos_token_ids=read_eos(folder, raw, language),
     )
-
-
-def _tile_filter(mode: str, pixels: dict) -> dict:
-    """Return the pixels with the filter of LLaVA's own code for tiles, whatever the image processor's file says.
-
-    `process_anyres_image` in `llava/mm_utils.py` scales with Pillow's default; the processor then has nothing to scale.
-    """
-    return {**pixels, "resample": "bicubic"} if mode == "anyres" else pixels
 
 
 def selection(raw: dict) -> dict:

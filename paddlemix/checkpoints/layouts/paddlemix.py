@@ -19,7 +19,7 @@ from ..rules import KeyTable, Rule
 from . import hf_json
 from .components import decoder_rules, mm_projector_rules, read_pairs, safetensors_names, tower_rules
 from .decoder import flat_json, generation_json, read_eos, read_language, template_of
-from .image_processor import Found, find_processor, read_processor
+from .image_processor import Found, find_processor, in_llavas_code, read_processor
 from .part import OWN_KEY, Part, own_json, read_own_json, renamed
 
 NAME = "paddlemix"
@@ -128,7 +128,7 @@ def _read_image(folder: Path, raw: dict, vision: VisionConfig) -> ImageSpec:
         grids=read_pairs(folder, grids) if mode == "anyres" else (),
         merge=raw.get("mm_patch_merge_type", "spatial_unpad") if mode == "anyres" else "flat",
         has_class_token=vision.select_feature == "cls_patch",
-        **(pixels | ({"resample": "bicubic"} if mode == "anyres" else {})),  # as LLaVA's own code makes tiles
+        **in_llavas_code(pixels, mode),
     )
 
 
