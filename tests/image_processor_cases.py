@@ -71,7 +71,10 @@ HONOURED = {
     },
     "numbers in place of lists": {**CLIP, "image_mean": 0.5, "image_std": 0.25},
     "mean alone": {**SIGLIP, "image_mean": [0.1, 0.2, 0.3]},
+    "formats of arrays": {**CLIP, "data_format": "channels_last", "input_data_format": "channels_first"},
+    "null crop size that is not needed": {**SIGLIP, "crop_size": None, "do_center_crop": None, "pad_size": None},
     "no conversion": {**CLIP, "do_convert_rgb": False},
+    "next, as released": {**NEXT, "aspect_ratio_setting": "anyres", "processor_class": "LlavaNextProcessor"},
     "next, flags that change nothing": {**NEXT, "do_center_crop": False, "do_resize": False},
     "next, size squashes": {**NEXT, "size": {"height": 28, "width": 28}, **COLOUR},
     "next, no normalization": {**NEXT, "do_normalize": False, "rescale_factor": 0.01},
@@ -80,6 +83,7 @@ HONOURED = {
     **{f"next, filter {number}": {**NEXT, "resample": number} for number in (0, 1, 2)},
     "siglip, filter": {**SIGLIP, "resample": 2},
 }
+ABSENT = "absent"  # in place of a value: the key is taken away
 # (changes to CLIP's file, part of the message)
 REFUSED = [
     ({"image_processor_type": "ViTImageProcessor"}, "image_processor_type 'ViTImageProcessor'"),
@@ -125,7 +129,11 @@ REFUSED = [
     ({"use_square_size": True}, "use_square_size True, which this version does not know"),
     ({"do_pad": True, "pad_size": {"height": 30, "width": 30}}, "pad_size"),
     ({"size_divisor": 32}, "size_divisor 32"),
-    ({"data_format": "channels_last"}, r"data_format 'channels_last' \(expected 'channels_first'"),
+    ({"size": None}, "size is None, expected shortest_edge"),
+    ({"crop_size": None}, "crop_size is None, expected height and width"),
+    ({"crop_size": ABSENT}, "crop_size is 224 by default, which makes images of 224x224 px"),
+    ({"aspect_ratio_setting": "pad"}, "aspect_ratio_setting 'pad'"),
+    ({"image_aspect_ratio": "pad"}, "image_aspect_ratio 'pad', which this version does not know"),
     ({"auto_map": {"AutoImageProcessor": "a.B"}}, "auto_map"),
     ({"do_thumbnail": True}, "do_thumbnail True"),
 ]
@@ -176,3 +184,8 @@ def check_pixels(folder: Path, spec: ImageSpec, sizes=SIZES) -> None:
         theirs = their_pixels(folder, picture(size))
         ours = preprocess(picture(size), spec).pixels
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * max(1, np.abs(theirs).max()))
+
+
+def changed(values: dict, changes: dict) -> dict:
+    """Return a file's values with others in place of some."""
+    return {key: value for key, value in {**values, **changes}.items() if value is not ABSENT}

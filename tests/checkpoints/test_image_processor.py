@@ -21,7 +21,7 @@ def test_pixels_equal_those_of_the_class_that_transformers_takes(tmp_path, name)
 
 @pytest.mark.parametrize(("changes", "message"), cases.REFUSED)
 def test_what_is_not_done_is_refused_in_one_line_that_names_it(tmp_path, changes, message):
-    folder = cases.write_processor(cases.write_config(tmp_path), {**cases.CLIP, **changes})
+    folder = cases.write_processor(cases.write_config(tmp_path), cases.changed(cases.CLIP, changes))
     with pytest.raises(CheckpointError, match=message) as caught:
         read_config(folder)
     assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
@@ -43,6 +43,15 @@ def test_tiles_that_do_not_fit_the_model_are_refused(tmp_path, changes, message)
     folder = cases.write_processor(cases.write_config(tmp_path, is_next=True), {**cases.NEXT, **changes})
     with pytest.raises(CheckpointError, match=message):
         read_config(folder)
+
+
+@pytest.mark.parametrize("values", [{}, {"size": {"shortest_edge": 28}}, {"do_normalize": False}, {"crop_size": 28}])
+def test_a_file_without_a_class_states_what_differs_from_the_towers_images(tmp_path, values):
+    folder = cases.write_processor(cases.write_config(tmp_path), values)
+    spec = read_config(folder).image
+    assert (spec.has_crop, spec.resize) == (True, (224,) if "crop_size" in values else None)
+    cases.write_processor(folder, {**cases.FIT, **values} if "crop_size" not in values else values)
+    cases.check_pixels(folder, spec)
 
 
 def test_padding_with_a_mean_that_is_no_colour_is_refused(tmp_path):

@@ -18,7 +18,8 @@ from . import hf_json, hf_tokenizer
 from .components import EMBEDDING, HEAD, decoder_rules, is_unused_by_llava, read_pairs, tower_rules
 from .decoder import read_eos, read_language, restored, template_of
 from .hf_json import ARCHITECTURES, IMAGE_PROCESSORS, as_width_height
-from .image_processor import Found, ImageProcessor, check_processor, find_processor, read_processor
+from .image_processor import ImageProcessor, read_processor
+from .image_processor_file import Found, check_processor, find_processor
 from .part import OWN_KEY, Part, read_own_json, renamed
 
 NAME = "hf"

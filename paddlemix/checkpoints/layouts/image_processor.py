@@ -1,7 +1,6 @@
-"""What an image processor's file of transformers states, as fields of ImageSpec.
+"""What an image processor's file of transformers states, as fields of ImageSpec. Every layout reads it here.
 
-Every layout reads it here: `preprocessor_config.json`, or the object "image_processor" in `processor_config.json`,
-which transformers 5 writes. What each class does with a key: `image_processing_*.py` of transformers 4.55 and 5.24.
+What each class does with a key: `image_processing_*.py` of transformers 4.55 and 5.24.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ...foreign_json import (
@@ -24,10 +22,11 @@ from ...foreign_json import (
     whole_number,
 )
 from ...image.spec import CLIP_MEAN, CLIP_STD, RESAMPLES, RESCALE
-from ..files import CheckpointError, read_json
+from ..files import CheckpointError
+from .image_processor_file import Found
 
-FILE, PROCESSOR_FILE, NESTED = "preprocessor_config.json", "processor_config.json", "image_processor"
-DEFAULT_EDGE = 224  # px of `size` in every class
+CLASS_KEYS = ("image_processor_type", "feature_extractor_type")
+DEFAULT_EDGE = 224  # px of `size` and `crop_size` in every class
 # transformers 5 and the torchvision classes of 4 save these names with an ending, older ones save FeatureExtractor.
 CLASS_NAME = re.compile(r"(CLIP|Siglip|LlavaNext|Llava)(?:ImageProcessor(?:Fast|Pil)?|FeatureExtractor)")
 
@@ -36,7 +35,7 @@ CLASS_NAME = re.compile(r"(CLIP|Siglip|LlavaNext|Llava)(?:ImageProcessor(?:Fast|
 class ProcessorClass:
     """An image processor of transformers and the values that an absent key has.
 
-    has_crop: do_center_crop. can_pad: do_pad puts one image on a square of the mean colour; in the other classes it
+    has_crop: do_center_crop. can_pad: do_pad puts one image on a square of the mean color; in the other classes it
     makes the images of a batch alike, which changes no pixel of any. has_tiles: it lays an image out on a canvas.
     """
 
@@ -59,20 +58,16 @@ BY_NAME = {one.name: one for one in CLASSES.values()}
 FLAGS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_pad")
 RULES = KeyRules(
     used=frozenset(
-        {*FLAGS, "image_processor_type", "feature_extractor_type", "size", "crop_size", "default_to_square"}
+        {*FLAGS, *CLASS_KEYS, "size", "crop_size", "default_to_square"}
         | {"resample", "rescale_factor", "image_mean", "image_std"}
     ),
-    # NOTE: do_convert_rgb false leaves an RGB image as it is, and the classes fail on any other.
+    # NOTE: do_convert_rgb false leaves an RGB image as it is, and the classes fail on any other. The data formats are
+    # those of arrays that a program gives and asks for.
     inert=frozenset(
         {"processor_class", "do_convert_rgb", "return_tensors", "device", "disable_grouping", "image_grid_pinpoints"}
-        | {"image_aspect_ratio", "_valid_processor_keys", "_valid_kwargs_names"}
+        | {"data_format", "input_data_format", "_valid_processor_keys", "_valid_kwargs_names"}
     ),
-    held={"data_format": ("channels_first", None)},
-)
-# What else LlavaProcessor and LlavaNextProcessor save. How many tokens an image has is the tower's to say.
-PROCESSOR_RULES = KeyRules(
-    used=frozenset({NESTED}),
-    inert=frozenset({"processor_class", "image_token", "num_additional_image_tokens", "chat_template"}),
+    held={"aspect_ratio_setting": ("anyres", None)},  # of released 1.6 folders; no class reads it
 )
 SIZE_EDGE = whole_number(1, 1 << 12)
 PAIR = list_of(SIZE_EDGE, 2, 2)
@@ -84,14 +79,6 @@ NUMBERS = {
     "image_mean": ("do_normalize", number(-1e4, 1e4)),
     "image_std": ("do_normalize", number(0, 1e4, is_open=True)),
 }
-
-
-@dataclass(frozen=True)
-class Found:
-    """An image processor's file: where it stands, for messages, and what it states."""
-
-    where: str
-    values: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -107,38 +94,11 @@ class ImageProcessor:
     pinpoints: Any = None
 
 
-def find_processor(folder: Path) -> Found | None:
-    """Return what describes a folder's image processor, None if nothing does.
-
-    As in transformers 5, the object in processor_config.json comes before preprocessor_config.json.
-    """
-    path = folder / PROCESSOR_FILE
-    nested = read_json(path).get(NESTED) if path.is_file() else None
-    if isinstance(nested, dict):
-        return Found(f"{path}, {NESTED}", nested)
-    if nested is not None:
-        raise CheckpointError(f"{path}: {NESTED} is {shown(nested)}, expected an object")
-    path = folder / FILE
-    return Found(str(path), read_json(path)) if path.is_file() else None
-
-
-def check_processor(folder: Path, patch_size: int, strategy: str) -> None:
-    """Raise CheckpointError where processor_config.json states what is not known, or another tower than the model's.
-
-    strategy: vision_feature_select_strategy. With other values transformers' processor makes more or fewer image tokens
-    than its model gives features, and fails.
-    """
-    path = folder / PROCESSOR_FILE
-    if path.is_file():
-        held = {"patch_size": (patch_size, None), "vision_feature_select_strategy": (strategy, None)}
-        check_keys(read_json(path), PROCESSOR_RULES | KeyRules(held=held), str(path), CheckpointError)
-
-
 def read_processor(found: Found, default: str, side: int) -> ImageProcessor:
     """Read an image processor's file for a tower that takes side x side px.
 
     default: the class that AutoImageProcessor takes for the model where the file names none. Raises CheckpointError
-    for another class, for what cannot be honoured, for bad values, and for images that do not end at the tower's side.
+    for another class, for what cannot be honored, for bad values, and for images that do not end at the tower's side.
     """
     kind, where, values = _kind(found, default), found.where, found.values
     check_keys(values, RULES, where, CheckpointError)
@@ -154,7 +114,7 @@ def read_processor(found: Found, default: str, side: int) -> ImageProcessor:
         "resample": RESAMPLES[values["resample"]] if flags["do_resize"] and "resample" in values else "bicubic",
         "rescale_factor": values.get("rescale_factor", 1 / 255) if flags["do_rescale"] else 1.0,
         "has_normalize": flags["do_normalize"],
-        **(_tiled(found, flags, side) if kind.has_tiles else _cropped(found, kind, flags, side)),
+        **_geometry(_Sizes(found, kind, side), flags),
     }
     return ImageProcessor(kind, pixels, flags["do_pad"], values.get("image_grid_pinpoints") if kind.has_tiles else None)
 
@@ -169,7 +129,7 @@ def in_llavas_code(pixels: dict[str, Any], mode: str) -> dict[str, Any]:
 
 def _kind(found: Found, default: str) -> ProcessorClass:
     """Return the class that the file names."""
-    key = next((one for one in ("image_processor_type", "feature_extractor_type") if found.values.get(one)), None)
+    key = next((one for one in CLASS_KEYS if found.values.get(one)), None)
     if key is None:
         return BY_NAME[default]
     name = found.values[key]
@@ -205,84 +165,97 @@ def _channels(value: Any, default: tuple[float, float, float]) -> tuple[float, f
     return tuple(value) if isinstance(value, list) else (value,) * 3
 
 
-def _cropped(found: Found, kind: ProcessorClass, flags: Mapping[str, bool], side: int) -> dict[str, Any]:
-    """Return has_crop and resize. Raises CheckpointError for images that do not end at side x side px."""
-    resize = _size(found, kind, side) if flags["do_resize"] else ()
+def _geometry(sizes: _Sizes, flags: Mapping[str, bool]) -> dict[str, Any]:
+    """Return has_crop and resize. Raises CheckpointError for images that do not end at the tower's side.
+
+    LlavaNextImageProcessor makes tiles of crop_size and a whole image of size: with both at the tower's side its flags
+    of resize and crop change nothing, since all have that size already.
+    """
+    fits = (sizes.side, sizes.side)
+    if sizes.kind.has_tiles:
+        size = sizes.size()
+        sizes.check("size", (size[0], size[-1]))
+        sizes.check("crop_size", sizes.crop_size())
+        return {"has_crop": flags["do_center_crop"], "resize": None}
+    resize = sizes.size() if flags["do_resize"] else ()
     if flags["do_center_crop"]:
-        _check_side(found, "crop_size", _crop_size(found, side), side)
-        if resize == (side, side):  # nothing is left to cut off
+        sizes.check("crop_size", sizes.crop_size())
+        if resize == fits:  # nothing is left to cut off
             return {"has_crop": False, "resize": None}
-        return {"has_crop": True, "resize": None if resize == (side,) else resize}
+        return {"has_crop": True, "resize": None if resize == fits[:1] else resize}
     if len(resize) == 2 or (flags["do_pad"] and resize):
-        _check_side(found, "size", (resize[0], resize[-1]), side)
+        sizes.check("size", (resize[0], resize[-1]))
         return {"has_crop": False, "resize": None}
     what = "size keeps the shape of the image" if resize else "do_resize is false"
     raise CheckpointError(
-        f"{found.where}: {what} and nothing is cropped (do_center_crop), but the vision tower takes {side}x{side} px"
+        f"{sizes.found.where}: {what} and nothing is cropped (do_center_crop), but the vision tower takes "
+        f"{sizes.side}x{sizes.side} px"
     )
 
 
-def _tiled(found: Found, flags: Mapping[str, bool], side: int) -> dict[str, Any]:
-    """Return has_crop and resize of LlavaNextImageProcessor, whose tiles are crop_size and whose whole image is size.
+@dataclass(frozen=True)
+class _Sizes:
+    """`size` and `crop_size` of a file for a tower that takes side x side px.
 
-    With both at the tower's side the flags of resize and crop change nothing: tiles have that size already.
+    Absent ones are the class's 224 px. A file without a class states what differs from the tower's own images: there an
+    absent crop ends at the tower's side, and an absent size beside no crop does, too.
     """
-    size = _size(found, CLASSES["LlavaNext"], side)
-    _check_side(found, "size", (size[0], size[-1]), side)
-    _check_side(found, "crop_size", _crop_size(found, side), side)
-    return {"has_crop": flags["do_center_crop"], "resize": None}
+
+    found: Found
+    kind: ProcessorClass
+    side: int
+
+    def crop_size(self) -> tuple[int, int]:
+        """Return (width, height) px."""
+        value = self._stated("crop_size")
+        value = [value, value] if isinstance(value, int) else value
+        pair = _as_pair(value)
+        if not PAIR.is_good(pair):
+            raise self._error("crop_size", "height and width, 1 to 4096 px")
+        return pair[1], pair[0]
+
+    def size(self) -> tuple[int, ...]:
+        """Return (width, height), or (edge,) for the short edge, in px. A number alone is the short edge."""
+        value = self._stated("size")
+        if SIZE_EDGE.is_good(value):
+            if self.found.values.get("default_to_square"):  # transformers 5 makes a square of it then, and 4 does not
+                raise self._error("size", "an object beside default_to_square true")
+            return (value,)
+        edges = _without_nulls(value)
+        if edges.keys() == {"shortest_edge"} and SIZE_EDGE.is_good(edges["shortest_edge"]):
+            return (edges["shortest_edge"],)
+        pair = _as_pair(value)
+        if not PAIR.is_good(pair):
+            raise self._error("size", "shortest_edge, or height and width, 1 to 4096 px")
+        return pair[1], pair[0]
+
+    def check(self, key: str, size: tuple[int, int]) -> None:
+        """Raise CheckpointError for a size (width, height) that is not the tower's."""
+        if size != (self.side, self.side):
+            default = "" if key in self.found.values else " by default"
+            raise CheckpointError(
+                f"{self.found.where}: {key} is {shown(self._stated(key))}{default}, which makes images of "
+                f"{size[0]}x{size[1]} px, but the vision tower takes {self.side}x{self.side} px (image_size)"
+            )
+
+    def _stated(self, key: str) -> Any:
+        values = self.found.values
+        has_class = any(values.get(name) for name in CLASS_KEYS)
+        crop = DEFAULT_EDGE if has_class else self.side
+        edge = DEFAULT_EDGE if has_class or "crop_size" in values else self.side
+        size = {"shortest_edge": edge} if self.kind.has_crop else {"height": edge, "width": edge}
+        return values.get(key, {"size": size, "crop_size": crop}[key])
+
+    def _error(self, key: str, expected: str) -> CheckpointError:
+        return CheckpointError(f"{self.found.where}: {key} is {shown(self._stated(key))}, expected {expected}")
 
 
-def _check_side(found: Found, key: str, size: tuple[int, int], side: int) -> None:
-    if size != (side, side):
-        stated = shown(found.values[key]) if key in found.values else f"not stated, so {DEFAULT_EDGE}"
-        raise CheckpointError(
-            f"{found.where}: {key} is {stated}, which makes images of {size[0]}x{size[1]} px, but the vision tower "
-            f"takes {side}x{side} px (image_size)"
-        )
+def _as_pair(value: Any) -> Any:
+    """Return [height, width] of an object that states both; anything else as it is."""
+    edges = _without_nulls(value)
+    return [edges["height"], edges["width"]] if edges.keys() == {"height", "width"} else value
 
 
-def _crop_size(found: Found, side: int) -> tuple[int, int]:
-    """Return (width, height) px. NOTE: where it is absent, the classes' 224 px would not fit any other tower."""
-    value = found.values.get("crop_size")
-    if value is None:
-        return side, side
-    if isinstance(value, int):
-        value = [value, value]
-    edges = _edges(value)
-    if isinstance(edges, dict) and edges.keys() == {"height", "width"}:
-        edges = [edges["height"], edges["width"]]
-    if not PAIR.is_good(edges):
-        raise CheckpointError(f"{found.where}: crop_size is {shown(value)}, expected height and width, 1 to 4096 px")
-    return edges[1], edges[0]
-
-
-def _size(found: Found, kind: ProcessorClass, side: int) -> tuple[int, ...]:
-    """Return (width, height), or (edge,) for the short edge, in px.
-
-    A number alone is the short edge. Where the key is absent, it is the class's 224 px, which fits a tower of that
-    side, and any other only behind a crop; a file that states neither leaves it to the tower.
-    """
-    value = found.values.get("size")
-    if value is None:
-        edge = side if found.values.get("crop_size") is None else DEFAULT_EDGE
-        return (edge,) if kind.has_crop else (edge, edge)
-    edges = _edges(value)
-    if SIZE_EDGE.is_good(edges):
-        if found.values.get("default_to_square"):  # transformers 5 makes a square of it then, and 4 does not
-            raise CheckpointError(f"{found.where}: size is a number beside default_to_square true, expected an object")
-        return (edges,)
-    if isinstance(edges, dict) and edges.keys() == {"shortest_edge"} and SIZE_EDGE.is_good(edges["shortest_edge"]):
-        return (edges["shortest_edge"],)
-    if isinstance(edges, dict) and edges.keys() == {"height", "width"}:
-        edges = [edges["height"], edges["width"]]
-    if not PAIR.is_good(edges):
-        raise CheckpointError(
-            f"{found.where}: size is {shown(value)}, expected shortest_edge, or height and width, 1 to 4096 px"
-        )
-    return edges[1], edges[0]
-
-
-def _edges(value: Any) -> Any:
-    """Return a size without what it leaves open."""
-    return {key: edge for key, edge in value.items() if edge is not None} if isinstance(value, dict) else value
+def _without_nulls(value: Any) -> dict[str, Any]:
+    """Return an object without what it leaves open; what is no object leaves all open."""
+    return {key: edge for key, edge in value.items() if edge is not None} if isinstance(value, dict) else {}

@@ -19,7 +19,8 @@ from ..rules import KeyTable, Rule
 from . import hf_json
 from .components import decoder_rules, mm_projector_rules, read_pairs, safetensors_names, tower_rules
 from .decoder import flat_json, generation_json, read_eos, read_language, template_of
-from .image_processor import Found, find_processor, in_llavas_code, read_processor
+from .image_processor import in_llavas_code, read_processor
+from .image_processor_file import Found, find_processor
 from .part import OWN_KEY, Part, own_json, read_own_json, renamed
 
 NAME = "paddlemix"
@@ -118,7 +119,8 @@ def _read_image(folder: Path, raw: dict, vision: VisionConfig) -> ImageSpec:
     """Read the image processor's file of processor/; mode and grids may stand there or in config.json."""
     places = (folder / "processor" / name for name in ("eval", "train"))
     found = next((one for one in map(find_processor, places) if one is not None), Found(str(folder), {}))
-    pixels = read_processor(found, CLIP.image_processor, vision.image_size).pixels
+    others = {key: value for key, value in found.values.items() if key != "image_aspect_ratio"}
+    pixels = read_processor(Found(found.where, others), CLIP.image_processor, vision.image_size).pixels
     mode = raw.get("image_aspect_ratio") or found.values.get("image_aspect_ratio") or "square"
     grids = raw.get("image_grid_pinpoints") or found.values.get("image_grid_pinpoints") or ()
     return ImageSpec(

@@ -14,8 +14,9 @@ from ..pdparams import open_pdparams
 from ..rules import KeyTable
 from .components import has_torch_weights, open_torch_weights, tower_rules
 from .hf_json import tower_preprocessor, vision_fields, vision_json
-from .image_processor import FILE as IMAGE_FILE
-from .image_processor import find_processor, read_processor
+from .image_processor import read_processor
+from .image_processor_file import FILE as IMAGE_FILE
+from .image_processor_file import find_processor
 from .paddlemix import PDPARAMS, PDPARAMS_INDEX
 from .part import Part, renamed
 
