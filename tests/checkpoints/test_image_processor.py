@@ -8,6 +8,7 @@ import image_processor_cases as cases
 import pytest
 
 from paddlemix.checkpoints.files import CheckpointError
+from paddlemix.checkpoints.inspection_facts import describe_image
 from paddlemix.checkpoints.layouts.hf_json import preprocessor
 from paddlemix.checkpoints.load import read_config
 
@@ -86,6 +87,13 @@ def test_a_processor_of_another_model_is_refused_by_the_key_that_says_so(tmp_pat
 def test_without_a_class_an_absent_mean_is_that_of_the_class_of_the_model_not_of_the_tower(tmp_path):
     folder = cases.write_processor(cases.write_config(tmp_path, tower="siglip_vision_model"), cases.FIT)
     cases.check_pixels(folder, read_config(folder).image)
+
+
+def test_inspect_tells_what_is_done_otherwise_than_usual(tmp_path):
+    folder = cases.write_processor(cases.write_config(tmp_path), {**cases.CLIP, "resample": 2, "do_normalize": False})
+    assert describe_image(read_config(folder).image)["pixels"] == {"resample": "bilinear", "has_normalize": False}
+    cases.write_processor(folder, cases.CLIP)
+    assert describe_image(read_config(folder).image)["pixels"] == {}
 
 
 @pytest.mark.parametrize("name", ["clip", "siglip", "pad", "next", "size beyond the crop", "no normalization"])
