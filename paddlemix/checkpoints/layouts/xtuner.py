@@ -153,7 +153,8 @@ def _read_tower(folder: Path, select_layer: int | None) -> tuple[VisionConfig, d
         return vision, get_tower_family(vision.family).pixels
     place = _tower_folder(folder)
     vision = read_tower(place, **chosen)
-    return vision, read_pixels(vision, place)
+    named = find_folder(chosen["name"], folder) if chosen["name"] else None  # whose processor xtuner takes in any case
+    return vision, read_pixels(vision, place, named)
 
 
 def _projector_type(folder: Path, values: dict, vision: VisionConfig) -> str:
