@@ -134,11 +134,12 @@ def hf_model(is_next: bool, seed: int = 0, strategy: str = "default", vision: di
 def save_hf(model, folder, is_next: bool, **options):
     """Save as `save_pretrained` does, with the image processor's file beside it."""
     model.save_pretrained(folder, safe_serialization=True, **options)
+    side = model.config.vision_config.image_size
     processor = {
         "image_processor_type": "LlavaNextImageProcessor" if is_next else "CLIPImageProcessor",
-        "crop_size": {"height": SIDE, "width": SIDE},
-        "size": {"shortest_edge": SIDE},
-        "image_grid_pinpoints": PINPOINTS,
+        "crop_size": {"height": side, "width": side},
+        "size": {"shortest_edge": side},
+        "image_grid_pinpoints": model.config.image_grid_pinpoints if is_next else PINPOINTS,
         "image_mean": [0.48145466, 0.4578275, 0.40821073],
         "image_std": [0.26862954, 0.26130258, 0.27577711],
     }

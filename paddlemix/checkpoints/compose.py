@@ -12,7 +12,7 @@ from ..conversation.tokenizer import Tokenizer, load_tokenizer
 from ..image.spec import ImageSpec
 from ..models.config import LanguageConfig, LlavaConfig, VisionConfig
 from ..models.language.families import FAMILIES, get_family
-from ..models.vision.families import TOWER_FAMILIES, get_tower_family
+from ..models.vision.families import TOWER_FAMILIES
 from .checkpoint import open_checkpoint
 from .files import CheckpointError, StoredTensor, read_json
 from .layouts import decoder, tower
@@ -156,14 +156,19 @@ def _open_tower(folder: Path, choices: Choices) -> _Tower:
         chosen = -2 if choices.select_layer is None else choices.select_layer
         config, stored = read_tower_folder(folder, chosen, choices.select_feature)
         tensors = _checked(folder, stored)
-        pixels = tower.read_pixels(get_tower_family(config.family), folder)
+        pixels = tower.read_pixels(config, folder)
     else:
         whole = _open_whole(folder, "vision tower", f"a {TOWERS} with safetensors or .bin files")
         image, config = whole.config.image, whole.config.vision
         chosen = config.select_layer if choices.select_layer is None else choices.select_layer
         config = dataclasses.replace(config, select_layer=chosen, select_feature=choices.select_feature)
         tensors = _starting_with(whole.tensors, "vision_tower.")
-        pixels = {"mean": image.mean, "std": image.std, "has_crop": image.has_crop}
+        pixels = image.pixels
+    if pixels.get("resize") is not None and choices.image_size not in (None, config.image_size):
+        raise CheckpointError(
+            f"the images of {folder} are resized to {list(pixels['resize'])} px for a side of {config.image_size} px, "
+            f"so that the tower cannot be fitted to {choices.image_size} px"
+        )
     return _Tower(*resize_tower(config, tensors, choices.image_size or config.image_size), pixels)
 
 

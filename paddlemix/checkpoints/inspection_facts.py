@@ -13,11 +13,12 @@ from ..conversation.templates import get_template
 from ..conversation.tokenizer import load_tokenizer
 from ..conversation.tokenizer_files import FAST_FILE, VOCABULARIES
 from ..image.anyres import num_image_tokens
-from ..image.spec import ImageSpec
+from ..image.spec import PIXEL_FIELDS, ImageSpec
 from ..models.config import LlavaConfig
 from .files import CheckpointError, StoredTensor, preview
 from .weight_scan import COMPONENTS, WeightFile, component_of
 
+USUAL = ImageSpec().pixels
 EXAMPLE_SIZES = ((640, 480), (480, 640), (1920, 1080))
 
 
@@ -112,7 +113,10 @@ def _tensors(names: list[str]) -> str:
 
 
 def describe_image(spec: ImageSpec) -> dict[str, Any]:
-    """Return the fields of a spec and how many tokens a picture becomes, at least and at most and for a few sizes."""
+    """Return the fields of a spec and how many tokens an image becomes, at least and at most and for a few sizes.
+
+    pixels: what is done to an image otherwise than usual.
+    """
     counts = [num_image_tokens(size, spec) for size in _sizes(spec)]
     return {
         "mode": spec.mode,
@@ -122,6 +126,7 @@ def describe_image(spec: ImageSpec) -> dict[str, Any]:
         "grids": [list(grid) for grid in spec.grids],
         "mean": list(spec.mean),
         "std": list(spec.std),
+        "pixels": {name: getattr(spec, name) for name in PIXEL_FIELDS[2:] if getattr(spec, name) != USUAL[name]},
         "tokens_per_tile": spec.patches_per_side**2 + int(spec.has_class_token),
         "min_tokens": min(counts),
         "max_tokens": max(counts),

@@ -260,8 +260,7 @@ def _changed(config: LlavaConfig, folder: Path, raw: dict) -> LlavaConfig:
     chosen = {**official.selection(raw), "name": config.vision.name}
     if get_tower_family(config.vision.family).own_select_layer is not None:
         chosen["select_layer"] = config.vision.select_layer
-    pixels = {"mean": config.image.mean, "std": config.image.std, "has_crop": config.image.has_crop}
-    facts = TowerFacts(dataclasses.replace(config.vision, **chosen), pixels)
+    facts = TowerFacts(dataclasses.replace(config.vision, **chosen), config.image.pixels)
     changed = official.build_config(folder, raw, config.language, facts)
     kept = ("dtype", "eos_token_ids", "untrained", "has_scaled_features")
     return dataclasses.replace(changed, **{name: getattr(config, name) for name in kept})

@@ -127,6 +127,8 @@ def _use(found: Inspection) -> list[str]:
 def _pictures(image: dict) -> list[str]:
     patches = f"patches of {image['patch_size']}"
     rows = [_row("pictures", f"{image['mode']}, {image['side']} px, {patches}")]
+    if image["pixels"]:
+        rows.append(_row("pixels", ", ".join(f"{name} {value}" for name, value in image["pixels"].items())))
     if image["mode"] == "anyres":
         grids = " ".join(f"{width}x{height}" for width, height in image["grids"])
         rows.append(_row("grids", f"{grids} (width x height), merged as {image['merge']}"))

@@ -8,10 +8,10 @@ import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from PIL import Image
 
 from ..constants import IGNORE_INDEX, IMAGE_TOKEN_ID
+from ..image.preprocess import restore_values
 from ..image.spec import ImageSpec
 from ..image.tiles import ImageTiles
 from .sample import Sample
@@ -130,8 +130,7 @@ def tokens_html(sample: Sample, tokenizer) -> str:
 
 def tile_uris(image: ImageTiles, spec: ImageSpec) -> list[str]:
     """Return the tiles of a picture, with the normalisation undone, as data URIs of JPEG files."""
-    mean, std = (np.asarray(values, dtype=np.float64).reshape(3, 1, 1) for values in (spec.mean, spec.std))
-    colours = np.clip(np.rint((image.pixels * std + mean) * 255), 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
+    colours = restore_values(image.pixels, spec).transpose(0, 2, 3, 1)
     uris = []
     for tile in colours:
         file = io.BytesIO()

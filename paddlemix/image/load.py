@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
+from .depth import stated_depth, to_8_bits
 from .errors import ImageError, MissingImageError
 from .fetch import DEFAULT_LIMITS, FetchLimits, cache_path, download, store
 
@@ -52,6 +53,9 @@ def load_image(
 
     source: a path (relative ones start at `folder`), an http(s) URL, a `data:` URI, the bytes of a file, a PIL image or
     a NumPy array uint8 [height, width, 3]. Of a film or a document the first frame is taken.
+    Gray of more than 8 bits: values up to 255 are taken as 8 bits, up to 4095 as 12, up to 65535 as 16, of which the
+    upper 8 stay; a depth that the file states (TIFF of 12 bits, the maxval of PGM) comes before that. Values below 0 or
+    above 65535, floating point, and 16 bit colours whose upper 8 are all 0 are refused.
     cache_folder: where downloads are kept (see `fetch.cache_path`). allow_path, allow_url: False refuses that kind, for
     callers that take sources from strangers. max_pixels: limit on width * height, checked before decoding; Pillow's
     own (the default) cannot be exceeded. limits: of a download. Raises ImageError, naming the source.
@@ -187,8 +191,9 @@ def _finish(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
     if width * height > max_pixels:
         raise ImageError(f"{name} has too many pixels: {width}x{height}, the limit is {max_pixels} in all")
     try:
+        depth = stated_depth(image)
         image.load()
-        return _to_rgb(_turn_upright(image), name)
+        return _to_rgb(to_8_bits(_turn_upright(image), depth, name), name)
     except ImageError:
         raise
     except Exception as error:  # as in _decode: truncated and damaged data
@@ -205,22 +210,10 @@ def _turn_upright(image: Image.Image) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
-    """Convert any mode to RGB: 16 bit by the upper 8, transparent parts on white."""
-    if image.mode.startswith("I"):  # "I" is 16 bit too in older Pillow
-        image = _upper_byte(image, name)
+    """Convert any mode of 8 bits to RGB, transparent parts on white."""
     if image.mode == "F":
         raise ImageError(f"{name} has floating point pixels, whose range nobody knows: save it with 8 bits a channel")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
-
-
-def _upper_byte(image: Image.Image, name: str) -> Image.Image:
-    """Reduce 16 bit gray to 8, as Pillow does for colour (its own conversion of gray cuts off at 255)."""
-    values = np.asarray(image)
-    if values.min() < 0 or values.max() > 0xFFFF:
-        raise ImageError(
-            f"{name} has pixels from {values.min()} to {values.max()}: expected 0 to 65535; save it with 8 or 16 bits"
-        )
-    return Image.fromarray((values >> 8).astype(np.uint8))

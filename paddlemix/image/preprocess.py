@@ -7,11 +7,11 @@ from PIL import Image
 
 from .anyres import fitted_size, num_image_tokens, select_grid
 from .errors import ImageError
-from .spec import ImageSpec
+from .spec import RESAMPLES, ImageSpec
 from .tiles import ImageTiles
 
 # Beyond these the exact official steps need gigabytes for a picture of a few kilobytes (5000x1: 1,680,000x336 px).
-MAX_STRIP = 16  # long edge over short edge, for a centre crop: more than this is cut off before the resize
+MAX_STRIP = 16  # long edge over short edge, for a crop of the short edge's length: more is cut off before the resize
 MAX_PADDED_SIDE = 8192  # px: a longer picture is first reduced by a whole factor, then padded
 
 
@@ -28,20 +28,27 @@ def preprocess(image: Image.Image, spec: ImageSpec) -> ImageTiles:
 
 
 def _one_tile(image: Image.Image, spec: ImageSpec) -> Image.Image:
-    """Return the picture as a square of `spec.side` px (for "square" without a crop: SigLIP's image processor)."""
+    """Return the image as a square of `spec.side` px (for "square" without a crop: SigLIP's image processor)."""
     if spec.mode == "pad":
         image = _pad_to_square(image, spec.mean)
-    elif not spec.has_crop:
-        return image.resize((spec.side, spec.side), Image.Resampling.BICUBIC)
-    else:
-        image = _trim_strip(image)
-    return _resize_and_crop(image, spec.side)
+    if not spec.has_crop:
+        return _resized(image, (spec.side, spec.side), spec)
+    resize = (spec.side,) if spec.resize is None else spec.resize
+    if len(resize) == 1:
+        image = _trim_strip(image, MAX_STRIP * max(1, -(-spec.side // resize[0])))
+        resize = _short_edge_to(image.size, resize[0])
+    return _crop(_resized(image, resize, spec) if resize else image, spec.side)
 
 
-def _trim_strip(image: Image.Image) -> Image.Image:
-    """Cut the ends off a very long picture, of which a centre crop shows nothing."""
+def _resized(image: Image.Image, size: tuple[int, int], spec: ImageSpec) -> Image.Image:
+    """Scale to (width, height) with the filter of the spec."""
+    return image.resize(size, Image.Resampling(RESAMPLES.index(spec.resample)))
+
+
+def _trim_strip(image: Image.Image, max_ratio: int) -> Image.Image:
+    """Cut the ends off a very long image, of which a centre crop shows nothing."""
     width, height = image.size
-    limit = MAX_STRIP * min(width, height)
+    limit = max_ratio * min(width, height)
     cut_x, cut_y = max(0, width - limit) // 2, max(0, height - limit) // 2
     return image.crop((cut_x, cut_y, width - cut_x, height - cut_y)) if cut_x or cut_y else image
 
@@ -57,13 +64,16 @@ def _pad_to_square(image: Image.Image, mean: tuple[float, float, float]) -> Imag
     return canvas
 
 
-def _resize_and_crop(image: Image.Image, side: int) -> Image.Image:
-    """Scale the short edge to `side` and cut out the middle (CLIP's image processor)."""
-    width, height = image.size
-    long_side = int(side * max(width, height) / min(width, height))
-    scaled = (side, long_side) if width <= height else (long_side, side)
-    image = image.resize(scaled, Image.Resampling.BICUBIC)
-    left, top = (scaled[0] - side) // 2, (scaled[1] - side) // 2
+def _short_edge_to(size: tuple[int, int], edge: int) -> tuple[int, int]:
+    """Return the (width, height) with the short edge `edge` long, the other one rounded down (CLIP's processor)."""
+    width, height = size
+    long_edge = int(edge * max(width, height) / min(width, height))
+    return (edge, long_edge) if width <= height else (long_edge, edge)
+
+
+def _crop(image: Image.Image, side: int) -> Image.Image:
+    """Cut out the middle, with black around what is too small: `center_crop` of transformers' image_transforms.py."""
+    left, top = (image.width - side) // 2, (image.height - side) // 2
     return image.crop((left, top, left + side, top + side))
 
 
@@ -71,21 +81,34 @@ def _anyres_tiles(image: Image.Image, spec: ImageSpec) -> list[np.ndarray]:
     """Return uint8 [side, side, 3] of each tile: the whole picture squashed, then the padded canvas row by row."""
     side = spec.side
     width, height = select_grid(image.size, spec.grids)
-    fitted = image.resize(fitted_size(image.size, (width, height)), Image.Resampling.BICUBIC)
+    fitted = _resized(image, fitted_size(image.size, (width, height)), spec)
     canvas = Image.new("RGB", (width, height))  # black
     canvas.paste(fitted, ((width - fitted.width) // 2, (height - fitted.height) // 2))
     rows = np.asarray(canvas).reshape(height // side, side, width // side, side, 3).swapaxes(1, 2)
-    whole = np.asarray(image.resize((side, side), Image.Resampling.BICUBIC))
+    whole = np.asarray(_resized(image, (side, side), spec))
     return [whole, *(tile for row in rows for tile in row)]
 
 
 def _normalise(tiles: list[np.ndarray], spec: ImageSpec) -> np.ndarray:
-    """Return (tiles / 255 - mean) / std as float32 [tiles, 3, side, side] from uint8 [side, side, 3] of each."""
-    mean, std = (np.asarray(values, dtype=np.float64).reshape(3, 1, 1) for values in (spec.mean, spec.std))
-    factor, shift = (1 / (255 * std)).astype(np.float32), (mean / std).astype(np.float32)
+    """Return (value * rescale_factor - mean) / std as float32 [tiles, 3, side, side] from uint8 [side, side, 3]."""
+    mean, std = mean_and_std(spec)
+    factor, shift = (spec.rescale_factor / std).astype(np.float32), (mean / std).astype(np.float32)
     pixels = np.empty([len(tiles), 3, spec.side, spec.side], np.float32)
     for target, tile in zip(pixels, tiles, strict=True):  # one after the other stays in the processor's cache
         np.copyto(target, tile.transpose(2, 0, 1))
         target *= factor
         target -= shift
     return pixels
+
+
+def restore_values(pixels: np.ndarray, spec: ImageSpec) -> np.ndarray:
+    """Return the uint8 values of normalised pixels [..., 3, side, side]: what `preprocess` made them from."""
+    mean, std = mean_and_std(spec)
+    return np.clip(np.rint((pixels * std + mean) / spec.rescale_factor), 0, 255).astype(np.uint8)
+
+
+def mean_and_std(spec: ImageSpec) -> tuple[np.ndarray, np.ndarray]:
+    """Return what is subtracted and divided by, float64 [3, 1, 1] each."""
+    values = (spec.mean, spec.std) if spec.has_normalize else ((0.0,) * 3, (1.0,) * 3)
+    mean, std = (np.asarray(one, dtype=np.float64).reshape(3, 1, 1) for one in values)
+    return mean, std

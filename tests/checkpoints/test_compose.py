@@ -6,6 +6,7 @@ import argparse
 import json
 import shutil
 
+import image_processor_cases as cases
 import numpy as np
 import pytest
 import reference_models as tiny
@@ -22,6 +23,7 @@ from paddlemix.checkpoints.load import load_model, read_config
 from paddlemix.checkpoints.processor import LlavaProcessor
 from paddlemix.commands import compose as command
 from paddlemix.conversation.tokenizer import load_tokenizer
+from paddlemix.image.spec import CLIP_MEAN
 
 NUM_ROWS = tiny_folder.VOCAB_SIZE
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
@@ -97,6 +99,20 @@ def test_composed_model_computes_what_transformers_does_with_the_parts(tmp_path,
     assert (config.image.mode, config.image.mean, config.image.std) == (mode, tuple(MEAN), tuple(STD))
     assert config.image.grids == (tuple(map(tuple, tiny.PINPOINTS)) if is_next else ())
     assert config.untrained == (("projector", "image_newline") if is_next else ("projector",))
+
+
+@pytest.mark.parametrize("is_nested", [False, True])
+def test_what_the_towers_image_processor_states_goes_into_the_model(tmp_path, language, towers, is_nested):
+    tower = shutil.copytree(towers[1]["tower"], tmp_path / "tower")
+    (tower / "preprocessor_config.json").unlink()
+    cases.write_processor(tower, {**cases.CLIP, "resample": 2, "size": {"shortest_edge": 37}}, is_nested)
+    compose(language[1], tower, tmp_path / "out", Choices(mode="square"))
+    image = read_config(tmp_path / "out").image
+    assert (image.resample, image.resize, image.mean) == ("bilinear", (37,), CLIP_MEAN)
+    with pytest.raises(CheckpointError, match=r"resized to \[37\] px for a side of 28 px, so that the tower cannot be"):
+        compose(language[1], tower, tmp_path / "larger", Choices(image_size=56))
+    with pytest.raises(CheckpointError, match=r"resized to \[37\] px for a side of 28 px"):
+        compose(language[1], tmp_path / "out", tmp_path / "again", Choices(image_size=56))
 
 
 OTHERS = [

@@ -235,6 +235,7 @@ def test_a_tower_that_the_config_only_names_is_told_with_the_places_and_not_down
     monkeypatch.setenv("PADDLEMIX_CACHE", str(tmp_path / "cache"))
     folder = Path(shutil.copytree(folders["official"], tmp_path / "model"))
     shutil.rmtree(folder / "vision_tower")
+    (folder / "preprocessor_config.json").unlink()  # of the tower that is gone
     change_json(folder / "config.json", mm_vision_tower="openai/clip-vit-large-patch14-336", mm_hidden_size=1024)
     (problem, *_) = inspect(folder).problems
 

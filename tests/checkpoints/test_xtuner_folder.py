@@ -160,6 +160,15 @@ def test_config_has_what_xtuner_does_with_pictures(v1_5, tmp_path):
     assert (config.projector_type, config.dtype, config.eos_token_ids) == ("mlp2x_gelu", "float32", (2,))
 
 
+def test_images_are_those_of_the_named_tower_where_the_trained_one_came_without_a_processor(v1_5, tmp_path):
+    home = write_xtuner(tmp_path / "out", v1_5.model)
+    (home / "xtuner_config.py").write_text(RECIPE)
+    (home / "visual_encoder" / "preprocessor_config.json").unlink()
+    named = write_tower(tmp_path / "clip-vit-tiny", v1_5.model)
+    (named / "preprocessor_config.json").write_text('{"resample": 2}')
+    assert read_config(home).image.resample == "bilinear"
+
+
 def test_tokenizer_comes_from_the_language_model(v1_5, tmp_path):
     import tiny_folder
 

@@ -161,6 +161,14 @@ def read_config_json(folder: Path) -> dict[str, Any]:
     return raw
 
 
+def read_projector_json(folder: Path) -> dict[str, Any]:
+    """Return the config.json of xtuner's projector/. Raises CheckpointError for what is not supported."""
+    values = read_config_json(folder)
+    check_keys(values, PROJECTOR, str(folder / CONFIG_FILE), CheckpointError)
+    check_values(values, PROJECTOR_KINDS, str(folder / CONFIG_FILE), CheckpointError)
+    return values
+
+
 def stored_dtype(folder: Path, *objects: Mapping[str, Any], default: str = "float32") -> str:
     """Return the dtype that the first of some objects states, under the older or the newer key.
 

@@ -7,12 +7,12 @@ import re
 from pathlib import Path
 
 from ...conversation.tokenizer import Tokenizer
-from ...foreign_json import check_keys, check_values
-from ...image.spec import ImageSpec
+from ...foreign_json import check_keys, check_values, shown
+from ...image.spec import ANYRES_GRIDS, ImageSpec
 from ...models.config import LanguageConfig, LlavaConfig, VisionConfig
 from ...models.vision.families import KNOWN_TOWERS, get_tower_family
 from ...models.vision.families.family import SHAPE
-from ..files import CheckpointError, StoredTensor, read_json
+from ..files import CheckpointError, StoredTensor
 from ..rules import KeyTable, Rule, linear_rules
 from ..transforms import padded_rows
 from . import hf_json, hf_tokenizer
@@ -27,7 +27,9 @@ from .components import (
 )
 from .config_keys import HF, HF_KINDS, stored_dtype, written_since
 from .decoder import read_eos, read_language, restored, template_of
-from .hf_json import ARCHITECTURES, as_width_height
+from .hf_json import ARCHITECTURES, IMAGE_PROCESSORS, as_width_height
+from .image_processor import ImageProcessor, read_processor
+from .image_processor_file import Found, check_processor, find_processor
 from .names import decoder_name, tower_name
 from .part import OWN_KEY, Part, read_own_json, renamed
 
@@ -47,6 +49,7 @@ DEFAULT_TOWER = {
 }
 IN_MODEL = ("model.multi_modal_projector.", "model.image_newline")
 DROPPED = re.compile(r"(.*\.)?(rotary_emb\.inv_freq|embeddings\.position_ids)")
+DEFAULT_PINPOINTS = [list(pair) for pair in ANYRES_GRIDS]  # of LlavaNextConfig and of its image processor
 
 
 def matches(folder: Path, raw: dict) -> bool:
@@ -112,20 +115,41 @@ def read_vision(folder: Path, raw: dict) -> VisionConfig:
 
 
 def _read_image(folder: Path, raw: dict, vision: VisionConfig, is_next: bool) -> ImageSpec:
-    path = folder / "preprocessor_config.json"
-    values = read_json(path) if path.is_file() else {}
-    is_padded, family = values.get("do_pad", False), get_tower_family(vision.family)
-    return ImageSpec(
+    """Read the image processor's file; without one the images are those of the tower alone."""
+    check_processor(folder, vision.patch_size, raw.get("vision_feature_select_strategy", "default"))
+    found, processor, pixels = find_processor(folder), None, get_tower_family(vision.family).pixels
+    stated = raw.get("image_grid_pinpoints", DEFAULT_PINPOINTS) if is_next else ()
+    pairs = read_pairs(folder, () if stated is None else stated)
+    if found is not None:
+        processor = read_processor(found, IMAGE_PROCESSORS[is_next], vision.image_size)
+        pixels = processor.pixels
+    image = ImageSpec(
         side=vision.image_size,
         patch_size=vision.patch_size,
-        mean=tuple(values.get("image_mean", family.mean)),
-        std=tuple(values.get("image_std", family.std)),
-        has_crop=hf_json.has_crop(values, family),
-        mode="anyres" if is_next else "pad" if is_padded else "square",
-        grids=as_width_height(read_pairs(folder, raw.get("image_grid_pinpoints") or ())) if is_next else (),
+        mode="anyres" if is_next else "pad" if processor is not None and processor.is_padded else "square",
+        grids=as_width_height(pairs),
         merge="spatial_unpad" if is_next else "flat",
         has_class_token=vision.select_feature == "cls_patch",
+        **pixels,
     )
+    if processor is not None:
+        _check_tiles(found, processor, pairs, is_next)
+    return image
+
+
+def _check_tiles(found: Found, processor: ImageProcessor, pairs: tuple[tuple[int, int], ...], is_next: bool) -> None:
+    """Raise CheckpointError for an image processor that does not lay out images as the model expects them."""
+    if processor.kind.has_tiles != is_next:
+        raise CheckpointError(
+            f"{found.where} states {processor.kind.name}, but {ARCHITECTURES[is_next]} takes its images from "
+            f"{IMAGE_PROCESSORS[is_next]}{'' if is_next else ' or a class without tiles'}"
+        )
+    stated = DEFAULT_PINPOINTS if processor.pinpoints is None else processor.pinpoints
+    if is_next and read_pairs(Path(found.where), stated) != pairs:
+        raise CheckpointError(
+            f"{found.where} states image_grid_pinpoints {shown(stated)}, but config.json states "
+            f"{shown([list(pair) for pair in pairs])}: pixels and features would lie on different canvases"
+        )
 
 
 def open_tensors(folder: Path) -> dict[str, StoredTensor]:

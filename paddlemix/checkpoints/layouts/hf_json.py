@@ -6,21 +6,22 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ...conversation.templates import get_template
-from ...image.spec import ImageSpec
+from ...image.spec import RESAMPLES, ImageSpec
 from ...models.config import LlavaConfig, VisionConfig
 from ...models.language.families import get_family
-from ...models.vision.families import CLIP, SIGLIP, TOWER_FAMILIES, TowerFamily, by_tower_type, get_tower_family
+from ...models.vision.families import CLIP, SIGLIP, by_tower_type, get_tower_family
 from ..files import CheckpointError
 from .decoder import class_json, generation_json, language_json, stand_in
 from .hf_chat import chat_template
 from .part import OWN_KEY, own_json
 
 VOCABULARY_STEP = 64  # llava-hf pads the vocabulary to a multiple of this
-BICUBIC = 3  # PIL's number
 # Before UNSCALED_VERSION transformers multiplies image features by a decoder's embedding_scale (Gemma's), from it on
 # it does not. What a model does is told by the version that its folder names.
 SCALING_VERSION, UNSCALED_VERSION = "5.3.0", "5.4.0"
 ARCHITECTURES = ("LlavaForConditionalGeneration", "LlavaNextForConditionalGeneration")
+# What AutoImageProcessor takes for the two where the file names no class.
+IMAGE_PROCESSORS = ("LlavaImageProcessor", "LlavaNextImageProcessor")
 
 
 def check_holdable(config: LlavaConfig) -> None:
@@ -87,21 +88,21 @@ def as_width_height(pairs: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int]
 
 def preprocessor(image: ImageSpec) -> dict:
     """Return preprocessor_config.json: each image mode, and each way to a square, has a class of its own."""
-    classes = {"anyres": "LlavaNextImageProcessor", "pad": "LlavaImageProcessor", "square": "CLIPImageProcessor"}
+    classes = {"anyres": IMAGE_PROCESSORS[1], "pad": IMAGE_PROCESSORS[0], "square": CLIP.image_processor}
     square = {"height": image.side, "width": image.side}
     values = {
         "image_processor_type": classes[image.mode],
         "crop_size": square,
-        "do_center_crop": True,
+        "do_center_crop": image.has_crop,
         "do_convert_rgb": True,
-        "do_normalize": True,
+        "do_normalize": image.has_normalize,
         "do_rescale": True,
-        "do_resize": True,
+        "do_resize": image.resize != (),
         "image_mean": list(image.mean),
         "image_std": list(image.std),
-        "resample": BICUBIC,
-        "rescale_factor": 1 / 255,
-        "size": {"shortest_edge": image.side},
+        "resample": RESAMPLES.index(image.resample),
+        "rescale_factor": image.rescale_factor,
+        "size": _size(image),
     }
     if image.mode == "square" and not image.has_crop:
         del values["crop_size"], values["do_center_crop"]
@@ -113,11 +114,22 @@ def preprocessor(image: ImageSpec) -> dict:
     return values | ({"image_grid_pinpoints": _pinpoints(image)} if image.mode == "anyres" else {})
 
 
-def has_crop(values: Mapping, family: TowerFamily) -> bool:
-    """Tell if preprocessor_config.json's class cuts out the middle; LLaVA's own classes do as the tower's does."""
-    kind = values.get("image_processor_type") or values.get("feature_extractor_type") or ""
-    named = (one.has_crop for one in TOWER_FAMILIES.values() if str(kind).startswith(one.image_processor))
-    return next(named, family.has_crop)
+def _size(image: ImageSpec) -> dict[str, int]:
+    """Return what an image is scaled to before the crop, in transformers' words."""
+    resize = image.resize or (image.side,)
+    return {"shortest_edge": resize[0]} if len(resize) == 1 else {"height": resize[1], "width": resize[0]}
+
+
+def tower_preprocessor(image: ImageSpec, layout: str) -> dict:
+    """Return the file of the image processor inside, as LLaVA's own code has it: nothing of padding and tiles.
+
+    Raises CheckpointError for tiles that are not made with the filter that code always makes them with.
+    """
+    if image.mode == "anyres" and image.resample != "bicubic":
+        raise CheckpointError(
+            f"layout {layout} cannot hold anyres tiles with resample {image.resample!r}: LLaVA's own code is bicubic"
+        )
+    return preprocessor(image.as_square())
 
 
 def vision_fields(folder: Path, stated: Mapping) -> dict:

@@ -7,17 +7,15 @@ weights hold a tuned one, which counts.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 from ...conversation.tokenizer import Tokenizer
 from ...foreign_json import check_values
 from ...image.spec import ImageSpec
-from ...models.config import LanguageConfig, LlavaConfig, VisionConfig
+from ...models.config import LanguageConfig, LlavaConfig
 from ...models.language.families import FAMILIES, by_llava_architecture, get_family
-from ...models.vision.families import KNOWN_TOWERS, get_tower_family
+from ...models.vision.families import get_tower_family
 from ..files import CheckpointError, StoredTensor
-from ..places import fetch_folder, find_folder
 from ..rules import KeyTable, Rule
 from . import paddlemix, torch_tokenizer
 from .components import (
@@ -39,18 +37,17 @@ from .decoder import (
     stand_in,
     template_of,
 )
+from .image_processor import in_llavas_code
 from .names import tower_name as tower_tensor_name
-from .official_layers import as_stored, check_layers, select_layer
+from .official_tower import TowerFacts, check_layers, fetch_tower, read_facts, select_layer
+from .official_tower import selection as selection
+from .official_tower import tower_name as tower_name
 from .part import OWN_KEY, Part, own_json, read_own_json, renamed
 from .tower import (
     IMAGE_FILE,
     image_json,
-    is_tower,
     known_name,
     open_tower,
-    read_pixels,
-    read_tower,
-    shape_of,
     tower_part,
     vision_json,
 )
@@ -59,18 +56,6 @@ NAME = "official"
 # The same code's models over decoders that are not read: recognised, so that the reason can be told.
 OTHER_DECODERS = ("LlavaMixtralForCausalLM", "LlavaQwenMoeForCausalLM")
 DROPPED = re.compile(r"(.*\.)?(rotary_emb\.inv_freq|embeddings\.position_ids)")
-NO_TOWER = "has no vision tower of its own and needs"
-GIVE_TOWER = (
-    "put the tower's folder there, or in the model folder as vision_tower/, or give its path as mm_vision_tower"
-)
-
-
-@dataclass(frozen=True)
-class TowerFacts:
-    """A tower's shape, and mean and std of its pictures as fields of ImageSpec."""
-
-    vision: VisionConfig
-    pixels: dict
 
 
 def matches(folder: Path, raw: dict) -> bool:
@@ -138,7 +123,7 @@ def build_config(folder: Path, raw: dict, language: LanguageConfig, facts: Tower
         grids=read_pairs(folder, raw.get("image_grid_pinpoints") or ()) if mode == "anyres" else (),
         merge=merge if mode == "anyres" else "flat",
         has_class_token=vision.select_feature == "cls_patch",
-        **facts.pixels,
+        **in_llavas_code(facts.pixels, mode),
     )
     return LlavaConfig(
         language=language,
@@ -152,46 +137,6 @@ def build_config(folder: Path, raw: dict, language: LanguageConfig, facts: Tower
     )
 
 
-def selection(raw: dict) -> dict:
-    """Return which of the tower's features are taken, as fields of VisionConfig."""
-    return {
-        "select_layer": raw.get("mm_vision_select_layer", -2),
-        "select_feature": raw.get("mm_vision_select_feature", "patch"),
-        "name": read_own_json(raw)["vision_tower"] if OWN_KEY in raw else tower_name(raw),
-    }
-
-
-def tower_name(raw: dict) -> str:
-    value = raw.get("mm_vision_tower") or raw.get("vision_tower") or ""
-    return value if isinstance(value, str) else ""
-
-
-def read_facts(folder: Path, raw: dict) -> TowerFacts:
-    """Describe the tower: by vision_config, by its folder where it is on this machine, else by a name that is known."""
-    name = tower_name(raw)
-    place = find_folder(name, folder) if name else None
-    place = place if place is not None and is_tower(place) else None
-    own = raw.get("vision_config")
-    if own is not None:
-        vision = shape_of(folder, own, **selection(raw))
-    elif place is None and name in KNOWN_TOWERS:
-        vision = VisionConfig(**KNOWN_TOWERS[name], **selection(raw))
-    else:
-        place = place or _fetch_tower(folder, name)
-        vision = read_tower(place, **selection(raw))
-    vision = as_stored(folder, vision)
-    return TowerFacts(vision, read_pixels(get_tower_family(vision.family), folder, place))
-
-
-def _fetch_tower(folder: Path, name: str) -> Path:
-    if not name:
-        raise CheckpointError(f"{folder}: config.json names no vision tower (mm_vision_tower): {GIVE_TOWER}")
-    place = fetch_folder(name, folder, what=NO_TOWER, advice=GIVE_TOWER)
-    if not is_tower(place):
-        raise CheckpointError(f"{folder} {NO_TOWER} {name}, but {place} has no config.json and weights: {GIVE_TOWER}")
-    return place
-
-
 def open_tensors(folder: Path) -> dict[str, StoredTensor]:
     """Map the weights, with those of the tower that config.json names where they hold none."""
     tensors, raw = open_torch_weights(folder), read_config_json(folder)
@@ -202,7 +147,7 @@ def open_tensors(folder: Path) -> dict[str, StoredTensor]:
 
 def open_named_tower(folder: Path, raw: dict) -> dict[str, StoredTensor]:
     """Map the tower that a config names, under official names."""
-    place = _fetch_tower(folder, tower_name(raw))
+    place = fetch_tower(folder, tower_name(raw))
     return {tower_prefix(_family(raw)) + name: tensor for name, tensor in open_tower(place).items()}
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from ...conversation.tokenizer import Tokenizer
 from ...conversation.tokenizer_files import CONFIG_FILE, FAST_FILE, PADDLE_FILE, SENTENCEPIECE_FILE
 from ...foreign_json import check_values
-from ...image.spec import CLIP_MEAN, CLIP_STD, ImageSpec
+from ...image.spec import ImageSpec
 from ...models.config import LanguageConfig, LlavaConfig, VisionConfig
 from ...models.language.families.family import SHARED
 from ...models.projector_type import projector_blocks
@@ -31,6 +31,8 @@ from .components import (
 )
 from .config_keys import MM_KINDS, PADDLEMIX, stored_dtype
 from .decoder import flat_json, generation_json, read_eos, read_language, template_of
+from .image_processor import in_llavas_code, read_processor
+from .image_processor_file import Found, find_processor
 from .part import OWN_KEY, Part, own_json, read_own_json, renamed
 
 NAME = "paddlemix"
@@ -125,22 +127,21 @@ def _shape_from_weights(folder: Path, tensors: dict[str, StoredTensor]) -> dict:
 
 
 def _read_image(folder: Path, raw: dict, vision: VisionConfig) -> ImageSpec:
-    values: dict = {}
-    for name in ("processor/eval/preprocessor_config.json", "processor/train/preprocessor_config.json"):
-        if (folder / name).is_file():
-            values = read_json(folder / name)
-            break
-    mode = raw.get("image_aspect_ratio") or values.get("image_aspect_ratio") or "square"
-    grids = raw.get("image_grid_pinpoints") or values.get("image_grid_pinpoints") or ()
+    """Read the image processor's file of processor/; mode and grids may stand there or in config.json."""
+    places = (folder / "processor" / name for name in ("eval", "train"))
+    found = next((one for one in map(find_processor, places) if one is not None), Found(str(folder), {}))
+    others = {key: value for key, value in found.values.items() if key != "image_aspect_ratio"}
+    pixels = read_processor(Found(found.where, others), CLIP.image_processor, vision.image_size).pixels
+    mode = raw.get("image_aspect_ratio") or found.values.get("image_aspect_ratio") or "square"
+    grids = raw.get("image_grid_pinpoints") or found.values.get("image_grid_pinpoints") or ()
     return ImageSpec(
         side=vision.image_size,
         patch_size=vision.patch_size,
-        mean=tuple(values.get("image_mean", CLIP_MEAN)),
-        std=tuple(values.get("image_std", CLIP_STD)),
         mode=mode,
         grids=read_pairs(folder, grids) if mode == "anyres" else (),
         merge=raw.get("mm_patch_merge_type", "spatial_unpad") if mode == "anyres" else "flat",
         has_class_token=vision.select_feature == "cls_patch",
+        **in_llavas_code(pixels, mode),
     )
 
 
@@ -264,8 +265,7 @@ def _known_tower(vision: VisionConfig) -> str:
 
 def _preprocessor_json(config: LlavaConfig) -> dict:
     image = config.image
-    values = hf_json.preprocessor(dataclasses.replace(image, mode="square", grids=(), merge="flat"))
-    values["image_aspect_ratio"] = image.mode
+    values = hf_json.tower_preprocessor(image, NAME) | {"image_aspect_ratio": image.mode}
     return values | ({"image_grid_pinpoints": [list(grid) for grid in image.grids]} if image.grids else {})
 
 

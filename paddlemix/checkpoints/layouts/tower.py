@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ from ...image.spec import ImageSpec
 from ...models.config import LlavaConfig, VisionConfig
 from ...models.language.families.generic_keys import GENERIC
 from ...models.vision.families import KNOWN_TOWERS, TOWER_FAMILIES, TowerFamily, get_tower_family
-from ..files import CheckpointError, StoredTensor, preview, read_json
+from ..files import CheckpointError, StoredTensor, preview
 from ..foreign_quantization import refuse_quantized
 from ..rules import KeyTable
 from .components import (
@@ -24,11 +23,13 @@ from .components import (
     tower_rules,
 )
 from .config_keys import read_config_json
-from .hf_json import has_crop, preprocessor, vision_fields, vision_json
+from .hf_json import tower_preprocessor, vision_fields, vision_json
+from .image_processor import read_processor
+from .image_processor_file import FILE as IMAGE_FILE
+from .image_processor_file import find_processor
 from .names import renamed_once, tower_name
 from .part import Part, renamed
 
-IMAGE_FILE = "preprocessor_config.json"
 # What a model has beside its tower, and buffers that are computed.
 DROPPED = re.compile(
     r"(text_model\.|text_projection|visual_projection|vision_projection|logit_scale|logit_bias).*|.*position_ids"
@@ -97,15 +98,22 @@ def shape_of(folder: Path, stated, **selection) -> VisionConfig:
     return VisionConfig(**vision_fields(folder, stated), **selection)
 
 
-def read_pixels(family: TowerFamily, *folders: Path | None) -> dict:
-    """Return fields of ImageSpec from the first preprocessor_config.json there is, else what the family's have."""
-    for folder in folders:
-        if folder is not None and (folder / IMAGE_FILE).is_file():
-            values = read_json(folder / IMAGE_FILE)
-            pairs = (("mean", "image_mean"), ("std", "image_std"))
-            stated = {field: tuple(values[key]) for field, key in pairs if key in values}
-            return {**family.pixels, **stated, "has_crop": has_crop(values, family)}
-    return family.pixels
+def read_pixels(vision: VisionConfig, *folders: Path | None) -> dict:
+    """Return fields of ImageSpec from the first image processor's file there is, else what the tower's family has.
+
+    Raises CheckpointError for a file that pads or that does not fit the tower, too.
+    """
+    family = get_tower_family(vision.family)
+    found = next((one for one in map(find_processor, filter(None, folders)) if one is not None), None)
+    if found is None:
+        return family.pixels
+    processor = read_processor(found, family.image_processor, vision.image_size)
+    if processor.is_padded:
+        raise CheckpointError(
+            f"{found.where} states do_pad true, but padding is not the tower's: remove the key, and say it by "
+            "image_aspect_ratio 'pad' in the model's config.json or by the image mode"
+        )
+    return processor.pixels
 
 
 def open_tower(folder: Path) -> dict[str, StoredTensor]:
@@ -163,5 +171,5 @@ def tower_part(folder: str, tensors: Mapping[str, StoredTensor], config: LlavaCo
 
 
 def image_json(image: ImageSpec) -> dict:
-    """Return the tower's image processor's file, which knows mean and std, but nothing of padding and tiles."""
-    return preprocessor(dataclasses.replace(image, mode="square", grids=(), merge="flat"))
+    """Return the tower's image processor's file. Raises CheckpointError."""
+    return tower_preprocessor(image, "official")

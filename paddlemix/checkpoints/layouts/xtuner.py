@@ -15,7 +15,6 @@ from pathlib import Path
 
 from ...conversation.tokenizer import Tokenizer
 from ...conversation.tokenizer_files import VOCABULARIES
-from ...foreign_json import check_keys, check_values
 from ...image.spec import ImageSpec
 from ...models.config import LlavaConfig, VisionConfig
 from ...models.language.families import get_family
@@ -28,8 +27,7 @@ from ..places import fetch_folder, find_folder
 from ..rules import KeyTable, linear_rules
 from . import torch_tokenizer
 from .components import decoder_rules, has_torch_weights, is_unused_by_llava, open_torch_weights, tower_rules
-from .config_keys import PROJECTOR as PROJECTOR_RULES
-from .config_keys import PROJECTOR_KINDS, stored_dtype
+from .config_keys import read_projector_json, stored_dtype
 from .decoder import check_features_scaled, class_json, flat_json, generation_json, read_decoder, read_eos, template_of
 from .names import decoder_name, renamed_once, tower_name
 from .part import OWN_KEY, Part, own_json, read_own_json, renamed
@@ -56,11 +54,8 @@ def read_config(folder: Path, raw: dict, base: Path | None = None) -> LlavaConfi
     """
     home = language_folder(folder, base)
     language, llm = read_decoder(home)
-    projector = read_json(folder / PROJECTOR / "config.json")
-    where = str(folder / PROJECTOR / "config.json")
-    check_keys(projector, PROJECTOR_RULES, where, CheckpointError)
-    check_values(projector, PROJECTOR_KINDS, where, CheckpointError)
-    own = projector.get(OWN_KEY) if isinstance(projector.get(OWN_KEY), dict) else {}
+    projector = read_projector_json(folder / PROJECTOR)
+    own = projector.get(OWN_KEY) or {}
     vision, pixels = _read_tower(folder, own.get("select_layer", _recipe_value(folder, "visual_select_layer")))
     if OWN_KEY in projector:
         vision = dataclasses.replace(vision, name=read_own_json(projector)["vision_tower"])
@@ -160,7 +155,8 @@ def _read_tower(folder: Path, select_layer: int | None) -> tuple[VisionConfig, d
         return vision, get_tower_family(vision.family).pixels
     place = _tower_folder(folder)
     vision = read_tower(place, **chosen)
-    return vision, read_pixels(get_tower_family(vision.family), place)
+    named = find_folder(chosen["name"], folder) if chosen["name"] else None  # whose processor xtuner takes in any case
+    return vision, read_pixels(vision, place, named)
 
 
 def _projector_type(folder: Path, values: dict, vision: VisionConfig) -> str:

@@ -1,17 +1,77 @@
-"""Which layers of a tower LLaVA's own code keeps: of some kinds it removes those behind the features that it takes."""
+"""The tower of an official folder: inside it or named, and which of its layers LLaVA's own code keeps.
+
+Of some kinds that code removes the layers behind the features that it takes.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from ...models.config import VisionConfig
 from ...models.vision.families import KNOWN_TOWERS, get_tower_family
 from ..files import CheckpointError
+from ..places import fetch_folder, find_folder
 from .components import has_torch_weights, open_torch_weights, safetensors_names
+from .part import OWN_KEY, read_own_json
+from .tower import is_tower, read_pixels, read_tower, shape_of
 
 LAYER = re.compile(r"model\.vision_tower\.vision_tower\.(?:vision_model\.)?encoder\.layers\.(\d+)\..*")
+
+NO_TOWER = "has no vision tower of its own and needs"
+GIVE_TOWER = (
+    "put the tower's folder there, or in the model folder as vision_tower/, or give its path as mm_vision_tower"
+)
+
+
+@dataclass(frozen=True)
+class TowerFacts:
+    """A tower's shape, and mean and std of its pictures as fields of ImageSpec."""
+
+    vision: VisionConfig
+    pixels: dict
+
+
+def selection(raw: dict) -> dict:
+    """Return which of the tower's features are taken, as fields of VisionConfig."""
+    return {
+        "select_layer": raw.get("mm_vision_select_layer", -2),
+        "select_feature": raw.get("mm_vision_select_feature", "patch"),
+        "name": read_own_json(raw)["vision_tower"] if OWN_KEY in raw else tower_name(raw),
+    }
+
+
+def tower_name(raw: dict) -> str:
+    value = raw.get("mm_vision_tower") or raw.get("vision_tower") or ""
+    return value if isinstance(value, str) else ""
+
+
+def read_facts(folder: Path, raw: dict) -> TowerFacts:
+    """Describe the tower: by vision_config, by its folder where it is on this machine, else by a name that is known."""
+    name = tower_name(raw)
+    place = find_folder(name, folder) if name else None
+    place = place if place is not None and is_tower(place) else None
+    own = raw.get("vision_config")
+    if own is not None:
+        vision = shape_of(folder, own, **selection(raw))
+    elif place is None and name in KNOWN_TOWERS:
+        vision = VisionConfig(**KNOWN_TOWERS[name], **selection(raw))
+    else:
+        place = place or fetch_tower(folder, name)
+        vision = read_tower(place, **selection(raw))
+    vision = as_stored(folder, vision)
+    return TowerFacts(vision, read_pixels(vision, folder, place))
+
+
+def fetch_tower(folder: Path, name: str) -> Path:
+    if not name:
+        raise CheckpointError(f"{folder}: config.json names no vision tower (mm_vision_tower): {GIVE_TOWER}")
+    place = fetch_folder(name, folder, what=NO_TOWER, advice=GIVE_TOWER)
+    if not is_tower(place):
+        raise CheckpointError(f"{folder} {NO_TOWER} {name}, but {place} has no config.json and weights: {GIVE_TOWER}")
+    return place
 
 
 def select_layer(vision: VisionConfig, stated: int) -> int:
