@@ -12,12 +12,12 @@ from ..models.config import LlavaConfig
 from ..models.language.families import FAMILIES, get_family
 from ..models.vision.families import TOWER_FAMILIES, get_tower_family
 from . import hub
-from .files import CheckpointError, StoredTensor, read_json
+from .files import CheckpointError, StoredTensor
 from .foreign_quantization import refuse_quantized
 from .inspection_facts import Inspection, compare, count, describe_image, describe_text
 from .inspection_trained import inspect_trained
 from .layouts import detect, official, tower, xtuner
-from .layouts.config_keys import suggested_sampling
+from .layouts.config_keys import read_config_json, suggested_sampling
 from .layouts.names import decoder_name, tower_name
 from .part_folders import read_language_folder, read_tower_folder
 from .shapes import language_shapes, parameter_shapes, vision_shapes
@@ -68,7 +68,7 @@ def _inspect_model(path: Path, base, found: Inspection) -> None:
     found.problems += scan.problems
     raw: dict = {}
     with found.collecting():
-        raw = read_json(path / "config.json") if (path / "config.json").is_file() else {}
+        raw = read_config_json(path) if (path / "config.json").is_file() else {}
     found.architecture = ", ".join(map(str, raw.get("architectures") or ())) or str(raw.get("model_type") or "")
     if not scan.files and not scan.problems:
         found.problems.append("there are no weights (*.safetensors, *.bin or *.pdparams)")

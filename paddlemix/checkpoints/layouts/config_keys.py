@@ -130,6 +130,7 @@ GENERATION = KeyRules(
     held=dict.fromkeys(TOKEN_RULES.split(), (None, False)),
     told=frozenset(SAMPLING.split()),
 )
+GENERATION_KINDS: dict[str, Kind] = dict.fromkeys(("bos_token_id", "pad_token_id"), whole_number(-1, MAX_ID).or_null())
 # What `transformers` means by a setting that it writes although nobody chose it.
 PLAIN_SAMPLING = {
     "diversity_penalty": 0.0,
@@ -195,6 +196,7 @@ def read_generation(folder: Path) -> dict[str, Any]:
     path = Path(folder) / GENERATION_FILE
     values = read_json(path) if path.is_file() else {}
     check_keys(values, GENERATION, str(path), CheckpointError)
+    check_values(values, GENERATION_KINDS, str(path), CheckpointError)
     return values
 
 

@@ -17,7 +17,8 @@ FILE, PROCESSOR_FILE, NESTED = "preprocessor_config.json", "processor_config.jso
 # What else LlavaProcessor and LlavaNextProcessor save. How many tokens an image has is the tower's to say.
 PROCESSOR_RULES = KeyRules(
     used=frozenset({NESTED}),
-    inert=frozenset({"processor_class", "image_token", "num_additional_image_tokens", "chat_template"}),
+    inert=frozenset({"processor_class", "num_additional_image_tokens", "chat_template"}),
+    held={"image_token": ("<image>",)},
 )
 
 

@@ -127,11 +127,15 @@ def _shape_from_weights(folder: Path, tensors: dict[str, StoredTensor]) -> dict:
 
 
 def _read_image(folder: Path, raw: dict, vision: VisionConfig) -> ImageSpec:
-    """Read the image processor's file of processor/; mode and grids may stand there or in config.json."""
-    places = (folder / "processor" / name for name in ("eval", "train"))
-    found = next((one for one in map(find_processor, places) if one is not None), Found(str(folder), {}))
-    others = {key: value for key, value in found.values.items() if key != "image_aspect_ratio"}
-    pixels = read_processor(Found(found.where, others), CLIP.image_processor, vision.image_size).pixels
+    """Read the image processor's files of processor/; mode and grids may stand there or in config.json."""
+    places = [folder / "processor" / name for name in ("eval", "train")]
+    files = [one for one in map(find_processor, places) if one is not None] or [Found(str(folder), {})]
+    found, pixels = files[0], _read_pixels(files[0], vision)
+    if any(_read_pixels(one, vision) != pixels for one in files[1:]):
+        raise CheckpointError(
+            f"{files[0].where} and {files[1].where} make different pixels of an image: a model is trained and "
+            "asked with the same ones here, so make the files equal"
+        )
     mode = raw.get("image_aspect_ratio") or found.values.get("image_aspect_ratio") or "square"
     grids = raw.get("image_grid_pinpoints") or found.values.get("image_grid_pinpoints") or ()
     return ImageSpec(
@@ -143,6 +147,12 @@ def _read_image(folder: Path, raw: dict, vision: VisionConfig) -> ImageSpec:
         has_class_token=vision.select_feature == "cls_patch",
         **in_llavas_code(pixels, mode),
     )
+
+
+def _read_pixels(found: Found, vision: VisionConfig) -> dict:
+    """Return what an image processor's file says of pixels; PaddleMIX keeps a key of LLaVA's config.json there too."""
+    others = {key: value for key, value in found.values.items() if key != "image_aspect_ratio"}
+    return read_processor(Found(found.where, others), CLIP.image_processor, vision.image_size).pixels
 
 
 def open_tensors(folder: Path) -> dict[str, StoredTensor]:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ....foreign_json import FLAG, TEXT, KeyRules, Kind, check_keys, check_values, shown
+from ....foreign_json import FLAG, TEXT, KeyRules, Kind, check_keys, check_values, shown, whole_number
 from ...config import LanguageConfig
-from ...config_kinds import LANGUAGE
+from ...config_kinds import LANGUAGE, MAX_ID
 from .generic_keys import GENERIC
 from .rope_keys import read_rope, rope_json
 
@@ -45,6 +45,7 @@ DEFAULTS = {
 FLAG_KINDS = dict.fromkeys(
     ("attention_bias", "bias", "mlp_bias", "no_bias", "use_bias", "use_sliding_window"), FLAG.or_null()
 )
+TOKEN_ID = whole_number(-1, MAX_ID)  # -1 for none, in older files
 FULL, SLIDING = "full_attention", "sliding_attention"  # layer_types
 QUERY, KEY, VALUE = (f"self_attn.{name}_proj" for name in "qkv")
 GATE, UP = (f"mlp.{name}_proj" for name in ("gate", "up"))
@@ -133,6 +134,7 @@ class Family:
         """Return what the keys of a config.json that are checked may hold."""
         sizes = {self.keys.get(name, name): LANGUAGE[name] for name in SHARED}
         sizes.pop(None, None)
+        sizes |= dict.fromkeys(("bos_token_id", "pad_token_id"), TOKEN_ID.or_null())
         return {**sizes, **FLAG_KINDS, self.keys.get("hidden_act", "hidden_act"): TEXT}
 
     def read(
