@@ -15,6 +15,7 @@ from .files import StoredTensor, read_json
 from .layouts import hf, hf_tokenizer
 from .layouts.components import EMBEDDING, HEAD
 from .shapes import check_complete, parameter_shapes
+from .side_files import SideFiles
 from .source import our_tensors, read_source, tokenizer_folder, vocabulary_home
 from .transforms import cast, sliced_rows, transposed
 
@@ -53,6 +54,7 @@ def open_checkpoint(
     tensors = {name: tensors[name] for name in parameter_shapes(config)}  # so that the same model gives the same files
     stored = layout.open_tensors(path)
     dropped = [name for name in stored if layout.is_dropped(layout.canonical(name), config)]
+    dropped += layout.left_out(config) if isinstance(layout, SideFiles) else []
     home = tokenizer_folder(path, layout)
     has_tokenizer = any((home / name).is_file() for name in VOCABULARIES)
     checkpoint = Checkpoint(path, layout, config, tensors, load_tokenizer(home) if has_tokenizer else None, dropped)

@@ -19,11 +19,12 @@ from ..conversation.tokenizer_files import VOCABULARIES
 from ..models.config import LlavaConfig
 from ..models.vision.families import get_tower_family
 from . import lora, peft_adapter
-from .adapters import Adapter, Oriented, lay_over
+from .adapter_names import Names, is_unused, parts_ties, tables_of, translator
+from .adapters import Adapter, Oriented, Translate, lay_over
 from .files import CheckpointError, StoredTensor, open_safetensors, read_json
 from .fused import as_ours, split_adapter
 from .layouts import official, paddle, paddlemix
-from .layouts.components import EMBEDDING, has_torch_weights, open_torch_weights
+from .layouts.components import EMBEDDING, HEAD, has_torch_weights, open_torch_weights
 from .layouts.official import TowerFacts
 from .pdparams import open_pdparams
 from .places import fetch_folder
@@ -173,6 +174,7 @@ class SideFiles:
             return dataclasses.replace(paddle.read_config(folder, raw), dtype=config.dtype)
         if self.kind in ("peft", "trained") and self.base.is_llava and official.tower_name(raw):
             config = _changed(config, folder, raw)
+        config = self._untied(config)
         whole = self._adapter(config).whole
         untrained = tuple(part for part in config.untrained if not any(part in name for name in whole))
         translate = self._translator(config, {})
@@ -190,6 +192,9 @@ class SideFiles:
             tensors.pop("image_newline", None)
         adapter, known = split_adapter(self._adapter(config), self._tables(config))
         tensors = self._rounded(tensors)
+        if self.base.config.language.tie_word_embeddings and not config.language.tie_word_embeddings:
+            embedding, is_turned = tensors[EMBEDDING]
+            tensors[HEAD] = (embedding, not is_turned)
         tensors = lay_over(tensors, adapter, self._translator(config, known), self.merge_dtype)
         return {name: transposed(tensor) if turned else tensor for name, (tensor, turned) in tensors.items()}
 
@@ -201,6 +206,17 @@ class SideFiles:
 
     def is_dropped(self, name: str, config: LlavaConfig) -> bool:
         return False
+
+    def left_out(self, config: LlavaConfig) -> list[str]:
+        """Return the names of what was trained, but changes nothing here."""
+        return list(self._adapter(config).dropped)
+
+    def _untied(self, config: LlavaConfig) -> LlavaConfig:
+        """Return the configuration with an output layer of its own, if what was trained parts it from the embeddings."""
+        if not config.language.tie_word_embeddings:
+            return config
+        untied = dataclasses.replace(config, language=dataclasses.replace(config.language, tie_word_embeddings=False))
+        return untied if parts_ties(self._adapter(untied), self._translator(untied, {})) else config
 
     def _rounded(self, tensors: dict[str, Oriented]) -> dict[str, Oriented]:
         """Return the base's tensors as they were when the adapter was trained."""
@@ -226,28 +242,13 @@ class SideFiles:
         for file in files:
             stored = READERS[file.suffix](file) if file.is_file() else {}
             whole |= {peft_adapter.plain_name(name): tensor for name, tensor in stored.items()}
-        whole = {name: tensor for name, tensor in {**whole, **adapter.whole}.items() if not _is_dropped(name, config)}
-        return dataclasses.replace(adapter, whole=whole)
+        return _without_unused(dataclasses.replace(adapter, whole={**whole, **adapter.whole}), config)
 
-    def _tables(self, config: LlavaConfig) -> list[tuple]:
-        """Return (canonical, table) for names of the base's layout, of LLaVA's own code, and of PaddleMIX."""
-        if self.kind == "lora":  # its names are ours already
-            return []
-        return [(layout.canonical, layout.table(config)) for layout in (self.base.layout, official, paddlemix)]
+    def _tables(self, config: LlavaConfig) -> list[Names]:
+        return [] if self.kind == "lora" else tables_of(self.base.layout, config)  # its names are ours already
 
-    def _translator(
-        self, config: LlavaConfig, known: Mapping[str, tuple[str, bool]]
-    ) -> Callable[[str], tuple[str, bool] | None]:
-        """Return the translation of the adapter's names; known: what else has one."""
-        if self.kind == "lora":
-            return lora.same_name
-        tables = self._tables(config)
-
-        def translate(name: str) -> tuple[str, bool] | None:
-            found = (table.to_ours(canonical(name)) for canonical, table in tables if table is not None)
-            return known.get(name) or next((target for target in found if target is not None), None)
-
-        return translate
+    def _translator(self, config: LlavaConfig, known: Mapping[str, tuple[str, bool]]) -> Translate:
+        return lora.same_name if self.kind == "lora" else translator(self._tables(config), known)
 
 
 def _changed(config: LlavaConfig, folder: Path, raw: dict) -> LlavaConfig:
@@ -263,5 +264,11 @@ def _changed(config: LlavaConfig, folder: Path, raw: dict) -> LlavaConfig:
     return dataclasses.replace(changed, **kept)
 
 
-def _is_dropped(name: str, config: LlavaConfig) -> bool:
-    return official.is_dropped(name, config) or paddlemix.is_dropped(name, config)
+def _without_unused(adapter: Adapter, config: LlavaConfig) -> Adapter:
+    unused = [name for name in adapter.names() if is_unused(name, config)]
+    kinds = {"factors": adapter.factors, "whole": adapter.whole, "added": adapter.added}
+    kept = {
+        kind: {name: change for name, change in changes.items() if name not in unused}
+        for kind, changes in kinds.items()
+    }
+    return dataclasses.replace(adapter, **kept, dropped=(*adapter.dropped, *unused))

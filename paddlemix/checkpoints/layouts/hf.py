@@ -21,8 +21,11 @@ from .part import OWN_KEY, Part, read_own_json, renamed
 
 NAME = "hf"
 TOWER_PREFIX = "vision_tower.vision_model."
-# Names that transformers wrote from 4.52 on in memory and from 5 on to disk, and what they were called before.
+# Names that transformers wrote from 4.52 on in memory and from 5 on to disk, and what they were called before. Its 5.4
+# and 5.5 wrote the first, and a tower lost a part of its names in 5.
 NEW_STYLE = (
+    (re.compile(r"^model\.language_model\.model\."), "language_model.model."),
+    (re.compile(r"^(model\.)?vision_tower\.(?!vision_model\.)"), TOWER_PREFIX),
     (re.compile(r"^model\.language_model\."), "language_model.model."),
     (re.compile(r"^model\.(vision_tower|multi_modal_projector|image_newline)"), r"\1"),
     (re.compile(r"^lm_head\."), "language_model.lm_head."),
