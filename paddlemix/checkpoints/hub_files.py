@@ -52,6 +52,7 @@ SETTINGS = (
 # The first kind that is there is taken, and only that one: files of these names, each whole or as an index of shards.
 WEIGHTS = ("model.safetensors", "pytorch_model.bin", "model_state.pdparams")
 ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin", "lora_model_state.pdparams")
+ADAPTER_SHARDS = "peft_model.safetensors"  # whole or as an index of shards, PaddleNLP's unified checkpoints
 BESIDE_ADAPTER = "non_lora_trainables.bin"
 PROJECTOR = "mm_projector.bin"
 PROCESSORS = ("processor/eval/preprocessor_config.json", "processor/train/preprocessor_config.json")
@@ -97,14 +98,19 @@ def _weights(folder: RemoteFolder, start: str) -> list[RemoteFile]:
     adapter = _present(folder, [start + name for name in ADAPTER_WEIGHTS])[:1]
     if adapter:
         adapter += _present(folder, [start + BESIDE_ADAPTER])
+    else:
+        adapter = _whole_or_shards(folder, start, ADAPTER_SHARDS)
     for name in WEIGHTS:
-        index = folder.look(f"{start}{name}.index.json")
-        if index is not None:
-            return [*adapter, index, *_shards(folder, index, start)]
-        whole = folder.look(start + name)
-        if whole is not None:
-            return [*adapter, whole]
+        found = _whole_or_shards(folder, start, name)
+        if found:
+            return [*adapter, *found]
     return adapter + _present(folder, [start + PROJECTOR])
+
+
+def _whole_or_shards(folder: RemoteFolder, start: str, name: str) -> list[RemoteFile]:
+    """Return the index of a file's shards with them, or the file, or nothing."""
+    index = folder.look(f"{start}{name}.index.json")
+    return [index, *_shards(folder, index, start)] if index is not None else _present(folder, [start + name])
 
 
 def _shards(folder: RemoteFolder, index: RemoteFile, start: str) -> list[RemoteFile]:

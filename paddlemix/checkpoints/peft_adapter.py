@@ -43,9 +43,9 @@ def base_name(folder: Path) -> str | None:
 
 
 def base_revision(folder: Path) -> str | None:
-    """Return the branch, tag or commit of the base that the adapter's config names, None if it does not say."""
+    """Return the branch, tag or commit of the base that the adapter's config names, None for the main one."""
     value = read_json(Path(folder) / CONFIG).get("revision")
-    return value if isinstance(value, str) and value else None
+    return value if isinstance(value, str) and value not in ("", "main") else None
 
 
 def read_adapter(folder: Path) -> Adapter:

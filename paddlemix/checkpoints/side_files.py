@@ -106,7 +106,9 @@ def base_folder(path: Path, kind: str) -> Path:
         )
     if not name or not isinstance(name, str):
         raise CheckpointError(f"{path} is {KINDS[kind]} and does not name its base model: {lora.GIVE_BASE}")
-    return fetch_folder(name, path, what=f"is {KINDS[kind]} for the base model", advice=lora.GIVE_BASE)
+    revision = peft_adapter.base_revision(path) if kind == "peft" else None
+    what = f"is {KINDS[kind]} for the base model"
+    return fetch_folder(name, path, what=what, advice=lora.GIVE_BASE, revision=revision)
 
 
 def read_raw(path: Path) -> dict:
@@ -212,7 +214,7 @@ class SideFiles:
         return list(self._adapter(config).dropped)
 
     def _untied(self, config: LlavaConfig) -> LlavaConfig:
-        """Return the configuration with an output layer of its own, if what was trained parts it from the embeddings."""
+        """Return the configuration with an output layer of its own, if what was trained parts it from embeddings."""
         if not config.language.tie_word_embeddings:
             return config
         untied = dataclasses.replace(config, language=dataclasses.replace(config.language, tie_word_embeddings=False))

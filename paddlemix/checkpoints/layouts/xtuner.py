@@ -16,13 +16,13 @@ from pathlib import Path
 from ...conversation.tokenizer import Tokenizer
 from ...conversation.tokenizer_files import VOCABULARIES
 from ...image.spec import ImageSpec
-from ...models.config import LlavaConfig, VisionConfig
+from ...models.config import LanguageConfig, LlavaConfig, VisionConfig
 from ...models.language.families import get_family
 from ...models.projector_type import projector_blocks
 from ...models.vision.families import KNOWN_TOWERS, get_tower_family
 from .. import peft_adapter
-from ..adapters import lay_over
 from ..files import CheckpointError, StoredTensor, read_json
+from ..part_adapter import with_adapter
 from ..places import fetch_folder, find_folder
 from ..rules import KeyTable, linear_rules
 from . import torch_tokenizer
@@ -193,23 +193,21 @@ def open_tensors(folder: Path, base: Path | None = None, merge_dtype: str | None
 
     merge_dtype: of the merged matrices; None keeps the base's.
     """
-    llm = open_torch_weights(language_folder(folder, base))
+    home = language_folder(folder, base)
+    llm, tied = open_torch_weights(home), _tied_names(read_decoder(home)[0])
     tower = open_tower(_tower_folder(folder))
     parts = {
-        LANGUAGE: _with_adapter(llm, folder / "llm_adapter", merge_dtype),
-        TOWER: _with_adapter(tower, folder / f"{TOWER}_adapter", merge_dtype),
+        LANGUAGE: with_adapter(llm, folder / "llm_adapter", merge_dtype, tied=tied),
+        TOWER: with_adapter(tower, folder / f"{TOWER}_adapter", merge_dtype, missing="vision_model."),
         PROJECTOR: open_torch_weights(folder / PROJECTOR),
     }
     return {f"{part}.{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
 
 
-def _with_adapter(tensors: dict[str, StoredTensor], folder: Path, merge_dtype: str | None) -> dict[str, StoredTensor]:
-    if not folder.is_dir():
-        return tensors
-    adapter = peft_adapter.read_adapter(folder)
-    oriented = {name: (tensor, False) for name, tensor in tensors.items()}
-    merged = lay_over(oriented, adapter, lambda name: (name, False), merge_dtype)
-    return {name: tensor for name, (tensor, _) in merged.items()}
+def _tied_names(language: LanguageConfig) -> tuple[str, ...]:
+    names = get_family(language.family).weights
+    ties = (f"{names.body}.{names.of('embed_tokens')}.weight", f"{names.of('lm_head')}.weight")
+    return ties if language.tie_word_embeddings else ()
 
 
 def table(config: LlavaConfig) -> KeyTable:

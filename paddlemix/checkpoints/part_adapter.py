@@ -1,0 +1,40 @@
+"""An adapter of one part of a LLaVA, a language model or a vision tower in a folder of its own, laid over that part."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from . import peft_adapter
+from .adapters import lay_over
+from .files import CheckpointError, StoredTensor, preview
+
+
+def with_adapter(
+    tensors: Mapping[str, StoredTensor],
+    folder: Path,
+    merge_dtype: str | None,
+    *,
+    tied: tuple[str, ...] = (),
+    missing: str = "",
+) -> dict[str, StoredTensor]:
+    """Return a part's tensors with peft's adapter in `folder` in them, if there is one; all under the part's names.
+
+    tied: names of tensors that the part shares, of which an adapter may change none. missing: what the adapter's names
+    may lack in front, as transformers 5 leaves it out. Raises CheckpointError for an adapter that does not fit.
+    """
+    if not folder.is_dir():
+        return dict(tensors)
+    adapter = peft_adapter.read_adapter(folder)
+    shared = sorted(set(tied) & set(adapter.names()))
+    if shared:
+        raise CheckpointError(
+            f"{adapter.source} changes {preview(shared)} of a model that ties its output layer to its embeddings: merge "
+            "it into the language model with peft, which parts them"
+        )
+
+    def translate(name: str) -> tuple[str, bool]:
+        return (f"{missing}{name}" if name not in tensors and f"{missing}{name}" in tensors else name), False
+
+    merged = lay_over({name: (tensor, False) for name, tensor in tensors.items()}, adapter, translate, merge_dtype)
+    return {name: tensor for name, (tensor, _) in merged.items()}
