@@ -29,8 +29,8 @@ def with_adapter(
     shared = sorted(set(tied) & set(adapter.names()))
     if shared:
         raise CheckpointError(
-            f"{adapter.source} changes {preview(shared)} of a model that ties its output layer to its embeddings: merge "
-            "it into the language model with peft, which parts them"
+            f"{adapter.source} changes {preview(shared)} of a model that ties its output layer to its embeddings: "
+            "merge it into the language model with peft, which parts them"
         )
 
     def translate(name: str) -> tuple[str, bool]:

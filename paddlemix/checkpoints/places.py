@@ -19,8 +19,8 @@ def find_folder(name: str, home: Path) -> Path | None:
 def fetch_folder(name: str, home: Path, *, what: str, advice: str, revision: str | None = None) -> Path:
     """Return the folder that a name means, by way of the hubs where it is nowhere here and looks like owner/name.
 
-    revision: the branch, tag or commit to take from a hub, None for the main one. what: how `home` comes to need it, and advice: what the user can do; both are parts of the error's sentence.
-    Raises CheckpointError.
+    what: how `home` comes to need it, and advice: what the user can do; both are parts of the error's sentence.
+    revision: the branch, tag or commit to take from a hub, None for the main one. Raises CheckpointError.
     """
     found = find_folder(name, home)
     if found is not None:

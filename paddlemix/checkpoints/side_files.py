@@ -21,7 +21,7 @@ from ..models.vision.families import get_tower_family
 from . import lora, peft_adapter
 from .adapter_names import Names, is_unused, parts_ties, tables_of, translator
 from .adapters import Adapter, Oriented, Translate, lay_over
-from .files import CheckpointError, StoredTensor, open_safetensors, read_json
+from .files import CheckpointError, StoredTensor, open_safetensors, preview, read_json
 from .fused import as_ours, split_adapter
 from .layouts import official, paddle, paddlemix
 from .layouts.components import EMBEDDING, HEAD, has_torch_weights, open_torch_weights
@@ -208,6 +208,27 @@ class SideFiles:
 
     def is_dropped(self, name: str, config: LlavaConfig) -> bool:
         return False
+
+    def changes(self, config: LlavaConfig) -> tuple[Adapter, dict[str, bool]]:
+        """Return what was trained, by our names, and for each name whether its axes are swapped to be ours."""
+        adapter, known = split_adapter(self._adapter(config), self._tables(config))
+        translate = self._translator(config, known)
+        names = {name: translate(name) for name in adapter.names()}
+        unknown = sorted(name for name, target in names.items() if target is None)
+        if unknown:
+            raise CheckpointError(f"{adapter.source} holds tensors that nobody knows: {preview(unknown)}")
+
+        def ours(changes: Mapping) -> dict:
+            return {names[name][0]: change for name, change in changes.items()}
+
+        adapter = dataclasses.replace(
+            adapter,
+            factors=ours(adapter.factors),
+            whole=ours(adapter.whole),
+            rows=ours(adapter.rows),
+            added=ours(adapter.added),
+        )
+        return adapter, dict(names.values())
 
     def left_out(self, config: LlavaConfig) -> list[str]:
         """Return the names of what was trained, but changes nothing here."""
