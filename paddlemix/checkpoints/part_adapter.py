@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from . import peft_adapter
@@ -15,26 +15,23 @@ def with_adapter(
     folder: Path,
     merge_dtype: str | None,
     *,
+    rename: Callable[[str], str],
     tied: tuple[str, ...] = (),
-    missing: str = "",
 ) -> dict[str, StoredTensor]:
-    """Return a part's tensors with peft's adapter in `folder` in them, if there is one; all under the part's names.
+    """Return a part's tensors with peft's adapter in `folder` in them, if there is one; by the part's names.
 
-    tied: names of tensors that the part shares, of which an adapter may change none. missing: what the adapter's names
-    may lack in front, as transformers 5 leaves it out. Raises CheckpointError for an adapter that does not fit.
+    rename: from the adapter's name of a tensor to that in `tensors`. tied: names of tensors that the part shares, of
+    which an adapter may change none. Raises CheckpointError for an adapter that does not fit.
     """
     if not folder.is_dir():
         return dict(tensors)
     adapter = peft_adapter.read_adapter(folder)
-    shared = sorted(set(tied) & set(adapter.names()))
+    shared = sorted(set(tied) & {rename(name) for name in adapter.names()})
     if shared:
         raise CheckpointError(
             f"{adapter.source} changes {preview(shared)} of a model that ties its output layer to its embeddings: "
             "merge it into the language model with peft, which parts them"
         )
-
-    def translate(name: str) -> tuple[str, bool]:
-        return (f"{missing}{name}" if name not in tensors and f"{missing}{name}" in tensors else name), False
-
-    merged = lay_over({name: (tensor, False) for name, tensor in tensors.items()}, adapter, translate, merge_dtype)
+    oriented = {name: (tensor, False) for name, tensor in tensors.items()}
+    merged = lay_over(oriented, adapter, lambda name: (rename(name), False), merge_dtype)
     return {name: tensor for name, (tensor, _) in merged.items()}

@@ -197,11 +197,16 @@ def open_tensors(folder: Path, base: Path | None = None, merge_dtype: str | None
     llm, tied = open_torch_weights(home), _tied_names(read_decoder(home)[0])
     tower = open_tower(_tower_folder(folder))
     parts = {
-        LANGUAGE: with_adapter(llm, folder / "llm_adapter", merge_dtype, tied=tied),
-        TOWER: with_adapter(tower, folder / f"{TOWER}_adapter", merge_dtype, missing="vision_model."),
+        LANGUAGE: with_adapter(llm, folder / "llm_adapter", merge_dtype, rename=str, tied=tied),
+        TOWER: with_adapter(tower, folder / f"{TOWER}_adapter", merge_dtype, rename=_older_name),
         PROJECTOR: open_torch_weights(folder / PROJECTOR),
     }
     return {f"{part}.{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
+
+
+def _older_name(name: str) -> str:
+    """Return a tower's name with what transformers 5 leaves out."""
+    return name if name.startswith("vision_model.") else f"vision_model.{name}"
 
 
 def _tied_names(language: LanguageConfig) -> tuple[str, ...]:
