@@ -5,12 +5,14 @@ An adapter goes by the names of the code that it was trained with, which need no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ..models.config import LlavaConfig
 from ..models.language.families import get_family
 from .adapters import Adapter, Translate
+from .files import CheckpointError, preview
 from .layouts import hf, official, paddlemix
 from .layouts.components import EMBEDDING, HEAD, decoder_rules
 from .rules import KeyTable
@@ -41,6 +43,26 @@ def translator(tables: Sequence[Names], known: Mapping[str, tuple[str, bool]]) -
     return translate
 
 
+def by_our_names(adapter: Adapter, translate: Translate) -> tuple[Adapter, dict[str, bool]]:
+    """Return an adapter by our names, and for each of them whether the axes are swapped to be ours. Raises."""
+    names = {name: translate(name) for name in adapter.names()}
+    unknown = sorted(name for name, target in names.items() if target is None)
+    if unknown:
+        raise CheckpointError(f"{adapter.source} holds tensors that nobody knows: {preview(unknown)}")
+
+    def ours(changes: Mapping[str, Any]) -> dict[str, Any]:
+        return {names[name][0]: change for name, change in changes.items()}
+
+    renamed = dataclasses.replace(
+        adapter,
+        factors=ours(adapter.factors),
+        whole=ours(adapter.whole),
+        rows=ours(adapter.rows),
+        added=ours(adapter.added),
+    )
+    return renamed, dict(names.values())
+
+
 def is_unused(name: str, config: LlavaConfig) -> bool:
     """Tell if a tensor changes nothing here: a computed buffer, a tower's head, a newline that the model lacks."""
     return (
@@ -48,6 +70,27 @@ def is_unused(name: str, config: LlavaConfig) -> bool:
         or paddlemix.is_dropped(name, config)
         or hf.is_dropped(hf.canonical(name), config)
     )
+
+
+def check_modules(adapter: Adapter, names: Iterable[str], tables: Sequence[Names], translate: Translate) -> None:
+    """Raise CheckpointError for a module that trained whole, but of which the file lacks a tensor.
+
+    names: ours of the base's tensors.
+    """
+    stated = {target[0] for target in map(translate, adapter.names()) if target is not None}
+    for module in adapter.modules:
+        for _, table in tables:
+            held = [name for name in names if table is not None and _is_below(module, table.to_theirs(name))]
+            missing = sorted(set(held) - stated)
+            if missing and len(missing) < len(held):
+                raise CheckpointError(
+                    f"{adapter.source} lacks {preview(missing, 4)} of {module}, which adapter_config.json says was "
+                    "trained whole (modules_to_save): save the adapter again"
+                )
+
+
+def _is_below(module: str, theirs: tuple[str, bool] | None) -> bool:
+    return theirs is not None and f".{module.removeprefix('model.')}." in f".{theirs[0]}."
 
 
 def parts_ties(adapter: Adapter, translate: Translate) -> bool:

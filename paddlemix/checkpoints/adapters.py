@@ -38,7 +38,7 @@ class Adapter:
     whole: tensors that take the place of the base's, or that the base lacks. rows: matrices of which some rows are
     replaced. added: biases to which something is added. dropped: stored names that are left out, as they change
     nothing. trains_bias: what adapter_config.json says of biases if they were trained. apart: names whose
-    change is not one of what is tied to them.
+    change is not one of what is tied to them. modules: ends of names of modules that the file holds whole.
     """
 
     source: Path
@@ -49,6 +49,7 @@ class Adapter:
     dropped: tuple[str, ...] = ()
     trains_bias: str | None = None
     apart: frozenset[str] = frozenset()
+    modules: tuple[str, ...] = ()
 
     def names(self) -> tuple[str, ...]:
         """Return the names of all tensors that it changes."""
@@ -149,7 +150,7 @@ def _check_biases(tensors: Mapping[str, Oriented], adapter: Adapter, names: Mapp
     if lost:
         raise CheckpointError(
             f"{adapter.source}: adapter_config.json states bias {adapter.trains_bias!r}, but the trained biases of "
-            f"{preview(lost)} are not in the file (peft 0.17 does not save them): save them again with a newer peft, "
+            f"{preview(lost, 4)} are not in the file (peft 0.17 does not save them): save them again with a newer peft, "
             "or set bias to 'none' to take the base's"
         )
 

@@ -68,7 +68,7 @@ def read_adapter(folder: Path) -> Adapter:
     if both:
         raise CheckpointError(f"{path} holds factors and rows of tokens for {preview(both)}: only one can be merged")
     apart = frozenset() if config.values.get("ensure_weight_tying") else frozenset((*factors, *whole))
-    return Adapter(path, factors, whole, rows, added, tuple(dropped), config.trains_bias, apart)
+    return Adapter(path, factors, whole, rows, added, tuple(dropped), config.trains_bias, apart, config.saved_modules)
 
 
 def plain_name(name: str) -> str:

@@ -19,9 +19,9 @@ from ..conversation.tokenizer_files import VOCABULARIES
 from ..models.config import LlavaConfig
 from ..models.vision.families import get_tower_family
 from . import lora, peft_adapter
-from .adapter_names import Names, is_unused, parts_ties, tables_of, translator
+from .adapter_names import Names, by_our_names, check_modules, is_unused, parts_ties, tables_of, translator
 from .adapters import Adapter, Oriented, Translate, lay_over
-from .files import CheckpointError, StoredTensor, open_safetensors, preview, read_json
+from .files import CheckpointError, StoredTensor, open_safetensors, read_json
 from .fused import as_ours, split_adapter
 from .layouts import official, paddle, paddlemix
 from .layouts.components import EMBEDDING, HEAD, has_torch_weights, open_torch_weights
@@ -66,6 +66,10 @@ def kind_of(path: Path) -> str | None:
     if path.is_file():
         return "file" if path.suffix in READERS else None
     if lora.is_adapter(path):
+        if peft_adapter.is_adapter(path):
+            raise CheckpointError(
+                f"{path} holds two adapters ({lora.CONFIG} and {peft_adapter.CONFIG}): remove the files of one of them"
+            )
         return "lora"
     paddle_files = (paddlemix.PDPARAMS, paddlemix.PDPARAMS_INDEX)
     is_whole = has_torch_weights(path) or any((path / name).is_file() for name in paddle_files)
@@ -197,7 +201,9 @@ class SideFiles:
         if self.base.config.language.tie_word_embeddings and not config.language.tie_word_embeddings:
             embedding, is_turned = tensors[EMBEDDING]
             tensors[HEAD] = (embedding, not is_turned)
-        tensors = lay_over(tensors, adapter, self._translator(config, known), self.merge_dtype)
+        translate = self._translator(config, known)
+        check_modules(adapter, tensors, self._tables(config), translate)
+        tensors = lay_over(tensors, adapter, translate, self.merge_dtype)
         return {name: transposed(tensor) if turned else tensor for name, (tensor, turned) in tensors.items()}
 
     def table(self, config: LlavaConfig) -> None:
@@ -212,23 +218,7 @@ class SideFiles:
     def changes(self, config: LlavaConfig) -> tuple[Adapter, dict[str, bool]]:
         """Return what was trained, by our names, and for each name whether its axes are swapped to be ours."""
         adapter, known = split_adapter(self._adapter(config), self._tables(config))
-        translate = self._translator(config, known)
-        names = {name: translate(name) for name in adapter.names()}
-        unknown = sorted(name for name, target in names.items() if target is None)
-        if unknown:
-            raise CheckpointError(f"{adapter.source} holds tensors that nobody knows: {preview(unknown)}")
-
-        def ours(changes: Mapping) -> dict:
-            return {names[name][0]: change for name, change in changes.items()}
-
-        adapter = dataclasses.replace(
-            adapter,
-            factors=ours(adapter.factors),
-            whole=ours(adapter.whole),
-            rows=ours(adapter.rows),
-            added=ours(adapter.added),
-        )
-        return adapter, dict(names.values())
+        return by_our_names(adapter, self._translator(config, known))
 
     def left_out(self, config: LlavaConfig) -> list[str]:
         """Return the names of what was trained, but changes nothing here."""

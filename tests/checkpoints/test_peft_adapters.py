@@ -298,6 +298,24 @@ def test_rows_of_tokens_need_their_numbers(v1_5, tmp_path):
         load_model(folder, device="cpu")
 
 
+@pytest.mark.parametrize("module", ["multi_modal_projector", "model.multi_modal_projector.linear_1"])
+def test_half_of_a_module_that_trained_whole_is_refused(v1_5, tmp_path, module):
+    folder = peft_folders.train(tmp_path / "x", v1_5.folder, target_modules=QV, modules_to_save=[module])
+    check_adapter(folder, v1_5)
+    peft_folders.change_tensors(
+        folder, lambda tensors: {name: one for name, one in tensors.items() if not name.endswith("linear_1.bias")}
+    )
+    with pytest.raises(CheckpointError, match=rf"lacks projector\.0\.bias of {module}, which adapter_config"):
+        load_model(folder, device="cpu")
+
+
+def test_folder_with_two_adapters_is_refused(plain, tmp_path):
+    folder = copied(plain, tmp_path / "x")
+    (folder / "lora_config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"two adapters \(lora_config\.json and adapter_config\.json\)"):
+        load_model(folder, device="cpu")
+
+
 def test_revision_of_the_base_goes_to_the_hub(plain, tmp_path, monkeypatch):
     asked = []
 
