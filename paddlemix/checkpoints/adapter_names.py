@@ -11,7 +11,7 @@ from typing import Any
 
 from ..models.config import LlavaConfig
 from ..models.language.families import get_family
-from .adapters import Adapter, Translate
+from .adapters import Adapter, Oriented, Translate
 from .files import CheckpointError, preview
 from .layouts import hf, official, paddlemix
 from .layouts.components import EMBEDDING, HEAD, decoder_rules
@@ -93,10 +93,27 @@ def _is_below(module: str, theirs: tuple[str, bool] | None) -> bool:
     return theirs is not None and f".{module.removeprefix('model.')}." in f".{theirs[0]}."
 
 
-def parts_ties(adapter: Adapter, translate: Translate) -> bool:
-    """Tell if an adapter changes the embeddings or the output layer of a model that ties them, but not both.
+def parts_ties(adapter: Adapter, translate: Translate, num_rows: int) -> bool:
+    """Tell if an adapter changes the embeddings or the output layer of a model that ties them, but not both as one.
 
-    peft adds to the one or the other layer, and leaves the shared matrix as it is. Rows of tokens are shared again.
+    peft adds to the one or the other layer, and leaves the shared matrix of num_rows as it is. Rows of tokens are
+    shared again, and so are whole embeddings of a vocabulary that has grown, as no output layer has that size but them.
     """
     targets = {name: (translate(name) or ("", False))[0] for name in adapter.names()}
-    return any(target == HEAD or (target == EMBEDDING and name in adapter.apart) for name, target in targets.items())
+    if HEAD in targets.values():
+        return True
+    changed = [name for name, target in targets.items() if target == EMBEDDING and name in adapter.apart]
+    return any(name in adapter.factors or adapter.whole[name].shape[0] == num_rows for name in changed)
+
+
+def shared_before(tensors: Mapping[str, Oriented], adapter: Adapter, translate: Translate) -> Oriented:
+    """Return the output layer of a model that tied it, before an adapter parts it from the embeddings.
+
+    That is their matrix; if an adapter holds it and adds to it, as for a vocabulary that has grown, the one that it
+    holds.
+    """
+    for name in set(adapter.whole) & set(adapter.factors):
+        if translate(name) == (EMBEDDING, False):
+            return adapter.whole[name], True
+    embedding, is_turned = tensors[EMBEDDING]
+    return embedding, not is_turned

@@ -150,8 +150,8 @@ def _check_biases(tensors: Mapping[str, Oriented], adapter: Adapter, names: Mapp
     if lost:
         raise CheckpointError(
             f"{adapter.source}: adapter_config.json states bias {adapter.trains_bias!r}, but the trained biases of "
-            f"{preview(lost, 4)} are not in the file (peft 0.17 does not save them): save them again with a newer peft, "
-            "or set bias to 'none' to take the base's"
+            f"{preview(lost, 4)} are not in the file (peft 0.17 does not save them): save them again with a newer "
+            "peft, or set bias to 'none' to take the base's"
         )
 
 

@@ -19,7 +19,16 @@ from ..conversation.tokenizer_files import VOCABULARIES
 from ..models.config import LlavaConfig
 from ..models.vision.families import get_tower_family
 from . import lora, peft_adapter
-from .adapter_names import Names, by_our_names, check_modules, is_unused, parts_ties, tables_of, translator
+from .adapter_names import (
+    Names,
+    by_our_names,
+    check_modules,
+    is_unused,
+    parts_ties,
+    shared_before,
+    tables_of,
+    translator,
+)
 from .adapters import Adapter, Oriented, Translate, lay_over
 from .files import CheckpointError, StoredTensor, open_safetensors, read_json
 from .fused import as_ours, split_adapter
@@ -198,10 +207,9 @@ class SideFiles:
             tensors.pop("image_newline", None)
         adapter, known = split_adapter(self._adapter(config), self._tables(config))
         tensors = self._rounded(tensors)
-        if self.base.config.language.tie_word_embeddings and not config.language.tie_word_embeddings:
-            embedding, is_turned = tensors[EMBEDDING]
-            tensors[HEAD] = (embedding, not is_turned)
         translate = self._translator(config, known)
+        if self.base.config.language.tie_word_embeddings and not config.language.tie_word_embeddings:
+            tensors[HEAD] = shared_before(tensors, adapter, translate)
         check_modules(adapter, tensors, self._tables(config), translate)
         tensors = lay_over(tensors, adapter, translate, self.merge_dtype)
         return {name: transposed(tensor) if turned else tensor for name, (tensor, turned) in tensors.items()}
@@ -229,7 +237,8 @@ class SideFiles:
         if not config.language.tie_word_embeddings:
             return config
         untied = dataclasses.replace(config, language=dataclasses.replace(config.language, tie_word_embeddings=False))
-        return untied if parts_ties(self._adapter(untied), self._translator(untied, {})) else config
+        translate = self._translator(untied, {})
+        return untied if parts_ties(self._adapter(untied), translate, config.language.vocab_size) else config
 
     def _rounded(self, tensors: dict[str, Oriented]) -> dict[str, Oriented]:
         """Return the base's tensors as they were when the adapter was trained."""

@@ -7,8 +7,10 @@ import json
 
 import numpy as np
 import paddle
+import peft
 import peft_folders
 import pytest
+import reference_models as tiny
 import torch
 from safetensors.torch import load_file
 
@@ -21,6 +23,7 @@ from paddlemix.checkpoints.verify import compare_tensors
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 QV = ["q_proj", "v_proj"]
 ALL = "all-linear"
+EMBEDDING = "base_model.model.model.language_model.embed_tokens.weight"
 
 
 @pytest.fixture(scope="session")
@@ -124,8 +127,34 @@ def test_weight_tying_that_is_ensured_keeps_the_tie(bases, tmp_path):
     peft_folders.change_config(folder, ensure_weight_tying=True)
     assert read_config(folder).language.tie_word_embeddings
     model = load_model(folder, device="cpu")
-    saved = load_file(folder / peft_folders.WEIGHTS)["base_model.model.model.language_model.embed_tokens.weight"]
+    saved = load_file(folder / peft_folders.WEIGHTS)[EMBEDDING]
     np.testing.assert_array_equal(model.language_model.embed_tokens.weight.numpy(), saved.numpy())
+
+
+def grown(tensors):
+    """Return an adapter's tensors for a vocabulary with three more rows."""
+    found = dict(tensors)
+    for name, tensor in tensors.items():
+        if "embed_tokens" in name and "_B" not in name:
+            axis = 1 if name.endswith("_A") else 0
+            shape = (3, tensor.shape[1]) if axis == 0 else (tensor.shape[0], 3)
+            found[name] = torch.cat([tensor, torch.full(shape, 0.3)], axis)
+    return found
+
+
+@pytest.mark.parametrize("settings", [{"modules_to_save": ["embed_tokens"]}, {}], ids=["saved", "lora"])
+def test_vocabulary_that_has_grown_and_is_tied(bases, tmp_path, settings):
+    base, targets = bases("tied"), QV if settings else [*QV, "embed_tokens"]
+    folder = peft_folders.train(tmp_path / "x", base.folder, target_modules=targets, **settings)
+    peft_folders.change_tensors(folder, grown)
+    model = peft_folders.load_base(base.folder, False)
+    model.resize_token_embeddings(102)
+    if settings:  # the tie that the file's size implies
+        model.lm_head.weight.data = load_file(folder / peft_folders.WEIGHTS)[EMBEDDING]
+    wrapped = peft.PeftModel.from_pretrained(model, folder).eval()
+    with paddle.no_grad():
+        logits = load_model(folder, device="cpu")(base.batch).numpy()
+    np.testing.assert_allclose(logits, tiny.hf_logits(wrapped, base.batch, False), atol=1e-4)
 
 
 # How the same layers are called: by transformers before 4.52, by 5.4 and 5.5, by 5, by LLaVA's own code, by a decoder.
@@ -183,8 +212,6 @@ def test_head_of_siglip_is_left_out_and_told(make_reference, tmp_path):
 
 def make_siglip(make_reference, tmp_path, vision):
     """Return a LLaVA over SigLIP, whose features are all taken."""
-    import reference_models as tiny
-
     model = tiny.hf_model(False, vision=vision, strategy="full")
     folder = tmp_path / "siglip"
     tiny.save_hf(model, folder, False)
