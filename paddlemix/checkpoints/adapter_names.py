@@ -21,9 +21,14 @@ from .rules import KeyTable
 Names = tuple[Callable[[str], str], KeyTable | None]
 
 
-def tables_of(layout: Any, config: LlavaConfig) -> list[Names]:
-    """Return the names of the base's layout, of transformers, of LLaVA's own code, of a decoder alone, of PaddleMIX."""
-    layouts = [layout, *(one for one in (hf, official) if one is not layout)]
+def tables_of(layout: Any, config: LlavaConfig, *, is_torch: bool) -> list[Names]:
+    """Return the names of the base's layout, of transformers, of LLaVA's own code, of a decoder alone, of PaddleMIX.
+
+    is_torch: torch's go first. NOTE: `lm_head.weight` is [vocabulary, width] there and the other way round in
+    PaddleMIX, by the same name.
+    """
+    others = [one for one in (hf, official) if one is not layout]
+    layouts = [*others, layout] if is_torch else [layout, *others]
     body = get_family(config.language.family).weights.body
     alone = KeyTable(decoder_rules(config.language, f"{body}.", "", is_torch=True))
     return [

@@ -267,7 +267,9 @@ class SideFiles:
         return _without_unused(dataclasses.replace(adapter, whole={**whole, **adapter.whole}), config)
 
     def _tables(self, config: LlavaConfig) -> list[Names]:
-        return [] if self.kind == "lora" else tables_of(self.base.layout, config)  # its names are ours already
+        if self.kind == "lora":  # its names are ours already
+            return []
+        return tables_of(self.base.layout, config, is_torch=self.kind == "peft")
 
     def _translator(self, config: LlavaConfig, known: Mapping[str, tuple[str, bool]]) -> Translate:
         return lora.same_name if self.kind == "lora" else translator(self._tables(config), known)
