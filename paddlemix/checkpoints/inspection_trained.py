@@ -77,6 +77,8 @@ def _describe_base(path: Path, kind: str, base, found: Inspection) -> None:
         found.image = describe_image(config.image)
         describe_text(path, Path(found.trained["base"]), config, found)
         check_complete(path, config, _as_ours(our_tensors(path, layout, config)))
+        if layout.base.config.language.tie_word_embeddings and not config.language.tie_word_embeddings:
+            found.notes.append("it parts the output layer from the embeddings, which the base ties")
         unused = layout.left_out(config)
         if unused:
             found.notes.append(f"{len(unused)} tensors change nothing here and are left out: {preview(unused, 3)}")

@@ -60,6 +60,10 @@ KINDS = {
 }
 
 
+# A repetition in a repeated group, as in (a+)+, which can take longer than anybody waits.
+NESTED_REPETITION = re.compile(r"\([^()]*[*+{][^()]*\)[*+{]")
+
+
 @dataclass(frozen=True)
 class PeftConfig:
     """path: of the file. values: what it holds, checked."""
@@ -163,6 +167,8 @@ def _check_names(path: Path, names: Any) -> None:
 
 def _check_patterns(path: Path, key: str, patterns: Mapping[str, Any]) -> None:
     for pattern in patterns:
+        if NESTED_REPETITION.search(pattern):
+            raise CheckpointError(f"{path}: {pattern!r} of {key} repeats a repetition: write it without")
         try:
             re.compile(pattern)
         except (re.error, RecursionError, OverflowError) as error:

@@ -258,6 +258,7 @@ REFUSED = {
     "pattern-value": ({"alpha_pattern": {"q_proj": "3"}}, "has lora_alpha '3' for .*q_proj"),
     "pattern-kind": ({"rank_pattern": ["q_proj"]}, "rank_pattern is .*expected an object"),
     "pattern": ({"alpha_pattern": {"(q": 3}}, r"'\(q' of alpha_pattern is no pattern"),
+    "endless-pattern": ({"rank_pattern": {"(.*.)*x": 3}}, "repeats a repetition"),
     "flag": ({"use_rslora": "yes"}, "use_rslora is 'yes', expected true or false"),
     "bias": ({"bias": "some"}, "bias is 'some', expected 'none' or 'all' or 'lora_only'"),
     "saved": ({"modules_to_save": ["lm_head"]}, r"modules_to_save lm_head, but adapter_model\.safetensors holds no"),
