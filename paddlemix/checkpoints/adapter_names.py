@@ -77,6 +77,17 @@ def is_unused(name: str, config: LlavaConfig) -> bool:
     )
 
 
+def without_unused(adapter: Adapter, config: LlavaConfig) -> Adapter:
+    """Return an adapter without tensors that change nothing here, whose names it notes."""
+    unused = [name for name in adapter.names() if is_unused(name, config)]
+    kinds = {"factors": adapter.factors, "whole": adapter.whole, "added": adapter.added}
+    kept = {
+        kind: {name: change for name, change in changes.items() if name not in unused}
+        for kind, changes in kinds.items()
+    }
+    return dataclasses.replace(adapter, **kept, dropped=(*adapter.dropped, *unused))
+
+
 def check_modules(adapter: Adapter, names: Iterable[str], tables: Sequence[Names], translate: Translate) -> None:
     """Raise CheckpointError for a module that trained whole, but of which the file lacks a tensor.
 

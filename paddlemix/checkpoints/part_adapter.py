@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from ..models.config import LanguageConfig
+from ..models.language.families import get_family
 from . import peft_adapter
 from .adapters import lay_over
 from .files import CheckpointError, StoredTensor, preview
@@ -35,3 +37,10 @@ def with_adapter(
     oriented = {name: (tensor, False) for name, tensor in tensors.items()}
     merged = lay_over(oriented, adapter, lambda name: (rename(name), False), merge_dtype)
     return {name: tensor for name, (tensor, _) in merged.items()}
+
+
+def tied_names(language: LanguageConfig) -> tuple[str, ...]:
+    """Return a decoder's own names of what is one matrix in it, none where nothing is shared."""
+    names = get_family(language.family).weights
+    ties = (f"{names.body}.{names.of('embed_tokens')}.weight", f"{names.of('lm_head')}.weight")
+    return ties if language.tie_word_embeddings else ()

@@ -23,11 +23,11 @@ from .adapter_names import (
     Names,
     by_our_names,
     check_modules,
-    is_unused,
     parts_ties,
     shared_before,
     tables_of,
     translator,
+    without_unused,
 )
 from .adapters import Adapter, Oriented, Translate, lay_over
 from .files import CheckpointError, StoredTensor, open_safetensors, read_json
@@ -264,7 +264,7 @@ class SideFiles:
         for file in files:
             stored = READERS[file.suffix](file) if file.is_file() else {}
             whole |= {peft_adapter.plain_name(name): tensor for name, tensor in stored.items()}
-        return _without_unused(dataclasses.replace(adapter, whole={**whole, **adapter.whole}), config)
+        return without_unused(dataclasses.replace(adapter, whole={**whole, **adapter.whole}), config)
 
     def _tables(self, config: LlavaConfig) -> list[Names]:
         if self.kind == "lora":  # its names are ours already
@@ -286,13 +286,3 @@ def _changed(config: LlavaConfig, folder: Path, raw: dict) -> LlavaConfig:
     changed = official.build_config(folder, raw, config.language, facts)
     kept = {"dtype": config.dtype, "eos_token_ids": config.eos_token_ids, "untrained": config.untrained}
     return dataclasses.replace(changed, **kept)
-
-
-def _without_unused(adapter: Adapter, config: LlavaConfig) -> Adapter:
-    unused = [name for name in adapter.names() if is_unused(name, config)]
-    kinds = {"factors": adapter.factors, "whole": adapter.whole, "added": adapter.added}
-    kept = {
-        kind: {name: change for name, change in changes.items() if name not in unused}
-        for kind, changes in kinds.items()
-    }
-    return dataclasses.replace(adapter, **kept, dropped=(*adapter.dropped, *unused))

@@ -16,13 +16,13 @@ from pathlib import Path
 from ...conversation.tokenizer import Tokenizer
 from ...conversation.tokenizer_files import VOCABULARIES
 from ...image.spec import ImageSpec
-from ...models.config import LanguageConfig, LlavaConfig, VisionConfig
+from ...models.config import LlavaConfig, VisionConfig
 from ...models.language.families import get_family
 from ...models.projector_type import projector_blocks
 from ...models.vision.families import KNOWN_TOWERS, get_tower_family
 from .. import peft_adapter
 from ..files import CheckpointError, StoredTensor, read_json
-from ..part_adapter import with_adapter
+from ..part_adapter import tied_names, with_adapter
 from ..places import fetch_folder, find_folder
 from ..rules import KeyTable, linear_rules
 from . import torch_tokenizer
@@ -194,7 +194,7 @@ def open_tensors(folder: Path, base: Path | None = None, merge_dtype: str | None
     merge_dtype: of the merged matrices; None keeps the base's.
     """
     home = language_folder(folder, base)
-    llm, tied = open_torch_weights(home), _tied_names(read_decoder(home)[0])
+    llm, tied = open_torch_weights(home), tied_names(read_decoder(home)[0])
     tower = open_tower(_tower_folder(folder))
     parts = {
         LANGUAGE: with_adapter(llm, folder / "llm_adapter", merge_dtype, rename=str, tied=tied),
@@ -207,12 +207,6 @@ def open_tensors(folder: Path, base: Path | None = None, merge_dtype: str | None
 def _older_name(name: str) -> str:
     """Return a tower's name with what transformers 5 leaves out."""
     return name if name.startswith("vision_model.") else f"vision_model.{name}"
-
-
-def _tied_names(language: LanguageConfig) -> tuple[str, ...]:
-    names = get_family(language.family).weights
-    ties = (f"{names.body}.{names.of('embed_tokens')}.weight", f"{names.of('lm_head')}.weight")
-    return ties if language.tie_word_embeddings else ()
 
 
 def table(config: LlavaConfig) -> KeyTable:
