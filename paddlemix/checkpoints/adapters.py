@@ -1,19 +1,18 @@
 """What a LoRA run trained, whoever wrote it, laid over the tensors of its base without loading either.
 
-Merging is W + left right * scaling (Hu et al. 2021), in float32, and is computed when a merged tensor is asked for.
+The changes themselves are computed in `merged` when a merged tensor is asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from ..models.language.families import FAMILIES
-from .files import CheckpointError, StoredTensor, preview, storage_dtype
-from .transforms import Derived, cast_values, row_blocks, transposed, widened
+from .files import CheckpointError, StoredTensor, preview
+from .merged import Factors, Rows, merged, num_columns, plus, with_rows
+from .transforms import transposed
 
 # Ends of names, ours and those of every family.
 VOCABULARY = tuple(
@@ -21,42 +20,44 @@ VOCABULARY = tuple(
 )
 # A tensor and whether its axes have to be swapped to be ours.
 Oriented = tuple[StoredTensor, bool]
+Translate = Callable[[str], tuple[str, bool] | None]
 
 
 @dataclass(frozen=True)
-class Factors:
-    """left [rows, r] and right [r, columns] of one matrix's change."""
+class Added:
+    """A vector that is added, times scaling."""
 
-    left: StoredTensor
-    right: StoredTensor
+    vector: StoredTensor
     scaling: float
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.left.shape[0], self.right.shape[1]
-
-    @property
-    def transposed(self) -> Factors:
-        return Factors(transposed(self.right), transposed(self.left), self.scaling)
 
 
 @dataclass(frozen=True)
 class Adapter:
     """source: the file or folder, for messages. factors: name of the weight they change -> its two factors.
 
-    whole: tensors that take the place of the base's, or that the base lacks.
+    whole: tensors that take the place of the base's, or that the base lacks. rows: matrices of which some rows are
+    replaced. added: biases to which something is added. dropped: stored names that are left out, as they change
+    nothing. trains_bias: what adapter_config.json says of biases if they were trained. apart: names whose
+    change is not one of what is tied to them. modules: ends of names of modules that the file holds whole.
     """
 
     source: Path
     factors: Mapping[str, Factors] = field(default_factory=dict)
     whole: Mapping[str, StoredTensor] = field(default_factory=dict)
+    rows: Mapping[str, Rows] = field(default_factory=dict)
+    added: Mapping[str, Added] = field(default_factory=dict)
+    dropped: tuple[str, ...] = ()
+    trains_bias: str | None = None
+    apart: frozenset[str] = frozenset()
+    modules: tuple[str, ...] = ()
+
+    def names(self) -> tuple[str, ...]:
+        """Return the names of all tensors that it changes."""
+        return tuple(dict.fromkeys((*self.whole, *self.rows, *self.factors, *self.added)))
 
 
 def lay_over(
-    tensors: Mapping[str, Oriented],
-    adapter: Adapter,
-    translate: Callable[[str], tuple[str, bool] | None],
-    merge_dtype: str | None = None,
+    tensors: Mapping[str, Oriented], adapter: Adapter, translate: Translate, merge_dtype: str | None = None
 ) -> dict[str, Oriented]:
     """Return the base's tensors with an adapter's in or on them.
 
@@ -64,24 +65,25 @@ def lay_over(
     nobody knows it. merge_dtype: of the merged matrices; None keeps the base's.
     Raises CheckpointError for tensors that nobody knows or that do not fit the base.
     """
-    names = {name: translate(name) for name in (*adapter.whole, *adapter.factors)}
+    names = {name: translate(name) for name in adapter.names()}
     unknown = sorted(name for name, target in names.items() if target is None)
     if unknown:
         raise CheckpointError(f"{adapter.source} holds tensors that nobody knows: {preview(unknown)}")
+    _check_once(adapter, names)
+    _check_biases(tensors, adapter, names)
     result, wrong = dict(tensors), []
     for name, tensor in adapter.whole.items():
         target, is_transposed = names[name]
         if not _may_replace(result.get(target), tensor, is_transposed, target):
             wrong.append(f"{name} {list(tensor.shape)}")
         result[target] = (tensor, is_transposed)
-    for name, factors in adapter.factors.items():  # after that: a layer may have trained whole and with factors
+    for name, change, shape in _changes(adapter):  # after that: a layer may have trained whole and with factors
         target, is_transposed = names[name]
-        base, is_base_transposed = result.get(target, (None, is_transposed))
-        factors = factors if is_base_transposed == is_transposed else factors.transposed
-        if base is None or tuple(base.shape) != factors.shape:
-            wrong.append(f"{name} {list(factors.shape)}")
+        changed = _changed(result.get(target), change, is_transposed, merge_dtype)
+        if changed is None:
+            wrong.append(f"{name} {shape}")
         else:
-            result[target] = (merged(base, factors, merge_dtype or base.dtype), is_base_transposed)
+            result[target] = changed
     if wrong:
         raise CheckpointError(
             f"{adapter.source} was trained on another model, these do not fit the base: {preview(wrong)}"
@@ -89,27 +91,68 @@ def lay_over(
     return result
 
 
-@dataclass(frozen=True)
-class Merged(Derived):
-    """A matrix with its change, kept apart so that both can be split, see `fused`."""
+def _changes(adapter: Adapter) -> Iterator[tuple[str, Factors | Rows | Added, list[int]]]:
+    """Yield (name, change, its shape), in the order in which they are laid over each other."""
+    for name, rows in adapter.rows.items():
+        yield name, rows, list(rows.values.shape)
+    for name, factors in adapter.factors.items():
+        yield name, factors, list(factors.shape)
+    for name, added in adapter.added.items():
+        yield name, added, list(added.vector.shape)
 
-    factors: Factors | None = None
+
+def _changed(
+    base: Oriented | None, change: Factors | Rows | Added, is_transposed: bool, merge_dtype: str | None
+) -> Oriented | None:
+    """Return a tensor of the base with a change in it, None if they do not fit.
+
+    is_transposed: the axes of the change have to be swapped to be ours.
+    """
+    if base is None:
+        return None
+    tensor, is_base_transposed = base
+    dtype, is_turned = merge_dtype or tensor.dtype, is_base_transposed != is_transposed
+    if isinstance(change, Added):
+        is_fit = tuple(tensor.shape) == tuple(change.vector.shape)
+        return (plus(tensor, change.vector, change.scaling, dtype), is_base_transposed) if is_fit else None
+    if isinstance(change, Rows):
+        tensor = transposed(tensor) if is_turned else tensor
+        if len(tensor.shape) != 2 or tensor.shape[1] != change.values.shape[1] or tensor.shape[0] <= change.last:
+            return None
+        tensor = with_rows(tensor, change, dtype)
+        return (transposed(tensor) if is_turned else tensor), is_base_transposed
+    change = change.transposed if is_turned else change
+    if not tensor.shape or (tensor.shape[0], num_columns(tensor)) != change.shape:
+        return None
+    return merged(tensor, change, dtype), is_base_transposed
 
 
-def merged(base: StoredTensor, factors: Factors, dtype: str) -> Merged:
-    """Return base + left right * scaling, rounded once; its values cost the memory of themselves and of a block."""
+def _check_once(adapter: Adapter, names: Mapping[str, tuple[str, bool]]) -> None:
+    """Raise CheckpointError if two of an adapter's names mean one tensor of the model."""
+    kinds = (adapter.whole, adapter.rows, adapter.factors, adapter.added)
+    for kind in kinds:
+        seen: dict[str, str] = {}
+        for name in kind:
+            other = seen.setdefault(names[name][0], name)
+            if other != name:
+                raise CheckpointError(
+                    f"{adapter.source} holds one tensor under two names, {other} and {name}: remove one of them"
+                )
 
-    def read() -> np.ndarray:
-        values = base.values
-        left, right = (as_float32(tensor) for tensor in (factors.left, factors.right))
-        result = np.empty(values.shape, storage_dtype(dtype))
-        for rows in row_blocks(values):
-            change = left[rows] @ right * np.float32(factors.scaling)
-            result[rows] = cast_values(widened(values[rows], base.dtype).astype(np.float32) + change, "float32", dtype)
-        return result
 
-    sources = base, factors.left, factors.right
-    return Merged(dtype, tuple(base.shape), read, "merged", sources, factors=factors)
+def _check_biases(tensors: Mapping[str, Oriented], adapter: Adapter, names: Mapping[str, tuple[str, bool]]) -> None:
+    """Raise CheckpointError if biases were trained, but are not in the file. NOTE: peft 0.17 loses `lora_only`."""
+    if adapter.trains_bias is None:
+        return
+    stated = {names[name][0] for name in adapter.whole}
+    biases = [f"{names[name][0].removesuffix('.weight')}.bias" for name in adapter.factors]
+    lost = sorted(name for name in biases if name in tensors and name not in stated)
+    if lost:
+        raise CheckpointError(
+            f"{adapter.source}: adapter_config.json states bias {adapter.trains_bias!r}, but the trained biases of "
+            f"{preview(lost, 4)} are not in the file (peft 0.17 does not save them): save them again with a newer "
+            "peft, or set bias to 'none' to take the base's"
+        )
 
 
 def _may_replace(base: Oriented | None, tensor: StoredTensor, is_transposed: bool, name: str) -> bool:
@@ -118,7 +161,3 @@ def _may_replace(base: Oriented | None, tensor: StoredTensor, is_transposed: boo
         return True
     shape = base[0].shape if base[1] == is_transposed else base[0].shape[::-1]
     return tuple(shape) == tuple(tensor.shape)
-
-
-def as_float32(tensor: StoredTensor) -> np.ndarray:
-    return widened(tensor.values, tensor.dtype).astype(np.float32)

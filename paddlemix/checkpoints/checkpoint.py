@@ -15,6 +15,7 @@ from .files import StoredTensor, read_json
 from .layouts import hf, hf_tokenizer
 from .layouts.components import EMBEDDING, HEAD
 from .shapes import check_complete, parameter_shapes
+from .side_files import SideFiles
 from .source import read_source, tokenizer_folder, translated, vocabulary_home
 from .transforms import cast, sliced_rows, transposed
 
@@ -51,10 +52,11 @@ def open_checkpoint(
     tensors = {name: transposed(tensor) if is_turned else tensor for name, (tensor, is_turned) in found.tensors.items()}
     check_complete(path, config, tensors)
     tensors = {name: tensors[name] for name in parameter_shapes(config)}  # so that the same model gives the same files
+    dropped = [*found.dropped, *(layout.left_out(config) if isinstance(layout, SideFiles) else [])]
     home = tokenizer_folder(path, layout)
     has_tokenizer = any((home / name).is_file() for name in VOCABULARIES)
     tokenizer = load_tokenizer(home) if has_tokenizer else None
-    checkpoint = Checkpoint(path, layout, config, tensors, tokenizer, found.dropped)
+    checkpoint = Checkpoint(path, layout, config, tensors, tokenizer, dropped)
     rows_from = vocabulary_home(path, layout, config)
     is_padded = rows_from is not None and hf in (rows_from[1], target)
     return _without_added_rows(checkpoint, rows_from[0], home) if is_padded else checkpoint

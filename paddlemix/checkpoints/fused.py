@@ -7,10 +7,11 @@ matrix, B A, is split with it: each part has all of A and its own rows of B.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-from .adapters import Adapter, Factors, Merged, Oriented, merged
+from .adapters import Adapter, Added, Oriented
 from .files import CheckpointError, StoredTensor, preview
+from .merged import Factors, Merged, merged
 from .rules import FusedRule, KeyTable
 from .transforms import gathered_rows, transposed
 
@@ -36,9 +37,8 @@ def split(rule: FusedRule, tensor: StoredTensor) -> list[StoredTensor]:
     check_height(rule, tensor)
     if isinstance(tensor, Merged):
         base, factors, dtype = tensor.sources[0], tensor.factors, tensor.dtype
-        lefts = split(rule, factors.left)
-        pairs = zip(split(rule, base), lefts, strict=True)
-        return [merged(part, Factors(left, factors.right, factors.scaling), dtype) for part, left in pairs]
+        pairs = zip(split(rule, base), split_factors(rule, factors), strict=True)
+        return [merged(part, own, dtype) for part, own in pairs]
     return [gathered_rows([tensor], [(0, *run) for run in runs], "split") for runs in _runs(rule)]
 
 
@@ -72,22 +72,29 @@ def split_adapter(adapter: Adapter, tables: Sequence[tuple]) -> tuple[Adapter, d
     tables: pairs (canonical, table) of the layouts that its names may come from. The second result says for each of
     those names what `lay_over` asks for: itself and if its axes are swapped. Raises CheckpointError.
     """
-    factors, whole, known = dict(adapter.factors), dict(adapter.whole), {}
-    for name in (*adapter.factors, *adapter.whole):
+    factors, whole, added, known = dict(adapter.factors), dict(adapter.whole), dict(adapter.added), {}
+    for name in adapter.names():
         rule = _rule_of(tables, name)
         if rule is None:
             continue
         known |= {ours: (ours, rule.is_transposed) for ours in rule.ours}
         if name in factors:
-            factors |= dict(_split_factors(rule, factors.pop(name)))
+            factors |= dict(zip(rule.ours, split_factors(rule, factors.pop(name)), strict=True))
         if name in whole:
             whole |= dict(zip(rule.ours, split(rule, whole.pop(name)), strict=True))
-    return dataclasses.replace(adapter, factors=factors, whole=whole), known
+        if name in added:
+            one = added.pop(name)
+            vectors = split(rule, one.vector)
+            added |= {ours: Added(vector, one.scaling) for ours, vector in zip(rule.ours, vectors, strict=True)}
+    return dataclasses.replace(adapter, factors=factors, whole=whole, added=added), known
 
 
-def _split_factors(rule: FusedRule, factors: Factors) -> Iterator[tuple[str, Factors]]:
-    for ours, left in zip(rule.ours, split(rule, factors.left), strict=True):
-        yield ours, Factors(left, factors.right, factors.scaling)
+def split_factors(rule: FusedRule, factors: Factors) -> list[Factors]:
+    """Return the change of each part: all of A, and its own rows of B and of DoRA's magnitude."""
+    lefts = split(rule, factors.left)
+    magnitudes = [None] * len(lefts) if factors.magnitude is None else split(rule, factors.magnitude)
+    pairs = zip(lefts, magnitudes, strict=True)
+    return [dataclasses.replace(factors, left=left, magnitude=magnitude) for left, magnitude in pairs]
 
 
 def _rule_of(tables: Sequence[tuple], name: str) -> FusedRule | None:

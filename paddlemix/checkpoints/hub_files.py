@@ -52,6 +52,7 @@ SETTINGS = (
 # The first kind that is there is taken, and only that one: files of these names, each whole or as an index of shards.
 WEIGHTS = ("model.safetensors", "pytorch_model.bin", "model_state.pdparams")
 ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin", "lora_model_state.pdparams")
+ADAPTER_SHARDS = "peft_model.safetensors"  # whole or as an index of shards, PaddleNLP's unified checkpoints
 BESIDE_ADAPTER = "non_lora_trainables.bin"
 PROJECTOR = "mm_projector.bin"
 PROCESSORS = ("processor/eval/preprocessor_config.json", "processor/train/preprocessor_config.json")
@@ -97,18 +98,28 @@ def _weights(folder: RemoteFolder, start: str) -> list[RemoteFile]:
     adapter = _present(folder, [start + name for name in ADAPTER_WEIGHTS])[:1]
     if adapter:
         adapter += _present(folder, [start + BESIDE_ADAPTER])
+    else:
+        adapter = _whole_or_shards(folder, start, ADAPTER_SHARDS)
     for name in WEIGHTS:
-        whole, index = folder.look(start + name), folder.look(f"{start}{name}.index.json")
-        names = _shards(folder, index) if index is not None else []
-        shards = _present(folder, [start + shard for shard in names])
-        if names and len(shards) == len(names):
-            return [*adapter, index, *shards]
-        if whole is not None:  # an index without its shards is of an earlier save
-            return [*adapter, whole]
-        if index is not None:
-            absent = sorted(set(names) - {file.path.rpartition("/")[2] for file in shards})
-            raise CheckpointError(f"{folder.url}: {index.path} names shards that are not there: {', '.join(absent)}")
+        found = _whole_or_shards(folder, start, name)
+        if found:
+            return [*adapter, *found]
     return adapter + _present(folder, [start + PROJECTOR])
+
+
+def _whole_or_shards(folder: RemoteFolder, start: str, name: str) -> list[RemoteFile]:
+    """Return an index and its shards, or the file, or nothing. Raises CheckpointError for shards that are lost."""
+    whole, index = folder.look(start + name), folder.look(f"{start}{name}.index.json")
+    names = _shards(folder, index) if index is not None else []
+    shards = _present(folder, [start + shard for shard in names])
+    if names and len(shards) == len(names):
+        return [index, *shards]
+    if whole is not None:  # an index without its shards is of an earlier save
+        return [whole]
+    if index is not None:
+        absent = sorted(set(names) - {file.path.rpartition("/")[2] for file in shards})
+        raise CheckpointError(f"{folder.url}: {index.path} names shards that are not there: {', '.join(absent)}")
+    return []
 
 
 def _shards(folder: RemoteFolder, index: RemoteFile) -> list[str]:

@@ -6,13 +6,17 @@ import re
 from pathlib import Path
 
 from . import lora, peft_adapter
-from .files import preview, read_json
+from .adapters import Oriented
+from .files import StoredTensor, preview, read_json
 from .inspection_facts import Inspection, count, describe_image, describe_text
+from .shapes import check_complete
 from .side_files import KINDS, base_folder
-from .source import read_config
+from .source import our_tensors, read_source
+from .transforms import transposed
 from .weight_scan import Scan, scan_file, scan_folder
 
 FACTOR = re.compile(r"(?P<layer>.+?)\.lora_(embedding_)?(?P<side>[AB])\b.*")
+BESIDE_FACTORS = re.compile(r".+\.lora_(magnitude_vector|velora_embed|B(\.\w+)?\.bias)\b.*")
 CONFIGS = {"lora": lora.CONFIG, "peft": peft_adapter.CONFIG}
 
 
@@ -47,7 +51,7 @@ def _describe_factors(path: Path, kind: str, scan: Scan, found: Inspection) -> N
         "dropout": values.get("lora_dropout"),
         "num_layers": len(sides),
         "targets": sorted({layer.rpartition(".")[2] for layer in sides}),
-        "whole": sorted(name for _, name in scan.tensors if not FACTOR.fullmatch(name)),
+        "whole": sorted(name for _, name in scan.tensors if not (FACTOR.fullmatch(name) or BESIDE_FACTORS.match(name))),
     }
     half = sorted(layer for layer, both in sides.items() if len(both) == 1)
     if half:
@@ -69,6 +73,16 @@ def _describe_base(path: Path, kind: str, base, found: Inspection) -> None:
     found.trained["base"] = None if base is None else str(base)
     with found.collecting():
         found.trained["base"] = str(base or base_folder(path, kind))
-        config = read_config(path, base)
+        layout, config = read_source(path, base)
         found.image = describe_image(config.image)
         describe_text(path, Path(found.trained["base"]), config, found)
+        check_complete(path, config, _as_ours(our_tensors(path, layout, config)))
+        if layout.base.config.language.tie_word_embeddings and not config.language.tie_word_embeddings:
+            found.notes.append("it parts the output layer from the embeddings, which the base ties")
+        unused = layout.left_out(config)
+        if unused:
+            found.notes.append(f"{len(unused)} tensors change nothing here and are left out: {preview(unused, 3)}")
+
+
+def _as_ours(tensors: dict[str, Oriented]) -> dict[str, StoredTensor]:
+    return {name: transposed(tensor) if is_turned else tensor for name, (tensor, is_turned) in tensors.items()}

@@ -1,24 +1,41 @@
-"""LoRA folders in PaddleMIX's format: lora_model_state.pdparams and lora_config.json.
+"""LoRA folders in PaddleMIX's format: lora_config.json, and lora_model_state.pdparams or a unified checkpoint.
 
-The file holds `<layer>.lora_A` [in, r] and `<layer>.lora_B` [r, out] under PaddleMIX's names, and whole the other
-tensors that were trained (projector, image_newline). Merging is W + A B * scaling (Hu et al. 2021).
+The file (or the shards peft_model-*.safetensors of PaddleNLP's unified checkpoints) holds `<layer>.lora_A` [in, r] and
+`<layer>.lora_B` [r, out] under PaddleMIX's names, and whole the other tensors that were trained (projector,
+image_newline). Merging is W + A B * scaling (Hu et al. 2021).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from ..foreign_json import KeyRules, check_keys, is_silent, shown
 from ..ops.quantize import KINDS
-from .adapters import Adapter, Factors, lay_over
-from .files import CheckpointError, StoredTensor, preview, read_json
+from .adapters import Adapter, lay_over
+from .files import CheckpointError, StoredTensor, open_safetensors, open_weights, preview, read_json
 from .layouts import paddlemix
+from .merged import Factors
 from .pdparams import open_pdparams
+from .peft_config import MAX_ALPHA, MAX_RANK
 from .places import fetch_folder
 
 WEIGHTS, CONFIG = "lora_model_state.pdparams", "lora_config.json"
+UNIFIED, UNIFIED_INDEX = "peft_model.safetensors", "peft_model.safetensors.index.json"
 BASE_KEY = "base_model_name_or_path"
 QUANTIZATION_KEY = "quantization"  # how the base's weights were held in training
+# After paddlenlp's LoRAConfig (3.0.0b4, and what later versions add). What chose the layers, and settings of training,
+# change nothing: the file holds the layers' tensors.
+RULES = KeyRules(
+    used=frozenset({"r", "lora_alpha", "rslora", BASE_KEY, QUANTIZATION_KEY}),
+    inert=frozenset(
+        "target_modules trainable_modules trainable_bias lora_dropout merge_weights tensor_parallel_degree dtype "
+        "head_dim lora_plus_scale use_quick_lora lorapro scaling nola_basis_num".split()
+    ),
+)
+VARIANTS = ("pissa", "loraga", "lora_use_mixer", "use_mora", "mora", "nola", "do_qat", "enable_lora_list")
 GIVE_BASE = "give the base with --model-base or base="
 
 
@@ -47,11 +64,10 @@ def base_of(path: Path) -> Path:
 def read_adapter(path: Path, config) -> dict[str, StoredTensor]:
     """Return an adapter's tensors under our names. Raises CheckpointError for unknown names and incomplete pairs."""
     path = Path(path)
-    if not (path / WEIGHTS).is_file():
-        raise CheckpointError(f"{path} has {CONFIG} but no {WEIGHTS}: the adapter's weights are missing")
+    file, tensors = _open(path)
     table = paddlemix.table(config)
     found, unknown = {}, []
-    for name, tensor in open_pdparams(path / WEIGHTS).items():
+    for name, tensor in tensors.items():
         if paddlemix.is_dropped(name, config):
             continue
         translated = _translate(table.to_ours, name)
@@ -60,9 +76,21 @@ def read_adapter(path: Path, config) -> dict[str, StoredTensor]:
         else:
             found[translated] = tensor
     if unknown:
-        raise CheckpointError(f"{path / WEIGHTS} holds tensors that nobody knows: {preview(sorted(unknown))}")
-    _check_pairs(path, found)
+        raise CheckpointError(f"{file} holds tensors that nobody knows: {preview(sorted(unknown))}")
+    _check_pairs(file, found)
     return found
+
+
+def _open(path: Path) -> tuple[Path, dict[str, StoredTensor]]:
+    """Return the file that holds an adapter's weights, or the index of its shards, and its tensors."""
+    shards = next((path / name for name in (UNIFIED_INDEX, UNIFIED) if (path / name).is_file()), None)
+    if not (path / WEIGHTS).is_file():
+        if shards is None:
+            raise CheckpointError(f"{path} has {CONFIG} but no {WEIGHTS}: the adapter's weights are missing")
+        return shards, open_weights(path, UNIFIED, UNIFIED_INDEX, open_safetensors)
+    if shards is not None:
+        raise CheckpointError(f"{path} holds an adapter as {WEIGHTS} and as {shards.name}: remove the older one")
+    return path / WEIGHTS, open_pdparams(path / WEIGHTS)
 
 
 def to_paddlemix_name(name: str, config) -> str:
@@ -82,13 +110,13 @@ def _translate(translate, name: str) -> str | None:
     return f"{target[0].removesuffix('.weight')}.{tail}" if is_factor else target[0]
 
 
-def _check_pairs(path: Path, tensors: dict) -> None:
+def _check_pairs(file: Path, tensors: dict) -> None:
     stems = {tail: {name[:-7] for name in tensors if name.endswith(tail)} for tail in (".lora_A", ".lora_B")}
     odd = sorted(stems[".lora_A"] ^ stems[".lora_B"])
     if odd:
-        raise CheckpointError(f"{path / WEIGHTS}: only one of lora_A and lora_B is there for {preview(odd)}")
+        raise CheckpointError(f"{file}: only one of lora_A and lora_B is there for {preview(odd)}")
     if not stems[".lora_A"]:
-        raise CheckpointError(f"{path / WEIGHTS} holds no lora_A and lora_B at all, so it is not an adapter")
+        raise CheckpointError(f"{file} holds no lora_A and lora_B at all, so it is not an adapter")
 
 
 def quantization_of(path: Path) -> str | None:
@@ -102,23 +130,34 @@ def quantization_of(path: Path) -> str | None:
 def rank_of(path: Path) -> int:
     """Return r of an adapter's config. Raises CheckpointError."""
     rank = read_json(Path(path) / CONFIG).get("r")
-    if not isinstance(rank, int) or rank < 1:
-        raise CheckpointError(f"{Path(path) / CONFIG} has r {rank!r}, expected a number of at least 1")
+    if type(rank) is not int or not 1 <= rank <= MAX_RANK:
+        bounds = f"a number of at least 1, and {MAX_RANK} at most"
+        raise CheckpointError(f"{Path(path) / CONFIG} has r {shown(rank)}, expected {bounds}")
     return rank
 
 
 def scaling_of(path: Path) -> float:
-    """Return alpha / r, or alpha / sqrt(r) for rank-stabilised LoRA. Raises for variants that cannot be merged."""
-    values = read_json(Path(path) / CONFIG)
-    rank = rank_of(path)
-    try:
-        alpha = float(values["lora_alpha"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{Path(path) / CONFIG} needs 'lora_alpha' as a number: {error!r}") from None
-    for variant in ("pissa", "loraga", "lora_use_mixer", "use_mora", "mora"):
-        if values.get(variant):
-            raise CheckpointError(f"{Path(path) / CONFIG}: {variant} is set, which cannot be merged here")
-    return alpha / math.sqrt(rank) if values.get("rslora") else alpha / rank
+    """Return alpha / r, or alpha / sqrt(r) for rank-stabilised LoRA. Raises for what cannot be merged."""
+    file = Path(path) / CONFIG
+    values = read_json(file)
+    _check_variants(file, values)
+    rank, alpha, is_stable = rank_of(path), values.get("lora_alpha"), values.get("rslora")
+    if type(alpha) not in (int, float) or not 0 < alpha <= MAX_ALPHA:
+        raise CheckpointError(
+            f"{file} needs 'lora_alpha' as a number above 0, {MAX_ALPHA:g} at most: it is {shown(alpha)}"
+        )
+    if is_stable not in (None, True, False):
+        raise CheckpointError(f"{file}: rslora is {shown(is_stable)}, expected true or false")
+    return alpha / math.sqrt(rank) if is_stable else alpha / rank
+
+
+def _check_variants(file: Path, values: Mapping[str, Any]) -> None:
+    for variant in VARIANTS:
+        value = values.get(variant)
+        is_on = any(value) if isinstance(value, list) else not is_silent(value)
+        if is_on:
+            raise CheckpointError(f"{file}: {variant} is set, which cannot be merged here ({shown(values[variant])})")
+    check_keys({key: value for key, value in values.items() if key not in VARIANTS}, RULES, str(file), CheckpointError)
 
 
 def open_adapter(path: Path, config) -> Adapter:
@@ -165,6 +204,4 @@ def _check_ranks(path: Path, tensors: dict[str, StoredTensor]) -> None:
             if len(first) != 2 or len(second) != 2 or first[1] != rank or second[0] != rank:
                 odd.append(f"{stem} ({list(first)} and {list(second)})")
     if odd:
-        raise CheckpointError(
-            f"{path / WEIGHTS} has factors that are not of rank {rank} (r of {CONFIG}): {preview(odd)}"
-        )
+        raise CheckpointError(f"{path} has factors that are not of rank {rank} (r of {CONFIG}): {preview(odd)}")

@@ -16,11 +16,11 @@ def find_folder(name: str, home: Path) -> Path | None:
     return None
 
 
-def fetch_folder(name: str, home: Path, *, what: str, advice: str) -> Path:
+def fetch_folder(name: str, home: Path, *, what: str, advice: str, revision: str | None = None) -> Path:
     """Return the folder that a name means, by way of the hubs where it is nowhere here and looks like owner/name.
 
     what: how `home` comes to need it, and advice: what the user can do; both are parts of the error's sentence.
-    Raises CheckpointError.
+    revision: the branch, tag or commit to take from a hub, None for the main one. Raises CheckpointError.
     """
     found = find_folder(name, home)
     if found is not None:
@@ -28,7 +28,7 @@ def fetch_folder(name: str, home: Path, *, what: str, advice: str) -> Path:
     failure = ""
     if hub.is_name(name):
         try:
-            return Path(hub.resolve(name))
+            return Path(hub.resolve(name, revision=revision))
         except (CheckpointError, OSError) as error:
             failure = f" ({error})"
     looked = ", ".join(str(place) for place in dict.fromkeys(_places(name, home)))

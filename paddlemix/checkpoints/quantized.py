@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..ops.quantize import Codes, dequantize, quantize
-from .adapters import Factors, Merged, Oriented, as_float32
+from .adapters import Oriented
 from .files import CheckpointError, StoredTensor
+from .merged import Factors, Merged, as_float32
 from .transforms import Derived, cast_values, contiguous, is_turned, transposed
 
 QUANTIZED_NAME = re.compile(r"language_model\.layers\.\d+\.(self_attn|mlp)\.\w+_proj\.weight")
@@ -62,7 +63,8 @@ def _apart(tensor: StoredTensor, kind: str) -> tuple[StoredTensor, Factors | Non
     if is_turned(tensor):
         base, factors = _apart(tensor.sources[0], kind)
         return transposed(base), factors.transposed if factors else None
-    tensor, factors = (tensor.sources[0], tensor.factors) if isinstance(tensor, Merged) else (tensor, None)
+    is_plain = isinstance(tensor, Merged) and tensor.factors.magnitude is None  # DoRA's change is no product alone
+    tensor, factors = (tensor.sources[0], tensor.factors) if is_plain else (tensor, None)
     if isinstance(tensor, Rounded) and tensor.kind == kind:
         tensor = tensor.sources[0]
     return tensor, factors

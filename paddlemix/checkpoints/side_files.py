@@ -19,13 +19,24 @@ from ..conversation.tokenizer_files import VOCABULARIES
 from ..models.config import LlavaConfig
 from ..models.vision.families import get_tower_family
 from . import lora, peft_adapter
-from .adapters import Adapter, Oriented, lay_over
+from .adapter_names import (
+    Names,
+    by_our_names,
+    check_modules,
+    parts_ties,
+    shared_before,
+    tables_of,
+    translator,
+    without_unused,
+)
+from .adapters import Adapter, Oriented, Translate, lay_over
 from .files import CheckpointError, StoredTensor, open_safetensors
 from .foreign_quantization import refuse_quantized
 from .fused import split_adapter
-from .layouts import official, paddle, paddlemix
+from .layouts import official, paddle
 from .layouts.components import (
     EMBEDDING,
+    HEAD,
     PADDLE_FILES,
     TORCH_FILES,
     has_weights,
@@ -75,6 +86,10 @@ def kind_of(path: Path) -> str | None:
     if path.is_file():
         return "file" if path.suffix in READERS else None
     if lora.is_adapter(path):
+        if peft_adapter.is_adapter(path):
+            raise CheckpointError(
+                f"{path} holds two adapters ({lora.CONFIG} and {peft_adapter.CONFIG}): remove the files of one of them"
+            )
         return "lora"
     is_whole = has_weights(path, (*TORCH_FILES, *PADDLE_FILES))
     if peft_adapter.is_adapter(path):
@@ -114,7 +129,9 @@ def base_folder(path: Path, kind: str) -> Path:
         )
     if not name or not isinstance(name, str):
         raise CheckpointError(f"{path} is {KINDS[kind]} and does not name its base model: {lora.GIVE_BASE}")
-    return fetch_folder(name, path, what=f"is {KINDS[kind]} for the base model", advice=lora.GIVE_BASE)
+    revision = peft_adapter.base_revision(path) if kind == "peft" else None
+    what = f"is {KINDS[kind]} for the base model"
+    return fetch_folder(name, path, what=what, advice=lora.GIVE_BASE, revision=revision)
 
 
 def read_raw(path: Path) -> dict:
@@ -177,6 +194,7 @@ class SideFiles:
             return dataclasses.replace(paddle.read_config(folder, raw), dtype=config.dtype)
         if self.kind in ("peft", "trained") and self.base.is_llava and official.tower_name(raw):
             config = _changed(config, folder, raw)
+        config = self._untied(config)
         whole = self._adapter(config).whole
         untrained = tuple(part for part in config.untrained if not any(part in name for name in whole))
         translate = self._translator(config, {})
@@ -194,7 +212,11 @@ class SideFiles:
             tensors.pop("image_newline", None)
         adapter, known = split_adapter(self._adapter(config), self._tables(config))
         tensors = self._rounded(tensors)
-        tensors = lay_over(tensors, adapter, self._translator(config, known), self.merge_dtype)
+        translate = self._translator(config, known)
+        if self.base.config.language.tie_word_embeddings and not config.language.tie_word_embeddings:
+            tensors[HEAD] = shared_before(tensors, adapter, translate)
+        check_modules(adapter, tensors, self._tables(config), translate)
+        tensors = lay_over(tensors, adapter, translate, self.merge_dtype)
         return {name: transposed(tensor) if turned else tensor for name, (tensor, turned) in tensors.items()}
 
     def table(self, config: LlavaConfig) -> None:
@@ -205,6 +227,23 @@ class SideFiles:
 
     def is_dropped(self, name: str, config: LlavaConfig) -> bool:
         return False
+
+    def changes(self, config: LlavaConfig) -> tuple[Adapter, dict[str, bool]]:
+        """Return what was trained, by our names, and for each name whether its axes are swapped to be ours."""
+        adapter, known = split_adapter(self._adapter(config), self._tables(config))
+        return by_our_names(adapter, self._translator(config, known))
+
+    def left_out(self, config: LlavaConfig) -> list[str]:
+        """Return the names of what was trained, but changes nothing here."""
+        return list(self._adapter(config).dropped)
+
+    def _untied(self, config: LlavaConfig) -> LlavaConfig:
+        """Return the configuration with an output layer of its own, if what was trained parts it from embeddings."""
+        if not config.language.tie_word_embeddings:
+            return config
+        untied = dataclasses.replace(config, language=dataclasses.replace(config.language, tie_word_embeddings=False))
+        translate = self._translator(untied, {})
+        return untied if parts_ties(self._adapter(untied), translate, config.language.vocab_size) else config
 
     def _rounded(self, tensors: dict[str, Oriented]) -> dict[str, Oriented]:
         """Return the base's tensors as they were when the adapter was trained."""
@@ -230,28 +269,15 @@ class SideFiles:
         for file in files:
             stored = READERS[file.suffix](file) if file.is_file() else {}
             whole |= {peft_adapter.plain_name(name): tensor for name, tensor in stored.items()}
-        whole = {name: tensor for name, tensor in {**whole, **adapter.whole}.items() if not _is_dropped(name, config)}
-        return dataclasses.replace(adapter, whole=whole)
+        return without_unused(dataclasses.replace(adapter, whole={**whole, **adapter.whole}), config)
 
-    def _tables(self, config: LlavaConfig) -> list[tuple]:
-        """Return (canonical, table) for names of the base's layout, of LLaVA's own code, and of PaddleMIX."""
+    def _tables(self, config: LlavaConfig) -> list[Names]:
         if self.kind == "lora":  # its names are ours already
             return []
-        return [(layout.canonical, layout.table(config)) for layout in (self.base.layout, official, paddlemix)]
+        return tables_of(self.base.layout, config, is_torch=self.kind == "peft")
 
-    def _translator(
-        self, config: LlavaConfig, known: Mapping[str, tuple[str, bool]]
-    ) -> Callable[[str], tuple[str, bool] | None]:
-        """Return the translation of the adapter's names; known: what else has one."""
-        if self.kind == "lora":
-            return lora.same_name
-        tables = self._tables(config)
-
-        def translate(name: str) -> tuple[str, bool] | None:
-            found = (table.to_ours(canonical(name)) for canonical, table in tables if table is not None)
-            return known.get(name) or next((target for target in found if target is not None), None)
-
-        return translate
+    def _translator(self, config: LlavaConfig, known: Mapping[str, tuple[str, bool]]) -> Translate:
+        return lora.same_name if self.kind == "lora" else translator(self._tables(config), known)
 
 
 def _changed(config: LlavaConfig, folder: Path, raw: dict) -> LlavaConfig:
@@ -264,7 +290,3 @@ def _changed(config: LlavaConfig, folder: Path, raw: dict) -> LlavaConfig:
     changed = official.build_config(folder, raw, config.language, facts)
     kept = ("dtype", "eos_token_ids", "untrained", "has_scaled_features")
     return dataclasses.replace(changed, **{name: getattr(config, name) for name in kept})
-
-
-def _is_dropped(name: str, config: LlavaConfig) -> bool:
-    return official.is_dropped(name, config) or paddlemix.is_dropped(name, config)

@@ -64,7 +64,7 @@ def _find_layout(path: Path, base, merge_dtype: str | None, seen: tuple[Path, ..
             f"{path} is, by way of its base, its own base: give another one with --model-base or base="
         )
     folder = side_files.base_folder(path, kind) if base is None else base
-    if decoder.is_decoder(folder):
+    if decoder.is_decoder(folder) and not xtuner.matches(folder, {}):
         found = side_files.language_base(path, kind, folder)
     else:
         layout, config = _read(folder, None, merge_dtype, (*seen, path.resolve()))

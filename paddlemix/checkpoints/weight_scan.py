@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .files import CheckpointError, StoredTensor, read_index
-from .hub_files import ADAPTER_WEIGHTS, BESIDE_ADAPTER, PARTS, WEIGHTS
+from .hub_files import ADAPTER_SHARDS, ADAPTER_WEIGHTS, BESIDE_ADAPTER, PARTS, WEIGHTS
 from .side_files import PROJECTOR_FILES, READERS
 
 # Parts of a model and how the names of their tensors are told apart, in our names and in those of every layout.
@@ -85,6 +85,9 @@ def _weight_files(folder: Path, start: str, scan: Scan) -> Iterator[str]:
             continue
         is_found = True
         yield from _shards(home, home / name, start, scan) if name.endswith(".json") else [start + name]
+    index = home / f"{ADAPTER_SHARDS}.index.json"
+    if index.is_file() or (home / ADAPTER_SHARDS).is_file():
+        yield from _shards(home, index, start, scan) if index.is_file() else [start + ADAPTER_SHARDS]
     for name in (*ADAPTER_WEIGHTS, *PROJECTOR_FILES, BESIDE_ADAPTER):
         if (home / name).is_file():
             yield start + name

@@ -7,7 +7,7 @@ import sys
 
 from ..checkpoints.hub_options import add_hub_options
 
-LAYOUTS = ("paddle", "paddlemix", "hf", "official", "xtuner")
+LAYOUTS = ("paddle", "paddlemix", "hf", "official", "xtuner", "peft")
 DTYPES = ("float32", "float16", "bfloat16")
 
 
@@ -15,7 +15,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """Add the command's options."""
     parser.add_argument("source", metavar="SRC", help="a checkpoint folder in any layout, or the name of a model")
     parser.add_argument("destination", metavar="DST", help="folder to write; it must not exist, or be empty")
-    parser.add_argument("--to", required=True, choices=LAYOUTS, help="layout to write")
+    parser.add_argument(
+        "--to",
+        required=True,
+        choices=LAYOUTS,
+        help="layout to write; peft: of a LoRA folder, an adapter over its base in layout hf",
+    )
     parser.add_argument("--model-base", default=None, metavar="BASE", help="model that SRC, if an adapter, belongs to")
     parser.add_argument("--dtype", choices=DTYPES, default=None, help="dtype to write (default: as stored)")
     parser.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="of a weight file (default: 5GB)")
@@ -27,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
         choices=("tensors", "logits"),
         default=[],
         help="compare every tensor of the result with the source's; `--verify logits` also compares the logits of a "
-        "prompt with a picture (which takes the memory of the model in float32)",
+        "prompt with a picture (which takes the memory of the model in float32; not for --to peft)",
     )
     parser.add_argument("--list", action="store_true", help="print every tensor's name and what was done to it")
     add_hub_options(parser)
@@ -40,6 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
     from ..checkpoints.hub import resolve
     from ..checkpoints.verify import compare_logits, compare_tensors
 
+    if arguments.to == "peft":
+        return _run_peft(arguments)
     checks = [compare_tensors] if arguments.verify else []
     checks += [compare_logits] if "logits" in arguments.verify else []
     report = convert(
@@ -50,6 +57,25 @@ def run(arguments: argparse.Namespace) -> int:
         dtype=arguments.dtype,
         max_shard_size=arguments.max_shard_size,
         checks=checks,
+        has_progress=sys.stderr.isatty(),
+    )
+    print(report.text(with_names=arguments.list))
+    return 0
+
+
+def _run_peft(arguments: argparse.Namespace) -> int:
+    """Write an adapter and print the report."""
+    from ..checkpoints.hub import resolve
+    from ..checkpoints.peft_writer import write_adapter
+
+    if "logits" in arguments.verify:
+        raise ValueError("--verify logits is not for --to peft: --verify compares every tensor of the merged models")
+    report = write_adapter(
+        resolve(arguments.source, hub=arguments.hub, revision=arguments.revision),
+        arguments.destination,
+        base=arguments.model_base,
+        dtype=arguments.dtype,
+        is_verified=bool(arguments.verify),
         has_progress=sys.stderr.isatty(),
     )
     print(report.text(with_names=arguments.list))

@@ -11,8 +11,10 @@ import paddle
 import pytest
 import reference_models as tiny
 import sentencepiece
+from safetensors.numpy import save_file
 
 from paddlemix.checkpoints.files import CheckpointError
+from paddlemix.checkpoints.inspection import inspect
 from paddlemix.checkpoints.load import load_model
 from paddlemix.checkpoints.lora import merge_into, read_adapter
 from paddlemix.checkpoints.merge import merge
@@ -184,12 +186,45 @@ def test_adapter_that_does_not_fit_is_refused_and_changes_nothing(base, tmp_path
         ({"loraga": True}, "loraga is set, which cannot be merged"),
         ({"use_mora": True}, "use_mora is set, which cannot be merged"),
         ({"lora_use_mixer": True}, "lora_use_mixer is set, which cannot be merged"),
+        ({"do_qat": True}, "do_qat is set, which cannot be merged"),
+        ({"enable_lora_list": [True, False]}, "enable_lora_list is set, which cannot be merged"),
+        ({"lora_alpha": float("nan")}, "needs 'lora_alpha' as a number above 0"),
+        ({"lora_alpha": -8}, "needs 'lora_alpha' as a number above 0"),
+        ({"rslora": 2}, "rslora is 2, expected true or false"),
+        ({"use_tomorrows_lora": 1}, "states use_tomorrows_lora 1, which this version does not know"),
     ],
     ids=str,
 )
 def test_adapter_config_that_cannot_be_merged_is_refused(base, tmp_path, changes, text):
     with pytest.raises(CheckpointError, match=text):
         merge_into(base, write_adapter(tmp_path, adapter_state(), **changes))
+
+
+def test_every_key_of_paddlenlp_s_config_is_known(base, tmp_path):
+    config = pytest.importorskip("paddlenlp.peft").LoRAConfig(r=RANK, lora_alpha=ALPHA, target_modules=["q", "v"])
+    values = {**config.to_dict(), "scaling": config.scaling, "enable_lora_list": [None, None], "lora_dropout": 0.1}
+    merge_into(base, write_adapter(tmp_path, adapter_state(), **values))
+
+
+def test_unified_checkpoint_is_read_by_its_index(v1_6, base, tmp_path):
+    """As paddlenlp's trainer.unified_checkpoint names them: shards of trained tensors, and their index."""
+    state, names = adapter_state(), sorted(adapter_state())
+    merge_into(base, write_adapter(tmp_path / "plain", state))
+    expected, weight_map = values_of(base), {}
+    folder = write_adapter(tmp_path / "x", {}, v1_6.folder)
+    for number in (1, 2):
+        file = f"peft_model-{number:05d}-of-00002.safetensors"
+        save_file({name: state[name] for name in names[number - 1 :: 2]}, folder / file, metadata={"format": "np"})
+        weight_map |= dict.fromkeys(names[number - 1 :: 2], file)
+    index = {"metadata": {"total_size": 0}, "weight_map": weight_map, "type": "lora"}
+    (folder / "peft_model.safetensors.index.json").write_text(json.dumps(index))
+    for name, values in values_of(load_model(folder, device="cpu")).items():
+        np.testing.assert_array_equal(values, expected[name])
+    found = inspect(folder)
+    assert all("no tokenizer" in one for one in found.problems) and found.trained["num_layers"] == len(TARGETS)
+    paddle.save({}, str(folder / WEIGHTS))
+    with pytest.raises(CheckpointError, match=f"holds an adapter as {WEIGHTS} and as peft_model"):
+        load_model(folder, device="cpu")
 
 
 def test_adapter_without_its_weights_is_refused(v1_6, tmp_path):

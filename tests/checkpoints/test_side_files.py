@@ -266,7 +266,7 @@ def test_chat_takes_the_base_of_an_adapter(tmp_path, monkeypatch, capsys):
 
 
 BAD_CONFIGS = {
-    "use_dora": ({"use_dora": True}, "use_dora is set, which cannot be merged"),
+    "use_dora": ({"use_dora": True}, "with the lora_magnitude_vector that adapter_config.json announces"),
     "pissa": ({"init_lora_weights": "pissa_niter_16"}, "init_lora_weights is 'pissa_niter_16', which changes the base"),
     "loftq": ({"init_lora_weights": "loftq"}, "init_lora_weights is 'loftq'"),
     "kind": ({"peft_type": "IA3"}, "adapters of type 'IA3' are not read"),

@@ -135,6 +135,19 @@ def test_what_peft_writes_is_merged_as_peft_merges_it(v1_5, tmp_path, options):
     assert num_changed
 
 
+def test_adapter_of_a_tied_language_model_may_not_change_what_is_tied(make_reference, tmp_path):
+    model = make_reference(tmp_path / "hf", False, tie_word_embeddings=True).model
+    home = write_xtuner(tmp_path / "out", model, None)
+    base = str(save_llm(tmp_path / "base", model))
+    for layer, rows in (("lm_head", 99), ("model.layers.0.self_attn.q_proj", 48)):
+        factors = {f"{layer}.lora_A.weight": torch.zeros(4, 48), f"{layer}.lora_B.weight": torch.zeros(rows, 4)}
+        write_peft(home / "llm_adapter", factors, base_model_name_or_path=base)
+        if layer == "lm_head":
+            with pytest.raises(CheckpointError, match=r"changes lm_head\.weight of a model that ties"):
+                load_model(home, device="cpu")
+    load_model(home, device="cpu")
+
+
 def test_recipe_names_what_was_not_trained_and_is_not_run(v1_5, tmp_path):
     home = write_xtuner(tmp_path / "out", v1_5.model, None, tower=False)
     (home / "xtuner_config.py").write_text(RECIPE)

@@ -193,11 +193,12 @@ def parts(config: LlavaConfig, tensors: dict[str, StoredTensor]) -> list[Part]:
     names, theirs = table(config), {}
     vocabulary = [names.to_theirs(name)[0] for name in (EMBEDDING, HEAD)]
     for name, tensor in renamed(names, tensors, NAME).items():
-        theirs[_new_style(name)] = padded_rows(tensor, num_rows, "mean") if name in vocabulary else tensor
+        theirs[new_style(name)] = padded_rows(tensor, num_rows, "mean") if name in vocabulary else tensor
     return [Part("", "safetensors", "model", theirs, hf_json.json_files(config), notes=hf_json.notes(config))]
 
 
-def _new_style(name: str) -> str:
+def new_style(name: str) -> str:
+    """Return what transformers 4.52 and later call a tensor of `table`."""
     old, new = next(pair for pair in TO_NEW_STYLE if name.startswith(pair[0]))
     return new + name[len(old) :]
 

@@ -21,8 +21,8 @@ from ...models.language.families import get_family
 from ...models.projector_type import projector_blocks
 from ...models.vision.families import KNOWN_TOWERS, get_tower_family
 from .. import peft_adapter
-from ..adapters import lay_over
 from ..files import CheckpointError, StoredTensor, read_json
+from ..part_adapter import tied_names, with_adapter
 from ..places import fetch_folder, find_folder
 from ..rules import KeyTable, linear_rules
 from . import torch_tokenizer
@@ -198,22 +198,14 @@ def open_tensors(folder: Path, base: Path | None = None, merge_dtype: str | None
     """
     home = language_folder(folder, base)
     llm = renamed_once(home, open_torch_weights(home), decoder_name)
+    tied = tied_names(read_decoder(home)[0])
     tower = open_tower(_tower_folder(folder))
     parts = {
-        LANGUAGE: _with_adapter(llm, folder / "llm_adapter", merge_dtype),
-        TOWER: _with_adapter(tower, folder / f"{TOWER}_adapter", merge_dtype),
+        LANGUAGE: with_adapter(llm, folder / "llm_adapter", merge_dtype, rename=decoder_name, tied=tied),
+        TOWER: with_adapter(tower, folder / f"{TOWER}_adapter", merge_dtype, rename=tower_name),
         PROJECTOR: open_torch_weights(folder / PROJECTOR),
     }
     return {f"{part}.{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
-
-
-def _with_adapter(tensors: dict[str, StoredTensor], folder: Path, merge_dtype: str | None) -> dict[str, StoredTensor]:
-    if not folder.is_dir():
-        return tensors
-    adapter = peft_adapter.read_adapter(folder)
-    oriented = {name: (tensor, False) for name, tensor in tensors.items()}
-    merged = lay_over(oriented, adapter, lambda name: (tower_name(decoder_name(name)), False), merge_dtype)
-    return {name: tensor for name, (tensor, _) in merged.items()}
 
 
 def table(config: LlavaConfig) -> KeyTable:
