@@ -124,6 +124,8 @@ class LanguageConfig:
         for name, known in kinds.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, expected {' or '.join(known)}")
+        if self.norm == "layer" and self.rms_norm_eps > kinds.MAX_LAYER_NORM_EPS:
+            raise ValueError(f"rms_norm_eps is {self.rms_norm_eps}, expected {kinds.MAX_LAYER_NORM_EPS} at most")
         if self.norm == "layer" and self.norm_offset:
             raise ValueError(f"norm_offset is {self.norm_offset}, but norm 'layer' has none")
         if self.head_dim % 2 and self.positions == "rotary":

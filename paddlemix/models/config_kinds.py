@@ -13,6 +13,7 @@ MAX_WIDTH = 1 << 20
 MAX_VOCABULARY = 1 << 24
 MAX_POSITIONS = 1 << 40  # some tokenizers' "no limit" is read as a length
 MAX_SIDE = 1 << 14  # px
+MAX_LAYER_NORM_EPS = 1e-3  # of Paddle's LayerNorm
 MAX_ID = (1 << 31) - 1
 DTYPES = ("float32", "float16", "bfloat16")
 
@@ -60,7 +61,7 @@ VISION: dict[str, Kind] = {
     "num_attention_heads": whole_number(1, MAX_WIDTH),
     "image_size": whole_number(1, MAX_SIDE),
     "patch_size": whole_number(1, MAX_SIDE),
-    "layer_norm_eps": EPSILON,
+    "layer_norm_eps": number(0.0, MAX_LAYER_NORM_EPS),
     "hidden_act": TEXT,
     "select_layer": whole_number(-MAX_LAYERS, MAX_LAYERS),
     "select_feature": TEXT,

@@ -162,6 +162,8 @@ BAD_VALUES = [
     ),
     ({"transformers_version": 5.0}, "transformers_version is 5.0"),
     ({"paddlemix": [1]}, r"paddlemix is \[1\], expected an object"),
+    ({"image_token_index": 98, "image_token_id": 5}, "expected one id of `<image>`"),
+    ({"vision_config.layer_norm_eps": 0.1}, "layer_norm_eps is 0.1"),
     ({"image_token_index": "<image>"}, "image_token_index is '<image>'"),
 ]
 

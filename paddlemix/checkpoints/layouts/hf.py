@@ -60,9 +60,12 @@ def read_config(folder: Path, raw: dict) -> LlavaConfig:
     """Build our config from config.json, preprocessor_config.json and generation_config.json."""
     check_keys(raw, HF, str(folder / "config.json"), CheckpointError)
     check_values(raw, HF_KINDS, str(folder / "config.json"), CheckpointError)
+    ids = {key: raw[key] for key in ("image_token_index", "image_token_id") if key in raw}
+    if len(set(ids.values())) > 1:
+        raise CheckpointError(f"{folder / 'config.json'} has {ids}: expected one id of `<image>`, under either name")
     is_next = ARCHITECTURES[1] in raw["architectures"]
     own = read_own_json(raw)
-    text = raw.get("text_config") or {}
+    text = {"transformers_version": raw.get("transformers_version"), **(raw.get("text_config") or {})}
     language = read_language(folder, text, part="text_config")
     language = dataclasses.replace(language, tie_word_embeddings=_is_tied(raw, language, is_next))
     language = restored(folder, language, own)

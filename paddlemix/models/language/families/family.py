@@ -113,7 +113,7 @@ class Family:
     eos_token_id: int | None = 2
     pad_token_id: int | None = None
     keys: Mapping[str, str | None] = field(default_factory=dict)
-    activations: Mapping[str, str] = field(default_factory=lambda: {"silu": "silu"})
+    activations: Mapping[str, str] = field(default_factory=lambda: {"silu": "silu", "swish": "silu"})
     weights: WeightNames = WeightNames()
     stand_in: str | None = None
     other_architectures: tuple[str, ...] = ()

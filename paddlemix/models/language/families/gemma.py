@@ -10,12 +10,12 @@ ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu"}
 def _read_options(values) -> dict:
     """Return the options.
 
-    hidden_activation, where it is stated, is what counts. Without it hidden_act "gelu", which the first released files
-    say, means the approximation by tanh (transformers, GemmaConfig of version 5).
+    hidden_activation, where it is stated, is what counts: hidden_act of the first released files is not true. Without
+    it "gelu" is what transformers makes of it: itself in version 4, the approximation by tanh in version 5.
     """
     has_bias = bool(values["attention_bias"])
-    stated = "gelu_pytorch_tanh" if values["hidden_act"] == "gelu" else values["hidden_act"]
-    activation = values["hidden_activation"] or stated
+    is_tanh = values["hidden_act"] == "gelu" and str(values.get("transformers_version")).startswith("5.")
+    activation = values["hidden_activation"] or ("gelu_pytorch_tanh" if is_tanh else values["hidden_act"])
     if activation not in ACTIVATIONS:
         raise ValueError(f"hidden_activation is {activation!r}: expected {' or '.join(ACTIVATIONS)}")
     return {
