@@ -120,8 +120,8 @@ class LanguageConfig:
         self._check_options()
 
     def _check_options(self) -> None:
-        kinds = {"norm": NORMS, "activation": ACTIVATIONS, "positions": POSITIONS, "rope_order": ROPE_ORDERS}
-        for name, known in kinds.items():
+        choices = {"norm": NORMS, "activation": ACTIVATIONS, "positions": POSITIONS, "rope_order": ROPE_ORDERS}
+        for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, expected {' or '.join(known)}")
         if self.norm == "layer" and self.rms_norm_eps > kinds.MAX_LAYER_NORM_EPS:

@@ -78,7 +78,7 @@ def read_config(folder: Path, raw: dict) -> LlavaConfig:
         template=template_of(own, language),
         dtype=stored_dtype(folder, raw, text),
         has_image_newline=is_next,
-        eos_token_ids=read_eos(folder, text or raw, language),
+        eos_token_ids=read_eos(folder, raw.get("text_config") or raw, language),
         has_scaled_features=language.embedding_scale == 1.0 or not written_since(raw, 5, 4),
     )
 
