@@ -15,8 +15,8 @@ from ...conversation.tokenizer_files import (
     SPECIALS_FILE,
     VOCABULARIES,
     TokenizerFiles,
-    read_files,
 )
+from ...conversation.vocabulary_choice import read_files
 from ..files import CheckpointError, read_json, write_json
 from . import torch_tokenizer
 from .hf_fast import fast_json
