@@ -21,7 +21,11 @@ from .transforms import cast, sliced_rows, transposed
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """tensors: our names, our orientation, lazy. dropped: the stored names that are left out on purpose."""
+    """tensors: our names, our orientation, lazy. dropped: the stored names that are left out on purpose.
+
+    cut: which rows of the stored vocabulary are left out, in words, empty for none. num_own_rows: how many of those
+    that are there a llava-hf folder had before its tokens were added, None where nothing tells.
+    """
 
     path: Path
     layout: Any
@@ -29,6 +33,8 @@ class Checkpoint:
     tensors: dict[str, StoredTensor]
     tokenizer: Tokenizer | None
     dropped: list[str]
+    cut: str = ""
+    num_own_rows: int | None = None
 
     def as_dtype(self, dtype: str | None) -> Checkpoint:
         """Return the same with tensors of another dtype."""
@@ -43,8 +49,8 @@ def open_checkpoint(
 ) -> Checkpoint:
     """Open a folder of any layout. Raises CheckpointError for tensors that are missing, unknown or of a wrong shape.
 
-    Vocabulary rows that llava-hf's layout adds are cut off when the folder has that layout, or is to get it (target).
-    base, merge_dtype: as in `read_source`.
+    Vocabulary rows that llava-hf's layout adds are cut off where they can be told, unless the folder is to keep that
+    layout (target) and has a tokenizer that names them. base, merge_dtype: as in `read_source`.
     """
     layout, config = read_source(path, base, merge_dtype=merge_dtype)
     oriented = our_tensors(path, layout, config)
@@ -57,19 +63,24 @@ def open_checkpoint(
     has_tokenizer = any((home / name).is_file() for name in VOCABULARIES)
     checkpoint = Checkpoint(path, layout, config, tensors, load_tokenizer(home) if has_tokenizer else None, dropped)
     found = vocabulary_home(path, layout, config)
-    is_padded = found is not None and hf in (found[1], target)
-    return _without_added_rows(checkpoint, found[0], home) if is_padded else checkpoint
+    num_own = None
+    if found is not None and found[1] is hf:
+        num_own = hf.own_vocab_size(home, read_json(found[0] / "config.json"), checkpoint.tensors[EMBEDDING])
+    if num_own is None or (target is hf and has_tokenizer):
+        return dataclasses.replace(checkpoint, num_own_rows=num_own)
+    return _without_added_rows(checkpoint, num_own, home)
 
 
-def _without_added_rows(checkpoint: Checkpoint, language: Path, home: Path) -> Checkpoint:
-    """Cut off the rows of `<image>`, `<pad>` and padding, and the two tokens, where they can be told.
+def open_written(path: Path, source: Checkpoint) -> Checkpoint:
+    """Open what was written of a source, with as many rows of the vocabulary as it was opened with, if that can be."""
+    whole = open_checkpoint(path, hf)
+    is_same = whole.config.language.vocab_size == source.config.language.vocab_size
+    return whole if is_same else open_checkpoint(path)
 
-    language: folder with the language model's config.json. home: folder of the tokenizer.
-    """
-    config = checkpoint.config
-    num_rows = hf.own_vocab_size(home, read_json(language / "config.json"), config)
-    if num_rows is None or num_rows >= config.language.vocab_size:
-        return checkpoint
+
+def _without_added_rows(checkpoint: Checkpoint, num_rows: int, home: Path) -> Checkpoint:
+    """Cut off the rows of `<image>`, `<pad>` and padding, and the two tokens. home: folder of the tokenizer."""
+    config, tokenizer = checkpoint.config, checkpoint.tokenizer
     tensors = dict(checkpoint.tensors)
     tensors[EMBEDDING] = sliced_rows(tensors[EMBEDDING], 0, num_rows)
     if HEAD in tensors:
@@ -78,5 +89,14 @@ def _without_added_rows(checkpoint: Checkpoint, language: Path, home: Path) -> C
         checkpoint,
         config=dataclasses.replace(config, language=dataclasses.replace(config.language, vocab_size=num_rows)),
         tensors=tensors,
-        tokenizer=checkpoint.tokenizer and hf_tokenizer.read_tokenizer(home, num_rows),
+        tokenizer=tokenizer and hf_tokenizer.read_tokenizer(home, num_rows),
+        cut=_describe_cut(num_rows, config.language.vocab_size, tokenizer),
     )
+
+
+def _describe_cut(start: int, stop: int, tokenizer: Tokenizer | None) -> str:
+    """Return which ids are cut off and what the tokenizer calls them."""
+    names = [] if tokenizer is None else [tokenizer.id_to_piece(n) for n in range(start, tokenizer.vocab_size)]
+    unnamed = stop - start - len(names)
+    words = [*names, f"{unnamed} that no token has"] if unnamed else names
+    return f"{stop - start} (ids {start} to {stop - 1}: {', '.join(words)})"

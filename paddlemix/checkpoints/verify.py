@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .checkpoint import Checkpoint, open_checkpoint
+from .checkpoint import Checkpoint, open_written
 from .files import CheckpointError, StoredTensor, preview, storage_dtype
 from .transforms import ALL, open_regions, row_ranges
 
@@ -18,13 +18,16 @@ TOLERANCE = 1e-4
 
 def compare_tensors(source: Checkpoint, folder: Path) -> list[str]:
     """Compare every tensor, bit by bit, with the source's in the same dtype. Raises CheckpointError."""
-    result = open_checkpoint(folder)
+    result = open_written(folder, source)
     names = sorted(set(source.tensors) ^ set(result.tensors))
     if names:
         raise CheckpointError(f"verification failed: {len(names)} tensors are on one side only: {preview(names)}")
     different = [name for name, tensor in source.tensors.items() if not is_same(tensor, result.tensors[name])]
     if different:
         raise CheckpointError(f"verification failed: {len(different)} tensors differ: {preview(different)}")
+    if source.cut:
+        kept = f"what was kept of all {len(source.tensors)} tensors is the source's bit by bit"
+        return [f"verified: {kept}; left out were rows of the vocabulary: {source.cut}"]
     return [f"verified: all {len(source.tensors)} tensors are bit-equal to the source's"]
 
 
@@ -42,7 +45,7 @@ def compare_logits(source: Checkpoint, folder: Path) -> list[str]:
 
     One model at a time is in memory, so this needs as much of it as the model in float32.
     """
-    result = open_checkpoint(folder)
+    result = open_written(folder, source)
     expected, found = (_logits(one, source) for one in (source, result))
     if expected.shape != found.shape:
         raise CheckpointError(f"verification failed: logits of shape {found.shape}, expected {expected.shape}")

@@ -1,40 +1,108 @@
-"""Tokenizer files for tools of transformers: tokenizer.model, and the settings that PaddleMIX leaves unsaid."""
+"""Tokenizer files for tools of transformers, of version 4 as of version 5: the same ids in each.
+
+What a foreign folder states about its own making (backend, is_local, classes of one version) is not passed on.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from ...conversation.added_tokens import AddedToken
+from ...conversation.sentencepiece_proto import read_facts
+from ...conversation.templates import get_template
 from ...conversation.tokenizer import Tokenizer
 from ...conversation.tokenizer_files import (
+    ADDED_FILE,
     CONFIG_FILE,
     FAST_FILE,
     PADDLE_FILE,
+    ROLES,
     SENTENCEPIECE_FILE,
+    SPECIALS_FILE,
     VOCABULARIES,
 )
-from ..files import CheckpointError, read_json, write_json
+from ...conversation.tokenizer_settings import read_settings
+from ...conversation.vocabulary_choice import read_files
+from ..files import CheckpointError, write_json
+from .hf_chat import chat_template
+from .settled_fast import settled_json, without_gaps
+
+SLOW_CLASSES = ("LlamaTokenizer", "GemmaTokenizer", "CodeLlamaTokenizer")  # known to both versions
+KEPT = ("add_eos_token", "add_prefix_space", "legacy", "clean_up_tokenization_spaces", "errors", "padding_side")
+KEPT += ("model_max_length", "spaces_between_special_tokens", "truncation_side", "use_default_system_prompt")
 
 
-def write_tokenizer(tokenizer: Tokenizer, vocab_size: int, folder: Path) -> None:
-    """Write a tokenizer as LlamaTokenizer reads it. Raises CheckpointError when it has more tokens than the model."""
+def write_tokenizer(tokenizer: Tokenizer, vocab_size: int, folder: Path, template: str | None = None) -> None:
+    """Write a tokenizer as transformers reads it.
+
+    template: name of the chat format to state. Raises CheckpointError when it has more tokens than the model.
+    """
     if tokenizer.vocab_size > vocab_size:
         raise CheckpointError(
             f"the tokenizer has ids up to {tokenizer.vocab_size - 1}, but the model has only {vocab_size} rows"
         )
     tokenizer.save(folder)
     vocabulary = next(name for name in VOCABULARIES if (folder / name).is_file())
-    settings = read_json(folder / CONFIG_FILE) if (folder / CONFIG_FILE).is_file() else {}
+    files = read_files(folder)
+    settings, stated = read_settings(files), files.read_json(CONFIG_FILE)
+    values = {key: stated[key] for key in KEPT if stated.get(key) is not None}
+    values |= _roles(tokenizer, stated, files.read_json(SPECIALS_FILE))
+    named = settings.named - {values.get(key) for key in ROLES}
+    values["additional_special_tokens"] = sorted(named & set(tokenizer.specials), key=tokenizer.specials.get)
     if vocabulary == PADDLE_FILE:  # its reader, PaddleMIX's, always is of the older kind
         (folder / PADDLE_FILE).rename(folder / SENTENCEPIECE_FILE)
-        settings["legacy"] = True
-    is_fast = vocabulary == FAST_FILE
-    has_code = settings.pop("auto_map", None) is not None  # InternLM's, whose classes come with its folders only
-    if has_code or settings.get("tokenizer_class") in (None, "LLavaTokenizer"):
-        settings["tokenizer_class"] = "PreTrainedTokenizerFast" if is_fast else "LlamaTokenizer"
-    settings.setdefault("add_bos_token", tokenizer.add_bos)
-    settings.setdefault("eos_token", tokenizer.id_to_piece(tokenizer.eos_id))
+        values["legacy"] = True
+    added = settings.added
+    if vocabulary == FAST_FILE:
+        spec, added = settled_json(tokenizer, files.read_json(FAST_FILE), added)
+        write_json(folder / FAST_FILE, spec)
+        values |= _fast_class(spec)
+    else:
+        # The slow classes look for added tokens in the raw text, whatever the flag says; the fast ones obey it.
+        num_pieces = len(read_facts(files.contents[vocabulary]).pieces)
+        added = {text: dataclasses.replace(token, is_normalized=False) for text, token in added.items()}
+        added = without_gaps(added, num_pieces)
+        values["tokenizer_class"] = _slow_class(stated)
+    values["add_bos_token"] = tokenizer.add_bos
+    values["added_tokens_decoder"] = {str(token.token_id): flags(token) for token in added.values()}
+    chat = None if template is None else chat_template(get_template(template))
+    write_json(folder / CONFIG_FILE, values if chat is None else {**values, "chat_template": chat})
+    write_json(folder / SPECIALS_FILE, {key: values[key] for key in ROLES if key in values})
+    write_json(folder / ADDED_FILE, {token.text: token.token_id for token in added.values()})
+
+
+def flags(token: AddedToken) -> dict[str, Any]:
+    """Return a token as added_tokens_decoder lists it."""
+    return {key: value for key, value in token.as_json().items() if key != "id"}
+
+
+def _roles(tokenizer: Tokenizer, stated: Mapping[str, Any], special_map: Mapping[str, Any]) -> dict[str, str]:
+    """Return the roles as texts, with those that PaddleMIX leaves unsaid.
+
+    A role that the vocabulary lacks a token for is left out: transformers would add one, behind the model's last row.
+    """
+    roles = {"eos_token": tokenizer.id_to_piece(tokenizer.eos_id)}
     if tokenizer.bos_id is not None:
-        settings.setdefault("bos_token", tokenizer.id_to_piece(tokenizer.bos_id))
+        roles["bos_token"] = tokenizer.id_to_piece(tokenizer.bos_id)
     if "<unk>" in tokenizer.specials:
-        settings.setdefault("unk_token", "<unk>")
-    write_json(folder / CONFIG_FILE, settings)
+        roles["unk_token"] = "<unk>"
+    for key in ROLES:
+        token = stated[key] if key in stated else special_map.get(key)
+        text = token.get("content") if isinstance(token, Mapping) else token
+        if text in tokenizer.specials:
+            roles[key] = text
+    return roles
+
+
+def _fast_class(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the class that reads tokenizer.json as it is; version 4 takes add_prefix_space from the settings."""
+    has_space = bool((spec.get("pre_tokenizer") or {}).get("add_prefix_space"))
+    return {"tokenizer_class": "PreTrainedTokenizerFast", "add_prefix_space": has_space}
+
+
+def _slow_class(stated: Mapping[str, Any]) -> str:
+    name = str(stated.get("tokenizer_class") or "").removesuffix("Fast")
+    return name if name in SLOW_CLASSES else SLOW_CLASSES[0]
