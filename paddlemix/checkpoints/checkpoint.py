@@ -15,7 +15,7 @@ from .files import StoredTensor, read_json
 from .layouts import hf, hf_tokenizer
 from .layouts.components import EMBEDDING, HEAD
 from .shapes import check_complete, parameter_shapes
-from .source import our_tensors, read_source, tokenizer_folder, vocabulary_home
+from .source import notices_of, our_tensors, read_source, tokenizer_folder, vocabulary_home
 from .transforms import cast, sliced_rows, transposed
 
 
@@ -24,7 +24,8 @@ class Checkpoint:
     """tensors: our names, our orientation, lazy. dropped: the stored names that are left out on purpose.
 
     cut: which rows of the stored vocabulary are left out, in words, empty for none. num_own_rows: how many of those
-    that are there a llava-hf folder had before its tokens were added, None where nothing tells.
+    that are there a llava-hf folder had before its tokens were added, None where nothing tells. notices: sentences on
+    its chat format and tokenizer.
     """
 
     path: Path
@@ -35,6 +36,7 @@ class Checkpoint:
     dropped: list[str]
     cut: str = ""
     num_own_rows: int | None = None
+    notices: tuple[str, ...] = ()
 
     def as_dtype(self, dtype: str | None) -> Checkpoint:
         """Return the same with tensors of another dtype."""
@@ -61,7 +63,9 @@ def open_checkpoint(
     dropped = [name for name in stored if layout.is_dropped(layout.canonical(name), config)]
     home = tokenizer_folder(path, layout)
     has_tokenizer = any((home / name).is_file() for name in VOCABULARIES)
-    checkpoint = Checkpoint(path, layout, config, tensors, load_tokenizer(home) if has_tokenizer else None, dropped)
+    tokenizer = load_tokenizer(home) if has_tokenizer else None
+    notices = tuple(notices_of(path, layout, config))
+    checkpoint = Checkpoint(path, layout, config, tensors, tokenizer, dropped, notices=notices)
     found = vocabulary_home(path, layout, config)
     num_own = None
     if found is not None and found[1] is hf:

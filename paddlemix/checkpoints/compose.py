@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ..conversation.tokenizer import Tokenizer, load_tokenizer
+from ..conversation.vocabulary_choice import vocabulary_notice
 from ..image.spec import ImageSpec
+from ..log import notice
 from ..models.config import LanguageConfig, LlavaConfig, VisionConfig
 from ..models.language.families import FAMILIES, get_family
 from ..models.vision.families import TOWER_FAMILIES, get_tower_family
@@ -19,6 +21,7 @@ from .fused import as_ours
 from .layouts import decoder, tower
 from .layouts import paddle as layout
 from .layouts.components import EMBEDDING, decoder_rules, is_unused_by_llava, open_torch_weights, tower_rules
+from .layouts.part import read_own_json
 from .new_folder import write_folder
 from .positions import resize_tower
 from .projector_file import fresh_newline, fresh_projector, read_projector
@@ -122,12 +125,17 @@ def _open_language(folder: Path) -> _Language:
     if decoder.is_decoder(folder):
         config, raw = decoder.read_decoder(folder)
         ends = decoder.read_eos(folder, raw, config)
-        found = _Language(config, _ours(folder, config), _tokenizer(folder), ends, get_family(config.family).template)
+        chat = decoder.template_of(read_own_json({}), config, folder)
+        found = _Language(config, _ours(folder, config), _tokenizer(folder), ends, chat.name)
+        notices = [chat.notice, vocabulary_notice(folder)]
     else:
         whole = _open_whole(folder, "language model", f"a {NAMES} with safetensors or .bin files")
         tokenizer = whole.tokenizer or _tokenizer(folder)
         tensors = _starting_with(whole.tensors, "language_model.")
         found = _Language(whole.config.language, tensors, tokenizer, whole.config.eos_token_ids, whole.config.template)
+        notices = whole.notices
+    for text in filter(None, notices):
+        notice(text)
     if EMBEDDING not in found.tensors:
         raise CheckpointError(f"{folder} has no token embeddings: the weights of the language model are incomplete")
     if found.tokenizer.vocab_size > found.config.vocab_size:

@@ -53,7 +53,7 @@ def convert(
     parts = _parts(source, target)
     names = str(source_path), str(destination), source.layout.NAME, to
     report = Report(*names, dropped=source.dropped, cut=source.cut)
-    report.notes += [note for part in parts for note in part.notes]
+    report.notes += [*source.notices, *(note for part in parts for note in part.notes)]
     report.mapped = trace(source.tensors, _all_tensors(parts))
     report.num_bytes = sum(tensor.num_bytes for part in parts for tensor in part.tensors.values())
     check_space(destination.parent, report.num_bytes)

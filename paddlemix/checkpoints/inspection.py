@@ -19,7 +19,7 @@ from .inspection_trained import inspect_trained
 from .layouts import detect, official, xtuner
 from .shapes import parameter_shapes
 from .side_files import kind_of
-from .source import read_source
+from .source import read_source, template_choice
 from .transforms import transposed
 from .weight_scan import Scan, scan_folder
 
@@ -109,7 +109,10 @@ def _describe(path: Path, layout, config: LlavaConfig, scan: Scan, found: Inspec
     count(found, {("", name): tensor for name, tensor in tensors.items()}, expected)
     compare(found, {name: tensor.shape for name, tensor in tensors.items()}, expected, is_told)
     found.image = describe_image(config.image)
-    describe_text(path, None, config, found)
+    choice = None
+    with found.collecting():
+        choice = template_choice(path, layout, config)
+    describe_text(path, None, config, found, choice)
     for part in config.untrained:
         found.notes.append(f"the {part} is untrained: it holds random values, answers will make no sense")
 

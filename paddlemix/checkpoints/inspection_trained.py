@@ -9,7 +9,7 @@ from . import lora, peft_adapter
 from .files import preview, read_json
 from .inspection_facts import Inspection, count, describe_image, describe_text
 from .side_files import KINDS, base_folder
-from .source import read_config
+from .source import read_source, template_choice
 from .weight_scan import Scan, scan_file, scan_folder
 
 FACTOR = re.compile(r"(?P<layer>.+?)\.lora_(embedding_)?(?P<side>[AB])\b.*")
@@ -69,6 +69,6 @@ def _describe_base(path: Path, kind: str, base, found: Inspection) -> None:
     found.trained["base"] = None if base is None else str(base)
     with found.collecting():
         found.trained["base"] = str(base or base_folder(path, kind))
-        config = read_config(path, base)
+        layout, config = read_source(path, base)
         found.image = describe_image(config.image)
-        describe_text(path, Path(found.trained["base"]), config, found)
+        describe_text(path, Path(found.trained["base"]), config, found, template_choice(path, layout, config))

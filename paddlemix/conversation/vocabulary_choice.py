@@ -37,6 +37,11 @@ def read_files(folder: str | Path) -> TokenizerFiles:
     return _choose(first, fast)
 
 
+def vocabulary_notice(folder: str | Path) -> str:
+    """Return why another vocabulary file than the first one counts in a folder, empty if none does."""
+    return read_files(folder).notice
+
+
 def _choose(first: TokenizerFiles, fast: TokenizerFiles) -> TokenizerFiles:
     try:
         spec = fast.read_json(FAST_FILE)

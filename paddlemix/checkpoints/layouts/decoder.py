@@ -9,6 +9,7 @@ from ...models.config import LanguageConfig, LlavaConfig
 from ...models.language.families import by_architecture, get_family
 from ..files import CheckpointError, read_json
 from .components import has_torch_weights
+from .folder_template import DEFAULT, NOTED, TemplateChoice, choose_template
 
 
 def is_decoder(folder: Path) -> bool:
@@ -107,6 +108,12 @@ def eos_json(config: LlavaConfig) -> int | list[int] | None:
     return ends[0] if len(ends) == 1 else ends or None
 
 
-def template_of(own: dict, language: LanguageConfig) -> str:
-    """Return the chat format that a folder names (own: of `read_own_json`), else its family's."""
-    return own["template"] or get_family(language.family).template
+def template_of(own: dict, language: LanguageConfig, folder: Path | None = None) -> TemplateChoice:
+    """Return the chat format that a folder has or names (own: of `read_own_json`), else its family's.
+
+    folder: where transformers' chat template may lie, None to look at none. Raises CheckpointError.
+    """
+    default = get_family(language.family).template
+    if folder is None:
+        return TemplateChoice(own["template"] or default, NOTED if own["template"] else DEFAULT)
+    return choose_template(folder, own["template"], default)

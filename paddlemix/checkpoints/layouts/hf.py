@@ -54,7 +54,7 @@ def read_config(folder: Path, raw: dict) -> LlavaConfig:
         vision=vision,
         projector_type="mlp2x_gelu",
         image=_read_image(folder, raw, vision, is_next),
-        template=template_of(own, language),
+        template=template_of(own, language, folder).name,
         dtype=raw.get("torch_dtype") or raw.get("dtype") or "float32",
         has_image_newline=is_next,
         eos_token_ids=read_eos(folder, text or raw, language),
@@ -146,7 +146,8 @@ def parts(
     names, theirs = table(config), {}
     vocabulary = [names.to_theirs(name)[0] for name in (EMBEDDING, HEAD)]
     for name, tensor in renamed(names, tensors, NAME).items():
-        theirs[_new_style(name)] = padded_rows(tensor, places.num_rows, "mean") if name in vocabulary else tensor
+        is_grown = name in vocabulary and tensor.shape[0] < places.num_rows
+        theirs[_new_style(name)] = padded_rows(tensor, places.num_rows, "mean") if is_grown else tensor
     return [Part("", "safetensors", "model", theirs, hf_json.json_files(config, places))]
 
 

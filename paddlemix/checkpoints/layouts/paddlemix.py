@@ -60,7 +60,7 @@ def read_config(folder: Path, raw: dict) -> LlavaConfig:
         vision=vision,
         projector_type=raw.get("mm_projector_type", "linear"),
         image=image,
-        template=template_of(read_own_json(raw), language),
+        template=template_of(read_own_json(raw), language).name,
         dtype=raw.get("dtype") or raw.get("torch_dtype") or "float32",
         has_image_newline=image.merge == "spatial_unpad",
         eos_token_ids=read_eos(folder, raw, language),

@@ -64,7 +64,7 @@ def read_config(folder: Path, raw: dict, base: Path | None = None) -> LlavaConfi
         vision=vision,
         projector_type=_projector_type(folder, projector, vision),
         image=image,
-        template=template_of(read_own_json(projector), language),
+        template=template_of(read_own_json(projector), language, tokenizer_folder(folder, base)).name,
         dtype=llm.get("torch_dtype") or llm.get("dtype") or "float32",
         eos_token_ids=read_eos(home, llm, language),
     )
@@ -293,4 +293,4 @@ def _projector_json(config: LlavaConfig) -> dict:
 
 
 def write_tokenizer(tokenizer: Tokenizer, config: LlavaConfig, folder: Path) -> None:
-    torch_tokenizer.write_tokenizer(tokenizer, config.language.vocab_size, folder)
+    torch_tokenizer.write_tokenizer(tokenizer, config.language.vocab_size, folder, config.template)
