@@ -40,7 +40,8 @@ class LlavaProcessor:
     def from_pretrained(cls, path, base=None) -> LlavaProcessor:
         """Read a model folder of any known layout, side files with their base, or what `save_pretrained` wrote.
 
-        base: as in `load_model`. Tells where the folder's own chat template or vocabulary is not used as it is. Raises CheckpointError for what is missing or broken.
+        base: as in `load_model`. Tells where the folder's own chat template or vocabulary is not used as it is.
+        Raises CheckpointError for what is missing or broken.
         """
         path = hub.resolve(path)
         if _is_complete(path):

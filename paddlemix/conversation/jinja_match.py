@@ -18,6 +18,7 @@ SYSTEM = "Be brief, y7."
 ASKED = ("What is in q1x?", "And what in q2x?")
 ANSWERED = ("It is a1z.", "That is a2z.")
 MARK = "<image>\n"
+PYTHON = "{'type': "
 SHOWN = 60  # characters around a difference
 
 
@@ -63,7 +64,8 @@ def match_template(source: str, tokens: Mapping[str, str], preferred: str) -> Ma
     whole = [rendered for rendered in forms if rendered[0] is not None and rendered[1] is not None]
     if not whole:
         return Match(preferred, "it renders no conversation of two turns")
-    rendered = next((one for one in whole if _roles_of(one[1]) is not None), whole[0])
+    # A template for texts prints a list of parts as Python spells it.
+    rendered = next((one for one in whole if _roles_of(one[1]) is not None and PYTHON not in one[0]), whole[-1])
     return _nearest(rendered, chats, tokens, preferred)
 
 

@@ -14,7 +14,7 @@ from ..files import CheckpointError, read_json
 from .hf_chat import chat_template
 
 JINJA_FILE, JSON_FILE, PROCESSOR_FILE = "chat_template.jinja", "chat_template.json", "processor_config.json"
-MORE_FOLDER = "additional_chat_templates"  # templates by other names, which apply only where they are asked for
+# NOTE: templates in additional_chat_templates/ have other names, and apply only where somebody asks for one of them.
 MAX_BYTES = 1 << 20
 DEFAULT, NOTED = "that of its language model's family", "from config.json"
 
@@ -67,25 +67,28 @@ def _is_known(name: str) -> bool:
 
 def _find_source(folder: Path) -> tuple[str, str] | None:
     """Return a folder's Jinja text and the file it is from, in the order of transformers' processors."""
-    for name, key in ((PROCESSOR_FILE, "chat_template"), (JSON_FILE, "chat_template")):
-        value = _read(folder / name).get(key)
-        if value:
-            return _default_of(value, folder / name), name
-    path = folder / JINJA_FILE
-    if path.is_file():
-        if path.stat().st_size > MAX_BYTES:
-            raise CheckpointError(f"{path} has {path.stat().st_size:,} bytes, expected {MAX_BYTES:,} at most")
-        try:
-            return path.read_text(encoding="utf-8"), JINJA_FILE
-        except UnicodeDecodeError as error:
-            raise CheckpointError(f"{path} is no text in UTF-8: {error}") from None
-    value = _read(folder / CONFIG_FILE).get("chat_template")
-    source = _default_of(value, folder / CONFIG_FILE) if value else ""
-    return (source, CONFIG_FILE) if source else None
+    for name in (PROCESSOR_FILE, JSON_FILE, JINJA_FILE, CONFIG_FILE):
+        path = folder / name
+        if path.is_file():
+            source = _read_jinja(path) if name == JINJA_FILE else _default_of(_read(path).get("chat_template"), path)
+            if source:
+                return source, name
+    return None
+
+
+def _read_jinja(path: Path) -> str:
+    if path.stat().st_size > MAX_BYTES:
+        raise CheckpointError(f"{path} has {path.stat().st_size:,} bytes, expected {MAX_BYTES:,} at most")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{path} is no text in UTF-8: {error}") from None
 
 
 def _default_of(value: Any, where: Path) -> str:
     """Return the template that applies where none is asked for by name, empty if there is none."""
+    if value is None:
+        return ""
     if isinstance(value, list) and all(isinstance(one, Mapping) for one in value):
         value = {one.get("name"): one.get("template") for one in value}
     if isinstance(value, Mapping):
