@@ -76,40 +76,55 @@ class AddedTokenSplitter:
         self._find = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
         self._has_readable = any(not token.is_special for token in self._tokens.values())
 
-    def split(self, text: str) -> list[str | AddedToken]:
-        """Return texts and tokens in their order. A special token is part of the text around it."""
+    def split(self, text: str, *, before: str = "") -> list[str | AddedToken]:
+        """Return texts and tokens in their order. A special token is part of the text around it.
+
+        before: what stands in front of the text, which decides if a token at its start is a word of its own.
+        """
         if not self._has_readable:
             return [text] if text else []
-        parts = self._cut(text)
-        for index, part in enumerate(parts):
-            if isinstance(part, AddedToken):
-                _apply_flags(parts, index, part)
-        return [part for part in parts if part != ""]
+        texts, tokens = self._cut(text)
+        for index, token in enumerate(tokens):
+            if token is not None and not _apply_flags(texts, index, token, before):
+                tokens[index] = None
+        # A token that became part of its neighbor leaves nothing, and one that took another in is text.
+        kept = zip(texts, tokens, strict=True)
+        return [token if token is not None and token.text == text else text for text, token in kept if text]
 
-    def _cut(self, text: str) -> list[str | AddedToken]:
-        """Return text, token, text, ..., token, text."""
-        parts: list[str | AddedToken] = []
-        start = 0
+    def _cut(self, text: str) -> tuple[list[str], list[AddedToken | None]]:
+        """Return the stretches of a text, none of them empty, and the token that each one is, if any."""
+        texts, tokens, start = [], [], 0
         for match in self._find.finditer(text):
             token = self._tokens[match.group()]
-            if not token.is_special:
-                parts += [text[start : match.start()], token]
-                start = match.end()
-        return [*parts, text[start:]]
+            if token.is_special:
+                continue
+            for part, kind in ((text[start : match.start()], None), (token.text, token)):
+                if part:
+                    texts.append(part)
+                    tokens.append(kind)
+            start = match.end()
+        return ([*texts, text[start:]], [*tokens, None]) if text[start:] else (texts, tokens)
 
 
-def _apply_flags(parts: list[str | AddedToken], index: int, token: AddedToken) -> None:
-    """Let a token take white space beside it, or become text again where it is not a word of its own."""
-    left, right = parts[index - 1], parts[index + 1]
-    if token.strips_right:
-        right = right.lstrip()
-    if token.strips_left:
-        left = left.rstrip()
+def _apply_flags(texts: list[str], index: int, token: AddedToken, before: str) -> bool:
+    """Let a token take the white space beside it; tell if it is one, or text because it is no word of its own.
+
+    `texts` changes as in transformers, where a token that is none is joined to what stands before it, or after it.
+    """
+    has_left, has_right = index > 0, index + 1 < len(texts)
+    if token.strips_right and has_right:
+        texts[index + 1] = texts[index + 1].lstrip()
+    if token.strips_left and has_left:
+        texts[index - 1] = texts[index - 1].rstrip()
+    left = texts[index - 1] if has_left else before
     if token.is_word and left and not left.endswith(" "):
-        left, parts[index] = left + token.text, ""
-    elif token.is_word and right and not right.startswith(" "):
-        right, parts[index] = token.text + right, ""
-    parts[index - 1], parts[index + 1] = left, right
+        if has_left:
+            texts[index - 1], texts[index] = left + token.text, ""
+        return False
+    if token.is_word and has_right and texts[index + 1] and not texts[index + 1].startswith(" "):
+        texts[index], texts[index + 1] = "", token.text + texts[index + 1]
+        return False
+    return True
 
 
 def check_ids(tokens: Iterable[AddedToken], piece_of: Callable[[int], str | None], where: str) -> None:

@@ -79,13 +79,14 @@ class SentencePieceTokenizer:
             return []
         check_unicode(text)
         ids: list[int] = []
-        for part in self._splitter.split(text):
+        before = SPACE_PIECE if is_start and self.has_text_prefix and not self._is_legacy else ""
+        for part in self._splitter.split(text, before=before):
             if isinstance(part, AddedToken):
                 ids += self.special_ids(part.text, is_start=is_start)
                 is_start = self.has_prefix_after(part.token_id)
             else:
                 ids += self._encode(part, is_start)
-                is_start = False
+                is_start = self._is_legacy and self.has_text_prefix
         return ids
 
     def _encode(self, text: str, is_start: bool) -> list[int]:
