@@ -13,17 +13,14 @@ from ...conversation.tokenizer_files import (
     ADDED_FILE,
     CONFIG_FILE,
     FAST_FILE,
-    SENTENCEPIECE_FILE,
     SPECIALS_FILE,
     VOCABULARIES,
     TokenizerFiles,
 )
-from ...conversation.tokenizer_settings import read_settings
 from ...conversation.vocabulary_choice import read_files
 from ..files import StoredTensor, read_json, write_json
 from ..transforms import sliced_rows
 from . import torch_tokenizer
-from .hf_fast import fast_json
 from .settled_fast import FILLER
 
 IMAGE, PAD = "<image>", "<pad>"
@@ -64,7 +61,7 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, vocab_size: int, process
 
     Raises CheckpointError when it has more tokens than the model has rows.
     """
-    torch_tokenizer.write_tokenizer(tokenizer, vocab_size, folder)
+    torch_tokenizer.write_tokenizer(tokenizer, vocab_size, folder, is_final=False)
     places = find_places(vocab_size, tokenizer)
     new = [AddedToken(text, number, is_special=True) for text, number in places.added.items()]
     last = min(places.added.values(), default=0)
@@ -73,25 +70,7 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, vocab_size: int, process
     if (folder / FAST_FILE).is_file():
         _add_to_fast(folder / FAST_FILE, new)
     _add_to_settings(folder, new, processor_class)
-    if not (folder / FAST_FILE).is_file():
-        _write_fast(tokenizer, folder)
-
-
-def _write_fast(tokenizer: Tokenizer, folder: Path) -> None:
-    """Write a tokenizer.json beside the SentencePiece model, where one can be made."""
-    files = read_files(folder)
-    config, settings = files.read_json(CONFIG_FILE), read_settings(files)
-    if config.get("add_prefix_space") is False:
-        return
-    spec = fast_json(
-        files.contents[SENTENCEPIECE_FILE],
-        is_legacy=settings.is_legacy,
-        bos=tokenizer.id_to_piece(tokenizer.bos_id) if tokenizer.add_bos else None,
-        added=settings.added,
-        specials=tokenizer.specials,
-    )
-    if spec is not None:
-        write_json(folder / FAST_FILE, spec)
+    torch_tokenizer.write_fast(tokenizer, folder)
 
 
 def _add_to_settings(folder: Path, new: list[AddedToken], processor_class: str) -> None:
@@ -105,8 +84,6 @@ def _add_to_settings(folder: Path, new: list[AddedToken], processor_class: str) 
         "padding_side": "left",
         "processor_class": processor_class,
     }
-    if config.get("add_prefix_space"):  # the default; where it is stated, transformers ignores tokenizer.json
-        del config["add_prefix_space"]
     write_json(folder / CONFIG_FILE, config)
     write_json(folder / SPECIALS_FILE, specials | {"pad_token": PAD})
     write_json(folder / ADDED_FILE, ids | {token.text: token.token_id for token in new})

@@ -28,6 +28,7 @@ from ...conversation.tokenizer_settings import read_settings
 from ...conversation.vocabulary_choice import read_files
 from ..files import CheckpointError, write_json
 from .hf_chat import chat_template
+from .hf_fast import fast_json
 from .settled_fast import settled_json, without_gaps
 
 SLOW_CLASSES = ("LlamaTokenizer", "GemmaTokenizer", "CodeLlamaTokenizer")  # known to both versions
@@ -35,10 +36,13 @@ KEPT = ("add_eos_token", "add_prefix_space", "legacy", "clean_up_tokenization_sp
 KEPT += ("model_max_length", "spaces_between_special_tokens", "truncation_side", "use_default_system_prompt")
 
 
-def write_tokenizer(tokenizer: Tokenizer, vocab_size: int, folder: Path, template: str | None = None) -> None:
+def write_tokenizer(
+    tokenizer: Tokenizer, vocab_size: int, folder: Path, template: str | None = None, *, is_final: bool = True
+) -> None:
     """Write a tokenizer as transformers reads it.
 
-    template: name of the chat format to state. Raises CheckpointError when it has more tokens than the model.
+    template: name of the chat format to state. is_final: no tokens are added afterwards, so that a tokenizer.json can
+    stand beside a SentencePiece model. Raises CheckpointError when it has more tokens than the model.
     """
     if tokenizer.vocab_size > vocab_size:
         raise CheckpointError(
@@ -66,12 +70,33 @@ def write_tokenizer(tokenizer: Tokenizer, vocab_size: int, folder: Path, templat
         added = {text: dataclasses.replace(token, is_normalized=False) for text, token in added.items()}
         added = without_gaps(added, num_pieces)
         values["tokenizer_class"] = _slow_class(stated)
+        if values.get("add_prefix_space"):  # the default; where it is stated, transformers ignores tokenizer.json
+            del values["add_prefix_space"]
     values["add_bos_token"] = tokenizer.add_bos
     values["added_tokens_decoder"] = {str(token.token_id): flags(token) for token in added.values()}
     chat = None if template is None else chat_template(get_template(template))
     write_json(folder / CONFIG_FILE, values if chat is None else {**values, "chat_template": chat})
     write_json(folder / SPECIALS_FILE, {key: values[key] for key in ROLES if key in values})
     write_json(folder / ADDED_FILE, {token.text: token.token_id for token in added.values()})
+    if is_final:
+        write_fast(tokenizer, folder)
+
+
+def write_fast(tokenizer: Tokenizer, folder: Path) -> None:
+    """Write a tokenizer.json beside a SentencePiece model that was written, where one can be made."""
+    files = read_files(folder)
+    if files.vocabulary == FAST_FILE or files.read_json(CONFIG_FILE).get("add_prefix_space") is False:
+        return
+    settings = read_settings(files)
+    spec = fast_json(
+        files.contents[SENTENCEPIECE_FILE],
+        is_legacy=settings.is_legacy,
+        bos=tokenizer.id_to_piece(tokenizer.bos_id) if tokenizer.add_bos else None,
+        added=settings.added,
+        specials=tokenizer.specials,
+    )
+    if spec is not None:
+        write_json(folder / FAST_FILE, spec)
 
 
 def flags(token: AddedToken) -> dict[str, Any]:
