@@ -16,14 +16,15 @@ from .layouts import hf, hf_tokenizer
 from .layouts.components import EMBEDDING, HEAD
 from .shapes import check_complete, parameter_shapes
 from .source import notices_of, our_tensors, read_source, tokenizer_folder, vocabulary_home
-from .transforms import cast, sliced_rows, transposed
+from .transforms import are_alike, cast, sliced_rows, transposed
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """tensors: our names, our orientation, lazy. dropped: the stored names that are left out on purpose.
 
-    cut: which rows of the stored vocabulary are left out, in words, empty for none. num_own_rows: how many of those
+    cut: which rows of the stored vocabulary are left out, in words, empty for none. is_cut_padding: all of these hold the
+    same values, so that they were never trained. num_own_rows: how many of those
     that are there a llava-hf folder had before its tokens were added, None where nothing tells. notices: sentences on
     its chat format and tokenizer.
     """
@@ -35,6 +36,7 @@ class Checkpoint:
     tokenizer: Tokenizer | None
     dropped: list[str]
     cut: str = ""
+    is_cut_padding: bool = False
     num_own_rows: int | None = None
     notices: tuple[str, ...] = ()
 
@@ -95,7 +97,14 @@ def _without_added_rows(checkpoint: Checkpoint, num_rows: int, home: Path) -> Ch
         tensors=tensors,
         tokenizer=tokenizer and hf_tokenizer.read_tokenizer(home, num_rows),
         cut=_describe_cut(num_rows, config.language.vocab_size, tokenizer),
+        is_cut_padding=all(are_alike(rows, num_rows) for rows in _vocabularies(checkpoint)),
     )
+
+
+def _vocabularies(checkpoint: Checkpoint) -> list[StoredTensor]:
+    """Return the matrices with a row for each token."""
+    tensors = checkpoint.tensors
+    return [tensors[EMBEDDING], *([transposed(tensors[HEAD])] if HEAD in tensors else [])]
 
 
 def _describe_cut(start: int, stop: int, tokenizer: Tokenizer | None) -> str:

@@ -25,10 +25,11 @@ def compare_tensors(source: Checkpoint, folder: Path) -> list[str]:
     different = [name for name, tensor in source.tensors.items() if not is_same(tensor, result.tensors[name])]
     if different:
         raise CheckpointError(f"verification failed: {len(different)} tensors differ: {preview(different)}")
-    if source.cut:
+    if source.cut and not source.is_cut_padding:
         kept = f"what was kept of all {len(source.tensors)} tensors is the source's bit by bit"
         return [f"verified: {kept}; left out were rows of the vocabulary: {source.cut}"]
-    return [f"verified: all {len(source.tensors)} tensors are bit-equal to the source's"]
+    rest = f" without its padding of the vocabulary: {source.cut}" if source.cut else ""
+    return [f"verified: all {len(source.tensors)} tensors are bit-equal to the source's{rest}"]
 
 
 def is_same(first: StoredTensor, second: StoredTensor) -> bool:

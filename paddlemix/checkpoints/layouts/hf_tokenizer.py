@@ -19,7 +19,7 @@ from ...conversation.tokenizer_files import (
 )
 from ...conversation.vocabulary_choice import read_files
 from ..files import StoredTensor, read_json, write_json
-from ..transforms import sliced_rows
+from ..transforms import are_alike
 from . import torch_tokenizer
 from .settled_fast import FILLER
 
@@ -102,17 +102,11 @@ def own_vocab_size(folder: Path, raw: dict, recorded: int | None, rows: StoredTe
     if recorded is not None and recorded != image_id:
         return None
     if not any((folder / name).is_file() for name in VOCABULARIES):
-        return image_id if recorded == image_id and _are_alike(rows, image_id) else None
+        return image_id if recorded == image_id and are_alike(rows, image_id) else None
     tokenizer = load_tokenizer(folder)
     last = {text for text, number in tokenizer.specials.items() if number >= image_id}
     is_added = last <= {IMAGE, PAD} and tokenizer.specials.get(IMAGE) == image_id
     return image_id if is_added and tokenizer.vocab_size <= image_id + len(last) else None
-
-
-def _are_alike(rows: StoredTensor, start: int) -> bool:
-    """Tell if all rows from one on are bit by bit the same."""
-    last = sliced_rows(rows, start, rows.shape[0]).values
-    return bool((last == last[:1]).all())
 
 
 def read_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
