@@ -23,10 +23,9 @@ from .transforms import are_alike, cast, sliced_rows, transposed
 class Checkpoint:
     """tensors: our names, our orientation, lazy. dropped: the stored names that are left out on purpose.
 
-    cut: which rows of the stored vocabulary are left out, in words, empty for none. is_cut_padding: all of these hold the
-    same values, so that they were never trained. num_own_rows: how many of those
-    that are there a llava-hf folder had before its tokens were added, None where nothing tells. notices: sentences on
-    its chat format and tokenizer.
+    cut: which rows of the stored vocabulary are left out, in words, empty for none. is_cut_padding: all of these hold
+    the same values, so that they were never trained. num_own_rows: how many of those that are there a llava-hf folder
+    had before its tokens were added, None where nothing tells. notices: sentences on its chat format and tokenizer.
     """
 
     path: Path

@@ -21,7 +21,7 @@ UNREACHABLE = " \x00{}"
 
 def read_added(spec: Mapping[str, Any], where: str) -> dict[str, AddedToken]:
     """Return a file's added tokens by their texts, in its order. Raises ValueError."""
-    listed = spec.get("added_tokens") or ()
+    listed = [] if spec.get("added_tokens") is None else spec["added_tokens"]
     if not isinstance(listed, list) or not all(isinstance(token, dict) for token in listed):
         raise ValueError(f"{where}: added_tokens is {str(listed)[:80]}, expected a list of objects")
     tokens = [parse_token(token, token.get("id"), f"added_tokens of {where}") for token in listed]
@@ -57,7 +57,10 @@ def steps_of(step: Any, where: str = "") -> Iterator[Mapping[str, Any]]:
         yield step
         return
     for key in LISTS:
-        for child in step.get(key) or ():
+        children = step.get(key) or []
+        if not isinstance(children, list):
+            raise ValueError(f"{where}: {key} is {str(children)[:80]}, expected a list of steps")
+        for child in children:
             yield from steps_of(child, where)
 
 
@@ -70,7 +73,9 @@ def _check_pattern(pattern: Any, where: str) -> None:
 
 
 def _growth(step: Mapping[str, Any]) -> int:
-    """Return how many characters a step may make of one."""
+    """Return how many characters a step may make of one, or put in front."""
+    if step["type"] == "Prepend" and isinstance(step.get("prepend"), str):
+        return max(len(step["prepend"]), 1)
     pattern, content = step.get("pattern"), step.get("content")
     if step["type"] != "Replace" or not isinstance(content, str):
         return 1
@@ -102,7 +107,9 @@ def plain_spec(spec: Mapping[str, Any], tokens: Iterable[AddedToken], specials: 
 
 def _touches(merge: Any, specials: set[str]) -> bool:
     """Tell if a merge makes a special token or needs one; older files write the pair as one string with a space."""
-    pair = merge.split(" ") if isinstance(merge, str) else list(merge)
+    pair = merge.split(" ") if isinstance(merge, str) else merge
+    if not isinstance(pair, list) or not all(isinstance(part, str) for part in pair):
+        return False  # which the library refuses
     return "".join(pair) in specials or not specials.isdisjoint(pair)
 
 
@@ -131,6 +138,23 @@ def prefix_schemes(spec: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
                 yield key, step.get("prepend_scheme", "always" if step.get("add_prefix_space", True) else "never")
             elif step["type"] == "ByteLevel" and step.get("add_prefix_space"):
                 yield key, "always"
+
+
+def check_prefix(spec: Mapping[str, Any], stated: bool | None, where: str) -> None:
+    """Raise ValueError where tokenizer_config.json states another add_prefix_space than tokenizer.json has.
+
+    transformers 4 lets the statement count for some classes, version 5 lets the file.
+    """
+    if stated is None:
+        return
+    own = (spec.get("pre_tokenizer") or {}).get("add_prefix_space")
+    has_prefix = any(scheme != "never" for _, scheme in prefix_schemes(spec))
+    if (isinstance(own, bool) and own != stated) or (not stated and has_prefix):
+        found = own if isinstance(own, bool) else has_prefix
+        raise ValueError(
+            f"{where} has add_prefix_space {found}, the settings beside it {stated}, so that ids depend on the tool: "
+            "make both the same"
+        )
 
 
 def starts_with(spec: Mapping[str, Any], bos: str | None) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import tokenizers
 from .added_tokens import MAX_ID, NEVER_READ, AddedToken, check_ids
 from .detokenize import decode
 from .fast_spec import (
+    check_prefix,
     check_spec,
     ends_with,
     plain_spec,
@@ -39,6 +40,7 @@ class FastTokenizer:
         where = f"{files.vocabulary} in {files.folder}"
         spec, settings = files.read_json(files.vocabulary), read_settings(files)
         check_spec(spec, where)
+        check_prefix(spec, settings.add_prefix_space, where)
         vocabulary = _vocabulary(where, spec)
         self._is_byte_level = _is_byte_level(where, spec)
         self._byte_of = _byte_alphabet() if self._is_byte_level else {}
@@ -73,25 +75,29 @@ class FastTokenizer:
     def _build_encoders(self, spec: Mapping[str, Any], tokens: Mapping[str, AddedToken], specials: set[str]) -> None:
         """Make the library's tokenizers for text at the start of a stretch and for text that goes on."""
         start = plain_spec(spec, tokens.values(), specials)
+        self._start, contents = _build(self._files, start), list(tokens)
+        self._start_ids = _moved(self._start, tokens.values(), contents)
         parts = {key: without_prefix(spec.get(key)) for key in ("normalizer", "pre_tokenizer")}
-        self._start = _build(self._files, start)
-        is_same = all(parts[key] == spec.get(key) for key in parts)
-        self._continue = self._start if is_same else _build(self._files, {**start, **parts})
-        self._moved = {}
-        for token in tokens.values():
-            number = self._start.token_to_id(token.text)
-            if number != token.token_id:
-                self._moved[number] = token.token_id
+        self._continue, self._continue_ids = self._start, self._start_ids
+        if any(parts[key] != spec.get(key) for key in parts):
+            # A token that is looked for in the normalized text keeps the space that normalizing puts before it.
+            contents = [self._normalized(token) for token in tokens.values()]
+            renamed = [dict(one, content=text) for one, text in zip(start["added_tokens"], contents, strict=True)]
+            self._continue = _build(self._files, {**start, **parts, "added_tokens": renamed})
+            self._continue_ids = _moved(self._continue, tokens.values(), contents)
         schemes = list(prefix_schemes(spec))
         self.has_text_prefix = any(scheme in ("always", "first") for _, scheme in schemes)
         self._has_prefix_after_special = any(scheme == "always" for _, scheme in schemes)
         is_raw_only = ("pre_tokenizer", "always") not in schemes
-        readable = [token for token in tokens.values() if token.text not in specials]
         self._restarting = {
-            self._start.token_to_id(token.text)
-            for token in readable
+            token.token_id
+            for token in tokens.values()
             if self._has_prefix_after_special and not (is_raw_only and token.is_normalized)
         }
+
+    def _normalized(self, token: AddedToken) -> str:
+        normalizer = self._start.normalizer
+        return normalizer.normalize_str(token.text) if token.is_normalized and normalizer is not None else token.text
 
     def __reduce__(self):
         return FastTokenizer, (self._files,)
@@ -101,22 +107,25 @@ class FastTokenizer:
         if not text:
             return []
         check_unicode(text)
-        ids = self._encode(text, is_start)
-        return [self._moved.get(token_id, token_id) for token_id in ids] if self._moved else ids
+        try:
+            return self._encode(text, is_start)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # a panic of Rust, where a pattern tries too many ways to read the text
+            raise ValueError(f"{self._files.vocabulary} in {self._files.folder} cannot read a text: {error}") from error
 
     def _encode(self, text: str, is_start: bool) -> list[int]:
-        """Return the library's ids. Text that goes on gets its space back behind the first token found in it."""
-        if is_start or not self._restarting:
-            return self._start.encode(text, add_special_tokens=False).ids if is_start else self._encode_on(text).ids
-        encoding = self._encode_on(text)
-        for index, token_id in enumerate(encoding.ids):
+        """Return the ids. Text that goes on gets its space back behind the first added token in it."""
+        if is_start:
+            ids = self._start.encode(text, add_special_tokens=False).ids
+            return [self._start_ids.get(token_id, token_id) for token_id in ids] if self._start_ids else ids
+        encoding = self._continue.encode(text, add_special_tokens=False)
+        ids = [self._continue_ids.get(token_id, token_id) for token_id in encoding.ids]
+        for index, token_id in enumerate(ids):
             if token_id in self._restarting:
                 rest = text[encoding.offsets[index][1] :]
-                return encoding.ids[: index + 1] + (self._encode(rest, True) if rest else [])
-        return encoding.ids
-
-    def _encode_on(self, text: str) -> Any:
-        return self._continue.encode(text, add_special_tokens=False)
+                return ids[: index + 1] + (self._encode(rest, True) if rest else [])
+        return ids
 
     def special_id(self, text: str) -> int:
         """See Tokenizer."""
@@ -176,6 +185,12 @@ def _build(files: TokenizerFiles, spec: Mapping[str, Any]) -> tokenizers.Tokeniz
         raise ValueError(f"{where} is no tokenizer file: {error}") from error
     built.encode_special_tokens = True  # that is: as text
     return built
+
+
+def _moved(built: tokenizers.Tokenizer, tokens: Iterable[AddedToken], contents: Iterable[str]) -> dict[int, int]:
+    """Return the library's ids of added tokens, found by what it looks for, where the file states other ones."""
+    pairs = [(built.token_to_id(text), token.token_id) for token, text in zip(tokens, contents, strict=True)]
+    return {number: stated for number, stated in pairs if number != stated}
 
 
 def _merge_added(own: Mapping[str, AddedToken], settings: TokenizerSettings, where: str) -> dict[str, AddedToken]:

@@ -50,7 +50,7 @@ class SentencePieceTokenizer:
         self._splitter = AddedTokenSplitter(settings.added.values())
         model = with_control_pieces(model, [i for i in self.specials.values() if _is_typable(facts, i)])
 
-        self.has_text_prefix = facts.add_dummy_prefix if settings.is_legacy else settings.add_prefix_space
+        self.has_text_prefix = facts.add_dummy_prefix if settings.is_legacy else settings.add_prefix_space is not False
         self._stripping = {settings.added[text].token_id for text in settings.stripping}
         self._is_legacy, self._named = settings.is_legacy, settings.named
         known = settings.specials.union(settings.added)

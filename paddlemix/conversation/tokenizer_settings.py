@@ -64,9 +64,9 @@ class TokenizerSettings:
     bos, eos, unk, pad: token texts or None. added: the tokens beside the vocabulary by their texts; is_special is set
     for what is never read out of a text. named: texts that have a role (bos, additional_special_tokens ...). specials:
     these and the added ones that are special. shown: added tokens that are not special. stripping: added tokens that
-    swallow the white space after them (Phi-3's marks). add_bos: None when nothing says so. has_no_end: the settings say
-    that no EOS token follows a text. told: keys that change
-    nothing here, although somebody could expect it, with their values.
+    swallow the white space after them (Phi-3's marks). add_bos, add_prefix_space: None when nothing says so.
+    has_no_end: the settings say that no EOS token follows a text. told: keys that change nothing here, although
+    somebody could expect it, with their values.
     """
 
     bos: str | None
@@ -81,7 +81,7 @@ class TokenizerSettings:
     add_bos: bool | None
     has_no_end: bool
     is_legacy: bool
-    add_prefix_space: bool
+    add_prefix_space: bool | None
     told: dict[str, Any]
 
 
@@ -116,7 +116,7 @@ def read_settings(files: TokenizerFiles) -> TokenizerSettings:
         has_no_end=config.get("add_eos_token") is False,
         # PaddleMIX's tokenizer knows no `legacy` key and behaves like legacy = true whatever the file says.
         is_legacy=files.vocabulary == PADDLE_FILE or config.get("legacy") in (None, True),
-        add_prefix_space=config.get("add_prefix_space") in (None, True),
+        add_prefix_space=config.get("add_prefix_space"),
         told=stated_but_unused(config, RULES),
     )
 

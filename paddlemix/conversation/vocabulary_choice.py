@@ -51,6 +51,8 @@ def _choose(first: TokenizerFiles, fast: TokenizerFiles) -> TokenizerFiles:
         return replace(first, notice=notice)
     content = first.contents[first.vocabulary]
     try:
+        if not content:
+            raise RuntimeError("it is empty")  # which the library takes for no model at all, and says nothing
         model = sentencepiece.SentencePieceProcessor(model_proto=content)
         reason = _difference(model, spec, named, _added_ids(first))
     except RuntimeError:
@@ -70,9 +72,11 @@ def _names(spec: Mapping[str, Any]) -> dict[int, str]:
     """Return id -> text of a tokenizer.json's vocabulary. Raises ValueError for one of another form."""
     model = spec.get("model")
     vocabulary = model.get("vocab") if isinstance(model, Mapping) else None
-    if isinstance(vocabulary, Mapping):
+    if isinstance(vocabulary, Mapping) and all(type(number) is int for number in vocabulary.values()):
         return {number: text for text, number in vocabulary.items()}
-    if isinstance(vocabulary, list) and all(isinstance(one, list) and one for one in vocabulary):
+    if isinstance(vocabulary, list) and all(
+        isinstance(one, list) and one and isinstance(one[0], str) for one in vocabulary
+    ):
         return {number: one[0] for number, one in enumerate(vocabulary)}
     raise ValueError(f"{FAST_FILE} beside it holds no vocabulary")
 
