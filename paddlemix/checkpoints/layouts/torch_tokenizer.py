@@ -63,6 +63,7 @@ def write_tokenizer(
     if vocabulary == FAST_FILE:
         spec, added = settled_json(tokenizer, files.read_json(FAST_FILE), added)
         write_json(folder / FAST_FILE, spec)
+        values.pop("add_prefix_space", None)
         values |= _fast_class(spec)
     else:
         # The slow classes look for added tokens in the raw text, whatever the flag says; the fast ones obey it.
@@ -124,8 +125,9 @@ def _roles(tokenizer: Tokenizer, stated: Mapping[str, Any], special_map: Mapping
 
 def _fast_class(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Return the class that reads tokenizer.json as it is; version 4 takes add_prefix_space from the settings."""
-    has_space = bool((spec.get("pre_tokenizer") or {}).get("add_prefix_space"))
-    return {"tokenizer_class": "PreTrainedTokenizerFast", "add_prefix_space": has_space}
+    has_space = (spec.get("pre_tokenizer") or {}).get("add_prefix_space")
+    space = {"add_prefix_space": has_space} if isinstance(has_space, bool) else {}
+    return {"tokenizer_class": "PreTrainedTokenizerFast", **space}
 
 
 def _slow_class(stated: Mapping[str, Any]) -> str:
