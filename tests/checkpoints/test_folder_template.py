@@ -9,6 +9,7 @@ import pytest
 import tiny_folder
 
 from paddlemix import LlavaProcessor
+from paddlemix.checkpoints.compose import Choices, compose
 from paddlemix.checkpoints.convert import convert
 from paddlemix.checkpoints.files import CheckpointError
 from paddlemix.checkpoints.inspection import inspect
@@ -70,6 +71,17 @@ def test_equal_template_is_taken_in_every_layout(folder, name, caplog):
     LlavaProcessor.from_pretrained(folder)
     assert not caplog.records
     assert f"zephyr (from {name})" in as_text(inspect(folder))
+
+
+def test_language_model_to_compose_with_brings_its_template(made, tmp_path, caplog):
+    shutil.copytree(made / "xtuner", tmp_path / "language")
+    for number, (template, expected, told) in enumerate(((ZEPHYR, "zephyr", 0), (UNKNOWN, "vicuna_v1", 1))):
+        put(tmp_path / "language", "tokenizer_config.json", template)
+        caplog.clear()
+        parts = tmp_path / "language", made / "official", tmp_path / str(number)
+        assert compose(*parts, Choices()).template == expected
+        assert len(caplog.records) == told
+    assert compose(*parts[:2], tmp_path / "chosen", Choices(template="llava_v1")).template == "llava_v1"
 
 
 def test_files_count_in_the_order_of_transformers_processors(folder):
