@@ -35,4 +35,6 @@ def test_what_one_version_alone_understands_is_not_passed_on(tmp_path):
     assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"
     assert not settings.keys() & {"backend", "is_local", "extra_special_tokens", "model_specific_special_tokens"}
     assert settings["additional_special_tokens"] == ["<|reserved|>"]
-    assert "pad_token" not in settings  # which transformers would add to the vocabulary, behind the model's last row
+    assert (
+        settings["pad_token"] is None
+    )  # else it is one that transformers adds to the vocabulary, behind the model's last row

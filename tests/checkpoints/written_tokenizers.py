@@ -22,15 +22,16 @@ TEXTS = (
     "a qzx, b<r>  c",
     "<tool_call>",
 )
-KINDS = ("byte-level", "byte-level-space", "llama", "sentencepiece", "sentencepiece-not-legacy")
+KINDS = ("byte-level", "byte-level-space", "llama", "sentencepiece", "sentencepiece-not-legacy", "gemma")
 
 
 def write_folder(folder: Path, kind: str) -> Path:
     """Write a tokenizer folder of a kind, stated as different versions of transformers do."""
     folder.mkdir(parents=True, exist_ok=True)
-    if kind.startswith("sentencepiece"):
-        (folder / "tokenizer.model").write_bytes(_model())
-        first = {"tokenizer_class": "LlamaTokenizer", "legacy": kind == "sentencepiece", "model_max_length": 2048}
+    if kind == "gemma" or kind.startswith("sentencepiece"):
+        (folder / "tokenizer.model").write_bytes(_model(kind != "gemma"))
+        name = "GemmaTokenizer" if kind == "gemma" else "LlamaTokenizer"
+        first = {"tokenizer_class": name, "legacy": kind != "sentencepiece-not-legacy", "model_max_length": 2048}
         added = {
             str(300 + place): {"content": text, **FLAGS, **flags} for place, (text, flags) in enumerate(NEW.items())
         }
@@ -69,7 +70,7 @@ def check_written(reference, folder: Path, source: Tokenizer, num_new: int) -> N
     check_same(reference, written, written.vocab_size)
 
 
-def _model() -> bytes:
+def _model(has_prefix: bool) -> bytes:
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(LINES),
@@ -77,6 +78,7 @@ def _model() -> bytes:
         model_type="bpe",
         vocab_size=300,
         byte_fallback=True,
+        add_dummy_prefix=has_prefix,
         normalization_rule_name="identity",
         remove_extra_whitespaces=False,
         minloglevel=2,

@@ -34,7 +34,9 @@ def write(folder, *, settings: dict, **files) -> None:
 
 def own_json(model: bytes) -> dict:
     """Return the tokenizer.json of the same vocabulary."""
-    return fast_json(model, is_legacy=True, bos="<s>", added={}, specials={"<unk>": 0, "<s>": 1, "</s>": 2})
+    return fast_json(
+        model, is_legacy=True, has_prefix=True, bos="<s>", added={}, specials={"<unk>": 0, "<s>": 1, "</s>": 2}
+    )
 
 
 def test_file_that_is_no_sentencepiece_model_gives_way_with_a_notice(tmp_path):

@@ -17,15 +17,22 @@ SPACE = "▁"
 
 
 def fast_json(
-    model: bytes, *, is_legacy: bool, bos: str | None, added: Mapping[str, AddedToken], specials: Mapping[str, int]
+    model: bytes,
+    *,
+    is_legacy: bool,
+    has_prefix: bool,
+    bos: str | None,
+    added: Mapping[str, AddedToken],
+    specials: Mapping[str, int],
 ) -> dict | None:
-    """Return the content of tokenizer.json, None for a model that is no BPE with a space in front of texts.
+    """Return the content of tokenizer.json, None for a model that is no BPE or takes spaces away.
 
-    bos: token that starts an encoded text, if any. added: tokens beside the model, without gaps, or in the place of its
-    pieces. specials: all special tokens, among them pieces of the model, by id.
+    has_prefix: a text gets a space in front, if legacy also behind each token. bos: token that starts an encoded text,
+    if any. added: tokens beside the model, without gaps, or in the place of its pieces. specials: all special tokens,
+    among them pieces of the model, by id.
     """
     facts = read_facts(model)
-    if facts.model_type != BPE or not facts.add_dummy_prefix or facts.remove_extra_spaces:
+    if facts.model_type != BPE or facts.remove_extra_spaces:
         return None
     vocabulary = {text: number for number, (text, _) in enumerate(facts.pieces)}
     if len(vocabulary) < len(facts.pieces):
@@ -46,10 +53,10 @@ def fast_json(
         "truncation": None,
         "padding": None,
         "added_tokens": [tokens[number].as_json() for number in sorted(tokens)],
-        "normalizer": _normalizer() if is_legacy else None,
-        "pre_tokenizer": None if is_legacy else _pre_tokenizer(),
+        "normalizer": _normalizer(has_prefix) if is_legacy or not has_prefix else None,
+        "pre_tokenizer": None if is_legacy or not has_prefix else _pre_tokenizer(),
         "post_processor": None if bos is None else bos_processor(bos, specials[bos]),
-        "decoder": _decoder(),
+        "decoder": _decoder(has_prefix),
         "model": {
             "type": "BPE",
             "dropout": None,
@@ -77,20 +84,22 @@ def _merges(model: bytes, vocabulary: Mapping[str, int]) -> Iterator[tuple[str, 
         yield from sorted(pairs, key=lambda pair: (vocabulary[pair[0]], vocabulary[pair[1]]))
 
 
-def _normalizer() -> dict:
+def _normalizer(has_prefix: bool) -> dict:
     replace = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
-    return {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": SPACE}, replace]}
+    return (
+        {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": SPACE}, replace]} if has_prefix else replace
+    )
 
 
 def _pre_tokenizer() -> dict:
     return {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": "first", "split": False}
 
 
-def _decoder() -> dict:
+def _decoder(has_prefix: bool) -> dict:
     steps = [
         {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
         {"type": "ByteFallback"},
         {"type": "Fuse"},
-        {"type": "Strip", "content": " ", "start": 1, "stop": 0},
     ]
+    steps += [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if has_prefix else []
     return {"type": "Sequence", "decoders": steps}

@@ -77,7 +77,7 @@ def write_tokenizer(
     values["added_tokens_decoder"] = {str(token.token_id): flags(token) for token in added.values()}
     chat = None if template is None else chat_template(get_template(template))
     write_json(folder / CONFIG_FILE, values if chat is None else {**values, "chat_template": chat})
-    write_json(folder / SPECIALS_FILE, {key: values[key] for key in ROLES if key in values})
+    write_json(folder / SPECIALS_FILE, {key: values[key] for key in ROLES if values.get(key)})
     write_json(folder / ADDED_FILE, {token.text: token.token_id for token in added.values()})
     if is_final:
         write_fast(tokenizer, folder)
@@ -86,12 +86,13 @@ def write_tokenizer(
 def write_fast(tokenizer: Tokenizer, folder: Path) -> None:
     """Write a tokenizer.json beside a SentencePiece model that was written, where one can be made."""
     files = read_files(folder)
-    if files.vocabulary == FAST_FILE or files.read_json(CONFIG_FILE).get("add_prefix_space") is False:
+    if files.vocabulary == FAST_FILE:
         return
     settings = read_settings(files)
     spec = fast_json(
         files.contents[SENTENCEPIECE_FILE],
         is_legacy=settings.is_legacy,
+        has_prefix=tokenizer.has_text_prefix,
         bos=tokenizer.id_to_piece(tokenizer.bos_id) if tokenizer.add_bos else None,
         added=settings.added,
         specials=tokenizer.specials,
@@ -105,12 +106,14 @@ def flags(token: AddedToken) -> dict[str, Any]:
     return {key: value for key, value in token.as_json().items() if key != "id"}
 
 
-def _roles(tokenizer: Tokenizer, stated: Mapping[str, Any], special_map: Mapping[str, Any]) -> dict[str, str]:
+def _roles(tokenizer: Tokenizer, stated: Mapping[str, Any], special_map: Mapping[str, Any]) -> dict[str, str | None]:
     """Return the roles as texts, with those that PaddleMIX leaves unsaid.
 
-    A role that the vocabulary lacks a token for is left out: transformers would add one, behind the model's last row.
+    A role that the vocabulary has no token for is null: transformers would take one from the file or from the class
+    and add it, behind the model's last row.
     """
-    roles = {"eos_token": tokenizer.id_to_piece(tokenizer.eos_id)}
+    roles = dict.fromkeys(("bos_token", "unk_token", "pad_token"))
+    roles["eos_token"] = tokenizer.id_to_piece(tokenizer.eos_id)
     if tokenizer.bos_id is not None:
         roles["bos_token"] = tokenizer.id_to_piece(tokenizer.bos_id)
     if "<unk>" in tokenizer.specials:
