@@ -112,7 +112,7 @@ def _roles(tokenizer: Tokenizer, stated: Mapping[str, Any], special_map: Mapping
     A role that the vocabulary has no token for is null: transformers would take one from the file or from the class
     and add it, behind the model's last row.
     """
-    roles = dict.fromkeys(("bos_token", "unk_token", "pad_token"))
+    roles = dict.fromkeys(ROLES)
     roles["eos_token"] = tokenizer.id_to_piece(tokenizer.eos_id)
     if tokenizer.bos_id is not None:
         roles["bos_token"] = tokenizer.id_to_piece(tokenizer.bos_id)
