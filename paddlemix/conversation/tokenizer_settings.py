@@ -27,13 +27,13 @@ RULES = KeyRules(
         pad_to_multiple_of pad_token_type_id pad_token_type padding padding_side processor_class response_schema
         response_template revision special_tokens_map_file stride subfolder tokenizer_file token_type_ids
         tokenizer_type transformers_version trust_remote_code truncation truncation_side truncation_strategy
-        use_auth_token use_fast use_default_system_prompt verbose version vocab_file vocab_size add_generation_prompt
-        chat_control_tokens errors from_flax gguf_file mode padding_strategy return_token_type_ids
-        tokenize_chinese_chars do_basic_tokenize never_split trim_offsets wordpieces_prefix keep_accents
-        suffix_first added_tokens_file add_special_tokens attn_implementation bos_token_id cls_token_id dtype
-        eos_token_id load_in_4bit load_in_8bit low_cpu_mem_usage mask_token_id max_model_input_sizes model_type pad_token_id proxies
-        resume_download return_special_tokens_mask return_tensors sep_token_id token torch_dtype unk_token_id
-        use_cache""".split()
+        use_auth_token use_fast use_default_system_prompt verbose version vocab_file vocab_size
+        add_generation_prompt chat_control_tokens errors from_flax gguf_file mode padding_strategy
+        return_token_type_ids tokenize_chinese_chars do_basic_tokenize never_split trim_offsets wordpieces_prefix
+        keep_accents suffix_first added_tokens_file add_special_tokens attn_implementation bos_token_id cls_token_id
+        dtype eos_token_id load_in_4bit load_in_8bit low_cpu_mem_usage mask_token_id max_model_input_sizes
+        model_type pad_token_id proxies resume_download return_special_tokens_mask return_tensors sep_token_id token
+        torch_dtype unk_token_id use_cache""".split()
     ),
     held={
         "add_eos_token": (False, None),
