@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from paddlemix.checkpoints.checkpoint import open_checkpoint
 from paddlemix.checkpoints.convert import convert
-from paddlemix.checkpoints.layouts import hf
+from paddlemix.checkpoints.layouts import hf, hf_tokenizer
 from paddlemix.checkpoints.verify import compare_tensors
 from paddlemix.conversation.tokenizer import load_tokenizer
 
@@ -108,3 +108,31 @@ def test_tokens_that_are_there_keep_their_ids_and_rows_on_the_way_back(folder, t
 
 def read(path) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("known", "expected"),
+    [
+        ((), (VOCAB, VOCAB + 1, PADDED)),
+        (("<image>",), (VOCAB, VOCAB + 1, VOCAB + 4)),  # the row behind is free
+        (("<pad>",), (VOCAB + 4, VOCAB, PADDED)),
+        (("<pad>", "<image>"), (VOCAB + 1, VOCAB, VOCAB + 4)),
+        (("<image>", "<box>", "<pad>", "<a>"), (VOCAB, VOCAB + 2, VOCAB + 4)),
+        (("<image>", "<box>", "<a>", "<b>"), (VOCAB, VOCAB + 4, PADDED)),  # no row is free
+    ],
+)
+def test_tokens_get_ids_where_the_tokenizer_has_none(known, expected, tmp_path):
+    """The model has four rows more than the tiny vocabulary, the tokenizer the tokens `known` in the first of them."""
+    source = load_tokenizer(tiny_folder.folder("pad"))
+    source.save(tmp_path)
+    flags = {"special": True, "lstrip": False, "rstrip": False, "normalized": False, "single_word": False}
+    added = {str(VOCAB + place): {"content": text, **flags} for place, text in enumerate(known)}
+    settings = read(tmp_path / "tokenizer_config.json")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({**settings, "added_tokens_decoder": added}))
+    tokenizer = load_tokenizer(tmp_path)
+    places = hf_tokenizer.find_places(VOCAB + 4 if known else VOCAB, tokenizer)
+    assert (places.image_id, places.pad_id, places.num_rows) == expected
+    hf_tokenizer.write_tokenizer(tokenizer, tmp_path / "hf", VOCAB + 4 if known else VOCAB, "LlavaProcessor")
+    reference = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
+    assert tuple(reference.convert_tokens_to_ids(["<image>", "<pad>"])) == expected[:2]
+    assert len(reference) == load_tokenizer(tmp_path / "hf").vocab_size <= places.num_rows

@@ -16,7 +16,9 @@ from paddlemix.conversation.tokenizer import load_tokenizer
 def test_written_tokenizer_has_our_ids(kind, tmp_path):
     source = load_tokenizer(made.write_folder(tmp_path / "source", kind))
     torch_tokenizer.write_tokenizer(source, source.vocab_size + 3, tmp_path / "torch", "vicuna_v1")
-    made.check_written(transformers.AutoTokenizer.from_pretrained(tmp_path / "torch"), tmp_path / "torch", source, 0)
+    reference = transformers.AutoTokenizer.from_pretrained(tmp_path / "torch")
+    assert set(reference("It")) == {"input_ids", "attention_mask"}  # what a decoder takes
+    made.check_written(reference, tmp_path / "torch", source, 0)
     hf_tokenizer.write_tokenizer(source, tmp_path / "hf", source.vocab_size + 3, "LlavaProcessor")
     reference = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
     made.check_written(reference, tmp_path / "hf", source, 5)

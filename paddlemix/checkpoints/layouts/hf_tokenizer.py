@@ -92,21 +92,20 @@ def _add_to_settings(folder: Path, new: list[AddedToken], processor_class: str) 
 def own_vocab_size(folder: Path, raw: dict, recorded: int | None, rows: StoredTensor) -> int | None:
     """Return how many of a folder's vocabulary rows are the model's own, None where that cannot be told.
 
-    Rows from `<image>` on count as added if that token and `<pad>` are all that the tokenizer has there, as in
-    llava-hf's folders, and our writer did not note (recorded) that they are more. rows: the embeddings. Without a
-    tokenizer, rows are added where our writer noted it and they are one and the same, as it writes them.
+    rows: the embeddings. The others start where our writer noted it (recorded), else at `<image>`, and they count as
+    added if the tokenizer has nothing but that token and `<pad>` there, as in llava-hf's folders. Without a tokenizer,
+    they do where our writer noted it and they are one and the same, as it writes them.
     """
     image_id = raw.get("image_token_index", raw.get("image_token_id", 32000))
-    if not isinstance(image_id, int) or not 0 < image_id < rows.shape[0]:
-        return None
-    if recorded is not None and recorded != image_id:
+    start = image_id if recorded is None else recorded
+    if type(image_id) is not int or type(start) is not int or not 0 < image_id <= start < rows.shape[0]:
         return None
     if not any((folder / name).is_file() for name in VOCABULARIES):
-        return image_id if recorded == image_id and are_alike(rows, image_id) else None
+        return start if recorded is not None and are_alike(rows, start) else None
     tokenizer = load_tokenizer(folder)
-    last = {text for text, number in tokenizer.specials.items() if number >= image_id}
+    last = {text for text, number in tokenizer.specials.items() if number >= start}
     is_added = last <= {IMAGE, PAD} and tokenizer.specials.get(IMAGE) == image_id
-    return image_id if is_added and tokenizer.vocab_size <= image_id + len(last) else None
+    return start if is_added and tokenizer.vocab_size <= start + len(last) else None
 
 
 def read_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:

@@ -130,7 +130,9 @@ def _fast_class(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Return the class that reads tokenizer.json as it is; version 4 takes add_prefix_space from the settings."""
     has_space = (spec.get("pre_tokenizer") or {}).get("add_prefix_space")
     space = {"add_prefix_space": has_space} if isinstance(has_space, bool) else {}
-    return {"tokenizer_class": "PreTrainedTokenizerFast", **space}
+    # Without the names, version 4 makes token_type_ids too, which no decoder here takes.
+    names = ["input_ids", "attention_mask"]
+    return {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": names, **space}
 
 
 def _slow_class(stated: Mapping[str, Any]) -> str:
