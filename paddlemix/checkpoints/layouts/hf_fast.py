@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 import sentencepiece
 
 from ...conversation.added_tokens import AddedToken
-from ...conversation.sentencepiece_proto import BPE, CONTROL, UNKNOWN, USER_DEFINED, read_facts
+from ...conversation.sentencepiece_proto import BPE, CONTROL, UNKNOWN, USER_DEFINED, ModelFacts, read_facts
 from .settled_fast import bos_processor
 
 SPACE = "▁"
@@ -37,15 +37,7 @@ def fast_json(
     vocabulary = {text: number for number, (text, _) in enumerate(facts.pieces)}
     if len(vocabulary) < len(facts.pieces):
         return None
-    unknown = next(text for text, kind in facts.pieces if kind == UNKNOWN)
-    marks = {
-        text: AddedToken(text, number, is_special=kind != USER_DEFINED)
-        for number, (text, kind) in enumerate(facts.pieces)
-        if kind in (UNKNOWN, CONTROL, USER_DEFINED)
-    }
-    marks |= {text: AddedToken(text, number, is_special=True) for text, number in specials.items()}
-    tokens = {token.token_id: token for token in {**marks, **added}.values()}
-    tokens |= {token.token_id: token for token in added.values()}  # instead of the piece in its place
+    tokens = _tokens(facts, added, specials)
     names = [tokens[number].text if number in tokens else text for number, (text, _) in enumerate(facts.pieces)]
     kept = set(names)
     return {
@@ -60,7 +52,7 @@ def fast_json(
         "model": {
             "type": "BPE",
             "dropout": None,
-            "unk_token": unknown,
+            "unk_token": next(text for text, kind in facts.pieces if kind == UNKNOWN),
             "continuing_subword_prefix": None,
             "end_of_word_suffix": None,
             "fuse_unk": True,
@@ -72,6 +64,16 @@ def fast_json(
             ],
         },
     }
+
+
+def _tokens(facts: ModelFacts, added: Mapping[str, AddedToken], specials: Mapping[str, int]) -> dict[int, AddedToken]:
+    """Return what tokenizer.json lists as added tokens by their ids: added ones, and the model's marks and symbols."""
+    pieces = [(text, number, kind) for number, (text, kind) in enumerate(facts.pieces)]
+    named = [piece for piece in pieces if piece[2] in (UNKNOWN, CONTROL, USER_DEFINED)]
+    marks = {text: AddedToken(text, number, is_special=kind != USER_DEFINED) for text, number, kind in named}
+    marks |= {text: AddedToken(text, number, is_special=True) for text, number in specials.items()}
+    tokens = {token.token_id: token for token in {**marks, **added}.values()}
+    return tokens | {token.token_id: token for token in added.values()}  # instead of the piece in its place
 
 
 def _merges(model: bytes, vocabulary: Mapping[str, int]) -> Iterator[tuple[str, str]]:

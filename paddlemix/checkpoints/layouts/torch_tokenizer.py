@@ -59,17 +59,13 @@ def write_tokenizer(
     if vocabulary == PADDLE_FILE:  # its reader, PaddleMIX's, always is of the older kind
         (folder / PADDLE_FILE).rename(folder / SENTENCEPIECE_FILE)
         values["legacy"] = True
-    added = settings.added
     if vocabulary == FAST_FILE:
-        spec, added = settled_json(tokenizer, files.read_json(FAST_FILE), added)
+        spec, added = settled_json(tokenizer, files.read_json(FAST_FILE), settings.added)
         write_json(folder / FAST_FILE, spec)
         values.pop("add_prefix_space", None)
         values |= _fast_class(spec)
     else:
-        # The slow classes look for added tokens in the raw text, whatever the flag says; the fast ones obey it.
-        num_pieces = len(read_facts(files.contents[vocabulary]).pieces)
-        added = {text: dataclasses.replace(token, is_normalized=False) for text, token in added.items()}
-        added = without_gaps(added, num_pieces)
+        added = _raw_tokens(settings.added, len(read_facts(files.contents[vocabulary]).pieces))
         values["tokenizer_class"] = _slow_class(stated)
         if values.get("add_prefix_space"):  # the default; where it is stated, transformers ignores tokenizer.json
             del values["add_prefix_space"]
@@ -81,6 +77,13 @@ def write_tokenizer(
     write_json(folder / ADDED_FILE, {token.text: token.token_id for token in added.values()})
     if is_final:
         write_fast(tokenizer, folder)
+
+
+def _raw_tokens(added: Mapping[str, AddedToken], num_pieces: int) -> dict[str, AddedToken]:
+    """Return added tokens as slow classes find them, in the raw text whatever the flag says; the fast ones obey it."""
+    return without_gaps(
+        {text: dataclasses.replace(one, is_normalized=False) for text, one in added.items()}, num_pieces
+    )
 
 
 def write_fast(tokenizer: Tokenizer, folder: Path) -> None:
