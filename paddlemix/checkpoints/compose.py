@@ -9,15 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from ..conversation.tokenizer import Tokenizer, load_tokenizer
+from ..conversation.vocabulary_choice import vocabulary_notice
 from ..image.spec import ImageSpec
+from ..log import notice
 from ..models.config import LanguageConfig, LlavaConfig, VisionConfig
-from ..models.language.families import FAMILIES, get_family
+from ..models.language.families import FAMILIES
 from ..models.vision.families import TOWER_FAMILIES
 from .checkpoint import open_checkpoint
 from .files import CheckpointError, StoredTensor, read_json
 from .layouts import decoder, tower
 from .layouts import paddle as layout
 from .layouts.components import EMBEDDING
+from .layouts.part import read_own_json
 from .new_folder import write_folder
 from .part_folders import read_language_folder, read_tower_folder
 from .positions import resize_tower
@@ -121,12 +124,17 @@ def _open_language(folder: Path) -> _Language:
     if decoder.is_decoder(folder):
         config, raw, stored = read_language_folder(folder)
         tensors, ends = _checked(folder, stored), decoder.read_eos(folder, raw, config)
-        found = _Language(config, tensors, _tokenizer(folder), ends, get_family(config.family).template)
+        chat = decoder.template_of(read_own_json({}), config, folder)
+        found = _Language(config, tensors, _tokenizer(folder), ends, chat.name)
+        notices = [chat.notice, vocabulary_notice(folder)]
     else:
         whole = _open_whole(folder, "language model", f"a {NAMES} with safetensors or .bin files")
         tokenizer = whole.tokenizer or _tokenizer(folder)
         tensors = _starting_with(whole.tensors, "language_model.")
         found = _Language(whole.config.language, tensors, tokenizer, whole.config.eos_token_ids, whole.config.template)
+        notices = whole.notices
+    for text in filter(None, notices):
+        notice(text)
     if EMBEDDING not in found.tensors:
         raise CheckpointError(f"{folder} has no token embeddings: the weights of the language model are incomplete")
     if found.tokenizer.vocab_size > found.config.vocab_size:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 
 from tqdm import tqdm
 
 from ..conversation.tokenizer import Tokenizer
-from .checkpoint import Checkpoint, open_checkpoint
+from .checkpoint import Checkpoint, open_checkpoint, open_written
 from .files import CheckpointError, StoredTensor
-from .layouts import LAYOUTS
+from .layouts import LAYOUTS, hf
 from .layouts.part import Part
 from .new_folder import check_places, check_space
 from .part_files import growing, write_json_files, write_weights
@@ -49,9 +50,10 @@ def convert(
         raise CheckpointError(f"layout {to!r} is not known: expected one of {', '.join(LAYOUTS)}")
     target, max_bytes = LAYOUTS[to], parse_size(max_shard_size)
     source = open_checkpoint(source_path, target, base=base, merge_dtype=dtype).as_dtype(dtype)
-    parts = target.parts(source.config, source.tensors)
-    report = Report(str(source_path), str(destination), source.layout.NAME, to, dropped=source.dropped)
-    report.notes += [note for part in parts for note in part.notes]
+    parts = _parts(source, target)
+    names = str(source_path), str(destination), source.layout.NAME, to
+    report = Report(*names, dropped=source.dropped, cut=source.cut)
+    report.notes += [*source.notices, *(note for part in parts for note in part.notes)]
     report.mapped = trace(source.tensors, _all_tensors(parts))
     report.num_bytes = sum(tensor.num_bytes for part in parts for tensor in part.tensors.values())
     check_space(destination.parent, report.num_bytes)
@@ -63,11 +65,17 @@ def convert(
             write_json_files(folder, part)
         if source.tokenizer is not None:
             target.write_tokenizer(source.tokenizer, source.config, folder)
-        report.notes += _differences(source, open_checkpoint(folder))
+        report.notes += _differences(source, open_written(folder, source))
         for check in checks:
             report.notes += check(source, folder)
     report.seconds = time.monotonic() - start
     return report
+
+
+def _parts(source: Checkpoint, target: ModuleType) -> list[Part]:
+    if target is hf:  # whose rows of `<image>` and `<pad>` are the tokenizer's, where it has them
+        return hf.parts(source.config, source.tensors, source.tokenizer, source.num_own_rows)
+    return target.parts(source.config, source.tensors)
 
 
 def _all_tensors(parts: list[Part]) -> dict[str, StoredTensor]:

@@ -22,7 +22,7 @@ from .layouts.names import decoder_name, tower_name
 from .part_folders import read_language_folder, read_tower_folder
 from .shapes import language_shapes, parameter_shapes, vision_shapes
 from .side_files import kind_of
-from .source import read_source
+from .source import read_source, template_choice
 from .transforms import transposed
 from .translation import Translation, naming_of, translate
 from .weight_scan import Scan, scan_folder
@@ -142,7 +142,10 @@ def _describe(path: Path, layout, config: LlavaConfig, scan: Scan, found: Inspec
     count(found, {("", name): tensor for name, tensor in tensors.items()}, expected)
     compare(found, {name: tensor.shape for name, tensor in tensors.items()}, expected, is_told)
     found.image = describe_image(config.image)
-    describe_text(path, None, config, found)
+    choice = None
+    with found.collecting():
+        choice = template_choice(path, layout, config)
+    describe_text(path, None, config, found, choice)
     suggested = ", ".join(f"{key} {value}" for key, value in suggested_sampling(path).items())
     if suggested:
         found.notes.append(f"generation_config.json suggests {suggested}: answers here go by what the caller asks for")

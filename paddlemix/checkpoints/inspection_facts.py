@@ -10,12 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from ..conversation.templates import get_template
-from ..conversation.tokenizer import load_tokenizer
-from ..conversation.tokenizer_files import FAST_FILE, VOCABULARIES
+from ..conversation.tokenizer import make_tokenizer
+from ..conversation.tokenizer_files import CONFIG_FILE, FAST_FILE, VOCABULARIES
+from ..conversation.tokenizer_settings import read_settings
+from ..conversation.vocabulary_choice import read_files
+from ..foreign_json import shown
 from ..image.anyres import num_image_tokens
 from ..image.spec import PIXEL_FIELDS, ImageSpec
 from ..models.config import LlavaConfig
 from .files import CheckpointError, StoredTensor, preview
+from .layouts.folder_template import TemplateChoice
 from .weight_scan import COMPONENTS, WeightFile, component_of
 
 USUAL = ImageSpec().pixels
@@ -140,18 +144,29 @@ def _sizes(spec: ImageSpec) -> list[tuple[int, int]]:
     return [*spec.grids, *stripes, *((height, width) for width, height in stripes), (spec.side, spec.side)]
 
 
-def describe_text(path: Path, base: Path | None, config: LlavaConfig, found: Inspection) -> None:
-    """Tell template, tokenizer and what ends an answer; a tokenizer may lie with the language model or the base."""
+def describe_text(
+    path: Path, base: Path | None, config: LlavaConfig, found: Inspection, choice: TemplateChoice | None = None
+) -> None:
+    """Tell template, tokenizer and what ends an answer; a tokenizer may lie with the language model or the base.
+
+    choice: what is known of the template.
+    """
     found.text = {"template": config.template, "eos_token_ids": list(config.eos_token_ids), "tokenizer": None}
     with found.collecting():
         get_template(config.template)
-    home = next((place for place in (path, path / "llm", base) if place and _vocabulary(place)), None)
+    if choice is not None:
+        found.text["template_source"] = choice.source
+        found.notes += [choice.notice] if choice.notice else []
+    home = next((place for place in (path, path / "llm", base) if place and _has_vocabulary(place)), None)
     if home is None:
         found.problems.append(f"there is no tokenizer, expected one of {', '.join(VOCABULARIES)}")
         return
     with found.collecting():
-        tokenizer = load_tokenizer(home)
-        name = _vocabulary(home)
+        files = read_files(home)
+        tokenizer, name = make_tokenizer(files), files.vocabulary
+        found.notes += [files.notice] if files.notice else []
+        told = ", ".join(f"{key} {shown(value)}" for key, value in read_settings(files).told.items())
+        found.notes += [f"{CONFIG_FILE} states {told}, which changes nothing here"] if told else []
         found.text |= {
             "tokenizer": str((home / name).relative_to(path) if home.is_relative_to(path) else home / name),
             "tokenizer_kind": "tokenizers" if name == FAST_FILE else "SentencePiece",
@@ -169,5 +184,5 @@ def _piece(tokenizer, number: int) -> str:
     return tokenizer.id_to_piece(number) if 0 <= number < tokenizer.vocab_size else "(not in the vocabulary)"
 
 
-def _vocabulary(folder: Path) -> str | None:
-    return next((name for name in VOCABULARIES if (folder / name).is_file()), None)
+def _has_vocabulary(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in VOCABULARIES)

@@ -11,7 +11,7 @@ from .files import StoredTensor, preview, read_json
 from .inspection_facts import Inspection, count, describe_image, describe_text
 from .shapes import check_complete
 from .side_files import KINDS, base_folder
-from .source import our_tensors, read_source
+from .source import our_tensors, read_source, template_choice
 from .transforms import transposed
 from .weight_scan import Scan, scan_file, scan_folder
 
@@ -75,7 +75,7 @@ def _describe_base(path: Path, kind: str, base, found: Inspection) -> None:
         found.trained["base"] = str(base or base_folder(path, kind))
         layout, config = read_source(path, base)
         found.image = describe_image(config.image)
-        describe_text(path, Path(found.trained["base"]), config, found)
+        describe_text(path, Path(found.trained["base"]), config, found, template_choice(path, layout, config))
         check_complete(path, config, _as_ours(our_tensors(path, layout, config)))
         if layout.base.config.language.tie_word_embeddings and not config.language.tie_word_embeddings:
             found.notes.append("it parts the output layer from the embeddings, which the base ties")

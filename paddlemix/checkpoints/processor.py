@@ -17,11 +17,12 @@ from ..image.load import load_image
 from ..image.preprocess import preprocess
 from ..image.spec import ImageSpec
 from ..image.tiles import ImageTiles
+from ..log import notice
 from ..models.config import strict
 from . import hub
 from .files import CheckpointError, read_json, write_json
 from .side_files import kind_of
-from .source import read_source, tokenizer_folder
+from .source import notices_of, read_source, tokenizer_folder
 
 FILE = "processor_config.json"
 FORMAT_KEY = "paddlemix_format"
@@ -39,13 +40,16 @@ class LlavaProcessor:
     def from_pretrained(cls, path, base=None) -> LlavaProcessor:
         """Read a model folder of any known layout, side files with their base, or what `save_pretrained` wrote.
 
-        base: as in `load_model`. Raises CheckpointError for what is missing or broken.
+        base: as in `load_model`. Tells where the folder's own chat template or vocabulary is not used as it is.
+        Raises CheckpointError for what is missing or broken.
         """
         path = hub.resolve(path)
         if _is_complete(path):
             spec, template = _read_spec(path)
             return cls(load_tokenizer(path), get_template(template), spec)
         layout, config = read_source(path, base)
+        for text in notices_of(path, layout, config):
+            notice(text)
         return cls(load_tokenizer(tokenizer_folder(path, layout)), get_template(config.template), config.image)
 
     def save_pretrained(self, path) -> None:

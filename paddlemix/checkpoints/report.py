@@ -25,6 +25,7 @@ class Mapped:
 class Report:
     """mapped: every tensor that is written. dropped: the source's names that are left out on purpose.
 
+    cut: which rows of the vocabulary are left out, empty for none.
     notes: sentences on what the result does not hold as the source does. num_bytes, seconds, files: of the result.
     """
 
@@ -34,6 +35,7 @@ class Report:
     layout: str
     mapped: list[Mapped] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
+    cut: str = ""
     notes: list[str] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
     num_bytes: int = 0
@@ -53,7 +55,8 @@ class Report:
             if {"padded", "cut"} & set(one.steps):
                 lines.append(f"    {one.theirs} {list(one.shape)}: {', '.join(one.steps)}")
         names = f": {preview(self.dropped, 8)}" if self.dropped else ""
-        lines.append(f"  dropped on purpose: {len(self.dropped)}{names}")
+        rows = f"; rows of the vocabulary: {self.cut}" if self.cut else ""
+        lines.append(f"  dropped on purpose: {len(self.dropped)}{names}{rows}")
         lines += [f"  {note}" for note in self.notes]
         if with_names:
             lines += [

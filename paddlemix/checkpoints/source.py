@@ -9,12 +9,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..conversation.tokenizer_files import VOCABULARIES
+from ..conversation.vocabulary_choice import vocabulary_notice
 from ..models.config import LlavaConfig
 from . import side_files
 from .adapters import Oriented
-from .files import CheckpointError
+from .files import CheckpointError, read_json
 from .foreign_quantization import refuse_quantized
-from .layouts import decoder, detect, xtuner
+from .layouts import decoder, detect, hf, official, paddle, xtuner
+from .layouts.folder_template import TemplateChoice
+from .layouts.part import read_own_json
 from .places import fetch_folder
 from .side_files import Base, SideFiles
 from .translation import Translation, naming_of, translate
@@ -78,6 +82,33 @@ def tokenizer_folder(path: Path, layout) -> Path:
     if isinstance(layout, SideFiles):
         return layout.tokenizer_folder
     return xtuner.tokenizer_folder(path, layout.base) if isinstance(layout, xtuner.Over) else Path(path)
+
+
+def template_choice(path: Path, layout, config: LlavaConfig) -> TemplateChoice | None:
+    """Return what was chosen as a source's chat format and why, None where only our own note names one."""
+    if isinstance(layout, SideFiles):
+        raw = side_files.read_raw(path)
+        if layout.kind == "lora" and paddle.FORMAT_KEY in raw:
+            return None
+        if layout.kind not in ("peft", "trained") or not official.tower_name(raw):
+            return template_choice(layout.base.folder, layout.base.layout, layout.base.config)
+        layout = official
+    if isinstance(layout, xtuner.Over):
+        own, home = read_json(path / xtuner.PROJECTOR / "config.json"), xtuner.tokenizer_folder(path, layout.base)
+    elif layout in (hf, official):
+        own, home = read_json(path / "config.json"), path
+    else:
+        return None
+    return decoder.template_of(read_own_json(own), config.language, home)
+
+
+def notices_of(path: Path, layout, config: LlavaConfig) -> list[str]:
+    """Return what a user should know of a source's chat format and tokenizer. Raises CheckpointError."""
+    choice = template_choice(path, layout, config)
+    notices = [choice.notice] if choice is not None and choice.notice else []
+    home = tokenizer_folder(path, layout)
+    reason = vocabulary_notice(home) if any((home / name).is_file() for name in VOCABULARIES) else ""
+    return [*notices, reason] if reason else notices
 
 
 def vocabulary_home(path: Path, layout, config: LlavaConfig) -> tuple[Path, Any] | None:

@@ -108,6 +108,12 @@ def sliced_rows(tensor: StoredTensor, start: int, stop: int) -> StoredTensor:
     return _derived(tensor.dtype, shape, "cut", tensor, open_source)
 
 
+def are_alike(tensor: StoredTensor, start: int) -> bool:
+    """Tell if all rows from one on are the same."""
+    rows = sliced_rows(tensor, start, tensor.shape[0]).values
+    return bool((rows == rows[:1]).all())
+
+
 def gathered_rows(sources: Sequence[StoredTensor], runs: Sequence[tuple[int, int, int]], step: str) -> StoredTensor:
     """Put runs of rows, each (number of the source, start, stop), below each other.
 

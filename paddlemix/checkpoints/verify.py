@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .checkpoint import Checkpoint, open_checkpoint
+from .checkpoint import Checkpoint, open_written
 from .files import CheckpointError, preview
 from .transforms import is_same
 
@@ -18,14 +18,18 @@ TOLERANCE = 1e-4
 
 def compare_tensors(source: Checkpoint, folder: Path) -> list[str]:
     """Compare every tensor, bit by bit, with the source's in the same dtype. Raises CheckpointError."""
-    result = open_checkpoint(folder)
+    result = open_written(folder, source)
     names = sorted(set(source.tensors) ^ set(result.tensors))
     if names:
         raise CheckpointError(f"verification failed: {len(names)} tensors are on one side only: {preview(names)}")
     different = [name for name, tensor in source.tensors.items() if not is_same(tensor, result.tensors[name])]
     if different:
         raise CheckpointError(f"verification failed: {len(different)} tensors differ: {preview(different)}")
-    return [f"verified: all {len(source.tensors)} tensors are bit-equal to the source's"]
+    if source.cut and not source.is_cut_padding:
+        kept = f"what was kept of all {len(source.tensors)} tensors is the source's bit by bit"
+        return [f"verified: {kept}; left out were rows of the vocabulary: {source.cut}"]
+    rest = f" without its padding of the vocabulary: {source.cut}" if source.cut else ""
+    return [f"verified: all {len(source.tensors)} tensors are bit-equal to the source's{rest}"]
 
 
 def compare_logits(source: Checkpoint, folder: Path) -> list[str]:
@@ -33,7 +37,7 @@ def compare_logits(source: Checkpoint, folder: Path) -> list[str]:
 
     One model at a time is in memory, so this needs as much of it as the model in float32.
     """
-    result = open_checkpoint(folder)
+    result = open_written(folder, source)
     expected, found = (_logits(one, source) for one in (source, result))
     if expected.shape != found.shape:
         raise CheckpointError(f"verification failed: logits of shape {found.shape}, expected {expected.shape}")

@@ -116,7 +116,8 @@ def _use(found: Inspection) -> list[str]:
         rows += _pictures(found.image)
     text = found.text
     if text:
-        rows.append(_row("template", text["template"]))
+        source = f" ({text['template_source']})" if text.get("template_source") else ""
+        rows.append(_row("template", f"{text['template']}{source}"))
     if text.get("tokenizer"):
         rows.append(_row("tokenizer", f"{text['tokenizer']} ({text['tokenizer_kind']}, {text['num_tokens']:,} tokens)"))
         ends = [f"{piece} ({number})" for piece, number in zip(text["eos_tokens"], text["eos_token_ids"], strict=True)]

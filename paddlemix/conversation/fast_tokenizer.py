@@ -3,59 +3,101 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import tokenizers
 
+from .added_tokens import MAX_ID, NEVER_READ, AddedToken, check_ids
 from .detokenize import decode
-from .tokenizer_files import (
-    TokenizerFiles,
-    TokenizerSettings,
-    check_unicode,
-    choose_bos,
-    find_special,
-    read_settings,
-    write_files,
+from .fast_spec import (
+    check_prefix,
+    check_spec,
+    ends_with,
+    plain_spec,
+    prefix_schemes,
+    read_added,
+    starts_with,
+    steps_of,
+    without_prefix,
 )
+from .tokenizer_files import TokenizerFiles, check_unicode, write_files
+from .tokenizer_settings import TokenizerSettings, choose_bos, find_special, read_settings
 
 SPACE_PIECE = "▁"
 
 
 class FastTokenizer:
-    """A byte-level (GPT-2, LLaMA 3, Qwen2) or LLaMA-type tokenizer.json; ids as transformers' fast tokenizer's."""
+    """A byte-level (GPT-2, LLaMA 3, Qwen2) or LLaMA-type tokenizer.json; ids as transformers' fast tokenizer's.
+
+    The ids of added tokens are those that the file states, which the library would number anew.
+    """
 
     def __init__(self, files: TokenizerFiles):
         self._files = files
-        self._spec = files.read_json(files.vocabulary)
-        settings = read_settings(files)
-        start, middle = _plain_text_specs(self._spec, _special_texts(self._spec, settings))
-        self._start = _build(files, start)
-        self._continue = self._start if middle == start else _build(files, middle)
-        self._is_byte_level = _is_byte_level(files, self._spec)
+        where = f"{files.vocabulary} in {files.folder}"
+        spec, settings = files.read_json(files.vocabulary), read_settings(files)
+        check_spec(spec, where)
+        check_prefix(spec, settings.add_prefix_space, where)
+        vocabulary = _vocabulary(where, spec)
+        self._is_byte_level = _is_byte_level(where, spec)
         self._byte_of = _byte_alphabet() if self._is_byte_level else {}
+        tokens = _merge_added(read_added(spec, where), settings, where)
+        piece_of = {number: text for text, number in vocabulary.items()}
+        check_ids(tokens.values(), piece_of.get, where)
 
-        added = {token["content"]: token["id"] for token in self._spec.get("added_tokens") or ()} | settings.added
-        self._added = {token_id: text for text, token_id in added.items()}
-        own = {token["content"] for token in self._spec.get("added_tokens") or () if token.get("rstrip")}
-        self._stripping = {added[text] for text in (own - settings.added.keys()) | settings.stripping}
-        vocabulary = self._start.get_vocab()
-        self.specials = added | {text: i for text in settings.specials if (i := vocabulary.get(text)) is not None}
-        shown = {token["content"] for token in self._spec.get("added_tokens") or () if not token.get("special")}
-        shown = (shown | settings.shown) - settings.specials
+        named = settings.specials | NEVER_READ
+        self.specials = {text: token.token_id for text, token in tokens.items()}
+        self.specials |= {text: vocabulary[text] for text in named if text in vocabulary}
+        self._names = {token_id: text for text, token_id in self.specials.items()}
+        shown = {text for text, token in tokens.items() if not token.is_special}
         self.hidden_ids = frozenset(i for text, i in self.specials.items() if text not in shown)
-        self.vocab_size = max([*vocabulary.values(), *self._added]) + 1
+        self._stripping = {token.token_id for token in tokens.values() if token.strips_right}
+        self.vocab_size = max([*vocabulary.values(), *self._names]) + 1
+        self._read_roles(spec, settings)
+        self._build_encoders(spec, tokens, self.specials.keys() - shown)
 
-        schemes = set(_prefix_schemes(self._spec))
-        self.has_text_prefix = bool(schemes & {"always", "first"})
-        self._has_prefix_after_special = "always" in schemes
+    def _read_roles(self, spec: Mapping[str, Any], settings: TokenizerSettings) -> None:
+        files = self._files
         self.bos_id, self.eos_id = self.specials.get(settings.bos), self.specials.get(settings.eos)
         if self.eos_id is None:
             raise ValueError(f"tokenizer in {files.folder}: its eos_token {settings.eos!r} is not in the vocabulary")
         self.pad_id = self.specials.get(settings.pad, self.specials.get(settings.unk, self.eos_id))
-        is_wanted = _starts_with(self._spec, settings.bos) if settings.add_bos is None else settings.add_bos
+        is_wanted = starts_with(spec, settings.bos) if settings.add_bos is None else settings.add_bos
         self.add_bos = choose_bos(files, self.bos_id, is_wanted)
+        if not settings.has_no_end and (end := ends_with(spec)) is not None:
+            raise ValueError(
+                f"{files.vocabulary} in {files.folder}: post_processor puts {end!r} behind every text, expected nothing"
+            )
+
+    def _build_encoders(self, spec: Mapping[str, Any], tokens: Mapping[str, AddedToken], specials: set[str]) -> None:
+        """Make the library's tokenizers for text at the start of a stretch and for text that goes on."""
+        start = plain_spec(spec, tokens.values(), specials)
+        self._start, contents = _build(self._files, start), list(tokens)
+        self._start_ids = _moved(self._start, tokens.values(), contents)
+        parts = {key: without_prefix(spec.get(key)) for key in ("normalizer", "pre_tokenizer")}
+        self._continue, self._continue_ids = self._start, self._start_ids
+        if any(parts[key] != spec.get(key) for key in parts):
+            # A token that is looked for in the normalized text keeps the space that normalizing puts before it.
+            contents = [self._normalized(token) for token in tokens.values()]
+            renamed = [dict(one, content=text) for one, text in zip(start["added_tokens"], contents, strict=True)]
+            self._continue = _build(self._files, {**start, **parts, "added_tokens": renamed})
+            self._continue_ids = _moved(self._continue, tokens.values(), contents)
+        schemes = list(prefix_schemes(spec))
+        self.has_text_prefix = any(scheme in ("always", "first") for _, scheme in schemes)
+        self._has_prefix_after_special = any(scheme == "always" for _, scheme in schemes)
+        is_raw_only = ("pre_tokenizer", "always") not in schemes
+        self._restarting = {
+            token.token_id
+            for token in tokens.values()
+            if self._has_prefix_after_special and not (is_raw_only and token.is_normalized)
+        }
+
+    def _normalized(self, token: AddedToken) -> str:
+        normalizer = self._start.normalizer
+        return normalizer.normalize_str(token.text) if token.is_normalized and normalizer is not None else token.text
 
     def __reduce__(self):
         return FastTokenizer, (self._files,)
@@ -65,7 +107,25 @@ class FastTokenizer:
         if not text:
             return []
         check_unicode(text)
-        return (self._start if is_start else self._continue).encode(text, add_special_tokens=False).ids
+        try:
+            return self._encode(text, is_start)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # a panic of Rust, where a pattern tries too many ways to read the text
+            raise ValueError(f"{self._files.vocabulary} in {self._files.folder} cannot read a text: {error}") from error
+
+    def _encode(self, text: str, is_start: bool) -> list[int]:
+        """Return the ids. Text that goes on gets its space back behind the first added token in it."""
+        if is_start:
+            ids = self._start.encode(text, add_special_tokens=False).ids
+            return [self._start_ids.get(token_id, token_id) for token_id in ids] if self._start_ids else ids
+        encoding = self._continue.encode(text, add_special_tokens=False)
+        ids = [self._continue_ids.get(token_id, token_id) for token_id in encoding.ids]
+        for index, token_id in enumerate(ids):
+            if token_id in self._restarting:
+                rest = text[encoding.offsets[index][1] :]
+                return ids[: index + 1] + (self._encode(rest, True) if rest else [])
+        return ids
 
     def special_id(self, text: str) -> int:
         """See Tokenizer."""
@@ -85,8 +145,8 @@ class FastTokenizer:
 
     def id_to_piece(self, token_id: int) -> str:
         """See Tokenizer."""
-        piece = self._added.get(token_id)
-        if piece is None and token_id >= 0:
+        piece = self._names.get(token_id)
+        if piece is None and 0 <= token_id < self.vocab_size:
             piece = self._start.id_to_token(token_id)
         if piece is None:
             last = self.vocab_size - 1
@@ -96,7 +156,7 @@ class FastTokenizer:
     def token_bytes(self, token_id: int) -> bytes:
         """See Tokenizer."""
         piece = self.id_to_piece(token_id)
-        if token_id in self._added:
+        if token_id in self._names:
             return piece.encode("utf-8")
         if self._is_byte_level:
             return (
@@ -115,96 +175,62 @@ class FastTokenizer:
         write_files(self._files, folder)
 
 
-def _build(files: TokenizerFiles, spec: dict[str, Any]) -> tokenizers.Tokenizer:
+def _build(files: TokenizerFiles, spec: Mapping[str, Any]) -> tokenizers.Tokenizer:
+    where = f"{files.vocabulary} in {files.folder}"
     try:
-        return tokenizers.Tokenizer.from_str(json.dumps(spec))
-    except Exception as error:  # the library raises bare Exception
-        raise ValueError(f"{files.vocabulary} in {files.folder} is no tokenizer file: {error}") from error
+        built = tokenizers.Tokenizer.from_str(json.dumps(spec))
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the library raises bare Exception, and panics of Rust are no Exception
+        raise ValueError(f"{where} is no tokenizer file: {error}") from error
+    built.encode_special_tokens = True  # that is: as text
+    return built
 
 
-def _special_texts(spec: dict[str, Any], settings: TokenizerSettings) -> set[str]:
-    """Return the texts that must never be read out of a text."""
-    added = spec.get("added_tokens") or ()
-    marks = {token["content"] for token in added if token.get("special") or token["content"].startswith("<|")}
-    return marks | settings.specials
+def _moved(built: tokenizers.Tokenizer, tokens: Iterable[AddedToken], contents: Iterable[str]) -> dict[int, int]:
+    """Return the library's ids of added tokens, found by what it looks for, where the file states other ones."""
+    pairs = [(built.token_to_id(text), token.token_id) for token, text in zip(tokens, contents, strict=True)]
+    return {number: stated for number, stated in pairs if number != stated}
 
 
-def _plain_text_specs(spec: dict[str, Any], specials: set[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the description of a tokenizer for text at the start of a stretch, and of one for text that goes on.
-
-    Neither knows special tokens, nor joins letters into one. Other added tokens (runs of spaces, say) stay.
-    """
-    start = dict(spec, post_processor=None, truncation=None, padding=None)
-    start["added_tokens"] = [token for token in spec.get("added_tokens") or () if token["content"] not in specials]
-    model = dict(spec.get("model") or {})
-    if "merges" in model:
-        model["merges"] = [merge for merge in model["merges"] if _merged(merge) not in specials]
-    start["model"] = model
-    return start, dict(
-        start,
-        normalizer=_without_prefix(spec.get("normalizer")),
-        pre_tokenizer=_without_prefix(spec.get("pre_tokenizer")),
-    )
+def _merge_added(own: Mapping[str, AddedToken], settings: TokenizerSettings, where: str) -> dict[str, AddedToken]:
+    """Return the added tokens of tokenizer.json and of the settings, whose flags count where both have a token."""
+    fixed = settings.named | NEVER_READ
+    found = {text: replace(token, is_special=token.is_special or text in fixed) for text, token in own.items()}
+    for text, token in settings.added.items():
+        other = found.get(text, token)
+        if other.token_id != token.token_id:
+            raise ValueError(
+                f"{where} gives the token {text!r} the id {other.token_id}, the settings beside it {token.token_id}"
+            )
+        found[text] = replace(token, is_special=token.is_special or other.is_special)
+    return found
 
 
-def _merged(merge: str | list[str]) -> str:
-    """Return the token that a merge makes; older files write the pair as one string with a space."""
-    return merge.replace(" ", "", 1) if isinstance(merge, str) else "".join(merge)
+def _vocabulary(where: str, spec: Mapping[str, Any]) -> dict[str, int]:
+    """Return text -> id of the vocabulary without added tokens. Raises ValueError."""
+    model = spec.get("model")
+    stated = model.get("vocab") if isinstance(model, Mapping) else None
+    if isinstance(stated, Mapping):
+        found = dict(stated)
+    elif isinstance(stated, list) and all(isinstance(one, list) and len(one) == 2 for one in stated):
+        found = {one[0]: number for number, one in enumerate(stated)}
+    else:
+        raise ValueError(f"{where} is no tokenizer file: it has no vocabulary")
+    wrong = next((text for text, number in found.items() if type(number) is not int or not 0 <= number <= MAX_ID), None)
+    if wrong is not None:
+        raise ValueError(f"{where}: {wrong!r} has the id {found.get(wrong)!r}, expected a number from 0 to {MAX_ID}")
+    return found
 
 
-def _without_prefix(step: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Return a normalizer or pre-tokenizer that puts no space in front."""
-    if step is None or step["type"] == "Prepend":
-        return None
-    if step["type"] == "Sequence":
-        key = "normalizers" if "normalizers" in step else "pretokenizers"
-        return dict(step, **{key: [part for child in step[key] if (part := _without_prefix(child))]})
-    if step["type"] == "Metaspace":
-        return {key: value for key, value in step.items() if key != "add_prefix_space"} | {"prepend_scheme": "never"}
-    return dict(step, add_prefix_space=False) if step.get("add_prefix_space") else step
-
-
-def _steps(step: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
-    """Yield a step, or the steps of a sequence."""
-    if step is None:
-        return
-    if step["type"] != "Sequence":
-        yield step
-        return
-    for key in ("normalizers", "pretokenizers", "processors", "decoders"):
-        for child in step.get(key, ()):
-            yield from _steps(child)
-
-
-def _prefix_schemes(spec: dict[str, Any]) -> Iterator[str]:
-    """Yield where a space is put in front of a text and taken away by decoding: always, first or never."""
-    for step in [*_steps(spec.get("normalizer")), *_steps(spec.get("pre_tokenizer"))]:
-        if step["type"] == "Prepend":
-            yield "always"
-        elif step["type"] == "Metaspace":
-            yield step.get("prepend_scheme", "always" if step.get("add_prefix_space", True) else "never")
-        elif step["type"] == "ByteLevel" and step.get("add_prefix_space"):
-            yield "always"
-
-
-def _starts_with(spec: dict[str, Any], bos: str | None) -> bool:
-    """Return whether the file itself puts the BOS token in front."""
-    for step in _steps(spec.get("post_processor")):
-        first = (step.get("single") or [{}])[0]
-        if step["type"] == "TemplateProcessing" and first.get("SpecialToken", {}).get("id") == bos:
-            return bos is not None
-    return False
-
-
-def _is_byte_level(files: TokenizerFiles, spec: dict[str, Any]) -> bool:
+def _is_byte_level(where: str, spec: Mapping[str, Any]) -> bool:
     """Return whether pieces are spelled in the byte alphabet; raise ValueError for other kinds than we can decode."""
-    kinds = {step["type"] for step in _steps(spec.get("decoder"))}
+    kinds = {step["type"] for step in steps_of(spec.get("decoder"), where)}
     if "ByteLevel" in kinds:
         return True
     if kinds & {"ByteFallback", "Metaspace"}:
         return False
     found = ", ".join(sorted(kinds)) or "none"
-    where = f"{files.vocabulary} in {files.folder}"
     raise ValueError(f"{where} has the decoder {found}: expected a byte-level or a LLaMA-type tokenizer")
 
 

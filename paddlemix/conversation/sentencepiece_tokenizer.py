@@ -8,6 +8,7 @@ from pathlib import Path
 
 import sentencepiece
 
+from .added_tokens import NEVER_READ, AddedToken, AddedTokenSplitter, check_ids
 from .detokenize import decode
 from .sentencepiece_proto import (
     CONTROL,
@@ -18,15 +19,9 @@ from .sentencepiece_proto import (
     with_control_pieces,
     with_dummy_prefix,
 )
-from .tokenizer_files import (
-    TokenizerFiles,
-    TokenizerSettings,
-    check_unicode,
-    choose_bos,
-    find_special,
-    read_settings,
-    write_files,
-)
+from .tokenizer_files import TokenizerFiles, check_unicode, write_files
+from .tokenizer_settings import TokenizerSettings, choose_bos, find_special, read_settings
+from .vocabulary_choice import is_tiktoken
 
 SPACE_PIECE = "▁"
 CHAT_MARK = re.compile(r"<\|[^|<>]*\|>")  # looks like <|im_start|>: special even where no settings file says so
@@ -46,14 +41,17 @@ class SentencePieceTokenizer:
         model = files.contents[files.vocabulary]
         self._facts = facts = _read_model(files, model)
         ids = {text: index for index, (text, _) in enumerate(facts.pieces)}
-        self._added = {token_id: text for text, token_id in settings.added.items()}
+        where = f"the settings of the tokenizer in {files.folder}"
+        check_ids(settings.added.values(), lambda token_id: None, where)
+        self._added = {token.token_id: text for text, token in settings.added.items()}
         self.specials = _find_specials(facts, settings, ids)
         self.hidden_ids = frozenset(i for text, i in self.specials.items() if text not in settings.shown)
         self.vocab_size = max([len(facts.pieces) - 1, *self._added]) + 1
+        self._splitter = AddedTokenSplitter(settings.added.values())
         model = with_control_pieces(model, [i for i in self.specials.values() if _is_typable(facts, i)])
 
-        self.has_text_prefix = facts.add_dummy_prefix if settings.is_legacy else settings.add_prefix_space
-        self._stripping = {settings.added[text] for text in settings.stripping}
+        self.has_text_prefix = facts.add_dummy_prefix if settings.is_legacy else settings.add_prefix_space is not False
+        self._stripping = {settings.added[text].token_id for text in settings.stripping}
         self._is_legacy, self._named = settings.is_legacy, settings.named
         known = settings.specials.union(settings.added)
         self._symbol_ids = {
@@ -80,6 +78,19 @@ class SentencePieceTokenizer:
         if not text:
             return []
         check_unicode(text)
+        ids: list[int] = []
+        before = SPACE_PIECE if is_start and self.has_text_prefix and not self._is_legacy else ""
+        for part in self._splitter.split(text, before=before):
+            if isinstance(part, AddedToken):
+                ids += self.special_ids(part.text, is_start=is_start)
+                is_start = self.has_prefix_after(part.token_id)
+            else:
+                ids += self._encode(part, is_start)
+                is_start = self._is_legacy and self.has_text_prefix
+        return ids
+
+    def _encode(self, text: str, is_start: bool) -> list[int]:
+        """Return the model's ids of a text without added tokens."""
         if self._facts.remove_extra_spaces and text.startswith((" ", SPACE_PIECE)):
             # Such a model swallows spaces at the start of what it is given, also the one between two words.
             return self._start.encode(text)
@@ -141,8 +152,14 @@ def _read_model(files: TokenizerFiles, model: bytes) -> ModelFacts:
         sentencepiece.SentencePieceProcessor(model_proto=model)
     except (ValueError, KeyError, RuntimeError, AttributeError, TypeError) as error:
         what = f"{files.vocabulary} in {files.folder} ({len(model)} bytes) is not a SentencePiece model: {error}"
-        raise ValueError(f"{what}. Copy or download it again") from error
+        raise ValueError(f"{what}. {_advice(model)}") from error
     return facts
+
+
+def _advice(model: bytes) -> str:
+    if is_tiktoken(model):
+        return "It is a list of byte pieces, as LLaMA 3 was first released with: put its tokenizer.json beside it"
+    return "Copy or download it again"
 
 
 def _find_specials(facts: ModelFacts, settings: TokenizerSettings, ids: dict[str, int]) -> dict[str, int]:
@@ -152,8 +169,9 @@ def _find_specials(facts: ModelFacts, settings: TokenizerSettings, ids: dict[str
         if kind in (CONTROL, UNKNOWN) or _is_mark(text, kind):
             specials[text] = index
     specials.update({text: ids[text] for text in settings.specials if text in ids})
-    specials.update(settings.added)
-    overridden = {token_id: text for text, token_id in settings.added.items()}
+    specials.update({text: ids[text] for text in NEVER_READ if text in ids})
+    specials.update({text: token.token_id for text, token in settings.added.items()})
+    overridden = {token.token_id: text for text, token in settings.added.items()}
     return {text: index for text, index in specials.items() if overridden.get(index, text) == text}
 
 

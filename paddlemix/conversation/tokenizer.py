@@ -8,7 +8,8 @@ from typing import Protocol
 
 from .fast_tokenizer import FastTokenizer
 from .sentencepiece_tokenizer import SentencePieceTokenizer
-from .tokenizer_files import FAST_FILE, TokenizerFiles, read_files
+from .tokenizer_files import FAST_FILE, TokenizerFiles
+from .vocabulary_choice import read_files
 
 
 class Tokenizer(Protocol):

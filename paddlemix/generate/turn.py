@@ -88,7 +88,9 @@ class Writer:
 
     def __init__(self, turn: Turn, processor, sampling: SamplingParams, eos_ids: Sequence[int], room: int):
         tokenizer, template = processor.tokenizer, processor.template
-        end_ids = {tokenizer.special_id(token) for token in template.stop_tokens}
+        # What the vocabulary lacks, the model cannot write: a folder's own format need not have all marks of ours.
+        ends = (token for token in template.stop_tokens if token == template.answer_end or token in tokenizer.specials)
+        end_ids = {tokenizer.special_id(token) for token in ends}
         self.turn = turn
         self.is_open = True
         self.budget = min(sampling.max_new_tokens, room)

@@ -12,6 +12,7 @@ from ..files import CheckpointError
 from ..foreign_quantization import refuse_quantized
 from .components import has_torch_weights
 from .config_keys import CONFIG_FILE, read_config_json, read_generation
+from .folder_template import DEFAULT, NOTED, TemplateChoice, choose_template
 
 
 def is_decoder(folder: Path) -> bool:
@@ -125,6 +126,12 @@ def eos_json(config: LlavaConfig) -> int | list[int] | None:
     return ends[0] if len(ends) == 1 else ends or None
 
 
-def template_of(own: dict, language: LanguageConfig) -> str:
-    """Return the chat format that a folder names (own: of `read_own_json`), else its family's."""
-    return own["template"] or get_family(language.family).template
+def template_of(own: dict, language: LanguageConfig, folder: Path | None = None) -> TemplateChoice:
+    """Return the chat format that a folder has or names (own: of `read_own_json`), else its family's.
+
+    folder: where transformers' chat template may lie, None to look at none. Raises CheckpointError.
+    """
+    default = get_family(language.family).template
+    if folder is None:
+        return TemplateChoice(own["template"] or default, NOTED if own["template"] else DEFAULT)
+    return choose_template(folder, own["template"], default)

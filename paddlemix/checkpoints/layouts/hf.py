@@ -75,7 +75,7 @@ def read_config(folder: Path, raw: dict) -> LlavaConfig:
         vision=vision,
         projector_type="mlp2x_gelu",
         image=_read_image(folder, raw, vision, is_next),
-        template=template_of(own, language),
+        template=template_of(own, language, folder).name,
         dtype=stored_dtype(folder, raw, text),
         has_image_newline=is_next,
         eos_token_ids=read_eos(folder, raw.get("text_config") or raw, language),
@@ -185,19 +185,27 @@ def is_dropped(name: str, config: LlavaConfig) -> bool:
     return is_tied_head or is_unused or DROPPED.fullmatch(name) is not None
 
 
-def parts(config: LlavaConfig, tensors: dict[str, StoredTensor]) -> list[Part]:
+def parts(
+    config: LlavaConfig,
+    tensors: dict[str, StoredTensor],
+    tokenizer: Tokenizer | None = None,
+    num_own: int | None = None,
+) -> list[Part]:
     """Return the folder of a LlavaForConditionalGeneration or LlavaNextForConditionalGeneration.
 
-    The vocabulary gets rows for `<image>`, `<pad>` and up to a multiple of 64, each the mean of the others, so that no
-    new token is likelier than an average one. Raises CheckpointError for a model that transformers has no class for.
+    Where the tokenizer has `<image>` and `<pad>` already, they keep their ids and rows. Else the vocabulary gets rows
+    for them and up to a multiple of 64, each the mean of the others, so that no new token is likelier than an average
+    one. num_own: how many of them are the model's own, None for all. Raises CheckpointError for a model that
+    transformers has no class for.
     """
     hf_json.check_holdable(config)
-    num_rows = hf_json.num_padded_rows(config.language.vocab_size)
+    places = hf_tokenizer.find_places(config.language.vocab_size, tokenizer, num_own)
     names, theirs = table(config), {}
     vocabulary = [names.to_theirs(name)[0] for name in (EMBEDDING, HEAD)]
     for name, tensor in renamed(names, tensors, NAME).items():
-        theirs[new_style(name)] = padded_rows(tensor, num_rows, "mean") if name in vocabulary else tensor
-    return [Part("", "safetensors", "model", theirs, hf_json.json_files(config), notes=hf_json.notes(config))]
+        is_grown = name in vocabulary and tensor.shape[0] < places.num_rows
+        theirs[new_style(name)] = padded_rows(tensor, places.num_rows, "mean") if is_grown else tensor
+    return [Part("", "safetensors", "model", theirs, hf_json.json_files(config, places), notes=hf_json.notes(config))]
 
 
 def new_style(name: str) -> str:
@@ -212,8 +220,8 @@ def write_tokenizer(tokenizer: Tokenizer, config: LlavaConfig, folder: Path) -> 
     hf_tokenizer.write_tokenizer(tokenizer, folder, config.language.vocab_size, processor)
 
 
-def own_vocab_size(folder: Path, raw: dict, config: LlavaConfig) -> int | None:
-    """Return how many vocabulary rows are the model's own, None where none can be told from added ones."""
+def own_vocab_size(folder: Path, raw: dict, rows: StoredTensor) -> int | None:
+    """Return how many of the vocabulary's rows are the model's own, None where none can be told from added ones."""
     own = raw.get(OWN_KEY)
     recorded = own.get("vocab_size") if isinstance(own, dict) else None
-    return hf_tokenizer.own_vocab_size(folder, raw, recorded, config.language.vocab_size)
+    return hf_tokenizer.own_vocab_size(folder, raw, recorded, rows)

@@ -9,52 +9,71 @@ from collections.abc import Iterator, Mapping
 
 import sentencepiece
 
-from ...conversation.sentencepiece_proto import BPE, CONTROL, UNKNOWN, USER_DEFINED, read_facts
+from ...conversation.added_tokens import AddedToken
+from ...conversation.sentencepiece_proto import BPE, CONTROL, UNKNOWN, USER_DEFINED, ModelFacts, read_facts
+from .settled_fast import bos_processor
 
 SPACE = "▁"
 
 
-def fast_json(model: bytes, *, is_legacy: bool, bos: str | None, added: Mapping[str, int]) -> dict | None:
-    """Return the content of tokenizer.json, None for a model that is no BPE with a space in front of texts.
+def fast_json(
+    model: bytes,
+    *,
+    is_legacy: bool,
+    has_prefix: bool,
+    bos: str | None,
+    added: Mapping[str, AddedToken],
+    specials: Mapping[str, int],
+) -> dict | None:
+    """Return the content of tokenizer.json, None for a model that is no BPE or takes spaces away.
 
-    bos: token that starts an encoded text, if any. added: special tokens that are not in the model, by id.
+    has_prefix: a text gets a space in front, if legacy also behind each token. bos: token that starts an encoded text,
+    if any. added: tokens beside the model, without gaps, or in the place of its pieces. specials: all special tokens,
+    among them pieces of the model, by id.
     """
     facts = read_facts(model)
-    if facts.model_type != BPE or not facts.add_dummy_prefix or facts.remove_extra_spaces:
+    if facts.model_type != BPE or facts.remove_extra_spaces:
         return None
     vocabulary = {text: number for number, (text, _) in enumerate(facts.pieces)}
     if len(vocabulary) < len(facts.pieces):
         return None
-    unknown = next(text for text, kind in facts.pieces if kind == UNKNOWN)
-    marks = {
-        text: number for number, (text, kind) in enumerate(facts.pieces) if kind in (UNKNOWN, CONTROL, USER_DEFINED)
-    }
-    shown = {text for text, kind in facts.pieces if kind == USER_DEFINED}
+    tokens = _tokens(facts, added, specials)
+    names = [tokens[number].text if number in tokens else text for number, (text, _) in enumerate(facts.pieces)]
+    kept = set(names)
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [
-            _token(text, number, text not in shown)
-            for text, number in sorted({**marks, **added}.items(), key=lambda item: item[1])
-        ],
-        "normalizer": _normalizer() if is_legacy else None,
-        "pre_tokenizer": None if is_legacy else _pre_tokenizer(),
-        "post_processor": None if bos is None else _post_processor(bos, {**vocabulary, **added}[bos]),
-        "decoder": _decoder(),
+        "added_tokens": [tokens[number].as_json() for number in sorted(tokens)],
+        "normalizer": _normalizer(has_prefix) if is_legacy or not has_prefix else None,
+        "pre_tokenizer": None if is_legacy or not has_prefix else _pre_tokenizer(),
+        "post_processor": None if bos is None else bos_processor(bos, specials[bos]),
+        "decoder": _decoder(has_prefix),
         "model": {
             "type": "BPE",
             "dropout": None,
-            "unk_token": unknown,
+            "unk_token": next(text for text, kind in facts.pieces if kind == UNKNOWN),
             "continuing_subword_prefix": None,
             "end_of_word_suffix": None,
             "fuse_unk": True,
             "byte_fallback": True,
             "ignore_merges": False,
-            "vocab": vocabulary,
-            "merges": [f"{left} {right}" for left, right in _merges(model, vocabulary)],
+            "vocab": {text: number for number, text in enumerate(names)},
+            "merges": [
+                f"{left} {right}" for left, right in _merges(model, vocabulary) if kept.issuperset((left, right))
+            ],
         },
     }
+
+
+def _tokens(facts: ModelFacts, added: Mapping[str, AddedToken], specials: Mapping[str, int]) -> dict[int, AddedToken]:
+    """Return what tokenizer.json lists as added tokens by their ids: added ones, and the model's marks and symbols."""
+    pieces = [(text, number, kind) for number, (text, kind) in enumerate(facts.pieces)]
+    named = [piece for piece in pieces if piece[2] in (UNKNOWN, CONTROL, USER_DEFINED)]
+    marks = {text: AddedToken(text, number, is_special=kind != USER_DEFINED) for text, number, kind in named}
+    marks |= {text: AddedToken(text, number, is_special=True) for text, number in specials.items()}
+    tokens = {token.token_id: token for token in {**marks, **added}.values()}
+    return tokens | {token.token_id: token for token in added.values()}  # instead of the piece in its place
 
 
 def _merges(model: bytes, vocabulary: Mapping[str, int]) -> Iterator[tuple[str, str]]:
@@ -67,36 +86,22 @@ def _merges(model: bytes, vocabulary: Mapping[str, int]) -> Iterator[tuple[str, 
         yield from sorted(pairs, key=lambda pair: (vocabulary[pair[0]], vocabulary[pair[1]]))
 
 
-def _token(text: str, number: int, is_special: bool) -> dict:
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": is_special}
-    return {"id": number, "content": text, **flags}
-
-
-def _normalizer() -> dict:
+def _normalizer(has_prefix: bool) -> dict:
     replace = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
-    return {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": SPACE}, replace]}
+    return (
+        {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": SPACE}, replace]} if has_prefix else replace
+    )
 
 
 def _pre_tokenizer() -> dict:
     return {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": "first", "split": False}
 
 
-def _post_processor(bos: str, number: int) -> dict:
-    start = {"SpecialToken": {"id": bos, "type_id": 0}}
-    first, second = ({"Sequence": {"id": name, "type_id": place}} for place, name in enumerate("AB"))
-    return {
-        "type": "TemplateProcessing",
-        "single": [start, first],
-        "pair": [start, first, {"SpecialToken": {"id": bos, "type_id": 1}}, second],
-        "special_tokens": {bos: {"id": bos, "ids": [number], "tokens": [bos]}},
-    }
-
-
-def _decoder() -> dict:
+def _decoder(has_prefix: bool) -> dict:
     steps = [
         {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
         {"type": "ByteFallback"},
         {"type": "Fuse"},
-        {"type": "Strip", "content": " ", "start": 1, "stop": 0},
     ]
+    steps += [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if has_prefix else []
     return {"type": "Sequence", "decoders": steps}

@@ -13,9 +13,9 @@ from ...models.vision.families import CLIP, SIGLIP, by_tower_type, get_tower_fam
 from ..files import CheckpointError
 from .decoder import class_json, generation_json, language_json, stand_in
 from .hf_chat import chat_template
+from .hf_tokenizer import Places
 from .part import OWN_KEY, own_json
 
-VOCABULARY_STEP = 64  # llava-hf pads the vocabulary to a multiple of this
 # Before UNSCALED_VERSION transformers multiplies image features by a decoder's embedding_scale (Gemma's), from it on
 # it does not. What a model does is told by the version that its folder names.
 SCALING_VERSION, UNSCALED_VERSION = "5.3.0", "5.4.0"
@@ -58,16 +58,11 @@ def notes(config: LlavaConfig) -> tuple[str, ...]:
     )
 
 
-def num_padded_rows(vocab_size: int) -> int:
-    """Return how many rows hold the vocabulary, `<image>` and `<pad>`, in llava-hf's way."""
-    return -(-(vocab_size + 2) // VOCABULARY_STEP) * VOCABULARY_STEP
-
-
-def json_files(config: LlavaConfig) -> dict[str, dict]:
+def json_files(config: LlavaConfig, places: Places) -> dict[str, dict]:
     """Return file name -> content."""
     files = {
-        "config.json": _config(config),
-        "generation_config.json": _token_ids(config),
+        "config.json": _config(config, places),
+        "generation_config.json": _token_ids(config, places),
         "preprocessor_config.json": preprocessor(config.image),
         "processor_config.json": _processor(config),
     }
@@ -151,23 +146,23 @@ def vision_json(vision: VisionConfig) -> dict:
         raise CheckpointError(f"config.json of transformers: {error}") from None
 
 
-def _config(config: LlavaConfig) -> dict:
+def _config(config: LlavaConfig, places: Places) -> dict:
     image, vision, is_next = config.image, config.vision, config.image.mode == "anyres"
     values = {
         "architectures": [ARCHITECTURES[is_next]],
         "model_type": "llava_next" if is_next else "llava",
         "image_seq_length": image.patches_per_side**2 + image.has_class_token,
-        "image_token_index": config.language.vocab_size,
+        "image_token_index": places.image_id,
         "multimodal_projector_bias": True,
-        "pad_token_id": config.language.vocab_size + 1,
+        "pad_token_id": places.pad_id,
         "projector_hidden_act": "gelu",
-        "text_config": _text_config(config),
+        "text_config": _text_config(config, places),
         "tie_word_embeddings": config.language.tie_word_embeddings,
         "torch_dtype": config.dtype,
         "vision_config": {**vision_json(config.vision), "torch_dtype": config.dtype},
         "vision_feature_layer": vision.select_layer,
         "vision_feature_select_strategy": _strategy(config),
-        OWN_KEY: own_json(config, held(config)) | {"vocab_size": config.language.vocab_size},
+        OWN_KEY: own_json(config, held(config)) | {"vocab_size": places.num_own},
     }
     if config.language.embedding_scale != 1.0:
         values["transformers_version"] = SCALING_VERSION if config.has_scaled_features else UNSCALED_VERSION
@@ -176,14 +171,13 @@ def _config(config: LlavaConfig) -> dict:
     return values
 
 
-def _text_config(config: LlavaConfig) -> dict:
-    num_rows = num_padded_rows(config.language.vocab_size)
-    decoder = held(config)
-    return {**class_json(decoder), **language_json(decoder), "vocab_size": num_rows, **_token_ids(config)}
+def _text_config(config: LlavaConfig, places: Places) -> dict:
+    decoder, rows = held(config), {"vocab_size": places.num_rows}
+    return {**class_json(decoder), **language_json(decoder), **rows, **_token_ids(config, places)}
 
 
-def _token_ids(config: LlavaConfig) -> dict:
-    return {**generation_json(config), "pad_token_id": config.language.vocab_size + 1}
+def _token_ids(config: LlavaConfig, places: Places) -> dict:
+    return {**generation_json(config), "pad_token_id": places.pad_id}
 
 
 def _processor(config: LlavaConfig) -> dict:

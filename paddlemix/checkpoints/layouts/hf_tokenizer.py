@@ -4,100 +4,108 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
+from ...conversation.added_tokens import AddedToken
 from ...conversation.tokenizer import Tokenizer, load_tokenizer, make_tokenizer
 from ...conversation.tokenizer_files import (
     ADDED_FILE,
     CONFIG_FILE,
     FAST_FILE,
-    SENTENCEPIECE_FILE,
     SPECIALS_FILE,
     VOCABULARIES,
     TokenizerFiles,
-    read_files,
 )
-from ..files import CheckpointError, read_json, write_json
+from ...conversation.vocabulary_choice import read_files
+from ..files import StoredTensor, read_json, write_json
+from ..transforms import are_alike
 from . import torch_tokenizer
-from .hf_fast import fast_json
+from .settled_fast import FILLER
 
 IMAGE, PAD = "<image>", "<pad>"
-FILLER = "<paddlemix_unused_{}>"  # for rows of the model that the tokenizer has no token for
+VOCABULARY_STEP = 64  # llava-hf pads the vocabulary to a multiple of this
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a folder's `<image>` and `<pad>` stand, and how many rows its vocabulary has.
+
+    added: those of the two that are new, text to id. num_own: how many rows are the model's own, for our reader.
+    """
+
+    image_id: int
+    pad_id: int
+    num_rows: int
+    added: dict[str, int]
+    num_own: int
+
+
+def find_places(vocab_size: int, tokenizer: Tokenizer | None, num_own: int | None = None) -> Places:
+    """Return where `<image>` and `<pad>` go: where the tokenizer has them, else behind the rows of the model.
+
+    A `<pad>` that is missing beside an `<image>` takes the next row that no token has. num_own: of Places, None for all
+    that there are.
+    """
+    known = {} if tokenizer is None else tokenizer.specials
+    ids = {text: known[text] for text in (IMAGE, PAD) if text in known}
+    free = tokenizer.vocab_size if IMAGE in ids else vocab_size
+    added = {text: free + place for place, text in enumerate(text for text in (IMAGE, PAD) if text not in ids)}
+    num_needed = max([vocab_size, *(number + 1 for number in added.values())])
+    num_rows = vocab_size if num_needed == vocab_size else -(-num_needed // VOCABULARY_STEP) * VOCABULARY_STEP
+    return Places((ids | added)[IMAGE], (ids | added)[PAD], num_rows, added, num_own or vocab_size)
 
 
 def write_tokenizer(tokenizer: Tokenizer, folder: Path, vocab_size: int, processor_class: str) -> None:
-    """Write a tokenizer whose ids vocab_size and vocab_size + 1 are `<image>` and `<pad>`.
+    """Write a tokenizer that has `<image>` and `<pad>`, its own where it has them.
 
-    Raises CheckpointError when it has more tokens than the model has rows, or has them already.
+    Raises CheckpointError when it has more tokens than the model has rows.
     """
-    taken = sorted({IMAGE, PAD} & set(tokenizer.specials))
-    if taken:
-        raise CheckpointError(f"the tokenizer has {' and '.join(taken)} already, which layout hf adds by itself")
-    torch_tokenizer.write_tokenizer(tokenizer, vocab_size, folder)
-    added = {FILLER.format(number): number for number in range(tokenizer.vocab_size, vocab_size)}
-    added |= {IMAGE: vocab_size, PAD: vocab_size + 1}
-    config = _read(folder / CONFIG_FILE)
+    torch_tokenizer.write_tokenizer(tokenizer, vocab_size, folder, is_final=False)
+    places = find_places(vocab_size, tokenizer)
+    new = [AddedToken(text, number, is_special=True) for text, number in places.added.items()]
+    last = min(places.added.values(), default=0)
+    new += [AddedToken(FILLER.format(n), n, is_special=True) for n in range(tokenizer.vocab_size, last)]
+    new.sort(key=lambda token: token.token_id)
     if (folder / FAST_FILE).is_file():
-        _add_to_fast(folder / FAST_FILE, added)
-    else:
-        _write_fast(tokenizer, folder, config, added)
-    _add_to_settings(folder, config, added, processor_class)
+        _add_to_fast(folder / FAST_FILE, new)
+    _add_to_settings(folder, new, processor_class)
+    torch_tokenizer.write_fast(tokenizer, folder)
 
 
-def _write_fast(tokenizer: Tokenizer, folder: Path, config: dict, added: dict[str, int]) -> None:
-    """Write a tokenizer.json beside the SentencePiece model, where one can be made."""
-    if config.get("add_prefix_space") is False:
-        return
-    spec = fast_json(
-        (folder / SENTENCEPIECE_FILE).read_bytes(),
-        is_legacy=config.get("legacy") in (None, True),
-        bos=tokenizer.id_to_piece(tokenizer.bos_id) if tokenizer.add_bos else None,
-        added=tokenizer.specials | added,
-    )
-    if spec is not None:
-        write_json(folder / FAST_FILE, spec)
-
-
-def _add_to_settings(folder: Path, config: dict, added: dict[str, int], processor_class: str) -> None:
+def _add_to_settings(folder: Path, new: list[AddedToken], processor_class: str) -> None:
     """Name the new tokens in the settings files, for slow and fast tokenizers."""
-    specials = _read(folder / SPECIALS_FILE)
-    for key in ("bos_token", "eos_token", "unk_token"):
-        if config.get(key):
-            specials.setdefault(key, config[key])
-    earlier = _read(folder / ADDED_FILE)
-    listed = config.get("added_tokens_decoder") or {str(number): _token(text) for text, number in earlier.items()}
+    config, specials, ids = (read_json(folder / name) for name in (CONFIG_FILE, SPECIALS_FILE, ADDED_FILE))
+    config["added_tokens_decoder"] |= {str(token.token_id): torch_tokenizer.flags(token) for token in new}
     config |= {
-        "added_tokens_decoder": listed | {str(number): _token(text) for text, number in added.items()},
         "extra_special_tokens": {"image_token": IMAGE},
         "image_token": IMAGE,
         "pad_token": PAD,
         "padding_side": "left",
         "processor_class": processor_class,
     }
-    if config.get("add_prefix_space"):  # the default; where it is stated, transformers ignores tokenizer.json
-        del config["add_prefix_space"]
     write_json(folder / CONFIG_FILE, config)
     write_json(folder / SPECIALS_FILE, specials | {"pad_token": PAD})
-    write_json(folder / ADDED_FILE, earlier | added)
+    write_json(folder / ADDED_FILE, ids | {token.text: token.token_id for token in new})
 
 
-def own_vocab_size(folder: Path, raw: dict, recorded: int | None, num_rows: int) -> int | None:
+def own_vocab_size(folder: Path, raw: dict, recorded: int | None, rows: StoredTensor) -> int | None:
     """Return how many of a folder's vocabulary rows are the model's own, None where that cannot be told.
 
-    recorded: the number that our writer left in config.json. Otherwise rows from `<image>` on count as added if that
-    token and `<pad>` are all that the tokenizer has there, as in llava-hf's folders.
+    rows: the embeddings. The others start where our writer noted it (recorded), else at `<image>`, and they count as
+    added if the tokenizer has nothing but that token and `<pad>` there, as in llava-hf's folders. Without a tokenizer,
+    they do where our writer noted it and they are one and the same, as it writes them.
     """
     image_id = raw.get("image_token_index", raw.get("image_token_id", 32000))
-    if not isinstance(image_id, int) or not 0 < image_id < num_rows:
+    start = image_id if recorded is None else recorded
+    if type(image_id) is not int or type(start) is not int or not 0 < image_id <= start < rows.shape[0]:
         return None
-    if recorded == image_id:
-        return recorded
     if not any((folder / name).is_file() for name in VOCABULARIES):
-        return None
+        return start if recorded is not None and are_alike(rows, start) else None
     tokenizer = load_tokenizer(folder)
-    last = {text for text, number in tokenizer.specials.items() if number >= image_id}
+    last = {text for text, number in tokenizer.specials.items() if number >= start}
     is_added = last <= {IMAGE, PAD} and tokenizer.specials.get(IMAGE) == image_id
-    return image_id if is_added and tokenizer.vocab_size <= image_id + len(last) else None
+    return start if is_added and tokenizer.vocab_size <= start + len(last) else None
 
 
 def read_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
@@ -150,17 +158,7 @@ def _text(token) -> str | None:
     return text if isinstance(text, str) else None
 
 
-def _add_to_fast(path: Path, added: dict[str, int]) -> None:
+def _add_to_fast(path: Path, new: list[AddedToken]) -> None:
     spec = read_json(path)
-    tokens = [{"id": number, **_token(text)} for text, number in added.items()]
-    spec["added_tokens"] = [*(spec.get("added_tokens") or ()), *tokens]
+    spec["added_tokens"] += [token.as_json() for token in new]
     write_json(path, spec)
-
-
-def _token(text: str) -> dict:
-    flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
-    return {"content": text, **flags}
-
-
-def _read(path: Path) -> dict:
-    return read_json(path) if path.is_file() else {}

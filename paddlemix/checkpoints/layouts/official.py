@@ -130,7 +130,7 @@ def build_config(folder: Path, raw: dict, language: LanguageConfig, facts: Tower
         vision=vision,
         projector_type=raw.get("mm_projector_type", "linear"),
         image=image,
-        template=template_of(read_own_json(raw), language),
+        template=template_of(read_own_json(raw), language, folder).name,
         dtype=stored_dtype(folder, raw),
         has_image_newline="unpad" in merge,
         eos_token_ids=read_eos(folder, raw, language),
@@ -255,4 +255,4 @@ def _config_json(config: LlavaConfig, tower: str, folder: str) -> dict:
 
 
 def write_tokenizer(tokenizer: Tokenizer, config: LlavaConfig, folder: Path) -> None:
-    torch_tokenizer.write_tokenizer(tokenizer, config.language.vocab_size, folder)
+    torch_tokenizer.write_tokenizer(tokenizer, config.language.vocab_size, folder, config.template)

@@ -73,7 +73,7 @@ def read_config(folder: Path, raw: dict) -> LlavaConfig:
         vision=vision,
         projector_type=raw.get("mm_projector_type", "linear"),
         image=image,
-        template=template_of(read_own_json(raw), language),
+        template=template_of(read_own_json(raw), language).name,
         dtype=stored_dtype(folder, raw),
         has_image_newline=image.merge == "spatial_unpad",
         eos_token_ids=read_eos(folder, raw, language),

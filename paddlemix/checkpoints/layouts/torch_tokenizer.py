@@ -1,40 +1,143 @@
-"""Tokenizer files for tools of transformers: tokenizer.model, and the settings that PaddleMIX leaves unsaid."""
+"""Tokenizer files for tools of transformers, of version 4 as of version 5: the same ids in each.
+
+What a foreign folder states about its own making (backend, is_local, classes of one version) is not passed on.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from ...conversation.added_tokens import AddedToken
+from ...conversation.sentencepiece_proto import read_facts
+from ...conversation.templates import get_template
 from ...conversation.tokenizer import Tokenizer
 from ...conversation.tokenizer_files import (
+    ADDED_FILE,
     CONFIG_FILE,
     FAST_FILE,
     PADDLE_FILE,
+    ROLES,
     SENTENCEPIECE_FILE,
+    SPECIALS_FILE,
     VOCABULARIES,
 )
-from ..files import CheckpointError, read_json, write_json
+from ...conversation.tokenizer_settings import read_settings
+from ...conversation.vocabulary_choice import read_files
+from ..files import CheckpointError, write_json
+from .hf_chat import chat_template
+from .hf_fast import fast_json
+from .settled_fast import settled_json, without_gaps
+
+SLOW_CLASSES = ("LlamaTokenizer", "GemmaTokenizer", "CodeLlamaTokenizer")  # known to both versions
+KEPT = ("add_eos_token", "add_prefix_space", "legacy", "clean_up_tokenization_spaces", "errors", "padding_side")
+KEPT += ("model_max_length", "spaces_between_special_tokens", "truncation_side", "use_default_system_prompt")
 
 
-def write_tokenizer(tokenizer: Tokenizer, vocab_size: int, folder: Path) -> None:
-    """Write a tokenizer as LlamaTokenizer reads it. Raises CheckpointError when it has more tokens than the model."""
+def write_tokenizer(
+    tokenizer: Tokenizer, vocab_size: int, folder: Path, template: str | None = None, *, is_final: bool = True
+) -> None:
+    """Write a tokenizer as transformers reads it.
+
+    template: name of the chat format to state. is_final: no tokens are added afterwards, so that a tokenizer.json can
+    stand beside a SentencePiece model. Raises CheckpointError when it has more tokens than the model.
+    """
     if tokenizer.vocab_size > vocab_size:
         raise CheckpointError(
             f"the tokenizer has ids up to {tokenizer.vocab_size - 1}, but the model has only {vocab_size} rows"
         )
     tokenizer.save(folder)
     vocabulary = next(name for name in VOCABULARIES if (folder / name).is_file())
-    settings = read_json(folder / CONFIG_FILE) if (folder / CONFIG_FILE).is_file() else {}
+    files = read_files(folder)
+    settings, stated = read_settings(files), files.read_json(CONFIG_FILE)
+    values = {key: stated[key] for key in KEPT if stated.get(key) is not None}
+    values |= _roles(tokenizer, stated, files.read_json(SPECIALS_FILE))
+    named = settings.named - {values.get(key) for key in ROLES}
+    values["additional_special_tokens"] = sorted(named & set(tokenizer.specials), key=tokenizer.specials.get)
     if vocabulary == PADDLE_FILE:  # its reader, PaddleMIX's, always is of the older kind
         (folder / PADDLE_FILE).rename(folder / SENTENCEPIECE_FILE)
-        settings["legacy"] = True
-    is_fast = vocabulary == FAST_FILE
-    has_code = settings.pop("auto_map", None) is not None  # InternLM's, whose classes come with its folders only
-    if has_code or settings.get("tokenizer_class") in (None, "LLavaTokenizer"):
-        settings["tokenizer_class"] = "PreTrainedTokenizerFast" if is_fast else "LlamaTokenizer"
-    settings.setdefault("add_bos_token", tokenizer.add_bos)
-    settings.setdefault("eos_token", tokenizer.id_to_piece(tokenizer.eos_id))
+        values["legacy"] = True
+    if vocabulary == FAST_FILE:
+        spec, added = settled_json(tokenizer, files.read_json(FAST_FILE), settings.added)
+        write_json(folder / FAST_FILE, spec)
+        values.pop("add_prefix_space", None)
+        values |= _fast_class(spec)
+    else:
+        added = _raw_tokens(settings.added, len(read_facts(files.contents[vocabulary]).pieces))
+        values["tokenizer_class"] = _slow_class(stated)
+        if values.get("add_prefix_space"):  # the default; where it is stated, transformers ignores tokenizer.json
+            del values["add_prefix_space"]
+    values["add_bos_token"] = tokenizer.add_bos
+    values["added_tokens_decoder"] = {str(token.token_id): flags(token) for token in added.values()}
+    chat = None if template is None else chat_template(get_template(template))
+    write_json(folder / CONFIG_FILE, values if chat is None else {**values, "chat_template": chat})
+    write_json(folder / SPECIALS_FILE, {key: values[key] for key in ROLES if values.get(key)})
+    write_json(folder / ADDED_FILE, {token.text: token.token_id for token in added.values()})
+    if is_final:
+        write_fast(tokenizer, folder)
+
+
+def _raw_tokens(added: Mapping[str, AddedToken], num_pieces: int) -> dict[str, AddedToken]:
+    """Return added tokens as slow classes find them, in the raw text whatever the flag says; the fast ones obey it."""
+    return without_gaps(
+        {text: dataclasses.replace(one, is_normalized=False) for text, one in added.items()}, num_pieces
+    )
+
+
+def write_fast(tokenizer: Tokenizer, folder: Path) -> None:
+    """Write a tokenizer.json beside a SentencePiece model that was written, where one can be made."""
+    files = read_files(folder)
+    if files.vocabulary == FAST_FILE:
+        return
+    settings = read_settings(files)
+    spec = fast_json(
+        files.contents[SENTENCEPIECE_FILE],
+        is_legacy=settings.is_legacy,
+        has_prefix=tokenizer.has_text_prefix,
+        bos=tokenizer.id_to_piece(tokenizer.bos_id) if tokenizer.add_bos else None,
+        added=settings.added,
+        specials=tokenizer.specials,
+    )
+    if spec is not None:
+        write_json(folder / FAST_FILE, spec)
+
+
+def flags(token: AddedToken) -> dict[str, Any]:
+    """Return a token as added_tokens_decoder lists it."""
+    return {key: value for key, value in token.as_json().items() if key != "id"}
+
+
+def _roles(tokenizer: Tokenizer, stated: Mapping[str, Any], special_map: Mapping[str, Any]) -> dict[str, str | None]:
+    """Return the roles as texts, with those that PaddleMIX leaves unsaid.
+
+    A role that the vocabulary has no token for is null: transformers would take one from the file or from the class
+    and add it, behind the model's last row.
+    """
+    roles = dict.fromkeys(ROLES)
+    roles["eos_token"] = tokenizer.id_to_piece(tokenizer.eos_id)
     if tokenizer.bos_id is not None:
-        settings.setdefault("bos_token", tokenizer.id_to_piece(tokenizer.bos_id))
+        roles["bos_token"] = tokenizer.id_to_piece(tokenizer.bos_id)
     if "<unk>" in tokenizer.specials:
-        settings.setdefault("unk_token", "<unk>")
-    write_json(folder / CONFIG_FILE, settings)
+        roles["unk_token"] = "<unk>"
+    for key in ROLES:
+        token = stated[key] if key in stated else special_map.get(key)
+        text = token.get("content") if isinstance(token, Mapping) else token
+        if text in tokenizer.specials:
+            roles[key] = text
+    return roles
+
+
+def _fast_class(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the class that reads tokenizer.json as it is; version 4 takes add_prefix_space from the settings."""
+    has_space = (spec.get("pre_tokenizer") or {}).get("add_prefix_space")
+    space = {"add_prefix_space": has_space} if isinstance(has_space, bool) else {}
+    # Without the names, version 4 makes token_type_ids too, which no decoder here takes.
+    names = ["input_ids", "attention_mask"]
+    return {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": names, **space}
+
+
+def _slow_class(stated: Mapping[str, Any]) -> str:
+    name = str(stated.get("tokenizer_class") or "").removesuffix("Fast")
+    return name if name in SLOW_CLASSES else SLOW_CLASSES[0]

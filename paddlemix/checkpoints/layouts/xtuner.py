@@ -66,7 +66,7 @@ def read_config(folder: Path, raw: dict, base: Path | None = None) -> LlavaConfi
         vision=vision,
         projector_type=_projector_type(folder, projector, vision),
         image=image,
-        template=template_of(read_own_json(projector), language),
+        template=template_of(read_own_json(projector), language, tokenizer_folder(folder, base)).name,
         dtype=stored_dtype(home, llm),
         eos_token_ids=read_eos(home, llm, language),
     )
@@ -290,4 +290,4 @@ def _projector_json(config: LlavaConfig) -> dict:
 
 
 def write_tokenizer(tokenizer: Tokenizer, config: LlavaConfig, folder: Path) -> None:
-    torch_tokenizer.write_tokenizer(tokenizer, config.language.vocab_size, folder)
+    torch_tokenizer.write_tokenizer(tokenizer, config.language.vocab_size, folder, config.template)

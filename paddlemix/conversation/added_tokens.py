@@ -1,0 +1,138 @@
+"""Tokens that a folder adds to its vocabulary, and how a slow tokenizer of transformers finds them in a text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..foreign_json import FLAG, Kind, check_values, whole_number
+from .templates import TEMPLATES
+
+MAX_ID = 1 << 24  # no vocabulary is larger, and a table as long as the largest id must fit into memory
+TOKEN_ID = whole_number(0, MAX_ID)
+CONTENT = Kind(lambda value: isinstance(value, str) and value != "", "a text that is not empty")
+KINDS = {"content": CONTENT, "id": TOKEN_ID, **dict.fromkeys(("lstrip", "rstrip", "single_word", "normalized"), FLAG)}
+KINDS |= {"special": FLAG}
+# What the package itself puts in by id. It stays text in a text, even in a folder that calls it an ordinary token.
+NEVER_READ = frozenset(token for one in TEMPLATES.values() for token in (*one.special_tokens, *one.extra_stop_tokens))
+NEVER_READ |= {"<image>", "<pad>", "<s>", "<unk>"}
+
+
+@dataclass(frozen=True)
+class AddedToken:
+    """A token beside the vocabulary; the flags are those of transformers' AddedToken.
+
+    is_special: it stays text where somebody typed it. strips_left, strips_right: it swallows white space there.
+    is_word: it is found as a word of its own only. is_normalized: it is looked for in the normalized text.
+    """
+
+    text: str
+    token_id: int
+    is_special: bool
+    strips_left: bool = False
+    strips_right: bool = False
+    is_word: bool = False
+    is_normalized: bool = False
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the token as tokenizer.json lists it."""
+        return {
+            "id": self.token_id,
+            "content": self.text,
+            "single_word": self.is_word,
+            "lstrip": self.strips_left,
+            "rstrip": self.strips_right,
+            "normalized": self.is_normalized,
+            "special": self.is_special,
+        }
+
+
+def parse_token(stated: Any, token_id: Any, where: str) -> AddedToken:
+    """Return a token from an object with `content` and flags, or from its text alone. Raises ValueError."""
+    values = {"content": stated} if isinstance(stated, str) else stated
+    if not isinstance(values, Mapping) or "content" not in values:
+        raise ValueError(f"{where} has {stated!r}: expected a string or an object with 'content'")
+    check_values({**values, "id": token_id}, KINDS, f"{where}, token {values['content']!r}")
+    is_special = values.get("special", False)
+    return AddedToken(
+        text=values["content"],
+        token_id=token_id,
+        is_special=is_special,
+        strips_left=values.get("lstrip", False),
+        strips_right=values.get("rstrip", False),
+        is_word=values.get("single_word", False),
+        is_normalized=values.get("normalized", not is_special),
+    )
+
+
+class AddedTokenSplitter:
+    """Cuts a text at the added tokens that may be read, as PreTrainedTokenizer.tokenize of transformers does."""
+
+    def __init__(self, tokens: Iterable[AddedToken]):
+        self._tokens = {token.text: token for token in tokens}
+        longest_first = sorted(self._tokens, key=len, reverse=True)
+        self._find = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
+        self._has_readable = any(not token.is_special for token in self._tokens.values())
+
+    def split(self, text: str, *, before: str = "") -> list[str | AddedToken]:
+        """Return texts and tokens in their order. A special token is part of the text around it.
+
+        before: what stands in front of the text, which decides if a token at its start is a word of its own.
+        """
+        if not self._has_readable:
+            return [text] if text else []
+        texts, tokens = self._cut(text)
+        for index, token in enumerate(tokens):
+            if token is not None and not _apply_flags(texts, index, token, before):
+                tokens[index] = None
+        # A token that became part of its neighbor leaves nothing, and one that took another in is text.
+        kept = zip(texts, tokens, strict=True)
+        return [token if token is not None and token.text == text else text for text, token in kept if text]
+
+    def _cut(self, text: str) -> tuple[list[str], list[AddedToken | None]]:
+        """Return the stretches of a text, none of them empty, and the token that each one is, if any."""
+        texts, tokens, start = [], [], 0
+        for match in self._find.finditer(text):
+            token = self._tokens[match.group()]
+            if token.is_special:
+                continue
+            for part, kind in ((text[start : match.start()], None), (token.text, token)):
+                if part:
+                    texts.append(part)
+                    tokens.append(kind)
+            start = match.end()
+        return ([*texts, text[start:]], [*tokens, None]) if text[start:] else (texts, tokens)
+
+
+def _apply_flags(texts: list[str], index: int, token: AddedToken, before: str) -> bool:
+    """Let a token take the white space beside it; tell if it is one, or text because it is no word of its own.
+
+    `texts` changes as in transformers, where a token that is none is joined to what stands before it, or after it.
+    """
+    has_left, has_right = index > 0, index + 1 < len(texts)
+    if token.strips_right and has_right:
+        texts[index + 1] = texts[index + 1].lstrip()
+    if token.strips_left and has_left:
+        texts[index - 1] = texts[index - 1].rstrip()
+    left = texts[index - 1] if has_left else before
+    if token.is_word and left and not left.endswith(" "):
+        if has_left:
+            texts[index - 1], texts[index] = left + token.text, ""
+        return False
+    if token.is_word and has_right and texts[index + 1] and not texts[index + 1].startswith(" "):
+        texts[index], texts[index + 1] = "", token.text + texts[index + 1]
+        return False
+    return True
+
+
+def check_ids(tokens: Iterable[AddedToken], piece_of: Callable[[int], str | None], where: str) -> None:
+    """Raise ValueError for two tokens with one id, or one whose id the vocabulary gives to another text."""
+    seen: dict[int, str] = {}
+    for token in tokens:
+        other = seen.setdefault(token.token_id, token.text)
+        piece = piece_of(token.token_id)
+        if other != token.text or piece not in (None, token.text):
+            rival = other if other != token.text else piece
+            raise ValueError(f"{where}: the id {token.token_id} is that of {token.text!r} and of {rival!r}")

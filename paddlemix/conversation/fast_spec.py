@@ -1,0 +1,176 @@
+"""What a tokenizer.json describes: checked, and changed so that no text becomes a special token. Encodes nothing."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from .added_tokens import AddedToken, parse_token
+
+MAX_STEPS = 64  # of a normalizer or pre-tokenizer; released ones have fewer than ten
+MAX_GROWTH = 16  # characters that normalizing makes of one
+# A repeated group that itself ends with a repetition, like (a+)+: reading such a pattern may take exponential time.
+CHARACTER_CLASS = re.compile(r"\\.|\[(?:\\.|\[:\w+:\]|[^\]\\])*\]", re.DOTALL)
+NESTED = re.compile(r"\([^()]*(?:[*+]|\{\d+,\d*\})[^()]*\)(?:[*+]|\{\d+,\d*\})")
+LISTS = ("normalizers", "pretokenizers", "processors", "decoders")
+# A name that no text has: vocabularies spell spaces and control characters otherwise.
+UNREACHABLE = " \x00{}"
+
+
+def read_added(spec: Mapping[str, Any], where: str) -> dict[str, AddedToken]:
+    """Return a file's added tokens by their texts, in its order. Raises ValueError."""
+    listed = [] if spec.get("added_tokens") is None else spec["added_tokens"]
+    if not isinstance(listed, list) or not all(isinstance(token, dict) for token in listed):
+        raise ValueError(f"{where}: added_tokens is {str(listed)[:80]}, expected a list of objects")
+    tokens = [parse_token(token, token.get("id"), f"added_tokens of {where}") for token in listed]
+    found = {token.text: token for token in tokens}
+    if len(found) < len(tokens):
+        raise ValueError(f"added_tokens of {where} lists a token twice")
+    return found
+
+
+def check_spec(spec: Mapping[str, Any], where: str) -> None:
+    """Raise ValueError for what cannot be a tokenizer, or would not come to an end with some text."""
+    for key in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
+        steps = list(steps_of(spec.get(key), where))
+        if len(steps) > MAX_STEPS:
+            raise ValueError(f"{where}: {key} has {len(steps)} steps, expected {MAX_STEPS} at most")
+        for step in steps:
+            _check_pattern(step.get("pattern"), where)
+        growth = math.prod(_growth(step) for step in steps)
+        if growth > MAX_GROWTH:
+            raise ValueError(f"{where}: {key} may make a text {growth} times as long, expected {MAX_GROWTH} at most")
+    model = spec.get("model")
+    if isinstance(model, Mapping) and model.get("dropout"):
+        raise ValueError(f"{where}: model has dropout {model['dropout']}, so that ids would be random: expected null")
+
+
+def steps_of(step: Any, where: str = "") -> Iterator[Mapping[str, Any]]:
+    """Yield a step, or the steps of a sequence. Raises ValueError for something else."""
+    if step is None:
+        return
+    if not isinstance(step, Mapping) or not isinstance(step.get("type"), str):
+        raise ValueError(f"{where}: {str(step)[:80]} is no step, expected an object with a type")
+    if step["type"] != "Sequence":
+        yield step
+        return
+    for key in LISTS:
+        children = step.get(key) or []
+        if not isinstance(children, list):
+            raise ValueError(f"{where}: {key} is {str(children)[:80]}, expected a list of steps")
+        for child in children:
+            yield from steps_of(child, where)
+
+
+def _check_pattern(pattern: Any, where: str) -> None:
+    expression = pattern.get("Regex") if isinstance(pattern, Mapping) else None
+    if isinstance(expression, str) and NESTED.search(CHARACTER_CLASS.sub("x", expression)):
+        raise ValueError(
+            f"{where}: the pattern {expression[:80]!r} repeats a repetition, so that a text could take for ever"
+        )
+
+
+def _growth(step: Mapping[str, Any]) -> int:
+    """Return how many characters a step may make of one, or put in front."""
+    if step["type"] == "Prepend" and isinstance(step.get("prepend"), str):
+        return max(len(step["prepend"]), 1)
+    pattern, content = step.get("pattern"), step.get("content")
+    if step["type"] != "Replace" or not isinstance(content, str):
+        return 1
+    text = pattern.get("String") if isinstance(pattern, Mapping) else None
+    return max(-(-len(content) // max(len(text or ""), 1)), 1)
+
+
+def plain_spec(spec: Mapping[str, Any], tokens: Iterable[AddedToken], specials: set[str]) -> dict[str, Any]:
+    """Return the description of a tokenizer whose pieces and merges make none of the special tokens.
+
+    All added tokens stay, so that the library numbers them as it does for transformers; it is told to leave the special
+    ones alone. A special token that is a piece of the vocabulary gets a name that no text has.
+    """
+    model = dict(spec.get("model") or {})
+    vocabulary, merges = model.get("vocab"), model.get("merges")
+    if isinstance(merges, list):
+        model["merges"] = [merge for merge in merges if not _touches(merge, specials)]
+    if isinstance(vocabulary, Mapping):
+        kept = {model.get("unk_token")}  # the library looks for it by its name; no merge makes it
+        hidden = specials - kept
+        model["vocab"] = {UNREACHABLE.format(text) if text in hidden else text: i for text, i in vocabulary.items()}
+    elif isinstance(vocabulary, list):
+        model["vocab"] = [
+            [UNREACHABLE.format(one[0]) if one[0] in specials else one[0], *one[1:]] for one in vocabulary
+        ]
+    added = [token.as_json() for token in tokens]
+    return dict(spec, model=model, added_tokens=added, post_processor=None, truncation=None, padding=None)
+
+
+def _touches(merge: Any, specials: set[str]) -> bool:
+    """Tell if a merge makes a special token or needs one; older files write the pair as one string with a space."""
+    pair = merge.split(" ") if isinstance(merge, str) else merge
+    if not isinstance(pair, list) or not all(isinstance(part, str) for part in pair):
+        return False  # which the library refuses
+    return "".join(pair) in specials or not specials.isdisjoint(pair)
+
+
+def without_prefix(step: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """Return a normalizer or pre-tokenizer that puts no space in front."""
+    if step is None or step["type"] == "Prepend":
+        return None
+    if step["type"] == "Sequence":
+        key = "normalizers" if "normalizers" in step else "pretokenizers"
+        return dict(step, **{key: [part for child in step[key] if (part := without_prefix(child))]})
+    if step["type"] == "Metaspace":
+        return {key: value for key, value in step.items() if key != "add_prefix_space"} | {"prepend_scheme": "never"}
+    return dict(step, add_prefix_space=False) if step.get("add_prefix_space") else step
+
+
+def prefix_schemes(spec: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield what puts a space in front of a text, which decoding takes away again, and where: always, first or never.
+
+    "normalizer": at each stretch between tokens that are found in the raw text. "pre_tokenizer": between all tokens.
+    """
+    for key in ("normalizer", "pre_tokenizer"):
+        for step in steps_of(spec.get(key)):
+            if step["type"] == "Prepend":
+                yield key, "always"
+            elif step["type"] == "Metaspace":
+                yield key, step.get("prepend_scheme", "always" if step.get("add_prefix_space", True) else "never")
+            elif step["type"] == "ByteLevel" and step.get("add_prefix_space"):
+                yield key, "always"
+
+
+def check_prefix(spec: Mapping[str, Any], stated: bool | None, where: str) -> None:
+    """Raise ValueError where tokenizer_config.json states another add_prefix_space than tokenizer.json has.
+
+    transformers 4 lets the statement count for some classes, version 5 lets the file.
+    """
+    if stated is None:
+        return
+    own = (spec.get("pre_tokenizer") or {}).get("add_prefix_space")
+    has_prefix = any(scheme != "never" for _, scheme in prefix_schemes(spec))
+    if (isinstance(own, bool) and own != stated) or (not stated and has_prefix):
+        found = own if isinstance(own, bool) else has_prefix
+        raise ValueError(
+            f"{where} has add_prefix_space {found}, the settings beside it {stated}, so that ids depend on the tool: "
+            "make both the same"
+        )
+
+
+def starts_with(spec: Mapping[str, Any], bos: str | None) -> bool:
+    """Return whether the file itself puts the BOS token in front."""
+    return bos is not None and _special_at(spec, 0) == bos
+
+
+def ends_with(spec: Mapping[str, Any]) -> str | None:
+    """Return the special token that the file puts behind every text, None for none."""
+    return _special_at(spec, -1)
+
+
+def _special_at(spec: Mapping[str, Any], place: int) -> str | None:
+    for step in steps_of(spec.get("post_processor")):
+        single = step.get("single")
+        if step["type"] == "TemplateProcessing" and isinstance(single, list) and single:
+            special = single[place].get("SpecialToken") if isinstance(single[place], Mapping) else None
+            return special.get("id") if isinstance(special, Mapping) else None
+    return None

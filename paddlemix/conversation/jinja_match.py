@@ -1,0 +1,176 @@
+"""A folder's own chat template (Jinja) held against the formats that are known, by rendering a probe conversation."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .jinja_sandbox import render_all
+from .messages import Conversation, Message
+from .render import render
+from .templates import TEMPLATES, ChatTemplate
+
+SYSTEM = "Be brief, y7."
+ASKED = ("What is in q1x?", "And what in q2x?")
+ANSWERED = ("It is a1z.", "That is a2z.")
+MARK = "<image>\n"
+PYTHON = "{'type': "
+SHOWN = 60  # characters around a difference
+
+
+@dataclass(frozen=True)
+class Match:
+    """The format to take. difference: how the folder's template renders otherwise, empty for an equal one."""
+
+    name: str
+    difference: str = ""
+
+
+@dataclass(frozen=True)
+class _Probe:
+    """system: with a system text. num_turns: questions; is_closed: with an answer to the last one. has_image: the first
+    question starts with an image."""
+
+    is_closed: bool
+    num_turns: int = 2
+    system: bool = False
+    has_image: bool = True
+
+
+PROBES = (_Probe(False), _Probe(True), _Probe(False, num_turns=1, has_image=False), _Probe(False, system=True))
+SYSTEM_PROBE = 3
+
+
+def match_template(source: str, tokens: Mapping[str, str], preferred: str) -> Match:
+    """Return the known format that a Jinja template renders, or the nearest one and where it differs.
+
+    tokens: texts of special tokens by their roles (bos_token, ...). preferred: the format that counts among equally
+    good ones, and where none is alike.
+    """
+    try:
+        forms = _rendered(source, tokens)
+    except ValueError as error:
+        return Match(preferred, f"it cannot be tried: {error}")
+    names = sorted(TEMPLATES, key=lambda name: name != preferred)  # the preferred one first, the others in their order
+    chats = [TEMPLATES[name] for name in names if not TEMPLATES[name].is_prompt_text_dropped]
+    for rendered in forms:
+        for template in chats:
+            if _is_equal(rendered, template, tokens):
+                return Match(template.name)
+    whole = [rendered for rendered in forms if rendered[0] is not None and rendered[1] is not None]
+    if not whole:
+        return Match(preferred, "it renders no conversation of two turns")
+    # A template for texts prints a list of parts as Python spells it.
+    rendered = next((one for one in whole if _roles_of(one[1]) is not None and PYTHON not in one[0]), whole[-1])
+    return _nearest(rendered, chats, tokens, preferred)
+
+
+def _rendered(source: str, tokens: Mapping[str, str]) -> list[list[str | None]]:
+    """Return what the template makes of each probe, with messages of parts (as processors get them) and of texts."""
+    calls = [_call(probe, tokens, has_parts) for has_parts in (True, False) for probe in PROBES]
+    texts = [text for text, _ in render_all(source, json.dumps(calls))]
+    return [texts[: len(PROBES)], texts[len(PROBES) :]]
+
+
+def _call(probe: _Probe, tokens: Mapping[str, str], has_parts: bool) -> dict[str, Any]:
+    messages = []
+    for message in _messages(probe):
+        content: Any = message.text
+        if has_parts:
+            content = [{"type": "text", "text": message.text.removeprefix(MARK)}]
+            content = [{"type": "image"}, *content] if message.num_images else content
+        messages.append({"role": message.role, "content": content})
+    values = {"messages": messages, "add_generation_prompt": not probe.is_closed, "tools": None, "documents": None}
+    return {**values, **tokens}
+
+
+def _messages(probe: _Probe) -> list[Message]:
+    messages = [Message("system", SYSTEM)] if probe.system else []
+    for turn, (question, answer) in enumerate(zip(ASKED[: probe.num_turns], ANSWERED, strict=False)):
+        mark = MARK if probe.has_image and turn == 0 else ""
+        messages += [Message("user", mark + question), Message("assistant", answer)]
+    return messages if probe.is_closed else messages[:-1]
+
+
+def _ours(template: ChatTemplate, probe: _Probe) -> str:
+    segments = render(Conversation(_messages(probe)), template, add_generation_prompt=not probe.is_closed)
+    return "".join("<image>" if segment.kind == "image" else segment.text for segment in segments)
+
+
+def _is_equal(rendered: Sequence[str | None], template: ChatTemplate, tokens: Mapping[str, str]) -> bool:
+    """Tell if all probes are equal, but for a BOS in front and what follows the last answer.
+
+    A template that refuses a system text, as Gemma's does, may still be equal.
+    """
+    for number, (probe, text) in enumerate(zip(PROBES, rendered, strict=True)):
+        if text is None and number == SYSTEM_PROBE:
+            continue
+        if text is None:
+            return False
+        ours = _ours(template, probe)
+        text = _without_bos(text, ours, tokens)
+        if probe.is_closed and text.startswith(ours):
+            rest = text[len(ours) :].strip()
+            is_same = rest in ("", tokens.get("eos_token"), template.answer_prefix.strip())
+        else:
+            is_same = text == ours
+        if not is_same:
+            return False
+    return True
+
+
+def _without_bos(text: str, ours: str, tokens: Mapping[str, str]) -> str:
+    bos = tokens.get("bos_token") or ""
+    return text.removeprefix(bos) if not bos or not ours.startswith(bos) else text
+
+
+def _nearest(
+    rendered: Sequence[str | None], chats: Sequence[ChatTemplate], tokens: Mapping[str, str], preferred: str
+) -> Match:
+    """Return the format with the same names of the roles, the preferred one if it has them, and the difference."""
+    roles = _roles_of(rendered[1])
+    alike = [template for template in chats if roles is not None and roles == _roles_of(_ours(template, PROBES[1]))]
+    if any(template.name == preferred for template in alike):
+        best = TEMPLATES[preferred]
+    elif alike:
+        best = max(alike, key=lambda template: _likeness(rendered[0], _ours(template, PROBES[0])))
+    else:
+        best = TEMPLATES[preferred]
+    return Match(best.name, _difference(rendered, best, tokens))
+
+
+def _roles_of(text: str) -> tuple[str, ...] | None:
+    """Return the words that name the roles: the last before the second question, those before the first answer."""
+    pattern = "(.*)".join(map(re.escape, (ASKED[0], ANSWERED[0], ASKED[1])))
+    found = re.search(pattern, text, re.DOTALL)
+    if found is None:
+        return None
+    before_answer, before_question = (re.findall(r"[^\W_]+", part) for part in found.groups())
+    return (*before_question[-1:], "", *before_answer)
+
+
+def _likeness(one: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, one, other, autojunk=False).ratio()
+
+
+def _difference(rendered: Sequence[str | None], template: ChatTemplate, tokens: Mapping[str, str]) -> str:
+    """Return the first stretch that differs, as both render it."""
+    for probe, text in zip(PROBES, rendered, strict=True):
+        if text is None:
+            continue
+        ours = _ours(template, probe)
+        theirs = _without_bos(text, ours, tokens)
+        if theirs != ours:
+            start = next((i for i, pair in enumerate(zip(theirs, ours, strict=False)) if pair[0] != pair[1]), 0)
+            start = max(start - SHOWN // 3, 0)
+            return f"it renders {_cut(theirs, start)} where {template.name} renders {_cut(ours, start)}"
+    return "it refuses some conversations"
+
+
+def _cut(text: str, start: int) -> str:
+    before, after = "..." if start else "", "..." if start + SHOWN < len(text) else ""
+    return repr(f"{before}{text[start : start + SHOWN]}{after}")

@@ -1,0 +1,203 @@
+"""What the settings files of a tokenizer say: roles, added tokens, and how text is read. Encodes nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..foreign_json import FLAG, OBJECT, TEXT, KeyRules, Kind, check_keys, check_values, stated_but_unused
+from .added_tokens import MAX_ID, NEVER_READ, AddedToken, parse_token
+from .tokenizer_files import ADDED_FILE, CONFIG_FILE, PADDLE_FILE, ROLES, SPECIALS_FILE, TokenizerFiles
+
+LISTED = ("additional_special_tokens", "extra_special_tokens", "model_specific_special_tokens")
+BARE_CLASSES = ("Ernie4_5_Tokenizer", "Ernie4_5Tokenizer")  # with these, no BOS token comes in front if nothing says so
+# Slow classes of transformers whose ids are not those of their SentencePiece model.
+MOVED_IDS = ("XLMRobertaTokenizer", "CamembertTokenizer", "MBartTokenizer", "MBart50Tokenizer", "BarthezTokenizer")
+MOVED_IDS += ("NllbTokenizer", "M2M100Tokenizer", "XGLMTokenizer", "DebertaV2Tokenizer", "PegasusTokenizer")
+RULES = KeyRules(
+    used=frozenset((*LISTED, "added_tokens_decoder", "add_bos_token", "add_prefix_space", "legacy", "tokenizer_class"))
+    | {"chat_template"},  # which the model's reader looks at
+    # Where it came from and how it was called, sizes for calls that nobody makes here, and settings of other classes
+    # that those of LLaMA, Gemma, Qwen2, Phi-3 and PreTrainedTokenizerFast keep and never look at.
+    inert=frozenset(
+        """auto_map backend cache_dir device_map files_loaded force_download from_slow init_inputs is_fast is_local
+        local_files_only max_len max_length merges_file model_input_names model_max_length name_or_path
+        pad_to_multiple_of pad_token_type_id pad_token_type padding padding_side processor_class response_schema
+        response_template revision special_tokens_map_file stride subfolder tokenizer_file token_type_ids
+        tokenizer_type transformers_version trust_remote_code truncation truncation_side truncation_strategy
+        use_auth_token use_fast use_default_system_prompt verbose version vocab_file vocab_size
+        add_generation_prompt chat_control_tokens errors from_flax gguf_file mode padding_strategy
+        return_token_type_ids tokenize_chinese_chars do_basic_tokenize never_split trim_offsets wordpieces_prefix
+        keep_accents suffix_first added_tokens_file add_special_tokens attn_implementation bos_token_id cls_token_id
+        dtype eos_token_id load_in_4bit load_in_8bit low_cpu_mem_usage mask_token_id max_model_input_sizes
+        model_type pad_token_id proxies resume_download return_special_tokens_mask return_tensors sep_token_id token
+        torch_dtype unk_token_id use_cache""".split()
+    ),
+    held={
+        "add_eos_token": (False, None),
+        "split_special_tokens": (False, None),
+        "fix_mistral_regex": (False, None),
+        "do_lower_case": (False, None),
+        "strip_accents": (False, None),
+        "sp_model_kwargs": ({}, None),
+    },
+    told=frozenset(
+        (
+            "clean_up_tokenization_spaces",
+            "spaces_between_special_tokens",
+            "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output",
+        )
+    ),
+)
+DECODER = Kind(lambda value: isinstance(value, dict), "an object of ids and tokens").or_null()
+CHAT = Kind(lambda value: isinstance(value, str | list | dict), "a text, or several with their names").or_null()
+KINDS = {"added_tokens_decoder": DECODER, "tokenizer_class": TEXT.or_null(), "chat_template": CHAT}
+KINDS |= dict.fromkeys(("add_bos_token", "add_prefix_space", "legacy"), FLAG.or_null())
+TOKENS = Kind(lambda value: isinstance(value, list | dict), "a list of tokens").or_null()
+KINDS |= {"additional_special_tokens": TOKENS, "extra_special_tokens": TOKENS}
+KINDS |= {"model_specific_special_tokens": OBJECT.or_null()}
+
+
+@dataclass(frozen=True)
+class TokenizerSettings:
+    """What the settings files say, with the defaults of LlamaTokenizer.
+
+    bos, eos, unk, pad: token texts or None. added: the tokens beside the vocabulary by their texts; is_special is set
+    for what is never read out of a text. named: texts that have a role (bos, additional_special_tokens ...). specials:
+    these and the added ones that are special. shown: added tokens that are not special. stripping: added tokens that
+    swallow the white space after them (Phi-3's marks). add_bos, add_prefix_space: None when nothing says so.
+    has_no_end: the settings say that no EOS token follows a text. told: keys that change nothing here, although
+    somebody could expect it, with their values.
+    """
+
+    bos: str | None
+    eos: str | None
+    unk: str | None
+    pad: str | None
+    added: dict[str, AddedToken]
+    named: frozenset[str]
+    specials: frozenset[str]
+    shown: frozenset[str]
+    stripping: frozenset[str]
+    add_bos: bool | None
+    has_no_end: bool
+    is_legacy: bool
+    add_prefix_space: bool | None
+    told: dict[str, Any]
+
+
+def read_settings(files: TokenizerFiles) -> TokenizerSettings:
+    """Return the settings; tokenizer_config.json goes before special_tokens_map.json and added_tokens.json.
+
+    Raises ValueError for keys and values that would change the ids in a way that is not supported.
+    """
+    config, special_map = files.read_json(CONFIG_FILE), files.read_json(SPECIALS_FILE)
+    where = f"{CONFIG_FILE} in {files.folder}"
+    _check(config, where)
+    _check(special_map, f"{SPECIALS_FILE} in {files.folder}")
+    names = {key: _text(config[key] if key in config else special_map.get(key), key, files) for key in ROLES}
+    named = frozenset({*_named(config, files), *_named(special_map, files), *names.values()} - {None})
+    added = _read_added(files, config, named)
+    if config.get("tokenizer_class") in MOVED_IDS and files.is_sentencepiece:
+        name = config["tokenizer_class"]
+        raise ValueError(
+            f"{where} names {name}, whose ids are not those of {files.vocabulary}: expected LlamaTokenizer"
+        )
+    return TokenizerSettings(
+        bos=names["bos_token"],
+        eos=names["eos_token"],
+        unk=names["unk_token"],
+        pad=names["pad_token"],
+        added=added,
+        named=named,
+        specials=named.union(text for text, token in added.items() if token.is_special),
+        shown=frozenset(text for text, token in added.items() if not token.is_special),
+        stripping=frozenset(text for text, token in added.items() if token.strips_right),
+        add_bos=config.get("add_bos_token", False if config.get("tokenizer_class") in BARE_CLASSES else None),
+        has_no_end=config.get("add_eos_token") is False,
+        # PaddleMIX's tokenizer knows no `legacy` key and behaves like legacy = true whatever the file says.
+        is_legacy=files.vocabulary == PADDLE_FILE or config.get("legacy") in (None, True),
+        add_prefix_space=config.get("add_prefix_space"),
+        told=stated_but_unused(config, RULES),
+    )
+
+
+def choose_bos(files: TokenizerFiles, bos_id: int | None, add_bos: bool) -> bool:
+    """Return add_bos; raise ValueError when it is wanted but the vocabulary has no such token."""
+    if add_bos and bos_id is None:
+        raise ValueError(f"{CONFIG_FILE} in {files.folder} wants a BOS token, but bos_token is not in the vocabulary")
+    return add_bos
+
+
+def find_special(specials: Mapping[str, int], text: str, folder: str) -> int:
+    """Return the id of a special token; raise ValueError with all of them."""
+    if text not in specials:
+        known = ", ".join(sorted(specials, key=specials.get)) or "none"
+        raise ValueError(
+            f"the vocabulary of {folder} has no special token {text!r} (it has {known}): "
+            "take the chat template that the checkpoint was trained with"
+        )
+    return specials[text]
+
+
+def _check(values: Mapping[str, Any], where: str) -> None:
+    """Raise ValueError for unknown keys and wrong values; a role's key may be any."""
+    check_keys({key: value for key, value in values.items() if not _is_role(key)}, RULES, where)
+    check_values(values, KINDS, where)
+
+
+def _is_role(key: str) -> bool:
+    """Tell if a key names a token, such as bos_token or, for other models, image_token."""
+    return key.endswith("_token") and not key.startswith("add_")
+
+
+def _named(values: Mapping[str, Any], files: TokenizerFiles) -> set[str | None]:
+    """Return the texts that an object gives a role, under transformers' keys of versions 4 and 5."""
+    found: list[tuple[str, Any]] = []
+    for key in LISTED:
+        tokens = values.get(key) or ()
+        found += [(key, token) for token in (tokens.values() if isinstance(tokens, Mapping) else tokens)]
+    for key, value in values.items():
+        if _is_role(key):
+            found.append((key, value))
+    return {_text(token, key, files) for key, token in found}
+
+
+def _read_added(files: TokenizerFiles, config: Mapping[str, Any], named: frozenset[str]) -> dict[str, AddedToken]:
+    """Return the added tokens by their texts.
+
+    As in transformers, added_tokens.json counts alone where there is no added_tokens_decoder, and its tokens are
+    ordinary ones then unless they have a role. Beside a decoder, a token of its own keeps its id, but is never read.
+    """
+    where = f"added_tokens_decoder of {CONFIG_FILE} in {files.folder}"
+    decoder = config.get("added_tokens_decoder")
+    tokens = [parse_token(token, _number(number, where), where) for number, token in (decoder or {}).items()]
+    found = {token.text: token for token in tokens}
+    if len(found) < len(tokens):
+        raise ValueError(f"{where} lists a token twice")
+    where = f"{ADDED_FILE} in {files.folder}"
+    for text, number in files.read_json(ADDED_FILE).items():
+        token = parse_token({"content": text, "special": decoder is not None}, _number(number, where), where)
+        other = found.setdefault(text, token)
+        if other.token_id != token.token_id:
+            raise ValueError(f"{where} gives {text!r} the id {number}, added_tokens_decoder gives it {other.token_id}")
+    fixed = named | NEVER_READ
+    return {
+        text: dataclasses.replace(token, is_special=token.is_special or text in fixed) for text, token in found.items()
+    }
+
+
+def _number(value: Any, where: str) -> Any:
+    """Return an id that stands as a key, or as a number; anything else is left for the check of its kind."""
+    is_short = isinstance(value, str) and len(value) <= len(str(MAX_ID)) and value.isascii()
+    return int(value) if is_short and value.isdecimal() else value
+
+
+def _text(token: Any, key: str, files: TokenizerFiles) -> str | None:
+    """Return the text of a token that is written as a string or as an object with `content`."""
+    text = token.get("content") if isinstance(token, Mapping) else token
+    if text is None or isinstance(text, str):
+        return text or None
+    raise ValueError(f"{key} in {files.folder} is {token!r}: expected a string or an object with 'content'")

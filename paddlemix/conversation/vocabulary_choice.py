@@ -1,0 +1,133 @@
+"""Which of the files in a tokenizer folder count: a SentencePiece model, or the tokenizer.json beside it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import sentencepiece
+
+from .tokenizer_files import ADDED_FILE, CONFIG_FILE, FAST_FILE, SETTINGS, VOCABULARIES, TokenizerFiles
+
+TIKTOKEN = "it is a list of byte pieces, as LLaMA 3 was first released with"
+
+
+def read_files(folder: str | Path) -> TokenizerFiles:
+    """Return the tokenizer files of a folder; raise ValueError when it has no vocabulary.
+
+    A SentencePiece model goes before tokenizer.json, because LLaVA was trained with the slow tokenizer; but not one
+    that cannot be read, or has another vocabulary. What tokenizer.json alone adds to the vocabulary counts in any case.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"tokenizer folder not found: {os.path.abspath(folder)}")
+    there = [name for name in VOCABULARIES if (folder / name).is_file()]
+    if not there:
+        raise ValueError(f"no tokenizer in {folder}: expected one of {', '.join(VOCABULARIES)}")
+    contents = {name: (folder / name).read_bytes() for name in (there[0], *SETTINGS) if (folder / name).is_file()}
+    first = TokenizerFiles(str(folder), there[0], contents)
+    if there[0] == FAST_FILE or FAST_FILE not in there:
+        return first
+    settings = {name: content for name, content in contents.items() if name in SETTINGS}
+    fast = TokenizerFiles(str(folder), FAST_FILE, {FAST_FILE: (folder / FAST_FILE).read_bytes(), **settings})
+    return _choose(first, fast)
+
+
+def vocabulary_notice(folder: str | Path) -> str:
+    """Return why another vocabulary file than the first one counts in a folder, empty if none does."""
+    return read_files(folder).notice
+
+
+def _choose(first: TokenizerFiles, fast: TokenizerFiles) -> TokenizerFiles:
+    try:
+        spec = fast.read_json(FAST_FILE)
+        named = _names(spec)
+    except ValueError as error:
+        notice = f"{first.vocabulary} counts, since {error}"
+        return replace(first, notice=notice)
+    content = first.contents[first.vocabulary]
+    try:
+        if not content:
+            raise RuntimeError("it is empty")  # which the library takes for no model at all, and says nothing
+        model = sentencepiece.SentencePieceProcessor(model_proto=content)
+        reason = _difference(model, spec, named, _added_ids(first))
+    except RuntimeError:
+        model, reason = None, f"is no SentencePiece model{f' ({TIKTOKEN})' if is_tiktoken(content) else ''}"
+    if reason:
+        return replace(fast, notice=f"{first.vocabulary} in {first.folder} {reason}: {FAST_FILE} counts")
+    return _with_added_tokens(first, spec, model)
+
+
+def is_tiktoken(content: bytes) -> bool:
+    """Tell if a vocabulary file is a list of pieces in base64 with their ranks."""
+    words = content[:200].split(b"\n")[0].split()
+    return len(words) == 2 and words[1].isdigit()
+
+
+def _names(spec: Mapping[str, Any]) -> dict[int, str]:
+    """Return id -> text of a tokenizer.json's vocabulary. Raises ValueError for one of another form."""
+    model = spec.get("model")
+    vocabulary = model.get("vocab") if isinstance(model, Mapping) else None
+    if isinstance(vocabulary, Mapping) and all(type(number) is int for number in vocabulary.values()):
+        return {number: text for text, number in vocabulary.items()}
+    if isinstance(vocabulary, list) and all(
+        isinstance(one, list) and one and isinstance(one[0], str) for one in vocabulary
+    ):
+        return {number: one[0] for number, one in enumerate(vocabulary)}
+    raise ValueError(f"{FAST_FILE} beside it holds no vocabulary")
+
+
+def _added_ids(files: TokenizerFiles) -> set[int]:
+    """Return the ids that the settings files give to added tokens, whatever their texts."""
+    decoder = files.read_json(CONFIG_FILE).get("added_tokens_decoder")
+    numbers = [*(decoder if isinstance(decoder, Mapping) else ()), *files.read_json(ADDED_FILE).values()]
+    return {
+        int(number) for number in numbers if isinstance(number, int) or (isinstance(number, str) and number.isdecimal())
+    }
+
+
+def _added_of(spec: Mapping[str, Any]) -> dict[int, Mapping[str, Any]]:
+    tokens = spec.get("added_tokens")
+    tokens = tokens if isinstance(tokens, list) else []
+    return {one["id"]: one for one in tokens if isinstance(one, Mapping) and type(one.get("id")) is int}
+
+
+def _difference(model: Any, spec: Mapping[str, Any], named: Mapping[int, str], added: set[int]) -> str:
+    """Return the first id that means something else in tokenizer.json, empty if none does.
+
+    Control symbols, bytes and unused pieces are left out: transformers' converters give them other names. So are ids of
+    added tokens, which may take the place of a piece.
+    """
+    numbers = list(range(len(model)))
+    pieces, added = model.id_to_piece(numbers), added | _added_of(spec).keys()
+    number_of = {text: number for number, text in named.items()}
+    other_kinds = (model.is_control, model.is_unknown, model.is_byte, model.is_unused)
+    for number, piece in enumerate(pieces):
+        if named.get(number) == piece or number in added or any(is_kind(number) for is_kind in other_kinds):
+            continue
+        place = number_of.get(piece)
+        if place is None or place >= len(pieces) or pieces[place] != piece:  # a piece may stand there twice
+            return f"has {piece!r} as id {number}, {FAST_FILE} has {named.get(number)!r} there"
+    more = sorted(number for number in named if number >= len(pieces) and number not in added)
+    return f"ends at id {len(pieces) - 1}, {FAST_FILE} at {more[-1]}" if more else ""
+
+
+def _with_added_tokens(files: TokenizerFiles, spec: Mapping[str, Any], model: Any) -> TokenizerFiles:
+    """Return the files with the added tokens that only tokenizer.json lists, as transformers 5 leaves them."""
+    config, known = files.read_json(CONFIG_FILE), _added_ids(files)
+    missing = {
+        str(number): {key: value for key, value in token.items() if key != "id"}
+        for number, token in _added_of(spec).items()
+        if number not in known and not (0 <= number < len(model) and model.id_to_piece(number) == token.get("content"))
+    }
+    decoder = config.get("added_tokens_decoder") or {}
+    if not missing or not isinstance(decoder, Mapping):
+        return files
+    listed = files.read_json(ADDED_FILE) if not decoder else {}
+    decoder = {**{str(number): {"content": text} for text, number in listed.items()}, **decoder, **missing}
+    content = json.dumps({**config, "added_tokens_decoder": decoder}, indent=2, ensure_ascii=False).encode()
+    return replace(files, contents={**files.contents, CONFIG_FILE: content})

@@ -1,0 +1,133 @@
+"""Which chat format a folder gets: its own Jinja template in any of transformers' files, our note, or the default."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import tiny_folder
+
+from paddlemix import LlavaProcessor
+from paddlemix.checkpoints.compose import Choices, compose
+from paddlemix.checkpoints.convert import convert
+from paddlemix.checkpoints.files import CheckpointError
+from paddlemix.checkpoints.inspection import inspect
+from paddlemix.checkpoints.layouts.folder_template import choose_template
+from paddlemix.checkpoints.load import read_config
+from paddlemix.commands.inspect import as_text
+
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+ZEPHYR = (
+    "{% for m in messages %}{{ '<|' + m.role + '|>\n' + m.content + '</s>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
+)
+UNKNOWN = "{% for m in messages %}{{ m.role }} says {{ m.content }}{% endfor %}"
+
+
+def put(folder, name: str, template) -> None:
+    """Write a template into one of the files that may hold one."""
+    path = folder / name
+    if name.endswith(".jinja"):
+        path.write_text(template)
+        return
+    values = json.loads(path.read_text()) if path.is_file() else {}
+    path.write_text(json.dumps({**values, "chat_template": template}))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Return the tiny model in foreign layouts, without a template of their own or a note of ours."""
+    home = tmp_path_factory.mktemp("layouts")
+    for layout in ("hf", "official", "xtuner"):
+        convert(tiny_folder.folder("pad"), home / layout, layout)
+        for name in ("config.json", "projector/config.json"):
+            path = home / layout / name
+            if path.is_file():
+                values = json.loads(path.read_text())
+                values.get("paddlemix", {}).pop("template", None)
+                path.write_text(json.dumps(values))
+        (home / layout / "chat_template.json").unlink(missing_ok=True)
+        path = home / layout / "tokenizer_config.json"
+        path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "chat_template"}))
+    return home
+
+
+@pytest.fixture
+def folder(made, tmp_path, request):
+    shutil.copytree(made / getattr(request, "param", "hf"), tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.mark.parametrize("folder", ["hf", "official", "xtuner"], indirect=True)
+@pytest.mark.parametrize("name", ["chat_template.jinja", "tokenizer_config.json"])
+def test_equal_template_is_taken_in_every_layout(folder, name, caplog):
+    assert read_config(folder).template == "vicuna_v1"
+    put(folder, name, ZEPHYR)
+    assert read_config(folder).template == "zephyr"
+    LlavaProcessor.from_pretrained(folder)
+    assert not caplog.records
+    assert f"zephyr (from {name})" in as_text(inspect(folder))
+
+
+def test_language_model_to_compose_with_brings_its_template(made, tmp_path, caplog):
+    shutil.copytree(made / "xtuner", tmp_path / "language")
+    for number, (template, expected, told) in enumerate(((ZEPHYR, "zephyr", 0), (UNKNOWN, "vicuna_v1", 1))):
+        put(tmp_path / "language", "tokenizer_config.json", template)
+        caplog.clear()
+        parts = tmp_path / "language", made / "official", tmp_path / str(number)
+        assert compose(*parts, Choices()).template == expected
+        assert len(caplog.records) == told
+    assert compose(*parts[:2], tmp_path / "chosen", Choices(template="llava_v1")).template == "llava_v1"
+
+
+def test_files_count_in_the_order_of_transformers_processors(folder):
+    named = [{"name": "tool_use", "template": UNKNOWN}, {"name": "default", "template": ZEPHYR}]
+    put(folder, "tokenizer_config.json", named)
+    assert choose_template(folder, "", "vicuna_v1").name == "zephyr"
+    put(folder, "chat_template.jinja", CHATML)
+    assert choose_template(folder, "", "vicuna_v1").name == "internlm2_chat"
+    put(folder, "chat_template.json", ZEPHYR)
+    assert choose_template(folder, "", "vicuna_v1").name == "zephyr"
+    put(folder, "processor_config.json", CHATML)
+    assert choose_template(folder, "", "vicuna_v1").name == "internlm2_chat"
+
+
+def test_templates_that_somebody_must_ask_for_are_no_default(folder):
+    (folder / "additional_chat_templates").mkdir()
+    put(folder, "additional_chat_templates/rag.jinja", ZEPHYR)
+    put(folder, "tokenizer_config.json", [{"name": "tool_use", "template": ZEPHYR}])
+    assert choose_template(folder, "", "vicuna_v1").name == "vicuna_v1"
+
+
+def test_unknown_template_gives_a_notice_with_the_format_that_is_used(folder, tmp_path, caplog):
+    put(folder, "chat_template.jinja", UNKNOWN)
+    LlavaProcessor.from_pretrained(folder)
+    [told] = [record.getMessage() for record in caplog.records]
+    assert "chat_template.jinja is none that is known here" in told
+    assert "The format vicuna_v1 is used instead; --conv-mode names another" in told and "\n" not in told
+    report = convert(folder, tmp_path / "out", "paddle").text()
+    assert "The format vicuna_v1 is used instead" in report
+    text = as_text(inspect(folder))
+    assert "vicuna_v1 (in place of chat_template.jinja, which is none that is known)" in text
+    assert "note: the chat template of" in text
+
+
+def test_template_that_was_changed_goes_before_our_note(folder):
+    assert choose_template(folder, "llava_v1", "vicuna_v1").name == "llava_v1"
+    put(folder, "chat_template.jinja", ZEPHYR)
+    found = choose_template(folder, "llava_v1", "vicuna_v1")
+    assert found.name == "zephyr" and "although config.json notes llava_v1" in found.notice
+    put(folder, "chat_template.jinja", UNKNOWN)
+    found = choose_template(folder, "llava_v1", "vicuna_v1")
+    assert found.name == "llava_v1" and "none that is known" in found.notice
+
+
+@pytest.mark.parametrize("value", [3, [3], {"default": [1]}])
+def test_value_that_is_no_template_is_refused(folder, value):
+    put(folder, "processor_config.json", value)
+    with pytest.raises(CheckpointError, match=r"processor_config\.json: chat_template is .*, expected a text"):
+        choose_template(folder, "", "vicuna_v1")

@@ -1,0 +1,158 @@
+"""Tokens that a folder adds: their ids are the file's, and text is read as transformers' tokenizer of it reads it."""
+
+from __future__ import annotations
+
+import json
+import pickle
+
+import byte_level
+import pytest
+from small_vocabulary import load_reference, write_folder
+from test_fast_tokenizer import KINDS
+from test_fast_tokenizer import write as write_fast
+
+from paddlemix.conversation.tokenizer import load_tokenizer
+
+FLAGS = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
+# As Qwen2.5 and LLaMA 3 have them: ordinary tokens behind special ones, and the other way round.
+NEW = {
+    "<|reserved_0|>": {"special": True},
+    "<tool_call>": {},
+    "</tool_call>": {},
+    "<|reserved_1|>": {"special": True},
+    "<|fim|>": {},
+    "qzx": {"normalized": True},
+    "<left>": {"lstrip": True},
+    "<right>": {"rstrip": True},
+    "wrd": {"single_word": True},
+}
+TEXTS = (
+    "<tool_call>hello</tool_call>",
+    "a <tool_call> b<tool_call>c",
+    "qzx a qzx bqzx",
+    "x  <left>  y  <right>  z<right>",
+    "wrd awrd wrdb a wrd b",
+    "<tool_call>wrd wrd<right>",
+    "<|fim|>x  two",
+)
+LLAMA = ("llama-prepend", "llama-always", "llama-first")
+
+
+def with_tokens(spec: dict) -> dict:
+    first = max([*spec["model"]["vocab"].values(), *(token["id"] for token in spec["added_tokens"])]) + 1
+    new = [{"id": first + place, "content": text, **FLAGS, **NEW[text]} for place, text in enumerate(NEW)]
+    return {**spec, "added_tokens": [*spec["added_tokens"], *new]}
+
+
+@pytest.fixture(scope="module", params=[*byte_level.SPECIALS, *KINDS])
+def fast_folder(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("added")
+    if request.param in KINDS:
+        space = {"add_prefix_space": True} if request.param == "byte-level-space" else {}
+        return write_fast(
+            folder, with_tokens(KINDS[request.param]()), tokenizer_class="PreTrainedTokenizerFast", **space
+        )
+    byte_level.write_folder(folder, request.param)
+    (folder / "tokenizer.json").write_text(json.dumps(with_tokens(byte_level.train(request.param))))
+    return folder
+
+
+def test_ids_of_text_with_added_tokens_equal_transformers(fast_folder):
+    reference = pytest.importorskip("transformers").AutoTokenizer.from_pretrained(fast_folder)
+    tokenizer = load_tokenizer(fast_folder)
+    assert {text: tokenizer.specials[text] for text in NEW} == dict(
+        zip(NEW, reference.convert_tokens_to_ids(list(NEW)), strict=True)
+    )
+    for text in TEXTS:
+        expected = reference(text, add_special_tokens=False)["input_ids"]
+        assert tokenizer.encode(text, is_start=True) == expected, text
+        assert pickle.loads(pickle.dumps(tokenizer)).encode(text, is_start=True) == expected
+
+
+def test_text_that_goes_on_is_read_as_behind_other_text(fast_folder):
+    tokenizer = load_tokenizer(fast_folder)
+    for text in TEXTS[:3]:
+        whole = tokenizer.encode("!" + text, is_start=True)
+        assert whole == tokenizer.encode("!", is_start=True) + tokenizer.encode(text, is_start=False), text
+
+
+@pytest.mark.parametrize("kind", ["qwen_2", "llama_3", *LLAMA])
+def test_ids_are_those_of_the_file_in_any_order_and_with_gaps(kind, tmp_path):
+    spec = with_tokens(KINDS[kind]() if kind in LLAMA else byte_level.train(kind))
+    stated = {token["content"]: token["id"] for token in spec["added_tokens"]}
+    for place, token in enumerate(spec["added_tokens"]):
+        if token["content"] in NEW:
+            token["id"] = stated[token["content"]] + 10 + place % 3 * 20
+    spec["added_tokens"].reverse()
+    names = byte_level.NAMES.get(kind, {})
+    tokenizer = load_tokenizer(write_fast(tmp_path, spec, **{"add_bos_token": False, **names}))
+    ids = {token["content"]: token["id"] for token in spec["added_tokens"]}
+    assert {text: tokenizer.specials[text] for text in ids} == ids
+    text = "<tool_call>hello</tool_call><|fim|>"
+    found = tokenizer.encode(text, is_start=True)
+    assert [one for one in found if one in ids.values()] == [ids[t] for t in ("<tool_call>", "</tool_call>", "<|fim|>")]
+    assert tokenizer.decode(found).replace(" ", "") == text and tokenizer.vocab_size == max(ids.values()) + 1
+    hidden = "".join(text for text in ids if ids[text] in tokenizer.hidden_ids)
+    assert not tokenizer.hidden_ids & set(tokenizer.encode(hidden, is_start=True))
+
+
+def test_typed_text_never_becomes_a_special_token_of_the_vocabulary_itself(tmp_path):
+    spec = byte_level.train("llama_3")  # it takes a word that is in the vocabulary as it is
+    spec["model"]["vocab"]["stop"] = 5000
+    spec["model"]["vocab"]["</s>"] = 5001
+    folder = write_fast(tmp_path, spec, **byte_level.NAMES["llama_3"], additional_special_tokens=["stop"])
+    tokenizer = load_tokenizer(folder)
+    assert tokenizer.specials["stop"] == 5000
+    assert not {5000, 5001} & {*tokenizer.encode("stop", is_start=True), *tokenizer.encode("</s>", is_start=True)}
+
+
+@pytest.mark.parametrize("legacy", [True, False])
+def test_slow_tokenizer_is_the_reference_beside_a_sentencepiece_model(model, tmp_path, legacy):
+    folder = write_folder(tmp_path, model, legacy=legacy, marks=())
+    path = folder / "tokenizer_config.json"
+    added = {str(500 + place): {"content": text, **FLAGS, **NEW[text]} for place, text in enumerate(NEW)}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "added_tokens_decoder": added}))
+    tokenizer, reference = load_tokenizer(folder), load_reference(folder, legacy)
+    for text in TEXTS:
+        expected = reference(text, add_special_tokens=False)["input_ids"]
+        assert tokenizer.encode(text, is_start=True) == expected, text
+    assert not {500, 503} & set(tokenizer.encode("<|reserved_0|> <|reserved_1|>", is_start=True))
+
+
+def test_marks_of_our_formats_stay_text_even_where_a_folder_calls_them_ordinary(model, tmp_path):
+    folder = write_folder(tmp_path, model, legacy=True, marks=())
+    path = folder / "tokenizer_config.json"
+    added = {"500": {"content": "<|im_start|>", **FLAGS}, "501": {"content": "<image>", **FLAGS}}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "added_tokens_decoder": added}))
+    tokenizer = load_tokenizer(folder)
+    assert not {500, 501} & set(tokenizer.encode("<|im_start|>user\n<image>", is_start=True))
+    assert tokenizer.special_id("<|im_start|>") == 500
+
+
+@pytest.mark.parametrize(
+    ("added", "message"),
+    [
+        ([], "added_tokens_decoder is \\[\\], expected an object"),
+        ({"5": 7}, "has 7: expected a string or an object"),
+        ({"-1": "x"}, "token 'x': id is '-1', expected a whole number from 0 to"),
+        ({str(10**18): "x"}, "token 'x': id is '1000000000000000000', expected"),
+        ({"700": {"content": "x", "special": "yes"}}, "special is 'yes', expected true or false"),
+        ({"700": "x", "701": "x"}, "lists a token twice"),
+        ({"700": "x", "0700": "y"}, "the id 700 is that of 'y' and of 'x'"),
+    ],
+)
+def test_broken_lists_are_refused_in_one_line(model, tmp_path, added, message):
+    folder = write_folder(tmp_path, model, legacy=True)
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "added_tokens_decoder": added}))
+    with pytest.raises(ValueError, match=message) as caught:
+        load_tokenizer(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_disagree_on_an_id_are_refused(tmp_path):
+    spec = with_tokens(byte_level.train("qwen_2"))
+    added = {"900": {"content": "<tool_call>", **FLAGS}}
+    folder = write_fast(tmp_path, spec, **byte_level.NAMES["qwen_2"], added_tokens_decoder=added, add_bos_token=False)
+    with pytest.raises(ValueError, match=r"gives the token '<tool_call>' the id \d+, the settings beside it 900"):
+        load_tokenizer(folder)
