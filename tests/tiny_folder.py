@@ -48,6 +48,15 @@ STD = 0.12  # wider than the usual 0.02, so that every token matters for the nex
 SIZES = ((40, 30), (90, 30), (28, 28), (30, 100), (64, 50))  # (width, height)
 
 
+def language_json(family: str, vocab_size: int) -> dict:
+    """Return config.json of a decoder of any family with LANGUAGE's sizes, under that family's keys."""
+    from paddlemix.models.language.families import FAMILIES
+
+    keys = FAMILIES[family].keys
+    values = {keys.get(name, name): value for name, value in {**LANGUAGE, "vocab_size": vocab_size}.items()}
+    return {name: value for name, value in values.items() if name is not None}
+
+
 @functools.cache
 def folder(mode: str = "pad") -> Path:
     """Return a model folder with v1.5's ("pad") or v1.6's ("anyres") image spec, the same one all through a process."""

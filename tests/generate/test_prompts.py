@@ -98,8 +98,7 @@ def test_logits_of_every_row_are_those_of_reading_it_alone(shape, shares_prefixe
 @pytest.mark.parametrize("family", FAMILIES)
 def test_shared_beginnings_leave_the_logits_of_every_family_as_they_are(family, parts):
     model, processor = parts
-    stated = {**tiny_folder.LANGUAGE, "vocab_size": model.config.language.vocab_size}
-    language = FAMILIES[family].read(stated)
+    language = FAMILIES[family].read(tiny_folder.language_json(family, model.config.language.vocab_size))
     if language.positions == "rotary":
         language = dataclasses.replace(language, sliding_window=40, num_full_layers=1)
     other = LlavaForConditionalGeneration(dataclasses.replace(model.config, language=language))

@@ -124,7 +124,7 @@ def test_every_turn_equals_a_full_pass_over_the_same_history(sampling, parts):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_chat_over_every_family_equals_a_full_pass(family, pad_parts):
     model, processor = pad_parts
-    stated = {**tiny_folder.LANGUAGE, "vocab_size": model.config.language.vocab_size}
+    stated = tiny_folder.language_json(family, model.config.language.vocab_size)
     config = dataclasses.replace(model.config, language=FAMILIES[family].read(stated))
     other = LlavaForConditionalGeneration(config)
     other.initialize_weights(1, std=tiny_folder.STD)

@@ -62,6 +62,15 @@ def test_every_key_that_transformers_has_for_a_decoder_is_known(family):
     FAMILIES[family].read(json.loads(json.dumps(tiny.TEXT_CONFIGS[family]().to_dict())))
 
 
+def test_names_that_mpts_class_takes_besides_its_own_are_used():
+    stated = {"hidden_size": 48, "num_attention_heads": 4, "num_hidden_layers": 3, "vocab_size": 99}
+    theirs, ours = tiny.TEXT_CONFIGS["mpt"](**stated), FAMILIES["mpt"].read(stated)
+    found = (ours.hidden_size, ours.num_attention_heads, ours.num_hidden_layers)
+    assert found == (theirs.d_model, theirs.n_heads, theirs.n_layers) == (48, 4, 3)
+    with pytest.raises(ValueError, match="d_model is 64, but hidden_size 48"):
+        FAMILIES["mpt"].read({**stated, "d_model": 64})
+
+
 @pytest.mark.parametrize("kind", tiny.TOWER_CONFIGS)
 def test_every_key_that_transformers_has_for_a_tower_is_known(kind):
     TOWER_FAMILIES[kind].read(tiny.TOWER_CONFIGS[kind]().to_dict())

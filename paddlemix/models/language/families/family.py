@@ -97,7 +97,8 @@ class Family:
     not there. activations: values of hidden_act -> LanguageConfig.activation.
     template: chat format of a model that does not say its own. *_token_id: what config.json says if nothing else does.
     lora_targets: patterns of the layers that get an adapter if a user names none. keys_held: keys of its config.json
-    that must have one of these values; keys_inert: those that change nothing here.
+    that must have one of these values; keys_inert: those that change nothing here. aliases: keys by our names that
+    transformers' class takes as well as those of `keys`.
     """
 
     name: str
@@ -121,12 +122,13 @@ class Family:
     lora_targets: tuple[str, ...] = (ATTENTION_PROJECTIONS, MLP_PROJECTIONS)
     keys_held: Mapping[str, tuple] = field(default_factory=dict)
     keys_inert: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
 
     @property
     def rules(self) -> KeyRules:
         """Return what is made of the keys of a config.json."""
         theirs = {self.keys.get(name, name) for name in (*SHARED, *DEFAULTS, *self.defaults)} - {None}
-        used = theirs | {"rope_parameters", "layer_types"}
+        used = theirs | {"rope_parameters", "layer_types", *self.aliases}
         return GENERIC | KeyRules(frozenset(used), frozenset(self.keys_inert), self.keys_held)
 
     @property
@@ -134,6 +136,7 @@ class Family:
         """Return what the keys of a config.json that are checked may hold."""
         sizes = {self.keys.get(name, name): LANGUAGE[name] for name in SHARED}
         sizes.pop(None, None)
+        sizes |= {name: LANGUAGE[name] for name in self.aliases}
         sizes |= dict.fromkeys(("bos_token_id", "pad_token_id"), TOKEN_ID.or_null())
         return {**sizes, **FLAG_KINDS, self.keys.get("hidden_act", "hidden_act"): TEXT}
 
@@ -147,6 +150,7 @@ class Family:
         """
         check_keys(stated, self.rules if beside is None else self.rules | beside, where)
         check_values(stated, self._kinds, where)
+        self._check_aliases(stated, where)
         named = {ours: stated[theirs] for ours, theirs in self.keys.items() if theirs in stated}
         values = {**DEFAULTS, **self.defaults, **stated, **named}
         if values["hidden_act"] not in self.activations or values["mlp_bias"]:
@@ -163,6 +167,13 @@ class Family:
         language = LanguageConfig(family=self.name, **fields)
         _check_layer_types(values.get("layer_types"), language)
         return language
+
+    def _check_aliases(self, stated: Mapping[str, Any], where: str) -> None:
+        """Raise ValueError where a key and its alias say different things."""
+        for alias in self.aliases:
+            theirs = self.keys[alias]
+            if alias in stated and theirs in stated and stated[alias] != stated[theirs]:
+                raise ValueError(f"{where}: {theirs} is {shown(stated[theirs])}, but {alias} {shown(stated[alias])}")
 
     def write(self, language: LanguageConfig) -> dict[str, Any]:
         """Return the decoder's keys of transformers' config.json. Raises ValueError for options they cannot express."""

@@ -126,6 +126,7 @@ MPT = Family(
     template="mpt",
     bos_token_id=None,
     eos_token_id=None,
+    aliases=("hidden_size", "num_hidden_layers", "num_attention_heads"),
     keys_held=HELD,
     keys_inert=("learned_pos_emb", "embedding_fraction"),
 )
