@@ -330,7 +330,9 @@ def assert_same_config(before: LlavaConfig, after: LlavaConfig, layout: str) -> 
 
 def test_transformers_loads_what_we_write_and_computes_the_same(tmp_path, pair, folder, variant):
     convert(folder, tmp_path / "hf", "hf")
-    theirs = LlavaForConditionalGeneration.from_pretrained(tmp_path / "hf").eval()
+    theirs, info = LlavaForConditionalGeneration.from_pretrained(tmp_path / "hf", output_loading_info=True)
+    assert not any(info.values()), info
+    theirs.eval()
     family = VARIANTS[variant].get("family", "llama")
     assert theirs.config.text_config.model_type == family
     batch = batch_of(pair, [60])  # without `<image>`, whose id is another now
