@@ -24,10 +24,10 @@ CLIP = {"image_processor_type": "CLIPImageProcessor", **FIT}
 PAD = {"image_processor_type": "LlavaImageProcessor", "do_pad": True, **FIT}
 NEXT = {"image_processor_type": "LlavaNextImageProcessor", "image_grid_pinpoints": PINPOINTS, **FIT}
 SIGLIP = {"image_processor_type": "SiglipImageProcessor", "size": {"height": SIDE, "width": SIDE}}
-COLOUR = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.25, 0.3]}
+COLOR = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.25, 0.3]}
 
 # What both versions compute the same way; a name that begins with "next" is a 1.6 model's.
-HONOURED = {
+HONORED = {
     "clip": CLIP,
     "siglip": SIGLIP,
     "pad": PAD,
@@ -41,12 +41,12 @@ HONOURED = {
     "pad that is off": {**PAD, "do_pad": False},
     "pad that is null": {**PAD, "do_pad": None},
     "pad of CLIP's class, of a batch": {**CLIP, "do_pad": True},
-    "pad with mean and std": {**PAD, **COLOUR},
+    "pad with mean and std": {**PAD, **COLOR},
     "pad without a crop": {**PAD, "do_center_crop": False},
     "pad to a larger size": {**PAD, "size": {"shortest_edge": 40}},
     "pad to a smaller size": {**PAD, "size": {"height": 20, "width": 20}},
     "pad without resize": {**PAD, "do_resize": False},
-    "pad without normalization": {**PAD, "do_normalize": False, **COLOUR},
+    "pad without normalization": {**PAD, "do_normalize": False, **COLOR},
     "size beyond the crop": {**CLIP, "size": {"shortest_edge": 37}},
     "size below the crop": {**CLIP, "size": {"shortest_edge": 19}},
     "size squashes": {**CLIP, "size": {"height": 28, "width": 28}},
@@ -76,7 +76,7 @@ HONOURED = {
     "no conversion": {**CLIP, "do_convert_rgb": False},
     "next, as released": {**NEXT, "aspect_ratio_setting": "anyres", "processor_class": "LlavaNextProcessor"},
     "next, flags that change nothing": {**NEXT, "do_center_crop": False, "do_resize": False},
-    "next, size squashes": {**NEXT, "size": {"height": 28, "width": 28}, **COLOUR},
+    "next, size squashes": {**NEXT, "size": {"height": 28, "width": 28}, **COLOR},
     "next, no normalization": {**NEXT, "do_normalize": False, "rescale_factor": 0.01},
     **{f"filter {number}": {**CLIP, "resample": number} for number in range(6)},
     **{f"pad, filter {number}": {**PAD, "resample": number} for number in (0, 1, 2)},

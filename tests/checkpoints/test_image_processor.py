@@ -13,10 +13,10 @@ from paddlemix.checkpoints.layouts.hf_json import preprocessor
 from paddlemix.checkpoints.load import read_config
 
 
-@pytest.mark.parametrize("name", cases.HONOURED)
+@pytest.mark.parametrize("name", cases.HONORED)
 def test_pixels_equal_those_of_the_class_that_transformers_takes(tmp_path, name):
     is_next = name.startswith("next")
-    folder = cases.write_processor(cases.write_config(tmp_path, is_next), cases.HONOURED[name])
+    folder = cases.write_processor(cases.write_config(tmp_path, is_next), cases.HONORED[name])
     cases.check_pixels(folder, read_config(folder).image, cases.SIZES if is_next else cases.SIZES + cases.SMALL)
 
 
@@ -100,7 +100,7 @@ def test_inspect_tells_what_is_done_otherwise_than_usual(tmp_path):
 def test_what_is_written_is_read_back_and_gives_transformers_the_same_pixels(tmp_path, name):
     is_next = name.startswith("next")
     source = cases.write_config(tmp_path / "a", is_next)
-    cases.write_processor(source, {**cases.HONOURED[name], **cases.COLOUR, "resample": 2, "rescale_factor": 0.01})
+    cases.write_processor(source, {**cases.HONORED[name], **cases.COLOR, "resample": 2, "rescale_factor": 0.01})
     spec = read_config(source).image
     target = cases.write_processor(cases.write_config(tmp_path / "b", is_next), preprocessor(spec))
     assert read_config(target).image == spec

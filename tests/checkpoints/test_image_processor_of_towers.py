@@ -40,7 +40,7 @@ CHANGES = {
         {**cases.CLIP, "resample": 2, "rescale_factor": 0.01},
         {**cases.SIGLIP, "do_normalize": False},
         {**cases.CLIP, "size": {"height": 30, "width": 45}},
-        {**cases.NEXT, **cases.COLOUR},
+        {**cases.NEXT, **cases.COLOR},
     ],
 )
 def test_tower_is_read_with_all_that_its_file_states(tmp_path, values):

@@ -14,10 +14,10 @@ from paddlemix.checkpoints.load import read_config
 
 
 @pytest.mark.parametrize("is_nested", [False, True])
-@pytest.mark.parametrize("name", cases.HONOURED)
+@pytest.mark.parametrize("name", cases.HONORED)
 def test_pixels_equal_those_of_the_class_that_transformers_5_takes(tmp_path, name, is_nested):
     is_next = name.startswith("next")
-    folder = cases.write_processor(cases.write_config(tmp_path, is_next), cases.HONOURED[name], is_nested)
+    folder = cases.write_processor(cases.write_config(tmp_path, is_next), cases.HONORED[name], is_nested)
     cases.check_pixels(folder, read_config(folder).image, cases.SIZES if is_next else cases.SIZES + cases.SMALL)
 
 
@@ -25,7 +25,7 @@ def test_pixels_equal_those_of_the_class_that_transformers_5_takes(tmp_path, nam
 @pytest.mark.parametrize("ending", ["", "Pil", "Fast"])
 def test_what_transformers_5_saves_is_read_under_any_name_of_its_class(tmp_path, name, ending):
     is_next = name.startswith("next")
-    values = {**cases.HONOURED[name], **cases.COLOUR, "resample": 2}
+    values = {**cases.HONORED[name], **cases.COLOR, "resample": 2}
     first = cases.write_processor(cases.write_config(tmp_path / "a", is_next), values)
     saved = json.loads(AutoImageProcessor.from_pretrained(first).to_json_string())
     saved["image_processor_type"] += ending
@@ -35,7 +35,7 @@ def test_what_transformers_5_saves_is_read_under_any_name_of_its_class(tmp_path,
 
 def test_of_two_files_transformers_5_and_we_take_the_nested_one(tmp_path):
     folder = cases.write_processor(cases.write_config(tmp_path), cases.CLIP)
-    cases.write_processor(folder, {**cases.PAD, **cases.COLOUR}, is_nested=True)
+    cases.write_processor(folder, {**cases.PAD, **cases.COLOR}, is_nested=True)
     cases.check_pixels(folder, read_config(folder).image)
 
 
@@ -43,7 +43,7 @@ def test_of_two_files_transformers_5_and_we_take_the_nested_one(tmp_path):
 def test_transformers_5_makes_the_same_pixels_of_what_we_write(tmp_path, name):
     is_next = name.startswith("next")
     source = cases.write_config(tmp_path / "a", is_next)
-    cases.write_processor(source, {**cases.HONOURED[name], **cases.COLOUR, "resample": 2, "rescale_factor": 0.01})
+    cases.write_processor(source, {**cases.HONORED[name], **cases.COLOR, "resample": 2, "rescale_factor": 0.01})
     spec = read_config(source).image
     target = cases.write_processor(cases.write_config(tmp_path / "b", is_next), preprocessor(spec))
     assert read_config(target).image == spec
