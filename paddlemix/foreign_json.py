@@ -37,14 +37,16 @@ class KeyRules:
 def check_keys(values: Mapping[str, Any], rules: KeyRules, where: str, error: type[ValueError] = ValueError) -> None:
     """Raise `error` for keys that are neither used nor known to change nothing, with their values.
 
-    where: the file, and the object in it. A key that is null, false or empty says nothing, unless it is held.
+    where: the file, and the object in it. A key that is null, false or empty says nothing, unless it is held to other
+    values; empty is as good as null there.
     """
     unknown, wrong = [], []
     for key, value in values.items():
         if key in rules.used:
             continue
         if key in rules.held:
-            if not any(is_equal(value, accepted) for accepted in rules.held[key]):
+            is_nothing = is_silent(value) and value is not False and None in rules.held[key]
+            if not is_nothing and not any(is_equal(value, accepted) for accepted in rules.held[key]):
                 wrong.append(f"{key} {shown(value)} (expected {' or '.join(map(shown, rules.held[key]))})")
         elif key not in rules.inert and key not in rules.told and not is_silent(value):
             unknown.append(f"{key} {shown(value)}")
@@ -151,6 +153,11 @@ def list_of(kind: Kind, least: int = 1, most: int = 1 << 20) -> Kind:
 
     size = f"{least}" if least == most else f"at least {least}"
     return Kind(is_good, f"a list of {size} values, each {kind.expected}")
+
+
+def either(first: Kind, second: Kind) -> Kind:
+    """Return the kind of a value that is of one of two kinds."""
+    return Kind(lambda value: first.is_good(value) or second.is_good(value), f"{first.expected}, or {second.expected}")
 
 
 FLAG = Kind(lambda value: isinstance(value, bool), "true or false")

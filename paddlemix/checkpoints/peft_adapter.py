@@ -63,6 +63,7 @@ def read_adapter(folder: Path) -> Adapter:
     if not layers:
         raise CheckpointError(f"{path} holds no lora_A and lora_B at all, so it is not an adapter")
     _check_saved(path, config, whole)
+    config.check_chosen(layers)
     factors, added = _factors(path, config, layers)
     both = sorted(set(factors) & set(rows))
     if both:

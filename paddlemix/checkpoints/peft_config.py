@@ -7,29 +7,43 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..foreign_json import FLAG, OBJECT, TEXT, KeyRules, check_keys, check_values, is_silent, one_of, shown
-from .files import CheckpointError, read_json
+from ..foreign_json import (
+    FLAG,
+    OBJECT,
+    TEXT,
+    KeyRules,
+    check_keys,
+    check_values,
+    either,
+    is_silent,
+    list_of,
+    one_of,
+    shown,
+    whole_number,
+)
+from .files import CheckpointError, preview, read_json
 
 CONFIG = "adapter_config.json"
+CHOICE_KEYS = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
 BASE_KEY = "base_model_name_or_path"
 MAX_RANK, MAX_ALPHA = 1 << 16, 1e6
 RULES = KeyRules(
     used=frozenset(
         "peft_type base_model_name_or_path revision r lora_alpha rank_pattern alpha_pattern use_rslora use_dora "
         "lora_bias bias init_lora_weights trainable_token_indices ensure_weight_tying modules_to_save "
-        "velora_config".split()
+        "velora_config target_modules exclude_modules layers_to_transform layers_pattern".split()
     ),
-    # What chose the layers (the file holds their tensors), settings of training, and those of variants that the keys
-    # below switch on. NOTE: fan_in_fan_out is for layers that keep [in, out], and peft ignores it for Linear.
+    # Settings of training, and those of variants that the keys below switch on.
+    # NOTE: fan_in_fan_out is for layers that keep [in, out], and peft ignores it for Linear.
     inert=frozenset(
-        "task_type auto_mapping peft_version inference_mode runtime_config lora_dropout target_modules exclude_modules "
-        "layers_to_transform layers_pattern fan_in_fan_out megatron_core qalora_group_size loftq_config eva_config "
-        "corda_config lora_ga_config merge_weights lora_dtype lorap_lr_ratio lorap_emb_lr swift_type".split()
+        "task_type auto_mapping peft_version inference_mode runtime_config lora_dropout fan_in_fan_out megatron_core "
+        "qalora_group_size loftq_config eva_config corda_config lora_ga_config merge_weights lora_dtype lorap_lr_ratio "
+        "lorap_emb_lr swift_type".split()
     ),
 )
 # Variants whose result is not W + B A * scaling over the base's own W.
@@ -45,6 +59,7 @@ VARIANTS = {
     "kasa_config": "it changes the base model too",
     "enable_lora": "its factors are those of some parts of a matrix",
 }
+NAMES, INDEX = list_of(TEXT, least=0), whole_number(0, 1 << 16)
 # Ways to start an adapter that leave the base as it is; PiSSA, OLoRA, CorDA, LoftQ and LoRA-GA change it.
 PLAIN_STARTS = ("gaussian", "orthogonal", "eva", "mica", "true", "false")
 KINDS = {
@@ -57,6 +72,9 @@ KINDS = {
     "alpha_pattern": OBJECT.or_null(),
     BASE_KEY: TEXT.or_null(),
     "revision": TEXT.or_null(),
+    **dict.fromkeys(("target_modules", "exclude_modules"), either(TEXT, NAMES).or_null()),
+    "layers_to_transform": either(INDEX, list_of(INDEX, least=0)).or_null(),
+    "layers_pattern": either(TEXT, NAMES).or_null(),
 }
 
 
@@ -115,6 +133,37 @@ class PeftConfig:
             )
         return tuple(stated)
 
+    def check_chosen(self, layers: Iterable[str]) -> None:
+        """Raise CheckpointError for layers with factors that the file's choice of layers leaves out.
+
+        peft would not load their factors, so either the file or the weights are not what was trained. A pattern of
+        target_modules says nothing here: it may have been written for the names of another transformers.
+        """
+        outside = [layer for layer in layers if not self._is_chosen(layer)]
+        if outside and not self.values.get("ensure_weight_tying"):  # with it peft adds the layer that is tied to one
+            keys = [key for key in CHOICE_KEYS if not is_silent(self.values.get(key))]
+            raise CheckpointError(
+                f"{self.path} leaves out {len(outside)} layers that the weights have factors for "
+                f"({preview(outside, 4)}), by {', '.join(keys)}: peft would not load them. Give the settings that the "
+                "adapter was trained with"
+            )
+
+    def _is_chosen(self, layer: str) -> bool:
+        """Tell if peft gives a layer an adapter (`check_target_module_exists` in its `tuners/tuners_utils.py`)."""
+        target, excluded = self.values.get("target_modules"), self.values.get("exclude_modules")
+        if excluded and _is_named(excluded, layer):
+            return False
+        if target and not isinstance(target, str) and not _is_named(target, layer):
+            return False
+        chosen = self.values.get("layers_to_transform")
+        if chosen is None or chosen == []:
+            return True
+        patterns = self.values.get("layers_pattern") or [r"[^.]*"]
+        patterns = [patterns] if isinstance(patterns, str) else patterns
+        matches = (re.match(rf".*\.{pattern}\.(\d+)\.", layer) for pattern in patterns)
+        number = next((int(match[1]) for match in matches if match), None)
+        return number in (chosen if isinstance(chosen, list) else [chosen])
+
     def _of_layer(self, layer: str, key: str, patterns: str, most: float, *, is_whole: bool = False):
         """Return a layer's value: that of the first pattern that its name ends with, else the common one."""
         value = self.values.get(key)
@@ -148,7 +197,17 @@ def read_config(folder: Path) -> PeftConfig:
     _check_names(path, values.get("modules_to_save"))
     for key in ("rank_pattern", "alpha_pattern"):
         _check_patterns(path, key, values.get(key) or {})
+    for key in CHOICE_KEYS:
+        if isinstance(values.get(key), str):
+            _check_patterns(path, key, [values[key]])
     return PeftConfig(path, values)
+
+
+def _is_named(names: str | list[str], layer: str) -> bool:
+    """Tell if a pattern fits a layer's whole name, or one of some names its end."""
+    if isinstance(names, str):
+        return re.fullmatch(names, layer) is not None
+    return any(layer == name or layer.endswith(f".{name}") for name in names)
 
 
 def _check_start(path: Path, start: Any) -> None:
@@ -165,7 +224,7 @@ def _check_names(path: Path, names: Any) -> None:
         raise CheckpointError(f"{path}: modules_to_save is {shown(names)}, expected a list of names of modules")
 
 
-def _check_patterns(path: Path, key: str, patterns: Mapping[str, Any]) -> None:
+def _check_patterns(path: Path, key: str, patterns: Iterable[str]) -> None:
     for pattern in patterns:
         if NESTED_REPETITION.search(pattern):
             raise CheckpointError(f"{path}: {pattern!r} of {key} repeats a repetition: write it without")

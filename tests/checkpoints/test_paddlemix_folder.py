@@ -93,6 +93,7 @@ def test_folder_without_tower_weights_and_without_a_known_name_is_refused(v1_5, 
 def test_known_tower_without_weights_never_loads_silently(v1_5, tmp_path):
     changes = {
         "mm_vision_tower": "openai/clip-vit-base-patch32",
+        "mm_hidden_size": 768,
         "without": ["llama.vision_tower", "llama.mm_projector"],
     }
     folder = write_folder(tmp_path, v1_5, **changes)
@@ -102,7 +103,7 @@ def test_known_tower_without_weights_never_loads_silently(v1_5, tmp_path):
 
 
 def test_config_of_a_known_tower_is_read_without_weights(v1_5, tmp_path):
-    folder = write_folder(tmp_path, v1_5, mm_vision_tower="openai/clip-vit-large-patch14-336")
+    folder = write_folder(tmp_path, v1_5, mm_vision_tower="openai/clip-vit-large-patch14-336", mm_hidden_size=1024)
     (folder / PDPARAMS).unlink()
     config = read_config(folder)
     assert (config.vision.image_size, config.vision.num_attention_heads, config.image.mode) == (336, 16, "pad")
@@ -154,9 +155,22 @@ def test_anyres_folder_without_newline_loads(v1_6, tmp_path, merge):
         ({"mm_projector_type": "linear"}, r"that nobody knows: llama\.mm_projector\.0"),
         ({"hidden_size": "48"}, r"config\.json: hidden_size is '48', expected a whole number"),
         ({"num_attention_heads": 0}, "num_attention_heads is 0, expected a whole number from 1"),
+        ({"mm_resampler_type": "x"}, "a resampler"),
+        ({"mm_use_im_start_end": True}, "mm_use_im_start_end is set"),
+        ({"s2": True}, "s2 is set"),
+        ({"mm_hidden_size": 99}, "mm_hidden_size is 99, but the tower"),
+        ({"vision_config": [1]}, "vision_config is .1., expected an object"),
+        ({"vision_config": {"use_rope": True}}, "states use_rope True"),
+        ({"vision_config": {"num_channels": 4}}, "num_channels 4 .expected 3"),
+        ({"vision_config": {"model_type": "siglip_vision_model"}}, "model_type is 'siglip_vision_model'"),
+        (
+            {"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_scaling_type": "linear"},
+            "rope_scaling_type is 'linear', and there is rope_scaling too",
+        ),
+        ({"mm_dense_connector_type": "sci"}, "mm_dense_connector_type 'sci'"),
         ({"num_key_value_heads": 4}, "num_attention_heads 6 is not a multiple of num_key_value_heads 4"),
     ],
-    ids=range(12),
+    ids=range(22),
 )
 def test_bad_config_values_are_refused_with_the_value(v1_6, tmp_path, changes, text):
     folder = write_folder(tmp_path, v1_6, **changes)

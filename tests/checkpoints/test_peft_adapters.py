@@ -280,7 +280,7 @@ def test_key_that_cannot_be_honored_is_named(plain, tmp_path, changes, text):
 
 HARMLESS = {
     "training": {"lora_dropout": 0.3, "lora_dtype": None, "lorap_emb_lr": 1e-6, "peft_version": "0.99.0"},
-    "layers": {"target_modules": ALL, "exclude_modules": ["k_proj"], "layers_to_transform": 1, "layers_pattern": "h"},
+    "layers": {"target_modules": ALL, "exclude_modules": ["k_proj"], "layers_to_transform": []},
     "start": {"init_lora_weights": "EVA", "eva_config": {"rho": 2.0}, "loftq_config": {"loftq_bits": 4}},
     "silent": {"use_bdlora": None, "megatron_config": {}, "a_key_of_tomorrow": None, "fan_in_fan_out": True},
 }
@@ -390,3 +390,24 @@ def test_config_that_is_no_object_is_one_line(plain, tmp_path):
     (folder / peft_folders.CONFIG).write_text(json.dumps([1]))
     with pytest.raises(CheckpointError, match=r"adapter_config\.json"):
         load_model(folder, device="cpu")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"target_modules": ["q_proj"]},
+        {"exclude_modules": ["v_proj"]},
+        {"exclude_modules": r".*layers\.1\..*"},
+        {"layers_to_transform": [0]},
+    ],
+    ids=lambda value: "-".join(value),
+)
+def test_settings_that_leave_out_layers_of_the_weights_are_refused_by_their_key(v1_5, tmp_path, changes):
+    """peft itself leaves the factors of these layers aside, so that its model is another one."""
+    folder = peft_folders.train(tmp_path / "x", v1_5.folder, target_modules=["q_proj", "v_proj"])
+    before = peft_folders.logits_of(folder, v1_5.folder, v1_5.batch)
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    assert np.abs(peft_folders.logits_of(folder, v1_5.folder, v1_5.batch) - before).max() > 1e-2
+    with pytest.raises(CheckpointError, match=f"leaves out .* layers that the weights have .*{next(iter(changes))}"):
+        load_model(folder, base=v1_5.folder, device="cpu")

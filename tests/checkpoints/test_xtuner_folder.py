@@ -208,6 +208,7 @@ def edit(path, **changes) -> None:
         (lambda home: edit(home / "projector/config.json", hidden_act="silu"), "another activation than gelu"),
         (lambda home: edit(home / "projector/config.json", bias=False), "a projector without bias"),
         (lambda home: edit(home / "projector/config.json", depth=3), r"missing: projector\.4\.bias"),
+        (lambda home: edit(home / "projector/config.json", llm_hidden_size=99), "gives features 99 wide"),
         (lambda home: edit(home / "projector/config.json", depth="two"), "depth is 'two', expected a whole number"),
         (lambda home: (home / "projector/model.safetensors").unlink(), "the weights are missing"),
         (lambda home: shutil.copytree(home / "visual_encoder", home / "llm"), "more than one of a language model"),
@@ -217,7 +218,7 @@ def edit(path, **changes) -> None:
             "holds both visual_encoder/ and visual_encoder_adapter/",
         ),
     ],
-    ids=range(13),
+    ids=range(14),
 )
 def test_what_is_missing_or_not_supported_is_one_clear_error(v1_5, tmp_path, damage, text):
     home = write_xtuner(tmp_path, v1_5.model)

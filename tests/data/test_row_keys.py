@@ -36,7 +36,17 @@ def flags(row) -> list[bool]:
 
 @pytest.mark.parametrize(
     "mark",
-    [{"loss": False}, {"weight": 0}, {"train": False}, {"loss": 0.0}, {"loss": "False"}, {"loss": False, "weight": 0}],
+    [
+        {"loss": False},
+        {"weight": 0},
+        {"train": False},
+        {"training": False},
+        {"trainable": 0},
+        {"include_in_loss": False},
+        {"loss": 0.0},
+        {"loss": "False"},
+        {"loss": False, "weight": 0},
+    ],
 )
 def test_answer_that_a_turn_marks_is_not_trained(mark):
     assert flags(marked(mark)) == [False, True]
@@ -126,11 +136,28 @@ REFUSED = {
 }
 
 
+@pytest.mark.parametrize("mark", [{"loss_mask": 0}, {"mask": True}, {"no_loss": True}, {"ignore": 1}, {"skip": True}])
+def test_other_marks_of_what_is_not_trained_are_refused(mark):
+    assert kind_of(marked(mark)) == "unsupported_key"
+    if "loss_mask" not in mark:
+        assert flags(marked(dict.fromkeys(mark, False))) == [True, True]
+
+
+def test_image_that_is_named_in_the_text_is_refused():
+    assert kind_of({"query": "<img>a.png</img>\nWhat is it?", "response": "A cat."}) == "unsupported_key"
+    html = {"query": 'Explain <img src="a.png"> and <video>.', "response": "They are tags."}
+    assert read_row(html)[0].num_marks == 0
+
+
 @pytest.mark.parametrize("key", REFUSED)
 def test_key_that_training_cannot_honor_is_a_bad_row_unless_it_says_nothing(key):
     assert kind_of({**TALK, key: REFUSED[key]}) == "unsupported_key"
-    for nothing in (None, "", [], {}):
+    for nothing in (None, "", [], {}, "[]"):
         assert read_row({**TALK, key: nothing}) == read_row(TALK)
+
+
+def test_key_that_is_false_is_told_like_any_other():
+    assert read_row({**TALK, "reviewed": False})[1] == ["the key 'reviewed' of the row is not used"]
 
 
 @pytest.mark.parametrize("role", ["tool", "function_call", "observation", "tool-response"])

@@ -107,6 +107,8 @@ def test_every_other_key_of_transformers_configs_is_known(make, rules):
         ("generation_config.json", {"suppress_tokens": [7]}, r"generation_config\.json states suppress_tokens \[7\]"),
         ("generation_config.json", {"stop_strings": ["x"]}, r"stop_strings \['x'\]"),
         ("generation_config.json", {"dance": "yes"}, "dance 'yes'"),
+        ("generation_config.json", {"eos_token_id": "2"}, r"generation_config\.json: eos_token_id is '2'"),
+        ("config.json", {"text_config.is_causal": False}, r"is_causal False \(expected True\)"),
     ],
 )
 def test_a_key_that_would_change_the_result_is_an_error_with_file_key_and_value(edit, file, changes, text):
@@ -119,7 +121,9 @@ def test_a_key_that_would_change_the_result_is_an_error_with_file_key_and_value(
 @pytest.mark.parametrize(
     ("file", "changes"),
     [
-        ("config.json", {"layer_skip": None}),
+        ("config.json", {"layer_skip": None, "vision_feature_layer": [-2]}),
+        ("generation_config.json", {"suppress_tokens": [], "stop_strings": []}),
+        ("config.json", {"text_config.max_sequence_length": 16384}),
         ("config.json", {"use_cache": False, "_attn_implementation_autoset": True, "ignore_index": -100}),
         ("config.json", {"text_config.attention_dropout": 0.1, "text_config.pretraining_tp": 2}),
         ("config.json", {"text_config.layer_skip": False, "vision_config.dropout": 0.5}),
@@ -260,6 +264,19 @@ def test_rope_parameters_give_transformers_logits(edit, saved):
         ({"rope_parameters": [1]}, r"rope_parameters is \[1\], expected an object"),
         ({"rope_parameters": {"a": {"rope_theta": 1.0}, "b": {"rope_theta": 2.0}}}, "differs from one type of layers"),
         ({"layer_types": ["full_attention", "sliding_attention", "full_attention"]}, "expected 3 layers of"),
+        (
+            {
+                "rope_scaling": {
+                    "rope_type": "longrope",
+                    "factor": 2.0,
+                    "short_factor": [1.1] * 4,
+                    "long_factor": [1.5] * 4,
+                    "original_max_position_embeddings": 16,
+                },
+                "transformers_version": "4.55.4",
+            },
+            "original_max_position_embeddings 16 in it",
+        ),
     ],
 )
 def test_rotary_positions_that_are_not_supported_are_refused_by_name(edit, saved, changes, text):

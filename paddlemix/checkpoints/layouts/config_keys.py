@@ -15,10 +15,12 @@ from ...foreign_json import (
     Kind,
     check_keys,
     check_values,
+    either,
     list_of,
     stated_but_unused,
     whole_number,
 )
+from ...models.config import VisionConfig
 from ...models.config_kinds import DTYPES, MAX_ID, MAX_LAYERS
 from ...models.language.families.generic_keys import GENERIC
 from ..files import CheckpointError, read_json
@@ -71,6 +73,9 @@ tokenizer_padding_side tune_mm_mlp_adapter tune_mm_vision_resampler unfreeze_mm_
 vision_tower_pretrained
 """
 MM_VIDEO = """
+mm_mask_drop_mode mm_mask_drop_ratio mm_mask_drop_ratio_lower mm_mask_drop_ratio_upper mm_mask_drop_skip_percentage
+mm_num_head mm_perceiver_depth mm_perceiver_latents mm_perceiver_ff_mult mm_perceiver_pretrained mm_qformer_depth
+mm_qformer_latents mm_qformer_pretrained mm_vision_resampler_depth mm_mask_drop_type
 add_faster_video add_time_instruction faster_token_stride force_sample frames_upbound mm_newline_position
 mm_resampler_location mm_spatial_pool_mode mm_spatial_pool_out_channels mm_spatial_pool_stride mm_pooling_position
 pos_skipping_range
@@ -101,6 +106,7 @@ PROJECTOR = GENERIC | KeyRules(
 PROJECTOR_KINDS: dict[str, Kind] = {
     "bias": FLAG,
     "depth": whole_number(1, 64),
+    "llm_hidden_size": whole_number(1, 1 << 20),
     "hidden_act": TEXT,
     "visual_hidden_size": whole_number(1, 1 << 20),
 }
@@ -130,7 +136,10 @@ GENERATION = KeyRules(
     held=dict.fromkeys(TOKEN_RULES.split(), (None, False)),
     told=frozenset(SAMPLING.split()),
 )
-GENERATION_KINDS: dict[str, Kind] = dict.fromkeys(("bos_token_id", "pad_token_id"), whole_number(-1, MAX_ID).or_null())
+GENERATION_KINDS: dict[str, Kind] = {
+    **dict.fromkeys(("bos_token_id", "pad_token_id"), whole_number(-1, MAX_ID).or_null()),
+    "eos_token_id": either(TOKEN_ID, list_of(TOKEN_ID, least=0)).or_null(),
+}
 # What `transformers` means by a setting that it writes although nobody chose it.
 PLAIN_SAMPLING = {
     "diversity_penalty": 0.0,
@@ -160,6 +169,26 @@ def read_config_json(folder: Path) -> dict[str, Any]:
     raw = read_json(path)
     check_values(raw, KINDS, str(path), CheckpointError)
     return raw
+
+
+def check_mm(folder: Path, raw: Mapping[str, Any]) -> None:
+    """Raise CheckpointError for keys of LLaVA's own config.json that say what is not supported."""
+    check_values(raw, MM_KINDS, str(folder / CONFIG_FILE), CheckpointError)
+    for key in ("mm_use_im_start_end", "s2"):
+        if raw.get(key):
+            raise CheckpointError(f"{folder}: {key} is set, which is not supported (v1.5 and v1.6 do not use it)")
+    if raw.get("mm_resampler_type") or raw.get("mm_vision_resampler"):
+        raise CheckpointError(f"{folder}: a resampler between tower and projector is not supported")
+
+
+def check_feature_width(folder: Path, raw: Mapping[str, Any], vision: VisionConfig) -> None:
+    """Raise CheckpointError where mm_hidden_size is not the width of the tower."""
+    width = raw.get("mm_hidden_size", vision.hidden_size)
+    if width != vision.hidden_size:
+        raise CheckpointError(
+            f"{folder}: mm_hidden_size is {width}, but the tower {vision.name} gives features "
+            f"{vision.hidden_size} wide: it is another"
+        )
 
 
 def read_projector_json(folder: Path) -> dict[str, Any]:

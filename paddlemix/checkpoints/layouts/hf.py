@@ -99,6 +99,8 @@ def read_vision(folder: Path, raw: dict) -> VisionConfig:
     stated = raw.get("vision_config")
     fields = hf_json.vision_fields(folder, DEFAULT_TOWER if stated is None else stated)
     layer = raw.get("vision_feature_layer", -2)
+    if isinstance(layer, list) and len(layer) == 1:
+        layer = layer[0]
     if isinstance(layer, list):
         raise CheckpointError(f"{folder}: vision_feature_layer {layer} is a list, expected one number")
     if raw.get("projector_hidden_act", "gelu") != "gelu":

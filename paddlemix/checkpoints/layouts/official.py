@@ -10,7 +10,6 @@ import re
 from pathlib import Path
 
 from ...conversation.tokenizer import Tokenizer
-from ...foreign_json import check_values
 from ...image.spec import ImageSpec
 from ...models.config import LanguageConfig, LlavaConfig
 from ...models.language.families import FAMILIES, by_llava_architecture, get_family
@@ -26,7 +25,7 @@ from .components import (
     read_pairs,
     tower_rules,
 )
-from .config_keys import MM_KINDS, OFFICIAL, read_config_json, stored_dtype
+from .config_keys import OFFICIAL, check_feature_width, check_mm, read_config_json, stored_dtype
 from .decoder import (
     check_features_scaled,
     flat_json,
@@ -93,27 +92,17 @@ def tower_prefix(family: str) -> str:
 
 def check_decoder(folder: Path, raw: dict) -> None:
     """Raise CheckpointError for what the official code has, but which is not read."""
-    check_values(raw, MM_KINDS, str(folder / "config.json"), CheckpointError)
+    check_mm(folder, raw)
     others = [name for name in raw.get("architectures") or () if name in OTHER_DECODERS]
     if others:
         known = ", ".join(family.llava_architecture for family in FAMILIES.values() if family.llava_architecture)
         raise CheckpointError(f"{folder}: language model of {others[0]}, expected one of {known}")
-    for key in ("mm_use_im_start_end", "s2"):
-        if raw.get(key):
-            raise CheckpointError(f"{folder}: {key} is set, which is not supported (v1.5 and v1.6 do not use it)")
-    if raw.get("mm_resampler_type") or raw.get("mm_vision_resampler"):
-        raise CheckpointError(f"{folder}: a resampler between tower and projector is not supported")
 
 
 def build_config(folder: Path, raw: dict, language: LanguageConfig, facts: TowerFacts) -> LlavaConfig:
     """Build a config from the official one's mm_* keys, a decoder and a tower that are read already."""
     vision = facts.vision
-    width = raw.get("mm_hidden_size", vision.hidden_size)
-    if width != vision.hidden_size:
-        raise CheckpointError(
-            f"{folder}: mm_hidden_size is {width}, but the tower {vision.name} gives features "
-            f"{vision.hidden_size} wide: it is another"
-        )
+    check_feature_width(folder, raw, vision)
     mode = raw.get("image_aspect_ratio") or "square"
     merge = raw.get("mm_patch_merge_type") or "flat"
     image = ImageSpec(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ...conversation.tokenizer import Tokenizer
 from ...conversation.tokenizer_files import CONFIG_FILE, FAST_FILE, PADDLE_FILE, SENTENCEPIECE_FILE
-from ...foreign_json import check_values
+from ...foreign_json import OBJECT, check_values, one_of
 from ...image.spec import ImageSpec
 from ...models.config import LanguageConfig, LlavaConfig, VisionConfig
 from ...models.language.families.family import SHARED
@@ -29,7 +29,7 @@ from .components import (
     safetensors_names,
     tower_rules,
 )
-from .config_keys import MM_KINDS, PADDLEMIX, stored_dtype
+from .config_keys import PADDLEMIX, check_feature_width, check_mm, stored_dtype
 from .decoder import flat_json, generation_json, read_eos, read_language, template_of
 from .image_processor import in_llavas_code, read_processor
 from .image_processor_file import Found, find_processor
@@ -56,7 +56,7 @@ def matches(folder: Path, raw: dict) -> bool:
 
 def read_config(folder: Path, raw: dict) -> LlavaConfig:
     """Build our config from PaddleMIX's flat one, its processor/ folder and, for an unnamed tower, the weights."""
-    check_values(raw, MM_KINDS, str(folder / "config.json"), CheckpointError)
+    check_mm(folder, raw)
     tower = raw.get("mm_vision_tower") or raw.get("vision_tower") or ""
     select_feature = raw.get("mm_vision_select_feature", "patch")
     vision = VisionConfig(
@@ -66,6 +66,7 @@ def read_config(folder: Path, raw: dict) -> LlavaConfig:
         name=tower,
     )
     _check_tower(vision)
+    check_feature_width(folder, raw, vision)
     image = _read_image(folder, raw, vision)
     language = read_language(folder, {**raw, **_read_rope(raw)}, "llama", beside=PADDLEMIX)
     return LlavaConfig(
@@ -83,6 +84,8 @@ def read_config(folder: Path, raw: dict) -> LlavaConfig:
 def _read_rope(raw: dict) -> dict:
     """Return rope_scaling as transformers has it, where PaddleNLP keeps its parts under keys of their own."""
     kind = raw.get("rope_scaling_type")
+    if kind is not None and raw.get("rope_scaling"):
+        raise ValueError(f"rope_scaling_type is {kind!r}, and there is rope_scaling too: remove one of them")
     kind = next((ours for ours, theirs in ROPE_KINDS.items() if theirs == kind), kind)
     return {} if kind is None else {"rope_scaling": {"rope_type": kind, "factor": raw.get("rope_scaling_factor", 1.0)}}
 
@@ -98,7 +101,10 @@ def _rope_json(language: LanguageConfig) -> dict:
 def _tower_shape(folder: Path, raw: dict, name: str) -> dict:
     """Return the VisionConfig fields of shape, from vision_config, by the tower's name, or from its weights."""
     stated = raw.get("vision_config")
-    if isinstance(stated, dict):
+    if stated is not None:
+        check_values(raw, {"vision_config": OBJECT}, str(folder / "config.json"), CheckpointError)
+        check_values(stated, {"model_type": one_of((CLIP.model_type,))}, "vision_config")
+        CLIP.read(stated)  # for what it refuses
         return {field: stated[field] for field in STATED if field in stated}
     if name in KNOWN_TOWERS:
         return KNOWN_TOWERS[name]

@@ -56,6 +56,11 @@ def read_config(folder: Path, raw: dict, base: Path | None = None) -> LlavaConfi
     language, llm = read_decoder(home)
     projector = read_projector_json(folder / PROJECTOR)
     own = projector.get(OWN_KEY) or {}
+    width = projector.get("llm_hidden_size", language.hidden_size)
+    if width != language.hidden_size:
+        raise CheckpointError(
+            f"{folder / PROJECTOR} gives features {width} wide, but {home} takes {language.hidden_size}"
+        )
     vision, pixels = _read_tower(folder, own.get("select_layer", _recipe_value(folder, "visual_select_layer")))
     if OWN_KEY in projector:
         vision = dataclasses.replace(vision, name=read_own_json(projector)["vision_tower"])

@@ -22,8 +22,11 @@ CONVERSATION_KEYS = (
 )  # where a row may hold what is said
 IMAGE_KEYS = ("image", "images", "image_path", "image_paths", "image_url", "image_urls", "image_file", "image_files")
 SYSTEM_KEYS = ("system", "system_prompt")
-# Whether an answer is trained: ms-swift and xtuner, OpenAI, Axolotl, xtuner's own turns.
-TRAINED_KEYS = ("loss", "weight", "train", "output_with_loss")
+# Whether an answer is trained: ms-swift and xtuner, OpenAI, Axolotl, xtuner's own turns, and others' words for it.
+TRAINED_KEYS = ("loss", "weight", "train", "output_with_loss", "training", "trainable", "is_trained", "is_training")
+TRAINED_KEYS += ("train_on", "do_train", "include_in_loss", "compute_loss", "calculate_loss", "supervise", "supervised")
+# The other way round: refused if they say that something is not trained.
+UNTRAINED_KEYS = ("mask", "masked", "no_loss", "ignore", "skip")
 
 _RANKED = [f"{which}_{key}" for which in ("rejected", "positive", "negative") for key in ("messages", "images")]
 # Key -> what it is of. Whoever wrote it expects training to do something that it does not do.
@@ -33,7 +36,8 @@ REFUSED = {
     **dict.fromkeys(("tools", "functions", "tool_calls", "tool_call_id", "function_call", "tool"), "tool calls"),
     **dict.fromkeys(("objects", "bbox", "bboxes", "masks"), "objects with places in the image"),
     **dict.fromkeys(("rejected_response", "rejected", "chosen", "kto_tag", "margin", *_RANKED), "preferences"),
-    **dict.fromkeys(("loss_scale", "loss_weight", "channel"), "losses of its own"),
+    **dict.fromkeys(("loss_scale", "loss_weight", "loss_mask", "channel"), "losses of its own"),
+    **dict.fromkeys(UNTRAINED_KEYS, 'marks of what is not trained by this name ("loss": false does it)'),
     **dict.fromkeys(("train_detail", "training_detail"), "parts of an answer that are trained"),
     **dict.fromkeys(("reasoning_content", "thinking"), "thoughts beside an answer"),
     **dict.fromkeys(("min_pixels", "max_pixels", "resized_width", "resized_height"), "sizes of its own for an image"),
@@ -75,14 +79,13 @@ def unused_keys(stated: Iterable[Stated]) -> list[str]:
             if key in rules.used or key in rules.inert or key in held or is_empty(value):
                 continue
             _refuse(key, value, owner)
-            if value is not False:
-                notices.append(f"the key {show_key(key)} of {name} is not used")
+            notices.append(f"the key {show_key(key)} of {name} is not used")
     return list(dict.fromkeys(notices))
 
 
 def is_empty(value: Any) -> bool:
-    """Tell whether a value says nothing: null, or an empty text, list or object."""
-    return value is None or value in ("", [], {})
+    """Tell whether a value says nothing: null, or an empty text, list or object, also as the text of one."""
+    return value is None or value in ("", [], {}, "[]", "{}", "null")
 
 
 def stated_keys(values: Mapping[str, Any], keys: tuple[str, ...]) -> list[str]:
@@ -97,6 +100,8 @@ def show_key(key: str) -> str:
 
 def _refuse(key: str, value: Any, owner: str) -> None:
     what = REFUSED.get(key)
+    if key in UNTRAINED_KEYS and not value:
+        return
     if key == LABEL and isinstance(value, bool):
         what = "preferences"
     if what:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 from ...constants import IMAGE_MARK
 from ...conversation.messages import Conversation, Message
 from ...conversation.render import check_roles
-from .errors import EmptyAnswerError, NoTrainedAnswerError, WrongRoleError
+from .errors import EmptyAnswerError, NoTrainedAnswerError, UnsupportedKeyError, WrongRoleError
 from .fields import check_unicode, get_text
 from .keys import SYSTEM_KEYS, stated_keys
+
+# Of Qwen-VL: a path between two tags. HTML's has its path inside the tag and no end tag.
+IMAGE_IN_TEXT = re.compile(r"<img>[^<>\n]+</img>")
 
 
 def put_system(conversation: Conversation, row: dict) -> Conversation:
@@ -54,10 +59,15 @@ def check_turns(conversation: Conversation) -> None:
 
 
 def check_texts(conversation: Conversation) -> None:
-    """Raise ValueError for a text that is no Unicode."""
+    """Raise ValueError for a text that is no Unicode, UnsupportedKeyError for one that names an image in it."""
     for index, message in enumerate(conversation.messages):
         for piece in message.pieces:
             check_unicode(piece, f"message {index}")
+            if IMAGE_IN_TEXT.search(piece):
+                raise UnsupportedKeyError(
+                    f"message {index}: <img>...</img> names an image in the text, as Qwen-VL's data does, and would be "
+                    f"read as text: write {IMAGE_MARK} there, and the image under 'images'"
+                )
 
 
 def check_marks(conversation: Conversation) -> None:

@@ -14,11 +14,12 @@ unsloth_fixed unsloth_version use_cache
 """
 # What only training and labels need.
 TRAINING = """
-attention_dropout attn_pdrop classifier_dropout embd_pdrop emb_pdrop finetuning_task gradient_checkpointing
-hidden_dropout id2label ignore_index init_device init_std initializer_cutoff_factor initializer_factor initializer_range
-label2id max_window_size num_choices num_labels output_attentions output_hidden_states output_router_logits
-pretraining_tp problem_type resid_pdrop residual_dropout router_aux_loss_coef seq_length task_specific_params
-tf_legacy_loss tokenizer_class tokenizer_name torch_compile use_bfloat16 verbose
+attention_dropout attn_pdrop classifier_dropout emb_pdrop embd_pdrop finetuning_task gradient_checkpointing
+hidden_dropout id2label ignore_index init_device init_std initializer_cutoff_factor initializer_factor
+initializer_range label2id max_sequence_length max_window_size num_choices num_labels output_attentions
+output_hidden_states output_router_logits pretraining_tp problem_type resid_pdrop residual_dropout
+router_aux_loss_coef seq_length task_specific_params tf_legacy_loss tokenizer_class tokenizer_name torch_compile
+use_bfloat16 verbose
 """
 # Suggestions for sampling that old files keep here; `generation_keys` says what is made of them.
 SAMPLING = """
@@ -44,6 +45,7 @@ HELD = {
     "cross_attention_hidden_size": (None,),
     "fuse_attention_ffn": (False,),
     "fuse_attention_qkv": (False,),
+    "is_causal": (True,),  # transformers 5 lets every position see all where it is false
     "is_decoder": (False, True),
     "is_encoder_decoder": (False,),
     "pruned_heads": ({}, None),

@@ -108,6 +108,7 @@ def _read_scaling(where: str, found: Mapping[str, Any], values: Mapping[str, Any
     if kind in ("llama3", "longrope"):
         fields["original_max_position_embeddings"] = _original_length(fields, values)
     if kind == "longrope":
+        _check_original(where, found, values)
         fields["factor"] = _longrope_factor(where, fields, values)
     absent = [key for key in OF_KIND[kind] if fields[key] is None]
     if absent:
@@ -131,6 +132,18 @@ def _original_length(fields: Mapping[str, Any], values: Mapping[str, Any]) -> An
     """Return the length before stretching: that beside the object, as Phi-3 has it, else that in it, else the whole."""
     lengths = (values["original_max_position_embeddings"], fields["original_max_position_embeddings"])
     return next((length for length in lengths if length is not None), values["max_position_embeddings"])
+
+
+def _check_original(where: str, found: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+    """Raise ValueError for an original length in rope_scaling alone: transformers 4 takes the whole length then."""
+    inside, whole = found.get("original_max_position_embeddings"), values["max_position_embeddings"]
+    is_alone = where == "rope_scaling" and values["original_max_position_embeddings"] is None
+    is_newer = str(values.get("transformers_version")).startswith("5.")
+    if is_alone and not is_newer and inside not in (None, whole):
+        raise ValueError(
+            f"rope_scaling of kind 'longrope' has original_max_position_embeddings {inside} in it, which transformers "
+            "4 does not read and 5 does: put it beside rope_scaling"
+        )
 
 
 def _longrope_factor(where: str, fields: Mapping[str, Any], values: Mapping[str, Any]) -> float:
