@@ -18,6 +18,7 @@ from .inspection_facts import Inspection, compare, count, describe_image, descri
 from .inspection_trained import inspect_trained
 from .layouts import detect, official, tower, xtuner
 from .layouts.config_keys import read_config_json, suggested_sampling
+from .layouts.image_processor_file import unread_processor
 from .layouts.names import decoder_name, tower_name
 from .part_folders import read_language_folder, read_tower_folder
 from .shapes import language_shapes, parameter_shapes, vision_shapes
@@ -146,6 +147,9 @@ def _describe(path: Path, layout, config: LlavaConfig, scan: Scan, found: Inspec
     with found.collecting():
         choice = template_choice(path, layout, config)
     describe_text(path, None, config, found, choice)
+    with found.collecting():
+        unread = unread_processor(path)
+        found.notes += [unread] if unread else []
     suggested = ", ".join(f"{key} {value}" for key, value in suggested_sampling(path).items())
     if suggested:
         found.notes.append(f"generation_config.json suggests {suggested}: answers here go by what the caller asks for")

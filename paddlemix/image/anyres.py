@@ -56,20 +56,28 @@ def fitted_size(size: tuple[int, int], canvas: tuple[int, int]) -> tuple[int, in
     return min(math.ceil(width * scale_y), canvas[0]), canvas[1]
 
 
-def unpad_box(size: tuple[int, int], feature_width: int, feature_height: int) -> tuple[int, int, int, int]:
+def unpad_box(
+    size: tuple[int, int], feature_width: int, feature_height: int, *, is_rounded: bool = False
+) -> tuple[int, int, int, int]:
     """Return (top, bottom, left, right): what of a feature mosaic shows the picture, as `map[top:bottom, left:right]`.
 
     The same number of rows (or columns) is dropped on both sides, so the rest has the parity of the whole: one more
-    than the scaled picture when that is odd. Can be empty for very long pictures (`unpad_image`).
+    than the scaled picture when that is odd. Can be empty for very long pictures (`unpad_image`). is_rounded: as
+    transformers (`modeling_llava_next.py`), which rounds to 7 digits first: 26.9999999 is 27 there, 26 in LLaVA.
     """
     width, height = checked_size(size)
+    digits = 7 if is_rounded else None
     if width / height > feature_width / feature_height:
-        kept = int(height * (feature_width / width))
+        kept = _floor(height * (feature_width / width), digits)
         dropped = (feature_height - kept) // 2
         return dropped, feature_height - dropped, 0, feature_width
-    kept = int(width * (feature_height / height))
+    kept = _floor(width * (feature_height / height), digits)
     dropped = (feature_width - kept) // 2
     return 0, feature_height, dropped, feature_width - dropped
+
+
+def _floor(length: float, digits: int | None) -> int:
+    return int(length if digits is None else round(length, digits))
 
 
 def num_image_tokens(size: tuple[int, int], spec: ImageSpec) -> int:
@@ -90,7 +98,8 @@ def num_image_tokens(size: tuple[int, int], spec: ImageSpec) -> int:
     if spec.merge == "spatial":
         return num_tiles(size, spec) * num_patches
     columns, rows = grid_shape(size, spec)
-    top, bottom, left, right = unpad_box(size, columns * spec.patches_per_side, rows * spec.patches_per_side)
+    sides = columns * spec.patches_per_side, rows * spec.patches_per_side
+    top, bottom, left, right = unpad_box(size, *sides, is_rounded=spec.has_rounded_sizes)
     return num_patches + (bottom - top) * (right - left + 1)  # + 1: a newline after each row
 
 

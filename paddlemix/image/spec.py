@@ -30,6 +30,7 @@ KINDS = {
     "resize": Kind(list_of(whole_number(1, 1 << 12), 0, 2).is_good, "a list of up to two lengths, 1 to 4096").or_null(),
     "rescale_factor": RESCALE,
     "has_normalize": FLAG,
+    "has_rounded_sizes": FLAG,
 }
 # What an image processor's file states, whatever the mode.
 PIXEL_FIELDS = ("mean", "std", "has_crop", "resample", "resize", "rescale_factor", "has_normalize")
@@ -47,6 +48,7 @@ class ImageSpec:
     resample: PIL's filter of every resize, of RESAMPLES. resize: what comes before the crop: None scales the short edge
     to side, (edge,) to another length, (width, height) squashes, () leaves the image as it is.
     has_normalize: False leaves the values at value * rescale_factor; mean is then the colour of padding only.
+    has_rounded_sizes: how "spatial_unpad" counts rows and columns, see `anyres.unpad_box`.
     """
 
     side: int = 336
@@ -62,6 +64,7 @@ class ImageSpec:
     resize: tuple[int, ...] | None = None
     rescale_factor: float = 1 / 255
     has_normalize: bool = True
+    has_rounded_sizes: bool = False
 
     def __post_init__(self):
         if self.mode not in MODES:

@@ -36,12 +36,12 @@ def arrange(tiles, size: tuple[int, int], spec: ImageSpec, image_newline=None):
     grid = tiles[1:].reshape([rows, columns, side, side, width]).transpose([0, 2, 1, 3, 4])
     grid = grid.reshape([rows * side, columns * side, width])
     if spec.merge == "spatial_unpad":
-        grid = _unpad(grid, size, image_newline)
+        grid = _unpad(grid, size, image_newline, spec)
     return paddle.concat([tiles[0], grid.reshape([-1, width])]) if grid.size else tiles[0]
 
 
-def _unpad(grid, size: tuple[int, int], image_newline):
-    top, bottom, left, right = unpad_box(size, grid.shape[1], grid.shape[0])
+def _unpad(grid, size: tuple[int, int], image_newline, spec: ImageSpec):
+    top, bottom, left, right = unpad_box(size, grid.shape[1], grid.shape[0], is_rounded=spec.has_rounded_sizes)
     if bottom <= top:
         return grid[:0]
     newline = image_newline.astype(grid.dtype).reshape([1, 1, -1]).expand([bottom - top, 1, grid.shape[2]])

@@ -165,7 +165,7 @@ def test_anyres_folder_without_newline_loads(v1_6, tmp_path, merge):
         ({"vision_config": {"model_type": "siglip_vision_model"}}, "model_type is 'siglip_vision_model'"),
         (
             {"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_scaling_type": "linear"},
-            "rope_scaling_type is 'linear', and there is rope_scaling too",
+            "rope_scaling_type with rope_scaling_factor .* are not the same",
         ),
         ({"mm_dense_connector_type": "sci"}, "mm_dense_connector_type 'sci'"),
         ({"num_key_value_heads": 4}, "num_attention_heads 6 is not a multiple of num_key_value_heads 4"),

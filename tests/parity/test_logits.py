@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import paddle
 import pytest
@@ -181,3 +183,14 @@ def test_projectors_equal_their_restatement_in_torch(tmp_path, projector_type):
     batch = tiny.make_batch(np.random.default_rng(0), [[3, (60, 40), 4]], ours.config.image)
     theirs = tiny.hf_logits(model, batch, False)
     assert largest_difference(our_logits(ours, batch), theirs, batch) < TOLERANCE
+
+
+def test_sizes_that_floating_point_puts_just_below_a_whole_number_count_as_in_transformers(make_pair):
+    # 47 * (12 / 188) is 2.9999999999999996, of which transformers makes 3 and LLaVA's own code 2.
+    pair = make_pair(True)
+    size = (47, 188)
+    ours, llavas = (
+        num_image_tokens(size, dataclasses.replace(pair.spec, has_rounded_sizes=one)) for one in (True, False)
+    )
+    assert ours != llavas and num_image_tokens(size, pair.spec) == ours
+    assert_equal_logits(pair, [[3, size, 5]])

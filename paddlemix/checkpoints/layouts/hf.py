@@ -135,6 +135,7 @@ def _read_image(folder: Path, raw: dict, vision: VisionConfig, is_next: bool) ->
         grids=as_width_height(pairs),
         merge="spatial_unpad" if is_next else "flat",
         has_class_token=vision.select_feature == "cls_patch",
+        has_rounded_sizes=is_next and read_own_json(raw)["has_rounded_sizes"],
         **pixels,
     )
     if processor is not None:

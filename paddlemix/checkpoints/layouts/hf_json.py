@@ -164,6 +164,8 @@ def _config(config: LlavaConfig, places: Places) -> dict:
         "vision_feature_select_strategy": _strategy(config),
         OWN_KEY: own_json(config, held(config)) | {"vocab_size": places.num_own},
     }
+    if is_next and not image.has_rounded_sizes:
+        values[OWN_KEY]["has_rounded_sizes"] = False
     if config.language.embedding_scale != 1.0:
         values["transformers_version"] = SCALING_VERSION if config.has_scaled_features else UNSCALED_VERSION
     if is_next:

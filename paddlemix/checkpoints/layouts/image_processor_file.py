@@ -45,6 +45,17 @@ def find_processor(folder: Path) -> Found | None:
     return Found(str(path), read_json(path)) if path.is_file() else None
 
 
+def unread_processor(folder: Path) -> str | None:
+    """Return a sentence on a preprocessor_config.json that says other things than what is read, None if none does."""
+    found, path = find_processor(folder), folder / FILE
+    if found is None or found.where == str(path) or not path.is_file() or read_json(path) == found.values:
+        return None
+    return (
+        f"{FILE} is there as well and says other things than {NESTED} in {PROCESSOR_FILE}, which is what is read here "
+        "and by transformers 5; transformers 4 reads the former: remove the one that does not count"
+    )
+
+
 def check_processor(folder: Path, patch_size: int, strategy: str) -> None:
     """Raise CheckpointError where processor_config.json states what is not known, or another tower than the model's.
 

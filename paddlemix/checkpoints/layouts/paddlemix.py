@@ -33,6 +33,7 @@ from .config_keys import PADDLEMIX, check_feature_width, check_mm, stored_dtype
 from .decoder import flat_json, generation_json, read_eos, read_language, template_of
 from .image_processor import in_llavas_code, read_processor
 from .image_processor_file import Found, find_processor
+from .paddlenlp_rope import ROPE_KINDS, read_rope, rope_json
 from .part import OWN_KEY, Part, own_json, read_own_json, renamed
 
 NAME = "paddlemix"
@@ -41,7 +42,6 @@ TOWER_PREFIX = "llama.vision_tower.vision_tower.vision_model."
 # Fields of LanguageConfig that are LLaMA's or say nothing alone; it has no other values of the rest than the defaults.
 LLAMA_HAS = (*SHARED, "family", "rope_scaling", "num_full_layers")
 CLIP_HEAD_DIM = 64  # of every tower of OpenAI's
-ROPE_KINDS = {"linear": "linear", "dynamic": "dynamic_ntk"}  # ours -> PaddleNLP's rope_scaling_type
 
 
 def matches(folder: Path, raw: dict) -> bool:
@@ -68,7 +68,7 @@ def read_config(folder: Path, raw: dict) -> LlavaConfig:
     _check_tower(vision)
     check_feature_width(folder, raw, vision)
     image = _read_image(folder, raw, vision)
-    language = read_language(folder, {**raw, **_read_rope(raw)}, "llama", beside=PADDLEMIX)
+    language = read_language(folder, {**raw, **read_rope(raw)}, "llama", beside=PADDLEMIX)
     return LlavaConfig(
         language=language,
         vision=vision,
@@ -79,23 +79,6 @@ def read_config(folder: Path, raw: dict) -> LlavaConfig:
         has_image_newline=image.merge == "spatial_unpad",
         eos_token_ids=read_eos(folder, raw, language),
     )
-
-
-def _read_rope(raw: dict) -> dict:
-    """Return rope_scaling as transformers has it, where PaddleNLP keeps its parts under keys of their own."""
-    kind = raw.get("rope_scaling_type")
-    if kind is not None and raw.get("rope_scaling"):
-        raise ValueError(f"rope_scaling_type is {kind!r}, and there is rope_scaling too: remove one of them")
-    kind = next((ours for ours, theirs in ROPE_KINDS.items() if theirs == kind), kind)
-    return {} if kind is None else {"rope_scaling": {"rope_type": kind, "factor": raw.get("rope_scaling_factor", 1.0)}}
-
-
-def _rope_json(language: LanguageConfig) -> dict:
-    """Return what PaddleNLP reads of a scaling; "llama3" it reads in transformers' way."""
-    scaling = language.rope_scaling
-    if scaling is None or scaling.kind not in ROPE_KINDS:
-        return {}
-    return {"rope_scaling_type": ROPE_KINDS[scaling.kind], "rope_scaling_factor": scaling.factor}
 
 
 def _tower_shape(folder: Path, raw: dict, name: str) -> dict:
@@ -249,7 +232,7 @@ def _config_json(config: LlavaConfig) -> dict:
         "dtype": config.dtype,
         "paddlenlp_version": None,
         **flat_json(config),
-        **_rope_json(config.language),
+        **rope_json(config.language),
         "image_aspect_ratio": image.mode,
         "image_grid_pinpoints": [list(grid) for grid in image.grids] or None,
         "mm_patch_merge_type": image.merge,

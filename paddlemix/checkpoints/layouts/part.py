@@ -75,4 +75,5 @@ def read_own_json(raw: dict) -> dict:
         "template": values.get("template") or "",
         "vision_tower": values.get("vision_tower") or "",
         "language": language if isinstance(language, dict) else {},
+        "has_rounded_sizes": values.get("has_rounded_sizes") is not False,
     }
