@@ -83,30 +83,31 @@ class AddedTokenSplitter:
         """
         if not self._has_readable:
             return [text] if text else []
-        texts, tokens = self._cut(text)
-        for index, token in enumerate(tokens):
-            if token is not None and not _apply_flags(texts, index, token, before):
-                tokens[index] = None
+        texts = [before, *self._cut(text)] if before else self._cut(text)
+        tokens: list[AddedToken | None] = [None] * len(texts)
+        for index in range(len(texts)):
+            token = self._readable(texts[index])  # not what was cut there: it may have taken a neighbor in since
+            tokens[index] = token if token is not None and _apply_flags(texts, index, token) else None
+        texts[:1] = [texts[0].removeprefix(before)] if texts else []
         # A token that became part of its neighbor leaves nothing, and one that took another in is text.
         kept = zip(texts, tokens, strict=True)
         return [token if token is not None and token.text == text else text for text, token in kept if text]
 
-    def _cut(self, text: str) -> tuple[list[str], list[AddedToken | None]]:
-        """Return the stretches of a text, none of them empty, and the token that each one is, if any."""
-        texts, tokens, start = [], [], 0
+    def _readable(self, text: str) -> AddedToken | None:
+        token = self._tokens.get(text)
+        return None if token is None or token.is_special else token
+
+    def _cut(self, text: str) -> list[str]:
+        """Return the stretches of a text, tokens that may be read and what stands between them, none of them empty."""
+        texts, start = [], 0
         for match in self._find.finditer(text):
-            token = self._tokens[match.group()]
-            if token.is_special:
-                continue
-            for part, kind in ((text[start : match.start()], None), (token.text, token)):
-                if part:
-                    texts.append(part)
-                    tokens.append(kind)
-            start = match.end()
-        return ([*texts, text[start:]], [*tokens, None]) if text[start:] else (texts, tokens)
+            if not self._tokens[match.group()].is_special:
+                texts += [text[start : match.start()], match.group()]
+                start = match.end()
+        return [part for part in (*texts, text[start:]) if part]
 
 
-def _apply_flags(texts: list[str], index: int, token: AddedToken, before: str) -> bool:
+def _apply_flags(texts: list[str], index: int, token: AddedToken) -> bool:
     """Let a token take the white space beside it; tell if it is one, or text because it is no word of its own.
 
     `texts` changes as in transformers, where a token that is none is joined to what stands before it, or after it.
@@ -116,10 +117,9 @@ def _apply_flags(texts: list[str], index: int, token: AddedToken, before: str) -
         texts[index + 1] = texts[index + 1].lstrip()
     if token.strips_left and has_left:
         texts[index - 1] = texts[index - 1].rstrip()
-    left = texts[index - 1] if has_left else before
+    left = texts[index - 1] if has_left else ""
     if token.is_word and left and not left.endswith(" "):
-        if has_left:
-            texts[index - 1], texts[index] = left + token.text, ""
+        texts[index - 1], texts[index] = left + token.text, ""
         return False
     if token.is_word and has_right and texts[index + 1] and not texts[index + 1].startswith(" "):
         texts[index], texts[index + 1] = "", token.text + texts[index + 1]

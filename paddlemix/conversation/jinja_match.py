@@ -112,15 +112,16 @@ def _is_equal(rendered: Sequence[str | None], template: ChatTemplate, tokens: Ma
         if text is None:
             return False
         ours = _ours(template, probe)
-        text = _without_bos(text, ours, tokens)
-        if probe.is_closed and text.startswith(ours):
-            rest = text[len(ours) :].strip()
-            is_same = rest in ("", tokens.get("eos_token"), template.answer_prefix.strip())
-        else:
-            is_same = text == ours
-        if not is_same:
+        if not _is_same(_without_bos(text, ours, tokens), ours, probe, template, tokens):
             return False
     return True
+
+
+def _is_same(text: str, ours: str, probe: _Probe, template: ChatTemplate, tokens: Mapping[str, str]) -> bool:
+    """Tell if two renderings are equal, but for what follows the last answer."""
+    if not probe.is_closed or not text.startswith(ours):
+        return text == ours
+    return text[len(ours) :].strip() in ("", tokens.get("eos_token"), template.answer_prefix.strip())
 
 
 def _without_bos(text: str, ours: str, tokens: Mapping[str, str]) -> str:
@@ -131,15 +132,19 @@ def _without_bos(text: str, ours: str, tokens: Mapping[str, str]) -> str:
 def _nearest(
     rendered: Sequence[str | None], chats: Sequence[ChatTemplate], tokens: Mapping[str, str], preferred: str
 ) -> Match:
-    """Return the format with the same names of the roles, the preferred one if it has them, and the difference."""
+    """Return the format with the same names of the roles and where it differs, the preferred one where none has them.
+
+    Of several it is the one that is equal with a system text, else the preferred one, else the most alike.
+    """
     roles = _roles_of(rendered[1])
     alike = [template for template in chats if roles is not None and roles == _roles_of(_ours(template, PROBES[1]))]
-    if any(template.name == preferred for template in alike):
-        best = TEMPLATES[preferred]
-    elif alike:
-        best = max(alike, key=lambda template: _likeness(rendered[0], _ours(template, PROBES[0])))
-    else:
-        best = TEMPLATES[preferred]
+
+    def merit(template: ChatTemplate) -> tuple[bool, bool, float]:
+        text, ours = rendered[SYSTEM_PROBE], _ours(template, PROBES[SYSTEM_PROBE])
+        is_same = text is not None and _without_bos(text, ours, tokens) == ours
+        return is_same, template.name == preferred, _likeness(rendered[0], _ours(template, PROBES[0]))
+
+    best = max(alike, key=merit) if alike else TEMPLATES[preferred]
     return Match(best.name, _difference(rendered, best, tokens))
 
 
@@ -164,8 +169,9 @@ def _difference(rendered: Sequence[str | None], template: ChatTemplate, tokens: 
             continue
         ours = _ours(template, probe)
         theirs = _without_bos(text, ours, tokens)
-        if theirs != ours:
-            start = next((i for i, pair in enumerate(zip(theirs, ours, strict=False)) if pair[0] != pair[1]), 0)
+        if not _is_same(theirs, ours, probe, template, tokens):
+            shorter = min(len(theirs), len(ours))
+            start = next((i for i, pair in enumerate(zip(theirs, ours, strict=False)) if pair[0] != pair[1]), shorter)
             start = max(start - SHOWN // 3, 0)
             return f"it renders {_cut(theirs, start)} where {template.name} renders {_cut(ours, start)}"
     return "it refuses some conversations"

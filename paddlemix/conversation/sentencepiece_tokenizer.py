@@ -48,11 +48,14 @@ class SentencePieceTokenizer:
         self.hidden_ids = frozenset(i for text, i in self.specials.items() if text not in settings.shown)
         self.vocab_size = max([len(facts.pieces) - 1, *self._added]) + 1
         self._splitter = AddedTokenSplitter(settings.added.values())
-        model = with_control_pieces(model, [i for i in self.specials.values() if _is_typable(facts, i)])
+        # What may be read stays as it is: the model finds a piece such as two spaces, which stand otherwise in a text.
+        readable = {token.token_id for token in settings.added.values() if not token.is_special}
+        hidden = [i for i in self.specials.values() if i not in readable and _is_typable(facts, i)]
+        model = with_control_pieces(model, hidden)
 
         self.has_text_prefix = facts.add_dummy_prefix if settings.is_legacy else settings.add_prefix_space is not False
         self._stripping = {settings.added[text].token_id for text in settings.stripping}
-        self._is_legacy, self._named = settings.is_legacy, settings.named
+        self.is_legacy, self._named = settings.is_legacy, settings.named
         known = settings.specials.union(settings.added)
         self._symbol_ids = {
             i for i, (text, kind) in enumerate(facts.pieces) if _is_mark(text, kind) and text not in known
@@ -79,14 +82,14 @@ class SentencePieceTokenizer:
             return []
         check_unicode(text)
         ids: list[int] = []
-        before = SPACE_PIECE if is_start and self.has_text_prefix and not self._is_legacy else ""
+        before = SPACE_PIECE if is_start and self.has_text_prefix and not self.is_legacy else ""
         for part in self._splitter.split(text, before=before):
             if isinstance(part, AddedToken):
                 ids += self.special_ids(part.text, is_start=is_start)
                 is_start = self.has_prefix_after(part.token_id)
             else:
                 ids += self._encode(part, is_start)
-                is_start = self._is_legacy and self.has_text_prefix
+                is_start = self.is_legacy and self.has_text_prefix
         return ids
 
     def _encode(self, text: str, is_start: bool) -> list[int]:
@@ -107,13 +110,13 @@ class SentencePieceTokenizer:
         when legacy; but a symbol of the model is text to it, with the space in front.
         """
         token_id = self.special_id(text)
-        is_cut_out = token_id not in self._symbol_ids and (self._is_legacy or text in self._named)
+        is_cut_out = token_id not in self._symbol_ids and (self.is_legacy or text in self._named)
         prefix = self._continue.encode(SPACE_PIECE) if is_start and self.has_text_prefix and not is_cut_out else []
         return [*prefix, token_id]
 
     def has_prefix_after(self, special_id: int) -> bool:
         """See Tokenizer."""
-        return self._is_legacy and self.has_text_prefix and special_id not in self._symbol_ids
+        return self.is_legacy and self.has_text_prefix and special_id not in self._symbol_ids
 
     def is_stripped_after(self, special_id: int) -> bool:
         """See Tokenizer."""
@@ -131,7 +134,7 @@ class SentencePieceTokenizer:
     def token_bytes(self, token_id: int) -> bytes:
         """See Tokenizer."""
         piece = self.id_to_piece(token_id)
-        if token_id in self._added:
+        if token_id in self._added and _piece_text(self._facts, token_id) != piece:
             return piece.encode("utf-8")
         if self._start.is_byte(token_id):
             return bytes([int(piece[3:-1], 16)])

@@ -33,7 +33,9 @@ RULES = KeyRules(
         keep_accents suffix_first added_tokens_file add_special_tokens attn_implementation bos_token_id cls_token_id
         dtype eos_token_id load_in_4bit load_in_8bit low_cpu_mem_usage mask_token_id max_model_input_sizes
         model_type pad_token_id proxies resume_download return_special_tokens_mask return_tensors sep_token_id token
-        torch_dtype unk_token_id use_cache""".split()
+        torch_dtype unk_token_id use_cache _commit_hash _name_or_path tokenizer_version tool_parser_type
+        image_token_id image_token_index patch_size image_size image_seq_length num_additional_image_tokens
+        vision_feature_select_strategy""".split()
     ),
     held={
         "add_eos_token": (False, None),

@@ -124,6 +124,23 @@ def test_fast_tokenizer_that_is_written_gives_the_ids_of_the_slow_one(tmp_path, 
         assert (tokenizer.pad_token, tokenizer.padding_side, len(tokenizer)) == ("<pad>", "left", VOCAB + 2)
 
 
+@pytest.mark.parametrize("is_legacy", [True, False])
+def test_report_tells_where_ids_behind_an_image_differ(tmp_path, is_legacy):
+    source = tmp_path / "source"
+    tiny_folder.make_folder(source, "pad")
+    settings = json.loads((source / "tokenizer_config.json").read_text())
+    (source / "tokenizer_config.json").write_text(json.dumps({**settings, "legacy": is_legacy}))
+    report = convert(source, tmp_path / "hf", "hf")
+    assert any("not legacy" in note for note in report.notes) != is_legacy
+    ours = LlavaProcessor.from_pretrained(source)
+    conversation = Conversation((Message("user", "<image>\nWhat is it?"),), (tiny_folder.picture(1),))
+    expected = ours.encode(conversation).token_ids
+    theirs = transformers.AutoProcessor.from_pretrained(tmp_path / "hf")
+    chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is it?"}]}]
+    found = theirs(images=tiny_folder.picture(1), text=theirs.apply_chat_template(chat), return_tensors="np")
+    assert (len(found["input_ids"][0]) == len(expected)) == is_legacy
+
+
 def test_vocabulary_gets_rows_and_loses_them_again(folders, tmp_path):
     path = folders["pad"]
     config = json.loads((path / "config.json").read_text())

@@ -131,3 +131,9 @@ def test_value_that_is_no_template_is_refused(folder, value):
     put(folder, "processor_config.json", value)
     with pytest.raises(CheckpointError, match=r"processor_config\.json: chat_template is .*, expected a text"):
         choose_template(folder, "", "vicuna_v1")
+
+
+def test_template_that_is_named_default_in_the_folder_of_more_counts_as_in_transformers(tmp_path):
+    (tmp_path / "additional_chat_templates").mkdir()
+    put(tmp_path, "additional_chat_templates/default.jinja", ZEPHYR)
+    assert choose_template(tmp_path, "", "vicuna_v1").name == "zephyr"

@@ -7,7 +7,8 @@ import pickle
 
 import byte_level
 import pytest
-from small_vocabulary import load_reference, write_folder
+import sentencepiece
+from small_vocabulary import load_reference, train_model, write_folder
 from test_fast_tokenizer import KINDS
 from test_fast_tokenizer import write as write_fast
 
@@ -117,6 +118,41 @@ def test_slow_tokenizer_is_the_reference_beside_a_sentencepiece_model(model, tmp
         expected = reference(text, add_special_tokens=False)["input_ids"]
         assert tokenizer.encode(text, is_start=True) == expected, text
     assert not {500, 503} & set(tokenizer.encode("<|reserved_0|> <|reserved_1|>", is_start=True))
+
+
+@pytest.mark.parametrize("legacy", [True, False])
+def test_words_and_stripping_tokens_beside_each_other_lose_no_text(model, tmp_path, legacy):
+    folder = write_folder(tmp_path, model, legacy=legacy, marks=())
+    path = folder / "tokenizer_config.json"
+    new = {"qzx": {"single_word": True}, "<w>": {"single_word": True}, "<lr>": {"lstrip": True, "rstrip": True}}
+    added = {str(500 + place): {"content": text, **FLAGS, **new[text]} for place, text in enumerate(new)}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "added_tokens_decoder": added}))
+    tokenizer, reference = load_tokenizer(folder), load_reference(folder, legacy)
+    for text in ("a qzxqzx.", "qzxqzxqzx.", "a qzx<lr>\nb", "<w>qzx", "qzx <w>", "a <lr> qzx<w> b", "qzx qzxb qzx"):
+        assert tokenizer.encode(text, is_start=True) == reference(text, add_special_tokens=False)["input_ids"], text
+
+
+@pytest.mark.parametrize("legacy", [True, False])
+def test_pieces_of_the_model_that_a_folder_lists_too_are_found_and_decoded_as_before(tmp_path, legacy):
+    """Runs of spaces, as Gemma 2's settings list them: user-defined pieces, spelled with the model's own space."""
+    runs = ("\u2581\u2581", "\u2581\u2581\u2581")
+    folder = write_folder(tmp_path, train_model(runs), legacy=legacy, marks=())
+    plain = load_tokenizer(folder)
+    path = folder / "tokenizer_config.json"
+    added = {str(plain.specials[text] if text in plain.specials else ids_of(folder)[text]): text for text in runs}
+    added = {number: {"content": text, **FLAGS} for number, text in added.items()}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "added_tokens_decoder": added}))
+    tokenizer, reference = load_tokenizer(folder), load_reference(folder, legacy)
+    for text in ("a  b", "red\n   square", "two  and   three"):
+        expected = reference(text, add_special_tokens=False)["input_ids"]
+        assert tokenizer.encode(text, is_start=True) == expected == plain.encode(text, is_start=True), text
+        assert set(map(str, expected)) & added.keys()
+        assert tokenizer.decode(expected) == text
+
+
+def ids_of(folder) -> dict[str, int]:
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+    return {processor.id_to_piece(number): number for number in range(processor.get_piece_size())}
 
 
 def test_marks_of_our_formats_stay_text_even_where_a_folder_calls_them_ordinary(model, tmp_path):

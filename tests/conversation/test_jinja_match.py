@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from paddlemix.checkpoints.layouts.hf_chat import chat_template
 from paddlemix.conversation.jinja_match import match_template
 from paddlemix.conversation.jinja_sandbox import render_all
+from paddlemix.conversation.templates import get_template
 
 ROOT = Path(__file__).resolve().parents[2]
 KEPT = json.loads((ROOT / "tests" / "assets" / "chat_templates.json").read_text(encoding="utf-8"))
@@ -102,3 +104,23 @@ def test_rendering_equals_transformers():
     [(text, reason)] = render_all(source, json.dumps([call]))
     expected = render([messages], chat_template=source, add_generation_prompt=True, **TOKENS)[0][0]
     assert (text, reason) == (expected, "")
+
+
+# As LLaVA 1.6 34B's: roles and texts in ChatML without a line break between the messages.
+CHATML_TIGHT = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}{% for part in message['content'] %}"
+    "{{ '<image>\n' if part['type'] == 'image' else part['text'] }}{% endfor %}{{ '<|im_end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def test_of_formats_with_the_same_roles_the_one_that_is_equal_with_a_system_text_is_nearest():
+    found = match_template(CHATML_TIGHT, {}, "vicuna_v1")
+    assert found.name == "chatml_direct" and found.difference
+
+
+def test_difference_shows_two_texts_that_differ():
+    phi = chat_template(get_template("phi_3")).replace("{%- set state.text = said(message) -%}", "")
+    found = match_template(phi, {}, "phi_3")
+    theirs, ours = found.difference.removeprefix("it renders ").split(" where phi_3 renders ")
+    assert theirs != ours and "<|system|>" in ours

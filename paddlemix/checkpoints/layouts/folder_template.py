@@ -14,7 +14,8 @@ from ..files import CheckpointError, read_json
 from .hf_chat import chat_template
 
 JINJA_FILE, JSON_FILE, PROCESSOR_FILE = "chat_template.jinja", "chat_template.json", "processor_config.json"
-# NOTE: templates in additional_chat_templates/ have other names, and apply only where somebody asks for one of them.
+# NOTE: other templates in additional_chat_templates/ apply only where somebody asks for one of them by its name.
+MORE_FILE = "additional_chat_templates/default.jinja"
 MAX_BYTES = 1 << 20
 DEFAULT, NOTED = "that of its language model's family", "from config.json"
 
@@ -67,10 +68,14 @@ def _is_known(name: str) -> bool:
 
 def _find_source(folder: Path) -> tuple[str, str] | None:
     """Return a folder's Jinja text and the file it is from, in the order of transformers' processors."""
-    for name in (PROCESSOR_FILE, JSON_FILE, JINJA_FILE, CONFIG_FILE):
+    for name in (PROCESSOR_FILE, JSON_FILE, JINJA_FILE, MORE_FILE, CONFIG_FILE):
         path = folder / name
         if path.is_file():
-            source = _read_jinja(path) if name == JINJA_FILE else _default_of(_read(path).get("chat_template"), path)
+            source = (
+                _read_jinja(path)
+                if name in (JINJA_FILE, MORE_FILE)
+                else _default_of(_read(path).get("chat_template"), path)
+            )
             if source:
                 return source, name
     return None

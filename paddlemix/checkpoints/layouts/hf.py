@@ -6,6 +6,7 @@ import dataclasses
 import re
 from pathlib import Path
 
+from ...conversation.sentencepiece_tokenizer import SentencePieceTokenizer
 from ...conversation.tokenizer import Tokenizer
 from ...foreign_json import check_keys, check_values, shown
 from ...image.spec import ANYRES_GRIDS, ImageSpec
@@ -221,6 +222,16 @@ def write_tokenizer(tokenizer: Tokenizer, config: LlavaConfig, folder: Path) -> 
     """Write tokenizer files with `<image>` and `<pad>` added. Raises CheckpointError if they do not fit the model."""
     processor = "LlavaNextProcessor" if config.image.mode == "anyres" else "LlavaProcessor"
     hf_tokenizer.write_tokenizer(tokenizer, folder, config.language.vocab_size, processor)
+
+
+def tokenizer_notes(tokenizer: Tokenizer | None) -> list[str]:
+    """Return what the report has to tell about ids that transformers makes of a prompt with an image."""
+    if not isinstance(tokenizer, SentencePieceTokenizer) or tokenizer.is_legacy:
+        return []
+    return [
+        "its tokenizer is not legacy: behind an image or a mark at the start, transformers puts no space in front of "
+        "the text that follows, LLaVA's own code and this one do, so that a prompt can differ by one id there"
+    ]
 
 
 def own_vocab_size(folder: Path, raw: dict, rows: StoredTensor) -> int | None:
