@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Sequence
 
@@ -82,7 +83,7 @@ def text_config(family: str = "llama", **changes):
         values = {name: values[ours] for ours, name in MPT_NAMES.items()} | {"tie_word_embeddings": True}
     if family in ("gemma", "ernie4_5"):
         values |= {"tie_word_embeddings": True, "head_dim": 16}
-    return TEXT_CONFIGS[family](**{**values, **changes})
+    return TEXT_CONFIGS[family](**{**values, **copy.deepcopy(changes)})  # version 5 writes into the caller's objects
 
 
 def vision_config(kind: str = "clip", **changes):
