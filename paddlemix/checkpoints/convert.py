@@ -66,7 +66,7 @@ def convert(
         if source.tokenizer is not None:
             target.write_tokenizer(source.tokenizer, source.config, folder)
         report.notes += _differences(source, open_written(folder, source))
-        report.notes += hf.tokenizer_notes(source.tokenizer) if target is hf else []
+        report.remarks = hf.tokenizer_remarks(source.tokenizer) if target is hf else []
         for check in checks:
             report.notes += check(source, folder)
     report.seconds = time.monotonic() - start

@@ -26,7 +26,8 @@ class Report:
     """mapped: every tensor that is written. dropped: the source's names that are left out on purpose.
 
     cut: which rows of the vocabulary are left out, empty for none.
-    notes: sentences on what the result does not hold as the source does. num_bytes, seconds, files: of the result.
+    notes: sentences on what the result does not hold as the source does. remarks: on how other tools read it.
+    num_bytes, seconds, files: of the result.
     """
 
     source: str
@@ -37,6 +38,7 @@ class Report:
     dropped: list[str] = field(default_factory=list)
     cut: str = ""
     notes: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
     num_bytes: int = 0
     seconds: float = 0.0
@@ -57,7 +59,7 @@ class Report:
         names = f": {preview(self.dropped, 8)}" if self.dropped else ""
         rows = f"; rows of the vocabulary: {self.cut}" if self.cut else ""
         lines.append(f"  dropped on purpose: {len(self.dropped)}{names}{rows}")
-        lines += [f"  {note}" for note in self.notes]
+        lines += [f"  {note}" for note in (*self.notes, *self.remarks)]
         if with_names:
             lines += [
                 f"  {' + '.join(one.ours)} -> {one.theirs}  {' '.join(one.steps)}".rstrip() for one in self.mapped

@@ -131,7 +131,8 @@ def test_report_tells_where_ids_behind_an_image_differ(tmp_path, is_legacy):
     settings = json.loads((source / "tokenizer_config.json").read_text())
     (source / "tokenizer_config.json").write_text(json.dumps({**settings, "legacy": is_legacy}))
     report = convert(source, tmp_path / "hf", "hf")
-    assert any("not legacy" in note for note in report.notes) != is_legacy
+    assert any("not legacy" in remark for remark in report.remarks) != is_legacy
+    assert all(remark in report.text() for remark in report.remarks)
     ours = LlavaProcessor.from_pretrained(source)
     conversation = Conversation((Message("user", "<image>\nWhat is it?"),), (tiny_folder.picture(1),))
     expected = ours.encode(conversation).token_ids

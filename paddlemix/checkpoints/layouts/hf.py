@@ -224,7 +224,7 @@ def write_tokenizer(tokenizer: Tokenizer, config: LlavaConfig, folder: Path) -> 
     hf_tokenizer.write_tokenizer(tokenizer, folder, config.language.vocab_size, processor)
 
 
-def tokenizer_notes(tokenizer: Tokenizer | None) -> list[str]:
+def tokenizer_remarks(tokenizer: Tokenizer | None) -> list[str]:
     """Return what the report has to tell about ids that transformers makes of a prompt with an image."""
     if not isinstance(tokenizer, SentencePieceTokenizer) or tokenizer.is_legacy:
         return []
