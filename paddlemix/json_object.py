@@ -31,10 +31,15 @@ def parse_object(content: bytes, error: type[ValueError], what: str) -> dict[str
     return value
 
 
+def repeated_key(pairs: list[tuple[str, Any]]) -> str | None:
+    """Return the first key that stands a second time, None if none does, in linear time."""
+    seen: set[str] = set()
+    return next((name for name, _ in pairs if name in seen or seen.add(name)), None)
+
+
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        seen: set[str] = set()
-        twice = next(name for name, _ in pairs if name in seen or seen.add(name))
+        twice = repeated_key(pairs)
         raise ValueError(f"one object has the key {twice!r} twice")
     return found

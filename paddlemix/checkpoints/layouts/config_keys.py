@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -212,12 +211,6 @@ def stored_dtype(folder: Path, *objects: Mapping[str, Any], default: str = "floa
     if name not in DTYPES:
         raise CheckpointError(f"{folder / CONFIG_FILE} has the dtype {stated!r}, expected one of {', '.join(DTYPES)}")
     return name
-
-
-def written_since(raw: Mapping[str, Any], *version: int) -> bool:
-    """Tell if a file says that it was written by this version of transformers or a later one; false if it is silent."""
-    numbers = re.match(r"(\d+)\.(\d+)", raw.get("transformers_version") or "")
-    return numbers is not None and tuple(map(int, numbers.groups())) >= version
 
 
 def read_generation(folder: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from ...conversation.tokenizer import Tokenizer
 from ...foreign_json import check_keys, check_values, shown
 from ...image.spec import ANYRES_GRIDS, ImageSpec
 from ...models.config import LanguageConfig, LlavaConfig, VisionConfig
+from ...models.language.families.generic_keys import written_since
 from ...models.vision.families import KNOWN_TOWERS, get_tower_family
 from ...models.vision.families.family import SHAPE
 from ..files import CheckpointError, StoredTensor
@@ -26,7 +27,7 @@ from .components import (
     read_pairs,
     tower_rules,
 )
-from .config_keys import HF, HF_KINDS, stored_dtype, written_since
+from .config_keys import HF, HF_KINDS, stored_dtype
 from .decoder import read_eos, read_language, restored, template_of
 from .hf_json import ARCHITECTURES, IMAGE_PROCESSORS, as_width_height
 from .image_processor import ImageProcessor, read_processor

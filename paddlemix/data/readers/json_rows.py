@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...foreign_json import is_silent
+from ...json_object import repeated_key
 from .errors import NotJsonError
 from .fields import key_names, show
 from .json_parts import Place, find_members, find_parts
@@ -169,9 +170,7 @@ def _end(path: Path) -> bytes:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        seen: set[str] = set()
-        twice = next(name for name, _ in pairs if name in seen or seen.add(name))
-        raise UnreadableValueError(f"an object has the key {show(twice, with_type=False)} twice")
+        raise UnreadableValueError(f"an object has the key {show(repeated_key(pairs), with_type=False)} twice")
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .family import Family
+from .generic_keys import written_since
 
 ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu"}
 
@@ -14,7 +15,7 @@ def _read_options(values) -> dict:
     it "gelu" is what transformers makes of it: itself in version 4, the approximation by tanh in version 5.
     """
     has_bias = bool(values["attention_bias"])
-    is_tanh = values["hidden_act"] == "gelu" and str(values.get("transformers_version")).startswith("5.")
+    is_tanh = values["hidden_act"] == "gelu" and written_since(values, 5)
     activation = values["hidden_activation"] or ("gelu_pytorch_tanh" if is_tanh else values["hidden_act"])
     if activation not in ACTIVATIONS:
         raise ValueError(f"hidden_activation is {activation!r}: expected {' or '.join(ACTIVATIONS)}")

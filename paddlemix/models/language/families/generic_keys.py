@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from typing import Any
+
 from ....foreign_json import KeyRules
 
 # Who wrote the file and with what, and how a program runs what is in it.
@@ -67,3 +71,9 @@ GENERIC = KeyRules(
     inert=frozenset(f"{ORIGIN} {TRAINING} {SAMPLING} {PADDLE}".split()),
     held={**HELD, **TOKEN_RULES},
 )
+
+
+def written_since(raw: Mapping[str, Any], *version: int) -> bool:
+    """Tell if a file says that it was written by this version of transformers or a later one; false if it is silent."""
+    numbers = re.match(r"(\d+)\.(\d+)", raw.get("transformers_version") or "")
+    return numbers is not None and tuple(map(int, numbers.groups())) >= version

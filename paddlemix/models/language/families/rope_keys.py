@@ -7,6 +7,7 @@ from typing import Any
 
 from ....foreign_json import KeyRules, check_keys, is_equal, shown
 from ...config import ROPE_KINDS, RopeScaling
+from .generic_keys import written_since
 
 LLAMA3_FIELDS = ("low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 LONGROPE_FIELDS = ("short_factor", "long_factor")
@@ -26,7 +27,6 @@ SILENT = {
     "attention_factor": (None,),
     **dict.fromkeys(("low_freq_factor", "high_freq_factor", "short_factor", "long_factor"), (None,)),
 }
-BOTH = ("rope_theta", "partial_rotary_factor")  # stand in rope_parameters, or beside rope_scaling
 
 
 def read_rope(stated: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -138,8 +138,7 @@ def _check_original(where: str, found: Mapping[str, Any], values: Mapping[str, A
     """Raise ValueError for an original length in rope_scaling alone: transformers 4 takes the whole length then."""
     inside, whole = found.get("original_max_position_embeddings"), values["max_position_embeddings"]
     is_alone = where == "rope_scaling" and values["original_max_position_embeddings"] is None
-    is_newer = str(values.get("transformers_version")).startswith("5.")
-    if is_alone and not is_newer and inside not in (None, whole):
+    if is_alone and not written_since(values, 5) and inside not in (None, whole):
         raise ValueError(
             f"rope_scaling of kind 'longrope' has original_max_position_embeddings {inside} in it, which transformers "
             "4 does not read and 5 does: put it beside rope_scaling"
