@@ -98,6 +98,7 @@ def add_merge(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
         default=None,
         help="what the base is rounded to before (default: what lora_config.json says it was trained over)",
     )
+    parser.add_argument("--overwrite", action="store_true", help="write into a folder that holds something else")
     parser.set_defaults(command=_merge)
     return parser
 
@@ -117,7 +118,14 @@ def _merge(arguments: argparse.Namespace) -> int:
     base = None if arguments.model_name_or_path is None else resolve(arguments.model_name_or_path)
     chosen = arguments.base_quantization
     kind = NOTED if chosen is None else None if chosen == "none" else chosen
-    merge(resolve(arguments.lora_path), output, base=base, device=arguments.device, base_quantization=kind)
+    merge(
+        resolve(arguments.lora_path),
+        output,
+        base=base,
+        device=arguments.device,
+        base_quantization=kind,
+        is_overwriting=arguments.overwrite,
+    )
     return 0
 
 

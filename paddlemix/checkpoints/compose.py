@@ -22,6 +22,7 @@ from .layouts import paddle as layout
 from .layouts.components import EMBEDDING
 from .layouts.part import read_own_json
 from .new_folder import write_folder
+from .output_folder import Place
 from .part_folders import read_language_folder, read_tower_folder
 from .positions import resize_tower
 from .projector_file import fresh_newline, fresh_projector, read_projector
@@ -80,15 +81,16 @@ def compose(
     *,
     max_shard_size: int | str = "5GB",
     title: str | None = None,
+    is_overwriting: bool = False,
 ) -> LlavaConfig:
     """Write the folder and return its config, whose `untrained` lists the parts with random values.
 
     language_model: a folder of LlamaForCausalLM or its like, with its tokenizer; vision_tower: one of CLIPVisionModel
     or SiglipVisionModel, or of these with their text models and heads, which are left. Either may be a whole LLaVA in
     any layout, of which that part is taken. Weights keep their dtypes; what is new has the language model's. title: of
-    a progress bar. Raises CheckpointError.
+    a progress bar. is_overwriting: as for `Place`. Raises CheckpointError.
     """
-    language_model, vision_tower, output = Path(language_model), Path(vision_tower), Path(output)
+    language_model, vision_tower = Path(language_model), Path(vision_tower)
     language = _open_language(language_model)
     eyes = _open_tower(vision_tower, choices)
     dtype = language.tensors[EMBEDDING].dtype
@@ -109,7 +111,7 @@ def compose(
     tensors = {**eyes.tensors, **new, **language.tensors}
     check_complete(f"{language_model}, {vision_tower} and the projector", config, tensors)
     write_folder(
-        output,
+        Place(Path(output), "compose", is_overwriting),
         layout.parts(config, tensors),
         sources=[language_model, vision_tower],
         max_shard_size=max_shard_size,

@@ -1,7 +1,7 @@
 """From any layout to any other, one tensor in memory at a time. Needs no paddle.
 
-The result grows in a hidden folder beside its place and takes its name when it is whole and, if asked for, compared
-with the source. What an earlier run left unfinished there is thrown away.
+The result grows in a hidden folder and takes its place when it is whole and, if asked for, compared with the source.
+What an earlier run left unfinished there is thrown away.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ from .checkpoint import Checkpoint, open_checkpoint, open_written
 from .files import CheckpointError, StoredTensor
 from .layouts import LAYOUTS, hf
 from .layouts.part import Part
-from .new_folder import check_places, check_space
-from .part_files import growing, write_json_files, write_weights
+from .new_folder import check_space
+from .output_folder import Place
+from .part_files import write_json_files, write_weights
 from .report import Report, trace
 from .shards import parse_size
+from .source import folders_of
 
 Check = Callable[[Checkpoint, Path], list[str]]
 
@@ -36,28 +38,29 @@ def convert(
     max_shard_size: int | str = "5GB",
     checks: Sequence[Check] = (),
     has_progress: bool = False,
+    is_overwriting: bool = False,
 ) -> Report:
     """Write a checkpoint in another layout and return what was done.
 
     base: the model that side files were trained on, None for the one that they name. dtype: None keeps each tensor's;
     what is merged then has its base's. checks: called with (source, unfinished result) before the result takes its
-    name; each raises CheckpointError or returns notes. Raises CheckpointError, with the destination as it was, for
-    whatever does not fit or cannot be written.
+    name; each raises CheckpointError or returns notes. is_overwriting: as for `Place`. Raises CheckpointError, with the
+    destination as it was, for whatever does not fit or cannot be written.
     """
     start = time.monotonic()
-    source_path, destination = Path(source_path), check_places([Path(source_path)], Path(destination))
     if to not in LAYOUTS:
         raise CheckpointError(f"layout {to!r} is not known: expected one of {', '.join(LAYOUTS)}")
     target, max_bytes = LAYOUTS[to], parse_size(max_shard_size)
-    source = open_checkpoint(source_path, target, base=base, merge_dtype=dtype).as_dtype(dtype)
+    source = open_checkpoint(Path(source_path), target, base=base, merge_dtype=dtype).as_dtype(dtype)
+    place = Place(Path(destination), "convert", is_overwriting).checked(folders_of(source.path, source.layout))
     parts = _parts(source, target)
-    names = str(source_path), str(destination), source.layout.NAME, to
+    names = str(source_path), str(place.folder), source.layout.NAME, to
     report = Report(*names, dropped=source.dropped, cut=source.cut)
     report.notes += [*source.notices, *(note for part in parts for note in part.notes)]
     report.mapped = trace(source.tensors, _all_tensors(parts))
     report.num_bytes = sum(tensor.num_bytes for part in parts for tensor in part.tensors.values())
-    check_space(destination.parent, report.num_bytes)
-    with growing(destination) as folder:
+    check_space(place.folder.parent, report.num_bytes)
+    with place.filled() as folder:
         with tqdm(total=report.num_bytes, unit="B", unit_scale=True, disable=not has_progress, desc="convert") as bar:
             for part in parts:
                 report.files += write_weights(folder, part, max_bytes, bar)

@@ -17,6 +17,7 @@ from .files import CheckpointError, StoredTensor, preview, read_json
 from .layouts.components import open_torch_weights
 from .layouts.part import Part
 from .new_folder import write_folder
+from .output_folder import Place
 from .transforms import ALL, FLOATS, Derived, Region, cast_values, open_regions, row_blocks, widened
 
 # The vocabulary may have grown; the rows that the base lacks stand in the delta as they are.
@@ -27,26 +28,45 @@ COMPUTED = "rotary_emb.inv_freq"
 NOT_COPIED = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.index.json", "*.pdparams", "*.h5", "*.msgpack", "*.md")
 
 
-def apply_delta(base, delta, output, *, max_shard_size: int | str = "5GB", title: str | None = None) -> None:
-    """Write base + delta to a new folder, with the side files (config.json, tokenizer) of the delta.
+def apply_delta(
+    base,
+    delta,
+    output,
+    *,
+    max_shard_size: int | str = "5GB",
+    title: str | None = None,
+    is_overwriting: bool = False,
+) -> None:
+    """Write base + delta to a folder, with the side files (config.json, tokenizer) of the delta.
 
-    title: of a progress bar. Raises CheckpointError, with nothing written, if the two do not fit.
+    title: of a progress bar. is_overwriting: as for `Place`. Raises CheckpointError, with nothing written, if
+    the two do not fit.
     """
-    _combine(Path(base), Path(delta), Path(output), 1, max_shard_size, title)
+    place = Place(Path(output), "apply-delta", is_overwriting)
+    _combine(Path(base), Path(delta), place, 1, max_shard_size, title)
 
 
-def make_delta(base, target, output, *, max_shard_size: int | str = "5GB", title: str | None = None) -> None:
-    """Write target - base to a new folder, with the side files of the target. Raises CheckpointError."""
-    _combine(Path(base), Path(target), Path(output), -1, max_shard_size, title)
+def make_delta(
+    base,
+    target,
+    output,
+    *,
+    max_shard_size: int | str = "5GB",
+    title: str | None = None,
+    is_overwriting: bool = False,
+) -> None:
+    """Write target - base to a folder, with the side files of the target. Raises CheckpointError."""
+    place = Place(Path(output), "make-delta", is_overwriting)
+    _combine(Path(base), Path(target), place, -1, max_shard_size, title)
 
 
-def _combine(base: Path, other: Path, output: Path, sign: int, max_shard_size: int | str, title: str | None) -> None:
+def _combine(base: Path, other: Path, place: Place, sign: int, max_shard_size: int | str, title: str | None) -> None:
     config = read_json(other / "config.json")
     read_json(base / "config.json")  # a folder without it is no model
     tensors = combined(_open(base), _open(other), sign, f"{other} on the base {base}")
     part = Part("", "safetensors", "model", tensors, {"config.json": config})
     write_folder(
-        output,
+        place,
         [part],
         sources=[base, other],
         max_shard_size=max_shard_size,

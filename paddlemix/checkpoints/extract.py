@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from .files import CheckpointError, StoredTensor, replacing, write_safetensors
+from ..output import check_file, replacing
+from .files import CheckpointError, StoredTensor, write_safetensors
 from .layouts.components import mm_projector_rules
 from .layouts.part import renamed
 from .pdparams import write_pdparams
 from .rules import KeyTable, Rule
-from .source import our_tensors, read_source
+from .source import folders_of, our_tensors, read_source
 from .torch_bin import write_torch_bin
 from .transforms import transposed
 
@@ -26,7 +27,11 @@ def extract_projector(model, output, *, base=None) -> list[str]:
     """
     model, output = Path(model), Path(output)
     write, prefix, is_torch = _writer(output)
+    check_file(output)
     layout, config = read_source(model, base)
+    for folder in folders_of(model, layout):
+        if output.parent.resolve() == folder.resolve():
+            raise CheckpointError(f"{output} lies in {folder}, which is read: name a file in another folder")
     found = our_tensors(model, layout, config)
     ours = {name: transposed(tensor) if is_turned else tensor for name, (tensor, is_turned) in found.items()}
     ours = {name: tensor for name, tensor in ours.items() if name.startswith(PARTS)}

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -245,38 +244,3 @@ def write_safetensors(file, tensors: Mapping[str, StoredTensor], metadata: Mappi
         for block in tensor.blocks():
             file.write(block.data)
     file.flush()
-
-
-class replacing:
-    """Open a temporary file beside `path` for writing bytes; rename it to `path` on success, remove it on failure."""
-
-    def __init__(self, path: Path):
-        self.path = Path(path)
-
-    def __enter__(self):
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        handle, self.temporary = tempfile.mkstemp(prefix=f".{self.path.name}.", suffix=".tmp", dir=self.path.parent)
-        os.fchmod(handle, 0o666 & ~_umask())
-        self.file = os.fdopen(handle, "wb")
-        return self.file
-
-    def __exit__(self, kind, error, traceback):
-        try:
-            self.file.close()  # writes what is buffered, so it can fail too
-            if kind is None:
-                os.replace(self.temporary, self.path)
-        finally:
-            Path(self.temporary).unlink(missing_ok=True)
-        return False
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def write_json(path: Path, value) -> None:
-    """Write JSON in UTF-8 with a temporary name and a rename."""
-    with replacing(path) as file:
-        file.write((json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())

@@ -18,9 +18,10 @@ from contextvars import ContextVar
 from pathlib import Path
 
 from ..log import notice
+from ..output import write_json
 from ..web import WebError
 from .download import download
-from .files import CheckpointError, read_json, write_json
+from .files import CheckpointError, read_json
 from .hub_files import RemoteFile, RemoteFolder, needed
 from .hub_sources import DEFAULT_LIMITS, Hub, HubLimits, HuggingFace, ModelScope, PlainStore, check_endpoint
 

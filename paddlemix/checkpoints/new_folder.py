@@ -1,4 +1,4 @@
-"""A new folder of parts at a place that a user named: checked first, whole or not there."""
+"""A folder of parts at a place that a user named."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from tqdm import tqdm
 
 from .files import CheckpointError
 from .layouts.part import Part
-from .part_files import growing, write_json_files, write_weights
+from .output_folder import Place
+from .part_files import write_json_files, write_weights
 from .shards import parse_size
 
 SPARE_BYTES = 64 << 20  # for side files, beside the tensors
 
 
 def write_folder(
-    destination: Path,
+    place: Place,
     parts: Sequence[Part],
     *,
     sources: Sequence[Path],
@@ -25,33 +26,21 @@ def write_folder(
     finish: Callable[[Path], None],
     title: str | None = None,
 ) -> None:
-    """Write parts to a new folder. Raises CheckpointError, with the destination as it was, if that cannot be done.
+    """Write parts to a folder. Raises CheckpointError, with the place as it was, if that cannot be done.
 
-    sources: what is read, which the destination must not be. finish: writes what else belongs into the unfinished
+    sources: folders that are read. finish: writes what else belongs into the unfinished
     folder. title: of a progress bar, None for no bar.
     """
-    destination, max_bytes = check_places(sources, destination), parse_size(max_shard_size)
+    place, max_bytes = place.checked(sources), parse_size(max_shard_size)
     num_bytes = sum(tensor.num_bytes for part in parts for tensor in part.tensors.values())
-    check_space(destination.parent, num_bytes)
-    with growing(destination) as folder:
+    check_space(place.folder.parent, num_bytes)
+    with place.filled() as folder:
         with tqdm(total=num_bytes, unit="B", unit_scale=True, disable=title is None, desc=title) as bar:
             for part in parts:
                 write_weights(folder, part, max_bytes, bar)
         finish(folder)
         for part in reversed(parts):  # the folder itself, which comes first, gets its config.json last
             write_json_files(folder, part)
-
-
-def check_places(sources: Sequence[Path], destination: Path) -> Path:
-    """Return the destination's real path. Raises CheckpointError if it is a source or holds something."""
-    destination = destination.expanduser().resolve()
-    if destination in [source.resolve() for source in sources]:
-        raise CheckpointError(f"the destination {destination} is also a source: name another folder")
-    if destination.exists() and not destination.is_dir():
-        raise CheckpointError(f"the destination {destination} is a file: name a folder")
-    if destination.is_dir() and any(destination.iterdir()):
-        raise CheckpointError(f"the destination {destination} is not empty: name a new folder, or empty this one")
-    return destination
 
 
 def check_space(folder: Path, num_bytes: int) -> None:

@@ -1,63 +1,22 @@
-"""Parts of a layout to files: shards, indexes, side files, in a folder that takes its name when it is whole."""
+"""Parts of a layout to files: shards, indexes, side files."""
 
 from __future__ import annotations
 
-import fcntl
-import os
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from .files import CheckpointError, StoredTensor, write_json, write_safetensors
+from ..output import write_json
+from .files import CheckpointError, StoredTensor, write_safetensors
 from .layouts.part import Part
 from .pdparams import write_pdparams
 from .shards import split
 from .torch_bin import write_torch_bin
 
 ENDINGS = {"safetensors": "safetensors", "pdparams": "pdparams", "torch_bin": "bin"}
-
-
-@contextmanager
-def growing(destination: Path) -> Iterator[Path]:
-    """Yield a new folder that becomes `destination` on success and is removed on failure."""
-    folder = destination.parent / f".{destination.name}.partial"
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    if folder.is_symlink():  # not ours: what it points to must not be emptied
-        folder.unlink()
-    folder.mkdir(exist_ok=True)
-    with _locked(folder):
-        try:
-            _empty(folder)
-            yield folder
-            _sync(folder)
-            folder.replace(destination)
-        except OSError as error:
-            raise CheckpointError(f"{destination} could not be written: {error}; nothing was left there") from error
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold a folder's lock, which goes with the process. Raises CheckpointError when another process holds it."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise CheckpointError(f"another process is writing {folder}: wait for it") from None
-    finally:
-        os.close(handle)
-
-
-def _empty(folder: Path) -> None:
-    for child in folder.iterdir():
-        shutil.rmtree(child) if child.is_dir() and not child.is_symlink() else child.unlink()
 
 
 def write_weights(home: Path, part: Part, max_bytes: int, bar: tqdm) -> list[str]:
@@ -115,13 +74,3 @@ class _Watched(StoredTensor):
 
 def _watched(name: str, tensor: StoredTensor, bar: tqdm) -> StoredTensor:
     return _Watched(tensor.dtype, tensor.shape, tensor.read, name, tensor, bar)
-
-
-def _sync(folder: Path) -> None:
-    """Bring all that is in a folder to the disk, so that its name never stands for less than the whole."""
-    for path in (*folder.rglob("*"), folder):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -21,13 +21,14 @@ from .files import CheckpointError, StoredTensor
 from .layouts import hf, hf_json
 from .layouts.part import Part
 from .merged import as_float32
-from .new_folder import check_places, check_space
-from .part_files import growing, write_json_files, write_weights
+from .new_folder import check_space
+from .output_folder import Place
+from .part_files import write_json_files, write_weights
 from .peft_config import BASE_KEY, CONFIG
 from .peft_modules import Modules, collect
 from .report import Mapped, Report
 from .side_files import SideFiles, rounding_of
-from .source import our_tensors, read_source
+from .source import folders_of, our_tensors, read_source
 from .transforms import Derived, ancestry, cast
 
 NAME = "peft"
@@ -45,29 +46,32 @@ def write_adapter(
     dtype: str | None = None,
     is_verified: bool = False,
     has_progress: bool = False,
+    is_overwriting: bool = False,
 ) -> Report:
     """Write adapter_config.json and adapter_model.safetensors, and return what was done.
 
     base: the model that the adapter was trained on, None for the one that it names; the result names the same. dtype:
     None keeps each tensor's. is_verified: the result over the base is compared with the source over it before it takes
-    its name. Raises CheckpointError, with the destination as it was, for what peft has no place for.
+    its name. is_overwriting: as for `Place`. Raises CheckpointError, with the destination as it was, for what peft has
+    no place for.
     """
     start = time.monotonic()
-    source_path, destination = Path(source_path), check_places([Path(source_path)], Path(destination))
+    source_path = Path(source_path)
     layout, config = read_source(source_path, base)
     if not isinstance(layout, SideFiles) or layout.kind not in ("lora", "peft"):
         raise CheckpointError(f"{source_path} is no LoRA folder, which layout {NAME} is for: convert it to hf")
+    place = Place(Path(destination), "convert", is_overwriting).checked(folders_of(source_path, layout))
     hf_json.check_holdable(config)
     modules = collect(layout, config)
     tensors = {f"{PREFIX}{name}": tensor for name, tensor in modules.tensors.items()}
     tensors = {name: cast(tensor, dtype) for name, tensor in tensors.items()} if dtype else tensors
     part = Part("", "safetensors", "adapter_model", tensors, {CONFIG: _config_json(layout, config, modules)})
-    report = Report(str(source_path), str(destination), layout.NAME, NAME, dropped=layout.left_out(config))
+    report = Report(str(source_path), str(place.folder), layout.NAME, NAME, dropped=layout.left_out(config))
     report.notes += [*modules.notes, *_notes(layout, config)]
     report.mapped = [_mapped(name, tensor) for name, tensor in tensors.items()]
     report.num_bytes = sum(tensor.num_bytes for tensor in tensors.values())
-    check_space(destination.parent, report.num_bytes)
-    with growing(destination) as folder:
+    check_space(place.folder.parent, report.num_bytes)
+    with place.filled() as folder:
         with tqdm(total=report.num_bytes, unit="B", unit_scale=True, disable=not has_progress, desc="convert") as bar:
             report.files += write_weights(folder, part, max(report.num_bytes, 1), bar)
         write_json_files(folder, part)

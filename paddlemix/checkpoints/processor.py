@@ -19,8 +19,9 @@ from ..image.spec import ImageSpec
 from ..image.tiles import ImageTiles
 from ..log import notice
 from ..models.config import strict
+from ..output import write_json
 from . import hub
-from .files import CheckpointError, read_json, write_json
+from .files import CheckpointError, read_json
 from .side_files import kind_of
 from .source import notices_of, read_source, tokenizer_folder
 

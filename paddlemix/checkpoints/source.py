@@ -77,6 +77,13 @@ def _find_layout(path: Path, base, merge_dtype: str | None, seen: tuple[Path, ..
     return SideFiles(path, kind, found, merge_dtype), side_files.read_raw(path)
 
 
+def folders_of(path: Path, layout) -> list[Path]:
+    """Return every folder that is read for a model: its own, and those of what it was trained on."""
+    if not isinstance(layout, SideFiles):
+        return [Path(path)]
+    return [Path(path), *folders_of(layout.base.folder, layout.base.layout)]
+
+
 def tokenizer_folder(path: Path, layout) -> Path:
     """Return the folder in which a source's tokenizer lies, if it has one."""
     if isinstance(layout, SideFiles):

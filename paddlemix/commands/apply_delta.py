@@ -19,6 +19,13 @@ def run(arguments: argparse.Namespace) -> int:
 
     base, delta = resolved(arguments, arguments.base, arguments.delta)
     title = "apply-delta" if sys.stderr.isatty() else None
-    apply_delta(base, delta, arguments.target, max_shard_size=arguments.max_shard_size, title=title)
+    apply_delta(
+        base,
+        delta,
+        arguments.target,
+        max_shard_size=arguments.max_shard_size,
+        title=title,
+        is_overwriting=arguments.overwrite,
+    )
     print(f"added {delta} to {base}: {arguments.target}")
     return 0

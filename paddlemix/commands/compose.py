@@ -17,9 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     parser.add_argument(
         "--vision-tower", required=True, metavar="DIR", help="a CLIP or SigLIP model or tower, or a LLaVA"
     )
-    parser.add_argument(
-        "--output", required=True, metavar="DIR", help="folder to write; it must not exist, or be empty"
-    )
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder to write")
     parser.add_argument(
         "--projector", metavar="FILE", help="mm_projector.bin, .safetensors or .pdparams (default: random values)"
     )
@@ -47,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     )
     parser.add_argument("--seed", type=int, default=0, help="of the random values (default: 0)")
     parser.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="of a weight file (default: 5GB)")
+    parser.add_argument("--overwrite", action="store_true", help="write into a folder that holds something else")
     add_hub_options(parser)
     return parser
 
@@ -84,7 +83,14 @@ def run(arguments: argparse.Namespace) -> int:
         for name in (arguments.language_model, arguments.vision_tower)
     ]
     title = "compose" if sys.stderr.isatty() else None
-    config = compose(*parts, arguments.output, choices, max_shard_size=arguments.max_shard_size, title=title)
+    config = compose(
+        *parts,
+        arguments.output,
+        choices,
+        max_shard_size=arguments.max_shard_size,
+        title=title,
+        is_overwriting=arguments.overwrite,
+    )
     print(f"composed {arguments.output} of {arguments.language_model} and {arguments.vision_tower}")
     if config.untrained:
         print(

@@ -14,7 +14,7 @@ DTYPES = ("float32", "float16", "bfloat16")
 def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """Add the command's options."""
     parser.add_argument("source", metavar="SRC", help="a checkpoint folder in any layout, or the name of a model")
-    parser.add_argument("destination", metavar="DST", help="folder to write; it must not exist, or be empty")
+    parser.add_argument("destination", metavar="DST", help="folder to write")
     parser.add_argument(
         "--to",
         required=True,
@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
         help="compare every tensor of the result with the source's; `--verify logits` also compares the logits of a "
         "prompt with a picture (which takes the memory of the model in float32; not for --to peft)",
     )
+    parser.add_argument("--overwrite", action="store_true", help="write into a folder that holds something else")
     parser.add_argument("--list", action="store_true", help="print every tensor's name and what was done to it")
     add_hub_options(parser)
     return parser
@@ -58,6 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
         max_shard_size=arguments.max_shard_size,
         checks=checks,
         has_progress=sys.stderr.isatty(),
+        is_overwriting=arguments.overwrite,
     )
     print(report.text(with_names=arguments.list))
     return 0
@@ -77,6 +79,7 @@ def _run_peft(arguments: argparse.Namespace) -> int:
         dtype=arguments.dtype,
         is_verified=bool(arguments.verify),
         has_progress=sys.stderr.isatty(),
+        is_overwriting=arguments.overwrite,
     )
     print(report.text(with_names=arguments.list))
     return 0

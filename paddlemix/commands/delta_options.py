@@ -15,6 +15,7 @@ def add_delta_options(parser: argparse.ArgumentParser, *, delta: str, target: st
         other = "--delta-path" if name == "delta" else f"--{name}-model-path"
         parser.add_argument(f"--{name}", other, required=True, metavar="DIR", help=text)
     parser.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="of a weight file (default: 5GB)")
+    parser.add_argument("--overwrite", action="store_true", help="write into a folder that holds something else")
     add_hub_options(parser)
     return parser
 

@@ -42,15 +42,19 @@ def run(arguments: argparse.Namespace) -> int:
     import json
     from pathlib import Path
 
+    from ..output import check_file, replacing
     from .data_report import as_dict, as_html, as_text, inspect_data
 
     _check(arguments)
     target = None if arguments.html is None else Path(arguments.html)
-    if target is not None and not target.absolute().parent.is_dir():
-        raise ValueError(f"--html {target}: the folder {target.absolute().parent} does not exist")
+    if target is not None:
+        if not target.absolute().parent.is_dir():
+            raise ValueError(f"--html {target}: the folder {target.absolute().parent} does not exist")
+        check_file(target)
     report = _report(arguments, inspect_data)
     if target is not None:
-        target.write_text(as_html(report, arguments.samples), encoding="utf-8", errors="backslashreplace")
+        with replacing(target) as file:
+            file.write(as_html(report, arguments.samples).encode("utf-8", "backslashreplace"))
         print(f"paddlemix: wrote {target}", file=sys.stderr)
     print(json.dumps(as_dict(report), indent=2) if arguments.json else as_text(report))
     if report.problems:

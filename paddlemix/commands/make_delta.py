@@ -19,6 +19,13 @@ def run(arguments: argparse.Namespace) -> int:
 
     base, target = resolved(arguments, arguments.base, arguments.target)
     title = "make-delta" if sys.stderr.isatty() else None
-    make_delta(base, target, arguments.delta, max_shard_size=arguments.max_shard_size, title=title)
+    make_delta(
+        base,
+        target,
+        arguments.delta,
+        max_shard_size=arguments.max_shard_size,
+        title=title,
+        is_overwriting=arguments.overwrite,
+    )
     print(f"took {base} off {target}: {arguments.delta}")
     return 0

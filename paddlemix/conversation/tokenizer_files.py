@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..json_object import parse_object
+from ..output import replacing
 
 PADDLE_FILE, SENTENCEPIECE_FILE, FAST_FILE = "sentencepiece.bpe.model", "tokenizer.model", "tokenizer.json"
 VOCABULARIES = (PADDLE_FILE, SENTENCEPIECE_FILE, FAST_FILE)  # the first one that is there counts, see vocabulary_choice
@@ -53,9 +53,8 @@ def write_files(files: TokenizerFiles, folder: str | Path) -> None:
         raise ValueError(f"{folder} holds {', '.join(found)} of another tokenizer: remove it or take another folder")
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.contents.items():
-        temporary = folder / f"{name}.{os.getpid()}.tmp"
-        temporary.write_bytes(content)
-        os.replace(temporary, folder / name)
+        with replacing(folder / name) as file:
+            file.write(content)
 
 
 def check_unicode(text: str) -> None:

@@ -11,11 +11,11 @@ import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 
-from ..checkpoints.files import replacing
 from ..constants import IMAGE_TOKEN_ID
 from ..image.load import load_image
 from ..log import notice
 from ..ops.quantize import choose_kind
+from ..output import OutputError, replacing
 from .sampling import SamplingParams
 from .session import ChatSession, Turn
 
@@ -153,6 +153,9 @@ class ChatLoop:
         try:
             with replacing(Path(name)) as file:
                 file.write((text + "\n").encode())
+        except OutputError as error:
+            print(f"error: {error}")
+            return
         except OSError as error:
             print(f"error: {name} cannot be written: {error.strerror}")
             return

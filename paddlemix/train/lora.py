@@ -12,10 +12,11 @@ import paddle
 from paddlenlp.peft import LoRAConfig, LoRAModel
 
 from ..checkpoints import lora as adapter_files
-from ..checkpoints.files import StoredTensor, replacing, write_json
+from ..checkpoints.files import StoredTensor
 from ..checkpoints.load import put
 from ..log import notice
 from ..models.llava import LlavaForConditionalGeneration
+from ..output import replacing, write_json
 from .arguments import ModelArguments
 from .freeze import PROJECTOR_PARTS, lora_targets
 from .lora_layers import AdaptedModel, quantization_of

@@ -8,7 +8,8 @@ from typing import Any
 import paddle
 from paddlenlp.trainer.trainer_utils import ShardingOption
 
-from ..checkpoints.files import read_json, write_json
+from ..checkpoints.files import read_json
+from ..output import write_json
 
 PARTS_FILE = "processes.json"  # of a checkpoint: over how many processes its optimizer's state lies, and how
 MODEL_PARALLEL = (

@@ -13,8 +13,9 @@ import paddle
 import paddlenlp
 
 from .. import __version__
-from ..checkpoints.files import read_json, replacing, write_json
+from ..checkpoints.files import read_json
 from ..device import peak_memory
+from ..output import replacing, write_json
 
 RESULTS, PICTURE = "train_results.json", "loss.png"
 CHUNK = 1 << 20  # bytes

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..checkpoints.files import write_json
+from ..output import write_json
 
 FILE = "bad_step.json"
 NUM_REMEMBERED, NUM_NEEDED = 50, 20  # losses whose median a leap is measured from

@@ -337,5 +337,7 @@ def test_command_composes_and_says_what_is_random(tmp_path, language, towers, ca
     with pytest.raises(SystemExit):
         parser.parse_args([*flags, "--image-grid-pinpoints", "[56, 28]"])
     assert "no list of pairs" in capsys.readouterr().err
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("mine")
     with pytest.raises(CheckpointError, match="is not empty"):
-        command.run(parser.parse_args(flags))
+        command.run(parser.parse_args([*flags, "--output", str(tmp_path / "other")]))

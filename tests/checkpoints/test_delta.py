@@ -17,6 +17,7 @@ from transformers import LlamaForCausalLM
 from paddlemix.checkpoints import part_files, transforms
 from paddlemix.checkpoints.delta import apply_delta, make_delta
 from paddlemix.checkpoints.files import CheckpointError
+from paddlemix.checkpoints.output_folder import NOTE
 from paddlemix.checkpoints.transforms import BLOCK_BYTES
 from paddlemix.commands import apply_delta as apply_command
 from paddlemix.commands import make_delta as make_command
@@ -125,7 +126,7 @@ def test_result_is_sharded_with_an_index_and_has_the_side_files_of_the_delta(tmp
     for name, content in SIDE_FILES.items():
         assert (tmp_path / "out" / name).read_text() == content
     others = {file.name for file in (tmp_path / "out").iterdir() if file.suffix != ".safetensors"}
-    assert others == {"config.json", "model.safetensors.index.json", *SIDE_FILES}
+    assert others == {NOTE, "config.json", "model.safetensors.index.json", *SIDE_FILES}
 
 
 def test_made_delta_applied_again_gives_the_model(tmp_path):

@@ -9,13 +9,14 @@ import pytest
 import tiny_folder
 
 from paddlemix.checkpoints.convert import convert
-from paddlemix.checkpoints.files import CheckpointError, read_json, write_json
+from paddlemix.checkpoints.files import CheckpointError, read_json
 from paddlemix.checkpoints.layouts import official, paddlemix
 from paddlemix.checkpoints.layouts.tower import read_pixels
 from paddlemix.checkpoints.load import read_config
 from paddlemix.image.spec import CLIP_MEAN, CLIP_STD, ImageSpec
 from paddlemix.models.config import VisionConfig
 from paddlemix.models.vision.families import SIGLIP
+from paddlemix.output import write_json
 
 SHAPE = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "image_size", "patch_size")
 VISION = VisionConfig(

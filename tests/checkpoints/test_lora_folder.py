@@ -277,7 +277,7 @@ def test_merge_never_writes_into_an_input(base_folder, tmp_path, kind):
     adapter = write_adapter(tmp_path / "adapter", adapter_state(), base_folder)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     output = {"base": base_folder, "adapter": adapter, "base-by-another-path": adapter / ".." / "base"}[kind]
-    with pytest.raises(CheckpointError, match="is also an input"):
+    with pytest.raises(CheckpointError, match="is also a source"):
         merge(adapter, output, device="cpu")
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 

@@ -16,6 +16,7 @@ from test_side_files import trained, whole_state
 from paddlemix.checkpoints.convert import convert
 from paddlemix.checkpoints.files import CheckpointError
 from paddlemix.checkpoints.load import load_model
+from paddlemix.checkpoints.output_folder import NOTE
 from paddlemix.checkpoints.peft_writer import write_adapter as write_peft_adapter
 from paddlemix.cli import main
 
@@ -50,7 +51,8 @@ def test_folder_of_ours_becomes_an_adapter_of_peft(v1_5, tmp_path, capsys):
     values = json.loads((tmp_path / "y" / "adapter_config.json").read_text())
     assert values["base_model_name_or_path"] == str(v1_5.folder.resolve())
     assert (values["r"], values["lora_alpha"], values["modules_to_save"]) == (RANK, ALPHA, ["multi_modal_projector"])
-    assert sorted(path.name for path in (tmp_path / "y").iterdir()) == ["adapter_config.json", peft_folders.WEIGHTS]
+    names = sorted(path.name for path in (tmp_path / "y").iterdir())
+    assert names == [NOTE, "adapter_config.json", peft_folders.WEIGHTS]
 
 
 def test_newline_that_was_trained_is_refused_and_one_that_was_not_is_left_out(v1_6, tmp_path):

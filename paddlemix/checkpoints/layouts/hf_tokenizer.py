@@ -18,7 +18,8 @@ from ...conversation.tokenizer_files import (
     TokenizerFiles,
 )
 from ...conversation.vocabulary_choice import read_files
-from ..files import StoredTensor, read_json, write_json
+from ...output import write_json
+from ..files import StoredTensor, read_json
 from ..transforms import are_alike
 from . import torch_tokenizer
 from .settled_fast import FILLER

@@ -14,7 +14,8 @@ from ...models.language.families.family import SHARED
 from ...models.projector_type import projector_blocks
 from ...models.vision.families import CLIP, KNOWN_TOWERS
 from ...models.vision.families.family import SHAPE as STATED
-from ..files import CheckpointError, StoredTensor, read_json, write_json
+from ...output import write_json
+from ..files import CheckpointError, StoredTensor, read_json
 from ..rules import KeyTable, Rule
 from . import hf_json
 from .components import (

@@ -1,0 +1,249 @@
+"""The folders that commands write: checked first, whole or not there, and never over what is not theirs.
+
+A new folder grows beside its place under a hidden name and is renamed when it is whole. Where a folder is there
+already, its successor grows inside it, and its files then take their places one by one: the configs by which a model is
+known go first and come back last, so that a half replaced folder is no model, and the next start goes on with it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ..output import check_file, write_json
+from .files import CheckpointError, read_json
+
+NOTE = ".paddlemix.json"  # of an output: the command that wrote it, and its files
+STAGING = ".paddlemix-unfinished"
+HEADS = ("config.json", "adapter_config.json", "lora_config.json")  # without them nobody takes a folder for a model
+# What decides how a model folder is read. Of an overwritten folder none is left that the new one does not have.
+MODEL_FILES = re.compile(
+    r"(lora_config|adapter_config|config|generation_config|(pre)?processor_config|tokenizer(_config)?"
+    r"|special_tokens_map|added_tokens|chat_template|vocab)\.json|chat_template\.jinja|merges\.txt"
+    r"|tokenizer\.model|sentencepiece\.bpe\.model|mm_projector\.(bin|safetensors|pdparams)|non_lora_trainables\.bin"
+    r"|(adapter_model|lora_model_state|peft_model|model|model_state|pytorch_model)(-\d{5}-of-\d{5})?"
+    r"\.(safetensors|bin|pdparams)(\.index\.json)?"
+)
+MOST_NAMES = 5
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder that a user named for a command's output.
+
+    is_overwriting: whether it may hold something else than an earlier output of the same command; option: how a user
+    asks for that. is_known: tells an earlier output that has no note.
+    """
+
+    folder: Path
+    command: str
+    is_overwriting: bool = False
+    option: str = "--overwrite"
+    is_known: Callable[[Path], bool] = lambda folder: False
+
+    def checked(self, sources: Sequence[Path]) -> Place:
+        """Return the same with the folder's real path; finish an exchange that was cut off there.
+
+        sources: folders that are read. Raises CheckpointError if the folder is a file, a source, above a source, or
+        holds what is not to be overwritten.
+        """
+        folder = _resolved(self.folder)
+        real = [_resolved(source) for source in sources]
+        if folder in real:
+            raise CheckpointError(f"the destination {folder} is also a source: name another folder")
+        if folder.exists() and not folder.is_dir():
+            raise CheckpointError(f"the destination {folder} is a file: name a folder")
+        if folder.is_dir():
+            self._check_contents(folder)
+        inner = next((source for source in real if folder in source.parents), None)
+        if inner is not None:
+            raise CheckpointError(f"the source {inner} lies in the destination {folder}: name another folder")
+        if folder.is_dir():
+            finish_exchange(folder)
+        return dataclasses.replace(self, folder=folder)
+
+    def _check_contents(self, folder: Path) -> None:
+        names = sorted(path.name for path in folder.iterdir() if path.name != STAGING)
+        if not names or self.is_overwriting or _command_of(folder) == self.command or self.is_known(folder):
+            return
+        rest = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+        raise CheckpointError(
+            f"the destination {folder} is not empty and no earlier output of {self.command}, it holds "
+            f"{', '.join(names[:MOST_NAMES])}{rest}: name a new folder, or empty this one, or set {self.option}"
+        )
+
+    @contextmanager
+    def filled(self) -> Iterator[Path]:
+        """Yield a folder to fill, which takes its place on success and is removed on failure; `checked` comes first."""
+        is_taken = self.folder.is_dir() and any(self.folder.iterdir())
+        try:
+            with exchanged(self.folder, self.command) if is_taken else self._renamed() as folder:
+                yield folder
+        except OSError as error:
+            is_whole = (self.folder / STAGING / NOTE).is_file()
+            left = "the next start goes on with its files" if is_whole else "nothing was left there"
+            raise CheckpointError(f"{self.folder} could not be written: {error}; {left}") from error
+
+    @contextmanager
+    def _renamed(self) -> Iterator[Path]:
+        folder = self.folder.parent / f".{self.folder.name}.partial"
+        with _growing(folder):
+            yield folder
+            write_note(folder, self.command)
+            _sync(folder)
+            folder.replace(self.folder)
+
+
+def _resolved(path: Path) -> Path:
+    try:
+        return Path(path).expanduser().resolve()
+    except (RuntimeError, OSError, ValueError) as error:  # ~nobody, a loop of links, a NUL
+        raise CheckpointError(f"{str(path)!r} is no path: {error}") from None
+
+
+def _command_of(folder: Path) -> str | None:
+    return read_json(folder / NOTE).get("command") if (folder / NOTE).is_file() else None
+
+
+def write_note(folder: Path, command: str, values: dict[str, Any] | None = None) -> None:
+    """Write down whose output a folder is, with its files. values: what else the note is to say."""
+    write_json(folder / NOTE, {"command": command, "files": _files(folder), **(values or {})})
+
+
+@contextmanager
+def exchanged(
+    destination: Path,
+    command: str | None,
+    *,
+    is_replaced: Callable[[str], Any] = MODEL_FILES.fullmatch,
+    values: dict[str, Any] | None = None,
+) -> Iterator[Path]:
+    """Yield a folder to fill, whose files then take the places of those in `destination`.
+
+    command: for the folder's note, None for no note; values: as for `write_note`. is_replaced: tells which files of the
+    former output go although the new one has none of their name.
+    """
+    destination.mkdir(parents=True, exist_ok=True)
+    finish_exchange(destination)
+    folder = destination / STAGING
+    with _growing(folder):
+        yield folder
+        files = _files(folder)
+        for name in files:
+            check_file(destination / name)
+        former = read_json(destination / NOTE).get("files", []) if (destination / NOTE).is_file() else []
+        gone = {path.name for path in destination.iterdir() if path.is_file() and is_replaced(path.name)}
+        gone |= {name for name in former if command is not None and _is_inside(name)}
+        note = {"command": command, "files": files, **(values or {})}
+        _sync(folder)
+        write_json(folder / NOTE, {**note, "replaced": sorted(gone - set(files))})
+        _sync(folder)
+        _exchange(folder, destination)
+
+
+def finish_exchange(destination: Path) -> None:
+    """Put a whole successor's files into their places; remove one that is not whole. Does nothing where there is none.
+
+    Raises CheckpointError for a note that this module does not write.
+    """
+    folder = destination / STAGING
+    if not folder.is_dir() or folder.is_symlink():
+        return
+    with _locked(folder):
+        if (folder / NOTE).is_file():
+            _exchange(folder, destination)
+        else:
+            shutil.rmtree(folder)
+
+
+def _exchange(folder: Path, destination: Path) -> None:
+    """Move the files of a whole successor to where they belong; may be cut off anywhere, and be done again."""
+    note = read_json(folder / NOTE)
+    files, gone = note.get("files"), note.pop("replaced", None)
+    if not all(isinstance(names, list) and all(map(_is_inside, names)) for names in (files, gone)):
+        raise CheckpointError(f"{folder / NOTE} is no note of an unfinished output: remove {folder}")
+    heads = sorted((name for name in files if _is_head(name)), key=lambda name: HEADS.index(Path(name).name))
+    for name in filter(_is_head, [*files, *gone]):
+        if (folder / name).is_file() or name in gone:
+            (destination / name).unlink(missing_ok=True)
+    for name in [*(name for name in files if not _is_head(name)), *gone, *reversed(heads)]:
+        if name in gone:
+            (destination / name).unlink(missing_ok=True)
+        elif (folder / name).is_file():
+            (destination / name).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(folder / name, destination / name)
+    if note["command"] is not None:
+        write_json(destination / NOTE, note)
+    _sync_folder(destination)
+    shutil.rmtree(folder)
+
+
+def _is_head(name: str) -> bool:
+    return Path(name).name in HEADS
+
+
+def _is_inside(name: Any) -> bool:
+    """Tell if a name of a note stays in its folder."""
+    return isinstance(name, str) and name != "" and not {"..", "/"} & set(PurePosixPath(name).parts)
+
+
+def _files(folder: Path) -> list[str]:
+    """Return the files of a folder and those below it, without its note."""
+    paths = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return [path for path in paths if path != NOTE]
+
+
+@contextmanager
+def _growing(folder: Path) -> Iterator[None]:
+    """Make an empty folder that no other process writes; remove it at the end, unless its files are to be moved."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if folder.is_symlink():  # not ours: what it points to must not be emptied
+        folder.unlink()
+    folder.mkdir(exist_ok=True)
+    with _locked(folder):
+        try:
+            _empty(folder)
+            yield
+        finally:
+            if folder.name != STAGING or not (folder / NOTE).is_file():
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold a folder's lock, which goes with the process. Raises CheckpointError when another process holds it."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise CheckpointError(f"another process is writing {folder}: wait for it") from None
+    finally:
+        os.close(handle)
+
+
+def _empty(folder: Path) -> None:
+    for child in folder.iterdir():
+        shutil.rmtree(child) if child.is_dir() and not child.is_symlink() else child.unlink()
+
+
+def _sync(folder: Path) -> None:
+    """Bring all that is in a folder to the disk, so that its name never stands for less than the whole."""
+    for path in (*folder.rglob("*"), folder):
+        _sync_folder(path)
+
+
+def _sync_folder(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

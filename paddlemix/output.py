@@ -1,0 +1,109 @@
+"""The one way in which files are written: under a temporary name first, renamed when they are whole.
+
+What stands at the last place of a path is replaced only if it is a regular file: a link is not followed, and a device,
+a pipe or a folder stays what it is.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import stat
+import tempfile
+from pathlib import Path
+from typing import Any, BinaryIO
+
+TEMPORARY = r"\.{name}\.\w{{8}}\.tmp"  # what tempfile makes of the prefix and suffix below
+
+
+class OutputError(ValueError):
+    """A place that nothing is written to; the text says what is there and what to do."""
+
+
+class replacing:
+    """Open a temporary file beside `path` for writing bytes; rename it to `path` on success, remove it on failure.
+
+    What a killed process left of an earlier attempt is removed first. Raises OutputError, with nothing written, where
+    `path` is anything but a regular file or a new name.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+
+    def __enter__(self) -> BinaryIO:
+        check_file(self.path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(self.path)
+        handle, self.temporary = tempfile.mkstemp(prefix=f".{self.path.name}.", suffix=".tmp", dir=self.path.parent)
+        os.fchmod(handle, 0o666 & ~_umask())
+        fcntl.flock(handle, fcntl.LOCK_EX)  # until it is closed: another process leaves it alone
+        self.file = os.fdopen(handle, "wb")
+        return self.file
+
+    def __exit__(self, kind, error, traceback) -> bool:
+        try:
+            if kind is None:
+                self.file.flush()
+                check_file(self.path)  # it may have become something else meanwhile
+                os.replace(self.temporary, self.path)
+        finally:
+            try:
+                self.file.close()  # writes what is buffered, so it can fail too
+            finally:
+                Path(self.temporary).unlink(missing_ok=True)
+        return False
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write JSON in UTF-8; see `replacing`."""
+    with replacing(path) as file:
+        file.write((json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def check_file(path: str | Path) -> None:
+    """Raise OutputError where a path cannot be written to as a file: a link, a folder, a device, a NUL in its name."""
+    try:
+        mode = os.lstat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except (OSError, ValueError) as error:  # a name that is too long, or holds a NUL
+        raise OutputError(f"{str(path)!r} cannot be written: {error}") from None
+    if stat.S_ISLNK(mode):
+        raise OutputError(f"{path} is a link to {os.readlink(path)} and is not followed: name the file itself")
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a device" if _is_device(mode) else "a pipe or a socket"
+        raise OutputError(f"{path} is {kind}, expected a file or a new name: name another place")
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove temporary files that processes which are gone left beside a path."""
+    pattern = re.compile(TEMPORARY.format(name=re.escape(path.name)), re.ASCII)
+    for other in path.parent.glob(f".{_escaped(path.name)}.*.tmp"):
+        if pattern.fullmatch(other.name) and other.is_file() and not other.is_symlink() and not _is_locked(other):
+            other.unlink(missing_ok=True)
+
+
+def _escaped(name: str) -> str:
+    return re.sub(r"([*?[])", r"[\1]", name)
+
+
+def _is_locked(path: Path) -> bool:
+    """Tell if a process is writing a file."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # it is locked, gone, or somebody else's
+        return True
+    return False
+
+
+def _is_device(mode: int) -> bool:
+    return stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,76 @@
+"""Files are written whole, over regular files only, and nothing is left of a write that was cut off."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+
+import pytest
+
+from paddlemix.output import OutputError, replacing, write_json
+
+
+def write(path, content=b"new"):
+    with replacing(path) as file:
+        file.write(content)
+
+
+def test_regular_file_is_replaced_and_a_new_one_made_with_its_folder(tmp_path):
+    (tmp_path / "a").write_bytes(b"old")
+    write(tmp_path / "a")
+    write(tmp_path / "sub" / "b")
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "sub" / "b").read_bytes() == b"new"
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "sub"}
+
+
+@pytest.mark.parametrize("target", ["there", "nowhere"])
+def test_link_is_not_followed_and_not_replaced(tmp_path, target):
+    (tmp_path / "there").write_bytes(b"old")
+    (tmp_path / "link").symlink_to(tmp_path / target)
+    with pytest.raises(OutputError, match=r"is a link to .*name the file itself"):
+        write(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "there").read_bytes() == b"old"
+    assert {path.name for path in tmp_path.iterdir()} == {"there", "link"}
+
+
+def test_pipe_folder_and_device_stay_what_they_are(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for path, kind in ((tmp_path / "pipe", "a pipe"), (tmp_path / "folder", "a folder"), ("/dev/null", "a device")):
+        before = stat.S_IFMT(os.lstat(path).st_mode)
+        with pytest.raises(OutputError, match=f"is {kind}"):
+            write(path)
+        assert stat.S_IFMT(os.lstat(path).st_mode) == before
+
+
+@pytest.mark.parametrize("name", ["a\0b", "a" * 300])
+def test_name_that_cannot_be_is_one_error(tmp_path, name):
+    with pytest.raises(OutputError, match="cannot be written"):
+        write(tmp_path / name)
+
+
+def test_failed_write_leaves_the_old_file_alone(tmp_path):
+    write_json(tmp_path / "a", {"x": 1})
+    before = (tmp_path / "a").read_bytes()
+    with pytest.raises(KeyError), replacing(tmp_path / "a") as file:
+        file.write(b"half")
+        raise KeyError
+    assert (tmp_path / "a").read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_a_killed_process_left_is_removed_and_what_another_one_writes_is_not(tmp_path):
+    program = (
+        "import os, sys; from paddlemix.output import replacing\n"
+        "file = replacing(sys.argv[1]).__enter__(); file.write(b'half'); file.flush(); os._exit(9)"
+    )
+    subprocess.run([sys.executable, "-c", program, str(tmp_path / "a[1]")], check=False)
+    (tmp_path / ".a[1].mine.tmp").write_text("not one of ours by its name")
+    assert len(list(tmp_path.iterdir())) == 2
+    with replacing(tmp_path / "a[1]") as outer:
+        outer.write(b"slow")
+        write(tmp_path / "a[1]", b"fast")
+        assert len(list(tmp_path.iterdir())) == 3
+    assert {path.name for path in tmp_path.iterdir()} == {"a[1]", ".a[1].mine.tmp"}
+    assert (tmp_path / "a[1]").read_bytes() == b"slow"
