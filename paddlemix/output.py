@@ -6,16 +6,22 @@ a pipe or a folder stays what it is.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import re
 import stat
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 TEMPORARY = r"\.{name}\.\w{{8}}\.tmp"  # what tempfile makes of the prefix and suffix below
+
+
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # of file systems that have none
 
 
 class OutputError(ValueError):
@@ -38,7 +44,7 @@ class replacing:
         remove_leftovers(self.path)
         handle, self.temporary = tempfile.mkstemp(prefix=f".{self.path.name}.", suffix=".tmp", dir=self.path.parent)
         os.fchmod(handle, 0o666 & ~_umask())
-        fcntl.flock(handle, fcntl.LOCK_EX)  # until it is closed: another process leaves it alone
+        _lock(fcntl.flock, handle, "")  # until it is closed: another process leaves it alone
         self.file = os.fdopen(handle, "wb")
         return self.file
 
@@ -92,11 +98,58 @@ def _escaped(name: str) -> str:
 def _is_locked(path: Path) -> bool:
     """Tell if a process is writing a file."""
     try:
-        with path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # it is locked, gone, or somebody else's
+        with locked(path):
+            return False
+    except (OSError, OutputError):  # it is locked, gone, or somebody else's
         return True
-    return False
+
+
+@contextmanager
+def locked(path: str | Path) -> Iterator[None]:
+    """Hold the lock of a folder, which goes with the process. Raises OutputError when another process holds it."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        _lock(fcntl.flock, handle, f"another process is writing {path}: wait for it")
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def lock_file(path: Path, text: str) -> Iterator[None]:
+    """Hold a lock that processes which this one forks do not have. text: of the OutputError when it is held."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    try:
+        _lock(fcntl.lockf, handle, text)
+        yield
+        path.unlink(missing_ok=True)
+    finally:
+        os.close(handle)
+
+
+def _lock(lock, handle: int, text: str) -> None:
+    try:
+        lock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):  # POSIX allows either
+        raise OutputError(text) from None
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+
+
+def sync_tree(folder: Path) -> None:
+    """Bring a folder and all that is in it to the disk, so that its name never stands for less than the whole."""
+    for path in (*folder.rglob("*"), folder):
+        sync(path)
+
+
+def sync(path: Path) -> None:
+    """Bring a file, or the names in a folder, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _is_device(mode: int) -> bool:

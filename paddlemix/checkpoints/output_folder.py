@@ -8,7 +8,6 @@ known go first and come back last, so that a half replaced folder is no model, a
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import os
 import re
 import shutil
@@ -18,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ..output import check_file, write_json
+from ..output import check_file, locked, sync, sync_tree, write_json
 from .files import CheckpointError, read_json
 
 NOTE = ".paddlemix.json"  # of an output: the command that wrote it, and its files
@@ -98,7 +97,7 @@ class Place:
         with _growing(folder):
             yield folder
             write_note(folder, self.command)
-            _sync(folder)
+            sync_tree(folder)
             folder.replace(self.folder)
 
 
@@ -143,9 +142,9 @@ def exchanged(
         gone = {path.name for path in destination.iterdir() if path.is_file() and is_replaced(path.name)}
         gone |= {name for name in former if command is not None and _is_inside(name)}
         note = {"command": command, "files": files, **(values or {})}
-        _sync(folder)
+        sync_tree(folder)
         write_json(folder / NOTE, {**note, "replaced": sorted(gone - set(files))})
-        _sync(folder)
+        sync_tree(folder)
         _exchange(folder, destination)
 
 
@@ -157,7 +156,7 @@ def finish_exchange(destination: Path) -> None:
     folder = destination / STAGING
     if not folder.is_dir() or folder.is_symlink():
         return
-    with _locked(folder):
+    with locked(folder):
         if (folder / NOTE).is_file():
             _exchange(folder, destination)
         else:
@@ -182,7 +181,7 @@ def _exchange(folder: Path, destination: Path) -> None:
             os.replace(folder / name, destination / name)
     if note["command"] is not None:
         write_json(destination / NOTE, note)
-    _sync_folder(destination)
+    sync(destination)
     shutil.rmtree(folder)
 
 
@@ -208,7 +207,7 @@ def _growing(folder: Path) -> Iterator[None]:
     if folder.is_symlink():  # not ours: what it points to must not be emptied
         folder.unlink()
     folder.mkdir(exist_ok=True)
-    with _locked(folder):
+    with locked(folder):
         try:
             _empty(folder)
             yield
@@ -217,33 +216,6 @@ def _growing(folder: Path) -> Iterator[None]:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold a folder's lock, which goes with the process. Raises CheckpointError when another process holds it."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise CheckpointError(f"another process is writing {folder}: wait for it") from None
-    finally:
-        os.close(handle)
-
-
 def _empty(folder: Path) -> None:
     for child in folder.iterdir():
         shutil.rmtree(child) if child.is_dir() and not child.is_symlink() else child.unlink()
-
-
-def _sync(folder: Path) -> None:
-    """Bring all that is in a folder to the disk, so that its name never stands for less than the whole."""
-    for path in (*folder.rglob("*"), folder):
-        _sync_folder(path)
-
-
-def _sync_folder(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

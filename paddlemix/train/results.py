@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +13,30 @@ import paddle
 import paddlenlp
 
 from .. import __version__
-from ..checkpoints.files import read_json
 from ..device import peak_memory
 from ..output import replacing, write_json
 
-RESULTS, PICTURE = "train_results.json", "loss.png"
+RESULTS, ALL_RESULTS, PICTURE = "train_results.json", "all_results.json", "loss.png"
 CHUNK = 1 << 20  # bytes
 
 
-def write_results(folder: Path, settings: Mapping[str, Any], files: Iterable[str], rates: Mapping[str, float]) -> None:
-    """Add to train_results.json, beside the metrics that stand there: settings, versions, data, memory, throughput."""
-    path = Path(folder) / RESULTS
-    metrics = read_json(path) if path.is_file() else {}
+def write_results(
+    folder: Path,
+    metrics: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    data: Sequence[Mapping[str, Any]],
+    rates: Mapping[str, float],
+) -> None:
+    """Write train_results.json: metrics, settings, versions, data, memory, throughput. data: of `fingerprint`."""
     write_json(
-        path,
+        Path(folder) / RESULTS,
         {
             **metrics,
             **rates,
             "peak_memory_bytes": peak_memory(),
             "versions": versions(),
             "settings": dict(settings),
-            "data": [fingerprint(Path(file)) for file in files],
+            "data": list(data),
         },
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 import sys
 from collections.abc import Callable
@@ -12,8 +13,10 @@ from ..accelerators import explained
 from ..device import prepare_environment
 from ..log import notice
 from .convert import convert
-from .values import read_values
+from .values import LAST, read_values
 
+NO_MODEL = "model_name_or_path is missing: name the folder of the model to start from"
+FINISHED = "finished"
 STOPPED = 128 + signal.SIGTERM  # what a shell reports of a process that SIGTERM ended
 USAGE = """usage: {script} config.json [--key value ...]
        {script} --key value ...
@@ -74,10 +77,19 @@ def _diagnose(values: dict[str, Any], template: str | None, config_folder: Path 
 
 def train(values: dict[str, Any], *, template: str | None, config_folder: Path | None) -> None:
     """Load, train, evaluate and save. Raises ValueError for a user's mistake."""
+    from ..checkpoints.hub import resolve
     from .arguments import parse
+    from .run_folder import claimed
 
     settings = parse(values)
-    execute(build(settings, template=template, config_folder=config_folder), settings[2], values)
+    model_args, _, args = settings
+    if not model_args.model_name_or_path:
+        raise ValueError(NO_MODEL)
+    sources = [Path(resolve(model_args.model_name_or_path))]
+    sources += [Path(model_args.lora_path)] if model_args.lora_path else []
+    place = {"is_overwriting": args.overwrite_output_dir, "is_writer": args.process_index == 0}
+    with claimed(args.output_dir, sources, **place):
+        execute(build(settings, template=template, config_folder=config_folder), args, values)
 
 
 def build(settings, *, template: str | None, config_folder: Path | None, choose: Callable | None = None):
@@ -96,8 +108,6 @@ def build(settings, *, template: str | None, config_folder: Path | None, choose:
     from .trainer import LlavaTrainer
 
     model_args, data_args, args = settings
-    if not model_args.model_name_or_path:
-        raise ValueError("model_name_or_path is missing: name the folder of the model to start from")
     home = str(resolve(model_args.model_name_or_path))
     quantization = chosen_quantization(model_args, home)
     processor = LlavaProcessor.from_pretrained(home)
@@ -122,9 +132,10 @@ def build(settings, *, template: str | None, config_folder: Path | None, choose:
         notice(describe(model))
     if all(parameter.stop_gradient for parameter in model.parameters()):
         raise ValueError("nothing would train: freeze_include and freeze_exclude freeze every parameter")
+    describe = functools.partial(_describe, settings, home, wrapped, data, quantization)
     args.report_to, reporters = own_reporters(args.report_to)
     try:
-        trainer = LlavaTrainer(processor=processor, model=wrapped, args=args, tally=tally, data=data)
+        trainer = LlavaTrainer(processor=processor, model=wrapped, args=args, tally=tally, data=data, describe=describe)
     except RuntimeError as error:  # what paddlenlp raises for a service without its package
         if "installed" not in str(error):
             raise
@@ -132,6 +143,23 @@ def build(settings, *, template: str | None, config_folder: Path | None, choose:
     for reporter in reporters:
         trainer.add_callback(reporter)
     return trainer
+
+
+def _describe(settings, home: str, wrapped, data, quantization: str | None) -> dict[str, Any]:
+    """Return what a checkpoint of this run will be known by."""
+    from ..data.packed_rows import PackedRows
+    from .run_facts import describe_run
+
+    rows = data.train.rows.rows if isinstance(data.train, PackedRows) else data.train.rows
+    return describe_run(
+        settings,
+        home=Path(home),
+        trained=[name for name, parameter in wrapped.named_parameters() if not parameter.stop_gradient],
+        template=data.teacher.template.name,
+        files=dict.fromkeys(row.file for row in rows),
+        num_rows=len(rows),
+        quantization=quantization,
+    )
 
 
 def chosen_quantization(model_args, home: str) -> str | None:
@@ -168,23 +196,55 @@ def execute(trainer, args, settings: dict[str, Any] | None = None) -> None:
 
     settings: what train_results.json tells of the command. Raises Preempted.
     """
-    from .trainer import last_checkpoint
+    from .saving import save_result
 
     if args.do_train:
-        checkpoint = args.resume_from_checkpoint
-        if checkpoint is None and not args.overwrite_output_dir:
-            checkpoint = last_checkpoint(Path(args.output_dir))
+        checkpoint = start_of(trainer, args)
+        if checkpoint == FINISHED:
+            return
         if checkpoint is not None:
             notice(f"going on from {checkpoint}")
         result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         if trainer.stop_request.was_followed:
             raise Preempted(f"stopped by SIGTERM after step {trainer.state.global_step}, with a checkpoint")
-        trainer.save_model()
         trainer.log_metrics("train", result.metrics)
-        trainer.save_metrics("train", result.metrics)
-        trainer.save_state()
-        trainer.report_results(settings)
+        save_result(trainer, result.metrics, settings)
     if args.do_eval:
         metrics = trainer.evaluate()
         trainer.log_metrics("eval", metrics)
         trainer.save_metrics("eval", metrics)
+
+
+def start_of(trainer, args) -> Path | str | None:
+    """Return the checkpoint that a run goes on from, None for none, FINISHED if there is nothing left to do.
+
+    Raises ValueError for a checkpoint that is not there, and for one of a run with other settings.
+    """
+    from .run_facts import check_facts, check_same
+    from .run_folder import last_checkpoint
+    from .saving import finished_step
+
+    output_dir, chosen = Path(args.output_dir), args.resume_from_checkpoint
+    if chosen == LAST:
+        checkpoint = last_checkpoint(output_dir)
+        if checkpoint is None:
+            raise ValueError(f"resume_from_checkpoint is true, and {output_dir} has no whole checkpoint to go on from")
+    elif chosen is not None:
+        checkpoint = Path(chosen)
+        if not checkpoint.is_dir():
+            raise ValueError(f"resume_from_checkpoint {checkpoint} is no folder (looked for {checkpoint.absolute()})")
+    else:
+        checkpoint = None if args.overwrite_output_dir else last_checkpoint(output_dir)
+    if checkpoint is not None:
+        check_same(trainer.facts, checkpoint, is_data_checked=not args.ignore_data_skip, tell=notice)
+    if args.overwrite_output_dir or chosen not in (None, LAST):
+        return checkpoint
+    finished = finished_step(output_dir)
+    if finished is None:
+        return checkpoint
+    step, facts = finished
+    check_facts(facts, trainer.facts, f"the result in {output_dir}", is_data_checked=not args.ignore_data_skip)
+    if step < trainer.num_steps():
+        return checkpoint
+    notice(f"already finished at step {step}: the result in {output_dir} stays as it is. Set overwrite_output_dir to train anew")
+    return FINISHED

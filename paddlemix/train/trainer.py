@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import shutil
+import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import paddle
 from paddlenlp.peft import LoRAModel
 from paddlenlp.trainer import ProgressCallback, Trainer
-from paddlenlp.trainer.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from ..checkpoints.files import read_json
 from ..checkpoints.layouts import detect
 from ..checkpoints.load import fill, our_tensors
 from ..checkpoints.lora import remove_adapter
 from ..checkpoints.processor import LlavaProcessor
 from ..checkpoints.save import save_config
 from ..data.loss_weights import loss_weights
-from ..data.packed_rows import PackedRows
 from ..data.sample import Batch
 from ..device import wants_equal_shapes
 from ..log import notice
+from ..output import write_json
 from .batches import Collator, GuardedRows, opened
 from .data_sets import DataSets
 from .freeze import mark_trained
@@ -28,12 +29,13 @@ from .loader import WEIGHTS, StepLoader, summed
 from .lora import load_adapter, save_adapter
 from .meter import Meter
 from .optimizer import build_optimizer
-from .parallel import check_parts, check_slicable, gather_frozen, is_sliced, note_parts
+from .parallel import check_parts, check_slicable, gather_frozen, is_sliced
 from .progress import History, Progress
-from .results import draw_losses, write_results
-from .resume import COMPLETE, check_state, last_checkpoint, num_done_steps
+from .results import ALL_RESULTS
+from .resume import check_state, num_done_steps
 from .sample_answers import append_answers, sample_answers
 from .sampler import EpochBatchSampler
+from .saving import save_checkpoint
 from .stop import StopRequest
 from .tally import RowTally, gather_notes
 from .watch import LossWatch
@@ -45,9 +47,12 @@ class LlavaTrainer(Trainer):
     Every checkpoint, and the output folder at the end, is a folder that `from_pretrained` reads as it is.
     """
 
-    def __init__(self, *, processor: LlavaProcessor, model, args, tally: RowTally, data: DataSets):
+    def __init__(
+        self, *, processor: LlavaProcessor, model, args, tally: RowTally, data: DataSets, describe: Callable[[], dict]
+    ):
         self.processor = processor
         self.grouping, self.teacher = data.grouping, data.teacher
+        self.describe = describe
         self.tally = tally
         self.is_tally_begun = False
         self._num_done_steps = 0
@@ -74,6 +79,11 @@ class LlavaTrainer(Trainer):
     def llava(self):
         """The model without the LoRA wrapper."""
         return self.model.model if isinstance(self.model, LoRAModel) else self.model
+
+    @functools.cached_property
+    def facts(self) -> dict:
+        """What this run is, see `run_facts`; read from its files when it is first asked for."""
+        return self.describe()
 
     def training_step(self, model, inputs, step_control=0):
         """Go forward and back; a loss that is no number, or leaps, ends the run before the optimizer moves."""
@@ -147,15 +157,20 @@ class LlavaTrainer(Trainer):
             append_answers(Path(self.args.output_dir), self.state.global_step, answers)
         return {**metrics, **self.tally.metrics("eval")}
 
-    def report_results(self, settings) -> None:
-        """Add to train_results.json what the result came from, and draw the losses, in the first process."""
+    def num_steps(self) -> int:
+        """Return the step at which training ends."""
+        args = self.args
+        per_epoch = max(len(self._sampler()) // args.gradient_accumulation_steps, 1)
+        return args.max_steps if args.max_steps > 0 else int(per_epoch * args.num_train_epochs)
+
+    def save_metrics(self, split, metrics, combined=True):
+        """Write a split's metrics, and add them to all_results.json; paddlenlp's would follow links."""
         if not self.is_world_process_zero():
             return
-        rows = self.train_dataset.rows
-        rows = rows.rows if isinstance(rows, PackedRows) else rows
-        files = dict.fromkeys(row.file for row in rows.rows)
-        write_results(Path(self.args.output_dir), settings or {}, files, self.meter.overall())
-        draw_losses(Path(self.args.output_dir), self.history.values)
+        folder = Path(self.args.output_dir)
+        write_json(folder / f"{split}_results.json", dict(metrics))
+        known = read_json(folder / ALL_RESULTS) if combined and (folder / ALL_RESULTS).is_file() else {}
+        write_json(folder / ALL_RESULTS, {**known, **metrics})
 
     def _begin_tally(self, checkpoint, *, is_fresh: bool) -> None:
         if not self.is_tally_begun:
@@ -205,7 +220,16 @@ class LlavaTrainer(Trainer):
         return loader
 
     def _get_train_sampler(self):
-        sampler = EpochBatchSampler(
+        sampler = self._sampler()
+        if sampler.num_left_out:
+            notice(
+                f"{sampler.num_left_out} batches of an epoch fill no step of {sampler.num_accumulated} batches "
+                "(gradient_accumulation_steps) and are left out, other rows each epoch"
+            )
+        return sampler
+
+    def _sampler(self) -> EpochBatchSampler:
+        return EpochBatchSampler(
             self.train_dataset,
             batch_size=self.args.per_device_train_batch_size,
             num_replicas=self.args.dataset_world_size,
@@ -215,12 +239,6 @@ class LlavaTrainer(Trainer):
             num_accumulated=self.args.gradient_accumulation_steps,
             grouping=self.grouping,
         )
-        if sampler.num_left_out:
-            notice(
-                f"{sampler.num_left_out} batches of an epoch fill no step of {sampler.num_accumulated} batches "
-                "(gradient_accumulation_steps) and are left out, other rows each epoch"
-            )
-        return sampler
 
     def save_model(self, output_dir=None, merge_tensor_parallel=False):
         """Save, in all processes together: where each holds parts of the weights, they are gathered first."""
@@ -262,31 +280,11 @@ class LlavaTrainer(Trainer):
         self._load_rng_state(checkpoint)
 
     def _save_checkpoint(self, model, metrics=None):
-        """Write a checkpoint, mark it as whole when every process has written its part, then delete old ones."""
-        output_dir = Path(self.args.output_dir)
-        checkpoint = output_dir / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        try:
-            super()._save_checkpoint(model, metrics=metrics)
-        except OSError as error:
-            last = last_checkpoint(output_dir)
-            left = (
-                "there is no whole checkpoint yet" if last is None else f"{last} is whole, and the run goes on from it"
-            )
-            raise OSError(f"{checkpoint} cannot be written: {error}; {left}") from error
-        if self.args.world_size > 1:
-            paddle.distributed.barrier()
-        if not self.is_world_process_zero():
-            return
-        self.tally.save(checkpoint)
-        note_parts(checkpoint, self.args)
-        (checkpoint / COMPLETE).touch()
-        for other in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-            if not (other / COMPLETE).is_file():
-                shutil.rmtree(other)  # what a killed run left half written
-        super()._rotate_checkpoints(use_mtime=True, output_dir=self.args.output_dir)
+        """Write a checkpoint that is whole or not there. See `saving.save_checkpoint`."""
+        save_checkpoint(self, metrics)
 
-    def _rotate_checkpoints(self, use_mtime=False, output_dir=None):
-        """Delete nothing yet: `_save_checkpoint` does, once the new checkpoint is marked.
-
-        paddlenlp calls this at the end of a save, but in a run of several processes only.
-        """
+    def write_checkpoint(self, folder: Path, final: Path, metrics) -> None:
+        """Write weights and state into a folder, which will be `final`, all processes together."""
+        self.save_model(str(folder))
+        note_best(self.state, self.args, metrics, final)
+        save_state(self, folder)

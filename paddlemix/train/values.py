@@ -8,6 +8,9 @@ from typing import Any
 from ..json_object import read_object
 
 
+LAST = "true"  # of resume_from_checkpoint: the last one in output_dir
+
+
 class FlagText(str):
     """A value typed on the command line: text that still has to be turned into its field's type."""
 

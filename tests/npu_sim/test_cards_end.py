@@ -20,7 +20,7 @@ import tiny_folder
 from tiny_training import LORA, settings
 
 import paddlemix
-from paddlemix.train.trainer import last_checkpoint
+from paddlemix.train.run_folder import last_checkpoint
 
 SCRIPT = Path(paddlemix.__file__).parent / "examples/llava/supervised_finetune.py"
 SHIPPED = Path(paddlemix.__file__).parent / "config/llava/v1_5/lora_sft_argument_stage2.json"

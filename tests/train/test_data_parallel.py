@@ -15,7 +15,7 @@ import tiny_folder
 from tiny_training import LORA, settings, weights
 
 from paddlemix import LlavaForConditionalGeneration
-from paddlemix.train.trainer import last_checkpoint
+from paddlemix.train.run_folder import last_checkpoint
 
 SCRIPT = Path(__file__).parents[2] / "paddlemix/examples/llava/supervised_finetune.py"
 

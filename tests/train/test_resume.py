@@ -12,7 +12,7 @@ from tiny_training import LORA, PRETRAIN_FREEZE, build, differing, settings, tra
 
 from paddlemix.train import run
 from paddlemix.train.resume import check_state
-from paddlemix.train.trainer import COMPLETE, last_checkpoint
+from paddlemix.train.run_folder import COMPLETE, last_checkpoint
 
 NUM_STEPS = 7
 

@@ -18,8 +18,8 @@ from paddlemix.generate.engine import Engine
 from paddlemix.generate.sampling import SamplingParams
 from paddlemix.generate.session import ChatSession
 from paddlemix.train.run import main
+from paddlemix.train.run_folder import COMPLETE, last_checkpoint
 from paddlemix.train.sampler import EpochBatchSampler
-from paddlemix.train.trainer import COMPLETE, last_checkpoint
 
 UNUSED_TOWER = ("vision_tower.layers.2.", "vision_tower.post_norm.")
 NOT_DECAYED = ("bias", "norm")

@@ -21,7 +21,7 @@ from tiny_training import build, differing, settings, train, weights
 
 from paddlemix.train import run
 from paddlemix.train.results import smoothed
-from paddlemix.train.trainer import last_checkpoint
+from paddlemix.train.run_folder import last_checkpoint
 from paddlemix.train.watch import NUM_NEEDED, LossError, LossWatch
 
 

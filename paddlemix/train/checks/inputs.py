@@ -20,7 +20,7 @@ from ...models.config import LlavaConfig
 from ..activations import Load
 from ..data_settings import DataSettings
 from ..run import chosen_quantization
-from ..trainer import last_checkpoint
+from ..run_folder import last_checkpoint
 from .result import Check
 
 MIN_MEASURED = 64  # rows that are measured at least

@@ -27,7 +27,7 @@ from ...data.row import Row
 from ..lora import trained_tensors
 from ..memory import in_bytes
 from ..run import build
-from ..trainer import COMPLETE
+from ..run_folder import COMPLETE
 from .inputs import Home, Sampled
 from .result import Check
 

@@ -1,0 +1,181 @@
+"""The output_dir of a run: whose it is, which checkpoints in it are whole, and what may be removed from it.
+
+A checkpoint is built in `.checkpoint-N.partial` and takes its name when every process has written its part. Its
+run.json, written first, says that this program began it; nothing else is ever removed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..checkpoints.files import CheckpointError, read_json
+from ..checkpoints.output_folder import NOTE, Place, write_note
+from ..log import notice
+from ..output import lock_file, sync, sync_tree, write_json
+
+COMMAND = "train"
+COMPLETE = "complete"  # a checkpoint folder holds this file once everything else in it is written
+RUN = "run.json"  # of a checkpoint: what it belongs to, see run_facts; there from its beginning
+FORMAT = "paddlemix_run"
+PREFIX = "checkpoint-"
+OWN = re.compile(r"checkpoint-\d+")
+# A checkpoint whose name was taken by something else has a second number; `last_checkpoint` knows it, too.
+NAMES = re.compile(r"checkpoint-\d+(-\d+)?")
+UNFINISHED = re.compile(r"\.checkpoint-\d+(-\d+)?\.(partial|old)")
+LOCK = ".paddlemix.lock"
+DOCTOR = ".doctor"  # where `paddlemix doctor` tries a run
+STATE = "trainer_state.json"  # paddlenlp's, in its output_dir and checkpoints
+
+
+@contextmanager
+def claimed(
+    output_dir: str | Path, sources: Sequence[Path], *, is_overwriting: bool, is_writer: bool
+) -> Iterator[None]:
+    """Hold a folder for a run's output, cleaned of what a killed run left half written.
+
+    sources: folders that are read. is_writer: one process writes. Raises CheckpointError for a folder with something
+    else in it, without is_overwriting, and OutputError for one that another run writes to.
+    """
+    folder = check_place(output_dir, sources, is_overwriting=is_overwriting)
+    if not is_writer:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with lock_file(folder / LOCK, f"another run is writing to {folder}: wait for it, or name another output_dir"):
+        _begin(folder)
+        yield
+
+
+def _begin(folder: Path) -> None:
+    """Note whose folder it is, remove what is half written, and name what is not this program's."""
+    if not (folder / NOTE).is_file() or read_json(folder / NOTE).get("command") != COMMAND:
+        write_note(folder, COMMAND)
+    remove_unfinished(folder)
+    others = [path.name for path in sorted(folder.glob(f"{PREFIX}*")) if not is_own(path)]
+    if others:
+        notice(f"in {folder} {', '.join(others)} is not from this program or an earlier version: it is left alone")
+
+
+def check_place(output_dir: str | Path, sources: Sequence[Path], *, is_overwriting: bool) -> Path:
+    """Return the real path of a run's folder. Raises CheckpointError as `claimed`."""
+    place = Place(Path(output_dir), COMMAND, is_overwriting, "overwrite_output_dir", is_known=_is_of_a_run)
+    return place.checked(sources).folder
+
+
+def _is_of_a_run(folder: Path) -> bool:
+    """Tell if a folder without a note is of a run: an earlier version's, PaddleMIX's, or one that only was tried."""
+    if (folder / NOTE).is_file():
+        return False
+    return (
+        (folder / STATE).is_file()
+        or any(folder.glob(f"{PREFIX}*/{STATE}"))
+        or {path.name for path in folder.iterdir()} <= {DOCTOR, LOCK, "runs"}
+    )
+
+
+def is_own(checkpoint: Path) -> bool:
+    """Tell if a folder is a checkpoint that this program began."""
+    if not OWN.fullmatch(checkpoint.name):
+        return False
+    return not checkpoint.is_symlink() and checkpoint.is_dir() and _is_begun(checkpoint)
+
+
+def _is_begun(folder: Path) -> bool:
+    try:
+        return (folder / RUN).is_file() and FORMAT in read_json(folder / RUN)
+    except CheckpointError:
+        return False
+
+
+def remove_unfinished(output_dir: Path) -> None:
+    """Remove what a killed run left half written; a whole checkpoint that only lacks its name gets it."""
+    for folder in sorted(output_dir.glob(f".{PREFIX}*")):
+        if not UNFINISHED.fullmatch(folder.name) or folder.is_symlink() or not folder.is_dir():
+            continue
+        if folder.suffix == ".partial" and _is_begun(folder) and (folder / COMPLETE).is_file():
+            _rename(folder, output_dir / folder.name[1:].removesuffix(".partial"))
+        elif _is_begun(folder) or not any(folder.iterdir()):
+            shutil.rmtree(folder)
+
+
+@contextmanager
+def new_checkpoint(
+    output_dir: Path, step: int, facts: Mapping[str, Any], *, is_writer: bool, meet: Callable[[], None]
+) -> Iterator[tuple[Path, Path]]:
+    """Yield a folder for the checkpoint of a step, and the name that it takes when all processes have filled it.
+
+    facts: see `run_facts`. is_writer: one process is. meet: waits for all processes.
+    """
+    final = free_name(output_dir, step)
+    folder = output_dir / f".{final.name}.partial"
+    if is_writer:
+        if folder.is_dir() and not folder.is_symlink():
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True)
+        write_json(folder / RUN, {FORMAT: 1, **facts})
+    meet()
+    yield folder, final
+    meet()
+    if is_writer:
+        (folder / COMPLETE).touch()
+        sync_tree(folder)
+        _rename(folder, final)
+    meet()
+
+
+def free_name(output_dir: Path, step: int) -> Path:
+    """Return where a step's checkpoint goes: to its name, or beside something else that has this name."""
+    path, number = output_dir / f"{PREFIX}{step}", 1
+    while os.path.lexists(path) and not _is_replaceable(path):
+        path, number = output_dir / f"{PREFIX}{step}-{number}", number + 1
+    return path
+
+
+def _is_replaceable(path: Path) -> bool:
+    return not path.is_symlink() and path.is_dir() and _is_begun(path)
+
+
+def _rename(folder: Path, final: Path) -> None:
+    """Give a whole checkpoint its name; one that has it is there until then, and is gone then."""
+    old = final.with_name(f".{final.name}.old")
+    if final.is_dir():
+        os.replace(final, old)
+    os.replace(folder, final)
+    sync(final.parent)
+    if old.is_dir():
+        shutil.rmtree(old)
+
+
+def last_checkpoint(output_dir: str | Path) -> Path | None:
+    """Return the whole checkpoint that was written last, or None; the highest number may be an older run's.
+
+    Of two that were written in the same tick of the clock it is the one with the higher number.
+    """
+    return max(_whole(Path(output_dir)), key=_age, default=None)
+
+
+def _whole(output_dir: Path) -> list[Path]:
+    return [mark.parent for mark in output_dir.glob(f"{PREFIX}*/{COMPLETE}") if NAMES.fullmatch(mark.parent.name)]
+
+
+def _age(checkpoint: Path) -> tuple[int, int, str]:
+    # Of names that differ in a number only, the longer one has the higher number.
+    return (checkpoint / COMPLETE).stat().st_mtime_ns, len(checkpoint.name), checkpoint.name
+
+
+def remove_old(output_dir: Path, limit: int | None, kept: Sequence[str | None]) -> None:
+    """Remove the oldest whole checkpoints of this program above a limit, None or 0 for no limit.
+
+    kept: checkpoints that stay, as does the newest one.
+    """
+    own = sorted((path for path in _whole(output_dir) if is_own(path)), key=_age)
+    names = {Path(path).name for path in kept if path is not None}
+    removable = [path for path in own[:-1] if path.name not in names]
+    for path in removable[: max(len(own) - limit, 0) if limit and limit > 0 else 0]:
+        shutil.rmtree(path)
