@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,17 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from .files import CheckpointError, StoredTensor, is_shape, map_array, refuse_pointer, storage_dtype
-from .pickle_reader import Buildable, PickleReader, Span, as_tuple, integer_opcode, new_dict, text_opcode
+from .pickle_reader import (
+    MAX_STEPS,
+    Buildable,
+    PickleReader,
+    Span,
+    as_tuple,
+    integer_opcode,
+    new_dict,
+    plain_opcode,
+    text_opcode,
+)
 
 PLAIN_DTYPES = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
 BYTE_ORDERS = ("|", "=", "<", ">")
@@ -102,28 +113,44 @@ def open_pdparams(path: Path) -> dict[str, StoredTensor]:
     Raises CheckpointError for a file that is damaged, or holds anything but named arrays; nothing in it is run.
     """
     path = Path(path)
+    with refusing(path):
+        return named_arrays(path, read_saved(path))
+
+
+@contextmanager
+def refusing(path: Path) -> Iterator[None]:
+    """Put the file's name before what is wrong with it, in a CheckpointError of the same class."""
     try:
-        with open(path, "rb") as file:
-            refuse_pointer(file.read(64))
-            file.seek(0)
-            values = PickleReader(file, KNOWN).load()
-            if not isinstance(values, dict):
-                raise CheckpointError(f"it holds a {type(values).__name__}, expected a dict of arrays")
-            values.pop(NAME_TABLE, None)
-            cuts = values.pop(SPLIT_TABLE, {})
-            tensors = {name: _stored(path, file, name, value) for name, value in values.items()}
-            _join_split_arrays(tensors, cuts)
+        yield
     except CheckpointError as error:
-        raise CheckpointError(f"{path} is refused: {error}") from None
+        raise type(error)(f"{path} is refused: {error}") from None
+
+
+def read_saved(path: Path, known: Mapping[tuple[str, str], Any] = KNOWN, max_steps: int = MAX_STEPS) -> Any:
+    """Return what a file of paddle.save holds, its arrays for `named_arrays`. See PickleReader for what is raised."""
+    with open(path, "rb") as file:
+        refuse_pointer(file.read(64))
+        file.seek(0)
+        return PickleReader(file, known, max_steps=max_steps).load()
+
+
+def named_arrays(path: Path, values: Any) -> dict[str, StoredTensor]:
+    """Return the arrays of a dict that `read_saved` returned. Raises CheckpointError for anything else in it."""
+    if not isinstance(values, dict):
+        raise CheckpointError(f"it holds a {type(values).__name__}, expected a dict of arrays")
+    tables = (NAME_TABLE, SPLIT_TABLE)
+    tensors = {name: stored_array(path, name, value) for name, value in values.items() if name not in tables}
+    _join_split_arrays(tensors, values.get(SPLIT_TABLE, {}))
     return tensors
 
 
-def _stored(path: Path, file: BinaryIO, name: Any, value: Any) -> StoredTensor:
+def stored_array(path: Path, name: Any, value: Any) -> StoredTensor:
+    """Return an array that `read_saved` found under a name. Raises CheckpointError for anything else."""
     if isinstance(value, tuple) and len(value) == 2:
         value = value[1]  # (parameter name, array)
     if not isinstance(name, str) or not isinstance(value, _Array) or value.shape is None:
         raise CheckpointError(f"entry {name!r} is a {type(value).__name__}, expected an array under a name")
-    expected, found = math.prod(value.shape) * value.stored.itemsize, _num_bytes(file, value.data)
+    expected, found = math.prod(value.shape) * value.stored.itemsize, _num_bytes(path, value.data)
     if found != expected:
         raise CheckpointError(f"entry {name!r} has {found} bytes, its shape {value.shape} needs {expected}")
     native = value.stored.newbyteorder("=")
@@ -131,18 +158,19 @@ def _stored(path: Path, file: BinaryIO, name: Any, value: Any) -> StoredTensor:
     return StoredTensor(dtype, value.shape, partial(_read, path, value, native))
 
 
-def _num_bytes(file: BinaryIO, data: Span | _Encoded) -> int:
+def _num_bytes(path: Path, data: Span | _Encoded) -> int:
     """Count an array's bytes; in UTF-8 text they are the bytes that begin a character."""
     if isinstance(data, Span):
         return data.length
     if isinstance(data.text, str):
         return len(data.text)
-    file.seek(data.text.offset)
     count, left = 0, data.text.length
-    while left:
-        chunk = np.frombuffer(file.read(min(left, CHUNK_BYTES)), np.uint8)
-        count += int(np.count_nonzero((chunk & 0xC0) != 0x80))
-        left -= len(chunk)
+    with open(path, "rb") as file:
+        file.seek(data.text.offset)
+        while left:
+            chunk = np.frombuffer(file.read(min(left, CHUNK_BYTES)), np.uint8)
+            count += int(np.count_nonzero((chunk & 0xC0) != 0x80))
+            left -= len(chunk)
     return count
 
 
@@ -196,17 +224,41 @@ def write_pdparams(file: BinaryIO, tensors: Mapping[str, StoredTensor]) -> None:
 
     It is a pickle of protocol 4, as paddle.save writes it: {name: array}, bfloat16 as uint16.
     """
-    file.write(b"\x80\x04}(")
-    for name, tensor in tensors.items():
-        for part in _describe(name, tensor):
-            file.write(part)
-    file.write(b"u.")
+    write_saved(file, tensors)
+
+
+def write_saved(file: BinaryIO, values: Mapping[str, Any]) -> None:
+    """Write a dict that paddle.load reads, one tensor after the other, to a file that is open for bytes.
+
+    values: dicts with tensors, (name, tensor), which paddle.load makes a tensor of that name, and plain values.
+    """
+    file.write(b"\x80\x04")
+    for part in _pickled(values):
+        file.write(part)
+    file.write(b".")
     file.flush()
 
 
-def _describe(name: str, tensor: StoredTensor) -> Iterator[bytes | memoryview]:
-    """Yield a name and an array: a call that makes an empty one, which (1, shape, dtype, is_fortran, bytes) fills."""
-    yield text_opcode(name) + b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00tC\x01btR"
+def _pickled(value: Any) -> Iterator[bytes | memoryview]:
+    if isinstance(value, Mapping):
+        yield b"}("
+        for key, item in value.items():
+            yield text_opcode(key)
+            yield from _pickled(item)
+        yield b"u"
+    elif isinstance(value, tuple):
+        yield text_opcode(value[0])
+        yield from _described(value[1])
+        yield b"\x86"
+    elif isinstance(value, StoredTensor):
+        yield from _described(value)
+    else:
+        yield plain_opcode(value)
+
+
+def _described(tensor: StoredTensor) -> Iterator[bytes | memoryview]:
+    """Yield an array: a call that makes an empty one, which (1, shape, dtype, is_fortran, bytes) fills."""
+    yield b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00tC\x01btR"
     dtype = storage_dtype(tensor.dtype)
     order = b"|" if dtype.itemsize == 1 else b"<"
     state = b"(K\x03" + text_opcode(order.decode()) + b"NNN" + integer_opcode(-1) + integer_opcode(-1) + b"K\x00tb"

@@ -17,7 +17,12 @@ from typing import Any, BinaryIO
 from .files import CheckpointError
 
 MAX_TEXT = 4096  # longer text is an array's bytes, as pickle protocol 2 writes them
+MAX_STEPS = 4_000_000  # opcodes: some seconds of reading, and 100 times what the state of a 7B model takes
 KEYS = (str, int, float, type(None))  # not tuples, whose hash a file can make take forever
+
+
+class ForbiddenPickle(CheckpointError):
+    """A pickle that is whole, but asks for more than arrays, containers and plain values."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class PickleReader:
     """Reads pickles, one after the other, from a file that is open for bytes and stays where the last one ended.
 
     known: (module, name) -> a function that may be called, or any value that the name stands for.
-    persistent: makes an object of a persistent id.
+    persistent: makes an object of a persistent id. max_steps: how many opcodes a pickle may have.
     """
 
     def __init__(
@@ -48,8 +53,9 @@ class PickleReader:
         file: BinaryIO,
         known: Mapping[tuple[str, str], Any],
         persistent: Callable[[Any], Any] | None = None,
+        max_steps: int = MAX_STEPS,
     ):
-        self._file, self._known, self._persistent = file, known, persistent
+        self._file, self._known, self._persistent, self._max_steps = file, known, persistent, max_steps
         position = file.tell()
         self._size = file.seek(0, os.SEEK_END)
         file.seek(position)
@@ -60,13 +66,15 @@ class PickleReader:
         self._marks: list[int] = []
         self._memo: dict[int, Any] = {}
         try:
-            while (code := self._take(1)) != b".":
+            for _ in range(self._max_steps):
+                if (code := self._take(1)) == b".":
+                    return self._stack.pop()
                 if code not in STEPS:
-                    raise CheckpointError(
+                    raise ForbiddenPickle(
                         f"pickle opcode {code!r} at byte {self._file.tell() - 1} is not one of tensors"
                     )
                 STEPS[code](self)
-            return self._stack.pop()
+            raise ForbiddenPickle(f"the pickle has more than {self._max_steps} steps, too many for tensors")
         except (IndexError, KeyError, TypeError, ValueError, AttributeError) as error:
             if isinstance(error, CheckpointError):
                 raise
@@ -96,7 +104,7 @@ class PickleReader:
 
     def _protocol(self) -> None:
         if self._number("<B") > 4:
-            raise CheckpointError("it is a pickle of protocol 5 or later, expected one of 2 to 4")
+            raise ForbiddenPickle("it is a pickle of protocol 5 or later, expected one of 2 to 4")
 
     def _line(self) -> str:
         line = self._file.readline(MAX_TEXT)
@@ -145,7 +153,7 @@ class PickleReader:
         if not (isinstance(module, str) and isinstance(name, str)):
             raise TypeError
         if (module, name) not in self._known:
-            raise CheckpointError(f"it refers to {module}.{name}, but only tensors, arrays and containers are read")
+            raise ForbiddenPickle(f"it refers to {module}.{name}, but only tensors, arrays and containers are read")
         self._push(self._known[module, name])
 
     def _call(self) -> None:
@@ -164,7 +172,7 @@ class PickleReader:
 
     def _make_persistent(self) -> None:
         if self._persistent is None:
-            raise CheckpointError("it refers to objects outside of the file")
+            raise ForbiddenPickle("it refers to objects outside of the file")
         self._push(self._persistent(*self._pop(1)))
 
 
@@ -224,6 +232,7 @@ STEPS: dict[bytes, Callable[[PickleReader], None]] = {
     b"c": lambda self: self._find(self._line(), self._line()),
     b"\x93": lambda self: self._find(*self._pop(2)),
     b"R": PickleReader._call,
+    b"\x81": PickleReader._call,  # NEWOBJ: the table's functions stand for classes, too
     b"b": PickleReader._build,
     b"Q": PickleReader._make_persistent,
 }
@@ -238,3 +247,12 @@ def text_opcode(text: str) -> bytes:
 def integer_opcode(number: int) -> bytes:
     """Return the pickle of a number of at most 64 bits, without beginning and end."""
     return b"J" + struct.pack("<i", number) if number < 1 << 31 else b"\x8a\x08" + struct.pack("<q", number)
+
+
+def plain_opcode(value: float | bool | str | None) -> bytes:
+    """Return the pickle of a plain value, without beginning and end."""
+    if value is None or isinstance(value, bool):
+        return {None: b"N", True: b"\x88", False: b"\x89"}[value]
+    if isinstance(value, int):
+        return integer_opcode(value)
+    return b"G" + struct.pack(">d", value) if isinstance(value, float) else text_opcode(value)

@@ -15,6 +15,7 @@ from .. import device as devices
 from ..log import notice
 from .convert import convert
 from .parallel import check_parallel
+from .values import LAST
 
 
 @dataclass
@@ -103,6 +104,7 @@ AT_LEAST = {
     "neftune_noise_alpha": 0,
 }
 # Keys that split the work over processes; paddlenlp resets them without a word when there is only one.
+RESUME = "resume_from_checkpoint"
 PARALLEL = ("sharding", "sharding_parallel_degree", "tensor_parallel_degree", "pipeline_parallel_degree")
 
 
@@ -113,6 +115,7 @@ def parse(values: dict[str, Any]) -> tuple[ModelArguments, DataArguments, LlavaT
     that do not go together. Keys that PaddleMIX accepts without using are named in one line.
     """
     classes = (ModelArguments, DataArguments, LlavaTrainingArguments)
+    values = {**values, RESUME: _resume_choice(values.get(RESUME))} if RESUME in values else values
     hints = {cls: _field_types(cls) for cls in classes}
     _check_keys(values, set().union(*hints.values()))
     chosen = []
@@ -127,6 +130,12 @@ def parse(values: dict[str, Any]) -> tuple[ModelArguments, DataArguments, LlavaT
         raise ValueError(f"paddlenlp refuses these training settings: {error}") from error
     _tell_what_one_process_ignores(chosen[2], training)
     return model, data, training
+
+
+def _resume_choice(value: Any) -> Any:
+    """Return a path as it is, LAST for true, and None for false, as if it were not given."""
+    word = str(value).lower() if isinstance(value, (bool, str)) else None
+    return LAST if word == LAST else None if word == "false" else value
 
 
 def _field_types(cls) -> dict[str, Any]:

@@ -8,8 +8,7 @@ from paddlenlp.trainer import Trainer
 
 from ..models.llava import LlavaForConditionalGeneration
 from .freeze import PROJECTOR_PARTS, TOWER_PARTS
-
-SLICE = "slice@"  # Paddle's sharding stage 3 puts it before the name of a weight's part that a process holds
+from .parallel import SLICE
 
 
 def build_optimizer(model: LlavaForConditionalGeneration, args, lr_scheduler, *, lora_plus_scale: float):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from ..checkpoints.files import read_json
 from ..output import write_json
 
 PARTS_FILE = "processes.json"  # of a checkpoint: over how many processes its optimizer's state lies, and how
+SLICE = "slice@"  # Paddle's sharding stage 3 puts it before the name of a weight's part that a process holds
 MODEL_PARALLEL = (
     "tensor_parallel_degree",
     "pipeline_parallel_degree",
@@ -111,6 +114,44 @@ def _swap(to_freeze, to_train) -> None:
     for parameters, is_frozen in ((to_freeze, True), (to_train, False)):
         for parameter in parameters:
             parameter.stop_gradient = is_frozen
+
+
+@dataclass(frozen=True)
+class Held:
+    """A parameter that the optimizer of this process moves. shape: of the part of it that the process holds.
+
+    needs_master: its float32 copy is part of the optimizer's state.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    is_half: bool
+    needs_master: bool
+
+
+def trained_parameters(parameters: Iterable[paddle.Tensor], args) -> list[Held]:
+    """Return all that trains, out of a model's parameters; the model must be wrapped."""
+    return [_held(one, ShardingOption.OFFLOAD in args.sharding) for one in parameters if not one.stop_gradient]
+
+
+def held_parameters(optimizer, parameters: Iterable[paddle.Tensor], args) -> list[Held]:
+    """Return those of `trained_parameters` that the optimizer of this process moves."""
+    sharding = args.sharding if args.world_size > 1 else []
+    is_offloaded = ShardingOption.OFFLOAD in sharding
+    if ShardingOption.SHARD_OP in sharding:
+        return trained_parameters(optimizer._rank2params[optimizer._sharding_rank], args)
+    if ShardingOption.SHARD_GRAD_OP not in sharding:
+        return trained_parameters(parameters, args)
+    if is_offloaded:
+        return [_held(optimizer.offload_params.buffer, is_offloaded)]  # all weights of the process in one
+    ranks = optimizer.param2rank
+    return [one for one in trained_parameters(parameters, args) if ranks[one.name] == optimizer._rank]
+
+
+def _held(parameter: paddle.Tensor, is_offloaded: bool) -> Held:
+    part = parameter.fw_storage if hasattr(parameter, "fw_storage") else parameter
+    is_half = parameter.dtype in (paddle.float16, paddle.bfloat16)
+    return Held(parameter.name, tuple(part.shape), is_half, is_half and not is_offloaded)
 
 
 def note_parts(checkpoint: Path, args) -> None:

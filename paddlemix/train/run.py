@@ -246,5 +246,5 @@ def start_of(trainer, args) -> Path | str | None:
     check_facts(facts, trainer.facts, f"the result in {output_dir}", is_data_checked=not args.ignore_data_skip)
     if step < trainer.num_steps():
         return checkpoint
-    notice(f"already finished at step {step}: the result in {output_dir} stays as it is. Set overwrite_output_dir to train anew")
+    notice(f"already finished at step {step}, the result in {output_dir} stays; overwrite_output_dir trains anew")
     return FINISHED

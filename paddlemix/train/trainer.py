@@ -12,8 +12,6 @@ from paddlenlp.peft import LoRAModel
 from paddlenlp.trainer import ProgressCallback, Trainer
 
 from ..checkpoints.files import read_json
-from ..checkpoints.layouts import detect
-from ..checkpoints.load import fill, our_tensors
 from ..checkpoints.lora import remove_adapter
 from ..checkpoints.processor import LlavaProcessor
 from ..checkpoints.save import save_config
@@ -23,21 +21,25 @@ from ..device import wants_equal_shapes
 from ..log import notice
 from ..output import write_json
 from .batches import Collator, GuardedRows, opened
+from .best import best_checkpoint, kept_from_paddlenlp, note_best
 from .data_sets import DataSets
 from .freeze import mark_trained
 from .loader import WEIGHTS, StepLoader, summed
-from .lora import load_adapter, save_adapter
+from .lora import save_adapter
 from .meter import Meter
 from .optimizer import build_optimizer
-from .parallel import check_parts, check_slicable, gather_frozen, is_sliced
+from .parallel import check_slicable, gather_frozen, is_sliced
 from .progress import History, Progress
+from .random_state import set_random_state
 from .results import ALL_RESULTS
-from .resume import check_state, num_done_steps
+from .resume import num_done_steps
+from .run_state import check_checkpoint, load_state, load_weights, save_state
 from .sample_answers import append_answers, sample_answers
 from .sampler import EpochBatchSampler
 from .saving import save_checkpoint
 from .stop import StopRequest
 from .tally import RowTally, gather_notes
+from .together import together
 from .watch import LossWatch
 
 
@@ -56,6 +58,7 @@ class LlavaTrainer(Trainer):
         self.tally = tally
         self.is_tally_begun = False
         self._num_done_steps = 0
+        self._random_state: dict | None = None
         self.meter = Meter(args.dataset_world_size)
         self.watch = LossWatch(Path(args.output_dir), args.max_loss_ratio)
         self.history = History()
@@ -126,14 +129,12 @@ class LlavaTrainer(Trainer):
 
     def train(self, resume_from_checkpoint=None, ignore_keys_for_eval=None):
         """Train; with load_best_model_at_end go back to the best checkpoint, which paddlenlp finds for LoRA only."""
-        check_parts(resume_from_checkpoint, self.args)
-        if resume_from_checkpoint:
-            check_state(resume_from_checkpoint)
+        together(lambda: check_checkpoint(resume_from_checkpoint, self.args), self.args.world_size)
         self._begin_tally(resume_from_checkpoint, is_fresh=not resume_from_checkpoint)
         self._num_done_steps = num_done_steps(resume_from_checkpoint, self.args)
         self.meter.begin()
         try:
-            with self.stop_request:
+            with self.stop_request, kept_from_paddlenlp(self.args) as is_best_wanted:
                 result = super().train(resume_from_checkpoint, ignore_keys_for_eval)
             self._settle_tally(is_told=True)
         finally:
@@ -141,8 +142,8 @@ class LlavaTrainer(Trainer):
                 self.tally.write()
         result.metrics.update(self.tally.metrics("train"))
         best = self.state.best_model_checkpoint
-        if self.args.load_best_model_at_end and best is not None:
-            self._load_from_checkpoint(best)
+        if is_best_wanted and best is not None:
+            self._load_from_checkpoint(best_checkpoint(best, self.args.output_dir))
             notice(f"{best} was the best checkpoint ({self.state.best_metric}): the result is its model")
         return result
 
@@ -262,22 +263,22 @@ class LlavaTrainer(Trainer):
         self.processor.save_pretrained(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint=None):
-        if not resume_from_checkpoint:
-            return
-        folder = Path(resume_from_checkpoint)
-        if isinstance(self.model, LoRAModel):
-            load_adapter(self.model, folder)
-            return
-        layout, raw = detect(folder)
-        fill(self.llava, our_tensors(folder, layout, layout.read_config(folder, raw)), folder)
+        if resume_from_checkpoint:
+            together(lambda: load_weights(self.model, Path(resume_from_checkpoint)), self.args.world_size)
 
     def _load_best_model_from_peft_checkpoint(self):
         """Do nothing: `train` goes back to the best checkpoint, for adapters and whole models alike."""
 
     def _load_optimizer_and_scheduler(self, checkpoint):
-        """Restore the random state too: paddlenlp does not where a checkpoint was written at the end of an epoch."""
-        super()._load_optimizer_and_scheduler(checkpoint)
-        self._load_rng_state(checkpoint)
+        """Restore all of the run's state; paddlenlp would unpickle it. See `run_state`."""
+        if checkpoint is not None:
+            self._random_state = load_state(self, Path(checkpoint))
+            self._load_rng_state(checkpoint)
+
+    def _load_rng_state(self, checkpoint):
+        """Go on with a checkpoint's random numbers; paddlenlp calls it again after the data that is done."""
+        if self._random_state is not None:
+            set_random_state(self._random_state)
 
     def _save_checkpoint(self, model, metrics=None):
         """Write a checkpoint that is whole or not there. See `saving.save_checkpoint`."""

@@ -7,7 +7,6 @@ from typing import Any
 
 from ..json_object import read_object
 
-
 LAST = "true"  # of resume_from_checkpoint: the last one in output_dir
 
 

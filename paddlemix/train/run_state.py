@@ -1,0 +1,174 @@
+"""A run's state beside its weights in a checkpoint: optimizer, learning rate, loss scale and random numbers.
+
+The files are those of paddlenlp's Trainer, which unpickles them, so that they can run anything. Here they are read as
+dicts of arrays and numbers, and checked against the run before anything of it changes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import paddle
+from paddlenlp.peft import LoRAModel
+from paddlenlp.trainer.trainer import OPTIMIZER_NAME, SCALER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
+
+from ..checkpoints.files import CheckpointError, read_json
+from ..checkpoints.layouts import detect
+from ..checkpoints.load import fill, our_tensors
+from ..checkpoints.pdparams import read_saved, refusing
+from ..checkpoints.pickle_reader import MAX_STEPS, ForbiddenPickle
+from ..log import notice
+from ..output import write_json
+from .best import check_best
+from .lora import load_adapter
+from .optimizer_state import read_optimizer, write_optimizer
+from .parallel import check_parts, held_parameters, trained_parameters
+from .random_state import READ, random_state, random_state_name, read_random_state, write_random_state
+from .resume import check_state
+from .schedule_state import check_schedule, read_scaler, read_schedule, write_plain
+from .together import together
+
+ALONE = "set ignore_load_lr_and_optim to take the weights alone"
+
+
+@dataclass(frozen=True)
+class _State:
+    """What a process goes on from. optimizer: the argument of set_state_dict; scaler, random: None without one."""
+
+    optimizer: dict[str, Any]
+    schedule: dict[str, Any]
+    scaler: dict[str, Any] | None
+    random: dict[str, Any] | None
+
+
+def check_checkpoint(folder: str | None, args) -> None:
+    """Raise ValueError for a checkpoint that a run cannot go on from, as far as its JSON files tell."""
+    if folder is None:
+        return
+    check_parts(folder, args)
+    check_state(folder, is_needed=not args.ignore_load_lr_and_optim)
+    if args.load_best_model_at_end and not args.ignore_load_lr_and_optim:
+        check_best(folder, args.output_dir)
+
+
+def load_weights(model, folder: Path) -> None:
+    """Put a checkpoint's weights into a model, or its adapter into a LoRAModel. Raises CheckpointError."""
+    if isinstance(model, LoRAModel):
+        load_adapter(model, folder)
+        return
+    layout, raw = detect(folder)
+    fill(model, our_tensors(folder, layout, layout.read_config(folder, raw)), folder)
+
+
+def load_state(trainer, folder: Path) -> dict[str, Any] | None:
+    """Take a checkpoint's state, all processes together; return this one's random state, None for a new one.
+
+    With ignore_load_lr_and_optim nothing is taken, and only files that ask for code are refused. Raises
+    CheckpointError in all processes, with the same text.
+    """
+    args = trainer.args
+    if args.ignore_load_lr_and_optim:
+        together(lambda: _refuse_code(folder, args), args.world_size)
+        return None
+    state = together(lambda: _read(trainer, folder), args.world_size)
+    trainer.optimizer.set_state_dict({**state.optimizer, "LR_Scheduler": state.schedule})
+    trainer.lr_scheduler.set_state_dict(state.schedule)
+    if state.scaler is not None:
+        trainer.scaler.load_state_dict(state.scaler)
+    if args.offload_optim:
+        trainer._offload_optimizer()
+    return state.random
+
+
+def save_state(trainer, folder: Path) -> None:
+    """Write the run's state into a folder, all processes together: each what it holds, the first one the rest."""
+    args = trainer.args
+    states = [random_state(bool(args.use_hybrid_parallel))]
+    if args.world_size > 1:
+        states = _gathered(states[0])
+    folder.mkdir(parents=True, exist_ok=True)
+    if args.should_save:
+        write_json(folder / TRAINER_STATE_NAME, dataclasses.asdict(trainer.state))
+        random = states if args.world_size > 1 else states[0]
+        write_random_state(folder / random_state_name(args.world_size), random)
+    if args.ignore_save_lr_and_optim:
+        return
+    # With sharding each process of one group holds a part, the others the same parts.
+    if trainer.dp_group.rank <= 0 if args.use_hybrid_parallel else args.should_save:
+        write_optimizer(folder / _optimizer_name(args), trainer.optimizer.state_dict())
+    if args.should_save:
+        write_plain(folder / SCHEDULER_NAME, trainer.lr_scheduler.state_dict())
+    if args.should_save and trainer.do_grad_scaling:
+        write_plain(folder / SCALER_NAME, trainer.scaler.state_dict())
+
+
+def _gathered(state: dict[str, Any]) -> list[dict[str, Any]]:
+    states: list = []
+    paddle.distributed.all_gather_object(states, state)
+    return states
+
+
+def _optimizer_name(args) -> str:
+    """Return the name of the file with what this process holds of the optimizer's state."""
+    stem, _, ending = OPTIMIZER_NAME.partition(".")
+    return f"{stem}.{args.optimizer_name_suffix}.{ending}" if args.optimizer_name_suffix else OPTIMIZER_NAME
+
+
+def _read(trainer, folder: Path) -> _State:
+    """Read this process's part of a checkpoint; changes nothing."""
+    try:
+        return _read_files(trainer, folder)
+    except ForbiddenPickle:
+        raise
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; {ALONE}") from None
+
+
+def _read_files(trainer, folder: Path) -> _State:
+    args, num_steps = trainer.args, read_json(folder / TRAINER_STATE_NAME)["global_step"]
+    present = trainer.lr_scheduler.state_dict()
+    schedule = read_schedule(_existing(folder / SCHEDULER_NAME), present, num_steps)
+    scaler = read_scaler(_existing(folder / SCALER_NAME)) if trainer.do_grad_scaling else None
+    random = _read_random(folder, args)
+    parameters = list(trainer.llava.parameters())
+    held, trained = held_parameters(trainer.optimizer, parameters, args), trained_parameters(parameters, args)
+    optimizer = read_optimizer(_existing(folder / _optimizer_name(args)), held, trained, args.optim)
+    if optimizer.schedule is not None:
+        with refusing(optimizer.path):
+            check_schedule(optimizer.schedule, present, num_steps)
+            if optimizer.schedule != schedule:
+                raise CheckpointError(f"it is of another step than {SCHEDULER_NAME} beside it")
+    return _State(optimizer.tensors(), schedule, scaler, random)
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing")
+    return path
+
+
+def _read_random(folder: Path, args) -> dict[str, Any] | None:
+    path = folder / random_state_name(args.world_size)
+    if path.is_file():
+        return read_random_state(path, args.process_index, args.world_size, bool(args.use_hybrid_parallel))
+    if args.process_index == 0:
+        notice(f"{path} is missing: the run goes on with other random numbers than it would have had")
+    return None
+
+
+def _refuse_code(folder: Path, args) -> None:
+    """Raise CheckpointError for files that ask for more than arrays and plain values; damage does no harm here."""
+    for name in (_optimizer_name(args), SCHEDULER_NAME, SCALER_NAME, random_state_name(args.world_size)):
+        path = folder / name
+        if not path.is_file():
+            continue
+        try:
+            with refusing(path):
+                read_saved(path, READ, max_steps=MAX_STEPS * args.world_size)
+        except ForbiddenPickle:
+            raise
+        except CheckpointError as error:
+            notice(f"{error}; it is not needed")
