@@ -103,8 +103,8 @@ AT_LEAST = {
     "lora_plus_scale": 0,
     "neftune_noise_alpha": 0,
 }
-# Keys that split the work over processes; paddlenlp resets them without a word when there is only one.
 RESUME = "resume_from_checkpoint"
+# Keys that split the work over processes; paddlenlp resets them without a word when there is only one.
 PARALLEL = ("sharding", "sharding_parallel_degree", "tensor_parallel_degree", "pipeline_parallel_degree")
 
 

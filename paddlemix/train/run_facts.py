@@ -47,7 +47,8 @@ def describe_run(
 ) -> dict[str, Any]:
     """Return a run's facts, which JSON can hold.
 
-    settings: as `arguments.parse` returns them. trained: the names of what trains; files: of the training data. Reads the data files as a whole and the ends of the weight files.
+    settings: as `arguments.parse` returns them. trained: the names of what trains; files: of the training data. Reads
+    the data files as a whole and the ends of the weight files.
     """
     model_args, data_args, args = settings
     names = sorted(trained)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints.files import CheckpointError, read_json
-from ..checkpoints.output_folder import NOTE, Place, write_note
+from ..checkpoints.output_folder import NOTE, Place
 from ..log import notice
 from ..output import lock_file, sync, sync_tree, write_json
 
@@ -55,7 +55,7 @@ def claimed(
 def _begin(folder: Path) -> None:
     """Note whose folder it is, remove what is half written, and name what is not this program's."""
     if not (folder / NOTE).is_file() or read_json(folder / NOTE).get("command") != COMMAND:
-        write_note(folder, COMMAND)
+        write_json(folder / NOTE, {"command": COMMAND, "files": []})
     remove_unfinished(folder)
     others = [path.name for path in sorted(folder.glob(f"{PREFIX}*")) if not is_own(path)]
     if others:
@@ -119,13 +119,18 @@ def new_checkpoint(
             shutil.rmtree(folder)
         folder.mkdir(parents=True)
         write_json(folder / RUN, {FORMAT: 1, **facts})
-    meet()
-    yield folder, final
-    meet()
-    if is_writer:
-        (folder / COMPLETE).touch()
-        sync_tree(folder)
-        _rename(folder, final)
+    try:
+        meet()
+        yield folder, final
+        meet()
+        if is_writer:
+            (folder / COMPLETE).touch()
+            sync_tree(folder)
+            _rename(folder, final)
+    except BaseException:
+        if is_writer:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
     meet()
 
 

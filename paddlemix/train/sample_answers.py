@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from ..checkpoints.processor import LlavaProcessor
 from ..data.encode import first_messages
 from ..data.row import Row
 from ..models.llava import LlavaForConditionalGeneration
+from ..output import replacing
 
 FILE = "eval_answers.jsonl"
 MAX_NEW_TOKENS = 128
@@ -42,6 +44,22 @@ def sample_answers(
 
 
 def append_answers(folder: Path, step: int, answers: Sequence[dict[str, str]]) -> None:
-    """Add them to eval_answers.jsonl, one a line, with the step."""
-    with (Path(folder) / FILE).open("a", encoding="utf-8", errors="backslashreplace") as file:
-        file.writelines(json.dumps({"step": step, **answer}, ensure_ascii=False) + "\n" for answer in answers)
+    """Put them at the end of eval_answers.jsonl, one a line, with the step.
+
+    Those of the same and of later steps go: they are from before a run that went on from an earlier one.
+    """
+    path = Path(folder) / FILE
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []
+    lines = [line for line in lines if line and _step_of(line) < step]
+    lines += [json.dumps({"step": step, **answer}, ensure_ascii=False) for answer in answers]
+    with replacing(path) as file:
+        file.write("".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace"))
+
+
+def _step_of(line: str) -> float:
+    """Return the step of a line, -inf for a line of somebody else's."""
+    try:
+        step = json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return -math.inf
+    return step if isinstance(step, int) else -math.inf

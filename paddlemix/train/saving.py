@@ -34,7 +34,7 @@ def save_checkpoint(trainer, metrics: Mapping[str, float] | None) -> None:
     except OSError as error:
         last = last_checkpoint(output_dir)
         left = "there is no whole checkpoint yet" if last is None else f"{last} is whole, and the run goes on from it"
-        raise OSError(f"checkpoint-{step} cannot be written to {output_dir}: {error}; {left}") from error
+        raise OSError(f"{output_dir}/checkpoint-{step} cannot be written: {error}; {left}") from error
     if args.should_save:
         remove_old(output_dir, args.save_total_limit, [trainer.state.best_model_checkpoint])
 

@@ -34,6 +34,7 @@ from .random_state import set_random_state
 from .results import ALL_RESULTS
 from .resume import num_done_steps
 from .run_state import check_checkpoint, load_state, load_weights, save_state
+from .sample_answers import FILE as ANSWERS
 from .sample_answers import append_answers, sample_answers
 from .sampler import EpochBatchSampler
 from .saving import save_checkpoint
@@ -131,6 +132,8 @@ class LlavaTrainer(Trainer):
         """Train; with load_best_model_at_end go back to the best checkpoint, which paddlenlp finds for LoRA only."""
         together(lambda: check_checkpoint(resume_from_checkpoint, self.args), self.args.world_size)
         self._begin_tally(resume_from_checkpoint, is_fresh=not resume_from_checkpoint)
+        if not resume_from_checkpoint and self.is_world_process_zero():
+            (Path(self.args.output_dir) / ANSWERS).unlink(missing_ok=True)
         self._num_done_steps = num_done_steps(resume_from_checkpoint, self.args)
         self.meter.begin()
         try:

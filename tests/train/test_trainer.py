@@ -17,8 +17,9 @@ from paddlemix import LlavaForConditionalGeneration, LlavaProcessor
 from paddlemix.generate.engine import Engine
 from paddlemix.generate.sampling import SamplingParams
 from paddlemix.generate.session import ChatSession
+from paddlemix.output import write_json
 from paddlemix.train.run import main
-from paddlemix.train.run_folder import COMPLETE, last_checkpoint
+from paddlemix.train.run_folder import COMPLETE, FORMAT, RUN, last_checkpoint
 from paddlemix.train.sampler import EpochBatchSampler
 
 UNUSED_TOWER = ("vision_tower.layers.2.", "vision_tower.post_norm.")
@@ -259,7 +260,7 @@ def test_every_checkpoint_is_a_model_folder(mode, tmp_path, data):
 
 def test_run_resumes_from_the_newest_whole_checkpoint_unless_told_otherwise(tmp_path, data):
     shared = {"max_steps": 5, "save_strategy": "steps", "save_steps": 2}
-    train(settings(tmp_path, data, **shared))
+    train(settings(tmp_path, data, **{**shared, "max_steps": 4}))
     output = tmp_path / "out"
     (output / "checkpoint-4" / COMPLETE).unlink()  # as if the run had been killed while it was written
     assert last_checkpoint(output) == output / "checkpoint-2"
@@ -271,11 +272,12 @@ def test_run_resumes_from_the_newest_whole_checkpoint_unless_told_otherwise(tmp_
 
 
 def test_half_written_checkpoints_are_removed_and_old_ones_rotated(tmp_path, data):
-    half = tmp_path / "out" / "checkpoint-1"
+    half = tmp_path / "out" / ".checkpoint-1.partial"
     half.mkdir(parents=True)
+    write_json(half / RUN, {FORMAT: 1})
     (half / "config.json").write_text("{")
     train(settings(tmp_path, data, max_steps=6, save_strategy="steps", save_steps=2, save_total_limit=2))
-    assert sorted(path.name for path in (tmp_path / "out").glob("checkpoint-*")) == ["checkpoint-4", "checkpoint-6"]
+    assert sorted(path.name for path in (tmp_path / "out").glob("*checkpoint-*")) == ["checkpoint-4", "checkpoint-6"]
 
 
 def test_folders_without_a_whole_checkpoint_have_no_last_one(tmp_path):

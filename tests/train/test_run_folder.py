@@ -1,0 +1,315 @@
+"""The folder of a run: what is not this program's stays, what is half written goes, and another run is told apart."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import tiny_folder
+from tiny_training import LORA, build, differing, settings, train, weights
+
+from paddlemix.checkpoints.files import CheckpointError
+from paddlemix.checkpoints.output_folder import NOTE
+from paddlemix.output import OutputError, write_json
+from paddlemix.train import run
+from paddlemix.train.run_folder import (
+    COMPLETE,
+    FORMAT,
+    RUN,
+    claimed,
+    free_name,
+    last_checkpoint,
+    new_checkpoint,
+    remove_old,
+)
+from paddlemix.train.sample_answers import append_answers
+
+SAVING = {"save_strategy": "steps", "save_steps": 1, "max_steps": 2, "overwrite_output_dir": False}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return tiny_folder.write_rows(tmp_path_factory.mktemp("data"))
+
+
+class Killed(BaseException):
+    """What stands for a process that ends at once."""
+
+
+def save(folder, step, content="new"):
+    with new_checkpoint(folder, step, {}, is_writer=True, meet=lambda: None) as (place, final):
+        (place / "weights").write_text(content)
+        (place / "state").write_text(content)
+    return final
+
+
+def contents(folder):
+    return {path.name: path.read_text() for path in folder.iterdir() if path.name in ("weights", "state")}
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_what_this_program_did_not_begin_is_left_alone_and_named_once(tmp_path, data, caplog):
+    out = tmp_path / "out"
+    (out / "checkpoint-best").mkdir(parents=True)
+    (out / "checkpoint-500").mkdir()
+    (out / "checkpoint-500" / "weights").write_text("mine")
+    (out / "checkpoint-notes.txt").write_text("mine")
+    (out / "checkpoint-7").symlink_to(tmp_path)
+    (out / "checkpoint-1").symlink_to(tmp_path / "nowhere")
+    before = names(out)
+    train(settings(tmp_path, data, **{**SAVING, "max_steps": 3, "save_total_limit": 1, "overwrite_output_dir": True}))
+    told = [line for line in caplog.messages if "is left alone" in line]
+    assert len(told) == 1 and ", ".join(before) in told[0]
+    assert set(before) < set(names(out)) and (out / "checkpoint-7").is_symlink() and (out / "checkpoint-1").is_symlink()
+    assert contents(out / "checkpoint-500") == {"weights": "mine"}
+    assert {path.name for path in out.glob("checkpoint-*")} - set(before) == {"checkpoint-1-1", "checkpoint-3"}
+
+
+def test_folder_of_somebody_else_is_refused_unless_it_is_to_be_overwritten(tmp_path, data):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.md").write_text("mine")
+    with pytest.raises(CheckpointError, match=r"it holds notes\.md: .*overwrite_output_dir"):
+        train(settings(tmp_path, data, **SAVING))
+    assert names(tmp_path / "out") == ["notes.md"]
+    train(settings(tmp_path, data, **{**SAVING, "overwrite_output_dir": True}))
+    assert (tmp_path / "out" / "notes.md").read_text() == "mine"
+
+
+@pytest.mark.parametrize("is_overwriting", [False, True])
+def test_model_that_is_trained_is_never_written_over(tmp_path, data, is_overwriting):
+    values = settings(tmp_path, data, **SAVING)
+    values |= {"overwrite_output_dir": is_overwriting, "output_dir": values["model_name_or_path"]}
+    with pytest.raises(CheckpointError, match="is also a source"):
+        train(values)
+
+
+def test_folder_that_another_run_writes_is_refused(tmp_path):
+    program = (
+        "import sys, time; from paddlemix.train.run_folder import claimed\n"
+        "with claimed(sys.argv[1], [], is_overwriting=False, is_writer=True):\n"
+        "    print('ready', flush=True); time.sleep(60)"
+    )
+    other = subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "out")], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout.readline() == "ready\n"
+        with (
+            pytest.raises(OutputError, match="another run is writing"),
+            claimed(tmp_path / "out", [], is_overwriting=True, is_writer=True),
+        ):
+            pytest.fail("two runs in one folder")
+    finally:
+        other.kill()
+        other.wait()
+    with claimed(tmp_path / "out", [], is_overwriting=False, is_writer=True):
+        assert (tmp_path / "out" / NOTE).is_file()
+
+
+def stopped_at(number, monkeypatch, action):
+    """Act, and end at the numbered change of a directory; tell if it came to that."""
+    count = 0
+
+    def counted(function):
+        def call(*values, **options):
+            nonlocal count
+            count += 1
+            if count == number:
+                raise Killed
+            return function(*values, **options)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        for name in ("replace", "unlink", "rmdir", "mkdir", "rename"):
+            patch.setattr(os, name, counted(getattr(os, name)))
+        patch.setattr("paddlemix.train.run_folder.shutil.rmtree", counted(lambda path, **_: None))
+        try:
+            action()
+        except Killed:
+            return True
+    return False
+
+
+def test_kill_at_any_change_leaves_the_old_checkpoint_the_new_one_or_none(tmp_path, monkeypatch):
+    number, either = 0, [dict.fromkeys(("weights", "state"), content) for content in ("old", "new")]
+    while True:
+        number += 1
+        out = tmp_path / str(number)
+        with claimed(out, [], is_overwriting=False, is_writer=True):
+            save(out, 5, "old")
+        if not stopped_at(number, monkeypatch, lambda out=out: save(out, 5)):
+            break
+        last = last_checkpoint(out)
+        assert last is None or contents(last) in (
+            {"weights": "old", "state": "old"},
+            {"weights": "new", "state": "new"},
+        )
+        with claimed(out, [], is_overwriting=False, is_writer=True):
+            last = last_checkpoint(out)
+            assert contents(last) in either
+            assert names(out) == [".paddlemix.json", ".paddlemix.lock", "checkpoint-5"]
+    assert number > 4
+
+
+def test_failed_checkpoint_leaves_nothing_and_the_next_one_its_place(tmp_path):
+    with (
+        pytest.raises(OSError, match="full"),
+        new_checkpoint(tmp_path, 3, {}, is_writer=True, meet=lambda: None) as (place, _),
+    ):
+        (place / "weights").write_text("half")
+        raise OSError("full")
+    assert names(tmp_path) == []
+    assert save(tmp_path, 3) == tmp_path / "checkpoint-3" == last_checkpoint(tmp_path)
+
+
+def test_only_own_whole_checkpoints_are_removed_and_the_kept_and_the_newest_stay(tmp_path):
+    for step in range(1, 6):
+        save(tmp_path, step)
+        os.utime(tmp_path / f"checkpoint-{step}" / COMPLETE, (step, step))
+    (tmp_path / "checkpoint-2" / RUN).unlink()
+    (tmp_path / "checkpoint-3").rename(tmp_path / "elsewhere")
+    (tmp_path / "checkpoint-3").symlink_to(tmp_path / "elsewhere")
+    remove_old(tmp_path, None, [])
+    remove_old(tmp_path, 0, [])
+    assert len(list(tmp_path.glob("checkpoint-*"))) == 5
+    remove_old(tmp_path, 1, ["/moved/checkpoint-1", None])
+    assert names(tmp_path) == ["checkpoint-1", "checkpoint-2", "checkpoint-3", "checkpoint-5", "elsewhere"]
+    assert free_name(tmp_path, 3).name == "checkpoint-3-1" and free_name(tmp_path, 5).name == "checkpoint-5"
+
+
+def test_run_json_of_a_stranger_is_no_mark(tmp_path):
+    (tmp_path / "checkpoint-1").mkdir()
+    for content in ("{", '{"mine": 1}', "[]"):
+        (tmp_path / "checkpoint-1" / RUN).write_text(content)
+        assert free_name(tmp_path, 1).name == "checkpoint-1-1"
+    write_json(tmp_path / "checkpoint-1" / RUN, {FORMAT: 1})
+    assert free_name(tmp_path, 1).name == "checkpoint-1"
+
+
+def other_data(tmp_path, data):
+    rows = json.loads(data.read_text())
+    rows[0], rows[1] = rows[1], rows[0]
+    path = data.with_name("other.json")
+    path.write_text(json.dumps(rows))
+    return {"dataset": str(path)}
+
+
+OTHER = {
+    "rank": (lambda *_: {**LORA, "lora_rank": 2}, "lora_rank was 4, and is 2"),
+    "alpha": (lambda *_: {**LORA, "lora_alpha": 64}, "lora_alpha was 8, and is 64"),
+    "full over LoRA": (lambda *_: {"lora": False}, "lora_rank was 4, and is none"),
+    "model": (lambda *_: {"model_name_or_path": str(tiny_folder.folder("anyres"))}, "model was .*pad, and is .*anyres"),
+    "data": (lambda tmp_path, data: other_data(tmp_path, data), r"data was .*train\.json, and is .*other\.json"),
+    "template": (lambda *_: {"conv_mode": "llava_v1"}, "template was .*, and is llava_v1"),
+    "layers": (
+        lambda *_: {"lora_target_modules": ["llama.layer.*q_proj.*"]},
+        "trained was .* tensors, and is .* tensors",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory, data):
+    """A LoRA run that was killed after its second step."""
+    home = tmp_path_factory.mktemp("begun")
+    trainer = build(settings(home, data, **LORA, **{**SAVING, "max_steps": 4}))
+
+    def killed(*_):
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("paddlemix.train.trainer.LlavaTrainer.training_step", stopping_after(2, killed))
+        with pytest.raises(Killed):
+            run.execute(trainer, trainer.args)
+    return home
+
+
+def stopping_after(number, stop):
+    from paddlemix.train.trainer import LlavaTrainer
+
+    step = LlavaTrainer.training_step
+
+    def training_step(self, *values, **options):
+        if self.state.global_step == number:
+            stop()
+        return step(self, *values, **options)
+
+    return training_step
+
+
+@pytest.mark.parametrize(("changes", "text"), OTHER.values(), ids=OTHER)
+def test_run_with_other_settings_does_not_go_on_from_a_checkpoint(begun, data, tmp_path, changes, text):
+    before = names(begun / "out")
+    values = {**settings(begun, data, **LORA, **{**SAVING, "max_steps": 4}), **changes(tmp_path, data)}
+    with pytest.raises(
+        ValueError, match=rf"checkpoint-2 is of a run with other settings: .*{text}.*overwrite_output_dir"
+    ):
+        train(values)
+    assert names(begun / "out") == before
+
+
+def test_moved_model_and_data_are_the_same_ones(begun, data, tmp_path, caplog):
+    home = shutil.copytree(begun, tmp_path / "home")
+    model = shutil.copytree(tiny_folder.folder("pad"), tmp_path / "model")
+    moved = shutil.copytree(data.parent, tmp_path / "rows") / data.name
+    again = settings(home, moved, **LORA, **{**SAVING, "max_steps": 4}, seed=7, model_name_or_path=str(model))
+    trainer = train(again)
+    assert trainer.state.global_step == 4 and len(trainer.recorder.losses) == 2
+    assert "seed was 42, and is 7: rows of this epoch may come twice" in caplog.text
+
+
+def test_finished_run_is_not_run_again_unless_it_is_longer(tmp_path, data, caplog):
+    first = train(settings(tmp_path, data, **SAVING))
+    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.is_file()}
+    again = train(settings(tmp_path, data, **SAVING))
+    assert "already finished at step 2" in caplog.text and again.recorder.losses == []
+    assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.is_file()} == before
+    with pytest.raises(ValueError, match=r"is of a run with other settings: lora_rank was none"):
+        train(settings(tmp_path, data, **SAVING, **LORA))
+    shutil.rmtree(tmp_path / "out" / "checkpoint-2")
+    with pytest.raises(ValueError, match=r"the result in .* is of a run with other settings: lora_rank was none"):
+        train(settings(tmp_path, data, **SAVING, **LORA))
+    longer = train(settings(tmp_path, data, **{**SAVING, "max_steps": 3}))
+    assert len(longer.recorder.losses) == 3 and differing(weights(first.llava), weights(longer.llava))
+    assert json.loads((tmp_path / "out" / NOTE).read_text())["finished"]["step"] == 3
+
+
+@pytest.mark.parametrize("word", [True, "true"])
+def test_resume_from_checkpoint_true_means_the_last_one(tmp_path, data, word):
+    with pytest.raises(ValueError, match=r"resume_from_checkpoint is true, and .* has no whole checkpoint"):
+        train(settings(tmp_path, data, **SAVING, resume_from_checkpoint=word))
+    train(settings(tmp_path, data, **SAVING))
+    values = {**SAVING, "max_steps": 3, "overwrite_output_dir": True, "resume_from_checkpoint": word}
+    assert len(train(settings(tmp_path, data, **values)).recorder.losses) == 1
+
+
+def test_checkpoint_that_is_not_there_is_one_line(tmp_path, data):
+    with pytest.raises(ValueError, match=r"resume_from_checkpoint .*nowhere is no folder"):
+        train(settings(tmp_path, data, **SAVING, resume_from_checkpoint=str(tmp_path / "nowhere")))
+
+
+def test_result_of_another_kind_leaves_nothing_of_the_one_before(tmp_path, data):
+    train(settings(tmp_path, data, **LORA))
+    assert (tmp_path / "out" / "lora_config.json").is_file()
+    train(settings(tmp_path, data))
+    assert not list((tmp_path / "out").glob("lora_*")) and (tmp_path / "out" / "model.safetensors").is_file()
+    train(settings(tmp_path, data, **LORA))
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_answers_of_steps_that_are_done_again_stand_once(tmp_path):
+    path = tmp_path / "eval_answers.jsonl"
+    for step, text in ((2, "a"), (4, "b\u2028c"), (6, "d"), (4, "e")):
+        append_answers(tmp_path, step, [{"answer": text}])
+    with path.open("a") as file:
+        file.write("mine\n")
+    append_answers(tmp_path, 6, [{"answer": "f"}, {"answer": "g"}])
+    lines = path.read_text().split("\n")
+    assert lines.pop() == "" and lines.pop(2) == "mine"
+    assert [(row["step"], row["answer"]) for row in map(json.loads, lines)] == [(2, "a"), (4, "e"), (6, "f"), (6, "g")]
