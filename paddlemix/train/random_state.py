@@ -18,7 +18,7 @@ from paddle.distributed.fleet.meta_parallel import get_rng_state_tracker
 
 from ..checkpoints.files import CheckpointError
 from ..checkpoints.pdparams import KNOWN, read_saved, refusing, stored_array
-from ..checkpoints.pickle_reader import MAX_STEPS, Buildable
+from ..checkpoints.pickle_reader import Buildable
 from ..foreign_json import Kind, check_values, number, one_of, whole_number
 from ..output import replacing
 
@@ -26,6 +26,7 @@ TRACKER = "hybrid_parallel_rng_state_tracker"
 NUM_PYTHON, NUM_NUMPY = 625, 624  # words of a Mersenne twister; Python's has its place as the last one
 WORD, LONG = whole_number(0, 2**32 - 1), whole_number(0, 2**64 - 1)
 BYTE = whole_number(0, 255)
+MAX_STEPS = 500_000  # of a process: a generator takes 6,400, and there may be two for each of 16 cards
 
 
 class _Generator(Buildable):
@@ -72,10 +73,15 @@ def write_random_state(path: Path, state: Any) -> None:
         pickle.dump(state, file, protocol=4)
 
 
+def open_random_state(path: Path, num_processes: int) -> Any:
+    """Return what the file holds, unchecked. Raises CheckpointError for more than arrays, numbers and generators."""
+    return read_saved(path, READ, max_steps=MAX_STEPS * num_processes)
+
+
 def read_random_state(path: Path, process: int, num_processes: int, is_tracked: bool) -> dict[str, Any]:
     """Return the state of a process. Raises CheckpointError for a file of anything else."""
     with refusing(path):
-        values = read_saved(path, READ, max_steps=MAX_STEPS * num_processes)
+        values = open_random_state(path, num_processes)
         if num_processes > 1:
             if not isinstance(values, list) or len(values) != num_processes:
                 raise CheckpointError(f"it is {_what(values)}, expected the states of {num_processes} processes")
@@ -86,7 +92,7 @@ def read_random_state(path: Path, process: int, num_processes: int, is_tracked: 
 def _checked(path: Path, values: Any, is_tracked: bool) -> dict[str, Any]:
     needed = {"python", "numpy", "cuda", "cpu"}
     if not isinstance(values, dict) or not needed <= set(values):
-        absent = f"{_what(values)} without {', '.join(sorted(needed - set(values)))}" if type(values) is dict else ""
+        absent = f"a dict without {', '.join(sorted(needed - set(values)))}" if isinstance(values, dict) else ""
         raise CheckpointError(f"it is {absent or _what(values)}, expected a dict of random states")
     state = {
         "python": _python(values["python"]),
@@ -136,7 +142,8 @@ def _generators(name: str, values: Any, present: list) -> list:
     """Return paddle's states, one for each of `present`, which are those of this machine now."""
     if not isinstance(values, list) or len(values) != len(present):
         raise CheckpointError(
-            f"{name!r} is {_what(values)}, expected a list of {len(present)}: the generators of this machine's devices"
+            f"{name!r} is {_what(values)}, expected a list of {len(present)}: the generators of this machine's devices; "
+            "without the file the run goes on with other random numbers"
         )
     return [_generator(name, value, one) for value, one in zip(values, present, strict=True)]
 

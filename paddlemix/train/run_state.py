@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,14 @@ from ..checkpoints.files import CheckpointError, read_json
 from ..checkpoints.layouts import detect
 from ..checkpoints.load import fill, our_tensors
 from ..checkpoints.pdparams import read_saved, refusing
-from ..checkpoints.pickle_reader import MAX_STEPS, ForbiddenPickle
+from ..checkpoints.pickle_reader import ForbiddenPickle
 from ..log import notice
 from ..output import write_json
 from .best import check_best
 from .lora import load_adapter
 from .optimizer_state import read_optimizer, write_optimizer
 from .parallel import check_parts, held_parameters, trained_parameters
-from .random_state import READ, random_state, random_state_name, read_random_state, write_random_state
+from .random_state import open_random_state, random_state, random_state_name, read_random_state, write_random_state
 from .resume import check_state
 from .schedule_state import check_schedule, read_scaler, read_schedule, write_plain
 from .together import together
@@ -161,13 +162,12 @@ def _read_random(folder: Path, args) -> dict[str, Any] | None:
 
 def _refuse_code(folder: Path, args) -> None:
     """Raise CheckpointError for files that ask for more than arrays and plain values; damage does no harm here."""
-    for name in (_optimizer_name(args), SCHEDULER_NAME, SCALER_NAME, random_state_name(args.world_size)):
-        path = folder / name
-        if not path.is_file():
-            continue
+    readers = dict.fromkeys((_optimizer_name(args), SCHEDULER_NAME, SCALER_NAME), read_saved)
+    readers[random_state_name(args.world_size)] = partial(open_random_state, num_processes=args.world_size)
+    for path, read in ((folder / name, read) for name, read in readers.items() if (folder / name).is_file()):
         try:
             with refusing(path):
-                read_saved(path, READ, max_steps=MAX_STEPS * args.world_size)
+                read(path)
         except ForbiddenPickle:
             raise
         except CheckpointError as error:
