@@ -90,6 +90,7 @@ def build(settings, *, template: str | None, config_folder: Path | None, choose:
     from ..data.bad_rows import BadRowPolicy
     from ..models.quantized import describe
     from .data_sets import read_data
+    from .finite import check_weights
     from .freeze import freeze_as_told, report
     from .reporters import own_reporters
     from .tally import RowTally
@@ -117,6 +118,7 @@ def build(settings, *, template: str | None, config_folder: Path | None, choose:
 
         paddle.seed(args.seed)
         wrapped = add_lora(model, model_args, dtype, base=home)
+    check_weights(wrapped, f"{home} with {model_args.lora_path}" if model_args.lora_path else home)
     print(report(model.named_parameters()), flush=True)
     if quantization:
         notice(describe(model))

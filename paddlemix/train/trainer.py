@@ -23,6 +23,7 @@ from ..device import wants_equal_shapes
 from ..log import notice
 from .batches import Collator, GuardedRows, opened
 from .data_sets import DataSets
+from .finite import GradientCheck, check_loss, check_weights, watch_of
 from .freeze import mark_trained
 from .loader import WEIGHTS, StepLoader, summed
 from .lora import load_adapter, save_adapter
@@ -36,7 +37,8 @@ from .sample_answers import append_answers, sample_answers
 from .sampler import EpochBatchSampler
 from .stop import StopRequest
 from .tally import RowTally, gather_notes
-from .watch import LossWatch
+
+SAVED = "the trained weights are not saved"
 
 
 class LlavaTrainer(Trainer):
@@ -52,7 +54,7 @@ class LlavaTrainer(Trainer):
         self.is_tally_begun = False
         self._num_done_steps = 0
         self.meter = Meter(args.dataset_world_size)
-        self.watch = LossWatch(Path(args.output_dir), args.max_loss_ratio)
+        self.watch = watch_of(args, (model.model if isinstance(model, LoRAModel) else model).config)
         self.history = History()
         self.stop_request = StopRequest()
         super().__init__(
@@ -61,7 +63,7 @@ class LlavaTrainer(Trainer):
             data_collator=Collator(processor, is_flat=not wants_equal_shapes()),
             train_dataset=None if data.train is None else GuardedRows(data.train),
             eval_dataset=None if data.eval is None else GuardedRows(data.eval),
-            callbacks=[self.history, self.stop_request],
+            callbacks=[self.history, self.stop_request, GradientCheck(self.watch, args.world_size)],
         )
         self.llava.is_sliced = is_sliced(args)
         if self.llava.is_sliced:
@@ -111,7 +113,7 @@ class LlavaTrainer(Trainer):
         prefix = options.get("metric_key_prefix", "eval")
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, **options)
         loss, total = summed(self._eval_sums, self.args.world_size)
-        output.metrics[f"{prefix}_loss"] = float(loss / max(total, 1e-6))
+        output.metrics[f"{prefix}_loss"] = check_loss(float(loss / max(total, 1e-6)), f"{prefix}_loss")
         return output
 
     def train(self, resume_from_checkpoint=None, ignore_keys_for_eval=None):
@@ -224,6 +226,7 @@ class LlavaTrainer(Trainer):
 
     def save_model(self, output_dir=None, merge_tensor_parallel=False):
         """Save, in all processes together: where each holds parts of the weights, they are gathered first."""
+        check_weights(self.llava, SAVED, num_processes=self.args.world_size, is_trained_only=True)
         if self.llava.is_sliced and not isinstance(self.model, LoRAModel):
             gather_frozen(self.model_wrapped)
         super().save_model(output_dir, merge_tensor_parallel)
@@ -249,9 +252,10 @@ class LlavaTrainer(Trainer):
         folder = Path(resume_from_checkpoint)
         if isinstance(self.model, LoRAModel):
             load_adapter(self.model, folder)
-            return
-        layout, raw = detect(folder)
-        fill(self.llava, our_tensors(folder, layout, layout.read_config(folder, raw)), folder)
+        else:
+            layout, raw = detect(folder)
+            fill(self.llava, our_tensors(folder, layout, layout.read_config(folder, raw)), folder)
+        check_weights(self.llava, str(folder), num_processes=self.args.world_size, is_trained_only=True)
 
     def _load_best_model_from_peft_checkpoint(self):
         """Do nothing: `train` goes back to the best checkpoint, for adapters and whole models alike."""
