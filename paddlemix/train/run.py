@@ -75,8 +75,10 @@ def _diagnose(values: dict[str, Any], template: str | None, config_folder: Path 
 def train(values: dict[str, Any], *, template: str | None, config_folder: Path | None) -> None:
     """Load, train, evaluate and save. Raises ValueError for a user's mistake."""
     from .arguments import parse
+    from .data_settings import check_work
 
     settings = parse(values)
+    check_work(settings[2].do_train, settings[2].do_eval)
     execute(build(settings, template=template, config_folder=config_folder), settings[2], values)
 
 

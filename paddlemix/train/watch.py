@@ -14,8 +14,8 @@ from ..checkpoints.files import write_json
 FILE = "bad_step.json"
 NUM_REMEMBERED, NUM_NEEDED = 50, 20  # losses whose median a leap is measured from
 LEAST_LEAP = 3.0  # above the median, whatever it is: small losses multiply easily
-# Times ln(vocab_size), which is what guessing costs: as long as there are few losses, less than that is no leap. A
-# batch of one short answer can cost twice as much as guessing, and the next one nothing.
+# A loss of more than three times ln(vocab_size), which is what guessing costs, is a leap from the first step on, unless
+# the losses before were as high. A batch of one short answer can cost nothing, and the next one more than guessing.
 NUM_GUESSES = 3.0
 
 
@@ -27,9 +27,9 @@ class LossWatch:
     """Looks at the loss of every step before the optimizer moves.
 
     max_ratio: a loss above so many times the median of the last NUM_REMEMBERED is a leap; 0: none is. folder: where
-    bad_step.json is written. vocab_size: for the first losses; None: only many losses tell a leap. gather: from a value
-    to those of all processes in the order of their ranks, called in all of them together; what is looked at is their
-    mean loss, so that all stop at the same step.
+    bad_step.json is written. vocab_size: tells a leap while there are few losses; None: none of these is one. mean,
+    gather: from a number to the mean over all processes, from a value to the list of theirs; all processes call them
+    together. What is looked at is the mean loss, so that all stop at the same step.
     """
 
     def __init__(
@@ -81,8 +81,10 @@ class LossWatch:
     def _limit(self) -> float:
         """Return the loss above which a step is a leap."""
         middle = self._median()
-        is_many = len(self._losses) >= NUM_NEEDED
-        return max(self.max_ratio * middle, middle + LEAST_LEAP if is_many else NUM_GUESSES * self.guess)
+        absurd = max(NUM_GUESSES * self.guess, self.max_ratio / 3 * middle)
+        if len(self._losses) < NUM_NEEDED:
+            return absurd
+        return min(absurd, max(self.max_ratio * middle, middle + LEAST_LEAP))
 
     def stop(self, step: int, what: str, hint: str = "") -> None:
         """Raise LossError for the rows that came last. All processes must call it."""
