@@ -118,6 +118,11 @@ def parse(values: dict[str, Any]) -> tuple[ModelArguments, DataArguments, LlavaT
         model, data, training = (cls(**own) for cls, own in zip(classes, chosen, strict=True))
     except (AssertionError, NotImplementedError) as error:
         raise ValueError(f"paddlenlp refuses these training settings: {error}") from error
+    if training.minimum_eval_times and not training.eval_steps:
+        raise ValueError(
+            f"minimum_eval_times is {training.minimum_eval_times}: it changes eval_steps, so set eval_steps and "
+            'evaluation_strategy: "steps", or leave it out'
+        )
     _tell_what_one_process_ignores(chosen[2], training)
     return model, data, training
 
@@ -145,7 +150,7 @@ def _check_keys(values: dict[str, Any], known: set[str]) -> None:
 
 def _check_rank(own: dict[str, Any]) -> None:
     rank = own.get("local_rank", -1)
-    if rank > 0 and paddle.distributed.get_world_size() <= 1:
+    if rank >= 0 and paddle.distributed.get_world_size() <= 1:
         raise ValueError(
             f"local_rank is {rank}, and this is the only process: leave it out; python -m paddle.distributed.launch "
             "starts more and numbers them itself"

@@ -37,16 +37,20 @@ MODEL = {
     "lora_rank": between(1, 1 << 14),
     "lora_alpha": between(1, 1 << 20),
     "lora_dropout": between(0, 1, is_below=True),
-    "lora_plus_scale": between(0, 10_000),
+    "lora_plus_scale": between(0, 10_000, is_above=True),
     "neftune_noise_alpha": between(0, 1000),
 }
-DATA = {"max_length": between(1, 1 << 22), "seed": between(0, 2**32 - 1)}
+DATA = {
+    "max_length": between(1, 1 << 22),
+    "max_bad_samples": between(0, COUNT),
+    "seed": between(0, 2**32 - 1),
+}
 SIZES = {
     "per_device_train_batch_size": BATCH,
     "per_device_eval_batch_size": BATCH,
     "gradient_accumulation_steps": BATCH,
     "eval_accumulation_steps": BATCH,
-    "num_train_epochs": between(0, 100_000),
+    "num_train_epochs": between(1e-6, 100_000),
     "max_steps": between(-1, COUNT),
 }
 OPTIMIZER = {
@@ -77,11 +81,14 @@ COURSE = {
     "minimum_eval_times": between(1, COUNT),
     "num_eval_answers": between(0, 10_000),
     "skip_data_intervals": list_of(list_of(STEPS, 2, 2), least=0),
-    "past_index": between(-1, COUNT),
+    "past_index": one_of((-1,)),  # of models that hand a state from step to step
     "pad_token_id": STEPS,
     "expert_min_capacity": between(1, 2**32),
     "expert_max_capacity": between(1, 2**32),
 }
+OFF = one_of((False,))
+# What paddlenlp has for its own models: here it hangs, or fails at the first checkpoint.
+NOT_HERE = {"to_static": OFF, "unified_checkpoint": OFF}
 MACHINE = {
     "dataloader_num_workers": between(0, 256),
     "local_rank": between(-1, CARDS),
@@ -94,10 +101,10 @@ MACHINE = {
     "expert_parallel_degree": DEGREE,
     "expert_tensor_parallel_degree": DEGREE,
     "sharding_comm_buffer_size_MB": between(-1, 1 << 20),
-    "ordered_save_group_size": between(0, CARDS),
+    "ordered_save_group_size": one_of((0,)),  # paddlenlp's own call of it fails
     "pdc_download_timeout": between(1, 10**6),
 }
-BOUNDS: dict[str, Kind] = MODEL | DATA | SIZES | OPTIMIZER | COURSE | MACHINE
+BOUNDS: dict[str, Kind] = MODEL | DATA | SIZES | OPTIMIZER | COURSE | NOT_HERE | MACHINE
 
 
 def check_bounds(values: Mapping[str, Any]) -> None:

@@ -24,7 +24,8 @@ class GradientCheck(TrainerCallback):
     """Ends a run before the optimizer moves by gradients that are no numbers, in all processes alike.
 
     In fp16 such gradients are how the loss scale finds its size: their step is left out, and only below LEAST_SCALE
-    they end the run. watch: writes down the rows.
+    they end the run. watch: writes down the rows; its losses are kept in the log_history of trainer_state.json, which
+    paddlenlp leaves empty.
     """
 
     def __init__(self, watch: LossWatch, num_processes: int):
@@ -32,10 +33,17 @@ class GradientCheck(TrainerCallback):
         self.num_processes = num_processes
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.watch.remember(entry["loss"] for entry in state.log_history if "loss" in entry)
+        self.watch.remember(entry.get("loss") for entry in state.log_history or ())
+
+    def on_step_end(self, args, state, control, **kwargs):
+        state.log_history = [{"loss": loss} for loss in self.watch.losses]
+
+    on_log = on_step_end  # before which paddlenlp empties it
 
     def on_optimizer_begin(self, args, state, control, model=None, scaler=None, **kwargs):
-        if scaler is not None and float(scaler.state_dict()["scale"].item()) >= LEAST_SCALE:
+        # A scaler that is switched off has no state.
+        state_of = {} if scaler is None else scaler.state_dict()
+        if "scale" in state_of and state_of["scale"].item() >= LEAST_SCALE:
             return
         gradients = dict(_gradients(model))
         if not _anywhere(not math.isfinite(_squared_norm(gradients.values())), self.num_processes):

@@ -50,9 +50,14 @@ class LossWatch:
         self._rows: list[str] = []
         self._is_step_over = False
 
-    def remember(self, losses: Iterable[float]) -> None:
+    @property
+    def losses(self) -> list[float]:
+        """The losses that a leap is measured from."""
+        return list(self._losses)
+
+    def remember(self, losses: Iterable[Any]) -> None:
         """Take the losses of the steps before this run went on from a checkpoint."""
-        self._losses.extend(loss for loss in losses if math.isfinite(loss))
+        self._losses.extend(loss for loss in losses if isinstance(loss, float) and math.isfinite(loss))
 
     def add(self, loss: float, rows: Sequence[str], *, step: int, is_last: bool) -> None:
         """Take the share of a step's loss that a batch has. Raises LossError, naming the first rows and the file."""
