@@ -25,7 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     parser.add_argument(
         "--stage", choices=("pretrain", "sft"), default="sft", help="whose template: pretrain's is plain (default: sft)"
     )
-    parser.add_argument("--split", choices=("train", "eval"), default="train", help="(default: train)")
+    parser.add_argument(
+        "--split", choices=("train", "eval"), default=None, help="(default: train, or eval where nothing is trained)"
+    )
     parser.add_argument(
         "--processes", type=int, default=1, metavar="N", help="that will train, for the steps (default: 1)"
     )
@@ -92,7 +94,7 @@ def _report(arguments: argparse.Namespace, inspect_data) -> Report:
     return inspect_data(
         settings,
         processor.with_template(template) if template else processor,
-        split=arguments.split,
+        split=arguments.split or settings.split,
         config_folder=None if words[0].startswith("--") else Path(words[0]).resolve().parent,
         num_processes=arguments.processes,
         num_workers=arguments.workers or default_workers(),

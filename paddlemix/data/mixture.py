@@ -39,6 +39,9 @@ NAMES = ("chatml_dataset", "llava_dataset", "messages")
 # PaddleMIX reads `splits` and `lazy` too; with data files named, neither chooses rows there, and so neither does here.
 KEYS = ("name", "data_files", "chat_template", "splits", "lazy", "image_folder", "weight", "num_samples")
 
+MAX_WEIGHT = 10_000
+MAX_TAKEN = 10**8  # rows of an entry: the list of them alone takes a gigabyte
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -151,6 +154,11 @@ def take(rows: Sequence[Row], entry: Entry, generator: np.random.Generator, owne
     num_taken = round(len(rows) * entry.weight) if entry.num_samples is None else entry.num_samples
     if num_taken < 1:
         raise ValueError(f"{owner}: weight {entry.weight} of {len(rows)} rows is less than one row")
+    if num_taken > MAX_TAKEN:
+        raise ValueError(
+            f"{owner}: weight {entry.weight} of {len(rows):,} rows is {num_taken:,} rows: expected at most "
+            f"{MAX_TAKEN:,}; to read rows more often raise num_train_epochs"
+        )
     num_rounds, num_rest = divmod(num_taken, len(rows))
     rest = sorted(generator.permutation(len(rows))[:num_rest])
     return list(rows) * num_rounds + [rows[index] for index in rest]
@@ -170,11 +178,13 @@ def _parse_amount(value: dict, owner: str) -> tuple[float | None, int | None]:
     if weight is not None and num_samples is not None:
         raise ValueError(f"{owner}: has 'weight' and 'num_samples', expected one of them")
     is_number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
-    if weight is not None and not (is_number and 0 < weight < float("inf")):
-        raise ValueError(f"{owner}: 'weight' must be a number above 0, found {show(weight)}")
+    if weight is not None and not (is_number and 0 < weight <= MAX_WEIGHT):
+        raise ValueError(f"{owner}: 'weight' must be a number above 0, at most {MAX_WEIGHT:,}, found {show(weight)}")
     is_count = isinstance(num_samples, int) and not isinstance(num_samples, bool)
-    if num_samples is not None and not (is_count and num_samples > 0):
-        raise ValueError(f"{owner}: 'num_samples' must be a whole number above 0, found {show(num_samples)}")
+    if num_samples is not None and not (is_count and 0 < num_samples <= MAX_TAKEN):
+        raise ValueError(
+            f"{owner}: 'num_samples' must be a whole number above 0, at most {MAX_TAKEN:,}, found {show(num_samples)}"
+        )
     return weight, num_samples
 
 

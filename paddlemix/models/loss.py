@@ -23,7 +23,8 @@ def weighted_loss(
     hidden [B, T, H]; labels int64 [B, T], not shifted, -100 = not trained; weights float32 [B, T] of each label, or
     None for the mean over the batch's trained tokens; logits: the head, [n, H] to [n, vocab_size]. Only positions that
     predict a trained token go through the head; where their logits are more than MAX_LOGITS, it is applied to a part
-    at a time, and again in the backward pass. is_once: call the head exactly once, whatever there is to train.
+    at a time, and again in the backward pass. is_once: call the head exactly once, whatever there is to train. A logit
+    that is no finite number makes the loss NaN, on every device.
     """
     targets = np.asarray(labels)[:, 1:]
     rows, columns = np.nonzero(targets != IGNORE_INDEX)
@@ -51,8 +52,11 @@ def _sum_in_parts(hidden, targets, weights, logits: Callable, size: int):
     """Return the weighted sum over hidden [n, H], targets int64 [n] and weights float32 [n], `size` at a time."""
 
     def part_sum(part, part_targets, part_weights):
-        losses = F.cross_entropy(logits(part).astype("float32"), part_targets, reduction="none")
-        return (losses.reshape([-1]) * part_weights).sum()
+        scores = logits(part).astype("float32")
+        losses = F.cross_entropy(scores, part_targets, reduction="none")
+        total = (losses.reshape([-1]) * part_weights).sum()
+        with paddle.amp.auto_cast(enable=False):  # a sum in 16 bits would change the loss, or be infinite itself
+            return total + _flaw(scores)
 
     num_tokens = hidden.shape[0]
     if num_tokens <= size:
@@ -63,3 +67,14 @@ def _sum_in_parts(hidden, targets, weights, logits: Callable, size: int):
         part = recompute(part_sum, *parts) if not hidden.stop_gradient else part_sum(*parts)
         total = part if total is None else total + part
     return total
+
+
+@paddle.no_grad()
+def _flaw(logits):
+    """Return 0, or NaN where a logit is NaN or infinite.
+
+    NOTE: Paddle's softmax on the CPU clips what it takes the exponential of, and so the cross-entropy of logits that
+    are all NaN or infinite is ln(vocab_size) there, with gradients that look right.
+    """
+    total = logits.detach().sum()
+    return total - total

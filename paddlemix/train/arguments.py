@@ -13,7 +13,9 @@ from paddlenlp.trainer import TrainingArguments
 
 from .. import device as devices
 from ..log import notice
+from .bounds import check_bounds
 from .convert import convert
+from .data_settings import trains
 from .parallel import check_parallel
 from .values import LAST
 
@@ -91,18 +93,6 @@ WITHOUT_EFFECT = frozenset(
     "save_generation_output lazy chat_template splits top_k top_p benchmark profiler_options warmup_start_lr eta_min "
     "lr_scheduler_name use_flash_attention text_model_name_or_path".split()
 )
-# Below these, training would divide by zero or fail far from the cause.
-AT_LEAST = {
-    "per_device_train_batch_size": 1,
-    "per_device_eval_batch_size": 1,
-    "gradient_accumulation_steps": 1,
-    "num_train_epochs": 0,
-    "max_length": 1,
-    "lora_rank": 1,
-    "lora_dropout": 0,
-    "lora_plus_scale": 0,
-    "neftune_noise_alpha": 0,
-}
 RESUME = "resume_from_checkpoint"
 # Keys that split the work over processes; paddlenlp resets them without a word when there is only one.
 PARALLEL = ("sharding", "sharding_parallel_degree", "tensor_parallel_degree", "pipeline_parallel_degree")
@@ -121,13 +111,21 @@ def parse(values: dict[str, Any]) -> tuple[ModelArguments, DataArguments, LlavaT
     chosen = []
     for cls in classes:
         own = {key: convert(key, value, hints[cls][key]) for key, value in values.items() if key in hints[cls]}
-        _check_limits(own)
+        check_bounds(own)
         chosen.append(_training_values(own) if cls is LlavaTrainingArguments else own)
+    # paddlenlp would do nothing where nothing is stated.
+    chosen[2] = {**chosen[2], "do_train": trains(chosen[2].get("do_train"), chosen[2].get("do_eval"))}
+    _check_rank(chosen[2])
     check_parallel(chosen[2], paddle.distributed.get_world_size())
     try:
         model, data, training = (cls(**own) for cls, own in zip(classes, chosen, strict=True))
     except (AssertionError, NotImplementedError) as error:
         raise ValueError(f"paddlenlp refuses these training settings: {error}") from error
+    if training.minimum_eval_times and not training.eval_steps:
+        raise ValueError(
+            f"minimum_eval_times is {training.minimum_eval_times}: it changes eval_steps, so set eval_steps and "
+            'evaluation_strategy: "steps", or leave it out'
+        )
     _tell_what_one_process_ignores(chosen[2], training)
     return model, data, training
 
@@ -159,10 +157,13 @@ def _check_keys(values: dict[str, Any], known: set[str]) -> None:
         notice(f"accepted for PaddleMIX's sake, without effect here as there: {', '.join(unused)}")
 
 
-def _check_limits(own: dict[str, Any]) -> None:
-    for key, least in AT_LEAST.items():
-        if own.get(key) is not None and own[key] < least:
-            raise ValueError(f"{key} is {own[key]}: expected at least {least}")
+def _check_rank(own: dict[str, Any]) -> None:
+    rank = own.get("local_rank", -1)
+    if rank >= 0 and paddle.distributed.get_world_size() <= 1:
+        raise ValueError(
+            f"local_rank is {rank}, and this is the only process: leave it out; python -m paddle.distributed.launch "
+            "starts more and numbers them itself"
+        )
 
 
 def _tell_what_one_process_ignores(asked: dict[str, Any], training: TrainingArguments) -> None:

@@ -82,6 +82,8 @@ def _as_bool(word: str) -> bool:
 def _as_number(kind: type, value) -> int | float:
     if isinstance(value, bool):
         raise TypeError("no number")
+    if kind is int and isinstance(value, int):
+        return value  # as a float it may be another number
     number = float(value)
     if kind is int and number != int(number):
         raise ValueError("no whole number")

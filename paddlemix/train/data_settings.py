@@ -9,7 +9,22 @@ from typing import Any
 
 from ..data.bad_rows import BadRowPolicy
 from ..data.schedule import Schedule
+from .bounds import check_bounds
 from .convert import convert
+
+
+def trains(do_train: bool | None, do_eval: bool | None) -> bool:
+    """Tell if a run trains, from what its settings state: where they say nothing, it does."""
+    return not do_eval if do_train is None else do_train
+
+
+def check_work(do_train: bool, do_eval: bool) -> None:
+    """Raise ValueError where a run would neither train nor evaluate."""
+    if not (do_train or do_eval):
+        raise ValueError(
+            "do_train is false and do_eval is not true: nothing would be done; leave do_train out to train, or set "
+            "do_eval: true to evaluate"
+        )
 
 
 @dataclass(frozen=True)
@@ -33,6 +48,9 @@ class DataSettings:
     dataloader_drop_last: bool = False
     mixtoken: bool = False
     packing: bool = False
+    do_train: bool | None = None
+    do_eval: bool | None = None
+    evaluation_strategy: str = "no"
 
     @classmethod
     def read(cls, values: dict[str, Any]) -> DataSettings:
@@ -41,10 +59,16 @@ class DataSettings:
         names = [item.name for item in dataclasses.fields(cls)]
         # A file may name a key without a value, which leaves the default.
         own = {name: convert(name, values[name], hints[name]) for name in names if values.get(name) is not None}
-        for name in ("max_length", "per_device_train_batch_size", "gradient_accumulation_steps"):
-            if own.get(name, 1) < 1:
-                raise ValueError(f"{name} is {own[name]}: expected at least 1")
+        check_bounds(own)
         return cls(**own)
+
+    @property
+    def split(self) -> str:
+        """The rows that are read first. Raises ValueError where none are, as a run would."""
+        if trains(self.do_train, self.do_eval):
+            return "train"
+        check_work(False, self.do_eval or self.evaluation_strategy != "no")
+        return "eval"
 
     @property
     def policy(self) -> BadRowPolicy:

@@ -7,6 +7,7 @@ import typing
 from dataclasses import dataclass
 from typing import Any
 
+from .bounds import check_bounds
 from .convert import convert
 from .memory import Method
 
@@ -34,7 +35,9 @@ class MemorySettings:
         """Take what is here of a run's values. Raises ValueError for a value of the wrong type."""
         hints = typing.get_type_hints(cls)
         names = [item.name for item in dataclasses.fields(cls)]
-        return cls(**{name: convert(name, values[name], hints[name]) for name in names if values.get(name) is not None})
+        own = {name: convert(name, values[name], hints[name]) for name in names if values.get(name) is not None}
+        check_bounds(own)
+        return cls(**own)
 
     def method(self, device: str, num_cards: int, has_half: bool = True) -> Method:
         """Return how num_cards of a kind train. has_half: they compute in 16 bits where that is asked for."""

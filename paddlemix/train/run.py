@@ -79,10 +79,12 @@ def train(values: dict[str, Any], *, template: str | None, config_folder: Path |
     """Load, train, evaluate and save. Raises ValueError for a user's mistake."""
     from ..checkpoints.hub import resolve
     from .arguments import parse
+    from .data_settings import check_work
     from .run_folder import claimed
 
     settings = parse(values)
     model_args, _, args = settings
+    check_work(args.do_train, args.do_eval)
     if not model_args.model_name_or_path:
         raise ValueError(NO_MODEL)
     sources = [Path(resolve(model_args.model_name_or_path))]
@@ -102,6 +104,7 @@ def build(settings, *, template: str | None, config_folder: Path | None, choose:
     from ..data.bad_rows import BadRowPolicy
     from ..models.quantized import describe
     from .data_sets import read_data
+    from .finite import check_weights
     from .freeze import freeze_as_told, report
     from .reporters import own_reporters
     from .tally import RowTally
@@ -127,6 +130,7 @@ def build(settings, *, template: str | None, config_folder: Path | None, choose:
 
         paddle.seed(args.seed)
         wrapped = add_lora(model, model_args, dtype, base=home)
+    check_weights(wrapped, f"{home} with {model_args.lora_path}" if model_args.lora_path else home)
     print(report(model.named_parameters()), flush=True)
     if quantization:
         notice(describe(model))

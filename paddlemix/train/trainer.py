@@ -23,6 +23,7 @@ from ..output import write_json
 from .batches import Collator, GuardedRows, opened
 from .best import best_checkpoint, kept_from_paddlenlp, note_best
 from .data_sets import DataSets
+from .finite import GradientCheck, check_loss, check_weights, watch_of
 from .freeze import mark_trained
 from .loader import WEIGHTS, StepLoader, summed
 from .lora import save_adapter
@@ -41,7 +42,8 @@ from .saving import save_checkpoint
 from .stop import StopRequest
 from .tally import RowTally, gather_notes
 from .together import together
-from .watch import LossWatch
+
+SAVED = "the trained weights are not saved"
 
 
 class LlavaTrainer(Trainer):
@@ -61,7 +63,7 @@ class LlavaTrainer(Trainer):
         self._num_done_steps = 0
         self._random_state: dict | None = None
         self.meter = Meter(args.dataset_world_size)
-        self.watch = LossWatch(Path(args.output_dir), args.max_loss_ratio)
+        self.watch = watch_of(args, (model.model if isinstance(model, LoRAModel) else model).config)
         self.history = History()
         self.stop_request = StopRequest()
         super().__init__(
@@ -70,7 +72,7 @@ class LlavaTrainer(Trainer):
             data_collator=Collator(processor, is_flat=not wants_equal_shapes()),
             train_dataset=None if data.train is None else GuardedRows(data.train),
             eval_dataset=None if data.eval is None else GuardedRows(data.eval),
-            callbacks=[self.history, self.stop_request],
+            callbacks=[self.history, self.stop_request, GradientCheck(self.watch, args.world_size)],
         )
         self.llava.is_sliced = is_sliced(args)
         if self.llava.is_sliced:
@@ -125,7 +127,7 @@ class LlavaTrainer(Trainer):
         prefix = options.get("metric_key_prefix", "eval")
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, **options)
         loss, total = summed(self._eval_sums, self.args.world_size)
-        output.metrics[f"{prefix}_loss"] = float(loss / max(total, 1e-6))
+        output.metrics[f"{prefix}_loss"] = check_loss(float(loss / max(total, 1e-6)), f"{prefix}_loss")
         return output
 
     def train(self, resume_from_checkpoint=None, ignore_keys_for_eval=None):
@@ -246,6 +248,7 @@ class LlavaTrainer(Trainer):
 
     def save_model(self, output_dir=None, merge_tensor_parallel=False):
         """Save, in all processes together: where each holds parts of the weights, they are gathered first."""
+        check_weights(self.llava, SAVED, num_processes=self.args.world_size, is_trained_only=True)
         if self.llava.is_sliced and not isinstance(self.model, LoRAModel):
             gather_frozen(self.model_wrapped)
         super().save_model(output_dir, merge_tensor_parallel)
@@ -268,6 +271,9 @@ class LlavaTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint=None):
         if resume_from_checkpoint:
             together(lambda: load_weights(self.model, Path(resume_from_checkpoint)), self.args.world_size)
+            check_weights(
+                self.llava, str(resume_from_checkpoint), num_processes=self.args.world_size, is_trained_only=True
+            )
 
     def _load_best_model_from_peft_checkpoint(self):
         """Do nothing: `train` goes back to the best checkpoint, for adapters and whole models alike."""

@@ -88,6 +88,15 @@ BAD_VALUES = {
     "weight and number": ({"data_files": "a.json", "weight": 1, "num_samples": 1}, ["'weight'", "'num_samples'"]),
     "weight zero": ({"data_files": "a.json", "weight": 0}, ["'weight'", "above 0", "0 (int)"]),
     "weight a word": ({"data_files": "a.json", "weight": "half"}, ["'weight'", "'half' (str)"]),
+    "weight of a million million": (
+        {"data_files": "a.json", "weight": 1e12},
+        ["'weight'", "at most 10,000", "1000000000000"],
+    ),
+    "weight not a number": ({"data_files": "a.json", "weight": float("nan")}, ["'weight'", "at most 10,000", "nan"]),
+    "number of ten million million": (
+        {"data_files": "a.json", "num_samples": 10**13},
+        ["'num_samples'", "at most 100,000,000", "10000000000000"],
+    ),
     "part of a sample": ({"data_files": "a.json", "num_samples": 1.5}, ["'num_samples'", "1.5"]),
 }
 

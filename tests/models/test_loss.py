@@ -57,6 +57,46 @@ def test_loss_and_gradients_equal_torch_whole_and_in_parts(problem, monkeypatch,
     assert max(calls) <= max(1, max_logits // VOCAB)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("max_logits", [1 << 26, 3 * VOCAB])
+def test_logit_that_is_no_number_makes_the_loss_nan(problem, monkeypatch, value, max_logits):
+    hidden, labels, weights, head = problem
+    monkeypatch.setattr(loss_file, "MAX_LOGITS", max_logits)
+    spoiled = paddle.to_tensor([[value] + [0.0] * (VOCAB - 1)])
+    for place in (-1, 0):  # the last of those that are trained, all of them
+        states = paddle.to_tensor(hidden, stop_gradient=False)
+        seen = []
+
+        def logits(part, place=place, seen=seen):
+            seen.append(part.shape[0])
+            own = paddle.matmul(part, paddle.to_tensor(head))
+            if place == 0:
+                return own + spoiled
+            return paddle.concat([own[:-1], own[-1:] + spoiled])
+
+        assert np.isnan(float(weighted_loss(states, labels, weights, logits, VOCAB)))
+
+
+@pytest.mark.parametrize("level", ["O0", "O1", "O2"])
+def test_check_of_the_logits_changes_no_bit_of_loss_and_gradients(problem, level):
+    hidden, labels, weights, head = problem
+
+    def plain(chosen, targets, weight, logits, size):
+        losses = paddle.nn.functional.cross_entropy(logits(chosen).astype("float32"), targets, reduction="none")
+        return (losses.reshape([-1]) * weight).sum()
+
+    results = []
+    for way in (loss_file._sum_in_parts, plain):
+        matrix = paddle.to_tensor(head, stop_gradient=False)
+        with pytest.MonkeyPatch.context() as patch, paddle.amp.auto_cast(level != "O0", level=level, dtype="bfloat16"):
+            patch.setattr(loss_file, "_sum_in_parts", way)
+            states = paddle.to_tensor(hidden)
+            loss = weighted_loss(states, labels, weights, lambda part, one=matrix: paddle.matmul(part, one), VOCAB)
+        loss.backward()
+        results.append((loss.numpy().tobytes(), matrix.grad.numpy().tobytes()))
+    assert results[0] == results[1]
+
+
 def test_only_positions_that_predict_a_trained_token_go_through_the_head(problem):
     hidden, labels, _, head = problem
     sizes = []

@@ -5,13 +5,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
+import re
+import typing
 from pathlib import Path
 
 import pytest
 from paddlenlp.trainer import TrainingArguments
 
 import paddlemix
-from paddlemix.train.arguments import parse
+from paddlemix.train.arguments import DataArguments, LlavaTrainingArguments, ModelArguments, parse
+from paddlemix.train.data_settings import DataSettings
+from paddlemix.train.run import main
 from paddlemix.train.values import read_values
 
 CONFIGS = Path(paddlemix.__file__).parent / "config" / "llava"
@@ -250,6 +255,103 @@ def test_broken_json_in_a_flag_is_named(line):
 def test_value_below_the_least_is_an_error(key, value):
     with pytest.raises(ValueError, match=f"{key} is {value}.*expected at least"):
         settings(**{key: value})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("learning_rate", 1e30, "at least 0 and at most 1"),
+        ("mm_projector_lr", "nan", "at least 0 and at most 1"),
+        ("weight_decay", 1e18, "at least 0 and at most 10"),
+        ("adam_beta2", 1.0, "at least 0 and below 1"),
+        ("adam_epsilon", 0, "above 0 and at most 1"),
+        ("max_grad_norm", "nan", "at least 0"),
+        ("lora_alpha", 0, "at least 1"),
+        ("lora_alpha", -8, "at least 1"),
+        ("lora_alpha", 2**32, "at most 1,048,576"),
+        ("lora_dropout", 1.0, "at least 0 and below 1"),
+        ("lora_dropout", "nan", "at least 0 and below 1"),
+        ("seed", 1e300, "at least 0 and at most 4,294,967,295"),
+        ("seed", 2**32, "at most 4,294,967,295"),
+        ("seed", -1, "at least 0"),
+        ("fp16_opt_level", "../../x", "'O0' or 'O1' or 'O2'"),
+        ("loss_reduction", "mean", "'token' or 'sample'"),
+        ("scale_loss", 0, "at least 1"),
+        ("dataloader_num_workers", 100_000, "at most 256"),
+        ("num_train_epochs", 1e300, "at most 100,000"),
+        ("num_train_epochs", 0, "at least 1e-06"),
+        ("max_length", 10**12, "at most 4,194,304"),
+        ("warmup_ratio", 1.5, "at most 1"),
+        ("minimum_eval_times", 0, "at least 1"),
+        ("skip_data_intervals", [[1]], "a list of 2 values"),
+        ("unified_checkpoint", True, "False"),
+    ],
+)
+def test_value_out_of_bounds_names_key_value_and_bounds(key, value, expected):
+    with pytest.raises(ValueError, match=rf"^settings: {key} is .*, expected .*{re.escape(expected)}"):
+        from_line([f"--{key}", value]) if isinstance(value, str) else settings(**{key: value})
+
+
+def numeric_fields():
+    """Return the names of all settings that may be numbers."""
+    classes = (ModelArguments, DataArguments, LlavaTrainingArguments)
+    hints = {name: hint for cls in classes for name, hint in typing.get_type_hints(cls).items()}
+    own = {item.name for cls in classes for item in dataclasses.fields(cls) if item.init}
+    return [name for name in sorted(own) if {int, float} & {hints[name], *typing.get_args(hints[name])}]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e300, 10**13, -(10**13)])
+def test_no_number_takes_what_is_none_or_absurd(value):
+    accepted = []
+    for key in numeric_fields():
+        try:
+            accepted.append((key, settings(**{key: value})))
+        except ValueError as error:
+            assert key in str(error)
+    assert len(numeric_fields()) > 50 and accepted == []
+
+
+def test_whole_numbers_are_not_rounded():
+    assert settings(eval_steps=2**29 + 1)["eval_steps"] == 2**29 + 1
+    with pytest.raises(ValueError, match=f"seed is {2**53 + 1},"):
+        settings(seed=2**53 + 1)
+
+
+@pytest.mark.parametrize("rank", [0, 3])
+def test_rank_in_the_only_process_is_an_error(rank):
+    with pytest.raises(ValueError, match=f"local_rank is {rank}, and this is the only process"):
+        settings(local_rank=rank)
+
+
+def test_least_number_of_evaluations_needs_evaluations():
+    with pytest.raises(ValueError, match=r"minimum_eval_times is 2: .*set eval_steps"):
+        settings(minimum_eval_times=2)
+    assert settings(minimum_eval_times=2, evaluation_strategy="steps", eval_steps=5)["minimum_eval_times"] == 2
+
+
+@pytest.mark.parametrize(
+    ("values", "trains", "evaluates"),
+    [
+        ({}, True, False),
+        ({"evaluation_strategy": "epoch"}, True, True),
+        ({"do_eval": False}, True, False),
+        ({"do_eval": True}, False, True),
+        ({"do_train": True, "do_eval": True}, True, True),
+        ({"do_train": False, "do_eval": True}, False, True),
+        ({"do_train": False, "evaluation_strategy": "epoch"}, False, True),
+    ],
+)
+def test_run_trains_unless_it_is_told_otherwise(values, trains, evaluates):
+    found = settings(**values)
+    assert (found["do_train"], found["do_eval"]) == (trains, evaluates)
+    assert DataSettings.read(values).split == ("train" if trains else "eval")
+
+
+def test_run_that_would_do_nothing_is_an_error(tmp_path, capsys):
+    assert main(["--output_dir", str(tmp_path / "out"), "--do_train", "false"], script="sft", template=None) == 1
+    assert "error: do_train is false and do_eval is not true: nothing would be done" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="nothing would be done"):
+        assert DataSettings.read({"do_train": False}).split
 
 
 def test_what_paddlenlp_refuses_by_assertion_is_a_value_error():

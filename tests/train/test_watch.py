@@ -60,6 +60,49 @@ def test_leap_stops_once_there_are_losses_to_compare_with(tmp_path):
     watched(tmp_path, [*usual, 25.0], max_ratio=0)
 
 
+def early(folder, losses, max_ratio=10.0, vocab_size=1000):  # guessing costs 6.9
+    watch = LossWatch(folder, max_ratio, vocab_size=vocab_size)
+    for step, loss in enumerate(losses, start=1):
+        watch.add(loss, [f"a.json, row {step}"], step=step, is_last=True)
+
+
+def test_leap_stops_from_the_first_step_on(tmp_path):
+    with pytest.raises(LossError, match=r"before step 1: the first loss is 21, where guessing costs 6\.908.*row 1"):
+        early(tmp_path, [21.0])
+    with pytest.raises(LossError, match=r"before step 3: the loss leapt to 25, from a median of 3"):
+        early(tmp_path, [2.0, 4.0, 25.0])
+    with pytest.raises(LossError, match=r"before step 31: the loss leapt to 40"):  # not ten times the median
+        early(tmp_path, [*[6.0] * 30, 40.0])
+    early(tmp_path, [21.0], max_ratio=0)
+
+
+@pytest.mark.parametrize(
+    "losses",
+    [
+        [0.01, 9.0, 0.02, 15.0, 1.0],  # batches of one short answer
+        [20.0, 20.5, 18.0],  # a projector that was just made
+        [20.0, 50.0],  # a bad start is what the next ones are measured from
+        [*[2.0] * 25, 19.0],
+    ],
+)
+def test_starts_of_usual_runs_are_no_leaps(tmp_path, losses):
+    early(tmp_path, losses)
+
+
+def test_processes_look_at_their_mean_and_name_the_worst_rows_first(tmp_path):
+    def told(losses):
+        watch = LossWatch(tmp_path, 10.0, mean=lambda loss: sum(losses) / 2, gather=lambda own: [own, other])
+        other = (losses[1], ["b.json, row 1"])
+        watch.add(losses[0], ["a.json, row 1"], step=1, is_last=False)
+        watch.add(0.0, [], step=1, is_last=True)
+
+    told([1.0, 2.0])
+    with pytest.raises(LossError, match=r"the loss is nan.*b\.json, row 1; a\.json, row 1"):
+        told([1.0, math.nan])
+    with pytest.raises(LossError, match=r"the loss is inf.*a\.json, row 1; b\.json, row 1"):
+        told([math.inf, 1.0])
+
+
 def test_run_with_a_broken_weight_ends_before_the_optimizer_moves(tmp_path, data):
     trainer = build(settings(tmp_path, data, max_steps=2))
     norm = trainer.llava.language_model.norm.weight

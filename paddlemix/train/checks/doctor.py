@@ -7,6 +7,7 @@ from typing import Any
 
 from ... import device as devices
 from ..arguments import parse
+from ..data_settings import check_work
 from ..memory import MOMENTS, Estimate, Method, advice, estimate, in_bytes
 from ..memory_settings import MemorySettings
 from ..outline import outline
@@ -17,6 +18,7 @@ from .trial import check_trial, compare_peak
 
 NEARLY_FULL = 0.9  # of the memory: fragments need the rest
 NO_CHECKPOINTS = "no"
+EVALUATES_ONLY = "nothing would be trained: do_train is false"
 
 
 def diagnose(
@@ -39,6 +41,7 @@ def diagnose(
         _check_device(check, values)
     with diagnosis.check("settings") as check:
         settings = parse(values)
+        check_work(settings[2].do_train, settings[2].do_eval)
         check_settings(check, settings)
     with diagnosis.check("model") as check:
         home = check_model(check, settings, template) if settings else check.skip("needs the settings")
@@ -46,11 +49,14 @@ def diagnose(
         if home is None:
             check.skip("needs the model's tokenizer")
         else:
-            splits = ["train", *(["eval"] if settings[2].do_eval else [])]
+            wanted = {"train": settings[2].do_train, "eval": settings[2].do_eval}
+            splits = [split for split, is_read in wanted.items() if is_read]
             sampled = check_data(check, values, home, splits, config_folder)
     with diagnosis.check("memory") as check:
         if sampled is None:
             check.skip("needs model and data")
+        elif not settings[2].do_train:
+            check.skip(EVALUATES_ONLY)
         else:
             found = _check_memory(check, values, settings, home, sampled, num_cards)
     with diagnosis.check("disk") as check:
@@ -131,6 +137,8 @@ def _try(check: Check, diagnosis, settings, template, config_folder, home, sampl
     failed = [one.name for one in diagnosis.checks if one.status == "FAILED" and one.name in ("device", "model")]
     if not is_tried:
         check.skip("not asked for")
+    elif settings is not None and not settings[2].do_train:
+        check.skip(EVALUATES_ONLY)
     elif found is None or failed:
         check.skip(f"needs what failed above{': ' + ', '.join(failed) if failed else ''}")
     elif memory.status == "FAILED" and settings[2].device.startswith("cpu"):

@@ -50,7 +50,7 @@ def check_settings(check: Check, settings) -> None:
     check.say(f"{kind}; learning rate {args.learning_rate:g}; {batch} samples a step on {args.world_size} process(es)")
     check.values["global_batch_size"] = batch
     if not args.do_train:
-        check.warn("do_train is false: nothing would be trained", 'set "do_train": true')
+        check.warn("do_train is false: nothing would be trained, only evaluated", 'set "do_train": true to train')
     previous = last_checkpoint(Path(args.output_dir))
     if previous is not None and not args.overwrite_output_dir:
         check.say(f"would go on from {previous}")
