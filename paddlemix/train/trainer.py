@@ -24,7 +24,7 @@ from ..log import notice
 from .batches import Collator, GuardedRows, opened
 from .data_sets import DataSets
 from .freeze import mark_trained
-from .loader import WEIGHTS, StepLoader, summed
+from .loader import WEIGHTS, RowLoader, StepLoader, summed
 from .lora import load_adapter, save_adapter
 from .meter import Meter
 from .optimizer import build_optimizer
@@ -203,6 +203,16 @@ class LlavaTrainer(Trainer):
         if self.args.world_size > 1:
             self.stop_request.is_agreed = lambda: loader.is_stop_wanted
         return loader
+
+    def get_eval_dataloader(self, eval_dataset=None):
+        """Return the loader of the batches to evaluate on."""
+        rows = self.eval_dataset if eval_dataset is None else eval_dataset
+        return RowLoader(
+            rows,
+            batch_sampler=self._get_eval_sampler(rows),
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+        )
 
     def _get_train_sampler(self):
         sampler = EpochBatchSampler(
