@@ -8,12 +8,14 @@ from __future__ import annotations
 import atexit
 import collections
 import contextlib
+import os
 import queue
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
+from pickle import PickleError
 from typing import Any
 
 AHEAD = 2  # items that a thread or a process has in hand, so that it never waits for the next one
@@ -136,23 +138,33 @@ def _blocked_signals() -> Iterator[None]:
 
 
 def _work(function: Callable[[Any], Any], connection: Connection, parents: Connection | None) -> None:
-    """Answer until the other end is closed. Results are sent by a thread, so that the next one is worked out."""
+    """Answer what comes; threads receive and send, so that this one always has something to work on."""
     if parents is not None:
         parents.close()
+    items: queue.SimpleQueue = queue.SimpleQueue()
     results: queue.Queue = queue.Queue(AHEAD)
+    threading.Thread(target=_receive, args=(connection, items), daemon=True).start()
     threading.Thread(target=_send, args=(connection, results), daemon=True).start()
     while True:
         try:
-            item = connection.recv()
-        except (EOFError, OSError):
-            return
-        try:
-            results.put((function(item), None))
+            results.put((function(items.get()), None))
         except Exception as error:  # raised again by `take`
             results.put((None, error))
 
 
-def _send(connection: Connection, results: queue.Queue) -> None:
-    with contextlib.suppress(OSError):  # nobody is there any more
+def _receive(connection: Connection, items: queue.SimpleQueue) -> None:
+    """Hand on what comes; leave in the middle of the work when the process at the other end is gone."""
+    with contextlib.suppress(EOFError, OSError):
         while True:
-            connection.send(results.get())
+            items.put(connection.recv())
+    os._exit(1)
+
+
+def _send(connection: Connection, results: queue.Queue) -> None:
+    with contextlib.suppress(OSError):  # `_receive` sees it too
+        while True:
+            result = results.get()
+            try:
+                connection.send(result)
+            except (TypeError, AttributeError, PickleError) as error:  # it cannot be pickled, and nothing was sent
+                connection.send((None, RuntimeError(f"{type(error).__name__}: {error}")))
