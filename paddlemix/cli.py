@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import os
 import sys
@@ -56,7 +57,8 @@ def run(parser: argparse.ArgumentParser, argv: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(file=sys.stderr)
+        gc.freeze()  # before it ends, Python would look through all of paddle's objects, for seconds
+        print("stopped", file=sys.stderr)
         return 130
 
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from .web_clock import ExchangeClock
+
 if TYPE_CHECKING:
     from requests import Response
 
@@ -28,6 +30,10 @@ class PassingWebError(WebError):
     """A failure that a second attempt may not have."""
 
 
+class OutOfTimeError(WebError):
+    """The clock of the exchange ran out."""
+
+
 @contextmanager
 def request(
     method: str,
@@ -35,26 +41,30 @@ def request(
     *,
     headers: Mapping[str, str],
     timeout: tuple[float, float],
+    clock: ExchangeClock,
     accepted: tuple[int, ...] = (200,),
 ) -> Iterator[Response]:
     """Yield the answer to one request, its body not yet read. timeout: seconds to connect, seconds to wait for bytes.
 
-    Also failures of reading the body inside the `with` block come as WebError or PassingWebError.
+    clock: of the whole exchange, redirects and the body included; a new one for each request.
+    Also failures of reading the body inside the `with` block come as WebError, PassingWebError or OutOfTimeError.
     """
     import requests  # here, because whoever downloads nothing should not pay for it
     import urllib3
 
+    from .web_session import make_session
+
     # NOTE: identity, so that Content-Length counts the bytes we get.
     headers = {"Accept-Encoding": "identity", **headers}
     try:
-        with requests.Session() as session:
-            session.max_redirects = MAX_REDIRECTS
-            # A redirect to any other scheme fails: a session has adapters for http and https only.
+        with clock, make_session(clock, MAX_REDIRECTS) as session:
             with session.request(
                 method, url, stream=True, timeout=timeout, headers=headers, allow_redirects=True
             ) as response:
+                _check_clock(clock)  # a connection that ends looks like the end of the headers
                 _check_status(response, accepted)
                 yield response
+            _check_clock(clock)  # and like the end of the body
     except urllib3.exceptions.LocationValueError as error:  # an address that is none, in a redirect too
         raise WebError(printable(str(error))) from error
     except (
@@ -62,10 +72,17 @@ def request(
         requests.exceptions.Timeout,
         urllib3.exceptions.HTTPError,  # what the raw stream raises
     ) as error:
+        _check_clock(clock)
         raise PassingWebError(f"{type(error).__name__}: {printable(str(_reason(error)))}") from error
     # A bad address or scheme, endless redirects. A header that cannot be read gives a plain ValueError.
     except (requests.exceptions.RequestException, ValueError) as error:
+        _check_clock(clock)
         raise WebError(printable(str(error))) from error
+
+
+def _check_clock(clock: ExchangeClock) -> None:
+    if clock.has_run_out:
+        raise OutOfTimeError("the time was up")
 
 
 def printable(text: str) -> str:

@@ -15,6 +15,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "paddlemix"
 HEAVY = ("paddle", "paddlenlp", "torch", "transformers")
 # A room may import the rooms of lower floors; rooms of one floor do not know each other.
 FLOORS = (
+    ("web_clock",),
+    ("web_session",),
     ("constants", "log", "json_object", "foreign_json", "output", "web"),
     ("accelerators",),
     ("device", "ops", "conversation", "image"),

@@ -7,10 +7,12 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from ..web import PassingWebError, WebError, chunks, num_expected_bytes, request
+from ..web import OutOfTimeError, PassingWebError, WebError, chunks, num_expected_bytes, request
+from ..web_clock import ExchangeClock
 from .files import CheckpointError
 from .hub_files import RemoteFile
 from .hub_sources import AGENT, HubLimits
@@ -67,15 +69,19 @@ def _download_file(
     advance(_num_bytes(part))
     most, num_failures = _num_bytes(part), 0
     while True:
+        has_stalled = False
         try:
             _append(file, part, headers, limits, advance)
             _check(file, part)
             break
         except PassingWebError as error:
             failure = error
+        except OutOfTimeError:
+            failure = WebError(f"less than {limits.stall_bytes} bytes came in {limits.stall_seconds} s")
+            has_stalled = True
         except WebError as error:
             raise WebError(f"{file.path}: {error}", error.status) from error
-        num_failures = 1 if _num_bytes(part) > most else num_failures + 1
+        num_failures = 1 if _num_bytes(part) > most and not has_stalled else num_failures + 1
         most = max(most, _num_bytes(part))
         if num_failures > limits.max_retries:
             raise WebError(f"{file.path}: {failure} (gave up after {num_failures} attempts in a row)") from failure
@@ -94,7 +100,8 @@ def _append(file: RemoteFile, part: Path, headers: Mapping[str, str], limits: Hu
         if file.is_tag_http and not file.tag.startswith("W/"):
             wanted["If-Range"] = file.tag  # changed meanwhile: the server gives the whole of the new one
     accepted = (200, PARTIAL, RANGE_NOT_SATISFIABLE)
-    with request("GET", file.url, headers=wanted, timeout=limits.timeout, accepted=accepted) as response:
+    clock = ExchangeClock(time.monotonic() + limits.list_seconds)
+    with request("GET", file.url, headers=wanted, timeout=limits.timeout, clock=clock, accepted=accepted) as response:
         if response.status_code == RANGE_NOT_SATISFIABLE:
             _forget(part, advance)
             raise PassingWebError(f"the server has no bytes from {start} on")
@@ -108,9 +115,21 @@ def _append(file: RemoteFile, part: Path, headers: Mapping[str, str], limits: Hu
         if None not in (expected, file.size) and start + expected != file.size:
             raise PassingWebError(f"the server has {start + expected} bytes, the hub lists {file.size}")
         with open(part, "ab") as output:
-            for chunk in chunks(response):  # raises when the connection ends before Content-Length
+            for chunk in _in_time(chunks(response), clock, limits):  # raises when it ends before Content-Length
                 output.write(chunk)
                 advance(len(chunk))
+
+
+def _in_time(blocks: Iterator[bytes], clock: ExchangeClock, limits: HubLimits) -> Iterator[bytes]:
+    """Yield the blocks of a body; the clock starts again whenever stall_bytes of it have come."""
+    clock.restart(limits.stall_seconds)
+    num_bytes = 0
+    for block in blocks:
+        num_bytes += len(block)
+        if num_bytes >= limits.stall_bytes:
+            clock.restart(limits.stall_seconds)
+            num_bytes = 0
+        yield block
 
 
 def _check(file: RemoteFile, part: Path) -> None:

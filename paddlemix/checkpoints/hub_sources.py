@@ -10,10 +10,12 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, TypeVar
 from urllib.parse import quote
 
-from ..web import PassingWebError, WebError, chunks, num_expected_bytes, request
+from ..web import OutOfTimeError, PassingWebError, WebError, chunks, num_expected_bytes, request
+from ..web_clock import ExchangeClock
 from .files import CheckpointError
 from .hub_files import SIGNS, RemoteFile, RemoteFolder
 
@@ -28,15 +30,18 @@ NO_HEAD = (405, 501)
 class HubLimits:
     """How patient a download is.
 
-    connect_seconds, read_seconds: one connection, one wait for bytes. list_seconds: a list of files as a whole.
-    list_retries: of it. max_retries: attempts in a row that bring nothing new of a file. retry_seconds: pause before
-    the first retry, doubled for each further one, at most max_pause_seconds.
+    connect_seconds, read_seconds: one connection, one wait for bytes. list_seconds: a list of files as a whole, and
+    what tells about one file. list_retries: of it. A file may take any time, but each stall_seconds must bring
+    stall_bytes of it. max_retries: attempts in a row that bring nothing new of a file, or stall. retry_seconds: pause
+    before the first retry, doubled for each further one, at most max_pause_seconds.
     """
 
     connect_seconds: float = 10.0
     read_seconds: float = 30.0
     list_seconds: float = 60.0
     list_retries: int = 2
+    stall_seconds: float = 60.0
+    stall_bytes: int = 1 << 16
     max_retries: int = 4
     retry_seconds: float = 1.0
     max_pause_seconds: float = 20.0
@@ -63,13 +68,16 @@ class Hub(Protocol):
         """Find a model; raise WebError when it is not there or the hub cannot be reached."""
 
 
-def retried(attempt: Callable[[], Answer], limits: HubLimits) -> Answer:
-    """Return what an attempt gives, made again after failures that may pass. Raises WebError."""
+def retried(attempt: Callable[[ExchangeClock], Answer], limits: HubLimits) -> Answer:
+    """Return what an attempt gives, made again after failures that may pass, within list_seconds. Raises WebError."""
+    deadline = time.monotonic() + limits.list_seconds
     for num_failures in range(1, limits.list_retries + 2):
         try:
-            return attempt()
+            return attempt(ExchangeClock(deadline))
         except PassingWebError as error:
             failure = error
+        except OutOfTimeError as error:
+            raise WebError(f"it took longer than {limits.list_seconds} s") from error
         if num_failures <= limits.list_retries:
             limits.pause(num_failures)
     raise WebError(f"{failure} (gave up after {limits.list_retries + 1} attempts)", failure.status) from failure
@@ -78,17 +86,14 @@ def retried(attempt: Callable[[], Answer], limits: HubLimits) -> Answer:
 def read_small(url: str, headers: Mapping[str, str], limits: HubLimits) -> bytes:
     """Return a body of at most MAX_LIST_BYTES. Raises WebError."""
 
-    def attempt() -> bytes:
-        deadline = time.monotonic() + limits.list_seconds
+    def attempt(clock: ExchangeClock) -> bytes:
         body = bytearray()
-        with request("GET", url, headers={**AGENT, **headers}, timeout=limits.timeout) as response:
+        with request("GET", url, headers={**AGENT, **headers}, timeout=limits.timeout, clock=clock) as response:
             expected = num_expected_bytes(response)
             for chunk in chunks(response):
                 body += chunk
                 if len(body) > MAX_LIST_BYTES:
                     raise WebError(f"{url} is larger than {MAX_LIST_BYTES} bytes")
-                if time.monotonic() > deadline:
-                    raise WebError(f"{url} took longer than {limits.list_seconds} s")
         if expected is not None and len(body) < expected:
             raise PassingWebError(f"short body: {len(body)} bytes of {expected}")
         return bytes(body)
@@ -212,8 +217,8 @@ class PlainStore:
 def _head(path: str, url: str, limits: HubLimits) -> RemoteFile | None:
     """Ask whether a file is there and what its server tells of it."""
 
-    def attempt(method: str) -> RemoteFile:
-        with request(method, url, headers=AGENT, timeout=limits.timeout) as response:
+    def attempt(method: str, clock: ExchangeClock) -> RemoteFile:
+        with request(method, url, headers=AGENT, timeout=limits.timeout, clock=clock) as response:
             tag = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
             md5 = _hex_of_base64(response.headers.get("Content-MD5", ""))
             return RemoteFile(
@@ -221,14 +226,14 @@ def _head(path: str, url: str, limits: HubLimits) -> RemoteFile | None:
             )
 
     try:
-        return retried(lambda: attempt("HEAD"), limits)
+        return retried(partial(attempt, "HEAD"), limits)
     except WebError as error:
         if error.status in ABSENT:
             return None
         if error.status not in NO_HEAD:
             raise
     try:
-        return retried(lambda: attempt("GET"), limits)  # its body stays unread
+        return retried(partial(attempt, "GET"), limits)  # its body stays unread
     except WebError as error:
         if error.status in ABSENT:
             return None

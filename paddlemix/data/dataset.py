@@ -114,11 +114,16 @@ class ConversationDataset:
         return replace(sample, notes=notes, where=row.where)
 
     def _encode(self, row: Row) -> tuple[Sample, int]:
-        """Encode, trying again where a picture's file cannot be read; downloads have been tried again already."""
+        """Encode, trying again where a picture's file cannot be read.
+
+        One that is not there stays away, and downloads have been tried again already.
+        """
         has_downloads = any(isinstance(image, str) and SCHEME.match(image) for image in row.conversation.images)
         for pause in () if has_downloads else RETRY_SECONDS:
             try:
                 return self.encode_function(row.conversation, folders=row.folders)
+            except MissingImageError:
+                raise
             except ImageError:
                 time.sleep(pause)
         return self.encode_function(row.conversation, folders=row.folders)

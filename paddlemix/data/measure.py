@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from typing import Any
 
 from ..conversation.messages import Conversation
@@ -22,6 +21,7 @@ from .encode import SampleTooLongError, tokenize_to_fit
 from .locate import find_picture
 from .row import Row
 from .row_note import TOO_LONG
+from .workers import map_in_processes
 
 CHUNK = 64  # rows a process takes at a time
 MIN_ROWS_TO_SHARE = 512  # below this, starting processes takes longer than the work
@@ -102,8 +102,10 @@ def measure_rows(rows: Sequence[Row], measure: Measure, *, num_workers: int = 1)
         for row in rows:
             yield measure.row(row, sizes)
         return
-    with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn")) as pool:
-        for facts in pool.map(partial(_measure_chunk, measure), chunks):
+    with closing(
+        map_in_processes(partial(_measure_chunk, measure), chunks, num_processes=num_workers, method="spawn")
+    ) as measured:
+        for facts in measured:
             yield from facts
 
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..web import PassingWebError, WebError, chunks, num_expected_bytes, printable, request
+from ..web import OutOfTimeError, PassingWebError, WebError, chunks, num_expected_bytes, printable, request
+from ..web_clock import ExchangeClock
 from .errors import ImageError
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ class FetchLimits:
     """How long and how large a download may be.
 
     connect_seconds, read_seconds: one connection, one wait for bytes. total_seconds: all attempts with their pauses,
-    checked whenever bytes arrive. max_bytes: of one body. max_retries: after broken connections, 5xx and short
+    whatever the server does. max_bytes: of one body. max_retries: after broken connections, 5xx and short
     bodies. retry_seconds: pause before the first retry, doubled for each further one.
     """
 
@@ -86,30 +87,29 @@ def download(url: str, limits: FetchLimits = DEFAULT_LIMITS) -> bytes:
 
 def _download_once(url: str, limits: FetchLimits, deadline: float) -> bytes:
     """Make one attempt; raise PassingWebError where another may help, else ImageError."""
-    left = max(0.001, deadline - time.monotonic())
-    timeout = (min(limits.connect_seconds, left), min(limits.read_seconds, left))
+    timeout = (limits.connect_seconds, limits.read_seconds)
     try:
-        with request("GET", url, headers=HEADERS, timeout=timeout) as response:
-            return _read_body(url, response, limits, deadline)
-    except PassingWebError as error:
-        if error.status is None:
-            _check_deadline(url, limits, deadline)
+        with request("GET", url, headers=HEADERS, timeout=timeout, clock=ExchangeClock(deadline)) as response:
+            return _read_body(url, response, limits)
+    except PassingWebError:
         raise
+    except OutOfTimeError as error:
+        raise ImageError(
+            f"cannot download {printable(url)}: it took longer than the limit of {limits.total_seconds} s"
+        ) from error
     except WebError as error:
         hint = "; check the address" if error.status else ""
         raise ImageError(f"cannot download {printable(url)}: {error}{hint}") from error
 
 
-def _read_body(url: str, response: Response, limits: FetchLimits, deadline: float) -> bytes:
-    """Return the whole body, watching its size and the clock."""
+def _read_body(url: str, response: Response, limits: FetchLimits) -> bytes:
+    """Return the whole body, watching its size."""
     expected = num_expected_bytes(response)
     body = bytearray()
     _check_size(url, expected or 0, limits)
-    _check_deadline(url, limits, deadline)
     for chunk in chunks(response):
         body += chunk
         _check_size(url, len(body), limits)
-        _check_deadline(url, limits, deadline)
     if expected is not None and len(body) < expected:  # urllib3 2 raises by itself, 1.26 does not
         raise PassingWebError(f"short body: {len(body)} bytes of {expected}")
     return bytes(body)
@@ -118,9 +118,3 @@ def _read_body(url: str, response: Response, limits: FetchLimits, deadline: floa
 def _check_size(url: str, num_bytes: int, limits: FetchLimits) -> None:
     if num_bytes > limits.max_bytes:
         raise ImageError(f"cannot download {printable(url)}: it is larger than the limit of {limits.max_bytes} bytes")
-
-
-def _check_deadline(url: str, limits: FetchLimits, deadline: float) -> None:
-    """Raise ImageError once the total time is used up."""
-    if time.monotonic() > deadline:
-        raise ImageError(f"cannot download {printable(url)}: it took longer than the limit of {limits.total_seconds} s")

@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from ..checkpoints.processor import LlavaProcessor
-from ..data.bad_rows import refuse
+from ..data.bad_rows import TooManyBadRowsError, refuse
 from ..data.dataset import ConversationDataset
 from ..data.measure import Measure
 from ..data.mixture import scan_mixture
 from ..data.packed_rows import PackedRows
 from ..data.packing import fill_rate, pack_rows
+from ..data.trial_rows import check_images
 from ..log import notice
 from .lengths import row_lengths
 from .sampler import Grouping
@@ -51,6 +52,14 @@ def read_data(
     """
     if data_args.dataset is None:
         raise ValueError('dataset is missing: expected {"train": [{"name": "chatml_dataset", "data_files": "..."}]}')
+    try:
+        return _read(teacher, data_args, args, config_folder, tally, choose)
+    except TooManyBadRowsError as error:
+        tally.give_up(error.notes, is_fresh=args.overwrite_output_dir, is_writer=args.process_index == 0)
+        raise
+
+
+def _read(teacher: LlavaProcessor, data_args, args, config_folder, tally: RowTally, choose) -> DataSets:
     read = functools.partial(_read_split, teacher, data_args, args, config_folder, tally, choose)
     train = read("train") if args.do_train else None
     evaluated = read("eval") if args.do_eval else None
@@ -60,7 +69,14 @@ def read_data(
     is_grouped = args.group_by_length or args.group_by_modality_length
     if not (is_packed or is_grouped):
         return DataSets(train, evaluated, teacher=teacher)
-    lengths = _lengths(train, teacher, data_args.max_length, args)
+    lengths = row_lengths(
+        train.rows,
+        _measure(teacher, data_args.max_length),
+        rank=args.process_index,
+        num_processes=args.world_size,
+        policy=tally.policy,
+        num_left_out=train.num_left_out,
+    )
     if is_packed:
         if is_grouped:
             notice("group_by_length and group_by_modality_length have no effect with packing: every row is full")
@@ -85,15 +101,15 @@ def _read_split(teacher, data_args, args, config_folder, tally, choose, split: s
         refuse(left_out)
     rows = rows if choose is None else choose(rows)
     tally.expect(split, len(rows) + len(left_out), left_out)
+    check_images(rows, _measure(teacher, data_args.max_length), tally.policy, split, len(left_out))
     print(f"{split}: {len(rows)} rows, template {teacher.template.name}", flush=True)
     encode = functools.partial(teacher.encode_to_train, max_length=data_args.max_length)
     options = {"policy": tally.policy, "split": split, "seed": args.seed, "num_left_out": len(left_out)}
     return ConversationDataset(rows, encode, **options)
 
 
-def _lengths(rows: ConversationDataset, teacher: LlavaProcessor, max_length: int, args) -> np.ndarray:
-    measure = Measure(teacher.tokenizer, teacher.template, teacher.spec, max_length, is_thorough=False)
-    return row_lengths(rows.rows, measure, rank=args.process_index, num_processes=args.world_size)
+def _measure(teacher: LlavaProcessor, max_length: int) -> Measure:
+    return Measure(teacher.tokenizer, teacher.template, teacher.spec, max_length, is_thorough=False)
 
 
 def _packed(rows: ConversationDataset, lengths: np.ndarray, max_length: int, seed: int) -> PackedRows:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,15 +13,40 @@ from paddle.io import DataLoader
 
 from ..data.loss_weights import loss_weights
 from ..data.sample import Batch
+from ..data.workers import map_in_processes, map_in_thread
 
 WEIGHTS = "loss_weights"
 
 
-class StepLoader(DataLoader):
+class RowLoader(DataLoader):
+    """Reads batches as Paddle's loader does, ahead, in a thread or in processes, but can be interrupted meanwhile.
+
+    It is a DataLoader because paddlenlp's Trainer asks for one.
+    """
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        read = partial(_read_batch, self.dataset, self.collate_fn)
+        if self.num_workers:
+            batches = map_in_processes(read, self.batch_sampler, num_processes=self.num_workers, method="fork")
+        else:
+            batches = map_in_thread(read, self.batch_sampler)
+        with closing(batches):
+            for inputs in batches:
+                yield {
+                    key: paddle.to_tensor(value) if isinstance(value, np.ndarray) else value
+                    for key, value in inputs.items()
+                }
+
+
+def _read_batch(dataset, collate: Callable[[list], dict[str, Any]], numbers: Sequence[int | None]) -> dict[str, Any]:
+    return collate([dataset[number] for number in numbers])
+
+
+class StepLoader(RowLoader):
     """Reads the num_accumulated batches of a step before it hands out the first, to count what they train together.
 
     With every batch its own mean, an answer of one word would weigh as much as one of a thousand whenever they come
-    in other batches, or on other processes. It is a DataLoader because paddlenlp's Trainer asks for one.
+    in other batches, or on other processes.
     reduction: as in `loss_weights`. wants_stop: whether this process was asked to stop; is_stop_wanted: whether any
     was, when the latest step was read, which all processes know alike.
     """

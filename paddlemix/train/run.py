@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import signal
 import sys
 from collections.abc import Callable
@@ -46,6 +47,7 @@ def main(argv: list[str], *, script: str, template: str | None) -> int:
         print(f"{stop}; without overwrite_output_dir the same command goes on from there", file=sys.stderr)
         return STOPPED
     except KeyboardInterrupt:
+        gc.freeze()  # before it ends, Python would look through all of paddle's objects, for seconds
         print(
             "stopped; without overwrite_output_dir the same command goes on from the last checkpoint", file=sys.stderr
         )

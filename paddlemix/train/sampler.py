@@ -52,6 +52,20 @@ class EpochBatchSampler(DistributedBatchSampler):
         self.grouping = grouping
         self.num_skipped = 0
 
+    @classmethod
+    def of(cls, dataset, args, grouping: Grouping | None) -> EpochBatchSampler:
+        """Return the sampler that a run's TrainingArguments ask for."""
+        return cls(
+            dataset,
+            batch_size=args.per_device_train_batch_size,
+            num_replicas=args.dataset_world_size,
+            rank=args.dataset_rank,
+            drop_last=args.dataloader_drop_last,
+            seed=args.seed,
+            num_accumulated=args.gradient_accumulation_steps,
+            grouping=grouping,
+        )
+
     @property
     def num_left_out(self) -> int:
         """Batches of a rank that fill no optimizer step; none where all batches together fill none."""

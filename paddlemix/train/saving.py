@@ -62,6 +62,14 @@ def save_result(trainer, metrics: Mapping[str, Any], settings: Mapping[str, Any]
     meet(trainer.args)
 
 
+def write_metrics(folder: Path, split: str, metrics: Mapping[str, Any], *, is_combined: bool) -> None:
+    """Write a split's metrics, and add them to all_results.json."""
+    write_json(folder / f"{split}_results.json", dict(metrics))
+    if is_combined:
+        path = folder / ALL_RESULTS
+        write_json(path, {**(read_json(path) if path.is_file() else {}), **metrics})
+
+
 def finished_step(output_dir: str | Path) -> tuple[int, dict[str, Any]] | None:
     """Return the last step and the facts of the run whose result a folder holds, None where there is no such run."""
     path = Path(output_dir) / NOTE

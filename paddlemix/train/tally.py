@@ -41,7 +41,7 @@ class RowTally:
         Raises TooManyBadRowsError.
         """
         self._num_rows[split] = num_rows
-        self.policy.check(left_out, num_rows)
+        self.policy.check(left_out, num_rows, left_out)
         self._pending += left_out
 
     def add(self, notes: Iterable[RowNote]) -> None:
@@ -82,6 +82,13 @@ class RowTally:
         for split, notes in self._skipped.items():
             _append(self.folder / FILE, notes[self._num_written[split] :])
             self._num_written[split] = len(notes)
+
+    def give_up(self, notes: Iterable[RowNote], *, is_fresh: bool, is_writer: bool) -> None:
+        """Write down what ended a run before its first step."""
+        self.begin(is_fresh=is_fresh, is_writer=is_writer)
+        self.add(notes)
+        if is_writer:
+            self.write()
 
     def save(self, checkpoint: Path) -> None:
         """Put all notes so far beside a checkpoint."""

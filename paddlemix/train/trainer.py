@@ -11,7 +11,6 @@ import paddle
 from paddlenlp.peft import LoRAModel
 from paddlenlp.trainer import ProgressCallback, Trainer
 
-from ..checkpoints.files import read_json
 from ..checkpoints.lora import remove_adapter
 from ..checkpoints.processor import LlavaProcessor
 from ..checkpoints.save import save_config
@@ -19,26 +18,24 @@ from ..data.loss_weights import loss_weights
 from ..data.sample import Batch
 from ..device import wants_equal_shapes
 from ..log import notice
-from ..output import write_json
 from .batches import Collator, GuardedRows, opened
 from .best import best_checkpoint, kept_from_paddlenlp, note_best
 from .data_sets import DataSets
 from .finite import GradientCheck, check_loss, check_weights, watch_of
 from .freeze import mark_trained
-from .loader import WEIGHTS, StepLoader, summed
+from .loader import WEIGHTS, RowLoader, StepLoader, summed
 from .lora import save_adapter
 from .meter import Meter
 from .optimizer import build_optimizer
 from .parallel import check_slicable, gather_frozen, is_sliced
 from .progress import History, Progress
 from .random_state import set_random_state
-from .results import ALL_RESULTS
 from .resume import num_done_steps
 from .run_state import check_checkpoint, load_state, load_weights, save_state
 from .sample_answers import FILE as ANSWERS
 from .sample_answers import append_answers, sample_answers
 from .sampler import EpochBatchSampler
-from .saving import save_checkpoint
+from .saving import save_checkpoint, write_metrics
 from .stop import StopRequest
 from .tally import RowTally, gather_notes
 from .together import together
@@ -170,13 +167,9 @@ class LlavaTrainer(Trainer):
         return args.max_steps if args.max_steps > 0 else int(per_epoch * args.num_train_epochs)
 
     def save_metrics(self, split, metrics, combined=True):
-        """Write a split's metrics, and add them to all_results.json; paddlenlp's would follow links."""
-        if not self.is_world_process_zero():
-            return
-        folder = Path(self.args.output_dir)
-        write_json(folder / f"{split}_results.json", dict(metrics))
-        known = read_json(folder / ALL_RESULTS) if combined and (folder / ALL_RESULTS).is_file() else {}
-        write_json(folder / ALL_RESULTS, {**known, **metrics})
+        """Write a split's metrics. See `saving.write_metrics`."""
+        if self.is_world_process_zero():
+            write_metrics(Path(self.args.output_dir), split, metrics, is_combined=combined)
 
     def _begin_tally(self, checkpoint, *, is_fresh: bool) -> None:
         if not self.is_tally_begun:
@@ -225,6 +218,16 @@ class LlavaTrainer(Trainer):
             self.stop_request.is_agreed = lambda: loader.is_stop_wanted
         return loader
 
+    def get_eval_dataloader(self, eval_dataset=None):
+        """Return the loader of the batches to evaluate on."""
+        rows = self.eval_dataset if eval_dataset is None else eval_dataset
+        return RowLoader(
+            rows,
+            batch_sampler=self._get_eval_sampler(rows),
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+        )
+
     def _get_train_sampler(self):
         sampler = self._sampler()
         if sampler.num_left_out:
@@ -235,16 +238,7 @@ class LlavaTrainer(Trainer):
         return sampler
 
     def _sampler(self) -> EpochBatchSampler:
-        return EpochBatchSampler(
-            self.train_dataset,
-            batch_size=self.args.per_device_train_batch_size,
-            num_replicas=self.args.dataset_world_size,
-            rank=self.args.dataset_rank,
-            drop_last=self.args.dataloader_drop_last,
-            seed=self.args.seed,
-            num_accumulated=self.args.gradient_accumulation_steps,
-            grouping=self.grouping,
-        )
+        return EpochBatchSampler.of(self.train_dataset, self.args, self.grouping)
 
     def save_model(self, output_dir=None, merge_tensor_parallel=False):
         """Save, in all processes together: where each holds parts of the weights, they are gathered first."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...checkpoints.hub import resolve
@@ -15,6 +15,7 @@ from ...data.measure import Measure, RowFacts, measure_rows
 from ...data.mixture import scan_mixture
 from ...data.row import Row
 from ...data.row_note import count_kinds, in_words
+from ...data.trial_rows import check_images
 from ...image.anyres import num_image_tokens, num_tiles
 from ...models.config import LlavaConfig
 from ..activations import Load
@@ -109,6 +110,7 @@ def _check_split(check: Check, settings: DataSettings, home: Home, split: str, c
         check.warn(f"{split}: {len(left_out):,} rows are left out ({in_words(count_kinds(left_out))}); {first}")
     count = max(MIN_MEASURED, 4 * settings.per_device_train_batch_size)
     measure = Measure(home.teacher.tokenizer, home.teacher.template, home.teacher.spec, settings.max_length)
+    check_images(rows, replace(measure, is_thorough=False), settings.policy, split, len(left_out))
     pairs = list(zip(rows[:count], measure_rows(rows[:count], measure), strict=False))
     used = [pair for pair in pairs if pair[1].kind is None]
     check.say(f"{split}: {len(rows):,} rows, template {home.teacher.template.name}; {_in_numbers(used, len(pairs))}")

@@ -1,0 +1,64 @@
+"""A few rows of each data file, tried before the first step: so a wrong image folder ends a run at once."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from ..image.load import SCHEME
+from .bad_rows import BadRowPolicy, TooManyBadRowsError
+from .locate import hint_for
+from .measure import MISSING, UNREADABLE, Measure, RowFacts, measure_rows
+from .row import Row
+from .row_note import RowNote, count_kinds, in_words
+
+NUM_TRIED, LEAST_TRIED = 1024, 16  # rows of all files together, of each file
+TELLING_SHARE = 0.5  # of the rows of a file that are tried: when so many are bad, others are too
+
+
+def check_images(
+    rows: Sequence[Row], measure: Measure, policy: BadRowPolicy, split: str, num_left_out: int = 0
+) -> None:
+    """Try rows of each file; raise TooManyBadRowsError where more images are missing than a run may skip.
+
+    measure: what tries a row; images of the network are not asked for. num_left_out: rows that no file gives. The error
+    has the notes of the bad rows that were met.
+    """
+    limit = policy.limit(len(rows) + num_left_out) if policy.is_content_skipped else 0
+    by_file = _with_images(rows)
+    num_tried = max(NUM_TRIED // max(len(by_file), 1), LEAST_TRIED)
+    num_expected, met = 0.0, []
+    for own in by_file.values():
+        tried = own[:: -(-len(own) // num_tried)]
+        bad = [(row, fact) for row, fact in zip(tried, measure_rows(tried, measure), strict=True) if _is_bad(fact)]
+        met += [RowNote.of(row, split, fact.kind, fact.reason) for row, fact in bad]
+        if len(bad) < TELLING_SHARE * len(tried):
+            continue
+        num_expected += len(own) * len(bad) / len(tried)
+        if num_expected > limit:
+            raise TooManyBadRowsError(_describe(bad, len(tried), len(own), limit, policy), met)
+
+
+def _with_images(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Return the rows of each file that have images, all of them on this machine."""
+    by_file: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        images = row.conversation.images
+        if images and not any(isinstance(image, str) and SCHEME.match(image) for image in images):
+            by_file[row.file].append(row)
+    return by_file
+
+
+def _is_bad(fact: RowFacts) -> bool:
+    return fact.kind in (MISSING, UNREADABLE)
+
+
+def _describe(bad: list[tuple[Row, RowFacts]], num_tried: int, num_rows: int, limit: int, policy: BadRowPolicy) -> str:
+    row, fact = bad[0]
+    hints = (hint_for(image, row.folders) for image in row.conversation.images) if fact.kind == MISSING else ()
+    allowed = f"max_bad_samples allows {limit:,} bad rows" if policy.is_content_skipped else "on_bad_sample is raise"
+    return (
+        f"{row.file}: of {num_tried:,} of its {num_rows:,} rows with images, {len(bad):,} cannot be used "
+        f"({in_words(count_kinds(fact for _, fact in bad))}), but {allowed}; {row.where}: {fact.reason}"
+        f"{next(filter(None, hints), '')}"
+    )

@@ -1,0 +1,48 @@
+"""A server on this machine that answers each connection with blocks of bytes, without an end."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+
+def drip(start: bytes, block: bytes) -> Iterator[bytes]:
+    """Yield a start at once and then a block now and then."""
+    yield start
+    for _ in itertools.count():
+        time.sleep(0.02)
+        yield block
+
+
+def flood(start: bytes, block: bytes) -> Iterator[bytes]:
+    """Yield a start and then a block as fast as it is taken."""
+    yield start
+    yield from itertools.repeat(block)
+
+
+@contextlib.contextmanager
+def running(answers: Callable[[], Iterator[bytes]]) -> Iterator[str]:
+    """Yield "host:port" of a server; `answers` makes the blocks of a connection."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=_accept, args=(server, answers), daemon=True).start()
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+        server.shutdown(socket.SHUT_RDWR)
+
+
+def _accept(server: socket.socket, answers: Callable[[], Iterator[bytes]]) -> None:
+    while True:
+        try:
+            connection, _ = server.accept()
+        except OSError:  # the test is over
+            return
+        threading.Thread(target=_answer, args=(connection, answers()), daemon=True).start()
+
+
+def _answer(connection: socket.socket, blocks: Iterator[bytes]) -> None:
+    with connection, contextlib.suppress(OSError):
+        for block in blocks:
+            connection.sendall(block)
