@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..visible import visible
 from . import lora, peft_adapter, side_files
 from .files import CheckpointError
 from .load import load_model
@@ -32,4 +33,5 @@ def merge(lora_path, output, *, base=None, device: str | None = None, base_quant
     model.save_pretrained(output)
     lora.remove_adapter(output)
     rounding = side_files.rounding_of(lora_path, kind, base_quantization)
-    print(f"merged {lora_path} into {base}{f', its weights rounded to {rounding}' if rounding else ''}: {output}")
+    rounded = f", its weights rounded to {rounding}" if rounding else ""
+    print(visible(f"merged {lora_path} into {base}{rounded}: {output}"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from ..visible import visible
 from .delta_options import add_delta_options, resolved
 
 
@@ -20,5 +21,5 @@ def run(arguments: argparse.Namespace) -> int:
     base, delta = resolved(arguments, arguments.base, arguments.delta)
     title = "apply-delta" if sys.stderr.isatty() else None
     apply_delta(base, delta, arguments.target, max_shard_size=arguments.max_shard_size, title=title)
-    print(f"added {delta} to {base}: {arguments.target}")
+    print(visible(f"added {delta} to {base}: {arguments.target}"))
     return 0

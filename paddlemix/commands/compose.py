@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..checkpoints.hub_options import add_hub_options
 from ..models.projector_type import PROJECTOR_NAMES
+from ..visible import visible
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -85,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
     ]
     title = "compose" if sys.stderr.isatty() else None
     config = compose(*parts, arguments.output, choices, max_shard_size=arguments.max_shard_size, title=title)
-    print(f"composed {arguments.output} of {arguments.language_model} and {arguments.vision_tower}")
+    print(visible(f"composed {arguments.output} of {arguments.language_model} and {arguments.vision_tower}"))
     if config.untrained:
         print(
             f"random values: {', '.join(config.untrained)}; train them with `paddlemix pretrain` before anything else"

@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from ..checkpoints.hub_options import add_hub_options
+from ..visible import visible
 
 LAYOUTS = ("paddle", "paddlemix", "hf", "official", "xtuner", "peft")
 DTYPES = ("float32", "float16", "bfloat16")
@@ -59,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
         checks=checks,
         has_progress=sys.stderr.isatty(),
     )
-    print(report.text(with_names=arguments.list))
+    print(visible(report.text(with_names=arguments.list)))
     return 0
 
 
@@ -78,5 +79,5 @@ def _run_peft(arguments: argparse.Namespace) -> int:
         is_verified=bool(arguments.verify),
         has_progress=sys.stderr.isatty(),
     )
-    print(report.text(with_names=arguments.list))
+    print(visible(report.text(with_names=arguments.list)))
     return 0

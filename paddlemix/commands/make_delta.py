@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from ..visible import visible
 from .delta_options import add_delta_options, resolved
 
 
@@ -20,5 +21,5 @@ def run(arguments: argparse.Namespace) -> int:
     base, target = resolved(arguments, arguments.base, arguments.target)
     title = "make-delta" if sys.stderr.isatty() else None
     make_delta(base, target, arguments.delta, max_shard_size=arguments.max_shard_size, title=title)
-    print(f"took {base} off {target}: {arguments.delta}")
+    print(visible(f"took {base} off {target}: {arguments.delta}"))
     return 0
