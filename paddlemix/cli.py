@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import gc
 import importlib
-import os
 import sys
 
 from . import __version__
 from .accelerators import explained
 from .constants import BUNDLED_MODEL
 from .device import prepare_environment
+from .streams import standard_streams
+from .visible import visible
 
 TRAINERS = {"pretrain": "plain", "sft": None}  # command -> template (None: the model's own)
 # Commands with a module of their own in commands/, in the order of the help text.
@@ -28,6 +29,13 @@ COMMANDS = {
 }
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaints can be printed: a shell puts names of files into a command line."""
+
+    def error(self, message: str):
+        super().error(visible(message))
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run a command; return the exit code. A user's mistake is one line on standard error and code 1."""
     argv = sys.argv[1:] if argv is None else argv
@@ -40,21 +48,20 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(parser: argparse.ArgumentParser, argv: list[str]) -> int:
     """Parse, set the environment for the device, call the command, and turn mistakes into one line."""
-    arguments, rest = parser.parse_known_args(argv)
-    if "takes_settings" in arguments:
-        arguments.settings = rest
-    elif rest:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
-        with explained():
+        with standard_streams(), explained():
+            arguments, rest = parser.parse_known_args(argv)
+            if "takes_settings" in arguments:
+                arguments.settings = rest
+            elif rest:
+                parser.error(f"unrecognized arguments: {' '.join(rest)}")
             if "sets_environment" not in arguments:
                 prepare_environment(getattr(arguments, "device", None))
             return arguments.command(arguments)
     except BrokenPipeError:  # before OSError, which it is too
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (ValueError, OSError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {visible(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         gc.freeze()  # before it ends, Python would look through all of paddle's objects, for seconds
@@ -64,7 +71,7 @@ def run(parser: argparse.ArgumentParser, argv: list[str]) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser with every command."""
-    parser = argparse.ArgumentParser(prog="paddlemix", description="LLaVA v1.5 and v1.6 on PaddlePaddle")
+    parser = Parser(prog="paddlemix", description="LLaVA v1.5 and v1.6 on PaddlePaddle")
     parser.add_argument("--version", action="version", version=f"paddlemix {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     add_chat(commands.add_parser("chat", help="talk with a model about pictures"))

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from .visible import visible_line
 from .web_clock import ExchangeClock
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def _check_clock(clock: ExchangeClock) -> None:
 def printable(text: str) -> str:
     """Return a text for a message: what a terminal would obey is made visible, and what is long is cut."""
     text = text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}... ({len(text)} characters)"
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+    return visible_line(text)
 
 
 def _reason(error: Exception) -> object:

@@ -15,8 +15,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "paddlemix"
 HEAVY = ("paddle", "paddlenlp", "torch", "transformers")
 # A room may import the rooms of lower floors; rooms of one floor do not know each other.
 FLOORS = (
-    ("web_clock",),
-    ("web_session",),
+    ("visible", "sizes", "web_clock"),
+    ("streams", "web_session"),
     ("constants", "log", "json_object", "foreign_json", "output", "web"),
     ("accelerators",),
     ("device", "ops", "conversation", "image"),
@@ -81,7 +81,7 @@ def is_allowed(module: str, target: str) -> bool:
     if room == "models" and wanted in ("conversation", "image", "data"):
         return any(target == name or target.startswith(f"{name}.") for name in MODELS_MAY_READ)
     if room == "data":
-        return wanted in ("constants", "log", "json_object", "foreign_json", "conversation", "image")
+        return wanted in ("visible", "constants", "log", "json_object", "foreign_json", "conversation", "image")
     if room == "checkpoints" and wanted == "data":
         return module == PROCESSOR
     return True

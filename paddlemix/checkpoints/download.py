@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from ..sizes import in_bytes
 from ..web import OutOfTimeError, PassingWebError, WebError, chunks, num_expected_bytes, request
 from ..web_clock import ExchangeClock
 from .files import CheckpointError
@@ -50,7 +51,7 @@ def download(
 def _check_space(folder: Path, num_bytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if num_bytes > free:
-        raise CheckpointError(f"{_full(folder)}: {num_bytes / 1e9:.1f} GB to come, {free / 1e9:.1f} GB are free")
+        raise CheckpointError(f"{_full(folder)}: {in_bytes(num_bytes)} to come, {in_bytes(free)} are free")
 
 
 def _full(folder: Path) -> str:

@@ -19,6 +19,7 @@ import numpy as np
 
 from ..foreign_json import KeyRules, check_keys
 from ..json_object import parse_object, read_object
+from ..visible import visible_line
 
 SAFETENSORS = {
     "F64": "float64",
@@ -225,7 +226,7 @@ def preview(names: Iterable[str], most: int = 20) -> str:
     """Join names for an error text, at most `most` of them."""
     names = list(names)
     rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + rest
+    return ", ".join(map(visible_line, names[:most])) + rest
 
 
 def write_safetensors(file, tensors: Mapping[str, StoredTensor], metadata: Mapping[str, str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..visible import visible
 from . import lora, peft_adapter, side_files
 from .files import CheckpointError
 from .load import load_model
@@ -40,4 +41,5 @@ def merge(
         processor.save_pretrained(folder)
         model.save_pretrained(folder)
     rounding = side_files.rounding_of(lora_path, kind, base_quantization)
-    print(f"merged {lora_path} into {base}{f', its weights rounded to {rounding}' if rounding else ''}: {output}")
+    rounded = f", its weights rounded to {rounding}" if rounding else ""
+    print(visible(f"merged {lora_path} into {base}{rounded}: {output}"))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from ..sizes import in_bytes
 from .files import CheckpointError
 from .layouts.part import Part
 from .output_folder import Place
@@ -49,5 +50,5 @@ def check_space(folder: Path, num_bytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < num_bytes + SPARE_BYTES:
         raise CheckpointError(
-            f"the disk of {folder} has {free / 1e9:.1f} GB free, but the result needs {num_bytes / 1e9:.1f} GB"
+            f"the disk of {folder} has {in_bytes(free)} free, but the result needs {in_bytes(num_bytes + SPARE_BYTES)}"
         )

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ..sizes import in_bytes
 from .files import CheckpointError, StoredTensor, preview
 from .transforms import Derived, ancestry, is_turned, transposed
 
@@ -47,7 +48,7 @@ class Report:
         """Return the report; with_names adds a line for each tensor."""
         lines = [
             f"{self.source} ({self.source_layout}) -> {self.destination} ({self.layout})",
-            f"  written: {len(self.mapped)} tensors, {self.num_bytes / 1e9:.2f} GB, {len(self.files)} weight file"
+            f"  written: {len(self.mapped)} tensors, {in_bytes(self.num_bytes)}, {len(self.files)} weight file"
             f"{'s' * (len(self.files) != 1)}, {self.seconds:.1f} s",
         ]
         steps = Counter(step for one in self.mapped for step in set(one.steps))

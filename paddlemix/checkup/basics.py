@@ -35,12 +35,12 @@ def _named(chosen: dict[str, str]) -> list[str]:
 def check_device(check: Check, device: str) -> None:
     """Make the device current and say how many there are and what is free."""
     from .. import device as devices
-    from ..train.memory import in_bytes
+    from ..sizes import in_memory
 
     kind = device.partition(":")[0]
     chosen = devices.use_device(device)
     memory = devices.device_memory(chosen)
-    size = "free memory is not told" if memory is None else f"{in_bytes(memory[1])} of {in_bytes(memory[0])} free"
+    size = "free memory is not told" if memory is None else f"{in_memory(memory[1])} of {in_memory(memory[0])} free"
     check.say(f"{chosen}, 1 of {devices.num_devices(kind)}; {size}")
     check.values |= {
         "count": devices.num_devices(kind),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import sys
@@ -11,6 +10,7 @@ from collections.abc import Iterator
 from .. import __version__
 from ..train.checks.result import FAILED, OK, SKIPPED, WARNING, Check, Diagnosis
 from ..train.checks.text import check_lines, paint
+from ..visible import visible, visible_json
 from . import ascend, host
 from .supervise import PATIENCE, Crew
 from .worker import PARTS, RUNS
@@ -26,13 +26,13 @@ def examine(device: str, *, is_tried: bool = True, is_json: bool = False, patien
     """
     diagnosis, has_colour = Diagnosis(), sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     if not is_json:
-        print(f"paddlemix {__version__} doctor --device {device}\n", flush=True)
+        print(visible(f"paddlemix {__version__} doctor --device {device}\n"), flush=True)
     for check in checks_of(diagnosis, device, is_tried, patience):
         if not is_json:
             _show_progress("")
             print("\n".join(check_lines(check, has_colour)), flush=True)
     if is_json:
-        print(json.dumps({"paddlemix": __version__, "device": device, **diagnosis.as_dict()}, indent=2))
+        print(visible_json({"paddlemix": __version__, "device": device, **diagnosis.as_dict()}))
     else:
         print(f"\n{paint(*_verdict(diagnosis, device), has_colour)}")
     return int(diagnosis.has_failed)
@@ -121,6 +121,7 @@ def _compare_answers(check: Check, wanted: dict[str, str]) -> None:
 
 def _verdict(diagnosis: Diagnosis, device: str) -> tuple[str, str]:
     """Return the last line and the status whose colour it has."""
+    device = visible(device)
     names = {status: [one.name for one in diagnosis.checks if one.status == status] for status in (FAILED, WARNING)}
     if names[FAILED]:
         text = f"{device}: {len(names[FAILED])} failed ({', '.join(names[FAILED])}); start with the first"
@@ -133,4 +134,4 @@ def _verdict(diagnosis: Diagnosis, device: str) -> tuple[str, str]:
 def _show_progress(part: str) -> None:
     """Say on a terminal what is being done, "" for nothing: the first run of a kernel may take minutes."""
     if sys.stderr.isatty():
-        print(f"\r\033[K{f'  ...      {part}' if part else ''}", end="", file=sys.stderr, flush=True)
+        print(f"\r\033[K{f'  ...      {visible(part)}' if part else ''}", end="", file=sys.stderr, flush=True)

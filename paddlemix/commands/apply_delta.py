@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from ..visible import visible
 from .delta_options import add_delta_options, resolved
 
 
@@ -27,5 +28,5 @@ def run(arguments: argparse.Namespace) -> int:
         title=title,
         is_overwriting=arguments.overwrite,
     )
-    print(f"added {delta} to {base}: {arguments.target}")
+    print(visible(f"added {delta} to {base}: {arguments.target}"))
     return 0

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..checkpoints.hub_options import add_hub_options
 from ..constants import BUNDLED_MODEL
+from ..visible import visible, visible_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -40,10 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure and print."""
-    import json
-
     found = measure(arguments)
-    print(json.dumps(found, indent=2, ensure_ascii=False) if arguments.json else as_text(found))
+    print(visible_json(found) if arguments.json else visible(as_text(found)))
     return 0
 
 
@@ -107,7 +106,7 @@ def _processor(home, base):
 
 
 def _tell(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(visible(text), file=sys.stderr, flush=True)
 
 
 def as_text(found: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..checkpoints.hub_options import add_hub_options
 from ..models.projector_type import PROJECTOR_NAMES
+from ..visible import visible
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -91,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
         title=title,
         is_overwriting=arguments.overwrite,
     )
-    print(f"composed {arguments.output} of {arguments.language_model} and {arguments.vision_tower}")
+    print(visible(f"composed {arguments.output} of {arguments.language_model} and {arguments.vision_tower}"))
     if config.untrained:
         print(
             f"random values: {', '.join(config.untrained)}; train them with `paddlemix pretrain` before anything else"

@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from ..checkpoints.hub_options import add_hub_options
+from ..visible import visible
 
 LAYOUTS = ("paddle", "paddlemix", "hf", "official", "xtuner", "peft")
 DTYPES = ("float32", "float16", "bfloat16")
@@ -61,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
         has_progress=sys.stderr.isatty(),
         is_overwriting=arguments.overwrite,
     )
-    print(report.text(with_names=arguments.list))
+    print(visible(report.text(with_names=arguments.list)))
     return 0
 
 
@@ -81,5 +82,5 @@ def _run_peft(arguments: argparse.Namespace) -> int:
         has_progress=sys.stderr.isatty(),
         is_overwriting=arguments.overwrite,
     )
-    print(report.text(with_names=arguments.list))
+    print(visible(report.text(with_names=arguments.list)))
     return 0

@@ -20,6 +20,7 @@ from ..data.row import Row
 from ..data.row_note import RowNote, in_words
 from ..data.statistics import DataFacts, distinct_rows, summarise
 from ..train.data_settings import DataSettings
+from ..visible import visible_line
 
 LABEL_WIDTH = 18
 MAX_NAMED = 10  # bad rows that are named
@@ -189,7 +190,7 @@ def file_table(report: Report) -> tuple[list[str], list[list[str]]]:
     names = ["file", "#rows", "#used", "#cut", "#pictures", "#tokens", "#trained", "#share", "skipped"]
     rows = [
         [
-            file.file,
+            visible_line(file.file),
             *(f"{count:,}" for count in (file.num_rows, file.num_used, file.num_cut, file.num_pictures)),
             *(f"{count:,}" for count in (file.num_tokens, file.num_trained)),
             f"{file.trained_share:.1%}",
@@ -206,7 +207,7 @@ def as_text(report: Report) -> str:
     names, rows = file_table(report)
     lines += ["", "files", *_aligned(names, rows)]
     if report.bad:
-        lines += ["", "bad rows", *(f"  {note.where}: {note.reason}" for note in report.bad[:MAX_NAMED])]
+        lines += ["", "bad rows", *(f"  {visible_line(note.where)}: {note.reason}" for note in report.bad[:MAX_NAMED])]
         lines += [f"  and {len(report.bad) - MAX_NAMED:,} more"] * (len(report.bad) > MAX_NAMED)
     lines += ["", "problems", *(f"  {problem}" for problem in report.problems)] if report.problems else []
     return "\n".join(lines)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ..checkpoints.hub_options import add_hub_options
+from ..visible import visible
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -36,5 +37,5 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError("name one model: paddlemix extract-projector MODEL --output mm_projector.bin")
     path = resolve(model, hub=arguments.hub, revision=arguments.revision)
     names = extract_projector(path, arguments.output, base=arguments.model_base)
-    print(f"{arguments.output}: {', '.join(names)}")
+    print(visible(f"{arguments.output}: {', '.join(names)}"))
     return 0

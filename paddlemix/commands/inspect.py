@@ -6,13 +6,14 @@ import argparse
 from typing import TYPE_CHECKING
 
 from ..checkpoints.hub_options import add_hub_options
+from ..sizes import in_bytes
+from ..visible import visible, visible_json, visible_line
 
 if TYPE_CHECKING:
     from ..checkpoints.inspection_facts import Inspection
 
 LABEL_WIDTH = 17
 LANGUAGE_PARTS = ("embeddings", "layers", "head")
-UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -29,7 +30,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
 def run(arguments: argparse.Namespace) -> int:
     """Print the report; return 1 if something is missing or wrong."""
     import dataclasses
-    import json
 
     from ..checkpoints.hub import resolve
     from ..checkpoints.inspection import inspect
@@ -37,9 +37,9 @@ def run(arguments: argparse.Namespace) -> int:
     path = resolve(arguments.path, hub=arguments.hub, revision=arguments.revision)
     found = inspect(path, arguments.model_base)
     if arguments.json:
-        print(json.dumps(dataclasses.asdict(found), indent=2, ensure_ascii=False))
+        print(visible_json(dataclasses.asdict(found)))
     else:
-        print(as_text(found))
+        print(visible(as_text(found)))
     return 1 if found.problems else 0
 
 
@@ -50,14 +50,14 @@ def as_text(found: Inspection) -> str:
 
 
 def _row(label: str, text: str) -> str:
-    return f"  {label:<{LABEL_WIDTH}}{text}"
+    return f"  {label:<{LABEL_WIDTH}}{visible_line(text)}"
 
 
 def _head(found: Inspection) -> list[str]:
     num_bytes = sum(file.num_bytes for file in found.files)
-    files = f"{len(found.files)} weight file{'s' * (len(found.files) != 1)}, {_size(num_bytes)}"
+    files = f"{len(found.files)} weight file{'s' * (len(found.files) != 1)}, {in_bytes(num_bytes)}"
     rows = [("format", found.format or "unknown"), ("architecture", found.architecture), ("model", found.model)]
-    return [found.path, *(_row(*row) for row in rows if row[1]), _row("weights", files)]
+    return [visible_line(found.path), *(_row(*row) for row in rows if row[1]), _row("weights", files)]
 
 
 def _parameters(found: Inspection) -> list[str]:
@@ -143,13 +143,14 @@ def _pictures(image: dict) -> list[str]:
 def _files(found: Inspection) -> list[str]:
     if not found.files:
         return []
-    width = max(len(file.name) for file in found.files)
+    names = [visible_line(file.name) for file in found.files]
+    width = max(map(len, names))
     rows = []
-    for file in found.files:
+    for name, file in zip(names, found.files, strict=True):
         held = (
             "cannot be read" if file.num_tensors is None else f"{file.num_tensors:>5} tensors  {', '.join(file.dtypes)}"
         )
-        rows.append(f"  {file.name:<{width}}  {_size(file.num_bytes):>8}  {held}".rstrip())
+        rows.append(f"  {name:<{width}}  {in_bytes(file.num_bytes):>8}  {held}".rstrip())
     return ["files", *rows]
 
 
@@ -159,10 +160,3 @@ def _verdict(found: Inspection) -> list[str]:
         return [*notes, "nothing is missing"]
     title = "1 problem" if len(found.problems) == 1 else f"{len(found.problems)} problems"
     return [*notes, title, *("  - " + problem.replace("\n", "\n    ") for problem in found.problems)]
-
-
-def _size(num_bytes: int) -> str:
-    for unit, name in UNITS:
-        if num_bytes >= unit:
-            return f"{num_bytes / unit:.1f} {name}"
-    return f"{num_bytes} B"

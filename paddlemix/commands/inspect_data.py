@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from ..checkpoints.hub_options import add_hub_options
+from ..visible import visible, visible_json
 
 if TYPE_CHECKING:
     from .data_report import Report
@@ -41,7 +42,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the report; raise ValueError with the first reason for which training would stop."""
-    import json
     from pathlib import Path
 
     from ..output import check_file, replacing
@@ -57,8 +57,8 @@ def run(arguments: argparse.Namespace) -> int:
     if target is not None:
         with replacing(target) as file:
             file.write(as_html(report, arguments.samples).encode("utf-8", "backslashreplace"))
-        print(f"paddlemix: wrote {target}", file=sys.stderr)
-    print(json.dumps(as_dict(report), indent=2) if arguments.json else as_text(report))
+        print(visible(f"paddlemix: wrote {target}"), file=sys.stderr)
+    print(visible_json(as_dict(report)) if arguments.json else visible(as_text(report)))
     if report.problems:
         sys.stdout.flush()  # so that the error comes last
         raise ValueError(report.problems[0])

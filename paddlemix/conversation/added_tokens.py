@@ -11,6 +11,7 @@ from ..foreign_json import FLAG, Kind, check_values, whole_number
 from .templates import TEMPLATES
 
 MAX_ID = 1 << 24  # no vocabulary is larger, and a table as long as the largest id must fit into memory
+MAX_TOKENS = 1 << 14  # beside a vocabulary; released models have 6,400 at most
 TOKEN_ID = whole_number(0, MAX_ID)
 CONTENT = Kind(lambda value: isinstance(value, str) and value != "", "a text that is not empty")
 KINDS = {"content": CONTENT, "id": TOKEN_ID, **dict.fromkeys(("lstrip", "rstrip", "single_word", "normalized"), FLAG)}
@@ -65,6 +66,12 @@ def parse_token(stated: Any, token_id: Any, where: str) -> AddedToken:
         is_word=values.get("single_word", False),
         is_normalized=values.get("normalized", not is_special),
     )
+
+
+def check_number(number: int, where: str) -> None:
+    """Raise ValueError for more tokens than can be searched for in a text."""
+    if number > MAX_TOKENS:
+        raise ValueError(f"{where} lists {number:,} tokens, expected {MAX_TOKENS:,} at most")
 
 
 class AddedTokenSplitter:

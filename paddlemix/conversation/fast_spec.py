@@ -7,7 +7,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from .added_tokens import AddedToken, parse_token
+from ..foreign_json import FLAG, TEXT, Kind, check_values, one_of, shown
+from .added_tokens import AddedToken, check_number, parse_token
+from .step_check import check_steps, regex_of
 
 MAX_STEPS = 64  # of a normalizer or pre-tokenizer; released ones have fewer than ten
 MAX_GROWTH = 16  # characters that normalizing makes of one
@@ -15,6 +17,15 @@ MAX_GROWTH = 16  # characters that normalizing makes of one
 CHARACTER_CLASS = re.compile(r"\\.|\[(?:\\.|\[:\w+:\]|[^\]\\])*\]", re.DOTALL)
 NESTED = re.compile(r"\([^()]*(?:[*+]|\{\d+,\d*\})[^()]*\)(?:[*+]|\{\d+,\d*\})")
 LISTS = ("normalizers", "pretokenizers", "processors", "decoders")
+# Of the object that holds the vocabulary. Pieces that are spelled with a prefix or a suffix would be decoded wrongly.
+NO_AFFIX = Kind(lambda value: value is None or value == "", "null: pieces with a prefix or suffix are not supported")
+MODEL = {
+    "type": one_of(("BPE", "Unigram")),
+    "continuing_subword_prefix": NO_AFFIX,
+    "end_of_word_suffix": NO_AFFIX,
+    "unk_token": TEXT.or_null(),
+    **dict.fromkeys(("fuse_unk", "byte_fallback", "ignore_merges"), FLAG.or_null()),
+}
 # A name that no text has: vocabularies spell spaces and control characters otherwise.
 UNREACHABLE = " \x00{}"
 
@@ -24,6 +35,7 @@ def read_added(spec: Mapping[str, Any], where: str) -> dict[str, AddedToken]:
     listed = [] if spec.get("added_tokens") is None else spec["added_tokens"]
     if not isinstance(listed, list) or not all(isinstance(token, dict) for token in listed):
         raise ValueError(f"{where}: added_tokens is {str(listed)[:80]}, expected a list of objects")
+    check_number(len(listed), f"added_tokens of {where}")
     tokens = [parse_token(token, token.get("id"), f"added_tokens of {where}") for token in listed]
     found = {token.text: token for token in tokens}
     if len(found) < len(tokens):
@@ -33,18 +45,25 @@ def read_added(spec: Mapping[str, Any], where: str) -> dict[str, AddedToken]:
 
 def check_spec(spec: Mapping[str, Any], where: str) -> None:
     """Raise ValueError for what cannot be a tokenizer, or would not come to an end with some text."""
+    tried = []
     for key in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
         steps = list(steps_of(spec.get(key), where))
         if len(steps) > MAX_STEPS:
             raise ValueError(f"{where}: {key} has {len(steps)} steps, expected {MAX_STEPS} at most")
         for step in steps:
-            _check_pattern(step.get("pattern"), where)
+            _check_pattern(regex_of(step), where)
+        tried += steps if key in ("normalizer", "pre_tokenizer") else []
         growth = math.prod(_growth(step) for step in steps)
         if growth > MAX_GROWTH:
             raise ValueError(f"{where}: {key} may make a text {growth} times as long, expected {MAX_GROWTH} at most")
+    check_steps(spec, tried, MAX_GROWTH, where)
     model = spec.get("model")
-    if isinstance(model, Mapping) and model.get("dropout"):
+    if not isinstance(model, Mapping):
+        raise ValueError(f"{where} is no tokenizer file: model is {shown(model)}, expected an object")
+    if model.get("dropout"):
         raise ValueError(f"{where}: model has dropout {model['dropout']}, so that ids would be random: expected null")
+    if "vocab" in model:  # without one, it is no tokenizer at all
+        check_values(model, MODEL, f"{where}, model")
 
 
 def steps_of(step: Any, where: str = "") -> Iterator[Mapping[str, Any]]:
@@ -64,9 +83,8 @@ def steps_of(step: Any, where: str = "") -> Iterator[Mapping[str, Any]]:
             yield from steps_of(child, where)
 
 
-def _check_pattern(pattern: Any, where: str) -> None:
-    expression = pattern.get("Regex") if isinstance(pattern, Mapping) else None
-    if isinstance(expression, str) and NESTED.search(CHARACTER_CLASS.sub("x", expression)):
+def _check_pattern(expression: str | None, where: str) -> None:
+    if expression is not None and NESTED.search(CHARACTER_CLASS.sub("x", expression)):
         raise ValueError(
             f"{where}: the pattern {expression[:80]!r} repeats a repetition, so that a text could take for ever"
         )
@@ -83,16 +101,17 @@ def _growth(step: Mapping[str, Any]) -> int:
     return max(-(-len(content) // max(len(text or ""), 1)), 1)
 
 
-def plain_spec(spec: Mapping[str, Any], tokens: Iterable[AddedToken], specials: set[str]) -> dict[str, Any]:
+def plain_spec(spec: Mapping[str, Any], tokens: Iterable[AddedToken], specials: set[str], where: str) -> dict[str, Any]:
     """Return the description of a tokenizer whose pieces and merges make none of the special tokens.
 
     All added tokens stay, so that the library numbers them as it does for transformers; it is told to leave the special
-    ones alone. A special token that is a piece of the vocabulary gets a name that no text has.
+    ones alone. A special token that is a piece of the vocabulary gets a name that no text has. Raises ValueError for a
+    merge that is none.
     """
     model = dict(spec.get("model") or {})
     vocabulary, merges = model.get("vocab"), model.get("merges")
     if isinstance(merges, list):
-        model["merges"] = [merge for merge in merges if not _touches(merge, specials)]
+        model["merges"] = [merge for merge in merges if not _touches(merge, specials, where)]
     if isinstance(vocabulary, Mapping):
         kept = {model.get("unk_token")}  # the library looks for it by its name; no merge makes it
         hidden = specials - kept
@@ -105,11 +124,11 @@ def plain_spec(spec: Mapping[str, Any], tokens: Iterable[AddedToken], specials: 
     return dict(spec, model=model, added_tokens=added, post_processor=None, truncation=None, padding=None)
 
 
-def _touches(merge: Any, specials: set[str]) -> bool:
+def _touches(merge: Any, specials: set[str], where: str) -> bool:
     """Tell if a merge makes a special token or needs one; older files write the pair as one string with a space."""
     pair = merge.split(" ") if isinstance(merge, str) else merge
     if not isinstance(pair, list) or not all(isinstance(part, str) for part in pair):
-        return False  # which the library refuses
+        raise ValueError(f"{where} is no tokenizer file: the merge {shown(merge)}, expected two texts")
     return "".join(pair) in specials or not specials.isdisjoint(pair)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 
 import tokenizers
 
+from ..foreign_json import number
 from .added_tokens import MAX_ID, NEVER_READ, AddedToken, check_ids
 from .detokenize import decode
 from .fast_spec import (
@@ -27,6 +30,8 @@ from .tokenizer_files import TokenizerFiles, check_unicode, write_files
 from .tokenizer_settings import TokenizerSettings, choose_bos, find_special, read_settings
 
 SPACE_PIECE = "▁"
+BYTE_PIECE = re.compile("<0x[0-9A-Fa-f]{2}>")
+SCORE = number(-1e30, 1e30)
 
 
 class FastTokenizer:
@@ -74,7 +79,8 @@ class FastTokenizer:
 
     def _build_encoders(self, spec: Mapping[str, Any], tokens: Mapping[str, AddedToken], specials: set[str]) -> None:
         """Make the library's tokenizers for text at the start of a stretch and for text that goes on."""
-        start = plain_spec(spec, tokens.values(), specials)
+        where = f"{self._files.vocabulary} in {self._files.folder}"
+        start = plain_spec(spec, tokens.values(), specials, where)
         self._start, contents = _build(self._files, start), list(tokens)
         self._start_ids = _moved(self._start, tokens.values(), contents)
         parts = {key: without_prefix(spec.get(key)) for key in ("normalizer", "pre_tokenizer")}
@@ -162,7 +168,7 @@ class FastTokenizer:
             return (
                 bytes(map(self._byte_of.__getitem__, piece)) if self._byte_of.keys() >= set(piece) else piece.encode()
             )
-        if len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
+        if BYTE_PIECE.fullmatch(piece):
             return bytes([int(piece[3:-1], 16)])
         return piece.replace(SPACE_PIECE, " ").encode("utf-8")
 
@@ -213,14 +219,28 @@ def _vocabulary(where: str, spec: Mapping[str, Any]) -> dict[str, int]:
     stated = model.get("vocab") if isinstance(model, Mapping) else None
     if isinstance(stated, Mapping):
         found = dict(stated)
-    elif isinstance(stated, list) and all(isinstance(one, list) and len(one) == 2 for one in stated):
+    elif isinstance(stated, list) and all(_is_scored(one) for one in stated):
         found = {one[0]: number for number, one in enumerate(stated)}
     else:
         raise ValueError(f"{where} is no tokenizer file: it has no vocabulary")
     wrong = next((text for text, number in found.items() if type(number) is not int or not 0 <= number <= MAX_ID), None)
     if wrong is not None:
         raise ValueError(f"{where}: {wrong!r} has the id {found.get(wrong)!r}, expected a number from 0 to {MAX_ID}")
+    if len(found) < len(stated) or len(set(found.values())) < len(found):
+        raise ValueError(f"{where}: {_twice(stated)} stands twice in the vocabulary")
     return found
+
+
+def _is_scored(one: Any) -> bool:
+    """Tell if something is a piece with its score."""
+    return isinstance(one, list) and len(one) == 2 and isinstance(one[0], str) and SCORE.is_good(one[1])
+
+
+def _twice(stated: Mapping[str, int] | list) -> str:
+    """Return what stands twice: an id, or a piece of a list."""
+    names = [f"the id {number}" for number in stated.values()] if isinstance(stated, Mapping) else []
+    names = names or [repr(text) for text, _ in stated]
+    return next(name for name, count in Counter(names).items() if count > 1)
 
 
 def _is_byte_level(where: str, spec: Mapping[str, Any]) -> bool:

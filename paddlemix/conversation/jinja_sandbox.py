@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import functools
 import json
-import subprocess
 import sys
 from datetime import datetime
 from typing import Any
 
-MAX_SECONDS, MAX_WAIT = 2, 20  # of a processor's time, and of waiting where a system knows no such limit
-MAX_MEMORY, MAX_SOURCE, MAX_OUTPUT = 1 << 30, 1 << 18, 1 << 20  # bytes and characters
+from .limited_process import MAX_OUTPUT, run_limited
+
+MAX_SOURCE = 1 << 18  # characters
 
 
 @functools.lru_cache(maxsize=16)
@@ -25,36 +25,17 @@ def render_all(source: str, request: str) -> tuple[tuple[str | None, str], ...]:
     """
     if len(source) > MAX_SOURCE:
         raise ValueError(f"it has {len(source):,} characters, expected {MAX_SOURCE:,} at most")
-    command = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import main; main()"
-    stdin = json.dumps([source, json.loads(request)])
     try:
-        done = subprocess.run(
-            [sys.executable, "-I", "-c", command], input=stdin, capture_output=True, text=True, timeout=MAX_WAIT
-        )
-    except subprocess.TimeoutExpired:
-        raise ValueError(f"rendering it takes longer than {MAX_WAIT} s") from None
-    except OSError as error:
-        raise ValueError(f"no process to render it in could be started: {error}") from None
-    if done.returncode != 0 or len(done.stdout) > MAX_OUTPUT:
-        raise ValueError("rendering it takes too much time or memory")
-    return tuple((text, reason) for text, reason in json.loads(done.stdout))
+        output = run_limited(__name__, json.dumps([source, json.loads(request)]))
+    except ValueError as error:
+        raise ValueError(f"rendering it: {error}") from None
+    return tuple((text, reason) for text, reason in json.loads(output))
 
 
 def main() -> None:
     """Render what stands on standard input and write the results to standard output, within limits."""
-    _limit_resources()
     source, calls = json.load(sys.stdin)
     json.dump([_render(source, values) for values in calls], sys.stdout)
-
-
-def _limit_resources() -> None:
-    try:
-        import resource
-    except ImportError:  # there are none on Windows, where the time limit of the caller has to do
-        return
-    resource.setrlimit(resource.RLIMIT_CPU, (MAX_SECONDS, MAX_SECONDS))
-    resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def _render(source: str, values: dict[str, Any]) -> tuple[str | None, str]:

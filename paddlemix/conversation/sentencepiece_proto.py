@@ -7,15 +7,16 @@ Field numbers: sentencepiece_model.proto of google/sentencepiece.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4
-BPE = 2  # among the kinds of model
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = KINDS = (1, 2, 3, 4, 5, 6)
+UNIGRAM, BPE = 1, 2  # kinds of model
 _PIECES, _TRAINER, _NORMALIZER = 1, 2, 3  # fields of the model
-_MODEL_TYPE = 3  # field of the trainer's settings
-_PIECE_TEXT, _PIECE_TYPE = 1, 3  # fields of a piece
-_ADD_DUMMY_PREFIX, _REMOVE_EXTRA_SPACES = 3, 4  # fields of the normalizer
+_MODEL_TYPE, _IS_SUFFIX = 3, 24  # fields of the trainer's settings
+_PIECE_TEXT, _PIECE_SCORE, _PIECE_TYPE = 1, 2, 3  # fields of a piece
+_ADD_DUMMY_PREFIX, _REMOVE_EXTRA_SPACES, _ESCAPES_SPACES = 3, 4, 5  # fields of the normalizer
+_ZERO = b"\0\0\0\0"  # a float in little endian
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
@@ -34,19 +35,46 @@ class ModelFacts:
 
 def read_facts(model: bytes) -> ModelFacts:
     """Return what the tokenizer must know of a model; raise ValueError when the bytes are no such model."""
-    pieces, normalizer, model_type = [], {_ADD_DUMMY_PREFIX: 1, _REMOVE_EXTRA_SPACES: 1}, 1
+    pieces: list[tuple[str, int]] = []
+    trainer = {_MODEL_TYPE: UNIGRAM, _IS_SUFFIX: 0}
+    normalizer = {_ADD_DUMMY_PREFIX: 1, _REMOVE_EXTRA_SPACES: 1, _ESCAPES_SPACES: 1}
     for field, value, _ in _fields(model):
+        if field in (_PIECES, _TRAINER, _NORMALIZER) and isinstance(value, int):
+            raise ValueError(f"its field {field} is a number, expected a message")
         if field == _PIECES:
-            piece = {number: content for number, content, _ in _fields(value)}
-            pieces.append((piece[_PIECE_TEXT].decode("utf-8"), piece.get(_PIECE_TYPE, NORMAL)))
+            pieces.append(_piece(value, len(pieces)))
         elif field == _TRAINER:
-            model_type = {number: content for number, content, _ in _fields(value)}.get(_MODEL_TYPE, model_type)
+            trainer |= _numbers(value, trainer)
         elif field == _NORMALIZER:
-            normalizer.update({number: content for number, content, _ in _fields(value)})
+            normalizer |= _numbers(value, normalizer)
     if not pieces:
         raise ValueError("it holds no pieces")
+    if trainer[_MODEL_TYPE] not in (UNIGRAM, BPE):
+        raise ValueError(f"its model_type is {trainer[_MODEL_TYPE]}, expected {UNIGRAM} (unigram) or {BPE} (BPE)")
+    if trainer[_IS_SUFFIX] or not normalizer[_ESCAPES_SPACES]:
+        raise ValueError("it has treat_whitespace_as_suffix, or no escape_whitespaces, which is not supported here")
     has_prefix, has_removal = (bool(normalizer[key]) for key in (_ADD_DUMMY_PREFIX, _REMOVE_EXTRA_SPACES))
-    return ModelFacts(tuple(pieces), has_prefix, has_removal, model_type)
+    return ModelFacts(tuple(pieces), has_prefix, has_removal, trainer[_MODEL_TYPE])
+
+
+def _piece(message: bytes, index: int) -> tuple[str, int]:
+    """Return text and type of a piece."""
+    fields = {number: content for number, content, _ in _fields(message)}
+    text, score, kind = fields.get(_PIECE_TEXT, b""), fields.get(_PIECE_SCORE, _ZERO), fields.get(_PIECE_TYPE, NORMAL)
+    if type(text) is not bytes or type(score) is not bytes or len(score) != len(_ZERO) or kind not in KINDS:
+        raise ValueError(f"piece {index} has fields of other kinds than a text, a score and a type")
+    if score[3] & 0x7F == 0x7F and score[2] & 0x80:  # all bits of a float's exponent are set
+        raise ValueError(f"piece {index} has a score that is no finite number")
+    return text.decode("utf-8"), kind
+
+
+def _numbers(message: bytes, known: Mapping[int, int]) -> dict[int, int]:
+    """Return the known fields that a message states, which are numbers."""
+    found = {number: content for number, content, _ in _fields(message) if number in known}
+    wrong = next((number for number, content in found.items() if not isinstance(content, int)), None)
+    if wrong is not None:
+        raise ValueError(f"its setting {wrong} is no number")
+    return found
 
 
 def with_dummy_prefix(model: bytes, is_added: bool) -> bytes:
@@ -93,6 +121,8 @@ def _fields(message: bytes) -> Iterator[tuple[int, bytes | int, bytes]]:
 
 def _read_varint(message: bytes, position: int) -> tuple[int, int]:
     """Return a variable-length integer and the position behind it."""
+    if position < len(message) and message[position] < 0x80:  # most have one byte
+        return message[position], position + 1
     value, shift = 0, 0
     while position < len(message) and shift < 64:
         byte = message[position]

@@ -16,6 +16,8 @@ CONFIG_FILE, SPECIALS_FILE, ADDED_FILE = "tokenizer_config.json", "special_token
 SETTINGS = (CONFIG_FILE, SPECIALS_FILE, ADDED_FILE)
 ROLES = ("bos_token", "eos_token", "unk_token", "pad_token", "cls_token", "sep_token", "mask_token")
 MODELS = (PADDLE_FILE, SENTENCEPIECE_FILE)
+# Bytes of a file. The largest released ones have 5 and 35 MB; reading one takes ten times its size.
+MAX_BYTES = dict.fromkeys(MODELS, 16 << 20) | dict.fromkeys((FAST_FILE, *SETTINGS), 64 << 20)
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..foreign_json import FLAG, OBJECT, TEXT, KeyRules, Kind, check_keys, check_values, stated_but_unused
-from .added_tokens import MAX_ID, NEVER_READ, AddedToken, parse_token
+from ..foreign_json import FLAG, OBJECT, TEXT, KeyRules, Kind, check_keys, check_values, shown, stated_but_unused
+from .added_tokens import MAX_ID, NEVER_READ, AddedToken, check_number, parse_token
 from .tokenizer_files import ADDED_FILE, CONFIG_FILE, PADDLE_FILE, ROLES, SPECIALS_FILE, TokenizerFiles
 
 LISTED = ("additional_special_tokens", "extra_special_tokens", "model_specific_special_tokens")
@@ -60,6 +60,8 @@ KINDS |= dict.fromkeys(("add_bos_token", "add_prefix_space", "legacy"), FLAG.or_
 TOKENS = Kind(lambda value: isinstance(value, list | dict), "a list of tokens").or_null()
 KINDS |= {"additional_special_tokens": TOKENS, "extra_special_tokens": TOKENS}
 KINDS |= {"model_specific_special_tokens": OBJECT.or_null()}
+# Of a token that stands as an object under its role.
+TOKEN_FLAGS = dict.fromkeys(("lstrip", "rstrip", "single_word", "normalized", "special"), FLAG)
 
 
 @dataclass(frozen=True)
@@ -175,12 +177,15 @@ def _read_added(files: TokenizerFiles, config: Mapping[str, Any], named: frozens
     """
     where = f"added_tokens_decoder of {CONFIG_FILE} in {files.folder}"
     decoder = config.get("added_tokens_decoder")
+    check_number(len(decoder or {}), where)
     tokens = [parse_token(token, _number(number, where), where) for number, token in (decoder or {}).items()]
     found = {token.text: token for token in tokens}
     if len(found) < len(tokens):
         raise ValueError(f"{where} lists a token twice")
     where = f"{ADDED_FILE} in {files.folder}"
-    for text, number in files.read_json(ADDED_FILE).items():
+    listed = files.read_json(ADDED_FILE)
+    check_number(len(listed), where)
+    for text, number in listed.items():
         token = parse_token({"content": text, "special": decoder is not None}, _number(number, where), where)
         other = found.setdefault(text, token)
         if other.token_id != token.token_id:
@@ -199,7 +204,9 @@ def _number(value: Any, where: str) -> Any:
 
 def _text(token: Any, key: str, files: TokenizerFiles) -> str | None:
     """Return the text of a token that is written as a string or as an object with `content`."""
-    text = token.get("content") if isinstance(token, Mapping) else token
-    if text is None or isinstance(text, str):
-        return text or None
-    raise ValueError(f"{key} in {files.folder} is {token!r}: expected a string or an object with 'content'")
+    text = token.get("content", token) if isinstance(token, Mapping) else token
+    if text is not None and not isinstance(text, str):
+        raise ValueError(f"{key} in {files.folder} is {shown(token)}: expected a string or an object with 'content'")
+    if isinstance(token, Mapping):
+        check_values(token, TOKEN_FLAGS, f"{key} in {files.folder}")
+    return text or None

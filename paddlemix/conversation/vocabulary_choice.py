@@ -11,7 +11,8 @@ from typing import Any
 
 import sentencepiece
 
-from .tokenizer_files import ADDED_FILE, CONFIG_FILE, FAST_FILE, SETTINGS, VOCABULARIES, TokenizerFiles
+from ..sizes import in_bytes
+from .tokenizer_files import ADDED_FILE, CONFIG_FILE, FAST_FILE, MAX_BYTES, SETTINGS, VOCABULARIES, TokenizerFiles
 
 TIKTOKEN = "it is a list of byte pieces, as LLaMA 3 was first released with"
 
@@ -28,13 +29,20 @@ def read_files(folder: str | Path) -> TokenizerFiles:
     there = [name for name in VOCABULARIES if (folder / name).is_file()]
     if not there:
         raise ValueError(f"no tokenizer in {folder}: expected one of {', '.join(VOCABULARIES)}")
-    contents = {name: (folder / name).read_bytes() for name in (there[0], *SETTINGS) if (folder / name).is_file()}
+    contents = {name: _content(folder / name) for name in (there[0], *SETTINGS) if (folder / name).is_file()}
     first = TokenizerFiles(str(folder), there[0], contents)
     if there[0] == FAST_FILE or FAST_FILE not in there:
         return first
     settings = {name: content for name, content in contents.items() if name in SETTINGS}
-    fast = TokenizerFiles(str(folder), FAST_FILE, {FAST_FILE: (folder / FAST_FILE).read_bytes(), **settings})
+    fast = TokenizerFiles(str(folder), FAST_FILE, {FAST_FILE: _content(folder / FAST_FILE), **settings})
     return _choose(first, fast)
+
+
+def _content(path: Path) -> bytes:
+    size, limit = path.stat().st_size, MAX_BYTES[path.name]
+    if size > limit:
+        raise ValueError(f"{path} has {in_bytes(size)}, expected {in_bytes(limit)} at most: it is no tokenizer's")
+    return path.read_bytes()
 
 
 def vocabulary_notice(folder: str | Path) -> str:

@@ -26,6 +26,7 @@ import numpy as np
 from ..conversation.paddlemix_template import check_chat_template
 from ..conversation.templates import ChatTemplate
 from ..image.load import describe
+from ..visible import visible
 from .bad_rows import refuse
 from .locate import MAX_PATH
 from .readers.fields import show
@@ -209,7 +210,7 @@ def _check_template(file: str, template: ChatTemplate | None, owner: str, config
     except ValueError as error:
         raise ValueError(f"{owner}: {error}") from error
     for difference in differences:
-        logger.warning("%s: chat_template %s: %s", owner, file, difference)
+        logger.warning("%s", visible(f"{owner}: chat_template {file}: {difference}"))
 
 
 def _check_exists(file: str, is_there, what: str, owner: str, config_folder: str | Path | None) -> None:

@@ -16,6 +16,7 @@ from ..image.load import load_image
 from ..log import notice
 from ..ops.quantize import choose_kind
 from ..output import OutputError, replacing
+from ..visible import visible
 from .sampling import SamplingParams
 from .session import ChatSession, Turn
 
@@ -57,10 +58,13 @@ class ChatLoop:
                 print("\n(an empty line leaves)")
                 continue
             if self.is_echoing:
-                print(line)
+                print(visible(line))
             if not line.strip():
                 break
-            self._handle(line)
+            try:
+                self._handle(line)
+            except KeyboardInterrupt:  # while an image is loaded, or between two steps
+                print("(stopped)")
         print("exit...")
 
     def _handle(self, line: str) -> None:
@@ -68,7 +72,7 @@ class ChatLoop:
         if word in self.commands:
             self.commands[word](rest.strip())
         elif line.startswith("/"):
-            print(f"unknown command {word}: /help lists them; to send this as text, put a blank before it")
+            print(visible(f"unknown command {word}: /help lists them; to send this as text, put a blank before it"))
         else:
             self._answer(line)
 
@@ -81,7 +85,7 @@ class ChatLoop:
         try:
             pieces = session.stream(text, self.waiting, sampling)
         except ValueError as error:  # no room, or a picture that is gone; nothing was changed
-            print(f"(not sent: {error})")
+            print(visible(f"(not sent: {error})"))
             return
         except KeyboardInterrupt:
             print("(not sent)")
@@ -99,7 +103,7 @@ class ChatLoop:
         try:
             with _interrupts() as seen:
                 for piece in pieces:
-                    print(piece, end="", flush=True)
+                    print(visible(piece), end="", flush=True)
                     if seen:
                         raise KeyboardInterrupt
         except KeyboardInterrupt:
@@ -135,7 +139,7 @@ class ChatLoop:
         try:
             load_image(path)
         except (ValueError, OSError) as error:
-            print(f"error: {error}")
+            print(visible(f"error: {error}"))
             return
         self.waiting.append(path)
         print(f"(the next question goes with {len(self.waiting)} picture{'s' if len(self.waiting) > 1 else ''})")
@@ -152,14 +156,15 @@ class ChatLoop:
         text = json.dumps({"messages": self.session.messages, "images": self.sent}, ensure_ascii=False, indent=2)
         try:
             with replacing(Path(name)) as file:
-                file.write((text + "\n").encode())
+                # Half a surrogate pair, of a name that is no UTF-8, becomes what JSON has for it.
+                file.write((text + "\n").encode(errors="backslashreplace"))
         except OutputError as error:
-            print(f"error: {error}")
+            print(visible(f"error: {error}"))
             return
         except OSError as error:
-            print(f"error: {name} cannot be written: {error.strerror}")
+            print(visible(f"error: {name} cannot be written: {error.strerror or error}"))
             return
-        print(f"(saved to {name})")
+        print(visible(f"(saved to {name})"))
 
 
 def chat(arguments: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from ..checkpoints.shapes import parameter_shapes
 from ..constants import DTYPE_BYTES
 from ..models.config import LlavaConfig
+from ..sizes import in_memory
 from .activations import FLOAT, Arithmetic, Load, activations
 
 GIB = 1 << 30
@@ -164,14 +165,6 @@ def _arithmetic(config: LlavaConfig, trains: Trains, method: Method, load: Load)
     )
 
 
-def in_bytes(number: int) -> str:
-    """Return a number of bytes for people."""
-    for unit, name in ((GIB, "GiB"), (1 << 20, "MiB")):
-        if number >= unit // 10:
-            return f"{number / unit:,.2f} {name}"
-    return f"{number / 1024:,.1f} KiB"
-
-
 def advice(found: Estimate, method: Method, num_samples: int, num_cards: int) -> list[str]:
     """Return what would make a run smaller, what costs least first."""
     state, peak = found.gradients + found.optimizer, sum(found.activations.values())
@@ -192,4 +185,4 @@ def advice(found: Estimate, method: Method, num_samples: int, num_cards: int) ->
         saved['"sharding": "stage3 offload"'] = found.optimizer  # Paddle offloads stage 2 for a few settings only
     if method.lora_rank == 0 and found.num_trained > MANY:
         saved['"lora": true'] = state
-    return [f"{text} (about {in_bytes(size)} less)" for text, size in saved.items() if size > 0]
+    return [f"{text} (about {in_memory(size)} less)" for text, size in saved.items() if size > 0]

@@ -13,6 +13,8 @@ from typing import Any
 from ..accelerators import explained
 from ..device import prepare_environment
 from ..log import notice
+from ..streams import standard_streams
+from ..visible import visible
 from .convert import convert
 from .values import LAST, read_values
 
@@ -34,14 +36,16 @@ class Preempted(Exception):
 
 def main(argv: list[str], *, script: str, template: str | None) -> int:
     """Run with a command line; print a user's mistake as one line and return 1. template: None for the model's own."""
-    if not argv or argv[0] in ("-h", "--help"):
-        print(USAGE.format(script=script))
-        return 0 if argv else 2
     try:
-        with explained():
+        with standard_streams(), explained():
+            if not argv or argv[0] in ("-h", "--help"):
+                print(USAGE.format(script=script))
+                return 0 if argv else 2
             return _run(argv, template)
+    except BrokenPipeError:  # before OSError, which it is too
+        return 1
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {visible(str(error))}", file=sys.stderr)
         return 1
     except Preempted as stop:
         print(f"{stop}; without overwrite_output_dir the same command goes on from there", file=sys.stderr)

@@ -12,6 +12,7 @@ from typing import Any
 from ...conversation.messages import Conversation
 from ...conversation.render import place_images
 from ...foreign_json import KeyRules
+from ...visible import visible
 from ..bad_rows import refuse
 from ..row import Row
 from ..row_note import RowNote
@@ -63,8 +64,9 @@ def scan_rows(
 
 
 def _tell(changes: Counter[str], path: str | Path, num_rows: int) -> None:
+    path = visible(str(path))
     for change, count in changes.most_common(MAX_NOTICES):
-        logger.warning("%s: %d of %d rows: %s", path, count, num_rows, change)
+        logger.warning("%s: %d of %d rows: %s", path, count, num_rows, visible(change))
     if len(changes) > MAX_NOTICES:
         logger.warning("%s: and %d more keys that are not used", path, len(changes) - MAX_NOTICES)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from ...foreign_json import is_silent
 from ...json_object import repeated_key
+from ...visible import visible
 from .errors import NotJsonError
 from .fields import key_names, show
 from .json_parts import Place, find_members, find_parts
@@ -45,11 +46,11 @@ def iterate_rows(path: str | Path) -> Iterator[JsonRow]:
     if path.suffix.lower() == ".json" and not _is_json_lines(path):
         yield from _read_json(path)
     elif path.suffix.lower() == ".jsonl" and _is_json_list(path):
-        logger.info("%s starts with '[': reading it as one JSON list", path)
+        logger.info("%s starts with '[': reading it as one JSON list", visible(str(path)))
         yield from _read_json(path)
     else:
         if path.suffix.lower() == ".json":
-            logger.info("%s holds one JSON object a line: reading it as JSON lines", path)
+            logger.info("%s holds one JSON object a line: reading it as JSON lines", visible(str(path)))
         yield from _read_lines(path)
 
 
@@ -134,7 +135,8 @@ def _tell_head(keys: Iterable[str], path: Path) -> None:
     """Log what an object states beside its rows."""
     others = [key for key in keys if key != LIST_KEY and key not in HEAD_KEYS]
     if others:
-        logger.warning("%s: beside %r stand %s, which are not used", path, LIST_KEY, key_names(dict.fromkeys(others)))
+        names = key_names(dict.fromkeys(others))
+        logger.warning("%s", visible(f"{path}: beside {LIST_KEY!r} stand {names}, which are not used"))
 
 
 def _is_json_lines(path: Path) -> bool:

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from ... import device as devices
+from ...sizes import in_memory
 from ..arguments import parse
 from ..data_settings import check_work
-from ..memory import MOMENTS, Estimate, Method, advice, estimate, in_bytes
+from ..memory import MOMENTS, Estimate, Method, advice, estimate
 from ..memory_settings import MemorySettings
 from ..outline import outline
 from .inputs import Home, Sampled, check_data, check_model, check_settings, load_of
@@ -92,7 +93,7 @@ def _check_memory(check: Check, values, settings, home: Home, sampled: Sampled, 
         return found
     total, free = available
     check.values |= {"total": total, "free": free}
-    text = f"{in_bytes(found.total)} estimated, {in_bytes(free)} free"
+    text = f"{in_memory(found.total)} estimated, {in_memory(free)} free"
     if found.total > free:
         check.fail(f"{text}: too little", *advice(found, method, len(load.lengths), cards))
     elif found.total > NEARLY_FULL * free:

@@ -18,7 +18,7 @@ from packaging.version import Version
 
 from ... import device as devices
 from ...accelerators import PADDLES, version_of
-from ..memory import in_bytes
+from ...sizes import in_bytes, in_memory
 from .result import Check
 
 REQUIREMENTS = Path(__file__).parents[3] / "requirements.txt"
@@ -76,7 +76,7 @@ def _release(name: str, version: str) -> str:
 def check_device(check: Check, device: str, dtype: str, is_asked_for: bool) -> None:
     """Run what training is made of, forward and backward, and compare with NumPy. dtype: that will be computed in."""
     memory = devices.device_memory(device)
-    size = "memory not known" if memory is None else f"{in_bytes(memory[1])} of {in_bytes(memory[0])} free"
+    size = "memory not known" if memory is None else f"{in_memory(memory[1])} of {in_memory(memory[0])} free"
     check.say(f"{device}, {size}; computes in {dtype}")
     check.values |= {"device": device, "dtype": dtype, "memory": memory and {"total": memory[0], "free": memory[1]}}
     if is_asked_for and dtype == "float32":

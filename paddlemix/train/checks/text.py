@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import textwrap
 from collections.abc import Iterator
 
-from ..memory import in_bytes
+from ...sizes import in_memory
+from ...visible import visible, visible_json
 from .result import FAILED, OK, SKIPPED, WARNING, Check, Diagnosis
 
 COLOURS = {OK: "32", WARNING: "33", FAILED: "31", SKIPPED: "2"}
@@ -30,7 +30,7 @@ OTHERWISE = {"activations_without": "without recompute", "activations_with_recom
 def show(diagnosis: Diagnosis, *, is_json: bool) -> None:
     """Print to standard output, in colours on a terminal unless NO_COLOR is set."""
     if is_json:
-        print(json.dumps(diagnosis.as_dict(), indent=2))
+        print(visible_json(diagnosis.as_dict()))
     else:
         print(as_text(diagnosis, has_colour=sys.stdout.isatty() and not os.environ.get("NO_COLOR")))
 
@@ -46,7 +46,8 @@ def check_lines(check: Check, has_colour: bool) -> Iterator[str]:
     status = paint(f"{check.status:<{STATUS_WIDTH}}", check.status, has_colour)
     first = f"  {status}{check.name:<{NAME_WIDTH}}"
     for fact in [*check.facts, *(f"-> {one}" for one in check.advice)]:
-        for line in textwrap.wrap(fact, WIDTH - INDENT, break_long_words=False, break_on_hyphens=False) or [""]:
+        lines = textwrap.wrap(visible(fact), WIDTH - INDENT, break_long_words=False, break_on_hyphens=False)
+        for line in lines or [""]:
             yield first + line
             first = " " * INDENT
     yield from _table(check.values.get("estimate"))
@@ -57,11 +58,11 @@ def _table(components: dict[str, int] | None) -> Iterator[str]:
         return
     for key, title in COMPONENTS.items():
         if components[key] or key != "context":
-            rest = "".join(f"  ({in_bytes(components[name])} {text})" for name, text in OTHERWISE.items()
+            rest = "".join(f"  ({in_memory(components[name])} {text})" for name, text in OTHERWISE.items()
                            if key == "activations" and name in components)  # fmt: skip
-            yield f"{' ' * INDENT}  {title:<28}{in_bytes(components[key]):>12}{rest}"
+            yield f"{' ' * INDENT}  {title:<28}{in_memory(components[key]):>12}{rest}"
     if components["on_host"]:
-        yield f"{' ' * INDENT}  {'on the host (offloaded)':<28}{in_bytes(components['on_host']):>12}"
+        yield f"{' ' * INDENT}  {'on the host (offloaded)':<28}{in_memory(components['on_host']):>12}"
 
 
 def _verdict(diagnosis: Diagnosis, has_colour: bool) -> str:

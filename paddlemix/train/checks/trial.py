@@ -24,8 +24,8 @@ from ...checkpoints.checkpoint import open_checkpoint
 from ...checkpoints.files import preview
 from ...checkpoints.processor import LlavaProcessor
 from ...data.row import Row
+from ...sizes import in_bytes, in_memory
 from ..lora import trained_tensors
-from ..memory import in_bytes
 from ..run import build
 from ..run_folder import COMPLETE
 from .inputs import Home, Sampled
@@ -258,4 +258,4 @@ def compare_peak(check: Check, allocated: int) -> None:
     """Set the measured peak beside the estimate for the same batch."""
     peak = check.values.get("peak")
     if peak:
-        check.say(f"peak of {in_bytes(peak)} measured, {in_bytes(allocated)} estimated")
+        check.say(f"peak of {in_memory(peak)} measured, {in_memory(allocated)} estimated")

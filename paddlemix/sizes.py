@@ -1,0 +1,19 @@
+"""Numbers of bytes for people."""
+
+from __future__ import annotations
+
+DISK = ((10**9, "GB"), (10**6, "MB"), (10**3, "kB"))  # as file managers and hubs count
+MEMORY = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))  # as drivers of cards count
+
+
+def in_bytes(number: int, units: tuple[tuple[int, str], ...] = DISK) -> str:
+    """Return a number of bytes in the largest unit of which there is at least one: "1.5 GB", "12.0 kB", "7 B"."""
+    for unit, name in units:
+        if number >= unit:
+            return f"{number / unit:,.1f} {name}"
+    return f"{number} B"
+
+
+def in_memory(number: int) -> str:
+    """Return a number of bytes of memory, in units of 1024."""
+    return in_bytes(number, MEMORY)

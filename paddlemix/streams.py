@@ -1,0 +1,74 @@
+"""The standard streams of a process, so that none that is closed, full or left by its reader ends in a traceback."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+
+from .visible import visible
+
+STREAMS = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
+
+
+@contextmanager
+def standard_streams() -> Iterator[None]:
+    """Make the streams usable for a command, and see that all it printed is written when it ends.
+
+    Raises BrokenPipeError where the reader has gone, OSError where standard output cannot be written. Python writes no
+    more to such a stream afterwards, at its exit neither.
+    """
+    _open_closed()
+    _accept_all_text()
+    sys.excepthook = _show_error
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        if error.filename is None and not _can_flush(sys.stdout):
+            raise OSError(f"standard output cannot be written: {error.strerror or error}") from error
+        raise
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            if not _can_flush(stream):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _open_closed() -> None:
+    """Put the null device in the place of closed streams, so that no file gets their numbers and what is printed."""
+    closed = [name for name, _ in STREAMS if vars(sys)[name] is None]
+    for name, mode in STREAMS:
+        if name in closed:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115  as long as the process lives
+    if "stdout" in closed:
+        print("paddlemix: standard output is closed: what is printed there is lost", file=sys.stderr)
+
+
+def _accept_all_text() -> None:
+    """Let texts pass that a stream's encoding does not have: as escapes when written, as surrogates when read."""
+    for stream, errors in (
+        (sys.stdin, "surrogateescape"),
+        (sys.stdout, "backslashreplace"),
+        (sys.stderr, "backslashreplace"),
+    ):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=errors)
+
+
+def _can_flush(stream: io.TextIOBase) -> bool:
+    try:
+        stream.flush()
+    except OSError:
+        return False
+    return True
+
+
+def _show_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print an error that nobody expected; its words may come from a file."""
+    print(visible("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
