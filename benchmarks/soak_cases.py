@@ -68,7 +68,7 @@ def all_cases(home: Path) -> list[Case]:
         Case("lora", values=LORA, share=2.0),
         Case("packed", values=packed),
         Case("bad-rows", values={**bad, "save_total_limit": 1}, is_kept=False),
-        Case("best", values={**LORA, **best, "num_eval_answers": 1}),
+        Case("best", values={**LORA, **best, "num_eval_answers": 1}, share=0.5),
         Case("two", values={}, num_processes=2, share=2.0),
         Case("two-lora", values={**LORA, "sharding": "stage1"}, num_processes=2),
         Case("launched", values={}, num_processes=2, is_launched=True, share=0.3),

@@ -7,6 +7,7 @@ strikes at one of these calls, just before it is done, or after a time.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import resource
@@ -70,14 +71,20 @@ class End:
         """The first code that is not 0, else 0."""
         return next((code for code in self.codes if code), 0)
 
+    def of(self, rank: int) -> End:
+        """Return how one of the processes ended."""
+        return End((self.codes[rank],), (self.logs[rank],), self.is_hung)
+
     @property
     def has_traceback(self) -> bool:
-        return LEAK in self.codes or any(TRACEBACK in log for log in self.logs)
+        return any(code == LEAK or TRACEBACK in log for code, log in zip(self.codes, self.logs, strict=True))
 
     @property
     def has_one_line(self) -> bool:
         """Whether a process that ended with 1 says so in its last line."""
-        return any(code == 1 and last_line(log).startswith("error: ") for code, log in zip(self.codes, self.logs))
+        return any(
+            code == 1 and last_line(log).startswith("error: ") for code, log in zip(self.codes, self.logs, strict=True)
+        )
 
 
 def last_line(log: str) -> str:
@@ -86,8 +93,8 @@ def last_line(log: str) -> str:
 
 
 def tail(end: End) -> str:
-    """Return the last words of each process for a report."""
-    return " | ".join(" ".join(log.split())[-300:] for log in end.logs if log.strip())
+    """Return the last line of each process for a report."""
+    return " | ".join(last_line(log)[-300:] for log in end.logs if log.strip())
 
 
 def run_forked(
@@ -150,10 +157,8 @@ class _Child:
 
     def end_group(self) -> None:
         """End what it has left behind: workers of its loader."""
-        try:
+        with contextlib.suppress(ProcessLookupError):  # it left nothing
             os.killpg(self.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass  # it left nothing
         os.close(self.pipe)
 
     def text(self) -> str:

@@ -4,9 +4,9 @@
 
 A command (training whole, with LoRA, packed, by two processes, over an earlier run's output; merge, convert and the
 others that write models) is killed, interrupted, or finds the disk full, up to three times in turn; then the same
-command runs to its end. What must hold after each strike: a checkpoint that is marked whole, and a folder that loads, is
-in every file what it was before or what an uninterrupted run makes of it. At the end: every file is as of a run that was
-never struck, nothing is left over, and what is not the run's own is untouched. The moments: any time, and any call that
+command runs to its end. What must hold after each strike: a checkpoint that is marked whole, and a folder that loads,
+is in every file what it was before or what an uninterrupted run makes of it. At the end: every file is as of a run that
+was never struck, nothing is left over, and what is not the run's own is untouched. The moments: any time, and any call that
 opens a file to write, renames or removes. --sweep kills at each such call of a case, one after the other. A round is
 known by its case and number, and can be repeated alone: --only CASE --round N.
 
@@ -73,9 +73,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default=None, metavar="CASES", help="names of cases, with commas")
     parser.add_argument("--round", type=int, default=None, metavar="N", help="this round of each case alone")
-    parser.add_argument(
-        "--sweep", action="store_true", help="kill at every call that changes a file, one after another"
-    )
+    parser.add_argument("--sweep", action="store_true", help="kill at every call that changes a file in turn")
     parser.add_argument("--folder", type=Path, default=None, help="a new folder to work in, which is kept")
     return parser.parse_args(argv)
 

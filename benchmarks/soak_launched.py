@@ -34,7 +34,10 @@ def warm_up() -> None:
 
 
 def run_launched(words: list[str], home: Path, num_processes: int, limit: float, fault: Fault | None) -> End:
-    """Run `paddlemix sft CONFIG` by the launcher. A signal goes to all: to the launcher, and SIGKILL to its children too."""
+    """Run `paddlemix sft CONFIG` by the launcher.
+
+    A signal goes to the launcher, which hands it on; SIGKILL, which it cannot, to its processes too.
+    """
     command = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", str(num_processes)]
     command += ["--master", f"127.0.0.1:{free_port()}", "--log_dir", str(home / "launcher"), str(SCRIPT), *words[1:]]
     environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}

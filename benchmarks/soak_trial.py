@@ -61,8 +61,22 @@ class Soak:
             self._succeed(case, command(self.home, case, is_earlier=True))
         shutil.copytree(self.work, self.before, symlinks=True)
         old, words = state_of(self.work), command(self.home, case)
+        sides = {"old": old} if old else {}
+        if case.trains and "save_total_limit" in case.values:
+            sides["kept"] = self._with_all_checkpoints(case)
         end = self._succeed(case, words)
-        return Trial(self, case, words, old, state_of(self.work), end.num_calls or 0, end.seconds)
+        new = state_of(self.work)
+        return Trial(self, case, words, {**sides, "new": new}, new, end.num_calls or 0, end.seconds)
+
+    def _with_all_checkpoints(self, case: Case) -> dict[str, str]:
+        """Return the whole checkpoints of a run that deletes none."""
+        values = {key: value for key, value in case.values.items() if key != "save_total_limit"}
+        other = replace(case, name=f"{case.name}-kept", values=values)
+        self._succeed(other, command(self.home, other))
+        state = state_of(self.work)
+        self.restart()
+        wholes = tuple(f"{checkpoint}/" for checkpoint in whole_checkpoints(state))
+        return {path: value for path, value in state.items() if path.startswith(wholes)}
 
     def restart(self) -> None:
         """Bring the folder to where it was before the command."""
@@ -83,12 +97,15 @@ class Soak:
 
 @dataclass
 class Trial:
-    """A case with its references. num_calls, seconds: of an uninterrupted run."""
+    """A case with its references.
+
+    sides: states that are whole, by name; new: that of an uninterrupted run, to which num_calls and seconds belong.
+    """
 
     soak: Soak
     case: Case
     words: list[str]
-    old: dict[str, str]
+    sides: dict[str, dict[str, str]]
     new: dict[str, str]
     num_calls: int
     seconds: float
@@ -121,23 +138,23 @@ class Trial:
         if end.is_hung:
             self.found.append(f"hang: after {fault} it did not end in {LIMIT:.0f} s")
             return
-        is_own_end = self.case.num_processes == 1 or fault.kind in ("full", "fail")
-        if end.has_traceback and is_own_end:
+        if self.case.num_processes > 1:
+            if fault.rank is None:
+                return  # whichever ends last loses its peer, which it may tell at length
+            end = end.of(fault.rank)
+        if end.has_traceback:
             self.found.append(f"traceback after {fault}: {tail(end)}")
-        elif is_own_end and end.code not in (0, *ENDS[fault.kind]):
+        elif end.code not in (0, *ENDS[fault.kind]):
             self.found.append(f"exit code {end.codes} after {fault}: {tail(end)}")
         elif end.code and fault.kind in ("full", "fail") and not end.has_one_line:
             self.found.append(f"no line that begins with error: after {fault}: {tail(end)}")
 
     def _look_at_whole(self, before: dict[str, str]) -> None:
         state = self.state()
-        self._tell("marked whole or loads:", broken(state, self.soak.work, self.case.output, self._sides()))
+        self._tell("marked whole or loads:", broken(state, self.soak.work, self.case.output, self.sides))
         lost = whole_checkpoints(before) - whole_checkpoints(state)
         if lost and (self.case.is_kept or (self.case.earlier is None and not whole_checkpoints(state))):
             self.found.append(f"lost: {', '.join(sorted(lost))}")
-
-    def _sides(self) -> dict[str, dict[str, str]]:
-        return {"old": self.old, "new": self.new} if self.old else {"new": self.new}
 
     def _continue(self) -> None:
         """Go on with the new settings without overwrite_output_dir: from the new run's checkpoint, or not at all."""

@@ -6,6 +6,7 @@ memory. The reference is an uninterrupted run of the same command, in the same p
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -40,10 +41,8 @@ def digest(path: Path) -> str:
         return "folder"
     data = path.read_bytes()
     if path.suffix == ".json":
-        try:
+        with contextlib.suppress(ValueError):  # a file that is cut off counts as the bytes that it has
             data = json.dumps(_without_measured(json.loads(data)), sort_keys=True).encode()
-        except ValueError:
-            pass  # cut off: it counts as the bytes that it has
     return hashlib.sha256(data).hexdigest()
 
 
@@ -75,9 +74,8 @@ def broken(state: State, work: Path, output: str, sides: Mapping[str, State]) ->
         found += _unlike(below(state, checkpoint), {name: below(side, checkpoint) for name, side in sides.items()})
     place = work / output
     if place.is_file():
-        return found + _unlike(
-            {output: state[output]}, {name: {output: side.get(output)} for name, side in sides.items()}
-        )
+        files = {name: {output: side.get(output)} for name, side in sides.items()}
+        return found + _unlike({output: state[output]}, files)
     return found + _broken_result(state, place, output, sides) if loads(place) else found
 
 
