@@ -93,8 +93,13 @@ def last_line(log: str) -> str:
 
 
 def tail(end: End) -> str:
-    """Return the last line of each process for a report."""
-    return " | ".join(last_line(log)[-300:] for log in end.logs if log.strip())
+    """Return the last line of each process for a report, of a traceback also where it comes from."""
+    return " | ".join(f"{_place(log)}{last_line(log)[-300:]}" for log in end.logs if log.strip())
+
+
+def _place(log: str) -> str:
+    places = [line.strip() for line in log.partition(TRACEBACK)[2].splitlines() if line.startswith("  File ")]
+    return " < ".join([*reversed(places[-3:]), ""])
 
 
 def run_forked(
@@ -205,6 +210,7 @@ def _be_child(command, home, watched, fault, environment, max_memory, pipe) -> N
     """Run the command and leave the process."""
     code = LEAK
     try:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # what comes before the command begins is not the command's
         os.setsid()
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(pipe, 1)
@@ -216,6 +222,7 @@ def _be_child(command, home, watched, fault, environment, max_memory, pipe) -> N
         if max_memory is not None:
             resource.setrlimit(resource.RLIMIT_AS, (max_memory, max_memory))
         count = _strike_at_call(fault, watched)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         code = command()
         print(f"\n{COUNT}{count()}")
     except SystemExit as error:

@@ -6,9 +6,9 @@ A command (training whole, with LoRA, packed, by two processes, over an earlier 
 others that write models) is killed, interrupted, or finds the disk full, up to three times in turn; then the same
 command runs to its end. What must hold after each strike: a checkpoint that is marked whole, and a folder that loads,
 is in every file what it was before or what an uninterrupted run makes of it. At the end: every file is as of a run that
-was never struck, nothing is left over, and what is not the run's own is untouched. The moments: any time, and any call that
-opens a file to write, renames or removes. --sweep kills at each such call of a case, one after the other. A round is
-known by its case and number, and can be repeated alone: --only CASE --round N.
+was never struck, nothing is left over, and what is not the run's own is untouched. The moments: any time, and any call
+that opens a file to write, renames or removes. --sweep kills at each such call of a case, one after the other. A round
+is known by its case and number, and can be repeated alone: --only CASE --round N.
 
 Exit code 1 where something does not hold. Children are forked from this process, which has imported everything and
 computed nothing; paddle's launcher starts real ones.

@@ -31,6 +31,9 @@ def warm_up() -> None:
     import paddlemix.checkpoints.merge
     import paddlemix.train.lora
     import paddlemix.train.trainer  # noqa: F401
+    from paddlemix.cli import build_parser
+
+    build_parser()
 
 
 def run_launched(words: list[str], home: Path, num_processes: int, limit: float, fault: Fault | None) -> End:

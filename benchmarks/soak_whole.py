@@ -88,10 +88,11 @@ def _broken_result(state: State, place: Path, output: str, sides: Mapping[str, S
         name: {path: value for path, value in whole.items() if path not in FIGURES} for name, whole in wholes.items()
     }
     found = _unlike(model, models)
-    fitting = [name for name, whole in models.items() if whole == model]
+    fitting = {name for name, whole in models.items() if whole == model}
     for path in sorted(own.keys() & FIGURES):
-        if fitting and not any(wholes[name].get(path) == own[path] for name in fitting):
-            found.append(f"{place.name}/{path} is not of the model beside it, which is {' and '.join(fitting)}")
+        owners = {name for name, whole in wholes.items() if whole.get(path) == own[path]}
+        if fitting and owners and not fitting & owners:
+            found.append(f"{place.name}/{path} is {' and '.join(owners)}, the model beside it {' and '.join(fitting)}")
     return found
 
 
