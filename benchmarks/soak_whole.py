@@ -13,7 +13,12 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+
 from paddlemix.checkpoints.checkpoint import open_checkpoint
+from paddlemix.checkpoints.copying import widened
+from paddlemix.checkpoints.files import open_safetensors
+from paddlemix.checkpoints.pdparams import open_pdparams
 
 MARK = "complete"  # of a whole checkpoint
 MEASURED = ("runtime", "per_second", "peak_memory")  # parts of the keys of figures that no two runs share
@@ -138,3 +143,12 @@ def differing(state: State, expected: State, kinds=("missing", "left over", "dif
     return found + [
         f"{path} {differs}" for path in sorted(expected.keys() & state.keys()) if state[path] != expected[path]
     ]
+
+
+def weights_of(path: Path) -> list[np.ndarray]:
+    """Return the floats of a file of weights, none where it is no whole one."""
+    try:
+        tensors = open_safetensors(path) if path.suffix == ".safetensors" else open_pdparams(path)
+        return [widened(tensor.values, tensor.dtype) for tensor in tensors.values() if "float" in tensor.dtype]
+    except (ValueError, OSError):
+        return []
