@@ -39,6 +39,7 @@ MAX_MEMORY = 16 << 30
 OK, BAD_ROW, ONE_LINE = "ok", "bad row", "one line"
 GOOD = (OK, BAD_ROW, ONE_LINE, "nothing trained")
 NUM_STEPS = 2
+MOST_SHOWN = 80  # characters of a value
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -210,7 +211,11 @@ def play_configurations(home: Path, number: int, arguments: argparse.Namespace) 
         bases = base_configurations(home)
         base = bases[int(generator.integers(len(bases)))]
         values = mutated_settings(base, hints, generator)
-        changed = {key: values.get(key, "(left out)") for key in {**base, **values} if base.get(key) != values.get(key)}
+        changed = [
+            f"{key} {repr(values[key])[:MOST_SHOWN] if key in values else 'left out'}"
+            for key in {**base, **values}
+            if repr(base.get(key)) != repr(values.get(key))
+        ]
         shutil.rmtree(home / "work")
         (home / "work/a/b/c").mkdir(parents=True)  # so that "../../x" stays within
         config = home / "work/a/b/c/config.json"
@@ -219,7 +224,7 @@ def play_configurations(home: Path, number: int, arguments: argparse.Namespace) 
         options = {"home": config.parent, "watched": home / "work", "limit": LIMIT, "max_memory": MAX_MEMORY}
         outcome, text = judged(run_forked(functools.partial(train, words), **options), home / "work")
         counts[outcome] += 1
-        told = f"--seed {arguments.seed} --only-configuration {index}: {outcome}: {repr(changed)[:300]}: {text}"
+        told = f"--seed {arguments.seed} --only-configuration {index}: {outcome}: {', '.join(changed)}: {text}"
         if arguments.list:
             tqdm.write(visible(told))
         if outcome not in GOOD:

@@ -108,6 +108,8 @@ def split(num_strikes: int, cases: list[Case]) -> list[int]:
 def play(trial: Trial, arguments: argparse.Namespace, num_strikes: int) -> Story:
     """Play the rounds of a case."""
     story, name = Story(), trial.case.name
+    if arguments.round is None:
+        story.breaks += [f"--only {name}, twice without any strike: {text}" for text in trial.repeat()]
     total = trial.num_calls if arguments.sweep else num_strikes
     with tqdm(total=total, desc=f"{name:16}", unit="strike", disable=None) as bar:
         for number, faults, is_continued in rounds(trial, arguments, num_strikes):

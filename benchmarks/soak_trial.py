@@ -112,6 +112,14 @@ class Trial:
     planted: dict[str, str] = field(default_factory=dict)
     found: list[str] = field(default_factory=list)
 
+    def repeat(self) -> list[str]:
+        """Run the command over its own finished output, where it may refuse but change nothing; return what it does."""
+        self.soak.restart()
+        self.found, self.planted = [], {}
+        for _ in range(2):
+            self._finish()
+        return self.found
+
     def play(self, faults: list[Fault], is_continued: bool = False) -> list[str]:
         """Strike, start again, and return what does not hold. is_continued: first without overwrite_output_dir."""
         self.soak.restart()

@@ -66,7 +66,8 @@ def below(state: State, folder: str) -> dict[str, str]:
 
 def whole_checkpoints(state: State) -> set[str]:
     """Return the paths of the folders that are marked as whole."""
-    return {os.path.dirname(path) for path in state if os.path.basename(path) == MARK and "checkpoint-" in path}
+    folders = [os.path.dirname(path) for path in state if os.path.basename(path) == MARK]
+    return {folder for folder in folders if os.path.basename(folder).startswith("checkpoint-")}
 
 
 def broken(state: State, work: Path, output: str, sides: Mapping[str, State]) -> list[str]:
