@@ -24,7 +24,7 @@ from paddlemix.checkpoints.files import CheckpointError
 from paddlemix.train import run
 from paddlemix.train.finite import GradientCheck, check_weights
 from paddlemix.train.lora import save_adapter
-from paddlemix.train.trainer import last_checkpoint
+from paddlemix.train.run_folder import last_checkpoint
 from paddlemix.train.watch import LossError, LossWatch
 
 NORM, QUERY = "language_model.layers.0.input_layernorm.weight", "language_model.layers.0.self_attn.q_proj.weight"
