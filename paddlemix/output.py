@@ -86,13 +86,11 @@ def check_file(path: str | Path) -> None:
 def remove_leftovers(path: Path) -> None:
     """Remove temporary files that processes which are gone left beside a path."""
     pattern = re.compile(TEMPORARY.format(name=re.escape(path.name)), re.ASCII)
-    for other in path.parent.glob(f".{_escaped(path.name)}.*.tmp"):
-        if pattern.fullmatch(other.name) and other.is_file() and not other.is_symlink() and not _is_locked(other):
+    with os.scandir(path.parent) as entries:
+        left = [Path(one.path) for one in entries if pattern.fullmatch(one.name) and one.is_file(follow_symlinks=False)]
+    for other in left:
+        if not _is_locked(other):
             other.unlink(missing_ok=True)
-
-
-def _escaped(name: str) -> str:
-    return re.sub(r"([*?[])", r"[\1]", name)
 
 
 def _is_locked(path: Path) -> bool:

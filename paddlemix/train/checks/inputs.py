@@ -21,7 +21,7 @@ from ...models.config import LlavaConfig
 from ..activations import Load
 from ..data_settings import DataSettings
 from ..run import chosen_quantization
-from ..run_folder import last_checkpoint
+from ..run_folder import check_place, last_checkpoint
 from .result import Check
 
 MIN_MEASURED = 64  # rows that are measured at least
@@ -59,10 +59,11 @@ def check_settings(check: Check, settings) -> None:
 
 def check_model(check: Check, settings, template: str | None) -> Home:
     """Inspect the folder without loading its weights. Raises ValueError where nothing of it can be used."""
-    model_args, data_args, _ = settings
+    model_args, data_args, args = settings
     if not model_args.model_name_or_path:
         raise ValueError("model_name_or_path is missing: name the folder of the model to start from")
     folder = Path(resolve(model_args.model_name_or_path))
+    check_place(args.output_dir, [folder], is_overwriting=args.overwrite_output_dir)
     found = inspect(folder)
     check.say(f"{folder}: {found.format}, {found.num_parameters:,} parameters")
     for problem in found.problems:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from paddlemix.output import replacing
+
 WIDTH, PADDING, LINE, SIZE = 78, 24, 27, 19
 BACKGROUND, TEXT, QUESTION, ANSWER = (24, 26, 32), (222, 224, 230), (130, 200, 255), (160, 226, 150)
 
@@ -33,7 +35,8 @@ def draw(picture: Image.Image, transcript: str, output: Path) -> None:
     for number, (line, colour) in enumerate(lines):
         pen.text((PADDING, PADDING + number * LINE), line, font=font, fill=colour)
     canvas.paste(picture, (text_width + 2 * PADDING, (height - picture.height) // 2))
-    canvas.save(output, optimize=True)
+    with replacing(output) as file:
+        canvas.save(file, "PNG", optimize=True)
 
 
 if __name__ == "__main__":

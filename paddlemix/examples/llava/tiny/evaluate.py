@@ -12,6 +12,7 @@ from tqdm import tqdm
 from paddlemix.conversation.messages import Conversation, Message
 from paddlemix.device import prepare_environment
 from paddlemix.examples.llava.tiny.score import score, table
+from paddlemix.output import replacing
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -28,7 +29,8 @@ def main(argv: list[str] | None = None) -> None:
     answered = list(answer(arguments.model_path, arguments.data, rows, arguments.batch_size))
     if arguments.output:
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in answered)
-        arguments.output.write_text(text, encoding="utf-8")
+        with replacing(arguments.output) as file:
+            file.write(text.encode())
     num_pictures = len({row["image"] for row in rows} - {None})
     print(f"{arguments.model_path}: {len(rows)} questions about {num_pictures} held-out pictures")
     print(table(score(answered)))

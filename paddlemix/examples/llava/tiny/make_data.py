@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import sys
 from collections.abc import Iterable, Iterator
@@ -30,6 +29,7 @@ from paddlemix.examples.llava.tiny.questions import (
     text_only,
 )
 from paddlemix.examples.llava.tiny.shapes import Scene, draw, split_scene
+from paddlemix.output import replacing
 
 SIDE = 48  # pixels, as the tiny model sees them: a patch of 24 for each cell
 NUM_VAL = 100
@@ -119,8 +119,8 @@ def _pictures(output: Path, split: str, num: int, seed: int, side: int) -> Itera
     """Draw and save the pictures of a split; yield their paths relative to output."""
     for index, (scene, rng) in enumerate(scenes(split, num, seed)):
         path = f"images/{split}/{index // PICTURES_PER_FOLDER:03}/{index:06}.png"
-        (output / path).parent.mkdir(parents=True, exist_ok=True)
-        draw(scene, side).save(output / path)
+        with replacing(output / path) as file:
+            draw(scene, side).save(file, "PNG")
         _report(split, index + 1, num)
         yield path, scene, rng
 
@@ -156,10 +156,8 @@ def _lines(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
 
 
 def _write(path: Path, text: str) -> None:
-    """Write a file so that it is there completely or not at all."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    with replacing(path) as file:
+        file.write(text.encode())
 
 
 if __name__ == "__main__":

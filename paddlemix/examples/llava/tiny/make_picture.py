@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from paddlemix.examples.llava.tiny.questions import caption
 from paddlemix.examples.llava.tiny.shapes import CELL, Scene, Shape, draw
+from paddlemix.output import replacing, write_json
 
 HERE = Path(__file__).parent
 SIDE = 360
@@ -34,10 +34,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=HERE)
     output = parser.parse_args(argv).output
     scene = demo_scene()
-    draw(scene, SIDE).save(output / "shapes.png", optimize=True)
+    with replacing(output / "shapes.png") as file:
+        draw(scene, SIDE).save(file, "PNG", optimize=True)
     questions = {question: answer or caption(scene) for question, answer in QUESTIONS.items()}
-    text = json.dumps({"shapes": scene.layout, "questions": questions}, indent=2)
-    (output / "scene.json").write_text(text + "\n", encoding="utf-8")
+    write_json(output / "scene.json", {"shapes": scene.layout, "questions": questions})
 
 
 def demo_scene() -> Scene:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import os
 import random
 import string
 from collections.abc import Iterable, Iterator
@@ -14,6 +13,7 @@ from pathlib import Path
 from paddlemix.conversation.templates import get_template
 from paddlemix.examples.llava.tiny.questions import ask_all, caption, text_only
 from paddlemix.examples.llava.tiny.shapes import random_scene
+from paddlemix.output import replacing
 
 SYSTEM_TEXT = get_template("vicuna_v1").system
 NUM_SCENES = 2000
@@ -89,10 +89,8 @@ def write_tokenizer(output: Path, sentences: Iterable[str], vocab_size: int) -> 
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write a file so that it is there completely or not at all."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+    with replacing(path) as file:
+        file.write(content)
 
 
 if __name__ == "__main__":
