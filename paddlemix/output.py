@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 TEMPORARY = r"\.{name}\.\w{{8}}\.tmp"  # what tempfile makes of the prefix and suffix below
 
 
+NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)  # of file systems that cannot bring a folder to the disk
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # of file systems that have none
 
 
@@ -146,6 +147,9 @@ def sync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in NO_SYNC:
+            raise
     finally:
         os.close(handle)
 

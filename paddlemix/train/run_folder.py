@@ -29,7 +29,8 @@ OWN = re.compile(r"checkpoint-\d+")
 NAMES = re.compile(r"checkpoint-\d+(-\d+)?")
 UNFINISHED = re.compile(r"\.checkpoint-\d+(-\d+)?\.(partial|old)")
 LOCK = ".paddlemix.lock"
-DOCTOR = ".doctor"  # where `paddlemix doctor` tries a run
+# What may be there before a run begins: where `paddlemix doctor` tries it, what its launcher and reporters write.
+MADE_BEFORE = (".doctor", LOCK, "log", "logs", "runs")
 STATE = "trainer_state.json"  # paddlenlp's, in its output_dir and checkpoints
 
 
@@ -75,7 +76,7 @@ def _is_of_a_run(folder: Path) -> bool:
     return (
         (folder / STATE).is_file()
         or any(folder.glob(f"{PREFIX}*/{STATE}"))
-        or {path.name for path in folder.iterdir()} <= {DOCTOR, LOCK, "runs"}
+        or all(path.name in MADE_BEFORE or path.suffix == ".log" for path in folder.iterdir())
     )
 
 

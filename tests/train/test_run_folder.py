@@ -111,6 +111,13 @@ def test_folder_that_another_run_writes_is_refused(tmp_path):
         assert (tmp_path / "out" / NOTE).is_file()
 
 
+def test_logs_of_a_launcher_are_nobodys_output(tmp_path):
+    (tmp_path / "log").mkdir()
+    (tmp_path / "train.log").touch()
+    with claimed(tmp_path, [], is_overwriting=False, is_writer=True):
+        assert names(tmp_path) == [NOTE, ".paddlemix.lock", "log", "train.log"]
+
+
 def stopped_at(number, monkeypatch, action):
     """Act, and end at the numbered change of a directory; tell if it came to that."""
     count = 0
