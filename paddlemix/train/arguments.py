@@ -15,6 +15,7 @@ from .. import device as devices
 from ..log import notice
 from .convert import convert
 from .parallel import check_parallel
+from .unsupported import check_supported
 
 
 @dataclass
@@ -120,6 +121,7 @@ def parse(values: dict[str, Any]) -> tuple[ModelArguments, DataArguments, LlavaT
         own = {key: convert(key, value, hints[cls][key]) for key, value in values.items() if key in hints[cls]}
         _check_limits(own)
         chosen.append(_training_values(own) if cls is LlavaTrainingArguments else own)
+    check_supported(chosen[2])
     check_parallel(chosen[2], paddle.distributed.get_world_size())
     try:
         model, data, training = (cls(**own) for cls, own in zip(classes, chosen, strict=True))
