@@ -7,6 +7,7 @@ import os
 import pickle
 import shutil
 import struct
+from pathlib import Path
 
 import paddle
 import pytest
@@ -281,7 +282,10 @@ def test_a_best_checkpoint_that_is_gone_is_told_before_training(resume):
 def _save_as_paddlenlp(trainer, folder) -> None:
     """Write a run's state with paddlenlp's own code, which knows one place for it."""
     home, save_model = trainer.args.output_dir, trainer.save_model
-    trainer.args.output_dir, trainer.save_model = str(folder / "theirs"), lambda *options: None
+    trainer.args.output_dir, trainer.save_model = (
+        str(folder / "theirs"),
+        lambda made, *options: Path(made).mkdir(parents=True),
+    )
     try:
         Trainer._save_checkpoint(trainer, trainer.model)
     finally:
