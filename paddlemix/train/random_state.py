@@ -141,7 +141,7 @@ def _generators(name: str, values: Any, present: list) -> list:
     """Return paddle's states, one for each of `present`, which are those of this machine now."""
     if not isinstance(values, list) or len(values) != len(present):
         raise CheckpointError(
-            f"{name!r} is {_what(values)}, expected a list of {len(present)} for this machine's devices; "
+            f"{name!r} is {_what(values)}, expected a list of {len(present)}: this machine's generators; "
             "without the file the run goes on with other random numbers"
         )
     return [_generator(name, value, one) for value, one in zip(values, present, strict=True)]
