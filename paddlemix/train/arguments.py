@@ -17,6 +17,7 @@ from .bounds import check_bounds
 from .convert import convert
 from .data_settings import trains
 from .parallel import check_parallel
+from .unsupported import check_supported
 from .values import LAST
 
 
@@ -116,6 +117,7 @@ def parse(values: dict[str, Any]) -> tuple[ModelArguments, DataArguments, LlavaT
     # paddlenlp would do nothing where nothing is stated.
     chosen[2] = {**chosen[2], "do_train": trains(chosen[2].get("do_train"), chosen[2].get("do_eval"))}
     _check_rank(chosen[2])
+    check_supported(chosen[2])
     check_parallel(chosen[2], paddle.distributed.get_world_size())
     try:
         model, data, training = (cls(**own) for cls, own in zip(classes, chosen, strict=True))

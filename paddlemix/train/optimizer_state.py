@@ -55,7 +55,7 @@ class OptimizerState:
         kind = next((kind for kind in ACCUMULATORS if name.endswith(f"_{kind}_0")), None)
         least, most = ACCUMULATORS.get(kind, (-np.inf, np.inf))
         tensor = paddle.to_tensor(values)  # NumPy has no bfloat16: Paddle takes uint16 for it
-        numbers = values if stored.dtype != "bfloat16" else tensor.astype("float32").numpy()
+        numbers = values if stored.dtype == "float32" else tensor.astype("float32").numpy()
         with np.errstate(all="ignore"):
             is_good = not numbers.size or (
                 np.isfinite(numbers.sum()) and least <= numbers.min() and numbers.max() <= most

@@ -136,7 +136,7 @@ def _read_files(trainer, folder: Path) -> _State:
     random = _read_random(folder, args)
     parameters = list(trainer.llava.parameters())
     held, trained = held_parameters(trainer.optimizer, parameters, args), trained_parameters(parameters, args)
-    optimizer = read_optimizer(_existing(folder / _optimizer_name(args)), held, trained, args.optim)
+    optimizer = read_optimizer(_existing(folder / _optimizer_name(args)), held, trained, args.optim.value)
     if optimizer.schedule is not None:
         with refusing(optimizer.path):
             check_schedule(optimizer.schedule, present, num_steps)

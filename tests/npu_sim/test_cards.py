@@ -42,7 +42,13 @@ SHARDED = [
     ("", "full in bf16"),
     ("", "lora over nf4"),
 ]
-RESUMED = [("stage3", "full"), ("stage3", "lora in bf16"), ("stage2", "full"), ("stage1", "lora in bf16")]
+RESUMED = [
+    ("stage3", "full"),
+    ("stage3", "lora in bf16"),
+    ("stage2", "full"),
+    ("stage1", "lora in bf16"),
+    ("", "full in bf16"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -34,7 +35,15 @@ def free_port() -> int:
 
 def run(home: Path, values: dict, num_processes: int) -> Path:
     """Train with the script, in its own processes; return the output folder."""
-    home.mkdir()
+    done, logs = launched(home, values, num_processes)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:] + "".join(log[-3000:] for log in logs)
+    (home / "printed.log").write_text(done.stdout + done.stderr)
+    return Path(values["output_dir"])
+
+
+def launched(home: Path, values: dict, num_processes: int) -> tuple[subprocess.CompletedProcess, list[str]]:
+    """Run the script in its own processes to its end; return what became of it, and each one's log."""
+    home.mkdir(exist_ok=True)
     config = home / "config.json"
     config.write_text(json.dumps(values))
     command = [sys.executable]
@@ -45,10 +54,7 @@ def run(home: Path, values: dict, num_processes: int) -> Path:
     environment = {**os.environ, "PADDLEMIX_NUM_THREADS": "1"}
     command += [str(SCRIPT), str(config)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, cwd=home)
-    logs = "".join(log.read_text()[-3000:] for log in home.glob("log/workerlog.*"))
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:] + logs
-    (home / "printed.log").write_text(done.stdout + done.stderr)
-    return Path(values["output_dir"])
+    return done, [log.read_text() for log in sorted(home.glob("log/workerlog.*"))]
 
 
 def losses(output: Path) -> list[float]:
@@ -80,6 +86,19 @@ def test_two_processes_train_as_one_with_the_same_global_batch(tmp_path, data, c
     assert last_checkpoint(two).name == "checkpoint-2"
     printed = (tmp_path / "two" / "printed.log").read_text()
     assert printed.count("train: 8 rows") == 1  # the second process keeps to its own log
+    if changes:
+        assert_a_payload_of_one_process_ends_both(tmp_path / "rest", two, values_of(tmp_path / "rest", data, **options))
+
+
+def assert_a_payload_of_one_process_ends_both(home: Path, before: Path, values: dict) -> None:
+    """The second process alone reads the file; the first one must not wait for it."""
+    shutil.copytree(before / "checkpoint-2", home / "out/checkpoint-2")
+    bad = home / "out/checkpoint-2/optimizer.shard01.pdopt"
+    bad.write_bytes(b"\x80\x02cposix\nsystem\nX\x09\x00\x00\x00touch ran\x85R.")
+    done, logs = launched(home, {**values, "overwrite_output_dir": False}, 2)
+    assert done.returncode != 0 and not (home / "ran").exists()
+    assert all(f"error: {bad} is refused: it refers to posix.system" in log for log in logs)
+    assert all("Traceback" not in log for log in logs)
 
 
 def test_lora_over_nf4_and_packing_in_two_processes_train_as_in_one(tmp_path, data):
