@@ -21,7 +21,7 @@ def check_machine(check: Check) -> None:
     """Say which machine, system and Python these are, and what ARM machines stumble over."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     container = ", in a container" if Path("/.dockerenv").exists() else ""
-    check.say(f"{platform.machine()}, {_processor()}, {cores} cores; {platform.platform()}{container}")
+    check.say(f"{platform.machine()}, {processor()}, {cores} cores; {platform.platform()}{container}")
     check.say(f"python {platform.python_version()}, {platform.libc_ver()[0] or 'libc'} {platform.libc_ver()[1]}")
     preload = os.environ.get("LD_PRELOAD")
     if preload:
@@ -34,7 +34,8 @@ def check_machine(check: Check) -> None:
     check.values |= {"machine": platform.machine(), "python": platform.python_version()}
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Return the processor's name."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

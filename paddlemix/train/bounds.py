@@ -80,6 +80,7 @@ COURSE = {
     "max_evaluate_steps": between(-1, COUNT),
     "minimum_eval_times": between(1, COUNT),
     "num_eval_answers": between(0, 10_000),
+    "metric_for_best_model": one_of(("loss", "eval_loss")),  # what an evaluation here has
     "skip_data_intervals": list_of(list_of(STEPS, 2, 2), least=0),
     "past_index": one_of((-1,)),  # of models that hand a state from step to step
     "pad_token_id": STEPS,

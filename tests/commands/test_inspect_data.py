@@ -123,6 +123,13 @@ def test_flags_override_the_file_as_in_training(run, config, rows_path):
     assert run("--model_name_or_path", model, "--dataset", dataset)[0] == 0
 
 
+def test_rows_are_those_that_a_run_reads_first(run, config, rows_path):
+    both = {"train": str(rows_path), "eval": str(rows_path)}
+    for changes, split in (({}, "train"), ({"do_train": False, "do_eval": True}, "eval"), ({"do_eval": True}, "eval")):
+        code, output, _ = run(config(rows_path, dataset=both, **changes), "--json")
+        assert code == 0 and json.loads(output)["split"] == split
+
+
 def test_stage_1_has_the_plain_template(run, config, rows_path):
     assert json.loads(run(config(rows_path), "--json", "--stage", "pretrain")[1])["template"] == "plain"
 
@@ -207,6 +214,8 @@ def test_file_of_which_nothing_is_trained_is_refused(run, config, rows_path, tmp
         (["CONFIG", "--html", "none/report.html"], "does not exist"),
         (["CONFIG", "--max_length", "many"], "max_length is 'many'"),
         (["CONFIG", "--split", "eval"], "no rows for 'eval'"),
+        (["CONFIG", "--do_train", "false"], "nothing would be done"),
+        (["CONFIG", "--max_length", "1000000000000"], "at most 4,194,304"),
         (["CONFIG", "--model_name_or_path", "absent/model/x/y/z"], "absent/model"),
         (["--max_length", "5"], "model_name_or_path is missing"),
     ],

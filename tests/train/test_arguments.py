@@ -285,11 +285,12 @@ def test_value_below_the_least_is_an_error(key, value):
         ("minimum_eval_times", 0, "at least 1"),
         ("skip_data_intervals", [[1]], "a list of 2 values"),
         ("unified_checkpoint", True, "False"),
+        ("metric_for_best_model", "accuracy", "'loss' or 'eval_loss'"),
     ],
 )
 def test_value_out_of_bounds_names_key_value_and_bounds(key, value, expected):
     with pytest.raises(ValueError, match=rf"^settings: {key} is .*, expected .*{re.escape(expected)}"):
-        from_line([f"--{key}", value]) if isinstance(value, str) else settings(**{key: value})
+        from_line([f"--{key}", value]) if value == "nan" else settings(**{key: value})
 
 
 def numeric_fields():

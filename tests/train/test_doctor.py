@@ -75,6 +75,20 @@ def test_each_check_says_what_is_wrong_and_those_that_need_it_are_skipped(tmp_pa
     assert checks["memory"].status == checks["trial"].status == SKIPPED
 
 
+def test_run_that_only_evaluates_is_not_tried_and_one_that_does_nothing_fails(tmp_path, data):
+    values = {**settings(tmp_path, data), "dataset": {"eval": str(data)}, "do_train": False}
+    checks = found({**values, "do_eval": True})
+    assert checks["settings"].status == WARNING and checks["data"].status == OK, checks["data"].facts
+    assert "only evaluated" in checks["settings"].facts[-1] and "eval: 24 rows" in checks["data"].facts[0]
+    for name in ("memory", "disk", "trial"):
+        assert checks[name].status == SKIPPED, name
+    checks = found(values)
+    assert checks["settings"].status == FAILED and "nothing would be done" in checks["settings"].facts[0]
+    del values["do_train"]
+    checks = found({**values, "dataset": str(data)}, is_tried=False)
+    assert checks["settings"].status == OK and "train: 24 rows" in checks["data"].facts[0]
+
+
 def test_missing_weights_and_pictures_are_found_without_loading(tmp_path, data):
     broken = tmp_path / "model"
     broken.mkdir()

@@ -41,8 +41,9 @@ def diagnose(
     with diagnosis.check("device") as check:
         _check_device(check, values)
     with diagnosis.check("settings") as check:
-        settings = parse(values)
-        check_work(settings[2].do_train, settings[2].do_eval)
+        parsed = parse(values)
+        check_work(parsed[2].do_train, parsed[2].do_eval)
+        settings = parsed
         check_settings(check, settings)
     with diagnosis.check("model") as check:
         home = check_model(check, settings, template) if settings else check.skip("needs the settings")
