@@ -57,8 +57,8 @@ def _describe(bad: list[tuple[Row, RowFacts]], num_tried: int, num_rows: int, li
     row, fact = bad[0]
     hints = (hint_for(image, row.folders) for image in row.conversation.images) if fact.kind == MISSING else ()
     allowed = f"max_bad_samples allows {limit:,} bad rows" if policy.is_content_skipped else "on_bad_sample is raise"
+    kinds = in_words(count_kinds(fact for _, fact in bad))
     return (
-        f"{row.file}: of {num_tried:,} of its {num_rows:,} rows with images, {len(bad):,} cannot be used "
-        f"({in_words(count_kinds(fact for _, fact in bad))}), but {allowed}; {row.where}: {fact.reason}"
-        f"{next(filter(None, hints), '')}"
+        f"{row.file}: {len(bad):,} of the {num_tried:,} rows with images that were tried, of {num_rows:,}, cannot be "
+        f"used ({kinds}), but {allowed}; for example {row.where}: {fact.reason}{next(filter(None, hints), '')}"
     )

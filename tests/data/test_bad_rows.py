@@ -116,12 +116,17 @@ def test_picture_that_cannot_be_read_at_once_is_tried_again(make):
     encode, failures = dataset.encode_function, iter([True, True, False])
 
     def hiccup(conversation, **options):
-        bad = dataclasses.replace(conversation, images=("gone.png",)) if next(failures) else conversation
+        bad = dataclasses.replace(conversation, images=("data:,cut",)) if next(failures) else conversation
         return encode(bad, **options)
 
     dataset.encode_function = hiccup
     sample = dataset[0]
     assert sample.notes == () and len(sample.images) == 1
+
+
+def test_picture_that_is_not_there_is_looked_for_once(make, monkeypatch):
+    monkeypatch.setattr("time.sleep", None)
+    assert make([GOOD[0], MISSING], SKIP)[1].notes[0].kind == "missing_picture"
 
 
 def test_limit_stops_with_the_counts_and_hands_on_the_notes(make):

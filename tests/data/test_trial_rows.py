@@ -1,0 +1,92 @@
+"""A wrong image folder is seen in a few rows of each file, with a guess where the images are."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from PIL import Image
+
+from paddlemix.data import trial_rows
+from paddlemix.data.bad_rows import BadRowPolicy, TooManyBadRowsError
+from paddlemix.data.locate import find_picture, hint_for
+from paddlemix.data.measure import Measure
+from paddlemix.data.mixture import read_mixture
+from paddlemix.image.errors import MissingImageError
+
+DEFAULT, SKIP, RAISE = BadRowPolicy(), BadRowPolicy("skip"), BadRowPolicy("raise")
+
+
+@pytest.fixture
+def check(tmp_path, tokenizer, template, spec):
+    """Return a function that writes files with an image in each row, None for none, and tries their rows."""
+    Image.new("RGB", (4, 4)).save(tmp_path / "good.png")
+    (tmp_path / "cut.png").write_bytes(b"\x89PNG\r\n")
+    measure = Measure(tokenizer, template, spec, 200, is_thorough=False)
+
+    def run(policy, *files):
+        for number, images in enumerate(files):
+            rows = [{"image": image, "conversations": [["What?", f"{n}."]]} for n, image in enumerate(images)]
+            (tmp_path / f"{number}.json").write_text(json.dumps(rows))
+        names = [str(tmp_path / f"{number}.json") for number in range(len(files))]
+        trial_rows.check_images(read_mixture({"data_files": names}, "train"), measure, policy, "train")
+
+    return run
+
+
+@pytest.mark.parametrize("policy", [DEFAULT, SKIP, RAISE])
+def test_file_without_its_images_is_one_line_with_counts_and_an_example(policy, check):
+    with pytest.raises(TooManyBadRowsError) as caught:
+        check(policy, ["good.png"] * 50, ["a/gone.png"] * 3000)
+    text = str(caught.value)
+    assert "/1.json: 500 of the 500 rows with images that were tried, of 3,000, cannot be used (500 missing" in text
+    assert "1.json, row 1: picture 'a/gone.png' not found; tried " in text and text.isprintable()
+    notes = caught.value.notes
+    assert len(notes) == 500 and {note.kind for note in notes} == {"missing_picture"} and notes[-1].number == 2995
+
+
+@pytest.mark.parametrize(
+    ("policy", "files"),
+    [
+        (DEFAULT, [["good.png"] * 60 + ["gone.png"] * 40]),  # of which training finds out which ones
+        (DEFAULT, [["gone.png"] * 10]),  # as many as are allowed
+        (BadRowPolicy("skip", 40), [["gone.png"] * 40]),
+        (SKIP, [["gone.png"] * 5 + [None] * 1000]),
+        (RAISE, [[None] * 20]),
+        (SKIP, [["http://127.0.0.1:1/a.png"] * 30]),  # nothing is downloaded
+    ],
+)
+def test_what_may_be_right_passes(policy, files, check):
+    check(policy, *files)
+
+
+def test_images_that_cannot_be_read_and_files_that_are_bad_together_count_too(check):
+    with pytest.raises(TooManyBadRowsError, match=r"cannot be used \(12 unreadable"):
+        check(SKIP, ["cut.png"] * 12)
+    with pytest.raises(TooManyBadRowsError, match=r"/1\.json: 6 of the 6"):
+        check(SKIP, ["gone.png"] * 6, ["gone.png"] * 6, ["good.png"] * 50)
+
+
+@pytest.mark.parametrize(
+    ("source", "hint"),
+    [
+        ("train/a.png", "it would be found with image_folder '{}/data/coco'"),
+        ("coco/train/a.jpg", "there is '{}/data/coco/train/a.png'"),
+        ("x/y/coco/train/a.png", "there is '{}/data/coco/train/a.png'"),
+        ("data/coco/train/a.png", "it would be found with image_folder '{}'"),
+        ("other/a.png", None),
+        ("http://x/a.png", None),
+        ("", None),
+        ("a\0b.png", None),
+        ("x" * 5000, None),
+    ],
+)
+def test_hint_names_where_the_image_lies(source, hint, tmp_path):
+    (tmp_path / "data/coco/train").mkdir(parents=True)
+    (tmp_path / "data/coco/train/a.png").touch()
+    folders = [str(tmp_path / "data")]
+    if "://" not in source:
+        with pytest.raises(MissingImageError):
+            find_picture(source, folders)
+    expected = "" if hint is None else f"; {hint.format(tmp_path)}"
+    assert hint_for(source, folders) == expected
