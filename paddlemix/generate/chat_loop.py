@@ -16,7 +16,7 @@ from ..constants import IMAGE_TOKEN_ID
 from ..image.load import load_image
 from ..log import notice
 from ..ops.quantize import choose_kind
-from ..visible import visible
+from ..visible import harmless, visible
 from .sampling import SamplingParams
 from .session import ChatSession, Turn
 
@@ -37,6 +37,7 @@ class ChatLoop:
         self.session = session
         self.waiting = list(images)
         self.sent: list[str] = []
+        self.spell = visible if sys.stdout.isatty() else harmless
         self.is_debug = is_debug
         self.is_echoing = is_echoing  # input is no terminal: write the questions down
         self.commands: dict[str, Callable[[str], None]] = {
@@ -103,7 +104,7 @@ class ChatLoop:
         try:
             with _interrupts() as seen:
                 for piece in pieces:
-                    print(visible(piece), end="", flush=True)
+                    print(self.spell(piece), end="", flush=True)
                     if seen:
                         raise KeyboardInterrupt
         except KeyboardInterrupt:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ...foreign_json import FLAG, OBJECT, TEXT, check_values, whole_number
+from ...foreign_json import FLAG, OBJECT, TEXT, KeyRules, check_keys, check_values, whole_number
 from ...models.config import LlavaConfig
 from ...models.config_kinds import MAX_VOCABULARY
 from ..files import CheckpointError, StoredTensor
@@ -78,7 +78,9 @@ def read_own_json(raw: dict) -> dict:
     """Return what `own_json` wrote, or empty texts and facts for a folder that another tool wrote."""
     values = raw.get(OWN_KEY) or {}
     check_values({OWN_KEY: values}, {OWN_KEY: OBJECT}, "config.json", CheckpointError)
-    check_values(values, OWN_KINDS, f"{OWN_KEY} in config.json", CheckpointError)
+    where = f"{OWN_KEY} in config.json"
+    check_keys(values, KeyRules(frozenset(OWN_KINDS)), where, CheckpointError)
+    check_values(values, OWN_KINDS, where, CheckpointError)
     return {
         "template": values.get("template") or "",
         "vision_tower": values.get("vision_tower") or "",
