@@ -17,12 +17,13 @@ from ...foreign_json import (
     Kind,
     check_keys,
     check_values,
+    either,
     list_of,
     number,
     shown,
     whole_number,
 )
-from ...image.spec import CLIP_MEAN, CLIP_STD, RESAMPLES, RESCALE
+from ...image.spec import CLIP_MEAN, CLIP_STD, EDGE, RESAMPLES, RESCALE
 from ..files import CheckpointError
 from .image_processor_file import Found
 
@@ -58,6 +59,7 @@ CLASSES = {
 BY_NAME = {one.name: one for one in CLASSES.values()}
 FLAGS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_pad")
 FLAG_KINDS = {**dict.fromkeys((*FLAGS, "do_convert_rgb"), FLAG.or_null()), "processor_class": TEXT.or_null()}
+FLAG_KINDS["image_grid_pinpoints"] = either(list_of(list_of(EDGE, 2, 2), 0, 4096), TEXT).or_null()
 RULES = KeyRules(
     used=frozenset(
         {*FLAGS, *CLASS_KEYS, "size", "crop_size", "default_to_square"}

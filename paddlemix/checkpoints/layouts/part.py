@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from ...foreign_json import FLAG, OBJECT, TEXT, KeyRules, check_keys, check_values, whole_number
 from ...models.config import LlavaConfig
-from ...models.config_kinds import MAX_VOCABULARY
+from ...models.config_kinds import MAX_LAYERS, MAX_VOCABULARY
 from ..files import CheckpointError, StoredTensor
 from ..fused import joined
 from ..rules import KeyTable
@@ -17,7 +17,8 @@ FILE_FORMATS = ("safetensors", "pdparams", "torch_bin")
 # A key of our own in other layouts' config.json, for what they have no place for.
 OWN_KEY = "paddlemix"
 OWN_KINDS = {
-    **dict.fromkeys(("template", "vision_tower"), TEXT.or_null()),
+    **dict.fromkeys(("template", "vision_tower", "image_aspect_ratio", "projector_type"), TEXT.or_null()),
+    "select_layer": whole_number(-MAX_LAYERS, MAX_LAYERS).or_null(),
     "language": OBJECT.or_null(),
     "has_rounded_sizes": FLAG.or_null(),
     "vocab_size": whole_number(1, MAX_VOCABULARY).or_null(),
