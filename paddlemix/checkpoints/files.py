@@ -43,7 +43,7 @@ QUANTIZED = ("F8_", "F6_", "F4")  # what the header's dtypes of fp8 and smaller 
 NUMPY_FORMATS = ("np", "pd")
 # What the index of shards may say. type: "lora" in PaddleNLP's index of an adapter, which its file's name says too.
 INDEX_KEYS = KeyRules(used=frozenset({"weight_map"}), inert=frozenset({"metadata", "type"}))
-MAX_HEADER = 100 << 20
+MAX_HEADER = 64 << 20  # bytes: half a million tensors
 MAX_AXES = 32  # of a NumPy array
 MAX_VALUES = 1 << 56
 MAX_NAME = 200  # characters of a tensor's name in a message

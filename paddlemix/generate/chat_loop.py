@@ -20,6 +20,7 @@ from ..visible import harmless, visible
 from .sampling import SamplingParams
 from .session import ChatSession, Turn
 
+MAX_NAME = 200  # characters of what was typed in a message
 HELP = """/image PATH   add a picture (file or URL) to the next question
 /clear        forget the conversation and its pictures
 /save FILE    write the conversation as JSON
@@ -73,7 +74,11 @@ class ChatLoop:
         if word in self.commands:
             self.commands[word](rest.strip())
         elif line.startswith("/"):
-            print(visible(f"unknown command {word}: /help lists them; to send this as text, put a blank before it"))
+            print(
+                visible(
+                    f"unknown command {_short(word)}: /help lists them; to send this as text, put a blank before it"
+                )
+            )
         else:
             self._answer(line)
 
@@ -161,9 +166,13 @@ class ChatLoop:
                 file.write((text + "\n").encode(errors="backslashreplace"))
         except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
             reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-            print(visible(f"error: {name} cannot be written: {reason}"))
+            print(visible(f"error: {_short(name)} cannot be written: {reason}"))
             return
         print(visible(f"(saved to {name})"))
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= MAX_NAME else f"{name[:60]}... ({len(name)} characters)"
 
 
 def chat(arguments: argparse.Namespace) -> int:

@@ -186,7 +186,7 @@ def test_a_repeated_key_among_many_is_told_at_once(folders, tmp_path):
 
 
 def test_a_header_of_many_entries_is_refused_in_one_short_line(tmp_path):
-    header = {f"t{number}": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]} for number in range(100_000)}
+    header = {f"t{number}": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]} for number in range(10_000)}
     header["x" * 100_000] = {"a": "b" * 100_000}
     text = json.dumps(header).encode()
     (tmp_path / "a.safetensors").write_bytes(len(text).to_bytes(8, "little") + text)
