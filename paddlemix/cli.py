@@ -11,6 +11,7 @@ from . import __version__
 from .accelerators import explained
 from .constants import BUNDLED_MODEL
 from .device import prepare_environment
+from .log import complain
 from .streams import standard_streams
 from .visible import visible
 
@@ -61,7 +62,7 @@ def run(parser: argparse.ArgumentParser, argv: list[str]) -> int:
     except BrokenPipeError:  # before OSError, which it is too
         return 1
     except (ValueError, OSError, FloatingPointError) as error:
-        print(f"error: {visible(str(error))}", file=sys.stderr)
+        complain(error)
         return 1
     except KeyboardInterrupt:
         gc.freeze()  # before it ends, Python would look through all of paddle's objects, for seconds

@@ -64,6 +64,11 @@ def stated_but_unused(values: Mapping[str, Any], rules: KeyRules) -> dict[str, A
     return {key: value for key, value in values.items() if key in rules.told and not is_silent(value)}
 
 
+def _is_unicode(text: str) -> bool:
+    """Tell if a text can be written to a file: half of a surrogate pair cannot."""
+    return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
 def is_silent(value: Any) -> bool:
     """Tell if a value says nothing: null, false, or an empty text, list or object."""
     return value is None or value is False or value in ("", [], {})
@@ -79,6 +84,21 @@ def is_equal(value: Any, accepted: Any) -> bool:
         pairs = zip(value, accepted, strict=False)
         return len(value) == len(accepted) and all(is_equal(one, other) for one, other in pairs)
     return value == accepted
+
+
+def check_finite(value: Any, where: str, error: type[ValueError] = ValueError) -> None:
+    """Raise `error` for a number that JSON does not have (NaN, Infinity) or that no float can hold, wherever it stands.
+
+    where: the file, and the place in it.
+    """
+    if isinstance(value, dict):
+        for key, one in value.items():
+            check_finite(one, f"{where}: {key}", error) if isinstance(one, int | float | list | dict) else None
+    elif isinstance(value, list):
+        for one in value:
+            check_finite(one, where, error)
+    elif isinstance(value, int | float) and not _is_finite(value):
+        raise error(f"{where} is {shown(value)}, expected a finite number")
 
 
 def _is_finite(value: float) -> bool:
@@ -161,5 +181,5 @@ def either(first: Kind, second: Kind) -> Kind:
 
 
 FLAG = Kind(lambda value: isinstance(value, bool), "true or false")
-TEXT = Kind(lambda value: isinstance(value, str), "a text")
+TEXT = Kind(lambda value: isinstance(value, str) and _is_unicode(value), "a text")
 OBJECT = Kind(lambda value: isinstance(value, dict), "an object")

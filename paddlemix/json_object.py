@@ -6,6 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from .sizes import in_bytes
+
+MAX_BYTES = 128 << 20  # of a file that is one object; parsed it takes ten times as much memory
+
 
 def read_object(path: str | Path, error: type[ValueError], what: str | None = None) -> dict[str, Any]:
     """Return the object in a UTF-8 file; what: how to call it in an error, its path if None.
@@ -14,6 +18,9 @@ def read_object(path: str | Path, error: type[ValueError], what: str | None = No
     """
     what = str(path) if what is None else what
     try:
+        size = Path(path).stat().st_size
+        if size > MAX_BYTES:
+            raise error(f"{what} has {in_bytes(size)}, expected {in_bytes(MAX_BYTES)} at most")
         content = Path(path).read_bytes()
     except FileNotFoundError:
         raise error(f"{what} does not exist") from None

@@ -7,7 +7,15 @@ import sys
 
 from .visible import visible
 
+MAX_LENGTH = 8000  # characters of an error
 _LOGGER = logging.getLogger("paddlemix")
+
+
+def complain(error: BaseException) -> None:
+    """Say what ended a command, in one line on standard error."""
+    text = str(error)
+    text = text if len(text) <= MAX_LENGTH else f"{text[:MAX_LENGTH]}... ({len(text)} characters)"
+    print(f"error: {visible(text)}", file=sys.stderr)
 
 
 def notice(text: str) -> None:

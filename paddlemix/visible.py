@@ -1,8 +1,9 @@
 """What a terminal would obey, hide or turn around, made visible. The one place that decides which characters those are.
 
 Whatever the package prints passes here, since it holds words of others: answers, names of files and tensors, keys of
-JSON files, what a server says. That does not depend on where it is printed to: a file that is written today is shown in
-a terminal tomorrow. What is exact and complete stands in the files that the package writes (JSON escapes there).
+JSON files, what a server says. That does not depend on where it is printed to, since what goes to a file or a program
+today is shown in a terminal tomorrow; only answers keep there what no terminal obeys (`harmless`). What is exact stands
+in the files that the package writes.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ _SELECTORS = "\ufe00-\ufe0f\U000e0100-\U000e01ef"
 # A flag of a region (emoji of England) is a black flag, tags and a tag that ends it.
 _FLAG = "\U0001f3f4[\U000e0030-\U000e0039\U000e0061-\U000e007a]{3,6}\U000e007f"
 _OBEYED = re.compile(f"({_FLAG})|[{HIDDEN}]|(?<=[{_SELECTORS}])[{_SELECTORS}]")
+# Of C0, what moves the cursor, rings, answers back, switches character sets, starts or ends a command.
+_COMMANDS = re.compile("[\x05\x07\x08\x0b-\x0f\x18\x1a\x1b\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _BREAKS = str.maketrans({"\n": "\\n", "\t": "\\t"})
 
 
@@ -34,6 +37,11 @@ def visible(text: str) -> str:
     New lines and tabs stay. Each character is looked at on its own, so that a text in pieces is as safe as a whole one.
     """
     return text if text.isascii() and text.isprintable() else _OBEYED.sub(_spelled, text)
+
+
+def harmless(text: str) -> str:
+    """Return a text for a file or a program: as it is, but for what a terminal obeys, as `visible` spells it."""
+    return _COMMANDS.sub(lambda match: visible(match[0]), text)
 
 
 def visible_line(text: str) -> str:

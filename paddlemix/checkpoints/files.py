@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..foreign_json import KeyRules, check_keys
+from ..foreign_json import OBJECT, KeyRules, check_finite, check_keys, check_values, shown
 from ..json_object import parse_object, read_object
 from ..visible import visible_line
 
@@ -42,9 +42,10 @@ QUANTIZED = ("F8_", "F6_", "F4")  # what the header's dtypes of fp8 and smaller 
 NUMPY_FORMATS = ("np", "pd")
 # What the index of shards may say. type: "lora" in PaddleNLP's index of an adapter, which its file's name says too.
 INDEX_KEYS = KeyRules(used=frozenset({"weight_map"}), inert=frozenset({"metadata", "type"}))
-MAX_HEADER = 100 << 20
+MAX_HEADER = 64 << 20  # bytes: half a million tensors
 MAX_AXES = 32  # of a NumPy array
 MAX_VALUES = 1 << 56
+MAX_NAME = 200  # characters of a tensor's name in a message
 
 
 class CheckpointError(ValueError):
@@ -110,6 +111,13 @@ def read_json(path: Path) -> dict:
     return read_object(path, CheckpointError)
 
 
+def read_finite_json(path: Path) -> dict:
+    """Read a JSON object that describes a model. Raises CheckpointError for NaN and Infinity too, which are no JSON."""
+    values = read_json(path)
+    check_finite(values, str(path), CheckpointError)
+    return values
+
+
 def open_safetensors(path: Path) -> dict[str, StoredTensor]:
     """Map the tensors of one .safetensors file. Raises CheckpointError for a damaged or cut-off one.
 
@@ -141,7 +149,8 @@ def _check_offsets(path: Path, entries: dict, num_bytes: int) -> None:
     """Refuse tensors that overlap, leave the file, or leave gaps."""
     for name, entry in entries.items():
         if not _is_entry(entry):
-            raise CheckpointError(f"{path} has a damaged safetensors header: tensor {name!r} is described by {entry!r}")
+            where = f"{path} has a damaged safetensors header"
+            raise CheckpointError(f"{where}: tensor {shown(name)} is described by {shown(entry)}")
     end = 0
     for first, last in sorted(tuple(entry["data_offsets"]) for entry in entries.values()):
         if first != end or last < first:
@@ -167,12 +176,14 @@ def _stored(path: Path, name: str, entry: dict, start: int, codes: Mapping[str, 
         known = ", ".join(codes)
         if entry["dtype"].startswith(QUANTIZED):
             known += ": it is quantized, load the model as it was before"
-        raise CheckpointError(f"{path}: tensor {name!r} has dtype {entry['dtype']}, expected one of {known}")
+        raise CheckpointError(f"{path}: tensor {shown(name)} has dtype {entry['dtype']}, expected one of {known}")
     shape = tuple(entry["shape"])
     first, last = entry["data_offsets"]
     expected = math.prod(shape) * storage_dtype(dtype).itemsize
     if last - first != expected:
-        raise CheckpointError(f"{path}: tensor {name!r} has {last - first} bytes, its shape {shape} needs {expected}")
+        raise CheckpointError(
+            f"{path}: tensor {shown(name)} has {last - first} bytes, its shape {shape} needs {expected}"
+        )
     return StoredTensor(dtype, shape, partial(map_array, path, storage_dtype(dtype), start + first, shape))
 
 
@@ -209,16 +220,17 @@ def read_index(path: Path) -> dict[str, str]:
 
     Raises CheckpointError for one without shards, with a shard outside its folder, or that states more than it should.
     """
-    values, ending = read_json(path), Path(path.name.removesuffix(".index.json")).suffix
+    values, ending = read_finite_json(path), Path(path.name.removesuffix(".index.json")).suffix
     weight_map = values.get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
         raise CheckpointError(f"{path} has no 'weight_map' object from tensor names to file names")
     check_keys(values, INDEX_KEYS, str(path), CheckpointError)
+    check_values(values, {"metadata": OBJECT.or_null()}, str(path), CheckpointError)
     for shard in sorted(set(weight_map.values())):
         if Path(shard).name != shard or shard == "..":
-            raise CheckpointError(f"{path} names a shard outside its folder: {shard!r}")
+            raise CheckpointError(f"{path} names a shard outside its folder: {shown(shard)}")
         if not shard.endswith(ending):
-            raise CheckpointError(f"{path} names the shard {shard!r}, expected files that end in {ending}")
+            raise CheckpointError(f"{path} names the shard {shown(shard)}, expected files that end in {ending}")
     return weight_map
 
 
@@ -226,7 +238,11 @@ def preview(names: Iterable[str], most: int = 20) -> str:
     """Join names for an error text, at most `most` of them."""
     names = list(names)
     rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(map(visible_line, names[:most])) + rest
+    return ", ".join(visible_line(_cut(name)) for name in names[:most]) + rest
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= MAX_NAME else f"{name[:MAX_NAME]}... ({len(name)} characters)"
 
 
 def write_safetensors(file, tensors: Mapping[str, StoredTensor], metadata: Mapping[str, str]) -> None:

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 from urllib.parse import quote
 
-from ..web import OutOfTimeError, PassingWebError, WebError, chunks, num_expected_bytes, request
+from ..web import OutOfTimeError, PassingWebError, WebError, chunks, num_expected_bytes, printable, request
 from ..web_clock import ExchangeClock
 from .files import CheckpointError
 from .hub_files import SIGNS, RemoteFile, RemoteFolder
@@ -174,7 +174,7 @@ class ModelScope:
         listing = _read_list(url, {}, limits)
         data = listing.get("Data")
         if not isinstance(data, dict):
-            raise WebError(f"{url}: {listing.get('Message') or 'no list of files'}")
+            raise WebError(f"{url}: {printable(str(listing.get('Message') or 'no list of files'))}")
         files = [
             RemoteFile(
                 entry["Path"],

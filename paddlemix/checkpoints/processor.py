@@ -18,15 +18,12 @@ from ..image.preprocess import preprocess
 from ..image.spec import ImageSpec
 from ..image.tiles import ImageTiles
 from ..log import notice
-from ..models.config import strict
 from ..output import write_json
 from . import hub
-from .files import CheckpointError, read_json
+from .layouts.paddle import FORMAT, FORMAT_KEY, read_processor_json
+from .layouts.paddle import PROCESSOR_FILE as FILE
 from .side_files import kind_of
 from .source import notices_of, read_source, tokenizer_folder
-
-FILE = "processor_config.json"
-FORMAT_KEY = "paddlemix_format"
 
 
 class LlavaProcessor:
@@ -46,7 +43,7 @@ class LlavaProcessor:
         """
         path = hub.resolve(path)
         if _is_complete(path):
-            spec, template = _read_spec(path)
+            spec, template = read_processor_json(path / FILE)
             return cls(load_tokenizer(path), get_template(template), spec)
         layout, config = read_source(path, base)
         for text in notices_of(path, layout, config):
@@ -59,7 +56,7 @@ class LlavaProcessor:
         path.mkdir(parents=True, exist_ok=True)
         self.tokenizer.save(path)
         spec = dataclasses.asdict(self.spec)
-        write_json(path / FILE, {FORMAT_KEY: 1, "image": spec, "template": self.template.name})
+        write_json(path / FILE, {FORMAT_KEY: FORMAT, "image": spec, "template": self.template.name})
 
     def with_template(self, name: str) -> LlavaProcessor:
         """Return the same processor with another template. Raises ValueError for an unknown name."""
@@ -102,11 +99,3 @@ def _is_complete(path: Path) -> bool:
     kind = kind_of(path)
     # Our LoRA folders have it too; they need their base for the model, but not for this.
     return kind == "lora" or (kind is None and not (path / "config.json").is_file())
-
-
-def _read_spec(path: Path) -> tuple[ImageSpec, str]:
-    """Return image spec and template name."""
-    values = read_json(path / FILE)
-    if FORMAT_KEY not in values:
-        raise CheckpointError(f"{path / FILE} was not written by paddlemix, and there is no config.json beside it")
-    return strict(ImageSpec, values["image"], str(path / FILE)), values["template"]

@@ -98,11 +98,11 @@ def read_settings(files: TokenizerFiles) -> TokenizerSettings:
     Raises ValueError for keys and values that would change the ids in a way that is not supported.
     """
     config, special_map = files.read_json(CONFIG_FILE), files.read_json(SPECIALS_FILE)
-    where = f"{CONFIG_FILE} in {files.folder}"
+    where, beside = (f"{name} in {files.folder}" for name in (CONFIG_FILE, SPECIALS_FILE))
     _check(config, where)
-    _check(special_map, f"{SPECIALS_FILE} in {files.folder}")
-    names = {key: _text(config[key] if key in config else special_map.get(key), key, files) for key in ROLES}
-    named = frozenset({*_named(config, files), *_named(special_map, files), *names.values()} - {None})
+    _check(special_map, beside)
+    named = frozenset({*_named(config, where), *_named(special_map, beside)} - {None})
+    names = {key: _text(config.get(key, special_map.get(key)), key, where) for key in ROLES}
     added = _read_added(files, config, named)
     if config.get("tokenizer_class") in MOVED_IDS and files.is_sentencepiece:
         name = config["tokenizer_class"]
@@ -157,7 +157,7 @@ def _is_role(key: str) -> bool:
     return key.endswith("_token") and not key.startswith("add_")
 
 
-def _named(values: Mapping[str, Any], files: TokenizerFiles) -> set[str | None]:
+def _named(values: Mapping[str, Any], where: str) -> set[str | None]:
     """Return the texts that an object gives a role, under transformers' keys of versions 4 and 5."""
     found: list[tuple[str, Any]] = []
     for key in LISTED:
@@ -166,7 +166,7 @@ def _named(values: Mapping[str, Any], files: TokenizerFiles) -> set[str | None]:
     for key, value in values.items():
         if _is_role(key):
             found.append((key, value))
-    return {_text(token, key, files) for key, token in found}
+    return {_text(token, key, where) for key, token in found}
 
 
 def _read_added(files: TokenizerFiles, config: Mapping[str, Any], named: frozenset[str]) -> dict[str, AddedToken]:
@@ -202,11 +202,11 @@ def _number(value: Any, where: str) -> Any:
     return int(value) if is_short and value.isdecimal() else value
 
 
-def _text(token: Any, key: str, files: TokenizerFiles) -> str | None:
+def _text(token: Any, key: str, where: str) -> str | None:
     """Return the text of a token that is written as a string or as an object with `content`."""
     text = token.get("content", token) if isinstance(token, Mapping) else token
     if text is not None and not isinstance(text, str):
-        raise ValueError(f"{key} in {files.folder} is {shown(token)}: expected a string or an object with 'content'")
+        raise ValueError(f"{where}: {key} is {shown(token)}, expected a string or an object with 'content'")
     if isinstance(token, Mapping):
-        check_values(token, TOKEN_FLAGS, f"{key} in {files.folder}")
+        check_values(token, TOKEN_FLAGS, f"{where}, {key}")
     return text or None

@@ -16,10 +16,11 @@ from ..image.load import load_image
 from ..log import notice
 from ..ops.quantize import choose_kind
 from ..output import OutputError, replacing
-from ..visible import visible
+from ..visible import harmless, visible
 from .sampling import SamplingParams
 from .session import ChatSession, Turn
 
+MAX_NAME = 200  # characters of what was typed in a message
 HELP = """/image PATH   add a picture (file or URL) to the next question
 /clear        forget the conversation and its pictures
 /save FILE    write the conversation as JSON
@@ -37,6 +38,7 @@ class ChatLoop:
         self.session = session
         self.waiting = list(images)
         self.sent: list[str] = []
+        self.spell = visible if sys.stdout.isatty() else harmless
         self.is_debug = is_debug
         self.is_echoing = is_echoing  # input is no terminal: write the questions down
         self.commands: dict[str, Callable[[str], None]] = {
@@ -72,7 +74,11 @@ class ChatLoop:
         if word in self.commands:
             self.commands[word](rest.strip())
         elif line.startswith("/"):
-            print(visible(f"unknown command {word}: /help lists them; to send this as text, put a blank before it"))
+            print(
+                visible(
+                    f"unknown command {_short(word)}: /help lists them; to send this as text, put a blank before it"
+                )
+            )
         else:
             self._answer(line)
 
@@ -103,7 +109,7 @@ class ChatLoop:
         try:
             with _interrupts() as seen:
                 for piece in pieces:
-                    print(visible(piece), end="", flush=True)
+                    print(self.spell(piece), end="", flush=True)
                     if seen:
                         raise KeyboardInterrupt
         except KeyboardInterrupt:
@@ -162,9 +168,13 @@ class ChatLoop:
             print(visible(f"error: {error}"))
             return
         except OSError as error:
-            print(visible(f"error: {name} cannot be written: {error.strerror or error}"))
+            print(visible(f"error: {_short(name)} cannot be written: {error.strerror or error}"))
             return
         print(visible(f"(saved to {name})"))
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= MAX_NAME else f"{name[:60]}... ({len(name)} characters)"
 
 
 def chat(arguments: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ import difflib
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..foreign_json import check_values
+from ..foreign_json import OBJECT, check_values, shown
 from ..image.spec import ImageSpec
 from . import config_kinds as kinds
 from .projector_type import projector_layers
@@ -107,6 +107,8 @@ class LanguageConfig:
     def __post_init__(self):
         if isinstance(self.rope_scaling, dict):
             object.__setattr__(self, "rope_scaling", strict(RopeScaling, self.rope_scaling, "rope_scaling"))
+        if self.rope_scaling is not None and not isinstance(self.rope_scaling, RopeScaling):
+            raise ValueError(f"rope_scaling is {shown(self.rope_scaling)}, expected an object, or null")
         check_values(vars(self), kinds.LANGUAGE, "the language model")
         if self.num_key_value_heads is None:
             object.__setattr__(self, "num_key_value_heads", self.num_attention_heads)
@@ -258,10 +260,8 @@ class LlavaConfig:
     def from_dict(cls, values: dict[str, Any]) -> LlavaConfig:
         """Build from `to_dict`'s output. Raises ValueError for a key that nobody knows, naming the nearest one."""
         parts = {"language": LanguageConfig, "vision": VisionConfig, "image": ImageSpec}
-        values = {
-            name: strict(parts[name], value, name) if name in parts and isinstance(value, dict) else value
-            for name, value in values.items()
-        }
+        check_values(values, dict.fromkeys(parts, OBJECT), "config")
+        values = {name: strict(parts[name], value, name) if name in parts else value for name, value in values.items()}
         return strict(cls, values, "config")
 
 

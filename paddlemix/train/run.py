@@ -12,9 +12,8 @@ from typing import Any
 
 from ..accelerators import explained
 from ..device import prepare_environment
-from ..log import notice
+from ..log import complain, notice
 from ..streams import standard_streams
-from ..visible import visible
 from .convert import convert
 from .values import LAST, read_values
 
@@ -45,7 +44,7 @@ def main(argv: list[str], *, script: str, template: str | None) -> int:
     except BrokenPipeError:  # before OSError, which it is too
         return 1
     except (ValueError, OSError) as error:
-        print(f"error: {visible(str(error))}", file=sys.stderr)
+        complain(error)
         return 1
     except Preempted as stop:
         print(f"{stop}; without overwrite_output_dir the same command goes on from there", file=sys.stderr)

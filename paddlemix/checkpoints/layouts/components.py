@@ -6,6 +6,8 @@ import ast
 from collections.abc import Sequence
 from pathlib import Path
 
+from ...foreign_json import list_of, shown
+from ...image.spec import EDGE
 from ...models.config import LanguageConfig, VisionConfig
 from ...models.language.families import get_family
 from ...models.language.families.family import GATE, KEY, QUERY, UP, VALUE, Fused, WeightNames
@@ -17,6 +19,7 @@ from ..pdparams import open_pdparams
 from ..rules import FusedRule, Rule, linear_rules
 from ..torch_bin import open_torch_bin
 
+PAIRS = list_of(list_of(EDGE, 2, 2), 0, 4096)  # of pixels
 EMBEDDING, HEAD = "language_model.embed_tokens.weight", "language_model.lm_head.weight"
 OUR_LAYER = "language_model.layers.{n}"
 # A folder's weights in one format: (file, index of its shards, reader).
@@ -106,9 +109,11 @@ def read_pairs(folder: Path, value) -> tuple[tuple[int, int], ...]:
     """Read image_grid_pinpoints: pairs of numbers, or the text of such a list. Raises CheckpointError."""
     try:
         pairs = ast.literal_eval(value) if isinstance(value, str) else value
-        return tuple((int(first), int(second)) for first, second in pairs)
     except (SyntaxError, TypeError, ValueError, RecursionError, MemoryError):
-        raise CheckpointError(f"{folder}: image_grid_pinpoints is {value!r}, expected a list of pairs") from None
+        pairs = None
+    if not PAIRS.is_good(pairs):
+        raise CheckpointError(f"{folder}: image_grid_pinpoints is {shown(value)}, expected a list of pairs of pixels")
+    return tuple((first, second) for first, second in pairs)
 
 
 def has_weights(folder: Path, formats: Sequence[tuple]) -> bool:

@@ -21,8 +21,8 @@ from ...foreign_json import (
 )
 from ...models.config import VisionConfig
 from ...models.config_kinds import DTYPES, MAX_ID, MAX_LAYERS
-from ...models.language.families.generic_keys import GENERIC
-from ..files import CheckpointError, read_json
+from ...models.language.families.generic_keys import GENERIC, GENERIC_KINDS
+from ..files import CheckpointError, read_finite_json
 
 CONFIG_FILE, GENERATION_FILE = "config.json", "generation_config.json"
 TOKEN_ID = whole_number(0, MAX_ID)
@@ -48,6 +48,7 @@ HF = GENERIC | KeyRules(
     held={"multimodal_projector_bias": (True,), "use_image_newline_parameter": (True,)},
 )
 HF_KINDS: dict[str, Kind] = {
+    **GENERIC_KINDS,
     "image_token_id": TOKEN_ID,
     "image_token_index": TOKEN_ID,
     "projector_hidden_act": TEXT,
@@ -83,7 +84,12 @@ OFFICIAL = KeyRules(
     used=frozenset(MM_USED.split()),
     inert=frozenset(f"{MM_INERT} {MM_VIDEO}".split()),  # videos are not read here
 )
+MM_FLAGS = """
+freeze_mm_mlp_adapter mm_use_im_patch_token mm_use_im_start_end s2 tune_mm_mlp_adapter unfreeze_mm_vision_tower
+use_mm_proj
+"""
 MM_KINDS: dict[str, Kind] = {
+    **dict.fromkeys(MM_FLAGS.split(), FLAG.or_null()),
     "image_aspect_ratio": TEXT.or_null(),
     "mm_hidden_size": whole_number(1, 1 << 20),
     "mm_patch_merge_type": TEXT.or_null(),
@@ -103,6 +109,7 @@ PROJECTOR = GENERIC | KeyRules(
     held={"token_merge_ratio": (1, None)},
 )
 PROJECTOR_KINDS: dict[str, Kind] = {
+    **GENERIC_KINDS,
     "bias": FLAG,
     "depth": whole_number(1, 64),
     "llm_hidden_size": whole_number(1, 1 << 20),
@@ -165,7 +172,7 @@ PLAIN_SAMPLING = {
 def read_config_json(folder: Path) -> dict[str, Any]:
     """Return config.json after a check of the keys by which folders are recognized. Raises CheckpointError."""
     path = Path(folder) / CONFIG_FILE
-    raw = read_json(path)
+    raw = read_finite_json(path)
     check_values(raw, KINDS, str(path), CheckpointError)
     return raw
 
@@ -216,7 +223,7 @@ def stored_dtype(folder: Path, *objects: Mapping[str, Any], default: str = "floa
 def read_generation(folder: Path) -> dict[str, Any]:
     """Return generation_config.json, empty if there is none. Raises CheckpointError for what would change answers."""
     path = Path(folder) / GENERATION_FILE
-    values = read_json(path) if path.is_file() else {}
+    values = read_finite_json(path) if path.is_file() else {}
     check_keys(values, GENERATION, str(path), CheckpointError)
     check_values(values, GENERATION_KINDS, str(path), CheckpointError)
     return values

@@ -12,16 +12,18 @@ from typing import Any
 
 from ...foreign_json import (
     FLAG,
+    TEXT,
     KeyRules,
     Kind,
     check_keys,
     check_values,
+    either,
     list_of,
     number,
     shown,
     whole_number,
 )
-from ...image.spec import CLIP_MEAN, CLIP_STD, RESAMPLES, RESCALE
+from ...image.spec import CLIP_MEAN, CLIP_STD, EDGE, RESAMPLES, RESCALE
 from ..files import CheckpointError
 from .image_processor_file import Found
 
@@ -56,6 +58,8 @@ CLASSES = {
 }
 BY_NAME = {one.name: one for one in CLASSES.values()}
 FLAGS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_pad")
+FLAG_KINDS = {**dict.fromkeys((*FLAGS, "do_convert_rgb"), FLAG.or_null()), "processor_class": TEXT.or_null()}
+FLAG_KINDS["image_grid_pinpoints"] = either(list_of(list_of(EDGE, 2, 2), 0, 4096), TEXT).or_null()
 RULES = KeyRules(
     used=frozenset(
         {*FLAGS, *CLASS_KEYS, "size", "crop_size", "default_to_square"}
@@ -102,7 +106,7 @@ def read_processor(found: Found, default: str, side: int) -> ImageProcessor:
     """
     kind, where, values = _kind(found, default), found.where, found.values
     check_keys(values, RULES, where, CheckpointError)
-    check_values(values, dict.fromkeys(FLAGS, FLAG.or_null()), where, CheckpointError)
+    check_values(values, FLAG_KINDS, where, CheckpointError)
     defaults = {"do_center_crop": kind.has_crop, "do_pad": False}
     flags = {name: bool(values.get(name, defaults.get(name, True))) for name in FLAGS}  # null is false in transformers
     flags["do_pad"] &= kind.can_pad

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...foreign_json import KeyRules, check_keys, shown
-from ..files import CheckpointError, read_json
+from ...foreign_json import TEXT, KeyRules, check_keys, check_values, shown, whole_number
+from ..files import CheckpointError, read_finite_json
 
 FILE, PROCESSOR_FILE, NESTED = "preprocessor_config.json", "processor_config.json", "image_processor"
 # What else LlavaProcessor and LlavaNextProcessor save. How many tokens an image has is the tower's to say.
@@ -20,6 +20,10 @@ PROCESSOR_RULES = KeyRules(
     inert=frozenset({"processor_class", "num_additional_image_tokens", "chat_template"}),
     held={"image_token": ("<image>",)},
 )
+PROCESSOR_KINDS = {
+    "processor_class": TEXT.or_null(),
+    "num_additional_image_tokens": whole_number(0, 1 << 20).or_null(),
+}
 
 
 @dataclass(frozen=True)
@@ -36,19 +40,19 @@ def find_processor(folder: Path) -> Found | None:
     As in transformers 5, the object in processor_config.json comes before preprocessor_config.json.
     """
     path = folder / PROCESSOR_FILE
-    nested = read_json(path).get(NESTED) if path.is_file() else None
+    nested = read_finite_json(path).get(NESTED) if path.is_file() else None
     if isinstance(nested, dict):
         return Found(f"{path}, {NESTED}", nested)
     if nested is not None:
         raise CheckpointError(f"{path}: {NESTED} is {shown(nested)}, expected an object")
     path = folder / FILE
-    return Found(str(path), read_json(path)) if path.is_file() else None
+    return Found(str(path), read_finite_json(path)) if path.is_file() else None
 
 
 def unread_processor(folder: Path) -> str | None:
     """Return a sentence on a preprocessor_config.json that says other things than what is read, None if none does."""
     found, path = find_processor(folder), folder / FILE
-    if found is None or found.where == str(path) or not path.is_file() or read_json(path) == found.values:
+    if found is None or found.where == str(path) or not path.is_file() or read_finite_json(path) == found.values:
         return None
     return (
         f"{FILE} is there as well and says other things than {NESTED} in {PROCESSOR_FILE}, which is what is read here "
@@ -65,4 +69,6 @@ def check_processor(folder: Path, patch_size: int, strategy: str) -> None:
     path = folder / PROCESSOR_FILE
     if path.is_file():
         held = {"patch_size": (patch_size, None), "vision_feature_select_strategy": (strategy, None)}
-        check_keys(read_json(path), PROCESSOR_RULES | KeyRules(held=held), str(path), CheckpointError)
+        values = read_finite_json(path)
+        check_keys(values, PROCESSOR_RULES | KeyRules(held=held), str(path), CheckpointError)
+        check_values(values, PROCESSOR_KINDS, str(path), CheckpointError)

@@ -6,8 +6,12 @@ import dataclasses
 from pathlib import Path
 
 from ...conversation.tokenizer import Tokenizer
-from ...models.config import LlavaConfig
-from ..files import CheckpointError, StoredTensor
+from ...foreign_json import OBJECT, TEXT, check_values, one_of
+from ...image.spec import ImageSpec
+from ...models.config import LlavaConfig, strict
+from ...models.language.families import get_family
+from ...models.vision.families import get_tower_family
+from ..files import CheckpointError, StoredTensor, read_finite_json
 from ..rules import KeyTable
 from .components import SAFETENSORS_FILES, open_first
 from .part import Part
@@ -15,6 +19,8 @@ from .part import Part
 NAME = "paddle"
 FORMAT_KEY = "paddlemix_format"
 FORMAT = 1
+PROCESSOR_FILE = "processor_config.json"
+PROCESSOR_KINDS = {FORMAT_KEY: one_of([FORMAT]), "image": OBJECT, "template": TEXT}
 WEIGHTS, INDEX, _ = SAFETENSORS_FILES
 
 
@@ -29,11 +35,32 @@ def read_config(folder: Path, raw: dict) -> LlavaConfig:
             f"{folder / 'config.json'} has {FORMAT_KEY} {raw[FORMAT_KEY]!r}, this version reads {FORMAT}: "
             "update paddlemix"
         )
+    check_values(raw, {"model_type": one_of(["llava"])}, str(folder / "config.json"), CheckpointError)
     values = {key: value for key, value in raw.items() if key not in (FORMAT_KEY, "model_type")}
     try:
-        return LlavaConfig.from_dict(values)
+        config = LlavaConfig.from_dict(values)
+        get_family(config.language.family)
+        get_tower_family(config.vision.family)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{folder / 'config.json'}: {error}") from None
+    if (folder / PROCESSOR_FILE).is_file():
+        read_processor_json(folder / PROCESSOR_FILE)  # of no use beside config.json, but a damaged one is told
+    return config
+
+
+def read_processor_json(path: Path) -> tuple[ImageSpec, str]:
+    """Return image spec and template's name of the file that `processor_json` describes. Raises CheckpointError."""
+    values = read_finite_json(path)
+    if FORMAT_KEY not in values:
+        raise CheckpointError(f"{path} was not written by paddlemix, and there is no config.json beside it")
+    check_values(values, PROCESSOR_KINDS, str(path), CheckpointError)
+    absent = sorted(PROCESSOR_KINDS.keys() - values.keys())
+    if absent:
+        raise CheckpointError(f"{path} has no {', '.join(absent)}: copy or download it again")
+    try:
+        return strict(ImageSpec, values["image"], "image"), values["template"]
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from None
 
 
 def config_json(config: LlavaConfig) -> dict:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ...foreign_json import FLAG, OBJECT, TEXT, KeyRules, check_keys, check_values, whole_number
 from ...models.config import LlavaConfig
+from ...models.config_kinds import MAX_LAYERS, MAX_VOCABULARY
 from ..files import CheckpointError, StoredTensor
 from ..fused import joined
 from ..rules import KeyTable
@@ -14,6 +16,13 @@ from ..transforms import transposed
 FILE_FORMATS = ("safetensors", "pdparams", "torch_bin")
 # A key of our own in other layouts' config.json, for what they have no place for.
 OWN_KEY = "paddlemix"
+OWN_KINDS = {
+    **dict.fromkeys(("template", "vision_tower", "image_aspect_ratio", "projector_type"), TEXT.or_null()),
+    "select_layer": whole_number(-MAX_LAYERS, MAX_LAYERS).or_null(),
+    "language": OBJECT.or_null(),
+    "has_rounded_sizes": FLAG.or_null(),
+    "vocab_size": whole_number(1, MAX_VOCABULARY).or_null(),
+}
 
 
 @dataclass(frozen=True)
@@ -68,12 +77,14 @@ def own_json(config: LlavaConfig, written: LlavaConfig | None = None) -> dict:
 
 def read_own_json(raw: dict) -> dict:
     """Return what `own_json` wrote, or empty texts and facts for a folder that another tool wrote."""
-    values = raw.get(OWN_KEY)
-    values = values if isinstance(values, dict) else {}
-    language = values.get("language")
+    values = raw.get(OWN_KEY) or {}
+    check_values({OWN_KEY: values}, {OWN_KEY: OBJECT}, "config.json", CheckpointError)
+    where = f"{OWN_KEY} in config.json"
+    check_keys(values, KeyRules(frozenset(OWN_KINDS)), where, CheckpointError)
+    check_values(values, OWN_KINDS, where, CheckpointError)
     return {
         "template": values.get("template") or "",
         "vision_tower": values.get("vision_tower") or "",
-        "language": language if isinstance(language, dict) else {},
+        "language": values.get("language") or {},
         "has_rounded_sizes": values.get("has_rounded_sizes") is not False,
     }

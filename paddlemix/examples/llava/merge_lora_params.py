@@ -3,10 +3,9 @@
 `merge_lora_params.py --model_name_or_path BASE --lora_path LORA --merge_model_path OUT`
 """
 
-import argparse
 import sys
 
-from paddlemix.cli import add_merge, run
+from paddlemix.cli import Parser, add_merge, run
 
 if __name__ == "__main__":
-    sys.exit(run(add_merge(argparse.ArgumentParser(description=__doc__)), sys.argv[1:]))
+    sys.exit(run(add_merge(Parser(description=__doc__)), sys.argv[1:]))

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ....foreign_json import FLAG, TEXT, KeyRules, Kind, check_keys, check_values, shown, whole_number
+from ....foreign_json import FLAG, TEXT, KeyRules, Kind, check_keys, check_values, shown
 from ...config import LanguageConfig
-from ...config_kinds import LANGUAGE, MAX_ID
-from .generic_keys import GENERIC
+from ...config_kinds import LANGUAGE
+from .generic_keys import GENERIC, GENERIC_KINDS
 from .rope_keys import read_rope, rope_json
 
 # Keys that mean the same in the config.json of every family and in LanguageConfig.
@@ -45,7 +45,6 @@ DEFAULTS = {
 FLAG_KINDS = dict.fromkeys(
     ("attention_bias", "bias", "mlp_bias", "no_bias", "use_bias", "use_sliding_window"), FLAG.or_null()
 )
-TOKEN_ID = whole_number(-1, MAX_ID)  # -1 for none, in older files
 FULL, SLIDING = "full_attention", "sliding_attention"  # layer_types
 QUERY, KEY, VALUE = (f"self_attn.{name}_proj" for name in "qkv")
 GATE, UP = (f"mlp.{name}_proj" for name in ("gate", "up"))
@@ -137,8 +136,7 @@ class Family:
         sizes = {self.keys.get(name, name): LANGUAGE[name] for name in SHARED}
         sizes.pop(None, None)
         sizes |= {name: LANGUAGE[name] for name in self.aliases}
-        sizes |= dict.fromkeys(("bos_token_id", "pad_token_id"), TOKEN_ID.or_null())
-        return {**sizes, **FLAG_KINDS, self.keys.get("hidden_act", "hidden_act"): TEXT}
+        return {**GENERIC_KINDS, **sizes, **FLAG_KINDS, self.keys.get("hidden_act", "hidden_act"): TEXT}
 
     def read(
         self, stated: Mapping[str, Any], where: str = "config.json", beside: KeyRules | None = None

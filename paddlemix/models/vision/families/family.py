@@ -9,7 +9,7 @@ from typing import Any
 from ....foreign_json import KeyRules, check_keys, check_values
 from ...config import VisionConfig
 from ...config_kinds import VISION
-from ...language.families.generic_keys import GENERIC
+from ...language.families.generic_keys import GENERIC, GENERIC_KINDS
 
 # Keys that mean the same in transformers' config of every tower and in VisionConfig.
 SHAPE = (
@@ -78,7 +78,7 @@ class TowerFamily:
         used = frozenset([*SHAPE, "model_type"])
         constants = frozenset([*self.constants, *INERT]) - HELD.keys()
         check_keys(stated, GENERIC | KeyRules(used, constants, HELD), f"the {self.title} tower")
-        check_values(stated, {name: VISION[name] for name in SHAPE}, f"the {self.title} tower")
+        check_values(stated, GENERIC_KINDS | {name: VISION[name] for name in SHAPE}, f"the {self.title} tower")
         return self.fields(stated)
 
     def write(self, vision: VisionConfig) -> dict[str, Any]:
