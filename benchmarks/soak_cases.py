@@ -74,10 +74,11 @@ def all_cases(home: Path) -> list[Case]:
         Case("launched", values={}, num_processes=2, is_launched=True, share=0.3),
         Case("over-full", values=OVER, earlier={"learning_rate": 3e-3}, **over),
         Case("over-alpha", values={**other, **OVER}, earlier=LORA, **over),
+        Case("over-model", values=OVER, earlier={"model_name_or_path": str(home / "anyres")}, **over),
         Case("full-over-lora", values=OVER, earlier=LORA, **over),
         Case("lora-over-full", values={**LORA, **OVER}, earlier={}, **over),
         Case("merge", words=_merge(home, "lora")),
-        Case("merge-over", words=_merge(home, "alpha64"), earlier_words=_merge(home, "lora"), share=2.0),
+        Case("merge-over", words=_merge(home, "lora"), earlier_words=_merge(home, "anyres-lora"), share=2.0),
         *[Case(f"to-{layout}", words=_convert(home, "model", layout)) for layout in LAYOUTS],
         Case("to-peft", words=_convert(home, "lora", "peft")),
         Case("delta", words=_delta(home)),
@@ -133,19 +134,24 @@ def command(home: Path, case: Case, *, is_earlier: bool = False) -> list[str]:
 
 
 def make_inputs(home: Path, run: Callable[[Callable[[], int]], None]) -> None:
-    """Lay down a tiny model, rows, two adapters and the model in LLaVA's layout. run: calls in a process of its own."""
+    """Lay down two tiny models, rows, an adapter of each, and the first in LLaVA's layout.
+
+    run: calls in a process of its own.
+    """
     sys.path.append(str(ROOT / "tests"))
-    run(lambda: _make_model(home))
-    for name, alpha in (("lora", 8), ("alpha64", 64)):
-        values = {**LORA, "lora_alpha": alpha, "output_dir": str(home / name), "save_strategy": "no"}
+    run(lambda: _make_models(home))
+    for name, model in (("lora", "model"), ("anyres-lora", "anyres")):
+        places = {"model_name_or_path": str(home / model), "output_dir": str(home / name)}
+        values = {**LORA, **places, "save_strategy": "no"}
         run(lambda values=values: _call(["sft", _written(home / "adapter.json", settings(home, values))]))
     run(lambda: _call(["convert", str(home / "model"), str(home / "official"), "--to", "official"]))
 
 
-def _make_model(home: Path) -> int:
+def _make_models(home: Path) -> int:
     import tiny_folder
 
     tiny_folder.make_folder(home / "model", "pad")
+    tiny_folder.make_folder(home / "anyres", "anyres", seed=1)
     rows = json.loads(tiny_folder.write_rows(home / "data", NUM_ROWS).read_text())
     rows[2]["image"] = "images/nowhere.png"
     rows[5]["conversations"][1]["from"] = "robot"

@@ -36,7 +36,7 @@ GOOD_EVERY = 4  # of so many rows one is left as it is
 DAMAGED = 0.25  # share of the mutated lines whose text is damaged
 LIMIT = 60.0  # seconds until a child is taken for hung
 MAX_MEMORY = 16 << 30
-OK, BAD_ROW, ONE_LINE = "ok", "bad row", "one line"
+OK, BAD_ROW, ONE_LINE, LEFT_OUT = "ok", "bad row", "one line", "a good row is left out"
 GOOD = (OK, BAD_ROW, ONE_LINE, "nothing trained")
 NUM_STEPS = 2
 MOST_SHOWN = 80  # characters of a value
@@ -129,7 +129,7 @@ def outcomes_of(home: Path, path: Path, size: int, goods: list[dict], is_whole: 
     notes.unlink(missing_ok=True)
     found, start = [], 0
     while True:
-        read = functools.partial(read_file, home, path, goods, notes, start)
+        read = functools.partial(read_file, home, path, goods if is_whole else [], notes, start)
         end = run_forked(read, home=home, watched=home / "work", limit=LIMIT, max_memory=MAX_MEMORY)
         found = [tuple(json.loads(line)) for line in notes.read_text().splitlines()] if notes.exists() else []
         refused = next((text for index, _, text in found if index < 0), None)
@@ -148,7 +148,10 @@ def outcomes_of(home: Path, path: Path, size: int, goods: list[dict], is_whole: 
 
 
 def read_file(home: Path, path: Path, goods: list[dict], notes: Path, start: int) -> int:
-    """Read and encode the rows of a file from one on, in a process of its own; write down what came of each."""
+    """Read and encode the rows of a file from one on, in a process of its own; write down what came of each.
+
+    goods: the rows that were left as they are, in turn; none where damage may have moved them.
+    """
     from paddlemix.checkpoints.processor import LlavaProcessor
     from paddlemix.data.bad_rows import BadRowPolicy
     from paddlemix.data.dataset import ConversationDataset
@@ -168,13 +171,17 @@ def read_file(home: Path, path: Path, goods: list[dict], notes: Path, start: int
             return 0
         if not start:
             for one in bad:
-                is_good = (one.number - 1) % GOOD_EVERY == 0
-                note(one.number - 1, "a good row is left out" if is_good else BAD_ROW, one.reason)
+                note(one.number - 1, LEFT_OUT if is_good(one.number, goods) else BAD_ROW, one.reason)
         data = ConversationDataset(rows, encode, policy=BadRowPolicy("skip", len(rows)))
         for index, row in enumerate(rows):
             if row.number > start:
                 note(row.number - 1, *encoded(data, index, encode, goods))
     return 0
+
+
+def is_good(number: int, goods: list[dict]) -> bool:
+    """Tell whether a row, counted from 1, was left as it is."""
+    return bool(goods) and (number - 1) % GOOD_EVERY == 0
 
 
 def encoded(data, index: int, encode, goods: list[dict]) -> tuple[str, str]:
@@ -186,10 +193,9 @@ def encoded(data, index: int, encode, goods: list[dict]) -> tuple[str, str]:
         sample = data[index]
     except Exception:  # the claim is that there is none
         return "traceback", " | ".join(traceback.format_exc().splitlines()[-4:])
-    is_good = (row.number - 1) % GOOD_EVERY == 0
     if sample.where != row.where:
-        return "a good row is left out" if is_good else BAD_ROW, sample.notes[0].reason
-    if is_good:
+        return LEFT_OUT if is_good(row.number, goods) else BAD_ROW, sample.notes[0].reason
+    if is_good(row.number, goods):
         good = goods[(row.number - 1) // GOOD_EVERY % len(goods)]
         expected, _ = encode(read_row(good)[0], folders=row.folders)
         if not np.array_equal(expected.token_ids, sample.token_ids):

@@ -43,6 +43,7 @@ ROW_KEYS = (
     "weight",
     "tools",
 )
+ONE_LINE = bytes.maketrans(b"\r\n", b"  ")
 MOST_CHANGES = 3
 LIKE = 0.6  # share of the changes that keep a value's type
 DEEP, LONG = 30_000, 5000  # lists in each other; digits of a number
@@ -79,9 +80,9 @@ def mutated_row(row: dict, generator: np.random.Generator) -> dict:
 
 
 def damaged_text(text: str, generator: np.random.Generator) -> bytes:
-    """Return the text of a row with damage that no JSON writer makes."""
+    """Return the text of a row with damage that no JSON writer makes; it stays one line that is not empty."""
     data = text.encode("utf-8", "surrogatepass")
-    place = int(generator.integers(len(data)))
+    place = int(generator.integers(1, len(data)))
     ways = (
         lambda: data[:place],
         lambda: data[:place] + data[place + 1 :],
@@ -94,7 +95,7 @@ def damaged_text(text: str, generator: np.random.Generator) -> bytes:
         lambda: data[:-1] + b', "x": NaN}',
         lambda: data + data,
     )
-    return ways[int(generator.integers(len(ways)))]().replace(b"\n", b" ")
+    return ways[int(generator.integers(len(ways)))]().translate(ONE_LINE)
 
 
 def change_one(value: Any, generator: np.random.Generator, texts: tuple, keys: tuple) -> None:

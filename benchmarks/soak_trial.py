@@ -16,7 +16,7 @@ from soak_whole import below, broken, differing, state_of, whole_checkpoints
 LIMIT = 60.0  # seconds until a child is taken for hung
 LAUNCH_LIMIT = 240.0  # the same of real processes, which import everything first
 MOST_TOLD = 6  # paths in a sentence
-INPUTS = ("model", "data", "lora", "alpha64", "official")
+INPUTS = ("model", "anyres", "data", "lora", "anyres-lora", "official")
 ENDS = {
     "kill": (-signal.SIGKILL,),
     "cut": (-signal.SIGXFSZ,),
