@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ..output import check_file, locked, sync, sync_tree, write_json
+from ..output import OutputError, check_file, locked, sync, sync_tree, write_json
 from .files import CheckpointError, read_json
 
 NOTE = ".paddlemix.json"  # of an output: the command that wrote it, and its files
@@ -86,6 +86,8 @@ class Place:
         try:
             with exchanged(self.folder, self.command) if is_taken else self._renamed() as folder:
                 yield folder
+        except OutputError as error:
+            raise CheckpointError(str(error)) from None
         except OSError as error:
             is_whole = (self.folder / STAGING / NOTE).is_file()
             left = "the next start goes on with its files" if is_whole else "nothing was left there"
@@ -93,7 +95,7 @@ class Place:
 
     @contextmanager
     def _renamed(self) -> Iterator[Path]:
-        folder = self.folder.parent / f".{self.folder.name}.partial"
+        folder = self.folder.parent / f".{self.folder.name}{STAGING}"
         with _growing(folder):
             yield folder
             write_note(folder, self.command)
@@ -137,8 +139,9 @@ def exchanged(
         yield folder
         files = _files(folder)
         for name in files:
-            check_file(destination / name)
-        former = read_json(destination / NOTE).get("files", []) if (destination / NOTE).is_file() else []
+            _check_part(destination, name)
+        former = read_json(destination / NOTE).get("files") if (destination / NOTE).is_file() else None
+        former = former if isinstance(former, list) else []
         gone = {path.name for path in destination.iterdir() if path.is_file() and is_replaced(path.name)}
         gone |= {name for name in former if command is not None and _is_inside(name)}
         note = {"command": command, "files": files, **(values or {})}
@@ -146,6 +149,16 @@ def exchanged(
         write_json(folder / NOTE, {**note, "replaced": sorted(gone - set(files))})
         sync_tree(folder)
         _exchange(folder, destination)
+
+
+def _check_part(destination: Path, name: str) -> None:
+    """Raise OutputError where a file of the new output would replace something else than a file, or lie elsewhere."""
+    for parent in PurePosixPath(name).parents:
+        if parent.name and (destination / parent).is_symlink():
+            raise OutputError(
+                f"{destination / parent} is a link and is not followed: remove it, or name another folder"
+            )
+    check_file(destination / name)
 
 
 def finish_exchange(destination: Path) -> None:

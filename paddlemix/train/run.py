@@ -227,33 +227,50 @@ def execute(trainer, args, settings: dict[str, Any] | None = None) -> None:
 def start_of(trainer, args) -> Path | str | None:
     """Return the checkpoint that a run goes on from, None for none, FINISHED if there is nothing left to do.
 
-    Raises ValueError for a checkpoint that is not there, and for one of a run with other settings.
+    Raises ValueError, in all processes, for a checkpoint that is not there, and for one of a run with other settings.
     """
-    from .run_facts import check_facts, check_same
+    import numpy as np
+
+    from .loader import summed
+    from .together import together
+
+    is_first = trainer.is_world_process_zero()
+    checkpoint = together(lambda: _chosen(args), args.world_size)
+    is_over = together(lambda: is_first and _is_over(trainer, args, checkpoint), args.world_size)
+    return FINISHED if summed(np.array([float(is_over)]), args.world_size)[0] else checkpoint
+
+
+def _chosen(args) -> Path | None:
+    """Return the checkpoint that the settings name."""
     from .run_folder import last_checkpoint
-    from .saving import finished_step
 
     output_dir, chosen = Path(args.output_dir), args.resume_from_checkpoint
     if chosen == LAST:
         checkpoint = last_checkpoint(output_dir)
         if checkpoint is None:
             raise ValueError(f"resume_from_checkpoint is true, and {output_dir} has no whole checkpoint to go on from")
-    elif chosen is not None:
-        checkpoint = Path(chosen)
-        if not checkpoint.is_dir():
-            raise ValueError(f"resume_from_checkpoint {checkpoint} is no folder (looked for {checkpoint.absolute()})")
-    else:
-        checkpoint = None if args.overwrite_output_dir else last_checkpoint(output_dir)
+        return checkpoint
+    if chosen is None:
+        return None if args.overwrite_output_dir else last_checkpoint(output_dir)
+    if not Path(chosen).is_dir():
+        raise ValueError(f"resume_from_checkpoint {chosen} is no folder (looked for {Path(chosen).absolute()})")
+    return Path(chosen)
+
+
+def _is_over(trainer, args, checkpoint: Path | None) -> bool:
+    """Tell if a run has come to its end before. Raises ValueError if what is there is of another run."""
+    from .run_facts import check_facts, check_same
+    from .saving import finished_step
+
+    output_dir, is_data_checked = Path(args.output_dir), not args.ignore_data_skip
     if checkpoint is not None:
-        check_same(trainer.facts, checkpoint, is_data_checked=not args.ignore_data_skip, tell=notice)
-    if args.overwrite_output_dir or chosen not in (None, LAST):
-        return checkpoint
+        check_same(trainer.facts, checkpoint, is_data_checked=is_data_checked, tell=notice)
     finished = finished_step(output_dir)
-    if finished is None:
-        return checkpoint
+    if args.overwrite_output_dir or args.resume_from_checkpoint not in (None, LAST) or finished is None:
+        return False
     step, facts = finished
-    check_facts(facts, trainer.facts, f"the result in {output_dir}", is_data_checked=not args.ignore_data_skip)
+    check_facts(facts, trainer.facts, f"the result in {output_dir}", is_data_checked=is_data_checked)
     if step < trainer.num_steps():
-        return checkpoint
+        return False
     notice(f"already finished at step {step}, the result in {output_dir} stays; overwrite_output_dir trains anew")
-    return FINISHED
+    return True

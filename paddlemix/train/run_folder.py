@@ -17,7 +17,7 @@ from typing import Any
 from ..checkpoints.files import CheckpointError, read_json
 from ..checkpoints.output_folder import NOTE, Place
 from ..log import notice
-from ..output import lock_file, sync, sync_tree, write_json
+from ..output import lock_file, remove_leftovers, sync, sync_tree, write_json
 
 COMMAND = "train"
 COMPLETE = "complete"  # a checkpoint folder holds this file once everything else in it is written
@@ -31,6 +31,8 @@ UNFINISHED = re.compile(r"\.checkpoint-\d+(-\d+)?\.(partial|old)")
 LOCK = ".paddlemix.lock"
 # What may be there before a run begins: where `paddlemix doctor` tries it, what its launcher and reporters write.
 MADE_BEFORE = (".doctor", LOCK, "log", "logs", "runs")
+# Files beside the result, of which a kill may have left half a one under a temporary name.
+WRITTEN = (NOTE, "config.json", "model.safetensors", "bad_step.json", "eval_answers.jsonl", "eval_results.json")
 STATE = "trainer_state.json"  # paddlenlp's, in its output_dir and checkpoints
 
 
@@ -58,6 +60,8 @@ def _begin(folder: Path) -> None:
     if not (folder / NOTE).is_file() or read_json(folder / NOTE).get("command") != COMMAND:
         write_json(folder / NOTE, {"command": COMMAND, "files": []})
     remove_unfinished(folder)
+    for name in WRITTEN:
+        remove_leftovers(folder / name)
     others = [path.name for path in sorted(folder.glob(f"{PREFIX}*")) if not is_own(path)]
     if others:
         notice(f"in {folder} {', '.join(others)} is not from this program or an earlier version: it is left alone")
@@ -102,7 +106,19 @@ def remove_unfinished(output_dir: Path) -> None:
         if folder.suffix == ".partial" and _is_begun(folder) and (folder / COMPLETE).is_file():
             _rename(folder, output_dir / folder.name[1:].removesuffix(".partial"))
         elif _is_begun(folder) or not any(folder.iterdir()):
-            shutil.rmtree(folder)
+            _remove(folder)
+    for folder in output_dir.glob(f"{PREFIX}*"):
+        if is_own(folder) and not (folder / COMPLETE).is_file():  # one whose removal was cut off
+            _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a checkpoint that this program began; cut off anywhere, it is not whole, and still known as such."""
+    (folder / COMPLETE).unlink(missing_ok=True)
+    for path in folder.iterdir():
+        if path.name != RUN:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    shutil.rmtree(folder)
 
 
 @contextmanager
@@ -116,9 +132,9 @@ def new_checkpoint(
     final = free_name(output_dir, step)
     folder = output_dir / f".{final.name}.partial"
     if is_writer:
-        if folder.is_dir() and not folder.is_symlink():
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True)
+        if _is_replaceable(folder):
+            _remove(folder)
+        folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / RUN, {FORMAT: 1, **facts})
     try:
         meet()
@@ -155,7 +171,7 @@ def _rename(folder: Path, final: Path) -> None:
     os.replace(folder, final)
     sync(final.parent)
     if old.is_dir():
-        shutil.rmtree(old)
+        _remove(old)
 
 
 def last_checkpoint(output_dir: str | Path) -> Path | None:
@@ -184,4 +200,4 @@ def remove_old(output_dir: Path, limit: int | None, kept: Sequence[str | None]) 
     names = {Path(path).name for path in kept if path is not None}
     removable = [path for path in own[:-1] if path.name not in names]
     for path in removable[: max(len(own) - limit, 0) if limit and limit > 0 else 0]:
-        shutil.rmtree(path)
+        _remove(path)

@@ -26,7 +26,7 @@ def save_checkpoint(trainer, metrics: Mapping[str, float] | None) -> None:
     output_dir = Path(args.output_dir)
     place = {"is_writer": args.should_save, "meet": lambda: meet(args)}
     try:
-        with new_checkpoint(output_dir, step, trainer.facts, **place) as (folder, final):
+        with new_checkpoint(output_dir, step, trainer.facts if args.should_save else {}, **place) as (folder, final):
             trainer.write_checkpoint(folder, final, metrics)
             if trainer.is_world_process_zero():
                 trainer.tally.save(folder)
@@ -51,8 +51,12 @@ def save_result(trainer, metrics: Mapping[str, Any], settings: Mapping[str, Any]
     settings: what train_results.json tells of the command. All processes must call it.
     """
     output_dir, is_first = Path(trainer.args.output_dir), trainer.is_world_process_zero()
-    finished = {FINISHED: {"step": trainer.state.global_step, FORMAT: 1, **trainer.facts}}
-    with exchanged(output_dir, COMMAND, values=finished) if is_first else contextlib.nullcontext(output_dir) as folder:
+    if is_first:
+        finished = {FINISHED: {"step": trainer.state.global_step, FORMAT: 1, **trainer.facts}}
+        place = exchanged(output_dir, COMMAND, values=finished)
+    else:
+        place = contextlib.nullcontext(output_dir)
+    with place as folder:
         trainer.save_model(str(folder))
         if is_first:
             write_json(folder / STATE, dataclasses.asdict(trainer.state))

@@ -23,6 +23,7 @@ from paddlemix.checkpoints.checkpoint import open_checkpoint
 from paddlemix.checkpoints.convert import convert
 from paddlemix.checkpoints.files import CheckpointError
 from paddlemix.checkpoints.layouts import LAYOUTS
+from paddlemix.checkpoints.output_folder import STAGING
 from paddlemix.checkpoints.verify import compare_logits, compare_tensors
 from paddlemix.commands import convert as command
 
@@ -223,7 +224,7 @@ def test_interrupt_leaves_nothing_and_what_a_killed_run_left_is_thrown_away(made
     with pytest.raises(KeyboardInterrupt):
         convert(source, tmp_path / "result", "hf", checks=[interrupt])
     assert not list(tmp_path.iterdir())
-    stale = tmp_path / ".result.partial"
+    stale = tmp_path / f".result{STAGING}"
     (stale / "processor").mkdir(parents=True)
     (stale / "model-00007-of-00009.safetensors").write_bytes(b"half")
     (stale / "config.json").write_text("{}")
@@ -235,13 +236,13 @@ def test_interrupt_leaves_nothing_and_what_a_killed_run_left_is_thrown_away(made
 def test_link_in_the_place_of_the_unfinished_folder_is_not_followed(made, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter").write_text("dear")
-    (tmp_path / ".result.partial").symlink_to(tmp_path / "mine")
+    (tmp_path / f".result{STAGING}").symlink_to(tmp_path / "mine")
     convert(made("pad", "paddle"), tmp_path / "result", "hf")
     assert files_of(tmp_path / "mine") == {"letter": b"dear"}
 
 
 def test_only_one_process_writes_a_folder(made, tmp_path):
-    partial = tmp_path / ".result.partial"
+    partial = tmp_path / f".result{STAGING}"
     partial.mkdir()
     handle = os.open(partial, os.O_RDONLY)
     fcntl.flock(handle, fcntl.LOCK_EX)

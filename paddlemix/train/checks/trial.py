@@ -78,6 +78,7 @@ def check_trial(check: Check, settings, template: str | None, config_folder, sam
                 config_folder=config_folder,
                 choose=lambda rows: _chosen(rows, sampled, trial),
             )
+            trainer.describe = dict  # what the files hold, nobody asks of a trial
             _train(check, trainer)
         peak = devices.peak_allocated(device)
         check.values["peak"] = peak - before if peak and before is not None else None
