@@ -11,6 +11,7 @@ from . import __version__
 from .accelerators import explained
 from .constants import BUNDLED_MODEL
 from .device import prepare_environment
+from .interrupts import kept_interrupts
 from .log import complain
 from .streams import standard_streams
 from .visible import visible
@@ -44,13 +45,17 @@ def main(argv: list[str] | None = None) -> int:
         from .train.run import main as train
 
         return train(argv[1:], script=f"paddlemix {argv[0]}", template=TRAINERS[argv[0]])
-    return run(build_parser(), argv)
+    return run(None, argv)
 
 
-def run(parser: argparse.ArgumentParser, argv: list[str]) -> int:
-    """Parse, set the environment for the device, call the command, and turn mistakes into one line."""
+def run(parser: argparse.ArgumentParser | None, argv: list[str]) -> int:
+    """Parse, set the environment for the device, call the command, and turn mistakes into one line.
+
+    parser: None for the one with every command.
+    """
     try:
-        with standard_streams(), explained():
+        with kept_interrupts(), standard_streams(), explained():
+            parser = build_parser() if parser is None else parser
             arguments, rest = parser.parse_known_args(argv)
             if "takes_settings" in arguments:
                 arguments.settings = rest

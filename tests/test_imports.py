@@ -17,7 +17,7 @@ HEAVY = ("paddle", "paddlenlp", "torch", "transformers")
 FLOORS = (
     ("visible", "sizes", "web_clock"),
     ("streams", "web_session"),
-    ("constants", "log", "json_object", "foreign_json", "output", "web"),
+    ("constants", "log", "json_object", "foreign_json", "interrupts", "output", "web"),
     ("accelerators",),
     ("device", "ops", "conversation", "image"),
     ("data",),

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import json
-import signal
 import sys
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
 from ..constants import IMAGE_TOKEN_ID
 from ..image.load import load_image
+from ..interrupts import noted_interrupts
 from ..log import notice
 from ..ops.quantize import choose_kind
 from ..output import OutputError, replacing
@@ -107,7 +106,7 @@ class ChatLoop:
         turn = self.session.turns[-1]
         print("ASSISTANT: ", end="", flush=True)
         try:
-            with _interrupts() as seen:
+            with noted_interrupts() as seen:
                 for piece in pieces:
                     print(self.spell(piece), end="", flush=True)
                     if seen:
@@ -213,19 +212,3 @@ def chat(arguments: argparse.Namespace) -> int:
         print("/help lists the commands, an empty line leaves.")
     ChatLoop(session, arguments.image_file, is_debug=arguments.debug, is_echoing=not is_terminal).run()
     return 0
-
-
-@contextlib.contextmanager
-def _interrupts() -> Iterator[list[int]]:
-    """Note every Ctrl-C beside raising KeyboardInterrupt, which is lost where Python runs a destructor just then."""
-    seen: list[int] = []
-
-    def note(number, frame):
-        seen.append(number)
-        raise KeyboardInterrupt
-
-    former = signal.signal(signal.SIGINT, note)
-    try:
-        yield seen
-    finally:
-        signal.signal(signal.SIGINT, former)

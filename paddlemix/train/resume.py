@@ -56,8 +56,8 @@ def check_state(checkpoint, *, is_needed: bool = True) -> None:
 
 
 def num_done_steps(checkpoint, args) -> int:
-    """Return how many steps a resumed run has behind it, 0 where it does not go on with its data."""
-    if not checkpoint or args.ignore_data_skip or args.ignore_load_lr_and_optim:
+    """Return how many steps a resumed run has behind it, 0 where it counts anew."""
+    if not checkpoint or args.ignore_load_lr_and_optim:
         return 0
     path = Path(checkpoint) / TRAINER_STATE_NAME
     return read_json(path)["global_step"] if path.is_file() else 0

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..accelerators import explained
 from ..device import prepare_environment
+from ..interrupts import kept_interrupts
 from ..log import complain, notice
 from ..streams import standard_streams
 from .convert import convert
@@ -36,7 +37,7 @@ class Preempted(Exception):
 def main(argv: list[str], *, script: str, template: str | None) -> int:
     """Run with a command line; print a user's mistake as one line and return 1. template: None for the model's own."""
     try:
-        with standard_streams(), explained():
+        with kept_interrupts(), standard_streams(), explained():
             if not argv or argv[0] in ("-h", "--help"):
                 print(USAGE.format(script=script))
                 return 0 if argv else 2

@@ -29,7 +29,7 @@ class EpochBatchSampler(DistributedBatchSampler):
     batches: the Trainer would add the gradients of further ones to the next epoch's first step.
 
     grouping: put rows that are alike together. num_skipped: batches of the first epoch that is read which a resumed run
-    throws away: they come as SKIPPED, so that nothing is read for them.
+    throws away: they come as SKIPPED, so that nothing is read for them. is_over: they are the last ones.
     """
 
     def __init__(
@@ -51,6 +51,7 @@ class EpochBatchSampler(DistributedBatchSampler):
         self.num_accumulated = num_accumulated
         self.grouping = grouping
         self.num_skipped = 0
+        self.is_over = False
 
     @classmethod
     def of(cls, dataset, args, grouping: Grouping | None) -> EpochBatchSampler:
@@ -72,13 +73,18 @@ class EpochBatchSampler(DistributedBatchSampler):
         num_batches = super().__len__()
         return num_batches % self.num_accumulated if num_batches > self.num_accumulated else 0
 
+    def begin_after(self, num_done: int, num_steps: int) -> None:
+        """Leave out what the steps that are done have read; if that are all steps, what is left as well."""
+        self.num_skipped = num_done % max(len(self) // self.num_accumulated, 1) * self.num_accumulated
+        self.is_over = num_done >= num_steps
+
     def __len__(self) -> int:
         return super().__len__() - self.num_left_out
 
     def __iter__(self):
         order = np.resize(self._order(), self.total_size)[self.rank :: self.num_ranks].tolist()
         num_skipped, self.num_skipped = self.num_skipped, 0
-        for number in range(len(self)):
+        for number in range(num_skipped if self.is_over else len(self)):
             rows = order[number * self.batch_size : (number + 1) * self.batch_size]
             yield [SKIPPED] * len(rows) if number < num_skipped else rows
 

@@ -30,6 +30,7 @@ def save_checkpoint(trainer, metrics: Mapping[str, float] | None) -> None:
             trainer.write_checkpoint(folder, final, metrics)
             if trainer.is_world_process_zero():
                 trainer.tally.save(folder)
+                trainer.history.write(folder)
                 note_parts(folder, args)
     except OSError as error:
         last = last_checkpoint(output_dir)

@@ -95,6 +95,8 @@ class LlavaTrainer(Trainer):
         self.meter.add(batch)
         is_last = (step_control + 1) % num_accumulated == 0
         self.watch.add(float(loss), batch.where, step=self.state.global_step + 1, is_last=is_last)
+        if is_last:
+            self.history.add(self.watch.losses[-1])
         return loss
 
     def log(self, logs, **options):
@@ -134,6 +136,8 @@ class LlavaTrainer(Trainer):
         if not resume_from_checkpoint and self.is_world_process_zero():
             (Path(self.args.output_dir) / ANSWERS).unlink(missing_ok=True)
         self._num_done_steps = num_done_steps(resume_from_checkpoint, self.args)
+        if self._num_done_steps:
+            self.history.read(Path(resume_from_checkpoint))
         self.meter.begin()
         try:
             with self.stop_request, kept_from_paddlenlp(self.args) as is_best_wanted:
@@ -142,6 +146,8 @@ class LlavaTrainer(Trainer):
         finally:
             if self.is_world_process_zero():
                 self.tally.write()
+        own = max(self.state.global_step - self._num_done_steps, 0)
+        self.history.settle(result.metrics, share=own / max(self.state.max_steps, 1))
         result.metrics.update(self.tally.metrics("train"))
         best = self.state.best_model_checkpoint
         if is_best_wanted and best is not None:
@@ -187,6 +193,8 @@ class LlavaTrainer(Trainer):
 
     def _maybe_log_save_evaluate(self, tr_loss, model, epoch, ignore_keys_for_eval, **kwargs):
         """Count bad rows too: with several processes where they meet anyway, alone after every step."""
+        if self.state.max_steps <= self._num_done_steps:
+            return  # the checkpoint was of the last step
         if self.control.should_log or self.control.should_save or self.args.world_size <= 1:
             self._settle_tally(is_told=self.control.should_log)
         super()._maybe_log_save_evaluate(tr_loss, model, epoch, ignore_keys_for_eval, **kwargs)
@@ -202,8 +210,9 @@ class LlavaTrainer(Trainer):
     def get_train_dataloader(self):
         """Return the loader of an epoch's batches, which know how much they count in their optimizer step."""
         sampler = self._get_train_sampler()
-        num_steps = max(len(sampler) // self.args.gradient_accumulation_steps, 1)
-        sampler.num_skipped = self._num_done_steps % num_steps * self.args.gradient_accumulation_steps
+        num_done, num_steps = self._num_done_steps, self.num_steps()
+        self.args.ignore_data_skip &= num_done < num_steps  # else no data is left to be read
+        sampler.begin_after(0 if self.args.ignore_data_skip else num_done, num_steps)
         loader = StepLoader(
             self.train_dataset,
             batch_sampler=sampler,
@@ -251,7 +260,6 @@ class LlavaTrainer(Trainer):
         folder = Path(output_dir or self.args.output_dir)
         if not self.args.should_save:
             return
-        folder.mkdir(parents=True, exist_ok=True)
         if self.state.global_step > 0:
             mark_trained(self.llava)
         if isinstance(self.model, LoRAModel):
@@ -268,9 +276,6 @@ class LlavaTrainer(Trainer):
             check_weights(
                 self.llava, str(resume_from_checkpoint), num_processes=self.args.world_size, is_trained_only=True
             )
-
-    def _load_best_model_from_peft_checkpoint(self):
-        """Do nothing: `train` goes back to the best checkpoint, for adapters and whole models alike."""
 
     def _load_optimizer_and_scheduler(self, checkpoint):
         """Restore all of the run's state; paddlenlp would unpickle it. See `run_state`."""

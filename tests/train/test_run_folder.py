@@ -321,3 +321,23 @@ def test_answers_of_steps_that_are_done_again_stand_once(tmp_path):
     lines = path.read_text().split("\n")
     assert lines.pop() == "" and lines.pop(2) == "mine"
     assert [(row["step"], row["answer"]) for row in map(json.loads, lines)] == [(2, "a"), (4, "e"), (6, "f"), (6, "g")]
+
+
+def test_run_that_was_killed_after_its_last_checkpoint_makes_its_result_without_a_step(tmp_path, data):
+    """Whatever was written between, the result is that of the run that was not killed."""
+    values = {**SAVING, "max_steps": 3, "logging_steps": 1}
+    whole = train(settings(tmp_path / "whole", data, **values))
+    rest = tmp_path / "rest"
+    for step in (2, 3):
+        shutil.rmtree(rest, ignore_errors=True)
+        shutil.copytree(tmp_path / "whole/out" / f"checkpoint-{step}", rest / "out" / f"checkpoint-{step}")
+        again = train(settings(rest, data, **values))
+        assert len(again.recorder.losses) == 3 - step and again.state.global_step == 3
+        assert not differing(weights(whole.llava), weights(again.llava))
+        assert again.history.values == whole.history.values
+        first, second = (
+            json.loads((home / "out/train_results.json").read_text()) for home in (tmp_path / "whole", rest)
+        )
+        assert second["train_loss"] == pytest.approx(first["train_loss"], rel=1e-6)
+        rate = second["train_steps_per_second"] * second["train_runtime"]
+        assert rate == pytest.approx(3 - step, rel=0.01)
