@@ -7,6 +7,8 @@ import argparse
 USAGE = "paddlemix doctor CONFIG.json [--json] [--no-trial] [--processes N] [--stage STAGE] [--key value ...]"
 DEVICE_USAGE = "paddlemix doctor --device npu|gpu|cpu [--json] [--no-trial]"
 
+MAX_PROCESSES = 1 << 16
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """Add the command's options; CONFIG.json and --key value are read as the training commands read theirs."""
@@ -41,8 +43,8 @@ def run(arguments: argparse.Namespace) -> int:
     words = arguments.settings
     if not words:
         raise ValueError(f"name a configuration: {USAGE}; or a device: {DEVICE_USAGE}")
-    if arguments.processes < 1:
-        raise ValueError(f"--processes is {arguments.processes}: expected at least 1")
+    if not 1 <= arguments.processes <= MAX_PROCESSES:
+        raise ValueError(f"--processes is {arguments.processes}: expected at least 1 and at most {MAX_PROCESSES:,}")
     values = read_values(words)
     if values.keys() == {"device"}:
         return _examine(arguments, values["device"])

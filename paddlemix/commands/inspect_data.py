@@ -66,10 +66,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    for name, least in (("samples", 0), ("processes", 1), ("workers", 1)):
+    for name, least, most in (("samples", 0, 10**6), ("processes", 1, 1 << 16), ("workers", 1, 256)):
         number = vars(arguments)[name]
-        if number is not None and number < least:
-            raise ValueError(f"--{name} is {number}: expected at least {least}")
+        if number is not None and not least <= number <= most:
+            raise ValueError(f"--{name} is {number}: expected at least {least} and at most {most:,}")
     if not arguments.settings:
         raise ValueError(f"name a configuration: {USAGE}")
 

@@ -49,8 +49,8 @@ class GradientCheck(TrainerCallback):
         if not _anywhere(not math.isfinite(_squared_norm(gradients.values())), self.num_processes):
             return
         bad = [name for name, one in gradients.items() if not math.isfinite(_squared_norm([one]))]
-        shown = f": {preview(bad, NUM_NAMED)}" if bad else ", in another process"
-        self.watch.stop(state.global_step + 1, f"its gradients are no finite numbers{shown}")
+        shown = _shown(bad, self.num_processes) or "their norm"
+        self.watch.stop(state.global_step + 1, f"its gradients are no finite numbers: {shown}")
 
 
 def _gradients(model) -> Iterator[tuple[str, paddle.Tensor]]:
@@ -110,8 +110,13 @@ def check_weights(model, what: str, *, num_processes: int = 1, is_trained_only: 
     bad = [name for name, one in named if one.dtype in FLOATS and not _is_finite(_held(one))]
     if not _anywhere(bool(bad), num_processes):
         return
-    shown = preview(bad, NUM_NAMED) or "a tensor of another process"
-    raise CheckpointError(f"{what}: values that are no finite numbers in {shown}")
+    raise CheckpointError(f"{what}: values that are no finite numbers in {_shown(bad, num_processes)}")
+
+
+def _shown(names: list[str], num_processes: int) -> str:
+    """Join the names that all processes have, which must call it together."""
+    parts = _gathered(names) if num_processes > 1 else [names]
+    return preview(dict.fromkeys(name for part in parts for name in part), NUM_NAMED)
 
 
 def _held(parameter) -> paddle.Tensor:

@@ -26,10 +26,10 @@ class LossError(ValueError):
 class LossWatch:
     """Looks at the loss of every step before the optimizer moves.
 
-    max_ratio: a loss above so many times the median of the last NUM_REMEMBERED is a leap; 0: none is. folder: where
-    bad_step.json is written. vocab_size: tells a leap while there are few losses; None: none of these is one. mean,
-    gather: from a number to the mean over all processes, from a value to the list of theirs; all processes call them
-    together. What is looked at is the mean loss, so that all stop at the same step.
+    max_ratio: a loss above so many times the median of the last NUM_REMEMBERED, and twice the highest, is a leap; 0:
+    none is. folder: where bad_step.json is written. vocab_size: tells a leap while there are few losses; None: none of
+    these is one. mean, gather: from a number to the mean over all processes, from a value to the list of theirs; all
+    processes call them together. What is looked at is the mean loss, so that all stop at the same step.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class LossWatch:
         absurd = max(NUM_GUESSES * self.guess, self.max_ratio / 3 * middle)
         if len(self._losses) < NUM_NEEDED:
             return absurd
-        return min(absurd, max(self.max_ratio * middle, middle + LEAST_LEAP))
+        return min(absurd, max(self.max_ratio * middle, middle + LEAST_LEAP, 2 * max(self._losses)))
 
     def stop(self, step: int, what: str, hint: str = "") -> None:
         """Raise LossError for the rows that came last. All processes must call it."""

@@ -211,6 +211,7 @@ def test_file_of_which_nothing_is_trained_is_refused(run, config, rows_path, tmp
         ([], "name a configuration"),
         (["absent.json"], "absent.json does not exist"),
         (["CONFIG", "--samples", "-1"], "--samples is -1"),
+        (["CONFIG", "--workers", "100000"], "--workers is 100000: expected at least 1 and at most 256"),
         (["CONFIG", "--html", "none/report.html"], "does not exist"),
         (["CONFIG", "--max_length", "many"], "max_length is 'many'"),
         (["CONFIG", "--split", "eval"], "no rows for 'eval'"),

@@ -83,6 +83,7 @@ def test_leap_stops_from_the_first_step_on(tmp_path):
         [20.0, 20.5, 18.0],  # a projector that was just made
         [20.0, 50.0],  # a bad start is what the next ones are measured from
         [*[2.0] * 25, 19.0],
+        [*[0.01, 0.02, 9.5, 0.1] * 8, 9.9],  # a model that knows most rows, one row a step
     ],
 )
 def test_starts_of_usual_runs_are_no_leaps(tmp_path, losses):
