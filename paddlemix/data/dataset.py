@@ -18,6 +18,7 @@ from .row_note import CUT, TOO_LONG, RowNote
 from .sample import Sample
 
 RETRY_SECONDS = (0.1, 0.4)  # pauses before a picture's file is tried again: a network drive may hiccup
+MAX_VAIN = 20  # rows in a row that trying again did not help: then the files are bad, and not the drive
 MAX_DRAWS = 100  # rows tried in the place of one
 
 
@@ -66,6 +67,7 @@ class ConversationDataset:
         self.split = split
         self.seed = seed
         self.num_left_out = num_left_out
+        self._num_vain = 0
         self._bad: dict[int, RowNote] = {}  # of this process, so that no row is tried twice
 
     def __len__(self) -> int:
@@ -119,14 +121,18 @@ class ConversationDataset:
         One that is not there stays away, and downloads have been tried again already.
         """
         has_downloads = any(isinstance(image, str) and SCHEME.match(image) for image in row.conversation.images)
-        for pause in () if has_downloads else RETRY_SECONDS:
+        is_tried_again = not has_downloads and self._num_vain < MAX_VAIN
+        for pause in RETRY_SECONDS if is_tried_again else ():
             try:
                 return self.encode_function(row.conversation, folders=row.folders)
             except MissingImageError:
                 raise
             except ImageError:
                 time.sleep(pause)
-        return self.encode_function(row.conversation, folders=row.folders)
+        self._num_vain += is_tried_again
+        encoded = self.encode_function(row.conversation, folders=row.folders)
+        self._num_vain = 0
+        return encoded
 
 
 def _check_trained(sample: Sample) -> None:

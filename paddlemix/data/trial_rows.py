@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
+
+import numpy as np
 
 from ..image.load import SCHEME
 from .bad_rows import BadRowPolicy, TooManyBadRowsError
@@ -13,30 +16,45 @@ from .row import Row
 from .row_note import RowNote, count_kinds, in_words
 
 NUM_TRIED, LEAST_TRIED = 1024, 16  # rows of all files together, of each file
-TELLING_SHARE = 0.5  # of the rows of a file that are tried: when so many are bad, others are too
+NUM_DEVIATIONS = 4  # below what is seen in the rows that are tried, so that chance ends no run
 
 
 def check_images(
     rows: Sequence[Row], measure: Measure, policy: BadRowPolicy, split: str, num_left_out: int = 0
 ) -> None:
-    """Try rows of each file; raise TooManyBadRowsError where more images are missing than a run may skip.
+    """Try rows of each file; raise TooManyBadRowsError where surely more images are missing than a run may skip.
 
     measure: what tries a row; images of the network are not asked for. num_left_out: rows that no file gives. The error
     has the notes of the bad rows that were met.
     """
-    limit = policy.limit(len(rows) + num_left_out) if policy.is_content_skipped else 0
+    num_rows = len(rows) + num_left_out
+    limit = policy.limit(num_rows) if policy.is_content_skipped else 0
     by_file = _with_images(rows)
     num_tried = max(NUM_TRIED // max(len(by_file), 1), LEAST_TRIED)
-    num_expected, met = 0.0, []
+    num_sure, met = 0.0, []
     for own in by_file.values():
-        tried = own[:: -(-len(own) // num_tried)]
+        tried = _drawn(own, num_tried)
         bad = [(row, fact) for row, fact in zip(tried, measure_rows(tried, measure), strict=True) if _is_bad(fact)]
         met += [RowNote.of(row, split, fact.kind, fact.reason) for row, fact in bad]
-        if len(bad) < TELLING_SHARE * len(tried):
-            continue
-        num_expected += len(own) * len(bad) / len(tried)
-        if num_expected > limit:
+        num_sure += _at_least(len(bad), len(tried), len(own))
+        if num_sure > limit:
+            if policy.is_content_skipped and 2 * len(bad) < len(tried):
+                policy.check(met, num_rows, met)
             raise TooManyBadRowsError(_describe(bad, len(tried), len(own), limit, policy), met)
+
+
+def _drawn(rows: list[Row], count: int) -> list[Row]:
+    """Return some of the rows in their order, the same ones each time."""
+    chosen = np.random.default_rng(0).permutation(len(rows))[:count]
+    return [rows[index] for index in sorted(chosen)]
+
+
+def _at_least(num_bad: int, num_tried: int, num_rows: int) -> float:
+    """Return how many of the rows are bad at least, by those that were tried (the binomial's standard deviation)."""
+    if num_tried == num_rows:
+        return num_bad
+    share = num_bad / num_tried
+    return max(share - NUM_DEVIATIONS * math.sqrt(share * (1 - share) / num_tried), 0.0) * num_rows
 
 
 def _with_images(rows: Sequence[Row]) -> dict[str, list[Row]]:

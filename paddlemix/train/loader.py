@@ -32,8 +32,9 @@ class RowLoader(DataLoader):
             batches = map_in_thread(read, self.batch_sampler)
         with closing(batches):
             for inputs in batches:
+                # paddlenlp counts the rows of tensors; what is computed with goes to the device later
                 yield {
-                    key: paddle.to_tensor(value) if isinstance(value, np.ndarray) else value
+                    key: paddle.to_tensor(value, place=paddle.CPUPlace()) if isinstance(value, np.ndarray) else value
                     for key, value in inputs.items()
                 }
 

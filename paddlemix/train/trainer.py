@@ -230,12 +230,8 @@ class LlavaTrainer(Trainer):
     def get_eval_dataloader(self, eval_dataset=None):
         """Return the loader of the batches to evaluate on."""
         rows = self.eval_dataset if eval_dataset is None else eval_dataset
-        return RowLoader(
-            rows,
-            batch_sampler=self._get_eval_sampler(rows),
-            collate_fn=self.data_collator,
-            num_workers=self.args.dataloader_num_workers,
-        )
+        sampler, num_workers = self._get_eval_sampler(rows), self.args.dataloader_num_workers
+        return RowLoader(rows, batch_sampler=sampler, collate_fn=self.data_collator, num_workers=num_workers)
 
     def _get_train_sampler(self):
         sampler = self._sampler()

@@ -129,6 +129,15 @@ def test_picture_that_is_not_there_is_looked_for_once(make, monkeypatch):
     assert make([GOOD[0], MISSING], SKIP)[1].notes[0].kind == "missing_picture"
 
 
+def test_files_that_stay_bad_are_tried_again_a_few_times_only(make, monkeypatch):
+    pauses = []
+    monkeypatch.setattr("time.sleep", pauses.append)
+    dataset = make([UNREADABLE] * 60, BadRowPolicy("skip", 60))
+    with pytest.raises(RowError):
+        dataset[0]
+    assert len(pauses) == dataset_module.MAX_VAIN * len(dataset_module.RETRY_SECONDS)
+
+
 def test_limit_stops_with_the_counts_and_hands_on_the_notes(make):
     dataset = make([*GOOD, *[MISSING] * 3, UNREADABLE, LONG], BadRowPolicy("skip", 3))
     for index in (10, 6, 7, 8):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from PIL import Image
@@ -39,17 +40,20 @@ def test_file_without_its_images_is_one_line_with_counts_and_an_example(policy, 
     with pytest.raises(TooManyBadRowsError) as caught:
         check(policy, ["good.png"] * 50, ["a/gone.png"] * 3000)
     text = str(caught.value)
-    assert "/1.json: 500 of the 500 rows with images that were tried, of 3,000, cannot be used (500 missing" in text
-    assert "1.json, row 1: picture 'a/gone.png' not found; tried " in text and text.isprintable()
+    assert "/1.json: 512 of the 512 rows with images that were tried, of 3,000, cannot be used (512 missing" in text
+    assert re.search(r"for example \S+/1\.json, row \d+: picture 'a/gone\.png' not found; tried ", text)
+    assert text.isprintable()
     notes = caught.value.notes
-    assert len(notes) == 500 and {note.kind for note in notes} == {"missing_picture"} and notes[-1].number == 2995
+    assert len(notes) == 512 and {note.kind for note in notes} == {"missing_picture"}
+    assert sorted({note.number for note in notes}) == [note.number for note in notes]
 
 
 @pytest.mark.parametrize(
     ("policy", "files"),
     [
-        (DEFAULT, [["good.png"] * 60 + ["gone.png"] * 40]),  # of which training finds out which ones
         (DEFAULT, [["gone.png"] * 10]),  # as many as are allowed
+        (DEFAULT, [["good.png"] * 90 + ["gone.png"] * 10]),
+        (DEFAULT, [(["good.png"] * 195 + ["gone.png"] * 5) * 10]),  # 2.5%, where chance alone may show so many
         (BadRowPolicy("skip", 40), [["gone.png"] * 40]),
         (SKIP, [["gone.png"] * 5 + [None] * 1000]),
         (RAISE, [[None] * 20]),
@@ -58,6 +62,13 @@ def test_file_without_its_images_is_one_line_with_counts_and_an_example(policy, 
 )
 def test_what_may_be_right_passes(policy, files, check):
     check(policy, *files)
+
+
+def test_share_that_is_surely_too_large_is_seen_and_one_that_may_be_chance_is_not(check):
+    with pytest.raises(TooManyBadRowsError, match=r"93 of the 1,024 rows .* of 6,000"):
+        check(BadRowPolicy("skip", 150), (["good.png"] * 9 + ["gone.png"]) * 600)
+    with pytest.raises(TooManyBadRowsError, match="1 of the 3 rows"):
+        check(RAISE, ["good.png", "gone.png", "good.png"])
 
 
 def test_images_that_cannot_be_read_and_files_that_are_bad_together_count_too(check):

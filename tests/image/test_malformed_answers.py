@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import socket
 import threading
+import tracemalloc
+import urllib.parse
 
 import pytest
 
 from paddlemix.data.locate import find_picture
 from paddlemix.image.errors import ImageError, MissingImageError
 from paddlemix.image.fetch import FetchLimits
-from paddlemix.image.load import load_image
+from paddlemix.image.load import ESCAPED_PART, _parts, load_image
 from paddlemix.image.size import picture_size
 
 LIMITS = FetchLimits(connect_seconds=2, read_seconds=2, total_seconds=5, max_retries=0)
@@ -31,6 +33,25 @@ ANSWERS = {
     "chunk of no size": f"{FOUND}Transfer-Encoding: chunked\r\n\r\nzz\r\nabc",
     "encoding of bytes": f"{FOUND}Content-Encoding: \xff\r\n\r\nabc",
     "301 headers": f"{FOUND}{''.join(f'X-{n}: 1{chr(13)}{chr(10)}' for n in range(301))}\r\nabc",
+    "gzip that is none": f"{FOUND}Content-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc",
+    "deflate that is none": f"{FOUND}Content-Encoding: deflate\r\n\r\nabc",
+    "brotli that is none": f"{FOUND}Content-Encoding: br\r\nContent-Length: 3\r\n\r\nabc",
+    "encodings in each other": f"{FOUND}Content-Encoding: {', '.join(['gzip'] * 50)}\r\n\r\nabc",
+    "unknown transfer": f"{FOUND}Transfer-Encoding: nonsense\r\n\r\nabc",
+    "two transfers": f"{FOUND}Transfer-Encoding: chunked, chunked\r\nContent-Length: 3\r\n\r\nzz",
+    "chunk below zero": f"{FOUND}Transfer-Encoding: chunked\r\n\r\n-5\r\nabc",
+    "chunk of 10^18": f"{FOUND}Transfer-Encoding: chunked\r\n\r\n{'f' * 16}\r\nabc",
+    "header with a null byte": f"{FOUND}X: a\0b\r\nContent-Length: 3\r\n\r\nabc",
+    "header without a colon": f"{FOUND}nonsense\r\n\r\nabc",
+    "header of 70,000 letters": f"{FOUND}X: {'a' * 70_000}\r\n\r\nabc",
+    "status of 70,000 letters": f"HTTP/1.1 200 {'O' * 70_000}\r\n\r\nabc",
+    "version 9": "HTTP/9.9 200 OK\r\n\r\nabc",
+    "another protocol": "SSH-2.0-OpenSSH_9.6\r\n",
+    "redirect to a zone": f"{MOVED}http://[fe80::1%nolink]:9/\r\n\r\n",
+    "redirect to a long name": f"{MOVED}http://{'a' * 70}.org/\r\n\r\n",
+    "redirect to a name of no IDNA": f"{MOVED}http://xn--\xfc\xff/\r\n\r\n",
+    "redirect to port 0": f"{MOVED}http://127.0.0.1:0/\r\n\r\n",
+    "redirect to nothing": f"{MOVED}\r\n\r\n",
     "nothing": "",
 }
 
@@ -92,6 +113,23 @@ def test_path_that_no_file_can_have_is_an_image_error_of_one_printable_line(path
 def test_data_uri_that_cannot_be_read_is_an_image_error_at_once(uri, words):
     with pytest.raises(ImageError, match=words):
         load_image(uri)
+
+
+@pytest.mark.parametrize("text", ["%41", "a%42", "ab%43", "%", "%%4", "é%4x", "%e2%82%ac"])
+def test_escapes_of_a_long_payload_are_those_of_urllib(text):
+    payload = text * (3 * ESCAPED_PART // len(text))
+    with pytest.raises(ImageError) as caught:
+        load_image(f"data:,{payload}")
+    assert f"it starts with {urllib.parse.unquote_to_bytes(payload)[:16]!r}" in str(caught.value)
+    assert b"".join(map(urllib.parse.unquote_to_bytes, _parts(payload))) == urllib.parse.unquote_to_bytes(payload)
+
+
+def test_escapes_take_no_more_memory_than_the_payload():
+    tracemalloc.start()
+    with pytest.raises(ImageError, match="not a picture"):
+        load_image("data:," + "%" * (1 << 18))
+    assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    tracemalloc.stop()
 
 
 def test_size_of_a_pipe_is_refused_without_waiting(tmp_path):
