@@ -174,6 +174,14 @@ def test_a_tower_alone_is_held_to_the_same(change):
         tower.read_tower(folder)
 
 
+def test_side_files_of_a_part_alone_are_looked_at_as_well(change):
+    folder = change("xtuner", ("visual_encoder/preprocessor_config.json", "image_std"), [0, 0, 0]) / "visual_encoder"
+    assert "image_std" in inspect(folder).problems[0]
+    folder = change("xtuner", ("generation_config.json", "eos_token_id"), ["x"])
+    shutil.rmtree(folder / "projector")
+    assert "eos_token_id" in inspect(folder).problems[0]
+
+
 def test_a_repeated_key_among_many_is_told_at_once(folders, tmp_path):
     """200 kB of keys took a minute when each was counted in the whole list."""
     text = json.dumps({f"k{number}": 1 for number in range(20_000)})[:-1] + ', "k19999": 1}'
