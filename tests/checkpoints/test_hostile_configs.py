@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -165,6 +166,19 @@ def test_an_index_that_names_any_file_is_refused(folders, tmp_path):
         with pytest.raises(CheckpointError):
             convert(folder, tmp_path / "result", "paddle")
         assert not (tmp_path / "result").exists()
+
+
+def test_an_index_of_many_files_ends_at_once(folders, tmp_path):
+    """Each missing shard was counted in the whole index: 4,000 took seconds, a million for ever."""
+    folder = Path(shutil.copytree(folders("hf"), tmp_path / "hf"))
+    (folder / "model.safetensors").unlink()
+    for number, said in ((9000, "8980 more shards are missing"), (20_000, "names 20,000 files, expected 10,000")):
+        weight_map = {f"k{index}": f"model-{index}.safetensors" for index in range(number)}
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+        start = time.process_time()
+        problems = inspect(folder).problems
+        assert any(said in problem for problem in problems) and len(problems) < 30
+        assert time.process_time() - start < 10
 
 
 def test_a_tower_alone_is_held_to_the_same(change):
