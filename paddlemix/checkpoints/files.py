@@ -45,6 +45,7 @@ INDEX_KEYS = KeyRules(used=frozenset({"weight_map"}), inert=frozenset({"metadata
 MAX_HEADER = 64 << 20  # bytes: half a million tensors
 MAX_AXES = 32  # of a NumPy array
 MAX_VALUES = 1 << 56
+MAX_SHARDS = 10_000
 MAX_NAME = 200  # characters of a tensor's name in a message
 
 
@@ -205,7 +206,7 @@ def open_weights(folder: Path, single: str, index: str, open_file) -> dict[str, 
         if not (folder / shard).is_file():
             raise CheckpointError(f"shard {shard} is missing in {folder}: copy or download the folder again")
         found = open_file(folder / shard)
-        twice = sorted(set(found) & set(tensors))
+        twice = sorted(name for name in found if name in tensors)
         if twice:
             raise CheckpointError(f"{folder / shard} holds tensors that another shard holds too: {preview(twice)}")
         tensors.update(found)
@@ -226,7 +227,10 @@ def read_index(path: Path) -> dict[str, str]:
         raise CheckpointError(f"{path} has no 'weight_map' object from tensor names to file names")
     check_keys(values, INDEX_KEYS, str(path), CheckpointError)
     check_values(values, {"metadata": OBJECT.or_null()}, str(path), CheckpointError)
-    for shard in sorted(set(weight_map.values())):
+    shards = sorted(set(weight_map.values()))
+    if len(shards) > MAX_SHARDS:
+        raise CheckpointError(f"{path} names {len(shards):,} files, expected {MAX_SHARDS:,} at most")
+    for shard in shards:
         if Path(shard).name != shard or shard == "..":
             raise CheckpointError(f"{path} names a shard outside its folder: {shown(shard)}")
         if not shard.endswith(ending):
@@ -238,11 +242,8 @@ def preview(names: Iterable[str], most: int = 20) -> str:
     """Join names for an error text, at most `most` of them."""
     names = list(names)
     rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(visible_line(_cut(name)) for name in names[:most]) + rest
-
-
-def _cut(name: str) -> str:
-    return name if len(name) <= MAX_NAME else f"{name[:MAX_NAME]}... ({len(name)} characters)"
+    cut = (name if len(name) <= MAX_NAME else f"{name[:MAX_NAME]}..." for name in names[:most])
+    return ", ".join(map(visible_line, cut)) + rest
 
 
 def write_safetensors(file, tensors: Mapping[str, StoredTensor], metadata: Mapping[str, str]) -> None:

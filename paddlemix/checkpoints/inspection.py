@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..conversation.tokenizer import load_tokenizer
+from ..conversation.tokenizer_files import VOCABULARIES
 from ..models.config import LlavaConfig
 from ..models.language.families import FAMILIES, get_family
 from ..models.vision.families import TOWER_FAMILIES, get_tower_family
@@ -18,6 +20,7 @@ from .inspection_facts import Inspection, compare, count, describe_image, descri
 from .inspection_trained import inspect_trained
 from .layouts import detect, official, tower, xtuner
 from .layouts.config_keys import read_config_json, suggested_sampling
+from .layouts.decoder import read_eos
 from .layouts.image_processor_file import unread_processor
 from .layouts.names import decoder_name, tower_name
 from .part_folders import read_language_folder, read_tower_folder
@@ -117,9 +120,13 @@ def _check_part(path: Path, raw: Mapping, found: Inspection) -> None:
     if tower.is_tower_type(raw["model_type"]):
         config, translation = read_tower_folder(path, -1, "patch")
         expected = vision_shapes(config)
+        tower.read_pixels(config, path)
     else:
         config, _, translation = read_language_folder(path)
         expected = language_shapes(config)
+        read_eos(path, raw, config)
+        if any((path / name).is_file() for name in VOCABULARIES):
+            load_tokenizer(path)
     compare(found, {name: tensor.shape for name, tensor in _reported(translation, found).items()}, expected, False)
 
 

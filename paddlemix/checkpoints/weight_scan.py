@@ -6,10 +6,12 @@ Unlike `layouts.*.open_tensors` it goes on after a file that is missing or broke
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..visible import visible_line
 from .files import CheckpointError, StoredTensor, read_index
 from .hub_files import ADAPTER_SHARDS, ADAPTER_WEIGHTS, BESIDE_ADAPTER, PARTS, WEIGHTS
 from .side_files import PROJECTOR_FILES, READERS
@@ -25,6 +27,8 @@ COMPONENTS = {
     "other": r"",
 }
 IN_FOLDER = {"visual_encoder": "vision tower", "vision_tower": "vision tower", "projector": "projector"}
+
+MAX_ABSENT = 20  # shards that are named
 
 
 @dataclass(frozen=True)
@@ -100,12 +104,14 @@ def _shards(home: Path, index: Path, start: str, scan: Scan) -> list[str]:
     except (CheckpointError, OSError) as error:
         scan.problems.append(str(error))
         return []
-    names = sorted(set(weight_map.values()))
-    absent = [name for name in names if not (home / name).is_file()]
-    for name in absent:
-        num_lost = sum(value == name for value in weight_map.values())
-        scan.problems.append(f"shard {start}{name} is missing ({num_lost} of {len(weight_map)} tensors)")
-    return [start + name for name in names if name not in absent]
+    counts = Counter(weight_map.values())
+    absent = {name for name in counts if not (home / name).is_file()}
+    for name in sorted(absent)[:MAX_ABSENT]:
+        what = visible_line(f"{start}{name}")
+        scan.problems.append(f"shard {what} is missing ({counts[name]} of {len(weight_map)} tensors)")
+    if len(absent) > MAX_ABSENT:
+        scan.problems.append(f"{len(absent) - MAX_ABSENT} more shards are missing")
+    return [start + name for name in sorted(counts.keys() - absent)]
 
 
 def _scan_file(folder: Path, name: str, scan: Scan) -> None:

@@ -30,6 +30,7 @@ from .tokenizer_files import TokenizerFiles, check_unicode, write_files
 from .tokenizer_settings import TokenizerSettings, choose_bos, find_special, read_settings
 
 SPACE_PIECE = "▁"
+NO_MODEL = {"type": "BPE", "vocab": {}, "merges": []}
 BYTE_PIECE = re.compile("<0x[0-9A-Fa-f]{2}>")
 SCORE = number(-1e30, 1e30)
 
@@ -46,6 +47,7 @@ class FastTokenizer:
         spec, settings = files.read_json(files.vocabulary), read_settings(files)
         check_spec(spec, where)
         check_prefix(spec, settings.add_prefix_space, where)
+        _build(files, {**spec, "model": NO_MODEL, "added_tokens": []})  # also what is not used has to be sound
         vocabulary = _vocabulary(where, spec)
         self._is_byte_level = _is_byte_level(where, spec)
         self._byte_of = _byte_alphabet() if self._is_byte_level else {}

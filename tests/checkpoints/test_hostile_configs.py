@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -167,11 +168,32 @@ def test_an_index_that_names_any_file_is_refused(folders, tmp_path):
         assert not (tmp_path / "result").exists()
 
 
+def test_an_index_of_many_files_ends_at_once(folders, tmp_path):
+    """Each missing shard was counted in the whole index: 4,000 took seconds, a million for ever."""
+    folder = Path(shutil.copytree(folders("hf"), tmp_path / "hf"))
+    (folder / "model.safetensors").unlink()
+    for number, said in ((9000, "8980 more shards are missing"), (20_000, "names 20,000 files, expected 10,000")):
+        weight_map = {f"k{index}": f"model-{index}.safetensors" for index in range(number)}
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+        start = time.process_time()
+        problems = inspect(folder).problems
+        assert any(said in problem for problem in problems) and len(problems) < 30
+        assert time.process_time() - start < 10
+
+
 def test_a_tower_alone_is_held_to_the_same(change):
     folder = change("xtuner", ("visual_encoder/config.json", "num_hidden_layers"), 1.5) / "visual_encoder"
     assert "whole number" in inspect(folder).problems[0]
     with pytest.raises(CheckpointError, match="whole number"):
         tower.read_tower(folder)
+
+
+def test_side_files_of_a_part_alone_are_looked_at_as_well(change):
+    folder = change("xtuner", ("visual_encoder/preprocessor_config.json", "image_std"), [0, 0, 0]) / "visual_encoder"
+    assert "image_std" in inspect(folder).problems[0]
+    folder = change("xtuner", ("generation_config.json", "eos_token_id"), ["x"])
+    shutil.rmtree(folder / "projector")
+    assert "eos_token_id" in inspect(folder).problems[0]
 
 
 def test_a_repeated_key_among_many_is_told_at_once(folders, tmp_path):

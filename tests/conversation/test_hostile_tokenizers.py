@@ -106,6 +106,12 @@ def test_a_pre_tokenizer_that_panics_is_refused(qwen, tmp_path):
     check_refused(tmp_path, "cannot be used")
 
 
+@pytest.mark.parametrize("part", ["post_processor", "truncation", "padding", "decoder", "version", "added_tokens"])
+def test_parts_that_are_not_used_have_to_be_sound_too(part, llama, tmp_path):
+    for value in (5, [1], {"type": "TemplateProcessing", "single": 5}):
+        check_refused(write(tmp_path, {**llama, part: value}), "tokenizer.json")
+
+
 MODELS = {
     "id 10^18": lambda model: {"vocab": {**model["vocab"], "zz": 10**18}},
     "id below 0": lambda model: {"vocab": {**model["vocab"], "zz": -1}},
