@@ -121,12 +121,12 @@ def parse(values: dict[str, Any]) -> tuple[ModelArguments, DataArguments, LlavaT
         own = {key: convert(key, value, hints[cls][key]) for key, value in values.items() if key in hints[cls]}
         _check_limits(own)
         chosen.append(_training_values(own) if cls is LlavaTrainingArguments else own)
-    check_supported(chosen[2])
     check_parallel(chosen[2], paddle.distributed.get_world_size())
     try:
         model, data, training = (cls(**own) for cls, own in zip(classes, chosen, strict=True))
     except (AssertionError, NotImplementedError) as error:
         raise ValueError(f"paddlenlp refuses these training settings: {error}") from error
+    check_supported(chosen[2])
     _tell_what_one_process_ignores(chosen[2], training)
     return model, data, training
 
