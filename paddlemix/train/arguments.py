@@ -117,12 +117,12 @@ def parse(values: dict[str, Any]) -> tuple[ModelArguments, DataArguments, LlavaT
     # paddlenlp would do nothing where nothing is stated.
     chosen[2] = {**chosen[2], "do_train": trains(chosen[2].get("do_train"), chosen[2].get("do_eval"))}
     _check_rank(chosen[2])
-    check_supported(chosen[2])
     check_parallel(chosen[2], paddle.distributed.get_world_size())
     try:
         model, data, training = (cls(**own) for cls, own in zip(classes, chosen, strict=True))
     except (AssertionError, NotImplementedError) as error:
         raise ValueError(f"paddlenlp refuses these training settings: {error}") from error
+    check_supported(chosen[2])
     if training.minimum_eval_times and not training.eval_steps:
         raise ValueError(
             f"minimum_eval_times is {training.minimum_eval_times}: it changes eval_steps, so set eval_steps and "

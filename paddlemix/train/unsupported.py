@@ -8,17 +8,14 @@ from typing import Any
 CHECKPOINTS = "checkpoints are written and read in one way here"
 DIVIDED = "its state of the optimizer would be cut in a way that checkpoints here do not have"
 REFUSED = {
-    "unified_checkpoint": CHECKPOINTS,
     "unified_checkpoint_config": CHECKPOINTS,
     "save_sharded_model": CHECKPOINTS,
     "load_sharded_model": CHECKPOINTS,
     "use_async_save": CHECKPOINTS,
-    "ordered_save_group_size": CHECKPOINTS,
     "pdc_download_ckpt": "checkpoints are not downloaded from a cluster's store",
     "enable_auto_parallel": "layers are not cut over processes here",
     "auto_parallel_resume_form_hybrid_parallel": "layers are not cut over processes here",
     "use_expert_parallel": "LLaVA's layers have no experts",
-    "to_static": "training runs as Python code here",
     "flatten_param_grads": DIVIDED,
 }
 # Words of sharding_parallel_config that cut or join the parameters an optimizer sees.

@@ -176,13 +176,13 @@ def test_the_weights_alone_go_on_from_a_checkpoint_without_its_state(resume):
         for name in ("scheduler.pdparams", "rng_state.pth", "trainer_state.json"):
             (checkpoint / name).unlink()
 
-    assert len(resume("full", change, **ALONE).recorder.losses) == 3
+    assert len(resume("full", change, is_by_path=True, **ALONE).recorder.losses) == 3
 
 
 @pytest.mark.parametrize("name", ["optimizer.pdopt", "scheduler.pdparams", "trainer_state.json"])
 def test_a_missing_file_is_named(resume, name):
     with pytest.raises(CheckpointError, match=rf"checkpoint-2/{name} is missing.*ignore_load_lr_and_optim"):
-        resume("full", lambda checkpoint: (checkpoint / name).unlink())
+        resume("full", lambda checkpoint: (checkpoint / name).unlink(), is_by_path=True)
 
 
 def test_a_run_without_its_random_state_says_so(resume, caplog):

@@ -18,6 +18,7 @@ from paddlemix.train.parallel import Held
 from paddlemix.train.random_state import random_state, read_random_state, set_random_state, write_random_state
 from paddlemix.train.schedule_state import read_scaler, read_schedule, write_plain
 from paddlemix.train.together import together
+from paddlemix.train.unsupported import check_supported
 
 HALF = Held("w", (2, 3), is_half=True, needs_master=True)
 PLAIN = Held("b", (3,), is_half=False, needs_master=False)
@@ -236,17 +237,13 @@ def test_a_failure_in_one_process_is_one_in_all(monkeypatch):
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("unified_checkpoint", True),
         ("unified_checkpoint_config", "async_save"),
         ("save_sharded_model", True),
         ("load_sharded_model", True),
         ("use_async_save", True),
-        ("ordered_save_group_size", 2),
         ("pdc_download_ckpt", True),
         ("enable_auto_parallel", True),
         ("use_expert_parallel", True),
-        ("to_static", True),
-        ("flatten_param_grads", True),
         ("ckpt_quant_stage", "O1"),
         ("sharding_parallel_config", "enable_stage1_tensor_fusion"),
         ("sharding_parallel_config", "split_param enable_stage1_allgather_overlap"),
@@ -255,3 +252,8 @@ def test_a_failure_in_one_process_is_one_in_all(monkeypatch):
 def test_a_setting_that_leads_to_other_checkpoints_is_refused_by_name(tmp_path, key, value):
     with pytest.raises(ValueError, match=f"{key} (is|has) .*leave it out"):
         parse({"output_dir": str(tmp_path), "device": "cpu", key: value})
+
+
+def test_flattened_gradients_of_an_npu_are_refused():
+    with pytest.raises(ValueError, match="flatten_param_grads is True"):
+        check_supported({"flatten_param_grads": True})
