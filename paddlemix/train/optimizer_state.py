@@ -114,7 +114,7 @@ def _check_masters(masters: Mapping[str, tuple], held: Sequence[Held], trained: 
 def _owner(one: Held, masters: Mapping[str, tuple], accumulators: Mapping[str, StoredTensor]) -> str:
     """Return the name of the tensor that a parameter's moments are of: itself, its slice, or its float32 copy."""
     for key in (one.name, SLICE + one.name):
-        if key in masters and one.is_half:
+        if key in masters and one.needs_master:
             return masters[key][0]
     return next((name for name in (one.name, SLICE + one.name) if f"{name}_moment1_0" in accumulators), one.name)
 
@@ -143,14 +143,17 @@ def _check_shapes(accumulators: Mapping[str, StoredTensor], owners: Mapping[Held
                 )
 
 
-def write_optimizer(path: Path, state: Mapping[str, Any]) -> None:
-    """Write what `state_dict` of an optimizer returned, one tensor after the other, as paddle.load reads it."""
-    masters = state.get(MASTERS, {})
+def write_optimizer(path: Path, state: Mapping[str, Any], host_weights: Mapping[str, paddle.Tensor]) -> None:
+    """Write what `state_dict` of an optimizer returned, one tensor after the other, as paddle.load reads it.
+
+    host_weights: float32 weights that belong to it besides, see `offload`.
+    """
+    masters = {**state.get(MASTERS, {}), **host_weights}
     tensors = {name: value for name, value in state.items() if name not in (MASTERS, SCHEDULE)}
     values: dict[str, Any] = {name: (name, tensor) for name, (tensor, _) in as_oriented(tensors).items()}
     if masters:
-        own_names = {name: tensor.name for name, tensor in masters.items()}
-        values[MASTERS] = {name: (own_names[name], tensor) for name, (tensor, _) in as_oriented(masters).items()}
+        named = as_oriented(masters)
+        values[MASTERS] = {name: (masters[name].name, tensor) for name, (tensor, _) in named.items()}
     if SCHEDULE in state:
         values[SCHEDULE] = state[SCHEDULE]
     with replacing(path) as file:

@@ -120,13 +120,17 @@ def _swap(to_freeze, to_train) -> None:
 class Held:
     """A parameter that the optimizer of this process moves. shape: of the part of it that the process holds.
 
-    needs_master: its float32 copy is part of the optimizer's state.
+    needs_master: its float32 copy is part of the optimizer's state, and the moments are that copy's.
     """
 
     name: str
     shape: tuple[int, ...]
-    is_half: bool
     needs_master: bool
+
+
+def is_half(parameter: paddle.Tensor) -> bool:
+    """Tell if a parameter has 16 bits."""
+    return parameter.dtype in (paddle.float16, paddle.bfloat16)
 
 
 def trained_parameters(parameters: Iterable[paddle.Tensor], args) -> list[Held]:
@@ -143,15 +147,15 @@ def held_parameters(optimizer, parameters: Iterable[paddle.Tensor], args) -> lis
     if ShardingOption.SHARD_GRAD_OP not in sharding:
         return trained_parameters(parameters, args)
     if is_offloaded:
-        return [_held(optimizer.offload_params.buffer, is_offloaded)]  # all weights of the process in one
+        buffer = optimizer.offload_params.buffer  # all weights of the process in one, in float32
+        return [Held(buffer.name, tuple(buffer.shape), needs_master=True)]
     ranks = optimizer.param2rank
     return [one for one in trained_parameters(parameters, args) if ranks[one.name] == optimizer._rank]
 
 
 def _held(parameter: paddle.Tensor, is_offloaded: bool) -> Held:
     part = parameter.fw_storage if hasattr(parameter, "fw_storage") else parameter
-    is_half = parameter.dtype in (paddle.float16, paddle.bfloat16)
-    return Held(parameter.name, tuple(part.shape), is_half, is_half and not is_offloaded)
+    return Held(parameter.name, tuple(part.shape), needs_master=is_half(parameter) and not is_offloaded)
 
 
 def note_parts(checkpoint: Path, args) -> None:

@@ -25,7 +25,8 @@ from ..log import notice
 from ..output import write_json
 from .best import check_best
 from .lora import load_adapter
-from .optimizer_state import read_optimizer, write_optimizer
+from .offload import host_weights, restore
+from .optimizer_state import MASTERS, read_optimizer, write_optimizer
 from .parallel import check_parts, held_parameters, trained_parameters
 from .random_state import open_random_state, random_state, random_state_name, read_random_state, write_random_state
 from .resume import check_state
@@ -75,7 +76,11 @@ def load_state(trainer, folder: Path) -> dict[str, Any] | None:
         together(lambda: _refuse_code(folder, args), args.world_size)
         return None
     state = together(lambda: _read(trainer, folder), args.world_size)
-    trainer.optimizer.set_state_dict({**state.optimizer, "LR_Scheduler": state.schedule})
+    optimizer, weights = state.optimizer, host_weights(trainer.optimizer, trainer.llava.parameters(), args)
+    if weights:
+        optimizer = {name: value for name, value in optimizer.items() if name != MASTERS}
+        restore(weights, state.optimizer.get(MASTERS, {}))
+    trainer.optimizer.set_state_dict({**optimizer, "LR_Scheduler": state.schedule})
     trainer.lr_scheduler.set_state_dict(state.schedule)
     if state.scaler is not None:
         trainer.scaler.load_state_dict(state.scaler)
@@ -99,7 +104,8 @@ def save_state(trainer, folder: Path) -> None:
         return
     # With sharding each process of one group holds a part, the others the same parts.
     if trainer.dp_group.rank <= 0 if args.use_hybrid_parallel else args.should_save:
-        write_optimizer(folder / _optimizer_name(args), trainer.optimizer.state_dict())
+        weights = host_weights(trainer.optimizer, trainer.llava.parameters(), args)
+        write_optimizer(folder / _optimizer_name(args), trainer.optimizer.state_dict(), weights)
     if args.should_save:
         write_plain(folder / SCHEDULER_NAME, trainer.lr_scheduler.state_dict())
     if args.should_save and trainer.do_grad_scaling:

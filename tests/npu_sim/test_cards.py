@@ -24,6 +24,7 @@ KINDS = {
     "lora": ("sft", {**LORA, "lora_plus_scale": 4.0}),
     "full in bf16": ("sft", BF16),
     "lora in bf16": ("sft", {**BF16, **LORA}),
+    "full in fp16": ("sft", {"fp16": True, "fp16_opt_level": "O2"}),
     "packed": ("sft", {**LORA, "mixtoken": True}),
     "projector": ("pretrain", PRETRAIN_FREEZE),
     "lora over nf4": ("sft", {**LORA, "load_in_4bit": True}),
@@ -36,6 +37,7 @@ SHARDED = [
     ("stage2", "full"),
     ("stage2", "lora"),
     ("stage2", "full in bf16"),
+    ("stage2 offload", "full in fp16"),
     ("stage1", "full"),
     ("stage1", "lora in bf16"),
     ("stage1", "packed"),
@@ -45,7 +47,9 @@ SHARDED = [
 RESUMED = [
     ("stage3", "full"),
     ("stage3", "lora in bf16"),
+    ("stage3 offload", "full in bf16"),
     ("stage2", "full"),
+    ("stage2 offload", "full in fp16"),
     ("stage1", "lora in bf16"),
     ("", "full in bf16"),
 ]
@@ -122,7 +126,7 @@ def test_two_cards_train_as_one_with_the_same_global_batch(one_card, two_cards, 
     one, two = one_card(kind), two_cards(sharding, kind)
     # In bf16 sums of other orders are rounded elsewhere: 2e-4 of a loss was seen, and of a weight its last place or 3%
     # of what it moved.
-    is_half = "bf16" in kind
+    is_half = kind.endswith("16")
     assert _losses(two) == pytest.approx(_losses(one), rel=1e-3 if is_half else 2e-6)
     assert len(_losses(one)) == NUM_STEPS
     first, second, start = _weights(one / "out"), _weights(two / "out"), _weights(tiny_folder.folder("anyres"))

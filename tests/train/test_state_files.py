@@ -20,8 +20,8 @@ from paddlemix.train.schedule_state import read_scaler, read_schedule, write_pla
 from paddlemix.train.together import together
 from paddlemix.train.unsupported import check_supported
 
-HALF = Held("w", (2, 3), is_half=True, needs_master=True)
-PLAIN = Held("b", (3,), is_half=False, needs_master=False)
+HALF = Held("w", (2, 3), needs_master=True)
+PLAIN = Held("b", (3,), needs_master=False)
 SCALER = {
     "scale": np.array([1024.0], np.float32),
     "incr_ratio": 2.0,
@@ -64,7 +64,7 @@ def _plain(value):
 
 def test_a_written_optimizer_is_loaded_by_paddle_as_its_own_file(optimizer, tmp_path):
     paddle.save(optimizer, str(tmp_path / "theirs"))
-    write_optimizer(tmp_path / "ours", optimizer)
+    write_optimizer(tmp_path / "ours", optimizer, {})
     theirs, ours = (paddle.load(str(tmp_path / name)) for name in ("theirs", "ours"))
     assert _plain(ours) == _plain(theirs)
     assert ours["master_weights"]["w"].name == "w_fp32_master_0"
@@ -74,7 +74,7 @@ def test_a_written_optimizer_is_loaded_by_paddle_as_its_own_file(optimizer, tmp_
 def test_an_optimizer_is_read_as_paddle_loads_it(optimizer, tmp_path, writer):
     path = tmp_path / "optimizer.pdopt"
     if writer == "ours":
-        write_optimizer(path, optimizer)
+        write_optimizer(path, optimizer, {})
     else:
         paddle.save(optimizer, str(path), protocol=2 if writer == "protocol 2" else 4)
     state = read_optimizer(path, [HALF, PLAIN], [HALF, PLAIN], "adamw")
@@ -89,13 +89,13 @@ def test_an_optimizer_is_read_as_paddle_loads_it(optimizer, tmp_path, writer):
 
 def test_a_half_weight_without_its_float32_copy_is_refused(optimizer, tmp_path):
     del optimizer["master_weights"]
-    write_optimizer(tmp_path / "x", optimizer)
+    write_optimizer(tmp_path / "x", optimizer, {})
     with pytest.raises(CheckpointError, match="it lacks master_weights of 1 weights in half precision: w"):
         read_optimizer(tmp_path / "x", [HALF, PLAIN], [HALF, PLAIN], "adamw")
 
 
 def test_what_another_process_holds_is_refused(optimizer, tmp_path):
-    write_optimizer(tmp_path / "x", optimizer)
+    write_optimizer(tmp_path / "x", optimizer, {})
     with pytest.raises(CheckpointError, match="4 are of others: b_beta1_pow_acc_0"):
         read_optimizer(tmp_path / "x", [HALF], [HALF, PLAIN], "adamw")
 
