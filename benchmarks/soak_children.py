@@ -215,6 +215,8 @@ def _be_child(command, home, watched, fault, environment, max_memory, pipe) -> N
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(pipe, 1)
         os.dup2(pipe, 2)
+        # The parent's may be files, whose places Python remembers.
+        sys.stdin, sys.stdout, sys.stderr = (open(number, mode) for number, mode in enumerate(("r", "w", "w")))
         os.chdir(home)
         os.environ.update(environment)
         join(environment)
