@@ -9,7 +9,8 @@ import unicodedata
 
 import pytest
 
-from paddlemix.log import notice
+from paddlemix import streams
+from paddlemix.log import complain, notice
 from paddlemix.sizes import in_bytes, in_memory
 from paddlemix.visible import harmless, visible, visible_json, visible_line
 from paddlemix.web import printable
@@ -81,6 +82,14 @@ def test_notices_are_made_visible_for_streams_and_for_handlers(capsys, monkeypat
     monkeypatch.setattr(logging.getLogger(), "handlers", [])
     notice("\x1b[31mred")
     assert capsys.readouterr().err == "paddlemix: \\x1b[31mred\n"
+
+
+def test_errors_that_nobody_expected_are_made_visible_too(capsys):
+    streams._show_error(KeyError, KeyError("k"), None)
+    streams._show_error(RuntimeError, RuntimeError("\x1b[31mred"), None)
+    complain(ValueError("\x1b" + "x" * 20_000))
+    errors = capsys.readouterr().err
+    assert r"RuntimeError: \x1b[31mred" in errors and r"error: \x1bxxx" in errors and len(errors) < 9000
 
 
 def test_sizes_have_the_unit_of_which_there_is_one():

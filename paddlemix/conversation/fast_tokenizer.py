@@ -47,7 +47,6 @@ class FastTokenizer:
         spec, settings = files.read_json(files.vocabulary), read_settings(files)
         check_spec(spec, where)
         check_prefix(spec, settings.add_prefix_space, where)
-        _build(files, {**spec, "model": NO_MODEL, "added_tokens": []})  # also what is not used has to be sound
         vocabulary = _vocabulary(where, spec)
         self._is_byte_level = _is_byte_level(where, spec)
         self._byte_of = _byte_alphabet() if self._is_byte_level else {}
@@ -64,6 +63,7 @@ class FastTokenizer:
         self._stripping = {token.token_id for token in tokens.values() if token.strips_right}
         self.vocab_size = max([*vocabulary.values(), *self._names]) + 1
         self._read_roles(spec, settings)
+        _build(files, {**spec, "model": NO_MODEL, "added_tokens": []})  # also what is not used has to be sound
         self._build_encoders(spec, tokens, self.specials.keys() - shown)
 
     def _read_roles(self, spec: Mapping[str, Any], settings: TokenizerSettings) -> None:

@@ -73,16 +73,13 @@ GENERIC = KeyRules(
     held={**HELD, **TOKEN_RULES},
 )
 TOKEN_ID = whole_number(-1, MAX_ID)  # -1 for none, in older files
-_DTYPES = ("float32", "float16", "bfloat16", "float64", "float", "half", "auto", "")
-DTYPE = Kind(lambda value: value in (*_DTYPES, *(f"torch.{name}" for name in _DTYPES)), " or ".join(_DTYPES[:3]))
 RATE, SPREAD = number(0.0, 1.0).or_null(), number(0.0, 1e6).or_null()
 # What keys hold whose values change nothing here: what is none of that stands in no file that a tool wrote.
 GENERIC_KINDS: dict[str, Kind] = {
     **dict.fromkeys(("bos_token_id", "pad_token_id", "unk_token_id", "sep_token_id"), TOKEN_ID.or_null()),
     "eos_token_id": either(TOKEN_ID, list_of(TOKEN_ID, least=0)).or_null(),
     "architectures": list_of(TEXT, least=0, most=64).or_null(),
-    **dict.fromkeys(("model_type", "transformers_version"), TEXT.or_null()),
-    **dict.fromkeys(("dtype", "torch_dtype"), DTYPE.or_null()),
+    **dict.fromkeys(("model_type", "dtype", "torch_dtype", "transformers_version"), TEXT.or_null()),
     **dict.fromkeys(("attention_dropout", "attn_pdrop", "embd_pdrop", "hidden_dropout", "resid_pdrop"), RATE),
     **dict.fromkeys(("initializer_range", "initializer_factor", "init_std"), SPREAD),
     **dict.fromkeys(("use_cache", "return_dict", "torchscript", "gradient_checkpointing"), FLAG.or_null()),
