@@ -107,6 +107,8 @@ def _load_file(path: Path, source: str | os.PathLike[str], max_pixels: int) -> I
             raise ImageError(f"{name} is a folder: expected the file of one picture")
         if path.exists() and not path.is_file():
             raise ImageError(f"{name} is not a regular file: expected the file of one picture")
+        if not path.stat().st_size:  # nor is it opened: what the kernel shows as such a file may never give a byte
+            raise ImageError(f"{name} is empty: it has 0 bytes")
         with path.open("rb") as file:
             return _decode(file, name, max_pixels)
     except FileNotFoundError as error:

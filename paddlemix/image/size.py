@@ -28,7 +28,7 @@ def picture_size(source: Any) -> tuple[int, int]:
     So a file that breaks off later is not noticed. Raises ImageError as `load_image`.
     """
     is_file = isinstance(source, str | os.PathLike) and not (isinstance(source, str) and _is_address(source))
-    if not (is_file and os.path.isfile(source)):  # opening a pipe would wait for ever
+    if not (is_file and os.path.isfile(source) and os.path.getsize(source)):  # opening a pipe would wait for ever
         return load_image(source).size
     Image.init()
     try:

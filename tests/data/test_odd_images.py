@@ -24,6 +24,7 @@ PLACES = {
     "/": UNREADABLE,
     "/dev/zero": UNREADABLE,
     "/dev/stdin": UNREADABLE,
+    "/proc/kmsg": UNREADABLE,  # a regular file, by its mode, that gives no byte for ever
     "~": UNREADABLE,
     "x" * 300: MISSING,
     "a\x1b.png": MISSING,
@@ -78,6 +79,7 @@ def test_odd_image_is_one_bad_row(image, places, tokenizer, template, spec):
     note = ConversationDataset(rows, encode, policy=BadRowPolicy("skip"))[1].notes[0]
     assert (note.number, note.kind) == (2, PLACES[image])
     assert note.reason.isprintable() and len(note.reason) < 2000
-    assert Measure(tokenizer, template, spec, 200).row(rows[1], {}).kind == note.kind
+    for is_thorough in (True, False):
+        assert Measure(tokenizer, template, spec, 200, is_thorough).row(rows[1], {}).kind == note.kind
     with pytest.raises(RowError, match=r"data\.json, row 2: "):
         ConversationDataset(rows, encode, policy=BadRowPolicy("raise"))[1]
