@@ -216,7 +216,7 @@ def _be_child(command, home, watched, fault, environment, max_memory, pipe) -> N
         os.dup2(pipe, 1)
         os.dup2(pipe, 2)
         # The parent's may be files, whose places Python remembers.
-        sys.stdin, sys.stdout, sys.stderr = (open(number, mode) for number, mode in enumerate(("r", "w", "w")))
+        sys.stdin, sys.stdout, sys.stderr = (open(number, mode) for number, mode in enumerate(("r", "w", "w")))  # noqa: SIM115
         os.chdir(home)
         os.environ.update(environment)
         join(environment)
