@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from paddle import nn
 
 from ..checkpoints.files import preview
 from ..checkpoints.layouts import paddlemix
+from ..log import notice
 from ..models.language.families import get_family
 from ..models.llava import LlavaForConditionalGeneration
 from ..models.quantized import QuantizedLinear
@@ -56,20 +58,29 @@ def freeze(
     """
     starts = _starts(parts)
     is_tower_trained = is_tower_trained or "vision_tower." in starts
+    unused = {*(include or ()), *(exclude or ())}
     for name, parameter in model.named_parameters():
         parameter.stop_gradient = not name.startswith(starts)
         names = names_of(name, model.config)
-        is_included, is_excluded = (
-            any(fnmatchcase(candidate, pattern) for candidate in names for pattern in patterns or ())
+        included, excluded = (
+            {pattern for pattern in patterns or () if any(fnmatchcase(candidate, pattern) for candidate in names)}
             for patterns in (include, exclude)
         )
-        if is_included != is_excluded:
-            parameter.stop_gradient = is_included
+        unused -= included | excluded
+        if bool(included) != bool(excluded):
+            parameter.stop_gradient = bool(included)
+    _tell_unused("freeze_include and freeze_exclude", "parameter", unused)
     if is_tower_trained:
         _train_tower(model)
     if is_projector_frozen:
         for parameter in model.projector.parameters():
             parameter.stop_gradient = True
+
+
+def _tell_unused(key: str, what: str, patterns: Iterable[str]) -> None:
+    names = sorted(patterns)
+    if names:
+        notice(f"{key}: no {what} matches {', '.join(map(repr, names))}")
 
 
 def _starts(parts: list[str] | None) -> tuple[str, ...]:
@@ -116,7 +127,8 @@ def lora_targets(model: LlavaForConditionalGeneration, patterns: list[str] | Non
     patterns: None for those of the decoder's family. Raises ValueError when the list is empty, a pattern is no regular
     expression, or nothing matches.
     """
-    if patterns is None:
+    is_named = patterns is not None
+    if not is_named:
         patterns = list(get_family(model.config.language.family).lora_targets)
     if not patterns:
         raise ValueError("lora is true but lora_target_modules is empty: name layers such as 'llama.layer.*q_proj.*'")
@@ -130,17 +142,15 @@ def lora_targets(model: LlavaForConditionalGeneration, patterns: list[str] | Non
         if isinstance(layer, (nn.Linear, QuantizedLinear))
         and re.search(r"(_proj|fc1|fc2|lm_head|projector\.\d+(\.proj\.\d+)?)$", name)
     ]
-    found = [
-        name
-        for name in linears
-        if any(
-            pattern.fullmatch(candidate.removesuffix(".weight"))
-            for candidate in names_of(f"{name}.weight", model.config)
-            for pattern in compiled
-        )
-    ]
+    found, used = [], set()
+    for name in linears:
+        names = [candidate.removesuffix(".weight") for candidate in names_of(f"{name}.weight", model.config)]
+        matching = {one.pattern for one in compiled if any(map(one.fullmatch, names))}
+        found += [name] if matching else []
+        used |= matching
     if not found:
         raise ValueError(f"lora_target_modules {patterns} matches no layer; there are {preview(linears, 8)}")
+    _tell_unused("lora_target_modules", "layer", set(patterns) - used if is_named else ())
     return found
 
 

@@ -153,3 +153,13 @@ def test_report_counts_what_trains(pad_model):
     assert table["vision_tower"][0] == table["language_model"][0] == "0"
     assert table["total"] == (f"{projector:,}", f"{total:,}")
     assert list(table) == ["vision_tower", "projector", "language_model", "total"]
+
+
+def test_pattern_that_matches_nothing_is_told(pad_model, caplog):
+    freeze(pad_model, PRETRAIN_INCLUDE, PRETRAIN_EXCLUDE)
+    lora_targets(pad_model, LORA_PATTERNS)
+    assert caplog.messages == []
+    freeze(pad_model, ["*llama*", "*lamma*"], ["*projektor*"])
+    lora_targets(pad_model, ["llama.layer.*q_proj.*", ".*q_prjo.*"])
+    told = ["no parameter matches '*lamma*', '*projektor*'", "no layer matches '.*q_prjo.*'"]
+    assert [message.partition(": ")[2] for message in caplog.messages] == told

@@ -311,6 +311,11 @@ def test_result_of_another_kind_leaves_nothing_of_the_one_before(tmp_path, data)
     assert not (tmp_path / "out" / "model.safetensors").exists()
 
 
+def test_adapter_without_lora_is_one_line(tmp_path, data):
+    with pytest.raises(ValueError, match="lora_path is 'there', and lora is not true"):
+        train(settings(tmp_path, data, lora_path="there"))
+
+
 def test_answers_of_steps_that_are_done_again_stand_once(tmp_path):
     path = tmp_path / "eval_answers.jsonl"
     for step, text in ((2, "a"), (4, "b\u2028c"), (6, "d"), (4, "e")):
