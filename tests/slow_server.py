@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 
 
 def drip(start: bytes, block: bytes) -> Iterator[bytes]:
-    """Yield a start at once and then a block now and then."""
+    """Yield a start at once and then a block now and then, for longer than any test waits."""
     yield start
-    for _ in itertools.count():
+    for _ in range(1000):
         time.sleep(0.02)
         yield block
 

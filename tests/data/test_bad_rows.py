@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import json
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -125,13 +126,13 @@ def test_picture_that_cannot_be_read_at_once_is_tried_again(make):
 
 
 def test_picture_that_is_not_there_is_looked_for_once(make, monkeypatch):
-    monkeypatch.setattr("time.sleep", None)
+    monkeypatch.setattr(dataset_module, "time", None)
     assert make([GOOD[0], MISSING], SKIP)[1].notes[0].kind == "missing_picture"
 
 
 def test_files_that_stay_bad_are_tried_again_a_few_times_only(make, monkeypatch):
     pauses = []
-    monkeypatch.setattr("time.sleep", pauses.append)
+    monkeypatch.setattr(dataset_module, "time", SimpleNamespace(sleep=pauses.append))
     dataset = make([UNREADABLE] * 60, BadRowPolicy("skip", 60))
     with pytest.raises(RowError):
         dataset[0]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
+import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -49,7 +51,9 @@ PLACES = {
 def places(tmp_path, write, monkeypatch):
     """Make the odd places; return a function that reads a good row and one with an image."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    without_pauses = SimpleNamespace(sleep=lambda seconds: None, monotonic=time.monotonic)
+    for name in ("data.dataset", "image.fetch"):
+        monkeypatch.setattr(f"paddlemix.{name}.time", without_pauses)
     monkeypatch.setenv("PADDLEMIX_CACHE", str(tmp_path / "cache"))
     for name in ("HTTP_PROXY", "http_proxy"):
         monkeypatch.delenv(name, raising=False)
