@@ -49,7 +49,7 @@ class Place:
     is_known: Callable[[Path], bool] = lambda folder: False
 
     def checked(self, sources: Sequence[Path]) -> Place:
-        """Return the same with the folder's real path; finish an exchange that was cut off there.
+        """Return the same with the folder's real path.
 
         sources: folders that are read. Raises CheckpointError if the folder is a file, a source, above a source, or
         holds what is not to be overwritten.
@@ -65,13 +65,12 @@ class Place:
         inner = next((source for source in real if folder in source.parents), None)
         if inner is not None:
             raise CheckpointError(f"the source {inner} lies in the destination {folder}: name another folder")
-        if folder.is_dir():
-            finish_exchange(folder)
         return dataclasses.replace(self, folder=folder)
 
     def _check_contents(self, folder: Path) -> None:
         names = sorted(path.name for path in folder.iterdir() if path.name != STAGING)
-        if not names or self.is_overwriting or _command_of(folder) == self.command or self.is_known(folder):
+        is_own = self.command in (_command_of(folder), _command_of(folder / STAGING))  # the latter was cut off
+        if not names or self.is_overwriting or is_own or self.is_known(folder):
             return
         rest = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
         raise CheckpointError(

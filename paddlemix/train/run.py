@@ -260,7 +260,7 @@ def _chosen(args) -> Path | None:
 
 def _is_over(trainer, args, checkpoint: Path | None) -> bool:
     """Tell if a run has come to its end before. Raises ValueError if what is there is of another run."""
-    from .run_facts import check_facts, check_same
+    from .run_facts import LEARNING, ORDER, SAME, check_facts, check_same
     from .saving import finished_step
 
     output_dir, is_data_checked = Path(args.output_dir), not args.ignore_data_skip
@@ -270,7 +270,8 @@ def _is_over(trainer, args, checkpoint: Path | None) -> bool:
     if args.overwrite_output_dir or args.resume_from_checkpoint not in (None, LAST) or finished is None:
         return False
     step, facts = finished
-    check_facts(facts, trainer.facts, f"the result in {output_dir}", is_data_checked=is_data_checked)
+    what = f"the result in {output_dir}"
+    check_facts(facts, trainer.facts, what, is_data_checked=is_data_checked, keys=(*SAME, *LEARNING, *ORDER))
     if step < trainer.num_steps():
         return False
     notice(f"already finished at step {step}, the result in {output_dir} stays; overwrite_output_dir trains anew")

@@ -5,6 +5,7 @@ A run that goes on from a checkpoint with another model, rank or data would end 
 
 from __future__ import annotations
 
+import enum
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -33,6 +34,25 @@ SAME = (
     "packing",
 )
 ORDER = ("seed", "samples_per_step")  # what only the order of the rows hangs on
+# What may be changed on the way, as where a loss has leapt.
+LEARNING = (
+    "learning_rate",
+    "mm_projector_lr",
+    "mm_vision_tower_lr",
+    "lr_scheduler_type",
+    "warmup_ratio",
+    "warmup_steps",
+    "weight_decay",
+    "optim",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "max_grad_norm",
+    "loss_reduction",
+    "fp16",
+    "bf16",
+    "fp16_opt_level",
+)
 
 
 def describe_run(
@@ -65,9 +85,14 @@ def describe_run(
         "template": template,
         "max_length": data_args.max_length,
         "packing": bool(data_args.packing or data_args.mixtoken),
+        **{name: _plain(vars(args)[name]) for name in LEARNING},
         "seed": args.seed,
         "samples_per_step": args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,
     }
+
+
+def _plain(value: Any) -> Any:
+    return value.value if isinstance(value, enum.Enum) else value
 
 
 def _named(folder: str | Path) -> dict[str, str]:
@@ -120,11 +145,20 @@ def check_same(
         check_facts(before, facts, str(checkpoint), is_data_checked=is_data_checked)
         for text in differences(before, facts, ORDER):
             tell(f"{text}: rows of this epoch may come twice, or not at all")
+        for text in differences(before, facts, [key for key in LEARNING if key in before]):
+            tell(text)
 
 
-def check_facts(before: Mapping[str, Any], facts: Mapping[str, Any], what: str, *, is_data_checked: bool) -> None:
-    """Raise ValueError where the facts of a run before differ. what: it is of that run."""
-    keys = [key for key in SAME if is_data_checked or key not in ("data", "num_rows")]
+def check_facts(
+    before: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    what: str,
+    *,
+    is_data_checked: bool,
+    keys: Iterable[str] = SAME,
+) -> None:
+    """Raise ValueError where the facts of a run before differ. what: it is of that run. keys: what is compared."""
+    keys = [key for key in keys if is_data_checked or key not in ("data", "num_rows")]
     found = differences(before, facts, keys)
     if found:
         raise ValueError(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints.files import CheckpointError, read_json
-from ..checkpoints.output_folder import NOTE, Place
+from ..checkpoints.output_folder import NOTE, Place, finish_exchange
 from ..log import notice
 from ..output import lock_file, remove_leftovers, sync, sync_tree, write_json
 
@@ -57,6 +57,7 @@ def claimed(
 
 def _begin(folder: Path) -> None:
     """Note whose folder it is, remove what is half written, and name what is not this program's."""
+    finish_exchange(folder)
     if not (folder / NOTE).is_file() or read_json(folder / NOTE).get("command") != COMMAND:
         write_json(folder / NOTE, {"command": COMMAND, "files": []})
     remove_unfinished(folder)

@@ -60,11 +60,18 @@ def save_result(trainer, metrics: Mapping[str, Any], settings: Mapping[str, Any]
     with place as folder:
         trainer.save_model(str(folder))
         if is_first:
-            write_json(folder / STATE, dataclasses.asdict(trainer.state))
+            write_json(folder / STATE, {**dataclasses.asdict(trainer.state), "consumed_samples": _num_samples(trainer)})
             write_json(folder / ALL_RESULTS, dict(metrics))
             write_results(folder, metrics, settings or {}, trainer.facts["data"], trainer.meter.overall())
             draw_losses(folder, trainer.history.values)
     meet(trainer.args)
+
+
+def _num_samples(trainer) -> int:
+    """Return how many samples the steps so far took; paddlenlp counts anew in a run that has no step to go."""
+    args = trainer.args
+    each = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.dataset_world_size
+    return trainer.state.global_step * each
 
 
 def write_metrics(folder: Path, split: str, metrics: Mapping[str, Any], *, is_combined: bool) -> None:

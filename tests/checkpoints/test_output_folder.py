@@ -169,6 +169,6 @@ def test_note_that_leads_out_of_the_folder_is_refused(tmp_path):
 def test_folder_that_another_process_fills_is_left_to_it(tmp_path):
     with exchanged(tmp_path / "out", "merge") as place:
         fill(place, NEW)
-        with pytest.raises(CheckpointError, match="another process is writing"), exchanged(tmp_path / "out", "merge"):
+        with pytest.raises(ValueError, match="another process is writing"), exchanged(tmp_path / "out", "merge"):
             pytest.fail("both write")
     assert without_note(tmp_path / "out") == NEW

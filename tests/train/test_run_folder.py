@@ -316,6 +316,15 @@ def test_adapter_without_lora_is_one_line(tmp_path, data):
         train(settings(tmp_path, data, lora_path="there"))
 
 
+def test_rate_may_change_on_the_way_but_is_told_and_a_finished_result_is_of_its_own_rate(begun, data, tmp_path, caplog):
+    home = shutil.copytree(begun, tmp_path / "home")
+    values = settings(home, data, **LORA, **{**SAVING, "max_steps": 4}, learning_rate=2e-3)
+    assert train(values).state.global_step == 4
+    assert "learning_rate was 0.001, and is 0.002" in caplog.messages
+    with pytest.raises(ValueError, match=r"the result in .* other settings: learning_rate was 0\.002, and is 0\.003"):
+        train({**values, "learning_rate": 3e-3})
+
+
 def test_answers_of_steps_that_are_done_again_stand_once(tmp_path):
     path = tmp_path / "eval_answers.jsonl"
     for step, text in ((2, "a"), (4, "b\u2028c"), (6, "d"), (4, "e")):
@@ -339,6 +348,8 @@ def test_run_that_was_killed_after_its_last_checkpoint_makes_its_result_without_
         again = train(settings(rest, data, **values))
         assert len(again.recorder.losses) == 3 - step and again.state.global_step == 3
         assert not differing(weights(whole.llava), weights(again.llava))
+        states = [json.loads((one / "out/trainer_state.json").read_text()) for one in (tmp_path / "whole", rest)]
+        assert states[0] == states[1]
         assert again.history.values == whole.history.values
         first, second = (
             json.loads((home / "out/train_results.json").read_text()) for home in (tmp_path / "whole", rest)
