@@ -120,8 +120,8 @@ def parse(values: dict[str, Any]) -> tuple[ModelArguments, DataArguments, LlavaT
     check_parallel(chosen[2], paddle.distributed.get_world_size())
     try:
         model, data, training = (cls(**own) for cls, own in zip(classes, chosen, strict=True))
-    except (AssertionError, NotImplementedError) as error:
-        raise ValueError(f"paddlenlp refuses these training settings: {error}") from error
+    except (AssertionError, NotImplementedError, ValueError) as error:
+        raise ValueError(f"paddlenlp refuses these training settings: {' '.join(str(error).split())}") from error
     check_supported(chosen[2])
     if model.lora_path and not model.lora:
         raise ValueError(f"lora_path is {model.lora_path!r}, and lora is not true: set it, or leave lora_path out")

@@ -15,6 +15,8 @@ from ..output import write_json
 
 PARTS_FILE = "processes.json"  # of a checkpoint: over how many processes its optimizer's state lies, and how
 SLICE = "slice@"  # Paddle's sharding stage 3 puts it before the name of a weight's part that a process holds
+# What fails in paddlenlp in one process too, where it resets the others to 1.
+NEVER_ALONE = ("sep_parallel_degree", "context_parallel_degree", "expert_parallel_degree")
 MODEL_PARALLEL = (
     "tensor_parallel_degree",
     "pipeline_parallel_degree",
@@ -29,14 +31,14 @@ def check_parallel(asked: dict[str, Any], num_processes: int) -> None:
 
     Raises ValueError.
     """
-    if num_processes <= 1:
-        return
-    for key in MODEL_PARALLEL:
+    for key in MODEL_PARALLEL if num_processes > 1 else NEVER_ALONE:
         if (asked.get(key) or 1) > 1:
             raise ValueError(
                 f"{key} is {asked[key]}: layers are not cut over processes here; leave it out, and where a card is too "
                 'small set "sharding": "stage3", "recompute": true or load_in_4bit with lora'
             )
+    if num_processes <= 1:
+        return
     words = _words(asked.get("sharding"))
     stage = next((word for word in words if word.startswith("stage")), None)
     if stage is None:

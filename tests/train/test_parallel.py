@@ -97,3 +97,9 @@ def test_a_head_that_is_called_once_gives_the_same_loss(monkeypatch, num_trained
     assert float(once) == pytest.approx(float(usual), rel=1e-6)
     once.backward()
     assert matrix.grad is not None and bool(paddle.isfinite(matrix.grad).all())
+
+
+@pytest.mark.parametrize("key", ["sep_parallel_degree", "context_parallel_degree", "expert_parallel_degree"])
+def test_what_paddle_fails_at_in_one_process_too_is_refused_there(key):
+    with pytest.raises(ValueError, match=f"{key} is 2: layers are not cut"):
+        check_parallel({key: 2, "device": "cpu"}, 1)
