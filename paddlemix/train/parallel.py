@@ -10,10 +10,16 @@ from typing import Any
 import paddle
 from paddlenlp.trainer.trainer_utils import ShardingOption
 
-from ..checkpoints.files import read_json
+from ..checkpoints.files import CheckpointError, read_json
+from ..foreign_json import TEXT, Kind, check_values, whole_number
 from ..output import write_json
 
 PARTS_FILE = "processes.json"  # of a checkpoint: over how many processes its optimizer's state lies, and how
+PARTS_KINDS: dict[str, Kind] = {
+    "num_processes": whole_number(1, 1 << 16),
+    "sharding": TEXT,
+    "sharding_parallel_degree": whole_number(1, 1 << 16),
+}
 SLICE = "slice@"  # Paddle's sharding stage 3 puts it before the name of a weight's part that a process holds
 MODEL_PARALLEL = (
     "tensor_parallel_degree",
@@ -165,6 +171,7 @@ def check_parts(checkpoint: str | Path | None, args) -> None:
     if path is None or not path.is_file() or args.ignore_load_lr_and_optim:
         return
     written, now = read_json(path), _parts(args)
+    check_values({**dict.fromkeys(PARTS_KINDS), **written}, PARTS_KINDS, str(path), CheckpointError)
     if written["sharding"] == now["sharding"] == "" or written == now:
         return
     raise ValueError(

@@ -211,6 +211,7 @@ def execute(trainer, args, settings: dict[str, Any] | None = None) -> None:
     if args.do_train:
         checkpoint = start_of(trainer, args)
         if checkpoint == FINISHED:
+            _evaluate_result(trainer, args)
             return
         if checkpoint is not None:
             notice(f"going on from {checkpoint}")
@@ -220,9 +221,23 @@ def execute(trainer, args, settings: dict[str, Any] | None = None) -> None:
         trainer.log_metrics("train", result.metrics)
         save_result(trainer, result.metrics, settings)
     if args.do_eval:
-        metrics = trainer.evaluate()
-        trainer.log_metrics("eval", metrics)
-        trainer.save_metrics("eval", metrics)
+        _evaluate(trainer)
+
+
+def _evaluate(trainer) -> None:
+    metrics = trainer.evaluate()
+    trainer.log_metrics("eval", metrics)
+    trainer.save_metrics("eval", metrics)
+
+
+def _evaluate_result(trainer, args) -> None:
+    """Evaluate the result of a finished run that ended before it had been."""
+    from .saving import EVAL_RESULTS, finished_step
+
+    if args.do_eval and not (Path(args.output_dir) / EVAL_RESULTS).is_file():
+        trainer.state.global_step, _ = finished_step(args.output_dir)
+        trainer._load_from_checkpoint(args.output_dir)
+        _evaluate(trainer)
 
 
 def start_of(trainer, args) -> Path | str | None:
@@ -260,12 +275,16 @@ def _chosen(args) -> Path | None:
 
 def _is_over(trainer, args, checkpoint: Path | None) -> bool:
     """Tell if a run has come to its end before. Raises ValueError if what is there is of another run."""
+    from .best import noted_best
     from .run_facts import check_facts, check_same
     from .saving import finished_step
 
     output_dir, is_data_checked = Path(args.output_dir), not args.ignore_data_skip
     if checkpoint is not None:
         check_same(trainer.facts, checkpoint, is_data_checked=is_data_checked, tell=notice)
+        best = noted_best(checkpoint, args.output_dir) if args.load_best_model_at_end else None
+        if best is not None:
+            check_same(trainer.facts, best, is_data_checked=is_data_checked, tell=lambda text: None)
     finished = finished_step(output_dir)
     if args.overwrite_output_dir or args.resume_from_checkpoint not in (None, LAST) or finished is None:
         return False

@@ -10,6 +10,7 @@ import pytest
 from paddlenlp.trainer.trainer_utils import ShardingOption
 
 from paddlemix.models.loss import weighted_loss
+from paddlemix.checkpoints.files import CheckpointError
 from paddlemix.train.parallel import check_parallel, check_parts, note_parts
 
 FP16 = {"fp16": True, "fp16_opt_level": "O2"}
@@ -74,6 +75,13 @@ def test_a_whole_optimizer_state_goes_on_in_any_number_of_processes(tmp_path):
     check_parts(tmp_path, arguments(4))
     with pytest.raises(ValueError, match="2 processes without sharding, and this is a run of 2 processes with"):
         check_parts(tmp_path, arguments(2, "stage1"))
+
+
+@pytest.mark.parametrize("text", ["{}", '{"num_processes": "2", "sharding": "", "sharding_parallel_degree": 1}'])
+def test_a_damaged_note_of_the_division_is_one_line(tmp_path, text):
+    (tmp_path / "processes.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"processes\.json: num_processes is .*, expected a whole number"):
+        check_parts(tmp_path, arguments(1))
 
 
 @pytest.mark.parametrize("num_trained", [0, 1, 5])
