@@ -28,6 +28,7 @@ MODEL_PARALLEL = (
     "context_parallel_degree",
     "expert_parallel_degree",
 )
+NOT_ALONE = MODEL_PARALLEL[2:4]  # what paddlenlp does not reset in a single process, and fails at
 
 
 def check_parallel(asked: dict[str, Any], num_processes: int) -> None:
@@ -35,14 +36,14 @@ def check_parallel(asked: dict[str, Any], num_processes: int) -> None:
 
     Raises ValueError.
     """
-    if num_processes <= 1:
-        return
-    for key in MODEL_PARALLEL:
+    for key in MODEL_PARALLEL if num_processes > 1 else NOT_ALONE:
         if (asked.get(key) or 1) > 1:
             raise ValueError(
                 f"{key} is {asked[key]}: layers are not cut over processes here; leave it out, and where a card is too "
                 'small set "sharding": "stage3", "recompute": true or load_in_4bit with lora'
             )
+    if num_processes <= 1:
+        return
     words = _words(asked.get("sharding"))
     stage = next((word for word in words if word.startswith("stage")), None)
     if stage is None:

@@ -7,12 +7,13 @@ import gc
 import signal
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from ..accelerators import explained
 from ..device import prepare_environment
-from ..interrupts import kept_interrupts
+from ..interrupts import Preempted, kept_interrupts, raised_terminations
 from ..log import complain, notice
 from ..streams import standard_streams
 from .convert import convert
@@ -30,10 +31,6 @@ doctor`, one step is tried, and nothing is trained.
 """
 
 
-class Preempted(Exception):
-    """A run that was asked to stop, and saved a checkpoint."""
-
-
 def main(argv: list[str], *, script: str, template: str | None) -> int:
     """Run with a command line; print a user's mistake as one line and return 1. template: None for the model's own."""
     try:
@@ -48,6 +45,7 @@ def main(argv: list[str], *, script: str, template: str | None) -> int:
         complain(error)
         return 1
     except Preempted as stop:
+        gc.freeze()  # as below
         print(f"{stop}; without overwrite_output_dir the same command goes on from there", file=sys.stderr)
         return STOPPED
     except KeyboardInterrupt:
@@ -62,6 +60,11 @@ def _run(argv: list[str], template: str | None) -> int:
     values = read_values(argv)
     device = values.get("device")
     prepare_environment(device if isinstance(device, str) else None)  # what is no text is refused further down
+    with raised_terminations(lambda: import_module(f"{__package__}.arguments")):
+        return _act(argv, values, template)
+
+
+def _act(argv: list[str], values: dict[str, Any], template: str | None) -> int:
     if convert("dry_run", values.pop("dry_run", False), bool):
         return _diagnose(values, template, _config_folder(argv))
     train(values, template=template, config_folder=_config_folder(argv))

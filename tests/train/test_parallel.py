@@ -9,8 +9,8 @@ import paddle
 import pytest
 from paddlenlp.trainer.trainer_utils import ShardingOption
 
-from paddlemix.models.loss import weighted_loss
 from paddlemix.checkpoints.files import CheckpointError
+from paddlemix.models.loss import weighted_loss
 from paddlemix.train.parallel import check_parallel, check_parts, note_parts
 
 FP16 = {"fp16": True, "fp16_opt_level": "O2"}
@@ -50,6 +50,13 @@ def test_what_paddle_would_fail_at_later_is_refused_in_several_processes(asked, 
 )
 def test_what_works_is_let_through(asked):
     check_parallel({"device": "npu", **asked}, 4)
+
+
+@pytest.mark.parametrize("key", ["sep_parallel_degree", "context_parallel_degree"])
+def test_what_fails_in_one_process_is_refused_there(key):
+    with pytest.raises(ValueError, match=f"{key} is 2: layers are not cut"):
+        check_parallel({key: 2, "device": "cpu"}, 1)
+    check_parallel({key: 1, "tensor_parallel_degree": 2, "device": "cpu"}, 1)
 
 
 def arguments(num_processes: int, *sharding: str, is_fresh: bool = False):
