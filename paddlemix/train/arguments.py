@@ -135,9 +135,9 @@ def parse(values: dict[str, Any]) -> tuple[ModelArguments, DataArguments, LlavaT
 
 
 def _resume_choice(value: Any) -> Any:
-    """Return a path as it is, LAST for true, and None for false, as if it were not given."""
+    """Return a path as it is, LAST for true, and None for false and an empty text, as if it were not given."""
     word = str(value).lower() if isinstance(value, (bool, str)) else None
-    return LAST if word == LAST else None if word == "false" else value
+    return LAST if word == LAST else None if word in ("false", "") else value
 
 
 def _field_types(cls) -> dict[str, Any]:

@@ -357,3 +357,86 @@ def test_run_that_was_killed_after_its_last_checkpoint_makes_its_result_without_
         assert second["train_loss"] == pytest.approx(first["train_loss"], rel=1e-6)
         rate = second["train_steps_per_second"] * second["train_runtime"]
         assert rate == pytest.approx(3 - step, rel=0.01)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model-00001-of-00002.safetensors", "loss.png", "eval_results.json"])
+@pytest.mark.parametrize("is_link", [False, True])
+def test_what_could_not_be_written_at_the_end_is_told_at_the_start(tmp_path, name, is_link):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / name).symlink_to(tmp_path / "base.json") if is_link else (out / name).mkdir()
+    with (
+        pytest.raises(CheckpointError, match=rf"out/{name} is a .*this run will write there"),
+        claimed(out, [], is_overwriting=True, is_writer=True),
+    ):
+        pytest.fail("a result without a place")
+    assert names(out) == [name]
+
+
+@pytest.mark.parametrize("name", [".checkpoint-2.partial", ".checkpoint-2.old"])
+def test_notes_under_the_name_of_an_unfinished_checkpoint_are_left_alone(tmp_path, name):
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    (out / name).mkdir(parents=True)
+    (out / name / "weights").write_text("mine")
+    elsewhere.mkdir()
+    (elsewhere / "weights").write_text("mine")
+    for _ in range(2):
+        with (
+            pytest.raises(CheckpointError, match=r"not begun by this program: move it away"),
+            claimed(out, [], is_overwriting=True, is_writer=True),
+        ):
+            pytest.fail("notes in a checkpoint")
+        assert contents(out / name) == contents(elsewhere) == {"weights": "mine"}
+        if not (out / name).is_symlink():
+            shutil.rmtree(out / name)
+            (out / name).symlink_to(elsewhere)
+
+
+def test_half_a_mark_of_a_killed_run_is_cleaned(tmp_path):
+    (tmp_path / ".checkpoint-2.partial").mkdir()
+    (tmp_path / f".checkpoint-2.partial/.{RUN}.abcd1234.tmp").touch()
+    with claimed(tmp_path, [], is_overwriting=True, is_writer=True):
+        assert names(tmp_path) == [".paddlemix.json", ".paddlemix.lock"]
+
+
+def test_last_checkpoint_of_a_copied_run_is_that_of_the_run(tmp_path):
+    for step in (9, 10):
+        save(tmp_path, step)
+    os.utime(tmp_path / "checkpoint-9" / COMPLETE, (1 << 40, 1 << 40))  # copied after the other
+    assert last_checkpoint(tmp_path).name == "checkpoint-10"
+
+
+def test_output_inside_the_model_does_not_make_it_another_model(tmp_path, data):
+    home = tmp_path / "model"
+    tiny_folder.make_folder(home, "pad")
+    values = settings(home, data, **SAVING, model_name_or_path=str(home))
+    first, again = train(values), train({**values, "max_steps": 3})
+    assert again.state.global_step == 3 and len(again.recorder.losses) == 1
+    assert first.facts["model"] == again.facts["model"]
+
+
+def test_result_that_lost_its_weights_is_made_again(tmp_path, data):
+    first = train(settings(tmp_path, data, **SAVING))
+    (tmp_path / "out/model.safetensors").unlink()
+    again = train(settings(tmp_path, data, **SAVING))
+    assert not again.recorder.losses and not differing(weights(first.llava), weights(again.llava))
+    assert (tmp_path / "out/model.safetensors").is_file()
+
+
+def test_run_that_was_killed_in_its_last_evaluation_is_evaluated(tmp_path, data):
+    values = settings(tmp_path, None, **SAVING, do_eval=True, dataset={"train": str(data), "eval": str(data)})
+    path = tmp_path / "out/eval_results.json"
+    train(values)
+    expected = json.loads(path.read_text())["eval_loss"]
+    path.unlink()
+    assert not train(values).recorder.losses and json.loads(path.read_text())["eval_loss"] == expected
+    changed = path.stat().st_mtime_ns
+    train(values)
+    assert path.stat().st_mtime_ns == changed
+
+
+def test_answers_before_training_leave_those_of_training(tmp_path):
+    for step, text in ((2, "a"), (0, "b"), (0, "c")):
+        append_answers(tmp_path, step, [{"answer": text}])
+    rows = map(json.loads, (tmp_path / "eval_answers.jsonl").read_text().splitlines())
+    assert [(row["step"], row["answer"]) for row in rows] == [(2, "a"), (0, "c")]
