@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 TEMPORARY = r"\.{name}\.\w{{8}}\.tmp"  # what tempfile makes of the prefix and suffix below
 
 
+MAX_NAME = 300  # characters of a path that cannot be, in a message
 NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)  # of file systems that cannot bring a folder to the disk
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # of file systems that have none
 
@@ -76,7 +77,8 @@ def check_file(path: str | Path) -> None:
     except (FileNotFoundError, NotADirectoryError):
         return
     except (OSError, ValueError) as error:  # a name that is too long, or holds a NUL
-        raise OutputError(f"{str(path)!r} cannot be written: {error}") from None
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise OutputError(f"{str(path)[:MAX_NAME]!r} cannot be written: {reason}") from None
     if stat.S_ISLNK(mode):
         raise OutputError(f"{path} is a link to {os.readlink(path)} and is not followed: name the file itself")
     if not stat.S_ISREG(mode):
@@ -120,8 +122,10 @@ def lock_file(path: Path, text: str) -> Iterator[None]:
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     try:
         _lock(fcntl.lockf, handle, text)
-        yield
-        path.unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
     finally:
         os.close(handle)
 

@@ -53,10 +53,15 @@ def claimed(
     if not is_writer:
         yield
         return
+    is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    with lock_file(folder / LOCK, f"another run is writing to {folder}: wait for it, or name another output_dir"):
-        _begin(folder)
-        yield
+    try:
+        with lock_file(folder / LOCK, f"another run is writing to {folder}: wait for it, or name another output_dir"):
+            _begin(folder)
+            yield
+    finally:
+        if is_new and {path.name for path in folder.iterdir()} == {NOTE}:  # the run ended before it began
+            shutil.rmtree(folder)
 
 
 def _begin(folder: Path) -> None:
