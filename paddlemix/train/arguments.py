@@ -124,7 +124,10 @@ def parse(values: dict[str, Any]) -> tuple[ModelArguments, DataArguments, LlavaT
         raise ValueError(f"paddlenlp refuses these training settings: {' '.join(str(error).split())}") from error
     check_supported(chosen[2])
     if model.lora_path and not model.lora:
-        raise ValueError(f"lora_path is {model.lora_path!r}, and lora is not true: set it, or leave lora_path out")
+        raise ValueError(
+            f"lora_path is {model.lora_path}, and lora is not true, so that its adapter would be left out: set lora: "
+            "true to go on from it, merge it first (paddlemix merge), or leave lora_path out"
+        )
     if training.minimum_eval_times and not training.eval_steps:
         raise ValueError(
             f"minimum_eval_times is {training.minimum_eval_times}: it changes eval_steps, so set eval_steps and "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -224,6 +225,29 @@ def test_new_run_goes_on_from_an_adapter(run, tmp_path, data):
 def test_adapter_of_another_rank_is_refused(run, tmp_path, data):
     with pytest.raises(ValueError, match="does not fit this run's LoRA settings"):
         build(settings(tmp_path, data, "anyres", lora_path=str(run[1]), **{**LORA, "lora_rank": 8}))
+
+
+@pytest.mark.parametrize("change", [{"lora_alpha": 64}, {"rslora": True}])
+def test_adapter_that_would_count_more_than_it_did_is_refused(run, tmp_path, data, change):
+    with pytest.raises(ValueError, match=r"is scaled by 2 .* by these settings it would be by (16|4): another model"):
+        build(settings(tmp_path, data, "anyres", lora_path=str(run[1]), **{**LORA, **change}))
+
+
+def test_adapter_that_would_be_left_out_is_refused(run, tmp_path, data):
+    with pytest.raises(ValueError, match=r"lora_path is .*, and lora is not true"):
+        build(settings(tmp_path, data, "anyres", lora_path=str(run[1])))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_merge_of_what_is_no_number_is_refused(run, tmp_path, value):
+    spoiled = tmp_path / "spoiled"
+    shutil.copytree(run[1], spoiled, ignore=shutil.ignore_patterns("checkpoint-*"))
+    tensors = paddle.load(str(spoiled / WEIGHTS))
+    name = next(name for name in tensors if name.endswith("lora_B"))
+    paddle.save({**tensors, name: paddle.full_like(tensors[name], value)}, str(spoiled / WEIGHTS))
+    with pytest.raises(CheckpointError, match="values that are no finite numbers in language_model"):
+        merge(spoiled, tmp_path / "merged", device="cpu")
+    assert not (tmp_path / "merged").exists()
 
 
 def test_adapters_start_from_the_runs_seed(tmp_path, data):

@@ -284,7 +284,7 @@ def test_result_of_another_kind_leaves_nothing_of_the_one_before(tmp_path, data)
 
 
 def test_adapter_without_lora_is_one_line(tmp_path, data):
-    with pytest.raises(ValueError, match="lora_path is 'there', and lora is not true"):
+    with pytest.raises(ValueError, match="lora_path is there, and lora is not true"):
         train(settings(tmp_path, data, lora_path="there"))
 
 
