@@ -177,7 +177,6 @@ def test_merge_script_writes_a_folder_that_chats_without_its_inputs(run, tmp_pat
     )
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in (tmp_path / "merged").iterdir()) == [
-        ".paddlemix.json",
         "config.json",
         "model.safetensors",
         "processor_config.json",
@@ -273,6 +272,6 @@ def test_full_model_in_a_former_adapter_folder_is_read_as_the_full_model(tmp_pat
 
 def test_merging_into_a_former_adapter_folder_gives_a_model_folder(run, tmp_path, data):
     train(settings(tmp_path, data, "anyres", max_steps=1, **LORA))
-    merge(run[1], tmp_path / "out", is_overwriting=True)
+    merge(run[1], tmp_path / "out")
     expected = weights(LlavaForConditionalGeneration.from_pretrained(run[1]))
     assert not differing(weights(LlavaForConditionalGeneration.from_pretrained(tmp_path / "out")), expected)
