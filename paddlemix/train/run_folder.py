@@ -170,7 +170,7 @@ def new_checkpoint(
         if _is_replaceable(folder):
             _remove(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / RUN, {FORMAT: 1, BEGUN: time.time_ns(), **facts})
+        write_json(folder / RUN, {FORMAT: 1, BEGUN: _now(output_dir), **facts})
     try:
         meet()
         yield folder, final
@@ -226,6 +226,11 @@ def _age(checkpoint: Path) -> tuple[int, int, str]:
     begun = begun if isinstance(begun, int) else (checkpoint / COMPLETE).stat().st_mtime_ns
     # Of names that differ in a number only, the longer one has the higher number.
     return begun, len(checkpoint.name), checkpoint.name
+
+
+def _now(output_dir: Path) -> int:
+    """Return the time in nanoseconds, after all whole checkpoints: another machine's clock may be behind."""
+    return max([time.time_ns(), *(_age(path)[0] + 1 for path in _whole(output_dir))])
 
 
 def remove_old(output_dir: Path, limit: int | None, kept: Sequence[str | None]) -> None:

@@ -378,6 +378,15 @@ def test_last_checkpoint_of_a_copied_run_is_that_of_the_run(tmp_path):
     assert last_checkpoint(tmp_path).name == "checkpoint-10"
 
 
+def test_checkpoint_of_a_machine_whose_clock_is_behind_is_the_last_one(tmp_path, monkeypatch):
+    for step, seconds in ((1, 1000), (2, 2000), (3, 500), (4, 600)):
+        monkeypatch.setattr("paddlemix.train.run_folder.time.time_ns", lambda seconds=seconds: seconds * 10**9)
+        save(tmp_path, step)
+        assert last_checkpoint(tmp_path).name == f"checkpoint-{step}"
+    remove_old(tmp_path, 2, [])
+    assert names(tmp_path) == ["checkpoint-3", "checkpoint-4"]
+
+
 def test_output_inside_the_model_does_not_make_it_another_model(tmp_path, data):
     home = tmp_path / "model"
     tiny_folder.make_folder(home, "pad")
