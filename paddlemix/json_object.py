@@ -21,7 +21,7 @@ def read_object(path: str | Path, error: type[ValueError], what: str | None = No
         size = Path(path).stat().st_size
         if size > MAX_BYTES:
             raise error(f"{what} has {in_bytes(size)}, expected {in_bytes(MAX_BYTES)} at most")
-        content = Path(path).read_bytes()
+        content = Path(path).read_bytes() if size else b""  # what the kernel shows as empty may never give a byte
     except FileNotFoundError:
         raise error(f"{what} does not exist") from None
     return parse_object(content, error, what)
