@@ -21,7 +21,7 @@ from paddlemix.checkpoints.files import open_safetensors
 from paddlemix.checkpoints.pdparams import open_pdparams
 
 MARK = "complete"  # of a whole checkpoint
-MEASURED = ("runtime", "per_second", "peak_memory")  # parts of the keys of figures that no two runs share
+MEASURED = ("runtime", "per_second", "peak_memory", "begun")  # parts of the keys of what no two runs share
 # What a run appends to from its start on, which so is no part of the result before the run has ended.
 RUNNING = frozenset(("bad_samples.jsonl", "eval_answers.jsonl", "bad_step.json"))
 FIGURES = frozenset(("train_results.json", "all_results.json", "eval_results.json", "trainer_state.json", "loss.png"))

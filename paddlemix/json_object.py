@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ def read_object(path: str | Path, error: type[ValueError], what: str | None = No
     """
     what = str(path) if what is None else what
     try:
-        size = Path(path).stat().st_size
-        if size > MAX_BYTES:
-            raise error(f"{what} has {in_bytes(size)}, expected {in_bytes(MAX_BYTES)} at most")
-        content = Path(path).read_bytes() if size else b""  # what the kernel shows as empty may never give a byte
+        found = Path(path).stat()
+        if stat.S_ISFIFO(found.st_mode) or stat.S_ISCHR(found.st_mode):  # reading it could take for ever
+            raise error(f"{what} is a pipe or a device, expected a file")
+        if found.st_size > MAX_BYTES:
+            raise error(f"{what} has {in_bytes(found.st_size)}, expected {in_bytes(MAX_BYTES)} at most")
+        content = Path(path).read_bytes() if found.st_size else b""  # the kernel's own may never give a byte
     except FileNotFoundError:
         raise error(f"{what} does not exist") from None
     return parse_object(content, error, what)

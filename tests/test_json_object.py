@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from paddlemix.json_object import parse_object, read_object
@@ -42,3 +44,10 @@ def test_file_is_called_by_its_path_or_as_the_caller_says(tmp_path):
         read_object(path, OwnError)
     with pytest.raises(OwnError, match=r"^the settings does not exist$"):
         read_object(path, OwnError, "the settings")
+
+
+def test_pipe_is_refused_instead_of_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "config.json")
+    for path in (tmp_path / "config.json", "/dev/zero"):
+        with pytest.raises(ValueError, match="is a pipe or a device, expected a file"):
+            read_object(path, ValueError)

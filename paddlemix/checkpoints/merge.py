@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import paddle
+
 from ..visible import visible
 from . import lora, peft_adapter, side_files
-from .files import CheckpointError
+from .files import CheckpointError, preview
 from .load import load_model
 from .output_folder import Place
 from .processor import LlavaProcessor
@@ -37,9 +39,17 @@ def merge(
     place = Place(Path(output), "merge", is_overwriting).checked([lora_path, base])
     processor = LlavaProcessor.from_pretrained(lora_path, base)
     model = load_model(lora_path, base=base, device=device, base_quantization=base_quantization)
+    _check_finite(model, f"{lora_path} over {base}")
     with place.filled() as folder:
         processor.save_pretrained(folder)
         model.save_pretrained(folder)
     rounding = side_files.rounding_of(lora_path, kind, base_quantization)
     rounded = f", its weights rounded to {rounding}" if rounding else ""
     print(visible(f"merged {lora_path} into {base}{rounded}: {output}"))
+
+
+def _check_finite(model, what: str) -> None:
+    """Raise CheckpointError for a sum that is no model. what: whose it is."""
+    bad = [name for name, one in model.named_parameters() if not bool(paddle.isfinite(one.astype("float32")).all())]
+    if bad:
+        raise CheckpointError(f"{what}: values that are no finite numbers in {preview(bad, 3)}")

@@ -120,11 +120,14 @@ def parse(values: dict[str, Any]) -> tuple[ModelArguments, DataArguments, LlavaT
     check_parallel(chosen[2], paddle.distributed.get_world_size())
     try:
         model, data, training = (cls(**own) for cls, own in zip(classes, chosen, strict=True))
-    except (AssertionError, NotImplementedError) as error:
-        raise ValueError(f"paddlenlp refuses these training settings: {error}") from error
+    except (AssertionError, NotImplementedError, ValueError) as error:
+        raise ValueError(f"paddlenlp refuses these training settings: {' '.join(str(error).split())}") from error
     check_supported(chosen[2])
     if model.lora_path and not model.lora:
-        raise ValueError(f"lora_path is {model.lora_path!r}, and lora is not true: set it, or leave lora_path out")
+        raise ValueError(
+            f"lora_path is {model.lora_path}, and lora is not true, so that its adapter would be left out: set lora: "
+            "true to go on from it, merge it first (paddlemix merge), or leave lora_path out"
+        )
     if training.minimum_eval_times and not training.eval_steps:
         raise ValueError(
             f"minimum_eval_times is {training.minimum_eval_times}: it changes eval_steps, so set eval_steps and "
@@ -135,9 +138,9 @@ def parse(values: dict[str, Any]) -> tuple[ModelArguments, DataArguments, LlavaT
 
 
 def _resume_choice(value: Any) -> Any:
-    """Return a path as it is, LAST for true, and None for false, as if it were not given."""
+    """Return a path as it is, LAST for true, and None for false and an empty text, as if it were not given."""
     word = str(value).lower() if isinstance(value, (bool, str)) else None
-    return LAST if word == LAST else None if word == "false" else value
+    return LAST if word == LAST else None if word in ("false", "") else value
 
 
 def _field_types(cls) -> dict[str, Any]:

@@ -34,11 +34,11 @@ def best_checkpoint(best: str, output_dir: str) -> Path:
     return folder
 
 
-def check_best(checkpoint: str, output_dir: str) -> None:
-    """Raise CheckpointError if the best checkpoint that another one names is gone."""
-    best = read_json(Path(checkpoint) / TRAINER_STATE_NAME).get("best_model_checkpoint")
-    if best is not None:
-        best_checkpoint(best, output_dir)
+def noted_best(checkpoint: str | Path, output_dir: str) -> Path | None:
+    """Return the best checkpoint that another one names, None where it names none. Raises CheckpointError."""
+    path = Path(checkpoint) / TRAINER_STATE_NAME
+    best = read_json(path).get("best_model_checkpoint") if path.is_file() else None
+    return best_checkpoint(best, output_dir) if isinstance(best, str) else None
 
 
 @contextmanager

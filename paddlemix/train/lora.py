@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import math
 import os
 import re
 from pathlib import Path
@@ -91,5 +92,17 @@ def load_adapter(wrapped: LoRAModel, folder: Path) -> None:
             f"the adapter in {folder} does not fit this run's LoRA settings: missing {missing[:5]}, extra {extra[:5]}, "
             "or of another rank"
         )
+    _check_scaling(wrapped, folder)
     for name in wanted:
         put(parameters[name], stored[name], False)
+
+
+def _check_scaling(wrapped: LoRAModel, folder: Path) -> None:
+    """Raise ValueError where an adapter would change its base more or less than it did in its own training."""
+    before, now = adapter_files.scaling_of(folder), wrapped.lora_config.scaling
+    if not math.isclose(before, now, rel_tol=1e-6):
+        raise ValueError(
+            f"the adapter in {folder} is scaled by {before:g} (lora_alpha over lora_rank, or over its root with "
+            f"rslora), and by these settings it would be by {now:g}: another model. Take lora_alpha and rslora from "
+            f"{folder / adapter_files.CONFIG}"
+        )

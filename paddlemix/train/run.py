@@ -7,12 +7,13 @@ import gc
 import signal
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from ..accelerators import explained
 from ..device import prepare_environment
-from ..interrupts import kept_interrupts
+from ..interrupts import Preempted, kept_interrupts, raised_terminations
 from ..log import complain, notice
 from ..streams import standard_streams
 from .convert import convert
@@ -30,10 +31,6 @@ doctor`, one step is tried, and nothing is trained.
 """
 
 
-class Preempted(Exception):
-    """A run that was asked to stop, and saved a checkpoint."""
-
-
 def main(argv: list[str], *, script: str, template: str | None) -> int:
     """Run with a command line; print a user's mistake as one line and return 1. template: None for the model's own."""
     try:
@@ -48,6 +45,7 @@ def main(argv: list[str], *, script: str, template: str | None) -> int:
         complain(error)
         return 1
     except Preempted as stop:
+        gc.freeze()  # as below
         print(f"{stop}; without overwrite_output_dir the same command goes on from there", file=sys.stderr)
         return STOPPED
     except KeyboardInterrupt:
@@ -62,6 +60,11 @@ def _run(argv: list[str], template: str | None) -> int:
     values = read_values(argv)
     device = values.get("device")
     prepare_environment(device if isinstance(device, str) else None)  # what is no text is refused further down
+    with raised_terminations(lambda: import_module(f"{__package__}.arguments")):
+        return _act(argv, values, template)
+
+
+def _act(argv: list[str], values: dict[str, Any], template: str | None) -> int:
     if convert("dry_run", values.pop("dry_run", False), bool):
         return _diagnose(values, template, _config_folder(argv))
     train(values, template=template, config_folder=_config_folder(argv))
@@ -211,6 +214,7 @@ def execute(trainer, args, settings: dict[str, Any] | None = None) -> None:
     if args.do_train:
         checkpoint = start_of(trainer, args)
         if checkpoint == FINISHED:
+            _evaluate_result(trainer, args)
             return
         if checkpoint is not None:
             notice(f"going on from {checkpoint}")
@@ -220,9 +224,23 @@ def execute(trainer, args, settings: dict[str, Any] | None = None) -> None:
         trainer.log_metrics("train", result.metrics)
         save_result(trainer, result.metrics, settings)
     if args.do_eval:
-        metrics = trainer.evaluate()
-        trainer.log_metrics("eval", metrics)
-        trainer.save_metrics("eval", metrics)
+        _evaluate(trainer)
+
+
+def _evaluate(trainer) -> None:
+    metrics = trainer.evaluate()
+    trainer.log_metrics("eval", metrics)
+    trainer.save_metrics("eval", metrics)
+
+
+def _evaluate_result(trainer, args) -> None:
+    """Evaluate the result of a finished run that ended before it had been."""
+    from .saving import EVAL_RESULTS, finished_step
+
+    if args.do_eval and not (Path(args.output_dir) / EVAL_RESULTS).is_file():
+        trainer.state.global_step, _ = finished_step(args.output_dir)
+        trainer._load_from_checkpoint(args.output_dir)
+        _evaluate(trainer)
 
 
 def start_of(trainer, args) -> Path | str | None:
@@ -260,12 +278,16 @@ def _chosen(args) -> Path | None:
 
 def _is_over(trainer, args, checkpoint: Path | None) -> bool:
     """Tell if a run has come to its end before. Raises ValueError if what is there is of another run."""
+    from .best import noted_best
     from .run_facts import LEARNING, ORDER, SAME, check_facts, check_same
     from .saving import finished_step
 
     output_dir, is_data_checked = Path(args.output_dir), not args.ignore_data_skip
     if checkpoint is not None:
         check_same(trainer.facts, checkpoint, is_data_checked=is_data_checked, tell=notice)
+        best = noted_best(checkpoint, args.output_dir) if args.load_best_model_at_end else None
+        if best is not None:
+            check_same(trainer.facts, best, is_data_checked=is_data_checked, tell=lambda text: None)
     finished = finished_step(output_dir)
     if args.overwrite_output_dir or args.resume_from_checkpoint not in (None, LAST) or finished is None:
         return False

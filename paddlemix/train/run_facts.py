@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints.files import read_json
+from ..checkpoints.output_folder import NOTE
 from .results import fingerprint
 from .run_folder import FORMAT, RUN
 
@@ -101,9 +102,11 @@ def _named(folder: str | Path) -> dict[str, str]:
 
 def model_fingerprint(home: Path) -> str:
     """Return a hash that other weights or another config change, of config files and the ends of weight files."""
-    parts = []
+    parts, others = [], {path.parent for path in home.glob(f"*/**/{NOTE}")}  # other commands' outputs inside it
     for path in sorted(home.rglob("*")):
         if not path.is_file() or any(part.startswith(("checkpoint-", ".")) for part in path.relative_to(home).parts):
+            continue
+        if others.intersection(path.parents):
             continue
         if path.name == "config.json":
             parts += [path.relative_to(home).as_posix().encode(), path.read_bytes()]

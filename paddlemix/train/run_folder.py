@@ -9,20 +9,22 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ..checkpoints.files import CheckpointError, read_json
-from ..checkpoints.output_folder import NOTE, Place, finish_exchange
+from ..checkpoints.output_folder import MODEL_FILES, NOTE, Place, finish_exchange
 from ..log import notice
-from ..output import lock_file, remove_leftovers, sync, sync_tree, write_json
+from ..output import OutputError, check_file, lock_file, remove_leftovers, sync, sync_tree, write_json
 
 COMMAND = "train"
 COMPLETE = "complete"  # a checkpoint folder holds this file once everything else in it is written
 RUN = "run.json"  # of a checkpoint: what it belongs to, see run_facts; there from its beginning
 FORMAT = "paddlemix_run"
+BEGUN = "begun"  # in run.json: when the checkpoint was, in nanoseconds; a copied folder has other times of its files
 PREFIX = "checkpoint-"
 OWN = re.compile(r"checkpoint-\d+")
 # A checkpoint whose name was taken by something else has a second number; `last_checkpoint` knows it, too.
@@ -34,6 +36,8 @@ MADE_BEFORE = (".doctor", LOCK, "log", "logs", "runs")
 # Files beside the result, of which a kill may have left half a one under a temporary name.
 WRITTEN = (NOTE, "config.json", "model.safetensors", "bad_step.json", "eval_answers.jsonl", "eval_results.json")
 STATE = "trainer_state.json"  # paddlenlp's, in its output_dir and checkpoints
+# What is written there besides the model's files.
+BESIDE = (*WRITTEN, STATE, "bad_samples.jsonl", "all_results.json", "train_results.json", "loss.png")
 
 
 @contextmanager
@@ -49,10 +53,15 @@ def claimed(
     if not is_writer:
         yield
         return
+    is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    with lock_file(folder / LOCK, f"another run is writing to {folder}: wait for it, or name another output_dir"):
-        _begin(folder)
-        yield
+    try:
+        with lock_file(folder / LOCK, f"another run is writing to {folder}: wait for it, or name another output_dir"):
+            _begin(folder)
+            yield
+    finally:
+        if is_new and {path.name for path in folder.iterdir()} == {NOTE}:  # the run ended before it began
+            shutil.rmtree(folder)
 
 
 def _begin(folder: Path) -> None:
@@ -71,7 +80,24 @@ def _begin(folder: Path) -> None:
 def check_place(output_dir: str | Path, sources: Sequence[Path], *, is_overwriting: bool) -> Path:
     """Return the real path of a run's folder. Raises CheckpointError as `claimed`."""
     place = Place(Path(output_dir), COMMAND, is_overwriting, "overwrite_output_dir", is_known=_is_of_a_run)
-    return place.checked(sources).folder
+    folder = place.checked(sources).folder
+    if folder.is_dir():
+        _check_names(folder)
+    return folder
+
+
+def _check_names(folder: Path) -> None:
+    """Raise CheckpointError where a run could not write at its end, or would have to write into somebody's folder."""
+    for path in sorted(folder.iterdir()):
+        try:
+            if MODEL_FILES.fullmatch(path.name) or path.name in (*BESIDE, LOCK):
+                check_file(path)
+        except OutputError as error:
+            raise CheckpointError(f"{error}; or move it away, this run will write there") from None
+        if UNFINISHED.fullmatch(path.name) and not _is_unfinished(path):
+            raise CheckpointError(
+                f"{path} has the name of an unfinished checkpoint, and was not begun by this program: move it away"
+            )
 
 
 def _is_of_a_run(folder: Path) -> bool:
@@ -102,15 +128,23 @@ def _is_begun(folder: Path) -> bool:
 def remove_unfinished(output_dir: Path) -> None:
     """Remove what a killed run left half written; a whole checkpoint that only lacks its name gets it."""
     for folder in sorted(output_dir.glob(f".{PREFIX}*")):
-        if not UNFINISHED.fullmatch(folder.name) or folder.is_symlink() or not folder.is_dir():
+        if not UNFINISHED.fullmatch(folder.name) or not _is_unfinished(folder):
             continue
         if folder.suffix == ".partial" and _is_begun(folder) and (folder / COMPLETE).is_file():
             _rename(folder, output_dir / folder.name[1:].removesuffix(".partial"))
-        elif _is_begun(folder) or not any(folder.iterdir()):
+        else:
             _remove(folder)
     for folder in output_dir.glob(f"{PREFIX}*"):
         if is_own(folder) and not (folder / COMPLETE).is_file():  # one whose removal was cut off
             _remove(folder)
+
+
+def _is_unfinished(folder: Path) -> bool:
+    """Tell if a folder is what a kill can leave of a checkpoint: begun, or with nothing in it but half a run.json."""
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    remove_leftovers(folder / RUN)
+    return _is_begun(folder) or not any(folder.iterdir())
 
 
 def _remove(folder: Path) -> None:
@@ -136,7 +170,7 @@ def new_checkpoint(
         if _is_replaceable(folder):
             _remove(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / RUN, {FORMAT: 1, **facts})
+        write_json(folder / RUN, {FORMAT: 1, BEGUN: time.time_ns(), **facts})
     try:
         meet()
         yield folder, final
@@ -171,7 +205,7 @@ def _rename(folder: Path, final: Path) -> None:
         os.replace(final, old)
     os.replace(folder, final)
     sync(final.parent)
-    if old.is_dir():
+    if _is_replaceable(old):
         _remove(old)
 
 
@@ -188,8 +222,10 @@ def _whole(output_dir: Path) -> list[Path]:
 
 
 def _age(checkpoint: Path) -> tuple[int, int, str]:
+    begun = read_json(checkpoint / RUN).get(BEGUN) if _is_begun(checkpoint) else None
+    begun = begun if isinstance(begun, int) else (checkpoint / COMPLETE).stat().st_mtime_ns
     # Of names that differ in a number only, the longer one has the higher number.
-    return (checkpoint / COMPLETE).stat().st_mtime_ns, len(checkpoint.name), checkpoint.name
+    return begun, len(checkpoint.name), checkpoint.name
 
 
 def remove_old(output_dir: Path, limit: int | None, kept: Sequence[str | None]) -> None:

@@ -23,7 +23,7 @@ from ..checkpoints.pdparams import read_saved, refusing
 from ..checkpoints.pickle_reader import ForbiddenPickle
 from ..log import notice
 from ..output import write_json
-from .best import check_best
+from .best import noted_best
 from .lora import load_adapter
 from .offload import host_weights, restore
 from .optimizer_state import MASTERS, read_optimizer, write_optimizer
@@ -53,7 +53,17 @@ def check_checkpoint(folder: str | None, args) -> None:
     check_parts(folder, args)
     check_state(folder, is_needed=not args.ignore_load_lr_and_optim)
     if args.load_best_model_at_end and not args.ignore_load_lr_and_optim:
-        check_best(folder, args.output_dir)
+        _check_best(folder, args.output_dir)
+
+
+def _check_best(folder: str, output_dir: str) -> None:
+    """Raise CheckpointError for a best checkpoint that is none; else that would be found out when training is over."""
+    best = noted_best(folder, output_dir)
+    try:
+        if best is not None:
+            check_state(best)
+    except CheckpointError as error:
+        raise CheckpointError(f"{best}, which {folder} names as the best checkpoint, is none: {error}") from None
 
 
 def load_weights(model, folder: Path) -> None:

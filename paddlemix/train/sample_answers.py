@@ -46,11 +46,12 @@ def sample_answers(
 def append_answers(folder: Path, step: int, answers: Sequence[dict[str, str]]) -> None:
     """Put them at the end of eval_answers.jsonl, one a line, with the step.
 
-    Those of the same and of later steps go: they are from before a run that went on from an earlier one.
+    Those of the same and of later steps go: they are from before a run that went on from an earlier one. Before the
+    first step, where nothing was trained, only those of step 0 go.
     """
     path = Path(folder) / FILE
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []
-    lines = [line for line in lines if line and _step_of(line) < step]
+    lines = [line for line in lines if line and (_step_of(line) < step if step else _step_of(line) != 0)]
     lines += [json.dumps({"step": step, **answer}, ensure_ascii=False) for answer in answers]
     with replacing(path) as file:
         file.write("".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace"))
@@ -60,6 +61,6 @@ def _step_of(line: str) -> float:
     """Return the step of a line, -inf for a line of somebody else's."""
     try:
         step = json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return -math.inf
     return step if isinstance(step, int) else -math.inf

@@ -11,12 +11,13 @@ from typing import Any
 import paddle
 
 from ..checkpoints.files import read_json
-from ..checkpoints.output_folder import NOTE, exchanged
+from ..checkpoints.output_folder import MODEL_FILES, NOTE, exchanged
 from ..output import write_json
 from .parallel import note_parts
 from .results import ALL_RESULTS, draw_losses, write_results
 from .run_folder import COMMAND, FORMAT, STATE, last_checkpoint, new_checkpoint, remove_old
 
+EVAL_RESULTS = "eval_results.json"
 FINISHED = "finished"  # of the folder's note: the last step of a run that came to its end, and its facts
 
 
@@ -54,6 +55,7 @@ def save_result(trainer, metrics: Mapping[str, Any], settings: Mapping[str, Any]
     output_dir, is_first = Path(trainer.args.output_dir), trainer.is_world_process_zero()
     if is_first:
         finished = {FINISHED: {"step": trainer.state.global_step, FORMAT: 1, **trainer.facts}}
+        (output_dir / EVAL_RESULTS).unlink(missing_ok=True)  # it is of the model that was there before
         place = exchanged(output_dir, COMMAND, values=finished)
     else:
         place = contextlib.nullcontext(output_dir)
@@ -83,9 +85,13 @@ def write_metrics(folder: Path, split: str, metrics: Mapping[str, Any], *, is_co
 
 
 def finished_step(output_dir: str | Path) -> tuple[int, dict[str, Any]] | None:
-    """Return the last step and the facts of the run whose result a folder holds, None where there is no such run."""
+    """Return the last step and the facts of the run whose whole result a folder holds, None where there is none."""
     path = Path(output_dir) / NOTE
-    values = read_json(path).get(FINISHED) if path.is_file() else None
-    if not isinstance(values, dict) or not isinstance(values.get("step"), int):
+    note = read_json(path) if path.is_file() else {}
+    values, files = note.get(FINISHED), note.get("files")
+    if not isinstance(values, dict) or not isinstance(values.get("step"), int) or not isinstance(files, list):
+        return None
+    model = [name for name in files if isinstance(name, str) and MODEL_FILES.fullmatch(name)]
+    if not all((path.parent / name).is_file() for name in model):
         return None
     return values["step"], values

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from paddlenlp.trainer import TrainerCallback
 
+from ..interrupts import Preempted
 from ..log import notice
-from .run import Preempted
 
 
 class StopRequest(TrainerCallback):

@@ -15,10 +15,22 @@ from pathlib import Path
 import paddle
 
 from ..data.bad_rows import BadRowPolicy
-from ..data.row_note import RowNote, count_kinds, in_words
+from ..data.row_note import CUT, SKIPPED, RowNote, count_kinds, in_words
+from ..foreign_json import TEXT, Kind, check_values, one_of, whole_number
 
 FILE = "bad_samples.jsonl"
 CHECKPOINT_FILE = "row_notes.jsonl"  # what a checkpoint knows: the skipped and the cut rows up to its step
+
+NUMBER = whole_number(0, 1 << 40)
+NOTE_KINDS: dict[str, Kind] = {
+    "split": TEXT,
+    "file": Kind(lambda value: isinstance(value, str), "a path"),
+    "row": NUMBER,
+    "line": NUMBER.or_null(),
+    "kind": one_of((*SKIPPED, CUT)),
+    "reason": Kind(lambda value: isinstance(value, str), "a text"),
+    "dropped_turns": NUMBER,
+}
 
 
 class RowTally:
@@ -160,7 +172,8 @@ def read_notes(path: Path) -> list[RowNote]:
         try:
             values = json.loads(line)
             place = [values[key] for key in ("split", "file", "row", "line", "id", "kind")]
-        except (json.JSONDecodeError, KeyError, TypeError):
-            continue  # the last line of a run that was killed while it wrote
+            check_values(values, NOTE_KINDS, str(path))
+        except (ValueError, KeyError, TypeError, RecursionError):
+            continue  # the last line of a run that was killed while it wrote, or somebody else's
         notes.append(RowNote(*place, values.get("reason", ""), values.get("dropped_turns", 0)))
     return notes

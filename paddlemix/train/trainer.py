@@ -57,7 +57,7 @@ class LlavaTrainer(Trainer):
         self.describe = describe
         self.tally = tally
         self.is_tally_begun = False
-        self._num_done_steps = 0
+        self.num_done_steps = 0  # of a run before, which this one goes on from
         self._random_state: dict | None = None
         self.meter = Meter(args.dataset_world_size)
         self.watch = watch_of(args, (model.model if isinstance(model, LoRAModel) else model).config)
@@ -135,8 +135,8 @@ class LlavaTrainer(Trainer):
         self._begin_tally(resume_from_checkpoint, is_fresh=not resume_from_checkpoint)
         if not resume_from_checkpoint and self.is_world_process_zero():
             (Path(self.args.output_dir) / ANSWERS).unlink(missing_ok=True)
-        self._num_done_steps = num_done_steps(resume_from_checkpoint, self.args)
-        if self._num_done_steps:
+        self.num_done_steps = num_done_steps(resume_from_checkpoint, self.args)
+        if self.num_done_steps:
             self.history.read(Path(resume_from_checkpoint))
         self.meter.begin()
         try:
@@ -146,7 +146,7 @@ class LlavaTrainer(Trainer):
         finally:
             if self.is_world_process_zero():
                 self.tally.write()
-        own = max(self.state.global_step - self._num_done_steps, 0)
+        own = max(self.state.global_step - self.num_done_steps, 0)
         self.history.settle(result.metrics, share=own / max(self.state.max_steps, 1))
         result.metrics.update(self.tally.metrics("train"))
         best = self.state.best_model_checkpoint
@@ -193,7 +193,7 @@ class LlavaTrainer(Trainer):
 
     def _maybe_log_save_evaluate(self, tr_loss, model, epoch, ignore_keys_for_eval, **kwargs):
         """Count bad rows too: with several processes where they meet anyway, alone after every step."""
-        if self.state.max_steps <= self._num_done_steps:
+        if self.state.max_steps <= self.num_done_steps:
             return  # the checkpoint was of the last step
         if self.control.should_log or self.control.should_save or self.args.world_size <= 1:
             self._settle_tally(is_told=self.control.should_log)
@@ -210,7 +210,7 @@ class LlavaTrainer(Trainer):
     def get_train_dataloader(self):
         """Return the loader of an epoch's batches, which know how much they count in their optimizer step."""
         sampler = self._get_train_sampler()
-        num_done, num_steps = self._num_done_steps, self.num_steps()
+        num_done, num_steps = self.num_done_steps, self.num_steps()
         self.args.ignore_data_skip &= num_done < num_steps  # else no data is left to be read
         sampler.begin_after(0 if self.args.ignore_data_skip else num_done, num_steps)
         loader = StepLoader(

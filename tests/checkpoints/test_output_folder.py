@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 
 import pytest
+from kills import stopped_at
 
 from paddlemix.checkpoints.files import CheckpointError
 from paddlemix.checkpoints.output_folder import NOTE, STAGING, Place, exchanged, finish_exchange
 
 OLD = dict.fromkeys(["config.json", "model-00001-of-00002.safetensors", "tokenizer.model", "lora_config.json"], "old")
 NEW = {"config.json": "new", "model.safetensors": "new", "llm/config.json": "new"}
-
-
-class Killed(BaseException):
-    """What stands for a process that ends at once."""
 
 
 def fill(folder, files):
@@ -100,30 +96,6 @@ def test_failure_while_it_is_filled_leaves_the_old_folder(tmp_path):
         fill(folder, NEW)
         raise OSError(28, "No space left on device")
     assert contents(tmp_path / "out") == before
-
-
-def stopped_at(number, monkeypatch, run):
-    """Run, and end at the numbered change of a directory; tell if it came to that."""
-    count = 0
-
-    def counted(function):
-        def call(*values, **options):
-            nonlocal count
-            count += 1
-            if count == number:
-                raise Killed
-            return function(*values, **options)
-
-        return call
-
-    with monkeypatch.context() as patch:
-        for name in ("replace", "unlink", "rmdir", "mkdir", "rename"):
-            patch.setattr(os, name, counted(getattr(os, name)))
-        try:
-            run()
-        except Killed:
-            return True
-    return False
 
 
 def test_kill_at_any_change_leaves_the_old_the_new_or_no_model_and_the_next_start_mends_it(tmp_path, monkeypatch):

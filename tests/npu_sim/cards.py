@@ -40,7 +40,8 @@ def train(script: str, config: str) -> int:
 
     def noted(trainer, args, settings=None):
         execute(trainer, args, settings)
-        values = [value for name in ("loss", "eval_loss") for _, value in trainer.history.values.get(name, ())]
+        logged = [pair for name in ("loss", "eval_loss") for pair in trainer.history.values.get(name, ())]
+        values = [value for step, value in logged if step > trainer.num_done_steps]
         Path(config).with_name(f"losses.{RANK}.json").write_text(json.dumps(values))
 
     run.execute = noted

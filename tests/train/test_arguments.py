@@ -405,3 +405,9 @@ def test_one_process_says_that_it_splits_nothing(caplog, values, told):
         settings(**values)
     lines = [record.message for record in caplog.records if "without effect in one process" in record.message]
     assert [line.startswith(told) for line in lines] == ([True] if told else [])
+
+
+def test_refusal_of_paddlenlp_is_one_line(tmp_path):
+    values = {"output_dir": str(tmp_path), "load_best_model_at_end": True, "save_strategy": "steps", "device": "cpu"}
+    with pytest.raises(ValueError, match=r"^paddlenlp refuses these training settings: [^\n]*$"):
+        parse(values)

@@ -249,3 +249,13 @@ def test_notes_survive_the_file_whatever_their_text_is(tmp_path):
     tally.add(notes)
     tally.write()
     assert read_notes(tmp_path / FILE) == notes
+
+
+@pytest.mark.parametrize(
+    "change", [{"split": []}, {"file": {}}, {"kind": "x"}, {"row": "1"}, {"reason": 5}, {"dropped_turns": "x"}]
+)
+def test_lines_that_no_run_wrote_are_left_out(tmp_path, change):
+    line = {**note(1).as_dict(), **change}
+    lines = [json.dumps(line), "[" * 100_000, "1" * 5000, json.dumps(note(2).as_dict())]
+    (tmp_path / FILE).write_text("\n".join(lines))
+    assert read_notes(tmp_path / FILE) == [note(2)]

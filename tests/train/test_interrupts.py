@@ -15,6 +15,7 @@ import tiny_folder
 from slow_server import drip, running
 from tiny_training import settings, train
 
+from paddlemix.interrupts import kept_interrupts
 from paddlemix.train.checks.doctor import diagnose
 from paddlemix.train.run import main
 from paddlemix.train.tally import FILE
@@ -76,6 +77,24 @@ def test_sigterm_before_the_first_step_ends_the_run_at_once(slow, tmp_path, caps
     code, seconds = slow(settings(tmp_path, tmp_path / "data/slow.json"), signal.SIGTERM)
     assert code == 143 and seconds < 2
     assert "stopped by SIGTERM before the first step" in capsys.readouterr().err
+
+
+def test_sigterm_while_it_evaluates_ends_the_run_at_once(slow, tmp_path, capsys):
+    files = {split: [{"data_files": str(tmp_path / "data/slow.json")}] for split in ("train", "eval")}
+    before = signal.getsignal(signal.SIGTERM)
+    code, seconds = slow(settings(tmp_path, "", dataset=files, do_train=False, do_eval=True), signal.SIGTERM)
+    assert code == 143 and seconds < 2
+    assert "stopped by SIGTERM" in capsys.readouterr().err and signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize("error", [ImportError, SystemError, RuntimeError, OSError])
+def test_ctrl_c_that_became_another_error_is_one(error):
+    with pytest.raises(KeyboardInterrupt), kept_interrupts():
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+        except KeyboardInterrupt:
+            raise error("initialization failed") from None
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,9 @@ from paddlenlp.peft import LoRAModel
 from tiny_training import LORA, build, differing, settings, train, weights
 
 from paddlemix import LlavaForConditionalGeneration, LlavaProcessor
+from paddlemix.checkpoints.files import CheckpointError
 from paddlemix.checkpoints.merge import merge
+from paddlemix.checkpoints.output_folder import NOTE
 from paddlemix.checkpoints.pdparams import open_pdparams
 from paddlemix.generate.sampling import SamplingParams
 from paddlemix.generate.session import ChatSession
@@ -175,6 +178,7 @@ def test_merge_script_writes_a_folder_that_chats_without_its_inputs(run, tmp_pat
     )
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in (tmp_path / "merged").iterdir()) == [
+        NOTE,
         "config.json",
         "model.safetensors",
         "processor_config.json",
@@ -223,6 +227,29 @@ def test_adapter_of_another_rank_is_refused(run, tmp_path, data):
         build(settings(tmp_path, data, "anyres", lora_path=str(run[1]), **{**LORA, "lora_rank": 8}))
 
 
+@pytest.mark.parametrize("change", [{"lora_alpha": 64}, {"rslora": True}])
+def test_adapter_that_would_count_more_than_it_did_is_refused(run, tmp_path, data, change):
+    with pytest.raises(ValueError, match=r"is scaled by 2 .* by these settings it would be by (16|4): another model"):
+        build(settings(tmp_path, data, "anyres", lora_path=str(run[1]), **{**LORA, **change}))
+
+
+def test_adapter_that_would_be_left_out_is_refused(run, tmp_path, data):
+    with pytest.raises(ValueError, match=r"lora_path is .*, and lora is not true"):
+        build(settings(tmp_path, data, "anyres", lora_path=str(run[1])))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_merge_of_what_is_no_number_is_refused(run, tmp_path, value):
+    spoiled = tmp_path / "spoiled"
+    shutil.copytree(run[1], spoiled, ignore=shutil.ignore_patterns("checkpoint-*"))
+    tensors = paddle.load(str(spoiled / WEIGHTS))
+    name = next(name for name in tensors if name.endswith("lora_B"))
+    paddle.save({**tensors, name: paddle.full_like(tensors[name], value)}, str(spoiled / WEIGHTS))
+    with pytest.raises(CheckpointError, match="values that are no finite numbers in language_model"):
+        merge(spoiled, tmp_path / "merged", device="cpu")
+    assert not (tmp_path / "merged").exists()
+
+
 def test_adapters_start_from_the_runs_seed(tmp_path, data):
     starts = [weights(build(settings(tmp_path, data, seed=seed, **LORA)).llava) for seed in (1, 1, 2)]
     assert not differing(starts[0], starts[1])
@@ -247,6 +274,8 @@ def test_full_model_in_a_former_adapter_folder_is_read_as_the_full_model(tmp_pat
 
 def test_merging_into_a_former_adapter_folder_gives_a_model_folder(run, tmp_path, data):
     train(settings(tmp_path, data, "anyres", max_steps=1, **LORA))
-    merge(run[1], tmp_path / "out")
+    with pytest.raises(CheckpointError, match="no earlier output of merge"):
+        merge(run[1], tmp_path / "out")
+    merge(run[1], tmp_path / "out", is_overwriting=True)
     expected = weights(LlavaForConditionalGeneration.from_pretrained(run[1]))
     assert not differing(weights(LlavaForConditionalGeneration.from_pretrained(tmp_path / "out")), expected)

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
-import numpy as np
-import paddle
 import pytest
-from paddlenlp.trainer.trainer_utils import ShardingOption
 
-from paddlemix.models.loss import weighted_loss
-from paddlemix.train.parallel import check_parallel, check_parts, note_parts
+from paddlemix.train.parallel import check_parallel
 
 FP16 = {"fp16": True, "fp16_opt_level": "O2"}
 
@@ -49,51 +43,3 @@ def test_what_paddle_would_fail_at_later_is_refused_in_several_processes(asked, 
 )
 def test_what_works_is_let_through(asked):
     check_parallel({"device": "npu", **asked}, 4)
-
-
-def arguments(num_processes: int, *sharding: str, is_fresh: bool = False):
-    options = [ShardingOption(word) for word in sharding]
-    degree = num_processes if sharding else -1
-    return SimpleNamespace(
-        world_size=num_processes, sharding=options, sharding_parallel_degree=degree, ignore_load_lr_and_optim=is_fresh
-    )
-
-
-@pytest.mark.parametrize("now", [arguments(1), arguments(4, "stage2"), arguments(2, "stage1"), arguments(2)])
-def test_a_divided_optimizer_state_goes_on_as_it_was_divided_only(tmp_path, now):
-    note_parts(tmp_path, arguments(2, "stage2", "offload"))
-    check_parts(tmp_path, arguments(2, "stage2"))
-    check_parts(tmp_path, arguments(1, is_fresh=True))
-    with pytest.raises(ValueError, match="of 2 processes with sharding stage2 over 2, and this is a run of"):
-        check_parts(tmp_path, now)
-
-
-def test_a_whole_optimizer_state_goes_on_in_any_number_of_processes(tmp_path):
-    note_parts(tmp_path, arguments(2))
-    check_parts(tmp_path, arguments(1))
-    check_parts(tmp_path, arguments(4))
-    with pytest.raises(ValueError, match="2 processes without sharding, and this is a run of 2 processes with"):
-        check_parts(tmp_path, arguments(2, "stage1"))
-
-
-@pytest.mark.parametrize("num_trained", [0, 1, 5])
-def test_a_head_that_is_called_once_gives_the_same_loss(monkeypatch, num_trained):
-    monkeypatch.setattr("paddlemix.models.loss.MAX_LOGITS", 2 * 7)  # two tokens at a time
-    generator = np.random.default_rng(0)
-    hidden = paddle.to_tensor(generator.normal(size=[1, 6, 3]).astype("float32"), stop_gradient=False)
-    matrix = paddle.to_tensor(generator.normal(size=[3, 7]).astype("float32"), stop_gradient=False)
-    labels = np.full([1, 6], -100)
-    labels[0, 1 : 1 + num_trained] = generator.integers(0, 7, num_trained)
-    calls = []
-
-    def head(x):
-        calls.append(len(x))
-        return x @ matrix
-
-    usual = weighted_loss(hidden, labels, None, head, 7)
-    calls.clear()
-    once = weighted_loss(hidden, labels, None, head, 7, is_once=True)
-    assert calls == [max(num_trained, 1)]
-    assert float(once) == pytest.approx(float(usual), rel=1e-6)
-    once.backward()
-    assert matrix.grad is not None and bool(paddle.isfinite(matrix.grad).all())

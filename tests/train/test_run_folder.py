@@ -10,6 +10,7 @@ import sys
 
 import pytest
 import tiny_folder
+from kills import Killed, stopped_at
 from tiny_training import LORA, build, differing, settings, train, weights
 
 from paddlemix.checkpoints.files import CheckpointError
@@ -34,10 +35,6 @@ SAVING = {"save_strategy": "steps", "save_steps": 1, "max_steps": 2, "overwrite_
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return tiny_folder.write_rows(tmp_path_factory.mktemp("data"))
-
-
-class Killed(BaseException):
-    """What stands for a process that ends at once."""
 
 
 def save(folder, step, content="new"):
@@ -118,31 +115,6 @@ def test_logs_of_a_launcher_are_nobodys_output(tmp_path):
         assert names(tmp_path) == [NOTE, ".paddlemix.lock", "log", "train.log"]
 
 
-def stopped_at(number, monkeypatch, action):
-    """Act, and end at the numbered change of a directory; tell if it came to that."""
-    count = 0
-
-    def counted(function):
-        def call(*values, **options):
-            nonlocal count
-            count += 1
-            if count == number:
-                raise Killed
-            return function(*values, **options)
-
-        return call
-
-    with monkeypatch.context() as patch:
-        for name in ("replace", "unlink", "rmdir", "mkdir", "rename"):
-            patch.setattr(os, name, counted(getattr(os, name)))
-        patch.setattr("paddlemix.train.run_folder.shutil.rmtree", counted(lambda path, **_: None))
-        try:
-            action()
-        except Killed:
-            return True
-    return False
-
-
 def test_kill_at_any_change_leaves_the_old_checkpoint_the_new_one_or_none(tmp_path, monkeypatch):
     number, either = 0, [dict.fromkeys(("weights", "state"), content) for content in ("old", "new")]
     while True:
@@ -150,7 +122,7 @@ def test_kill_at_any_change_leaves_the_old_checkpoint_the_new_one_or_none(tmp_pa
         out = tmp_path / str(number)
         with claimed(out, [], is_overwriting=False, is_writer=True):
             save(out, 5, "old")
-        if not stopped_at(number, monkeypatch, lambda out=out: save(out, 5)):
+        if not stopped_at(number, monkeypatch, lambda out=out: save(out, 5), keeps_trees=True):
             break
         last = last_checkpoint(out)
         assert last is None or contents(last) in (
@@ -258,7 +230,7 @@ def test_run_with_other_settings_does_not_go_on_from_a_checkpoint(begun, data, t
         ValueError, match=rf"checkpoint-2 is of a run with other settings: .*{text}.*overwrite_output_dir"
     ):
         train(values)
-    assert names(begun / "out") == before
+    assert set(names(begun / "out")) == {NOTE, *before}
 
 
 def test_moved_model_and_data_are_the_same_ones(begun, data, tmp_path, caplog):
@@ -312,7 +284,7 @@ def test_result_of_another_kind_leaves_nothing_of_the_one_before(tmp_path, data)
 
 
 def test_adapter_without_lora_is_one_line(tmp_path, data):
-    with pytest.raises(ValueError, match="lora_path is 'there', and lora is not true"):
+    with pytest.raises(ValueError, match="lora_path is there, and lora is not true"):
         train(settings(tmp_path, data, lora_path="there"))
 
 
@@ -357,3 +329,86 @@ def test_run_that_was_killed_after_its_last_checkpoint_makes_its_result_without_
         assert second["train_loss"] == pytest.approx(first["train_loss"], rel=1e-6)
         rate = second["train_steps_per_second"] * second["train_runtime"]
         assert rate == pytest.approx(3 - step, rel=0.01)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model-00001-of-00002.safetensors", "loss.png", "eval_results.json"])
+@pytest.mark.parametrize("is_link", [False, True])
+def test_what_could_not_be_written_at_the_end_is_told_at_the_start(tmp_path, name, is_link):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / name).symlink_to(tmp_path / "base.json") if is_link else (out / name).mkdir()
+    with (
+        pytest.raises(CheckpointError, match=rf"out/{name} is a .*this run will write there"),
+        claimed(out, [], is_overwriting=True, is_writer=True),
+    ):
+        pytest.fail("a result without a place")
+    assert names(out) == [name]
+
+
+@pytest.mark.parametrize("name", [".checkpoint-2.partial", ".checkpoint-2.old"])
+def test_notes_under_the_name_of_an_unfinished_checkpoint_are_left_alone(tmp_path, name):
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    (out / name).mkdir(parents=True)
+    (out / name / "weights").write_text("mine")
+    elsewhere.mkdir()
+    (elsewhere / "weights").write_text("mine")
+    for _ in range(2):
+        with (
+            pytest.raises(CheckpointError, match=r"not begun by this program: move it away"),
+            claimed(out, [], is_overwriting=True, is_writer=True),
+        ):
+            pytest.fail("notes in a checkpoint")
+        assert contents(out / name) == contents(elsewhere) == {"weights": "mine"}
+        if not (out / name).is_symlink():
+            shutil.rmtree(out / name)
+            (out / name).symlink_to(elsewhere)
+
+
+def test_half_a_mark_of_a_killed_run_is_cleaned(tmp_path):
+    (tmp_path / ".checkpoint-2.partial").mkdir()
+    (tmp_path / f".checkpoint-2.partial/.{RUN}.abcd1234.tmp").touch()
+    with claimed(tmp_path, [], is_overwriting=True, is_writer=True):
+        assert names(tmp_path) == [".paddlemix.json", ".paddlemix.lock"]
+
+
+def test_last_checkpoint_of_a_copied_run_is_that_of_the_run(tmp_path):
+    for step in (9, 10):
+        save(tmp_path, step)
+    os.utime(tmp_path / "checkpoint-9" / COMPLETE, (1 << 40, 1 << 40))  # copied after the other
+    assert last_checkpoint(tmp_path).name == "checkpoint-10"
+
+
+def test_output_inside_the_model_does_not_make_it_another_model(tmp_path, data):
+    home = tmp_path / "model"
+    tiny_folder.make_folder(home, "pad")
+    values = settings(home, data, **SAVING, model_name_or_path=str(home))
+    first, again = train(values), train({**values, "max_steps": 3})
+    assert again.state.global_step == 3 and len(again.recorder.losses) == 1
+    assert first.facts["model"] == again.facts["model"]
+
+
+def test_result_that_lost_its_weights_is_made_again(tmp_path, data):
+    first = train(settings(tmp_path, data, **SAVING))
+    (tmp_path / "out/model.safetensors").unlink()
+    again = train(settings(tmp_path, data, **SAVING))
+    assert not again.recorder.losses and not differing(weights(first.llava), weights(again.llava))
+    assert (tmp_path / "out/model.safetensors").is_file()
+
+
+def test_run_that_was_killed_in_its_last_evaluation_is_evaluated(tmp_path, data):
+    values = settings(tmp_path, None, **SAVING, do_eval=True, dataset={"train": str(data), "eval": str(data)})
+    path = tmp_path / "out/eval_results.json"
+    train(values)
+    expected = json.loads(path.read_text())["eval_loss"]
+    path.unlink()
+    assert not train(values).recorder.losses and json.loads(path.read_text())["eval_loss"] == expected
+    changed = path.stat().st_mtime_ns
+    train(values)
+    assert path.stat().st_mtime_ns == changed
+
+
+def test_answers_before_training_leave_those_of_training(tmp_path):
+    for step, text in ((2, "a"), (0, "b"), (0, "c")):
+        append_answers(tmp_path, step, [{"answer": text}])
+    rows = map(json.loads, (tmp_path / "eval_answers.jsonl").read_text().splitlines())
+    assert [(row["step"], row["answer"]) for row in rows] == [(2, "a"), (0, "c")]

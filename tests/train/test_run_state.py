@@ -279,6 +279,23 @@ def test_a_best_checkpoint_that_is_gone_is_told_before_training(resume):
         resume("best", change)
 
 
+@pytest.mark.parametrize("is_checkpoint", [False, True])
+def test_a_best_checkpoint_of_something_else_is_told_before_training(resume, runs, tmp_path, data, is_checkpoint):
+    other = tmp_path / "other/checkpoint-2"
+    if is_checkpoint:
+        shutil.copytree(runs("lora")[0] / "out/checkpoint-2", other)
+    else:
+        shutil.copytree(tiny_folder.folder("anyres"), other)
+
+    def change(checkpoint):
+        path = checkpoint / "trainer_state.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "best_model_checkpoint": str(other)}))
+
+    words = "is of a run with other settings: lora_rank" if is_checkpoint else "names as the best checkpoint, is none"
+    with pytest.raises(ValueError, match=words):
+        resume("best", change)
+
+
 def _save_as_paddlenlp(trainer, folder) -> None:
     """Write a run's state with paddlenlp's own code, which knows one place for it."""
     home, save_model = trainer.args.output_dir, trainer.save_model
