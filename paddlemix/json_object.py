@@ -24,7 +24,7 @@ def read_object(path: str | Path, error: type[ValueError], what: str | None = No
             raise error(f"{what} is a pipe or a device, expected a file")
         if found.st_size > MAX_BYTES:
             raise error(f"{what} has {in_bytes(found.st_size)}, expected {in_bytes(MAX_BYTES)} at most")
-        content = Path(path).read_bytes()
+        content = Path(path).read_bytes() if found.st_size else b""  # the kernel's own may never give a byte
     except FileNotFoundError:
         raise error(f"{what} does not exist") from None
     return parse_object(content, error, what)

@@ -13,15 +13,14 @@ import os
 import re
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 TEMPORARY = r"\.{name}\.\w{{8}}\.tmp"  # what tempfile makes of the prefix and suffix below
 
-
-MAX_NAME = 300  # characters of a path that cannot be, in a message
+MAX_NAME = 300  # characters of a path in a message
 NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)  # of file systems that cannot bring a folder to the disk
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # of file systems that have none
 
@@ -78,12 +77,31 @@ def check_file(path: str | Path) -> None:
         return
     except (OSError, ValueError) as error:  # a name that is too long, or holds a NUL
         reason = error.strerror if isinstance(error, OSError) else error
-        raise OutputError(f"{str(path)[:MAX_NAME]!r} cannot be written: {reason}") from None
+        raise OutputError(f"{_short(path)} cannot be written: {reason}") from None
     if stat.S_ISLNK(mode):
         raise OutputError(f"{path} is a link to {os.readlink(path)} and is not followed: name the file itself")
     if not stat.S_ISREG(mode):
         kind = "a folder" if stat.S_ISDIR(mode) else "a device" if _is_device(mode) else "a pipe or a socket"
         raise OutputError(f"{path} is {kind}, expected a file or a new name: name another place")
+
+
+def named_file(name: str, sources: Iterable[str | Path] = ()) -> Path:
+    """Return the path of a file that a user wants written, `~` expanded.
+
+    sources: files and folders that are read. Raises OutputError for a place that cannot be written to, or is read.
+    """
+    try:
+        path = Path(name).expanduser()
+    except RuntimeError:
+        raise OutputError(f"{_short(name)} cannot be written: there is no such user") from None
+    if not path.name or name.endswith(("/", "/.")):
+        raise OutputError(f"{_short(name)} is a folder, expected the name of a file")
+    check_file(path)
+    real = path.resolve()
+    for source in sources:
+        if Path(os.path.expanduser(source)).resolve() in (real, *real.parents):
+            raise OutputError(f"{path} is read, or lies in a folder that is ({source}): name another place")
+    return path
 
 
 def remove_leftovers(path: Path) -> None:
@@ -94,6 +112,11 @@ def remove_leftovers(path: Path) -> None:
     for other in left:
         if not _is_locked(other):
             other.unlink(missing_ok=True)
+
+
+def _short(path: str | Path) -> str:
+    name = str(path)
+    return repr(name) if len(name) <= MAX_NAME else f"{name[:60]!r}... ({len(name)} characters)"
 
 
 def _is_locked(path: Path) -> bool:

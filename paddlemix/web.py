@@ -10,7 +10,7 @@ from .visible import visible_line
 from .web_clock import ExchangeClock
 
 if TYPE_CHECKING:
-    from requests import Response
+    from requests import Response, Session
 
 CHUNK_BYTES = 1 << 16
 MAX_REDIRECTS = 5
@@ -59,9 +59,7 @@ def request(
     headers = {"Accept-Encoding": "identity", **headers}
     try:
         with clock, make_session(clock, MAX_REDIRECTS) as session:
-            with session.request(
-                method, url, stream=True, timeout=timeout, headers=headers, allow_redirects=True
-            ) as response:
+            with _send(session, method, url, timeout=timeout, headers=headers) as response:
                 _check_clock(clock)  # a connection that ends looks like the end of the headers
                 _check_status(response, accepted)
                 yield response
@@ -78,6 +76,17 @@ def request(
     # A bad address or scheme, endless redirects. A header that cannot be read gives a plain ValueError.
     except (requests.exceptions.RequestException, ValueError) as error:
         _check_clock(clock)
+        raise WebError(printable(str(error))) from error
+
+
+def _send(session: Session, method: str, url: str, *, timeout: tuple[float, float], headers: dict) -> Response:
+    import requests
+
+    try:
+        return session.request(method, url, stream=True, timeout=timeout, headers=headers, allow_redirects=True)
+    except requests.exceptions.RequestException:  # before OSError, which it is too
+        raise
+    except OSError as error:  # the file of certificates that the environment names is not there
         raise WebError(printable(str(error))) from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -12,6 +13,9 @@ from .web_clock import ExchangeClock
 
 def make_session(clock: ExchangeClock, max_redirects: int) -> requests.Session:
     """Return a session for one exchange over http and https, redirects and proxies included."""
+    logger = logging.getLogger("urllib3")
+    if logger.level == logging.NOTSET:  # it warns of odd headers in a server's own words, with a traceback
+        logger.setLevel(logging.CRITICAL)
     session = requests.Session()
     session.max_redirects = max_redirects
     for scheme in ("http://", "https://"):  # a redirect to any other scheme fails: it has no adapter

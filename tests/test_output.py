@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from paddlemix.output import OutputError, replacing, write_json
+from paddlemix.output import OutputError, named_file, replacing, write_json
 
 
 def write(path, content=b"new"):
@@ -49,6 +49,18 @@ def test_pipe_folder_and_device_stay_what_they_are(tmp_path):
 def test_name_that_cannot_be_is_one_error(tmp_path, name):
     with pytest.raises(OutputError, match="cannot be written"):
         write(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "name", ["~nosuchuser/a", "a/", "a/.", "..", "", "model/a", "model/sub/a", "model/../in", "~/in"]
+)
+def test_place_that_is_no_file_or_is_read_is_refused(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "model").mkdir()
+    with pytest.raises(OutputError, match=r"name|no such user"):
+        named_file(name, [tmp_path / "model", "~/in"])
+    assert named_file("~/b", ["model"]) == tmp_path / "b"
 
 
 def test_failed_write_leaves_the_old_file_alone(tmp_path):

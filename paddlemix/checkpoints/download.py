@@ -119,6 +119,8 @@ def _append(file: RemoteFile, part: Path, headers: Mapping[str, str], limits: Hu
             for chunk in _in_time(chunks(response), clock, limits):  # raises when it ends before Content-Length
                 output.write(chunk)
                 advance(len(chunk))
+                if file.size is not None and output.tell() > file.size:  # `_check` says so: the rest may have no end
+                    break
 
 
 def _in_time(blocks: Iterator[bytes], clock: ExchangeClock, limits: HubLimits) -> Iterator[bytes]:

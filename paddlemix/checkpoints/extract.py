@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from ..output import check_file, replacing
+from ..output import named_file, replacing
 from .files import CheckpointError, StoredTensor, write_safetensors
 from .layouts.components import mm_projector_rules
 from .layouts.part import renamed
@@ -25,9 +25,8 @@ def extract_projector(model, output, *, base=None) -> list[str]:
     *.pdparams in PaddleMIX's (`llama.mm_projector.0.weight`, [in, out]). base: of side files, as for
     `source.read_source`. Raises CheckpointError.
     """
-    model, output = Path(model), Path(output)
+    model, output = Path(model), named_file(str(output))
     write, prefix, is_torch = _writer(output)
-    check_file(output)
     layout, config = read_source(model, base)
     for folder in folders_of(model, layout):
         if output.parent.resolve() == folder.resolve():

@@ -42,7 +42,7 @@ QUANTIZED = ("F8_", "F6_", "F4")  # what the header's dtypes of fp8 and smaller 
 NUMPY_FORMATS = ("np", "pd")
 # What the index of shards may say. type: "lora" in PaddleNLP's index of an adapter, which its file's name says too.
 INDEX_KEYS = KeyRules(used=frozenset({"weight_map"}), inert=frozenset({"metadata", "type"}))
-MAX_HEADER = 64 << 20  # bytes: half a million tensors
+MAX_HEADER = 16 << 20  # bytes: more than a hundred thousand tensors
 MAX_AXES = 32  # of a NumPy array
 MAX_VALUES = 1 << 56
 MAX_SHARDS = 10_000
@@ -107,6 +107,12 @@ def refuse_pointer(start: bytes) -> None:
         raise CheckpointError("it is a pointer of Git LFS, not the file itself: fetch it with `git lfs pull`")
 
 
+def refuse_empty(path: Path, what: str = "it is no file of weights") -> None:
+    """Raise CheckpointError for a file of 0 bytes, unopened: what the kernel shows as one may never give a byte."""
+    if not os.path.getsize(path):
+        raise CheckpointError(f"{what}: it has 0 bytes")
+
+
 def read_json(path: Path) -> dict:
     """Read a JSON object. Raises CheckpointError naming the file and the place of a syntax error."""
     return read_object(path, CheckpointError)
@@ -126,6 +132,7 @@ def open_safetensors(path: Path) -> dict[str, StoredTensor]:
     without an overlap, each with the bytes that its shape needs.
     """
     size = os.path.getsize(path)
+    refuse_empty(path, f"{path} is not a whole safetensors file")
     with open(path, "rb") as file:
         start = file.read(64)
         num_header = int.from_bytes(start[:8], "little")
@@ -134,7 +141,10 @@ def open_safetensors(path: Path) -> dict[str, StoredTensor]:
                 refuse_pointer(start)
             except CheckpointError as error:
                 raise CheckpointError(f"{path} is refused: {error}") from None
-            raise CheckpointError(f"{path} is not a whole safetensors file: its header would be {num_header} bytes")
+            raise CheckpointError(
+                f"{path} is not a whole safetensors file: its header would be {num_header} bytes, expected "
+                f"{min(size - 8, MAX_HEADER)} at most"
+            )
         file.seek(8)
         header = parse_object(file.read(num_header), CheckpointError, f"the safetensors header of {path}")
     metadata = header.pop("__metadata__", {})

@@ -56,7 +56,7 @@ def resolve(
     takes $PADDLEMIX_CACHE/models, else ~/.cache/paddlemix/models. PADDLEMIX_OFFLINE=1 forbids every download.
     Raises HubError with the places that were tried.
     """
-    path = Path(name_or_path).expanduser()
+    path = Path(os.path.expanduser(name_or_path))  # pathlib's raises for a user that does not exist
     if path.exists():
         return path
     name = str(name_or_path)
@@ -127,7 +127,10 @@ def cache_folder(cache: str | os.PathLike[str] | None = None) -> Path:
     """Return the folder below which downloaded models are kept, one folder for each hub."""
     if cache is None:
         cache = Path(os.environ.get("PADDLEMIX_CACHE") or "~/.cache/paddlemix") / "models"
-    return Path(cache).expanduser()
+    try:
+        return Path(cache).expanduser()
+    except RuntimeError as error:
+        raise HubError(f"the cache is {str(cache)!r}, but there is no such user: set PADDLEMIX_CACHE") from error
 
 
 def hubs_of(choice: str) -> list[Hub]:

@@ -18,7 +18,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..output import OutputError, check_file, locked, sync, sync_tree, write_json
-from .files import CheckpointError, read_json
+from .files import CheckpointError, preview, read_json
+from .hub_files import PARTS
 
 NOTE = ".paddlemix.json"  # of an output: the command that wrote it, and its files
 STAGING = ".paddlemix-unfinished"
@@ -58,6 +59,8 @@ class Place:
         real = [_resolved(source) for source in sources]
         if folder in real:
             raise CheckpointError(f"the destination {folder} is also a source: name another folder")
+        if folder.parent in real and folder.name in PARTS:
+            raise CheckpointError(f"the destination {folder} would become a part of the source: name another folder")
         if folder.exists() and not folder.is_dir():
             raise CheckpointError(f"the destination {folder} is a file: name a folder")
         if folder.is_dir():
@@ -72,10 +75,9 @@ class Place:
         is_own = self.command in (_command_of(folder), _command_of(folder / STAGING))  # the latter was cut off
         if not names or self.is_overwriting or is_own or self.is_known(folder):
             return
-        rest = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
         raise CheckpointError(
             f"the destination {folder} is not empty and no earlier output of {self.command}, it holds "
-            f"{', '.join(names[:MOST_NAMES])}{rest}: name a new folder, or empty this one, or set {self.option}"
+            f"{preview(names, MOST_NAMES)}: name a new folder, or empty this one, or set {self.option}"
         )
 
     @contextmanager
@@ -142,7 +144,7 @@ def exchanged(
         former = read_json(destination / NOTE).get("files") if (destination / NOTE).is_file() else None
         former = former if isinstance(former, list) else []
         gone = {path.name for path in destination.iterdir() if path.is_file() and is_replaced(path.name)}
-        gone |= {name for name in former if command is not None and _is_inside(name)}
+        gone |= {name for name in former if command is not None and _is_inside(name) and not _link(destination, name)}
         note = {"command": command, "files": files, **(values or {})}
         sync_tree(folder)
         write_json(folder / NOTE, {**note, "replaced": sorted(gone - set(files))})
@@ -152,12 +154,15 @@ def exchanged(
 
 def _check_part(destination: Path, name: str) -> None:
     """Raise OutputError where a file of the new output would replace something else than a file, or lie elsewhere."""
-    for parent in PurePosixPath(name).parents:
-        if parent.name and (destination / parent).is_symlink():
-            raise OutputError(
-                f"{destination / parent} is a link and is not followed: remove it, or name another folder"
-            )
+    if link := _link(destination, name):
+        raise OutputError(f"{link} is a link and is not followed: remove it, or name another folder")
     check_file(destination / name)
+
+
+def _link(destination: Path, name: str) -> Path | None:
+    """Return the link by which a file of a note would lie elsewhere."""
+    parents = (destination / parent for parent in PurePosixPath(name).parents if parent.name)
+    return next((parent for parent in parents if parent.is_symlink()), None)
 
 
 def finish_exchange(destination: Path) -> None:
@@ -181,6 +186,10 @@ def _exchange(folder: Path, destination: Path) -> None:
     files, gone = note.get("files"), note.pop("replaced", None)
     if not all(isinstance(names, list) and all(map(_is_inside, names)) for names in (files, gone)):
         raise CheckpointError(f"{folder / NOTE} is no note of an unfinished output: remove {folder}")
+    if link := next(filter(None, (_link(destination, name) for name in [*files, *gone])), None):
+        raise CheckpointError(
+            f"{folder / NOTE} names files below {link}, a link, which is not followed: remove {folder}"
+        )
     heads = sorted((name for name in files if _is_head(name)), key=lambda name: HEADS.index(Path(name).name))
     for name in filter(_is_head, [*files, *gone]):
         if (folder / name).is_file() or name in gone:

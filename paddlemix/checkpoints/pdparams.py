@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from .files import CheckpointError, StoredTensor, is_shape, map_array, refuse_pointer, storage_dtype
+from .files import CheckpointError, StoredTensor, is_shape, map_array, refuse_empty, refuse_pointer, storage_dtype
 from .pickle_reader import (
     MAX_STEPS,
     Buildable,
@@ -128,6 +128,7 @@ def refusing(path: Path) -> Iterator[None]:
 
 def read_saved(path: Path, known: Mapping[tuple[str, str], Any] = KNOWN, max_steps: int = MAX_STEPS) -> Any:
     """Return what a file of paddle.save holds, its arrays for `named_arrays`. See PickleReader for what is raised."""
+    refuse_empty(path)
     with open(path, "rb") as file:
         refuse_pointer(file.read(64))
         file.seek(0)

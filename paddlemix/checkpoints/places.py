@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from . import hub
@@ -37,6 +38,6 @@ def fetch_folder(name: str, home: Path, *, what: str, advice: str, revision: str
 
 def _places(name: str, home: Path) -> list[Path]:
     """Return the path itself (a relative one from `home`, then from the working folder), and the name beside `home`."""
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))  # pathlib's raises for a user that does not exist
     found = [path] if path.is_absolute() else [Path(home) / path, path]
     return [*found, Path(home).absolute().parent / path.name] if path.name not in ("", "..") else found

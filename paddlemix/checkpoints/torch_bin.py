@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from .files import CheckpointError, StoredTensor, is_shape, map_array, refuse_pointer, storage_dtype
+from .files import CheckpointError, StoredTensor, is_shape, map_array, refuse_empty, refuse_pointer, storage_dtype
 from .pickle_reader import PickleReader, as_tuple, integer_opcode, new_dict, text_opcode
 from .torch_archive import SAVE_AGAIN, ZIP_MAGIC, content_of, read_records, write_record
 
@@ -73,6 +73,8 @@ def open_torch_bin(path: Path) -> dict[str, StoredTensor]:
     """
     path = Path(path)
     try:
+        wrong = f"it does not begin as what torch.save writes; if torch can load it, {SAVE_AGAIN}"
+        refuse_empty(path, wrong)
         with open(path, "rb") as file:
             start = file.read(64)
             refuse_pointer(start)
@@ -82,9 +84,7 @@ def open_torch_bin(path: Path) -> dict[str, StoredTensor]:
             elif start.startswith(LEGACY_MAGIC):
                 values, places = _read_legacy(file)
             else:
-                raise CheckpointError(
-                    f"it does not begin as what torch.save writes; if torch can load it, {SAVE_AGAIN}"
-                )
+                raise CheckpointError(wrong)
         if not isinstance(values, dict):
             raise CheckpointError(f"it holds a {type(values).__name__}, expected a dict of tensors")
         return {name: _stored(path, name, value, places) for name, value in values.items()}

@@ -42,19 +42,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the report; raise ValueError with the first reason for which training would stop."""
-    from pathlib import Path
-
-    from ..output import check_file, replacing
+    from ..output import named_file, replacing
     from .data_report import as_dict, as_html, as_text, inspect_data
 
     _check(arguments)
-    target = None if arguments.html is None else Path(arguments.html)
-    if target is not None:
-        if not target.absolute().parent.is_dir():
-            raise ValueError(f"--html {target}: the folder {target.absolute().parent} does not exist")
-        check_file(target)
+    target = None if arguments.html is None else named_file(arguments.html)
+    if target is not None and not target.absolute().parent.is_dir():
+        raise ValueError(f"--html {target}: the folder {target.absolute().parent} does not exist")
     report = _report(arguments, inspect_data)
     if target is not None:
+        named_file(arguments.html, _read_files(arguments.settings, report))
         with replacing(target) as file:
             file.write(as_html(report, arguments.samples).encode("utf-8", "backslashreplace"))
         print(visible(f"paddlemix: wrote {target}"), file=sys.stderr)
@@ -63,6 +60,12 @@ def run(arguments: argparse.Namespace) -> int:
         sys.stdout.flush()  # so that the error comes last
         raise ValueError(report.problems[0])
     return 0
+
+
+def _read_files(words: list[str], report: Report) -> list[str]:
+    """Return what was read for a report: the configuration, the model's folder and the data files."""
+    read = [report.settings.model_name_or_path, *(file.file for file in report.data.files)]
+    return read if words[0].startswith("--") else [words[0], *read]
 
 
 def _check(arguments: argparse.Namespace) -> None:

@@ -124,11 +124,11 @@ def fit_turns(
     if not ends or ends[-1] != len(conversation.messages):
         what = "the conversation, which must keep its last question,"
         raise SampleTooLongError(_describe(what, length, conversation, max_length))
-    starts = [first_messages(conversation, end) for end in ends]
-    num_kept = bisect.bisect_right(starts, max_length, key=num_tokens)
+    num_kept = bisect.bisect_right(ends, max_length, key=lambda end: num_tokens(first_messages(conversation, end)))
     if not num_kept:
-        raise SampleTooLongError(_describe("the first turn alone", num_tokens(starts[0]), starts[0], max_length))
-    return starts[num_kept - 1], len(starts) - num_kept
+        first = first_messages(conversation, ends[0])
+        raise SampleTooLongError(_describe("the first turn alone", num_tokens(first), first, max_length))
+    return first_messages(conversation, ends[num_kept - 1]), len(ends) - num_kept
 
 
 def first_messages(conversation: Conversation, num_messages: int) -> Conversation:

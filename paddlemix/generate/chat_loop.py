@@ -11,10 +11,11 @@ from pathlib import Path
 
 from ..constants import IMAGE_TOKEN_ID
 from ..image.load import load_image
+from ..image.size import is_address
 from ..interrupts import noted_interrupts
 from ..log import notice
 from ..ops.quantize import choose_kind
-from ..output import OutputError, replacing
+from ..output import OutputError, named_file, replacing
 from ..visible import harmless, visible
 from .sampling import SamplingParams
 from .session import ChatSession, Turn
@@ -32,11 +33,18 @@ class ChatLoop:
     """A session and the pictures that wait for the next question."""
 
     def __init__(
-        self, session: ChatSession, images: Sequence[str], *, is_debug: bool = False, is_echoing: bool = False
+        self,
+        session: ChatSession,
+        images: Sequence[str],
+        *,
+        sources: Sequence[Path] = (),
+        is_debug: bool = False,
+        is_echoing: bool = False,
     ):
         self.session = session
         self.waiting = list(images)
         self.sent: list[str] = []
+        self.sources = list(sources)  # folders of the model: nothing is saved there
         self.spell = visible if sys.stdout.isatty() else harmless
         self.is_debug = is_debug
         self.is_echoing = is_echoing  # input is no terminal: write the questions down
@@ -160,7 +168,8 @@ class ChatLoop:
             return
         text = json.dumps({"messages": self.session.messages, "images": self.sent}, ensure_ascii=False, indent=2)
         try:
-            with replacing(Path(name)) as file:
+            images = [image for image in (*self.sent, *self.waiting) if not is_address(image)]
+            with replacing(named_file(name, (*self.sources, *images))) as file:
                 # Half a surrogate pair, of a name that is no UTF-8, becomes what JSON has for it.
                 file.write((text + "\n").encode(errors="backslashreplace"))
         except OutputError as error:
@@ -192,6 +201,7 @@ def chat(arguments: argparse.Namespace) -> int:
     from ..checkpoints.hub import resolve
     from ..checkpoints.load import load_model
     from ..checkpoints.processor import LlavaProcessor
+    from ..checkpoints.source import folders_of, read_source
     from ..models.fused import fuse_projections
 
     home = resolve(arguments.model_path, hub=arguments.hub, revision=arguments.revision)
@@ -210,5 +220,11 @@ def chat(arguments: argparse.Namespace) -> int:
         import readline  # noqa: F401  gives input() a history and line editing
 
         print("/help lists the commands, an empty line leaves.")
-    ChatLoop(session, arguments.image_file, is_debug=arguments.debug, is_echoing=not is_terminal).run()
+    ChatLoop(
+        session,
+        arguments.image_file,
+        sources=folders_of(home, read_source(home, arguments.model_base)[0]),
+        is_debug=arguments.debug,
+        is_echoing=not is_terminal,
+    ).run()
     return 0

@@ -46,7 +46,11 @@ def cache_path(url: str, cache_folder: str | os.PathLike[str] | None = None) -> 
     Under `cache_folder`, else $PADDLEMIX_CACHE/images, else ~/.cache/paddlemix/images; named by the URL's sha256.
     """
     if cache_folder is None:
-        cache_folder = Path(os.environ.get("PADDLEMIX_CACHE") or "~/.cache/paddlemix").expanduser() / "images"
+        cache = Path(os.environ.get("PADDLEMIX_CACHE") or "~/.cache/paddlemix")
+        try:
+            cache_folder = cache.expanduser() / "images"
+        except RuntimeError as error:
+            raise ImageError(f"PADDLEMIX_CACHE is {str(cache)!r}, but there is no such user") from error
     key = hashlib.sha256(url.encode(errors="surrogatepass")).hexdigest()  # `download` refuses half a surrogate pair
     return Path(cache_folder) / key[:2] / key
 

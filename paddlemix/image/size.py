@@ -27,7 +27,7 @@ def picture_size(source: Any) -> tuple[int, int]:
 
     So a file that breaks off later is not noticed. Raises ImageError as `load_image`.
     """
-    is_file = isinstance(source, str | os.PathLike) and not (isinstance(source, str) and _is_address(source))
+    is_file = isinstance(source, str | os.PathLike) and not (isinstance(source, str) and is_address(source))
     if not (is_file and os.path.isfile(source) and os.path.getsize(source)):  # opening a pipe would wait for ever
         return load_image(source).size
     Image.init()
@@ -39,5 +39,6 @@ def picture_size(source: Any) -> tuple[int, int]:
         return load_image(source).size  # which says what is wrong
 
 
-def _is_address(source: str) -> bool:
+def is_address(source: str) -> bool:
+    """Tell a URL or a data: URI from a path."""
     return source[:5].lower() == "data:" or SCHEME.match(source) is not None

@@ -7,15 +7,17 @@ import json
 import os
 import pickle
 import struct
+from pathlib import Path
 
 import numpy as np
 import paddle
 import pytest
 from safetensors.numpy import save_file
 
-from paddlemix.checkpoints.files import CheckpointError, open_safetensors
+from paddlemix.checkpoints.files import CheckpointError, open_safetensors, read_json
 from paddlemix.checkpoints.load import load_model
 from paddlemix.checkpoints.pdparams import open_pdparams
+from paddlemix.checkpoints.torch_bin import open_torch_bin
 
 STATE = {"a.weight": np.arange(12, dtype=np.float32).reshape(3, 4), "b": np.arange(5, dtype=np.int64)}
 
@@ -80,6 +82,13 @@ def test_absurd_header_size_is_refused_without_reading_it(tmp_path, size):
     path.write_bytes(struct.pack("<Q", size) + bytes(16))
     with pytest.raises(CheckpointError, match=f"its header would be {size} bytes"):
         open_safetensors(path)
+
+
+@pytest.mark.parametrize("opened", [open_safetensors, open_pdparams, open_torch_bin, read_json])
+def test_a_file_that_shows_no_bytes_is_not_waited_for(opened, tmp_path):
+    (tmp_path / "a").symlink_to("/proc/kmsg" if Path("/proc/kmsg").exists() else "/dev/null")
+    with pytest.raises(CheckpointError, match=r"0 bytes|not valid JSON"):
+        opened(tmp_path / "a")
 
 
 def test_pointer_of_git_lfs_is_refused_with_a_hint(tmp_path):

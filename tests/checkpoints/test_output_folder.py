@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import pytest
@@ -136,6 +137,24 @@ def test_note_that_leads_out_of_the_folder_is_refused(tmp_path):
             with pytest.raises(CheckpointError, match="is no note of an unfinished output"):
                 finish_exchange(tmp_path / "out")
     assert (tmp_path / "mine").read_text() == "mine"
+
+
+@pytest.mark.parametrize("place", [NOTE, f"{STAGING}/{NOTE}"])
+def test_note_that_leads_out_of_the_folder_by_a_link_removes_nothing_there(tmp_path, place):
+    fill(tmp_path, {"mine/notes.md": "mine", "out/x": "x"})
+    (tmp_path / "out" / "sub").symlink_to(tmp_path / "mine")
+    note = {"command": "merge", "files": ["sub/notes.md"], "replaced": ["sub/notes.md"]}
+    fill(tmp_path / "out", {place: json.dumps(note)})
+    with contextlib.suppress(CheckpointError):
+        write(tmp_path / "out", NEW, is_overwriting=True)
+    assert (tmp_path / "mine" / "notes.md").read_text() == "mine"
+
+
+def test_folder_that_would_become_a_part_of_the_source_is_refused(tmp_path):
+    fill(tmp_path / "model", OLD)
+    with pytest.raises(CheckpointError, match="would become a part of the source"):
+        write(tmp_path / "model" / "vision_tower", NEW, sources=[tmp_path / "model"])
+    write(tmp_path / "model" / "merged", NEW, sources=[tmp_path / "model"])
 
 
 def test_folder_that_another_process_fills_is_left_to_it(tmp_path):

@@ -246,6 +246,14 @@ def test_page_is_whole_and_needs_nothing_from_elsewhere(run, config, rows_path, 
     assert "url(" not in page_path.read_text() and "http" not in page_path.read_text()
 
 
+def test_page_takes_the_place_of_nothing_that_is_read(run, config, rows_path, model):
+    path = config(rows_path)
+    for place in (path, rows_path, Path(model) / "report.html", "report/"):
+        code, _, errors = run(path, "--html", place)
+        assert code == 1 and len(errors) == 1 and "name" in errors[0]
+    json.loads(rows_path.read_text())
+
+
 def test_same_seed_shows_the_same_rows(run, config, rows_path, tmp_path):
     pages = []
     for seed in (1, 1, 2):

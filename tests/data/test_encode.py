@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -164,6 +165,13 @@ def test_open_question_is_never_cut_off(tokenizer, template, spec):
             max_length=50,
             add_generation_prompt=True,
         )
+
+
+def test_fit_turns_is_quick_for_many_turns():
+    pair = [Message.typed("a", 0), Message("assistant", "b")]
+    started = time.process_time()
+    kept, num_dropped = fit_turns(Conversation(pair * 5000, []), lambda part: len(part.messages), 100)
+    assert len(kept.messages) == 100 and num_dropped == 4950 and time.process_time() - started < 2
 
 
 def test_fit_turns_keeps_the_system_turn_and_asks_for_few_lengths():

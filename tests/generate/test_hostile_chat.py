@@ -74,6 +74,24 @@ def test_what_cannot_be_done_is_one_line_and_the_conversation_is_kept(line, talk
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names that are no UTF-8")
+def test_nothing_is_saved_over_the_model_or_an_image(parts, monkeypatch, capsys, tmp_path):
+    image = tiny_folder.save_picture(tmp_path / "a.png", 1)
+    (tmp_path / "model").mkdir()
+    lines = [
+        f"/image {image}",
+        f"/save {image}",
+        f"/save {tmp_path}/model/config.json",
+        "/save b/",
+        "/save ~nosuchuser/b",
+    ]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(lines)))
+    monkeypatch.chdir(tmp_path)
+    before = image.read_bytes()
+    ChatLoop(ChatSession(*parts, sampling=GREEDY), [], sources=[tmp_path / "model"]).run()
+    assert capsys.readouterr().out.count("error: ") == 4
+    assert image.read_bytes() == before and sorted(os.listdir(tmp_path)) == ["a.png", "model"]
+
+
 def test_an_image_whose_name_is_no_utf8_is_taken_and_saved(talk, tmp_path):
     path = os.fsencode(tmp_path) + b"/w\xff.png"
     tiny_folder.picture(1).save(tmp_path / "a.png")

@@ -81,6 +81,19 @@ def test_malformed_answer_is_an_image_error_of_one_printable_line(name, answer, 
     assert str(caught.value).isprintable() and "/a.png" in str(caught.value)
 
 
+def test_odd_headers_are_no_reason_for_a_warning(answer, tmp_path, caplog, capsys):
+    with pytest.raises(ImageError):
+        load_image(answer("HTTP/1.1 200 OK\r\nno colon \x9b31m\r\n\r\nabc"), cache_folder=tmp_path, limits=LIMITS)
+    assert not caplog.records and not capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "value"), [("REQUESTS_CA_BUNDLE", "/none"), ("PADDLEMIX_CACHE", "~nosuchuser/x")])
+def test_wrong_setting_of_the_environment_is_an_image_error(name, value, monkeypatch):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ImageError):
+        load_image("https://127.0.0.1:1/a.png", limits=LIMITS)
+
+
 @pytest.mark.parametrize(
     "url", ["http://\ud83d/a.png", "http://a\0b/", "http://a:b/c", "http://\x1b]0;x/", "http://%zz/"]
 )

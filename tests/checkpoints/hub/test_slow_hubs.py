@@ -10,7 +10,10 @@ import pytest
 from hub_server import LIMITS, NAME, SHARD, contents, make_model
 from slow_server import drip, flood, running
 
+from paddlemix.checkpoints.download import download
 from paddlemix.checkpoints.hub import HubError, resolve
+from paddlemix.checkpoints.hub_files import RemoteFile
+from paddlemix.web import WebError
 
 SHORT = replace(LIMITS, connect_seconds=5, read_seconds=5, list_seconds=0.3, list_retries=1)
 FOUND = b"HTTP/1.1 200 OK\r\n"
@@ -34,6 +37,15 @@ def test_list_without_an_end_is_left_at_the_limit(answers, hub, server, monkeypa
         with pytest.raises(HubError, match=r"took longer than 0\.3 s"):
             resolve(NAME, hub=f"http://{address}/plain" if hub == "url" else hub, limits=SHORT)
         assert time.monotonic() - started < 4 * 0.3 + 1
+
+
+def test_file_that_is_larger_than_the_hub_lists_is_left_at_once(tmp_path):
+    with running(lambda: flood(FOUND + b"\r\n", b"x" * 100_000)) as address:
+        file = RemoteFile("config.json", f"http://{address}/config.json", size=10)
+        started = time.monotonic()
+        with pytest.raises(WebError, match="bytes came, the hub lists 10"):
+            download([file], tmp_path, title="a", headers={}, limits=LIMITS)
+        assert time.monotonic() - started < 3 and not list(tmp_path.iterdir())
 
 
 def test_file_that_stalls_is_taken_up_again_and_given_up_after_the_retries(server):
