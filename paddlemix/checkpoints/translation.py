@@ -104,7 +104,7 @@ def translate(naming: Naming, stored: Mapping[str, StoredTensor]) -> Translation
 
 
 def _add(found: Translation, name: str, ours: Mapping[str, Oriented]) -> None:
-    twice = sorted(set(ours) & set(found.tensors))
+    twice = sorted(name for name in ours if name in found.tensors)
     if twice:
         found.problems.append(f"it holds two tensors for {preview(twice)}, one of them under the name {name}")
         return
