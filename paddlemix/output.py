@@ -106,12 +106,17 @@ def named_file(name: str, sources: Iterable[str | Path] = ()) -> Path:
 
 def remove_leftovers(path: Path) -> None:
     """Remove temporary files that processes which are gone left beside a path."""
-    pattern = re.compile(TEMPORARY.format(name=re.escape(path.name)), re.ASCII)
     with os.scandir(path.parent) as entries:
-        left = [Path(one.path) for one in entries if pattern.fullmatch(one.name) and one.is_file(follow_symlinks=False)]
+        names = [one for one in entries if is_leftover(one.name, path.name)]
+        left = [Path(one.path) for one in names if one.is_file(follow_symlinks=False)]
     for other in left:
         if not _is_locked(other):
             other.unlink(missing_ok=True)
+
+
+def is_leftover(name: str, of: str) -> bool:
+    """Tell if a name is a temporary one of a file that `replacing` writes."""
+    return re.fullmatch(TEMPORARY.format(name=re.escape(of)), name, re.ASCII) is not None
 
 
 def _short(path: str | Path) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 from ..checkpoints.files import CheckpointError, read_json
 from ..checkpoints.output_folder import MODEL_FILES, NOTE, Place, finish_exchange
 from ..log import notice
-from ..output import OutputError, check_file, lock_file, remove_leftovers, sync, sync_tree, write_json
+from ..output import OutputError, check_file, is_leftover, lock_file, remove_leftovers, sync, sync_tree, write_json
 
 COMMAND = "train"
 COMPLETE = "complete"  # a checkpoint folder holds this file once everything else in it is written
@@ -107,8 +107,13 @@ def _is_of_a_run(folder: Path) -> bool:
     return (
         (folder / STATE).is_file()
         or any(folder.glob(f"{PREFIX}*/{STATE}"))
-        or all(path.name in MADE_BEFORE or path.suffix == ".log" for path in folder.iterdir())
+        or all(_is_made_before(path) for path in folder.iterdir())
     )
+
+
+def _is_made_before(path: Path) -> bool:
+    """Tell if something may be there before a run begins: a launcher's, or that of a run killed in its first moment."""
+    return path.name in MADE_BEFORE or path.suffix == ".log" or is_leftover(path.name, NOTE)
 
 
 def is_own(checkpoint: Path) -> bool:

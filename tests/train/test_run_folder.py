@@ -111,6 +111,7 @@ def test_folder_that_another_run_writes_is_refused(tmp_path):
 def test_logs_of_a_launcher_are_nobodys_output(tmp_path):
     (tmp_path / "log").mkdir()
     (tmp_path / "train.log").touch()
+    (tmp_path / f".{NOTE}.abcdefgh.tmp").touch()  # of a run that was killed in its first moment
     with claimed(tmp_path, [], is_overwriting=False, is_writer=True):
         assert names(tmp_path) == [NOTE, ".paddlemix.lock", "log", "train.log"]
 
