@@ -20,6 +20,7 @@ from typing import Any
 
 AHEAD = 2  # items that a thread or a process has in hand, so that it never waits for the next one
 CHECK_SECONDS = 0.2
+END_SECONDS = 1.0  # that the end of a thread is waited for: Ctrl-C is to work at once
 END = object()
 
 
@@ -43,7 +44,8 @@ def map_in_thread(function: Callable[[Any], Any], items: Iterable[Any]) -> Itera
         except Exception as error:  # raised again below
             hand_out(END, error)
 
-    threading.Thread(target=run, daemon=True).start()
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
     try:
         while True:
             result, error = results.get()
@@ -54,6 +56,8 @@ def map_in_thread(function: Callable[[Any], Any], items: Iterable[Any]) -> Itera
             yield result
     finally:
         is_over.set()
+        # A thread that is still in other libraries' code when the process ends can abort it.
+        thread.join(END_SECONDS)
 
 
 def map_in_processes(
