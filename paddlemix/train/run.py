@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import signal
@@ -17,10 +18,9 @@ from ..interrupts import Preempted, kept_interrupts, raised_terminations
 from ..log import complain, notice
 from ..streams import standard_streams
 from .convert import convert
-from .values import LAST, read_values
+from .values import read_values
 
 NO_MODEL = "model_name_or_path is missing: name the folder of the model to start from"
-FINISHED = "finished"
 STOPPED = 128 + signal.SIGTERM  # what a shell reports of a process that SIGTERM ended
 USAGE = """usage: {script} config.json [--key value ...]
        {script} --key value ...
@@ -90,6 +90,7 @@ def train(values: dict[str, Any], *, template: str | None, config_folder: Path |
     from .arguments import parse
     from .data_settings import check_work
     from .run_folder import claimed
+    from .together import together
 
     settings = parse(values)
     model_args, _, args = settings
@@ -98,8 +99,10 @@ def train(values: dict[str, Any], *, template: str | None, config_folder: Path |
         raise ValueError(NO_MODEL)
     sources = [Path(resolve(model_args.model_name_or_path))]
     sources += [Path(model_args.lora_path)] if model_args.lora_path else []
-    place = {"is_overwriting": args.overwrite_output_dir, "is_writer": args.process_index == 0}
-    with claimed(args.output_dir, sources, **place):
+    place = claimed(args.output_dir, sources, is_overwriting=args.overwrite_output_dir)
+    with contextlib.ExitStack() as stack:
+        # One process looks and writes; the others would meet what it is just writing.
+        together(lambda: stack.enter_context(place) if args.process_index == 0 else None, args.world_size)
         execute(build(settings, template=template, config_folder=config_folder), args, values)
 
 
@@ -210,6 +213,7 @@ def execute(trainer, args, settings: dict[str, Any] | None = None) -> None:
     settings: what train_results.json tells of the command. Raises Preempted.
     """
     from .saving import save_result
+    from .start import FINISHED, start_of
 
     if args.do_train:
         checkpoint = start_of(trainer, args)
@@ -241,60 +245,3 @@ def _evaluate_result(trainer, args) -> None:
         trainer.state.global_step, _ = finished_step(args.output_dir)
         trainer._load_from_checkpoint(args.output_dir)
         _evaluate(trainer)
-
-
-def start_of(trainer, args) -> Path | str | None:
-    """Return the checkpoint that a run goes on from, None for none, FINISHED if there is nothing left to do.
-
-    Raises ValueError, in all processes, for a checkpoint that is not there, and for one of a run with other settings.
-    """
-    import numpy as np
-
-    from .loader import summed
-    from .together import together
-
-    is_first = trainer.is_world_process_zero()
-    checkpoint = together(lambda: _chosen(args), args.world_size)
-    is_over = together(lambda: is_first and _is_over(trainer, args, checkpoint), args.world_size)
-    return FINISHED if summed(np.array([float(is_over)]), args.world_size)[0] else checkpoint
-
-
-def _chosen(args) -> Path | None:
-    """Return the checkpoint that the settings name."""
-    from .run_folder import last_checkpoint
-
-    output_dir, chosen = Path(args.output_dir), args.resume_from_checkpoint
-    if chosen == LAST:
-        checkpoint = last_checkpoint(output_dir)
-        if checkpoint is None:
-            raise ValueError(f"resume_from_checkpoint is true, and {output_dir} has no whole checkpoint to go on from")
-        return checkpoint
-    if chosen is None:
-        return None if args.overwrite_output_dir else last_checkpoint(output_dir)
-    if not Path(chosen).is_dir():
-        raise ValueError(f"resume_from_checkpoint {chosen} is no folder (looked for {Path(chosen).absolute()})")
-    return Path(chosen)
-
-
-def _is_over(trainer, args, checkpoint: Path | None) -> bool:
-    """Tell if a run has come to its end before. Raises ValueError if what is there is of another run."""
-    from .best import noted_best
-    from .run_facts import LEARNING, ORDER, SAME, check_facts, check_same
-    from .saving import finished_step
-
-    output_dir, is_data_checked = Path(args.output_dir), not args.ignore_data_skip
-    if checkpoint is not None:
-        check_same(trainer.facts, checkpoint, is_data_checked=is_data_checked, tell=notice)
-        best = noted_best(checkpoint, args.output_dir) if args.load_best_model_at_end else None
-        if best is not None:
-            check_same(trainer.facts, best, is_data_checked=is_data_checked, tell=lambda text: None)
-    finished = finished_step(output_dir)
-    if args.overwrite_output_dir or args.resume_from_checkpoint not in (None, LAST) or finished is None:
-        return False
-    step, facts = finished
-    what = f"the result in {output_dir}"
-    check_facts(facts, trainer.facts, what, is_data_checked=is_data_checked, keys=(*SAME, *LEARNING, *ORDER))
-    if step < trainer.num_steps():
-        return False
-    notice(f"already finished at step {step}, the result in {output_dir} stays; overwrite_output_dir trains anew")
-    return True

@@ -41,18 +41,13 @@ BESIDE = (*WRITTEN, STATE, "bad_samples.jsonl", "all_results.json", "train_resul
 
 
 @contextmanager
-def claimed(
-    output_dir: str | Path, sources: Sequence[Path], *, is_overwriting: bool, is_writer: bool
-) -> Iterator[None]:
+def claimed(output_dir: str | Path, sources: Sequence[Path], *, is_overwriting: bool) -> Iterator[None]:
     """Hold a folder for a run's output, cleaned of what a killed run left half written.
 
-    sources: folders that are read. is_writer: one process writes. Raises CheckpointError for a folder with something
+    One process of a run calls it. sources: folders that are read. Raises CheckpointError for a folder with something
     else in it, without is_overwriting, and OutputError for one that another run writes to.
     """
     folder = check_place(output_dir, sources, is_overwriting=is_overwriting)
-    if not is_writer:
-        yield
-        return
     is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:

@@ -111,3 +111,14 @@ def test_lora_over_nf4_and_packing_in_two_processes_train_as_in_one(tmp_path, da
     )
     assert max(np.abs(first[name] - second[name]).max() for name in first) < 1e-5
     assert losses(one) == pytest.approx(losses(two), abs=1e-5)
+
+
+def test_a_folder_of_somebody_else_ends_both_processes(tmp_path, data):
+    """The first process alone looks at it: the second one would meet what the first is writing."""
+    values = {**values_of(tmp_path, data, per_device_train_batch_size=1), "overwrite_output_dir": False}
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.md").write_text("mine")
+    done, logs = launched(tmp_path, values, 2)
+    assert done.returncode != 0 and len(logs) == 2
+    assert all("no earlier output of train, it holds notes.md" in log and "Traceback" not in log for log in logs)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["notes.md"]

@@ -90,7 +90,7 @@ def test_model_that_is_trained_is_never_written_over(tmp_path, data, is_overwrit
 def test_folder_that_another_run_writes_is_refused(tmp_path):
     program = (
         "import sys, time; from paddlemix.train.run_folder import claimed\n"
-        "with claimed(sys.argv[1], [], is_overwriting=False, is_writer=True):\n"
+        "with claimed(sys.argv[1], [], is_overwriting=False):\n"
         "    print('ready', flush=True); time.sleep(60)"
     )
     other = subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "out")], stdout=subprocess.PIPE, text=True)
@@ -98,13 +98,13 @@ def test_folder_that_another_run_writes_is_refused(tmp_path):
         assert other.stdout.readline() == "ready\n"
         with (
             pytest.raises(OutputError, match="another run is writing"),
-            claimed(tmp_path / "out", [], is_overwriting=True, is_writer=True),
+            claimed(tmp_path / "out", [], is_overwriting=True),
         ):
             pytest.fail("two runs in one folder")
     finally:
         other.kill()
         other.wait()
-    with claimed(tmp_path / "out", [], is_overwriting=False, is_writer=True):
+    with claimed(tmp_path / "out", [], is_overwriting=False):
         assert (tmp_path / "out" / NOTE).is_file()
 
 
@@ -112,7 +112,7 @@ def test_logs_of_a_launcher_are_nobodys_output(tmp_path):
     (tmp_path / "log").mkdir()
     (tmp_path / "train.log").touch()
     (tmp_path / f".{NOTE}.abcdefgh.tmp").touch()  # of a run that was killed in its first moment
-    with claimed(tmp_path, [], is_overwriting=False, is_writer=True):
+    with claimed(tmp_path, [], is_overwriting=False):
         assert names(tmp_path) == [NOTE, ".paddlemix.lock", "log", "train.log"]
 
 
@@ -121,7 +121,7 @@ def test_kill_at_any_change_leaves_the_old_checkpoint_the_new_one_or_none(tmp_pa
     while True:
         number += 1
         out = tmp_path / str(number)
-        with claimed(out, [], is_overwriting=False, is_writer=True):
+        with claimed(out, [], is_overwriting=False):
             save(out, 5, "old")
         if not stopped_at(number, monkeypatch, lambda out=out: save(out, 5), keeps_trees=True):
             break
@@ -130,7 +130,7 @@ def test_kill_at_any_change_leaves_the_old_checkpoint_the_new_one_or_none(tmp_pa
             {"weights": "old", "state": "old"},
             {"weights": "new", "state": "new"},
         )
-        with claimed(out, [], is_overwriting=False, is_writer=True):
+        with claimed(out, [], is_overwriting=False):
             last = last_checkpoint(out)
             assert contents(last) in either
             assert names(out) == [".paddlemix.json", ".paddlemix.lock", "checkpoint-5"]
@@ -340,7 +340,7 @@ def test_what_could_not_be_written_at_the_end_is_told_at_the_start(tmp_path, nam
     (out / name).symlink_to(tmp_path / "base.json") if is_link else (out / name).mkdir()
     with (
         pytest.raises(CheckpointError, match=rf"out/{name} is a .*this run will write there"),
-        claimed(out, [], is_overwriting=True, is_writer=True),
+        claimed(out, [], is_overwriting=True),
     ):
         pytest.fail("a result without a place")
     assert names(out) == [name]
@@ -356,7 +356,7 @@ def test_notes_under_the_name_of_an_unfinished_checkpoint_are_left_alone(tmp_pat
     for _ in range(2):
         with (
             pytest.raises(CheckpointError, match=r"not begun by this program: move it away"),
-            claimed(out, [], is_overwriting=True, is_writer=True),
+            claimed(out, [], is_overwriting=True),
         ):
             pytest.fail("notes in a checkpoint")
         assert contents(out / name) == contents(elsewhere) == {"weights": "mine"}
@@ -368,7 +368,7 @@ def test_notes_under_the_name_of_an_unfinished_checkpoint_are_left_alone(tmp_pat
 def test_half_a_mark_of_a_killed_run_is_cleaned(tmp_path):
     (tmp_path / ".checkpoint-2.partial").mkdir()
     (tmp_path / f".checkpoint-2.partial/.{RUN}.abcd1234.tmp").touch()
-    with claimed(tmp_path, [], is_overwriting=True, is_writer=True):
+    with claimed(tmp_path, [], is_overwriting=True):
         assert names(tmp_path) == [".paddlemix.json", ".paddlemix.lock"]
 
 
