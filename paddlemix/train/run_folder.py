@@ -149,20 +149,32 @@ def _is_unfinished(folder: Path) -> bool:
 
 def _remove(folder: Path) -> None:
     """Remove a checkpoint that this program began; cut off anywhere, it is not whole, and still known as such."""
+    _empty(folder)
+    shutil.rmtree(folder)
+
+
+def _empty(folder: Path) -> None:
+    """Remove all that is in a checkpoint but what says that this program began it."""
     (folder / COMPLETE).unlink(missing_ok=True)
     for path in folder.iterdir():
         if path.name != RUN:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-    shutil.rmtree(folder)
 
 
 @contextmanager
 def new_checkpoint(
-    output_dir: Path, step: int, facts: Mapping[str, Any], *, is_writer: bool, meet: Callable[[], None]
+    output_dir: Path,
+    step: int,
+    facts: Mapping[str, Any],
+    *,
+    is_writer: bool,
+    meet: Callable[[], None],
+    is_shared: bool = False,
 ) -> Iterator[tuple[Path, Path]]:
     """Yield a folder for the checkpoint of a step, and the name that it takes when all processes have filled it.
 
-    facts: see `run_facts`. is_writer: one process is. meet: waits for all processes.
+    facts: see `run_facts`. is_writer: one process is. meet: waits for all processes. is_shared: there are others, which
+    may go on writing when the writer has failed; then what they leave has to be known as this program's.
     """
     final = free_name(output_dir, step)
     folder = output_dir / f".{final.name}.partial"
@@ -180,8 +192,8 @@ def new_checkpoint(
             sync_tree(folder)
             _rename(folder, final)
     except BaseException:
-        if is_writer:
-            shutil.rmtree(folder, ignore_errors=True)
+        if is_writer and folder.is_dir():
+            _empty(folder) if is_shared else shutil.rmtree(folder, ignore_errors=True)
         raise
     meet()
 

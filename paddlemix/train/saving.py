@@ -25,7 +25,7 @@ def save_checkpoint(trainer, metrics: Mapping[str, float] | None) -> None:
     """Write a checkpoint, all processes together, then remove old ones. Raises OSError naming what is left."""
     args, step = trainer.args, trainer.state.global_step
     output_dir = Path(args.output_dir)
-    place = {"is_writer": args.should_save, "meet": lambda: meet(args)}
+    place = {"is_writer": args.should_save, "meet": lambda: meet(args), "is_shared": args.world_size > 1}
     try:
         with new_checkpoint(output_dir, step, trainer.facts if args.should_save else {}, **place) as (folder, final):
             trainer.write_checkpoint(folder, final, metrics)

@@ -148,6 +148,19 @@ def test_failed_checkpoint_leaves_nothing_and_the_next_one_its_place(tmp_path):
     assert save(tmp_path, 3) == tmp_path / "checkpoint-3" == last_checkpoint(tmp_path)
 
 
+def test_what_another_process_leaves_of_a_failed_checkpoint_is_removed_at_the_next_start(tmp_path):
+    with (
+        pytest.raises(OSError, match="full"),
+        new_checkpoint(tmp_path, 3, {}, is_writer=True, meet=lambda: None, is_shared=True) as (place, _),
+    ):
+        (place / "weights").write_text("half")
+        raise OSError("full")
+    (place / "optimizer.shard01.pdopt").write_text("of a process that has not heard of it")
+    assert names(place) == ["optimizer.shard01.pdopt", RUN] and last_checkpoint(tmp_path) is None
+    with claimed(tmp_path, [], is_overwriting=True):
+        assert names(tmp_path) == [NOTE, ".paddlemix.lock"]
+
+
 def test_only_own_whole_checkpoints_are_removed_and_the_kept_and_the_newest_stay(tmp_path):
     for step in range(1, 6):
         save(tmp_path, step)
