@@ -33,8 +33,8 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     os.environ["PADDLEMIX_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
-    from paddlemix.checkup.host import processor
     from paddlemix.device import prepare_environment, use_device
+    from paddlemix.doctor.host import processor
 
     prepare_environment("cpu")
     use_device("cpu")

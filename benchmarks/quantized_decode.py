@@ -28,7 +28,7 @@ def main() -> int:
 
         prepare_environment("cpu")
         from paddlemix.checkpoints.load import load_model
-        from paddlemix.models.costs import decode_bytes
+        from paddlemix.commands.speed import decode_bytes
 
         models = {kind: load_model(folder, device="cpu", dtype="float32", quantization=of(kind)) for kind in KINDS}
     engines = {kind: prepared(model, arguments) for kind, model in models.items()}

@@ -1,4 +1,4 @@
-"""Prints the README's table of what the recipes need on each of eight cards, computed by `paddlemix.train.memory`.
+"""Prints the README's table of what the recipes need on each of eight cards, computed by `paddlemix.doctor.memory`.
 
     python benchmarks/recipe_memory.py
 
@@ -20,13 +20,17 @@ from paddlemix.device import prepare_environment  # noqa: E402
 
 prepare_environment("cpu")
 
+from paddlemix.doctor.activations import Load  # noqa: E402
+from paddlemix.doctor.memory import (  # noqa: E402
+    GIB,
+    Estimate,
+    estimate,
+    outline,
+)
+from paddlemix.doctor.memory_settings import MemorySettings  # noqa: E402
 from paddlemix.image.anyres import num_image_tokens, num_tiles  # noqa: E402
 from paddlemix.models.config import LlavaConfig  # noqa: E402
-from paddlemix.train.activations import Load  # noqa: E402
 from paddlemix.train.arguments import ModelArguments  # noqa: E402
-from paddlemix.train.memory import GIB, Estimate, estimate  # noqa: E402
-from paddlemix.train.memory_settings import MemorySettings  # noqa: E402
-from paddlemix.train.outline import outline  # noqa: E402
 
 CONFIGS = ROOT / "paddlemix/config/llava"
 NUM_CARDS = 8

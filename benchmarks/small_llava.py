@@ -47,7 +47,7 @@ def load_ours(folder: str, threads: int):
 
     prepare_environment("cpu")
     from paddlemix import LlavaForConditionalGeneration
-    from paddlemix.models.fused import fuse_projections
+    from paddlemix.models.cpu.fused_layer import fuse_projections
 
     model = LlavaForConditionalGeneration.from_pretrained(folder, dtype="float32", device="cpu")
     fuse_projections(model)  # as `paddlemix chat` does

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from paddlemix.checkpoints.checkpoint import open_checkpoint
-from paddlemix.checkpoints.copying import widened
-from paddlemix.checkpoints.files import open_safetensors
-from paddlemix.checkpoints.pdparams import open_pdparams
+from paddlemix.tensor_files.copying import widened
+from paddlemix.tensor_files.pdparams import open_pdparams
+from paddlemix.tensor_files.safetensors import open_safetensors
 
 MARK = "complete"  # of a whole checkpoint
 MEASURED = ("runtime", "per_second", "peak_memory", "begun")  # parts of the keys of what no two runs share

@@ -101,8 +101,8 @@ def ids_of(text: str) -> tuple[list[int], list[int]]:
 
 def ours(arguments: argparse.Namespace):
     model = load_ours(arguments.folder, arguments.threads)
+    from paddlemix.generate.cache_keys import embed_keys
     from paddlemix.generate.engine import Engine
-    from paddlemix.generate.keys import embed_keys
     from paddlemix.generate.sampling import Sampler, SamplingParams
     from paddlemix.generate.speculation import Continuation
 

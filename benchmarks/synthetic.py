@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from paddlemix.checkpoints.files import StoredTensor, storage_dtype
 from paddlemix.checkpoints.layouts import LAYOUTS
+from paddlemix.checkpoints.layouts.shapes import parameter_shapes
 from paddlemix.checkpoints.part_files import write_json_files, write_weights
-from paddlemix.checkpoints.shapes import parameter_shapes
-from paddlemix.checkpoints.transforms import cast_values
 from paddlemix.models.config import LanguageConfig, LlavaConfig
+from paddlemix.tensor_files.stored import StoredTensor, storage_dtype
+from paddlemix.tensor_files.transforms import cast_values
 
 SHARD_BYTES = 2 * 10**9
 

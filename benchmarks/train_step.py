@@ -139,7 +139,7 @@ def run_ours(rows: list[tuple[int, int]], arguments: argparse.Namespace) -> dict
     from paddlemix.image.tiles import ImageTiles
     from paddlemix.models.config import LanguageConfig, LlavaConfig, VisionConfig
     from paddlemix.models.llava import LlavaForConditionalGeneration
-    from paddlemix.train.lora_layers import AdaptedModel
+    from paddlemix.train.lora import AdaptedModel
 
     image = ImageSpec(side=336, patch_size=14)
     model = LlavaForConditionalGeneration(LlavaConfig(LanguageConfig(**DECODER), VisionConfig(**VISION), image=image))

@@ -22,7 +22,7 @@ def __getattr__(name: str):
     if name not in _HOMES:
         raise AttributeError(f"module 'paddlemix' has no attribute {name!r}")
     if name in ("LlavaForConditionalGeneration", "LlavaProcessor", "ChatSession"):
-        from .device import prepare_environment
+        from paddlemix.device import prepare_environment
 
         prepare_environment()
     value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)

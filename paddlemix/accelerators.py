@@ -15,7 +15,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from .log import notice
+from .terminal.log import notice
 
 # Known-good values for Ascend (reference: PaddleMIX's documents and PaddleCustomDevice's npu backend).
 NPU_ENVIRONMENT = {

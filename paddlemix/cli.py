@@ -11,10 +11,10 @@ from . import __version__
 from .accelerators import explained
 from .constants import BUNDLED_MODEL
 from .device import prepare_environment
-from .interrupts import kept_interrupts
-from .log import complain
-from .streams import standard_streams
-from .visible import visible
+from .terminal.interrupts import kept_interrupts
+from .terminal.log import complain
+from .terminal.streams import standard_streams
+from .terminal.visible import visible
 
 TRAINERS = {"pretrain": "plain", "sft": None}  # command -> template (None: the model's own)
 # Commands with a module of their own in commands/, in the order of the help text.
@@ -94,7 +94,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def add_chat(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """Add the chat's options and its function."""
-    from .generate.chat_options import add_arguments
+    from .commands.chat import add_arguments
 
     add_arguments(parser, default_model=BUNDLED_MODEL)
     parser.set_defaults(command=_chat)
@@ -119,15 +119,15 @@ def add_merge(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
 
 
 def _chat(arguments: argparse.Namespace) -> int:
-    from .generate.chat_loop import chat
+    from .commands.chat_loop import chat
 
     return chat(arguments)
 
 
 def _merge(arguments: argparse.Namespace) -> int:
-    from .checkpoints.hub import resolve
     from .checkpoints.merge import merge
     from .checkpoints.side_files import NOTED
+    from .hub.hub import resolve
 
     output = arguments.merge_model_path or arguments.lora_path.rstrip("/") + "_merged"
     base = None if arguments.model_name_or_path is None else resolve(arguments.model_name_or_path)

@@ -17,7 +17,7 @@ from .accelerators import (
     wanted_environment,
     what_is_missing,
 )
-from .log import notice
+from .terminal.log import notice
 
 # What paddle raises where a device, or a build, does not know its memory.
 UNTOLD = (ValueError, RuntimeError, NotImplementedError, AttributeError, OSError)

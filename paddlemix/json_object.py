@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from .sizes import in_bytes
+from .terminal.sizes import in_bytes
 
 MAX_BYTES = 128 << 20  # of a file that is one object; parsed it takes ten times as much memory
 

@@ -15,7 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from paddlemix.checkpoints.hub_sources import HubLimits
+from paddlemix.hub.sources import HubLimits
 
 NAME = "liuhaotian/llava-v1.6-tiny"
 SHARD = "model-00001-of-00002.safetensors"

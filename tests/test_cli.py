@@ -16,7 +16,7 @@ import tiny_folder
 
 from paddlemix import cli
 from paddlemix.cli import main
-from paddlemix.generate.chat_loop import ChatLoop
+from paddlemix.commands.chat_loop import ChatLoop
 from paddlemix.generate.sampling import SamplingParams
 from paddlemix.generate.session import ChatSession
 

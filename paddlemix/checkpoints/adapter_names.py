@@ -11,11 +11,11 @@ from typing import Any
 
 from ..models.config import LlavaConfig
 from ..models.language.families import get_family
+from ..tensor_files.stored import CheckpointError, preview
 from .adapters import Adapter, Oriented, Translate
-from .files import CheckpointError, preview
 from .layouts import hf, official, paddlemix
 from .layouts.components import EMBEDDING, HEAD, decoder_rules
-from .rules import KeyTable
+from .layouts.rules import KeyTable
 
 # How a layout writes a name in one way, and its table; None where the names are ours.
 Names = tuple[Callable[[str], str], KeyTable | None]

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..models.language.families import FAMILIES
-from .files import CheckpointError, StoredTensor, preview
+from ..tensor_files.stored import CheckpointError, StoredTensor, preview
+from ..tensor_files.transforms import transposed
 from .merged import Factors, Rows, merged, num_columns, plus, with_rows
-from .transforms import transposed
 
 # Ends of names, ours and those of every family.
 VOCABULARY = tuple(

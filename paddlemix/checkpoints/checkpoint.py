@@ -11,13 +11,13 @@ from typing import Any
 from ..conversation.tokenizer import Tokenizer, load_tokenizer
 from ..conversation.tokenizer_files import VOCABULARIES
 from ..models.config import LlavaConfig
-from .files import StoredTensor, read_json
+from ..tensor_files.stored import StoredTensor, read_json
+from ..tensor_files.transforms import are_alike, cast, sliced_rows, transposed
 from .layouts import hf, hf_tokenizer
 from .layouts.components import EMBEDDING, HEAD
-from .shapes import check_complete, parameter_shapes
+from .layouts.shapes import check_complete, parameter_shapes
 from .side_files import SideFiles
 from .source import notices_of, read_source, tokenizer_folder, translated, vocabulary_home
-from .transforms import are_alike, cast, sliced_rows, transposed
 
 
 @dataclass(frozen=True)

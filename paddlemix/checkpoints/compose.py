@@ -11,23 +11,23 @@ from typing import Any
 from ..conversation.tokenizer import Tokenizer, load_tokenizer
 from ..conversation.vocabulary_choice import vocabulary_notice
 from ..image.spec import ImageSpec
-from ..log import notice
 from ..models.config import LanguageConfig, LlavaConfig, VisionConfig
 from ..models.language.families import FAMILIES
 from ..models.vision.families import TOWER_FAMILIES
+from ..tensor_files.stored import CheckpointError, StoredTensor, read_json
+from ..tensor_files.transforms import cast, transposed
+from ..terminal.log import notice
 from .checkpoint import open_checkpoint
-from .files import CheckpointError, StoredTensor, read_json
 from .layouts import decoder, tower
 from .layouts import paddle as layout
 from .layouts.components import EMBEDDING
 from .layouts.part import read_own_json
+from .layouts.positions import resize_tower
+from .layouts.shapes import check_complete
 from .new_folder import write_folder
 from .output_folder import Place
 from .part_folders import read_language_folder, read_tower_folder
-from .positions import resize_tower
 from .projector_file import fresh_newline, fresh_projector, read_projector
-from .shapes import check_complete
-from .transforms import cast, transposed
 from .translation import Translation
 
 NAMES = " or ".join(family.architecture for family in FAMILIES.values())

@@ -14,15 +14,15 @@ from types import ModuleType
 from tqdm import tqdm
 
 from ..conversation.tokenizer import Tokenizer
+from ..tensor_files.shards import parse_size
+from ..tensor_files.stored import CheckpointError, StoredTensor
 from .checkpoint import Checkpoint, open_checkpoint, open_written
-from .files import CheckpointError, StoredTensor
 from .layouts import LAYOUTS, hf
 from .layouts.part import Part
 from .new_folder import check_space
 from .output_folder import Place
 from .part_files import write_json_files, write_weights
 from .report import Report, trace
-from .shards import parse_size
 from .source import folders_of
 
 Check = Callable[[Checkpoint, Path], list[str]]

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from .files import CheckpointError, StoredTensor, preview, read_json
+from ..tensor_files.stored import CheckpointError, StoredTensor, preview, read_json
+from ..tensor_files.transforms import ALL, FLOATS, Derived, Region, cast_values, open_regions, row_blocks, widened
 from .layouts.components import open_torch_weights
 from .layouts.part import Part
 from .new_folder import write_folder
 from .output_folder import Place
-from .transforms import ALL, FLOATS, Derived, Region, cast_values, open_regions, row_blocks, widened
 
 # The vocabulary may have grown; the rows that the base lacks stand in the delta as they are.
 VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..foreign_json import is_silent, shown
-from .files import CheckpointError, StoredTensor, preview, read_json
-from .transforms import FLOATS
+from ..tensor_files.stored import CheckpointError, StoredTensor, preview, read_json
+from ..tensor_files.transforms import FLOATS
 
 # Keys of config.json: transformers' (and PaddleNLP's), an older one of compressed-tensors, MLX's.
 CONFIG_KEYS = ("quantization_config", "compression_config", "quantization")

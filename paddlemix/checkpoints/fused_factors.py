@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from .files import CheckpointError, StoredTensor
-from .fused import joined
+from ..tensor_files.stored import CheckpointError, StoredTensor
+from ..tensor_files.transforms import Derived
+from .layouts.fused_weights import joined
+from .layouts.rules import FusedRule
 from .merged import Factors, as_float32
-from .rules import FusedRule
-from .transforms import Derived
 
 
 def joined_factors(rule: FusedRule, factors: Mapping[str, Factors]) -> Factors:

@@ -10,11 +10,12 @@ from pathlib import Path
 
 from ..conversation.tokenizer import load_tokenizer
 from ..conversation.tokenizer_files import VOCABULARIES
+from ..hub import hub
 from ..models.config import LlavaConfig
 from ..models.language.families import FAMILIES, get_family
 from ..models.vision.families import TOWER_FAMILIES, get_tower_family
-from . import hub
-from .files import CheckpointError, StoredTensor
+from ..tensor_files.stored import CheckpointError, StoredTensor
+from ..tensor_files.transforms import transposed
 from .foreign_quantization import refuse_quantized
 from .inspection_facts import Inspection, compare, count, describe_image, describe_text
 from .inspection_trained import inspect_trained
@@ -23,11 +24,10 @@ from .layouts.config_keys import read_config_json, suggested_sampling
 from .layouts.decoder import read_eos
 from .layouts.image_processor_file import unread_processor
 from .layouts.names import decoder_name, tower_name
+from .layouts.shapes import language_shapes, parameter_shapes, vision_shapes
 from .part_folders import read_language_folder, read_tower_folder
-from .shapes import language_shapes, parameter_shapes, vision_shapes
 from .side_files import kind_of
 from .source import read_source, template_choice
-from .transforms import transposed
 from .translation import Translation, naming_of, translate
 from .weight_scan import Scan, scan_folder
 

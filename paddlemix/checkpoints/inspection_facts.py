@@ -18,7 +18,7 @@ from ..foreign_json import shown
 from ..image.anyres import num_image_tokens
 from ..image.spec import PIXEL_FIELDS, ImageSpec
 from ..models.config import LlavaConfig
-from .files import CheckpointError, StoredTensor, preview
+from ..tensor_files.stored import CheckpointError, StoredTensor, preview
 from .layouts.folder_template import TemplateChoice
 from .weight_scan import COMPONENTS, WeightFile, component_of
 

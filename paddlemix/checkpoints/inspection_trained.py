@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from ..tensor_files.stored import StoredTensor, preview, read_json
+from ..tensor_files.transforms import transposed
 from . import lora, peft_adapter
 from .adapters import Oriented
-from .files import StoredTensor, preview, read_json
 from .inspection_facts import Inspection, count, describe_image, describe_text
-from .shapes import check_complete
+from .layouts.shapes import check_complete
 from .side_files import KINDS, base_folder
 from .source import our_tensors, read_source, template_choice
-from .transforms import transposed
 from .weight_scan import Scan, scan_file, scan_folder
 
 FACTOR = re.compile(r"(?P<layer>.+?)\.lora_(embedding_)?(?P<side>[AB])\b.*")

@@ -11,20 +11,20 @@ import numpy as np
 import paddle
 
 from .. import device as devices
+from ..hub import hub
 from ..models.config import LlavaConfig
 from ..models.llava import LlavaForConditionalGeneration
 from ..models.quantized import QuantizedLinear, quantize_layers, quantized_layers
 from ..ops.host_memory import new_memory
 from ..ops.quantize import check_kind
-from . import hub
+from ..tensor_files.copying import copy_into
+from ..tensor_files.stored import CheckpointError, StoredTensor, preview
+from ..tensor_files.transforms import contiguous
 from .adapters import Oriented
-from .copying import copy_into
-from .files import CheckpointError, StoredTensor, preview
 from .quantized import to_codes
 from .side_files import NOTED, SideFiles
 from .source import our_tensors, read_source
 from .source import read_config as read_config  # callers of load find it here
-from .transforms import contiguous
 
 NUM_READERS = 2
 

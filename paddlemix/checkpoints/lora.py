@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from ..foreign_json import KeyRules, check_keys, is_silent, shown
+from ..hub.places import fetch_folder
 from ..ops.quantize import KINDS
+from ..tensor_files.pdparams import open_pdparams
+from ..tensor_files.safetensors import open_safetensors
+from ..tensor_files.stored import CheckpointError, StoredTensor, open_weights, preview, read_json
 from .adapters import Adapter, lay_over
-from .files import CheckpointError, StoredTensor, open_safetensors, open_weights, preview, read_json
 from .layouts import paddlemix
 from .merged import Factors
-from .pdparams import open_pdparams
 from .peft_config import MAX_ALPHA, MAX_RANK
-from .places import fetch_folder
 
 WEIGHTS, CONFIG = "lora_model_state.pdparams", "lora_config.json"
 UNIFIED, UNIFIED_INDEX = "peft_model.safetensors", "peft_model.safetensors.index.json"

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import paddle
 
-from ..visible import visible
+from ..tensor_files.stored import CheckpointError, preview
+from ..terminal.visible import visible
 from . import lora, peft_adapter, side_files
-from .files import CheckpointError, preview
 from .load import load_model
 from .output_folder import Place
 from .processor import LlavaProcessor

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .files import StoredTensor, storage_dtype
-from .transforms import Derived, cast_values, row_blocks, transposed, widened
+from ..tensor_files.stored import StoredTensor, storage_dtype
+from ..tensor_files.transforms import Derived, cast_values, row_blocks, transposed, widened
 
 
 @dataclass(frozen=True)

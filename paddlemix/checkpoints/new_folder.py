@@ -8,12 +8,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ..sizes import in_bytes
-from .files import CheckpointError
+from ..tensor_files.shards import parse_size
+from ..tensor_files.stored import CheckpointError
+from ..terminal.sizes import in_bytes
 from .layouts.part import Part
 from .output_folder import Place
 from .part_files import write_json_files, write_weights
-from .shards import parse_size
 
 SPARE_BYTES = 64 << 20  # for side files, beside the tensors
 

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ..hub.model_files import PARTS
 from ..output import OutputError, check_file, locked, sync, sync_tree, write_json
-from .files import CheckpointError, preview, read_json
-from .hub_files import PARTS
+from ..tensor_files.stored import CheckpointError, preview, read_json
 
 NOTE = ".paddlemix.json"  # of an output: the command that wrote it, and its files
 STAGING = ".paddlemix-unfinished"

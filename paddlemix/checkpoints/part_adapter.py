@@ -7,9 +7,9 @@ from pathlib import Path
 
 from ..models.config import LanguageConfig
 from ..models.language.families import get_family
+from ..tensor_files.stored import CheckpointError, StoredTensor, preview
 from . import peft_adapter
 from .adapters import lay_over
-from .files import CheckpointError, StoredTensor, preview
 
 
 def with_adapter(

@@ -10,11 +10,12 @@ import numpy as np
 from tqdm import tqdm
 
 from ..output import write_json
-from .files import CheckpointError, StoredTensor, write_safetensors
+from ..tensor_files.pdparams import write_pdparams
+from ..tensor_files.safetensors import write_safetensors
+from ..tensor_files.shards import split
+from ..tensor_files.stored import CheckpointError, StoredTensor
+from ..tensor_files.torch_bin import write_torch_bin
 from .layouts.part import Part
-from .pdparams import write_pdparams
-from .shards import split
-from .torch_bin import write_torch_bin
 
 ENDINGS = {"safetensors": "safetensors", "pdparams": "pdparams", "torch_bin": "bin"}
 

@@ -10,8 +10,8 @@ from ..models.language.families import get_family
 from .layouts import decoder, tower
 from .layouts.components import decoder_rules, is_unused_by_llava, open_torch_weights, tower_rules
 from .layouts.names import decoder_name, tower_name
-from .rules import KeyTable
-from .shapes import language_shapes, vision_shapes
+from .layouts.rules import KeyTable
+from .layouts.shapes import language_shapes, vision_shapes
 from .translation import Naming, Translation, translate
 
 COMPUTED = "rotary_emb.inv_freq"

@@ -11,12 +11,13 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..tensor_files.safetensors import open_safetensors
+from ..tensor_files.stored import CheckpointError, StoredTensor, preview, read_json
+from ..tensor_files.torch_bin import open_torch_bin
+from ..tensor_files.transforms import FLOATS, transposed
 from .adapters import Adapter, Added
-from .files import CheckpointError, StoredTensor, open_safetensors, preview, read_json
 from .merged import Factors, Rows, as_matrix
 from .peft_config import BASE_KEY, CONFIG, PeftConfig, read_config
-from .torch_bin import open_torch_bin
-from .transforms import FLOATS, transposed
 
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 # What stands around the name of a layer in peft's own modules.

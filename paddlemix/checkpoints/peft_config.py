@@ -26,7 +26,7 @@ from ..foreign_json import (
     shown,
     whole_number,
 )
-from .files import CheckpointError, preview, read_json
+from ..tensor_files.stored import CheckpointError, preview, read_json
 
 CONFIG = "adapter_config.json"
 CHOICE_KEYS = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")

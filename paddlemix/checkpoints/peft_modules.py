@@ -8,15 +8,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ..models.config import LlavaConfig
+from ..tensor_files.stored import CheckpointError, StoredTensor, preview
+from ..tensor_files.transforms import transposed
 from .adapters import Adapter
-from .files import CheckpointError, StoredTensor, preview
 from .fused_factors import joined_factors
 from .layouts import hf
 from .layouts.components import EMBEDDING, HEAD
+from .layouts.rules import KeyTable
 from .merged import Factors
-from .rules import KeyTable
 from .side_files import SideFiles
-from .transforms import transposed
 from .verify import is_same
 
 PROJECTOR, NEWLINE, TOWER = "projector.", "image_newline", "vision_tower."

@@ -17,7 +17,8 @@ import numpy as np
 from tqdm import tqdm
 
 from ..models.config import LlavaConfig
-from .files import CheckpointError, StoredTensor
+from ..tensor_files.stored import CheckpointError, StoredTensor
+from ..tensor_files.transforms import Derived, ancestry, cast
 from .layouts import hf, hf_json
 from .layouts.part import Part
 from .merged import as_float32
@@ -29,7 +30,6 @@ from .peft_modules import Modules, collect
 from .report import Mapped, Report
 from .side_files import SideFiles, rounding_of
 from .source import folders_of, our_tensors, read_source
-from .transforms import Derived, ancestry, cast
 
 NAME = "peft"
 PREFIX = "base_model.model."

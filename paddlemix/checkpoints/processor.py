@@ -13,13 +13,13 @@ from ..conversation.tokenizer import Tokenizer, load_tokenizer
 from ..data.collate import collate, collate_packs
 from ..data.encode import encode, encode_turns
 from ..data.sample import Batch, Sample
+from ..hub import hub
 from ..image.load import load_image
 from ..image.preprocess import preprocess
 from ..image.spec import ImageSpec
 from ..image.tiles import ImageTiles
-from ..log import notice
 from ..output import write_json
-from . import hub
+from ..terminal.log import notice
 from .layouts.paddle import FORMAT, FORMAT_KEY, read_processor_json
 from .layouts.paddle import PROCESSOR_FILE as FILE
 from .side_files import kind_of

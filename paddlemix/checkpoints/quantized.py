@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..ops.quantize import Codes, dequantize, quantize
+from ..tensor_files.stored import CheckpointError, StoredTensor
+from ..tensor_files.transforms import Derived, cast_values, contiguous, is_turned, transposed
 from .adapters import Oriented
-from .files import CheckpointError, StoredTensor
 from .merged import Factors, Merged, as_float32
-from .transforms import Derived, cast_values, contiguous, is_turned, transposed
 
 QUANTIZED_NAME = re.compile(r"language_model\.layers\.\d+\.(self_attn|mlp)\.\w+_proj\.weight")
 

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ..sizes import in_bytes
-from .files import CheckpointError, StoredTensor, preview
-from .transforms import Derived, ancestry, is_turned, transposed
+from ..tensor_files.stored import CheckpointError, StoredTensor, preview
+from ..tensor_files.transforms import Derived, ancestry, is_turned, transposed
+from ..terminal.sizes import in_bytes
 
 
 @dataclass(frozen=True)

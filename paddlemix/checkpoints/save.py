@@ -9,10 +9,11 @@ from pathlib import Path
 from ..models.llava import LlavaForConditionalGeneration
 from ..models.quantized import quantized_layers
 from ..output import replacing, write_json
-from .files import StoredTensor, held, write_safetensors
+from ..tensor_files.safetensors import write_safetensors
+from ..tensor_files.shards import parse_size, split
+from ..tensor_files.stored import StoredTensor, held
 from .layouts import paddle as layout
 from .output_folder import exchanged
-from .shards import parse_size, split
 
 OURS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
 

@@ -16,8 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from ..conversation.tokenizer_files import VOCABULARIES
+from ..hub.places import fetch_folder
 from ..models.config import LlavaConfig
 from ..models.vision.families import get_tower_family
+from ..tensor_files.pdparams import open_pdparams
+from ..tensor_files.safetensors import open_safetensors
+from ..tensor_files.stored import CheckpointError, StoredTensor
+from ..tensor_files.torch_bin import open_torch_bin
+from ..tensor_files.transforms import transposed
 from . import lora, peft_adapter
 from .adapter_names import (
     Names,
@@ -30,9 +36,7 @@ from .adapter_names import (
     without_unused,
 )
 from .adapters import Adapter, Oriented, Translate, lay_over
-from .files import CheckpointError, StoredTensor, open_safetensors
 from .foreign_quantization import refuse_quantized
-from .fused import split_adapter
 from .layouts import official, paddle
 from .layouts.components import (
     EMBEDDING,
@@ -43,13 +47,10 @@ from .layouts.components import (
     open_torch_weights,
 )
 from .layouts.config_keys import read_config_json, stored_dtype
+from .layouts.fused_weights import split_adapter
 from .layouts.names import decoder_name, renamed_once
 from .layouts.official import TowerFacts
-from .pdparams import open_pdparams
-from .places import fetch_folder
 from .quantized import rounded
-from .torch_bin import open_torch_bin
-from .transforms import transposed
 from .translation import naming_of, translate
 
 NOTED = "as noted"

@@ -11,15 +11,15 @@ from typing import Any
 
 from ..conversation.tokenizer_files import VOCABULARIES
 from ..conversation.vocabulary_choice import vocabulary_notice
+from ..hub.places import fetch_folder
 from ..models.config import LlavaConfig
+from ..tensor_files.stored import CheckpointError, read_json
 from . import side_files
 from .adapters import Oriented
-from .files import CheckpointError, read_json
 from .foreign_quantization import refuse_quantized
 from .layouts import decoder, detect, hf, official, paddle, xtuner
 from .layouts.folder_template import TemplateChoice
 from .layouts.part import read_own_json
-from .places import fetch_folder
 from .side_files import Base, SideFiles
 from .translation import Translation, naming_of, translate
 

@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from ..models.config import LlavaConfig
+from ..tensor_files.stored import CheckpointError, StoredTensor, preview
+from ..tensor_files.transforms import is_same, transposed
 from .adapters import Oriented
-from .files import CheckpointError, StoredTensor, preview
 from .foreign_quantization import quantized_names, quantized_tensors, wrong_dtype, wrong_dtypes
-from .fused import as_ours
 from .layouts.components import EMBEDDING, HEAD
-from .rules import KeyTable
-from .shapes import Shapes, parameter_shapes
-from .transforms import is_same, transposed
+from .layouts.fused_weights import as_ours
+from .layouts.rules import KeyTable
+from .layouts.shapes import Shapes, parameter_shapes
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ..tensor_files.stored import CheckpointError, preview
+from ..tensor_files.transforms import is_same
 from .checkpoint import Checkpoint, open_written
-from .files import CheckpointError, preview
-from .transforms import is_same
 
 PROMPT = "What is in this picture?"
 PICTURE_SIZE = (96, 64)  # (width, height)

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..visible import visible_line
-from .files import CheckpointError, StoredTensor, read_index
-from .hub_files import ADAPTER_SHARDS, ADAPTER_WEIGHTS, BESIDE_ADAPTER, PARTS, WEIGHTS
+from ..hub.model_files import ADAPTER_SHARDS, ADAPTER_WEIGHTS, BESIDE_ADAPTER, PARTS, WEIGHTS
+from ..tensor_files.stored import CheckpointError, StoredTensor, read_index
+from ..terminal.visible import visible_line
 from .side_files import PROJECTOR_FILES, READERS
 
 # Parts of a model and how the names of their tensors are told apart, in our names and in those of every layout.

@@ -7,9 +7,9 @@ import sys
 import time
 from typing import Any
 
-from ..checkpoints.hub_options import add_hub_options
 from ..constants import BUNDLED_MODEL
-from ..visible import visible, visible_json
+from ..terminal.visible import visible, visible_json
+from .options import add_hub_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -53,12 +53,12 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     import paddle
 
     from .. import __version__
-    from ..checkpoints.hub import resolve
     from ..checkpoints.load import load_model
     from ..device import peak_memory
-    from ..generate.speed import Meter, Plan, machine_limits
-    from ..models.fused import fuse_projections
+    from ..hub.hub import resolve
+    from ..models.cpu.fused_layer import fuse_projections
     from ..ops.quantize import choose_kind
+    from .speed import Meter, Plan, machine_limits
 
     sizes = (tuple(numbers) for numbers in (arguments.lengths, arguments.contexts, arguments.batches))
     plan = Plan(*sizes, num_steps=arguments.steps, num_rounds=arguments.rounds)
@@ -96,7 +96,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 def _processor(home, base):
     """Return a model's processor, None with a notice for a folder that has no tokenizer."""
     from ..checkpoints.processor import LlavaProcessor
-    from ..log import notice
+    from ..terminal.log import notice
 
     try:
         return LlavaProcessor.from_pretrained(home, base)

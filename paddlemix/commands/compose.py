@@ -7,9 +7,9 @@ import ast
 import sys
 from pathlib import Path
 
-from ..checkpoints.hub_options import add_hub_options
 from ..models.projector_type import PROJECTOR_NAMES
-from ..visible import visible
+from ..terminal.visible import visible
+from .options import add_hub_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -61,8 +61,8 @@ def _pairs(text: str) -> tuple[tuple[int, int], ...]:
 def run(arguments: argparse.Namespace) -> int:
     """Write the folder and say which parts hold random values."""
     from ..checkpoints.compose import Choices, compose
-    from ..checkpoints.hub import resolve
     from ..conversation.templates import get_template
+    from ..hub.hub import resolve
 
     if arguments.seed < 0:
         raise ValueError(f"--seed {arguments.seed} is below 0")

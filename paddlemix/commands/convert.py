@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from ..checkpoints.hub_options import add_hub_options
-from ..visible import visible
+from ..terminal.visible import visible
+from .options import add_hub_options
 
 LAYOUTS = ("paddle", "paddlemix", "hf", "official", "xtuner", "peft")
 DTYPES = ("float32", "float16", "bfloat16")
@@ -44,8 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
 def run(arguments: argparse.Namespace) -> int:
     """Convert and print the report."""
     from ..checkpoints.convert import convert
-    from ..checkpoints.hub import resolve
     from ..checkpoints.verify import compare_logits, compare_tensors
+    from ..hub.hub import resolve
 
     if arguments.to == "peft":
         return _run_peft(arguments)
@@ -68,8 +68,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _run_peft(arguments: argparse.Namespace) -> int:
     """Write an adapter and print the report."""
-    from ..checkpoints.hub import resolve
     from ..checkpoints.peft_writer import write_adapter
+    from ..hub.hub import resolve
 
     if "logits" in arguments.verify:
         raise ValueError("--verify logits is not for --to peft: --verify compares every tensor of the merged models")

@@ -11,7 +11,6 @@ import numpy as np
 from tqdm import tqdm
 
 from ..checkpoints.processor import LlavaProcessor
-from ..data import report_html
 from ..data.bad_rows import BadRowPolicy, refuse
 from ..data.measure import Measure, RowFacts, measure_rows
 from ..data.mixture import scan_mixture
@@ -19,8 +18,9 @@ from ..data.packing import fill_rate, pack_rows
 from ..data.row import Row
 from ..data.row_note import RowNote, in_words
 from ..data.statistics import DataFacts, distinct_rows, summarise
-from ..train.data_settings import DataSettings
-from ..visible import visible_line
+from ..terminal.visible import visible_line
+from ..train.settings import DataSettings
+from . import report_html
 
 LABEL_WIDTH = 18
 MAX_NAMED = 10  # bad rows that are named

@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
     from ..device import prepare_environment
-    from ..train.values import read_values
+    from ..train.config_file import read_values
 
     words = arguments.settings
     if not words:
@@ -51,8 +51,8 @@ def run(arguments: argparse.Namespace) -> int:
     values.pop("dry_run", None)
     device = values.get("device")
     prepare_environment(device if isinstance(device, str) else None)
-    from ..train.checks.doctor import diagnose
-    from ..train.checks.text import show
+    from ..doctor.report import show
+    from ..doctor.run_checks import diagnose
 
     diagnosis = diagnose(
         values,
@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _examine(arguments: argparse.Namespace, device: object) -> int:
     """Check a device, in processes of its own: a plugin that crashes must not end the report."""
-    from ..checkup.examine import examine
+    from ..doctor.device import examine
 
     if not isinstance(device, str) or not device:
         raise ValueError(f"--device needs one name: {DEVICE_USAGE}")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from ..checkpoints.hub_options import add_hub_options
-from ..visible import visible
+from ..terminal.visible import visible
+from .options import add_hub_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -29,8 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the projector and print the names of its tensors."""
-    from ..checkpoints.extract import extract_projector
-    from ..checkpoints.hub import resolve
+    from ..checkpoints.projector_file import extract_projector
+    from ..hub.hub import resolve
 
     model = arguments.model or arguments.model_path
     if model is None or (arguments.model and arguments.model_path):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from ..checkpoints.hub_options import add_hub_options
-from ..sizes import in_bytes
-from ..visible import visible, visible_json, visible_line
+from ..terminal.sizes import in_bytes
+from ..terminal.visible import visible, visible_json, visible_line
+from .options import add_hub_options
 
 if TYPE_CHECKING:
     from ..checkpoints.inspection_facts import Inspection
@@ -31,8 +31,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the report; return 1 if something is missing or wrong."""
     import dataclasses
 
-    from ..checkpoints.hub import resolve
     from ..checkpoints.inspection import inspect
+    from ..hub.hub import resolve
 
     path = resolve(arguments.path, hub=arguments.hub, revision=arguments.revision)
     found = inspect(path, arguments.model_base)

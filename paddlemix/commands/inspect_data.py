@@ -6,8 +6,8 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from ..checkpoints.hub_options import add_hub_options
-from ..visible import visible, visible_json
+from ..terminal.visible import visible, visible_json
+from .options import add_hub_options
 
 if TYPE_CHECKING:
     from .data_report import Report
@@ -80,11 +80,11 @@ def _check(arguments: argparse.Namespace) -> None:
 def _report(arguments: argparse.Namespace, inspect_data) -> Report:
     from pathlib import Path
 
-    from ..checkpoints.hub import resolve
     from ..checkpoints.processor import LlavaProcessor
     from ..data.measure import default_workers
-    from ..train.data_settings import DataSettings
-    from ..train.values import read_values
+    from ..hub.hub import resolve
+    from ..train.config_file import read_values
+    from ..train.settings import DataSettings
 
     words = arguments.settings
     settings = DataSettings.read(read_values(words))

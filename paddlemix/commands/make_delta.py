@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from ..visible import visible
-from .delta_options import add_delta_options, resolved
+from ..terminal.visible import visible
+from .options import add_delta_options, resolved
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:

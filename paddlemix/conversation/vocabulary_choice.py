@@ -11,7 +11,7 @@ from typing import Any
 
 import sentencepiece
 
-from ..sizes import in_bytes
+from ..terminal.sizes import in_bytes
 from .tokenizer_files import ADDED_FILE, CONFIG_FILE, FAST_FILE, MAX_BYTES, SETTINGS, VOCABULARIES, TokenizerFiles
 
 TIKTOKEN = "it is a list of byte pieces, as LLaMA 3 was first released with"

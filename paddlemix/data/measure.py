@@ -14,11 +14,9 @@ from ..conversation.messages import Conversation
 from ..conversation.templates import ChatTemplate
 from ..image.anyres import num_image_tokens
 from ..image.errors import ImageError, MissingImageError
-from ..image.load import load_image
-from ..image.size import picture_size
+from ..image.load import load_image, picture_size
 from ..image.spec import ImageSpec
-from .encode import SampleTooLongError, tokenize_to_fit
-from .locate import find_picture
+from .encode import SampleTooLongError, find_picture, tokenize_to_fit
 from .row import Row
 from .row_note import TOO_LONG
 from .workers import map_in_processes

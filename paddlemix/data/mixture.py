@@ -26,9 +26,9 @@ import numpy as np
 from ..conversation.paddlemix_template import check_chat_template
 from ..conversation.templates import ChatTemplate
 from ..image.load import describe
-from ..visible import visible
+from ..terminal.visible import visible
 from .bad_rows import refuse
-from .locate import MAX_PATH
+from .encode import MAX_PATH
 from .readers.fields import show
 from .readers.files import scan_rows
 from .row import Row

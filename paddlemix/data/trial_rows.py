@@ -10,7 +10,7 @@ import numpy as np
 
 from ..image.load import SCHEME
 from .bad_rows import BadRowPolicy, TooManyBadRowsError
-from .locate import hint_for
+from .encode import hint_for
 from .measure import MISSING, UNREADABLE, Measure, RowFacts, measure_rows
 from .row import Row
 from .row_note import RowNote, count_kinds, in_words

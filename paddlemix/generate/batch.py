@@ -12,8 +12,8 @@ from ..data.sample import Batch
 from ..image.anyres import num_image_tokens
 from ..image.tiles import ImageTiles, content_key
 from ..models.image_features import check_counts, check_tiles
+from .cache_keys import Key, keys_of
 from .decode import continue_rows
-from .keys import Key, keys_of
 from .prompts import read_prompts
 from .sampling import Sampler, SamplingParams
 

@@ -10,8 +10,8 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 
+from .cache_keys import Key, num_common
 from .engine import Engine
-from .keys import Key, num_common
 
 MAX_BYTES = 1024**3  # three conversations about a picture with LLaVA 1.5 of 7B parameters in 16 bits
 MIN_PLACES = 16  # fewer are read as fast as copied

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..image.tiles import ImageTiles
+from .cache_keys import Key, embed_keys, num_common
 from .engine import Engine
-from .keys import Key, embed_keys, num_common
-from .pictures import features_of
+from .features import features_of
 
 PASS_COST = 48  # what one more pass costs, in positions read
 

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from ..image.tiles import ImageTiles
+from .cache_keys import Key, embed_keys, num_common
 from .engine import Engine
-from .keys import Key, embed_keys, num_common
-from .pictures import features_of
+from .features import features_of
 from .prefix_cache import PrefixCache
 from .sampling import Sampler, SamplingParams
 from .speculation import Continuation

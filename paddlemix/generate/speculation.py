@@ -13,8 +13,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from .cache_keys import Key
 from .engine import Engine
-from .keys import Key
 
 WIDTHS = (3, 2)  # how many last tokens are looked up, the first that is found
 

@@ -9,7 +9,7 @@ from typing import Any
 from ..conversation.messages import Message
 from ..conversation.tokenize import tokenize_turn
 from ..image.tiles import ImageTiles, content_key
-from .keys import Key, keys_of
+from .cache_keys import Key, keys_of
 from .sampling import SamplingParams
 from .stream import StreamDecoder
 

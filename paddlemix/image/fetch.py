@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..web import OutOfTimeError, PassingWebError, WebError, chunks, num_expected_bytes, printable, request
-from ..web_clock import ExchangeClock
+from ..web.clock import ExchangeClock
+from ..web.request import OutOfTimeError, PassingWebError, WebError, chunks, num_expected_bytes, printable, request
 from .errors import ImageError
 
 if TYPE_CHECKING:

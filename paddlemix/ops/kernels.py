@@ -15,7 +15,7 @@ import numpy as np
 import paddle
 
 from ..accelerators import plugin_folder
-from ..log import notice
+from ..terminal.log import notice
 
 HALF = ("float16", "bfloat16")
 TOLERANCES = {"float32": 1e-5, "float16": 2e-2, "bfloat16": 2e-2}  # of the largest value

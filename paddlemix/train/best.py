@@ -8,7 +8,7 @@ from pathlib import Path
 
 from paddlenlp.trainer.trainer import TRAINER_STATE_NAME
 
-from ..checkpoints.files import CheckpointError, read_json
+from ..tensor_files.stored import CheckpointError, read_json
 
 
 def note_best(state, args, metrics: Mapping[str, float] | None, checkpoint: Path) -> None:

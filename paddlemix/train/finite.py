@@ -11,7 +11,7 @@ import paddle
 from paddle.nn.clip import _squared_l2_norm  # what gradients are clipped by, on every device
 from paddlenlp.trainer import TrainerCallback
 
-from ..checkpoints.files import CheckpointError, preview
+from ..tensor_files.stored import CheckpointError, preview
 from .loader import summed
 from .watch import LossError, LossWatch
 

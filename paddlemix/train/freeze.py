@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 from paddle import nn
 
-from ..checkpoints.files import preview
 from ..checkpoints.layouts import paddlemix
-from ..log import notice
 from ..models.language.families import get_family
 from ..models.llava import LlavaForConditionalGeneration
 from ..models.quantized import QuantizedLinear
+from ..tensor_files.stored import preview
+from ..terminal.log import notice
 
 if TYPE_CHECKING:
     from .arguments import ModelArguments

@@ -6,19 +6,20 @@ Paddle itself would begin anew with what it does not find, or fail at the first 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import paddle
+from paddlenlp.trainer.trainer_utils import ShardingOption
 
-from ..checkpoints.files import CheckpointError, StoredTensor, preview
 from ..checkpoints.load import as_oriented
-from ..checkpoints.pdparams import NAME_TABLE, named_arrays, read_saved, refusing, stored_array, write_saved
 from ..output import replacing
-from .parallel import SLICE, Held
+from ..tensor_files.pdparams import NAME_TABLE, named_arrays, read_saved, refusing, stored_array, write_saved
+from ..tensor_files.stored import CheckpointError, StoredTensor, preview
+from .parallel import SLICE, Held, is_half
 
 MASTERS, SCHEDULE = "master_weights", "LR_Scheduler"
 LARGEST = float(np.finfo(np.float32).max)
@@ -158,3 +159,23 @@ def write_optimizer(path: Path, state: Mapping[str, Any], host_weights: Mapping[
         values[SCHEDULE] = state[SCHEDULE]
     with replacing(path) as file:
         write_saved(file, values)
+
+
+def host_weights(optimizer, parameters: Iterable[paddle.Tensor], args) -> dict[str, paddle.Tensor]:
+    """Return the weights by name: stage 2 has one buffer, stage 3 one for each parameter; {} without offload."""
+    if args.world_size <= 1 or ShardingOption.OFFLOAD not in args.sharding:
+        return {}
+    if ShardingOption.SHARD_GRAD_OP in args.sharding:
+        buffer = optimizer.offload_params.buffer
+        return {buffer.name: buffer}
+    return {one.name: one.master_weight for one in parameters if not one.stop_gradient and is_half(one)}
+
+
+@paddle.no_grad()
+def restore(weights: Mapping[str, paddle.Tensor], masters: Mapping[str, Any]) -> None:
+    """Put back what a checkpoint holds of the weights; one of an earlier version may hold none."""
+    for name, tensor in weights.items():
+        if name in masters:
+            # NOTE: in place, because stage 2 has views of its buffer; `set_value` would give it other memory.
+            tensor.zero_()
+            tensor.add_(masters[name].cpu())

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import paddle
 from paddlenlp.trainer.trainer_utils import ShardingOption
 
-from ..checkpoints.files import CheckpointError, read_json
 from ..foreign_json import TEXT, Kind, check_values, whole_number
 from ..output import write_json
+from ..tensor_files.stored import CheckpointError, read_json
 
 PARTS_FILE = "processes.json"  # of a checkpoint: over how many processes its optimizer's state lies, and how
 PARTS_KINDS: dict[str, Kind] = {
@@ -196,3 +196,29 @@ def _in_words(parts: dict[str, Any]) -> str:
     if not parts["sharding"]:
         return f"{number} without sharding"
     return f"{number} with sharding {parts['sharding']} over {parts['sharding_parallel_degree']}"
+
+
+Result = TypeVar("Result")
+
+
+def together(action: Callable[[], Result], num_processes: int) -> Result:
+    """Return what an action returns; all processes must call it. The action must not communicate.
+
+    Where it fails in one process it fails in all of them, with the same text: nobody waits for a process that ended.
+    Raises what the action raised, in other processes CheckpointError.
+    """
+    if num_processes <= 1:
+        return action()
+    result, failure = None, None
+    try:
+        result = action()
+    except (ValueError, OSError) as error:
+        failure = error
+    problems: list[str | None] = []
+    paddle.distributed.all_gather_object(problems, None if failure is None else str(failure))
+    if failure is not None:
+        raise failure
+    problem = next((text for text in problems if text is not None), None)
+    if problem is not None:
+        raise CheckpointError(problem)
+    return result

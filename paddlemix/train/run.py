@@ -14,11 +14,10 @@ from typing import Any
 
 from ..accelerators import explained
 from ..device import prepare_environment
-from ..interrupts import Preempted, kept_interrupts, raised_terminations
-from ..log import complain, notice
-from ..streams import standard_streams
-from .convert import convert
-from .values import read_values
+from ..terminal.interrupts import Preempted, kept_interrupts, raised_terminations
+from ..terminal.log import complain, notice
+from ..terminal.streams import standard_streams
+from .config_file import convert, read_values
 
 NO_MODEL = "model_name_or_path is missing: name the folder of the model to start from"
 STOPPED = 128 + signal.SIGTERM  # what a shell reports of a process that SIGTERM ended
@@ -76,8 +75,8 @@ def _config_folder(argv: list[str]) -> Path | None:
 
 
 def _diagnose(values: dict[str, Any], template: str | None, config_folder: Path | None) -> int:
-    from .checks.doctor import diagnose
-    from .checks.text import show
+    from ..doctor.report import show
+    from ..doctor.run_checks import diagnose
 
     diagnosis = diagnose(values, template=template, config_folder=config_folder)
     show(diagnosis, is_json=False)
@@ -86,11 +85,11 @@ def _diagnose(values: dict[str, Any], template: str | None, config_folder: Path 
 
 def train(values: dict[str, Any], *, template: str | None, config_folder: Path | None) -> None:
     """Load, train, evaluate and save. Raises ValueError for a user's mistake."""
-    from ..checkpoints.hub import resolve
+    from ..hub.hub import resolve
     from .arguments import parse
-    from .data_settings import check_work
+    from .parallel import together
     from .run_folder import claimed
-    from .together import together
+    from .settings import check_work
 
     settings = parse(values)
     model_args, _, args = settings
@@ -110,15 +109,15 @@ def build(settings, *, template: str | None, config_folder: Path | None, choose:
     """Return the trainer of parsed settings, its model and rows read. choose: see `read_data`."""
     import paddle
 
-    from ..checkpoints.hub import resolve
     from ..checkpoints.load import load_model
     from ..checkpoints.processor import LlavaProcessor
     from ..data.bad_rows import BadRowPolicy
+    from ..hub.hub import resolve
     from ..models.quantized import describe
+    from .callbacks import own_reporters
     from .data_sets import read_data
     from .finite import check_weights
     from .freeze import freeze_as_told, report
-    from .reporters import own_reporters
     from .tally import RowTally
     from .trainer import LlavaTrainer
 
@@ -212,8 +211,7 @@ def execute(trainer, args, settings: dict[str, Any] | None = None) -> None:
 
     settings: what train_results.json tells of the command. Raises Preempted.
     """
-    from .saving import save_result
-    from .start import FINISHED, start_of
+    from .saving import FINISHED, save_result, start_of
 
     if args.do_train:
         checkpoint = start_of(trainer, args)

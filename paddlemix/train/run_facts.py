@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints.files import read_json
 from ..checkpoints.output_folder import NOTE
+from ..tensor_files.stored import read_json
 from .results import fingerprint
 from .run_folder import FORMAT, RUN
 

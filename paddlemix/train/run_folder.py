@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints.files import CheckpointError, read_json
 from ..checkpoints.output_folder import MODEL_FILES, NOTE, Place, finish_exchange
-from ..log import notice
 from ..output import OutputError, check_file, is_leftover, lock_file, remove_leftovers, sync, sync_tree, write_json
+from ..tensor_files.stored import CheckpointError, read_json
+from ..terminal.log import notice
 
 COMMAND = "train"
 COMPLETE = "complete"  # a checkpoint folder holds this file once everything else in it is written

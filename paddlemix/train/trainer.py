@@ -17,28 +17,24 @@ from ..checkpoints.save import save_config
 from ..data.loss_weights import loss_weights
 from ..data.sample import Batch
 from ..device import wants_equal_shapes
-from ..log import notice
-from .batches import Collator, GuardedRows, opened
+from ..terminal.log import notice
 from .best import best_checkpoint, kept_from_paddlenlp, note_best
+from .callbacks import History, Progress, StopRequest
 from .data_sets import DataSets
 from .finite import GradientCheck, check_loss, check_weights, watch_of
 from .freeze import mark_trained
-from .loader import WEIGHTS, RowLoader, StepLoader, summed
+from .loader import WEIGHTS, Collator, GuardedRows, RowLoader, StepLoader, opened, summed
 from .lora import save_adapter
-from .meter import Meter
 from .optimizer import build_optimizer
-from .parallel import check_slicable, gather_frozen, is_sliced
-from .progress import History, Progress
+from .parallel import check_slicable, gather_frozen, is_sliced, together
 from .random_state import set_random_state
-from .resume import num_done_steps
-from .run_state import check_checkpoint, load_state, load_weights, save_state
-from .sample_answers import FILE as ANSWERS
-from .sample_answers import append_answers, sample_answers
+from .results import FILE as ANSWERS
+from .results import append_answers, sample_answers
+from .run_state import check_checkpoint, load_state, load_weights, num_done_steps, save_state
 from .sampler import EpochBatchSampler
 from .saving import save_checkpoint, write_metrics
-from .stop import StopRequest
 from .tally import RowTally, gather_notes
-from .together import together
+from .watch import Meter
 
 SAVED = "the trained weights are not saved"
 

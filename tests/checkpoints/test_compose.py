@@ -16,14 +16,14 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionModel, LlamaForCausalLM
 
 from paddlemix.checkpoints.compose import Choices, compose
-from paddlemix.checkpoints.extract import extract_projector
-from paddlemix.checkpoints.files import CheckpointError
 from paddlemix.checkpoints.layouts.decoder import is_decoder
 from paddlemix.checkpoints.load import load_model, read_config
 from paddlemix.checkpoints.processor import LlavaProcessor
+from paddlemix.checkpoints.projector_file import extract_projector
 from paddlemix.commands import compose as command
 from paddlemix.conversation.tokenizer import load_tokenizer
 from paddlemix.image.spec import CLIP_MEAN
+from paddlemix.tensor_files.stored import CheckpointError
 
 NUM_ROWS = tiny_folder.VOCAB_SIZE
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]

@@ -21,11 +21,11 @@ from safetensors.numpy import load_file, save_file
 
 from paddlemix.checkpoints.checkpoint import open_checkpoint
 from paddlemix.checkpoints.convert import convert
-from paddlemix.checkpoints.files import CheckpointError
 from paddlemix.checkpoints.layouts import LAYOUTS
 from paddlemix.checkpoints.output_folder import STAGING
 from paddlemix.checkpoints.verify import compare_logits, compare_tensors
 from paddlemix.commands import convert as command
+from paddlemix.tensor_files.stored import CheckpointError
 
 SHARD = "60KB"
 INDEX = "model.safetensors.index.json"

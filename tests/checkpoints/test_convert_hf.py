@@ -19,7 +19,6 @@ from safetensors.numpy import load_file, save_file
 from paddlemix import LlavaForConditionalGeneration, LlavaProcessor
 from paddlemix.checkpoints.checkpoint import open_checkpoint
 from paddlemix.checkpoints.convert import convert
-from paddlemix.checkpoints.files import CheckpointError
 from paddlemix.checkpoints.layouts.hf_chat import chat_template
 from paddlemix.constants import IMAGE_TOKEN_ID
 from paddlemix.conversation.messages import Conversation, Message
@@ -27,6 +26,7 @@ from paddlemix.conversation.render import render
 from paddlemix.conversation.templates import TEMPLATES, get_template
 from paddlemix.conversation.tokenizer import load_tokenizer
 from paddlemix.data.sample import Batch
+from paddlemix.tensor_files.stored import CheckpointError
 
 MODES = {"pad": "LlavaForConditionalGeneration", "anyres": "LlavaNextForConditionalGeneration"}
 VOCAB, PADDED = tiny_folder.VOCAB_SIZE, 448  # the next multiple of 64 that has room for two more

@@ -14,10 +14,11 @@ import paddle
 import pytest
 from safetensors.numpy import save_file
 
-from paddlemix.checkpoints.files import CheckpointError, open_safetensors, read_json
 from paddlemix.checkpoints.load import load_model
-from paddlemix.checkpoints.pdparams import open_pdparams
-from paddlemix.checkpoints.torch_bin import open_torch_bin
+from paddlemix.tensor_files.pdparams import open_pdparams
+from paddlemix.tensor_files.safetensors import open_safetensors
+from paddlemix.tensor_files.stored import CheckpointError, read_json
+from paddlemix.tensor_files.torch_bin import open_torch_bin
 
 STATE = {"a.weight": np.arange(12, dtype=np.float32).reshape(3, 4), "b": np.arange(5, dtype=np.int64)}
 

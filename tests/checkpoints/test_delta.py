@@ -14,13 +14,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM
 
-from paddlemix.checkpoints import part_files, transforms
+from paddlemix.checkpoints import part_files
 from paddlemix.checkpoints.delta import apply_delta, make_delta
-from paddlemix.checkpoints.files import CheckpointError
 from paddlemix.checkpoints.output_folder import NOTE
-from paddlemix.checkpoints.transforms import BLOCK_BYTES
 from paddlemix.commands import apply_delta as apply_command
 from paddlemix.commands import make_delta as make_command
+from paddlemix.tensor_files import transforms
+from paddlemix.tensor_files.stored import CheckpointError
+from paddlemix.tensor_files.transforms import BLOCK_BYTES
 
 VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
 SIDE_FILES = {"tokenizer.model": "of the delta", "tokenizer_config.json": "{}", "generation_config.json": "{}"}

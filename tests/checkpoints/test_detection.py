@@ -13,11 +13,11 @@ from safetensors.numpy import save_file
 from torch_folders import official_config, write_official, write_peft, write_projector, write_tower
 
 from paddlemix.checkpoints.convert import convert
-from paddlemix.checkpoints.files import CheckpointError
 from paddlemix.checkpoints.layouts import LAYOUTS, detect
 from paddlemix.checkpoints.load import load_model
 from paddlemix.checkpoints.processor import LlavaProcessor
 from paddlemix.checkpoints.side_files import kind_of
+from paddlemix.tensor_files.stored import CheckpointError
 
 LAYOUT_NAMES = ("paddle", "paddlemix", "hf", "official", "xtuner")
 MISLEADING = ("my-lora", "llava-v1.6-mistral-7b", "xtuner", "checkpoint-100", "mm_projector.bin")

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from paddlemix.checkpoints.convert import convert
-from paddlemix.checkpoints.extract import extract_projector
-from paddlemix.checkpoints.files import CheckpointError
+from paddlemix.checkpoints.projector_file import extract_projector
 from paddlemix.commands import extract_projector as command
+from paddlemix.tensor_files.stored import CheckpointError
 
 
 def expected_of(reference) -> dict[str, np.ndarray]:

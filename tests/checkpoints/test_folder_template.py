@@ -11,11 +11,11 @@ import tiny_folder
 from paddlemix import LlavaProcessor
 from paddlemix.checkpoints.compose import Choices, compose
 from paddlemix.checkpoints.convert import convert
-from paddlemix.checkpoints.files import CheckpointError
 from paddlemix.checkpoints.inspection import inspect
 from paddlemix.checkpoints.layouts.folder_template import choose_template
 from paddlemix.checkpoints.load import read_config
 from paddlemix.commands.inspect import as_text
+from paddlemix.tensor_files.stored import CheckpointError
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"

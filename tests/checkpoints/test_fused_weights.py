@@ -18,14 +18,14 @@ from transformers import AutoTokenizer, LlamaForCausalLM, LlavaForConditionalGen
 
 from paddlemix.checkpoints.compose import Choices, compose
 from paddlemix.checkpoints.convert import convert
-from paddlemix.checkpoints.files import CheckpointError, held
-from paddlemix.checkpoints.fused import joined, split
 from paddlemix.checkpoints.inspection import inspect
+from paddlemix.checkpoints.layouts.fused_weights import joined, split
+from paddlemix.checkpoints.layouts.rules import FusedRule
 from paddlemix.checkpoints.load import load_model, read_config
-from paddlemix.checkpoints.rules import FusedRule
-from paddlemix.checkpoints.transforms import gathered_rows, open_regions, transposed
 from paddlemix.checkpoints.verify import compare_logits, compare_tensors
 from paddlemix.conversation.tokenizer import load_tokenizer
+from paddlemix.tensor_files.stored import CheckpointError, held
+from paddlemix.tensor_files.transforms import gathered_rows, open_regions, transposed
 
 WIDTH, KEYS, INNER = 48, 16, 80  # of the tiny model: queries, keys or values, feed-forward
 WINDOW = 8  # of the fixture phi

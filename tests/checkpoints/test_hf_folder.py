@@ -10,8 +10,8 @@ import pytest
 import reference_models as tiny
 from safetensors.numpy import load_file, save_file
 
-from paddlemix.checkpoints.files import CheckpointError
 from paddlemix.checkpoints.load import load_model, read_config
+from paddlemix.tensor_files.stored import CheckpointError
 
 WEIGHTS = "model.safetensors"
 # What each style writes before the parts of the decoder, the head, the tower, the projector and the newline.

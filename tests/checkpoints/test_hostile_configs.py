@@ -11,12 +11,13 @@ import pytest
 import tiny_folder
 
 from paddlemix.checkpoints.convert import convert
-from paddlemix.checkpoints.files import CheckpointError, open_safetensors, preview
 from paddlemix.checkpoints.inspection import inspect
 from paddlemix.checkpoints.layouts import tower
 from paddlemix.checkpoints.new_folder import check_space
 from paddlemix.checkpoints.processor import LlavaProcessor
 from paddlemix.checkpoints.source import read_config
+from paddlemix.tensor_files.safetensors import open_safetensors
+from paddlemix.tensor_files.stored import CheckpointError, preview
 
 NO_NUMBERS = [float("nan"), float("inf"), -1, 0, "128", True, [], [1], {"a": 1}, 10**400]
 SHAPES = ["hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"]

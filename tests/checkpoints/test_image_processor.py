@@ -7,10 +7,10 @@ import json
 import image_processor_cases as cases
 import pytest
 
-from paddlemix.checkpoints.files import CheckpointError
 from paddlemix.checkpoints.inspection_facts import describe_image
 from paddlemix.checkpoints.layouts.hf_json import preprocessor
 from paddlemix.checkpoints.load import read_config
+from paddlemix.tensor_files.stored import CheckpointError
 
 
 @pytest.mark.parametrize("name", cases.HONORED)

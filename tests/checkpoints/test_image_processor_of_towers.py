@@ -9,7 +9,6 @@ import pytest
 import tiny_folder
 
 from paddlemix.checkpoints.convert import convert
-from paddlemix.checkpoints.files import CheckpointError, read_json
 from paddlemix.checkpoints.layouts import official, paddlemix
 from paddlemix.checkpoints.layouts.tower import read_pixels
 from paddlemix.checkpoints.load import read_config
@@ -17,6 +16,7 @@ from paddlemix.image.spec import CLIP_MEAN, CLIP_STD, ImageSpec
 from paddlemix.models.config import VisionConfig
 from paddlemix.models.vision.families import SIGLIP
 from paddlemix.output import write_json
+from paddlemix.tensor_files.stored import CheckpointError, read_json
 
 SHAPE = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "image_size", "patch_size")
 VISION = VisionConfig(

@@ -17,10 +17,10 @@ import tiny_folder
 import torch
 
 from paddlemix.checkpoints.convert import convert
-from paddlemix.checkpoints.files import CheckpointError
 from paddlemix.checkpoints.inspection import inspect
 from paddlemix.checkpoints.inspection_facts import describe_image
 from paddlemix.image.spec import ANYRES_GRIDS, ImageSpec
+from paddlemix.tensor_files.stored import CheckpointError
 
 LAYOUTS = ("paddle", "paddlemix", "hf", "official", "xtuner")
 

@@ -13,12 +13,12 @@ import reference_models as tiny
 import sentencepiece
 from safetensors.numpy import save_file
 
-from paddlemix.checkpoints.files import CheckpointError
 from paddlemix.checkpoints.inspection import inspect
 from paddlemix.checkpoints.load import load_model
 from paddlemix.checkpoints.lora import merge_into, read_adapter
 from paddlemix.checkpoints.merge import merge
 from paddlemix.checkpoints.processor import LlavaProcessor
+from paddlemix.tensor_files.stored import CheckpointError
 
 RANK, ALPHA = 4, 10
 WEIGHTS, CONFIG = "lora_model_state.pdparams", "lora_config.json"

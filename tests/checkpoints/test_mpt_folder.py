@@ -14,15 +14,15 @@ from torch_folders import ANYRES, change_weights, factor_tensors, random_factors
 
 from paddlemix.checkpoints.checkpoint import open_checkpoint
 from paddlemix.checkpoints.convert import convert
-from paddlemix.checkpoints.files import CheckpointError, StoredTensor
-from paddlemix.checkpoints.fused import as_ours
 from paddlemix.checkpoints.inspection import inspect
 from paddlemix.checkpoints.layouts.components import decoder_rules
+from paddlemix.checkpoints.layouts.fused_weights import as_ours
 from paddlemix.checkpoints.layouts.part import renamed
+from paddlemix.checkpoints.layouts.rules import KeyTable
 from paddlemix.checkpoints.load import load_model, read_config
-from paddlemix.checkpoints.rules import KeyTable
-from paddlemix.checkpoints.transforms import transposed
 from paddlemix.models.config import LanguageConfig
+from paddlemix.tensor_files.stored import CheckpointError, StoredTensor
+from paddlemix.tensor_files.transforms import transposed
 
 # What stands in transformers' names in memory, and what LLaVA's own code calls the same over MPT.
 OFFICIAL = (

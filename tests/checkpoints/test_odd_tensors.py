@@ -16,12 +16,12 @@ from torch_folders import language_model, write_tower
 
 from paddlemix.checkpoints.compose import Choices, compose
 from paddlemix.checkpoints.convert import convert
-from paddlemix.checkpoints.files import CheckpointError
 from paddlemix.checkpoints.foreign_quantization import refuse_quantized
 from paddlemix.checkpoints.inspection import inspect
 from paddlemix.checkpoints.load import load_model
 from paddlemix.checkpoints.projector_file import read_projector
 from paddlemix.commands import inspect as command
+from paddlemix.tensor_files.stored import CheckpointError
 
 UP = "layers.0.mlp.up_proj.weight"
 

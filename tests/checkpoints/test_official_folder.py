@@ -16,9 +16,9 @@ from torch_folders import ANYRES, PIXELS, official_name, official_state, write_o
 from transformers import CLIPConfig, CLIPModel, CLIPVisionModel, LlamaTokenizer
 
 from paddlemix.checkpoints.convert import convert
-from paddlemix.checkpoints.files import CheckpointError
 from paddlemix.checkpoints.load import load_model, read_config
 from paddlemix.checkpoints.processor import LlavaProcessor
+from paddlemix.tensor_files.stored import CheckpointError
 
 KINDS = ["bin", "sharded-bin", "safetensors", "sharded-safetensors"]
 CLIP = "clip-vit-tiny"

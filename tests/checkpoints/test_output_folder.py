@@ -8,8 +8,8 @@ import json
 import pytest
 from kills import stopped_at
 
-from paddlemix.checkpoints.files import CheckpointError
 from paddlemix.checkpoints.output_folder import NOTE, STAGING, Place, exchanged, finish_exchange
+from paddlemix.tensor_files.stored import CheckpointError
 
 OLD = dict.fromkeys(["config.json", "model-00001-of-00002.safetensors", "tokenizer.model", "lora_config.json"], "old")
 NEW = {"config.json": "new", "model.safetensors": "new", "llm/config.json": "new"}

@@ -13,10 +13,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from paddlemix.checkpoints import files
 from paddlemix.checkpoints.load import build_model, load_model, read_config
 from paddlemix.checkpoints.save import save_model
-from paddlemix.checkpoints.shards import parse_size
+from paddlemix.tensor_files import stored
+from paddlemix.tensor_files.shards import parse_size
 
 TORCH_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -133,8 +133,8 @@ def test_full_disk_leaves_the_old_files_and_no_temporary_one(own_copy, monkeypat
     model = load_model(own_copy, device="cpu")
     for parameter in model.parameters():
         parameter.set_value(parameter + 1)
-    fdopen = files.os.fdopen
-    monkeypatch.setattr(files.os, "fdopen", lambda *values: FullDisk(fdopen(*values), room, fails_late))
+    fdopen = stored.os.fdopen
+    monkeypatch.setattr(stored.os, "fdopen", lambda *values: FullDisk(fdopen(*values), room, fails_late))
     with pytest.raises(OSError, match="No space left"):
         save_model(model, own_copy)
     assert contents(own_copy) == before
@@ -147,13 +147,13 @@ def test_full_disk_in_a_later_shard_leaves_no_mixture_of_old_and_new(own_copy, m
     before = contents(own_copy)
     for parameter in model.parameters():
         parameter.set_value(parameter + 1)
-    fdopen, opened = files.os.fdopen, []
+    fdopen, opened = stored.os.fdopen, []
 
     def third_is_full(*values):
         opened.append(values)
         return FullDisk(fdopen(*values), 100 if len(opened) == 3 else 10**9, fails_late)
 
-    monkeypatch.setattr(files.os, "fdopen", third_is_full)
+    monkeypatch.setattr(stored.os, "fdopen", third_is_full)
     with pytest.raises(OSError, match="No space left"):
         save_model(model, own_copy, max_shard_size="40KB")
     assert contents(own_copy) == before
@@ -161,8 +161,8 @@ def test_full_disk_in_a_later_shard_leaves_no_mixture_of_old_and_new(own_copy, m
 
 def test_failed_first_save_leaves_an_empty_folder(v1_6, tmp_path, monkeypatch):
     model = load_model(v1_6.folder, device="cpu")
-    fdopen = files.os.fdopen
-    monkeypatch.setattr(files.os, "fdopen", lambda *values: FullDisk(fdopen(*values), 1000, False))
+    fdopen = stored.os.fdopen
+    monkeypatch.setattr(stored.os, "fdopen", lambda *values: FullDisk(fdopen(*values), 1000, False))
     with pytest.raises(OSError, match="No space left"):
         save_model(model, tmp_path / "new")
     assert list((tmp_path / "new").iterdir()) == []

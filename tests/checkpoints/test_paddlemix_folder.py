@@ -12,10 +12,10 @@ import reference_models as tiny
 import sentencepiece
 from safetensors.numpy import save_file
 
-from paddlemix.checkpoints.files import CheckpointError
 from paddlemix.checkpoints.load import load_model, read_config
 from paddlemix.checkpoints.processor import LlavaProcessor
 from paddlemix.models.llava import LlavaForConditionalGeneration
+from paddlemix.tensor_files.stored import CheckpointError
 
 ANYRES = {
     "image_aspect_ratio": "anyres",

@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 
 from paddlemix.checkpoints.checkpoint import open_checkpoint
 from paddlemix.checkpoints.convert import convert
-from paddlemix.checkpoints.files import CheckpointError
 from paddlemix.checkpoints.load import load_model, read_config
 from paddlemix.checkpoints.verify import compare_tensors
+from paddlemix.tensor_files.stored import CheckpointError
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 QV = ["q_proj", "v_proj"]
@@ -365,7 +365,7 @@ def test_revision_of_the_base_goes_to_the_hub(plain, tmp_path, monkeypatch):
         asked.append((name, revision))
         raise OSError("not here")
 
-    monkeypatch.setattr("paddlemix.checkpoints.hub.resolve", resolve)
+    monkeypatch.setattr("paddlemix.hub.hub.resolve", resolve)
     folder = copied(plain, tmp_path / "x")
     for revision in ("v1", "main", None):
         peft_folders.change_config(folder, base_model_name_or_path="owner/llava", revision=revision)

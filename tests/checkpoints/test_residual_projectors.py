@@ -15,10 +15,10 @@ from torch_folders import official_config, official_state, write_torch
 
 from paddlemix.checkpoints.compose import Choices, compose
 from paddlemix.checkpoints.convert import convert
-from paddlemix.checkpoints.extract import extract_projector
-from paddlemix.checkpoints.files import CheckpointError
 from paddlemix.checkpoints.inspection import inspect
 from paddlemix.checkpoints.load import load_model
+from paddlemix.checkpoints.projector_file import extract_projector
+from paddlemix.tensor_files.stored import CheckpointError
 from paddlemix.train.freeze import freeze, lora_targets
 
 TOLERANCE = 1e-4

@@ -28,13 +28,13 @@ from torch_folders import (
 
 from paddlemix import LlavaForConditionalGeneration, LlavaProcessor
 from paddlemix.checkpoints.convert import convert
-from paddlemix.checkpoints.extract import extract_projector
-from paddlemix.checkpoints.files import CheckpointError
 from paddlemix.checkpoints.load import load_model, read_config
 from paddlemix.checkpoints.merge import merge
+from paddlemix.checkpoints.projector_file import extract_projector
 from paddlemix.checkpoints.source import our_tensors, read_source
 from paddlemix.checkpoints.verify import compare_tensors
 from paddlemix.cli import main
+from paddlemix.tensor_files.stored import CheckpointError
 
 RANK, ALPHA = 4, 6
 TARGETS = [f"model.language_model.layers.{name}.weight" for name in ("0.self_attn.v_proj", "1.mlp.gate_proj")]

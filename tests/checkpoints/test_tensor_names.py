@@ -22,11 +22,11 @@ from torch_folders import (
 )
 
 from paddlemix.checkpoints.compose import Choices, compose
-from paddlemix.checkpoints.files import CheckpointError
 from paddlemix.checkpoints.layouts.names import decoder_name, tower_name
 from paddlemix.checkpoints.layouts.tower import open_tower
 from paddlemix.checkpoints.load import load_model
 from paddlemix.checkpoints.source import read_source, translated
+from paddlemix.tensor_files.stored import CheckpointError
 
 LAYER, HEAD, TOWER = "model.language_model.layers", "lm_head", "model.vision_tower.vision_model"
 # What versions write in the place of the three; 4.55 writes the first.

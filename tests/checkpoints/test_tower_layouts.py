@@ -30,7 +30,6 @@ from transformers import (
 
 from paddlemix.checkpoints.compose import Choices, compose
 from paddlemix.checkpoints.convert import convert
-from paddlemix.checkpoints.files import CheckpointError
 from paddlemix.checkpoints.inspection import inspect
 from paddlemix.checkpoints.layouts import tower as tower_layout
 from paddlemix.checkpoints.load import load_model, read_config
@@ -38,6 +37,7 @@ from paddlemix.commands import compose as command
 from paddlemix.image.preprocess import preprocess
 from paddlemix.models.config import VisionConfig
 from paddlemix.models.vision.families import KNOWN_TOWERS
+from paddlemix.tensor_files.stored import CheckpointError
 
 TOLERANCE = 1e-4
 NUM_HEAD = 11  # tensors of SigLIP's pooling head, which LLaVA does not read

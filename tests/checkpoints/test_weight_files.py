@@ -15,10 +15,11 @@ from safetensors.torch import load_file
 from torch_folders import write_official, write_torch, write_tower
 from transformers import LlavaNextForConditionalGeneration
 
-from paddlemix.checkpoints.files import CheckpointError, open_safetensors
 from paddlemix.checkpoints.inspection import inspect
 from paddlemix.checkpoints.layouts.components import PADDLE_FILES, TORCH_FILES, open_first
 from paddlemix.checkpoints.load import load_model
+from paddlemix.tensor_files.safetensors import open_safetensors
+from paddlemix.tensor_files.stored import CheckpointError
 
 INDEX = "model.safetensors.index.json"
 

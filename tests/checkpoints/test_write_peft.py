@@ -14,11 +14,11 @@ from test_lora_folder import ALPHA, RANK, adapter_state, write_adapter
 from test_side_files import trained, whole_state
 
 from paddlemix.checkpoints.convert import convert
-from paddlemix.checkpoints.files import CheckpointError
 from paddlemix.checkpoints.load import load_model
 from paddlemix.checkpoints.output_folder import NOTE
 from paddlemix.checkpoints.peft_writer import write_adapter as write_peft_adapter
 from paddlemix.cli import main
+from paddlemix.tensor_files.stored import CheckpointError
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 QV = ["q_proj", "v_proj"]

@@ -22,9 +22,9 @@ from torch_folders import (
 from transformers import CLIPVisionModel, LlamaForCausalLM
 
 from paddlemix.checkpoints.convert import convert
-from paddlemix.checkpoints.files import CheckpointError
 from paddlemix.checkpoints.load import load_model, read_config
 from paddlemix.checkpoints.processor import LlavaProcessor
+from paddlemix.tensor_files.stored import CheckpointError
 
 RANK, ALPHA = 4, 6
 LLM_TARGETS = [f"model.language_model.layers.{name}.weight" for name in ("0.self_attn.q_proj", "2.mlp.down_proj")]

@@ -9,10 +9,9 @@ import pytest
 import tiny_folder
 
 from paddlemix.checkpoints.load import load_model
-from paddlemix.commands import bench
-from paddlemix.generate import speed
+from paddlemix.commands import bench, speed
+from paddlemix.commands.speed import decode_bytes, layer_weights, prefill_flops
 from paddlemix.models.config import LanguageConfig
-from paddlemix.models.costs import decode_bytes, layer_weights, prefill_flops
 from paddlemix.models.quantized import quantized_layers
 
 FEW = ("--rounds", 1, "--steps", 2, "--lengths", 8, 9000, "--contexts", 12, "--batches", 1, 3)

@@ -19,10 +19,10 @@ from PIL import Image
 
 from paddlemix import cli
 from paddlemix.checkpoints.processor import LlavaProcessor
+from paddlemix.commands.report_html import tile_uris, tokens_html
 from paddlemix.data.mixture import read_mixture
-from paddlemix.data.report_html import tile_uris, tokens_html
-from paddlemix.data.schedule import Schedule
 from paddlemix.train.sampler import EpochBatchSampler
+from paddlemix.train.settings import Schedule
 
 ROOT = Path(__file__).resolve().parents[2]
 VOID = {"meta", "img", "br"}

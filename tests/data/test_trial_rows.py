@@ -10,7 +10,7 @@ from PIL import Image
 
 from paddlemix.data import trial_rows
 from paddlemix.data.bad_rows import BadRowPolicy, TooManyBadRowsError
-from paddlemix.data.locate import find_picture, hint_for
+from paddlemix.data.encode import find_picture, hint_for
 from paddlemix.data.measure import Measure
 from paddlemix.data.mixture import read_mixture
 from paddlemix.image.errors import MissingImageError

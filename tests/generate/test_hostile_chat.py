@@ -10,8 +10,8 @@ import sys
 import pytest
 import tiny_folder
 
-from paddlemix.generate import chat_loop
-from paddlemix.generate.chat_loop import ChatLoop
+from paddlemix.commands import chat_loop
+from paddlemix.commands.chat_loop import ChatLoop
 from paddlemix.generate.sampling import SamplingParams
 from paddlemix.generate.session import ChatSession
 

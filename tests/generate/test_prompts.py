@@ -10,7 +10,7 @@ import paddle
 import pytest
 import tiny_folder
 
-from paddlemix.generate.keys import embed_keys, keys_of
+from paddlemix.generate.cache_keys import embed_keys, keys_of
 from paddlemix.generate.prompts import PASS_COST, plan, read_prompts
 from paddlemix.image.tiles import content_key
 from paddlemix.models.config import RopeScaling

@@ -9,11 +9,10 @@ import urllib.parse
 
 import pytest
 
-from paddlemix.data.locate import find_picture
+from paddlemix.data.encode import find_picture
 from paddlemix.image.errors import ImageError, MissingImageError
 from paddlemix.image.fetch import FetchLimits
-from paddlemix.image.load import ESCAPED_PART, _parts, load_image
-from paddlemix.image.size import picture_size
+from paddlemix.image.load import ESCAPED_PART, _parts, load_image, picture_size
 
 LIMITS = FetchLimits(connect_seconds=2, read_seconds=2, total_seconds=5, max_retries=0)
 FOUND, MOVED = "HTTP/1.1 200 OK\r\n", "HTTP/1.1 302 Moved\r\nContent-Length: 0\r\nLocation: "

@@ -8,8 +8,7 @@ import pytest
 from PIL import Image
 
 from paddlemix.image.errors import ImageError, MissingImageError
-from paddlemix.image.load import load_image
-from paddlemix.image.size import picture_size
+from paddlemix.image.load import load_image, picture_size
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -8,7 +8,7 @@ import os
 import fake_ascend
 import pytest
 
-from paddlemix.checkup.worker import KERNELS, PARTS
+from paddlemix.doctor.worker import KERNELS, PARTS
 
 COMMAND = ["-m", "paddlemix.cli", "doctor", "--device", "npu", "--json"]
 NAMES = ["machine", "driver", "CANN", "packages", *PARTS]

@@ -13,7 +13,7 @@ from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, LlamaRotaryEmbedding, apply_rotary_pos_emb
 from transformers.models.mpt.modeling_mpt import build_mpt_alibi_tensor
 
-from paddlemix.models.language.alibi import alibi_bias, alibi_slopes
+from paddlemix.models.language.positions import alibi_bias, alibi_slopes
 from paddlemix.ops.activation import activate, gated
 from paddlemix.ops.attention import BLOCK, MASKED, WHOLE, attention, prepared_bias, segment_bias, window_bias
 from paddlemix.ops.rms_norm import rms_norm

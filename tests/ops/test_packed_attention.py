@@ -8,7 +8,7 @@ import numpy as np
 import paddle
 import pytest
 
-from paddlemix.models.language.alibi import alibi_bias, alibi_slopes
+from paddlemix.models.language.positions import alibi_bias, alibi_slopes
 from paddlemix.ops.packed_attention import Runs, find_runs, packed_attention
 
 SEGMENTS = np.array([[1] * 5 + [2] * 3 + [3] * 4, [1] * 7 + [2] + [0] * 4, [0, 0] + [1] * 6 + [0] + [2] * 3])

@@ -15,14 +15,14 @@ from transformers import AutoModelForCausalLM, LlavaForConditionalGeneration
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from paddlemix.checkpoints.convert import convert
-from paddlemix.checkpoints.files import CheckpointError
 from paddlemix.checkpoints.load import load_model, read_config
 from paddlemix.data.sample import Batch
 from paddlemix.generate.engine import Engine
 from paddlemix.generate.sampling import SamplingParams
 from paddlemix.models.config import LlavaConfig
 from paddlemix.models.language.families import FAMILIES
-from paddlemix.models.language.rope import frequency_scales
+from paddlemix.models.language.positions import frequency_scales
+from paddlemix.tensor_files.stored import CheckpointError
 from paddlemix.train.freeze import lora_targets
 
 TOLERANCE = 1e-4

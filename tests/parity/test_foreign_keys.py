@@ -12,7 +12,6 @@ import reference_models as tiny
 import transformers
 from transformers import AutoConfig, CLIPConfig, GenerationConfig, SiglipConfig
 
-from paddlemix.checkpoints.files import CheckpointError
 from paddlemix.checkpoints.inspection import inspect
 from paddlemix.checkpoints.layouts.config_keys import GENERATION, HF
 from paddlemix.checkpoints.layouts.hf import read_vision
@@ -22,6 +21,7 @@ from paddlemix.checkpoints.source import read_config
 from paddlemix.foreign_json import check_keys
 from paddlemix.models.language.families import FAMILIES
 from paddlemix.models.vision.families import TOWER_FAMILIES
+from paddlemix.tensor_files.stored import CheckpointError
 
 TOLERANCE = 1e-4
 THETA = 77.0

@@ -18,13 +18,13 @@ from test_families import GREEDY, LONG, NUM_NEW, ROWS, TOLERANCE, apart, batch_o
 from transformers import LlamaForCausalLM, LlavaForConditionalGeneration
 
 from paddlemix.checkpoints.convert import convert
-from paddlemix.checkpoints.files import CheckpointError
 from paddlemix.checkpoints.load import load_model, read_config
 from paddlemix.checkpoints.verify import compare_tensors
 from paddlemix.constants import IMAGE_TOKEN_ID
 from paddlemix.data.sample import Batch
 from paddlemix.generate.engine import Engine
 from paddlemix.models.llava import LlavaForConditionalGeneration as OurLlava
+from paddlemix.tensor_files.stored import CheckpointError
 from paddlemix.train.freeze import lora_targets
 
 VARIANTS = {

@@ -19,7 +19,7 @@ from paddlemix.generate.engine import Engine
 from paddlemix.generate.session import ChatSession
 from paddlemix.models.config import LanguageConfig, RopeScaling
 from paddlemix.models.language.families import FAMILIES
-from paddlemix.models.language.rope import amplitude, frequency_scales, sequence_lengths
+from paddlemix.models.language.positions import amplitude, frequency_scales, sequence_lengths
 
 ORIGINAL = 64  # positions; more is long
 CROSSING = [ORIGINAL - 10]  # a prompt whose answer ends beyond

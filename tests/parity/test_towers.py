@@ -16,10 +16,9 @@ from transformers import SiglipVisionConfig
 
 from paddlemix.checkpoints.compose import Choices, compose
 from paddlemix.checkpoints.convert import convert
-from paddlemix.checkpoints.files import CheckpointError
 from paddlemix.checkpoints.layouts import hf
+from paddlemix.checkpoints.layouts.positions import bicubic_matrix
 from paddlemix.checkpoints.load import load_model, read_config
-from paddlemix.checkpoints.positions import bicubic_matrix
 from paddlemix.constants import IMAGE_TOKEN_ID
 from paddlemix.data.sample import Batch
 from paddlemix.generate.engine import Engine
@@ -27,6 +26,7 @@ from paddlemix.generate.sampling import SamplingParams
 from paddlemix.image.anyres import num_image_tokens
 from paddlemix.image.spec import ANYRES_GRIDS, ImageSpec
 from paddlemix.models.vision.families import KNOWN_TOWERS, SIGLIP, TOWER_FAMILIES
+from paddlemix.tensor_files.stored import CheckpointError
 from paddlemix.train.freeze import freeze
 
 TOLERANCE = 1e-4

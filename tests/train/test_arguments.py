@@ -15,9 +15,9 @@ from paddlenlp.trainer import TrainingArguments
 
 import paddlemix
 from paddlemix.train.arguments import DataArguments, LlavaTrainingArguments, ModelArguments, parse
-from paddlemix.train.data_settings import DataSettings
+from paddlemix.train.config_file import read_values
 from paddlemix.train.run import main
-from paddlemix.train.values import read_values
+from paddlemix.train.settings import DataSettings
 
 CONFIGS = Path(paddlemix.__file__).parent / "config" / "llava"
 # PaddleMIX's own keys beside paddlenlp's (paddlemix/examples/llava: ModelArgument, DataArgument, GenerateArgument,

@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 from test_data_parallel import free_port
 from tiny_training import LORA, build, differing, settings, train, weights
 
-from paddlemix.checkpoints.files import CheckpointError
+from paddlemix.tensor_files.stored import CheckpointError
 from paddlemix.train import run
 from paddlemix.train.finite import GradientCheck, check_weights
 from paddlemix.train.lora import save_adapter

@@ -15,8 +15,8 @@ import tiny_folder
 from slow_server import drip, running
 from tiny_training import settings, train
 
-from paddlemix.interrupts import kept_interrupts
-from paddlemix.train.checks.doctor import diagnose
+from paddlemix.doctor.run_checks import diagnose
+from paddlemix.terminal.interrupts import kept_interrupts
 from paddlemix.train.run import main
 from paddlemix.train.tally import FILE
 

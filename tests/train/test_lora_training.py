@@ -19,12 +19,12 @@ from paddlenlp.peft import LoRAModel
 from tiny_training import LORA, build, differing, settings, train, weights
 
 from paddlemix import LlavaForConditionalGeneration, LlavaProcessor
-from paddlemix.checkpoints.files import CheckpointError
 from paddlemix.checkpoints.merge import merge
 from paddlemix.checkpoints.output_folder import NOTE
-from paddlemix.checkpoints.pdparams import open_pdparams
 from paddlemix.generate.sampling import SamplingParams
 from paddlemix.generate.session import ChatSession
+from paddlemix.tensor_files.pdparams import open_pdparams
+from paddlemix.tensor_files.stored import CheckpointError
 
 ROOT = Path(__file__).parent.parent.parent
 WEIGHTS = "lora_model_state.pdparams"

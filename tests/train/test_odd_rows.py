@@ -19,8 +19,8 @@ from paddlemix.data.bad_rows import BadRowPolicy
 from paddlemix.data.dataset import ConversationDataset
 from paddlemix.data.measure import Measure
 from paddlemix.data.readers.files import read_rows
-from paddlemix.train.checks.doctor import diagnose
-from paddlemix.train.sample_answers import sample_answers
+from paddlemix.doctor.run_checks import diagnose
+from paddlemix.train.results import sample_answers
 
 TALK = '"conversations": [["Hi", "Hello."]]'
 ODD = (

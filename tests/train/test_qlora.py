@@ -11,9 +11,9 @@ from tiny_training import LORA, build, differing, settings, train, weights
 
 from paddlemix import LlavaForConditionalGeneration
 from paddlemix.checkpoints.merge import merge
-from paddlemix.checkpoints.pdparams import open_pdparams
 from paddlemix.models.quantized import quantized_layers
 from paddlemix.ops.quantize import KINDS, dequantize, quantize
+from paddlemix.tensor_files.pdparams import open_pdparams
 
 SWITCHES = {"int8": {"load_in_8bit": True}, "nf4": {"load_in_4bit": True}}
 WEIGHTS = "lora_model_state.pdparams"

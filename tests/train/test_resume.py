@@ -11,8 +11,8 @@ import tiny_folder
 from tiny_training import LORA, PRETRAIN_FREEZE, build, differing, settings, train, weights
 
 from paddlemix.train import run
-from paddlemix.train.resume import check_state
 from paddlemix.train.run_folder import COMPLETE, last_checkpoint
+from paddlemix.train.run_state import check_state
 
 NUM_STEPS = 7
 

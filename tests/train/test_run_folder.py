@@ -13,10 +13,11 @@ import tiny_folder
 from kills import Killed, stopped_at
 from tiny_training import LORA, build, differing, settings, train, weights
 
-from paddlemix.checkpoints.files import CheckpointError
 from paddlemix.checkpoints.output_folder import NOTE
 from paddlemix.output import OutputError, write_json
+from paddlemix.tensor_files.stored import CheckpointError
 from paddlemix.train import run
+from paddlemix.train.results import append_answers
 from paddlemix.train.run_folder import (
     COMPLETE,
     FORMAT,
@@ -27,7 +28,6 @@ from paddlemix.train.run_folder import (
     new_checkpoint,
     remove_old,
 )
-from paddlemix.train.sample_answers import append_answers
 
 SAVING = {"save_strategy": "steps", "save_steps": 1, "max_steps": 2, "overwrite_output_dir": False}
 

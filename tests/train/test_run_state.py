@@ -15,9 +15,9 @@ import tiny_folder
 from paddlenlp.trainer import Trainer
 from tiny_training import LORA, differing, settings, train, weights
 
-from paddlemix.checkpoints.files import CheckpointError
-from paddlemix.checkpoints.pdparams import read_saved
-from paddlemix.checkpoints.pickle_reader import ForbiddenPickle
+from paddlemix.tensor_files.pdparams import read_saved
+from paddlemix.tensor_files.pickle_reader import ForbiddenPickle
+from paddlemix.tensor_files.stored import CheckpointError
 from paddlemix.train import trainer as trainer_module
 
 STATE = ("optimizer.pdopt", "scheduler.pdparams", "rng_state.pth")

@@ -10,15 +10,20 @@ import numpy as np
 import paddle
 import pytest
 
-from paddlemix.checkpoints.files import CheckpointError
-from paddlemix.checkpoints.pickle_reader import PickleReader
-from paddlemix.train.arguments import parse
+from paddlemix.tensor_files.pickle_reader import PickleReader
+from paddlemix.tensor_files.stored import CheckpointError
+from paddlemix.train.arguments import check_supported, parse
 from paddlemix.train.optimizer_state import read_optimizer, write_optimizer
-from paddlemix.train.parallel import Held
-from paddlemix.train.random_state import random_state, read_random_state, set_random_state, write_random_state
-from paddlemix.train.schedule_state import read_scaler, read_schedule, write_plain
-from paddlemix.train.together import together
-from paddlemix.train.unsupported import check_supported
+from paddlemix.train.parallel import Held, together
+from paddlemix.train.random_state import (
+    random_state,
+    read_random_state,
+    read_scaler,
+    read_schedule,
+    set_random_state,
+    write_plain,
+    write_random_state,
+)
 
 HALF = Held("w", (2, 3), needs_master=True)
 PLAIN = Held("b", (3,), needs_master=False)

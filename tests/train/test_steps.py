@@ -14,7 +14,7 @@ from paddlemix.data.measure import Measure
 from paddlemix.data.packed_rows import PackedRows
 from paddlemix.data.row_note import RowNote
 from paddlemix.data.sample import Sample
-from paddlemix.train.lengths import row_lengths
+from paddlemix.train.data_sets import row_lengths
 from paddlemix.train.sampler import SKIPPED, EpochBatchSampler, Grouping
 
 SHARED = {"max_steps": 3, "lr_scheduler_type": "constant", "max_grad_norm": 0.0, "adam_epsilon": 1.0}

@@ -15,9 +15,9 @@ import pytest
 import reference_models as tiny
 
 from paddlemix.checkpoints.convert import convert
-from paddlemix.checkpoints.files import CheckpointError
 from paddlemix.checkpoints.load import load_model, read_config
 from paddlemix.checkpoints.peft_writer import write_adapter
+from paddlemix.tensor_files.stored import CheckpointError
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 QV = ["q_proj", "v_proj"]

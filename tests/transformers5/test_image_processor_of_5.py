@@ -8,9 +8,9 @@ import image_processor_cases as cases
 import pytest
 from transformers import AutoImageProcessor
 
-from paddlemix.checkpoints.files import CheckpointError
 from paddlemix.checkpoints.layouts.hf_json import preprocessor
 from paddlemix.checkpoints.load import read_config
+from paddlemix.tensor_files.stored import CheckpointError
 
 
 @pytest.mark.parametrize("is_nested", [False, True])

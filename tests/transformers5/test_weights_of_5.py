@@ -24,10 +24,10 @@ from transformers import (
 )
 
 from paddlemix.checkpoints.layouts.components import open_torch_weights
+from paddlemix.checkpoints.layouts.shapes import language_shapes, parameter_shapes, vision_shapes
 from paddlemix.checkpoints.part_folders import read_language_folder, read_tower_folder
-from paddlemix.checkpoints.shapes import language_shapes, parameter_shapes, vision_shapes
 from paddlemix.checkpoints.source import read_source, translated
-from paddlemix.checkpoints.transforms import transposed
+from paddlemix.tensor_files.transforms import transposed
 
 # MPT is no decoder of a LLaVA of transformers 5: its class has no `embed_tokens`.
 FAMILIES = sorted(set(tiny.TEXT_CONFIGS) - {"mpt"})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from types import ModuleType
 
-from ..files import CheckpointError
+from ...tensor_files.stored import CheckpointError
 from . import hf, official, paddle, paddlemix, xtuner
 from .config_keys import read_config_json
 

@@ -13,11 +13,12 @@ from ...models.language.families import get_family
 from ...models.language.families.family import GATE, KEY, QUERY, UP, VALUE, Fused, WeightNames
 from ...models.projector_type import LINEAR, projector_layers
 from ...models.vision.families import get_tower_family
-from ..files import CheckpointError, StoredTensor, open_safetensors, open_weights, preview, read_index
+from ...tensor_files.pdparams import open_pdparams
+from ...tensor_files.safetensors import open_safetensors
+from ...tensor_files.stored import CheckpointError, StoredTensor, open_weights, preview, read_index
+from ...tensor_files.torch_bin import open_torch_bin
 from ..foreign_quantization import refuse_quantized
-from ..pdparams import open_pdparams
-from ..rules import FusedRule, Rule, linear_rules
-from ..torch_bin import open_torch_bin
+from .rules import FusedRule, Rule, linear_rules
 
 PAIRS = list_of(list_of(EDGE, 2, 2), 0, 4096)  # of pixels
 EMBEDDING, HEAD = "language_model.embed_tokens.weight", "language_model.lm_head.weight"

@@ -22,7 +22,7 @@ from ...foreign_json import (
 from ...models.config import VisionConfig
 from ...models.config_kinds import DTYPES, MAX_ID, MAX_LAYERS
 from ...models.language.families.generic_keys import GENERIC, GENERIC_KINDS
-from ..files import CheckpointError, read_finite_json
+from ...tensor_files.stored import CheckpointError, read_finite_json
 
 CONFIG_FILE, GENERATION_FILE = "config.json", "generation_config.json"
 TOKEN_ID = whole_number(0, MAX_ID)

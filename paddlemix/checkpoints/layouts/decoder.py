@@ -8,7 +8,7 @@ from pathlib import Path
 from ...foreign_json import KeyRules
 from ...models.config import LanguageConfig, LlavaConfig
 from ...models.language.families import by_architecture, get_family
-from ..files import CheckpointError
+from ...tensor_files.stored import CheckpointError
 from ..foreign_quantization import refuse_quantized
 from .components import has_torch_weights
 from .config_keys import CONFIG_FILE, read_config_json, read_generation

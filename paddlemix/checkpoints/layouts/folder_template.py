@@ -10,7 +10,7 @@ from typing import Any
 from ...conversation.jinja_match import match_template
 from ...conversation.templates import TEMPLATES, get_template
 from ...conversation.tokenizer_files import CONFIG_FILE, ROLES, SPECIALS_FILE
-from ..files import CheckpointError, read_json
+from ...tensor_files.stored import CheckpointError, read_json
 from .hf_chat import chat_template
 
 JINJA_FILE, JSON_FILE, PROCESSOR_FILE = "chat_template.jinja", "chat_template.json", "processor_config.json"

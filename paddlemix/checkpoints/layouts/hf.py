@@ -14,9 +14,8 @@ from ...models.config import LanguageConfig, LlavaConfig, VisionConfig
 from ...models.language.families.generic_keys import written_since
 from ...models.vision.families import KNOWN_TOWERS, get_tower_family
 from ...models.vision.families.family import SHAPE
-from ..files import CheckpointError, StoredTensor
-from ..rules import KeyTable, Rule, linear_rules
-from ..transforms import padded_rows
+from ...tensor_files.stored import CheckpointError, StoredTensor
+from ...tensor_files.transforms import padded_rows
 from . import hf_json, hf_tokenizer
 from .components import (
     EMBEDDING,
@@ -34,6 +33,7 @@ from .image_processor import ImageProcessor, read_processor
 from .image_processor_file import Found, check_processor, find_processor
 from .names import decoder_name, tower_name
 from .part import OWN_KEY, Part, read_own_json, renamed
+from .rules import KeyTable, Rule, linear_rules
 
 NAME = "hf"
 TOWER_PREFIX = "vision_tower.vision_model."

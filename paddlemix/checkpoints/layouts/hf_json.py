@@ -10,7 +10,7 @@ from ...image.spec import RESAMPLES, ImageSpec
 from ...models.config import LlavaConfig, VisionConfig
 from ...models.language.families import get_family
 from ...models.vision.families import CLIP, SIGLIP, by_tower_type, get_tower_family
-from ..files import CheckpointError
+from ...tensor_files.stored import CheckpointError
 from .decoder import class_json, generation_json, language_json, stand_in
 from .hf_chat import chat_template
 from .hf_tokenizer import Places

@@ -19,8 +19,8 @@ from ...conversation.tokenizer_files import (
 )
 from ...conversation.vocabulary_choice import read_files
 from ...output import write_json
-from ..files import StoredTensor, read_json
-from ..transforms import are_alike
+from ...tensor_files.stored import StoredTensor, read_json
+from ...tensor_files.transforms import are_alike
 from . import torch_tokenizer
 from .settled_fast import FILLER
 

@@ -24,7 +24,7 @@ from ...foreign_json import (
     whole_number,
 )
 from ...image.spec import CLIP_MEAN, CLIP_STD, EDGE, RESAMPLES, RESCALE
-from ..files import CheckpointError
+from ...tensor_files.stored import CheckpointError
 from .image_processor_file import Found
 
 CLASS_KEYS = ("image_processor_type", "feature_extractor_type")

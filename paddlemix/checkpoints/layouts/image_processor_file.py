@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ...foreign_json import TEXT, KeyRules, check_keys, check_values, shown, whole_number
-from ..files import CheckpointError, read_finite_json
+from ...tensor_files.stored import CheckpointError, read_finite_json
 
 FILE, PROCESSOR_FILE, NESTED = "preprocessor_config.json", "processor_config.json", "image_processor"
 # What else LlavaProcessor and LlavaNextProcessor save. How many tokens an image has is the tower's to say.

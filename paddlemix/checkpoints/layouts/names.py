@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ...models.language.families import FAMILIES
 from ...models.vision.families import TOWER_FAMILIES
-from ..files import CheckpointError, StoredTensor
+from ...tensor_files.stored import CheckpointError, StoredTensor
 
 # The names in a decoder's own folder, by their first word: the module around the layers, and the head's.
 BODIES = {

@@ -14,8 +14,7 @@ from ...image.spec import ImageSpec
 from ...models.config import LanguageConfig, LlavaConfig
 from ...models.language.families import FAMILIES, by_llava_architecture, get_family
 from ...models.vision.families import get_tower_family
-from ..files import CheckpointError, StoredTensor
-from ..rules import KeyTable, Rule
+from ...tensor_files.stored import CheckpointError, StoredTensor
 from . import paddlemix, torch_tokenizer
 from .components import (
     decoder_rules,
@@ -42,6 +41,7 @@ from .official_tower import TowerFacts, check_layers, fetch_tower, read_facts, s
 from .official_tower import selection as selection
 from .official_tower import tower_name as tower_name
 from .part import OWN_KEY, Part, own_json, read_own_json, renamed
+from .rules import KeyTable, Rule
 from .tower import (
     IMAGE_FILE,
     image_json,

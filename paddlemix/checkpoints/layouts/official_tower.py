@@ -10,10 +10,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...hub.places import fetch_folder, find_folder
 from ...models.config import VisionConfig
 from ...models.vision.families import KNOWN_TOWERS, get_tower_family
-from ..files import CheckpointError
-from ..places import fetch_folder, find_folder
+from ...tensor_files.stored import CheckpointError
 from .components import has_torch_weights, open_torch_weights, safetensors_names
 from .part import OWN_KEY, read_own_json
 from .tower import is_tower, read_pixels, read_tower, shape_of

@@ -11,10 +11,10 @@ from ...image.spec import ImageSpec
 from ...models.config import LlavaConfig, strict
 from ...models.language.families import get_family
 from ...models.vision.families import get_tower_family
-from ..files import CheckpointError, StoredTensor, read_finite_json
-from ..rules import KeyTable
+from ...tensor_files.stored import CheckpointError, StoredTensor, read_finite_json
 from .components import SAFETENSORS_FILES, open_first
 from .part import Part
+from .rules import KeyTable
 
 NAME = "paddle"
 FORMAT_KEY = "paddlemix_format"

@@ -15,8 +15,7 @@ from ...models.projector_type import projector_blocks
 from ...models.vision.families import CLIP, KNOWN_TOWERS
 from ...models.vision.families.family import SHAPE as STATED
 from ...output import write_json
-from ..files import CheckpointError, StoredTensor, read_json
-from ..rules import KeyTable, Rule
+from ...tensor_files.stored import CheckpointError, StoredTensor, read_json
 from . import hf_json
 from .components import (
     PADDLE_FILES,
@@ -36,6 +35,7 @@ from .image_processor import in_llavas_code, read_processor
 from .image_processor_file import Found, find_processor
 from .paddlenlp_rope import ROPE_KINDS, read_rope, rope_json
 from .part import OWN_KEY, Part, own_json, read_own_json, renamed
+from .rules import KeyTable, Rule
 
 NAME = "paddlemix"
 ARCHITECTURE = "LlavaLlamaForCausalLM"

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from ...foreign_json import FLAG, OBJECT, TEXT, KeyRules, check_keys, check_values, whole_number
 from ...models.config import LlavaConfig
 from ...models.config_kinds import MAX_LAYERS, MAX_VOCABULARY
-from ..files import CheckpointError, StoredTensor
-from ..fused import joined
-from ..rules import KeyTable
-from ..transforms import transposed
+from ...tensor_files.stored import CheckpointError, StoredTensor
+from ...tensor_files.transforms import transposed
+from .fused_weights import joined
+from .rules import KeyTable
 
 FILE_FORMATS = ("safetensors", "pdparams", "torch_bin")
 # A key of our own in other layouts' config.json, for what they have no place for.

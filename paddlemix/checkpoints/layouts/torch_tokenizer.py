@@ -27,7 +27,7 @@ from ...conversation.tokenizer_files import (
 from ...conversation.tokenizer_settings import read_settings
 from ...conversation.vocabulary_choice import read_files
 from ...output import write_json
-from ..files import CheckpointError
+from ...tensor_files.stored import CheckpointError
 from .hf_chat import chat_template
 from .hf_fast import fast_json
 from .settled_fast import settled_json, without_gaps

@@ -11,9 +11,8 @@ from ...image.spec import ImageSpec
 from ...models.config import LlavaConfig, VisionConfig
 from ...models.language.families.generic_keys import GENERIC
 from ...models.vision.families import KNOWN_TOWERS, TOWER_FAMILIES, TowerFamily, get_tower_family
-from ..files import CheckpointError, StoredTensor, preview
+from ...tensor_files.stored import CheckpointError, StoredTensor, preview
 from ..foreign_quantization import refuse_quantized
-from ..rules import KeyTable
 from .components import (
     PDPARAMS_FILES,
     has_torch_weights,
@@ -29,6 +28,7 @@ from .image_processor_file import FILE as IMAGE_FILE
 from .image_processor_file import find_processor
 from .names import renamed_once, tower_name
 from .part import Part, renamed
+from .rules import KeyTable
 
 # What a model has beside its tower, and buffers that are computed.
 DROPPED = re.compile(

@@ -15,22 +15,22 @@ from pathlib import Path
 
 from ...conversation.tokenizer import Tokenizer
 from ...conversation.tokenizer_files import VOCABULARIES
+from ...hub.places import fetch_folder, find_folder
 from ...image.spec import ImageSpec
 from ...models.config import LlavaConfig, VisionConfig
 from ...models.language.families import get_family
 from ...models.projector_type import projector_blocks
 from ...models.vision.families import KNOWN_TOWERS, get_tower_family
+from ...tensor_files.stored import CheckpointError, StoredTensor, read_json
 from .. import peft_adapter
-from ..files import CheckpointError, StoredTensor, read_json
 from ..part_adapter import tied_names, with_adapter
-from ..places import fetch_folder, find_folder
-from ..rules import KeyTable, linear_rules
 from . import torch_tokenizer
 from .components import decoder_rules, has_torch_weights, is_unused_by_llava, open_torch_weights, tower_rules
 from .config_keys import read_projector_json, stored_dtype
 from .decoder import check_features_scaled, class_json, flat_json, generation_json, read_decoder, read_eos, template_of
 from .names import decoder_name, renamed_once, tower_name
 from .part import OWN_KEY, Part, own_json, read_own_json, renamed
+from .rules import KeyTable, linear_rules
 from .tower import is_tower, open_tower, read_pixels, read_tower, tower_part
 
 NAME = "xtuner"

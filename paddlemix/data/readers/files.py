@@ -12,7 +12,7 @@ from typing import Any
 from ...conversation.messages import Conversation
 from ...conversation.render import place_images
 from ...foreign_json import KeyRules
-from ...visible import visible
+from ...terminal.visible import visible
 from ..bad_rows import refuse
 from ..row import Row
 from ..row_note import RowNote

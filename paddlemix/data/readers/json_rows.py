@@ -10,7 +10,7 @@ from typing import Any
 
 from ...foreign_json import is_silent
 from ...json_object import repeated_key
-from ...visible import visible
+from ...terminal.visible import visible
 from .errors import NotJsonError
 from .fields import key_names, show
 from .json_parts import Place, find_members, find_parts

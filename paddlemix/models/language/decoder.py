@@ -18,15 +18,14 @@ from ...device import num_threads
 from ...ops.attention import MASKED, fitting_mask, join_biases, prepared_bias, window_bias
 from ...ops.packed_attention import Runs
 from ...ops.rope import rope_tables, turning
-from ...ops.row_product import num_blocks, row_product, transposed_row_product
 from ..config import LanguageConfig
+from ..cpu.blockwise import Row, block_ends, read_blockwise, read_rows
+from ..cpu.row_product import num_blocks, row_product, transposed_row_product
+from ..cpu.threads import num_workers
 from ..kv_cache import KVCache
 from ..layers import embedding, linear, scaled
-from ..threads import num_workers
-from .alibi import alibi_bias, alibi_slopes
-from .blockwise import Row, block_ends, read_blockwise, read_rows
 from .decoder_layer import DecoderLayer, build_norm
-from .rope import RopeScales
+from .positions import RopeScales, alibi_bias, alibi_slopes
 
 
 class LanguageModel(nn.Layer):
@@ -39,7 +38,7 @@ class LanguageModel(nn.Layer):
         super().__init__()
         self.config = config
         self.enable_recompute = False
-        self.is_fused = False  # see `models.fused`
+        self.is_fused = False  # see `models.cpu.fused_layer`
         self.rope_scales = RopeScales(config)
         self.slopes = alibi_slopes(config.num_attention_heads) if config.positions == "alibi" else None
         self.embed_tokens = embedding(config.vocab_size, config.hidden_size)

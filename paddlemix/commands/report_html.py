@@ -1,0 +1,162 @@
+"""The report of `paddlemix inspect-data` as one HTML file that needs nothing else: no network, no script."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from PIL import Image
+
+from ..constants import IGNORE_INDEX, IMAGE_TOKEN_ID
+from ..data.sample import Sample
+from ..data.statistics import LengthFacts
+from ..image.preprocess import restore_values
+from ..image.spec import ImageSpec
+from ..image.tiles import ImageTiles
+
+CHART = (860, 220)  # (width, height) px, with the labels below it
+MARGIN = 26  # px below the bars
+QUALITY = 90
+STYLE = """
+:root { color-scheme: light; font: 15px/1.5 system-ui, sans-serif; color: #1b1f24; background: #fff; }
+body { max-width: 1000px; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; border-bottom: 1px solid #d0d7de; }
+h3 { font-size: 1rem; margin: 1.6rem 0 .4rem; overflow-wrap: anywhere; }
+table { border-collapse: collapse; } td, th { padding: .2rem .8rem .2rem 0; text-align: left; vertical-align: top; }
+th { font-weight: 600; } td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
+.wide { overflow-x: auto; } .problem { background: #ffebe9; border-left: 4px solid #cf222e; padding: .5rem .8rem; }
+.tiles { display: flex; flex-wrap: wrap; gap: 4px; margin: .3rem 0; } .tiles img { width: 128px; height: 128px; }
+.tokens { white-space: pre-wrap; overflow-wrap: anywhere; font: 13px/1.9 ui-monospace, monospace; background: #f6f8fa;
+  padding: .6rem .8rem; border-radius: 6px; }
+.tokens span { box-shadow: inset -1px 0 #c3cbd3; padding: 2px 0; } .tokens .t { background: #aceebb; }
+.tokens .p { background: #ddf4ff; padding: 2px 6px; border-radius: 4px; }
+.note { color: #59636e; } svg text { font: 12px system-ui, sans-serif; fill: #59636e; }
+"""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A row as the model sees it. where: its file and number."""
+
+    where: str
+    sample: Sample
+
+
+def page(
+    title: str,
+    facts: Sequence[tuple[str, str]],
+    tables: Sequence[tuple[str, Sequence[str], Sequence[Sequence[str]]]],
+    problems: Sequence[str],
+    lengths: LengthFacts | None,
+    max_length: int,
+    shown: Iterable[Shown],
+    spec: ImageSpec,
+    tokenizer,
+) -> str:
+    """Return the page. facts: label and text; tables: heading, names of the columns, rows. All texts are escaped."""
+    parts = [f"<h1>{_text(title)}</h1>"]
+    parts += [f'<p class="problem">{_text(problem)}</p>' for problem in problems]
+    parts.append(_table((), [(label, value) for label, value in facts]))
+    if lengths is not None:
+        parts += ["<h2>Lengths</h2>", histogram(lengths, max_length)]
+    for heading, names, rows in tables:
+        if rows:
+            parts += [f"<h2>{_text(heading)}</h2>", f'<div class="wide">{_table(names, rows)}</div>']
+    parts.append("<h2>Samples as the model sees them</h2>")
+    parts.append('<p class="note">One box a token; <span style="background:#aceebb">green</span> ones are trained.</p>')
+    parts += [sample_block(each, spec, tokenizer) for each in shown]
+    head = f'<meta charset="utf-8"><title>{_text(title)}</title><style>{STYLE}</style>'
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n' + "\n".join(parts) + "\n</body></html>\n"
+
+
+def histogram(lengths: LengthFacts, max_length: int) -> str:
+    """Return the lengths as bars (SVG); a red line stands at max_length where it is inside."""
+    width, height = CHART
+    space, top = height - MARGIN, max(lengths.counts)  # px for the bars, rows of the highest
+    scale = width / lengths.edges[-1]
+    bars = []
+    for left, right, count in zip(lengths.edges, lengths.edges[1:], lengths.counts, strict=False):
+        high = max(1.0, count / top * (space - 18)) if count else 0.0
+        tip = f"<title>{left:,} to {right - 1:,} tokens: {count:,} rows</title>"
+        x, wide = left * scale, max(1.0, (right - left) * scale - 1)
+        shape = f'x="{x:.1f}" y="{space - high:.1f}" width="{wide:.1f}" height="{high:.1f}"'
+        bars.append(f'<rect {shape} fill="#0969da">{tip}</rect>')
+    marks = [(0, "0", "start"), (lengths.edges[-1], f"{lengths.edges[-1]:,} tokens", "end")]
+    labels = [f'<text x="{at * scale:.1f}" y="{height - 6}" text-anchor="{to}">{text}</text>' for at, text, to in marks]
+    if max_length < lengths.edges[-1]:
+        x = max_length * scale
+        labels.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{space}" stroke="#cf222e" stroke-dasharray="4 3"/>')
+        at, to = (x - 5, "end") if x > width / 2 else (x + 5, "start")
+        labels.append(f'<text x="{at:.1f}" y="12" text-anchor="{to}">max_length {max_length:,}</text>')
+    axis = f'<line x1="0" x2="{width}" y1="{space}" y2="{space}" stroke="#8c959f"/>'
+    size = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
+    return f'<svg {size} role="img" aria-label="lengths">{"".join([*bars, axis, *labels])}</svg>'
+
+
+def sample_block(shown: Shown, spec: ImageSpec, tokenizer) -> str:
+    """Return the tiles of a row and its tokens one by one."""
+    sample = shown.sample
+    num_trained = int((sample.labels != IGNORE_INDEX).sum())
+    counts = f"{len(sample.token_ids):,} tokens, {num_trained:,} trained"
+    parts = [f'<h3>{_text(shown.where)} <span class="note">{counts}</span></h3>']
+    for image in sample.images:
+        width, height = image.size
+        text = f"{width}x{height} px, {len(image.pixels)} tiles, {image.num_tokens:,} tokens"
+        pictures = "".join(f'<img alt="" src="{tile}">' for tile in tile_uris(image, spec))
+        parts.append(f'<div class="note">{text}</div><div class="tiles">{pictures}</div>')
+    return "\n".join([*parts, f'<div class="tokens">{tokens_html(sample, tokenizer)}</div>'])
+
+
+def tokens_html(sample: Sample, tokenizer) -> str:
+    """Return a span for each token, of class "t" if it is trained, and one of class "p" for each picture."""
+    lengths = iter(image.num_tokens for image in sample.images)
+    spans, position = [], 0
+    while position < len(sample.token_ids):
+        token_id = int(sample.token_ids[position])
+        if token_id == IMAGE_TOKEN_ID:
+            length = next(lengths)
+            spans.append(f'<span class="p">picture: {length:,} tokens</span>')
+            position += length
+            continue
+        kind = ' class="t"' if sample.labels[position] != IGNORE_INDEX else ""
+        text = _text(_visible(tokenizer.token_bytes(token_id)))
+        spans.append(f'<span{kind} title="{token_id}">{text}</span>')
+        position += 1
+    return "".join(spans)
+
+
+def tile_uris(image: ImageTiles, spec: ImageSpec) -> list[str]:
+    """Return the tiles of a picture, with the normalisation undone, as data URIs of JPEG files."""
+    colours = restore_values(image.pixels, spec).transpose(0, 2, 3, 1)
+    uris = []
+    for tile in colours:
+        file = io.BytesIO()
+        Image.fromarray(tile).save(file, "JPEG", quality=QUALITY, subsampling=0)
+        uris.append("data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode())
+    return uris
+
+
+def _visible(content: bytes) -> str:
+    r"""Return what a token adds to the text: parts of characters and control characters as \xNN, line ends marked."""
+    text = content.decode("utf-8", errors="backslashreplace")
+    shown = (char if char.isprintable() or char in "\n\t" else char.encode("unicode_escape").decode() for char in text)
+    return "".join(shown).replace("\n", "↵\n")
+
+
+def _text(text: str) -> str:
+    return html.escape(str(text), quote=True)
+
+
+def _table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table; columns of numbers are those whose name starts with a "#", which is not shown."""
+    classes = [' class="n"' if name.startswith("#") else "" for name in names]
+    head = "".join(f"<th{kind}>{_text(name.lstrip('#'))}</th>" for name, kind in zip(names, classes, strict=True))
+    body = []
+    for row in rows:
+        kinds = classes or [""] * len(row)
+        body.append("".join(f"<td{kind}>{_text(cell)}</td>" for cell, kind in zip(row, kinds, strict=True)))
+    lines = ([f"<tr>{head}</tr>"] if names else []) + [f"<tr>{line}</tr>" for line in body]
+    return f"<table>{''.join(lines)}</table>"

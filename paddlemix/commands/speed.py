@@ -1,0 +1,230 @@
+"""How fast a model is on the device in use, and how close that is to what the machine can do."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import paddle
+from PIL import Image
+
+from ..constants import DTYPE_BYTES, IMAGE_TOKEN_ID
+from ..data.collate import collate
+from ..data.sample import Sample
+from ..device import num_threads
+from ..generate.engine import Engine
+from ..generate.sampling import SamplingParams
+from ..generate.session import ChatSession
+from ..image.preprocess import preprocess
+from ..image.tiles import ImageTiles
+from ..models.config import LanguageConfig, LlavaConfig
+from ..models.quantized import quantized_layers
+from ..ops.dequantize import num_bytes
+from .machine_limits import copy_speed, finish, matrix_speed, median_seconds
+
+NUM_TEXT = 50  # tokens of text beside a picture
+PROMPT = 32  # tokens of a prompt of a batch
+NUM_ANSWERED = 16  # tokens of the first turn's answer
+QUESTIONS = ("What is in the picture?", "What else?")
+COPY, MATRIX = "copy", "matrix"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure: lengths of prompts, contexts and steps of decoding, rows of batches, rounds of each."""
+
+    lengths: tuple[int, ...]
+    contexts: tuple[int, ...]
+    batches: tuple[int, ...]
+    num_steps: int
+    num_rounds: int
+
+    def __post_init__(self):
+        for name in ("lengths", "contexts", "batches"):
+            if not all(number >= 1 for number in getattr(self, name)):
+                raise ValueError(f"{name} are {list(getattr(self, name))}: expected numbers of at least 1")
+        for name in ("num_steps", "num_rounds"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name.removeprefix('num_')} is {getattr(self, name)}: expected at least 1")
+
+    def within(self, context: int) -> Plan:
+        """Return the same for a model with so much context: larger sizes become the largest that fits."""
+        num_steps = min(self.num_steps, max(context // 4, 1))
+        most = max(context - num_steps, 1)
+        lengths, contexts = (tuple(sorted({min(n, most) for n in part})) for part in (self.lengths, self.contexts))
+        return Plan(lengths, contexts, self.batches, num_steps, self.num_rounds)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement: a median of seconds, units done a second, and what of which limit that needs (or None).
+
+    cost: bytes to read for "copy", operations for "matrix". fraction: of the limit that is reached, see `limited`.
+    """
+
+    what: str
+    size: str
+    seconds: float
+    rate: float | None = None
+    unit: str = ""
+    limit: str | None = None
+    cost: float | None = None
+    fraction: float | None = None
+
+    def limited(self, limits: dict[str, float]) -> Row:
+        """Return the same with its fraction of a machine's limits."""
+        if self.limit is None:
+            return self
+        return dataclasses.replace(self, fraction=self.cost / self.seconds / limits[self.limit])
+
+
+def machine_limits(dtype: str, num_rounds: int) -> dict[str, float]:
+    """Return bytes a second and operations a second. They take memory: measure the model's before."""
+    return {COPY: copy_speed(num_rounds, num_threads()), MATRIX: matrix_speed(dtype, num_rounds)}
+
+
+class Meter:
+    """Measures one model. dtype: of its weights, and of keys and values."""
+
+    def __init__(self, model, dtype: str, plan: Plan):
+        self.model, self.dtype = model, dtype
+        self.plan = plan.within(model.config.language.max_position_embeddings)
+
+    def rows(self, processor) -> Iterator[Row]:
+        """Yield every measurement when it is taken. processor None leaves out the second turn, which needs text."""
+        yield self._vision()
+        for length in self.plan.lengths:
+            yield self._prefill(length)
+        picture = self._picture()
+        if picture.num_tokens + NUM_TEXT <= self.model.config.language.max_position_embeddings:
+            yield self._prefill_picture(picture)
+        for context in self.plan.contexts:
+            yield self._decode(context)
+        for num_rows in self.plan.batches:
+            yield self._batch(num_rows)
+        if processor is not None:
+            yield from self._turns(processor)
+
+    def _time(self, work: Callable[[], object]) -> float:
+        with paddle.no_grad():
+            return median_seconds(work, self.plan.num_rounds)
+
+    def _picture(self, seed: int = 0) -> ImageTiles:
+        return preprocess(_noise(self.model.config.image.side, seed), self.model.config.image)
+
+    def _ids(self, num_tokens: int, seed: int = 0) -> np.ndarray:
+        return np.random.default_rng(seed).integers(3, self.model.config.language.vocab_size, num_tokens)
+
+    def _vision(self) -> Row:
+        tiles = self._picture()
+        num_tiles = len(tiles.pixels)
+        seconds = self._time(lambda: finish(self.model.encode_images(tiles.pixels, [num_tiles], [tiles.size])[0]))
+        flops = vision_flops(self.model.config, num_tiles)
+        size = f"{num_tiles} tile{'s' * (num_tiles != 1)}"
+        return Row("vision", size, seconds, num_tiles / seconds, "tiles/s", MATRIX, flops)
+
+    def _prefill(self, length: int) -> Row:
+        embed = self.model.language_model.embed_tokens
+        ids = paddle.to_tensor(self._ids(length)[None])
+        positions = np.arange(length)[None]
+        seconds = self._time(lambda: Engine(self.model, 1, length).read(embed(ids), positions))
+        flops = prefill_flops(self.model.config.language, length)
+        return Row("prefill", f"{length} tokens", seconds, length / seconds, "tokens/s", MATRIX, flops)
+
+    def _prefill_picture(self, tiles: ImageTiles) -> Row:
+        """Measure a question with a picture, its vision included."""
+        before = NUM_TEXT // 5
+        text = self._ids(NUM_TEXT)
+        ids = np.concatenate([text[:before], np.full(tiles.num_tokens, IMAGE_TOKEN_ID), text[before:]])
+        batch, positions = collate([Sample(ids, None, (tiles,))]), np.arange(len(ids))[None]
+        seconds = self._time(lambda: Engine(self.model, 1, len(ids)).read(self.model.embed(batch), positions))
+        config = self.model.config
+        flops = prefill_flops(config.language, len(ids)) + vision_flops(config, len(tiles.pixels))
+        return Row("prefill", f"picture + {NUM_TEXT}", seconds, len(ids) / seconds, "tokens/s", MATRIX, flops)
+
+    def _decode(self, context: int) -> Row:
+        num_steps = self.plan.num_steps
+        engine = Engine(self.model, 1, context + num_steps)
+        with paddle.no_grad():
+            embeds = self.model.language_model.embed_tokens(paddle.to_tensor(self._ids(context)[None]))
+        first = engine.read(embeds, np.arange(context)[None])
+
+        def steps() -> None:
+            engine.cache.trim(context)
+            logits = first
+            for step in range(num_steps):
+                logits = engine.read_ids([int(logits.argmax())], np.array([[context + step]]))
+
+        seconds = self._time(steps)
+        cost = num_steps * decode_bytes(self.model, context + num_steps // 2, self.dtype)
+        return Row("decode", f"behind {context}", seconds, num_steps / seconds, "tokens/s", COPY, cost)
+
+    def _batch(self, num_rows: int) -> Row:
+        """Measure short answers to prompts of text: tokens of all rows a second, prompts included in the time."""
+        most = self.model.config.language.max_position_embeddings - self.plan.num_steps
+        batch = collate([Sample(self._ids(min(PROMPT, most), seed), None) for seed in range(num_rows)])
+        sampling = SamplingParams(max_new_tokens=self.plan.num_steps, ignore_eos=True)
+        seconds = self._time(lambda: self.model.generate(batch, sampling))
+        num_done = num_rows * self.plan.num_steps
+        return Row("batch", f"{num_rows} row{'s' * (num_rows != 1)}", seconds, num_done / seconds, "tokens/s")
+
+    def _turns(self, processor) -> Iterator[Row]:
+        """Measure a question with a picture to its first token, from the picture on, and the question that follows."""
+        side, seconds = self.model.config.image.side, ([], [])
+        for number in range(self.plan.num_rounds + 1):
+            session = ChatSession(self.model, processor)
+            picture = _noise(side, number)  # a new one, so that nothing of it is known
+            seconds[0].append(_first_token(session, QUESTIONS[0], [picture]))
+            session.clear()
+            session.ask(QUESTIONS[0], [picture], SamplingParams(max_new_tokens=NUM_ANSWERED, ignore_eos=True))
+            seconds[1].append(_first_token(session, QUESTIONS[1], []))
+        for name, found in zip(("turn 1", "turn 2"), seconds, strict=True):
+            yield Row(name, "first token", float(np.median(found[1:])))
+
+
+def _first_token(session: ChatSession, question: str, images: list) -> float:
+    start = time.perf_counter()
+    session.ask(question, images, SamplingParams(max_new_tokens=1, ignore_eos=True))
+    return time.perf_counter() - start
+
+
+def _noise(side: int, seed: int) -> Image.Image:
+    """Return a picture of two tiles by two."""
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (2 * side, 2 * side, 3), dtype=np.uint8))
+
+
+def layer_weights(config: LanguageConfig) -> int:
+    """Return the weights of one decoder layer's linear layers."""
+    width, dim = config.hidden_size, config.head_dim
+    attention = 2 * width * dim * (config.num_attention_heads + config.num_key_value_heads)
+    return attention + (3 if config.is_gated else 2) * width * config.intermediate_size
+
+
+def decode_bytes(model, context: int, dtype: str) -> int:
+    """Return what a decoding step for one row must read: every weight of layers and head once, keys and values."""
+    config, size = model.config.language, DTYPE_BYTES[dtype]
+    layers = config.num_hidden_layers * layer_weights(config) * size
+    codes = [num_bytes(layer.codes) for layer in quantized_layers(model).values()]
+    head = config.hidden_size * config.vocab_size * size
+    cached = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * context * size
+    return (sum(codes) if codes else layers) + head + cached
+
+
+def prefill_flops(config: LanguageConfig, length: int) -> int:
+    """Return the operations of reading `length` tokens: two a weight and token, causal attention, one row of logits."""
+    attention = 2 * length * (length + 1) * config.num_attention_heads * config.head_dim
+    layers = config.num_hidden_layers * (2 * length * layer_weights(config) + attention)
+    return layers + 2 * config.hidden_size * config.vocab_size
+
+
+def vision_flops(config: LlavaConfig, num_tiles: int) -> int:
+    """Return the operations of the tower's layers that are needed for some tiles, without the projector's."""
+    vision = config.vision
+    num_layers = vision.num_hidden_layers + 1 + vision.select_layer if vision.select_layer < 0 else vision.select_layer
+    length = config.image.patches_per_side**2 + int(vision.has_class_token)
+    weights = 4 * vision.hidden_size**2 + 2 * vision.hidden_size * vision.intermediate_size
+    attention = 4 * length * length * vision.hidden_size
+    return num_tiles * num_layers * (2 * length * weights + attention)

@@ -1,0 +1,80 @@
+"""A diagnosis for a terminal, or for a program."""
+
+from __future__ import annotations
+
+import os
+import sys
+import textwrap
+from collections.abc import Iterator
+
+from ..terminal.sizes import in_memory
+from ..terminal.visible import visible, visible_json
+from .check import FAILED, OK, SKIPPED, WARNING, Check, Diagnosis
+
+COLOURS = {OK: "32", WARNING: "33", FAILED: "31", SKIPPED: "2"}
+STATUS_WIDTH, NAME_WIDTH = 9, 10
+INDENT = 2 + STATUS_WIDTH + NAME_WIDTH
+WIDTH = 110
+# Components in the order of the table, and what is said beside them.
+COMPONENTS = {
+    "weights": "weights",
+    "gradients": "gradients",
+    "optimizer": "optimizer",
+    "activations": "activations",
+    "context": "driver and kernels (about)",
+    "total": "total",
+}
+OTHERWISE = {"activations_without": "without recompute", "activations_with_recompute": "with recompute"}
+
+
+def show(diagnosis: Diagnosis, *, is_json: bool) -> None:
+    """Print to standard output, in colours on a terminal unless NO_COLOR is set."""
+    if is_json:
+        print(visible_json(diagnosis.as_dict()))
+    else:
+        print(as_text(diagnosis, has_colour=sys.stdout.isatty() and not os.environ.get("NO_COLOR")))
+
+
+def as_text(diagnosis: Diagnosis, *, has_colour: bool = False) -> str:
+    """Return a line or more for each check, what to do under it, and the verdict."""
+    lines = [line for check in diagnosis.checks for line in check_lines(check, has_colour)]
+    return "\n".join([*lines, "", _verdict(diagnosis, has_colour)])
+
+
+def check_lines(check: Check, has_colour: bool) -> Iterator[str]:
+    """Yield the lines of one check: its status and name before what it found and what to do."""
+    status = paint(f"{check.status:<{STATUS_WIDTH}}", check.status, has_colour)
+    first = f"  {status}{check.name:<{NAME_WIDTH}}"
+    for fact in [*check.facts, *(f"-> {one}" for one in check.advice)]:
+        lines = textwrap.wrap(visible(fact), WIDTH - INDENT, break_long_words=False, break_on_hyphens=False)
+        for line in lines or [""]:
+            yield first + line
+            first = " " * INDENT
+    yield from _table(check.values.get("estimate"))
+
+
+def _table(components: dict[str, int] | None) -> Iterator[str]:
+    if components is None:
+        return
+    for key, title in COMPONENTS.items():
+        if components[key] or key != "context":
+            rest = "".join(f"  ({in_memory(components[name])} {text})" for name, text in OTHERWISE.items()
+                           if key == "activations" and name in components)  # fmt: skip
+            yield f"{' ' * INDENT}  {title:<28}{in_memory(components[key]):>12}{rest}"
+    if components["on_host"]:
+        yield f"{' ' * INDENT}  {'on the host (offloaded)':<28}{in_memory(components['on_host']):>12}"
+
+
+def _verdict(diagnosis: Diagnosis, has_colour: bool) -> str:
+    counts = {status: sum(check.status == status for check in diagnosis.checks) for status in (FAILED, WARNING)}
+    if counts[FAILED]:
+        names = ", ".join(check.name for check in diagnosis.checks if check.status == FAILED)
+        return paint(f"{counts[FAILED]} failed ({names}): training would stop", FAILED, has_colour)
+    if counts[WARNING]:
+        return paint(f"nothing failed, {counts[WARNING]} with warnings", WARNING, has_colour)
+    return paint("ready to train", OK, has_colour)
+
+
+def paint(text: str, status: str, has_colour: bool) -> str:
+    """Return a text in the colour of a status."""
+    return f"\033[{COLOURS[status]}m{text}\033[0m" if has_colour else text

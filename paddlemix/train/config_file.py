@@ -1,0 +1,128 @@
+"""Raw values of a file or a command line to the types of settings. Imports neither paddle nor paddlenlp."""
+
+from __future__ import annotations
+
+import enum
+import json
+import types
+import typing
+from pathlib import Path
+from typing import Any
+
+from ..json_object import read_object
+
+
+def convert(key: str, value: Any, hint: Any) -> Any:
+    """Bring a value to its field's type. Raises ValueError that names key, value and type."""
+    is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    options = typing.get_args(hint) if is_union else (hint,)
+    if value is None and type(None) in options:
+        return None
+    options = [option for option in options if option is not type(None)]
+    if isinstance(value, FlagText) and any(_kind(option) in (list, dict) for option in options):
+        value = _read_json_text(key, value)
+    for option in options:
+        try:
+            return _as(option, value)
+        except (TypeError, ValueError, OverflowError):
+            continue
+    raise ValueError(f"{key} is {value!r}: expected {' or '.join(_describe(option) for option in options)}")
+
+
+def _read_json_text(key: str, text: FlagText) -> Any:
+    """Return what a flag's text says if it begins like a JSON list or object, else the text."""
+    if text[:1] not in ("[", "{"):
+        return text
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{key} is {text!r}, which is not valid JSON: {error}") from None
+
+
+def _kind(option) -> type:
+    return typing.get_origin(option) or option
+
+
+def _describe(option) -> str:
+    if typing.get_args(option):
+        return str(option).replace("typing.", "").lower()
+    if issubclass(option, enum.Enum):
+        return "one of " + ", ".join(item.value for item in option)
+    return option.__name__
+
+
+def _as(option, value):
+    """Return the value as a type; raises TypeError, ValueError or OverflowError if it is none."""
+    kind = _kind(option)
+    if kind is list:
+        return _as_list(typing.get_args(option), value)
+    if kind is bool:
+        return value if isinstance(value, bool) else _as_bool(str(value))
+    if kind in (int, float):
+        return _as_number(kind, value)
+    if kind in (dict, str) and not isinstance(value, kind):
+        raise TypeError(f"no {kind.__name__}")
+    return kind(value)
+
+
+def _as_list(item_types: tuple, value) -> list:
+    value = [value] if isinstance(value, str) else value
+    if not isinstance(value, (list, tuple)):
+        raise TypeError("no list")
+    if item_types:
+        return [_as(item_types[0], item) for item in value]
+    return [str(item) if isinstance(item, FlagText) else item for item in value]
+
+
+def _as_bool(word: str) -> bool:
+    if word.lower() not in ("true", "1", "false", "0"):
+        raise ValueError("no truth value")
+    return word.lower() in ("true", "1")
+
+
+def _as_number(kind: type, value) -> int | float:
+    if isinstance(value, bool):
+        raise TypeError("no number")
+    if kind is int and isinstance(value, int):
+        return value  # as a float it may be another number
+    number = float(value)
+    if kind is int and number != int(number):
+        raise ValueError("no whole number")
+    return kind(number)
+
+
+LAST = "true"  # of resume_from_checkpoint: the last one in output_dir
+
+
+class FlagText(str):
+    """A value typed on the command line: text that still has to be turned into its field's type."""
+
+
+def read_values(argv: list[str]) -> dict[str, Any]:
+    """Return the values of `[config.json] [--key value ...]`; flags override the file.
+
+    A flag is `--key value`, `--key=value`, `--key` alone for true, or `--key a b c` for a list.
+    Raises ValueError for a missing or broken file and for words that belong to no flag.
+    """
+    words = list(argv)
+    values: dict[str, Any] = {}
+    if words and not words[0].startswith("--"):
+        values.update(read_config(Path(words.pop(0))))
+    while words:
+        word = words.pop(0)
+        if not word.startswith("--"):
+            raise ValueError(f"{word!r} is no flag: expected [config.json] --key value ...")
+        key, has_value, text = word[2:].partition("=")
+        found = [text] if has_value else []
+        while words and not has_value and not words[0].startswith("--"):
+            found.append(words.pop(0))
+        key = key.replace("-", "_")
+        values[key] = FlagText(found[0]) if len(found) == 1 else [FlagText(item) for item in found] or True
+    return values
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read a JSON object. Raises ValueError naming the file and the place."""
+    if not path.is_file():
+        raise ValueError(f"configuration file {path} does not exist (looked for {path.resolve()})")
+    return read_object(path, ValueError)

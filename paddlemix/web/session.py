@@ -1,0 +1,62 @@
+"""A session of requests whose connections end when a clock says so, and which reads no body of a redirect."""
+
+from __future__ import annotations
+
+import io
+import logging
+
+import requests
+from requests.adapters import HTTPAdapter
+
+from .clock import ExchangeClock
+
+
+def make_session(clock: ExchangeClock, max_redirects: int) -> requests.Session:
+    """Return a session for one exchange over http and https, redirects and proxies included."""
+    logger = logging.getLogger("urllib3")
+    if logger.level == logging.NOTSET:  # it warns of odd headers in a server's own words, with a traceback
+        logger.setLevel(logging.CRITICAL)
+    session = requests.Session()
+    session.max_redirects = max_redirects
+    for scheme in ("http://", "https://"):  # a redirect to any other scheme fails: it has no adapter
+        session.mount(scheme, _Adapter(clock))
+    return session
+
+
+class _Adapter(HTTPAdapter):
+    def __init__(self, clock: ExchangeClock):
+        super().__init__()
+        self.clock = clock
+        _watch(self.poolmanager, clock)
+
+    def proxy_manager_for(self, proxy, **proxy_kwargs):
+        is_new = proxy not in self.proxy_manager
+        manager = super().proxy_manager_for(proxy, **proxy_kwargs)
+        if is_new:
+            _watch(manager, self.clock)
+        return manager
+
+    def send(self, request, stream=False, timeout=None, verify=True, cert=None, proxies=None):
+        """Send a request; what a redirect says beside its address, which may have no end, is not read."""
+        response = super().send(request, stream, timeout, verify, cert, proxies)
+        if response.is_redirect:
+            response.raw.close()
+            response.raw = io.BytesIO()
+        return response
+
+
+def _watch(manager, clock: ExchangeClock) -> None:
+    """Let a manager of connections open each under the eyes of the clock."""
+    classes = manager.pool_classes_by_scheme
+    manager.pool_classes_by_scheme = {scheme: _watched(pool, clock) for scheme, pool in classes.items()}
+
+
+def _watched(pool_class: type, clock: ExchangeClock) -> type:
+    class Connection(pool_class.ConnectionCls):
+        def _new_conn(self):  # NOTE: the place that urllib3's own contrib/socks.py overrides
+            return clock.connect(super()._new_conn)
+
+    class Pool(pool_class):
+        ConnectionCls = Connection
+
+    return Pool

@@ -1,0 +1,111 @@
+"""`paddlemix doctor --device cpu`: the report of a machine, and what is compared with what."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from paddlemix import cli
+from paddlemix.doctor import device
+from paddlemix.doctor.check import FAILED, OK, SKIPPED, WARNING, Check, Diagnosis
+from paddlemix.doctor.processes import Crew
+from paddlemix.doctor.tiny_runs import ANSWERS
+from paddlemix.doctor.worker import KERNELS, PARTS
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def report():
+    """Return what the command says of this machine's CPU, as its own process."""
+    command = [sys.executable, "-m", "paddlemix.cli", "doctor", "--device", "cpu", "--json"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return json.loads(done.stdout)
+
+
+def test_a_cpu_passes_every_check(report):
+    checks = {check["name"]: check for check in report["checks"]}
+    assert list(checks) == ["machine", "packages", *PARTS] and report["device"] == "cpu"
+    assert {check["status"] for check in checks.values()} <= {OK, WARNING} and not report["has_failed"]
+    assert checks["chat"]["float32"] == ANSWERS
+    assert len(checks["training"]["float32"]) == 4
+    for name in KERNELS:
+        found = checks[name]["float32"]
+        assert found["path"] == "plain operations"
+        assert 0 < found["forward"] < 1e-4 and 0 < found["backward"] < 1e-4, name
+
+
+def stand_in(monkeypatch, answers: dict[str, list[Check]]):
+    """Let parts be done by nobody: checks by device, in order."""
+
+    def work(self, parts):
+        return (check for check in answers[self.device] if check.name in parts)
+
+    monkeypatch.setattr(Crew, "work", work)
+    monkeypatch.setattr(device, "_looks", lambda kind: [])
+
+
+def done(name: str, **values) -> Check:
+    return Check(name, values={key.replace("_", " "): value for key, value in values.items()})
+
+
+def test_losses_and_answers_are_compared_with_those_of_the_cpu(monkeypatch, capsys):
+    right, wrong = [3.0, 2.0], [3.0, 2.5]
+    on_cpu = [done("training", float32=right), done("chat", float32={"q": "a"})]
+    on_card = [
+        done("training", float32=right, bfloat16_O2=wrong),
+        done("chat", float32={"q": "a"}, bfloat16={"q": "b"}),
+    ]
+    stand_in(monkeypatch, {"npu": on_card, "cpu": on_cpu})
+    assert device.examine("npu") == 1
+    text = capsys.readouterr().out
+    assert "float32: losses off by 0e+00" in text and "bfloat16 O2: losses off by 2e-01" in text
+    assert "'q' gives 'b', on the CPU 'a'" in text and on_card[1].status == WARNING
+    assert text.splitlines()[-1].startswith("npu: 1 failed (training); start with the first.")
+
+
+def test_without_trial_nothing_is_trained(monkeypatch):
+    stand_in(monkeypatch, {"cpu": [done("paddle")]})
+    diagnosis = Diagnosis()
+    checks = list(device.checks_of(diagnosis, "cpu", is_tried=False))
+    assert [(check.name, check.status) for check in checks[1:]] == [("training", SKIPPED), ("chat", SKIPPED)]
+    assert not diagnosis.has_failed
+
+
+def test_a_cpu_that_fails_itself_is_no_measure():
+    check = done("training", float32=[1.0])
+    device.compare(check, Check("training", FAILED, ["broken"]))
+    assert check.status == WARNING and "broken" in check.facts[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["--device"], "needs one name"),
+        (["--device", "npu", "--processes", "2"], "are for a configuration"),
+        ([], "paddlemix doctor --device npu|gpu|cpu"),
+    ],
+)
+def test_what_fits_no_device_is_refused_in_one_line(words, part, capsys):
+    assert cli.main(["doctor", *words]) == 1
+    assert part in capsys.readouterr().err
+
+
+def test_other_settings_beside_the_device_are_a_configuration(monkeypatch, capsys):
+    seen = []
+
+    def diagnose(values, **options):
+        seen.append(dict(values))
+        return Diagnosis()
+
+    stub = types.SimpleNamespace(diagnose=diagnose)
+    monkeypatch.setitem(sys.modules, "paddlemix.doctor.run_checks", stub)
+    monkeypatch.setattr("paddlemix.device.prepare_environment", lambda device=None: {})
+    assert cli.main(["doctor", "--device", "cpu", "--max_length", "64"]) == 0
+    assert seen == [{"device": "cpu", "max_length": "64"}] and "ready to train" in capsys.readouterr().out
