@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 from hub_server import LIMITS, NAME, SHARD, contents, make_model
-from paddlemix.web.request.request import WebError
+from paddlemix.web.request import WebError
 from slow_server import drip, flood, running
 
 from paddlemix.hub.download import download

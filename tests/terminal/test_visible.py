@@ -8,7 +8,7 @@ import sys
 import unicodedata
 
 import pytest
-from paddlemix.web.request.request import printable
+from paddlemix.web.request import printable
 
 from paddlemix.terminal import streams
 from paddlemix.terminal.log import complain, notice
