@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from paddlemix.checkpoints.checkpoint import open_checkpoint
+from paddlemix.checkpoints.source import open_source
 from paddlemix.tensor_files.copying import widened
 from paddlemix.tensor_files.pdparams import open_pdparams
 from paddlemix.tensor_files.safetensors import open_safetensors
@@ -129,7 +129,7 @@ def loads(folder: Path) -> bool:
     if not folder.is_dir():
         return False
     try:
-        for tensor in open_checkpoint(folder).tensors.values():
+        for tensor in open_source(folder).tensors.values():
             tensor.values.sum()
     except (ValueError, OSError):
         return False

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from paddlemix.checkpoints.layouts import LAYOUTS
 from paddlemix.checkpoints.layouts.shapes import parameter_shapes
-from paddlemix.checkpoints.part_files import write_json_files, write_weights
+from paddlemix.checkpoints.write import write_json_files, write_part_weights
 from paddlemix.models.config import LanguageConfig, LlavaConfig
 from paddlemix.tensor_files.stored import StoredTensor, storage_dtype
 from paddlemix.tensor_files.transforms import cast_values
@@ -55,5 +55,5 @@ def write_checkpoint(folder: Path, layout: str, config: LlavaConfig) -> None:
     """Write a checkpoint in a layout, without a tokenizer."""
     with tqdm(total=size_of(config), unit="B", unit_scale=True, desc=f"making {layout}") as bar:
         for part in LAYOUTS[layout].parts(config, random_tensors(config)):
-            write_weights(folder, part, SHARD_BYTES, bar)
+            write_part_weights(folder, part, SHARD_BYTES, bar)
             write_json_files(folder, part)

@@ -126,13 +126,13 @@ def _chat(arguments: argparse.Namespace) -> int:
 
 def _merge(arguments: argparse.Namespace) -> int:
     from .checkpoints.merge import merge
-    from .checkpoints.side_files import NOTED
+    from .checkpoints.source import AS_RECORDED
     from .hub.hub import resolve
 
     output = arguments.merge_model_path or arguments.lora_path.rstrip("/") + "_merged"
     base = None if arguments.model_name_or_path is None else resolve(arguments.model_name_or_path)
     chosen = arguments.base_quantization
-    kind = NOTED if chosen is None else None if chosen == "none" else chosen
+    kind = AS_RECORDED if chosen is None else None if chosen == "none" else chosen
     merge(
         resolve(arguments.lora_path),
         output,

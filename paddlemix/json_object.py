@@ -18,16 +18,20 @@ def read_object(path: str | Path, error: type[ValueError], what: str | None = No
     Raises `error` for a file that is missing or holds anything else, or an object that names a key twice.
     """
     what = str(path) if what is None else what
+    return parse_object(read_content(path, error, what), error, what)
+
+
+def read_content(path: str | Path, error: type[ValueError], what: str) -> bytes:
+    """Return the bytes of a file that is one object. Raises `error` for a file that is missing or too large."""
     try:
         found = Path(path).stat()
         if stat.S_ISFIFO(found.st_mode) or stat.S_ISCHR(found.st_mode):  # reading it could take for ever
             raise error(f"{what} is a pipe or a device, expected a file")
         if found.st_size > MAX_BYTES:
             raise error(f"{what} has {in_bytes(found.st_size)}, expected {in_bytes(MAX_BYTES)} at most")
-        content = Path(path).read_bytes() if found.st_size else b""  # the kernel's own may never give a byte
+        return Path(path).read_bytes() if found.st_size else b""  # the kernel's own may never give a byte
     except FileNotFoundError:
         raise error(f"{what} does not exist") from None
-    return parse_object(content, error, what)
 
 
 def parse_object(content: bytes, error: type[ValueError], what: str) -> dict[str, Any]:

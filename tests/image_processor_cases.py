@@ -92,7 +92,7 @@ REFUSED = [
     ({"image_processor_type": "Qwen2VLImageProcessorFast"}, "Qwen2VLImageProcessorFast"),
     ({"image_processor_type": None, "feature_extractor_type": "DinoFeatureExtractor"}, "feature_extractor_type 'Dino"),
     ({"image_processor_type": ["CLIPImageProcessor"]}, "image_processor_type"),
-    ({"image_processor_type": "LlavaNextImageProcessor"}, "takes its images from LlavaImageProcessor"),
+    ({"image_processor_type": "LlavaNextImageProcessor"}, "needs the images of LlavaImageProcessor"),
     ({"resample": "bicubic"}, "resample is 'bicubic', expected PIL's number"),
     ({"resample": 6}, "resample is 6"),
     ({"resample": True}, "resample is True"),

@@ -1,6 +1,6 @@
-"""What a LoRA run trained, whoever wrote it, laid over the tensors of its base without loading either.
+"""The result of a LoRA run in any format, applied to the tensors of its base without loading either.
 
-The changes themselves are computed in `merged` when a merged tensor is asked for.
+`merged` computes the changes when a merged tensor is read.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ..tensor_files.stored import CheckpointError, StoredTensor, preview
 from ..tensor_files.transforms import transposed
 from .merged import Factors, Rows, merged, num_columns, plus, with_rows
 
-# Ends of names, ours and those of every family.
+# Ends of the names of embeddings and heads, ours and those of every family.
 VOCABULARY = tuple(
     {f"{family.weights.of(name)}.weight" for family in FAMILIES.values() for name in ("embed_tokens", "lm_head")}
 )
@@ -25,7 +25,7 @@ Translate = Callable[[str], tuple[str, bool] | None]
 
 @dataclass(frozen=True)
 class Added:
-    """A vector that is added, times scaling."""
+    """A vector that is added after multiplication by scaling."""
 
     vector: StoredTensor
     scaling: float
@@ -33,12 +33,13 @@ class Added:
 
 @dataclass(frozen=True)
 class Adapter:
-    """source: the file or folder, for messages. factors: name of the weight they change -> its two factors.
+    """The tensors that were trained.
 
-    whole: tensors that take the place of the base's, or that the base lacks. rows: matrices of which some rows are
-    replaced. added: biases to which something is added. dropped: stored names that are left out, as they change
-    nothing. trains_bias: what adapter_config.json says of biases if they were trained. apart: names whose
-    change is not one of what is tied to them. modules: ends of names of modules that the file holds whole.
+    source: the file or folder, for messages. factors: name of a weight -> the factors of its change. whole: tensors
+    that replace the base's, or that the base lacks. rows: matrices of which some rows are replaced. added: biases to
+    which a vector is added. dropped: stored names that change nothing. trains_bias: the setting of adapter_config.json
+    for biases if they were trained. apart: names whose change does not apply to a tied tensor. modules: ends of names
+    of modules that the file holds whole.
     """
 
     source: Path
@@ -59,16 +60,13 @@ class Adapter:
 def lay_over(
     tensors: Mapping[str, Oriented], adapter: Adapter, translate: Translate, merge_dtype: str | None = None
 ) -> dict[str, Oriented]:
-    """Return the base's tensors with an adapter's in or on them.
+    """Return the base's tensors with an adapter merged into them.
 
-    translate: from the adapter's name of a tensor to (name in `tensors`, whether its axes are swapped there), None if
-    nobody knows it. merge_dtype: of the merged matrices; None keeps the base's.
-    Raises CheckpointError for tensors that nobody knows or that do not fit the base.
+    translate: from the adapter's name of a tensor to (name in `tensors`, whether its axes are swapped there), None for
+    an unrecognized tensor. merge_dtype: of the merged matrices, None for the base's.
+    Raises CheckpointError for tensors that are not recognized or do not fit the base.
     """
-    names = {name: translate(name) for name in adapter.names()}
-    unknown = sorted(name for name, target in names.items() if target is None)
-    if unknown:
-        raise CheckpointError(f"{adapter.source} holds tensors that nobody knows: {preview(unknown)}")
+    names = translated_names(adapter, translate)
     _check_once(adapter, names)
     _check_biases(tensors, adapter, names)
     result, wrong = dict(tensors), []
@@ -77,7 +75,7 @@ def lay_over(
         if not _may_replace(result.get(target), tensor, is_transposed, target):
             wrong.append(f"{name} {list(tensor.shape)}")
         result[target] = (tensor, is_transposed)
-    for name, change, shape in _changes(adapter):  # after that: a layer may have trained whole and with factors
+    for name, change, shape in _changes(adapter):  # last: a layer may be trained whole and with factors
         target, is_transposed = names[name]
         changed = _changed(result.get(target), change, is_transposed, merge_dtype)
         if changed is None:
@@ -91,8 +89,17 @@ def lay_over(
     return result
 
 
+def translated_names(adapter: Adapter, translate: Translate) -> dict[str, tuple[str, bool]]:
+    """Return what `translate` returns for each name of an adapter. Raises CheckpointError for unrecognized tensors."""
+    names = {name: translate(name) for name in adapter.names()}
+    unknown = sorted(name for name, target in names.items() if target is None)
+    if unknown:
+        raise CheckpointError(f"{adapter.source} holds unrecognized tensors: {preview(unknown)}")
+    return names
+
+
 def _changes(adapter: Adapter) -> Iterator[tuple[str, Factors | Rows | Added, list[int]]]:
-    """Yield (name, change, its shape), in the order in which they are laid over each other."""
+    """Yield (name, change, its shape), in the order in which they are applied."""
     for name, rows in adapter.rows.items():
         yield name, rows, list(rows.values.shape)
     for name, factors in adapter.factors.items():
@@ -104,31 +111,31 @@ def _changes(adapter: Adapter) -> Iterator[tuple[str, Factors | Rows | Added, li
 def _changed(
     base: Oriented | None, change: Factors | Rows | Added, is_transposed: bool, merge_dtype: str | None
 ) -> Oriented | None:
-    """Return a tensor of the base with a change in it, None if they do not fit.
+    """Return a tensor of the base with a change applied, None if they do not fit.
 
     is_transposed: the axes of the change have to be swapped to be ours.
     """
     if base is None:
         return None
     tensor, is_base_transposed = base
-    dtype, is_turned = merge_dtype or tensor.dtype, is_base_transposed != is_transposed
+    dtype, is_swapped = merge_dtype or tensor.dtype, is_base_transposed != is_transposed
     if isinstance(change, Added):
         is_fit = tuple(tensor.shape) == tuple(change.vector.shape)
         return (plus(tensor, change.vector, change.scaling, dtype), is_base_transposed) if is_fit else None
     if isinstance(change, Rows):
-        tensor = transposed(tensor) if is_turned else tensor
+        tensor = transposed(tensor) if is_swapped else tensor
         if len(tensor.shape) != 2 or tensor.shape[1] != change.values.shape[1] or tensor.shape[0] <= change.last:
             return None
         tensor = with_rows(tensor, change, dtype)
-        return (transposed(tensor) if is_turned else tensor), is_base_transposed
-    change = change.transposed if is_turned else change
+        return (transposed(tensor) if is_swapped else tensor), is_base_transposed
+    change = change.transposed if is_swapped else change
     if not tensor.shape or (tensor.shape[0], num_columns(tensor)) != change.shape:
         return None
     return merged(tensor, change, dtype), is_base_transposed
 
 
 def _check_once(adapter: Adapter, names: Mapping[str, tuple[str, bool]]) -> None:
-    """Raise CheckpointError if two of an adapter's names mean one tensor of the model."""
+    """Raise CheckpointError if two of an adapter's names stand for one tensor of the model."""
     kinds = (adapter.whole, adapter.rows, adapter.factors, adapter.added)
     for kind in kinds:
         seen: dict[str, str] = {}
@@ -156,7 +163,7 @@ def _check_biases(tensors: Mapping[str, Oriented], adapter: Adapter, names: Mapp
 
 
 def _may_replace(base: Oriented | None, tensor: StoredTensor, is_transposed: bool, name: str) -> bool:
-    """Tell if a whole tensor has the shape of the base's. A vocabulary may have grown; what is new may have any."""
+    """Return whether a whole tensor has the base's shape. A vocabulary may have grown, and new tensors may have any."""
     if base is None or name.endswith(VOCABULARY):
         return True
     shape = base[0].shape if base[1] == is_transposed else base[0].shape[::-1]

@@ -1,4 +1,4 @@
-"""A model to start stage 1 from: a language model, a vision tower and a projector, put into one folder of ours."""
+"""Composing a model for stage 1: a language model, a vision tower and a projector, written to one folder of ours."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..conversation.tokenizer import Tokenizer, load_tokenizer
-from ..conversation.vocabulary_choice import vocabulary_notice
+from ..conversation.tokenizer import Tokenizer, load_tokenizer, make_tokenizer
 from ..image.spec import ImageSpec
 from ..models.config import LanguageConfig, LlavaConfig, VisionConfig
 from ..models.language.families import FAMILIES
 from ..models.vision.families import TOWER_FAMILIES
-from ..tensor_files.stored import CheckpointError, StoredTensor, read_json
-from ..tensor_files.transforms import cast, transposed
+from ..tensor_files.stored import CheckpointError, StoredTensor
+from ..tensor_files.transforms import cast
 from ..terminal.log import notice
-from .checkpoint import open_checkpoint
 from .layouts import decoder, tower
 from .layouts import paddle as layout
 from .layouts.components import EMBEDDING
+from .layouts.config_keys import read_config_json
+from .layouts.folder import Folder
 from .layouts.part import read_own_json
 from .layouts.positions import resize_tower
 from .layouts.shapes import check_complete
-from .new_folder import write_folder
-from .output_folder import Place
-from .part_folders import read_language_folder, read_tower_folder
+from .layouts.translation import Translation
+from .output_folder import OutputFolder
 from .projector_file import fresh_newline, fresh_projector, read_projector
-from .translation import Translation
+from .source import Source, open_source
+from .write import write_folder
 
 NAMES = " or ".join(family.architecture for family in FAMILIES.values())
 TOWERS = " or ".join(family.architecture for family in TOWER_FAMILIES.values())
@@ -38,12 +38,13 @@ GRIDS = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))
 
 @dataclass(frozen=True)
 class Choices:
-    """What is not in the parts. projector: a file, None for random values of projector_type, drawn from seed.
+    """The settings that do not follow from the parts.
 
-    projector_type None: that of the file, else mlp2x_gelu. mode: of ImageSpec. grids: (width, height) in pixels for
-    anyres, none for those of LLaVA 1.6 in tiles of the tower. template: None for the language model's.
-    select_layer, select_feature: of VisionConfig; layer None for that of a whole LLaVA, -2 of a tower alone.
-    image_size: px, to which the tower's position embeddings are interpolated; None for the tower's own.
+    projector: a file, None for random values of projector_type, drawn from seed. projector_type: None for that of the
+    file, else mlp2x_gelu. mode: of ImageSpec. grids: (width, height) in pixels for anyres, none for those of LLaVA 1.6
+    in tiles of the tower. template: None for the language model's. select_layer, select_feature: of VisionConfig. A
+    layer of None is that of a whole LLaVA, and -2 for a tower alone. image_size: px, to which the tower's position
+    embeddings are interpolated, None for the tower's own.
     """
 
     projector: Path | None = None
@@ -85,14 +86,13 @@ def compose(
 ) -> LlavaConfig:
     """Write the folder and return its config, whose `untrained` lists the parts with random values.
 
-    language_model: a folder of LlamaForCausalLM or its like, with its tokenizer; vision_tower: one of CLIPVisionModel
-    or SiglipVisionModel, or of these with their text models and heads, which are left. Either may be a whole LLaVA in
-    any layout, of which that part is taken. Weights keep their dtypes; what is new has the language model's. title: of
-    a progress bar. is_overwriting: as for `Place`. Raises CheckpointError.
+    language_model: a folder of LlamaForCausalLM or a similar class, with its tokenizer. vision_tower: a folder of
+    CLIPVisionModel or SiglipVisionModel, also with text models and heads, which are dropped. Either may be a whole
+    LLaVA in any layout, of which that part is used. Weights keep their dtypes. New ones get that of the language model.
+    title: of a progress bar. is_overwriting: see `OutputFolder`. Raises CheckpointError.
     """
-    language_model, vision_tower = Path(language_model), Path(vision_tower)
-    language = _open_language(language_model)
-    eyes = _open_tower(vision_tower, choices)
+    language = _open_language(Folder.of(language_model))
+    eyes = _open_tower(Folder.of(vision_tower), choices)
     dtype = language.tensors[EMBEDDING].dtype
     image = _image(eyes, choices)
     new, projector_type, untrained = _connection(language.config, eyes.config, image, choices)
@@ -111,9 +111,8 @@ def compose(
     tensors = {**eyes.tensors, **new, **language.tensors}
     check_complete(f"{language_model}, {vision_tower} and the projector", config, tensors)
     write_folder(
-        Place(Path(output), "compose", is_overwriting),
+        OutputFolder(Path(output), "compose", is_overwriting).checked([Path(language_model), Path(vision_tower)]),
         layout.parts(config, tensors),
-        sources=[language_model, vision_tower],
         max_shard_size=max_shard_size,
         finish=lambda folder: layout.write_tokenizer(language.tokenizer, config, folder),
         title=title,
@@ -121,14 +120,15 @@ def compose(
     return config
 
 
-def _open_language(folder: Path) -> _Language:
-    """Open the language model of a decoder's folder or of a LLaVA. Raises CheckpointError."""
+def _open_language(folder: Folder) -> _Language:
+    """Open the language model in a decoder's folder or in a LLaVA. Raises CheckpointError."""
     if decoder.is_decoder(folder):
-        config, raw, stored = read_language_folder(folder)
+        config, raw, stored = decoder.read_language_folder(folder)
         tensors, ends = _checked(folder, stored), decoder.read_eos(folder, raw, config)
         chat = decoder.template_of(read_own_json({}), config, folder)
         found = _Language(config, tensors, _tokenizer(folder), ends, chat.name)
-        notices = [chat.notice, vocabulary_notice(folder)]
+        files = folder.tokenizer_files()
+        notices = [chat.notice, files and files.notice]
     else:
         whole = _open_whole(folder, "language model", f"a {NAMES} with safetensors or .bin files")
         tokenizer = whole.tokenizer or _tokenizer(folder)
@@ -147,24 +147,25 @@ def _open_language(folder: Path) -> _Language:
     return found
 
 
-def _checked(folder: Path, found: Translation) -> dict[str, StoredTensor]:
-    """Return a part's tensors in our orientation. Raises CheckpointError for what is wrong with them."""
+def _checked(folder: Folder, found: Translation) -> dict[str, StoredTensor]:
+    """Return a part's tensors in our orientation. Raises CheckpointError for problems with them."""
     found.check(folder)
-    return {name: transposed(tensor) if is_turned else tensor for name, (tensor, is_turned) in found.tensors.items()}
+    return found.in_our_orientation()
 
 
-def _tokenizer(folder: Path) -> Tokenizer:
+def _tokenizer(folder: Folder) -> Tokenizer:
     try:
-        return load_tokenizer(folder)
+        files = folder.tokenizer_files()
+        return load_tokenizer(folder) if files is None else make_tokenizer(files)
     except ValueError as error:
         raise CheckpointError(f"the language model needs its tokenizer: {error}") from None
 
 
-def _open_tower(folder: Path, choices: Choices) -> _Tower:
-    """Open the tower of a folder of its own or of a LLaVA, for the side that is wanted. Raises CheckpointError."""
-    if tower.is_tower(folder) and tower.is_tower_type(read_json(folder / "config.json").get("model_type")):
+def _open_tower(folder: Folder, choices: Choices) -> _Tower:
+    """Open the tower in a tower's folder or in a LLaVA, resized to the chosen image size. Raises CheckpointError."""
+    if tower.is_tower(folder) and tower.is_tower_type(read_config_json(folder).get("model_type")):
         chosen = -2 if choices.select_layer is None else choices.select_layer
-        config, stored = read_tower_folder(folder, chosen, choices.select_feature)
+        config, stored = tower.read_tower_folder(folder, chosen, choices.select_feature)
         tensors = _checked(folder, stored)
         pixels = tower.read_pixels(config, folder)
     else:
@@ -182,10 +183,12 @@ def _open_tower(folder: Path, choices: Choices) -> _Tower:
     return _Tower(*resize_tower(config, tensors, choices.image_size or config.image_size), pixels)
 
 
-def _open_whole(folder: Path, part: str, expected: str):
-    """Open a LLaVA that one part is taken of. Raises CheckpointError that says what else the folder could be."""
+def _open_whole(folder: Folder, part: str, expected: str) -> Source:
+    """Open a LLaVA of which one part is used. Raises CheckpointError that says what else the folder could be."""
     try:
-        return open_checkpoint(folder)
+        source = open_source(folder).without_added_rows()
+        assert source.tensors  # raises for tensors that do not fit
+        return source
     except CheckpointError as error:
         raise CheckpointError(f"no {part} in {folder}: expected {expected}, or a whole LLaVA, but {error}") from None
 
@@ -197,7 +200,7 @@ def _starting_with(tensors: dict[str, StoredTensor], start: str) -> dict[str, St
 def _image(eyes: _Tower, choices: Choices) -> ImageSpec:
     side, is_anyres = eyes.config.image_size, choices.mode == "anyres"
     if choices.grids and not is_anyres:
-        raise CheckpointError(f"grids of tiles go with image mode 'anyres' only, found {choices.mode!r}")
+        raise CheckpointError(f"grids are for image mode 'anyres' only, found {choices.mode!r}")
     has_class_token = choices.select_feature == "cls_patch"
     return ImageSpec(
         side=side,
@@ -217,7 +220,7 @@ def _has_newline(image: ImageSpec) -> bool:
 def _connection(
     language: LanguageConfig, vision: VisionConfig, image: ImageSpec, choices: Choices
 ) -> tuple[dict[str, StoredTensor], str, tuple[str, ...]]:
-    """Return what is neither language model nor tower, the projector's type, and which of these parts are untrained."""
+    """Return the tensors outside language model and tower, the projector's type, and the names of untrained parts."""
     widths = vision.hidden_size, language.hidden_size
     if choices.projector is None:
         projector_type = choices.projector_type or "mlp2x_gelu"

@@ -1,85 +1,89 @@
-"""From any layout to any other, one tensor in memory at a time. Needs no paddle.
+"""Conversion from any layout to any other, one tensor in memory at a time. Needs no paddle.
 
-The result grows in a hidden folder and takes its place when it is whole and, if asked for, compared with the source.
-What an earlier run left unfinished there is thrown away.
+The result grows in a hidden folder. It takes its place when it is complete and, if requested, compared with the source.
+An unfinished result of an earlier run is deleted.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import ModuleType
-
-from tqdm import tqdm
 
 from ..conversation.tokenizer import Tokenizer
-from ..tensor_files.shards import parse_size
 from ..tensor_files.stored import CheckpointError, StoredTensor
-from .checkpoint import Checkpoint, open_checkpoint, open_written
-from .layouts import LAYOUTS, hf
+from .layouts import TARGETS
+from .layouts.layout import Layout, Vocabulary
 from .layouts.part import Part
-from .new_folder import check_space
-from .output_folder import Place
-from .part_files import write_json_files, write_weights
+from .output_folder import OutputFolder
 from .report import Report, trace
-from .source import folders_of
+from .source import Source, open_source
+from .write import bytes_of, write_folder
 
-Check = Callable[[Checkpoint, Path], list[str]]
+Check = Callable[[Source, Source], list[str]]
 
 
 def convert(
-    source_path,
-    destination,
+    source_path: str | Path,
+    destination: str | Path,
     to: str,
     *,
-    base=None,
+    base: str | Path | None = None,
     dtype: str | None = None,
     max_shard_size: int | str = "5GB",
     checks: Sequence[Check] = (),
     has_progress: bool = False,
     is_overwriting: bool = False,
 ) -> Report:
-    """Write a checkpoint in another layout and return what was done.
+    """Write a checkpoint in another layout and return a report.
 
-    base: the model that side files were trained on, None for the one that they name. dtype: None keeps each tensor's;
-    what is merged then has its base's. checks: called with (source, unfinished result) before the result takes its
-    name; each raises CheckpointError or returns notes. is_overwriting: as for `Place`. Raises CheckpointError, with the
-    destination as it was, for whatever does not fit or cannot be written.
+    base: see `open_source`. dtype: None keeps each tensor's, and gives merged tensors the base's. checks: called with
+    the source and the unfinished result; each raises CheckpointError or returns notes. is_overwriting: see
+    `OutputFolder`. Raises CheckpointError, with the destination as it was, if anything does not fit or cannot be
+    written.
     """
     start = time.monotonic()
-    if to not in LAYOUTS:
-        raise CheckpointError(f"layout {to!r} is not known: expected one of {', '.join(LAYOUTS)}")
-    target, max_bytes = LAYOUTS[to], parse_size(max_shard_size)
-    source = open_checkpoint(Path(source_path), target, base=base, merge_dtype=dtype).as_dtype(dtype)
-    place = Place(Path(destination), "convert", is_overwriting).checked(folders_of(source.path, source.layout))
-    parts = _parts(source, target)
-    names = str(source_path), str(place.folder), source.layout.NAME, to
-    report = Report(*names, dropped=source.dropped, cut=source.cut)
+    if to not in TARGETS:
+        raise CheckpointError(f"layout {to!r} is not known: expected one of {', '.join(TARGETS)}")
+    target = TARGETS[to]
+    source = _open_for(target, source_path, base, dtype)
+    output = OutputFolder(Path(destination), "convert", is_overwriting).checked(source.folders)
+    vocabulary = Vocabulary(source.tokenizer, source.num_own_rows) if target.is_of_transformers else Vocabulary()
+    parts = target.parts(source.config, source.tensors, vocabulary)
+    report = Report(str(source_path), str(output.folder), source.name, to, dropped=source.dropped, cut=source.cut)
     report.notes += [*source.notices, *(note for part in parts for note in part.notes)]
     report.mapped = trace(source.tensors, _all_tensors(parts))
-    report.num_bytes = sum(tensor.num_bytes for part in parts for tensor in part.tensors.values())
-    check_space(place.folder.parent, report.num_bytes)
-    with place.filled() as folder:
-        with tqdm(total=report.num_bytes, unit="B", unit_scale=True, disable=not has_progress, desc="convert") as bar:
-            for part in parts:
-                report.files += write_weights(folder, part, max_bytes, bar)
-        for part in reversed(parts):  # the folder itself, which comes first, gets its config.json last
-            write_json_files(folder, part)
+    report.num_bytes = bytes_of(parts)
+
+    def finish(folder: Path) -> None:
         if source.tokenizer is not None:
             target.write_tokenizer(source.tokenizer, source.config, folder)
-        report.notes += _differences(source, open_written(folder, source))
-        report.remarks = hf.tokenizer_remarks(source.tokenizer) if target is hf else []
+        result = _open_result(folder, source)
+        report.notes += _differences(source, result)
+        report.remarks = target.remarks(source.tokenizer)
         for check in checks:
-            report.notes += check(source, folder)
+            report.notes += check(source, result)
+
+    title = "convert" if has_progress else None
+    report.files = write_folder(output, parts, max_shard_size=max_shard_size, finish=finish, title=title)
     report.seconds = time.monotonic() - start
     return report
 
 
-def _parts(source: Checkpoint, target: ModuleType) -> list[Part]:
-    if target is hf:  # whose rows of `<image>` and `<pad>` are the tokenizer's, where it has them
-        return hf.parts(source.config, source.tensors, source.tokenizer, source.num_own_rows)
-    return target.parts(source.config, source.tensors)
+def _open_for(target: Layout, path: str | Path, base: str | Path | None, dtype: str | None) -> Source:
+    """Open a checkpoint to be written in a layout: with rows for added tokens only if that layout has them too."""
+    source = open_source(path, base)
+    is_kept = target.is_of_transformers and source.tokenizer_files is not None
+    source = source if is_kept else source.without_added_rows()
+    return dataclasses.replace(source, dtype=dtype, merge_dtype=dtype)
+
+
+def _open_result(folder: Path, source: Source) -> Source:
+    """Open a folder written from a source, if possible with as many rows of the vocabulary as the source."""
+    result = open_source(folder)
+    is_same = result.config.language.vocab_size == source.config.language.vocab_size
+    return result if is_same else result.without_added_rows()
 
 
 def _all_tensors(parts: list[Part]) -> dict[str, StoredTensor]:
@@ -90,24 +94,32 @@ def _all_tensors(parts: list[Part]) -> dict[str, StoredTensor]:
     }
 
 
-def _differences(source: Checkpoint, result: Checkpoint) -> list[str]:
-    """Return a sentence for everything but tensors that reads back otherwise than it was."""
+def _differences(source: Source, result: Source) -> list[str]:
+    """Return a sentence for each difference between what was written and what is read back, except for tensors."""
     before, after = source.config.to_dict(), result.config.to_dict()
     notes = []
     for key, value in before.items():
         pairs = {f"{key}.{name}": (value[name], after[key][name]) for name in value} if isinstance(value, dict) else {}
         for name, (old, new) in (pairs or {key: (value, after[key])}).items():
             if old != new:
-                notes.append(f"layout {result.layout.NAME} does not keep {name}: {old!r} reads back as {new!r}")
+                notes.append(f"layout {result.name} does not keep {name}: {old!r} is read back as {new!r}")
     if source.tokenizer is None:
         return [*notes, "the source has no tokenizer, so the result has none"]
-    if result.tokenizer is None or _sample(source.tokenizer) != _sample(result.tokenizer):
-        notes.append(f"in layout {result.layout.NAME} the tokenizer splits text otherwise (after special tokens, say)")
+    if not _is_same_tokenizer(source, result):
+        notes.append(f"in layout {result.name} the tokenizer splits text differently, after special tokens for example")
     return notes
 
 
+def _is_same_tokenizer(source: Source, result: Source) -> bool:
+    one, other = source.tokenizer_files, result.tokenizer_files
+    if one is None or other is None:
+        return one is other
+    is_copy = (one.vocabulary, one.contents) == (other.vocabulary, other.contents)
+    return is_copy or _sample(source.tokenizer) == _sample(result.tokenizer)
+
+
 def _sample(tokenizer: Tokenizer) -> list:
-    """Return what tells tokenizers apart in how they read a conversation."""
+    """Return facts and ids that differ between tokenizers that read a conversation differently."""
     text = "Hello, it's 3 cats.\n<image> Ça va?"
     end = tokenizer.eos_id
     ids = [tokenizer.encode(text, is_start=is_start) for is_start in (True, False)]

@@ -1,8 +1,8 @@
-"""Weights published as the difference to a base model, as LLaVA's first releases were: from and to such differences.
+"""Delta weights: the difference between a model and its base, as LLaVA's first releases were published.
 
-Both models are folders of transformers' LLaMA names (`model.layers. ...`), .bin or safetensors. As in LLaVA's own tools
-the sum is taken in half precision: the base is rounded to the dtype of the other side, the two are added in
-float32 and the result is rounded back (in float16, to the bit what torch's addition gives).
+Both models are folders with transformers' LLaMA names (`model.layers. ...`), .bin or safetensors. As in LLaVA's own
+tools the sum is in half precision: the base is rounded to the dtype of the other side, the two are added in float32 and
+the result is rounded back (in float16, bit-equal to torch's addition).
 """
 
 from __future__ import annotations
@@ -13,16 +13,18 @@ from pathlib import Path
 
 import numpy as np
 
-from ..tensor_files.stored import CheckpointError, StoredTensor, preview, read_json
+from ..tensor_files.shards import SAFETENSORS
+from ..tensor_files.stored import CheckpointError, StoredTensor, counted, preview
 from ..tensor_files.transforms import ALL, FLOATS, Derived, Region, cast_values, open_regions, row_blocks, widened
 from .layouts.components import open_torch_weights
+from .layouts.folder import Folder
 from .layouts.part import Part
-from .new_folder import write_folder
-from .output_folder import Place
+from .output_folder import OutputFolder
+from .write import write_folder
 
-# The vocabulary may have grown; the rows that the base lacks stand in the delta as they are.
+# The vocabulary may have grown. Rows that the base lacks are in the delta unchanged.
 VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
-# What a LLaVA has and a LLaMA has not.
+# Tensors that a LLaVA has and a LLaMA lacks.
 ADDED = ("model.mm_projector.", "model.vision_tower.", "model.image_newline")
 COMPUTED = "rotary_emb.inv_freq"
 NOT_COPIED = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.index.json", "*.pdparams", "*.h5", "*.msgpack", "*.md")
@@ -37,13 +39,13 @@ def apply_delta(
     title: str | None = None,
     is_overwriting: bool = False,
 ) -> None:
-    """Write base + delta to a folder, with the side files (config.json, tokenizer) of the delta.
+    """Write base + delta to a folder, with the other files (config.json, tokenizer) of the delta.
 
-    title: of a progress bar. is_overwriting: as for `Place`. Raises CheckpointError, with nothing written, if
+    title: of a progress bar. is_overwriting: see `OutputFolder`. Raises CheckpointError, with nothing written, if
     the two do not fit.
     """
-    place = Place(Path(output), "apply-delta", is_overwriting)
-    _combine(Path(base), Path(delta), place, 1, max_shard_size, title)
+    place = OutputFolder(Path(output), "apply-delta", is_overwriting)
+    _combine(Folder.of(base), Folder.of(delta), place, 1, max_shard_size, title)
 
 
 def make_delta(
@@ -55,27 +57,28 @@ def make_delta(
     title: str | None = None,
     is_overwriting: bool = False,
 ) -> None:
-    """Write target - base to a folder, with the side files of the target. Raises CheckpointError."""
-    place = Place(Path(output), "make-delta", is_overwriting)
-    _combine(Path(base), Path(target), place, -1, max_shard_size, title)
+    """Write target - base to a folder, with the other files of the target. Raises CheckpointError."""
+    place = OutputFolder(Path(output), "make-delta", is_overwriting)
+    _combine(Folder.of(base), Folder.of(target), place, -1, max_shard_size, title)
 
 
-def _combine(base: Path, other: Path, place: Place, sign: int, max_shard_size: int | str, title: str | None) -> None:
-    config = read_json(other / "config.json")
-    read_json(base / "config.json")  # a folder without it is no model
+def _combine(
+    base: Folder, other: Folder, place: OutputFolder, sign: int, max_shard_size: int | str, title: str | None
+) -> None:
+    config = other.json("config.json")
+    base.json("config.json")  # without it the folder is not a model
     tensors = combined(_open(base), _open(other), sign, f"{other} on the base {base}")
-    part = Part("", "safetensors", "model", tensors, {"config.json": config})
+    part = Part("", SAFETENSORS, "model", tensors, {"config.json": config})
     write_folder(
-        place,
+        place.checked([base.path, other.path]),
         [part],
-        sources=[base, other],
         max_shard_size=max_shard_size,
-        finish=lambda folder: _copy_side_files(other, folder),
+        finish=lambda folder: _copy_other_files(other.path, folder),
         title=title,
     )
 
 
-def _open(folder: Path) -> dict[str, StoredTensor]:
+def _open(folder: Folder) -> dict[str, StoredTensor]:
     tensors = open_torch_weights(folder)
     return {name: tensor for name, tensor in tensors.items() if not name.endswith(COMPUTED)}
 
@@ -83,16 +86,16 @@ def _open(folder: Path) -> dict[str, StoredTensor]:
 def combined(
     base: Mapping[str, StoredTensor], other: Mapping[str, StoredTensor], sign: int, what: str
 ) -> dict[str, StoredTensor]:
-    """Return other + sign * base by name, lazily. what: the two, for messages. Raises CheckpointError."""
+    """Return other + sign * base by name, lazily. what: names both, for messages. Raises CheckpointError."""
     missing = sorted(set(base) - set(other))
     extra = sorted(name for name in set(other) - set(base) if not name.startswith(ADDED))
     wrong = [name for name in sorted(set(other) & set(base)) if not _fits(name, base[name], other[name])]
-    problems = [f"{len(missing)} tensors of the base are missing: {preview(missing)}"] if missing else []
+    problems = [f"{counted(missing)} of the base missing: {preview(missing)}"] if missing else []
     if extra:
-        problems.append(f"{len(extra)} tensors are neither in the base nor of a projector or tower: {preview(extra)}")
+        problems.append(f"{counted(extra)} neither in the base nor of a projector or tower: {preview(extra)}")
     if wrong:
         shapes = [f"{name} ({list(other[name].shape)}, base {list(base[name].shape)})" for name in wrong]
-        problems.append(f"{len(wrong)} tensors do not fit the base's: {preview(shapes)}")
+        problems.append(f"{counted(wrong)} of another shape or dtype than the base's: {preview(shapes)}")
     if problems:
         raise CheckpointError(f"{what}: {'; '.join(problems)}")
     return {name: _sum(tensor, base[name], sign) if name in base else tensor for name, tensor in other.items()}
@@ -107,7 +110,7 @@ def _fits(name: str, base: StoredTensor, other: StoredTensor) -> bool:
 
 
 def _sum(tensor: StoredTensor, base: StoredTensor, sign: int) -> StoredTensor:
-    """Return tensor + sign * base in the rows that the base has. The values cost the memory of a region of them."""
+    """Return tensor + sign * base in the rows of the base. Reading needs the memory of one region of the values."""
 
     def open_both() -> Region:
         first, second = open_regions(tensor), open_regions(base)
@@ -137,8 +140,8 @@ def _wide(values: np.ndarray, dtype: str) -> np.ndarray:
     return widened(values, dtype).astype(np.float64 if dtype == "float64" else np.float32)
 
 
-def _copy_side_files(source: Path, folder: Path) -> None:
-    """Copy what lies beside the weights: generation settings and the tokenizer. config.json is written already."""
+def _copy_other_files(source: Path, folder: Path) -> None:
+    """Copy the files beside the weights: generation settings and the tokenizer. config.json is written already."""
     for path in sorted(source.iterdir()):
         is_weights = any(path.match(pattern) for pattern in NOT_COPIED)
         if path.is_file() and not is_weights and not path.name.startswith(".") and path.name != "config.json":

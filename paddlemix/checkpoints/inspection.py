@@ -1,137 +1,133 @@
-"""What a checkpoint is, holds and lacks, told from its small files and the headers of its weights. Needs no paddle.
+"""What a checkpoint is, contains and lacks, from its small files and the headers of its weights. Needs no paddle.
 
-A folder that cannot be loaded gets a report too, with what is wrong in it. Nothing is downloaded.
+A folder that cannot be loaded gets a report too, with its problems. Nothing is downloaded.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..conversation.tokenizer import load_tokenizer
-from ..conversation.tokenizer_files import VOCABULARIES
+from ..conversation.tokenizer import make_tokenizer
 from ..hub import hub
 from ..models.config import LlavaConfig
 from ..models.language.families import FAMILIES, get_family
 from ..models.vision.families import TOWER_FAMILIES, get_tower_family
-from ..tensor_files.stored import CheckpointError, StoredTensor
-from ..tensor_files.transforms import transposed
-from .foreign_quantization import refuse_quantized
+from ..tensor_files.stored import CheckpointError, StoredTensor, preview
 from .inspection_facts import Inspection, compare, count, describe_image, describe_text
-from .inspection_trained import inspect_trained
-from .layouts import detect, official, tower, xtuner
-from .layouts.config_keys import read_config_json, suggested_sampling
-from .layouts.decoder import read_eos
+from .layouts import detect, find_layout, tower
+from .layouts.config_keys import config_or_empty, suggested_sampling
+from .layouts.decoder import read_eos, read_language_folder
+from .layouts.folder import Folder
+from .layouts.foreign_quantization import refuse_quantized
 from .layouts.image_processor_file import unread_processor
-from .layouts.names import decoder_name, tower_name
+from .layouts.layout import Layout
 from .layouts.shapes import language_shapes, parameter_shapes, vision_shapes
-from .part_folders import read_language_folder, read_tower_folder
-from .side_files import kind_of
-from .source import read_source, template_choice
-from .translation import Translation, naming_of, translate
-from .weight_scan import Scan, scan_folder
+from .layouts.tower import read_tower_folder
+from .layouts.translation import Translation, naming_of, translate
+from .source import Source, open_source
+from .weight_scan import Scan, scan_file, scan_folder
 
-FORMATS = {
-    "paddle": "paddle (this project's own)",
-    "paddlemix": "paddlemix (PaddleMIX's)",
-    "hf": "hf (llava-hf, of transformers)",
-    "official": "official (of LLaVA's own code)",
-    "xtuner": "xtuner",
-}
-# Folders that are a part of a LLaVA, by model_type of their config.json.
+# Folders with only a part of a LLaVA, by model_type of their config.json.
 PARTS_ALONE = {family.name: f"a {family.title} language model" for family in FAMILIES.values()}
 PARTS_ALONE |= {one.whole_model_type: f"a {one.title} model" for one in TOWER_FAMILIES.values()}
 PARTS_ALONE |= {one.model_type: f"a {one.title} vision tower" for one in TOWER_FAMILIES.values()}
+FACTOR = re.compile(r"(?P<layer>.+?)\.lora_(embedding_)?(?P<side>[AB])\b.*")
+BESIDE_FACTORS = re.compile(r".+\.lora_(magnitude_vector|velora_embed|B(\.\w+)?\.bias)\b.*")
 
 
-def inspect(path, base=None) -> Inspection:
-    """Look at a model folder, a LoRA folder, side files or one weight file. Raises CheckpointError if there is none.
+def inspect(path: str | Path, base: str | Path | None = None) -> Inspection:
+    """Describe a model folder, a partial checkpoint or one weight file. Raises CheckpointError if there is none.
 
-    base: the model that something was trained on, None for the one that it names.
+    base: see `open_source`.
     """
-    path = Path(path)
-    if not path.exists():
-        raise CheckpointError(f"{path} does not exist (looked for {path.absolute()})")
-    found = Inspection(str(path))
+    folder = Folder.of(path)
+    if not folder.path.exists():
+        raise CheckpointError(f"{folder} does not exist (looked for {folder.path.absolute()})")
+    found = Inspection(str(folder))
     with hub.offline():
-        kind = None
+        layout = None
         with found.collecting():
-            kind = kind_of(path)
-        if kind is not None:
-            inspect_trained(path, kind, base, found)
-        elif path.is_dir():
-            _inspect_model(path, base, found)
+            layout = find_layout(folder)
+        if layout is not None and layout.kind != "model":
+            _inspect_partial(folder, layout, base, found)
+        elif folder.path.is_dir():
+            _inspect_model(folder, base, found)
         else:
-            raise CheckpointError(f"{path} is no weight file: expected *.safetensors, *.bin or *.pdparams, or a folder")
+            raise CheckpointError(
+                f"{folder} is not a weight file: expected *.safetensors, *.bin or *.pdparams, or a folder"
+            )
     return found
 
 
-def _inspect_model(path: Path, base, found: Inspection) -> None:
-    scan = scan_folder(path)
+def _inspect_model(folder: Folder, base: str | Path | None, found: Inspection) -> None:
+    scan = scan_folder(folder)
     found.files, found.notes = scan.files, [*found.notes, *scan.notes]
     found.problems += scan.problems
     raw: dict = {}
     with found.collecting():
-        raw = read_config_json(path) if (path / "config.json").is_file() else {}
+        raw = config_or_empty(folder)
     found.architecture = ", ".join(map(str, raw.get("architectures") or ())) or str(raw.get("model_type") or "")
     if not scan.files and not scan.problems:
         found.problems.append("there are no weights (*.safetensors, *.bin or *.pdparams)")
-    layout = config = None
-    is_quantized = _is_quantized(path, found)
-    if _is_part_alone(path, raw):
-        _inspect_part(path, raw, scan, found)
+    is_quantized = _is_quantized(folder, found)
+    if _is_part_alone(folder, raw):
+        _inspect_part(folder, raw, scan, found)
         return
+    source = None
     with found.collecting():
-        name = detect(path)[0].NAME
-        found.format = FORMATS.get(name, name)
-        layout, config = (None, None) if is_quantized else read_source(path, base)
-    if config is None:
+        found.format = detect(folder).title
+        source = None if is_quantized else open_source(folder, base)
+    if source is None:
         count(found, scan.tensors, {})
     else:
-        _describe(path, layout, config, scan, found)
+        _describe(source, scan, found)
 
 
-def _is_quantized(path: Path, found: Inspection) -> bool:
-    """Tell if a folder states that its weights are quantized, which is a problem that explains all others."""
+def _is_quantized(folder: Folder, found: Inspection) -> bool:
+    """Return whether a folder states that its weights are quantized. This problem explains all others."""
     with found.collecting():
-        refuse_quantized(path)
+        refuse_quantized(folder)
         return False
     return True
 
 
-def _is_part_alone(path: Path, raw: Mapping) -> bool:
-    """Tell if a folder holds a language model or a tower and nothing else of a LLaVA."""
-    is_whole = (path / "projector").is_dir() or any(key.startswith("mm_") for key in raw)
+def _is_part_alone(folder: Folder, raw: Mapping) -> bool:
+    """Return whether a folder has a language model or a tower and nothing else of a LLaVA."""
+    is_whole = (folder / "projector").is_dir() or any(key.startswith("mm_") for key in raw)
     return raw.get("model_type") in PARTS_ALONE and not is_whole
 
 
-def _inspect_part(path: Path, raw: Mapping, scan: Scan, found: Inspection) -> None:
+def _inspect_part(folder: Folder, raw: Mapping, scan: Scan, found: Inspection) -> None:
     """Describe a language model or a tower alone."""
     found.kind, found.format = "part", f"{PARTS_ALONE[raw['model_type']]}, a part of a LLaVA"
     found.notes.append("`paddlemix compose` makes a LLaVA of a language model and a vision tower")
     count(found, scan.tensors, {})
     if not found.problems:
         with found.collecting():
-            _check_part(path, raw, found)
+            _check_part(folder, raw, found)
 
 
-def _check_part(path: Path, raw: Mapping, found: Inspection) -> None:
-    """Hold the tensors of a language model or a tower alone against its configuration. Raises CheckpointError."""
+def _check_part(folder: Folder, raw: Mapping, found: Inspection) -> None:
+    """Compare the tensors of a language model or a tower alone with its configuration. Raises CheckpointError."""
     if tower.is_tower_type(raw["model_type"]):
-        config, translation = read_tower_folder(path, -1, "patch")
+        config, translation = read_tower_folder(folder, -1, "patch")
         expected = vision_shapes(config)
-        tower.read_pixels(config, path)
+        tower.read_pixels(config, folder)
     else:
-        config, _, translation = read_language_folder(path)
+        config, _, translation = read_language_folder(folder)
         expected = language_shapes(config)
-        read_eos(path, raw, config)
-        if any((path / name).is_file() for name in VOCABULARIES):
-            load_tokenizer(path)
+        read_eos(folder, raw, config)
+        files = folder.tokenizer_files()
+        if files is not None:
+            make_tokenizer(files)  # raises if it cannot be used
     compare(found, {name: tensor.shape for name, tensor in _reported(translation, found).items()}, expected, False)
 
 
-def _describe(path: Path, layout, config: LlavaConfig, scan: Scan, found: Inspection) -> None:
-    """Fill in what a configuration tells and hold the tensors against it."""
+def _describe(source: Source, scan: Scan, found: Inspection) -> None:
+    """Describe the configuration and compare the tensors with it."""
+    config = source.config
     language, vision = config.language, config.vision
     title, tower_title = get_family(language.family).title, get_tower_family(vision.family).title
     found.model = (
@@ -141,50 +137,95 @@ def _describe(path: Path, layout, config: LlavaConfig, scan: Scan, found: Inspec
     )
     expected = parameter_shapes(config)
     try:
-        stored, is_told = layout.open_tensors(path), False
+        translation, is_reported = source.translation, False
     except (ValueError, OSError) as error:
-        stored, is_told = _as_opened(layout, config, scan), not scan.problems or not scan.tensors
+        stored, is_reported = _readable(source.layout, config, scan), not scan.problems or not scan.tensors
+        translation = translate(naming_of(source.layout, config), stored)
         if not scan.problems:
             found.problems.append(str(error))
-    tensors = _our_tensors(layout, config, stored, found)
+    tensors = _reported(translation, found)
     count(found, {("", name): tensor for name, tensor in tensors.items()}, expected)
-    compare(found, {name: tensor.shape for name, tensor in tensors.items()}, expected, is_told)
+    compare(found, {name: tensor.shape for name, tensor in tensors.items()}, expected, is_reported)
     found.image = describe_image(config.image)
-    choice = None
+    describe_text(source, found)
     with found.collecting():
-        choice = template_choice(path, layout, config)
-    describe_text(path, None, config, found, choice)
-    with found.collecting():
-        unread = unread_processor(path)
+        unread = unread_processor(source.folder)
         found.notes += [unread] if unread else []
-    suggested = ", ".join(f"{key} {value}" for key, value in suggested_sampling(path).items())
+    suggested = ", ".join(f"{key} {value}" for key, value in suggested_sampling(source.folder).items())
     if suggested:
-        found.notes.append(f"generation_config.json suggests {suggested}: answers here go by what the caller asks for")
+        found.notes.append(f"generation_config.json suggests {suggested}: here the caller chooses how to sample")
     for part in config.untrained:
-        found.notes.append(f"the {part} is untrained: it holds random values, answers will make no sense")
+        found.notes.append(f"the {part} is untrained: it has random values, answers will make no sense")
 
 
-def _as_opened(layout, config: LlavaConfig, scan: Scan) -> dict[str, StoredTensor]:
-    """Return what could be read of a folder that the layout cannot open, under the names that it would give."""
-    tensors = {}
-    for (file, name), tensor in scan.tensors.items():
-        folder = file.rpartition("/")[0]
-        if layout.NAME == xtuner.NAME:
-            tensors[f"{folder or xtuner.LANGUAGE}.{tower_name(decoder_name(name))}"] = tensor
-        else:
-            tensors[official.tower_prefix(config.language.family) + name if folder else name] = tensor
-    return tensors
-
-
-def _our_tensors(layout, config: LlavaConfig, stored: Mapping, found: Inspection) -> dict[str, StoredTensor]:
-    """Return the tensors under our names in our orientation; those that nobody knows go to found.unknown."""
-    return _reported(translate(naming_of(layout, config), stored), found)
+def _readable(layout: Layout, config: LlavaConfig, scan: Scan) -> dict[str, StoredTensor]:
+    """Return the tensors that can be read of a folder that the layout cannot open, by the names of the layout."""
+    return {
+        layout.name_in_part(file.rpartition("/")[0], name, config): tensor
+        for (file, name), tensor in scan.tensors.items()
+    }
 
 
 def _reported(translation: Translation, found: Inspection) -> dict[str, StoredTensor]:
-    """Return the tensors in our orientation, and report what is wrong with them."""
+    """Return the tensors in our orientation, and report their problems."""
     found.problems += translation.problems
     found.unknown += translation.unknown
-    return {
-        name: transposed(tensor) if is_turned else tensor for name, (tensor, is_turned) in translation.tensors.items()
+    return translation.in_our_orientation()
+
+
+def _inspect_partial(folder: Folder, layout: Layout, base: str | Path | None, found: Inspection) -> None:
+    """Describe a partial checkpoint: what was trained, how, and on which base."""
+    scan = scan_file(folder) if layout.kind == "file" else scan_folder(folder)
+    found.kind, found.format = layout.kind, layout.title
+    found.files, found.notes = scan.files, scan.notes
+    found.problems += scan.problems
+    count(found, scan.tensors, {})
+    if layout.kind == "adapter":
+        _describe_factors(folder, layout, scan, found)
+    else:
+        found.trained = {"whole": sorted(name for _, name in scan.tensors)}
+    if layout.kind != "file":
+        _describe_base(folder, base, found)
+
+
+def _describe_factors(folder: Folder, layout: Layout, scan: Scan, found: Inspection) -> None:
+    sides: dict[str, set[str]] = {}
+    for _, name in scan.tensors:
+        match = FACTOR.fullmatch(name)
+        if match:
+            sides.setdefault(match["layer"], set()).add(match["side"])
+    values: dict = {}
+    with found.collecting():
+        values = folder.json(layout.adapter_config)
+    found.trained = {
+        "rank": values.get("r"),
+        "alpha": values.get("lora_alpha"),
+        "dropout": values.get("lora_dropout"),
+        "num_layers": len(sides),
+        "targets": sorted({layer.rpartition(".")[2] for layer in sides}),
+        "whole": sorted(name for _, name in scan.tensors if not (FACTOR.fullmatch(name) or BESIDE_FACTORS.match(name))),
     }
+    half = sorted(layer for layer, both in sides.items() if len(both) == 1)
+    if half:
+        found.problems.append(f"only one of lora_A and lora_B is there for {preview(half, 6)}")
+    if not sides and not scan.problems:
+        found.problems.append("it holds no lora_A and lora_B at all")
+    with found.collecting():
+        is_complete = bool(sides) and not scan.problems and not half
+        found.trained |= layout.describe_adapter(folder, is_complete)
+
+
+def _describe_base(folder: Folder, base: str | Path | None, found: Inspection) -> None:
+    """Name the base and, if it is on this machine, describe how the model reads images and text."""
+    found.trained["base"] = None if base is None else str(base)
+    with found.collecting():
+        source = open_source(folder, base)
+        found.trained["base"] = str(source.base.path)
+        found.image = describe_image(source.config.image)
+        describe_text(source, found)
+        assert source.tensors  # raises for tensors that do not fit
+        if source.base.config.language.tie_word_embeddings and not source.config.language.tie_word_embeddings:
+            found.notes.append("it unties the output layer from the embeddings, which the base ties")
+        unused = source.left_out()
+        if unused:
+            found.notes.append(f"{len(unused)} tensors change nothing here and are left out: {preview(unused, 3)}")

@@ -1,4 +1,4 @@
-"""What a look at a checkpoint found, and how its parts are described. Reads no weights."""
+"""The result of an inspection, and the descriptions of its parts. Reads no weights."""
 
 from __future__ import annotations
 
@@ -6,20 +6,17 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from ..conversation.templates import get_template
-from ..conversation.tokenizer import make_tokenizer
+from ..conversation.tokenizer import Tokenizer
 from ..conversation.tokenizer_files import CONFIG_FILE, FAST_FILE, VOCABULARIES
 from ..conversation.tokenizer_settings import read_settings
-from ..conversation.vocabulary_choice import read_files
 from ..foreign_json import shown
 from ..image.anyres import num_image_tokens
 from ..image.spec import PIXEL_FIELDS, ImageSpec
-from ..models.config import LlavaConfig
-from ..tensor_files.stored import CheckpointError, StoredTensor, preview
-from .layouts.folder_template import TemplateChoice
+from ..tensor_files.stored import CheckpointError, StoredTensor, counted, preview
+from .layouts.layout import Source
 from .weight_scan import COMPONENTS, WeightFile, component_of
 
 USUAL = ImageSpec().pixels
@@ -28,7 +25,7 @@ EXAMPLE_SIZES = ((640, 480), (480, 640), (1920, 1080))
 
 @dataclass(frozen=True)
 class Component:
-    """A part of the model: how many numbers are stored, how many the configuration asks for (None: not known)."""
+    """A part of the model: how many parameters are stored and how many are expected (None: unknown)."""
 
     name: str
     num_parameters: int
@@ -38,11 +35,11 @@ class Component:
 
 @dataclass
 class Inspection:
-    """What was found. problems: what keeps the model from being used; notes: what is good to know.
+    """A description of a checkpoint. problems: why the model cannot be used. notes: other facts for the user.
 
-    kind: "model", "part" (a language model or tower alone), "adapter" or "projector". image: ImageSpec's fields and
-    counts of tokens. text: template, tokenizer and what ends an answer. trained: of what was trained apart from its
-    base. missing, unknown, misshapen: names of tensors.
+    kind: "model", "part" (a language model or tower alone), "adapter", "projector" or "file". image: fields of
+    ImageSpec and counts of tokens. text: template, tokenizer and the tokens that end an answer. trained: of a partial
+    checkpoint. missing, unknown, misshapen: names of tensors.
     """
 
     path: str
@@ -64,7 +61,7 @@ class Inspection:
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
-        """Add what is raised in the block to the problems, once."""
+        """Add an error raised in the block to the problems, once."""
         try:
             yield
         except (ValueError, OSError) as error:
@@ -88,10 +85,10 @@ def count(found: Inspection, tensors: Mapping[tuple[str, str], StoredTensor], ex
     found.num_parameters = sum(component.num_parameters for component in found.components)
 
 
-def compare(found: Inspection, shapes: Mapping, expected: Mapping, is_told: bool) -> None:
-    """Report tensors that are missing, that nobody knows, or of another shape; whole components by their name.
+def compare(found: Inspection, shapes: Mapping, expected: Mapping, is_reported: bool) -> None:
+    """Report tensors that are missing, unrecognized or of another shape, and missing components by name.
 
-    is_told: that and why a component is missing stands among the problems already.
+    is_reported: the problems already say that and why a component is missing.
     """
     found.missing = sorted(set(expected) - set(shapes))
     found.unknown += sorted(set(shapes) - set(expected))
@@ -105,21 +102,17 @@ def compare(found: Inspection, shapes: Mapping, expected: Mapping, is_told: bool
         names = [name for name in rest if component_of(name) == component.name]
         if names and component.num_parameters == 0:
             rest = [name for name in rest if name not in names]
-            if not is_told:
-                found.problems.append(f"{component.name}: missing altogether ({_tensors(names)})")
+            if not is_reported:
+                found.problems.append(f"{component.name}: missing altogether ({counted(names)})")
     for title, names in (("missing", rest), ("unknown", found.unknown), ("of another shape", found.misshapen)):
         if names:
-            found.problems.append(f"{_tensors(names)} {title}: {preview(names, 3)}")
-
-
-def _tensors(names: list[str]) -> str:
-    return "1 tensor" if len(names) == 1 else f"{len(names)} tensors"
+            found.problems.append(f"{counted(names)} {title}: {preview(names, 3)}")
 
 
 def describe_image(spec: ImageSpec) -> dict[str, Any]:
-    """Return the fields of a spec and how many tokens an image becomes, at least and at most and for a few sizes.
+    """Return the fields of a spec, and the smallest and largest number of tokens of an image and those of some sizes.
 
-    pixels: what is done to an image otherwise than usual.
+    pixels: preprocessing that differs from the usual one.
     """
     counts = [num_image_tokens(size, spec) for size in _sizes(spec)]
     return {
@@ -139,37 +132,31 @@ def describe_image(spec: ImageSpec) -> dict[str, Any]:
 
 
 def _sizes(spec: ImageSpec) -> list[tuple[int, int]]:
-    """Return sizes (width, height) among whose counts are the smallest and the largest: each grid and long stripes."""
+    """Return sizes (width, height) with the smallest and the largest number of tokens: each grid, and long stripes."""
     stripes = [(edge, 1) for edge in (10, 100, 1000, 10_000)]
     return [*spec.grids, *stripes, *((height, width) for width, height in stripes), (spec.side, spec.side)]
 
 
-def describe_text(
-    path: Path, base: Path | None, config: LlavaConfig, found: Inspection, choice: TemplateChoice | None = None
-) -> None:
-    """Tell template, tokenizer and what ends an answer; a tokenizer may lie with the language model or the base.
-
-    choice: what is known of the template.
-    """
+def describe_text(source: Source, found: Inspection) -> None:
+    """Describe the template, the tokenizer and the tokens that end an answer."""
+    config = source.config
     found.text = {"template": config.template, "eos_token_ids": list(config.eos_token_ids), "tokenizer": None}
     with found.collecting():
         get_template(config.template)
-    if choice is not None:
-        found.text["template_source"] = choice.source
-        found.notes += [choice.notice] if choice.notice else []
-    home = next((place for place in (path, path / "llm", base) if place and _has_vocabulary(place)), None)
-    if home is None:
-        found.problems.append(f"there is no tokenizer, expected one of {', '.join(VOCABULARIES)}")
-        return
+    if source.template is not None:
+        found.text["template_source"] = source.template.source
+        found.notes += [source.template.notice] if source.template.notice else []
     with found.collecting():
-        files = read_files(home)
-        tokenizer, name = make_tokenizer(files), files.vocabulary
+        files, tokenizer = source.tokenizer_files, source.tokenizer
+        if files is None:
+            raise CheckpointError(f"there is no tokenizer, expected one of {', '.join(VOCABULARIES)}")
         found.notes += [files.notice] if files.notice else []
-        told = ", ".join(f"{key} {shown(value)}" for key, value in read_settings(files).told.items())
-        found.notes += [f"{CONFIG_FILE} states {told}, which changes nothing here"] if told else []
+        unused = ", ".join(f"{key} {shown(value)}" for key, value in read_settings(files).told.items())
+        found.notes += [f"{CONFIG_FILE} states {unused}, which changes nothing here"] if unused else []
+        path = source.tokenizer_folder / files.vocabulary
         found.text |= {
-            "tokenizer": str((home / name).relative_to(path) if home.is_relative_to(path) else home / name),
-            "tokenizer_kind": "tokenizers" if name == FAST_FILE else "SentencePiece",
+            "tokenizer": str(path.relative_to(source.path) if path.is_relative_to(source.path) else path),
+            "tokenizer_kind": "tokenizers" if files.vocabulary == FAST_FILE else "SentencePiece",
             "num_tokens": tokenizer.vocab_size,
             "eos_tokens": [_piece(tokenizer, number) for number in config.eos_token_ids],
         }
@@ -177,12 +164,8 @@ def describe_text(
         if tokenizer.vocab_size > rows:
             raise CheckpointError(f"the tokenizer has {tokenizer.vocab_size} tokens, the model only {rows} embeddings")
         if not config.eos_token_ids:
-            found.notes.append("nothing says which token ends an answer (eos_token_id)")
+            found.notes.append("no file names the token that ends an answer (eos_token_id)")
 
 
-def _piece(tokenizer, number: int) -> str:
+def _piece(tokenizer: Tokenizer, number: int) -> str:
     return tokenizer.id_to_piece(number) if 0 <= number < tokenizer.vocab_size else "(not in the vocabulary)"
-
-
-def _has_vocabulary(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in VOCABULARIES)

@@ -1,10 +1,12 @@
-"""From a folder in any known layout to a model."""
+"""Loading a model from a checkpoint in any known layout."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections import deque
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,62 +20,64 @@ from ..models.quantized import QuantizedLinear, quantize_layers, quantized_layer
 from ..ops.host_memory import new_memory
 from ..ops.quantize import check_kind
 from ..tensor_files.copying import copy_into
-from ..tensor_files.stored import CheckpointError, StoredTensor, preview
+from ..tensor_files.stored import CheckpointError, StoredTensor, counted, preview
 from ..tensor_files.transforms import contiguous
-from .adapters import Oriented
 from .quantized import to_codes
-from .side_files import NOTED, SideFiles
-from .source import our_tensors, read_source
-from .source import read_config as read_config  # callers of load find it here
+from .source import AS_RECORDED, Source, open_source
 
 NUM_READERS = 2
 
 
 def load_model(
-    path,
+    source: str | Path | Source,
     *,
-    base=None,
+    base: str | Path | None = None,
     dtype: str | None = None,
     device: str | None = None,
     quantization: str | None = None,
-    base_quantization: str | None = NOTED,
+    base_quantization: str | None = AS_RECORDED,
+    model_class: type = LlavaForConditionalGeneration,
 ) -> LlavaForConditionalGeneration:
-    """Load a model folder of any layout, or side files together with their base (adapters come merged).
+    """Load a checkpoint of any layout, a partial one together with its base (adapters are merged).
 
-    path, base: folders, or names that a hub knows; base None takes the one that the side files name. dtype None: as
-    stored, where the device can compute in it, else float32. device None: the best there is.
-    quantization: "int8" or "nf4" holds the weights of the decoder's linear layers as codes (`models.quantized`), made
-    one tensor at a time; adapters then stay beside them in dtype. base_quantization: what the base's weights are
-    rounded to before an adapter is merged into them, NOTED for what its config says that it was trained over.
+    source: a folder, a name that a hub knows, or an open checkpoint. base: see `open_source`. dtype None: as stored if
+    the device can compute in it, else float32. device None: the best one.
+    quantization: "int8" or "nf4" keeps the weights of the decoder's linear layers as codes (`models.quantized`), made
+    one tensor at a time. Adapters are then not merged but kept in dtype. base_quantization: what the base's weights are
+    rounded to before an adapter is merged, AS_RECORDED for the quantization in the adapter's training.
     Raises CheckpointError with the lists of missing, unexpected and misshapen tensors.
     """
     check_kind(quantization)
-    path = hub.resolve(path)
-    layout, config = read_source(path, base, merge_dtype="float32")  # so that what is merged is rounded once
-    if isinstance(layout, SideFiles):
-        layout = dataclasses.replace(layout, base_quantization=base_quantization)
+    source = source if isinstance(source, Source) else open_source(hub.resolve(source), base)
+    # In float32, so that merged tensors are rounded once.
+    source = dataclasses.replace(source, merge_dtype="float32", base_quantization=base_quantization)
     devices.use_device(device)
-    dtype = devices.choose_dtype(dtype, stored=config.dtype)
-    model = build_model(config, dtype, quantization, is_empty=True)
-    fill(model, our_tensors(path, layout, config), path)
+    dtype = devices.choose_dtype(dtype, stored=source.config.dtype)
+    model = build_model(source.config, dtype, quantization, is_empty=True, model_class=model_class)
+    fill(model, source.tensors, source.path)
     model.eval()
     return model
 
 
 def build_model(
-    config: LlavaConfig, dtype: str, quantization: str | None = None, *, is_empty: bool = False
+    config: LlavaConfig,
+    dtype: str,
+    quantization: str | None = None,
+    *,
+    is_empty: bool = False,
+    model_class: type = LlavaForConditionalGeneration,
 ) -> LlavaForConditionalGeneration:
-    """Make a model whose parameters have `dtype` and hold zeros; layers for codes hold nothing yet.
+    """Make a model whose parameters have `dtype` and are zero. Layers for codes are empty.
 
-    is_empty: the parameters have no memory either before `fill` gives them some, which then nobody clears in vain.
+    is_empty: the parameters are left unallocated until `fill`, which saves zeroing.
     """
     before = paddle.get_default_dtype()
     paddle.set_default_dtype(dtype)
     try:
         if quantization is None and not is_empty:
-            return LlavaForConditionalGeneration(config)
-        with paddle.LazyGuard():  # so that the weights that codes stand in for are never made
-            model = LlavaForConditionalGeneration(config)
+            return model_class(config)
+        with paddle.LazyGuard():  # so that weights that are replaced by codes are never allocated
+            model = model_class(config)
         if quantization is not None:
             quantize_layers(model.language_model, quantization)
         for parameter in () if is_empty else model.parameters():
@@ -83,11 +87,10 @@ def build_model(
         paddle.set_default_dtype(before)
 
 
-def fill(model: LlavaForConditionalGeneration, tensors: dict[str, Oriented], source) -> None:
-    """Copy tensors into the parameters, or as codes into the layers that hold such.
+def fill(model: LlavaForConditionalGeneration, tensors: Mapping[str, StoredTensor], source: Path) -> None:
+    """Copy tensors into the parameters, or as codes into quantized layers.
 
-    Each must get one of its own shape, and none may be left over. source: the folder, for messages. Raises
-    CheckpointError.
+    The names and shapes must be those of the model. source: the folder, for messages. Raises CheckpointError.
     """
     parameters: dict[str, Any] = dict(model.named_parameters())
     parameters |= {f"{name}.weight": layer for name, layer in quantized_layers(model).items()}
@@ -98,27 +101,25 @@ def fill(model: LlavaForConditionalGeneration, tensors: dict[str, Oriented], sou
         ("of another shape", _misshapen(parameters, tensors)),
     ):
         if names:
-            problems.append(f"{len(names)} {title}: {preview(names)}")
+            problems.append(f"{counted(names)} {title}: {preview(names)}")
     if problems:
-        raise CheckpointError(
-            f"{source}: the weights do not fit the model that config.json describes; {'; '.join(problems)}"
-        )
+        raise CheckpointError(f"{source}: the weights do not fit the model: {'; '.join(problems)}")
     try:
         _copy_all(parameters, tensors)
     except CheckpointError as error:
         raise CheckpointError(f"{source}: {error}") from None
 
 
-def _copy_all(parameters: dict[str, Any], tensors: dict[str, Oriented]) -> None:
-    # Reading and turning take the time and need no paddle: a few tensors are got ready while others are copied.
+def _copy_all(parameters: dict[str, Any], tensors: Mapping[str, StoredTensor]) -> None:
+    # Reading and transposing take most of the time and need no paddle, so that threads prepare a few tensors ahead.
     pending: deque[tuple[str, Future]] = deque()
     with ThreadPoolExecutor(NUM_READERS) as readers:
-        for name, (tensor, is_transposed) in tensors.items():
+        for name, tensor in tensors.items():
             slot = parameters[name]
             if isinstance(slot, QuantizedLinear):
-                ready = readers.submit(to_codes, name, tensor, is_transposed, slot.kind)
+                ready = readers.submit(to_codes, name, tensor, slot.kind)
             else:
-                ready = readers.submit(_ready, slot, tensor, is_transposed, new_memory(slot))
+                ready = readers.submit(_ready, slot, tensor, new_memory(slot))
             pending.append((name, ready))
             if len(pending) > NUM_READERS:
                 _copy(parameters, tensors, *pending.popleft())
@@ -126,49 +127,40 @@ def _copy_all(parameters: dict[str, Any], tensors: dict[str, Oriented]) -> None:
             _copy(parameters, tensors, *pending.popleft())
 
 
-def _copy(parameters: dict, tensors: dict[str, Oriented], name: str, ready: Future) -> None:
+def _copy(parameters: dict[str, Any], tensors: Mapping[str, StoredTensor], name: str, ready: Future) -> None:
     slot, values = parameters[name], ready.result()
     if isinstance(slot, QuantizedLinear):
         slot.put(*values)
     elif values is not None:
-        _set(slot, values, tensors[name][0].dtype)
-
-
-def as_oriented(parameters) -> dict[str, Oriented]:
-    """Return parameters as stored tensors, brought to the host when they are asked for."""
-    return {
-        name: (StoredTensor(str(one.dtype).split(".")[-1], tuple(one.shape), one.numpy), False)
-        for name, one in parameters.items()
-    }
+        _set(slot, values, tensors[name].dtype)
 
 
 def _misshapen(parameters, tensors) -> list[str]:
     wrong = []
     for name in sorted(set(parameters) & set(tensors)):
-        tensor, is_transposed = tensors[name]
-        shape = tensor.shape[::-1] if is_transposed else tensor.shape
+        shape = tensors[name].shape
         if tuple(parameters[name].shape) != tuple(shape):
             wrong.append(f"{name} ({list(shape)}, expected {list(parameters[name].shape)})")
     return wrong
 
 
-def put(parameter, tensor: StoredTensor, is_transposed: bool) -> None:
+def assign(parameter: Any, tensor: StoredTensor) -> None:
     """Copy one tensor into a parameter of any float dtype."""
-    _set(parameter, _ready(parameter, tensor, is_transposed), tensor.dtype)
+    _set(parameter, _ready(parameter, tensor), tensor.dtype)
 
 
-def _ready(parameter, tensor: StoredTensor, is_transposed: bool, memory: np.ndarray | None = None) -> np.ndarray | None:
-    """Return a tensor's values in the parameter's orientation, in float32 if that is what the parameter has.
+def _ready(parameter: Any, tensor: StoredTensor, memory: np.ndarray | None = None) -> np.ndarray | None:
+    """Return a tensor's values, in float32 if the parameter is in float32.
 
-    memory: the parameter's own, which gets them instead; then the result is None.
+    memory: of the parameter itself. The values are written there, and the result is None.
     """
-    values = tensor.values.T if is_transposed else tensor.values
+    values = tensor.values
     if memory is not None:
         return copy_into(memory, values, tensor.dtype)
     return contiguous(values, tensor.dtype, widen=parameter.dtype == paddle.float32)
 
 
-def _set(parameter, values: np.ndarray, dtype: str) -> None:
+def _set(parameter: Any, values: np.ndarray, dtype: str) -> None:
     if not parameter._is_initialized():
         parameter.initialize()
     if values.dtype == np.float32 and parameter.dtype == paddle.float32:
@@ -178,7 +170,7 @@ def _set(parameter, values: np.ndarray, dtype: str) -> None:
 
 
 def as_paddle(values: np.ndarray, dtype: str):
-    """Make a paddle tensor; bfloat16 comes as bits in uint16 and is widened, which loses nothing."""
+    """Return a paddle tensor. bfloat16, given as bits in uint16, becomes float32, which loses nothing."""
     if dtype == "bfloat16":
         values = (values.astype(np.uint32) << 16).view(np.float32)
     return paddle.to_tensor(values)

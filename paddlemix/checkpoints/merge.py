@@ -1,55 +1,55 @@
-"""A LoRA folder and its base to one folder that needs neither."""
+"""Merging a LoRA folder and its base into a folder that needs neither."""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import paddle
 
 from ..tensor_files.stored import CheckpointError, preview
 from ..terminal.visible import visible
-from . import lora, peft_adapter, side_files
+from .layouts import find_layout, lora, peft
+from .layouts.folder import Folder
 from .load import load_model
-from .output_folder import Place
+from .output_folder import OutputFolder
 from .processor import LlavaProcessor
-from .side_files import NOTED
+from .source import AS_RECORDED, open_source
 
 
 def merge(
-    lora_path,
-    output,
+    lora_path: str | Path,
+    output: str | Path,
     *,
-    base=None,
+    base: str | Path | None = None,
     device: str | None = None,
-    base_quantization: str | None = NOTED,
+    base_quantization: str | None = AS_RECORDED,
     is_overwriting: bool = False,
 ) -> None:
     """Write a complete model folder: weights, config, tokenizer and processor.
 
-    base: the base model's folder; None takes the one that the adapter names. base_quantization: as in `load_model`.
-    Weights keep the base's dtype where the device can compute in it. Raises CheckpointError, before anything is
-    written, when something is missing or does not fit, or when the output is one of the inputs. is_overwriting: as for
-    `Place`.
+    base: the base model, None for the one that the adapter names. base_quantization: see `load_model`. Weights keep the
+    base's dtype if the device can compute in it. is_overwriting: see `OutputFolder`. Raises CheckpointError, before
+    anything is written, if something is missing or does not fit, or if the output is one of the inputs.
     """
-    lora_path = Path(lora_path)
-    kind = side_files.kind_of(lora_path)
-    if kind not in ("lora", "peft"):
-        raise CheckpointError(f"{lora_path} is no LoRA folder: it has no {lora.CONFIG} and no {peft_adapter.CONFIG}")
-    base = Path(base) if base else side_files.base_folder(lora_path, kind)
-    place = Place(Path(output), "merge", is_overwriting).checked([lora_path, base])
-    processor = LlavaProcessor.from_pretrained(lora_path, base)
-    model = load_model(lora_path, base=base, device=device, base_quantization=base_quantization)
-    _check_finite(model, f"{lora_path} over {base}")
-    with place.filled() as folder:
-        processor.save_pretrained(folder)
-        model.save_pretrained(folder)
-    rounding = side_files.rounding_of(lora_path, kind, base_quantization)
-    rounded = f", its weights rounded to {rounding}" if rounding else ""
-    print(visible(f"merged {lora_path} into {base}{rounded}: {output}"))
+    folder = Folder.of(lora_path)
+    layout = find_layout(folder)
+    if layout is None or layout.kind != "adapter":
+        raise CheckpointError(f"{folder} is not a LoRA folder: it has no {lora.CONFIG} and no {peft.CONFIG}")
+    source = dataclasses.replace(open_source(folder, base), base_quantization=base_quantization)
+    place = OutputFolder(Path(output), "merge", is_overwriting).checked(source.folders)
+    processor = LlavaProcessor.from_source(source)
+    model = load_model(source, device=device, base_quantization=base_quantization)
+    _check_finite(model, f"{folder} over {source.base.path}")
+    with place.filled() as unfinished:
+        processor.save_pretrained(unfinished)
+        model.save_pretrained(unfinished)
+    rounded = f", its weights rounded to {source.rounding}" if source.rounding else ""
+    print(visible(f"merged {folder} into {source.base.path}{rounded}: {output}"))
 
 
 def _check_finite(model, what: str) -> None:
-    """Raise CheckpointError for a sum that is no model. what: whose it is."""
+    """Raise CheckpointError if a merged weight is not finite. what: the checkpoint, for the message."""
     bad = [name for name, one in model.named_parameters() if not bool(paddle.isfinite(one.astype("float32")).all())]
     if bad:
-        raise CheckpointError(f"{what}: values that are no finite numbers in {preview(bad, 3)}")
+        raise CheckpointError(f"{what}: values that are not finite in {preview(bad, 3)}")

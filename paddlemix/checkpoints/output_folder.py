@@ -36,7 +36,7 @@ MOST_NAMES = 5
 
 
 @dataclass(frozen=True)
-class Place:
+class OutputFolder:
     """A folder that a user named for a command's output.
 
     is_overwriting: whether it may hold something else than an earlier output of the same command; option: how a user
@@ -49,7 +49,7 @@ class Place:
     option: str = "--overwrite"
     is_known: Callable[[Path], bool] = lambda folder: False
 
-    def checked(self, sources: Sequence[Path]) -> Place:
+    def checked(self, sources: Sequence[Path]) -> OutputFolder:
         """Return the same with the folder's real path.
 
         sources: folders that are read. Raises CheckpointError if the folder is a file, a source, above a source, or

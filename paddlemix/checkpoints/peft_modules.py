@@ -1,4 +1,4 @@
-"""What a LoRA run trained, sorted into the places that peft has for it: layers, modules saved whole, rows of tokens."""
+"""The result of a LoRA run in the form of peft: factors of layers, modules saved whole, rows of tokens."""
 
 from __future__ import annotations
 
@@ -7,29 +7,31 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ..models.config import LlavaConfig
+import numpy as np
+
 from ..tensor_files.stored import CheckpointError, StoredTensor, preview
-from ..tensor_files.transforms import transposed
+from ..tensor_files.transforms import Derived, transposed
 from .adapters import Adapter
-from .fused_factors import joined_factors
 from .layouts import hf
 from .layouts.components import EMBEDDING, HEAD
-from .layouts.rules import KeyTable
-from .merged import Factors
-from .side_files import SideFiles
+from .layouts.fused_weights import joined
+from .layouts.layout import Source
+from .layouts.rules import FusedRule, KeyTable
+from .merged import Factors, as_float32
 from .verify import is_same
 
 PROJECTOR, NEWLINE, TOWER = "projector.", "image_newline", "vision_tower."
 MERGE = "write a merged folder instead, with `--to hf`"
-# The start of a layer's name that differs between versions of transformers, or is not needed to tell layers apart.
+# The start of a layer's name that differs between versions of transformers, or is not needed to distinguish layers.
 START = re.compile(r"^(model\.)?(vision_tower\.vision_model\.)?")
 
 
 @dataclass
 class Modules:
-    """tensors: by transformers' names, with peft's endings. layers: end of a layer's name -> its factors.
+    """The tensors of an adapter of peft, and the settings that go with them.
 
-    saved: names of modules that are saved whole. tokens: name of a vocabulary -> rows that were trained alone.
+    tensors: by transformers' names, with peft's endings. layers: end of a layer's name -> its factors. saved: names of
+    modules that are saved whole. tokens: name of a vocabulary -> numbers of rows that were trained alone.
     """
 
     tensors: dict[str, StoredTensor] = field(default_factory=dict)
@@ -42,57 +44,56 @@ class Modules:
     notes: list[str] = field(default_factory=list)
 
 
-def collect(layout: SideFiles, config: LlavaConfig) -> Modules:
-    """Sort what was trained. Raises CheckpointError for what peft has no place for, saying what to do."""
-    adapter, is_turned = layout.changes(config)
-    merged = layout.open_tensors(layout.path)
-    names, modules = hf.table(config), Modules(notes=[])
-    adapter = _without_unchanged(layout, adapter, merged, modules)
-    _check_vocabulary(layout, adapter)
-    _put_whole(adapter, merged, names, modules)
-    _put_rows(adapter, names, modules)
+def collect(source: Source) -> Modules:
+    """Return an adapter's changes for peft. Raises CheckpointError, with advice, for those that peft cannot hold."""
+    adapter, is_swapped = source.changes()
+    merged = source.tensors
+    names, modules = hf.table(source.config), Modules()
+    adapter = _without_unchanged(source, adapter, merged, modules)
+    _check_vocabulary(source, adapter)
+    _add_whole(adapter, merged, names, modules)
+    _add_rows(adapter, names, modules)
     kept = {name: one for name, one in adapter.factors.items() if not _is_saved(name, names, modules)}
     if not kept:
         raise CheckpointError(f"{adapter.source}: no layer is left that has factors, so peft cannot load it; {MERGE}")
-    _put_factors(dataclasses.replace(adapter, factors=kept), is_turned, names, modules)
+    _add_factors(dataclasses.replace(adapter, factors=kept), is_swapped, names, modules)
     return modules
 
 
 def _without_unchanged(
-    layout: SideFiles, adapter: Adapter, merged: Mapping[str, StoredTensor], modules: Modules
+    source: Source, adapter: Adapter, merged: Mapping[str, StoredTensor], modules: Modules
 ) -> Adapter:
-    """Leave out whole tensors that are as the base has them, and tell. Raises CheckpointError for a new newline."""
-    stored = layout.base.open() if adapter.whole else {}
-    before = {name: transposed(one) if is_turned else one for name, (one, is_turned) in stored.items()}
+    """Drop whole tensors that equal the base's, with a note. Raises CheckpointError for a new image_newline."""
+    before = source.base.translation.in_our_orientation() if adapter.whole else {}
     same = [name for name in adapter.whole if name in before and is_same(before[name], merged[name])]
     if same:
         modules.notes.append(f"left out, as the base has the same: {preview(sorted(same), 8)}")
     if NEWLINE in set(adapter.whole) - set(same):
         raise CheckpointError(
-            f"{adapter.source}: image_newline was trained, and peft has no place for it, as it is no module: {MERGE}"
+            f"{adapter.source}: image_newline was trained, and peft has no place for it, as it is not a module: {MERGE}"
         )
     return dataclasses.replace(adapter, whole={key: one for key, one in adapter.whole.items() if key not in same})
 
 
-def _check_vocabulary(layout: SideFiles, adapter: Adapter) -> None:
+def _check_vocabulary(source: Source, adapter: Adapter) -> None:
     """Raise CheckpointError for changed embeddings over a base whose llava-hf folder has other rows."""
     changed = sorted({EMBEDDING, HEAD} & set(adapter.names()))
-    rows = layout.base.config.language.vocab_size
+    rows = source.base.config.language.vocab_size
     is_other = any(name in adapter.whole and rows not in adapter.whole[name].shape for name in changed)
-    if changed and (layout.base.layout is not hf or is_other):
+    if changed and (not source.base.layout.is_of_transformers or is_other):
         raise CheckpointError(
             f"{adapter.source} changes {preview(changed)}, whose rows in a llava-hf folder are not those of the base "
-            f"{layout.base.folder}: {MERGE}"
+            f"{source.base.folder}: {MERGE}"
         )
 
 
-def _put_whole(adapter: Adapter, merged: Mapping[str, StoredTensor], names: KeyTable, modules: Modules) -> None:
-    """Put what trained whole into modules that peft saves, each with all of its tensors."""
+def _add_whole(adapter: Adapter, merged: Mapping[str, StoredTensor], names: KeyTable, modules: Modules) -> None:
+    """Add tensors that were trained whole as modules that peft saves, each with all of its tensors."""
     tower = sorted(name for name in adapter.whole if name.startswith(TOWER))
     if tower:
         raise CheckpointError(
-            f"{adapter.source} holds {preview(tower, 4)} of the vision tower, whose names are others in transformers 4 "
-            f"and 5, so that peft would lose them in one of them: {MERGE}"
+            f"{adapter.source} holds {preview(tower, 4)} of the vision tower, whose names differ between transformers "
+            f"4 and 5, so that one of them would lose them: {MERGE}"
         )
     for name in adapter.whole:
         module = _module(name)
@@ -103,26 +104,26 @@ def _put_whole(adapter: Adapter, merged: Mapping[str, StoredTensor], names: KeyT
             continue
         start = PROJECTOR if name.startswith(PROJECTOR) else f"{module}."
         for part in (one for one in merged if one.startswith(start)):
-            is_turned = names.to_theirs(part)[1]
-            modules.tensors[_theirs(adapter, names, part)] = transposed(merged[part]) if is_turned else merged[part]
+            is_transposed = names.to_theirs(part)[1]
+            modules.tensors[_theirs(adapter, names, part)] = transposed(merged[part]) if is_transposed else merged[part]
         place = _module(_theirs(adapter, names, name))
         modules.saved.add(_end(_module(place) if start == PROJECTOR else place))
 
 
-def _put_rows(adapter: Adapter, names: KeyTable, modules: Modules) -> None:
+def _add_rows(adapter: Adapter, names: KeyTable, modules: Modules) -> None:
     for name, rows in adapter.rows.items():
         module = _module(_theirs(adapter, names, name))
         modules.tokens[_end(module)] = rows.numbers
         modules.tensors[f"{module}.token_adapter.trainable_tokens_delta"] = rows.values
 
 
-def _put_factors(adapter: Adapter, is_turned: Mapping[str, bool], names: KeyTable, modules: Modules) -> None:
-    """Put the factors of each of their matrices, joined where it holds several of ours."""
+def _add_factors(adapter: Adapter, is_swapped: Mapping[str, bool], names: KeyTable, modules: Modules) -> None:
+    """Add the factors of each matrix of transformers, joined if the matrix consists of several of ours."""
     factors = {}
     for name, one in adapter.factors.items():
         target, rule = names.to_theirs(name), names.fused_with(name)
-        is_theirs_turned = target[1] if target else rule.is_transposed
-        factors[name] = one.transposed if is_turned[name] != is_theirs_turned else one
+        is_theirs_transposed = target[1] if target else rule.is_transposed
+        factors[name] = one.transposed if is_swapped[name] != is_theirs_transposed else one
     modules.is_dora = any(one.magnitude is not None for one in factors.values())
     if modules.is_dora and any(one.magnitude is None for one in factors.values()):
         raise CheckpointError(f"{adapter.source} has a magnitude for some layers only: {MERGE}")
@@ -137,11 +138,11 @@ def _put_factors(adapter: Adapter, is_turned: Mapping[str, bool], names: KeyTabl
         layer = _module(theirs)
         modules.layers[_end(layer)] = joined
         modules.tensors |= _parts(adapter, layer, name, joined, is_table=name == EMBEDDING or "embedding" in name)
-    _put_biases(adapter, names, modules, set(factors))
+    _add_biases(adapter, names, modules, set(factors))
 
 
 def _parts(adapter: Adapter, layer: str, name: str, one: Factors, *, is_table: bool) -> dict[str, StoredTensor]:
-    """Return a layer's tensors as peft stores them; is_table: it is an embedding."""
+    """Return a layer's tensors as peft stores them. is_table: the layer is an embedding."""
     if "patch_embedding" in name:
         raise CheckpointError(f"{adapter.source} has factors of a convolution, {name}, which are not written: {MERGE}")
     found = {f"{layer}.lora_A.weight": one.right, f"{layer}.lora_B.weight": one.left}
@@ -153,8 +154,8 @@ def _parts(adapter: Adapter, layer: str, name: str, one: Factors, *, is_table: b
     return found if one.magnitude is None else {**found, f"{layer}.lora_magnitude_vector": one.magnitude}
 
 
-def _put_biases(adapter: Adapter, names: KeyTable, modules: Modules, factors: set[str]) -> None:
-    """Put what is added to biases, which peft does for all layers or none."""
+def _add_biases(adapter: Adapter, names: KeyTable, modules: Modules, factors: set[str]) -> None:
+    """Add the changes of biases, which peft has for all layers or for none."""
     if not adapter.added:
         return
     missing = sorted(name for name in factors if f"{_module(name)}.bias" not in adapter.added)
@@ -167,7 +168,7 @@ def _put_biases(adapter: Adapter, names: KeyTable, modules: Modules, factors: se
 
 
 def _is_saved(name: str, names: KeyTable, modules: Modules) -> bool:
-    """Tell if a layer is in a module that is saved whole, its factors merged."""
+    """Return whether a layer is in a module that is saved whole, with its factors merged."""
     target = names.to_theirs(name)
     return target is not None and hf.new_style(target[0]) in modules.tensors
 
@@ -185,3 +186,60 @@ def _module(name: str) -> str:
 
 def _end(module: str) -> str:
     return START.sub("", module)
+
+
+def joined_factors(rule: FusedRule, factors: Mapping[str, Factors]) -> Factors:
+    """Return the factors of a matrix that consists of several of ours, exactly: A below A, B along the diagonal.
+
+    Parts that share A keep its rank, for example if an adapter of the whole matrix was split. Otherwise the rank is the
+    sum of the ranks, and B is zero where a part does not use the A of another. A part without factors does not change.
+    All are in torch's orientation. Raises CheckpointError for DoRA of only some parts, since it would need the norms of
+    the others.
+    """
+    parts = [factors.get(name) for name in rule.ours]
+    given = [one for one in parts if one is not None]
+    is_shared = len(given) == len(parts) and all(
+        one.right is given[0].right and one.scaling == given[0].scaling for one in given
+    )
+    magnitude = None
+    if any(one.magnitude is not None for one in given):
+        if any(one is None or one.magnitude is None for one in parts):
+            raise CheckpointError(f"DoRA of a part of {rule.theirs} only cannot be written as that of the whole")
+        magnitude = _joined(rule, [one.magnitude for one in given])
+    if is_shared:
+        return Factors(_joined(rule, [one.left for one in given]), given[0].right, given[0].scaling, magnitude)
+    scaling = given[0].scaling
+    return Factors(_diagonal(rule, parts, scaling), _stacked(given), scaling, magnitude)
+
+
+def _joined(rule: FusedRule, tensors: list[StoredTensor]) -> StoredTensor:
+    """Return the rows of the parts in the order of the whole matrix."""
+    straight = FusedRule(rule.ours, rule.theirs, rule.rows, rule.num_groups)
+    return joined(straight, dict(zip(rule.ours, tensors, strict=True)))
+
+
+def _stacked(given: list[Factors]) -> StoredTensor:
+    shape = (sum(one.rank for one in given), given[0].right.shape[1])
+    sources = tuple(one.right for one in given)
+    return Derived("float32", shape, lambda: np.concatenate([as_float32(one) for one in sources]), "joined", sources)
+
+
+def _diagonal(rule: FusedRule, parts: list[Factors | None], scaling: float) -> StoredTensor:
+    """Return B [rows of all, ranks of all]. Parts with another scaling than the common one are scaled by the ratio."""
+    total = sum(one.rank for one in parts if one is not None)
+    heights = [rule.num_groups * rows for rows in rule.rows]
+    blocks, start = [], 0
+    for height, one in zip(heights, parts, strict=True):
+        blocks.append(_block(height, total, start, one, scaling))
+        start += one.rank if one is not None else 0
+    return _joined(rule, blocks)
+
+
+def _block(height: int, total: int, start: int, one: Factors | None, scaling: float) -> StoredTensor:
+    def read() -> np.ndarray:
+        result = np.zeros((height, total), np.float32)
+        if one is not None:
+            result[:, start : start + one.rank] = as_float32(one.left) * np.float32(one.scaling / scaling)
+        return result
+
+    return Derived("float32", (height, total), read, "padded", () if one is None else (one.left,))

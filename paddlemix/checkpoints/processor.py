@@ -20,14 +20,15 @@ from ..image.spec import ImageSpec
 from ..image.tiles import ImageTiles
 from ..output import write_json
 from ..terminal.log import notice
+from .layouts import find_layout
+from .layouts.folder import Folder
 from .layouts.paddle import FORMAT, FORMAT_KEY, read_processor_json
 from .layouts.paddle import PROCESSOR_FILE as FILE
-from .side_files import kind_of
-from .source import notices_of, read_source, tokenizer_folder
+from .source import Source, open_source
 
 
 class LlavaProcessor:
-    """Turns conversations into samples, samples into batches, and ids back into text. Picklable; holds no weights."""
+    """Turns conversations into samples, samples into batches, and ids into text. Can be pickled and has no weights."""
 
     def __init__(self, tokenizer: Tokenizer, template: ChatTemplate, spec: ImageSpec):
         self.tokenizer = tokenizer
@@ -36,19 +37,30 @@ class LlavaProcessor:
 
     @classmethod
     def from_pretrained(cls, path, base=None) -> LlavaProcessor:
-        """Read a model folder of any known layout, side files with their base, or what `save_pretrained` wrote.
+        """Read a checkpoint in any known layout, or the files that `save_pretrained` wrote.
 
-        base: as in `load_model`. Tells where the folder's own chat template or vocabulary is not used as it is.
-        Raises CheckpointError for what is missing or broken.
+        base: see `open_source`. Prints a notice if the folder's own chat template or vocabulary is not used as it is.
+        Raises CheckpointError for missing and broken files.
         """
-        path = hub.resolve(path)
-        if _is_complete(path):
-            spec, template = read_processor_json(path / FILE)
-            return cls(load_tokenizer(path), get_template(template), spec)
-        layout, config = read_source(path, base)
-        for text in notices_of(path, layout, config):
+        folder = Folder(hub.resolve(path))
+        return cls._from_files(folder) if _is_whole(folder) else cls._from_model(open_source(folder, base))
+
+    @classmethod
+    def from_source(cls, source: Source) -> LlavaProcessor:
+        """Return the processor of a checkpoint that is open. See `from_pretrained`."""
+        return cls._from_files(source.folder) if _is_whole(source.folder) else cls._from_model(source)
+
+    @classmethod
+    def _from_files(cls, folder: Folder) -> LlavaProcessor:
+        spec, template = read_processor_json(folder)
+        return cls(load_tokenizer(folder), get_template(template), spec)
+
+    @classmethod
+    def _from_model(cls, source: Source) -> LlavaProcessor:
+        for text in source.notices:
             notice(text)
-        return cls(load_tokenizer(tokenizer_folder(path, layout)), get_template(config.template), config.image)
+        tokenizer = source.tokenizer or load_tokenizer(source.tokenizer_folder)  # which raises for a folder without one
+        return cls(tokenizer, get_template(source.config.template), source.config.image)
 
     def save_pretrained(self, path) -> None:
         """Write the tokenizer's files and processor_config.json."""
@@ -71,11 +83,11 @@ class LlavaProcessor:
         return encode(conversation, add_generation_prompt=is_prompt, **self._parts(), **options)
 
     def encode_to_train(self, conversation: Conversation, **options: Any) -> tuple[Sample, int]:
-        """Return a sample with labels and how many turns were dropped to fit max_length."""
+        """Return a sample with labels, and how many turns were dropped to fit max_length."""
         return encode_turns(conversation, **self._parts(), **options)
 
     def tiles(self, image: Any) -> ImageTiles:
-        """Load and preprocess one picture: a path, URL, data URI, bytes, PIL image or array. Raises ImageError."""
+        """Load and preprocess one image: a path, URL, data URI, bytes, PIL image or array. Raises ImageError."""
         return preprocess(load_image(image), self.spec)
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
@@ -85,17 +97,16 @@ class LlavaProcessor:
         return collate_packs(packs, pad_id=self.tokenizer.pad_id, pad_to_multiple=pad_to_multiple)
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Return the text of ids without special tokens and surrounding blanks."""
+        """Return the text of ids without special tokens and surrounding white space."""
         return self.tokenizer.decode(list(token_ids)).strip()
 
     def _parts(self) -> dict[str, Any]:
         return {"tokenizer": self.tokenizer, "template": self.template, "spec": self.spec}
 
 
-def _is_complete(path: Path) -> bool:
-    """Tell if a folder holds what `save_pretrained` writes and no config of a model that would say more."""
-    if not (path / FILE).is_file():
+def _is_whole(folder: Folder) -> bool:
+    """Return whether a folder's processor_config.json is enough, without the config of the model, which says more."""
+    if not folder.has(FILE):
         return False
-    kind = kind_of(path)
-    # Our LoRA folders have it too; they need their base for the model, but not for this.
-    return kind == "lora" or (kind is None and not (path / "config.json").is_file())
+    layout = find_layout(folder)
+    return not folder.has("config.json") if layout is None else layout.has_whole_processor

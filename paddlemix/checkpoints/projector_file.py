@@ -1,10 +1,9 @@
-"""A projector that is no part of a model: in a file of its own, or drawn from a seed."""
+"""Projectors outside a model: in a separate file, or drawn from a seed."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -12,43 +11,41 @@ import numpy as np
 
 from ..models.projector_type import LINEAR, RESIDUAL_BLOCK, projector_layers
 from ..output import named_file, replacing
-from ..tensor_files.pdparams import open_pdparams, write_pdparams
-from ..tensor_files.safetensors import open_safetensors, write_safetensors
+from ..tensor_files.shards import FORMATS, PDPARAMS
 from ..tensor_files.stored import CheckpointError, StoredTensor, preview
-from ..tensor_files.torch_bin import open_torch_bin, write_torch_bin
 from ..tensor_files.transforms import transposed
-from .foreign_quantization import wrong_dtype, wrong_dtypes
 from .layouts.components import mm_projector_rules
+from .layouts.foreign_quantization import wrong_dtype, wrong_dtypes
 from .layouts.part import renamed
 from .layouts.rules import KeyTable, Rule
-from .source import folders_of, our_tensors, read_source
+from .source import open_source
 
 LAYER = r"\d+(?:\.pre_norm|\.proj\.\d+)?"
-# LLaVA's and PaddleMIX's names below any prefix; xtuner's whole ones.
+# LLaVA's and PaddleMIX's names after any prefix, and xtuner's whole names.
 NAMES = (
     re.compile(rf"(?:.*\.)?mm_projector\.(?:(?P<layer>{LAYER})\.)?(?P<kind>weight|bias)"),
     re.compile(r"model\.(?P<layer>\d+)\.(?P<kind>weight|bias)"),
 )
 NEWLINE = re.compile(r"(?:.*\.)?image_newline")
-READERS = {".bin": open_torch_bin, ".safetensors": open_safetensors, ".pdparams": open_pdparams}
+PARTS = ("projector.", "image_newline")
 
 
 def read_projector(path: Path) -> tuple[dict[str, StoredTensor], str]:
-    """Return a projector's tensors in our names and orientation, image_newline with them if it is there, and its type.
+    """Return a projector's tensors under our names and in our orientation, image_newline if it exists, and its type.
 
     path: *.bin or *.safetensors with torch's [out, in], *.pdparams with [in, out]. Raises CheckpointError.
     """
     path = Path(path)
-    if path.suffix not in READERS:
-        raise CheckpointError(f"projector {path}: expected a file that ends in one of {', '.join(READERS)}")
+    if path.suffix not in FORMATS:
+        raise CheckpointError(f"projector {path}: expected a file that ends in one of {', '.join(FORMATS)}")
     if not path.is_file():
         raise CheckpointError(f"projector {path} does not exist")
     found, unknown, is_numbered = {}, [], set()
-    for name, tensor in READERS[path.suffix](path).items():
+    for name, tensor in FORMATS[path.suffix].open(path).items():
         match = next((match for pattern in NAMES if (match := pattern.fullmatch(name))), None)
         if match:
             is_numbered.add(match["layer"] is not None)
-            is_matrix = len(tensor.shape) == 2 and path.suffix != ".pdparams"
+            is_matrix = len(tensor.shape) == 2 and path.suffix != PDPARAMS.suffix
             found[f"projector.{match['layer'] or 0}.{match['kind']}"] = transposed(tensor) if is_matrix else tensor
         elif NEWLINE.fullmatch(name):
             found["image_newline"] = tensor
@@ -58,12 +55,12 @@ def read_projector(path: Path) -> tuple[dict[str, StoredTensor], str]:
     if odd:
         raise CheckpointError(f"{path}: {wrong_dtypes(odd)}")
     if unknown:
-        raise CheckpointError(f"{path} holds tensors that are of no projector: {preview(sorted(unknown))}")
+        raise CheckpointError(f"{path} holds tensors that do not belong to a projector: {preview(sorted(unknown))}")
     names = {name.rpartition(".")[0] for name in found} - {""}
     projector_type = _type_of(names) if is_numbered == {True} else "linear"
     wanted = {f"projector.{name}.{kind}" for name, _ in projector_layers(projector_type) for kind in ("weight", "bias")}
     if len(is_numbered) != 1 or wanted != set(found) - {"image_newline"}:
-        raise CheckpointError(f"{path} holds no whole projector: {preview(sorted(found)) or 'nothing'}")
+        raise CheckpointError(f"{path} does not hold a whole projector: {preview(sorted(found)) or 'nothing'}")
     return found, projector_type
 
 
@@ -75,9 +72,9 @@ def _type_of(names: set[str]) -> str:
 
 
 def fresh_projector(projector_type: str, num_in: int, num_out: int, seed: int) -> dict[str, StoredTensor]:
-    """Return a new projector in float32, as torch initialises its layers.
+    """Return a new projector in float32, as torch initializes its layers.
 
-    Linear ones are uniform within 1 / sqrt(inputs), norms have weight 1 and bias 0.
+    Linear layers are uniform within 1 / sqrt(inputs), norms have weight 1 and bias 0.
     """
     tensors = {}
     for place, (name, layer) in enumerate(projector_layers(projector_type)):
@@ -91,7 +88,7 @@ def fresh_projector(projector_type: str, num_in: int, num_out: int, seed: int) -
 
 
 def fresh_newline(width: int, seed: int) -> StoredTensor:
-    """Return a new image_newline in float32, as LLaVA initialises it: normal with deviation 1 / sqrt(width)."""
+    """Return a new image_newline in float32, as LLaVA initializes it: normal with deviation 1 / sqrt(width)."""
     return StoredTensor("float32", (width,), partial(_normal, [seed, 1 << 20], 1 / math.sqrt(width), (width,)))
 
 
@@ -103,45 +100,28 @@ def _normal(seed: list[int], deviation: float, shape: tuple[int, ...]) -> np.nda
     return np.random.default_rng(seed).normal(0.0, deviation, shape).astype(np.float32)
 
 
-PARTS = ("projector.", "image_newline")
-
-
 def extract_projector(model, output, *, base=None) -> list[str]:
     """Write a model's projector, and image_newline where it has one, to a file; return the names in it.
 
     output: *.bin or *.safetensors in LLaVA's names (`model.mm_projector.0.weight`, [out, in] as torch has it), or
-    *.pdparams in PaddleMIX's (`llama.mm_projector.0.weight`, [in, out]). base: of side files, as for
-    `source.read_source`. Raises CheckpointError.
+    *.pdparams in PaddleMIX's (`llama.mm_projector.0.weight`, [in, out]). base: see
+    `open_source`. Raises CheckpointError.
     """
     model, output = Path(model), named_file(str(output))
-    write, prefix, is_torch = _writer(output)
-    layout, config = read_source(model, base)
-    for folder in folders_of(model, layout):
+    if output.suffix not in FORMATS:
+        raise CheckpointError(f"{output} has to end in one of {', '.join(FORMATS)}, which chooses the file format")
+    is_torch = output.suffix != PDPARAMS.suffix
+    prefix, source = "model" if is_torch else "llama", open_source(model, base)
+    for folder in source.folders:
         if output.parent.resolve() == folder.resolve():
-            raise CheckpointError(f"{output} lies in {folder}, which is read: name a file in another folder")
-    found = our_tensors(model, layout, config)
-    ours = {name: transposed(tensor) if is_turned else tensor for name, (tensor, is_turned) in found.items()}
-    ours = {name: tensor for name, tensor in ours.items() if name.startswith(PARTS)}
+            raise CheckpointError(f"{output} is in {folder}, which is read: name a file in another folder")
+    source.translation.check(model)
+    found = source.translation.in_our_orientation()
+    ours = {name: tensor for name, tensor in found.items() if name.startswith(PARTS)}
     if not any(name.startswith(PARTS[0]) for name in ours):
-        raise CheckpointError(f"{model} has no projector with weights (its type is {config.projector_type})")
-    rules = mm_projector_rules(f"{prefix}.mm_projector", config.projector_type, is_torch=is_torch)
+        raise CheckpointError(f"{model} has no projector with weights (its type is {source.config.projector_type})")
+    rules = mm_projector_rules(f"{prefix}.mm_projector", source.config.projector_type, is_torch=is_torch)
     theirs = renamed(KeyTable([*rules, Rule("image_newline", f"{prefix}.image_newline")]), ours, str(output))
     with replacing(output) as file:
-        write(file, theirs)
+        FORMATS[output.suffix].write(file, theirs)
     return list(theirs)
-
-
-def _writer(output: Path) -> tuple[Callable, str, bool]:
-    """Return what writes a file of this name, what its tensors' names begin with, and if matrices are torch's."""
-    writers = {
-        ".bin": (write_torch_bin, "model", True),
-        ".safetensors": (_write_safetensors, "model", True),
-        ".pdparams": (write_pdparams, "llama", False),
-    }
-    if output.suffix not in writers:
-        raise CheckpointError(f"{output} has to end in one of {', '.join(writers)}, which says what is written")
-    return writers[output.suffix]
-
-
-def _write_safetensors(file, tensors: dict[str, StoredTensor]) -> None:
-    write_safetensors(file, tensors, {"format": "pt"})

@@ -1,7 +1,7 @@
-"""Stored tensors to codes, and rounded to what their codes stand for. Needs no paddle.
+"""Quantization of stored tensors, to codes or to the rounded values of the codes. Needs no paddle.
 
-An adapter that was trained over quantised weights changes those, not the ones that its base's folder holds. So a base
-is rounded before such an adapter is merged into it, or is held as codes again with the adapter beside them.
+An adapter that was trained over quantized weights changes these, not the weights in its base's folder. So the base is
+rounded before such an adapter is merged into it, or quantized again with the adapter kept apart.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 from ..ops.quantize import Codes, dequantize, quantize
 from ..tensor_files.stored import CheckpointError, StoredTensor
-from ..tensor_files.transforms import Derived, cast_values, contiguous, is_turned, transposed
+from ..tensor_files.transforms import Derived, cast_values, contiguous, is_transposed, transposed
 from .adapters import Oriented
 from .merged import Factors, Merged, as_float32
 
@@ -22,56 +22,57 @@ QUANTIZED_NAME = re.compile(r"language_model\.layers\.\d+\.(self_attn|mlp)\.\w+_
 
 @dataclass(frozen=True)
 class Rounded(Derived):
-    """A linear layer's weight with the values that its codes stand for."""
+    """A linear layer's weight, rounded to the values of its codes."""
 
     kind: str = ""
 
 
 def rounded(tensors: dict[str, Oriented], kind: str, dtype: str | None) -> dict[str, Oriented]:
-    """Return tensors, by our names, with those that a model would hold as codes rounded. dtype None keeps theirs."""
+    """Return tensors by our names, rounded where a quantized model has codes. dtype: None keeps that of each tensor."""
     return {
         name: (_rounded(name, *pair, kind, dtype or pair[0].dtype), pair[1]) if QUANTIZED_NAME.fullmatch(name) else pair
         for name, pair in tensors.items()
     }
 
 
-def _rounded(name: str, tensor: StoredTensor, is_transposed: bool, kind: str, dtype: str) -> Rounded:
+def _rounded(name: str, tensor: StoredTensor, is_swapped: bool, kind: str, dtype: str) -> Rounded:
     def read() -> np.ndarray:
-        values = dequantize(_codes(name, tensor, is_transposed, kind))
-        return cast_values(values if is_transposed else values.T, "float32", dtype)
+        values = dequantize(_codes(name, tensor, is_swapped, kind))
+        return cast_values(values if is_swapped else values.T, "float32", dtype)
 
     return Rounded(dtype, tuple(tensor.shape), read, f"rounded to {kind}", (tensor,), kind=kind)
 
 
-def to_codes(
-    name: str, tensor: StoredTensor, is_transposed: bool, kind: str
-) -> tuple[Codes, tuple[np.ndarray, np.ndarray] | None]:
-    """Return the codes of a weight and, where an adapter was to be merged into it, left [in, r] and right [r, out].
+def to_codes(name: str, tensor: StoredTensor, kind: str) -> tuple[Codes, tuple[np.ndarray, np.ndarray] | None]:
+    """Return the codes of a weight [in, out], and the factors left [in, r] and right [r, out] of an adapter on it.
 
-    is_transposed: it is stored as [out, in]. Raises CheckpointError for values that are no finite numbers.
+    Raises CheckpointError for values that are not finite.
     """
-    base, factors = _apart(tensor, kind)
+    is_swapped = is_transposed(tensor)
+    base, factors = _apart(tensor.sources[0] if is_swapped else tensor, kind)
     if factors is None:
-        return _codes(name, base, is_transposed, kind), None
-    factors = factors.transposed if is_transposed else factors
+        return _codes(name, base, is_swapped, kind), None
+    factors = factors.transposed if is_swapped else factors
     left, right = (contiguous(as_float32(side), "float32") for side in (factors.left, factors.right))
-    return _codes(name, base, is_transposed, kind), (left * np.float32(factors.scaling), right)
+    return _codes(name, base, is_swapped, kind), (left * np.float32(factors.scaling), right)
 
 
 def _apart(tensor: StoredTensor, kind: str) -> tuple[StoredTensor, Factors | None]:
-    """Return what an adapter's product was added to and its factors; a tensor rounded to this kind as it was before."""
-    if is_turned(tensor):
+    """Return the tensor before an adapter was merged, and the adapter's factors. Undo a rounding to this kind too."""
+    if is_transposed(tensor):
         base, factors = _apart(tensor.sources[0], kind)
         return transposed(base), factors.transposed if factors else None
-    is_plain = isinstance(tensor, Merged) and tensor.factors.magnitude is None  # DoRA's change is no product alone
+    is_plain = (
+        isinstance(tensor, Merged) and tensor.factors.magnitude is None
+    )  # the change of DoRA is not a product alone
     tensor, factors = (tensor.sources[0], tensor.factors) if is_plain else (tensor, None)
     if isinstance(tensor, Rounded) and tensor.kind == kind:
         tensor = tensor.sources[0]
     return tensor, factors
 
 
-def _codes(name: str, tensor: StoredTensor, is_transposed: bool, kind: str) -> Codes:
-    values = tensor.values if is_transposed else tensor.values.T
+def _codes(name: str, tensor: StoredTensor, is_swapped: bool, kind: str) -> Codes:
+    values = tensor.values if is_swapped else tensor.values.T
     try:
         return quantize(contiguous(values, tensor.dtype, widen=True).astype(np.float32, copy=False), kind)
     except ValueError as error:

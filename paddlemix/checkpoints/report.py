@@ -1,4 +1,4 @@
-"""What a conversion did, tensor by tensor, as text."""
+"""The report of a conversion: what was done to each tensor."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ..tensor_files.stored import CheckpointError, StoredTensor, preview
-from ..tensor_files.transforms import Derived, ancestry, is_turned, transposed
+from ..tensor_files.transforms import Derived, ancestry, is_transposed, transposed
 from ..terminal.sizes import in_bytes
 
 
 @dataclass(frozen=True)
 class Mapped:
-    """One written tensor: its place ("folder/name"), our names of what it was made from, what was done to it."""
+    """A written tensor: its place ("folder/name"), our names of the tensors that it was made from, and the steps."""
 
     theirs: str
     ours: tuple[str, ...]
@@ -24,11 +24,11 @@ class Mapped:
 
 @dataclass
 class Report:
-    """mapped: every tensor that is written. dropped: the source's names that are left out on purpose.
+    """The result of a conversion.
 
-    cut: which rows of the vocabulary are left out, empty for none.
-    notes: sentences on what the result does not hold as the source does. remarks: on how other tools read it.
-    num_bytes, seconds, files: of the result.
+    mapped: every tensor that was written. dropped: the source's names that are left out on purpose. cut: the rows of
+    the vocabulary that are left out, empty for none. notes: sentences on differences between the result and the source.
+    remarks: on how other tools read the result. num_bytes, seconds, files: of the result.
     """
 
     source: str
@@ -45,7 +45,7 @@ class Report:
     seconds: float = 0.0
 
     def text(self, with_names: bool = False) -> str:
-        """Return the report; with_names adds a line for each tensor."""
+        """Return the report as text. with_names: with a line for each tensor."""
         lines = [
             f"{self.source} ({self.source_layout}) -> {self.destination} ({self.layout})",
             f"  written: {len(self.mapped)} tensors, {in_bytes(self.num_bytes)}, {len(self.files)} weight file"
@@ -69,10 +69,10 @@ class Report:
 
 
 def trace(ours: Mapping[str, StoredTensor], written: Mapping[str, StoredTensor]) -> list[Mapped]:
-    """Follow every written tensor back to ours. Raises CheckpointError if one of ours ends up nowhere."""
-    # Turning a turned tensor gives what it was made from, so that stands for ours as well.
+    """Return the history of each written tensor. Raises CheckpointError if one of ours is in none of them."""
+    # Transposing a transposed tensor returns the tensor that it was made from, so that has the same name.
     names = {id(tensor): name for name, tensor in ours.items()}
-    names |= {id(transposed(tensor)): name for name, tensor in ours.items() if is_turned(tensor)}
+    names |= {id(transposed(tensor)): name for name, tensor in ours.items() if is_transposed(tensor)}
     mapped, reached = [], set()
     for theirs, tensor in written.items():
         line = list(ancestry(tensor))

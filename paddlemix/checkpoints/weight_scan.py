@@ -1,6 +1,6 @@
 """The weight files of a folder and the tensors in them, as far as they can be read. Reads headers, no values.
 
-Unlike `layouts.*.open_tensors` it goes on after a file that is missing or broken, and tells of it.
+Unlike `Layout.read`, it reports missing and broken files and goes on.
 """
 
 from __future__ import annotations
@@ -9,14 +9,15 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from ..hub.model_files import ADAPTER_SHARDS, ADAPTER_WEIGHTS, BESIDE_ADAPTER, PARTS, WEIGHTS
-from ..tensor_files.stored import CheckpointError, StoredTensor, read_index
+from ..tensor_files.shards import FORMATS
+from ..tensor_files.stored import CheckpointError, StoredTensor
 from ..terminal.visible import visible_line
-from .side_files import PROJECTOR_FILES, READERS
+from .layouts.folder import Folder
+from .layouts.projector import PROJECTOR_FILES
 
-# Parts of a model and how the names of their tensors are told apart, in our names and in those of every layout.
+# Parts of a model, and a pattern for the names of their tensors, ours and those of every layout.
 COMPONENTS = {
     "vision tower": r"vision_tower\.|visual_encoder\.|vision_model\.",
     "projector": r"mm_projector\.|multi_modal_projector\.|(^|\.)projector\.",
@@ -28,7 +29,7 @@ COMPONENTS = {
 }
 IN_FOLDER = {"visual_encoder": "vision tower", "vision_tower": "vision tower", "projector": "projector"}
 
-MAX_ABSENT = 20  # shards that are named
+MAX_ABSENT = 20  # missing shards that are listed by name
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class WeightFile:
 
 @dataclass
 class Scan:
-    """tensors: by their file's name and their own. problems: what is missing or broken. notes: what is not read."""
+    """tensors: by the names of file and tensor. problems: missing and broken files. notes: files that are not read."""
 
     files: list[WeightFile] = field(default_factory=list)
     tensors: dict[tuple[str, str], StoredTensor] = field(default_factory=dict)
@@ -52,15 +53,15 @@ class Scan:
 
 
 def component_of(name: str, file: str = "") -> str:
-    """Return the part of a model that a tensor belongs to, by its name in any layout and the file it lies in."""
+    """Return the part of a model that a tensor belongs to, by its name in any layout and its file."""
     folder = file.partition("/")[0] if "/" in file else ""
     if folder in IN_FOLDER:
         return IN_FOLDER[folder]
     return next(component for component, pattern in COMPONENTS.items() if re.search(pattern, name))
 
 
-def scan_folder(folder: Path) -> Scan:
-    """Read the headers of a model's or an adapter's weights, in the folder and in those of its parts."""
+def scan_folder(folder: Folder) -> Scan:
+    """Read the headers of a model's or an adapter's weights, in the folder and in the folders of its parts."""
     scan = Scan()
     for start in ("", *(f"{part}/" for part in PARTS)):
         for name in _weight_files(folder, start, scan):
@@ -68,44 +69,44 @@ def scan_folder(folder: Path) -> Scan:
     return scan
 
 
-def scan_file(path: Path) -> Scan:
+def scan_file(file: Folder) -> Scan:
     """Read the header of one file."""
     scan = Scan()
-    _scan_file(path.parent, path.name, scan)
+    _scan_file(file.at(file.path.parent), file.path.name, scan)
     return scan
 
 
-def _weight_files(folder: Path, start: str, scan: Scan) -> Iterator[str]:
-    """Yield the names of a folder's weight files that are there, the main ones of one save only.
+def _weight_files(folder: Folder, start: str, scan: Scan) -> Iterator[str]:
+    """Yield the names of a folder's weight files, of the main ones only those of one save.
 
-    The order is that in which they are loaded, see `files.open_weights`.
+    The order is that in which they are loaded, see `shards.open_weights`.
     """
-    home, is_found = folder / start, False
+    part, is_found = folder.at(folder / start), False
     for name in (both for whole in WEIGHTS for both in (whole, f"{whole}.index.json")):
-        if not (home / name).is_file():
+        if not part.has(name):
             continue
         if is_found:
             scan.notes.append(f"{start}{name} is there as well and is not read")
             continue
         is_found = True
-        yield from _shards(home, home / name, start, scan) if name.endswith(".json") else [start + name]
-    index = home / f"{ADAPTER_SHARDS}.index.json"
-    if index.is_file() or (home / ADAPTER_SHARDS).is_file():
-        yield from _shards(home, index, start, scan) if index.is_file() else [start + ADAPTER_SHARDS]
+        yield from _shards(part, name, start, scan) if name.endswith(".json") else [start + name]
+    index = f"{ADAPTER_SHARDS}.index.json"
+    if part.has(index, ADAPTER_SHARDS):
+        yield from _shards(part, index, start, scan) if part.has(index) else [start + ADAPTER_SHARDS]
     for name in (*ADAPTER_WEIGHTS, *PROJECTOR_FILES, BESIDE_ADAPTER):
-        if (home / name).is_file():
+        if part.has(name):
             yield start + name
 
 
-def _shards(home: Path, index: Path, start: str, scan: Scan) -> list[str]:
-    """Return the shards of an index that are there."""
+def _shards(folder: Folder, index: str, start: str, scan: Scan) -> list[str]:
+    """Return the shards of an index that exist."""
     try:
-        weight_map = read_index(index)
+        weight_map = folder.index(index)
     except (CheckpointError, OSError) as error:
         scan.problems.append(str(error))
         return []
     counts = Counter(weight_map.values())
-    absent = {name for name in counts if not (home / name).is_file()}
+    absent = {name for name in counts if not folder.has(name)}
     for name in sorted(absent)[:MAX_ABSENT]:
         what = visible_line(f"{start}{name}")
         scan.problems.append(f"shard {what} is missing ({counts[name]} of {len(weight_map)} tensors)")
@@ -114,11 +115,11 @@ def _shards(home: Path, index: Path, start: str, scan: Scan) -> list[str]:
     return [start + name for name in sorted(counts.keys() - absent)]
 
 
-def _scan_file(folder: Path, name: str, scan: Scan) -> None:
+def _scan_file(folder: Folder, name: str, scan: Scan) -> None:
     path = folder / name
-    size = path.stat().st_size
+    size, part = path.stat().st_size, folder.at(path.parent)
     try:
-        tensors = READERS[path.suffix](path)
+        tensors = part.tensors(path.name, FORMATS[path.suffix].open)
     except (CheckpointError, OSError) as error:
         scan.files.append(WeightFile(name, size, None, ()))
         scan.problems.append(str(error))

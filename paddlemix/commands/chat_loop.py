@@ -199,16 +199,17 @@ def chat(arguments: argparse.Namespace) -> int:
         load_image(image)  # a wrong picture is told before the model is loaded
     from ..checkpoints.load import load_model
     from ..checkpoints.processor import LlavaProcessor
-    from ..checkpoints.source import folders_of, read_source
+    from ..checkpoints.source import open_source
     from ..hub.hub import resolve
     from ..models.cpu.fused_layer import fuse_projections
 
     home = resolve(arguments.model_path, hub=arguments.hub, revision=arguments.revision)
-    processor = LlavaProcessor.from_pretrained(home, arguments.model_base)
+    source = open_source(home, arguments.model_base)
+    processor = LlavaProcessor.from_source(source)
     if arguments.conv_mode:  # a wrong name, too
         processor = processor.with_template(arguments.conv_mode)
     dtype = "float16" if arguments.fp16 else arguments.dtype
-    model = load_model(home, base=arguments.model_base, dtype=dtype, device=arguments.device, quantization=quantization)
+    model = load_model(source, dtype=dtype, device=arguments.device, quantization=quantization)
     fuse_projections(model)
     if model.config.untrained:
         parts = " and ".join(model.config.untrained)
@@ -222,7 +223,7 @@ def chat(arguments: argparse.Namespace) -> int:
     ChatLoop(
         session,
         arguments.image_file,
-        sources=folders_of(home, read_source(home, arguments.model_base)[0]),
+        sources=source.folders,
         is_debug=arguments.debug,
         is_echoing=not is_terminal,
     ).run()

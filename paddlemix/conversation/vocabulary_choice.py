@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,10 @@ from .tokenizer_files import ADDED_FILE, CONFIG_FILE, FAST_FILE, MAX_BYTES, SETT
 TIKTOKEN = "it is a list of byte pieces, as LLaMA 3 was first released with"
 
 
-def read_files(folder: str | Path) -> TokenizerFiles:
+def read_files(folder: str | Path, read: Callable[[Path], bytes] = Path.read_bytes) -> TokenizerFiles:
     """Return the tokenizer files of a folder; raise ValueError when it has no vocabulary.
+
+    read: returns the bytes of a settings file, for a caller that has read it already.
 
     A SentencePiece model goes before tokenizer.json, because LLaVA was trained with the slow tokenizer; but not one
     that cannot be read, or has another vocabulary. What tokenizer.json alone adds to the vocabulary counts in any case.
@@ -29,7 +31,8 @@ def read_files(folder: str | Path) -> TokenizerFiles:
     there = [name for name in VOCABULARIES if (folder / name).is_file()]
     if not there:
         raise ValueError(f"no tokenizer in {folder}: expected one of {', '.join(VOCABULARIES)}")
-    contents = {name: _content(folder / name) for name in (there[0], *SETTINGS) if (folder / name).is_file()}
+    contents = {there[0]: _content(folder / there[0])}
+    contents |= {name: _content(folder / name, read) for name in SETTINGS if (folder / name).is_file()}
     first = TokenizerFiles(str(folder), there[0], contents)
     if there[0] == FAST_FILE or FAST_FILE not in there:
         return first
@@ -38,11 +41,11 @@ def read_files(folder: str | Path) -> TokenizerFiles:
     return _choose(first, fast)
 
 
-def _content(path: Path) -> bytes:
+def _content(path: Path, read: Callable[[Path], bytes] = Path.read_bytes) -> bytes:
     size, limit = path.stat().st_size, MAX_BYTES[path.name]
     if size > limit:
         raise ValueError(f"{path} has {in_bytes(size)}, expected {in_bytes(limit)} at most: it is no tokenizer's")
-    return path.read_bytes() if size else b""  # what the kernel shows as empty may never give a byte
+    return read(path) if size else b""  # what the kernel shows as empty may never give a byte
 
 
 def vocabulary_notice(folder: str | Path) -> str:

@@ -19,9 +19,9 @@ from paddlenlp.trainer.trainer_utils import IntervalStrategy
 from paddlenlp.utils.log import logger as paddlenlp_logger
 
 from .. import device as devices
-from ..checkpoints import lora as adapter_files
-from ..checkpoints.checkpoint import open_checkpoint
+from ..checkpoints.layouts import lora as adapter_files
 from ..checkpoints.processor import LlavaProcessor
+from ..checkpoints.source import open_source
 from ..data.row import Row
 from ..tensor_files.stored import preview
 from ..terminal.sizes import in_bytes, in_memory
@@ -205,7 +205,7 @@ def _pairs(trainer, folder: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]
         stored = adapter_files.read_adapter(folder, trainer.llava.config)
     else:
         current = dict(trainer.llava.named_parameters())
-        stored = open_checkpoint(folder).tensors
+        stored = open_source(folder).tensors
     if set(stored) != set(current):
         raise ValueError(f"the checkpoint holds other tensors: {preview(sorted(set(stored) ^ set(current)), 3)}")
     for name, tensor in current.items():

@@ -1,39 +1,35 @@
 """Tensors on disk. Knows file formats, not models.
 
-A tensor is a NumPy array and the name of its dtype; bfloat16, which NumPy lacks, comes as its bits in uint16. Opening a
-file reads no values: they are mapped when they are asked for and let go with the array, so that going through a
-checkpoint needs the memory of one tensor.
+A tensor is a NumPy array and the name of its dtype. NumPy has no bfloat16, so its bits come as uint16. Opening a file
+reads no values. They are mapped on demand and unmapped with the array, so that going through a checkpoint needs the
+memory of one tensor.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from ..foreign_json import OBJECT, KeyRules, check_finite, check_keys, check_values, shown
 from ..json_object import read_object
 from ..terminal.visible import visible_line
 
-# What the index of shards may say. type: "lora" in PaddleNLP's index of an adapter, which its file's name says too.
-INDEX_KEYS = KeyRules(used=frozenset({"weight_map"}), inert=frozenset({"metadata", "type"}))
 MAX_AXES = 32  # of a NumPy array
 MAX_VALUES = 1 << 56
-MAX_SHARDS = 10_000
 MAX_NAME = 200  # characters of a tensor's name in a message
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be read or does not fit its model; the text says what was found and expected."""
+    """A checkpoint cannot be read or does not fit its model. The text says what was found and what was expected."""
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor that can be read: its dtype's name, its shape, and what fetches or computes its values."""
+    """A tensor that can be read: the name of its dtype, its shape, and a function that returns its values."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -41,11 +37,11 @@ class StoredTensor:
 
     @property
     def values(self) -> np.ndarray:
-        """Read the values, anew each time; a mapped array is read-only."""
+        """Read the values, again on each access. A mapped array is read-only."""
         return self.read()
 
     def blocks(self) -> Iterator[np.ndarray]:
-        """Yield the values in row-major order, in arrays that are contiguous; each may be let go before the next."""
+        """Yield the values in row-major order, in contiguous arrays. The caller may drop each before the next."""
         yield np.ascontiguousarray(self.values)
 
     @property
@@ -53,13 +49,13 @@ class StoredTensor:
         return math.prod(self.shape) * storage_dtype(self.dtype).itemsize
 
 
-def held(values: np.ndarray, dtype: str | None = None) -> StoredTensor:
-    """Wrap an array in memory; dtype is needed for bfloat16 only."""
+def from_array(values: np.ndarray, dtype: str | None = None) -> StoredTensor:
+    """Return an array in memory as a tensor. dtype: needed for bfloat16 only."""
     return StoredTensor(dtype or str(values.dtype), tuple(values.shape), lambda: values)
 
 
 def map_array(path: Path, dtype: np.dtype, offset: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Map a part of a file, which starts at byte `offset`, as a read-only array."""
+    """Map the part of a file that starts at byte `offset` as a read-only array."""
     if math.prod(shape) == 0:
         return np.zeros(shape, dtype)
     return np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape or (1,)).reshape(shape)
@@ -71,7 +67,7 @@ def storage_dtype(dtype: str) -> np.dtype:
 
 
 def is_shape(value) -> bool:
-    """Tell if a list or tuple is the shape of an array that NumPy can address: at most 32 lengths, no booleans."""
+    """Return whether a value is the shape of an array that NumPy can address: at most 32 lengths, no booleans."""
     if not isinstance(value, (list, tuple)) or len(value) > MAX_AXES:
         return False
     if not all(type(number) is int and number >= 0 for number in value):
@@ -80,13 +76,13 @@ def is_shape(value) -> bool:
 
 
 def refuse_pointer(start: bytes) -> None:
-    """Raise CheckpointError if a file, of which `start` is the beginning, only stands for one in Git LFS."""
+    """Raise CheckpointError if a file that begins with `start` is a Git LFS pointer."""
     if start.startswith(b"version https://git-lfs"):
-        raise CheckpointError("it is a pointer of Git LFS, not the file itself: fetch it with `git lfs pull`")
+        raise CheckpointError("it is a Git LFS pointer, not the file itself: fetch it with `git lfs pull`")
 
 
 def refuse_empty(path: Path, what: str = "it is no file of weights") -> None:
-    """Raise CheckpointError for a file of 0 bytes, unopened: what the kernel shows as one may never give a byte."""
+    """Raise CheckpointError for a file of 0 bytes without opening it: reading a special file may block forever."""
     if not os.path.getsize(path):
         raise CheckpointError(f"{what}: it has 0 bytes")
 
@@ -96,61 +92,9 @@ def read_json(path: Path) -> dict:
     return read_object(path, CheckpointError)
 
 
-def read_finite_json(path: Path) -> dict:
-    """Read a JSON object that describes a model. Raises CheckpointError for NaN and Infinity too, which are no JSON."""
-    values = read_json(path)
-    check_finite(values, str(path), CheckpointError)
-    return values
-
-
-def open_weights(folder: Path, single: str, index: str, open_file) -> dict[str, StoredTensor]:
-    """Map a folder's tensors from the file `single`, else from `index` (a JSON with weight_map) and its shards.
-
-    The whole file comes first, as in transformers: an index beside it is of an earlier save. An index can only name
-    files that lie in its own folder. These may be symbolic links, as they are in the cache of the Hugging Face hub: an
-    index cannot make one, and who can put a link there could put the file there as well.
-    """
-    folder = Path(folder)
-    if (folder / single).is_file():
-        return open_file(folder / single)
-    if not (folder / index).is_file():
-        raise CheckpointError(f"{folder} has neither {single} nor {index}: the weights are missing")
-    weight_map = read_index(folder / index)
-    tensors: dict[str, StoredTensor] = {}
-    for shard in sorted(set(weight_map.values())):
-        if not (folder / shard).is_file():
-            raise CheckpointError(f"shard {shard} is missing in {folder}: copy or download the folder again")
-        found = open_file(folder / shard)
-        twice = sorted(name for name in found if name in tensors)
-        if twice:
-            raise CheckpointError(f"{folder / shard} holds tensors that another shard holds too: {preview(twice)}")
-        tensors.update(found)
-    absent = sorted(set(weight_map) - set(tensors))
-    if absent:
-        raise CheckpointError(f"{folder}: {len(absent)} tensors of {index} are in no shard: {preview(absent)}")
-    return tensors
-
-
-def read_index(path: Path) -> dict[str, str]:
-    """Return the tensor names and shards of an index, NAME.ENDING.index.json, whose shards end in ENDING too.
-
-    Raises CheckpointError for one without shards, with a shard outside its folder, or that states more than it should.
-    """
-    values, ending = read_finite_json(path), Path(path.name.removesuffix(".index.json")).suffix
-    weight_map = values.get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
-        raise CheckpointError(f"{path} has no 'weight_map' object from tensor names to file names")
-    check_keys(values, INDEX_KEYS, str(path), CheckpointError)
-    check_values(values, {"metadata": OBJECT.or_null()}, str(path), CheckpointError)
-    shards = sorted(set(weight_map.values()))
-    if len(shards) > MAX_SHARDS:
-        raise CheckpointError(f"{path} names {len(shards):,} files, expected {MAX_SHARDS:,} at most")
-    for shard in shards:
-        if Path(shard).name != shard or shard == "..":
-            raise CheckpointError(f"{path} names a shard outside its folder: {shown(shard)}")
-        if not shard.endswith(ending):
-            raise CheckpointError(f"{path} names the shard {shown(shard)}, expected files that end in {ending}")
-    return weight_map
+def counted(names: Sized) -> str:
+    """Return how many tensors there are, in words."""
+    return "1 tensor" if len(names) == 1 else f"{len(names)} tensors"
 
 
 def preview(names: Iterable[str], most: int = 20) -> str:

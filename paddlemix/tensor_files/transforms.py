@@ -74,7 +74,7 @@ def ancestry(tensor: StoredTensor) -> Iterator[StoredTensor]:
 
 def transposed(tensor: StoredTensor) -> StoredTensor:
     """Reverse the axes; the values are a view. Twice gives the tensor itself."""
-    if is_turned(tensor):
+    if is_transposed(tensor):
         return tensor.sources[0]
 
     def open_source() -> Region:
@@ -85,7 +85,7 @@ def transposed(tensor: StoredTensor) -> StoredTensor:
     return Derived(tensor.dtype, tensor.shape[::-1], lambda: tensor.values.T, "transposed", (tensor,), opener)
 
 
-def is_turned(tensor: StoredTensor) -> bool:
+def is_transposed(tensor: StoredTensor) -> bool:
     """Tell if a tensor is another one transposed."""
     return isinstance(tensor, Derived) and tensor.step == "transposed"
 
@@ -182,7 +182,7 @@ def cast(tensor: StoredTensor, dtype: str) -> StoredTensor:
         raise CheckpointError(f"dtype {dtype!r} is not known: expected one of {', '.join(FLOATS)}")
     if dtype == tensor.dtype or tensor.dtype not in FLOATS:
         return tensor
-    if is_turned(tensor):  # so that turning it once more gives what it was made from, cast
+    if is_transposed(tensor):  # so that turning it once more gives what it was made from, cast
         return transposed(cast(tensor.sources[0], dtype))
 
     def open_source() -> Region:

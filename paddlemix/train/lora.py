@@ -15,8 +15,8 @@ from paddle import nn
 from paddlenlp.peft import LoRAConfig, LoRAModel
 from paddlenlp.peft.lora.lora_layers import LoRALinear
 
-from ..checkpoints import lora as adapter_files
-from ..checkpoints.load import put
+from ..checkpoints.layouts import lora as adapter_files
+from ..checkpoints.load import assign
 from ..models.llava import LlavaForConditionalGeneration
 from ..models.quantized import QuantizedLinear
 from ..ops.dropout import Dropout
@@ -98,7 +98,7 @@ def load_adapter(wrapped: LoRAModel, folder: Path) -> None:
         )
     _check_scaling(wrapped, folder)
     for name in wanted:
-        put(parameters[name], stored[name], False)
+        assign(parameters[name], stored[name])
 
 
 def _check_scaling(wrapped: LoRAModel, folder: Path) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import paddle
 from paddlenlp.trainer.trainer_utils import ShardingOption
 
-from ..checkpoints.load import as_oriented
+from ..checkpoints.save import stored_parameters
 from ..output import replacing
 from ..tensor_files.pdparams import NAME_TABLE, named_arrays, read_saved, refusing, stored_array, write_saved
 from ..tensor_files.stored import CheckpointError, StoredTensor, preview
@@ -151,10 +151,10 @@ def write_optimizer(path: Path, state: Mapping[str, Any], host_weights: Mapping[
     """
     masters = {**state.get(MASTERS, {}), **host_weights}
     tensors = {name: value for name, value in state.items() if name not in (MASTERS, SCHEDULE)}
-    values: dict[str, Any] = {name: (name, tensor) for name, (tensor, _) in as_oriented(tensors).items()}
+    values: dict[str, Any] = {name: (name, tensor) for name, tensor in stored_parameters(tensors).items()}
     if masters:
-        named = as_oriented(masters)
-        values[MASTERS] = {name: (masters[name].name, tensor) for name, (tensor, _) in named.items()}
+        named = stored_parameters(masters)
+        values[MASTERS] = {name: (masters[name].name, tensor) for name, tensor in named.items()}
     if SCHEDULE in state:
         values[SCHEDULE] = state[SCHEDULE]
     with replacing(path) as file:

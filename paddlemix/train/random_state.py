@@ -20,7 +20,7 @@ from ..foreign_json import FLAG, Kind, check_values, number, one_of, whole_numbe
 from ..output import replacing
 from ..tensor_files.pdparams import KNOWN, NAME_TABLE, read_saved, refusing, stored_array, write_saved
 from ..tensor_files.pickle_reader import Buildable
-from ..tensor_files.stored import CheckpointError, held
+from ..tensor_files.stored import CheckpointError, from_array
 
 TRACKER = "hybrid_parallel_rng_state_tracker"
 NUM_PYTHON, NUM_NUMPY = 625, 624  # words of a Mersenne twister; Python's has its place as the last one
@@ -246,6 +246,6 @@ def _check_plain(values: Any, expected: list[str]) -> None:
 
 def write_plain(path: Path, values: Mapping[str, Any]) -> None:
     """Write the state of a schedule or a loss scale as paddle.load reads it."""
-    items = {key: held(value) if isinstance(value, np.ndarray) else value for key, value in values.items()}
+    items = {key: from_array(value) if isinstance(value, np.ndarray) else value for key, value in values.items()}
     with replacing(path) as file:
         write_saved(file, items)

@@ -111,6 +111,7 @@ def build(settings, *, template: str | None, config_folder: Path | None, choose:
 
     from ..checkpoints.load import load_model
     from ..checkpoints.processor import LlavaProcessor
+    from ..checkpoints.source import open_source
     from ..data.bad_rows import BadRowPolicy
     from ..hub.hub import resolve
     from ..models.quantized import describe
@@ -124,13 +125,14 @@ def build(settings, *, template: str | None, config_folder: Path | None, choose:
     model_args, data_args, args = settings
     home = str(resolve(model_args.model_name_or_path))
     quantization = chosen_quantization(model_args, home)
-    processor = LlavaProcessor.from_pretrained(home)
+    source = open_source(home)
+    processor = LlavaProcessor.from_source(source)
     template = model_args.conv_mode or model_args.version or template
     tally = RowTally(args.output_dir, BadRowPolicy(data_args.on_bad_sample, data_args.max_bad_samples))
     teacher = processor.with_template(template) if template else processor
     data = read_data(teacher, data_args, args, config_folder, tally, choose=choose)
     dtype = weight_dtype(args)
-    model = load_model(home, dtype=dtype, device=args.device, quantization=quantization)
+    model = load_model(source, dtype=dtype, device=args.device, quantization=quantization)
     freeze_as_told(model, model_args)
     if model_args.neftune:
         model.neftune_alpha = model_args.neftune_noise_alpha
@@ -179,7 +181,7 @@ def _describe(settings, home: str, wrapped, data, quantization: str | None) -> d
 
 def chosen_quantization(model_args, home: str) -> str | None:
     """Return how the base's weights are held, None for floats. Raises ValueError for what cannot train like that."""
-    from ..checkpoints.side_files import KINDS, kind_of
+    from ..checkpoints.source import partial_layout
     from ..ops.quantize import choose_kind
 
     kind = choose_kind(model_args.load_in_8bit, model_args.load_in_4bit)
@@ -190,10 +192,10 @@ def chosen_quantization(model_args, home: str) -> str | None:
             f"load_in_{'8' if kind == 'int8' else '4'}bit holds weights in {kind}, which cannot be trained: set lora: "
             "true to train an adapter over them, or leave it out"
         )
-    trained = kind_of(Path(home))
+    trained = partial_layout(home)
     if trained is not None:
         raise ValueError(
-            f"{home} is {KINDS[trained]}: over {kind} weights start from its base, with lora_path to go on from an "
+            f"{home} is {trained.title}: over {kind} weights start from its base, with lora_path to go on from an "
             "adapter, or from what `paddlemix merge` makes of it"
         )
     return kind

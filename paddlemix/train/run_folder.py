@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints.output_folder import MODEL_FILES, NOTE, Place, finish_exchange
+from ..checkpoints.output_folder import MODEL_FILES, NOTE, OutputFolder, finish_exchange
 from ..output import OutputError, check_file, is_leftover, lock_file, remove_leftovers, sync, sync_tree, write_json
 from ..tensor_files.stored import CheckpointError, read_json
 from ..terminal.log import notice
@@ -74,7 +74,7 @@ def _begin(folder: Path) -> None:
 
 def check_place(output_dir: str | Path, sources: Sequence[Path], *, is_overwriting: bool) -> Path:
     """Return the real path of a run's folder. Raises CheckpointError as `claimed`."""
-    place = Place(Path(output_dir), COMMAND, is_overwriting, "overwrite_output_dir", is_known=_is_of_a_run)
+    place = OutputFolder(Path(output_dir), COMMAND, is_overwriting, "overwrite_output_dir", is_known=_is_of_a_run)
     folder = place.checked(sources).folder
     if folder.is_dir():
         _check_names(folder)

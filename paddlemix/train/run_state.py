@@ -18,8 +18,8 @@ from paddlenlp.peft import LoRAModel
 from paddlenlp.trainer.trainer import OPTIMIZER_NAME, SCALER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from paddlenlp.trainer.trainer_callback import TrainerState
 
-from ..checkpoints.layouts import detect
-from ..checkpoints.load import fill, our_tensors
+from ..checkpoints.load import fill
+from ..checkpoints.source import open_source
 from ..foreign_json import OBJECT, TEXT, KeyRules, Kind, check_keys, check_values, list_of, number, whole_number
 from ..output import write_json
 from ..tensor_files.pdparams import read_saved, refusing
@@ -81,8 +81,7 @@ def load_weights(model, folder: Path) -> None:
     if isinstance(model, LoRAModel):
         load_adapter(model, folder)
         return
-    layout, raw = detect(folder)
-    fill(model, our_tensors(folder, layout, layout.read_config(folder, raw)), folder)
+    fill(model, open_source(folder).tensors, folder)
 
 
 def load_state(trainer, folder: Path) -> dict[str, Any] | None:

@@ -12,7 +12,8 @@ import paddle
 import pytest
 import reference_models as tiny
 
-from paddlemix.checkpoints.load import load_model, read_config
+from paddlemix.checkpoints.load import load_model
+from paddlemix.checkpoints.source import read_config
 from paddlemix.data.sample import Batch
 
 

@@ -17,9 +17,11 @@ from transformers import AutoModelForCausalLM, CLIPConfig, CLIPModel, CLIPTextCo
 
 from paddlemix.checkpoints.compose import Choices, compose
 from paddlemix.checkpoints.layouts.decoder import is_decoder
-from paddlemix.checkpoints.load import load_model, read_config
+from paddlemix.checkpoints.layouts.folder import Folder
+from paddlemix.checkpoints.load import load_model
 from paddlemix.checkpoints.processor import LlavaProcessor
 from paddlemix.checkpoints.projector_file import extract_projector
+from paddlemix.checkpoints.source import read_config
 from paddlemix.commands import compose as command
 from paddlemix.conversation.tokenizer import load_tokenizer
 from paddlemix.image.spec import CLIP_MEAN
@@ -147,7 +149,7 @@ def test_decoder_is_known_by_every_name_of_its_class(tmp_path):
     assert values["architectures"] == ["Ernie4_5ForCausalLM"]
     for name, is_known in (("Ernie4_5ForCausalLM", True), ("Ernie4_5_ForCausalLM", True), ("Ernie4_5_Moe", False)):
         path.write_text(json.dumps({**values, "architectures": [name]}))
-        assert is_decoder(tmp_path) == is_known
+        assert is_decoder(Folder(tmp_path)) == is_known
 
 
 def test_language_model_and_tower_keep_their_values_dtypes_and_tokenizer(tmp_path, language, towers):
@@ -300,17 +302,17 @@ def test_parts_that_do_not_fit_are_refused_and_nothing_is_written(tmp_path, lang
             Choices(projector=tmp_path / "7.bin"),
             r"projector\.0\.weight \(\[7, 48\], expected \[32, 48\]\)",
         ),
-        (folder, tower, Choices(projector=tmp_path / "half.bin"), "holds no whole projector"),
+        (folder, tower, Choices(projector=tmp_path / "half.bin"), "does not hold a whole projector"),
         (
             folder,
             tower,
             Choices(projector=tmp_path / "rows.bin"),
-            "tensors that are of no projector: model.embed_tokens",
+            "tensors that do not belong to a projector: model.embed_tokens",
         ),
         (folder, tower, Choices(projector=tmp_path / "absent.bin"), "projector .*absent.bin does not exist"),
         (folder, tower, Choices(projector=tmp_path / "x.npz"), "expected a file that ends in one of .bin"),
         (folder, tower, Choices(projector_type="mlp"), "unknown projector type 'mlp'"),
-        (folder, tower, Choices(grids=((28, 28),)), "go with image mode 'anyres' only"),
+        (folder, tower, Choices(grids=((28, 28),)), "are for image mode 'anyres' only"),
         (folder, tower, Choices(mode="anyres", grids=((30, 28),)), "multiples of the tile side 28"),
     ]
     for first, second, choices, message in cases:

@@ -19,10 +19,11 @@ import reference_models as tiny
 import tiny_folder
 from safetensors.numpy import load_file, save_file
 
-from paddlemix.checkpoints.checkpoint import open_checkpoint
 from paddlemix.checkpoints.convert import convert
-from paddlemix.checkpoints.layouts import LAYOUTS
+from paddlemix.checkpoints.layouts import TARGETS, paddlemix
+from paddlemix.checkpoints.layouts.folder import Folder
 from paddlemix.checkpoints.output_folder import STAGING
+from paddlemix.checkpoints.source import open_source
 from paddlemix.checkpoints.verify import compare_logits, compare_tensors
 from paddlemix.commands import convert as command
 from paddlemix.tensor_files.stored import CheckpointError
@@ -32,7 +33,7 @@ INDEX = "model.safetensors.index.json"
 
 
 def layouts_of(mode: str) -> list[str]:
-    return [name for name in LAYOUTS if mode == "pad" or name != "xtuner"]
+    return [name for name in TARGETS if mode == "pad" or name != "xtuner"]
 
 
 PAIRS = [(mode, one, other) for mode in ("pad", "anyres") for one in layouts_of(mode) for other in layouts_of(mode)]
@@ -82,7 +83,7 @@ def test_verification_passes_for_tensors_and_logits_in_every_layout(made, tmp_pa
 
 def test_tensors_are_cast_while_they_are_converted(made, tmp_path):
     convert(made("pad", "paddle"), tmp_path / "half", "hf", dtype="bfloat16")
-    result = open_checkpoint(tmp_path / "half")
+    result = open_source(tmp_path / "half")
     assert {tensor.dtype for tensor in result.tensors.values()} == {"bfloat16"}
     assert result.config.dtype == "bfloat16"
     assert json.loads((tmp_path / "half" / "config.json").read_text())["torch_dtype"] == "bfloat16"
@@ -94,7 +95,7 @@ def test_tensors_are_cast_while_they_are_converted(made, tmp_path):
 def test_names_and_values_in_paddlemix_layout_are_those_that_it_would_write(v1_6, tmp_path):
     convert(v1_6.folder, tmp_path / "mix", "paddlemix")
     expected = tiny.paddlemix_state(v1_6.model)
-    found = LAYOUTS["paddlemix"].open_tensors(tmp_path / "mix")
+    found = paddlemix.open_tensors(Folder(tmp_path / "mix"))
     assert set(found) == set(expected)
     for name, values in expected.items():
         np.testing.assert_array_equal(found[name].values, values, err_msg=name)
@@ -157,12 +158,12 @@ def add_a_tensor(folder) -> None:
 DAMAGES = {
     "truncated-shard": (cut_a_shard, "cut off"),
     "missing-shard": (lose_a_shard, "shard .* is missing"),
-    "wrong-shape": (edit("layers.1.mlp.up_proj", lambda tensor: tensor[:-1]), r"1 tensors of another shape: .*up_proj"),
-    "wrong-axes": (edit("layers.1.mlp.up_proj", lambda tensor: tensor[None]), r"1 tensors of another shape: .*up_proj"),
-    "missing-tensor": (edit("layers.1.mlp.up_proj", lambda tensor: None), "1 tensors missing: .*up_proj"),
+    "wrong-shape": (edit("layers.1.mlp.up_proj", lambda tensor: tensor[:-1]), r"1 tensor of another shape: .*up_proj"),
+    "wrong-axes": (edit("layers.1.mlp.up_proj", lambda tensor: tensor[None]), r"1 tensor of another shape: .*up_proj"),
+    "missing-tensor": (edit("layers.1.mlp.up_proj", lambda tensor: None), "1 tensor missing: .*up_proj"),
     "missing-projector": (edit("projector", lambda tensor: None), "the projector is missing"),
     "missing-tower": (edit("vision_tower", lambda tensor: None), "the vision tower is missing"),
-    "unknown-key": (add_a_tensor, "1 tensors that nobody knows: model.memory.weight"),
+    "unknown-key": (add_a_tensor, "1 unrecognized tensor: model.memory.weight"),
     "too-large-for-float16": (
         edit("norm.weight", lambda tensor: tensor * 1e6),
         "norm.weight: .* too large for float16",
@@ -184,7 +185,7 @@ def test_damaged_source_is_one_clear_error_and_leaves_nothing(made, tmp_path, ca
     assert not list((tmp_path / "empty").iterdir())
 
 
-@pytest.mark.parametrize("to", list(LAYOUTS))
+@pytest.mark.parametrize("to", list(TARGETS))
 def test_write_that_fails_is_one_clear_error_and_leaves_nothing(made, tmp_path, to):
     # The kernel refuses to let a file grow beyond this, as it does on a full disk (with another number).
     source = made("pad", "paddle")
@@ -202,7 +203,7 @@ def test_disk_that_fills_up_while_the_last_file_is_written_leaves_nothing(made, 
     def full(path, value):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
-    monkeypatch.setattr("paddlemix.checkpoints.part_files.write_json", full)
+    monkeypatch.setattr("paddlemix.checkpoints.write.write_json", full)
     with pytest.raises(CheckpointError, match="No space left on device"):
         convert(made("pad", "paddle"), tmp_path / "result", "hf")
     assert not list(tmp_path.iterdir())
@@ -217,7 +218,7 @@ def test_disk_without_room_is_noticed_before_anything_is_written(made, tmp_path,
 
 
 def test_interrupt_leaves_nothing_and_what_a_killed_run_left_is_thrown_away(made, tmp_path):
-    def interrupt(source, folder):
+    def interrupt(source, result):
         raise KeyboardInterrupt
 
     source = made("pad", "paddle")
@@ -293,8 +294,8 @@ def with_config(folder, output, **changes):
 
 @pytest.mark.parametrize("check", [compare_tensors, compare_logits])
 def test_verification_finds_one_wrong_number_and_leaves_nothing(made, tmp_path, check):
-    def spoil(source, folder):
-        path = folder / "model.safetensors"
+    def spoil(source, result):
+        path = result.path / "model.safetensors"
         tensors = load_file(path)
         tensors["language_model.layers.0.self_attn.v_proj.weight"][3, 5] += 1
         rewrite(path, tensors)
@@ -311,7 +312,7 @@ def test_what_a_layout_does_not_keep_is_said(made, tmp_path):
     (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "legacy": False}))
     assert not convert(folder, tmp_path / "hf", "hf").notes
     notes = convert(folder, tmp_path / "mix", "paddlemix").notes
-    assert len(notes) == 1 and "the tokenizer splits text otherwise" in notes[0]
+    assert len(notes) == 1 and "the tokenizer splits text differently" in notes[0]
     for name in ("tokenizer.model", "tokenizer_config.json"):
         (folder / name).unlink()
     assert convert(folder, tmp_path / "bare", "hf").notes == ["the source has no tokenizer, so the result has none"]
@@ -323,7 +324,7 @@ def test_template_and_tower_name_survive_every_layout(made, tmp_path):
     values = json.loads(path.read_text())
     values["template"], values["vision"]["name"] = "llava_llama_2", "somebody/a-tower"
     path.write_text(json.dumps(values))
-    for layout in LAYOUTS:
+    for layout in TARGETS:
         report = convert(folder, tmp_path / layout, layout)
         assert not report.notes, report.notes
 

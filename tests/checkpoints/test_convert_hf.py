@@ -17,9 +17,9 @@ from conversation.small_vocabulary import load_reference
 from safetensors.numpy import load_file, save_file
 
 from paddlemix import LlavaForConditionalGeneration, LlavaProcessor
-from paddlemix.checkpoints.checkpoint import open_checkpoint
 from paddlemix.checkpoints.convert import convert
 from paddlemix.checkpoints.layouts.hf_chat import chat_template
+from paddlemix.checkpoints.source import open_source
 from paddlemix.constants import IMAGE_TOKEN_ID
 from paddlemix.conversation.messages import Conversation, Message
 from paddlemix.conversation.render import render
@@ -148,7 +148,7 @@ def test_vocabulary_gets_rows_and_loses_them_again(folders, tmp_path):
     assert (config["image_token_index"], config["pad_token_id"]) == (VOCAB, VOCAB + 1)
     assert config["text_config"]["vocab_size"] == PADDED
     convert(path, tmp_path / "back", "paddle")
-    before, after = (open_checkpoint(folder) for folder in (tiny_folder.folder("pad"), tmp_path / "back"))
+    before, after = (open_source(folder) for folder in (tiny_folder.folder("pad"), tmp_path / "back"))
     assert after.config == before.config and after.tokenizer.specials == before.tokenizer.specials
     for text in TEXTS:
         assert after.tokenizer.encode(text, is_start=True) == before.tokenizer.encode(text, is_start=True)
@@ -188,7 +188,7 @@ def test_rows_that_llava_hf_added_are_cut_off_and_reported(tmp_path, is_next):
     model = save_like_llava_hf(tmp_path / "hf", is_next)
     report = convert(tmp_path / "hf", tmp_path / "ours", "paddle")
     assert f"language_model.embed_tokens.weight [{VOCAB}, 48]: cut" in report.text()
-    result = open_checkpoint(tmp_path / "ours")
+    result = open_source(tmp_path / "ours")
     assert result.config.language.vocab_size == VOCAB == result.tokenizer.vocab_size
     assert "<image>" not in result.tokenizer.specials
     embedding = model.model.language_model.embed_tokens.weight.detach().numpy()
@@ -200,12 +200,12 @@ def test_rows_that_llava_hf_added_are_cut_off_and_reported(tmp_path, is_next):
 
 def test_rows_are_kept_where_nothing_says_that_they_were_added(v1_5, tmp_path):
     convert(v1_5.folder, tmp_path / "ours", "paddle")  # it has an image token, but no tokenizer
-    assert open_checkpoint(tmp_path / "ours").config.language.vocab_size == 99
+    assert open_source(tmp_path / "ours").config.language.vocab_size == 99
     save_like_llava_hf(tmp_path / "hf", False)
     path = tmp_path / "hf" / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "image_token_index": VOCAB - 3}))
     convert(tmp_path / "hf", tmp_path / "kept", "paddle")
-    assert open_checkpoint(tmp_path / "kept").config.language.vocab_size == PADDED
+    assert open_source(tmp_path / "kept").config.language.vocab_size == PADDED
 
 
 def test_rows_without_a_token_get_fillers_so_that_ids_stay_in_place(tmp_path):

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM
 
-from paddlemix.checkpoints import part_files
+from paddlemix.checkpoints import write
 from paddlemix.checkpoints.delta import apply_delta, make_delta
 from paddlemix.checkpoints.output_folder import NOTE
 from paddlemix.commands import apply_delta as apply_command
@@ -143,9 +143,12 @@ def test_made_delta_applied_again_gives_the_model(tmp_path):
 
 
 MISFITS = {
-    "missing": ({"model.norm.weight": None}, "1 tensors of the base are missing: model.norm.weight"),
+    "missing": ({"model.norm.weight": None}, "1 tensor of the base missing: model.norm.weight"),
     "unknown": ({"model.extra.weight": torch.ones(2)}, "neither in the base nor of a projector or tower: model.extra"),
-    "shape": ({"model.norm.weight": torch.ones(3)}, r"do not fit the base's: model.norm.weight \(\[3\], base \[48\]\)"),
+    "shape": (
+        {"model.norm.weight": torch.ones(3)},
+        r"of another shape or dtype than the base's: model.norm.weight \(\[3\], base \[48\]\)",
+    ),
     "fewer-rows": ({"lm_head.weight": torch.ones(98, 48)}, r"lm_head.weight \(\[98, 48\], base \[99, 48\]\)"),
     "other-width": ({"lm_head.weight": torch.ones(101, 50)}, r"lm_head.weight \(\[101, 50\]"),
     "no-floats": ({"model.norm.weight": torch.ones(48, dtype=torch.int64)}, "model.norm.weight"),
@@ -184,7 +187,7 @@ def test_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(part_files, "write_json", fail)
+    monkeypatch.setattr(write, "write_json", fail)
     with pytest.raises(CheckpointError, match="No space left on device"):
         apply_delta(tmp_path / "base", tmp_path / "other", tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "other"]

@@ -14,9 +14,10 @@ from torch_folders import official_config, write_official, write_peft, write_pro
 
 from paddlemix.checkpoints.convert import convert
 from paddlemix.checkpoints.layouts import LAYOUTS, detect
+from paddlemix.checkpoints.layouts.folder import Folder
 from paddlemix.checkpoints.load import load_model
 from paddlemix.checkpoints.processor import LlavaProcessor
-from paddlemix.checkpoints.side_files import kind_of
+from paddlemix.checkpoints.source import partial_layout
 from paddlemix.tensor_files.stored import CheckpointError
 
 LAYOUT_NAMES = ("paddle", "paddlemix", "hf", "official", "xtuner")
@@ -36,20 +37,20 @@ def folders(tmp_path_factory):
 def test_every_layout_is_told_by_its_content_whatever_its_name(folders, tmp_path, layout):
     for name in MISLEADING:
         shutil.copytree(folders / layout, tmp_path / name)
-        found, _ = detect(tmp_path / name)
+        found = detect(Folder(tmp_path / name))
         assert found is LAYOUTS[layout], name
-        assert kind_of(tmp_path / name) is None
+        assert partial_layout(tmp_path / name) is None
 
 
 def test_names_of_tensors_tell_paddlemix_from_official_where_the_config_does_not(v1_5, tmp_path):
     config = official_config(v1_5.model, "openai/clip-vit-large-patch14-336")
     (tmp_path / "config.json").write_text(json.dumps(config))
     save_file(tiny.paddlemix_state(v1_5.model), tmp_path / "model.safetensors")
-    assert detect(tmp_path)[0].NAME == "paddlemix"
+    assert detect(Folder(tmp_path)).name == "paddlemix"
     save_file(
         {"model.norm.weight": tiny.paddlemix_state(v1_5.model)["llama.norm.weight"]}, tmp_path / "model.safetensors"
     )
-    assert detect(tmp_path)[0].NAME == "official"
+    assert detect(Folder(tmp_path)).name == "official"
 
 
 def test_architecture_may_be_missing_where_the_projector_is_named(v1_5, tmp_path):
@@ -72,7 +73,8 @@ def test_side_files_are_told_by_their_files(tmp_path, name, kind):
     for folder in ("llava-v1.5-7b", "lora"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / name).write_text("{}")
-        assert kind_of(tmp_path / folder) == kind
+        layout = partial_layout(tmp_path / folder)
+        assert (layout and layout.name) == kind
 
 
 def test_what_is_left_of_a_lora_run_without_its_adapter_is_refused(tmp_path):
@@ -136,7 +138,7 @@ def test_weights_that_are_a_program_are_refused(v1_5, tmp_path):
 
 def test_projector_folder_of_another_tool_is_not_xtuners(tmp_path, v1_5):
     write_projector(tmp_path / "projector", v1_5.model)
-    assert detect(tmp_path)[0].NAME == "xtuner"
+    assert detect(Folder(tmp_path)).name == "xtuner"
     (tmp_path / "projector" / "config.json").write_text(json.dumps({"model_type": "mlp"}))
     with pytest.raises(CheckpointError, match=r"has no config\.json"):
-        detect(tmp_path)
+        detect(Folder(tmp_path))

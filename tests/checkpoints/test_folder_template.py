@@ -12,8 +12,9 @@ from paddlemix import LlavaProcessor
 from paddlemix.checkpoints.compose import Choices, compose
 from paddlemix.checkpoints.convert import convert
 from paddlemix.checkpoints.inspection import inspect
+from paddlemix.checkpoints.layouts.folder import Folder
 from paddlemix.checkpoints.layouts.folder_template import choose_template
-from paddlemix.checkpoints.load import read_config
+from paddlemix.checkpoints.source import read_config
 from paddlemix.commands.inspect import as_text
 from paddlemix.tensor_files.stored import CheckpointError
 
@@ -87,53 +88,53 @@ def test_language_model_to_compose_with_brings_its_template(made, tmp_path, capl
 def test_files_count_in_the_order_of_transformers_processors(folder):
     named = [{"name": "tool_use", "template": UNKNOWN}, {"name": "default", "template": ZEPHYR}]
     put(folder, "tokenizer_config.json", named)
-    assert choose_template(folder, "", "vicuna_v1").name == "zephyr"
+    assert choose_template(Folder(folder), "", "vicuna_v1").name == "zephyr"
     put(folder, "chat_template.jinja", CHATML)
-    assert choose_template(folder, "", "vicuna_v1").name == "internlm2_chat"
+    assert choose_template(Folder(folder), "", "vicuna_v1").name == "internlm2_chat"
     put(folder, "chat_template.json", ZEPHYR)
-    assert choose_template(folder, "", "vicuna_v1").name == "zephyr"
+    assert choose_template(Folder(folder), "", "vicuna_v1").name == "zephyr"
     put(folder, "processor_config.json", CHATML)
-    assert choose_template(folder, "", "vicuna_v1").name == "internlm2_chat"
+    assert choose_template(Folder(folder), "", "vicuna_v1").name == "internlm2_chat"
 
 
 def test_templates_that_somebody_must_ask_for_are_no_default(folder):
     (folder / "additional_chat_templates").mkdir()
     put(folder, "additional_chat_templates/rag.jinja", ZEPHYR)
     put(folder, "tokenizer_config.json", [{"name": "tool_use", "template": ZEPHYR}])
-    assert choose_template(folder, "", "vicuna_v1").name == "vicuna_v1"
+    assert choose_template(Folder(folder), "", "vicuna_v1").name == "vicuna_v1"
 
 
 def test_unknown_template_gives_a_notice_with_the_format_that_is_used(folder, tmp_path, caplog):
     put(folder, "chat_template.jinja", UNKNOWN)
     LlavaProcessor.from_pretrained(folder)
     [told] = [record.getMessage() for record in caplog.records]
-    assert "chat_template.jinja is none that is known here" in told
-    assert "The format vicuna_v1 is used instead; --conv-mode names another" in told and "\n" not in told
+    assert "chat_template.jinja is not a known one" in told
+    assert "The format vicuna_v1 is used instead; --conv-mode chooses another" in told and "\n" not in told
     report = convert(folder, tmp_path / "out", "paddle").text()
     assert "The format vicuna_v1 is used instead" in report
     text = as_text(inspect(folder))
-    assert "vicuna_v1 (in place of chat_template.jinja, which is none that is known)" in text
+    assert "vicuna_v1 (in place of chat_template.jinja, which is not a known one)" in text
     assert "note: the chat template of" in text
 
 
 def test_template_that_was_changed_goes_before_our_note(folder):
-    assert choose_template(folder, "llava_v1", "vicuna_v1").name == "llava_v1"
+    assert choose_template(Folder(folder), "llava_v1", "vicuna_v1").name == "llava_v1"
     put(folder, "chat_template.jinja", ZEPHYR)
-    found = choose_template(folder, "llava_v1", "vicuna_v1")
-    assert found.name == "zephyr" and "although config.json notes llava_v1" in found.notice
+    found = choose_template(Folder(folder), "llava_v1", "vicuna_v1")
+    assert found.name == "zephyr" and "although config.json names llava_v1" in found.notice
     put(folder, "chat_template.jinja", UNKNOWN)
-    found = choose_template(folder, "llava_v1", "vicuna_v1")
-    assert found.name == "llava_v1" and "none that is known" in found.notice
+    found = choose_template(Folder(folder), "llava_v1", "vicuna_v1")
+    assert found.name == "llava_v1" and "not a known one" in found.notice
 
 
 @pytest.mark.parametrize("value", [3, [3], {"default": [1]}])
 def test_value_that_is_no_template_is_refused(folder, value):
     put(folder, "processor_config.json", value)
     with pytest.raises(CheckpointError, match=r"processor_config\.json: chat_template is .*, expected a text"):
-        choose_template(folder, "", "vicuna_v1")
+        choose_template(Folder(folder), "", "vicuna_v1")
 
 
 def test_template_that_is_named_default_in_the_folder_of_more_counts_as_in_transformers(tmp_path):
     (tmp_path / "additional_chat_templates").mkdir()
     put(tmp_path, "additional_chat_templates/default.jinja", ZEPHYR)
-    assert choose_template(tmp_path, "", "vicuna_v1").name == "zephyr"
+    assert choose_template(Folder(tmp_path), "", "vicuna_v1").name == "zephyr"

@@ -21,10 +21,11 @@ from paddlemix.checkpoints.convert import convert
 from paddlemix.checkpoints.inspection import inspect
 from paddlemix.checkpoints.layouts.fused_weights import joined, split
 from paddlemix.checkpoints.layouts.rules import FusedRule
-from paddlemix.checkpoints.load import load_model, read_config
+from paddlemix.checkpoints.load import load_model
+from paddlemix.checkpoints.source import read_config
 from paddlemix.checkpoints.verify import compare_logits, compare_tensors
 from paddlemix.conversation.tokenizer import load_tokenizer
-from paddlemix.tensor_files.stored import CheckpointError, held
+from paddlemix.tensor_files.stored import CheckpointError, from_array
 from paddlemix.tensor_files.transforms import gathered_rows, open_regions, transposed
 
 WIDTH, KEYS, INNER = 48, 16, 80  # of the tiny model: queries, keys or values, feed-forward
@@ -240,7 +241,7 @@ def test_grouped_rows_are_split_and_joined_as_axes_say():
     values = np.arange(24 * 5, dtype=np.float32).reshape(24, 5)
     groups = values.reshape(3, 8, 5)
     expected = [groups[:, rows].reshape(-1, 5) for rows in (slice(0, 4), slice(4, 6), slice(6, 8))]
-    parts = split(RULE, held(values))
+    parts = split(RULE, from_array(values))
     for part, wanted in zip(parts, expected, strict=True):
         np.testing.assert_array_equal(part.values, wanted)
         assert part.shape == wanted.shape
@@ -252,7 +253,7 @@ def test_grouped_rows_are_split_and_joined_as_axes_say():
 
 def test_regions_of_gathered_rows_are_those_of_the_whole():
     rng = np.random.default_rng(0)
-    sources = [held(rng.standard_normal((rows, 5)).astype(np.float32)) for rows in (6, 3)]
+    sources = [from_array(rng.standard_normal((rows, 5)).astype(np.float32)) for rows in (6, 3)]
     gathered = gathered_rows(sources, [(0, 4, 6), (1, 0, 2), (0, 0, 1), (1, 2, 3)], "joined")
     first, second = (source.values for source in sources)
     whole = np.concatenate([first[4:6], second[:2], first[:1], second[2:]])
@@ -262,4 +263,4 @@ def test_regions_of_gathered_rows_are_those_of_the_whole():
         for stop in range(start + 1, 7):
             np.testing.assert_array_equal(region(slice(start, stop), slice(1, 4)), whole[start:stop, 1:4])
     with pytest.raises(CheckpointError, match="cannot be joined"):
-        gathered_rows([sources[0], held(np.zeros((2, 4), np.float32))], [(0, 0, 1), (1, 0, 1)], "joined")
+        gathered_rows([sources[0], from_array(np.zeros((2, 4), np.float32))], [(0, 0, 1), (1, 0, 1)], "joined")

@@ -12,9 +12,9 @@ import torch
 import transformers
 from safetensors.numpy import load_file, save_file
 
-from paddlemix.checkpoints.checkpoint import open_checkpoint
 from paddlemix.checkpoints.convert import convert
-from paddlemix.checkpoints.layouts import hf, hf_tokenizer
+from paddlemix.checkpoints.layouts import hf_tokenizer
+from paddlemix.checkpoints.source import open_source
 from paddlemix.checkpoints.verify import compare_tensors
 from paddlemix.conversation.tokenizer import load_tokenizer
 
@@ -57,7 +57,7 @@ def test_rows_of_tokens_that_were_added_later_are_kept(folder, tmp_path):
         written = tmp_path / f"as-{layout}"
         text = convert(folder, written, layout, checks=[compare_tensors]).text()
         assert "bit-equal" in text and "cut" not in text and "left out" not in text
-        result = open_checkpoint(written)
+        result = open_source(written)
         assert result.config.language.vocab_size == result.tokenizer.vocab_size == VOCAB + 5
         np.testing.assert_array_equal(result.tensors[OURS].values, expected)
         names = ("<image>", "<pad>", "<box>", "</box>", "qzx")
@@ -75,17 +75,17 @@ def test_padding_that_is_cut_is_told_and_other_rows_are_not_called_equal(folder,
     tensors[HEAD][-1] += 1.0
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     text = convert(folder, tmp_path / "two", "paddle", checks=[compare_tensors]).text()
-    assert "equal" not in text and f"left out were rows of the vocabulary: {rest}" in text
+    assert "equal" not in text and f"but for dropped rows of the vocabulary: {rest}" in text
 
 
 def test_without_a_tokenizer_only_rows_that_are_all_alike_are_cut(folder, tmp_path):
     for name in ("tokenizer.json", "tokenizer.model", "sentencepiece.bpe.model"):
         (folder / name).unlink(missing_ok=True)
-    assert open_checkpoint(folder).config.language.vocab_size == VOCAB
+    assert open_source(folder).without_added_rows().config.language.vocab_size == VOCAB
     tensors = load_file(folder / "model.safetensors")
     tensors[EMBEDDING][VOCAB + 3] += 1.0
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    assert open_checkpoint(folder).config.language.vocab_size == PADDED
+    assert open_source(folder).without_added_rows().config.language.vocab_size == PADDED
 
 
 def test_tokens_that_are_there_keep_their_ids_and_rows_on_the_way_back(folder, tmp_path):
@@ -95,7 +95,7 @@ def test_tokens_that_are_there_keep_their_ids_and_rows_on_the_way_back(folder, t
     for name in (EMBEDDING, HEAD):
         tensors[name][VOCAB:] = rng.standard_normal(tensors[name][VOCAB:].shape)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    source = open_checkpoint(folder, hf)
+    source = open_source(folder)
     assert source.config.language.vocab_size == PADDED
     convert(folder, tmp_path / "again", "hf", checks=[compare_tensors])
     found, config = load_file(tmp_path / "again" / "model.safetensors"), read(tmp_path / "again" / "config.json")

@@ -13,9 +13,10 @@ import tiny_folder
 from paddlemix.checkpoints.convert import convert
 from paddlemix.checkpoints.inspection import inspect
 from paddlemix.checkpoints.layouts import tower
-from paddlemix.checkpoints.new_folder import check_space
+from paddlemix.checkpoints.layouts.folder import Folder
 from paddlemix.checkpoints.processor import LlavaProcessor
 from paddlemix.checkpoints.source import read_config
+from paddlemix.checkpoints.write import check_space
 from paddlemix.tensor_files.safetensors import open_safetensors
 from paddlemix.tensor_files.stored import CheckpointError, preview
 
@@ -186,7 +187,7 @@ def test_a_tower_alone_is_held_to_the_same(change):
     folder = change("xtuner", ("visual_encoder/config.json", "num_hidden_layers"), 1.5) / "visual_encoder"
     assert "whole number" in inspect(folder).problems[0]
     with pytest.raises(CheckpointError, match="whole number"):
-        tower.read_tower(folder)
+        tower.read_tower(Folder(folder))
 
 
 def test_side_files_of_a_part_alone_are_looked_at_as_well(change):

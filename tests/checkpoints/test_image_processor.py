@@ -9,7 +9,7 @@ import pytest
 
 from paddlemix.checkpoints.inspection_facts import describe_image
 from paddlemix.checkpoints.layouts.hf_json import preprocessor
-from paddlemix.checkpoints.load import read_config
+from paddlemix.checkpoints.source import read_config
 from paddlemix.tensor_files.stored import CheckpointError
 
 
@@ -31,9 +31,9 @@ def test_what_is_not_done_is_refused_in_one_line_that_names_it(tmp_path, changes
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"image_processor_type": "CLIPImageProcessor"}, "takes its images from LlavaNextImageProcessor"),
+        ({"image_processor_type": "CLIPImageProcessor"}, "needs the images of LlavaNextImageProcessor"),
         ({"image_grid_pinpoints": [[28, 56]]}, r"states image_grid_pinpoints \[\[28, 56\]\], but config.json states"),
-        ({"image_grid_pinpoints": cases.PINPOINTS[::-1]}, "pixels and features would lie on different canvases"),
+        ({"image_grid_pinpoints": cases.PINPOINTS[::-1]}, "pixels and features would be on different canvases"),
         ({"image_grid_pinpoints": "all"}, "expected a list of pairs"),
         ({"size": {"shortest_edge": 30}}, "makes images of 30x30 px, but the vision tower takes 28x28"),
         ({"crop_size": 30}, "makes images of 30x30 px, but the vision tower takes 28x28"),

@@ -10,8 +10,9 @@ import tiny_folder
 
 from paddlemix.checkpoints.convert import convert
 from paddlemix.checkpoints.layouts import official, paddlemix
+from paddlemix.checkpoints.layouts.folder import Folder
 from paddlemix.checkpoints.layouts.tower import read_pixels
-from paddlemix.checkpoints.load import read_config
+from paddlemix.checkpoints.source import read_config
 from paddlemix.image.spec import CLIP_MEAN, CLIP_STD, ImageSpec
 from paddlemix.models.config import VisionConfig
 from paddlemix.models.vision.families import SIGLIP
@@ -49,13 +50,13 @@ def test_tower_is_read_with_all_that_its_file_states(tmp_path, values):
     for place in (folder, nested):
         place.mkdir()
     cases.write_processor(folder, values)
-    spec = ImageSpec(side=28, patch_size=7, mode="square", **read_pixels(VISION, None, folder))
+    spec = ImageSpec(side=28, patch_size=7, mode="square", **read_pixels(VISION, None, Folder(folder)))
     if values["image_processor_type"] != "LlavaNextImageProcessor":
         (folder / "config.json").write_text('{"model_type": "clip"}')
         cases.check_pixels(folder, spec)
     else:  # its mean and std, for a model that says itself what becomes of an image
         assert (list(spec.mean), list(spec.std)) == (values["image_mean"], values["image_std"])
-    assert read_pixels(VISION, cases.write_processor(nested, values, is_nested=True)) == spec.pixels
+    assert read_pixels(VISION, Folder(cases.write_processor(nested, values, is_nested=True))) == spec.pixels
 
 
 def test_the_first_folder_with_a_file_counts_and_without_one_the_family(tmp_path):
@@ -64,15 +65,17 @@ def test_the_first_folder_with_a_file_counts_and_without_one_the_family(tmp_path
         place.mkdir()
     cases.write_processor(first, {**cases.CLIP, "image_mean": 0.25}, is_nested=True)
     cases.write_processor(second, cases.CLIP)
-    assert read_pixels(VISION, empty, first, second)["mean"] == (0.25,) * 3
-    assert read_pixels(VISION, second, first)["mean"] == CLIP_MEAN
-    assert read_pixels(SIGLIP_VISION, empty) == {"mean": (0.5,) * 3, "std": (0.5,) * 3, "has_crop": False}
+    assert read_pixels(VISION, *map(Folder, (empty, first, second)))["mean"] == (0.25,) * 3
+    assert read_pixels(VISION, Folder(second), Folder(first))["mean"] == CLIP_MEAN
+    assert read_pixels(SIGLIP_VISION, Folder(empty)) == {"mean": (0.5,) * 3, "std": (0.5,) * 3, "has_crop": False}
 
 
 def test_absent_keys_of_a_file_without_a_class_are_those_of_the_towers_family(tmp_path):
     (tmp_path / "preprocessor_config.json").write_text('{"resample": 2}')
-    assert {"mean": CLIP_MEAN, "std": CLIP_STD, "has_crop": True}.items() <= read_pixels(VISION, tmp_path).items()
-    siglip = read_pixels(SIGLIP_VISION, tmp_path)
+    assert {"mean": CLIP_MEAN, "std": CLIP_STD, "has_crop": True}.items() <= read_pixels(
+        VISION, Folder(tmp_path)
+    ).items()
+    siglip = read_pixels(SIGLIP_VISION, Folder(tmp_path))
     assert (siglip["mean"], siglip["has_crop"], siglip["resample"]) == ((0.5,) * 3, False, "bilinear")
 
 
@@ -81,13 +84,13 @@ def test_absent_keys_of_a_file_without_a_class_are_those_of_the_towers_family(tm
     [
         ({"image_processor_type": "ViTImageProcessor"}, "ViTImageProcessor"),
         ({"crop_size": 24}, "24x24 px, but the vision tower takes 28x28 px"),
-        ({"image_processor_type": "LlavaImageProcessor", "do_pad": True}, "padding is not the tower's"),
+        ({"image_processor_type": "LlavaImageProcessor", "do_pad": True}, "a tower does not pad"),
     ],
 )
 def test_what_a_tower_cannot_be_read_with_is_refused(tmp_path, changes, message):
     cases.write_processor(tmp_path, {**cases.CLIP, **changes}, is_nested=True)
     with pytest.raises(CheckpointError, match=message):
-        read_pixels(VISION, tmp_path)
+        read_pixels(VISION, Folder(tmp_path))
 
 
 @pytest.fixture(scope="module")
@@ -134,8 +137,8 @@ def test_the_filter_of_llavas_own_code_is_the_processors_for_whole_images_only(t
     (tmp_path / "processor" / "train").mkdir(parents=True)
     for place in (tmp_path, tmp_path / "processor" / "train"):
         cases.write_processor(place, {**cases.CLIP, "resample": 2})
-    assert official.read_config(tmp_path, raw).image.resample == resample
-    assert paddlemix.read_config(tmp_path, raw).image.resample == resample
+    assert official.read_config(Folder(tmp_path), raw).image.resample == resample
+    assert paddlemix.read_config(Folder(tmp_path), raw).image.resample == resample
 
 
 def test_paddlemix_reads_mode_and_grids_from_its_processor_and_refuses_what_it_cannot_do(tmp_path):
@@ -143,8 +146,8 @@ def test_paddlemix_reads_mode_and_grids_from_its_processor_and_refuses_what_it_c
     place.mkdir(parents=True)
     values = {**cases.CLIP, "image_aspect_ratio": "anyres", "image_grid_pinpoints": cases.PINPOINTS}
     cases.write_processor(place, values)
-    image = paddlemix.read_config(tmp_path, flat_config()).image
+    image = paddlemix.read_config(Folder(tmp_path), flat_config()).image
     assert (image.mode, [list(grid) for grid in image.grids]) == ("anyres", cases.PINPOINTS)
     cases.write_processor(place, {**values, "image_std": [0, 0, 0]})
     with pytest.raises(CheckpointError, match="image_std is"):
-        paddlemix.read_config(tmp_path, flat_config())
+        paddlemix.read_config(Folder(tmp_path), flat_config())

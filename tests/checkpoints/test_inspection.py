@@ -228,7 +228,7 @@ def test_an_untrained_projector_is_told(tmp_path):
     found = inspect(folder)
 
     assert found.problems == []
-    assert found.notes == ["the projector is untrained: it holds random values, answers will make no sense"]
+    assert found.notes == ["the projector is untrained: it has random values, answers will make no sense"]
 
 
 def test_a_tower_that_the_config_only_names_is_told_with_the_places_and_not_downloaded(folders, tmp_path, monkeypatch):
@@ -338,7 +338,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match=r"nothing does not exist \(looked for /"):
         inspect(tmp_path / "nothing")
     (tmp_path / "notes.txt").write_text("x")
-    with pytest.raises(CheckpointError, match="is no weight file: expected"):
+    with pytest.raises(CheckpointError, match="is not a weight file: expected"):
         inspect(tmp_path / "notes.txt")
     (tmp_path / "empty").mkdir()
     assert len(inspect(tmp_path / "empty").problems) == 2

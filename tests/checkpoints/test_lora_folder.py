@@ -14,8 +14,8 @@ import sentencepiece
 from safetensors.numpy import save_file
 
 from paddlemix.checkpoints.inspection import inspect
+from paddlemix.checkpoints.layouts.lora import read_adapter
 from paddlemix.checkpoints.load import load_model
-from paddlemix.checkpoints.lora import merge_into, read_adapter
 from paddlemix.checkpoints.merge import merge
 from paddlemix.checkpoints.processor import LlavaProcessor
 from paddlemix.tensor_files.stored import CheckpointError
@@ -66,16 +66,22 @@ def restated(before: dict[str, np.ndarray], state: dict[str, np.ndarray], scalin
     return after | {ours: state[theirs] for theirs, (ours, _) in WHOLE.items()}
 
 
+def merged(base, folder):
+    """Return the model of an adapter over a base's folder."""
+    return load_model(folder, base=base, device="cpu")
+
+
 @pytest.fixture
 def base(v1_6):
-    return load_model(v1_6.folder, device="cpu")
+    """A model folder of transformers."""
+    return v1_6.folder
 
 
-@pytest.mark.parametrize(("is_rank_stabilised", "scaling"), [(False, ALPHA / RANK), (True, ALPHA / math.sqrt(RANK))])
-def test_merging_adds_the_scaled_product_and_puts_in_what_trained_whole(base, tmp_path, is_rank_stabilised, scaling):
-    state, before = adapter_state(), values_of(base)
-    merge_into(base, write_adapter(tmp_path, state, rslora=is_rank_stabilised))
-    expected, after = restated(before, state, scaling), values_of(base)
+@pytest.mark.parametrize(("is_rank_stabilized", "scaling"), [(False, ALPHA / RANK), (True, ALPHA / math.sqrt(RANK))])
+def test_merging_adds_the_scaled_product_and_puts_in_what_trained_whole(base, tmp_path, is_rank_stabilized, scaling):
+    state, before = adapter_state(), values_of(load_model(base, device="cpu"))
+    model = merged(base, write_adapter(tmp_path, state, rslora=is_rank_stabilized))
+    expected, after = restated(before, state, scaling), values_of(model)
     for name, values in after.items():
         np.testing.assert_allclose(values, expected[name], rtol=1e-5, atol=1e-5, err_msg=name)
     changed = {name for name, values in after.items() if not np.array_equal(values, before[name])}
@@ -84,7 +90,7 @@ def test_merging_adds_the_scaled_product_and_puts_in_what_trained_whole(base, tm
 
 def test_merged_model_gives_the_logits_of_transformers_with_the_same_change(v1_6, base, tmp_path):
     state = adapter_state()
-    merge_into(base, write_adapter(tmp_path, state))
+    ours = merged(base, write_adapter(tmp_path, state))
     model = tiny.hf_model(True, vision={"num_attention_heads": 1})
     for name in ("0.self_attn.q_proj", "2.self_attn.v_proj", "1.mlp.down_proj"):
         factors = (state[f"llama.layers.{name}.lora_A"], state[f"llama.layers.{name}.lora_B"])
@@ -99,7 +105,7 @@ def test_merged_model_gives_the_logits_of_transformers_with_the_same_change(v1_6
         parameter.data = parameter.new_tensor(state[name].T)
     theirs = tiny.hf_logits(model, v1_6.batch, True)
     with paddle.no_grad():
-        np.testing.assert_allclose(base(v1_6.batch).numpy(), theirs, atol=1e-3)
+        np.testing.assert_allclose(ours(v1_6.batch).numpy(), theirs, atol=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["absolute", "beside", "relative-to-the-working-folder"])
@@ -111,8 +117,7 @@ def test_adapter_folder_loads_with_the_base_that_it_names(v1_6, base, tmp_path, 
         monkeypatch.chdir(v1_6.folder.parent)
         named = v1_6.folder.name
     folder = write_adapter(tmp_path / "adapter", adapter_state(), named)
-    merge_into(base, folder)
-    expected = values_of(base)
+    expected = values_of(merged(base, write_adapter(tmp_path / "same", adapter_state())))
     for name, values in values_of(load_model(folder, device="cpu")).items():
         np.testing.assert_array_equal(values, expected[name])
 
@@ -146,7 +151,10 @@ BAD_STATES = {
     "no-lora-B": (without("q_proj.lora_B"), r"only one of lora_A and lora_B .*layers\.0\.self_attn\.q_proj"),
     "no-lora-A": (without("down_proj.lora_A"), r"only one of lora_A and lora_B .*layers\.1\.mlp\.down_proj"),
     "no-factors": (without("lora_A", "lora_B"), "holds no lora_A and lora_B at all"),
-    "unknown-name": ({**adapter_state(), "qwen.layers.0.q.lora_A": np.zeros((2, 2), "f4")}, r"knows: qwen\.layers\.0"),
+    "unknown-name": (
+        {**adapter_state(), "qwen.layers.0.q.lora_A": np.zeros((2, 2), "f4")},
+        r"unrecognized tensors: qwen\.layers\.0",
+    ),
     "other-width": (
         replaced(lora_A=(64, RANK), lora_B=(RANK, 64)),
         r"trained on another model.*q_proj\.weight \[64, 64\]",
@@ -167,12 +175,9 @@ BAD_STATES = {
 
 
 @pytest.mark.parametrize(("state", "text"), BAD_STATES.values(), ids=BAD_STATES)
-def test_adapter_that_does_not_fit_is_refused_and_changes_nothing(base, tmp_path, state, text):
-    before = values_of(base)
+def test_adapter_that_does_not_fit_is_refused(base, tmp_path, state, text):
     with pytest.raises(CheckpointError, match=text):
-        merge_into(base, write_adapter(tmp_path, state))
-    for name, values in values_of(base).items():
-        np.testing.assert_array_equal(values, before[name])
+        merged(base, write_adapter(tmp_path, state))
 
 
 @pytest.mark.parametrize(
@@ -197,20 +202,20 @@ def test_adapter_that_does_not_fit_is_refused_and_changes_nothing(base, tmp_path
 )
 def test_adapter_config_that_cannot_be_merged_is_refused(base, tmp_path, changes, text):
     with pytest.raises(CheckpointError, match=text):
-        merge_into(base, write_adapter(tmp_path, adapter_state(), **changes))
+        merged(base, write_adapter(tmp_path, adapter_state(), **changes))
 
 
 def test_every_key_of_paddlenlp_s_config_is_known(base, tmp_path):
     config = pytest.importorskip("paddlenlp.peft").LoRAConfig(r=RANK, lora_alpha=ALPHA, target_modules=["q", "v"])
     values = {**config.to_dict(), "scaling": config.scaling, "enable_lora_list": [None, None], "lora_dropout": 0.1}
-    merge_into(base, write_adapter(tmp_path, adapter_state(), **values))
+    merged(base, write_adapter(tmp_path, adapter_state(), **values))
 
 
 def test_unified_checkpoint_is_read_by_its_index(v1_6, base, tmp_path):
     """As paddlenlp's trainer.unified_checkpoint names them: shards of trained tensors, and their index."""
     state, names = adapter_state(), sorted(adapter_state())
-    merge_into(base, write_adapter(tmp_path / "plain", state))
-    expected, weight_map = values_of(base), {}
+    expected = values_of(merged(base, write_adapter(tmp_path / "plain", state)))
+    weight_map = {}
     folder = write_adapter(tmp_path / "x", {}, v1_6.folder)
     for number in (1, 2):
         file = f"peft_model-{number:05d}-of-00002.safetensors"
@@ -246,7 +251,7 @@ def base_folder(v1_6, base, tmp_path):
     folder = tmp_path / "base"
     options = {"model_type": "bpe", "vocab_size": 60, "minloglevel": 2, "num_threads": 1}
     words = ["a picture of a red square and a blue circle", "what is in the picture? USER: ASSISTANT:"]
-    base.save_pretrained(folder)
+    load_model(base, device="cpu").save_pretrained(folder)
     with open(folder / "tokenizer.model", "wb") as file:
         sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(words * 3), model_writer=file, **options)
     return folder
@@ -255,8 +260,7 @@ def base_folder(v1_6, base, tmp_path):
 def test_merge_writes_a_folder_that_needs_neither_input(base, base_folder, tmp_path):
     adapter, output = write_adapter(tmp_path / "adapter", adapter_state(), base_folder), tmp_path / "merged"
     merge(adapter, output, device="cpu")
-    merge_into(base, adapter)
-    expected = values_of(base)
+    expected = values_of(merged(base, adapter))
     text = "what is in the red picture?"
     ids = LlavaProcessor.from_pretrained(base_folder).tokenizer.encode(text, is_start=True)
     base_folder.rename(tmp_path / "gone")
@@ -290,5 +294,5 @@ def test_merge_that_fails_writes_nothing(base_folder, tmp_path):
 
 
 def test_merge_refuses_a_folder_that_is_no_adapter(base_folder, tmp_path):
-    with pytest.raises(CheckpointError, match="is no LoRA folder"):
+    with pytest.raises(CheckpointError, match="is not a LoRA folder"):
         merge(base_folder, tmp_path / "merged", device="cpu")

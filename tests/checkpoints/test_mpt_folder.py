@@ -12,14 +12,14 @@ import torch
 from safetensors.torch import load_file
 from torch_folders import ANYRES, change_weights, factor_tensors, random_factors, write_peft, write_torch, write_tower
 
-from paddlemix.checkpoints.checkpoint import open_checkpoint
 from paddlemix.checkpoints.convert import convert
 from paddlemix.checkpoints.inspection import inspect
 from paddlemix.checkpoints.layouts.components import decoder_rules
 from paddlemix.checkpoints.layouts.fused_weights import as_ours
 from paddlemix.checkpoints.layouts.part import renamed
 from paddlemix.checkpoints.layouts.rules import KeyTable
-from paddlemix.checkpoints.load import load_model, read_config
+from paddlemix.checkpoints.load import load_model
+from paddlemix.checkpoints.source import open_source, read_config
 from paddlemix.models.config import LanguageConfig
 from paddlemix.tensor_files.stored import CheckpointError, StoredTensor
 from paddlemix.tensor_files.transforms import transposed
@@ -121,7 +121,7 @@ def test_adapter_may_hold_more_rows_of_the_vocabulary(reference, tmp_path):
     vocabulary = torch.cat([reference.model.model.language_model.wte.weight.detach(), torch.ones(3, 48)])
     tensors = factor_tensors(random_factors(reference.model, TARGETS, 4), official_name)
     folder = write_peft(tmp_path / "x", {**tensors, "transformer.wte.weight": vocabulary})
-    found = open_checkpoint(folder, base=reference.folder)
+    found = open_source(folder, base=reference.folder)
     assert found.config.language.vocab_size == 102
     np.testing.assert_array_equal(found.tensors["language_model.embed_tokens.weight"].values, vocabulary)
 
@@ -138,7 +138,7 @@ def test_nothing_is_read_before_a_part_is_asked_for():
     table = KeyTable(decoder_rules(language, "transformer.", "", is_torch=True))
     wqkv = "transformer.blocks.0.attn.Wqkv.weight"
     parts = as_ours(table, wqkv, StoredTensor("float32", (12, 2), whole))
-    ours = {name: transposed(part) for name, (part, is_turned) in reversed(parts.items()) if is_turned}
+    ours = {name: transposed(part) for name, (part, is_transposed) in reversed(parts.items()) if is_transposed}
     again = renamed(table, ours, "official")
     assert list(again) == [wqkv] and [part.shape for part, _ in parts.values()] == [(4, 2)] * 3 and not read
     for number, (name, (part, _)) in enumerate(parts.items()):
@@ -152,5 +152,5 @@ def test_stored_matrix_of_another_height_is_refused(reference, tmp_path):
     write_tower(tmp_path / "clip", reference.model)
     message = r"attn\.Wqkv\.weight has the shape \[144, 48\], expected 96 rows: \(32 \+ 32 \+ 32\) for"
     with pytest.raises(CheckpointError, match=message):
-        open_checkpoint(folder)
+        assert open_source(folder).tensors
     assert any("expected 96 rows" in problem for problem in inspect(folder).problems)

@@ -16,8 +16,9 @@ from torch_folders import language_model, write_tower
 
 from paddlemix.checkpoints.compose import Choices, compose
 from paddlemix.checkpoints.convert import convert
-from paddlemix.checkpoints.foreign_quantization import refuse_quantized
 from paddlemix.checkpoints.inspection import inspect
+from paddlemix.checkpoints.layouts.folder import Folder
+from paddlemix.checkpoints.layouts.foreign_quantization import refuse_quantized
 from paddlemix.checkpoints.load import load_model
 from paddlemix.checkpoints.projector_file import read_projector
 from paddlemix.commands import inspect as command
@@ -69,7 +70,7 @@ def test_statement_of_quantized_weights_is_refused_with_its_method(tmp_path, sta
     for place in ({"quantization_config": stated}, {"text_config": {"quantization_config": stated}}):
         (tmp_path / "config.json").write_text(json.dumps(place))
         with pytest.raises(CheckpointError, match=r"quantization_config.*--load-4bit or --load-8bit") as error:
-            refuse_quantized(tmp_path)
+            refuse_quantized(Folder(tmp_path))
         assert text in str(error.value)
 
 
@@ -85,16 +86,16 @@ def test_statement_of_quantized_weights_is_refused_with_its_method(tmp_path, sta
 )
 def test_statement_that_nothing_is_quantized_changes_nothing(tmp_path, stated):
     (tmp_path / "config.json").write_text(json.dumps(stated))
-    refuse_quantized(tmp_path)
+    refuse_quantized(Folder(tmp_path))
 
 
 def test_modelopts_file_is_read_where_it_says_what(tmp_path):
     path = tmp_path / "hf_quant_config.json"
     path.write_text(json.dumps({"producer": {}, "quantization": {"quant_algo": None, "kv_cache_quant_algo": None}}))
-    refuse_quantized(tmp_path)
+    refuse_quantized(Folder(tmp_path))
     path.write_text(json.dumps({"producer": {}, "quantization": {"quant_algo": "FP8"}}))
     with pytest.raises(CheckpointError, match=r"hf_quant_config\.json states a quantization_config \(quant_algo 'FP8'"):
-        refuse_quantized(tmp_path)
+        refuse_quantized(Folder(tmp_path))
 
 
 @pytest.mark.parametrize("where", ["config.json", "text_config", "quantize_config.json"])

@@ -8,7 +8,7 @@ import json
 import pytest
 from kills import stopped_at
 
-from paddlemix.checkpoints.output_folder import NOTE, STAGING, Place, exchanged, finish_exchange
+from paddlemix.checkpoints.output_folder import NOTE, STAGING, OutputFolder, exchanged, finish_exchange
 from paddlemix.tensor_files.stored import CheckpointError
 
 OLD = dict.fromkeys(["config.json", "model-00001-of-00002.safetensors", "tokenizer.model", "lora_config.json"], "old")
@@ -22,7 +22,7 @@ def fill(folder, files):
 
 
 def write(folder, files, command="merge", *, sources=(), **options):
-    with Place(folder, command, **options).checked(sources).filled() as place:
+    with OutputFolder(folder, command, **options).checked(sources).filled() as place:
         fill(place, files)
 
 
@@ -91,7 +91,7 @@ def test_file_and_link_in_the_place_of_a_part_are_refused_before_anything_is_mov
 def test_failure_while_it_is_filled_leaves_the_old_folder(tmp_path):
     write(tmp_path / "out", OLD)
     before = contents(tmp_path / "out")
-    place = Place(tmp_path / "out", "merge").checked([])
+    place = OutputFolder(tmp_path / "out", "merge").checked([])
     with pytest.raises(CheckpointError, match=r"could not be written: .*nothing was left"), place.filled() as folder:
         fill(folder, NEW)
         raise OSError(28, "No space left on device")

@@ -13,8 +13,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from paddlemix.checkpoints.load import build_model, load_model, read_config
+from paddlemix.checkpoints.load import build_model, load_model
 from paddlemix.checkpoints.save import save_model
+from paddlemix.checkpoints.source import read_config
 from paddlemix.tensor_files import stored
 from paddlemix.tensor_files.shards import parse_size
 

@@ -12,8 +12,9 @@ import reference_models as tiny
 import sentencepiece
 from safetensors.numpy import save_file
 
-from paddlemix.checkpoints.load import load_model, read_config
+from paddlemix.checkpoints.load import load_model
 from paddlemix.checkpoints.processor import LlavaProcessor
+from paddlemix.checkpoints.source import read_config
 from paddlemix.models.llava import LlavaForConditionalGeneration
 from paddlemix.tensor_files.stored import CheckpointError
 
@@ -98,7 +99,7 @@ def test_known_tower_without_weights_never_loads_silently(v1_5, tmp_path):
     }
     folder = write_folder(tmp_path, v1_5, **changes)
     assert read_config(folder).vision.patch_size == 32
-    with pytest.raises(CheckpointError, match=r"missing: projector\.0\.bias"):
+    with pytest.raises(CheckpointError, match="the projector is missing"):
         load_model(folder, device="cpu")
 
 
@@ -121,7 +122,7 @@ def test_unused_newline_of_a_pad_model_is_left_out(v1_5, tmp_path):
 
 def test_missing_newline_of_an_anyres_model_is_named(v1_6, tmp_path):
     folder = write_folder(tmp_path, v1_6, without=["llama.image_newline"], **ANYRES)
-    with pytest.raises(CheckpointError, match="1 missing: image_newline"):
+    with pytest.raises(CheckpointError, match="1 tensor missing: image_newline"):
         load_model(folder, device="cpu")
 
 
@@ -152,13 +153,13 @@ def test_anyres_folder_without_newline_loads(v1_6, tmp_path, merge):
         ({**ANYRES, "image_grid_pinpoints": "5"}, "image_grid_pinpoints"),
         ({**ANYRES, "image_grid_pinpoints": None}, "at least one grid"),
         ({"mm_projector_type": "mlp3x_gelu"}, r"missing: projector\.4"),
-        ({"mm_projector_type": "linear"}, r"that nobody knows: llama\.mm_projector\.0"),
+        ({"mm_projector_type": "linear"}, r"unrecognized tensors: llama\.mm_projector\.0"),
         ({"hidden_size": "48"}, r"config\.json: hidden_size is '48', expected a whole number"),
         ({"num_attention_heads": 0}, "num_attention_heads is 0, expected a whole number from 1"),
         ({"mm_resampler_type": "x"}, "a resampler"),
         ({"mm_use_im_start_end": True}, "mm_use_im_start_end is set"),
         ({"s2": True}, "s2 is set"),
-        ({"mm_hidden_size": 99}, "mm_hidden_size is 99, but the tower"),
+        ({"mm_hidden_size": 99}, "mm_hidden_size is 99, but the features of the tower"),
         ({"vision_config": [1]}, "vision_config is .1., expected an object"),
         ({"vision_config": {"use_rope": True}}, "states use_rope True"),
         ({"vision_config": {"num_channels": 4}}, "num_channels 4 .expected 3"),

@@ -14,9 +14,9 @@ import reference_models as tiny
 import torch
 from safetensors.torch import load_file
 
-from paddlemix.checkpoints.checkpoint import open_checkpoint
 from paddlemix.checkpoints.convert import convert
-from paddlemix.checkpoints.load import load_model, read_config
+from paddlemix.checkpoints.load import load_model
+from paddlemix.checkpoints.source import open_source, read_config
 from paddlemix.checkpoints.verify import compare_tensors
 from paddlemix.tensor_files.stored import CheckpointError
 
@@ -220,7 +220,7 @@ def test_head_of_siglip_is_left_out_and_told(make_reference, tmp_path):
     base = make_siglip(make_reference, tmp_path, vision)
     folder = peft_folders.train(tmp_path / "x", base.folder, target_modules=ALL, bias="all")
     check_adapter(folder, base)
-    dropped = open_checkpoint(folder).dropped
+    dropped = open_source(folder).dropped
     assert any("head.mlp.fc1" in name for name in dropped) and all("vision_model.head." in name for name in dropped)
 
 
@@ -257,7 +257,7 @@ REFUSED = {
     "true": ({"lora_alpha": True}, "has lora_alpha True"),
     "pattern-value": ({"alpha_pattern": {"q_proj": "3"}}, "has lora_alpha '3' for .*q_proj"),
     "pattern-kind": ({"rank_pattern": ["q_proj"]}, "rank_pattern is .*expected an object"),
-    "pattern": ({"alpha_pattern": {"(q": 3}}, r"'\(q' of alpha_pattern is no pattern"),
+    "pattern": ({"alpha_pattern": {"(q": 3}}, r"'\(q' of alpha_pattern is not a pattern"),
     "endless-pattern": ({"rank_pattern": {"(.*.)*x": 3}}, "repeats a repetition"),
     "flag": ({"use_rslora": "yes"}, "use_rslora is 'yes', expected true or false"),
     "bias": ({"bias": "some"}, "bias is 'some', expected 'none' or 'all' or 'lora_only'"),
@@ -322,7 +322,7 @@ def with_both_names(tensors):
 
 def test_tensors_that_mean_something_else_are_named(plain, tmp_path):
     for number, (change, text) in enumerate(
-        ((as_int8, r"are no floats: .*lora_A\.weight \(int8\)"), (with_both_names, "one tensor under two names"))
+        ((as_int8, r"are not floats: .*lora_A\.weight \(int8\)"), (with_both_names, "one tensor under two names"))
     ):
         folder = peft_folders.change_tensors(copied(plain, tmp_path / str(number)), change)
         with pytest.raises(CheckpointError, match=text):

@@ -159,7 +159,7 @@ def test_half_a_block_is_no_projector(model, tmp_path):
     state = torch.load(tmp_path / "whole.bin", weights_only=True)
     name = next(name for name in state if name.endswith("proj.2.bias"))
     torch.save({key: value for key, value in state.items() if key != name}, tmp_path / "half.bin")
-    with pytest.raises(CheckpointError, match="holds no whole projector"):
+    with pytest.raises(CheckpointError, match="does not hold a whole projector"):
         compose(model[2], model[2], tmp_path / "out", Choices(projector=tmp_path / "half.bin"))
 
 

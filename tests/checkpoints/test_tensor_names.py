@@ -22,10 +22,11 @@ from torch_folders import (
 )
 
 from paddlemix.checkpoints.compose import Choices, compose
+from paddlemix.checkpoints.layouts.folder import Folder
 from paddlemix.checkpoints.layouts.names import decoder_name, tower_name
 from paddlemix.checkpoints.layouts.tower import open_tower
 from paddlemix.checkpoints.load import load_model
-from paddlemix.checkpoints.source import read_source, translated
+from paddlemix.checkpoints.source import open_source
 from paddlemix.tensor_files.stored import CheckpointError
 
 LAYER, HEAD, TOWER = "model.language_model.layers", "lm_head", "model.vision_tower.vision_model"
@@ -65,7 +66,7 @@ def test_head_of_siglip_is_left_out_in_every_style(tmp_path, style):
     folder = tiny.save_hf(model, tmp_path, False)
     stored = load_file(folder / "model.safetensors")
     save_file({in_style(name, style): tensor for name, tensor in stored.items()}, folder / "model.safetensors")
-    found = translated(folder, *read_source(folder))
+    found = open_source(folder).translation
     assert {name.split("head.")[1] for name in found.dropped} == set(
         model.model.vision_tower.vision_model.head.state_dict()
     )
@@ -144,7 +145,7 @@ def test_a_tensor_of_a_part_that_nobody_knows_names_the_folder(parts, tmp_path, 
     stored = load_file(folder / "model.safetensors")
     save_file({**stored, "module.layers.0.memory": torch.ones(2)}, folder / "model.safetensors")
     sources = {"language": parts / "language", "tower": parts / "tower", part: folder}
-    with pytest.raises(CheckpointError, match=rf"{folder} holds 1 tensors that nobody knows: module\.layers"):
+    with pytest.raises(CheckpointError, match=rf"{folder} holds 1 unrecognized tensor: module\.layers"):
         compose(*sources.values(), tmp_path / "whole", Choices())
 
 
@@ -154,7 +155,7 @@ def test_tower_under_both_names_is_refused(parts, tmp_path):
     both = {**stored, **{name.removeprefix("vision_model."): tensor.clone() for name, tensor in stored.items()}}
     save_file(both, folder / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"holds two tensors for vision_model\.embeddings"):
-        open_tower(folder)
+        open_tower(Folder(folder))
 
 
 @pytest.mark.parametrize(
@@ -198,4 +199,4 @@ def test_head_of_a_tied_model_with_other_values_is_refused(tmp_path):
     values = json.loads((folder / "config.json").read_text())
     values["text_config"]["tie_word_embeddings"] = values["tie_word_embeddings"] = False
     (folder / "config.json").write_text(json.dumps(values))
-    assert "language_model.lm_head.weight" in translated(folder, *read_source(folder)).tensors
+    assert "language_model.lm_head.weight" in open_source(folder).translation.tensors

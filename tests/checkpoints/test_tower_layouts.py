@@ -32,7 +32,8 @@ from paddlemix.checkpoints.compose import Choices, compose
 from paddlemix.checkpoints.convert import convert
 from paddlemix.checkpoints.inspection import inspect
 from paddlemix.checkpoints.layouts import tower as tower_layout
-from paddlemix.checkpoints.load import load_model, read_config
+from paddlemix.checkpoints.load import load_model
+from paddlemix.checkpoints.source import read_config
 from paddlemix.commands import compose as command
 from paddlemix.image.preprocess import preprocess
 from paddlemix.models.config import VisionConfig

@@ -17,6 +17,7 @@ from transformers import LlavaNextForConditionalGeneration
 
 from paddlemix.checkpoints.inspection import inspect
 from paddlemix.checkpoints.layouts.components import PADDLE_FILES, TORCH_FILES, open_first
+from paddlemix.checkpoints.layouts.folder import Folder
 from paddlemix.checkpoints.load import load_model
 from paddlemix.tensor_files.safetensors import open_safetensors
 from paddlemix.tensor_files.stored import CheckpointError
@@ -49,7 +50,7 @@ def test_whole_file_wins_in_every_format(tmp_path, names):
     }
     writers[(tmp_path / single).suffix](tmp_path / single)
     write_index(tmp_path, {"b": f"lost{(tmp_path / single).suffix}"}, index)
-    np.testing.assert_array_equal(open_first(tmp_path, [names])["a"].values, values["a"])
+    np.testing.assert_array_equal(open_first(Folder(tmp_path), [names])["a"].values, values["a"])
 
 
 @pytest.mark.parametrize("kind", ["bin", "sharded-bin"])

@@ -131,7 +131,7 @@ def test_base_in_another_layout_is_told_and_kept(v1_5, tmp_path):
 def test_what_peft_has_no_place_for_is_refused_with_a_way_out(v1_5, tmp_path):
     for number, (settings, text) in enumerate(
         (
-            ({"target_modules": QV, "modules_to_save": ["post_layernorm"]}, "of the vision tower, whose names are"),
+            ({"target_modules": QV, "modules_to_save": ["post_layernorm"]}, "of the vision tower, whose names differ"),
             ({"target_modules": ["patch_embedding"]}, "factors of a convolution"),
         )
     ):
@@ -145,7 +145,7 @@ def test_what_peft_has_no_place_for_is_refused_with_a_way_out(v1_5, tmp_path):
 
 
 def test_whole_model_and_wrong_options_are_refused(v1_5, tmp_path, capsys):
-    with pytest.raises(CheckpointError, match="is no LoRA folder, which layout peft is for: convert it to hf"):
+    with pytest.raises(CheckpointError, match="is not a LoRA folder, which layout peft is for: convert it to hf"):
         write_peft_adapter(v1_5.folder, tmp_path / "y")
     arguments = ["convert", str(v1_5.folder), str(tmp_path / "y"), "--to", "peft", "--verify", "logits"]
     assert main(arguments) == 1

@@ -22,8 +22,9 @@ from torch_folders import (
 from transformers import CLIPVisionModel, LlamaForCausalLM
 
 from paddlemix.checkpoints.convert import convert
-from paddlemix.checkpoints.load import load_model, read_config
+from paddlemix.checkpoints.load import load_model
 from paddlemix.checkpoints.processor import LlavaProcessor
+from paddlemix.checkpoints.source import read_config
 from paddlemix.tensor_files.stored import CheckpointError
 
 RANK, ALPHA = 4, 6
@@ -208,7 +209,7 @@ def edit(path, **changes) -> None:
         (lambda home: edit(home / "projector/config.json", hidden_act="silu"), "another activation than gelu"),
         (lambda home: edit(home / "projector/config.json", bias=False), "a projector without bias"),
         (lambda home: edit(home / "projector/config.json", depth=3), r"missing: projector\.4\.bias"),
-        (lambda home: edit(home / "projector/config.json", llm_hidden_size=99), "gives features 99 wide"),
+        (lambda home: edit(home / "projector/config.json", llm_hidden_size=99), "makes features 99 wide"),
         (lambda home: edit(home / "projector/config.json", depth="two"), "depth is 'two', expected a whole number"),
         (lambda home: (home / "projector/model.safetensors").unlink(), "the weights are missing"),
         (lambda home: shutil.copytree(home / "visual_encoder", home / "llm"), "more than one of a language model"),

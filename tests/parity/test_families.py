@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM, LlavaForConditionalGeneration
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from paddlemix.checkpoints.convert import convert
-from paddlemix.checkpoints.load import load_model, read_config
+from paddlemix.checkpoints.load import load_model
+from paddlemix.checkpoints.source import read_config
 from paddlemix.data.sample import Batch
 from paddlemix.generate.engine import Engine
 from paddlemix.generate.sampling import SamplingParams

@@ -14,6 +14,7 @@ from transformers import AutoConfig, CLIPConfig, GenerationConfig, SiglipConfig
 
 from paddlemix.checkpoints.inspection import inspect
 from paddlemix.checkpoints.layouts.config_keys import GENERATION, HF
+from paddlemix.checkpoints.layouts.folder import Folder
 from paddlemix.checkpoints.layouts.hf import read_vision
 from paddlemix.checkpoints.layouts.tower import WHOLE_MODEL
 from paddlemix.checkpoints.load import load_model
@@ -304,7 +305,7 @@ def test_the_head_is_tied_where_the_library_that_wrote_the_folder_ties_it(tmp_pa
 
 def test_a_vision_config_that_is_not_there_is_the_reference_librarys(tmp_path):
     expected = transformers.LlavaConfig().vision_config
-    found = read_vision(tmp_path, {})
+    found = read_vision(Folder(tmp_path), {})
     for name in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "image_size"):
         assert getattr(found, name) == getattr(expected, name)
     assert (found.patch_size, found.hidden_act) == (expected.patch_size, expected.hidden_act)

@@ -18,7 +18,8 @@ from test_families import GREEDY, LONG, NUM_NEW, ROWS, TOLERANCE, apart, batch_o
 from transformers import LlamaForCausalLM, LlavaForConditionalGeneration
 
 from paddlemix.checkpoints.convert import convert
-from paddlemix.checkpoints.load import load_model, read_config
+from paddlemix.checkpoints.load import load_model
+from paddlemix.checkpoints.source import read_config
 from paddlemix.checkpoints.verify import compare_tensors
 from paddlemix.constants import IMAGE_TOKEN_ID
 from paddlemix.data.sample import Batch

@@ -18,7 +18,8 @@ from paddlemix.checkpoints.compose import Choices, compose
 from paddlemix.checkpoints.convert import convert
 from paddlemix.checkpoints.layouts import hf
 from paddlemix.checkpoints.layouts.positions import bicubic_matrix
-from paddlemix.checkpoints.load import load_model, read_config
+from paddlemix.checkpoints.load import load_model
+from paddlemix.checkpoints.source import read_config
 from paddlemix.constants import IMAGE_TOKEN_ID
 from paddlemix.data.sample import Batch
 from paddlemix.generate.engine import Engine

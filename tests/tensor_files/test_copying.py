@@ -7,10 +7,10 @@ import paddle
 import pytest
 import torch
 
-from paddlemix.checkpoints.load import put
+from paddlemix.checkpoints.load import assign
 from paddlemix.ops.host_memory import new_memory
 from paddlemix.tensor_files.copying import copy_into
-from paddlemix.tensor_files.stored import held
+from paddlemix.tensor_files.stored import from_array
 from paddlemix.tensor_files.transforms import contiguous
 
 SHAPES = [(1, 1), (1, 1037), (1037, 1), (3, 5), (512, 128), (520, 137), (1025, 264)]
@@ -72,7 +72,7 @@ def test_a_lazy_parameter_gets_memory_once_and_holds_what_is_written_there():
     memory[:] = np.arange(35, dtype=np.float32).reshape(7, 5)
     np.testing.assert_array_equal(layer.weight.numpy(), memory)
     assert new_memory(layer.weight) is None  # it has values, which stay
-    put(layer.bias, held(np.ones(5, np.float16)), False)  # one that was not given memory
+    assign(layer.bias, from_array(np.ones(5, np.float16)))  # one that was not given memory
     result = layer(paddle.ones([1, 7]))
     np.testing.assert_array_equal(result.numpy()[0], memory.sum(axis=0) + 1)
     result.sum().backward()

@@ -9,7 +9,7 @@ import torch
 
 from paddlemix.checkpoints.layouts.shapes import check_complete, parameter_shapes
 from paddlemix.checkpoints.load import load_model
-from paddlemix.tensor_files.stored import CheckpointError, held
+from paddlemix.tensor_files.stored import CheckpointError, from_array
 from paddlemix.tensor_files.transforms import cast, gathered_rows, open_regions, padded_rows, sliced_rows, transposed
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -40,31 +40,31 @@ def samples() -> torch.Tensor:
 def test_cast_rounds_as_torch_does(source, target):
     stored = samples().to(getattr(torch, source))
     stored = stored[torch.isfinite(stored.half()) | ~torch.isfinite(stored)]
-    result = cast(held(from_torch(stored), source), target)
+    result = cast(from_array(from_torch(stored), source), target)
     assert result.dtype == target
     np.testing.assert_array_equal(result.values, from_torch(stored.to(getattr(torch, target))))
 
 
 def test_nan_stays_nan():
     for target in DTYPES:
-        values = cast(held(np.array([np.nan, -np.nan], np.float32)), target).values
+        values = cast(from_array(np.array([np.nan, -np.nan], np.float32)), target).values
         assert torch.isnan(to_torch(values, target)).all()
 
 
 @pytest.mark.parametrize(("value", "target"), [(65520.0, "float16"), (3.4e38, "bfloat16"), (-1e300, "float32")])
 def test_value_that_a_dtype_cannot_hold_is_an_error_and_not_an_infinity(value, target):
-    tensor = held(np.array([1.0, value], np.float64 if target == "float32" else np.float32))
+    tensor = from_array(np.array([1.0, value], np.float64 if target == "float32" else np.float32))
     with pytest.raises(CheckpointError, match=f"too large for {target}"):
         cast(tensor, target).values  # noqa: B018
 
 
 def test_integers_are_not_cast():
-    tensor = held(np.arange(3))
+    tensor = from_array(np.arange(3))
     assert cast(tensor, "float16") is tensor
 
 
 def test_turning_twice_gives_the_tensor_itself_also_with_a_cast_between():
-    tensor = held(np.arange(6, dtype=np.float32).reshape(2, 3))
+    tensor = from_array(np.arange(6, dtype=np.float32).reshape(2, 3))
     assert transposed(transposed(tensor)) is tensor
     both = transposed(cast(transposed(tensor), "float16"))
     assert both.step == "cast"
@@ -73,20 +73,20 @@ def test_turning_twice_gives_the_tensor_itself_also_with_a_cast_between():
 
 def test_rows_are_padded_with_zeros_or_their_mean():
     values = np.array([[1.0, 2.0], [3.0, 6.0]], np.float32)
-    np.testing.assert_array_equal(padded_rows(held(values), 4).values[2:], np.zeros((2, 2)))
-    np.testing.assert_array_equal(padded_rows(held(values), 4, "mean").values, [[1, 2], [3, 6], [2, 4], [2, 4]])
+    np.testing.assert_array_equal(padded_rows(from_array(values), 4).values[2:], np.zeros((2, 2)))
+    np.testing.assert_array_equal(padded_rows(from_array(values), 4, "mean").values, [[1, 2], [3, 6], [2, 4], [2, 4]])
     bits = from_torch(torch.from_numpy(values).bfloat16())
-    mean = padded_rows(held(bits, "bfloat16"), 3, "mean").values[2]
+    mean = padded_rows(from_array(bits, "bfloat16"), 3, "mean").values[2]
     np.testing.assert_array_equal(to_torch(mean, "bfloat16").float(), [2.0, 4.0])
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_read():
-    tensor, both = held(np.zeros((2, 3), np.float32)), [(0, 0, 2), (1, 0, 2)]
+    tensor, both = from_array(np.zeros((2, 3), np.float32)), [(0, 0, 2), (1, 0, 2)]
     for wrong in (
         lambda: padded_rows(tensor, 1),
         lambda: sliced_rows(tensor, 1, 3),
-        lambda: gathered_rows([tensor, held(np.zeros((2, 4), np.float32))], both, "joined"),
-        lambda: gathered_rows([tensor, held(np.zeros((2, 3), np.float16))], both, "joined"),
+        lambda: gathered_rows([tensor, from_array(np.zeros((2, 4), np.float32))], both, "joined"),
+        lambda: gathered_rows([tensor, from_array(np.zeros((2, 3), np.float16))], both, "joined"),
         lambda: cast(tensor, "int8"),
     ):
         with pytest.raises(CheckpointError):
@@ -96,7 +96,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_read():
 def chains():
     """Return tensors made in several steps, and what NumPy makes of the same values."""
     values = np.random.default_rng(1).standard_normal((70, 9)).astype(np.float32)
-    tensor = held(values)
+    tensor = from_array(values)
     half = values.astype(np.float16)
     yield transposed(cast(tensor, "float16")), half.T
     yield transposed(sliced_rows(transposed(tensor), 2, 7)), values[:, 2:7]
@@ -104,9 +104,9 @@ def chains():
     yield padded_rows(transposed(cast(tensor, "float16")), 12), np.concatenate([half.T, np.zeros((3, 70), np.float16)])
     twice = gathered_rows([transposed(tensor), transposed(tensor)], [(0, 0, 9), (1, 0, 9)], "joined")
     yield cast(transposed(twice), "float16"), np.concatenate([half, half], axis=1)
-    yield cast(held(values[0]), "float16"), half[0]
-    yield cast(held(values.reshape(7, 10, 3, 3)), "float16"), half.reshape(7, 10, 3, 3)
-    yield cast(held(np.float32(0.1).reshape(())), "float16"), np.float16(0.1).reshape(())
+    yield cast(from_array(values[0]), "float16"), half[0]
+    yield cast(from_array(values.reshape(7, 10, 3, 3)), "float16"), half.reshape(7, 10, 3, 3)
+    yield cast(from_array(np.float32(0.1).reshape(())), "float16"), np.float16(0.1).reshape(())
 
 
 @pytest.mark.parametrize("block_bytes", [1, 64, 1 << 20])
@@ -131,12 +131,12 @@ def test_shapes_from_the_configuration_are_those_of_the_model(mode):
 
 def test_a_whole_part_that_is_missing_is_called_by_its_name():
     config = load_model(tiny_folder.folder("anyres"), device="cpu").config
-    tensors = {name: held(np.zeros(shape, np.float32)) for name, shape in parameter_shapes(config).items()}
+    tensors = {name: from_array(np.zeros(shape, np.float32)) for name, shape in parameter_shapes(config).items()}
     check_complete("x", config, tensors)
     for start, part in (("vision_tower.", "vision tower"), ("projector.", "projector"), ("language", "language model")):
         rest = {name: tensor for name, tensor in tensors.items() if not name.startswith(start)}
         with pytest.raises(CheckpointError, match=f"the {part} is missing"):
             check_complete("x", config, rest)
     tensors.pop("image_newline")
-    with pytest.raises(CheckpointError, match="1 tensors missing: image_newline"):
+    with pytest.raises(CheckpointError, match="1 tensor missing: image_newline"):
         check_complete("x", config, tensors)

@@ -11,7 +11,8 @@ from tiny_training import LORA, PRETRAIN_FREEZE, settings, train
 
 from paddlemix import cli
 from paddlemix.checkpoints.compose import Choices, compose
-from paddlemix.checkpoints.load import load_model, read_config
+from paddlemix.checkpoints.load import load_model
+from paddlemix.checkpoints.source import read_config
 from paddlemix.models.config import LlavaConfig
 
 BOTH = ("projector", "image_newline")

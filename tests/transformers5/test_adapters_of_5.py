@@ -15,8 +15,9 @@ import pytest
 import reference_models as tiny
 
 from paddlemix.checkpoints.convert import convert
-from paddlemix.checkpoints.load import load_model, read_config
+from paddlemix.checkpoints.load import load_model
 from paddlemix.checkpoints.peft_writer import write_adapter
+from paddlemix.checkpoints.source import read_config
 from paddlemix.tensor_files.stored import CheckpointError
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -9,7 +9,7 @@ import pytest
 from transformers import AutoImageProcessor
 
 from paddlemix.checkpoints.layouts.hf_json import preprocessor
-from paddlemix.checkpoints.load import read_config
+from paddlemix.checkpoints.source import read_config
 from paddlemix.tensor_files.stored import CheckpointError
 
 

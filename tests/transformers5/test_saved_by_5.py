@@ -10,8 +10,9 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from paddlemix.checkpoints.convert import convert
-from paddlemix.checkpoints.load import load_model, read_config
+from paddlemix.checkpoints.load import load_model
 from paddlemix.checkpoints.processor import LlavaProcessor
+from paddlemix.checkpoints.source import read_config
 from paddlemix.conversation.messages import Conversation, Message
 
 QUESTION = "What is this?"

@@ -24,9 +24,11 @@ from transformers import (
 )
 
 from paddlemix.checkpoints.layouts.components import open_torch_weights
+from paddlemix.checkpoints.layouts.decoder import read_language_folder
+from paddlemix.checkpoints.layouts.folder import Folder
 from paddlemix.checkpoints.layouts.shapes import language_shapes, parameter_shapes, vision_shapes
-from paddlemix.checkpoints.part_folders import read_language_folder, read_tower_folder
-from paddlemix.checkpoints.source import read_source, translated
+from paddlemix.checkpoints.layouts.tower import read_tower_folder
+from paddlemix.checkpoints.source import open_source
 from paddlemix.tensor_files.transforms import transposed
 
 # MPT is no decoder of a LLaVA of transformers 5: its class has no `embed_tokens`.
@@ -82,8 +84,8 @@ def test_every_tensor_of_a_llava_is_read(tmp_path, family, kind):
     is_next = family in ("llama", "qwen2")
     model = tiny.hf_model(is_next, strategy=strategy, vision={"kind": kind}, family=family)
     tiny.save_hf(model, tmp_path, is_next)
-    layout, config = read_source(tmp_path)
-    found = ours(translated(tmp_path, layout, config))
+    source = open_source(tmp_path)
+    config, found = source.config, source.tensors
     assert shapes_of(found) == parameter_shapes(config)
     head = None if config.language.tie_word_embeddings else model.lm_head.weight
     check_decoder(found, model.model.language_model, head)
@@ -117,7 +119,7 @@ def test_every_tensor_of_a_tower_alone_is_read(tmp_path, make):
     torch.manual_seed(0)
     model = make()
     model.save_pretrained(tmp_path)
-    config, translation = read_tower_folder(tmp_path, -2, "patch")
+    config, translation = read_tower_folder(Folder(tmp_path), -2, "patch")
     found = ours(translation)
     assert shapes_of(found) == vision_shapes(config)
     check_tower(found, model)
@@ -136,7 +138,7 @@ def test_every_tensor_of_a_decoder_alone_is_read(tmp_path, family):
     torch.manual_seed(0)
     model = DECODERS[family](tiny.text_config(family))
     model.save_pretrained(tmp_path, max_shard_size="40KB")
-    config, _, translation = read_language_folder(tmp_path)
+    config, _, translation = read_language_folder(Folder(tmp_path))
     found = ours(translation)
     assert shapes_of(found) == language_shapes(config)
     check_decoder(found, model.model, model.lm_head.weight)
@@ -146,7 +148,7 @@ def test_every_tensor_of_an_mpt_is_read(tmp_path):
     torch.manual_seed(0)
     model = MptForCausalLM(tiny.text_config("mpt"))
     model.save_pretrained(tmp_path)
-    config, _, translation = read_language_folder(tmp_path)
+    config, _, translation = read_language_folder(Folder(tmp_path))
     found = ours(translation)
     assert shapes_of(found) == language_shapes(config)
     values = model.transformer.blocks[1].attn.Wqkv.weight[96:].detach().numpy().T
@@ -158,4 +160,4 @@ def test_whole_file_wins_over_a_stale_index_as_in_transformers_5(tmp_path):
     model.save_pretrained(tmp_path)
     (tmp_path / "model.safetensors.index.json").write_text('{"metadata": {}, "weight_map": {"a": "lost.safetensors"}}')
     theirs = LlamaForCausalLM.from_pretrained(tmp_path).lm_head.weight.detach().numpy()
-    np.testing.assert_array_equal(open_torch_weights(tmp_path)["lm_head.weight"].values, theirs)
+    np.testing.assert_array_equal(open_torch_weights(Folder(tmp_path))["lm_head.weight"].values, theirs)

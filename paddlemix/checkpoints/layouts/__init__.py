@@ -1,58 +1,67 @@
-"""One file a layout: how to recognise it, read its config, open its tensors, translate their names, and write it."""
+"""The layouts of checkpoints: one file each. To add one, write its file and list it here."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from types import ModuleType
-
 from ...tensor_files.stored import CheckpointError
-from . import hf, official, paddle, paddlemix, xtuner
-from .config_keys import read_config_json
+from . import hf, lora, official, paddle, paddlemix, peft, projector, xtuner
+from .config_keys import config_or_empty
+from .folder import Folder
+from .layout import Layout
 
-LAYOUTS: dict[str, ModuleType] = {
-    "paddle": paddle,
-    "hf": hf,
-    "paddlemix": paddlemix,
-    "official": official,
-    "xtuner": xtuner,
+# In the order in which they are tried.
+LAYOUTS: dict[str, Layout] = {
+    one.name: one
+    for one in (
+        lora.LAYOUT,
+        peft.LAYOUT,
+        projector.LAYOUT,
+        projector.FILE_LAYOUT,
+        paddle.LAYOUT,
+        hf.LAYOUT,
+        paddlemix.LAYOUT,
+        official.LAYOUT,
+        xtuner.LAYOUT,
+    )
 }
-KNOWN = """read are
-  paddle: config.json with paddlemix_format
-  paddlemix: LlavaLlamaForCausalLM with model_state.pdparams, or with safetensors that PaddleNLP wrote
-  hf: LlavaForConditionalGeneration or LlavaNextForConditionalGeneration of transformers
-  official: LlavaLlama-, LlavaMistral-, LlavaQwen-, LlavaMpt- or LlavaGemmaForCausalLM with torch's *.bin or
-    *.safetensors (liuhaotian/llava-*)
-  xtuner: a folder with projector/ in it, and llm/, llm_adapter/, visual_encoder/ or visual_encoder_adapter/
-  and with their base: mm_projector.bin, non_lora_trainables.bin, adapter_config.json (peft), lora_config.json"""
+# The layouts that can be written.
+TARGETS = {name: layout for name, layout in LAYOUTS.items() if layout.parts is not None}
 MOST_NAMES = 12
 
 
-def detect(folder: Path) -> tuple[ModuleType, dict]:
-    """Return the layout of a model folder and its parsed config.json.
+def find_layout(folder: Folder) -> Layout | None:
+    """Return the layout of a folder or a weight file, None for an unknown one.
 
-    What counts is what config.json says under exact keys and which files lie beside it, never the folder's name.
-    Raises CheckpointError for a folder of an unknown kind.
+    The keys of config.json and the files beside it decide, never the folder's name. Raises CheckpointError for files
+    that cannot be read, and for a folder that is two things.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
+    return next((layout for layout in LAYOUTS.values() if layout.matches(folder)), None)
+
+
+def detect(folder: Folder) -> Layout:
+    """Return the layout of a folder or a weight file. Raises CheckpointError for an unknown one."""
+    layout = find_layout(folder)
+    if layout is not None:
+        return layout
+    if not folder.path.is_dir():
         raise CheckpointError(
-            f"model folder {folder} does not exist (looked for {folder.resolve()}): give the path of a downloaded model"
+            f"model folder {folder} does not exist (looked for {folder.path.resolve()}): give the path of a downloaded "
+            "model"
         )
-    has_config = (folder / "config.json").is_file()
-    raw = read_config_json(folder) if has_config else {}
-    for layout in LAYOUTS.values():
-        if layout.matches(folder, raw):
-            return layout, raw
-    if has_config:
-        found = f"config.json has model_type {raw.get('model_type')!r} and architectures {raw.get('architectures')!r}"
-        raise CheckpointError(f"{folder} is in no known layout: {found}; it holds {_listed(folder)}; {KNOWN}")
-    raise CheckpointError(
-        f"{folder} has no config.json, so it is not a model folder; it holds {_listed(folder)}; {KNOWN}"
-    )
+    raw, known = config_or_empty(folder), _rules()
+    if not folder.has("config.json"):
+        raise CheckpointError(
+            f"{folder} has no config.json, so it is not a model folder; it holds {_listed(folder)}; {known}"
+        )
+    found = f"config.json has model_type {raw.get('model_type')!r} and architectures {raw.get('architectures')!r}"
+    raise CheckpointError(f"{folder} is in no known layout: {found}; it holds {_listed(folder)}; {known}")
 
 
-def _listed(folder: Path) -> str:
+def _rules() -> str:
+    return "known layouts are" + "".join(f"\n  {layout.name}: {layout.rule}" for layout in LAYOUTS.values())
+
+
+def _listed(folder: Folder) -> str:
     """Return the names in a folder, folders with a slash."""
-    names = sorted(place.name + "/" * place.is_dir() for place in folder.iterdir())
+    names = sorted(place.name + "/" * place.is_dir() for place in folder.path.iterdir())
     rest = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
     return (", ".join(names[:MOST_NAMES]) or "nothing") + rest

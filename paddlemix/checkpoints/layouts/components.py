@@ -1,4 +1,4 @@
-"""The rules that layouts share: a decoder, a vision tower and a projector, under the prefixes of a layout."""
+"""What layouts share: the names of a decoder, a vision tower and a projector under a prefix, and the weight files."""
 
 from __future__ import annotations
 
@@ -15,28 +15,30 @@ from ...models.projector_type import LINEAR, projector_layers
 from ...models.vision.families import get_tower_family
 from ...tensor_files.pdparams import open_pdparams
 from ...tensor_files.safetensors import open_safetensors
-from ...tensor_files.stored import CheckpointError, StoredTensor, open_weights, preview, read_index
+from ...tensor_files.stored import CheckpointError, StoredTensor, preview
 from ...tensor_files.torch_bin import open_torch_bin
-from ..foreign_quantization import refuse_quantized
+from .folder import Folder
+from .foreign_quantization import refuse_quantized
 from .rules import FusedRule, Rule, linear_rules
 
-PAIRS = list_of(list_of(EDGE, 2, 2), 0, 4096)  # of pixels
+PAIRS = list_of(list_of(EDGE, 2, 2), 0, 4096)  # in pixels
 EMBEDDING, HEAD = "language_model.embed_tokens.weight", "language_model.lm_head.weight"
 OUR_LAYER = "language_model.layers.{n}"
 # A folder's weights in one format: (file, index of its shards, reader).
 SAFETENSORS_FILES = ("model.safetensors", "model.safetensors.index.json", open_safetensors)
 TORCH_BIN_FILES = ("pytorch_model.bin", "pytorch_model.bin.index.json", open_torch_bin)
 PDPARAMS_FILES = ("model_state.pdparams", "model_state.pdparams.index.json", open_pdparams)
-# What torch's and what Paddle's tools write, in the order in which transformers and PaddleNLP look for it.
+# The formats of torch's and Paddle's tools, in the order in which transformers and PaddleNLP look for them.
 TORCH_FILES = (SAFETENSORS_FILES, TORCH_BIN_FILES)
 PADDLE_FILES = (SAFETENSORS_FILES, PDPARAMS_FILES)
 WEIGHT_ENDINGS = (".safetensors", ".bin", ".pdparams", ".pt", ".pth", ".gguf", ".h5", ".msgpack")
 
 
 def decoder_rules(language: LanguageConfig, prefix: str, outer: str, *, is_torch: bool) -> list[Rule | FusedRule]:
-    """`prefix` stands before the names of the embeddings and the layers, `outer` before that of the output layer.
+    """Return the rules of a decoder.
 
-    Only torch's names (is_torch) depend on the family, PaddleMIX's are always LLaMA's.
+    prefix: before the names of embeddings and layers; outer: before that of the output layer. Only torch's names
+    (is_torch) depend on the family, PaddleMIX's are always LLaMA's.
     """
     weights = get_family(language.family).weights if is_torch else WeightNames()
     layer = f"{prefix}{weights.of('layers')}.{{n}}."
@@ -75,7 +77,7 @@ def _fused_rules(fused: Fused, layer: str, language: LanguageConfig, has_bias: b
 
 
 def tower_rules(vision: VisionConfig, prefix: str, *, is_torch: bool) -> list[Rule]:
-    """Names as in transformers' towers (is_torch) or PaddleMIX's, below `prefix` (`...vision_model.`)."""
+    """Return the rules of a tower, with transformers' names (is_torch) or PaddleMIX's after `prefix`."""
     family, side = get_tower_family(vision.family), 1 if is_torch else 2
     layers = f"{prefix}{family.layers[side - 1]}.{{n}}"
     rules = [Rule(f"vision_tower.{part[0]}", prefix + part[side]) for part in family.parts]
@@ -91,12 +93,12 @@ def tower_rules(vision: VisionConfig, prefix: str, *, is_torch: bool) -> list[Ru
 
 
 def is_unused_by_llava(vision: VisionConfig, prefix: str, name: str) -> bool:
-    """Tell if a tensor is of a part of the tower, below `prefix` (`...vision_model.`), that no LLaVA reads."""
+    """Return whether a tensor belongs to a part of the tower, named after `prefix`, that no LLaVA reads."""
     return name.startswith(tuple(prefix + part for part in get_tower_family(vision.family).unused))
 
 
 def mm_projector_rules(prefix: str, projector_type: str, *, is_torch: bool) -> list[Rule]:
-    """LLaVA's `mm_projector`: numbered when it is an MLP, without a number when it is one linear layer."""
+    """Return the rules of LLaVA's `mm_projector`. Layers of an MLP have numbers, a single linear layer has none."""
     if projector_type == "linear":
         return linear_rules("projector.0", prefix, has_bias=True, is_transposed=is_torch)
     rules = []
@@ -106,7 +108,7 @@ def mm_projector_rules(prefix: str, projector_type: str, *, is_torch: bool) -> l
     return rules
 
 
-def read_pairs(folder: Path, value) -> tuple[tuple[int, int], ...]:
+def read_pairs(folder: Folder | Path, value) -> tuple[tuple[int, int], ...]:
     """Read image_grid_pinpoints: pairs of numbers, or the text of such a list. Raises CheckpointError."""
     try:
         pairs = ast.literal_eval(value) if isinstance(value, str) else value
@@ -117,46 +119,44 @@ def read_pairs(folder: Path, value) -> tuple[tuple[int, int], ...]:
     return tuple((first, second) for first, second in pairs)
 
 
-def has_weights(folder: Path, formats: Sequence[tuple]) -> bool:
-    """Tell if a folder holds a whole model's weights in one of the formats."""
-    return any((folder / name).is_file() for single, index, _ in formats for name in (single, index))
+def has_weights(folder: Folder, formats: Sequence[tuple]) -> bool:
+    """Return whether a folder holds a whole model's weights in one of the formats."""
+    return folder.has(*(name for single, index, _ in formats for name in (single, index)))
 
 
-def has_torch_weights(folder: Path) -> bool:
-    """Tell if a folder holds a whole model's weights as transformers writes them."""
+def has_torch_weights(folder: Folder) -> bool:
+    """Return whether a folder holds a whole model's weights in a format of transformers."""
     return has_weights(folder, TORCH_FILES)
 
 
-def safetensors_names(folder: Path) -> list[str]:
-    """Return the names in a folder's safetensors, by the one file's header or the index; none without them."""
+def safetensors_names(folder: Folder) -> list[str]:
+    """Return the names of the tensors in a folder's safetensors, from the header of the one file or from the index."""
     single, index, open_file = SAFETENSORS_FILES
-    if (folder / single).is_file():
-        return list(open_file(folder / single))
-    return list(read_index(folder / index)) if (folder / index).is_file() else []
+    if folder.has(single):
+        return list(folder.tensors(single, open_file))
+    return list(folder.index(index)) if folder.has(index) else []
 
 
-def is_whole_twice(folder: Path, single: str, index: str) -> bool:
-    """Tell if a folder holds weights as one file and, under an index, as shards that are all there."""
-    if not ((folder / single).is_file() and (folder / index).is_file()):
-        return False
-    return all((folder / shard).is_file() for shard in read_index(folder / index).values())
+def is_whole_twice(folder: Folder, single: str, index: str) -> bool:
+    """Return whether a folder holds weights as one file and, with an index, as a full set of shards."""
+    return folder.has(single) and folder.has(index) and all(map(folder.has, folder.index(index).values()))
 
 
-def open_first(folder: Path, formats: Sequence[tuple]) -> dict[str, StoredTensor]:
-    """Map a folder's weights in the first of the formats that is there.
+def open_first(folder: Folder, formats: Sequence[tuple]) -> dict[str, StoredTensor]:
+    """Map a folder's weights in the first of the formats that it has.
 
-    Raises CheckpointError when there are none, and for a folder that states that its weights are quantized.
+    Raises CheckpointError if it has none, or states that its weights are quantized.
     """
     refuse_quantized(folder)
     for single, index, open_file in formats:
-        if (folder / single).is_file() or (folder / index).is_file():
-            return open_weights(folder, single, index, open_file)
+        if folder.has(single, index):
+            return folder.weights(single, index, open_file)
     names = " nor ".join(name for single, index, _ in formats for name in (single, index))
-    others = sorted(place.name for place in folder.glob("*") if place.suffix in WEIGHT_ENDINGS)
+    others = sorted(place.name for place in folder.path.glob("*") if place.suffix in WEIGHT_ENDINGS)
     found = f" ({preview(others, 3)} is no such file; shards need their index)" if others else ""
     raise CheckpointError(f"{folder} has neither {names}: the weights are missing{found}")
 
 
-def open_torch_weights(folder: Path) -> dict[str, StoredTensor]:
-    """Map the weights that transformers wrote. Raises CheckpointError when there are none."""
+def open_torch_weights(folder: Folder) -> dict[str, StoredTensor]:
+    """Map a folder's weights in a format of transformers. Raises CheckpointError if there are none."""
     return open_first(folder, TORCH_FILES)

@@ -1,9 +1,8 @@
-"""What is made of the keys of foreign config.json and generation_config.json files, except for decoders and towers."""
+"""The rules of the keys of foreign config.json and generation_config.json files, except for decoders and towers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from ...foreign_json import (
@@ -22,12 +21,13 @@ from ...foreign_json import (
 from ...models.config import VisionConfig
 from ...models.config_kinds import DTYPES, MAX_ID, MAX_LAYERS
 from ...models.language.families.generic_keys import GENERIC, GENERIC_KINDS
-from ...tensor_files.stored import CheckpointError, read_finite_json
+from ...tensor_files.stored import CheckpointError
+from .folder import Folder
 
 CONFIG_FILE, GENERATION_FILE = "config.json", "generation_config.json"
 TOKEN_ID = whole_number(0, MAX_ID)
 LAYER = whole_number(-MAX_LAYERS, MAX_LAYERS)
-# Of every config.json, looked at before it is known what it describes.
+# Keys by which folders are recognized, checked in every config.json.
 KINDS: dict[str, Kind] = {
     "architectures": list_of(TEXT, least=0, most=64).or_null(),
     "model_type": TEXT.or_null(),
@@ -58,13 +58,13 @@ HF_KINDS: dict[str, Kind] = {
     "vision_feature_select_strategy": TEXT,
 }
 
-# LLaVA's own code and LLaVA-NeXT's, beside the decoder's keys; also what PaddleMIX took over.
+# Keys of LLaVA's own code and LLaVA-NeXT's, beside the decoder's. PaddleMIX took them over.
 MM_USED = """
 image_aspect_ratio image_grid_pinpoints mm_hidden_size mm_patch_merge_type mm_projector_type mm_resampler_type
 mm_use_im_start_end mm_vision_resampler mm_vision_select_feature mm_vision_select_layer mm_vision_tower s2 vision_config
 vision_tower
 """
-# Settings of training and of modes that are refused where they are chosen.
+# Settings of training, and of modes that are refused by the keys that choose them.
 MM_INERT = """
 delay_load freeze_backbone freeze_mm_mlp_adapter freeze_mm_vision_resampler freeze_mm_vision_tower
 image_crop_resolution image_split_resolution mm_projector_lr mm_tunable_parts mm_use_im_patch_token
@@ -117,7 +117,7 @@ PROJECTOR_KINDS: dict[str, Kind] = {
     "visual_hidden_size": whole_number(1, 1 << 20),
 }
 
-# Here the caller says how to sample and when to stop; what a folder suggests is told, and changes nothing.
+# Sampling settings are the caller's. Those that a folder suggests are reported and change nothing.
 SAMPLING = """
 diversity_penalty do_sample dola_layers early_stopping encoder_no_repeat_ngram_size encoder_repetition_penalty
 epsilon_cutoff eta_cutoff exponential_decay_length_penalty guidance_scale length_penalty max_length max_new_tokens
@@ -146,7 +146,7 @@ GENERATION_KINDS: dict[str, Kind] = {
     **dict.fromkeys(("bos_token_id", "pad_token_id"), whole_number(-1, MAX_ID).or_null()),
     "eos_token_id": either(TOKEN_ID, list_of(TOKEN_ID, least=0)).or_null(),
 }
-# What `transformers` means by a setting that it writes although nobody chose it.
+# The defaults of `transformers`, which it writes too.
 PLAIN_SAMPLING = {
     "diversity_penalty": 0.0,
     "early_stopping": False,
@@ -169,16 +169,20 @@ PLAIN_SAMPLING = {
 }
 
 
-def read_config_json(folder: Path) -> dict[str, Any]:
+def read_config_json(folder: Folder) -> dict[str, Any]:
     """Return config.json after a check of the keys by which folders are recognized. Raises CheckpointError."""
-    path = Path(folder) / CONFIG_FILE
-    raw = read_finite_json(path)
-    check_values(raw, KINDS, str(path), CheckpointError)
+    raw = folder.finite_json(CONFIG_FILE)
+    check_values(raw, KINDS, str(folder / CONFIG_FILE), CheckpointError)
     return raw
 
 
-def check_mm(folder: Path, raw: Mapping[str, Any]) -> None:
-    """Raise CheckpointError for keys of LLaVA's own config.json that say what is not supported."""
+def config_or_empty(folder: Folder) -> dict[str, Any]:
+    """Return config.json as `read_config_json` does, empty if there is none."""
+    return read_config_json(folder) if folder.has(CONFIG_FILE) else {}
+
+
+def check_mm(folder: Folder, raw: Mapping[str, Any]) -> None:
+    """Raise CheckpointError for keys of LLaVA's own config.json that are not supported."""
     check_values(raw, MM_KINDS, str(folder / CONFIG_FILE), CheckpointError)
     for key in ("mm_use_im_start_end", "s2"):
         if raw.get(key):
@@ -187,28 +191,28 @@ def check_mm(folder: Path, raw: Mapping[str, Any]) -> None:
         raise CheckpointError(f"{folder}: a resampler between tower and projector is not supported")
 
 
-def check_feature_width(folder: Path, raw: Mapping[str, Any], vision: VisionConfig) -> None:
-    """Raise CheckpointError where mm_hidden_size is not the width of the tower."""
+def check_feature_width(folder: Folder, raw: Mapping[str, Any], vision: VisionConfig) -> None:
+    """Raise CheckpointError if mm_hidden_size is not the width of the tower."""
     width = raw.get("mm_hidden_size", vision.hidden_size)
     if width != vision.hidden_size:
         raise CheckpointError(
-            f"{folder}: mm_hidden_size is {width}, but the tower {vision.name} gives features "
-            f"{vision.hidden_size} wide: it is another"
+            f"{folder}: mm_hidden_size is {width}, but the features of the tower {vision.name} "
+            f"are {vision.hidden_size} wide: it is another tower"
         )
 
 
-def read_projector_json(folder: Path) -> dict[str, Any]:
-    """Return the config.json of xtuner's projector/. Raises CheckpointError for what is not supported."""
+def read_projector_json(folder: Folder) -> dict[str, Any]:
+    """Return the config.json of xtuner's projector/. Raises CheckpointError for unsupported values."""
     values = read_config_json(folder)
     check_keys(values, PROJECTOR, str(folder / CONFIG_FILE), CheckpointError)
     check_values(values, PROJECTOR_KINDS, str(folder / CONFIG_FILE), CheckpointError)
     return values
 
 
-def stored_dtype(folder: Path, *objects: Mapping[str, Any], default: str = "float32") -> str:
-    """Return the dtype that the first of some objects states, under the older or the newer key.
+def stored_dtype(folder: Folder, *objects: Mapping[str, Any], default: str = "float32") -> str:
+    """Return the dtype in the first of the objects that has one, under the older or the newer key.
 
-    Raises CheckpointError for one that weights cannot have here.
+    Raises CheckpointError for a dtype that is not supported.
     """
     keys = ("torch_dtype", "dtype")
     stated = next((one[key] for one in objects for key in keys if one.get(key)), default)
@@ -220,16 +224,16 @@ def stored_dtype(folder: Path, *objects: Mapping[str, Any], default: str = "floa
     return name
 
 
-def read_generation(folder: Path) -> dict[str, Any]:
-    """Return generation_config.json, empty if there is none. Raises CheckpointError for what would change answers."""
-    path = Path(folder) / GENERATION_FILE
-    values = read_finite_json(path) if path.is_file() else {}
-    check_keys(values, GENERATION, str(path), CheckpointError)
-    check_values(values, GENERATION_KINDS, str(path), CheckpointError)
+def read_generation(folder: Folder) -> dict[str, Any]:
+    """Return generation_config.json, empty if there is none. Raises CheckpointError for keys that change answers."""
+    path = str(folder / GENERATION_FILE)
+    values = folder.finite_json(GENERATION_FILE) if folder.has(GENERATION_FILE) else {}
+    check_keys(values, GENERATION, path, CheckpointError)
+    check_values(values, GENERATION_KINDS, path, CheckpointError)
     return values
 
 
-def suggested_sampling(folder: Path) -> dict[str, Any]:
-    """Return what generation_config.json suggests for sampling and nothing here takes up. Raises CheckpointError."""
+def suggested_sampling(folder: Folder) -> dict[str, Any]:
+    """Return the sampling settings of generation_config.json, which are not used here. Raises CheckpointError."""
     stated = stated_but_unused(read_generation(folder), GENERATION)
     return {key: value for key, value in stated.items() if value != PLAIN_SAMPLING.get(key)}

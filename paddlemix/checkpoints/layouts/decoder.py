@@ -1,42 +1,60 @@
-"""A decoder in a folder of its own, as transformers writes it: what a stage 1 or a LoRA run starts from."""
+"""A language model alone, as transformers writes it: where stage 1 or a LoRA run starts."""
 
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 from ...foreign_json import KeyRules
 from ...models.config import LanguageConfig, LlavaConfig
 from ...models.language.families import by_architecture, get_family
 from ...tensor_files.stored import CheckpointError
-from ..foreign_quantization import refuse_quantized
-from .components import has_torch_weights
+from .components import decoder_rules, has_torch_weights, open_torch_weights
 from .config_keys import CONFIG_FILE, read_config_json, read_generation
-from .folder_template import DEFAULT, NOTED, TemplateChoice, choose_template
+from .folder import Folder
+from .folder_template import DEFAULT, FROM_CONFIG, TemplateChoice, choose_template
+from .foreign_quantization import refuse_quantized
+from .names import decoder_name
+from .rules import KeyTable
+from .shapes import language_shapes
+from .translation import Naming, Translation, translate
+
+COMPUTED = "rotary_emb.inv_freq"
 
 
-def is_decoder(folder: Path) -> bool:
-    """Tell if a folder holds a decoder of a known family and nothing else, by its config's keys and its files."""
-    if not (folder / "config.json").is_file() or not has_torch_weights(folder):
+def is_decoder(folder: Folder) -> bool:
+    """Return whether a folder has a decoder of a known family and nothing else, by its config and its files."""
+    if not folder.has("config.json") or not has_torch_weights(folder):
         return False
     raw = read_config_json(folder)
     return by_architecture(raw.get("architectures") or ()) is not None and not any(key.startswith("mm_") for key in raw)
 
 
-def read_decoder(folder: Path) -> tuple[LanguageConfig, dict]:
-    """Return a decoder's config and what config.json holds. Raises CheckpointError for other decoders."""
+def read_language_folder(folder: Folder) -> tuple[LanguageConfig, dict, Translation]:
+    """Return a decoder's config, the content of config.json, and its tensors, not checked. Raises CheckpointError."""
+    config, raw = read_decoder(folder)
+    table = KeyTable(decoder_rules(config, f"{get_family(config.family).weights.body}.", "", is_torch=True))
+    naming = Naming(table, decoder_name, _is_computed, language_shapes(config), config.tie_word_embeddings)
+    return config, raw, translate(naming, open_torch_weights(folder))
+
+
+def _is_computed(name: str) -> bool:
+    return name.endswith(COMPUTED)
+
+
+def read_decoder(folder: Folder) -> tuple[LanguageConfig, dict]:
+    """Return a decoder's config and the content of config.json. Raises CheckpointError for other decoders."""
     refuse_quantized(folder)
     raw = read_config_json(folder)
     return read_language(folder, raw), raw
 
 
 def read_language(
-    folder: Path, stated: dict, family: str | None = None, *, part: str = "", beside: KeyRules | None = None
+    folder: Folder, stated: dict, family: str | None = None, *, part: str = "", beside: KeyRules | None = None
 ) -> LanguageConfig:
-    """Read the keys of a decoder; absent ones have transformers' defaults. Raises CheckpointError.
+    """Return the decoder that these keys describe; absent keys have transformers' defaults. Raises CheckpointError.
 
-    family: None for what model_type says. part: the object in config.json that holds them, "" for the whole file.
-    beside: rules of the keys among them that others read.
+    family: None for that of model_type. part: the object in config.json with the keys, "" for the whole file. beside:
+    rules of further keys in the same object.
     """
     path = folder / CONFIG_FILE
     where = f"{part} in {path}" if part else str(path)
@@ -47,7 +65,7 @@ def read_language(
         raise CheckpointError(text if where in text else f"{where}: {text}") from None
 
 
-def read_eos(folder: Path, stated: dict, language: LanguageConfig) -> tuple[int, ...]:
+def read_eos(folder: Folder, stated: dict, language: LanguageConfig) -> tuple[int, ...]:
     """Return the ids that end an answer, from generation_config.json, else the config, else the family's."""
     value = read_generation(folder).get("eos_token_id")
     value = stated.get("eos_token_id", get_family(language.family).eos_token_id) if value is None else value
@@ -74,7 +92,7 @@ def flat_json(config: LlavaConfig) -> dict:
 
 
 def check_features_scaled(config: LlavaConfig, layout: str) -> None:
-    """Raise CheckpointError for image features that a layout's own code would scale and this model does not."""
+    """Raise CheckpointError if a layout's own code would scale image features that this model does not scale."""
     if config.language.embedding_scale != 1.0 and not config.has_scaled_features:
         raise CheckpointError(
             f"layout {layout} cannot hold this model: its image features are not multiplied by the square root of the "
@@ -83,9 +101,10 @@ def check_features_scaled(config: LlavaConfig, layout: str) -> None:
 
 
 def stand_in(config: LlavaConfig) -> LlavaConfig:
-    """Return a model with its decoder as code without a class for that can run it; `flat_json` may refuse the result.
+    """Return a model whose decoder is of the family that runs in place of its own, where code has no class for that.
 
-    NOTE: a LLaMA has no window: what is beyond it is seen too, which the caller has to tell.
+    NOTE: a LLaMA has no sliding window, so that it sees positions beyond it. The caller reports that. `flat_json` may
+    refuse the result.
     """
     family = get_family(config.language.family).stand_in
     if family is None:
@@ -95,8 +114,8 @@ def stand_in(config: LlavaConfig) -> LlavaConfig:
     )
 
 
-def restored(folder: Path, language: LanguageConfig, own: dict) -> LanguageConfig:
-    """Return a decoder of which `stand_in` was written (own: of `read_own_json`). Raises CheckpointError."""
+def restored(folder: Folder, language: LanguageConfig, own: dict) -> LanguageConfig:
+    """Return the decoder that `stand_in` was made from (own: of `read_own_json`). Raises CheckpointError."""
     try:
         return dataclasses.replace(language, **own["language"])
     except (TypeError, ValueError) as error:
@@ -114,7 +133,7 @@ def class_json(config: LlavaConfig) -> dict:
 
 
 def generation_json(config: LlavaConfig) -> dict:
-    """Return generation_config.json, without ids that a small vocabulary does not have."""
+    """Return generation_config.json, without ids that are not in a small vocabulary."""
     family = get_family(config.language.family)
     ids = {"bos_token_id": family.bos_token_id, "pad_token_id": family.pad_token_id}
     ids = {name: value if (value or 0) < config.language.vocab_size else None for name, value in ids.items()}
@@ -126,12 +145,13 @@ def eos_json(config: LlavaConfig) -> int | list[int] | None:
     return ends[0] if len(ends) == 1 else ends or None
 
 
-def template_of(own: dict, language: LanguageConfig, folder: Path | None = None) -> TemplateChoice:
-    """Return the chat format that a folder has or names (own: of `read_own_json`), else its family's.
+def template_of(own: dict, language: LanguageConfig, folder: Folder | None = None) -> TemplateChoice:
+    """Return the chat format that a folder has or names (own: of `read_own_json`), else that of its family.
 
-    folder: where transformers' chat template may lie, None to look at none. Raises CheckpointError.
+    folder: the folder with transformers' chat template, None not to look for one. Raises CheckpointError.
     """
     default = get_family(language.family).template
     if folder is None:
-        return TemplateChoice(own["template"] or default, NOTED if own["template"] else DEFAULT)
-    return choose_template(folder, own["template"], default)
+        return TemplateChoice(own["template"] or default, FROM_CONFIG if own["template"] else DEFAULT)
+    key = "template", own["template"], default
+    return folder.once(key, lambda: choose_template(folder, own["template"], default))

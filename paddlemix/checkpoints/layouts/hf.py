@@ -7,16 +7,18 @@ import re
 from pathlib import Path
 
 from ...conversation.sentencepiece_tokenizer import SentencePieceTokenizer
-from ...conversation.tokenizer import Tokenizer
+from ...conversation.tokenizer import Tokenizer, make_tokenizer
 from ...foreign_json import check_keys, check_values, shown
 from ...image.spec import ANYRES_GRIDS, ImageSpec
 from ...models.config import LanguageConfig, LlavaConfig, VisionConfig
 from ...models.language.families.generic_keys import written_since
 from ...models.vision.families import KNOWN_TOWERS, get_tower_family
 from ...models.vision.families.family import SHAPE
+from ...tensor_files.shards import SAFETENSORS
 from ...tensor_files.stored import CheckpointError, StoredTensor
-from ...tensor_files.transforms import padded_rows
+from ...tensor_files.transforms import are_alike, padded_rows
 from . import hf_json, hf_tokenizer
+from .added_rows import num_rows_before
 from .components import (
     EMBEDDING,
     HEAD,
@@ -26,18 +28,20 @@ from .components import (
     read_pairs,
     tower_rules,
 )
-from .config_keys import HF, HF_KINDS, stored_dtype
+from .config_keys import HF, HF_KINDS, config_or_empty, read_config_json, stored_dtype
 from .decoder import read_eos, read_language, restored, template_of
+from .folder import Folder
 from .hf_json import ARCHITECTURES, IMAGE_PROCESSORS, as_width_height
 from .image_processor import ImageProcessor, read_processor
 from .image_processor_file import Found, check_processor, find_processor
+from .layout import ALL_ROWS, Layout, Options, Source, Vocabulary
 from .names import decoder_name, tower_name
 from .part import OWN_KEY, Part, read_own_json, renamed
 from .rules import KeyTable, Rule, linear_rules
 
 NAME = "hf"
 TOWER_PREFIX = "vision_tower.vision_model."
-# What the table writes, and what transformers has written since 4.52.
+# The names of the table, and those that transformers has used since 4.52.
 TO_NEW_STYLE = (
     ("language_model.model.", "model.language_model."),
     ("language_model.lm_head.", "lm_head."),
@@ -45,7 +49,7 @@ TO_NEW_STYLE = (
     ("multi_modal_projector.", "model.multi_modal_projector."),
     ("image_newline", "model.image_newline"),
 )
-# What transformers takes for a vision_config that is not there.
+# The values of transformers for an absent vision_config.
 DEFAULT_TOWER = {
     name: value for name, value in KNOWN_TOWERS["openai/clip-vit-large-patch14-336"].items() if name in SHAPE
 }
@@ -54,11 +58,18 @@ DROPPED = re.compile(r"(.*\.)?(rotary_emb\.inv_freq|embeddings\.position_ids)")
 DEFAULT_PINPOINTS = [list(pair) for pair in ANYRES_GRIDS]  # of LlavaNextConfig and of its image processor
 
 
-def matches(folder: Path, raw: dict) -> bool:
-    return any(name in ARCHITECTURES for name in raw.get("architectures") or ())
+def matches(folder: Folder) -> bool:
+    return any(name in ARCHITECTURES for name in config_or_empty(folder).get("architectures") or ())
 
 
-def read_config(folder: Path, raw: dict) -> LlavaConfig:
+def read(folder: Folder, options: Options) -> Source:
+    raw = read_config_json(folder)
+    config = read_config(folder, raw)
+    choice = template_of(read_own_json(raw), config.language, folder)
+    return Source(folder, LAYOUT, config, lambda *_: open_torch_weights(folder), folder, choice)
+
+
+def read_config(folder: Folder, raw: dict) -> LlavaConfig:
     """Build our config from config.json, preprocessor_config.json and generation_config.json."""
     check_keys(raw, HF, str(folder / "config.json"), CheckpointError)
     check_values(raw, HF_KINDS, str(folder / "config.json"), CheckpointError)
@@ -86,18 +97,18 @@ def read_config(folder: Path, raw: dict) -> LlavaConfig:
 
 
 def _is_tied(raw: dict, language: LanguageConfig, is_next: bool) -> bool:
-    """Tell if the head is the embedding's table.
+    """Return whether the head shares the matrix of the embeddings.
 
-    transformers 4 asks the decoder's config alone; 5 asks the model's own, which LlavaConfig, but not LlavaNextConfig,
-    sets where the decoder's does.
+    transformers 4 looks at the decoder's config alone. 5 looks at the model's own, to which LlavaConfig, but not
+    LlavaNextConfig, copies the decoder's.
     """
     if not written_since(raw, 5):
         return language.tie_word_embeddings
     return raw.get("tie_word_embeddings", False) or (language.tie_word_embeddings and not is_next)
 
 
-def read_vision(folder: Path, raw: dict) -> VisionConfig:
-    """Read vision_config and the keys that say which features are taken."""
+def read_vision(folder: Folder, raw: dict) -> VisionConfig:
+    """Read vision_config and the keys that choose features."""
     stated = raw.get("vision_config")
     fields = hf_json.vision_fields(folder, DEFAULT_TOWER if stated is None else stated)
     layer = raw.get("vision_feature_layer", -2)
@@ -121,8 +132,8 @@ def read_vision(folder: Path, raw: dict) -> VisionConfig:
     return VisionConfig(**fields, select_layer=layer, select_feature="patch" if is_cut else "cls_patch")
 
 
-def _read_image(folder: Path, raw: dict, vision: VisionConfig, is_next: bool) -> ImageSpec:
-    """Read the image processor's file; without one the images are those of the tower alone."""
+def _read_image(folder: Folder, raw: dict, vision: VisionConfig, is_next: bool) -> ImageSpec:
+    """Read the image processor's file. Without one, images are made as for the tower alone."""
     check_processor(folder, vision.patch_size, raw.get("vision_feature_select_strategy", "default"))
     found, processor, pixels = find_processor(folder), None, get_tower_family(vision.family).pixels
     stated = raw.get("image_grid_pinpoints", DEFAULT_PINPOINTS) if is_next else ()
@@ -146,26 +157,22 @@ def _read_image(folder: Path, raw: dict, vision: VisionConfig, is_next: bool) ->
 
 
 def _check_tiles(found: Found, processor: ImageProcessor, pairs: tuple[tuple[int, int], ...], is_next: bool) -> None:
-    """Raise CheckpointError for an image processor that does not lay out images as the model expects them."""
+    """Raise CheckpointError if an image processor does not lay out images as the model expects."""
     if processor.kind.has_tiles != is_next:
         raise CheckpointError(
-            f"{found.where} states {processor.kind.name}, but {ARCHITECTURES[is_next]} takes its images from "
-            f"{IMAGE_PROCESSORS[is_next]}{'' if is_next else ' or a class without tiles'}"
+            f"{found.where} states {processor.kind.name}, but {ARCHITECTURES[is_next]} needs the images of "
+            f"{IMAGE_PROCESSORS[is_next]}{'' if is_next else ' or of a class without tiles'}"
         )
     stated = DEFAULT_PINPOINTS if processor.pinpoints is None else processor.pinpoints
     if is_next and read_pairs(Path(found.where), stated) != pairs:
         raise CheckpointError(
             f"{found.where} states image_grid_pinpoints {shown(stated)}, but config.json states "
-            f"{shown([list(pair) for pair in pairs])}: pixels and features would lie on different canvases"
+            f"{shown([list(pair) for pair in pairs])}: pixels and features would be on different canvases"
         )
 
 
-def open_tensors(folder: Path) -> dict[str, StoredTensor]:
-    return open_torch_weights(folder)
-
-
 def table(config: LlavaConfig) -> KeyTable:
-    language = hf_json.held(config).language
+    language = hf_json.as_transformers(config).language
     rules = decoder_rules(language, "language_model.model.", "language_model.", is_torch=True)
     rules += tower_rules(config.vision, TOWER_PREFIX, is_torch=True)
     for ours, theirs in (("projector.0", "linear_1"), ("projector.2", "linear_2")):
@@ -174,47 +181,41 @@ def table(config: LlavaConfig) -> KeyTable:
 
 
 def canonical(name: str) -> str:
-    """Return the oldest style of a name, which `table` is written in.
+    """Return the oldest spelling of a name, which `table` has.
 
     transformers has moved the decoder, the tower and the head into and out of `model.` and `language_model.`, and has
-    left out the tower's `vision_model.`; a name says what it is in any of these.
+    dropped the tower's `vision_model.`. All spellings are recognized.
     """
     name = tower_name(decoder_name(name, "language_model.model.", "language_model."), TOWER_PREFIX)
     return name.removeprefix("model.") if name.startswith(IN_MODEL) else name
 
 
 def is_dropped(name: str, config: LlavaConfig) -> bool:
-    """Tell what is left out on purpose: computed buffers, the copy of tied embeddings, and a tower's unused head."""
+    """Return whether a tensor is dropped: a computed buffer, a copy of tied embeddings, or a tower's unused head."""
     is_tied_head = config.language.tie_word_embeddings and name == "language_model.lm_head.weight"
     is_unused = is_unused_by_llava(config.vision, TOWER_PREFIX, name)
     return is_tied_head or is_unused or DROPPED.fullmatch(name) is not None
 
 
-def parts(
-    config: LlavaConfig,
-    tensors: dict[str, StoredTensor],
-    tokenizer: Tokenizer | None = None,
-    num_own: int | None = None,
-) -> list[Part]:
+def parts(config: LlavaConfig, tensors: dict[str, StoredTensor], vocabulary: Vocabulary = ALL_ROWS) -> list[Part]:
     """Return the folder of a LlavaForConditionalGeneration or LlavaNextForConditionalGeneration.
 
-    Where the tokenizer has `<image>` and `<pad>` already, they keep their ids and rows. Else the vocabulary gets rows
-    for them and up to a multiple of 64, each the mean of the others, so that no new token is likelier than an average
-    one. num_own: how many of them are the model's own, None for all. Raises CheckpointError for a model that
-    transformers has no class for.
+    If the tokenizer has `<image>` and `<pad>`, they keep their ids and rows. Else the vocabulary gets rows for them,
+    and for padding to a multiple of 64. Each is the mean of the others, so that no new token is likelier than an
+    average one. Raises CheckpointError for a model for which transformers has no class.
     """
     hf_json.check_holdable(config)
-    places = hf_tokenizer.find_places(config.language.vocab_size, tokenizer, num_own)
+    places = hf_tokenizer.find_places(config.language.vocab_size, vocabulary.tokenizer, vocabulary.num_own)
     names, theirs = table(config), {}
-    vocabulary = [names.to_theirs(name)[0] for name in (EMBEDDING, HEAD)]
+    with_rows = [names.to_theirs(name)[0] for name in (EMBEDDING, HEAD)]
     for name, tensor in renamed(names, tensors, NAME).items():
-        is_grown = name in vocabulary and tensor.shape[0] < places.num_rows
+        is_grown = name in with_rows and tensor.shape[0] < places.num_rows
         theirs[new_style(name)] = padded_rows(tensor, places.num_rows, "mean") if is_grown else tensor
-    return [Part("", "safetensors", "model", theirs, hf_json.json_files(config, places), notes=hf_json.notes(config))]
+    return [Part("", SAFETENSORS, "model", theirs, hf_json.json_files(config, places), notes=hf_json.notes(config))]
 
 
 def new_style(name: str) -> str:
-    """Return what transformers 4.52 and later call a tensor of `table`."""
+    """Return the name of a tensor of `table` in transformers 4.52 and later."""
     old, new = next(pair for pair in TO_NEW_STYLE if name.startswith(pair[0]))
     return new + name[len(old) :]
 
@@ -226,17 +227,51 @@ def write_tokenizer(tokenizer: Tokenizer, config: LlavaConfig, folder: Path) -> 
 
 
 def tokenizer_remarks(tokenizer: Tokenizer | None) -> list[str]:
-    """Return what the report has to tell about ids that transformers makes of a prompt with an image."""
+    """Return notes for the report on the ids that transformers makes of a prompt with an image."""
     if not isinstance(tokenizer, SentencePieceTokenizer) or tokenizer.is_legacy:
         return []
     return [
-        "its tokenizer is not legacy: behind an image or a mark at the start, transformers puts no space in front of "
-        "the text that follows, LLaVA's own code and this one do, so that a prompt can differ by one id there"
+        "its tokenizer is not legacy: after an image or a special token at the start, transformers puts no space in "
+        "front of the text, LLaVA's own code and this one do, so that a prompt can differ by one id there"
     ]
 
 
-def own_vocab_size(folder: Path, raw: dict, rows: StoredTensor) -> int | None:
-    """Return how many of the vocabulary's rows are the model's own, None where none can be told from added ones."""
-    own = raw.get(OWN_KEY)
-    recorded = own.get("vocab_size") if isinstance(own, dict) else None
-    return hf_tokenizer.own_vocab_size(folder, raw, recorded, rows)
+def num_own_rows(folder: Folder, source: Source) -> int | None:
+    """Return how many rows of the vocabulary are the model's own, None if they cannot be told from added ones.
+
+    The others start where our writer recorded it, else at `<image>`, and they count as added if the tokenizer has
+    nothing but that token and `<pad>` there, as in llava-hf's folders. Without a tokenizer they count as added if our
+    writer recorded it and they all are equal, as it writes them.
+    """
+    raw = folder.json("config.json")
+    image_id = raw.get("image_token_index", raw.get("image_token_id", 32000))
+    recorded = raw[OWN_KEY].get("vocab_size") if isinstance(raw.get(OWN_KEY), dict) else None
+    start = image_id if recorded is None else recorded
+    num_rows = source.stored_config.language.vocab_size
+    if type(image_id) is not int or type(start) is not int or not 0 < image_id <= start < num_rows:
+        return None
+    files = source.tokenizer_folder.tokenizer_files()
+    if files is None:
+        return start if recorded is not None and are_alike(source.stored_tensors[EMBEDDING], start) else None
+    try:
+        return num_rows_before(files, start, image_id)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        make_tokenizer(files)  # raises an error that explains what is wrong with the files
+        raise
+
+
+LAYOUT = Layout(
+    name=NAME,
+    title="hf (llava-hf, of transformers)",
+    rule=f"{' or '.join(ARCHITECTURES)} of transformers",
+    matches=matches,
+    read=read,
+    table=table,
+    canonical=canonical,
+    is_dropped=is_dropped,
+    parts=parts,
+    write_tokenizer=write_tokenizer,
+    remarks=tokenizer_remarks,
+    is_of_transformers=True,
+    num_own_rows=num_own_rows,
+)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from ...conversation.templates import get_template
 from ...image.spec import RESAMPLES, ImageSpec
@@ -12,12 +11,13 @@ from ...models.language.families import get_family
 from ...models.vision.families import CLIP, SIGLIP, by_tower_type, get_tower_family
 from ...tensor_files.stored import CheckpointError
 from .decoder import class_json, generation_json, language_json, stand_in
+from .folder import Folder
 from .hf_chat import chat_template
 from .hf_tokenizer import Places
 from .part import OWN_KEY, own_json
 
 # Before UNSCALED_VERSION transformers multiplies image features by a decoder's embedding_scale (Gemma's), from it on
-# it does not. What a model does is told by the version that its folder names.
+# it does not. Which of the two a model needs follows from the version in its folder.
 SCALING_VERSION, UNSCALED_VERSION = "5.3.0", "5.4.0"
 ARCHITECTURES = ("LlavaForConditionalGeneration", "LlavaNextForConditionalGeneration")
 # What AutoImageProcessor takes for the two where the file names no class.
@@ -25,7 +25,7 @@ IMAGE_PROCESSORS = ("LlavaImageProcessor", "LlavaNextImageProcessor")
 
 
 def check_holdable(config: LlavaConfig) -> None:
-    """Raise CheckpointError for a model that neither of the two classes can be."""
+    """Raise CheckpointError for a model that neither of the two classes can hold."""
     image = config.image
     is_next = image.mode == "anyres" and image.merge == "spatial_unpad" and config.has_image_newline
     if image.mode == "anyres" and not is_next:
@@ -42,19 +42,19 @@ def check_holdable(config: LlavaConfig) -> None:
         )
 
 
-def held(config: LlavaConfig) -> LlavaConfig:
-    """Return the model with a decoder that transformers itself has a class of."""
+def as_transformers(config: LlavaConfig) -> LlavaConfig:
+    """Return the model with a decoder for which transformers itself has a class."""
     return config if get_family(config.language.family).remote_code is None else stand_in(config)
 
 
 def notes(config: LlavaConfig) -> tuple[str, ...]:
-    """Return what the report of a conversion has to tell about versions of transformers."""
+    """Return notes for the report of a conversion on versions of transformers."""
     if config.language.embedding_scale == 1.0:
         return ()
     does, since = ("are", "up to 5.3") if config.has_scaled_features else ("are not", "from 5.4 on")
     return (
         f"in this model image features {does} multiplied by the square root of the width, as in transformers {since}: "
-        "other versions answer otherwise",
+        "other versions give other answers",
     )
 
 
@@ -71,18 +71,18 @@ def json_files(config: LlavaConfig, places: Places) -> dict[str, dict]:
 
 
 def as_width_height(pairs: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
-    """Turn (height, width) pairs into (width, height) ones, and back.
+    """Return (height, width) pairs as (width, height) ones, and the other way round.
 
-    NOTE: LLaVA's own lists are in (width, height), and transformers took their numbers over as (height, width). Where
-    the list names every canvas and its mirror, the set is the same either way, and the numbers are left in place: the
-    order, which decides ties, is then LLaVA's.
+    NOTE: LLaVA's own lists are in (width, height), and transformers took over the numbers as (height, width). If
+    the list has every canvas in both orientations, the set is the same either way, and the numbers are not swapped, so
+    that the order, which decides ties, is LLaVA's.
     """
     mirrored = tuple((second, first) for first, second in pairs)
     return pairs if set(pairs) == set(mirrored) else mirrored
 
 
 def preprocessor(image: ImageSpec) -> dict:
-    """Return preprocessor_config.json: each image mode, and each way to a square, has a class of its own."""
+    """Return preprocessor_config.json. The class depends on the image mode, and on how an image is made square."""
     classes = {"anyres": IMAGE_PROCESSORS[1], "pad": IMAGE_PROCESSORS[0], "square": CLIP.image_processor}
     square = {"height": image.side, "width": image.side}
     values = {
@@ -104,21 +104,21 @@ def preprocessor(image: ImageSpec) -> dict:
         return values | {"image_processor_type": SIGLIP.image_processor, "size": square}
     if image.mode == "square":
         return values
-    # In LlavaNext's, do_pad makes the tiles of a batch equally many.
+    # In LlavaNext's, do_pad gives all images of a batch the same number of tiles.
     values |= {"do_pad": True, "processor_class": _processor_class(image)}
     return values | ({"image_grid_pinpoints": _pinpoints(image)} if image.mode == "anyres" else {})
 
 
 def _size(image: ImageSpec) -> dict[str, int]:
-    """Return what an image is scaled to before the crop, in transformers' words."""
+    """Return the size before the crop, under transformers' keys."""
     resize = image.resize or (image.side,)
     return {"shortest_edge": resize[0]} if len(resize) == 1 else {"height": resize[1], "width": resize[0]}
 
 
 def tower_preprocessor(image: ImageSpec, layout: str) -> dict:
-    """Return the file of the image processor inside, as LLaVA's own code has it: nothing of padding and tiles.
+    """Return the file of the tower's image processor in LLaVA's own code, without padding and tiles.
 
-    Raises CheckpointError for tiles that are not made with the filter that code always makes them with.
+    Raises CheckpointError for tiles with another filter than that code always uses.
     """
     if image.mode == "anyres" and image.resample != "bicubic":
         raise CheckpointError(
@@ -127,8 +127,8 @@ def tower_preprocessor(image: ImageSpec, layout: str) -> dict:
     return preprocessor(image.as_square())
 
 
-def vision_fields(folder: Path, stated: Mapping) -> dict:
-    """Return the fields of VisionConfig that a vision config tells, CLIP's if it names no kind.
+def vision_fields(folder: Folder, stated: Mapping) -> dict:
+    """Return the fields of VisionConfig in a vision config, CLIP's if it names no kind.
 
     Raises CheckpointError for another kind of tower.
     """
@@ -162,7 +162,7 @@ def _config(config: LlavaConfig, places: Places) -> dict:
         "vision_config": {**vision_json(config.vision), "torch_dtype": config.dtype},
         "vision_feature_layer": vision.select_layer,
         "vision_feature_select_strategy": _strategy(config),
-        OWN_KEY: own_json(config, held(config)) | {"vocab_size": places.num_own},
+        OWN_KEY: own_json(config, as_transformers(config)) | {"vocab_size": places.num_own},
     }
     if is_next and not image.has_rounded_sizes:
         values[OWN_KEY]["has_rounded_sizes"] = False
@@ -174,7 +174,7 @@ def _config(config: LlavaConfig, places: Places) -> dict:
 
 
 def _text_config(config: LlavaConfig, places: Places) -> dict:
-    decoder, rows = held(config), {"vocab_size": places.num_rows}
+    decoder, rows = as_transformers(config), {"vocab_size": places.num_rows}
     return {**class_json(decoder), **language_json(decoder), **rows, **_token_ids(config, places)}
 
 
@@ -185,7 +185,7 @@ def _token_ids(config: LlavaConfig, places: Places) -> dict:
 def _processor(config: LlavaConfig) -> dict:
     return {
         "image_token": "<image>",
-        # The class token, which the strategy "default" takes away again.
+        # The class token, which the strategy "default" removes again.
         "num_additional_image_tokens": int(config.vision.has_class_token),
         "patch_size": config.vision.patch_size,
         "processor_class": _processor_class(config.image),
@@ -198,7 +198,7 @@ def _processor_class(image: ImageSpec) -> str:
 
 
 def _strategy(config: LlavaConfig) -> str:
-    """Return "default" where the first of the tower's features, the class token, is left out."""
+    """Return "default" if the first of the tower's features, the class token, is dropped."""
     is_cut = config.vision.has_class_token and config.vision.select_feature == "patch"
     return "default" if is_cut else "full"
 

@@ -1,4 +1,4 @@
-"""Where a folder describes its image processor: in which file, and what else stands there.
+"""The file in which a folder describes its image processor.
 
 `preprocessor_config.json`, or the object "image_processor" in `processor_config.json`, which transformers 5 writes.
 """
@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ...foreign_json import TEXT, KeyRules, check_keys, check_values, shown, whole_number
-from ...tensor_files.stored import CheckpointError, read_finite_json
+from ...tensor_files.stored import CheckpointError
+from .folder import Folder
 
 FILE, PROCESSOR_FILE, NESTED = "preprocessor_config.json", "processor_config.json", "image_processor"
-# What else LlavaProcessor and LlavaNextProcessor save. How many tokens an image has is the tower's to say.
+# The other keys of LlavaProcessor and LlavaNextProcessor. The number of tokens of an image follows from the tower.
 PROCESSOR_RULES = KeyRules(
     used=frozenset({NESTED}),
     inert=frozenset({"processor_class", "num_additional_image_tokens", "chat_template"}),
@@ -28,47 +28,47 @@ PROCESSOR_KINDS = {
 
 @dataclass(frozen=True)
 class Found:
-    """An image processor's file: where it stands, for messages, and what it states."""
+    """The description of an image processor. where: the file, for messages."""
 
     where: str
     values: Mapping[str, Any]
 
 
-def find_processor(folder: Path) -> Found | None:
-    """Return what describes a folder's image processor, None if nothing does.
+def find_processor(folder: Folder) -> Found | None:
+    """Return the description of a folder's image processor, None if there is none.
 
     As in transformers 5, the object in processor_config.json comes before preprocessor_config.json.
     """
-    path = folder / PROCESSOR_FILE
-    nested = read_finite_json(path).get(NESTED) if path.is_file() else None
+    nested = folder.finite_json(PROCESSOR_FILE).get(NESTED) if folder.has(PROCESSOR_FILE) else None
     if isinstance(nested, dict):
-        return Found(f"{path}, {NESTED}", nested)
+        return Found(f"{folder / PROCESSOR_FILE}, {NESTED}", nested)
     if nested is not None:
-        raise CheckpointError(f"{path}: {NESTED} is {shown(nested)}, expected an object")
-    path = folder / FILE
-    return Found(str(path), read_finite_json(path)) if path.is_file() else None
+        raise CheckpointError(f"{folder / PROCESSOR_FILE}: {NESTED} is {shown(nested)}, expected an object")
+    return Found(str(folder / FILE), folder.finite_json(FILE)) if folder.has(FILE) else None
 
 
-def unread_processor(folder: Path) -> str | None:
-    """Return a sentence on a preprocessor_config.json that says other things than what is read, None if none does."""
-    found, path = find_processor(folder), folder / FILE
-    if found is None or found.where == str(path) or not path.is_file() or read_finite_json(path) == found.values:
+def unread_processor(folder: Folder) -> str | None:
+    """Return a sentence on a preprocessor_config.json that is not read and differs from what is read, else None."""
+    found = find_processor(folder)
+    if found is None or found.where == str(folder / FILE) or not folder.has(FILE):
+        return None
+    if folder.finite_json(FILE) == found.values:
         return None
     return (
-        f"{FILE} is there as well and says other things than {NESTED} in {PROCESSOR_FILE}, which is what is read here "
-        "and by transformers 5; transformers 4 reads the former: remove the one that does not count"
+        f"{FILE} differs from {NESTED} in {PROCESSOR_FILE}. The latter is read here and by transformers 5, the former "
+        "by transformers 4: remove the wrong one"
     )
 
 
-def check_processor(folder: Path, patch_size: int, strategy: str) -> None:
-    """Raise CheckpointError where processor_config.json states what is not known, or another tower than the model's.
+def check_processor(folder: Folder, patch_size: int, strategy: str) -> None:
+    """Raise CheckpointError if processor_config.json has unknown keys, or values of another tower than the model's.
 
     strategy: vision_feature_select_strategy. With other values transformers' processor makes more or fewer image tokens
     than its model gives features, and fails.
     """
-    path = folder / PROCESSOR_FILE
-    if path.is_file():
+    if folder.has(PROCESSOR_FILE):
+        path = str(folder / PROCESSOR_FILE)
         held = {"patch_size": (patch_size, None), "vision_feature_select_strategy": (strategy, None)}
-        values = read_finite_json(path)
-        check_keys(values, PROCESSOR_RULES | KeyRules(held=held), str(path), CheckpointError)
-        check_values(values, PROCESSOR_KINDS, str(path), CheckpointError)
+        values = folder.finite_json(PROCESSOR_FILE)
+        check_keys(values, PROCESSOR_RULES | KeyRules(held=held), path, CheckpointError)
+        check_values(values, PROCESSOR_KINDS, path, CheckpointError)

@@ -1,16 +1,16 @@
-"""Names of tensors in the ways that tools write them, brought to the one that the tables of the layouts have."""
+"""The spellings of tensor names that tools use, and the one that the tables of the layouts have."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 from ...models.language.families import FAMILIES
 from ...models.vision.families import TOWER_FAMILIES
 from ...tensor_files.stored import CheckpointError, StoredTensor
+from .folder import Folder
 
-# The names in a decoder's own folder, by their first word: the module around the layers, and the head's.
+# First word of a name in a decoder's own folder -> the module around the layers. The heads have none.
 BODIES = {
     family.weights.of(part): family.weights.body
     for family in FAMILIES.values()
@@ -18,7 +18,7 @@ BODIES = {
 }
 HEADS = tuple(sorted({family.weights.of("lm_head") for family in FAMILIES.values()}))
 IN_DECODER = re.compile(rf"(?:model\.|language_model\.|transformer\.)*(({'|'.join([*BODIES, *HEADS])})\..+)")
-# The same of a tower's: what its parts and the heads that no LLaVA reads begin with.
+# First words of names in a tower's folder, heads that no LLaVA reads included.
 TOWER_PARTS = sorted(
     {
         name.partition(".")[0]
@@ -32,9 +32,9 @@ IN_TOWER = re.compile(rf"(?:model\.|vision_tower\.|visual_encoder\.|vision_model
 def decoder_name(name: str, body: str | None = None, outer: str = "") -> str:
     """Return a decoder's tensor name with `body` before the layers and `outer` before the head.
 
-    body None: as the decoder's class in transformers has it in a folder of its own (`model.layers. ...`). Tools write
-    it with more or fewer modules around it (`language_model.model.layers`, `layers`): it is the same tensor. Names of
-    anything else come back as they are.
+    body None: as in a folder that transformers' class for the decoder writes (`model.layers. ...`). Tools write the
+    same tensor with more or fewer modules around it (`language_model.model.layers`, `layers`). Other names are returned
+    unchanged.
     """
     match = IN_DECODER.fullmatch(name)
     if match is None:
@@ -46,14 +46,14 @@ def decoder_name(name: str, body: str | None = None, outer: str = "") -> str:
 def tower_name(name: str, prefix: str = "vision_model.") -> str:
     """Return a tower's tensor name with `prefix` before its parts, of which transformers 5 leaves out `vision_model.`.
 
-    Names of anything else come back as they are.
+    Other names are returned unchanged.
     """
     match = IN_TOWER.fullmatch(name)
     return name if match is None else f"{prefix}{match[1]}"
 
 
-def renamed_once(folder: Path, tensors: Mapping[str, StoredTensor], rename: Callable[[str], str]) -> dict:
-    """Return tensors under other names. Raises CheckpointError where two get the same."""
+def renamed_once(folder: Folder, tensors: Mapping[str, StoredTensor], rename: Callable[[str], str]) -> dict:
+    """Return tensors under other names. Raises CheckpointError if two get the same name."""
     found: dict[str, StoredTensor] = {}
     for name, tensor in tensors.items():
         if rename(name) in found:

@@ -1,7 +1,7 @@
-"""Folders of LLaVA's own code (liuhaotian/llava-v1.5-*, -v1.6-*): LlavaLlamaForCausalLM and its like, by torch.
+"""Folders of LLaVA's own code (liuhaotian/llava-v1.5-*, -v1.6-*): LlavaLlamaForCausalLM and similar classes, in torch.
 
-Released 1.5 weights hold no vision tower: config.json names it (mm_vision_tower), and it is a folder of its own. 1.6
-weights hold a tuned one, which counts.
+Released 1.5 weights have no vision tower: config.json names it (mm_vision_tower), and it has a separate folder. 1.6
+weights have a tuned tower, which is used.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from ...image.spec import ImageSpec
 from ...models.config import LanguageConfig, LlavaConfig
 from ...models.language.families import FAMILIES, by_llava_architecture, get_family
 from ...models.vision.families import get_tower_family
+from ...tensor_files.shards import SAFETENSORS
 from ...tensor_files.stored import CheckpointError, StoredTensor
 from . import paddlemix, torch_tokenizer
 from .components import (
@@ -24,7 +25,7 @@ from .components import (
     read_pairs,
     tower_rules,
 )
-from .config_keys import OFFICIAL, check_feature_width, check_mm, read_config_json, stored_dtype
+from .config_keys import OFFICIAL, check_feature_width, check_mm, config_or_empty, read_config_json, stored_dtype
 from .decoder import (
     check_features_scaled,
     flat_json,
@@ -35,7 +36,10 @@ from .decoder import (
     stand_in,
     template_of,
 )
+from .folder import Folder
+from .folder_template import TemplateChoice
 from .image_processor import in_llavas_code
+from .layout import ALL_ROWS, Layout, Options, Source, Vocabulary
 from .names import tower_name as tower_tensor_name
 from .official_tower import TowerFacts, check_layers, fetch_tower, read_facts, select_layer
 from .official_tower import selection as selection
@@ -52,22 +56,34 @@ from .tower import (
 )
 
 NAME = "official"
-# The same code's models over decoders that are not read: recognised, so that the reason can be told.
+# Models of the same code over unsupported decoders. They are recognized so that the error can say why.
 OTHER_DECODERS = ("LlavaMixtralForCausalLM", "LlavaQwenMoeForCausalLM")
 DROPPED = re.compile(r"(.*\.)?(rotary_emb\.inv_freq|embeddings\.position_ids)")
 
 
-def matches(folder: Path, raw: dict) -> bool:
-    """A LLaVA by its architecture or its mm_* keys, whose weights Paddle did not write."""
+def matches(folder: Folder) -> bool:
+    """Return whether a LLaVA, by its architecture or its mm_* keys, has weights that Paddle did not write."""
+    raw = config_or_empty(folder)
     names = raw.get("architectures") or ()
     is_named = by_llava_architecture(names) is not None or any(name in names for name in OTHER_DECODERS)
     # NOTE: older code had its classes under other names (LlavaMPTForCausalLM); "llava" is transformers' type too.
     is_named = is_named or raw.get("model_type") in {one.llava_model_type for one in FAMILIES.values()} - {"llava"}
-    return (is_named or "mm_projector_type" in raw) and not paddlemix.matches(folder, raw)
+    return (is_named or "mm_projector_type" in raw) and not paddlemix.matches(folder)
 
 
-def read_config(folder: Path, raw: dict) -> LlavaConfig:
-    """Build our config from the official flat one and what describes the tower. Raises CheckpointError."""
+def read(folder: Folder, options: Options) -> Source:
+    raw = read_config_json(folder)
+    config = read_config(folder, raw)
+    choice = template_choice(folder, raw, config.language)
+    return Source(folder, LAYOUT, config, lambda *_: open_tensors(folder), folder, choice)
+
+
+def template_choice(folder: Folder, raw: dict, language: LanguageConfig) -> TemplateChoice:
+    return template_of(read_own_json(raw), language, folder)
+
+
+def read_config(folder: Folder, raw: dict) -> LlavaConfig:
+    """Build our config from the official flat one and the description of the tower. Raises CheckpointError."""
     check_decoder(folder, raw)
     language = restored(folder, read_language(folder, raw, _family(raw), beside=OFFICIAL), read_own_json(raw))
     return build_config(folder, raw, language, read_facts(folder, raw))
@@ -81,17 +97,22 @@ def _family(raw: dict) -> str:
 
 
 def body_of(family: str) -> str:
-    """Return the module around everything but the head, in a model over a family of decoders or its stand-in."""
+    """Return the module around everything but the head, for a family of decoders or its stand-in."""
     return get_family(get_family(family).stand_in or family).weights.body
 
 
+def name_in_part(part: str, name: str, config: LlavaConfig) -> str:
+    """Return the name that a tensor of the tower's own folder has in the model."""
+    return tower_prefix(config.language.family) + name if part else name
+
+
 def tower_prefix(family: str) -> str:
-    """Return what stands before a tower's own names in a model over a family of decoders."""
+    """Return the prefix of a tower's names in a model with a family of decoders."""
     return f"{body_of(family)}.vision_tower.vision_tower."
 
 
-def check_decoder(folder: Path, raw: dict) -> None:
-    """Raise CheckpointError for what the official code has, but which is not read."""
+def check_decoder(folder: Folder, raw: dict) -> None:
+    """Raise CheckpointError for options and decoders of the official code that are not supported."""
     check_mm(folder, raw)
     others = [name for name in raw.get("architectures") or () if name in OTHER_DECODERS]
     if others:
@@ -99,8 +120,8 @@ def check_decoder(folder: Path, raw: dict) -> None:
         raise CheckpointError(f"{folder}: language model of {others[0]}, expected one of {known}")
 
 
-def build_config(folder: Path, raw: dict, language: LanguageConfig, facts: TowerFacts) -> LlavaConfig:
-    """Build a config from the official one's mm_* keys, a decoder and a tower that are read already."""
+def build_config(folder: Folder, raw: dict, language: LanguageConfig, facts: TowerFacts) -> LlavaConfig:
+    """Build a config from the official mm_* keys, a decoder and a tower."""
     vision = facts.vision
     check_feature_width(folder, raw, vision)
     mode = raw.get("image_aspect_ratio") or "square"
@@ -119,23 +140,23 @@ def build_config(folder: Path, raw: dict, language: LanguageConfig, facts: Tower
         vision=vision,
         projector_type=raw.get("mm_projector_type", "linear"),
         image=image,
-        template=template_of(read_own_json(raw), language, folder).name,
+        template=template_choice(folder, raw, language).name,
         dtype=stored_dtype(folder, raw),
         has_image_newline="unpad" in merge,
         eos_token_ids=read_eos(folder, raw, language),
     )
 
 
-def open_tensors(folder: Path) -> dict[str, StoredTensor]:
-    """Map the weights, with those of the tower that config.json names where they hold none."""
+def open_tensors(folder: Folder) -> dict[str, StoredTensor]:
+    """Map the weights, together with those of the tower that config.json names if they have none."""
     tensors, raw = open_torch_weights(folder), read_config_json(folder)
     if any(name.startswith(tower_prefix(_family(raw))) for name in tensors):
         return tensors
     return {**tensors, **open_named_tower(folder, raw)}
 
 
-def open_named_tower(folder: Path, raw: dict) -> dict[str, StoredTensor]:
-    """Map the tower that a config names, under official names."""
+def open_named_tower(folder: Folder, raw: dict) -> dict[str, StoredTensor]:
+    """Map the tower that a config names, under the names of the official code."""
     place = fetch_tower(folder, tower_name(raw))
     return {tower_prefix(_family(raw)) + name: tensor for name, tensor in open_tower(place).items()}
 
@@ -154,7 +175,7 @@ def canonical(name: str) -> str:
 
 
 def is_dropped(name: str, config: LlavaConfig) -> bool:
-    """Tell what is left out on purpose: computed buffers, the copy of tied embeddings, and what is not used."""
+    """Return whether a tensor is dropped: a computed buffer, a copy of tied embeddings, or an unused tensor."""
     if is_unused_by_llava(config.vision, f"{tower_prefix(config.language.family)}vision_model.", name):
         return True
     is_tied_head = config.language.tie_word_embeddings and name == "lm_head.weight"
@@ -162,11 +183,11 @@ def is_dropped(name: str, config: LlavaConfig) -> bool:
     return is_tied_head or is_unused_newline or DROPPED.fullmatch(name) is not None
 
 
-def parts(config: LlavaConfig, tensors: dict[str, StoredTensor]) -> list[Part]:
-    """Return a folder that LLaVA's own class over this decoder loads.
+def parts(config: LlavaConfig, tensors: dict[str, StoredTensor], vocabulary: Vocabulary = ALL_ROWS) -> list[Part]:
+    """Return a folder that LLaVA's own class for this decoder loads.
 
-    A tower with a name that the official code hands to transformers lies inside, as in 1.6. Any other gets a folder of
-    its own in the result, since that code wants a path then; it is relative, so the code has to run in the result.
+    A tower whose name the official code hands to transformers is in the weights, as in 1.6. For any other tower that
+    code needs a path, so it gets a folder inside the result. The path is relative: the code has to run in the result.
     NOTE: LLaVA-NeXT's class for SigLIP asserts the 27x27 patches of so400m-patch14-384.
     """
     _check_decoder_class(config)
@@ -188,12 +209,12 @@ def parts(config: LlavaConfig, tensors: dict[str, StoredTensor]) -> list[Part]:
         "generation_config.json": generation_json(config),
         IMAGE_FILE: image_json(config.image),
     }
-    main = Part("", "safetensors", "model", theirs, json_files, notes=_notes(config))
+    main = Part("", SAFETENSORS, "model", theirs, json_files, notes=_notes(config))
     return [main] if name else [main, tower_part(folder, tower, config)]
 
 
 def _check_decoder_class(config: LlavaConfig) -> None:
-    """Raise CheckpointError for a decoder over which LLaVA's own code has no class, nor one that can run it."""
+    """Raise CheckpointError for a decoder that no class of LLaVA's own code can run."""
     family = get_family(config.language.family)
     if not family.llava_architecture and family.stand_in is None:
         reason = "LLaVA's own code has no class that computes it; convert to hf, xtuner or paddle"
@@ -201,7 +222,7 @@ def _check_decoder_class(config: LlavaConfig) -> None:
 
 
 def _notes(config: LlavaConfig) -> tuple[str, ...]:
-    """Return what LLaVA's own code does otherwise with a decoder that it runs as another."""
+    """Return what LLaVA's own code does differently with a decoder that it runs as another one."""
     window = config.language.sliding_window
     if window is None or stand_in(config) == config:
         return ()
@@ -211,7 +232,7 @@ def _notes(config: LlavaConfig) -> tuple[str, ...]:
 
 
 def _config_json(config: LlavaConfig, tower: str, folder: str) -> dict:
-    """tower: the name of the one inside, else "", and it lies in folder."""
+    """Return config.json. tower: the name of the tower in the weights, "" if it is in `folder`."""
     image, vision, decoder = config.image, config.vision, stand_in(config)
     family = get_family(decoder.language.family)
     values = {
@@ -245,3 +266,18 @@ def _config_json(config: LlavaConfig, tower: str, folder: str) -> dict:
 
 def write_tokenizer(tokenizer: Tokenizer, config: LlavaConfig, folder: Path) -> None:
     torch_tokenizer.write_tokenizer(tokenizer, config.language.vocab_size, folder, config.template)
+
+
+LAYOUT = Layout(
+    name=NAME,
+    title="official (of LLaVA's own code)",
+    rule="LlavaLlama-, LlavaMistral-, LlavaQwen-, LlavaMpt- or LlavaGemmaForCausalLM with *.bin or *.safetensors",
+    matches=matches,
+    read=read,
+    table=table,
+    canonical=canonical,
+    is_dropped=is_dropped,
+    name_in_part=name_in_part,
+    parts=parts,
+    write_tokenizer=write_tokenizer,
+)

@@ -1,6 +1,6 @@
-"""The tower of an official folder: inside it or named, and which of its layers LLaVA's own code keeps.
+"""The tower of an official folder, inside it or named, and which of its layers LLaVA's own code keeps.
 
-Of some kinds that code removes the layers behind the features that it takes.
+For some kinds of towers that code removes the layers after the features that it uses.
 """
 
 from __future__ import annotations
@@ -8,13 +8,13 @@ from __future__ import annotations
 import dataclasses
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 from ...hub.places import fetch_folder, find_folder
 from ...models.config import VisionConfig
 from ...models.vision.families import KNOWN_TOWERS, get_tower_family
 from ...tensor_files.stored import CheckpointError
 from .components import has_torch_weights, open_torch_weights, safetensors_names
+from .folder import Folder
 from .part import OWN_KEY, read_own_json
 from .tower import is_tower, read_pixels, read_tower, shape_of
 
@@ -28,14 +28,14 @@ GIVE_TOWER = (
 
 @dataclass(frozen=True)
 class TowerFacts:
-    """A tower's shape, and mean and std of its pictures as fields of ImageSpec."""
+    """A tower's shape, and the pixels of its images as fields of ImageSpec."""
 
     vision: VisionConfig
     pixels: dict
 
 
 def selection(raw: dict) -> dict:
-    """Return which of the tower's features are taken, as fields of VisionConfig."""
+    """Return which of the tower's features are used, as fields of VisionConfig."""
     return {
         "select_layer": raw.get("mm_vision_select_layer", -2),
         "select_feature": raw.get("mm_vision_select_feature", "patch"),
@@ -48,11 +48,11 @@ def tower_name(raw: dict) -> str:
     return value if isinstance(value, str) else ""
 
 
-def read_facts(folder: Path, raw: dict) -> TowerFacts:
-    """Describe the tower: by vision_config, by its folder where it is on this machine, else by a name that is known."""
+def read_facts(folder: Folder, raw: dict) -> TowerFacts:
+    """Describe the tower by vision_config, by its folder if it is on this machine, or by a known name."""
     name = tower_name(raw)
-    place = find_folder(name, folder) if name else None
-    place = place if place is not None and is_tower(place) else None
+    found = find_folder(name, folder.path) if name else None
+    place = folder.at(found) if found is not None and is_tower(folder.at(found)) else None
     own = raw.get("vision_config")
     if own is not None:
         vision = shape_of(folder, own, **selection(raw))
@@ -65,23 +65,24 @@ def read_facts(folder: Path, raw: dict) -> TowerFacts:
     return TowerFacts(vision, read_pixels(vision, folder, place))
 
 
-def fetch_tower(folder: Path, name: str) -> Path:
+def fetch_tower(folder: Folder, name: str) -> Folder:
+    """Return the folder of a named tower, downloaded if it is not on this machine. Raises CheckpointError."""
     if not name:
         raise CheckpointError(f"{folder}: config.json names no vision tower (mm_vision_tower): {GIVE_TOWER}")
-    place = fetch_folder(name, folder, what=NO_TOWER, advice=GIVE_TOWER)
+    place = folder.at(fetch_folder(name, folder.path, what=NO_TOWER, advice=GIVE_TOWER))
     if not is_tower(place):
         raise CheckpointError(f"{folder} {NO_TOWER} {name}, but {place} has no config.json and weights: {GIVE_TOWER}")
     return place
 
 
 def select_layer(vision: VisionConfig, stated: int) -> int:
-    """Return the hidden state that the code takes of a whole tower, for mm_vision_select_layer (stated)."""
+    """Return the hidden state of a whole tower that the code uses. stated: mm_vision_select_layer."""
     own = get_tower_family(vision.family).own_select_layer
     return stated if own is None else own
 
 
-def as_stored(folder: Path, vision: VisionConfig) -> VisionConfig:
-    """Return a tower without the layers that the code removed before it wrote a folder, if it did."""
+def as_stored(folder: Folder, vision: VisionConfig) -> VisionConfig:
+    """Return a tower without the layers that the code removed before it wrote the folder, if it did."""
     layer = get_tower_family(vision.family).own_select_layer
     if layer is None:
         return vision
@@ -92,7 +93,7 @@ def as_stored(folder: Path, vision: VisionConfig) -> VisionConfig:
 
 
 def check_layers(vision: VisionConfig, name: str) -> None:
-    """Raise CheckpointError for a tower of which the code would take other features. name: on the hub, or ""."""
+    """Raise CheckpointError if the code would use other features of a tower. name: on the hub, or ""."""
     layer = get_tower_family(vision.family).own_select_layer
     if layer is not None and vision.num_used_layers != _num_used(vision, name):
         raise CheckpointError(
@@ -103,12 +104,12 @@ def check_layers(vision: VisionConfig, name: str) -> None:
 
 
 def _num_used(vision: VisionConfig, name: str) -> int:
-    """Return how many layers the code computes of the tower with this name on the hub, else of this tower."""
+    """Return how many layers of the tower with this name on the hub, or else of this one, the code computes."""
     num_all = KNOWN_TOWERS.get(name, vars(vision))["num_hidden_layers"]
     return num_all + 1 + get_tower_family(vision.family).own_select_layer
 
 
-def _num_stored_layers(folder: Path) -> int:
-    """Return how many layers of a tower lie in a folder's weights, 0 where the tower is elsewhere."""
+def _num_stored_layers(folder: Folder) -> int:
+    """Return how many layers of a tower are in a folder's weights, 0 if the tower is elsewhere."""
     names = safetensors_names(folder) or (open_torch_weights(folder) if has_torch_weights(folder) else ())
     return len({match[1] for name in names if (match := LAYER.fullmatch(name))})

@@ -11,24 +11,31 @@ from ...image.spec import ImageSpec
 from ...models.config import LlavaConfig, strict
 from ...models.language.families import get_family
 from ...models.vision.families import get_tower_family
-from ...tensor_files.stored import CheckpointError, StoredTensor, read_finite_json
+from ...tensor_files.shards import NUMPY_SAFETENSORS
+from ...tensor_files.stored import CheckpointError, StoredTensor
 from .components import SAFETENSORS_FILES, open_first
+from .config_keys import config_or_empty, read_config_json
+from .folder import Folder
+from .layout import ALL_ROWS, Layout, Options, Source, Vocabulary
 from .part import Part
-from .rules import KeyTable
 
 NAME = "paddle"
 FORMAT_KEY = "paddlemix_format"
 FORMAT = 1
 PROCESSOR_FILE = "processor_config.json"
 PROCESSOR_KINDS = {FORMAT_KEY: one_of([FORMAT]), "image": OBJECT, "template": TEXT}
-WEIGHTS, INDEX, _ = SAFETENSORS_FILES
 
 
-def matches(folder: Path, raw: dict) -> bool:
-    return FORMAT_KEY in raw
+def matches(folder: Folder) -> bool:
+    return FORMAT_KEY in config_or_empty(folder)
 
 
-def read_config(folder: Path, raw: dict) -> LlavaConfig:
+def read(folder: Folder, options: Options) -> Source:
+    config = read_config(folder, read_config_json(folder))
+    return Source(folder, LAYOUT, config, lambda *_: open_first(folder, [SAFETENSORS_FILES]), folder)
+
+
+def read_config(folder: Folder, raw: dict) -> LlavaConfig:
     """Read config.json as `config_json` wrote it."""
     if raw[FORMAT_KEY] != FORMAT:
         raise CheckpointError(
@@ -43,14 +50,14 @@ def read_config(folder: Path, raw: dict) -> LlavaConfig:
         get_tower_family(config.vision.family)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{folder / 'config.json'}: {error}") from None
-    if (folder / PROCESSOR_FILE).is_file():
-        read_processor_json(folder / PROCESSOR_FILE)  # of no use beside config.json, but a damaged one is told
+    if folder.has(PROCESSOR_FILE):
+        read_processor_json(folder)  # not needed beside config.json, but it may be damaged
     return config
 
 
-def read_processor_json(path: Path) -> tuple[ImageSpec, str]:
-    """Return image spec and template's name of the file that `processor_json` describes. Raises CheckpointError."""
-    values = read_finite_json(path)
+def read_processor_json(folder: Folder) -> tuple[ImageSpec, str]:
+    """Return the image spec and the template's name in processor_config.json. Raises CheckpointError."""
+    path, values = folder / PROCESSOR_FILE, folder.finite_json(PROCESSOR_FILE)
     if FORMAT_KEY not in values:
         raise CheckpointError(f"{path} was not written by paddlemix, and there is no config.json beside it")
     check_values(values, PROCESSOR_KINDS, str(path), CheckpointError)
@@ -64,37 +71,31 @@ def read_processor_json(path: Path) -> tuple[ImageSpec, str]:
 
 
 def config_json(config: LlavaConfig) -> dict:
-    """Return what config.json holds."""
+    """Return the content of config.json."""
     return {FORMAT_KEY: FORMAT, "model_type": "llava", **config.to_dict()}
 
 
 def processor_json(config: LlavaConfig) -> dict:
-    """Return what processor_config.json holds."""
+    """Return the content of processor_config.json."""
     return {FORMAT_KEY: FORMAT, "image": dataclasses.asdict(config.image), "template": config.template}
 
 
-def open_tensors(folder: Path) -> dict[str, StoredTensor]:
-    return open_first(folder, [SAFETENSORS_FILES])
-
-
-def table(config: LlavaConfig) -> KeyTable | None:
-    """Return None: the names are ours already."""
-    return None
-
-
-def canonical(name: str) -> str:
-    return name
-
-
-def is_dropped(name: str, config: LlavaConfig) -> bool:
-    return False
-
-
-def parts(config: LlavaConfig, tensors: dict[str, StoredTensor]) -> list[Part]:
-    """Return our own folder, which holds every model."""
-    json_files = {"config.json": config_json(config), "processor_config.json": processor_json(config)}
-    return [Part("", "safetensors", "model", dict(tensors), json_files, metadata_format="np")]
+def parts(config: LlavaConfig, tensors: dict[str, StoredTensor], vocabulary: Vocabulary = ALL_ROWS) -> list[Part]:
+    """Return our own folder, which can hold every model."""
+    json_files = {"config.json": config_json(config), PROCESSOR_FILE: processor_json(config)}
+    return [Part("", NUMPY_SAFETENSORS, "model", dict(tensors), json_files)]
 
 
 def write_tokenizer(tokenizer: Tokenizer, config: LlavaConfig, folder: Path) -> None:
     tokenizer.save(folder)
+
+
+LAYOUT = Layout(
+    name=NAME,
+    title="paddle (this project's own)",
+    rule=f"config.json with {FORMAT_KEY}",
+    matches=matches,
+    read=read,
+    parts=parts,
+    write_tokenizer=write_tokenizer,
+)

@@ -15,6 +15,7 @@ from ...models.projector_type import projector_blocks
 from ...models.vision.families import CLIP, KNOWN_TOWERS
 from ...models.vision.families.family import SHAPE as STATED
 from ...output import write_json
+from ...tensor_files.shards import PDPARAMS
 from ...tensor_files.stored import CheckpointError, StoredTensor, read_json
 from . import hf_json
 from .components import (
@@ -29,10 +30,12 @@ from .components import (
     safetensors_names,
     tower_rules,
 )
-from .config_keys import PADDLEMIX, check_feature_width, check_mm, stored_dtype
+from .config_keys import PADDLEMIX, check_feature_width, check_mm, config_or_empty, read_config_json, stored_dtype
 from .decoder import flat_json, generation_json, read_eos, read_language, template_of
+from .folder import Folder
 from .image_processor import in_llavas_code, read_processor
 from .image_processor_file import Found, find_processor
+from .layout import ALL_ROWS, Layout, Options, Source, Vocabulary
 from .paddlenlp_rope import ROPE_KINDS, read_rope, rope_json
 from .part import OWN_KEY, Part, own_json, read_own_json, renamed
 from .rules import KeyTable, Rule
@@ -40,13 +43,14 @@ from .rules import KeyTable, Rule
 NAME = "paddlemix"
 ARCHITECTURE = "LlavaLlamaForCausalLM"
 TOWER_PREFIX = "llama.vision_tower.vision_tower.vision_model."
-# Fields of LanguageConfig that are LLaMA's or say nothing alone; it has no other values of the rest than the defaults.
+# Fields of LanguageConfig that LLaMA has, or that say nothing alone. Of the rest it has the default values.
 LLAMA_HAS = (*SHARED, "family", "rope_scaling", "num_full_layers")
-CLIP_HEAD_DIM = 64  # of every tower of OpenAI's
+CLIP_HEAD_DIM = 64  # of all of OpenAI's towers
 
 
-def matches(folder: Path, raw: dict) -> bool:
-    """A LLaVA by its architecture or its mm_* keys, with weights that Paddle wrote."""
+def matches(folder: Folder) -> bool:
+    """Return whether a LLaVA, by its architecture or its mm_* keys, has weights that Paddle wrote."""
+    raw = config_or_empty(folder)
     if ARCHITECTURE not in (raw.get("architectures") or ()) and "mm_projector_type" not in raw:
         return False
     if has_weights(folder, [PDPARAMS_FILES]):
@@ -55,7 +59,12 @@ def matches(folder: Path, raw: dict) -> bool:
     return any(name.startswith("llama.") for name in names) if names else "paddlenlp_version" in raw
 
 
-def read_config(folder: Path, raw: dict) -> LlavaConfig:
+def read(folder: Folder, options: Options) -> Source:
+    config = read_config(folder, read_config_json(folder))
+    return Source(folder, LAYOUT, config, lambda *_: open_tensors(folder), folder)
+
+
+def read_config(folder: Folder, raw: dict) -> LlavaConfig:
     """Build our config from PaddleMIX's flat one, its processor/ folder and, for an unnamed tower, the weights."""
     check_mm(folder, raw)
     tower = raw.get("mm_vision_tower") or raw.get("vision_tower") or ""
@@ -82,20 +91,20 @@ def read_config(folder: Path, raw: dict) -> LlavaConfig:
     )
 
 
-def _tower_shape(folder: Path, raw: dict, name: str) -> dict:
+def _tower_shape(folder: Folder, raw: dict, name: str) -> dict:
     """Return the VisionConfig fields of shape, from vision_config, by the tower's name, or from its weights."""
     stated = raw.get("vision_config")
     if stated is not None:
         check_values(raw, {"vision_config": OBJECT}, str(folder / "config.json"), CheckpointError)
         check_values(stated, {"model_type": one_of((CLIP.model_type,))}, "vision_config")
-        CLIP.read(stated)  # for what it refuses
+        CLIP.read(stated)  # raises for unsupported values
         return {field: stated[field] for field in STATED if field in stated}
     if name in KNOWN_TOWERS:
         return KNOWN_TOWERS[name]
     return _shape_from_weights(folder, open_tensors(folder))
 
 
-def _shape_from_weights(folder: Path, tensors: dict[str, StoredTensor]) -> dict:
+def _shape_from_weights(folder: Folder, tensors: dict[str, StoredTensor]) -> dict:
     try:
         width, _, patch, _ = tensors[TOWER_PREFIX + "conv1.weight"].shape
         num_positions = tensors[TOWER_PREFIX + "positional_embedding.weight"].shape[0]
@@ -116,15 +125,15 @@ def _shape_from_weights(folder: Path, tensors: dict[str, StoredTensor]) -> dict:
     }
 
 
-def _read_image(folder: Path, raw: dict, vision: VisionConfig) -> ImageSpec:
-    """Read the image processor's files of processor/; mode and grids may stand there or in config.json."""
-    places = [folder / "processor" / name for name in ("eval", "train")]
+def _read_image(folder: Folder, raw: dict, vision: VisionConfig) -> ImageSpec:
+    """Read the image processor's files in processor/. Mode and grids may be there or in config.json."""
+    places = [folder.at(folder / "processor" / name) for name in ("eval", "train")]
     files = [one for one in map(find_processor, places) if one is not None] or [Found(str(folder), {})]
     found, pixels = files[0], _read_pixels(files[0], vision)
     if any(_read_pixels(one, vision) != pixels for one in files[1:]):
         raise CheckpointError(
-            f"{files[0].where} and {files[1].where} make different pixels of an image: a model is trained and "
-            "asked with the same ones here, so make the files equal"
+            f"{files[0].where} and {files[1].where} make different pixels of an image, but training and answering use "
+            "the same pixels here: make the files equal"
         )
     mode = raw.get("image_aspect_ratio") or found.values.get("image_aspect_ratio") or "square"
     grids = raw.get("image_grid_pinpoints") or found.values.get("image_grid_pinpoints") or ()
@@ -140,18 +149,18 @@ def _read_image(folder: Path, raw: dict, vision: VisionConfig) -> ImageSpec:
 
 
 def _read_pixels(found: Found, vision: VisionConfig) -> dict:
-    """Return what an image processor's file says of pixels; PaddleMIX keeps a key of LLaVA's config.json there too."""
+    """Return the pixels of an image processor's file, in which PaddleMIX keeps a key of LLaVA's config.json too."""
     others = {key: value for key, value in found.values.items() if key != "image_aspect_ratio"}
     return read_processor(Found(found.where, others), CLIP.image_processor, vision.image_size).pixels
 
 
-def open_tensors(folder: Path) -> dict[str, StoredTensor]:
-    """Map the weights. Raises CheckpointError where PaddleNLP, which takes an index first, would read other ones."""
+def open_tensors(folder: Folder) -> dict[str, StoredTensor]:
+    """Map the weights. Raises CheckpointError if PaddleNLP, which reads an index first, would read other ones."""
     for single, index, _ in PADDLE_FILES:
         if is_whole_twice(folder, single, index):
             raise CheckpointError(
                 f"{folder} holds {single} and {index} with all its shards, of which PaddleNLP reads the shards and "
-                "other tools the whole file: remove those that do not count"
+                "other tools the whole file: remove the wrong ones"
             )
     return open_first(folder, PADDLE_FILES)
 
@@ -163,22 +172,18 @@ def table(config: LlavaConfig) -> KeyTable:
     return KeyTable([*rules, Rule("image_newline", "llama.image_newline")])
 
 
-def canonical(name: str) -> str:
-    return name
-
-
 def is_dropped(name: str, config: LlavaConfig) -> bool:
-    """Tell what is left out on purpose: computed buffers, the copy of tied embeddings, and an unused image_newline.
+    """Return whether a tensor is dropped: a computed buffer, a copy of tied embeddings, or an unused image_newline.
 
-    NOTE: PaddleMIX makes image_newline for every model whose config does not say otherwise, also where none is read.
+    NOTE: PaddleMIX makes image_newline for every model whose config does not forbid it, even if it is not used.
     """
     is_tied_head = config.language.tie_word_embeddings and name == "lm_head.weight"
     is_unused_newline = not config.has_image_newline and name == "llama.image_newline"
     return is_tied_head or is_unused_newline or name.endswith("rotary_emb.inv_freq")
 
 
-def parts(config: LlavaConfig, tensors: dict[str, StoredTensor]) -> list[Part]:
-    """Return PaddleMIX's folder. Raises CheckpointError for what its LLaMA decoder or its pictures do not have."""
+def parts(config: LlavaConfig, tensors: dict[str, StoredTensor], vocabulary: Vocabulary = ALL_ROWS) -> list[Part]:
+    """Return PaddleMIX's folder. Raises CheckpointError for options that its LLaMA or its images do not have."""
     config = dataclasses.replace(config, language=_as_llama(config.language))
     _check_tower(config.vision)
     if projector_blocks(config.projector_type)[1]:
@@ -188,7 +193,7 @@ def parts(config: LlavaConfig, tensors: dict[str, StoredTensor]) -> list[Part]:
     is_unpadded = config.image.mode == "anyres" and config.image.merge == "spatial_unpad"
     if config.has_image_newline != is_unpadded:
         raise CheckpointError(
-            f"layout {NAME} has an image_newline if and only if pictures are anyres with merge 'spatial_unpad'; here "
+            f"layout {NAME} has an image_newline if and only if images are anyres with merge 'spatial_unpad'; here "
             f"has_image_newline is {config.has_image_newline}, mode {config.image.mode!r}, merge {config.image.merge!r}"
         )
     preprocessor = _preprocessor_json(config)
@@ -198,7 +203,7 @@ def parts(config: LlavaConfig, tensors: dict[str, StoredTensor]) -> list[Part]:
         "processor/train/preprocessor_config.json": preprocessor,
         "processor/eval/preprocessor_config.json": preprocessor,
     }
-    return [Part("", "pdparams", "model_state", renamed(table(config), tensors, NAME), json_files)]
+    return [Part("", PDPARAMS, "model_state", renamed(table(config), tensors, NAME), json_files)]
 
 
 def _check_tower(vision: VisionConfig) -> None:
@@ -207,7 +212,7 @@ def _check_tower(vision: VisionConfig) -> None:
 
 
 def _as_llama(language: LanguageConfig) -> LanguageConfig:
-    """Return the same decoder as a LLaMA. Raises CheckpointError where it differs from one in more than its name."""
+    """Return the same decoder as a LLaMA. Raises CheckpointError if it differs from one in more than its name."""
     options = [item for item in dataclasses.fields(LanguageConfig) if item.name not in LLAMA_HAS]
     others = [item.name for item in options if getattr(language, item.name) != item.default]
     kind = language.rope_scaling.kind if language.rope_scaling else None
@@ -224,7 +229,7 @@ def _as_llama(language: LanguageConfig) -> LanguageConfig:
 def _config_json(config: LlavaConfig) -> dict:
     """Return PaddleMIX's flat config.json.
 
-    The keys below `use_mm_proj` it reads without a default; `vision_config` and OWN_KEY it does not read.
+    PaddleMIX has no default for the keys below `use_mm_proj`. It does not read `vision_config` and OWN_KEY.
     """
     image, vision = config.image, config.vision
     return {
@@ -256,7 +261,7 @@ def _config_json(config: LlavaConfig) -> dict:
 
 
 def _known_tower(vision: VisionConfig) -> str:
-    """Return the name of OpenAI's tower of this shape: PaddleMIX builds the tower by its name."""
+    """Return the name of OpenAI's tower of this shape, by which PaddleMIX builds the tower."""
     for name, shape in KNOWN_TOWERS.items():
         if all(getattr(vision, field) == value for field, value in shape.items()):
             return name
@@ -270,7 +275,7 @@ def _preprocessor_json(config: LlavaConfig) -> dict:
 
 
 def write_tokenizer(tokenizer: Tokenizer, config: LlavaConfig, folder: Path) -> None:
-    """Write the SentencePiece model under the name that PaddleMIX looks for; raise CheckpointError if there is none."""
+    """Write the SentencePiece model under the name that PaddleMIX expects. Raises CheckpointError if there is none."""
     tokenizer.save(folder)
     if (folder / FAST_FILE).is_file():
         raise CheckpointError(f"layout {NAME} cannot hold a tokenizer.json: PaddleMIX reads SentencePiece models only")
@@ -279,3 +284,16 @@ def write_tokenizer(tokenizer: Tokenizer, config: LlavaConfig, folder: Path) -> 
     path = folder / CONFIG_FILE
     values = read_json(path) if path.is_file() else {}
     write_json(path, values | {"tokenizer_class": "LlamaTokenizer"})
+
+
+LAYOUT = Layout(
+    name=NAME,
+    title="paddlemix (PaddleMIX's)",
+    rule=f"{ARCHITECTURE} with {PDPARAMS_FILES[0]}, or with safetensors that PaddleNLP wrote",
+    matches=matches,
+    read=read,
+    table=table,
+    is_dropped=is_dropped,
+    parts=parts,
+    write_tokenizer=write_tokenizer,
+)

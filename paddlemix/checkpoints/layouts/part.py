@@ -1,4 +1,4 @@
-"""What a layout hands to the writer: one folder's weights and side files."""
+"""The weights and JSON files of one folder that a layout writes."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from ...foreign_json import FLAG, OBJECT, TEXT, KeyRules, check_keys, check_values, whole_number
 from ...models.config import LlavaConfig
 from ...models.config_kinds import MAX_LAYERS, MAX_VOCABULARY
+from ...tensor_files.shards import FileFormat
 from ...tensor_files.stored import CheckpointError, StoredTensor
 from ...tensor_files.transforms import transposed
 from .fused_weights import joined
 from .rules import KeyTable
 
-FILE_FORMATS = ("safetensors", "pdparams", "torch_bin")
-# A key of our own in other layouts' config.json, for what they have no place for.
+# A key of our own in other layouts' config.json, for facts that they have no place for.
 OWN_KEY = "paddlemix"
 OWN_KINDS = {
     **dict.fromkeys(("template", "vision_tower", "image_aspect_ratio", "projector_type"), TEXT.or_null()),
@@ -27,29 +27,23 @@ OWN_KINDS = {
 
 @dataclass(frozen=True)
 class Part:
-    """Weights that lie together in one folder, under the layout's own names, with the JSON files beside them.
+    """Weights of one folder under the layout's own names, with the JSON files beside them.
 
-    folder: "" for the result itself, else a folder in it such as "visual_encoder". file_format: one of FILE_FORMATS.
-    weights: the weight file's name without its ending, which shards number and the index repeats.
-    tensors: their names and orientation, all lazy; a part may hold none. json_files: file name (or path below the
-    folder) -> what it holds. metadata_format: "pt" or "np", which readers of safetensors ask for. notes: sentences for
-    the report of a conversion.
+    folder: "" for the result itself, else a folder in it such as "visual_encoder". weights: the name of the weight file
+    without its suffix, to which shards add numbers. tensors: in the layout's orientation, all lazy; a part may have
+    none. json_files: file name (or path below the folder) -> content. notes: sentences for the report of a conversion.
     """
 
     folder: str
-    file_format: str
+    file_format: FileFormat
     weights: str
     tensors: dict[str, StoredTensor]
     json_files: dict[str, dict] = field(default_factory=dict)
-    metadata_format: str = "pt"
     notes: tuple[str, ...] = ()
-
-    def __post_init__(self):
-        assert self.file_format in FILE_FORMATS, self.file_format
 
 
 def renamed(table: KeyTable, tensors: Mapping[str, StoredTensor], layout: str) -> dict[str, StoredTensor]:
-    """Return tensors under their names and in their orientation. Raises CheckpointError for one that has no place."""
+    """Return tensors under the layout's names and in its orientation. Raises CheckpointError for an unknown name."""
     found: dict[str, StoredTensor] = {}
     for name, tensor in tensors.items():
         target = table.to_theirs(name)
@@ -58,15 +52,15 @@ def renamed(table: KeyTable, tensors: Mapping[str, StoredTensor], layout: str) -
             found[target[0]] = transposed(tensor) if target[1] else tensor
         elif rule is None:
             raise CheckpointError(f"layout {layout} has no place for the tensor {name}")
-        elif rule.theirs not in found:  # with the first of its parts
+        elif rule.theirs not in found:  # once, at the first of its parts
             found[rule.theirs] = joined(rule, tensors)
     return found
 
 
 def own_json(config: LlavaConfig, written: LlavaConfig | None = None) -> dict:
-    """Return what OWN_KEY holds: the template's name and the vision tower's.
+    """Return the value of OWN_KEY: the names of the template and of the vision tower.
 
-    written: the model as the layout's code runs it, if that is another; the decoder's own facts are kept then.
+    written: the model as the layout's code runs it, if it differs. The decoder's own facts are recorded then.
     """
     values = {"template": config.template, "vision_tower": config.vision.name}
     if written is None or written.language == config.language:
@@ -76,7 +70,7 @@ def own_json(config: LlavaConfig, written: LlavaConfig | None = None) -> dict:
 
 
 def read_own_json(raw: dict) -> dict:
-    """Return what `own_json` wrote, or empty texts and facts for a folder that another tool wrote."""
+    """Return the values that `own_json` wrote, empty ones for a folder of another tool."""
     values = raw.get(OWN_KEY) or {}
     check_values({OWN_KEY: values}, {OWN_KEY: OBJECT}, "config.json", CheckpointError)
     where = f"{OWN_KEY} in config.json"

@@ -1,4 +1,4 @@
-"""Which tensors a model has and of what shape, from its configuration alone: no model is built, no paddle needed."""
+"""The names and shapes of a model's tensors, from its configuration alone. Builds no model and needs no paddle."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Mapping
 
 from ...models.config import LanguageConfig, LlavaConfig, VisionConfig
 from ...models.projector_type import LINEAR, projector_layers
-from ...tensor_files.stored import CheckpointError, StoredTensor, preview
+from ...tensor_files.stored import CheckpointError, StoredTensor, counted, preview
 
 Shapes = dict[str, tuple[int, ...]]
-# What a whole part is called in an error, by the start of its tensors' names.
+# Start of the names of a part's tensors -> the part, for errors.
 PARTS = {"language_model.": "language model", "vision_tower.": "vision tower", "projector.": "projector"}
 
 
 def parameter_shapes(config: LlavaConfig) -> Shapes:
-    """Return our name -> shape of every tensor of a model, matrices are [in, out]."""
+    """Return our name -> shape of each tensor of a model. Matrices are [in, out]."""
     width = config.language.hidden_size
     shapes = vision_shapes(config.vision)
     num_in = config.vision.hidden_size
@@ -26,7 +26,7 @@ def parameter_shapes(config: LlavaConfig) -> Shapes:
 
 
 def check_complete(source, config: LlavaConfig, tensors: Mapping[str, StoredTensor]) -> None:
-    """Raise CheckpointError for tensors that are missing, left over or of another shape; whole parts by their name."""
+    """Raise CheckpointError for tensors that are missing, unexpected or of another shape, and for missing parts."""
     expected = parameter_shapes(config)
     missing = sorted(set(expected) - set(tensors))
     problems = []
@@ -43,7 +43,7 @@ def check_complete(source, config: LlavaConfig, tensors: Mapping[str, StoredTens
     ]
     for title, names in (("missing", missing), ("unexpected", extra), ("of another shape", wrong)):
         if names:
-            problems.append(f"{len(names)} tensors {title}: {preview(names)}")
+            problems.append(f"{counted(names)} {title}: {preview(names)}")
     if problems:
         raise CheckpointError(f"{source}: the weights do not fit its config.json: {'; '.join(problems)}")
 

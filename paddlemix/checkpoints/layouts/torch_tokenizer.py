@@ -29,8 +29,7 @@ from ...conversation.vocabulary_choice import read_files
 from ...output import write_json
 from ...tensor_files.stored import CheckpointError
 from .hf_chat import chat_template
-from .hf_fast import fast_json
-from .settled_fast import settled_json, without_gaps
+from .hf_fast import fast_json, settled_json, without_gaps
 
 SLOW_CLASSES = ("LlamaTokenizer", "GemmaTokenizer", "CodeLlamaTokenizer")  # known to both versions
 KEPT = ("add_eos_token", "add_prefix_space", "legacy", "clean_up_tokenization_spaces", "errors", "padding_side")

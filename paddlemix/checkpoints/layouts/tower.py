@@ -1,27 +1,30 @@
-"""A vision tower in a folder of its own, as transformers or PaddleNLP writes it, or one with its text model."""
+"""A vision tower alone or with its text model, as transformers or PaddleNLP writes it."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
+from functools import partial
 
 from ...foreign_json import KeyRules, check_keys
 from ...image.spec import ImageSpec
 from ...models.config import LlavaConfig, VisionConfig
 from ...models.language.families.generic_keys import GENERIC
 from ...models.vision.families import KNOWN_TOWERS, TOWER_FAMILIES, TowerFamily, get_tower_family
+from ...tensor_files.shards import SAFETENSORS
 from ...tensor_files.stored import CheckpointError, StoredTensor, preview
-from ..foreign_quantization import refuse_quantized
 from .components import (
     PDPARAMS_FILES,
     has_torch_weights,
     has_weights,
+    is_unused_by_llava,
     open_first,
     open_torch_weights,
     tower_rules,
 )
 from .config_keys import read_config_json
+from .folder import Folder
+from .foreign_quantization import refuse_quantized
 from .hf_json import tower_preprocessor, vision_fields, vision_json
 from .image_processor import read_processor
 from .image_processor_file import FILE as IMAGE_FILE
@@ -29,8 +32,10 @@ from .image_processor_file import find_processor
 from .names import renamed_once, tower_name
 from .part import Part, renamed
 from .rules import KeyTable
+from .shapes import vision_shapes
+from .translation import Naming, Translation, translate
 
-# What a model has beside its tower, and buffers that are computed.
+# The tensors of a model beside its tower, and computed buffers.
 DROPPED = re.compile(
     r"(text_model\.|text_projection|visual_projection|vision_projection|logit_scale|logit_bias).*|.*position_ids"
 )
@@ -44,24 +49,35 @@ WHOLE_MODEL = GENERIC | KeyRules(
 TYPES = tuple(name for one in TOWER_FAMILIES.values() for name in (one.whole_model_type, one.model_type))
 
 
-def is_tower(folder: Path) -> bool:
-    """Tell if a folder holds a tower's config and weights."""
-    return (folder / "config.json").is_file() and (has_torch_weights(folder) or _has_paddle_weights(folder))
+def is_tower(folder: Folder) -> bool:
+    """Return whether a folder holds a tower's config and weights."""
+    return folder.has("config.json") and (has_torch_weights(folder) or _has_paddle_weights(folder))
 
 
-def _has_paddle_weights(folder: Path) -> bool:
+def _has_paddle_weights(folder: Folder) -> bool:
     return has_weights(folder, [PDPARAMS_FILES])
 
 
 def is_tower_type(model_type) -> bool:
-    """Tell if config.json's model_type is that of a tower, alone or with its text model."""
+    """Return whether the model_type in config.json is that of a tower, alone or with its text model."""
     return model_type in TYPES
 
 
-def read_tower(folder: Path, **selection) -> VisionConfig:
+def read_tower_folder(folder: Folder, select_layer: int, select_feature: str) -> tuple[VisionConfig, Translation]:
+    """Return a tower's config, with which of its features are used, and its tensors, not checked.
+
+    Raises CheckpointError.
+    """
+    config = read_tower(folder, select_layer=select_layer, select_feature=select_feature)
+    table = KeyTable(tower_rules(config, PREFIX, is_torch=True))
+    naming = Naming(table, tower_name, partial(is_unused_by_llava, config, PREFIX), vision_shapes(config))
+    return config, translate(naming, open_tower(folder))
+
+
+def read_tower(folder: Folder, **selection) -> VisionConfig:
     """Read a tower's config.json. Raises CheckpointError for a tower of an unknown kind.
 
-    selection: select_layer, select_feature and name, which the model says, not the tower.
+    selection: select_layer, select_feature and name, which depend on the model, not on the tower.
     """
     refuse_quantized(folder)
     raw = read_config_json(folder)
@@ -77,8 +93,8 @@ def read_tower(folder: Path, **selection) -> VisionConfig:
     return shape_of(folder, stated, **selection)
 
 
-def _vision_config(folder: Path, raw: Mapping):
-    """Return vision_config with what the older key vision_config_dict says, which counts in transformers."""
+def _vision_config(folder: Folder, raw: Mapping):
+    """Return vision_config with the values of the older key vision_config_dict, which transformers uses."""
     stated, older = raw.get("vision_config"), raw.get("vision_config_dict") or {}
     if not isinstance(stated, dict) or not isinstance(older, dict):
         return stated
@@ -91,17 +107,17 @@ def _vision_config(folder: Path, raw: Mapping):
     return {**stated, **older}
 
 
-def shape_of(folder: Path, stated, **selection) -> VisionConfig:
-    """Read the keys of a vision config, CLIP's if it does not say; absent ones have transformers' defaults."""
+def shape_of(folder: Folder, stated, **selection) -> VisionConfig:
+    """Read a vision config, CLIP's if it names no type. Absent keys have transformers' defaults."""
     if not isinstance(stated, dict):
         raise CheckpointError(f"{folder}: vision_config is {stated!r}, expected an object")
     return VisionConfig(**vision_fields(folder, stated), **selection)
 
 
-def read_pixels(vision: VisionConfig, *folders: Path | None) -> dict:
-    """Return fields of ImageSpec from the first image processor's file there is, else what the tower's family has.
+def read_pixels(vision: VisionConfig, *folders: Folder | None) -> dict:
+    """Return fields of ImageSpec from the first folder with an image processor's file, else from the tower's family.
 
-    Raises CheckpointError for a file that pads or that does not fit the tower, too.
+    Raises CheckpointError also for a file that pads or that does not fit the tower.
     """
     family = get_tower_family(vision.family)
     found = next((one for one in map(find_processor, filter(None, folders)) if one is not None), None)
@@ -110,16 +126,16 @@ def read_pixels(vision: VisionConfig, *folders: Path | None) -> dict:
     processor = read_processor(found, family.image_processor, vision.image_size)
     if processor.is_padded:
         raise CheckpointError(
-            f"{found.where} states do_pad true, but padding is not the tower's: remove the key, and say it by "
-            "image_aspect_ratio 'pad' in the model's config.json or by the image mode"
+            f"{found.where} states do_pad true, but a tower does not pad: remove the key, and set image_aspect_ratio "
+            "'pad' in the model's config.json or the image mode"
         )
     return processor.pixels
 
 
-def open_tower(folder: Path) -> dict[str, StoredTensor]:
+def open_tower(folder: Folder) -> dict[str, StoredTensor]:
     """Map a tower's tensors, under transformers' names (`vision_model. ...`) and in its orientation.
 
-    A head that no LLaVA reads is among them: layouts say that they leave it out.
+    They include a head that no LLaVA reads. Layouts drop it.
     """
     if has_torch_weights(folder) or not _has_paddle_weights(folder):
         tensors = renamed_once(folder, open_torch_weights(folder), tower_name)
@@ -135,14 +151,16 @@ def open_tower(folder: Path) -> dict[str, StoredTensor]:
         elif not DROPPED.fullmatch(name):
             unknown.append(name)
     if unknown:
-        raise CheckpointError(f"{folder} holds {len(unknown)} tensors that nobody knows: {preview(sorted(unknown))}")
+        raise CheckpointError(
+            f"{folder} holds {len(unknown)} unrecognized tensor{'s' * (len(unknown) > 1)}: {preview(sorted(unknown))}"
+        )
     return renamed(KeyTable(tower_rules(vision, PREFIX, is_torch=True)), ours, vision.family)
 
 
 def known_name(vision: VisionConfig) -> str:
-    """Return the hub's name of a tower: its own, else the known one of that shape, else "".
+    """Return the hub's name of a tower: its own, else that of a known tower of the same shape, else "".
 
-    LLaVA's own code makes the tower by it.
+    LLaVA's own code builds the tower by it.
     """
     family = get_tower_family(vision.family)
     if vision.name.startswith(family.hub_owners):
@@ -152,7 +170,7 @@ def known_name(vision: VisionConfig) -> str:
 
 
 def _is_shape(vision: VisionConfig, family: TowerFamily, shape: Mapping) -> bool:
-    """Tell if a tower has a shape; it may lack the layers that LLaVA's own code does not use."""
+    """Return whether a tower has a shape, except for layers that LLaVA's own code does not use."""
     num_layers = shape["num_hidden_layers"]
     counts = {num_layers, num_layers + 1 + (-1 if family.own_select_layer is None else family.own_select_layer)}
     rest = {field: value for field, value in shape.items() if field != "num_hidden_layers"}
@@ -160,14 +178,14 @@ def _is_shape(vision: VisionConfig, family: TowerFamily, shape: Mapping) -> bool
 
 
 def tower_part(folder: str, tensors: Mapping[str, StoredTensor], config: LlavaConfig) -> Part:
-    """Return the part that transformers' classes of a tower and its pictures read."""
+    """Return the part that transformers' classes for a tower and its images read."""
     values = {
         "architectures": [get_tower_family(config.vision.family).architecture],
         **vision_json(config.vision),
         "torch_dtype": config.dtype,
     }
     json_files = {"config.json": values, IMAGE_FILE: image_json(config.image)}
-    return Part(folder, "safetensors", "model", dict(tensors), json_files)
+    return Part(folder, SAFETENSORS, "model", dict(tensors), json_files)
 
 
 def image_json(image: ImageSpec) -> dict:

@@ -1,6 +1,6 @@
-"""Stored tensors under our names, each looked at: its name, its dtype and the order of its axes.
+"""Stored tensors under our names. Each is checked: its name, its dtype and the order of its axes.
 
-Loading raises what is found, inspecting reports it. Reads no values but those of a head that repeats the embeddings.
+Loading raises the problems, inspecting reports them. No values are read, except for a head that repeats the embeddings.
 """
 
 from __future__ import annotations
@@ -9,23 +9,23 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
-from ..models.config import LlavaConfig
-from ..tensor_files.stored import CheckpointError, StoredTensor, preview
-from ..tensor_files.transforms import is_same, transposed
-from .adapters import Oriented
+from ...models.config import LlavaConfig
+from ...tensor_files.stored import CheckpointError, StoredTensor, preview
+from ...tensor_files.transforms import is_same, transposed
+from ..adapters import Oriented
+from .components import EMBEDDING, HEAD
 from .foreign_quantization import quantized_names, quantized_tensors, wrong_dtype, wrong_dtypes
-from .layouts.components import EMBEDDING, HEAD
-from .layouts.fused_weights import as_ours
-from .layouts.rules import KeyTable
-from .layouts.shapes import Shapes, parameter_shapes
+from .fused_weights import as_ours
+from .rules import KeyTable
+from .shapes import Shapes, parameter_shapes
 
 
 @dataclass(frozen=True)
 class Naming:
     """How a model's tensors are stored.
 
-    table, canonical, is_dropped: a layout's; is_dropped takes what canonical returns. expected: our name -> shape.
-    is_tied: the head has the values of the embeddings.
+    table, canonical, is_dropped: see `Layout`. expected: our name -> shape. is_tied: the head has the values of the
+    embeddings.
     """
 
     table: KeyTable | None
@@ -49,12 +49,20 @@ class Translation:
     problems: list[str] = field(default_factory=list)
 
     def check(self, source) -> None:
-        """Raise CheckpointError with all that is wrong. source: the folder."""
+        """Raise CheckpointError with all problems. source: the folder, for the message."""
         if self.problems:
             raise CheckpointError(f"{source}: {'; '.join(self.problems)}")
         if self.unknown:
             names = preview(sorted(self.unknown))
-            raise CheckpointError(f"{source} holds {len(self.unknown)} tensors that nobody knows: {names}")
+            raise CheckpointError(
+                f"{source} holds {len(self.unknown)} unrecognized tensor{'s' * (len(self.unknown) > 1)}: {names}"
+            )
+
+    def in_our_orientation(self) -> dict[str, StoredTensor]:
+        """Return our name -> tensor with our axes."""
+        return {
+            name: transposed(tensor) if is_swapped else tensor for name, (tensor, is_swapped) in self.tensors.items()
+        }
 
 
 def naming_of(layout, config: LlavaConfig) -> Naming:
@@ -73,7 +81,7 @@ def _is_dropped(layout, config: LlavaConfig, name: str) -> bool:
 
 
 def translate(naming: Naming, stored: Mapping[str, StoredTensor]) -> Translation:
-    """Return a model's tensors under our names, with what is wrong with them."""
+    """Return a model's tensors under our names, with the problems that they have."""
     found, heads, misfits = Translation(), {}, []
     for name, tensor in stored.items():
         canonical = naming.canonical(name)
@@ -97,9 +105,9 @@ def translate(naming: Naming, stored: Mapping[str, StoredTensor]) -> Translation
     if marked:
         found.problems.append(quantized_tensors(sorted(marked)))
         found.unknown = [name for name in found.unknown if name not in marked]
-    else:  # of integers beside their scales the line above tells enough
+    else:  # the line above says enough about integers with scales
         _check_dtypes(found, stored)
-    _turn_swapped(found, naming.expected)
+    _transpose_swapped(found, naming.expected)
     return found
 
 
@@ -113,14 +121,16 @@ def _add(found: Translation, name: str, ours: Mapping[str, Oriented]) -> None:
 
 
 def _add_tied_head(found: Translation, name: str, head: Oriented) -> None:
-    """Take a tied model's head, turned to be embeddings, as the embeddings, or leave it out as a copy of them.
+    """Use the transposed head of a tied model as the embeddings, or drop it as a copy of them.
 
-    NOTE: transformers 4 takes the embeddings whatever the head's values are; 5 unties the two if they differ.
+    NOTE: transformers 4 uses the embeddings whatever the values of the head; 5 unties the two if they differ.
     """
     if EMBEDDING not in found.tensors:
         _add(found, name, {EMBEDDING: head})
         return
-    one, other = (transposed(tensor) if turned else tensor for tensor, turned in (head, found.tensors[EMBEDDING]))
+    one, other = (
+        transposed(tensor) if is_swapped else tensor for tensor, is_swapped in (head, found.tensors[EMBEDDING])
+    )
     if is_same(one, other):
         found.dropped.append(name)
         return
@@ -136,8 +146,8 @@ def _check_dtypes(found: Translation, stored: Mapping[str, StoredTensor]) -> Non
     found.problems += [wrong_dtypes(odd)] if odd else []
 
 
-def _turn_swapped(found: Translation, expected: Shapes) -> None:
-    """Report matrices whose shape is right only with the axes swapped, and turn them, so that this is told once."""
+def _transpose_swapped(found: Translation, expected: Shapes) -> None:
+    """Report matrices whose axes are swapped, and swap them, so that the problem is reported once."""
     swapped = []
     for name, (tensor, is_transposed) in found.tensors.items():
         shape = tuple(tensor.shape[::-1] if is_transposed else tensor.shape)

@@ -1,26 +1,37 @@
-"""LoRA adapters as Hugging Face's peft writes them: adapter_config.json and adapter_model.safetensors or .bin.
+"""LoRA adapters of Hugging Face's peft: adapter_config.json and adapter_model.safetensors or .bin.
 
-A layer's factors are `base_model.model.<layer>.lora_A.weight` [r, in] and `lora_B.weight` [out, r]; tensors that
-trained whole stand under the same prefix.
+A layer's factors are `base_model.model.<layer>.lora_A.weight` [r, in] and `lora_B.weight` [out, r]. Tensors that were
+trained whole have the same prefix. LLaVA's own code saves these in non_lora_trainables.bin.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
-from ..tensor_files.safetensors import open_safetensors
-from ..tensor_files.stored import CheckpointError, StoredTensor, preview, read_json
-from ..tensor_files.torch_bin import open_torch_bin
-from ..tensor_files.transforms import FLOATS, transposed
-from .adapters import Adapter, Added
-from .merged import Factors, Rows, as_matrix
+from ...models.config import LanguageConfig, LlavaConfig
+from ...models.language.families import get_family
+from ...tensor_files.shards import FORMATS
+from ...tensor_files.stored import CheckpointError, StoredTensor, preview
+from ...tensor_files.transforms import FLOATS, transposed
+from ..adapters import Adapter, Added, lay_over
+from ..merged import Factors, Rows, as_matrix
+from . import official
+from .adapter_names import without_unused
+from .components import PADDLE_FILES, TORCH_FILES, has_weights
+from .config_keys import config_or_empty
+from .folder import Folder
+from .layout import Layout
+from .partial import Kind, fetch_base, read_partial
 from .peft_config import BASE_KEY, CONFIG, PeftConfig, read_config
 
+OTHERS = "non_lora_trainables.bin"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
-# What stands around the name of a layer in peft's own modules.
+# peft's own modules around the name of a layer.
 PREFIX = re.compile(r"^(base_model\.model\.)?")
 WRAPPERS = re.compile(r"\.(modules_to_save(\.\w+)?|base_layer)(?=\.)")
 FACTOR = re.compile(
@@ -28,35 +39,29 @@ FACTOR = re.compile(
     r"(\.(?!weight$|bias$)\w+)?(\.weight|(?P<bias>\.bias))?"
 )
 TOKENS = re.compile(r"(?P<layer>.+)\.token_adapter\.trainable_tokens_delta(\.\w+)?")
-VELORA = re.compile(r".+\.lora_velora_embed(\.\w+)?")  # compresses what training keeps, and changes no result
+VELORA = re.compile(r".+\.lora_velora_embed(\.\w+)?")  # compresses activations in training, and changes no result
 MAGNITUDE, BIAS = "lora_magnitude_vector", "lora_B.bias"
 Parts = dict[str, StoredTensor]
 
 
-def is_adapter(folder: Path) -> bool:
-    return (Path(folder) / CONFIG).is_file()
+def is_adapter(folder: Folder) -> bool:
+    return folder.has(CONFIG)
 
 
-def base_name(folder: Path) -> str | None:
-    """Return what the adapter's config calls its base, None if it does not say."""
-    value = read_json(Path(folder) / CONFIG).get(BASE_KEY)
+def base_name(folder: Folder) -> str | None:
+    """Return the name of the base in the adapter's config, None without one."""
+    value = folder.json(CONFIG).get(BASE_KEY)
     return value if isinstance(value, str) and value else None
 
 
-def base_revision(folder: Path) -> str | None:
-    """Return the branch, tag or commit of the base that the adapter's config names, None for the main one."""
-    value = read_json(Path(folder) / CONFIG).get("revision")
-    return value if isinstance(value, str) and value not in ("", "main") else None
-
-
-def read_adapter(folder: Path) -> Adapter:
-    """Open an adapter. Raises CheckpointError for one that cannot be merged, is not whole or holds something else."""
-    folder = Path(folder)
+def read_adapter(folder: Folder) -> Adapter:
+    """Open an adapter. Raises CheckpointError if it cannot be merged, is incomplete or holds something else."""
     config = read_config(folder)
-    path = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
-    if path is None:
+    name = next((name for name in WEIGHTS if folder.has(name)), None)
+    if name is None:
         raise CheckpointError(f"{folder} has {CONFIG} but neither {' nor '.join(WEIGHTS)}: the weights are missing")
-    tensors = open_safetensors(path) if path.suffix == ".safetensors" else open_torch_bin(path)
+    path = folder / name
+    tensors = folder.tensors(name, FORMATS[path.suffix].open)
     _check_floats(path, tensors)
     dropped = [name for name in tensors if config.values.get("velora_config") and VELORA.fullmatch(name)]
     kept = {name: tensor for name, tensor in tensors.items() if name not in dropped}
@@ -81,13 +86,13 @@ def plain_name(name: str) -> str:
 def _check_floats(path: Path, tensors: Mapping[str, StoredTensor]) -> None:
     wrong = sorted(f"{name} ({tensor.dtype})" for name, tensor in tensors.items() if tensor.dtype not in FLOATS)
     if wrong:
-        raise CheckpointError(f"{path} holds tensors that are no floats: {preview(wrong)}")
+        raise CheckpointError(f"{path} holds tensors that are not floats: {preview(wrong)}")
 
 
 def _sorted(
     path: Path, config: PeftConfig, tensors: Mapping[str, StoredTensor]
 ) -> tuple[Parts, dict[str, Rows], dict[str, Parts]]:
-    """Return what trained whole, rows of tokens, and layer -> the parts of its change."""
+    """Return the tensors that were trained whole, rows of tokens, and layer -> the parts of its change."""
     whole: Parts = {}
     rows: dict[str, Rows] = {}
     layers: dict[str, Parts] = {}
@@ -111,26 +116,26 @@ def _sorted(
 
 
 def _is_part(config: PeftConfig, factor: re.Match) -> bool:
-    """Tell if a tensor is a part of a layer's change, by what the config says of DoRA and biases."""
+    """Return whether a tensor is part of a layer's change, which depends on DoRA and biases in the config."""
     if factor["kind"] == MAGNITUDE:
         return config.is_dora and not factor["bias"]
     return not factor["bias"] or (config.has_lora_bias and factor["kind"] == "lora_B")
 
 
 def _check_saved(path: Path, config: PeftConfig, whole: Mapping[str, StoredTensor]) -> None:
-    """Raise CheckpointError for modules that trained whole by the config, but of which the file holds nothing."""
+    """Raise CheckpointError for modules that were trained whole by the config, but of which the file has no tensor."""
     missing = [name for name in config.saved_modules if not any(f".{name}." in f".{key}." for key in whole)]
     if missing:
         raise CheckpointError(
             f"{config.path} states modules_to_save {preview(sorted(missing))}, but {path.name} holds no tensor of it: "
-            "save the adapter again, or, if the base's is meant, remove the name from the list"
+            "save the adapter again, or remove the name from the list to use the base's"
         )
 
 
 def _factors(
     path: Path, config: PeftConfig, layers: Mapping[str, Parts]
 ) -> tuple[dict[str, Factors], dict[str, Added]]:
-    """Return weight name -> factors, and bias name -> what is added.
+    """Return weight name -> factors, and bias name -> the vector that is added.
 
     Raises CheckpointError for a layer that lacks a part, and for another rank than the config's.
     """
@@ -181,3 +186,94 @@ def _is_fit(factors: Factors, rank: int) -> bool:
         return False
     magnitude = factors.magnitude
     return magnitude is None or math.prod(magnitude.shape) == factors.shape[factors.axis]
+
+
+def with_adapter(
+    tensors: Mapping[str, StoredTensor],
+    folder: Folder,
+    merge_dtype: str | None,
+    *,
+    rename: Callable[[str], str],
+    tied: tuple[str, ...] = (),
+) -> dict[str, StoredTensor]:
+    """Return the tensors of a language model or a tower, with peft's adapter in `folder` merged, if there is one.
+
+    rename: from the adapter's name of a tensor to that in `tensors`. tied: names of one shared tensor, which an adapter
+    may not change. Raises CheckpointError for an adapter that does not fit.
+    """
+    if not folder.path.is_dir():
+        return dict(tensors)
+    adapter = read_adapter(folder)
+    shared = sorted(set(tied) & {rename(name) for name in adapter.names()})
+    if shared:
+        raise CheckpointError(
+            f"{adapter.source} changes {preview(shared)} of a model that ties its output layer to its embeddings: "
+            "merge it into the language model with peft, which unties them"
+        )
+    oriented = {name: (tensor, False) for name, tensor in tensors.items()}
+    merged = lay_over(oriented, adapter, lambda name: (rename(name), False), merge_dtype)
+    return {name: tensor for name, (tensor, _) in merged.items()}
+
+
+def tied_names(language: LanguageConfig) -> tuple[str, ...]:
+    """Return the names of the matrix that a decoder's embeddings and head share, none if they share none."""
+    names = get_family(language.family).weights
+    ties = (f"{names.body}.{names.of('embed_tokens')}.weight", f"{names.of('lm_head')}.weight")
+    return ties if language.tie_word_embeddings else ()
+
+
+def matches(folder: Folder) -> bool:
+    """Return whether a folder has an adapter. Raises CheckpointError if it has a whole model too."""
+    if not is_adapter(folder):
+        return False
+    if has_weights(folder, (*TORCH_FILES, *PADDLE_FILES)):
+        raise CheckpointError(
+            f"{folder} holds a whole model and an adapter ({CONFIG}): remove the files of one of them"
+        )
+    return True
+
+
+def _base_of(folder: Folder) -> Folder:
+    revision = folder.json(CONFIG).get("revision")
+    is_main = not isinstance(revision, str) or revision in ("", "main")
+    return fetch_base(folder, KIND.title, base_name(folder), None if is_main else revision)
+
+
+def _open(folder: Folder, config: LlavaConfig) -> Adapter:
+    """Return the adapter with the tensors that LLaVA's own code saves beside it."""
+    adapter = read_adapter(folder)
+    if not folder.has(OTHERS) and official.tower_name(config_or_empty(folder)):
+        raise CheckpointError(
+            f"{folder} is a LoRA folder of LLaVA's without {OTHERS}, which holds its projector: copy it too"
+        )
+    whole = {**open_trained(folder, OTHERS), **adapter.whole}
+    return without_unused(dataclasses.replace(adapter, whole=whole), config)
+
+
+def open_trained(folder: Folder, *names: str) -> dict[str, StoredTensor]:
+    """Map the tensors of the files that exist, without the prefixes of peft's modules."""
+    found = {}
+    for name in filter(folder.has, names):
+        tensors = folder.tensors(name, FORMATS[Path(name).suffix].open)
+        found |= {plain_name(one): tensor for one, tensor in tensors.items()}
+    return found
+
+
+def describe(folder: Folder, is_complete: bool) -> dict[str, Any]:
+    """Return the scaling of an adapter whose pairs of factors are complete."""
+    factors = read_adapter(folder).factors.values() if is_complete else ()
+    return {"scaling": max(one.scaling for one in factors)} if factors else {}
+
+
+KIND = Kind("a LoRA folder of peft", _base_of, _open, is_torch=True, has_config=True)
+LAYOUT = Layout(
+    name="peft",
+    title=KIND.title,
+    rule=f"{CONFIG} (peft), of LLaVA's own code with {OTHERS}, over its base",
+    matches=matches,
+    read=lambda folder, options: read_partial(KIND, LAYOUT, folder, options),
+    kind="adapter",
+    takes_base=True,
+    adapter_config=CONFIG,
+    describe_adapter=describe,
+)

@@ -1,6 +1,6 @@
-"""adapter_config.json of Hugging Face's peft: which keys are read, which change nothing, and what is refused.
+"""adapter_config.json of Hugging Face's peft: which keys are used, which change nothing, and which are refused.
 
-After the fields of LoraConfig in peft 0.17.1 and 0.21.2, and what older versions and ms-swift write besides.
+The keys are the fields of LoraConfig in peft 0.17.1 and 0.21.2, and further ones of older versions and ms-swift.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..foreign_json import (
+from ...foreign_json import (
     FLAG,
     OBJECT,
     TEXT,
@@ -26,7 +26,8 @@ from ..foreign_json import (
     shown,
     whole_number,
 )
-from ..tensor_files.stored import CheckpointError, preview, read_json
+from ...tensor_files.stored import CheckpointError, preview
+from .folder import Folder
 
 CONFIG = "adapter_config.json"
 CHOICE_KEYS = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
@@ -60,7 +61,7 @@ VARIANTS = {
     "enable_lora": "its factors are those of some parts of a matrix",
 }
 NAMES, INDEX = list_of(TEXT, least=0), whole_number(0, 1 << 16)
-# Ways to start an adapter that leave the base as it is; PiSSA, OLoRA, CorDA, LoftQ and LoRA-GA change it.
+# Initializations that do not change the base. PiSSA, OLoRA, CorDA, LoftQ and LoRA-GA change it.
 PLAIN_STARTS = ("gaussian", "orthogonal", "eva", "mica", "true", "false")
 KINDS = {
     "bias": one_of(("none", "all", "lora_only")).or_null(),
@@ -78,13 +79,13 @@ KINDS = {
 }
 
 
-# A repetition in a repeated group, as in (a+)+, which can take longer than anybody waits.
+# A repetition in a repeated group, as in (a+)+, can take exponential time.
 NESTED_REPETITION = re.compile(r"\([^()]*[*+{][^()]*\)[*+{]")
 
 
 @dataclass(frozen=True)
 class PeftConfig:
-    """path: of the file. values: what it holds, checked."""
+    """The settings of an adapter. path: the file. values: its content, checked."""
 
     path: Path
     values: Mapping[str, Any]
@@ -99,7 +100,7 @@ class PeftConfig:
 
     @property
     def trains_bias(self) -> str | None:
-        """What it says of the base's biases, if they were trained."""
+        """The setting for the base's biases, None if they were not trained."""
         value = self.values.get("bias")
         return None if value in (None, "none") else value
 
@@ -113,15 +114,12 @@ class PeftConfig:
         return self._of_layer(layer, "r", "rank_pattern", MAX_RANK, is_whole=True)
 
     def scaling(self, layer: str) -> float:
-        """Return alpha / r, or alpha / sqrt(r) for rank-stabilised LoRA. Raises CheckpointError."""
+        """Return alpha / r, or alpha / sqrt(r) for rank-stabilized LoRA. Raises CheckpointError."""
         rank, alpha = self.rank(layer), self._of_layer(layer, "lora_alpha", "alpha_pattern", MAX_ALPHA)
         return alpha / math.sqrt(rank) if self.values.get("use_rslora") else alpha / rank
 
     def token_numbers(self, layer: str, num_rows: int) -> tuple[int, ...]:
-        """Return the rows of a vocabulary that were trained alone, of which num_rows are stored.
-
-        Raises CheckpointError if the file does not name them.
-        """
+        """Return the numbers of the vocabulary's num_rows rows that were trained alone. Raises CheckpointError."""
         stated = self.values.get("trainable_token_indices")
         if isinstance(stated, dict):
             stated = next((stated[name] for name in stated if f".{layer}".endswith(f".{name}")), None)
@@ -134,10 +132,10 @@ class PeftConfig:
         return tuple(stated)
 
     def check_chosen(self, layers: Iterable[str]) -> None:
-        """Raise CheckpointError for layers with factors that the file's choice of layers leaves out.
+        """Raise CheckpointError for layers with factors that the settings exclude.
 
-        peft would not load their factors, so either the file or the weights are not what was trained. A pattern of
-        target_modules says nothing here: it may have been written for the names of another transformers.
+        peft would not load these factors, so that either the settings or the weights are not those of the training. A
+        pattern in target_modules is ignored, since it may fit the names of another version of transformers.
         """
         outside = [layer for layer in layers if not self._is_chosen(layer)]
         if outside and not self.values.get("ensure_weight_tying"):  # with it peft adds the layer that is tied to one
@@ -149,7 +147,7 @@ class PeftConfig:
             )
 
     def _is_chosen(self, layer: str) -> bool:
-        """Tell if peft gives a layer an adapter (`check_target_module_exists` in its `tuners/tuners_utils.py`)."""
+        """Return whether peft gives a layer an adapter (`check_target_module_exists` in `tuners/tuners_utils.py`)."""
         target, excluded = self.values.get("target_modules"), self.values.get("exclude_modules")
         if excluded and _is_named(excluded, layer):
             return False
@@ -165,7 +163,7 @@ class PeftConfig:
         return number in (chosen if isinstance(chosen, list) else [chosen])
 
     def _of_layer(self, layer: str, key: str, patterns: str, most: float, *, is_whole: bool = False):
-        """Return a layer's value: that of the first pattern that its name ends with, else the common one."""
+        """Return a layer's value: that of the first pattern that the end of its name matches, else the common one."""
         value = self.values.get(key)
         for pattern, special in (self.values.get(patterns) or {}).items():
             if re.fullmatch(rf"(.*\.)?({pattern})", layer):
@@ -178,10 +176,9 @@ class PeftConfig:
         return value
 
 
-def read_config(folder: Path) -> PeftConfig:
-    """Read an adapter's settings. Raises CheckpointError for what is unknown, wrong or cannot be merged."""
-    path = Path(folder) / CONFIG
-    values = read_json(path)
+def read_config(folder: Folder) -> PeftConfig:
+    """Read an adapter's settings. Raises CheckpointError for unknown, wrong and unsupported ones."""
+    path, values = folder / CONFIG, folder.json(CONFIG)
     kind = values.get("peft_type") or "LORA"
     if kind != "LORA":
         raise CheckpointError(f"{path}: adapters of type {kind!r} are not read, expected 'LORA' (key peft_type)")
@@ -204,7 +201,7 @@ def read_config(folder: Path) -> PeftConfig:
 
 
 def _is_named(names: str | list[str], layer: str) -> bool:
-    """Tell if a pattern fits a layer's whole name, or one of some names its end."""
+    """Return whether a pattern matches a layer's whole name, or one of the names matches its end."""
     if isinstance(names, str):
         return re.fullmatch(names, layer) is not None
     return any(layer == name or layer.endswith(f".{name}") for name in names)
@@ -231,4 +228,4 @@ def _check_patterns(path: Path, key: str, patterns: Iterable[str]) -> None:
         try:
             re.compile(pattern)
         except (re.error, RecursionError, OverflowError) as error:
-            raise CheckpointError(f"{path}: {pattern!r} of {key} is no pattern: {error}") from None
+            raise CheckpointError(f"{path}: {pattern!r} of {key} is not a pattern: {error}") from None

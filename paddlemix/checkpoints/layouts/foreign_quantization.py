@@ -1,15 +1,15 @@
-"""Weights that another tool quantized: recognized and named, not read. Knows the marks, not the formats."""
+"""Weights that another tool quantized: recognized and named, but not read. Knows the marks, not the formats."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
-from ..foreign_json import is_silent, shown
-from ..tensor_files.stored import CheckpointError, StoredTensor, preview, read_json
-from ..tensor_files.transforms import FLOATS
+from ...foreign_json import is_silent, shown
+from ...tensor_files.stored import CheckpointError, StoredTensor, preview
+from ...tensor_files.transforms import FLOATS
+from .folder import Folder
 
 # Keys of config.json: transformers' (and PaddleNLP's), an older one of compressed-tensors, MLX's.
 CONFIG_KEYS = ("quantization_config", "compression_config", "quantization")
@@ -21,12 +21,12 @@ FILES_BESIDE = (
     "quanto_qmap.json",
     "quant_strategy.json",
 )
-# What says how, in the order in which it is looked for; PaddleNLP writes its own with null where nothing is quantized.
+# Keys for the method, in the order of lookup. PaddleNLP writes its own as null if nothing is quantized.
 METHOD_KEYS = ("quant_method", "quant_type", "weight_quantize_algo", "quant_algo", "quant_library")
 BITSANDBYTES_KEYS = ("load_in_8bit", "load_in_4bit", "_load_in_8bit", "_load_in_4bit")
 SHOWN_KEYS = (*METHOD_KEYS, *BITSANDBYTES_KEYS, "bits", "w_bit", "weight_bits", "group_size", "format", "fmt")
-# Tensors beside or instead of a matrix, as bitsandbytes, AWQ, GPTQ, fp8, compressed-tensors, HQQ, AQLM, quanto, MLX
-# and PaddleNLP call them.
+# Names of the tensors beside or instead of a matrix in bitsandbytes, AWQ, GPTQ, fp8, compressed-tensors, HQQ, AQLM,
+# quanto, MLX and PaddleNLP.
 MARK = re.compile(
     r".*\.(qweight|qzeros|scales|biases|g_idx|SCB|weight_format|(nested_)?(absmax|quant_map)|quant_state\..+|"
     r"weight_scale(_\w+)?|input_scale|weight_packed|weight_shape|weight_zero_point|weight_g_idx|W_q|codes|codebooks|"
@@ -39,9 +39,9 @@ ADVICE = (
 IF_NOT = "If the stored weights are not quantized after all, as after merging a QLoRA run, remove this statement"
 
 
-def refuse_quantized(folder: Path) -> None:
-    """Raise CheckpointError for a folder whose config.json, or a file beside it, states quantized weights."""
-    for where, values in _statements(Path(folder)):
+def refuse_quantized(folder: Folder) -> None:
+    """Raise CheckpointError if config.json, or a file beside it, says that the weights are quantized."""
+    for where, values in _statements(folder):
         method = _method(values)
         if method is not None:
             raise CheckpointError(f"{folder}: {where} {method}: {ADVICE}. {IF_NOT}")
@@ -53,41 +53,40 @@ def quantized_names(names: Iterable[str]) -> list[str]:
 
 
 def quantized_tensors(names: Iterable[str]) -> str:
-    """Return what is wrong with tensors that only quantized weights have."""
+    """Return the problem with tensors that only quantized weights have."""
     return f"tensors of quantized weights, without quantization_config: {preview(names, 3)}; {ADVICE}"
 
 
 def wrong_dtype(name: str, tensor: StoredTensor) -> str | None:
-    """Return what is wrong with the dtype of a model's tensor, None for a float of 16 or 32 bits."""
+    """Return the problem with the dtype of a model's tensor, None for a float of 16 or 32 bits."""
     if tensor.dtype in FLOATS and tensor.dtype != "float64":
         return None
     return f"{name} {list(tensor.shape)} is {tensor.dtype}"
 
 
 def wrong_dtypes(problems: list[str]) -> str:
-    """Return one sentence about what `wrong_dtype` found."""
+    """Return one sentence about the problems that `wrong_dtype` found."""
     is_double = all(problem.endswith("float64") for problem in problems)
     advice = "save it in float32 (model.float() in torch)" if is_double else ADVICE
     return f"{preview(problems, 3)}, expected float32, float16 or bfloat16: {advice}"
 
 
-def _statements(folder: Path) -> Iterator[tuple[str, Any]]:
-    """Yield where quantization is stated, in words, and what stands there."""
-    path = folder / "config.json"
-    raw = read_json(path) if path.is_file() else {}
+def _statements(folder: Folder) -> Iterator[tuple[str, Any]]:
+    """Yield where quantization is stated, in words, and the statement."""
+    raw = folder.json("config.json") if folder.has("config.json") else {}
     parts = {"": raw} | {f"{name}.": part for name, part in raw.items() if isinstance(part, Mapping)}
     for start, part in parts.items():
         for key in CONFIG_KEYS:
             if key in part:
                 yield f"config.json states {start}{key}", part[key]
     for name in FILES_BESIDE:
-        if (folder / name).is_file():
-            values = read_json(folder / name)
+        if folder.has(name):
+            values = folder.json(name)
             yield f"{name} states a quantization_config", values.get("quantization", values)
 
 
 def _method(values: Any) -> str | None:
-    """Return what a statement says, None where it says that nothing is quantized."""
+    """Return the method in a statement, None if it says that nothing is quantized."""
     if is_silent(values):
         return None
     if not isinstance(values, Mapping):

@@ -1,0 +1,230 @@
+"""LoRA folders in PaddleMIX's format: lora_config.json, and lora_model_state.pdparams or a unified checkpoint.
+
+The file (or the shards peft_model-*.safetensors of PaddleNLP's unified checkpoints) holds `<layer>.lora_A` [in, r] and
+`<layer>.lora_B` [r, out] under PaddleMIX's names, and the tensors that were trained whole (projector,
+image_newline). Merging is W + A B * scaling (Hu et al. 2021).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ...foreign_json import KeyRules, check_keys, is_silent, shown
+from ...hub.places import fetch_folder
+from ...models.config import LlavaConfig
+from ...ops.quantize import KINDS
+from ...tensor_files.pdparams import open_pdparams
+from ...tensor_files.safetensors import open_safetensors
+from ...tensor_files.stored import CheckpointError, StoredTensor, preview
+from ..adapters import Adapter
+from ..merged import Factors
+from . import paddle, paddlemix
+from .config_keys import config_or_empty
+from .folder import Folder
+from .layout import Layout
+from .partial import GIVE_BASE, Kind, read_partial
+from .peft_config import CONFIG as PEFT_CONFIG
+from .peft_config import MAX_ALPHA, MAX_RANK
+
+WEIGHTS, CONFIG = "lora_model_state.pdparams", "lora_config.json"
+UNIFIED, UNIFIED_INDEX = "peft_model.safetensors", "peft_model.safetensors.index.json"
+BASE_KEY = "base_model_name_or_path"
+QUANTIZATION_KEY = "quantization"  # of the base's weights in training
+# The fields of paddlenlp's LoRAConfig (3.0.0b4 and later). The choice of layers and settings of training change
+# nothing, since the file has the tensors of the layers.
+RULES = KeyRules(
+    used=frozenset({"r", "lora_alpha", "rslora", BASE_KEY, QUANTIZATION_KEY}),
+    inert=frozenset(
+        "target_modules trainable_modules trainable_bias lora_dropout merge_weights tensor_parallel_degree dtype "
+        "head_dim lora_plus_scale use_quick_lora lorapro scaling nola_basis_num".split()
+    ),
+)
+VARIANTS = ("pissa", "loraga", "lora_use_mixer", "use_mora", "mora", "nola", "do_qat", "enable_lora_list")
+
+
+def matches(folder: Folder) -> bool:
+    """Return whether a folder has an adapter. Raises CheckpointError if it has one of peft too."""
+    if not folder.has(CONFIG):
+        return False
+    if folder.has(PEFT_CONFIG):
+        raise CheckpointError(
+            f"{folder} holds two adapters ({CONFIG} and {PEFT_CONFIG}): remove the files of one of them"
+        )
+    return True
+
+
+def remove_adapter(path: Path) -> None:
+    """Delete an adapter's files from the folder of a whole model, which would be read as an adapter."""
+    for name in (CONFIG, WEIGHTS):
+        (Path(path) / name).unlink(missing_ok=True)
+
+
+def _base_of(folder: Folder) -> Folder:
+    """Return the folder of the model that an adapter was trained on. Raises CheckpointError if it is not known."""
+    base = folder.json(CONFIG).get(BASE_KEY)
+    if not base or not isinstance(base, str):
+        raise CheckpointError(
+            f"{folder} is a LoRA folder whose {CONFIG} does not name its base model ({BASE_KEY}): give the base with "
+            "--model-base or base=, or merge it first with merge_lora_params.py --model_name_or_path BASE --lora_path "
+            "THIS --merge_model_path OUT"
+        )
+    what = "is a LoRA folder for the base model"
+    return folder.at(fetch_folder(base, folder.path, what=what, advice=GIVE_BASE))
+
+
+def read_adapter(path: Path | Folder, config: LlavaConfig) -> dict[str, StoredTensor]:
+    """Return an adapter's tensors under our names. Raises CheckpointError for unknown names and incomplete pairs."""
+    file, tensors = _open_weights(Folder.of(path))
+    table = paddlemix.table(config)
+    found, unknown = {}, []
+    for name, tensor in tensors.items():
+        if paddlemix.is_dropped(name, config):
+            continue
+        translated = _translate(table.to_ours, name)
+        if translated is None:
+            unknown.append(name)
+        else:
+            found[translated] = tensor
+    if unknown:
+        raise CheckpointError(f"{file} holds unrecognized tensors: {preview(sorted(unknown))}")
+    _check_pairs(file, found)
+    return found
+
+
+def _open_weights(folder: Folder) -> tuple[Path, dict[str, StoredTensor]]:
+    """Return the file with an adapter's weights, or the index of its shards, and its tensors."""
+    shards = next((name for name in (UNIFIED_INDEX, UNIFIED) if folder.has(name)), None)
+    if not folder.has(WEIGHTS):
+        if shards is None:
+            raise CheckpointError(f"{folder} has {CONFIG} but no {WEIGHTS}: the adapter's weights are missing")
+        return folder / shards, folder.weights(UNIFIED, UNIFIED_INDEX, open_safetensors)
+    if shards is not None:
+        raise CheckpointError(f"{folder} holds an adapter as {WEIGHTS} and as {shards}: remove the older one")
+    return folder / WEIGHTS, folder.tensors(WEIGHTS, open_pdparams)
+
+
+def to_paddlemix_name(name: str, config) -> str:
+    """Return PaddleMIX's name of a parameter, a LoRA factor included."""
+    translated = _translate(paddlemix.table(config).to_theirs, name)
+    assert translated is not None, name
+    return translated
+
+
+def _translate(translate, name: str) -> str | None:
+    """Translate a name. A LoRA factor has the name of the weight that it changes."""
+    stem, _, tail = name.rpartition(".")
+    is_factor = tail in ("lora_A", "lora_B")
+    target = translate(f"{stem}.weight" if is_factor else name)
+    if target is None:
+        return None
+    return f"{target[0].removesuffix('.weight')}.{tail}" if is_factor else target[0]
+
+
+def _check_pairs(file: Path, tensors: dict) -> None:
+    stems = {tail: {name[:-7] for name in tensors if name.endswith(tail)} for tail in (".lora_A", ".lora_B")}
+    odd = sorted(stems[".lora_A"] ^ stems[".lora_B"])
+    if odd:
+        raise CheckpointError(f"{file}: only one of lora_A and lora_B is there for {preview(odd)}")
+    if not stems[".lora_A"]:
+        raise CheckpointError(f"{file} holds no lora_A and lora_B at all, so it is not an adapter")
+
+
+def quantization_of(path: Path | Folder) -> str | None:
+    """Return the quantization of the base's weights in training, None for none. Raises CheckpointError."""
+    folder = Folder.of(path)
+    kind = folder.json(CONFIG).get(QUANTIZATION_KEY)
+    if kind is not None and kind not in KINDS:
+        raise CheckpointError(f"{folder / CONFIG} has {QUANTIZATION_KEY} {kind!r}: expected {' or '.join(KINDS)}")
+    return kind
+
+
+def _rank_of(folder: Folder) -> int:
+    """Return r of an adapter's config. Raises CheckpointError."""
+    rank = folder.json(CONFIG).get("r")
+    if type(rank) is not int or not 1 <= rank <= MAX_RANK:
+        bounds = f"a number of at least 1, and {MAX_RANK} at most"
+        raise CheckpointError(f"{folder / CONFIG} has r {shown(rank)}, expected {bounds}")
+    return rank
+
+
+def scaling_of(path: Path | Folder) -> float:
+    """Return alpha / r, or alpha / sqrt(r) for rank-stabilized LoRA. Raises for an adapter that cannot be merged."""
+    folder = Folder.of(path)
+    file, values = folder / CONFIG, folder.json(CONFIG)
+    _check_variants(file, values)
+    rank, alpha, is_stable = _rank_of(folder), values.get("lora_alpha"), values.get("rslora")
+    if type(alpha) not in (int, float) or not 0 < alpha <= MAX_ALPHA:
+        raise CheckpointError(
+            f"{file} needs 'lora_alpha' as a number above 0, {MAX_ALPHA:g} at most: it is {shown(alpha)}"
+        )
+    if is_stable not in (None, True, False):
+        raise CheckpointError(f"{file}: rslora is {shown(is_stable)}, expected true or false")
+    return alpha / math.sqrt(rank) if is_stable else alpha / rank
+
+
+def _check_variants(file: Path, values: Mapping[str, Any]) -> None:
+    for variant in VARIANTS:
+        value = values.get(variant)
+        is_on = any(value) if isinstance(value, list) else not is_silent(value)
+        if is_on:
+            raise CheckpointError(f"{file}: {variant} is set, which cannot be merged here ({shown(values[variant])})")
+    check_keys({key: value for key, value in values.items() if key not in VARIANTS}, RULES, str(file), CheckpointError)
+
+
+def _open(folder: Folder, config: LlavaConfig) -> Adapter:
+    """Return an adapter under our names, to be merged into its base. Raises CheckpointError."""
+    scaling, tensors = scaling_of(folder), read_adapter(folder, config)
+    _check_ranks(folder, tensors)
+    factors, whole = {}, {}
+    for name, tensor in tensors.items():
+        stem, _, tail = name.rpartition(".")
+        if tail == "lora_A":
+            factors[f"{stem}.weight"] = Factors(tensor, tensors[f"{stem}.lora_B"], scaling)
+        elif tail != "lora_B":
+            whole[name] = tensor
+    return Adapter(folder.path, factors, whole)
+
+
+def _check_ranks(folder: Folder, tensors: dict[str, StoredTensor]) -> None:
+    rank = _rank_of(folder)
+    odd = []
+    for name, tensor in tensors.items():
+        stem, _, tail = name.rpartition(".")
+        if tail == "lora_A":
+            first, second = tuple(tensor.shape), tuple(tensors[f"{stem}.lora_B"].shape)
+            if len(first) != 2 or len(second) != 2 or first[1] != rank or second[0] != rank:
+                odd.append(f"{stem} ({list(first)} and {list(second)})")
+    if odd:
+        raise CheckpointError(f"{folder} has factors that are not of rank {rank} (r of {CONFIG}): {preview(odd)}")
+
+
+def _recorded_config(folder: Folder) -> LlavaConfig | None:
+    raw = config_or_empty(folder)
+    return paddle.read_config(folder, raw) if paddle.FORMAT_KEY in raw else None
+
+
+def describe(folder: Folder, is_complete: bool) -> dict[str, Any]:
+    """Return the scaling, and the quantization of the base if there was one."""
+    quantization = quantization_of(folder)
+    return {"scaling": scaling_of(folder), **({"quantization": quantization} if quantization else {})}
+
+
+KIND = Kind(
+    "a LoRA folder in PaddleMIX's format", _base_of, _open, recorded_config=_recorded_config, has_our_names=True
+)
+LAYOUT = Layout(
+    name="lora",
+    title=KIND.title,
+    rule=f"{CONFIG} (PaddleMIX's LoRA), over its base",
+    matches=matches,
+    read=lambda folder, options: read_partial(KIND, LAYOUT, folder, options),
+    kind="adapter",
+    takes_base=True,
+    adapter_config=CONFIG,
+    describe_adapter=describe,
+    recorded_quantization=quantization_of,
+    has_whole_processor=True,
+)
