@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,7 +26,7 @@ from ..tensor_files.transforms import contiguous
 from .quantized import to_codes
 from .source import AS_RECORDED, Source, open_source
 
-NUM_READERS = 2
+NUM_READERS = max(2, min(8, len(os.sched_getaffinity(0))))
 
 
 def load_model(
