@@ -52,7 +52,9 @@ class Folder:
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
         """Return what `make` returned the first time that this folder was asked for the key."""
-        key = (self.path, key)
+        return self._once((self.path, key), make)
+
+    def _once(self, key: Hashable, make: Callable[[], T]) -> T:
         if key not in self.made:
             self.made[key] = make()
         return self.made[key]
@@ -60,11 +62,13 @@ class Folder:
     def content(self, name: str) -> bytes:
         """Return the bytes of a small file. Raises CheckpointError."""
         path = self.path / name
-        return self.once(("content", name), lambda: read_content(path, CheckpointError, str(path)))
+        return self._once((path, "content"), lambda: read_content(path, CheckpointError, str(path)))
 
     def json(self, name: str) -> dict[str, Any]:
-        """Return a JSON object, not to be modified. Raises CheckpointError with the file and the place of the error."""
-        return self.once(("json", name), lambda: parse_object(self.content(name), CheckpointError, str(self / name)))
+        """Return a JSON object, not to be modified. Raises CheckpointError with the place of a syntax error."""
+        return self._once(
+            (self / name, "json"), lambda: parse_object(self.content(name), CheckpointError, str(self / name))
+        )
 
     def finite_json(self, name: str) -> dict[str, Any]:
         """Return a JSON object that describes a model. Raises CheckpointError for NaN and Infinity too."""
@@ -74,11 +78,11 @@ class Folder:
 
     def tensors(self, name: str, open_file: Reader) -> dict[str, StoredTensor]:
         """Return the tensors of one weight file, mapped."""
-        return self.once(("tensors", name), lambda: open_file(self.path / name))
+        return self._once((self / name, "tensors"), lambda: open_file(self.path / name))
 
     def index(self, name: str) -> dict[str, str]:
         """Return the tensor names and files of an index of shards."""
-        return self.once(("index", name), lambda: read_index(self.path / name))
+        return self._once((self / name, "index"), lambda: read_index(self.path / name))
 
     def weights(self, single: str, index: str, open_file: Reader) -> dict[str, StoredTensor]:
         """Return the tensors of the file `single`, or of the shards that `index` lists. Raises CheckpointError."""
