@@ -1,4 +1,4 @@
-"""Tensors with what an adapter changes of them: a product of factors, replaced rows, an added bias. All are lazy.
+"""Tensors with the changes of an adapter: a product of factors, replaced rows, an added bias. All are lazy.
 
 LoRA is W + left right * scaling (Hu et al. 2021, arXiv:2106.09685), and DoRA m (W + left right * scaling) / its norm
 (Liu et al. 2024, arXiv:2402.09353, equation 5). Both are computed in float32 and rounded once.
@@ -20,7 +20,7 @@ from ..tensor_files.transforms import Derived, cast_values, row_blocks, transpos
 class Factors:
     """left [rows, r] and right [r, columns] of one matrix's change.
 
-    magnitude: of DoRA, the norm of each row of the result (axis 0), or of each column (axis 1); None for LoRA.
+    magnitude: of DoRA, the norm of each row of the result (axis 0) or of each column (axis 1). None for LoRA.
     """
 
     left: StoredTensor
@@ -44,7 +44,7 @@ class Factors:
 
 @dataclass(frozen=True)
 class Rows:
-    """values [n, columns] take the place of the rows with these n numbers."""
+    """Values [n, columns] that replace the rows with these n numbers."""
 
     numbers: tuple[int, ...]
     values: StoredTensor
@@ -56,7 +56,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Merged(Derived):
-    """A matrix with its change, kept apart so that both can be split, see `fused`."""
+    """A matrix and its change, kept apart so that both can be split, see `fused_weights`."""
 
     factors: Factors | None = None
 
@@ -64,7 +64,7 @@ class Merged(Derived):
 def merged(base: StoredTensor, factors: Factors, dtype: str) -> Merged:
     """Return base + left right * scaling, for DoRA with the norms of magnitude. Further axes of base count as columns.
 
-    Its values cost the memory of themselves and of a block.
+    Reading needs the memory of the values and of a block.
     """
 
     def read() -> np.ndarray:
@@ -87,7 +87,7 @@ def merged(base: StoredTensor, factors: Factors, dtype: str) -> Merged:
 
 
 def _scaler(factors: Factors, matrix: np.ndarray, changed: Callable[[slice], np.ndarray]) -> Callable:
-    """Return what scales some rows of the changed matrix to the norms that DoRA learned; LoRA's stay as they are."""
+    """Return a function that scales rows of the changed matrix to the norms of DoRA, and does nothing for LoRA."""
     if factors.magnitude is None:
         return lambda rows, block: block
     magnitude = as_float32(factors.magnitude).reshape(-1)
@@ -103,7 +103,7 @@ def _squares(block: np.ndarray, axis: int) -> np.ndarray:
 
 
 def _ratio(magnitude: np.ndarray, squares: np.ndarray) -> np.ndarray:
-    """Return magnitude / norm. What is all zeros stays so, where the formula divides zero by zero."""
+    """Return magnitude / norm, and zero where the norm is zero."""
     norms = np.sqrt(squares)
     return np.divide(magnitude, norms, out=np.zeros(len(norms)), where=norms > 0).astype(np.float32)
 

@@ -1,8 +1,9 @@
-"""The folders that commands write: checked first, whole or not there, and never over what is not theirs.
+"""The folders that commands write: checked first, complete or absent, and never over foreign files.
 
-A new folder grows beside its place under a hidden name and is renamed when it is whole. Where a folder is there
-already, its successor grows inside it, and its files then take their places one by one: the configs by which a model is
-known go first and come back last, so that a half replaced folder is no model, and the next start goes on with it.
+A new folder grows under a hidden name beside its place and is renamed when it is complete. If the folder exists
+already, its successor grows inside it, and its files are then moved one by one: the configs by which a model is
+recognized are removed first and come back last, so that a half replaced folder is not a model, and the next start
+finishes the move.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from ..hub.model_files import PARTS
 from ..output import OutputError, check_file, locked, sync, sync_tree, write_json
 from ..tensor_files.stored import CheckpointError, preview, read_json
 
-NOTE = ".paddlemix.json"  # of an output: the command that wrote it, and its files
+NOTE = ".paddlemix.json"  # in each output: the command that wrote it, and its files
 STAGING = ".paddlemix-unfinished"
-HEADS = ("config.json", "adapter_config.json", "lora_config.json")  # without them nobody takes a folder for a model
-# What decides how a model folder is read. Of an overwritten folder none is left that the new one does not have.
+HEADS = ("config.json", "adapter_config.json", "lora_config.json")  # without them a folder is not recognized as a model
+# Files that decide how a model folder is read. When a folder is overwritten, the old ones are removed.
 MODEL_FILES = re.compile(
     r"(lora_config|adapter_config|config|generation_config|(pre)?processor_config|tokenizer(_config)?"
     r"|special_tokens_map|added_tokens|chat_template|vocab)\.json|chat_template\.jinja|merges\.txt"
@@ -39,8 +40,8 @@ MOST_NAMES = 5
 class OutputFolder:
     """A folder that a user named for a command's output.
 
-    is_overwriting: whether it may hold something else than an earlier output of the same command; option: how a user
-    asks for that. is_known: tells an earlier output that has no note.
+    is_overwriting: whether it may have other files than an earlier output of the same command. option: the flag for
+    that. is_known: recognizes an earlier output without a note.
     """
 
     folder: Path
@@ -52,8 +53,8 @@ class OutputFolder:
     def checked(self, sources: Sequence[Path]) -> OutputFolder:
         """Return the same with the folder's real path.
 
-        sources: folders that are read. Raises CheckpointError if the folder is a file, a source, above a source, or
-        holds what is not to be overwritten.
+        sources: folders that are read. Raises CheckpointError if the folder is a file, a source, a parent of a source,
+        or has files that may not be overwritten.
         """
         folder = _resolved(self.folder)
         real = [_resolved(source) for source in sources]
@@ -67,22 +68,22 @@ class OutputFolder:
             self._check_contents(folder)
         inner = next((source for source in real if folder in source.parents), None)
         if inner is not None:
-            raise CheckpointError(f"the source {inner} lies in the destination {folder}: name another folder")
+            raise CheckpointError(f"the source {inner} is in the destination {folder}: name another folder")
         return dataclasses.replace(self, folder=folder)
 
     def _check_contents(self, folder: Path) -> None:
         names = sorted(path.name for path in folder.iterdir() if path.name != STAGING)
-        is_own = self.command in (_command_of(folder), _command_of(folder / STAGING))  # the latter was cut off
+        is_own = self.command in (_command_of(folder), _command_of(folder / STAGING))  # the latter was interrupted
         if not names or self.is_overwriting or is_own or self.is_known(folder):
             return
         raise CheckpointError(
-            f"the destination {folder} is not empty and no earlier output of {self.command}, it holds "
+            f"the destination {folder} is not empty and not an earlier output of {self.command}, it holds "
             f"{preview(names, MOST_NAMES)}: name a new folder, or empty this one, or set {self.option}"
         )
 
     @contextmanager
     def filled(self) -> Iterator[Path]:
-        """Yield a folder to fill, which takes its place on success and is removed on failure; `checked` comes first."""
+        """Yield a folder to fill, which gets its name on success and is removed on failure. Call `checked` first."""
         is_taken = self.folder.is_dir() and any(self.folder.iterdir())
         try:
             with exchanged(self.folder, self.command) if is_taken else self._renamed() as folder:
@@ -108,7 +109,7 @@ def _resolved(path: Path) -> Path:
     try:
         return Path(path).expanduser().resolve()
     except (RuntimeError, OSError, ValueError) as error:  # ~nobody, a loop of links, a NUL
-        raise CheckpointError(f"{str(path)!r} is no path: {error}") from None
+        raise CheckpointError(f"{str(path)!r} is not a path: {error}") from None
 
 
 def _command_of(folder: Path) -> str | None:
@@ -116,7 +117,7 @@ def _command_of(folder: Path) -> str | None:
 
 
 def write_note(folder: Path, command: str, values: dict[str, Any] | None = None) -> None:
-    """Write down whose output a folder is, with its files. values: what else the note is to say."""
+    """Record the command that wrote a folder, and its files. values: further keys of the note."""
     write_json(folder / NOTE, {"command": command, "files": _files(folder), **(values or {})})
 
 
@@ -128,10 +129,10 @@ def exchanged(
     is_replaced: Callable[[str], Any] = MODEL_FILES.fullmatch,
     values: dict[str, Any] | None = None,
 ) -> Iterator[Path]:
-    """Yield a folder to fill, whose files then take the places of those in `destination`.
+    """Yield a folder to fill, whose files then replace the files in `destination`.
 
-    command: for the folder's note, None for no note; values: as for `write_note`. is_replaced: tells which files of the
-    former output go although the new one has none of their name.
+    command: for the folder's note, None for no note. values: see `write_note`. is_replaced: whether a file of the
+    former output is removed if the new one has no file of that name.
     """
     destination.mkdir(parents=True, exist_ok=True)
     finish_exchange(destination)
@@ -153,20 +154,20 @@ def exchanged(
 
 
 def _check_part(destination: Path, name: str) -> None:
-    """Raise OutputError where a file of the new output would replace something else than a file, or lie elsewhere."""
+    """Raise OutputError if a file of the new output would replace anything but a file, or be in another folder."""
     if link := _link(destination, name):
         raise OutputError(f"{link} is a link and is not followed: remove it, or name another folder")
     check_file(destination / name)
 
 
 def _link(destination: Path, name: str) -> Path | None:
-    """Return the link by which a file of a note would lie elsewhere."""
+    """Return the link by which a file of a note would be in another folder."""
     parents = (destination / parent for parent in PurePosixPath(name).parents if parent.name)
     return next((parent for parent in parents if parent.is_symlink()), None)
 
 
 def finish_exchange(destination: Path) -> None:
-    """Put a whole successor's files into their places; remove one that is not whole. Does nothing where there is none.
+    """Finish an interrupted exchange: move the files of a complete successor, or remove an incomplete one.
 
     Raises CheckpointError for a note that this module does not write.
     """
@@ -181,11 +182,11 @@ def finish_exchange(destination: Path) -> None:
 
 
 def _exchange(folder: Path, destination: Path) -> None:
-    """Move the files of a whole successor to where they belong; may be cut off anywhere, and be done again."""
+    """Move the files of a complete successor to their places. May be interrupted anywhere and repeated."""
     note = read_json(folder / NOTE)
     files, gone = note.get("files"), note.pop("replaced", None)
     if not all(isinstance(names, list) and all(map(_is_inside, names)) for names in (files, gone)):
-        raise CheckpointError(f"{folder / NOTE} is no note of an unfinished output: remove {folder}")
+        raise CheckpointError(f"{folder / NOTE} is not a note of an unfinished output: remove {folder}")
     if link := next(filter(None, (_link(destination, name) for name in [*files, *gone])), None):
         raise CheckpointError(
             f"{folder / NOTE} names files below {link}, a link, which is not followed: remove {folder}"
@@ -211,21 +212,21 @@ def _is_head(name: str) -> bool:
 
 
 def _is_inside(name: Any) -> bool:
-    """Tell if a name of a note stays in its folder."""
+    """Return whether a name in a note is inside its folder."""
     return isinstance(name, str) and name != "" and not {"..", "/"} & set(PurePosixPath(name).parts)
 
 
 def _files(folder: Path) -> list[str]:
-    """Return the files of a folder and those below it, without its note."""
+    """Return the files of a folder and its subfolders, without its note."""
     paths = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     return [path for path in paths if path != NOTE]
 
 
 @contextmanager
 def _growing(folder: Path) -> Iterator[None]:
-    """Make an empty folder that no other process writes; remove it at the end, unless its files are to be moved."""
+    """Make an empty folder that no other process writes. Remove it at the end, unless its files are to be moved."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    if folder.is_symlink():  # not ours: what it points to must not be emptied
+    if folder.is_symlink():  # not ours: the folder that it points to must not be emptied
         folder.unlink()
     folder.mkdir(exist_ok=True)
     with locked(folder):

@@ -69,10 +69,10 @@ def _convert(target: np.ndarray, values: np.ndarray, dtype: str) -> None:
 
 
 def _widen_half(target: np.ndarray, values: np.ndarray) -> bool:
-    """Write float16 as float32, three times as fast as NumPy, and return True; or write nothing and return False.
+    """Write float16 as float32, faster than NumPy. Return False, with nothing written, if that is not possible.
 
-    The bits, shifted to their place in float32, are the value divided by SCALE, also for subnormal numbers. But infinity
-    and NaN have another exponent, and small values are lost if the processor treats subnormals as zero.
+    The bits, shifted to their place in float32, are the value divided by SCALE, also for subnormal numbers. But
+    infinity and NaN have another exponent, and small values are lost if the processor treats subnormals as zero.
     """
     half = values.view(np.int16)
     if np.bitwise_and(half, NO_SIGN).max(initial=0) >= INFINITY or _loses_subnormals():

@@ -1,7 +1,7 @@
-"""Paddle's pickle files: state dicts, whose values stay in the file until they are asked for.
+"""Paddle's pickle files: state dicts, whose values are read on demand.
 
-NumPy's own classes are not handed to the file: their `__setstate__` believes what it is told, and a file made for it
-can crash the process. Stand-ins take what a plain array needs and check it.
+The pickle does not get NumPy's own classes: their `__setstate__` trusts its arguments, so that a malicious file can
+crash the process. Classes of this module replace them. They take the facts of a plain array and check them.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from .stored import CheckpointError, StoredTensor, is_shape, map_array, refuse_e
 
 PLAIN_DTYPES = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
 BYTE_ORDERS = ("|", "=", "<", ">")
-NAME_TABLE = "StructuredToParameterName@@"  # paddle.save adds it; it holds names, not values
+NAME_TABLE = "StructuredToParameterName@@"  # added by paddle.save; it has names, not values
 SPLIT_TABLE = "UnpackBigParamInfor@@"  # how arrays above 4 GB were cut, for pickle protocols below 4
 CHUNK_BYTES = 1 << 20
-ARRAY_CLASS = object()  # what the name numpy.ndarray stands for
+ARRAY_CLASS = object()  # the value of the name numpy.ndarray
 
 
 class _Dtype(Buildable):
-    """Stands in for numpy.dtype."""
+    """Replaces numpy.dtype."""
 
     def __init__(self, code: Any, is_aligned: Any = False, is_copied: Any = False):
         if not isinstance(code, str) or code not in PLAIN_DTYPES:
@@ -50,18 +50,18 @@ class _Dtype(Buildable):
     def set_state(self, state: Any) -> None:
         if not isinstance(state, tuple) or len(state) < 2 or state[1] not in BYTE_ORDERS:
             raise CheckpointError("it describes the numbers of an array in an unknown way")
-        self.stored = self.stored.newbyteorder(state[1])  # what else the state holds, plain numbers do not have
+        self.stored = self.stored.newbyteorder(state[1])  # plain numbers do not need the rest of the state
 
 
 @dataclass(frozen=True)
 class _Encoded:
-    """An array's bytes as pickle protocol 2 writes them: text of which each character is one byte."""
+    """An array's bytes in pickle protocol 2: a string in which each character is one byte."""
 
     text: Span | str
 
 
 class _Array(Buildable):
-    """Stands in for numpy.ndarray; shape is None until the state came. data: bytes that lie in the file."""
+    """Replaces numpy.ndarray. shape: None before `set_state`. data: bytes in the file."""
 
     shape: tuple[int, ...] | None = None
     stored: np.dtype
@@ -71,28 +71,28 @@ class _Array(Buildable):
     def set_state(self, state: Any) -> None:
         _, shape, dtype, is_fortran, data = state
         if not isinstance(dtype, _Dtype) or not isinstance(data, (Span, _Encoded)) or not is_shape(shape):
-            raise CheckpointError("it holds an array of something else than plain numbers")
+            raise CheckpointError("it holds an array of other things than plain numbers")
         self.shape, self.stored, self.is_fortran, self.data = tuple(shape), dtype.stored, is_fortran is True, data
 
 
 def _reconstruct(kind: Any, shape: Any, code: Any) -> _Array:
-    """Stand in for the function by which NumPy makes an array that the state then fills."""
+    """Replace the function by which NumPy makes an empty array."""
     return _Array()
 
 
 def _encode(text: Any, encoding: Any) -> _Encoded:
-    """Stand in for _codecs.encode, by which pickle protocol 2 writes bytes."""
+    """Replace _codecs.encode, by which pickle protocol 2 writes bytes."""
     if encoding != "latin1" or not isinstance(text, (str, Span)):
-        raise CheckpointError("it encodes something else than an array's bytes")
+        raise CheckpointError("it encodes other things than an array's bytes")
     return _Encoded(text)
 
 
 def _no_bytes() -> _Encoded:
-    """Stand in for bytes, by which pickle protocol 2 writes an array without values."""
+    """Replace bytes, by which pickle protocol 2 writes an array without values."""
     return _Encoded("")
 
 
-# What a file of arrays needs, and nothing that can act.
+# The names in a file of arrays. None of them can run code.
 KNOWN = {
     ("builtins", "tuple"): as_tuple,
     ("__builtin__", "tuple"): as_tuple,
@@ -110,7 +110,7 @@ KNOWN = {
 def open_pdparams(path: Path) -> dict[str, StoredTensor]:
     """Map the arrays of a state dict that `paddle.save` wrote. uint16 arrays are bfloat16, as Paddle stores them.
 
-    Raises CheckpointError for a file that is damaged, or holds anything but named arrays; nothing in it is run.
+    Raises CheckpointError for a damaged file, and for anything but named arrays. No code in the file is run.
     """
     path = Path(path)
     with refusing(path):
@@ -119,7 +119,7 @@ def open_pdparams(path: Path) -> dict[str, StoredTensor]:
 
 @contextmanager
 def refusing(path: Path) -> Iterator[None]:
-    """Put the file's name before what is wrong with it, in a CheckpointError of the same class."""
+    """Add the file's name to a CheckpointError, which keeps its class."""
     try:
         yield
     except CheckpointError as error:
@@ -127,7 +127,7 @@ def refusing(path: Path) -> Iterator[None]:
 
 
 def read_saved(path: Path, known: Mapping[tuple[str, str], Any] = KNOWN, max_steps: int = MAX_STEPS) -> Any:
-    """Return what a file of paddle.save holds, its arrays for `named_arrays`. See PickleReader for what is raised."""
+    """Return the object in a file of paddle.save, with arrays for `named_arrays`. For errors see PickleReader."""
     refuse_empty(path)
     with open(path, "rb") as file:
         refuse_pointer(file.read(64))
@@ -160,7 +160,7 @@ def stored_array(path: Path, name: Any, value: Any) -> StoredTensor:
 
 
 def _num_bytes(path: Path, data: Span | _Encoded) -> int:
-    """Count an array's bytes; in UTF-8 text they are the bytes that begin a character."""
+    """Return the number of an array's bytes: in UTF-8 text it is the number of characters."""
     if isinstance(data, Span):
         return data.length
     if isinstance(data.text, str):
@@ -176,7 +176,7 @@ def _num_bytes(path: Path, data: Span | _Encoded) -> int:
 
 
 def _read(path: Path, array: _Array, native: np.dtype) -> np.ndarray:
-    """Map an array, or take it out of text, which costs the memory of a few of it."""
+    """Map an array, or decode it from text, which needs the memory of several copies."""
     count = math.prod(array.shape)
     if isinstance(array.data, Span):
         flat = map_array(path, array.stored, array.data.offset, (count,))
@@ -193,17 +193,17 @@ def _decode(path: Path, text: Span | str) -> bytes:
                 text = file.read(text.length).decode("utf-8")
         return text.encode("latin1")
     except UnicodeError:
-        raise CheckpointError(f"{path} is damaged: an array's bytes are not what pickle protocol 2 writes") from None
+        raise CheckpointError(f"{path} is damaged: an array's bytes are not as pickle protocol 2 writes them") from None
 
 
 def _join_split_arrays(tensors: dict[str, StoredTensor], cuts: Any) -> None:
-    """Put together what paddle.save cut up: {name: {"OriginShape", "slices"}}."""
+    """Join arrays that paddle.save has cut: {name: {"OriginShape", "slices"}}."""
     if not isinstance(cuts, dict) or not all(isinstance(info, dict) for info in cuts.values()):
-        raise CheckpointError(f"its {SPLIT_TABLE} is no table of arrays that were cut up")
+        raise CheckpointError(f"its {SPLIT_TABLE} is not a table of arrays that were cut")
     for name, info in cuts.items():
         shape, slices = info.get("OriginShape"), info.get("slices")
         if not is_shape(shape) or not isinstance(slices, list) or not slices:
-            raise CheckpointError(f"its {SPLIT_TABLE} does not say of what entry {name!r} is made")
+            raise CheckpointError(f"its {SPLIT_TABLE} does not list the parts of entry {name!r}")
         if not all(isinstance(part, str) and part in tensors for part in slices) or len(set(slices)) < len(slices):
             raise CheckpointError(f"parts of entry {name!r} are missing")
         parts = [tensors.pop(part) for part in slices]
@@ -221,7 +221,7 @@ def _joined(parts: list[StoredTensor], shape: tuple[int, ...]) -> np.ndarray:
 
 
 def write_pdparams(file: BinaryIO, tensors: Mapping[str, StoredTensor]) -> None:
-    """Write a state dict that paddle.load reads, one tensor after the other, to a file that is open for bytes.
+    """Write a state dict for paddle.load to a file that is open for bytes, one tensor at a time.
 
     It is a pickle of protocol 4, as paddle.save writes it: {name: array}, bfloat16 as uint16.
     """
@@ -229,9 +229,10 @@ def write_pdparams(file: BinaryIO, tensors: Mapping[str, StoredTensor]) -> None:
 
 
 def write_saved(file: BinaryIO, values: Mapping[str, Any]) -> None:
-    """Write a dict that paddle.load reads, one tensor after the other, to a file that is open for bytes.
+    """Write a dict for paddle.load to a file that is open for bytes, one tensor at a time.
 
-    values: dicts with tensors, (name, tensor), which paddle.load makes a tensor of that name, and plain values.
+    values: dicts with tensors, pairs (name, tensor), which paddle.load reads as a tensor of that name, and plain
+    values.
     """
     file.write(b"\x80\x04")
     for part in _pickled(values):
@@ -258,7 +259,7 @@ def _pickled(value: Any) -> Iterator[bytes | memoryview]:
 
 
 def _described(tensor: StoredTensor) -> Iterator[bytes | memoryview]:
-    """Yield an array: a call that makes an empty one, which (1, shape, dtype, is_fortran, bytes) fills."""
+    """Yield the pickle of an array: a call that makes an empty one, and (1, shape, dtype, is_fortran, bytes)."""
     yield b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00tC\x01btR"
     dtype = storage_dtype(tensor.dtype)
     order = b"|" if dtype.itemsize == 1 else b"<"

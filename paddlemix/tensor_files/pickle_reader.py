@@ -1,9 +1,9 @@
-"""Python's pickle format, for files of arrays and tensors: a machine that builds containers and runs nothing.
+"""A reader of Python's pickle format for files of arrays and tensors. It builds containers and runs no code.
 
-Python's own unpickler is no reader for files of unknown origin, even with a list of allowed names: it sets attributes
-on the classes that it is allowed to name, hashes and prints what a file made to take forever, and reads every array
-into memory. This one knows the opcodes that such files need, calls only functions of a given table, and leaves byte
-strings in the file, noting where they are.
+Python's own unpickler is not safe for files of unknown origin, even with a list of allowed names: it sets attributes of
+allowed classes, hashes and prints objects that may be made to take forever, and reads every array into memory. This one
+has only the opcodes that files of arrays need, calls only functions of a given table, and does not read byte strings
+but returns their places in the file.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from typing import Any, BinaryIO
 
 from .stored import CheckpointError
 
-MAX_TEXT = 4096  # longer text is an array's bytes, as pickle protocol 2 writes them
-MAX_STEPS = 2_000_000  # opcodes: some seconds of reading, and 20 times what the state of a 7B model takes
-# Opcodes of Python's that no tensors need: text forms, classes, extensions, sets, buffers.
+MAX_TEXT = 4096  # longer text is the bytes of an array in pickle protocol 2
+MAX_STEPS = 2_000_000  # opcodes: a few seconds of reading, 20 times as many as for the state of a 7B model
+# Other opcodes of Python, which tensors do not need: text forms, classes, extensions, sets, buffers.
 OTHER_STEPS = frozenset(bytes([code]) for code in b"FILPSTUVgpio\x82\x83\x84\x8b\x8f\x90\x91\x92\x96\x97\x98")
-KEYS = (str, int, float, type(None))  # not tuples, whose hash a file can make take forever
+KEYS = (str, int, float, type(None))  # not tuples: a malicious file can make their hash take forever
 
 
 class ForbiddenPickle(CheckpointError):
-    """A pickle that is whole, but asks for more than arrays, containers and plain values."""
+    """A complete pickle that needs more than arrays, containers and plain values."""
 
 
 @dataclass(frozen=True)
 class Span:
-    """Bytes that stay in the file. is_text: they are UTF-8 for characters that stand for one byte each."""
+    """Bytes in the file. is_text: they are UTF-8 text in which each character is one byte."""
 
     offset: int
     length: int
@@ -37,17 +37,17 @@ class Span:
 
 
 class Buildable:
-    """An object that a pickle makes first and fills later, through `set_state`."""
+    """An object that a pickle creates first and fills later, by `set_state`."""
 
     def set_state(self, state: Any) -> None:
         raise NotImplementedError
 
 
 class PickleReader:
-    """Reads pickles, one after the other, from a file that is open for bytes and stays where the last one ended.
+    """Reads consecutive pickles from a file that is open for bytes. The file stays at the end of the last one.
 
-    known: (module, name) -> a function that may be called, or any value that the name stands for.
-    persistent: makes an object of a persistent id. max_steps: how many opcodes a pickle may have.
+    known: (module, name) -> a function that may be called, or any other value.
+    persistent: returns the object of a persistent id. max_steps: how many opcodes a pickle may have.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class PickleReader:
         file.seek(position)
 
     def load(self) -> Any:
-        """Return what one pickle holds. Raises CheckpointError for a damaged one and for what is not in the table."""
+        """Return the object in one pickle. Raises CheckpointError if it is damaged or uses a name outside the table."""
         self._stack: list[Any] = []
         self._marks: list[int] = []
         self._memo: dict[int, Any] = {}
@@ -179,14 +179,14 @@ class PickleReader:
 
 
 def new_dict(*arguments: Any) -> dict:
-    """Stand in for OrderedDict, which dict is as good as."""
+    """Replace OrderedDict by dict."""
     if arguments:
-        raise CheckpointError("it holds an OrderedDict that is made in an unknown way")
+        raise CheckpointError("it holds an OrderedDict that is built in an unknown way")
     return {}
 
 
 def as_tuple(items: Any = ()) -> tuple:
-    """Stand in for tuple and torch.Size."""
+    """Replace tuple and torch.Size."""
     if not isinstance(items, (tuple, list)):
         raise CheckpointError(f"it makes a tuple of a {type(items).__name__}")
     return tuple(items)
@@ -194,7 +194,7 @@ def as_tuple(items: Any = ()) -> tuple:
 
 STEPS: dict[bytes, Callable[[PickleReader], None]] = {
     b"\x80": PickleReader._protocol,
-    b"\x95": lambda self: self._number("<Q"),  # a frame: only of use to who reads ahead
+    b"\x95": lambda self: self._number("<Q"),  # a frame, which is only for reading ahead
     b"(": lambda self: self._marks.append(len(self._stack)),
     b"0": lambda self: self._pop(1),
     b"1": lambda self: self._pop_mark(),
@@ -234,7 +234,7 @@ STEPS: dict[bytes, Callable[[PickleReader], None]] = {
     b"c": lambda self: self._find(self._line(), self._line()),
     b"\x93": lambda self: self._find(*self._pop(2)),
     b"R": PickleReader._call,
-    b"\x81": PickleReader._call,  # NEWOBJ: the table's functions stand for classes, too
+    b"\x81": PickleReader._call,  # NEWOBJ: functions of the table replace classes, too
     b"b": PickleReader._build,
     b"Q": PickleReader._make_persistent,
 }

@@ -1,4 +1,4 @@
-"""Read and write .safetensors files. The header is checked before any tensor is handed out."""
+"""Reading and writing .safetensors files. The header is checked before any tensor is returned."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ SAFETENSORS = {
     "I8": "int8",
     "U8": "uint8",
     "BOOL": "bool",
-    # No model takes these; they are read so that they can be counted and named.
+    # No model uses these. They are read so that they can be counted and named.
     "U16": "uint16",
     "U32": "uint32",
     "U64": "uint64",
 }
-QUANTIZED = ("F8_", "F6_", "F4")  # what the header's dtypes of fp8 and smaller floats begin with
+QUANTIZED = ("F8_", "F6_", "F4")  # prefixes of the header's dtypes for fp8 and smaller floats
 # NOTE: NumPy has no bfloat16, so PaddleNLP writes its bits as U16, under these values of the header's "format".
 NUMPY_FORMATS = ("np", "pd")
 MAX_HEADER = 16 << 20  # bytes: more than a hundred thousand tensors
@@ -59,7 +59,7 @@ def open_safetensors(path: Path) -> dict[str, StoredTensor]:
         header = parse_object(file.read(num_header), CheckpointError, f"the safetensors header of {path}")
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise CheckpointError(f"{path} has a damaged safetensors header: __metadata__ is no object of texts")
+        raise CheckpointError(f"{path} has a damaged safetensors header: __metadata__ is not an object of strings")
     start = 8 + num_header
     _check_offsets(path, header, size - start)
     codes = SAFETENSORS | ({"U16": "bfloat16"} if metadata.get("format") in NUMPY_FORMATS else {})
@@ -67,7 +67,7 @@ def open_safetensors(path: Path) -> dict[str, StoredTensor]:
 
 
 def _check_offsets(path: Path, entries: dict, num_bytes: int) -> None:
-    """Refuse tensors that overlap, leave the file, or leave gaps."""
+    """Raise CheckpointError for tensors that overlap, end outside the file, or leave gaps."""
     for name, entry in entries.items():
         if not _is_entry(entry):
             where = f"{path} has a damaged safetensors header"
@@ -78,11 +78,13 @@ def _check_offsets(path: Path, entries: dict, num_bytes: int) -> None:
             raise CheckpointError(f"{path} has overlapping or scattered tensors at byte {first}")
         end = last
     if end != num_bytes:
-        raise CheckpointError(f"{path} is cut off or has extra bytes: its header tells of {end}, it holds {num_bytes}")
+        raise CheckpointError(
+            f"{path} is cut off or has extra bytes: its header describes {end} bytes, it has {num_bytes}"
+        )
 
 
 def _is_entry(entry) -> bool:
-    """Tell if a header's entry has the fields of a tensor, with values of the right kinds."""
+    """Return whether a header's entry has the fields of a tensor, with values of the right types."""
     if not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str):
         return False
     offsets = entry.get("data_offsets")
@@ -109,7 +111,7 @@ def _stored(path: Path, name: str, entry: dict, start: int, codes: Mapping[str, 
 
 
 def write_safetensors(file, tensors: Mapping[str, StoredTensor], metadata: Mapping[str, str]) -> None:
-    """Write tensors, one after the other, to a file that is open for bytes."""
+    """Write tensors to a file that is open for bytes, one at a time."""
     codes = {dtype: code for code, dtype in SAFETENSORS.items()}
     header: dict = {"__metadata__": dict(metadata)}
     end = 0

@@ -81,7 +81,7 @@ def refuse_pointer(start: bytes) -> None:
         raise CheckpointError("it is a Git LFS pointer, not the file itself: fetch it with `git lfs pull`")
 
 
-def refuse_empty(path: Path, what: str = "it is no file of weights") -> None:
+def refuse_empty(path: Path, what: str = "it is not a weight file") -> None:
     """Raise CheckpointError for a file of 0 bytes without opening it: reading a special file may block forever."""
     if not os.path.getsize(path):
         raise CheckpointError(f"{what}: it has 0 bytes")

@@ -1,4 +1,4 @@
-"""The zip archives of torch: files in a row, none compressed, so that their content can be mapped where it lies."""
+"""The zip archives of torch. None of their files is compressed, so that the content can be mapped in place."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from .stored import CheckpointError
 
 ZIP_MAGIC = b"PK\x03\x04"
 SAVE_AGAIN = "load it with torch and save it again with torch.save(state_dict, path)"
-ALIGNMENT = 64  # of the values in the file, as torch has it
-ZIP64_FROM = 1 << 30  # smaller than it must be, so that what zipfile adds of its own is known beforehand
+ALIGNMENT = 64  # of the values in the file, as in torch
+ZIP64_FROM = 1 << 30  # below the limit of zip, so that the size of the header that zipfile writes is known beforehand
 
 
 def read_records(file: BinaryIO) -> dict[str, tuple[int, int]]:
-    """Return name -> (byte, length) of an archive's files, which are only looked up by these names, never unpacked.
+    """Return name -> (byte, length) of an archive's files. Nothing is unpacked.
 
-    Raises CheckpointError for an archive that is damaged, or in which a file is compressed, encrypted or there twice.
+    Raises CheckpointError for a damaged archive, and for a file that is compressed, encrypted or in it twice.
     """
     size = file.seek(0, io.SEEK_END)
     try:
@@ -38,13 +38,13 @@ def read_records(file: BinaryIO) -> dict[str, tuple[int, int]]:
             raise CheckpointError(f"{name!r} in its zip archive is compressed, which torch does not do: {SAVE_AGAIN}")
         place = _place(file, entry, size)
         if place + entry.file_size > size:
-            raise CheckpointError(f"{name!r} in its zip archive leaves the file: copy or download it again")
+            raise CheckpointError(f"{name!r} in its zip archive ends outside of the file: copy or download it again")
         records[name] = place, entry.file_size
     return records
 
 
 def _place(file: BinaryIO, entry: zipfile.ZipInfo, size: int) -> int:
-    """Return at which byte an entry's content begins, from the header before it."""
+    """Return the byte at which an entry's content begins, from the header before it."""
     if not 0 <= entry.header_offset < size:
         raise CheckpointError(f"{entry.orig_filename!r} in its zip archive is outside of the file")
     file.seek(entry.header_offset)

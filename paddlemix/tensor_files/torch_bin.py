@@ -1,7 +1,7 @@
-"""torch's files (.bin, .pt, .pth) without torch: state dicts, whose values stay in the file until they are asked for.
+"""torch's files (.bin, .pt, .pth) without torch: state dicts, whose values are read on demand.
 
-Two forms are read: the zip archive that torch.save makes since 1.6 (data.pkl describes the tensors, data/N hold their
-values, uncompressed), and the one before it (pickles, then the values). The first one is written.
+Two formats are read: the zip archive of torch.save since 1.6 (data.pkl describes the tensors, data/N have their values,
+uncompressed), and the older one (pickles, then the values). The first one is written.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class _Dtype:
 
 @dataclass(frozen=True)
 class _Storage:
-    """num_values numbers in a row, found under `key`."""
+    """num_values consecutive numbers. key: their name in the file."""
 
     dtype: str
     key: str
@@ -58,7 +58,7 @@ class _Storage:
 
 @dataclass(frozen=True)
 class _Tensor:
-    """A view of a storage; offset and stride count values."""
+    """A view of a storage. offset, stride: in values."""
 
     storage: _Storage
     offset: int
@@ -69,7 +69,7 @@ class _Tensor:
 def open_torch_bin(path: Path) -> dict[str, StoredTensor]:
     """Map the tensors of a state dict that torch saved.
 
-    Raises CheckpointError for a file that is damaged or holds anything but named tensors; nothing in it is run.
+    Raises CheckpointError for a damaged file, and for anything but named tensors. No code in the file is run.
     """
     path = Path(path)
     try:
@@ -102,7 +102,7 @@ def _stored(path: Path, name: Any, value: Any, places: Mapping[str, int]) -> Sto
 
 
 def _read(path: Path, dtype: np.dtype, start: int, shape: tuple[int, ...], stride: tuple[int, ...]) -> np.ndarray:
-    """Map the part of the file that a tensor spans, and look at it through its strides."""
+    """Map the part of the file that a tensor spans, as an array with its strides."""
     if math.prod(shape) == 0 or stride == _row_major(shape):
         return map_array(path, dtype, start, shape)
     flat = map_array(path, dtype, start, (_span(shape, stride),))
@@ -111,7 +111,7 @@ def _read(path: Path, dtype: np.dtype, start: int, shape: tuple[int, ...], strid
 
 
 def _span(shape: tuple[int, ...], stride: tuple[int, ...]) -> int:
-    """Return how many values lie from a tensor's first to its last one."""
+    """Return the number of values from a tensor's first to its last one."""
     return 1 + sum((length - 1) * step for length, step in zip(shape, stride, strict=True))
 
 
@@ -120,9 +120,9 @@ def _row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _rebuild(storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> _Tensor:
-    """Stand in for torch's function of that name; what follows (gradients, hooks) is of no use here."""
+    """Replace torch's function of that name. Further arguments (gradients, hooks) are ignored."""
     if not isinstance(storage, _Storage) or not is_shape([offset]) or not (is_shape(shape) and is_shape(stride)):
-        raise CheckpointError("it holds a tensor whose storage, offset, shape or strides are none")
+        raise CheckpointError("it holds a tensor with a wrong storage, offset, shape or strides")
     shape, stride = tuple(shape), tuple(stride)
     if len(shape) != len(stride):
         raise CheckpointError(f"it holds a tensor of shape {shape} with strides {stride}")
@@ -153,7 +153,7 @@ KNOWN = {
 
 
 def _storage(identity: Any) -> _Storage:
-    """Make a storage of ("storage", type, key, device, number of values, and in the old form a view)."""
+    """Return the storage of ("storage", type, key, device, number of values, and in the old format a view)."""
     if not isinstance(identity, tuple) or len(identity) not in (5, 6) or identity[0] != "storage":
         raise CheckpointError("it refers to something else than the values of tensors")
     _, dtype, key, _, num_values, *view = identity
@@ -165,7 +165,7 @@ def _storage(identity: Any) -> _Storage:
 
 
 def _read_zip(file: BinaryIO) -> tuple[Any, dict[str, int]]:
-    """Return what data.pkl describes, and at which byte the values of each key begin."""
+    """Return the object in data.pkl, and the byte at which the values of each key begin."""
     records = read_records(file)
     pickles = [name for name in records if name.endswith("/data.pkl") and name.count("/") == 1]
     if len(pickles) != 1:
@@ -192,10 +192,10 @@ def _read_zip(file: BinaryIO) -> tuple[Any, dict[str, int]]:
 
 
 def _read_legacy(file: BinaryIO) -> tuple[Any, dict[str, int]]:
-    """Return what the third pickle describes, and at which byte the values of each key begin.
+    """Return the object in the fourth pickle, and the byte at which the values of each key begin.
 
-    The file: magic number, protocol, {"little_endian"}, the tensors, the list of keys, and for each key the number of
-    its values (int64) and the values.
+    The file has a magic number, the protocol, {"little_endian"}, the tensors, the list of keys, and for each key the
+    number of its values (int64) and the values.
     """
     storages: dict[str, _Storage] = {}
 
@@ -208,9 +208,9 @@ def _read_legacy(file: BinaryIO) -> tuple[Any, dict[str, int]]:
     reader = PickleReader(file, KNOWN, find)
     _, protocol, system, values, keys = (reader.load() for _ in range(5))
     if protocol != LEGACY_PROTOCOL or not isinstance(system, dict) or system.get("little_endian") is not True:
-        raise CheckpointError(f"it is of another version than torch's last one of the old form: {SAVE_AGAIN}")
+        raise CheckpointError(f"it is not of the last version of torch's old format: {SAVE_AGAIN}")
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or set(keys) != set(storages):
-        raise CheckpointError("its list of storages is not that of its tensors")
+        raise CheckpointError("its list of storages does not fit its tensors")
     places: dict[str, int] = {}
     start, size = file.tell(), file.seek(0, io.SEEK_END)
     for key in keys:
@@ -224,7 +224,7 @@ def _read_legacy(file: BinaryIO) -> tuple[Any, dict[str, int]]:
 
 
 def write_torch_bin(file: BinaryIO, tensors: Mapping[str, StoredTensor]) -> None:
-    """Write a state dict that torch.load reads, one tensor after the other, to a file that is open for bytes."""
+    """Write a state dict for torch.load to a file that is open for bytes, one tensor at a time."""
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         write_record(archive, "data.pkl", _describe(tensors), 0)
         write_record(archive, "byteorder", [b"little"], 0)
@@ -235,13 +235,13 @@ def write_torch_bin(file: BinaryIO, tensors: Mapping[str, StoredTensor]) -> None
 
 
 def _bytes_of(tensor: StoredTensor) -> Iterator[memoryview]:
-    """Yield a tensor's bytes, read only now and let go with the generator."""
+    """Yield a tensor's bytes, which are read here and freed with the generator."""
     for block in tensor.blocks():
         yield block.reshape(-1).view(np.uint8).data
 
 
 def _describe(tensors: Mapping[str, StoredTensor]) -> Iterator[bytes]:
-    """Yield the pickle of a state dict: for each tensor a call of torch's function that makes it of its storage."""
+    """Yield the pickle of a state dict: for each tensor a call of torch's function that rebuilds it from a storage."""
     names = {dtype: name for name, dtype in STORAGES.items()}
     ordered_dict = b"ccollections\nOrderedDict\n)R"
     yield b"\x80\x02" + ordered_dict + b"("

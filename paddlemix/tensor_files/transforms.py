@@ -1,7 +1,7 @@
-"""Stored tensors made from other ones. Nothing is read or computed before the result's values are asked for.
+"""Stored tensors derived from others. Nothing is read or computed before the values of the result are read.
 
-Work goes by regions, so that writing a result (`blocks`) costs the memory of its source, which usually is mapped, and
-of one region of the result.
+The work is done by regions, so that writing a result (`blocks`) needs the memory of its source, which usually is
+mapped, and of one region of the result.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ Region = Callable[[slice, slice], np.ndarray]
 
 @dataclass(frozen=True)
 class Derived(StoredTensor):
-    """A tensor made from others. step: what was done ("transposed", "cast", ...), for reports; sources: from what.
+    """A tensor made from others. step: "transposed", "cast" and the like, for reports. sources: the other tensors.
 
-    open: opens the sources and returns what gives a region (rows, columns) of the result; None where only the whole
-    can be computed. Tensors with one axis have no columns, those with more than two no regions of the further axes.
+    open: opens the sources and returns a function for a region (rows, columns) of the result, None if only the whole
+    can be computed. Tensors with one axis have no columns. Regions do not cut axes after the second.
     """
 
     step: str = ""
@@ -41,7 +41,7 @@ class Derived(StoredTensor):
 
 
 def open_regions(tensor: StoredTensor) -> Region:
-    """Return what gives a region of a tensor. The tensor stays open as long as that is held."""
+    """Return a function for regions of a tensor. The tensor stays open as long as the function exists."""
     if isinstance(tensor, Derived) and tensor.open is not None:
         return tensor.open()
     values = tensor.values
@@ -49,7 +49,7 @@ def open_regions(tensor: StoredTensor) -> Region:
 
 
 def row_ranges(tensor: StoredTensor) -> Iterator[slice]:
-    """Cut a tensor into runs of rows of about BLOCK_BYTES each."""
+    """Yield ranges of rows of about BLOCK_BYTES each, which together are the whole tensor."""
     num_all = tensor.shape[0] if tensor.shape else 1
     num_rows = max(BLOCK_BYTES * num_all // max(tensor.num_bytes, 1), 1)
     for start in range(0, num_all, num_rows):
@@ -57,7 +57,7 @@ def row_ranges(tensor: StoredTensor) -> Iterator[slice]:
 
 
 def is_same(first: StoredTensor, second: StoredTensor) -> bool:
-    """Tell if two tensors have the same dtype, shape and bits."""
+    """Return whether two tensors have the same dtype, shape and bits."""
     if (first.dtype, tuple(first.shape)) != (second.dtype, tuple(second.shape)):
         return False
     one, other = open_regions(first), open_regions(second)
@@ -66,14 +66,14 @@ def is_same(first: StoredTensor, second: StoredTensor) -> bool:
 
 
 def ancestry(tensor: StoredTensor) -> Iterator[StoredTensor]:
-    """Yield a tensor and all that it is made from."""
+    """Yield a tensor and all tensors that it is made from."""
     yield tensor
     for source in tensor.sources if isinstance(tensor, Derived) else ():
         yield from ancestry(source)
 
 
 def transposed(tensor: StoredTensor) -> StoredTensor:
-    """Reverse the axes; the values are a view. Twice gives the tensor itself."""
+    """Return a tensor with reversed axes, whose values are a view. Transposed twice, it is the tensor itself."""
     if is_transposed(tensor):
         return tensor.sources[0]
 
@@ -86,12 +86,12 @@ def transposed(tensor: StoredTensor) -> StoredTensor:
 
 
 def is_transposed(tensor: StoredTensor) -> bool:
-    """Tell if a tensor is another one transposed."""
+    """Return whether a tensor is another one transposed."""
     return isinstance(tensor, Derived) and tensor.step == "transposed"
 
 
 def sliced_rows(tensor: StoredTensor, start: int, stop: int) -> StoredTensor:
-    """Take the rows start up to stop, which must exist."""
+    """Return the rows from start to stop, which must exist."""
     if not 0 <= start <= stop <= tensor.shape[0]:
         raise CheckpointError(f"rows {start} to {stop} of a tensor of shape {list(tensor.shape)} do not exist")
     shape = (stop - start, *tensor.shape[1:])
@@ -109,13 +109,13 @@ def sliced_rows(tensor: StoredTensor, start: int, stop: int) -> StoredTensor:
 
 
 def are_alike(tensor: StoredTensor, start: int) -> bool:
-    """Tell if all rows from one on are the same."""
+    """Return whether all rows from `start` on are equal."""
     rows = sliced_rows(tensor, start, tensor.shape[0]).values
     return bool((rows == rows[:1]).all())
 
 
 def gathered_rows(sources: Sequence[StoredTensor], runs: Sequence[tuple[int, int, int]], step: str) -> StoredTensor:
-    """Put runs of rows, each (number of the source, start, stop), below each other.
+    """Return ranges of rows, each (number of the source, start, stop), one below the other.
 
     step: see Derived. Raises CheckpointError for sources of different dtypes or widths.
     """
@@ -135,7 +135,7 @@ def gathered_rows(sources: Sequence[StoredTensor], runs: Sequence[tuple[int, int
             first_row, last_row, _ = rows.indices(ends[-1])
             parts = []
             for (number, start, stop), end in zip(runs, ends, strict=True):
-                shift = stop - end  # from rows of the result to those of the source
+                shift = stop - end  # from a row of the result to the row of the source
                 low, high = max(first_row, end - (stop - start)), min(last_row, end)
                 if low < high:
                     parts.append(opened[number](slice(low + shift, high + shift), columns))
@@ -148,7 +148,7 @@ def gathered_rows(sources: Sequence[StoredTensor], runs: Sequence[tuple[int, int
 
 
 def padded_rows(tensor: StoredTensor, num_rows: int, fill: str = "zeros") -> StoredTensor:
-    """Append rows until there are num_rows: zeros, or ("mean") the mean of the rows that are there."""
+    """Return a tensor with rows appended up to num_rows: zeros, or ("mean") the mean of the existing rows."""
     assert fill in ("zeros", "mean"), fill
     num_old = tensor.shape[0]
     if num_rows < num_old:
@@ -174,15 +174,15 @@ def padded_rows(tensor: StoredTensor, num_rows: int, fill: str = "zeros") -> Sto
 
 
 def cast(tensor: StoredTensor, dtype: str) -> StoredTensor:
-    """Round to another float dtype, to nearest and ties to even; float64 goes to bfloat16 by way of float32.
+    """Return a tensor rounded to another float dtype, to nearest and ties to even, float64 to bfloat16 through float32.
 
-    Reading raises CheckpointError for a finite value that the dtype cannot hold. Tensors that are no floats stay.
+    Reading raises CheckpointError for a finite value beyond the range of the dtype. Tensors of other types stay.
     """
     if dtype not in FLOATS:
         raise CheckpointError(f"dtype {dtype!r} is not known: expected one of {', '.join(FLOATS)}")
     if dtype == tensor.dtype or tensor.dtype not in FLOATS:
         return tensor
-    if is_transposed(tensor):  # so that turning it once more gives what it was made from, cast
+    if is_transposed(tensor):  # so that transposing it again returns its source, cast
         return transposed(cast(tensor.sources[0], dtype))
 
     def open_source() -> Region:
@@ -201,7 +201,7 @@ def cast(tensor: StoredTensor, dtype: str) -> StoredTensor:
 
 
 def cast_values(values: np.ndarray, dtype: str, target: str) -> np.ndarray:
-    """Round an array; bfloat16 goes in and comes out as bits in uint16. Raises CheckpointError on overflow."""
+    """Return an array rounded to another dtype; bfloat16 is bits in uint16. Raises CheckpointError on overflow."""
     wide = widened(values, dtype)
     with np.errstate(over="ignore"):
         result = to_bfloat16(wide) if target == "bfloat16" else wide.astype(target)
@@ -214,7 +214,7 @@ def cast_values(values: np.ndarray, dtype: str, target: str) -> np.ndarray:
 
 
 def contiguous(values: np.ndarray, dtype: str, *, widen: bool = False) -> np.ndarray:
-    """Return the same in row-major order, with widen floats of 16 bits as float32."""
+    """Return an array in row-major order. widen: floats of 16 bits as float32."""
     widen = widen and dtype in ("float16", "bfloat16")
     if values.flags.c_contiguous and not widen:
         return np.ascontiguousarray(values)
@@ -233,7 +233,7 @@ def to_bfloat16(values: np.ndarray) -> np.ndarray:
 
 
 def row_blocks(values: np.ndarray) -> Iterator[slice | tuple]:
-    """Cut an array into runs of rows of about BLOCK_BYTES each; one without axes is one block."""
+    """Yield ranges of rows of about BLOCK_BYTES each. An array without axes is one block."""
     if values.ndim == 0:
         yield ()
         return
@@ -244,7 +244,7 @@ def row_blocks(values: np.ndarray) -> Iterator[slice | tuple]:
 
 
 def _derived(dtype: str, shape: tuple, step: str, source: StoredTensor, opener: Callable[[], Region]) -> Derived:
-    """Return a tensor that is read as one region of all rows and columns."""
+    """Return a derived tensor whose values are one region of all rows and columns."""
     return Derived(dtype, tuple(shape), lambda: opener()(ALL, ALL), step, (source,), opener)
 
 

@@ -153,7 +153,7 @@ def open_first(folder: Folder, formats: Sequence[tuple]) -> dict[str, StoredTens
             return folder.weights(single, index, open_file)
     names = " nor ".join(name for single, index, _ in formats for name in (single, index))
     others = sorted(place.name for place in folder.path.glob("*") if place.suffix in WEIGHT_ENDINGS)
-    found = f" ({preview(others, 3)} is no such file; shards need their index)" if others else ""
+    found = f" ({preview(others, 3)} is not such a file; shards need their index)" if others else ""
     raise CheckpointError(f"{folder} has neither {names}: the weights are missing{found}")
 
 

@@ -1,7 +1,7 @@
-"""Stored matrices that hold several of ours (Phi-3's qkv_proj, InternLM2's wqkv, MPT's Wqkv).
+"""Stored matrices that consist of several of ours (Phi-3's qkv_proj, InternLM2's wqkv, MPT's Wqkv).
 
-They are split when read and joined when written; both are lazy, like all of `transforms`. An adapter's change of such a
-matrix, B A, is split with it: each part has all of A and its own rows of B.
+They are split when read and joined when written. Both are lazy, like all of `transforms`. An adapter's change of a
+fused matrix, B A, is split too: each part has all of A and its own rows of B.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from .rules import FusedRule, KeyTable
 
 
 def as_ours(table: KeyTable | None, name: str, tensor: StoredTensor) -> dict[str, Oriented] | None:
-    """Return what one of their tensors is under our names: one, several, or None if no rule knows it.
+    """Return one of their tensors under our names: one, several, or None if no rule has it.
 
-    table: None for names that are ours already. Raises CheckpointError for a fused matrix of another height.
+    table: None if the names are ours. Raises CheckpointError for a fused matrix of another height.
     """
     if table is None:
         return {name: (tensor, False)}
@@ -43,12 +43,12 @@ def split(rule: FusedRule, tensor: StoredTensor) -> list[StoredTensor]:
 
 
 def check_height(rule: FusedRule, tensor: StoredTensor) -> None:
-    """Raise CheckpointError if a tensor has not the rows of all parts together."""
+    """Raise CheckpointError if a tensor does not have the rows of all parts."""
     if not tensor.shape or tensor.shape[0] != rule.num_rows:
         times = f"{rule.num_groups} x " if rule.num_groups > 1 else ""
         parts = ", ".join(name.rpartition(".")[0].rpartition(".")[2] for name in rule.ours)
         is_swapped = tensor.shape[1:] == (rule.num_rows,)
-        reason = "Its axes are swapped" if is_swapped else "It is another model's than config.json describes"
+        reason = "Its axes are swapped" if is_swapped else "It belongs to another model than config.json describes"
         raise CheckpointError(
             f"{rule.theirs} has the shape {list(tensor.shape)}, expected {rule.num_rows} rows: {times}"
             f"({' + '.join(map(str, rule.rows))}) for {parts}. {reason}"
@@ -56,7 +56,7 @@ def check_height(rule: FusedRule, tensor: StoredTensor) -> None:
 
 
 def joined(rule: FusedRule, tensors: Mapping[str, StoredTensor]) -> StoredTensor:
-    """Return their matrix from ours. Raises CheckpointError if parts are missing or do not fit."""
+    """Return their matrix, made from ours. Raises CheckpointError if parts are missing or do not fit."""
     missing = [name for name in rule.ours if name not in tensors]
     if missing:
         raise CheckpointError(f"{rule.theirs} cannot be written without {preview(missing)}")
@@ -67,10 +67,10 @@ def joined(rule: FusedRule, tensors: Mapping[str, StoredTensor]) -> StoredTensor
 
 
 def split_adapter(adapter: Adapter, tables: Sequence[tuple]) -> tuple[Adapter, dict[str, tuple[str, bool]]]:
-    """Return an adapter without tensors for fused matrices: their parts stand in it under our names.
+    """Return an adapter in which tensors for fused matrices are replaced by their parts, under our names.
 
-    tables: pairs (canonical, table) of the layouts that its names may come from. The second result says for each of
-    those names what `lay_over` asks for: itself and if its axes are swapped. Raises CheckpointError.
+    tables: pairs (canonical, table) of the layouts that its names may come from. The second result has for each of our
+    names the name itself and whether its axes are swapped, as `lay_over` needs it. Raises CheckpointError.
     """
     factors, whole, added, known = dict(adapter.factors), dict(adapter.whole), dict(adapter.added), {}
     for name in adapter.names():
@@ -103,7 +103,7 @@ def _rule_of(tables: Sequence[tuple], name: str) -> FusedRule | None:
 
 
 def _runs(rule: FusedRule) -> list[list[tuple[int, int]]]:
-    """Return for each part the rows of theirs that are its own, as runs (start, stop)."""
+    """Return for each part its rows in their matrix, as ranges (start, stop)."""
     height, starts, start = sum(rule.rows), [], 0
     for num_rows in rule.rows:
         starts.append(start)
@@ -115,6 +115,6 @@ def _runs(rule: FusedRule) -> list[list[tuple[int, int]]]:
 
 
 def _own_runs(rule: FusedRule) -> list[list[tuple[int, int]]]:
-    """Return for each part its own rows group by group."""
+    """Return for each part its own rows, group by group."""
     groups = range(rule.num_groups)
     return [[(group * num_rows, (group + 1) * num_rows) for group in groups] for num_rows in rule.rows]

@@ -237,9 +237,9 @@ def tokenizer_remarks(tokenizer: Tokenizer | None) -> list[str]:
 
 
 def num_own_rows(folder: Folder, source: Source) -> int | None:
-    """Return how many rows of the vocabulary are the model's own, None if they cannot be told from added ones.
+    """Return how many rows of the vocabulary are the model's own, None if that is unknown.
 
-    The others start where our writer recorded it, else at `<image>`, and they count as added if the tokenizer has
+    The others start at the recorded number, else at `<image>`, and they count as added if the tokenizer has
     nothing but that token and `<pad>` there, as in llava-hf's folders. Without a tokenizer they count as added if our
     writer recorded it and they all are equal, as it writes them.
     """

@@ -1,4 +1,4 @@
-"""A chat format as the Jinja template that transformers' processors apply."""
+"""A chat format as a Jinja template for transformers' processors."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 
 from ...conversation.templates import ChatTemplate
 
-# Messages hold a text, or parts of type text and image. A picture before a text gets a line of its own, as in LLaVA.
+# Messages hold a text, or parts of type text and image. An image before a text is on a separate line, as in LLaVA.
 SAID = (
     "{%- macro said(message) -%}"
     "{%- if message['content'] is string -%}{{- message['content'] -}}{%- else -%}"
@@ -31,9 +31,9 @@ FIELDS += ("answer_lead", "answer_tail", "answer_end", "start")
 
 
 def chat_template(template: ChatTemplate) -> str | None:
-    """Return the Jinja text of a format, None for one that is not for chats (stage 1's).
+    """Return the Jinja text of a format, None for one that is not for chats (that of stage 1).
 
-    A prompt always ends where the answer starts; `add_generation_prompt` need not be given.
+    A prompt always ends where the answer starts, so that `add_generation_prompt` is not needed.
     """
     if template.is_prompt_text_dropped:
         return None

@@ -1,6 +1,7 @@
-"""tokenizer.json from a SentencePiece model of LLaMA's kind, so that fast tokenizers need no conversion when they load.
+"""tokenizer.json made from a SentencePiece model like LLaMA's, so that fast tokenizers load without a conversion.
 
-The description follows what transformers derives from such a model (convert_slow_tokenizer.py: LlamaConverter).
+The content is the same as transformers makes (convert_slow_tokenizer.py: LlamaConverter). This module also adjusts a
+tokenizer.json so that the `tokenizers` library numbers tokens as the file says.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ def fast_json(
     added: Mapping[str, AddedToken],
     specials: Mapping[str, int],
 ) -> dict | None:
-    """Return the content of tokenizer.json, None for a model that is no BPE or takes spaces away.
+    """Return the content of tokenizer.json, None for a model that is not BPE or removes spaces.
 
-    has_prefix: a text gets a space in front, if legacy also behind each token. bos: token that starts an encoded text,
-    if any. added: tokens beside the model, without gaps, or in the place of its pieces. specials: all special tokens,
-    among them pieces of the model, by id.
+    has_prefix: text gets a space in front, with is_legacy also after each token. bos: the token before a text, if any.
+    added: tokens beside the model, without gaps, or instead of its pieces. specials: the ids of all special tokens,
+    pieces of the model included.
     """
     facts = read_facts(model)
     if facts.model_type != BPE or facts.remove_extra_spaces:
@@ -69,17 +70,17 @@ def fast_json(
 
 
 def _tokens(facts: ModelFacts, added: Mapping[str, AddedToken], specials: Mapping[str, int]) -> dict[int, AddedToken]:
-    """Return what tokenizer.json lists as added tokens by their ids: added ones, and the model's marks and symbols."""
+    """Return the added tokens of tokenizer.json by id: added ones, and the model's control and user-defined pieces."""
     pieces = [(text, number, kind) for number, (text, kind) in enumerate(facts.pieces)]
     named = [piece for piece in pieces if piece[2] in (UNKNOWN, CONTROL, USER_DEFINED)]
     marks = {text: AddedToken(text, number, is_special=kind != USER_DEFINED) for text, number, kind in named}
     marks |= {text: AddedToken(text, number, is_special=True) for text, number in specials.items()}
     tokens = {token.token_id: token for token in {**marks, **added}.values()}
-    return tokens | {token.token_id: token for token in added.values()}  # instead of the piece in its place
+    return tokens | {token.token_id: token for token in added.values()}  # instead of the piece with that id
 
 
 def _merges(model: bytes, vocabulary: Mapping[str, int]) -> Iterator[tuple[str, str]]:
-    """Yield all pairs of pieces that make a piece, those of the likeliest piece first, then by the parts' ids."""
+    """Yield all pairs of pieces that form a piece, the pairs of the likeliest piece first, then by the parts' ids."""
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
     scores = {text: processor.get_score(number) for text, number in vocabulary.items()}
     for piece in sorted(vocabulary, key=lambda text: (-scores[text], vocabulary[text])):
@@ -109,13 +110,13 @@ def _decoder(has_prefix: bool) -> dict:
     return {"type": "Sequence", "decoders": steps}
 
 
-FILLER = "<paddlemix_unused_{}>"  # for rows of the model that the tokenizer has no token for
+FILLER = "<paddlemix_unused_{}>"  # for rows of the model without a token
 
 
 def settled_json(
     tokenizer: Tokenizer, spec: Mapping[str, Any], settings: Mapping[str, AddedToken]
 ) -> tuple[dict[str, Any], dict[str, AddedToken]]:
-    """Return the content of a tokenizer.json and all its added tokens, those of the settings among them."""
+    """Return the content of a tokenizer.json and all its added tokens, including those of the settings."""
     vocabulary = spec["model"]["vocab"]
     first = max(vocabulary.values(), default=-1) + 1 if isinstance(vocabulary, Mapping) else len(vocabulary)
     tokens = without_gaps({**read_added(spec, "tokenizer.json"), **settings}, first)
@@ -127,18 +128,18 @@ def settled_json(
 
 
 def without_gaps(tokens: Mapping[str, AddedToken], first: int) -> dict[str, AddedToken]:
-    """Return added tokens in the order of their ids, with fillers for ids from `first` on that none has.
+    """Return added tokens in the order of their ids, with fillers for free ids from `first` on.
 
-    The library numbers those that are not in the vocabulary in their order, from behind its last id on.
+    The library numbers tokens outside the vocabulary in their order, after its last id.
     """
-    held = {token.token_id: token for token in tokens.values()}
-    for number in range(first, max(held, default=0)):
-        held.setdefault(number, AddedToken(FILLER.format(number), number, is_special=True))
-    return {held[number].text: held[number] for number in sorted(held)}
+    by_id = {token.token_id: token for token in tokens.values()}
+    for number in range(first, max(by_id, default=0)):
+        by_id.setdefault(number, AddedToken(FILLER.format(number), number, is_special=True))
+    return {by_id[number].text: by_id[number] for number in sorted(by_id)}
 
 
 def bos_processor(bos: str, number: int) -> dict[str, Any]:
-    """Return what puts the BOS token in front of each text."""
+    """Return the post-processor that puts the BOS token before each text."""
     start = {"SpecialToken": {"id": bos, "type_id": 0}}
     first, second = ({"Sequence": {"id": name, "type_id": place}} for place, name in enumerate("AB"))
     return {

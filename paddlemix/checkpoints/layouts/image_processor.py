@@ -1,6 +1,6 @@
-"""What an image processor's file of transformers states, as fields of ImageSpec. Every layout reads it here.
+"""The settings of transformers' image processors as fields of ImageSpec. Every layout reads them here.
 
-What each class does with a key: `image_processing_*.py` of transformers 4.55 and 5.24.
+For what each class does with a key see `image_processing_*.py` of transformers 4.55 and 5.24.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from ...tensor_files.stored import CheckpointError
 from .image_processor_file import Found
 
 CLASS_KEYS = ("image_processor_type", "feature_extractor_type")
-DEFAULT_EDGE = 224  # px of `size` and `crop_size` in every class
-# transformers 5 and the torchvision classes of 4 save these names with an ending, older ones save FeatureExtractor.
+DEFAULT_EDGE = 224  # px, of `size` and `crop_size` in every class
+# transformers 5 and the torchvision classes of 4 save these names with a suffix, older versions save FeatureExtractor.
 CLASS_NAME = re.compile(r"(CLIP|Siglip|LlavaNext|Llava)(?:ImageProcessor(?:Fast|Pil)?|FeatureExtractor)")
 
 
@@ -37,8 +37,8 @@ CLASS_NAME = re.compile(r"(CLIP|Siglip|LlavaNext|Llava)(?:ImageProcessor(?:Fast|
 class ProcessorClass:
     """An image processor of transformers and the values that an absent key has.
 
-    has_crop: do_center_crop. can_pad: do_pad puts one image on a square of the mean color; in the other classes it
-    makes the images of a batch alike, which changes no pixel of any. has_tiles: it lays an image out on a canvas.
+    has_crop: do_center_crop. can_pad: do_pad pads each image to a square with the mean color. In the other classes it
+    pads the images of a batch to one size, which changes no pixel. has_tiles: it lays out an image on a canvas.
     """
 
     name: str
@@ -65,18 +65,18 @@ RULES = KeyRules(
         {*FLAGS, *CLASS_KEYS, "size", "crop_size", "default_to_square"}
         | {"resample", "rescale_factor", "image_mean", "image_std"}
     ),
-    # NOTE: do_convert_rgb false leaves an RGB image as it is, and the classes fail on any other. The data formats are
-    # those of arrays that a program gives and asks for.
+    # NOTE: do_convert_rgb false does not change an RGB image, and the classes fail on any other. The data formats are
+    # those of the arrays in a call.
     inert=frozenset(
         {"processor_class", "do_convert_rgb", "return_tensors", "device", "disable_grouping", "image_grid_pinpoints"}
         | {"data_format", "input_data_format", "_valid_processor_keys", "_valid_kwargs_names"}
     ),
-    held={"aspect_ratio_setting": ("anyres", None)},  # of released 1.6 folders; no class reads it
+    held={"aspect_ratio_setting": ("anyres", None)},  # in released 1.6 folders; no class reads it
 )
 SIZE_EDGE = whole_number(1, 1 << 12)
 PAIR = list_of(SIZE_EDGE, 2, 2)
-# Key -> (the flag that makes it count, what it may be). resample: PIL's number; transformers 4 fails on a filter's
-# name, and 5 takes any name for bilinear.
+# Key -> (the flag that enables it, its kind). resample: PIL's number. transformers 4 fails on the name of a filter, and
+# 5 reads any name as bilinear.
 NUMBERS = {
     "resample": ("do_resize", Kind(whole_number(0, 5).is_good, "PIL's number of a filter, 0 to 5 (3 is bicubic)")),
     "rescale_factor": ("do_rescale", RESCALE),
@@ -87,9 +87,9 @@ NUMBERS = {
 
 @dataclass(frozen=True)
 class ImageProcessor:
-    """What a file says. pixels: fields of ImageSpec (`PIXEL_FIELDS`). is_padded: each image on a square first.
+    """The settings of a file. pixels: fields of ImageSpec (`PIXEL_FIELDS`). is_padded: images are padded to a square.
 
-    pinpoints: image_grid_pinpoints as stated, None where the class has no tiles or the file does not say.
+    pinpoints: image_grid_pinpoints as stated, None if it is absent or the class has no tiles.
     """
 
     kind: ProcessorClass
@@ -99,10 +99,10 @@ class ImageProcessor:
 
 
 def read_processor(found: Found, default: str, side: int) -> ImageProcessor:
-    """Read an image processor's file for a tower that takes side x side px.
+    """Read an image processor's file for a tower whose images have side x side px.
 
-    default: the class that AutoImageProcessor takes for the model where the file names none. Raises CheckpointError
-    for another class, for what cannot be honored, for bad values, and for images that do not end at the tower's side.
+    default: the class that AutoImageProcessor uses for the model if the file names none. Raises CheckpointError for
+    other classes, for unsupported and bad values, and for images of another size than the tower's.
     """
     kind, where, values = _kind(found, default), found.where, found.values
     check_keys(values, RULES, where, CheckpointError)
@@ -110,7 +110,7 @@ def read_processor(found: Found, default: str, side: int) -> ImageProcessor:
     defaults = {"do_center_crop": kind.has_crop, "do_pad": False}
     flags = {name: bool(values.get(name, defaults.get(name, True))) for name in FLAGS}  # null is false in transformers
     flags["do_pad"] &= kind.can_pad
-    flags["do_resize"] |= kind.has_tiles  # an image is always scaled to its canvas
+    flags["do_resize"] |= kind.has_tiles  # an image is always resized to its canvas
     _check_numbers(values, flags, where)
     pixels = {
         "mean": _channels(values.get("image_mean"), kind.mean),
@@ -124,9 +124,10 @@ def read_processor(found: Found, default: str, side: int) -> ImageProcessor:
 
 
 def in_llavas_code(pixels: dict[str, Any], mode: str) -> dict[str, Any]:
-    """Return the pixels with the filter that LLaVA's own code makes tiles with, whatever the processor's file says.
+    """Return the pixels with the filter that LLaVA's own code always uses for tiles.
 
-    `process_anyres_image` in `llava/mm_utils.py` scales with Pillow's default; the processor then has nothing to scale.
+    `process_anyres_image` in `llava/mm_utils.py` resizes with Pillow's default. The processor then has nothing to
+    resize.
     """
     return {**pixels, "resample": "bicubic"} if mode == "anyres" else pixels
 
@@ -141,13 +142,13 @@ def _kind(found: Found, default: str) -> ProcessorClass:
     if match is None:
         raise CheckpointError(
             f"{found.where} states {key} {shown(name)}, which is not supported here: expected one of "
-            f"{', '.join(BY_NAME)} (also with Fast or Pil behind it)"
+            f"{', '.join(BY_NAME)} (also with the suffix Fast or Pil)"
         )
     return CLASSES[match.group(1)]
 
 
 def _check_numbers(values: Mapping[str, Any], flags: Mapping[str, bool], where: str) -> None:
-    """Check what counts; a key whose flag is off may be null."""
+    """Check the enabled keys. A key whose flag is off may be null."""
     kinds = {}
     for key, (flag, kind) in NUMBERS.items():
         if key.startswith("image_"):
@@ -163,17 +164,17 @@ def _either(first: Kind, second: Kind):
 
 
 def _channels(value: Any, default: tuple[float, float, float]) -> tuple[float, float, float]:
-    """Return one value per channel; a single number is that of all three."""
+    """Return one value per channel. A single number is for all three."""
     if value is None:
         return default
     return tuple(value) if isinstance(value, list) else (value,) * 3
 
 
 def _geometry(sizes: _Sizes, flags: Mapping[str, bool]) -> dict[str, Any]:
-    """Return has_crop and resize. Raises CheckpointError for images that do not end at the tower's side.
+    """Return has_crop and resize. Raises CheckpointError for images of another size than the tower's.
 
-    LlavaNextImageProcessor makes tiles of crop_size and a whole image of size: with both at the tower's side its flags
-    of resize and crop change nothing, since all have that size already.
+    LlavaNextImageProcessor makes tiles of crop_size and a whole image of size: if both are the tower's, its flags for
+    resizing and cropping change nothing.
     """
     fits = (sizes.side, sizes.side)
     if sizes.kind.has_tiles:
@@ -184,7 +185,7 @@ def _geometry(sizes: _Sizes, flags: Mapping[str, bool]) -> dict[str, Any]:
     resize = sizes.size() if flags["do_resize"] else ()
     if flags["do_center_crop"]:
         sizes.check("crop_size", sizes.crop_size())
-        if resize == fits:  # nothing is left to cut off
+        if resize == fits:  # there is nothing to crop
             return {"has_crop": False, "resize": None}
         return {"has_crop": True, "resize": None if resize == fits[:1] else resize}
     if len(resize) == 2 or (flags["do_pad"] and resize):
@@ -192,17 +193,17 @@ def _geometry(sizes: _Sizes, flags: Mapping[str, bool]) -> dict[str, Any]:
         return {"has_crop": False, "resize": None}
     what = "size keeps the shape of the image" if resize else "do_resize is false"
     raise CheckpointError(
-        f"{sizes.found.where}: {what} and nothing is cropped (do_center_crop), but the vision tower takes "
+        f"{sizes.found.where}: {what} and nothing is cropped (do_center_crop), but the vision tower needs "
         f"{sizes.side}x{sizes.side} px"
     )
 
 
 @dataclass(frozen=True)
 class _Sizes:
-    """`size` and `crop_size` of a file for a tower that takes side x side px.
+    """`size` and `crop_size` of a file for a tower whose images have side x side px.
 
-    Absent ones are the class's 224 px. A file without a class states what differs from the tower's own images: there an
-    absent crop ends at the tower's side, and an absent size beside no crop does, too.
+    Absent ones are the class's 224 px. A file without a class states differences from the tower's own images: there an
+    absent crop_size is the tower's, and so is an absent size if crop_size is absent too.
     """
 
     found: Found
@@ -219,10 +220,10 @@ class _Sizes:
         return pair[1], pair[0]
 
     def size(self) -> tuple[int, ...]:
-        """Return (width, height), or (edge,) for the short edge, in px. A number alone is the short edge."""
+        """Return (width, height), or (edge,) for the short edge, in px. A single number is the short edge."""
         value = self._stated("size")
         if SIZE_EDGE.is_good(value):
-            if self.found.values.get("default_to_square"):  # transformers 5 makes a square of it then, and 4 does not
+            if self.found.values.get("default_to_square"):  # transformers 5 makes a square of it, 4 does not
                 raise self._error("size", "an object beside default_to_square true")
             return (value,)
         edges = _without_nulls(value)
@@ -239,7 +240,7 @@ class _Sizes:
             default = "" if key in self.found.values else " by default"
             raise CheckpointError(
                 f"{self.found.where}: {key} is {shown(self._stated(key))}{default}, which makes images of "
-                f"{size[0]}x{size[1]} px, but the vision tower takes {self.side}x{self.side} px (image_size)"
+                f"{size[0]}x{size[1]} px, but the vision tower needs {self.side}x{self.side} px (image_size)"
             )
 
     def _stated(self, key: str) -> Any:
@@ -255,11 +256,11 @@ class _Sizes:
 
 
 def _as_pair(value: Any) -> Any:
-    """Return [height, width] of an object that states both; anything else as it is."""
+    """Return [height, width] of an object with both, and other values unchanged."""
     edges = _without_nulls(value)
     return [edges["height"], edges["width"]] if edges.keys() == {"height", "width"} else value
 
 
 def _without_nulls(value: Any) -> dict[str, Any]:
-    """Return an object without what it leaves open; what is no object leaves all open."""
+    """Return an object without its nulls, and an empty one for any other value."""
     return {key: edge for key, edge in value.items() if edge is not None} if isinstance(value, dict) else {}

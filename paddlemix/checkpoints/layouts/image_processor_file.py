@@ -64,7 +64,7 @@ def check_processor(folder: Folder, patch_size: int, strategy: str) -> None:
     """Raise CheckpointError if processor_config.json has unknown keys, or values of another tower than the model's.
 
     strategy: vision_feature_select_strategy. With other values transformers' processor makes more or fewer image tokens
-    than its model gives features, and fails.
+    than its model has features, and fails.
     """
     if folder.has(PROCESSOR_FILE):
         path = str(folder / PROCESSOR_FILE)

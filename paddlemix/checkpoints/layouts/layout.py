@@ -1,4 +1,4 @@
-"""What a layout is, and what it reads from a folder: a `Source`, from which models are loaded, converted and inspected.
+"""The interface of a layout, and what it reads from a folder: a `Source` for loading, conversion and inspection.
 
 A layout is the way in which one tool stores a LLaVA: transformers, PaddleMIX, LLaVA's own code. Needs no paddle.
 """
@@ -43,10 +43,10 @@ class Layout:
     the table has. is_dropped: whether a tensor of that name is left out on purpose. name_in_part: the name of a tensor
     in the whole model, by the folder of the part that its file is in.
 
-    parts, write_tokenizer: see `Part`; None for a layout that is not written. remarks: what the report of a conversion
-    says about the ids that other tools will make. is_of_transformers: LlavaForConditionalGeneration loads it, so that
+    parts, write_tokenizer: see `Part`. None for a layout that is not written. remarks: notes for the report of a
+    conversion on the ids that other tools make. is_of_transformers: LlavaForConditionalGeneration loads it, so that
     its vocabulary has rows for `<image>` and `<pad>`, and peft's adapters go over it.
-    num_own_rows: how many rows of the vocabulary the model had before such rows were added, None if that is unknown.
+    num_own_rows: how many rows of the vocabulary the model had before these rows were added, None if that is unknown.
 
     describe_adapter, recorded_quantization, has_whole_processor: of adapters. Scaling and the like, for a report; how
     the base was quantized in training; whether processor_config.json is enough for the processor, without the base.
@@ -76,7 +76,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Options:
-    """What a layout may need beside the folder.
+    """The arguments of `Layout.read` beside the folder.
 
     base: the model that a user names as the base. find: the layout of another folder, None for an unknown one. open:
     opens another folder.
@@ -89,7 +89,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What a layout that adds tokens needs to know. num_own: rows that are the model's own, None for all."""
+    """Facts for a layout that adds tokens. num_own: how many rows are the model's own, None for all."""
 
     tokenizer: Tokenizer | None = None
     num_own: int | None = None
@@ -102,7 +102,7 @@ ALL_ROWS = Vocabulary()
 class Source:
     """A checkpoint that is open for reading, a partial one together with its base.
 
-    stored_config: what the files say; `config` is what the tensors here have. open_stored: takes merge_dtype and
+    stored_config: that of the files, from which `config` may differ. open_stored: takes merge_dtype and
     `rounding` and maps the tensors under the layout's names. tokenizer_folder: the folder with the tokenizer, if there
     is one. template: which chat format was chosen and why, None where only our own note names one.
 
@@ -221,7 +221,7 @@ class Source:
 
     @property
     def cut(self) -> str:
-        """Return which ids were cut off and what the tokenizer calls them, empty for none."""
+        """Return the ids that were cut off and their tokens, in words, empty for none."""
         if self.kept_rows is None:
             return ""
         start, stop = self.kept_rows, self.stored_config.language.vocab_size

@@ -1,4 +1,4 @@
-"""Position embeddings of a vision tower for pictures of another side."""
+"""Position embeddings of a vision tower for images of another size."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ SHARPNESS = -0.75  # of the cubic kernel, as torch has it
 def resize_tower(
     config: VisionConfig, tensors: Mapping[str, StoredTensor], side: int
 ) -> tuple[VisionConfig, dict[str, StoredTensor]]:
-    """Return a tower for pictures of `side` px, whose position embeddings are interpolated from those of this one.
+    """Return a tower for images of `side` px, with position embeddings interpolated from this one's.
 
-    The row of a class token stays. A tower for that side is returned as it is; the other one has no name, since the
-    name means the tower as it was. Raises CheckpointError for a side that holds no patch.
+    The row of a class token stays. A tower for that size is returned as it is. A resized one has no name, since the
+    name is that of the original. Raises CheckpointError for a size below one patch.
     """
     if side == config.image_size:
         return config, dict(tensors)
@@ -48,10 +48,10 @@ def _resized(rows: np.ndarray, new_side: int, old_side: int, num_kept: int) -> n
 
 
 def bicubic_matrix(num_old: int, num_new: int) -> np.ndarray:
-    """Return float64 [num_new, num_old]: what each new sample on a line is of the old ones.
+    """Return float64 [num_new, num_old]: the weights of the old samples on a line for each new one.
 
-    Cubic convolution (Keys 1981) about the centres of pixels, with edges repeated and without smoothing when it gets
-    smaller: `torch.nn.functional.interpolate(mode="bicubic", align_corners=False)`, which is what transformers'
+    Cubic convolution (Keys 1981) with pixel centers, repeated edges, and without smoothing when the size decreases:
+    `torch.nn.functional.interpolate(mode="bicubic", align_corners=False)`, which is what transformers'
     `interpolate_pos_encoding` calls.
     """
     matrix = np.zeros((num_new, num_old))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class Rule:
-    """`ours` and `theirs` name one tensor, or with `{n}` one for each number n; is_transposed: its axes are swapped."""
+    """Our name and theirs of one tensor, or with `{n}` of one for each n. is_transposed: the axes are swapped."""
 
     ours: str
     theirs: str
@@ -18,9 +18,10 @@ class Rule:
 
 @dataclass(frozen=True)
 class FusedRule:
-    """`theirs` holds all of `ours`, rows below rows: num_groups times, of each in turn, as many rows as `rows` says.
+    """One matrix of theirs that consists of several of ours, row below row.
 
-    Names may have `{n}`; is_transposed is for what is left of `theirs` for each of ours.
+    It has num_groups groups, each with `rows` rows of each of ours. Names may have `{n}`. is_transposed: the axes of
+    the parts are swapped to be ours.
     """
 
     ours: tuple[str, ...]
@@ -49,15 +50,15 @@ class KeyTable:
         self._from_theirs = [(_pattern(rule.theirs), rule.ours, rule.is_transposed) for rule in rules]
 
     def to_ours(self, name: str) -> tuple[str, bool] | None:
-        """Return (our name, is_transposed) of one of their names, or None if no rule, or a FusedRule, knows it."""
+        """Return (our name, is_transposed) of one of their names, None if no rule, or a FusedRule, has it."""
         return _translate(self._from_theirs, name)
 
     def to_theirs(self, name: str) -> tuple[str, bool] | None:
-        """Return (their name, is_transposed) of one of our names, or None if no rule, or a FusedRule, knows it."""
+        """Return (their name, is_transposed) of one of our names, None if no rule, or a FusedRule, has it."""
         return _translate(self._from_ours, name)
 
     def fused(self, theirs: str) -> FusedRule | None:
-        """Return the rule of one of their names that stands for several of ours, None for other names."""
+        """Return the rule of one of their names that consists of several of ours, None for other names."""
         return self._find_fused(theirs, lambda rule: (rule.theirs,))
 
     def fused_with(self, ours: str) -> FusedRule | None:
@@ -87,6 +88,6 @@ def _translate(table, name: str) -> tuple[str, bool] | None:
 
 
 def linear_rules(ours: str, theirs: str, *, has_bias: bool, is_transposed: bool) -> list[Rule]:
-    """Return the rules of one Linear: its weight, which torch keeps as [out, in], and its bias."""
+    """Return the rules of one Linear: its weight, which is [out, in] in torch, and its bias."""
     rules = [Rule(f"{ours}.weight", f"{theirs}.weight", is_transposed)]
     return [*rules, Rule(f"{ours}.bias", f"{theirs}.bias")] if has_bias else rules

@@ -1,6 +1,6 @@
-"""Tokenizer files for tools of transformers, of version 4 as of version 5: the same ids in each.
+"""Tokenizer files for transformers 4 and 5, with the same ids in both.
 
-What a foreign folder states about its own making (backend, is_local, classes of one version) is not passed on.
+Settings that depend on the tool that wrote a foreign folder (backend, is_local, classes of one version) are dropped.
 """
 
 from __future__ import annotations
@@ -41,8 +41,9 @@ def write_tokenizer(
 ) -> None:
     """Write a tokenizer as transformers reads it.
 
-    template: name of the chat format to state. is_final: no tokens are added afterwards, so that a tokenizer.json can
-    stand beside a SentencePiece model. Raises CheckpointError when it has more tokens than the model.
+    template: name of the chat format, for the settings. is_final: no tokens are added afterwards, so that a
+    tokenizer.json can be written beside a SentencePiece model. Raises CheckpointError if it has more tokens than the
+    model has rows.
     """
     if tokenizer.vocab_size > vocab_size:
         raise CheckpointError(
@@ -56,7 +57,7 @@ def write_tokenizer(
     values |= _roles(tokenizer, stated, files.read_json(SPECIALS_FILE))
     named = settings.named - {values.get(key) for key in ROLES}
     values["additional_special_tokens"] = sorted(named & set(tokenizer.specials), key=tokenizer.specials.get)
-    if vocabulary == PADDLE_FILE:  # its reader, PaddleMIX's, always is of the older kind
+    if vocabulary == PADDLE_FILE:  # its reader, PaddleMIX's, always is a legacy one
         (folder / PADDLE_FILE).rename(folder / SENTENCEPIECE_FILE)
         values["legacy"] = True
     if vocabulary == FAST_FILE:
@@ -67,7 +68,7 @@ def write_tokenizer(
     else:
         added = _raw_tokens(settings.added, len(read_facts(files.contents[vocabulary]).pieces))
         values["tokenizer_class"] = _slow_class(stated)
-        if values.get("add_prefix_space"):  # the default; where it is stated, transformers ignores tokenizer.json
+        if values.get("add_prefix_space"):  # the default; if it is stated, transformers ignores tokenizer.json
             del values["add_prefix_space"]
     values["add_bos_token"] = tokenizer.add_bos
     values["added_tokens_decoder"] = {str(token.token_id): flags(token) for token in added.values()}
@@ -80,14 +81,14 @@ def write_tokenizer(
 
 
 def _raw_tokens(added: Mapping[str, AddedToken], num_pieces: int) -> dict[str, AddedToken]:
-    """Return added tokens as slow classes find them, in the raw text whatever the flag says; the fast ones obey it."""
+    """Return added tokens that are found in the raw text, as slow classes do. Only fast classes follow the flag."""
     return without_gaps(
         {text: dataclasses.replace(one, is_normalized=False) for text, one in added.items()}, num_pieces
     )
 
 
 def write_fast(tokenizer: Tokenizer, folder: Path) -> None:
-    """Write a tokenizer.json beside a SentencePiece model that was written, where one can be made."""
+    """Write a tokenizer.json beside a SentencePiece model, if one can be made."""
     files = read_files(folder)
     if files.vocabulary == FAST_FILE:
         return
@@ -105,15 +106,15 @@ def write_fast(tokenizer: Tokenizer, folder: Path) -> None:
 
 
 def flags(token: AddedToken) -> dict[str, Any]:
-    """Return a token as added_tokens_decoder lists it."""
+    """Return a token in the form of added_tokens_decoder."""
     return {key: value for key, value in token.as_json().items() if key != "id"}
 
 
 def _roles(tokenizer: Tokenizer, stated: Mapping[str, Any], special_map: Mapping[str, Any]) -> dict[str, str | None]:
-    """Return the roles as texts, with those that PaddleMIX leaves unsaid.
+    """Return the tokens of the roles, including the roles that PaddleMIX does not write.
 
-    A role that the vocabulary has no token for is null: transformers would take one from the file or from the class
-    and add it, behind the model's last row.
+    A role without a token in the vocabulary is null: transformers would add the token of the file or of the class,
+    after the model's last row.
     """
     roles = dict.fromkeys(ROLES)
     roles["eos_token"] = tokenizer.id_to_piece(tokenizer.eos_id)
@@ -130,10 +131,10 @@ def _roles(tokenizer: Tokenizer, stated: Mapping[str, Any], special_map: Mapping
 
 
 def _fast_class(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the class that reads tokenizer.json as it is; version 4 takes add_prefix_space from the settings."""
+    """Return the class that reads tokenizer.json unchanged. Version 4 reads add_prefix_space from the settings."""
     has_space = (spec.get("pre_tokenizer") or {}).get("add_prefix_space")
     space = {"add_prefix_space": has_space} if isinstance(has_space, bool) else {}
-    # Without the names, version 4 makes token_type_ids too, which no decoder here takes.
+    # Without the names, version 4 also makes token_type_ids, which no decoder here accepts.
     names = ["input_ids", "attention_mask"]
     return {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": names, **space}
 
