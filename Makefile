@@ -1,5 +1,5 @@
-# PYTHON: the interpreter that a new environment is made with; default: the first of these that runs and fits.
-# VENV: the environment; one that is there already is used and completed. MODEL, IMAGE, ARGS: see `make help`.
+# PYTHON: the interpreter for a new environment; default: the first of these that runs and has a supported version.
+# VENV: the environment; an existing one is used, and missing packages are installed. MODEL, IMAGE, ARGS: see `make help`.
 PYTHON ?= python3.11 python3.10 python3.12 python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -8,31 +8,32 @@ MODEL = $(TINY)/model
 IMAGE = $(TINY)/shapes.png
 ARGS =
 
-# Prints nothing and succeeds for an interpreter that fits, else says in one line what is wrong with it.
+# Succeed silently for a suitable interpreter; otherwise say in one line why it is not suitable.
 CHECK_PYTHON := import sys, importlib.util as u; v = sys.version_info; \
 	v[:2] in ((3, 10), (3, 11), (3, 12)) or sys.exit("is Python %d.%d" % v[:2]); \
 	u.find_spec("ensurepip") or sys.exit("has no ensurepip (on Debian and Ubuntu: apt install python3-venv)")
 
-# The oldest paddle that is supported, which paddle-custom-npu pairs with. Tests without references of other packages.
+# The oldest supported paddle, which matches paddle-custom-npu. These tests need no reference package.
 PADDLE300 := .venv-paddle300
 PADDLE300_TESTS := $(addprefix tests/npu_sim/test_,scripts_on_npu.py cards.py strict.py operations.py simulator.py) \
 	tests/test_accelerators.py tests/train/test_steps.py
 
-# The newest transformers and peft. Chat and conversion need no paddlenlp, which does not fit beside them.
+# The newest transformers and peft. paddlenlp conflicts with them; chat and conversion do not need it.
 TRANSFORMERS5 := .venv-transformers5
-TRANSFORMERS5_TESTS := tests/transformers5 $(addprefix tests/parity/test_,logits.py towers.py families.py foreign_keys.py)
+TRANSFORMERS5_TESTS := tests/transformers5 tests/hub/test_huggingface.py \
+	$(addprefix tests/parity/test_,logits.py towers.py families.py foreign_keys.py)
 
 .PHONY: help chat test test-paddle300 test-transformers5 lint tiny clean install install-dev
 
 help:
-	@echo "make chat    talk with the bundled model   (MODEL=folder IMAGE=picture ARGS='--temperature 0.7')"
+	@echo "make chat    chat with the bundled model   (MODEL=folder IMAGE=file ARGS='--temperature 0.7')"
 	@echo "make test    run the tests                 (ARGS='tests/image -k anyres')"
-	@echo "make test-paddle300    some of them on paddlepaddle 3.0.0, with the simulated Ascend device"
-	@echo "make test-transformers5    those that read and write its folders with the newest transformers and peft"
+	@echo "make test-paddle300       some tests on paddlepaddle 3.0.0, with the simulated Ascend device"
+	@echo "make test-transformers5   the tests of Hugging Face folders with the newest transformers and peft"
 	@echo "make lint    check style and format"
-	@echo "make tiny    train the bundled model again"
+	@echo "make tiny    retrain the bundled model"
 	@echo "make clean   remove .venv, caches and build folders"
-	@echo "The first call makes the environment $(VENV); PYTHON=... and VENV=... choose another."
+	@echo "The first call creates the environment $(VENV); PYTHON=... and VENV=... choose another."
 
 chat: install
 	@$(BIN)/paddlemix chat --model-path $(MODEL) --image-file $(IMAGE) --temperature 0 $(ARGS)
@@ -62,7 +63,7 @@ clean:
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
 
-# Whoever has a build of paddle for their accelerator (paddlepaddle-gpu, ...) keeps it: the CPU one would overwrite it.
+# Keep an installed build of paddle for an accelerator (paddlepaddle-gpu, ...): the CPU build would overwrite it.
 $(VENV)/.installed: requirements.txt setup.py | $(BIN)/python
 	@echo "installing requirements.txt and paddlemix into $(VENV): about 2-3 minutes, once" >&2
 	@if $(BIN)/python -m pip list --format=freeze 2>/dev/null | grep -q '^paddlepaddle[-_]'; \
@@ -79,7 +80,7 @@ $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
 $(TRANSFORMERS5)/.installed-newest: requirements.txt tests/transformers5/requirements.txt setup.py
 	@$(MAKE) -s $(TRANSFORMERS5)/bin/python VENV=$(TRANSFORMERS5)
 	@echo "installing the newest transformers into $(TRANSFORMERS5): about 2 minutes, once" >&2
-	@grep -Ev '^(paddlenlp|aistudio-sdk|datasets|pyarrow)' requirements.txt > $(TRANSFORMERS5)/requirements.txt
+	@grep -Ev '^(paddlenlp|aistudio-sdk|datasets|pyarrow|huggingface_hub)' requirements.txt > $(TRANSFORMERS5)/requirements.txt
 	@$(TRANSFORMERS5)/bin/python -m pip install -q --disable-pip-version-check -r $(TRANSFORMERS5)/requirements.txt \
 		-r tests/transformers5/requirements.txt </dev/null >&2
 	@$(TRANSFORMERS5)/bin/python -m pip install -q --disable-pip-version-check --no-deps -e . </dev/null >&2
@@ -87,10 +88,10 @@ $(TRANSFORMERS5)/.installed-newest: requirements.txt tests/transformers5/require
 
 $(BIN)/python:
 	@seen=""; for name in $(PYTHON); do \
-		if ! command -v $$name >/dev/null; then seen="$$seen; $$name: not there"; continue; fi; \
+		if ! command -v $$name >/dev/null; then seen="$$seen; $$name: not found"; continue; fi; \
 		if why=$$($$name -c '$(CHECK_PYTHON)' 2>&1); then \
-			echo "making the environment $(VENV) with $$name" >&2; exec $$name -m venv $(VENV) </dev/null; fi; \
+			echo "creating the environment $(VENV) with $$name" >&2; exec $$name -m venv $(VENV) </dev/null; fi; \
 		seen="$$seen; $$name: $$(echo "$$why" | head -n 1)"; \
 	done; \
-	echo "error: no Python 3.10, 3.11 or 3.12 that can make an environment$$seen." >&2; \
-	echo "Install one, or name it: make chat PYTHON=/path/to/python3.11" >&2; exit 1
+	echo "error: no Python 3.10, 3.11 or 3.12 that can create an environment$$seen." >&2; \
+	echo "Install one, or specify it: make chat PYTHON=/path/to/python3.11" >&2; exit 1

@@ -1,4 +1,4 @@
-"""Package `paddlemix`. Run-time dependencies are read from requirements.txt, so that they stand in one place."""
+"""Package `paddlemix`. The requirement files are the single source of its dependencies."""
 
 from pathlib import Path
 

@@ -1,11 +1,11 @@
-"""Train 300 steps on the shapes with 2% of the rows corrupted, and on the same rows whole: both must end as able.
+"""Train 300 steps on the shapes with 2% corrupted rows and with intact rows: both must reach the same accuracy.
 
     python benchmarks/bad_rows.py [--steps 300] [--share 0.02] [--folder DIR]
 
-Starts from the bundled model with its head thrown off by noise, so that there is something to learn again. Corrupted
-are a quarter each: a picture's file is broken, it is missing, a turn has a wrong role, an answer is empty. The run must
-count each of them by its reason, and the accuracy on held-out pictures must not be more than 2 points below the
-other run's. Exit code 1 where that is not so.
+Starts from the bundled model with noise added to its decoder, so that there is something to relearn. The corruptions,
+a quarter of the rows each: a broken image file, a missing image, a wrong role, an empty answer. The run must count each
+corrupted row by its reason, and its accuracy on held-out images must be at most 2 points below the other run's.
+Otherwise the exit code is 1.
 """
 
 from __future__ import annotations
@@ -29,40 +29,40 @@ NUM_EVAL, BATCH, NOISE, MARGIN = 100, 8, 1.0, 0.02
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--share", type=float, default=0.02, help="of the rows that is corrupted")
-    parser.add_argument("--folder", type=Path, default=None, help="where the temporary files go")
+    parser.add_argument("--share", type=float, default=0.02, help="share of the rows to corrupt")
+    parser.add_argument("--folder", type=Path, default=None, help="folder for temporary files")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="bad-rows-", dir=arguments.folder) as home:
-        return compare(Path(home), arguments.steps, arguments.share)
+    with tempfile.TemporaryDirectory(prefix="bad-rows-", dir=arguments.folder) as folder:
+        return compare(Path(folder), arguments.steps, arguments.share)
 
 
-def compare(home: Path, num_steps: int, share: float) -> int:
+def compare(folder: Path, num_steps: int, share: float) -> int:
     from paddlemix.examples.llava.tiny.make_data import write_data
 
     num_rows = num_steps * BATCH
-    write_data(home / "data", num_rows, NUM_EVAL, seed=11)
-    disturb(home / "start")
-    rows = json.loads((home / "data/train.json").read_text())[:num_rows]
-    (home / "data/clean.json").write_text(json.dumps(rows))
-    expected = corrupt(rows, home / "data", share)
-    (home / "data/corrupt.json").write_text(json.dumps(rows))
-    before = accuracy(home / "start", home / "data")
+    write_data(folder / "data", num_rows, NUM_EVAL, seed=11)
+    disturb(folder / "start")
+    rows = json.loads((folder / "data/train.json").read_text())[:num_rows]
+    (folder / "data/clean.json").write_text(json.dumps(rows))
+    expected = corrupt(rows, folder / "data", share)
+    (folder / "data/corrupt.json").write_text(json.dumps(rows))
+    before = accuracy(folder / "start", folder / "data")
     shares, counts = {}, {}
     for name in ("clean", "corrupt"):
-        train(home, name, num_steps)
-        results = json.loads((home / name / "train_results.json").read_text())
+        train(folder, name, num_steps)
+        results = json.loads((folder / name / "train_results.json").read_text())
         counts[name] = {kind: results.get(f"train_skipped_{kind}", 0) for kind in KINDS}
-        shares[name] = accuracy(home / name, home / "data")
+        shares[name] = accuracy(folder / name, folder / "data")
         print(f"{name:8} accuracy {shares[name]:.1%}, skipped {counts[name]}", flush=True)
-    print(f"before training {before:.1%}; corrupted {expected}")
+    print(f"before training {before:.1%}; corrupted rows {expected}")
     is_counted = counts["corrupt"] == expected and not any(counts["clean"].values())
-    is_able = shares["corrupt"] >= shares["clean"] - MARGIN
-    print(f"every corrupted row counted: {is_counted}; within {MARGIN:.0%} of the clean run: {is_able}")
-    return 0 if is_counted and is_able else 1
+    is_accurate = shares["corrupt"] >= shares["clean"] - MARGIN
+    print(f"every corrupted row counted: {is_counted}; within {MARGIN:.0%} of the clean run: {is_accurate}")
+    return 0 if is_counted and is_accurate else 1
 
 
 def disturb(output: Path) -> None:
-    """Write the bundled model with noise on its decoder's matrices."""
+    """Write the bundled model with noise added to its decoder's matrices."""
     from paddlemix import LlavaForConditionalGeneration, LlavaProcessor
 
     model = LlavaForConditionalGeneration.from_pretrained(BUNDLED, dtype="float32")
@@ -77,12 +77,12 @@ def disturb(output: Path) -> None:
 
 
 def corrupt(rows: list[dict], folder: Path, share: float) -> dict[str, int]:
-    """Spoil some rows that have a picture, in place; return how many for each reason."""
-    with_picture = [row for row in rows if "image" in row]
-    chosen = np.random.default_rng(5).permutation(len(with_picture))[: round(share * len(rows))]
+    """Corrupt some rows that have an image, in place; return the number for each reason."""
+    with_image = [row for row in rows if "image" in row]
+    chosen = np.random.default_rng(5).permutation(len(with_image))[: round(share * len(rows))]
     counts = dict.fromkeys(KINDS, 0)
     for number, index in enumerate(chosen):
-        row, kind = with_picture[index], KINDS[number % len(KINDS)]
+        row, kind = with_image[index], KINDS[number % len(KINDS)]
         counts[kind] += 1
         if kind == "unreadable_picture":
             broken = f"images/broken-{number}.png"
@@ -97,11 +97,11 @@ def corrupt(rows: list[dict], folder: Path, share: float) -> dict[str, int]:
     return counts
 
 
-def train(home: Path, name: str, num_steps: int) -> None:
+def train(folder: Path, name: str, num_steps: int) -> None:
     values = {
-        "model_name_or_path": str(home / "start"),
-        "dataset": str(home / f"data/{name}.json"),
-        "output_dir": str(home / name),
+        "model_name_or_path": str(folder / "start"),
+        "dataset": str(folder / f"data/{name}.json"),
+        "output_dir": str(folder / name),
         "per_device_train_batch_size": BATCH,
         "max_steps": num_steps,
         "learning_rate": 5e-4,
@@ -115,7 +115,7 @@ def train(home: Path, name: str, num_steps: int) -> None:
         "max_bad_samples": 0.05,
         "device": "cpu",
     }
-    config = home / f"{name}-settings.json"
+    config = folder / f"{name}-settings.json"
     config.write_text(json.dumps(values))
     subprocess.run([sys.executable, str(SCRIPT), str(config)], check=True, stdout=subprocess.DEVNULL)
 

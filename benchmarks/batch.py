@@ -1,11 +1,11 @@
-"""Compare answers in batches: total new tokens a second of ours, of ours one by one, and of transformers.
+"""Compare answers in batches with single answers and with transformers: total new tokens per second.
 
     python benchmarks/batch.py [--loads short shared] [--rows 16] [--new 32] [--rounds 5] [--threads 2]
 
-Two loads. "short": questions of 20 to 60 tokens. "shared": the same after --prefix tokens that all begin with, as many
-as a system text and a picture of LLaVA 1.5 take; ours then also without sharing them. The model of small_llava.py and
-the same prompts for all, float32, answers of a fixed length, greedy. The time is that of whole answers, prompts
-included. Rivals take turns within each round; ratios are of medians.
+There are two loads. "short": questions of 20 to 60 tokens. "shared": the same questions after a common prefix of
+--prefix tokens, as long as a system text and an image of LLaVA 1.5; ours is then also measured without sharing it. All
+use the model of small_llava.py, the same prompts, float32, greedy decoding and answers of a fixed length. The time
+includes the prompts. Candidates alternate within each round; ratios are of medians.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from peers import OURS, THEIRS, Peer, compare_peers, parse
 from small_llava import load_ours, load_theirs, model_folder, text_ids
 
-RIVALS = {  # name: (process, how)
+CANDIDATES = {  # name: (process, mode)
     "short": {"batch": (OURS, "batch"), "one by one": (OURS, "single"), "transformers": (THEIRS, "batch")},
     "shared": {
         "batch": (OURS, "batch"),
@@ -40,24 +40,24 @@ def compare_loads(peers: dict[str, Peer], arguments) -> None:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--loads", nargs="+", choices=tuple(RIVALS), default=list(RIVALS))
-    parser.add_argument("--rows", type=int, default=16, help="questions of a batch")
-    parser.add_argument("--new", type=int, default=32, help="tokens of an answer")
-    parser.add_argument("--prefix", type=int, default=620, help="tokens that the questions of 'shared' begin with")
+    parser.add_argument("--loads", nargs="+", choices=tuple(CANDIDATES), default=list(CANDIDATES))
+    parser.add_argument("--rows", type=int, default=16, help="questions per batch")
+    parser.add_argument("--new", type=int, default=32, help="tokens per answer")
+    parser.add_argument("--prefix", type=int, default=620, help="tokens of the common prefix of 'shared'")
 
 
 def compare(load: str, peers: dict[str, Peer], arguments: argparse.Namespace) -> list[str]:
-    """Time the rivals of a load round by round; return a line for each ratio."""
-    seconds: dict[str, list[float]] = {name: [] for name in RIVALS[load]}
+    """Time the candidates of a load; return a line for each ratio."""
+    seconds: dict[str, list[float]] = {name: [] for name in CANDIDATES[load]}
     answers: dict[str, list] = {}
     for number in range(arguments.rounds + 1):
-        names = list(RIVALS[load])
+        names = list(CANDIDATES[load])
         for name in names if number % 2 else reversed(names):
-            role, how = RIVALS[load][name]
-            # The first round warms up; a few tokens are enough for that.
+            role, mode = CANDIDATES[load][name]
+            # The first round is a warm-up, for which a few tokens are enough.
             num_new = arguments.new if number else 2
             prefix = arguments.prefix if load == "shared" else 0
-            result = peers[role].ask(prefix=prefix, how=how, rows=arguments.rows, new=num_new)
+            result = peers[role].ask(prefix=prefix, mode=mode, rows=arguments.rows, new=num_new)
             if number:
                 seconds[name].append(result["seconds"])
                 answers[name] = result["answers"]
@@ -69,7 +69,7 @@ def compare(load: str, peers: dict[str, Peer], arguments: argparse.Namespace) ->
 
 
 def prompts(num_rows: int, num_shared: int) -> list[list[int]]:
-    """Return the ids of each row, of which the first num_shared are the same."""
+    """Return the ids of each row; the first num_shared are the same in all rows."""
     lengths = np.random.default_rng(0).integers(20, 61, num_rows).tolist()
     shared = [1, *text_ids(num_shared)]
     return [shared + text_ids(length, seed) for seed, length in enumerate(lengths, start=1)]
@@ -82,12 +82,12 @@ def ours(arguments: argparse.Namespace):
     from paddlemix.generate.batch import generate
     from paddlemix.generate.sampling import SamplingParams
 
-    def answer(prefix: int, how: str, rows: int, new: int) -> dict:
+    def answer(prefix: int, mode: str, rows: int, new: int) -> dict:
         samples = [Sample(np.array(ids), None) for ids in prompts(rows, prefix)]
         sampling = SamplingParams(max_new_tokens=new, ignore_eos=True)
         start, answers = time.perf_counter(), []
-        for part in [[sample] for sample in samples] if how == "single" else [samples]:
-            answers += generate(model, collate(part), sampling, shares_prefixes=how != "unshared")
+        for part in [[sample] for sample in samples] if mode == "single" else [samples]:
+            answers += generate(model, collate(part), sampling, shares_prefixes=mode != "unshared")
         return {"seconds": time.perf_counter() - start, "answers": answers}
 
     return answer
@@ -99,7 +99,7 @@ def theirs(arguments: argparse.Namespace):
 
     model.generation_config.eos_token_id = None  # answers have a fixed length
 
-    def answer(prefix: int, how: str, rows: int, new: int) -> dict:
+    def answer(prefix: int, mode: str, rows: int, new: int) -> dict:
         listed = prompts(rows, prefix)
         width = max(map(len, listed))
         ids = torch.tensor([[0] * (width - len(each)) + each for each in listed])

@@ -1,4 +1,4 @@
-"""Run a Python script in a process of its own and measure it: seconds and peak resident memory."""
+"""Run a Python script in a separate process and measure its time and peak resident memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ KIBIBYTE = 1024  # the unit of ru_maxrss on Linux
 
 @dataclass(frozen=True)
 class Cost:
-    """output: what the child printed."""
+    """The cost of a child process. output: its standard output."""
 
     seconds: float
     peak_bytes: int
@@ -23,7 +23,7 @@ class Cost:
 def run_child(script: str, *arguments: str) -> Cost:
     """Run `python script arguments`; raise SystemExit if it fails.
 
-    A child starts with the memory of its parent, so the parent must stay small for the figure to be the child's.
+    A child starts with its parent's memory, so the parent must stay small for the peak to be the child's.
     """
     start = time.monotonic()
     process = subprocess.Popen([sys.executable, script, *arguments], stdout=subprocess.PIPE, text=True)

@@ -1,9 +1,9 @@
-"""Compare decoding with transformers: tokens a second of one row behind a context of given length.
+"""Compare decoding with transformers: tokens per second of one row after a context of given length.
 
     python benchmarks/decode.py [--contexts 600 3000] [--steps 48] [--rounds 5] [--threads 2]
 
-The model of small_llava.py without a picture; both sides take the likeliest token again and again with their caches,
-in float32. transformers runs its forward pass in a plain loop, which is faster than its `generate`.
+Uses the model of small_llava.py without an image. Both sides decode greedily with their caches, in float32.
+transformers runs its forward pass in a plain loop, which is faster than its `generate`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def compare(peers: dict[str, Peer], arguments) -> None:
             raise SystemExit("the two sides chose different tokens")
         seconds = {role: median(answers[role]) for role in ROLES}
         for role in ROLES:
-            print(f"{role:13} {arguments.steps / seconds[role]:7.1f} tokens/s behind {context}", flush=True)
+            print(f"{role:13} {arguments.steps / seconds[role]:7.1f} tokens/s after {context}", flush=True)
         print(f"decoding, ours to transformers': {seconds[THEIRS] / seconds[OURS]:.2f}", flush=True)
 
 

@@ -1,10 +1,11 @@
-"""What the checks for numbers that are none cost a training step, and the weights' check at a start or a checkpoint.
+"""Measure the cost of the checks for NaN and infinity in a training step, and of checking all weights.
 
     python benchmarks/finite_checks.py [--steps 6] [--threads 2]
 
-Steps of full training in float32, AdamW with clipped gradients, of a tiny decoder and of one with 135M parameters (576
-wide, 30 layers, vocabulary 49,152) on one row of 600 tokens, half of them trained. What a step costs varies by more
-than the checks do, so they are timed alone within it: the sum of the logits and the norm of the gradients.
+Runs steps of full training in float32, with AdamW and clipped gradients, of a tiny decoder and of one with 135M
+parameters (576 wide, 30 layers, vocabulary 49,152) on one row of 600 tokens, half of them trained. The time of a step
+varies more than the checks cost, so the checks are timed separately: the sum of the logits and the norm of the
+gradients.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ LENGTH = 600
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=6, help="after one to warm up")
+    parser.add_argument("--steps", type=int, default=6, help="measured steps, after one warm-up step")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     os.environ["PADDLEMIX_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
     from paddlemix.device import prepare_environment, use_device
-    from paddlemix.doctor.host import processor
+    from paddlemix.doctor.machine import processor
 
     prepare_environment("cpu")
     use_device("cpu")
@@ -42,22 +43,21 @@ def main() -> int:
     for name, decoder, num_steps in (("tiny", TINY, 10 * arguments.steps), ("135M", DECODER, arguments.steps)):
         steps, checks, start = measure(decoder, num_steps)
         print(
-            f"{name}: a step {1e3 * steps:.1f} ms, of which checks {1e3 * checks:.2f} ms: {checks / steps:.2%}; all "
-            f"weights looked at in {1e3 * start:.1f} ms",
+            f"{name}: a step takes {1e3 * steps:.1f} ms, of which checks {1e3 * checks:.2f} ms ({checks / steps:.2%}); "
+            f"checking all weights takes {1e3 * start:.1f} ms",
             flush=True,
         )
     return 0
 
 
 def measure(decoder: dict, num_steps: int) -> tuple[float, float, float]:
-    """Return the median seconds of a step and of the checks in it, and the seconds of a look at all weights."""
+    """Return the median seconds of a step and of its checks, and the seconds of checking all weights."""
     import paddle
 
+    from paddlemix import LlavaForConditionalGeneration
     from paddlemix.models import loss as loss_file
     from paddlemix.models.config import LanguageConfig, LlavaConfig, VisionConfig
-    from paddlemix.models.llava import LlavaForConditionalGeneration
-    from paddlemix.train.finite import GradientCheck, check_weights
-    from paddlemix.train.watch import LossWatch
+    from paddlemix.train.watch import GradientCheck, LossWatch, check_weights
 
     model = LlavaForConditionalGeneration(LlavaConfig(LanguageConfig(**decoder), VisionConfig(**VISION)))
     model.initialize_weights(seed=0)
@@ -69,7 +69,7 @@ def measure(decoder: dict, num_steps: int) -> tuple[float, float, float]:
     loss_file._flaw = timed(loss_file._flaw, spent)
     look = timed(GradientCheck(watch, 1).on_optimizer_begin, spent)
     steps, checks = [], []
-    for _ in range(num_steps + 1):  # the first one warms up
+    for _ in range(num_steps + 1):  # the first one is a warm-up
         start, spent[0] = time.perf_counter(), 0.0
         loss = model.loss(batch)
         loss.backward()
@@ -85,7 +85,7 @@ def measure(decoder: dict, num_steps: int) -> tuple[float, float, float]:
 
 
 def timed(function, spent: list[float]):
-    """Return a function that adds to spent what a call takes; on the CPU Paddle comes back when it is done."""
+    """Return a function that adds the seconds of each call to spent[0]; on CPUs Paddle runs synchronously."""
 
     def call(*arguments, model=None):
         start = time.perf_counter()

@@ -1,10 +1,11 @@
-"""Measure how time and memory grow: a decoding step with the context, a prefill with its length. Draws growth.png.
+"""Measure how the time and memory of a decoding step grow with the context, and those of a prefill with its length.
 
     python benchmarks/growth.py [--contexts 512 1024 2048 4096 8192] [--lengths 256 512 1024 2048 4096] [--rounds 5]
 
-The decoder of small_llava.py, float32, each size in a process of its own. Memory is the peak of what the process grew
-by while it worked, the cache included. For steps the cache holds zeros: they take the time that other numbers take.
-Lines are fitted by least squares; the exponent of the prefill by least squares of the logarithms.
+Plots the results to growth.png. Uses the decoder of small_llava.py in float32, each size in a separate process. Memory
+is the peak growth of the process during the work, cache included. For decoding steps the cache is filled with zeros,
+which take the same time as other values. Lines are fitted by least squares; exponents by least squares of the
+logarithms.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from children import run_child
 from peers import KIBIBYTE, parse
 from small_llava import load_ours, model_folder, text_ids
 
-PICTURE = Path(__file__).parent / "growth.png"
+FIGURE = Path(__file__).parent / "growth.png"
 STEPS = 16
 
 
@@ -46,8 +47,8 @@ def main() -> int:
 def add_options(parser) -> None:
     parser.add_argument("--contexts", type=int, nargs="+", default=[512, 1024, 2048, 4096, 8192], help="at least two")
     parser.add_argument("--lengths", type=int, nargs="+", default=[256, 512, 1024, 2048, 4096], help="at least two")
-    parser.add_argument("--picture", default=str(PICTURE), help="file to draw (default: growth.png beside this script)")
-    parser.add_argument("--work", choices=("step", "prefill"), default=None, help="only this, once, of --size")
+    parser.add_argument("--figure", default=str(FIGURE), help="file to write (default: growth.png beside this script)")
+    parser.add_argument("--work", choices=("step", "prefill"), default=None, help="measure only this, with --size")
     parser.add_argument("--size", type=int, default=512)
 
 
@@ -59,19 +60,19 @@ def run_one(work: str, size: int, shared: list[str]) -> dict:
 
 
 def measure(arguments) -> int:
-    """Print the median of the seconds and the bytes that the process grew by at most."""
+    """Print the median seconds and the peak growth of the process in bytes."""
     model = load_ours(arguments.folder, arguments.threads)
     import paddle
 
-    work = (step if arguments.work == "step" else prefill)(model, paddle, 16)  # what comes in with the first use
+    work = (step if arguments.work == "step" else prefill)(model, paddle, 16)  # load what the first use loads
     work()
     before, seconds = memory("VmRSS"), []
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of loading
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak that loading reached
     work = (step if arguments.work == "step" else prefill)(model, paddle, arguments.size)
     for number in range(arguments.rounds + 1):
         start = time.perf_counter()
         num_done = work()
-        if number:  # one round before is not counted
+        if number:  # the first round is a warm-up
             seconds.append((time.perf_counter() - start) / num_done)
     print(json.dumps({"seconds": statistics.median(seconds), "bytes": memory("VmHWM") - before}))
     return 0
@@ -82,7 +83,7 @@ def memory(name: str) -> int:
 
 
 def step(model, paddle, context: int):
-    """Return what takes a few steps behind a context and says how many."""
+    """Return a function that runs STEPS decoding steps after a context and returns their number."""
     from paddlemix.generate.engine import Engine
 
     engine = Engine(model, 1, context + STEPS)
@@ -97,7 +98,7 @@ def step(model, paddle, context: int):
 
 
 def prefill(model, paddle, length: int):
-    """Return what reads a prompt."""
+    """Return a function that prefills a prompt and returns 1."""
     from paddlemix.generate.engine import Engine
 
     ids, positions = paddle.to_tensor([text_ids(length)]), np.arange(length)[None]
@@ -121,7 +122,7 @@ def show(work: str, name: str, sizes: list[int], found: list[dict]) -> None:
 
 
 def line(sizes: list[int], values: np.ndarray) -> tuple[float, float, float]:
-    """Return slope, start and the part of the variance that the line explains."""
+    """Return slope, intercept and R^2 of a fitted line."""
     slope, start = np.polyfit(sizes, values, 1)
     rest = values - (slope * np.array(sizes) + start)
     return float(slope), float(start), float(1 - rest.var() / max(values.var(), 1e-30))
@@ -143,13 +144,13 @@ def draw(arguments, found: dict[str, list[dict]]) -> None:
             values = np.array([one[value] for one in found[work]]) * scale
             slope, start, _ = line(sizes, values)
             axis = axes[row][column]
-            axis.plot(sizes, slope * np.array(sizes) + start, color="#9db8d9", linewidth=2, label="a line")
+            axis.plot(sizes, slope * np.array(sizes) + start, color="#9db8d9", linewidth=2, label="linear fit")
             axis.plot(sizes, values, "o", color="#1f5fa8", label=f"{work}, {unit}")
             axis.set(xlabel=f"{name}, tokens", ylabel=unit, ylim=(0, None))
             axis.grid(alpha=0.3)
             axis.legend(frameon=False)
     FigureCanvasAgg(figure)
-    figure.savefig(arguments.picture, dpi=120)
+    figure.savefig(arguments.figure, dpi=120)
 
 
 if __name__ == "__main__":

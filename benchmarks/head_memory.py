@@ -2,8 +2,8 @@
 
     python benchmarks/head_memory.py [--tokens 2048] [--vocabulary 32000] [--width 512]
 
-For each share of trained tokens: the host memory that forward and backward of the loss take above hidden states and
-weights, as Paddle's allocator counts it, next to that of logits for every position.
+For each share of trained tokens, prints the host memory that the loss takes forward and backward, in addition to hidden
+states and weights, as counted by Paddle's allocator. It is compared with the memory of logits for every position.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def main() -> int:
     print(f"logits of every position in float32: {whole / 1e6:.0f} MB")
     for share in SHARES:
         peak = measure(arguments, share)
-        print(f"{share:6.0%} trained: {peak / 1e6:7.0f} MB, {peak / whole:.2f} of those logits", flush=True)
+        print(f"{share:6.0%} trained: {peak / 1e6:7.0f} MB, {peak / whole:.2f} of those logits' memory", flush=True)
     return 0
 
 

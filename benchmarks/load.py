@@ -2,8 +2,8 @@
 
     python benchmarks/load.py [--size 1.5] [--rounds 3] [--folder DIR]
 
-Both load the same weights, stored as float16, into float32 (what a CPU computes in) in processes of their own, in turn.
-The time is that of the call, without imports; the memory is the whole process's, libraries included.
+Both load the same weights from float16 to float32, which CPUs compute in, alternating in separate processes. The time
+is that of the call, without imports. The memory is that of the whole process, libraries included.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ def main() -> int:
     if arguments.role in LOADERS:
         return load(arguments)
     seconds, peaks = ({name: [] for name in LOADERS} for _ in range(2))
-    with tempfile.TemporaryDirectory(prefix="load-", dir=arguments.folder) as home:
-        shared = ["--folder", home, "--size", str(arguments.size)]
+    with tempfile.TemporaryDirectory(prefix="load-", dir=arguments.folder) as folder:
+        shared = ["--folder", folder, "--size", str(arguments.size)]
         run_child(__file__, "--role", "make", *shared)
-        size = sum(path.stat().st_size for path in Path(home).rglob("*") if path.is_file())
+        size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
         print(f"checkpoint: {size / 1e9:.2f} GB of float16, loaded as float32")
         for number in range(arguments.rounds):
             for name in LOADERS if number % 2 == 0 else reversed(LOADERS):
@@ -50,7 +50,7 @@ def ratio(values: dict[str, list[float]]) -> float:
 
 
 def make(arguments: argparse.Namespace) -> int:
-    """Write the checkpoint; in a process of its own, so that its memory counts nowhere."""
+    """Write the checkpoint, in a separate process so that its memory is not counted."""
     from synthetic import config_of_size, write_checkpoint
 
     from paddlemix.models.config import LanguageConfig
@@ -61,7 +61,7 @@ def make(arguments: argparse.Namespace) -> int:
 
 
 def load(arguments: argparse.Namespace) -> int:
-    """Load once and print the seconds."""
+    """Load once and print a checksum and the seconds."""
     path = str(Path(arguments.folder) / "model")
     if arguments.role == "ours":
         from paddlemix.device import prepare_environment
@@ -70,7 +70,7 @@ def load(arguments: argparse.Namespace) -> int:
         import paddlemix.checkpoints.load
         from paddlemix import LlavaForConditionalGeneration
 
-        assert paddlemix.checkpoints.load  # what from_pretrained imports is no part of the time
+        assert paddlemix.checkpoints.load  # imports of from_pretrained are not timed
         start = time.monotonic()
         model = LlavaForConditionalGeneration.from_pretrained(path, dtype="float32", device="cpu")
         total = float(sum(parameter.astype("float32").sum() for parameter in model.parameters()))
@@ -81,17 +81,17 @@ def load(arguments: argparse.Namespace) -> int:
         start = time.monotonic()
         model = LlavaForConditionalGeneration.from_pretrained(path, torch_dtype=torch.float32)
         total = float(sum(parameter.detach().float().sum() for parameter in model.parameters()))
-    # The sum reads every weight, so that nobody gets away with mapping the file only.
+    # The sum reads every weight, so merely mapping the file is not enough.
     print(f"sum {total:.1f} seconds {time.monotonic() - start:.3f}")
     return 0
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", type=float, default=1.5, help="gigabytes (10^9 bytes) of weights, at least")
-    parser.add_argument("--rounds", type=int, default=3, help="loads by each of the two")
+    parser.add_argument("--size", type=float, default=1.5, help="minimum size of the weights in gigabytes (10^9 bytes)")
+    parser.add_argument("--rounds", type=int, default=3, help="loads per side")
     parser.add_argument(
-        "--folder", default=None, help="where to make the files (default: the system's temporary folder)"
+        "--folder", default=None, help="parent folder for temporary files (default: the system's temporary folder)"
     )
     parser.add_argument("--role", choices=("measure", "make", *LOADERS), default="measure", help=argparse.SUPPRESS)
     return parser.parse_args()

@@ -1,7 +1,7 @@
-"""Write npu_operations.md: what the operations of a training and of a decoding step would do on an Ascend card.
+"""Write npu_operations.md: how the operations of a training and a decoding step would run on an Ascend card.
 
-Runs a tiny model with heads of 64 numbers on the simulated device of tests/npu_sim. An operation is native where the
-real backend has a kernel for it in that dtype, done on the CPU where only paddle's CPU build has one, else missing.
+Runs a tiny model with a head_dim of 64 on the simulated device of tests/npu_sim. An operation is native if the real
+backend has a kernel for it in that dtype, a CPU fallback if only paddle's CPU build has one, and missing otherwise.
 
     python benchmarks/npu_operations.py [--output benchmarks/npu_operations.md]
 """
@@ -29,11 +29,11 @@ STEPS = {
 
 
 def measure(tasks: list[str]) -> dict[str, tuple[list[audit.Operation], list[int]]]:
-    """Run tasks of tiny_steps; return for each marked section its operations and its copies to the card, in bytes."""
+    """Run tasks of tiny_steps; return the operations and the copies to the card (bytes) of each marked section."""
     with tempfile.TemporaryDirectory() as folder:
         dump = Path(folder, "kernels")
         variables = {**audit.LOGGING, "SIM_NPU_DUMP": str(dump), "OMP_NUM_THREADS": "1"}
-        script = [SIMULATOR / "tiny_steps.py", Path(folder, "home"), *tasks]
+        script = [SIMULATOR / "tiny_steps.py", Path(folder, "work"), *tasks]
         done = simulator.run(script, environment=variables, timeout=1200)
         if done.returncode:
             raise RuntimeError(f"the steps failed:\n{done.errors[-4000:]}")
@@ -43,7 +43,7 @@ def measure(tasks: list[str]) -> dict[str, tuple[list[audit.Operation], list[int
 
 
 def table(measured: dict[str, tuple[list[audit.Operation], list[int]]], names: list[str]) -> str:
-    """Return a table in Markdown: one row for each operation and dtype, one column for each step."""
+    """Return a Markdown table with a row for each operation and dtype and a column for each step."""
     counts = {name: {(one.name, one.dtype): one for one in measured[name][0]} for name in names}
     keys = sorted({key for of_step in counts.values() for key in of_step})
     lines = [f"| operation | dtype | on Ascend | {' | '.join(names)} |", "|---|---|---|" + "---:|" * len(names)]
@@ -56,7 +56,7 @@ def table(measured: dict[str, tuple[list[audit.Operation], list[int]]], names: l
 
 
 def summary(measured: dict[str, tuple[list[audit.Operation], list[int]]], names: list[str]) -> str:
-    """Return how many operations each step has of each kind, and what it sends to the card."""
+    """Return a Markdown table with the number of operations of each kind and the copies of each step."""
     kinds = (audit.NATIVE, audit.FALLBACK, audit.MISSING)
     lines = [f"| step | {' | '.join(kinds)} | copies to the card | bytes |", "|---|" + "---:|" * 5]
     for name in names:
@@ -74,10 +74,10 @@ def main() -> None:
     names = list(STEPS.values())
     text = f"""# Operations of a step on Ascend
 
-Made by `python benchmarks/npu_operations.py`: one optimizer step of a tiny LLaVA (two decoder layers, three of the
-vision tower), and one sampled token. Calls are counted on the simulated device; which of them an Ascend card has a
-kernel for says the table of PaddleCustomDevice's kernels in `tests/npu_sim/plugin/npu_table.h`. Of the plugin's own
-operations (`flash_attention_npu`, `fused_rope`, `rms_norm_npu`) the calls forward are counted.
+Written by `python benchmarks/npu_operations.py` for one optimizer step of a tiny LLaVA (two decoder layers, three
+layers of the vision tower) and one sampled token. Calls are counted on the simulated device. The table of
+PaddleCustomDevice's kernels in `tests/npu_sim/plugin/npu_table.h` says which of them an Ascend card has a kernel for.
+Only forward calls of the plugin's own operations (`flash_attention_npu`, `fused_rope`, `rms_norm_npu`) are counted.
 
 {summary(measured, names)}
 

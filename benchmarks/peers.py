@@ -1,7 +1,7 @@
-"""Two programs that take turns, each in a process of its own, so that neither disturbs the other's threads or memory.
+"""Two programs that alternate in separate processes, so that neither disturbs the other's threads or memory.
 
-A benchmark starts itself once for each role; the children answer requests, one JSON object a line, until their input
-ends. What they print otherwise goes to standard error.
+A benchmark starts itself once for each role. The children answer requests, one JSON object per line, until their input
+ends. Everything else they print goes to standard error.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ KIBIBYTE = 1024  # the unit of VmHWM in /proc/PID/status
 
 
 class Peer:
-    """A child that answers requests. folder: of the model that it loads at its start."""
+    """A child process that answers requests. folder: of the model that it loads at startup."""
 
     def __init__(self, script: str, role: str, folder: str, threads: int):
         self.role = role
         command = [sys.executable, script, "--role", role, "--folder", folder, "--threads", str(threads)]
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-        self.errors = Path(folder) / f"{role}.err"  # a pipe that nobody reads would fill up
+        self.errors = Path(folder) / f"{role}.err"  # a pipe without a reader would fill up
         with self.errors.open("w") as errors:
             pipe = subprocess.PIPE
             self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=errors, text=True, env=environment)
 
     def ask(self, **request) -> dict:
-        """Return the answer to a request. Raises SystemExit with the child's last words where it has ended."""
+        """Return the answer to a request. Raises SystemExit with the end of the child's errors if it has exited."""
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         line = self.process.stdout.readline()
@@ -41,7 +41,7 @@ class Peer:
         return json.loads(line)
 
     def peak_bytes(self) -> int:
-        """Return the most memory that the child has had."""
+        """Return the child's peak memory."""
         status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="utf-8")
         return int(status.split("VmHWM:")[1].split()[0]) * KIBIBYTE
 
@@ -51,7 +51,7 @@ class Peer:
 
 
 def parse(description: str, add: Callable[[argparse.ArgumentParser], None] | None = None) -> argparse.Namespace:
-    """Parse what every benchmark takes, and what `add` adds."""
+    """Parse the common options of the benchmarks and those that `add` adds."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="of both, in turn")
     parser.add_argument("--threads", type=int, default=2)
@@ -65,7 +65,7 @@ def parse(description: str, add: Callable[[argparse.ArgumentParser], None] | Non
 def serve(answer: Callable[..., dict]) -> int:
     """Answer requests from standard input until it ends."""
     channel = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # so that nothing a library prints is taken for an answer
+    os.dup2(2, 1)  # keep the output of libraries out of the answers
     for line in sys.stdin:
         channel.write(json.dumps(answer(**json.loads(line))) + "\n")
         channel.flush()
@@ -73,10 +73,10 @@ def serve(answer: Callable[..., dict]) -> int:
 
 
 def compare_peers(script: str, arguments, ours: Callable, theirs: Callable, compare: Callable, folder_of) -> int:
-    """Be the side that --role names, or start both in a folder and compare them.
+    """Serve as the side that --role names, or start both sides and compare them.
 
-    ours, theirs: return what answers requests, see `serve`. compare: takes the peers by role, and the arguments.
-    folder_of: a context manager that gives a folder with what both load, inside the one named by --folder.
+    ours, theirs: return a function that answers requests, see `serve`. compare: takes the peers by role and the
+    arguments. folder_of: a context manager that creates a folder, inside --folder, with the model or data of both.
     """
     if arguments.role:
         return serve({OURS: ours, THEIRS: theirs}[arguments.role](arguments))
@@ -89,7 +89,7 @@ def compare_peers(script: str, arguments, ours: Callable, theirs: Callable, comp
 
 
 def alternate(peers: dict[str, Peer], num_rounds: int, **request) -> dict[str, list[dict]]:
-    """Ask all peers in each round, in an order that turns round; one round before is not counted."""
+    """Ask all peers in each round, in alternating order; a warm-up round is not counted."""
     answers: dict[str, list[dict]] = {role: [] for role in peers}
     for number in range(num_rounds + 1):
         for role in peers if number % 2 else reversed(peers):

@@ -1,9 +1,9 @@
-"""Compare the time from a question with a LLaVA 1.6 picture to its first logits with transformers, vision included.
+"""Compare the prefill of a question with a LLaVA 1.6 image with transformers, vision included.
 
     python benchmarks/prefill.py [--rounds 5] [--threads 2]
 
-The model of small_llava.py; a picture of 672 x 672 pixels (five tiles, 2,928 tokens) and 60 tokens of text, float32.
-Both get the pixels preprocessed, keep a cache, and compute the logits of the last position only.
+Uses the model of small_llava.py, an image of 672 x 672 pixels (five tiles, 2,928 tokens) and 60 tokens of text, in
+float32. Both sides get preprocessed pixels, keep a cache, and compute the logits of the last position only.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import time
 
 import numpy as np
 from peers import OURS, ROLES, THEIRS, Peer, alternate, compare_peers, median, parse
-from small_llava import load_ours, load_theirs, model_folder, picture_tiles, text_ids
+from small_llava import load_ours, load_theirs, model_folder, noise_tiles, text_ids
 
-BEFORE, BEHIND = 10, 50  # tokens of text around the picture
+BEFORE, AFTER = 10, 50  # tokens of text around the image
 
 
 def main() -> int:
@@ -30,7 +30,7 @@ def compare(peers: dict[str, Peer], arguments) -> None:
         raise SystemExit(f"the two sides' logits differ by {error}")
     for role in ROLES:
         print(f"{role:13} {median(answers[role]):6.2f} s, of which vision {median(answers[role], 'vision'):.2f} s")
-    print(f"prefill with a picture, ours to transformers': {median(answers[THEIRS]) / median(answers[OURS]):.2f}")
+    print(f"prefill with an image, ours to transformers': {median(answers[THEIRS]) / median(answers[OURS]):.2f}")
 
 
 def ours(arguments):
@@ -42,8 +42,8 @@ def ours(arguments):
     from paddlemix.data.sample import Sample
     from paddlemix.generate.engine import Engine
 
-    tiles = picture_tiles()
-    ids = [*text_ids(BEFORE), *[IMAGE_TOKEN_ID] * tiles.num_tokens, *text_ids(BEHIND, seed=1)]
+    tiles = noise_tiles()
+    ids = [*text_ids(BEFORE), *[IMAGE_TOKEN_ID] * tiles.num_tokens, *text_ids(AFTER, seed=1)]
     batch = collate([Sample(np.array(ids), None, (tiles,))])
 
     def answer() -> dict:
@@ -62,19 +62,19 @@ def theirs(arguments):
     model = load_theirs(arguments.folder, arguments.threads)
     import torch
 
-    tiles = picture_tiles()
-    ids = [*text_ids(BEFORE), *[model.config.image_token_id] * tiles.num_tokens, *text_ids(BEHIND, seed=1)]
-    picture = {
+    tiles = noise_tiles()
+    ids = [*text_ids(BEFORE), *[model.config.image_token_id] * tiles.num_tokens, *text_ids(AFTER, seed=1)]
+    image = {
         "pixel_values": torch.tensor(tiles.pixels)[None],
         "image_sizes": torch.tensor([tiles.size[::-1]]),  # (height, width)
     }
 
     def answer() -> dict:
         start = time.perf_counter()
-        model.get_image_features(**picture, vision_feature_layer=-2, vision_feature_select_strategy="default")
+        model.get_image_features(**image, vision_feature_layer=-2, vision_feature_select_strategy="default")
         vision = time.perf_counter() - start
         start = time.perf_counter()
-        out = model(input_ids=torch.tensor([ids]), **picture, use_cache=True, logits_to_keep=1)
+        out = model(input_ids=torch.tensor([ids]), **image, use_cache=True, logits_to_keep=1)
         seconds = time.perf_counter() - start
         return {"seconds": seconds, "vision": vision, "logits": out.logits[0, -1, :1000].tolist()}
 

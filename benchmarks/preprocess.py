@@ -1,12 +1,12 @@
-"""Compare preparing data with transformers: AnyRes pictures a second, and tokens a second with labels.
+"""Compare data preparation with transformers: AnyRes images per second, and tokens with labels per second.
 
     python benchmarks/preprocess.py [--rounds 5] [--threads 2]
 
-Pictures: JPEG files of six sizes, in memory, to normalised tiles, one at a time; transformers with its processor on
-PIL and NumPy, and with the fast one on torch (needs torchvision). The pixels must be the slow one's; the fast one's
-resizing differs a little.
-Labels: conversations of six turns to ids and labels with one vocabulary and Qwen2's template; transformers as its users
-do it: the chat template is applied up to before and behind every answer to learn where the answer lies.
+Images: JPEG files of six sizes, from memory to normalized tiles, one at a time. transformers runs its slow processor
+(PIL and NumPy) and its fast one (torch, needs torchvision). The pixels must equal the slow one's; the fast one resizes
+slightly differently. Labels: conversations of six turns to ids and labels, with one vocabulary and Qwen2's template.
+transformers works as its users do: the chat template is applied up to the start and the end of every answer to find its
+position.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from peers import OURS, ROLES, THEIRS, Peer, alternate, compare_peers, median, p
 SIZES = ((640, 480), (1024, 768), (1920, 1080), (480, 640), (800, 600), (500, 1200))  # (width, height)
 NUM_CONVERSATIONS, NUM_TURNS = 40, 6
 SYSTEM = "You are a helpful assistant."
-CHAT_TEMPLATE = (  # Qwen2's, without a line feed behind the last answer
+CHAT_TEMPLATE = (  # Qwen2's, without a line feed after the last answer
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' }}"
     "{% if not loop.last or add_generation_prompt %}{{ '\\n' }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
@@ -42,23 +42,23 @@ def compare(peers: dict[str, Peer], arguments) -> None:
     kinds = ["slow", "fast"] if find_spec("torchvision") else ["slow"]
     if "fast" not in kinds:
         print("transformers' fast image processor is not measured: it needs torchvision, which is not installed")
-    ratios = {kind: show_pictures(peers, arguments.rounds, kind) for kind in kinds}
+    ratios = {kind: show_images(peers, arguments.rounds, kind) for kind in kinds}
     labels = show_labels(peers, arguments.rounds)
     for kind, ratio in ratios.items():
-        print(f"AnyRes pictures, ours to transformers' {kind} processor: {ratio:.2f}")
+        print(f"AnyRes images, ours to transformers' {kind} processor: {ratio:.2f}")
     print(f"tokens with labels, ours to transformers': {labels:.2f}")
 
 
-def show_pictures(peers: dict[str, Peer], num_rounds: int, kind: str) -> float:
-    answers = alternate(peers, num_rounds, work="pictures", kind=kind)
+def show_images(peers: dict[str, Peer], num_rounds: int, kind: str) -> float:
+    answers = alternate(peers, num_rounds, work="images", kind=kind)
     mine, other = (np.load(answers[role][0]["pixels"]) for role in ROLES)
     errors = [float(np.abs(mine[name] - other[name]).max()) for name in mine.files]
     means = [float(np.abs(mine[name] - other[name]).mean()) for name in mine.files]
-    print(f"pixels, ours and the {kind} one's: differ by {max(errors):.1e} at most, {max(means):.1e} in the mean")
+    print(f"pixels, ours and the {kind} processor's: maximum difference {max(errors):.1e}, mean {max(means):.1e}")
     if kind == "slow" and max(errors) > 1e-5:
         raise SystemExit("the two sides' pixels differ")
     for role in ROLES:
-        print(f"{role:13} {len(SIZES) / median(answers[role]):7.1f} pictures/s ({kind})", flush=True)
+        print(f"{role:13} {len(SIZES) / median(answers[role]):7.1f} images/s ({kind})", flush=True)
     return median(answers[THEIRS]) / median(answers[OURS])
 
 
@@ -66,7 +66,7 @@ def show_labels(peers: dict[str, Peer], num_rounds: int) -> float:
     answers = alternate(peers, num_rounds, work="labels", kind="")
     first = {role: answers[role][0] for role in ROLES}
     is_same = first[OURS]["ids"] == first[THEIRS]["ids"] and first[OURS]["labels"] == first[THEIRS]["labels"]
-    print(f"ids and labels of the two are {'the same' if is_same else 'not the same'}")
+    print(f"ids and labels of both sides are {'equal' if is_same else 'not equal'}")
     for role in ROLES:
         print(f"{role:13} {first[role]['num_tokens'] / median(answers[role]):9,.0f} tokens/s with labels", flush=True)
     rates = {role: first[role]["num_tokens"] / median(answers[role]) for role in ROLES}
@@ -74,7 +74,7 @@ def show_labels(peers: dict[str, Peer], num_rounds: int) -> float:
 
 
 def jpegs() -> list[bytes]:
-    """Return pictures of smooth random colours."""
+    """Return JPEG files of smooth random colors."""
     from PIL import Image
 
     files = []
@@ -87,7 +87,7 @@ def jpegs() -> list[bytes]:
 
 
 def conversations() -> list[list[str]]:
-    """Return conversations: questions and answers in turn, of words that are made of syllables."""
+    """Return conversations of alternating questions and answers, with words made of random syllables."""
     rng = np.random.default_rng(0)
     syllables = [first + second for first in "bcdfghklmnprstvw" for second in ("a", "e", "i", "o", "u", "er", "an")]
     words = ["".join(rng.choice(syllables, rng.integers(1, 4))) for _ in range(3000)]
@@ -96,15 +96,15 @@ def conversations() -> list[list[str]]:
 
 
 @contextmanager
-def tokenizer_folder(home: str | None) -> Iterator[str]:
-    """Give a folder with the tokenizer."""
-    with tempfile.TemporaryDirectory(prefix="preprocess-", dir=home) as folder:
+def tokenizer_folder(parent: str | None) -> Iterator[str]:
+    """Yield a temporary folder with the tokenizer."""
+    with tempfile.TemporaryDirectory(prefix="preprocess-", dir=parent) as folder:
         write_tokenizer(Path(folder))
         yield folder
 
 
 def write_tokenizer(folder: Path) -> None:
-    """Write a byte-level tokenizer that is trained on the conversations."""
+    """Write a byte-level tokenizer trained on the conversations."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -113,23 +113,23 @@ def write_tokenizer(folder: Path) -> None:
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=4000, initial_alphabet=alphabet, show_progress=False)
     tokenizer.train_from_iterator((text for turns in conversations() for text in turns), trainer)
-    marks = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-    tokenizer.add_special_tokens([AddedToken(mark, special=True, normalized=False) for mark in marks])
+    specials = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+    tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in specials])
     tokenizer.save(str(folder / "tokenizer.json"))
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": marks[2], "pad_token": marks[0]}
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": specials[2], "pad_token": specials[0]}
     text = json.dumps({**settings, "chat_template": CHAT_TEMPLATE})
     (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
 
 
 def answer_with(arguments, to_pixels, to_labels):
-    """Return what measures either work: to_pixels(kind, bytes) and to_labels(turns) -> ids, labels."""
-    files, talks = jpegs(), conversations()
+    """Return a function that times to_pixels(kind, bytes) or to_labels(turns) -> (ids, labels)."""
+    files, rows = jpegs(), conversations()
     saved = Path(arguments.folder) / f"{arguments.role}.npz"
     kinds = set()
 
     def answer(work: str, kind: str) -> dict:
         start = time.perf_counter()
-        if work == "pictures":
+        if work == "images":
             results = [to_pixels(kind, data) for data in files]
             seconds = time.perf_counter() - start
             if kind not in kinds:
@@ -137,7 +137,7 @@ def answer_with(arguments, to_pixels, to_labels):
                 pixels = {str(number): np.asarray(result) for number, result in enumerate(results)}
                 np.savez(saved, **pixels)
             return {"seconds": seconds, "pixels": str(saved)}
-        results = [to_labels(turns) for turns in talks]
+        results = [to_labels(turns) for turns in rows]
         seconds = time.perf_counter() - start
         ids, labels = ([int(number) for number in part] for part in results[0])
         return {"seconds": seconds, "num_tokens": sum(len(one) for one, _ in results), "ids": ids, "labels": labels}
@@ -148,9 +148,9 @@ def answer_with(arguments, to_pixels, to_labels):
 def ours(arguments):
     from small_llava import image_spec
 
+    from paddlemix.conversation.load_tokenizer import load_tokenizer
     from paddlemix.conversation.messages import Conversation, Message
     from paddlemix.conversation.templates import get_template
-    from paddlemix.conversation.tokenizer import load_tokenizer
     from paddlemix.data.encode import encode
     from paddlemix.image.load import load_image
     from paddlemix.image.preprocess import preprocess
@@ -186,9 +186,9 @@ def theirs(arguments):
     tokenizer = AutoTokenizer.from_pretrained(arguments.folder)
 
     def to_pixels(kind: str, data: bytes):
-        picture = Image.open(io.BytesIO(data)).convert("RGB")
+        image = Image.open(io.BytesIO(data)).convert("RGB")
         returned = "np" if kind == "slow" else "pt"
-        return processors[kind](picture, return_tensors=returned)["pixel_values"][0]
+        return processors[kind](image, return_tensors=returned)["pixel_values"][0]
 
     def to_labels(turns: list[str]):
         messages = [{"role": "system", "content": SYSTEM}]

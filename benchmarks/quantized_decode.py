@@ -1,9 +1,9 @@
-"""Compare decoding with weights held as int8 and NF4 with decoding in float32: tokens a second of one row.
+"""Compare decoding with int8 and NF4 weights with decoding in float32: tokens per second of one row.
 
     python benchmarks/quantized_decode.py [--context 600] [--steps 24] [--rounds 5] [--threads 2]
 
-The decoder of small_llava.py, all three models in one process, in turn. Quantised weights are there to save memory; a
-ratio below 1 says what that costs.
+Uses the decoder of small_llava.py, with all three models alternating in one process. Quantized weights save memory; a
+ratio below 1 shows what that costs.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ def main() -> int:
     for number in range(arguments.rounds + 1):
         for kind in KINDS if number % 2 else reversed(KINDS):
             found = decode(engines[kind], arguments)
-            if number:  # one round before is not counted
+            if number:  # the first round is a warm-up
                 seconds[kind].append(found)
     times = {kind: statistics.median(found) for kind, found in seconds.items()}
     for kind in KINDS:
         size = decode_bytes(models[kind], arguments.context, "float32") / 1e6
-        print(f"{kind:8} {arguments.steps / times[kind]:7.1f} tokens/s, {size:7.1f} MB to read a step")
+        print(f"{kind:8} {arguments.steps / times[kind]:7.1f} tokens/s, {size:7.1f} MB read per step")
     for kind in KINDS[1:]:
         print(f"decoding, {kind} to float32: {times['float32'] / times[kind]:.2f}")
     return 0
@@ -57,7 +57,7 @@ def of(kind: str) -> str | None:
 
 
 def prepared(model, arguments):
-    """Return an engine that has read a context."""
+    """Return an engine that has prefilled a context."""
     import paddle
 
     from paddlemix.generate.engine import Engine
@@ -70,7 +70,7 @@ def prepared(model, arguments):
 
 
 def decode(engine, arguments) -> float:
-    """Return the seconds of all steps behind the context."""
+    """Return the seconds of all decoding steps after the context."""
     engine.cache.trim(arguments.context)
     token = 5
     start = time.perf_counter()

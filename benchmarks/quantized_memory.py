@@ -1,9 +1,10 @@
-"""Measure the memory of a decoder whose weights are held as float32, int8 and NF4.
+"""Measure the memory of a decoder with float32, int8 and NF4 weights.
 
     python benchmarks/quantized_memory.py [--size 0.8] [--folder DIR]
 
-Makes a model that is nearly all linear layers of the decoder, random and stored as float16, loads it in a process of
-its own for each kind, and prints what the process grew by (resident, after loading), its peak and the time of loading.
+Writes a random float16 model that consists almost entirely of the decoder's linear layers, and loads it in a separate
+process for each kind. Prints the growth of resident memory through loading, its peak, the bytes of the weights, and the
+loading time.
 """
 
 from __future__ import annotations
@@ -28,23 +29,23 @@ def main() -> int:
     if arguments.role in KINDS:
         return load(arguments)
     grown = {}
-    with tempfile.TemporaryDirectory(prefix="quantized-memory-", dir=arguments.folder) as home:
-        shared = ["--folder", home, "--size", str(arguments.size)]
+    with tempfile.TemporaryDirectory(prefix="quantized-memory-", dir=arguments.folder) as folder:
+        shared = ["--folder", folder, "--size", str(arguments.size)]
         run_child(__file__, "--role", "make", *shared)
-        print(f"{'weights':8} {'grew by':>10} {'peak':>10} {'held':>10} {'loading':>9}")
+        print(f"{'kind':8} {'growth':>10} {'peak':>10} {'weights':>10} {'loading':>9}")
         for kind in KINDS:
             cost = run_child(__file__, "--role", kind, *shared)
-            before, after, held, seconds = (float(word) for word in cost.output.split()[-4:])
+            before, after, stored, seconds = (float(word) for word in cost.output.split()[-4:])
             grown[kind] = after - before
             peak = cost.peak_bytes - before
-            print(f"{kind:8} {grown[kind] / 1e6:7.0f} MB {peak / 1e6:7.0f} MB {held / 1e6:7.0f} MB {seconds:7.1f} s")
+            print(f"{kind:8} {grown[kind] / 1e6:7.0f} MB {peak / 1e6:7.0f} MB {stored / 1e6:7.0f} MB {seconds:7.1f} s")
     for kind in KINDS[1:]:
         print(f"ratio of resident memory, {kind} to float32: {grown[kind] / grown['float32']:.3f}")
     return 0
 
 
 def make(arguments: argparse.Namespace) -> int:
-    """Write the checkpoint; in a process of its own, so that its memory counts nowhere."""
+    """Write the checkpoint, in a separate process so that its memory is not counted."""
     import dataclasses
 
     from synthetic import size_of, write_checkpoint
@@ -60,7 +61,7 @@ def make(arguments: argparse.Namespace) -> int:
         dtype="float16",
         eos_token_ids=(2,),
     )
-    while 2 * size_of(config) < arguments.size * 1e9:  # float32 takes twice what is stored
+    while 2 * size_of(config) < arguments.size * 1e9:  # float32 takes twice the stored bytes
         more = dataclasses.replace(config.language, num_hidden_layers=config.language.num_hidden_layers + 1)
         config = dataclasses.replace(config, language=more)
     write_checkpoint(Path(arguments.folder) / "model", "paddle", config)
@@ -68,7 +69,7 @@ def make(arguments: argparse.Namespace) -> int:
 
 
 def load(arguments: argparse.Namespace) -> int:
-    """Load once; print the resident bytes before and after, the bytes of weights and codes, and the seconds."""
+    """Load once; print the resident bytes before and after, the bytes of the weights, and the seconds."""
     from paddlemix.device import prepare_environment
 
     prepare_environment("cpu")
@@ -78,14 +79,14 @@ def load(arguments: argparse.Namespace) -> int:
     from paddlemix.models.quantized import quantized_layers
     from paddlemix.ops.dequantize import num_bytes
 
-    paddle.matmul(paddle.ones([8, 8]), paddle.ones([8, 8])).numpy()  # what the first product brings in is no weight
+    paddle.matmul(paddle.ones([8, 8]), paddle.ones([8, 8])).numpy()  # load what the first product loads
     before, start = resident(), time.monotonic()
     quantization = None if arguments.role == "float32" else arguments.role
     model = load_model(Path(arguments.folder) / "model", dtype="float32", device="cpu", quantization=quantization)
     seconds = time.monotonic() - start
-    held = sum(4 * int(parameter.size) for parameter in model.parameters())
-    held += sum(num_bytes(layer.codes) for layer in quantized_layers(model).values())
-    print(before, resident(), held, seconds)
+    stored = sum(4 * int(parameter.size) for parameter in model.parameters())
+    stored += sum(num_bytes(layer.codes) for layer in quantized_layers(model).values())
+    print(before, resident(), stored, seconds)
     return 0
 
 
@@ -97,10 +98,10 @@ def resident() -> int:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--size", type=float, default=0.8, help="gigabytes (10^9 bytes) of weights as float32, at least"
+        "--size", type=float, default=0.8, help="minimum size of the float32 weights in gigabytes (10^9 bytes)"
     )
     parser.add_argument(
-        "--folder", default=None, help="where to make the files (default: the system's temporary folder)"
+        "--folder", default=None, help="parent folder for temporary files (default: the system's temporary folder)"
     )
     parser.add_argument("--role", choices=("measure", "make", *KINDS), default="measure", help=argparse.SUPPRESS)
     return parser.parse_args()

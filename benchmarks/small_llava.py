@@ -1,7 +1,8 @@
-"""A LLaVA 1.6 that is small but real in its shapes, with random weights, and how either side loads and runs it.
+"""A small LLaVA 1.6 with realistic shapes and random weights, and functions to load it on either side.
 
-The decoder has the shapes of SmolLM2-135M (576 wide, 30 layers, 9 heads over 3, vocabulary 49,152), the tower those of
-CLIP ViT-B at 336 px in patches of 14 (768 wide, 12 layers): 576 tokens a tile, up to 2,880 a picture.
+The decoder has the shapes of SmolLM2-135M (576 wide, 30 layers, 9 query heads and 3 key heads, vocabulary 49,152), the
+tower those of CLIP ViT-B at 336 px with patches of 14 px (768 wide, 12 layers): 576 tokens per tile, up to 2,880 per
+image.
 """
 
 from __future__ import annotations
@@ -17,20 +18,20 @@ DECODER = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 3
 DECODER |= {"num_key_value_heads": 3, "vocab_size": 49152, "tie_word_embeddings": True}
 DECODER |= {"max_position_embeddings": 16384}
 TOWER = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
-PICTURE = (672, 672)  # (width, height): a grid of 2 x 2 tiles and the whole, 2,928 tokens
+IMAGE_SIZE = (672, 672)  # (width, height): a grid of 2 x 2 tiles and the base image, 2,928 tokens
 
 
 @contextmanager
 def model_folder(folder: str | None) -> Iterator[str]:
-    """Give a folder with the model in transformers' layout, made in a process of its own."""
-    with tempfile.TemporaryDirectory(prefix="small-llava-") as home:
-        folder = folder or home
+    """Yield a folder with the model in transformers' layout, written by a separate process."""
+    with tempfile.TemporaryDirectory(prefix="small-llava-") as temporary:
+        folder = folder or temporary
         run_child(__file__, folder)
         yield folder
 
 
 def make(folder: str, **changes) -> None:
-    """Write the model; changes: fields of the decoder's that are other than DECODER's."""
+    """Write the model. changes: fields of the decoder that differ from DECODER."""
     from pathlib import Path
 
     from synthetic import write_checkpoint
@@ -47,7 +48,7 @@ def load_ours(folder: str, threads: int):
 
     prepare_environment("cpu")
     from paddlemix import LlavaForConditionalGeneration
-    from paddlemix.models.cpu.fused_layer import fuse_projections
+    from paddlemix.models.cpu.reader import fuse_projections
 
     model = LlavaForConditionalGeneration.from_pretrained(folder, dtype="float32", device="cpu")
     fuse_projections(model)  # as `paddlemix chat` does
@@ -70,15 +71,15 @@ def image_spec():
 
 
 def noise(seed: int = 0):
-    """Return a picture of noise."""
+    """Return an image of noise."""
     from PIL import Image
 
-    pixels = np.random.default_rng(seed).integers(0, 256, (PICTURE[1], PICTURE[0], 3), dtype=np.uint8)
+    pixels = np.random.default_rng(seed).integers(0, 256, (IMAGE_SIZE[1], IMAGE_SIZE[0], 3), dtype=np.uint8)
     return Image.fromarray(pixels)
 
 
-def picture_tiles(seed: int = 0):
-    """Return a picture of noise as the model takes it."""
+def noise_tiles(seed: int = 0):
+    """Return the preprocessed tiles of an image of noise."""
     from paddlemix.image.preprocess import preprocess
 
     return preprocess(noise(seed), image_spec())

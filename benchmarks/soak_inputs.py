@@ -1,11 +1,12 @@
-"""Give mutated rows and mutated configurations to the reader and to the training command, and count what comes of them.
+"""Feed mutated rows and configurations to the reader and the training command, and count the outcomes.
 
     python benchmarks/soak_inputs.py [--rows 2000] [--configurations 500] [--seed 0]
 
-A row, of any format, in JSON lines or in a list, must be read or be a bad row; good rows beside it give what they give
-alone. A configuration of two steps must train or end with 1 and one line that begins with "error:". What must not be:
-a traceback, a hang, a process that dies, a run that ends with 0 and weights that are not finite, a checkpoint marked as
-whole with such weights. Exit code 1 where there is one. --only-row N and --only-configuration N repeat one.
+A row, of any format, in JSON lines or in a list, must be read or be reported as a bad row, and good rows beside it must
+be read as usual. A configuration of two steps must train, or exit with 1 and one line that starts with "error:". These
+are failures: a traceback, a hang, a process that dies, a run that exits with 0 and non-finite weights, and a checkpoint
+with such weights that is marked complete. The exit code is 1 if there is a failure. --only-row N and
+--only-configuration N repeat a single one.
 """
 
 from __future__ import annotations
@@ -31,33 +32,33 @@ from soak_launched import processor_name, warm_up
 from soak_mutations import as_flags, damaged_text, good_rows, mutated_row, mutated_settings
 from tqdm import tqdm
 
-ROWS_A_FILE = 40
-GOOD_EVERY = 4  # of so many rows one is left as it is
+ROWS_PER_FILE = 40
+GOOD_EVERY = 4  # one of this many rows is not mutated
 DAMAGED = 0.25  # share of the mutated lines whose text is damaged
-LIMIT = 60.0  # seconds until a child is taken for hung
+LIMIT = 60.0  # seconds after which a child counts as hung
 MAX_MEMORY = 16 << 30
-OK, BAD_ROW, ONE_LINE, LEFT_OUT = "ok", "bad row", "one line", "a good row is left out"
+OK, BAD_ROW, ONE_LINE, SKIPPED = "ok", "bad row", "one line", "a good row is skipped"
 GOOD = (OK, BAD_ROW, ONE_LINE, "nothing trained")
 NUM_STEPS = 2
-MOST_SHOWN = 80  # characters of a value
+MAX_SHOWN = 80  # characters of a value
 
 
 def main(argv: list[str] | None = None) -> int:
     arguments = parse(argv)
     warm_up()
     with tempfile.TemporaryDirectory(prefix="soak-") as name:
-        home, start = Path(name).resolve(), time.monotonic()
-        (home / "work").mkdir()
-        make_inputs(home, functools.partial(lay_down, home))
-        counts, breaks = {}, []
+        folder, start = Path(name).resolve(), time.monotonic()
+        (folder / "work").mkdir()
+        make_inputs(folder, functools.partial(run_or_exit, folder))
+        counts, failures = {}, []
         for what, play, number in (
             ("rows", play_rows, arguments.rows),
             ("configurations", play_configurations, arguments.configurations),
         ):
-            counts[what], found = play(home, number, arguments)
-            breaks += found
-        show(counts, breaks, arguments, time.monotonic() - start)
-    return int(bool(breaks))
+            counts[what], found = play(folder, number, arguments)
+            failures += found
+        show(counts, failures, arguments, time.monotonic() - start)
+    return int(bool(failures))
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -65,46 +66,46 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=2000)
     parser.add_argument("--configurations", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only-row", type=int, default=None, metavar="N", help="the file of this row alone")
-    parser.add_argument("--only-configuration", type=int, default=None, metavar="N", help="this configuration alone")
-    parser.add_argument("--list", action="store_true", help="tell what came of each")
+    parser.add_argument("--only-row", type=int, default=None, metavar="N", help="only the file of this row")
+    parser.add_argument("--only-configuration", type=int, default=None, metavar="N", help="only this configuration")
+    parser.add_argument("--list", action="store_true", help="print the outcome of each")
     return parser.parse_args(argv)
 
 
-def lay_down(home: Path, function) -> None:
-    """Make an input. Raises SystemExit where that fails."""
-    end = run_forked(function, home=home, watched=home / "work", limit=10 * LIMIT)
+def run_or_exit(folder: Path, function) -> None:
+    """Run a function that writes inputs in a child process. Raises SystemExit if it fails."""
+    end = run_forked(function, folder=folder, watched=folder / "work", limit=10 * LIMIT)
     if end.code:
-        raise SystemExit(f"the inputs cannot be made: exit code {end.code}\n{end.logs[0][-3000:]}")
+        raise SystemExit(f"writing the inputs failed with exit code {end.code}\n{end.logs[0][-3000:]}")
 
 
-def play_rows(home: Path, num_rows: int, arguments: argparse.Namespace) -> tuple[Counter, list[str]]:
+def play_rows(folder: Path, num_rows: int, arguments: argparse.Namespace) -> tuple[Counter, list[str]]:
     """Read and encode files of mutated rows."""
-    counts, breaks = Counter(), []
-    pictures = sorted(str(path.relative_to(home / "data")) for path in (home / "data/images").iterdir())
-    goods = good_rows(pictures)
+    counts, failures = Counter(), []
+    images = sorted(str(path.relative_to(folder / "data")) for path in (folder / "data/images").iterdir())
+    goods = good_rows(images)
     with tqdm(total=num_rows, desc="rows", disable=None) as bar:
-        for number, first in enumerate(range(0, num_rows, ROWS_A_FILE)):
-            size = min(ROWS_A_FILE, num_rows - first)
+        for number, first in enumerate(range(0, num_rows, ROWS_PER_FILE)):
+            size = min(ROWS_PER_FILE, num_rows - first)
             wanted = arguments.only_row
             if wanted is None or first <= wanted < first + size:
                 generator = np.random.default_rng([arguments.seed, 1, number])
-                path, is_whole = write_rows(home / "data", number, size, goods, generator)
-                for index, outcome, text in outcomes_of(home, path, size, goods, is_whole):
+                path, is_whole = write_rows(folder / "data", number, size, goods, generator)
+                for index, outcome, text in outcomes_of(folder, path, size, goods, is_whole):
                     counts[outcome] += 1
-                    told = f"--seed {arguments.seed} --only-row {first + index}: {outcome}: {text}"
+                    report = f"--seed {arguments.seed} --only-row {first + index}: {outcome}: {text}"
                     if arguments.list:
-                        tqdm.write(visible(told))
+                        tqdm.write(visible(report))
                     if outcome not in GOOD:
-                        breaks.append(told)
+                        failures.append(report)
             bar.update(size)
-    return counts, breaks
+    return counts, failures
 
 
 def write_rows(
     folder: Path, number: int, size: int, goods: list[dict], generator: np.random.Generator
 ) -> tuple[Path, bool]:
-    """Write a file of rows; return its path, and whether its text is JSON by its brackets."""
+    """Write a file of rows; return its path, and whether the brackets of its JSON text match."""
     is_lines = number % 3 != 0
     lines = []
     for index in range(size):
@@ -123,14 +124,14 @@ def write_rows(
     return path, is_whole
 
 
-def outcomes_of(home: Path, path: Path, size: int, goods: list[dict], is_whole: bool) -> list[tuple[int, str, str]]:
-    """Return (index, outcome, text) of every row of a file; a row that ends its process is found and passed over."""
-    notes = home / "outcomes.jsonl"
+def outcomes_of(folder: Path, path: Path, size: int, goods: list[dict], is_whole: bool) -> list[tuple[int, str, str]]:
+    """Return (index, outcome, text) of every row of a file; a row that kills its process is reported and skipped."""
+    notes = folder / "outcomes.jsonl"
     notes.unlink(missing_ok=True)
     found, start = [], 0
     while True:
-        read = functools.partial(read_file, home, path, goods if is_whole else [], notes, start)
-        end = run_forked(read, home=home, watched=home / "work", limit=LIMIT, max_memory=MAX_MEMORY)
+        read = functools.partial(read_file, folder, path, goods if is_whole else [], notes, start)
+        end = run_forked(read, folder=folder, watched=folder / "work", limit=LIMIT, max_memory=MAX_MEMORY)
         found = [tuple(json.loads(line)) for line in notes.read_text().splitlines()] if notes.exists() else []
         refused = next((text for index, _, text in found if index < 0), None)
         if refused is not None:
@@ -147,17 +148,17 @@ def outcomes_of(home: Path, path: Path, size: int, goods: list[dict], is_whole: 
         start = culprit + 1
 
 
-def read_file(home: Path, path: Path, goods: list[dict], notes: Path, start: int) -> int:
-    """Read and encode the rows of a file from one on, in a process of its own; write down what came of each.
+def read_file(folder: Path, path: Path, goods: list[dict], notes: Path, start: int) -> int:
+    """Read and encode the rows of a file from index `start` on and write the outcome of each to `notes`.
 
-    goods: the rows that were left as they are, in turn; none where damage may have moved them.
+    goods: the rows that were not mutated, in order; empty if damage may have shifted the rows.
     """
     from paddlemix.checkpoints.processor import LlavaProcessor
     from paddlemix.data.bad_rows import BadRowPolicy
     from paddlemix.data.dataset import ConversationDataset
     from paddlemix.data.readers.files import scan_rows
 
-    encode = functools.partial(LlavaProcessor.from_pretrained(home / "model").encode_to_train, max_length=400)
+    encode = functools.partial(LlavaProcessor.from_pretrained(folder / "model").encode_to_train, max_length=400)
     with notes.open("a") as file:
 
         def note(index: int, outcome: str, text: str = "") -> None:
@@ -171,7 +172,7 @@ def read_file(home: Path, path: Path, goods: list[dict], notes: Path, start: int
             return 0
         if not start:
             for one in bad:
-                note(one.number - 1, LEFT_OUT if is_good(one.number, goods) else BAD_ROW, one.reason)
+                note(one.number - 1, SKIPPED if is_good(one.number, goods) else BAD_ROW, one.reason)
         data = ConversationDataset(rows, encode, policy=BadRowPolicy("skip", len(rows)))
         for index, row in enumerate(rows):
             if row.number > start:
@@ -180,81 +181,81 @@ def read_file(home: Path, path: Path, goods: list[dict], notes: Path, start: int
 
 
 def is_good(number: int, goods: list[dict]) -> bool:
-    """Tell whether a row, counted from 1, was left as it is."""
+    """Return whether a row, counted from 1, was not mutated."""
     return bool(goods) and (number - 1) % GOOD_EVERY == 0
 
 
 def encoded(data, index: int, encode, goods: list[dict]) -> tuple[str, str]:
-    """Return what comes of encoding a row, and why."""
+    """Return the outcome of encoding a row, and the reason."""
     from paddlemix.data.readers.files import read_row
 
     row = data.rows[index]
     try:
         sample = data[index]
-    except Exception:  # the claim is that there is none
+    except Exception:  # none is expected
         return "traceback", " | ".join(traceback.format_exc().splitlines()[-4:])
     if sample.where != row.where:
-        return LEFT_OUT if is_good(row.number, goods) else BAD_ROW, sample.notes[0].reason
+        return SKIPPED if is_good(row.number, goods) else BAD_ROW, sample.notes[0].reason
     if is_good(row.number, goods):
         good = goods[(row.number - 1) // GOOD_EVERY % len(goods)]
         expected, _ = encode(read_row(good)[0], folders=row.folders)
         if not np.array_equal(expected.token_ids, sample.token_ids):
-            return "a good row reads otherwise", row.where
+            return "a good row is read differently", row.where
     return OK, ""
 
 
-def play_configurations(home: Path, number: int, arguments: argparse.Namespace) -> tuple[Counter, list[str]]:
+def play_configurations(folder: Path, number: int, arguments: argparse.Namespace) -> tuple[Counter, list[str]]:
     """Train with mutated configurations."""
     from paddlemix.train.arguments import DataArguments, LlavaTrainingArguments, ModelArguments
 
     classes = (ModelArguments, DataArguments, LlavaTrainingArguments)
     hints = {name: hint for cls in classes for name, hint in typing.get_type_hints(cls).items()}
     hints = {item.name: hints[item.name] for cls in classes for item in dataclasses.fields(cls) if item.init}
-    counts, breaks = Counter(), []
+    counts, failures = Counter(), []
     wanted = arguments.only_configuration
     for index in tqdm(range(number) if wanted is None else [wanted], desc="configurations", disable=None):
         generator = np.random.default_rng([arguments.seed, 2, index])
-        bases = base_configurations(home)
+        bases = base_configurations(folder)
         base = bases[int(generator.integers(len(bases)))]
         values = mutated_settings(base, hints, generator)
         changed = [
-            f"{key} {repr(values[key])[:MOST_SHOWN] if key in values else 'left out'}"
+            f"{key} {repr(values[key])[:MAX_SHOWN] if key in values else 'removed'}"
             for key in {**base, **values}
             if repr(base.get(key)) != repr(values.get(key))
         ]
-        shutil.rmtree(home / "work")
-        (home / "work/a/b/c").mkdir(parents=True)  # so that "../../x" stays within
-        config = home / "work/a/b/c/config.json"
+        shutil.rmtree(folder / "work")
+        (folder / "work/a/b/c").mkdir(parents=True)  # keeps "../../x" inside work
+        config = folder / "work/a/b/c/config.json"
         config.write_text(json.dumps(values))
         words = as_flags(values) if index % GOOD_EVERY == 0 else [str(config)]
-        options = {"home": config.parent, "watched": home / "work", "limit": LIMIT, "max_memory": MAX_MEMORY}
-        outcome, text = judged(run_forked(functools.partial(train, words), **options), home / "work")
+        options = {"folder": config.parent, "watched": folder / "work", "limit": LIMIT, "max_memory": MAX_MEMORY}
+        outcome, text = judged(run_forked(functools.partial(train, words), **options), folder / "work")
         counts[outcome] += 1
-        told = f"--seed {arguments.seed} --only-configuration {index}: {outcome}: {', '.join(changed)}: {text}"
+        report = f"--seed {arguments.seed} --only-configuration {index}: {outcome}: {', '.join(changed)}: {text}"
         if arguments.list:
-            tqdm.write(visible(told))
+            tqdm.write(visible(report))
         if outcome not in GOOD:
-            breaks.append(told)
-    return counts, breaks
+            failures.append(report)
+    return counts, failures
 
 
-def base_configurations(home: Path) -> list[dict]:
-    """Return what is mutated: runs of two steps."""
-    splits = {split: [{"data_files": str(home / "data/train.json")}] for split in ("train", "eval")}
+def base_configurations(folder: Path) -> list[dict]:
+    """Return the configurations to mutate: runs of two steps."""
+    splits = {split: [{"data_files": str(folder / "data/train.json")}] for split in ("train", "eval")}
     evaluated = {"do_eval": True, "evaluation_strategy": "steps", "eval_steps": 1, "dataset": splits}
     changes = ({}, LORA, {"packing": True, "max_length": 256}, evaluated, {**LORA, **evaluated})
-    return [settings(home, {"max_steps": NUM_STEPS, "output_dir": "out", **change}) for change in changes]
+    return [settings(folder, {"max_steps": NUM_STEPS, "output_dir": "out", **change}) for change in changes]
 
 
 def train(words: list[str]) -> int:
-    from paddlemix.train.run import main as run
+    from paddlemix.commands.train import main as run
 
     return run(words, script="supervised_finetune.py", template=None)
 
 
 def judged(end: End, folder: Path) -> tuple[str, str]:
-    """Return what came of a run, by its end and by the weights that it left."""
-    from soak_whole import MARK, weights_of
+    """Return the outcome of a run, judged by its exit and by the weights that it wrote."""
+    from soak_states import MARK, weights_of
 
     if end.is_hung:
         return "hang", tail(end)
@@ -273,13 +274,13 @@ def judged(end: End, folder: Path) -> tuple[str, str]:
 
 
 def visible(text: str) -> str:
-    """Return a text that a terminal takes for nothing but text."""
+    """Return a text with non-printable characters escaped."""
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
-def show(counts: dict[str, Counter], breaks: list[str], arguments: argparse.Namespace, seconds: float) -> None:
-    """Print what must not be, and how many there are of each outcome."""
-    for text in breaks:
+def show(counts: dict[str, Counter], failures: list[str], arguments: argparse.Namespace, seconds: float) -> None:
+    """Print the failures, and the number of each outcome."""
+    for text in failures:
         print(visible(text))
     outcomes = list(dict.fromkeys([*GOOD, *(outcome for counter in counts.values() for outcome in counter)]))
     print(f"\n{'outcome':28}" + "".join(f"{what:>16}" for what in counts))

@@ -1,4 +1,4 @@
-"""Rows and configurations that are nearly right: one to three things of a good one changed, by a seed."""
+"""Make rows and configurations that are nearly valid: one to three random changes to a good one, from a seed."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ ODD_OTHERS = (None, True, False, [], {}, [1], ["x"], {"a": 1}, [[]], [None], [{}
 WORDS = ("no", "yes", "epoch", "steps", "true", "O3", "fp16", "linear", "gpu:7", "1e-3", "0x10", "all", "skip", "x")
 ROW_KEYS = tuple("image images conversations messages role from value content system weight tools".split())
 ONE_LINE = bytes.maketrans(b"\r\n", b"  ")
-MOST_CHANGES = 3
-LIKE = 0.6  # share of the changes that keep a value's type
-DEEP, LONG = 30_000, 5000  # lists in each other; digits of a number
-LONGEST_RUN = 3  # steps that a mutated max_steps may ask for
-MOST_WORKERS = 8  # processes that a mutated dataloader_num_workers may start
+MAX_CHANGES = 3
+SAME_TYPE = 0.6  # share of the changes that keep a value's type
+DEEP, LONG = 30_000, 5000  # nesting of lists; digits of a number
+MAX_STEPS = 3  # upper limit of a mutated max_steps
+MAX_WORKERS = 8  # upper limit of a mutated dataloader_num_workers
 
 
-def good_rows(pictures: list[str]) -> list[dict]:
-    """Return a good row of each format, with and without pictures."""
-    first, second = pictures[:2]
+def good_rows(images: list[str]) -> list[dict]:
+    """Return a good row of each format, with and without images."""
+    first, second = images[:2]
     turns = [["What is this?", "It is a red square."], ["How many shapes?", "There are two shapes."]]
     said = [("human", f"<image>\n{turns[0][0]}"), ("gpt", turns[0][1]), ("human", turns[1][0]), ("gpt", turns[1][1])]
     parts = [{"type": "image", "image": first}, {"type": "text", "text": turns[0][0]}]
@@ -50,15 +50,15 @@ def good_rows(pictures: list[str]) -> list[dict]:
 
 
 def mutated_row(row: dict, generator: np.random.Generator) -> dict:
-    """Return a row with one to three changes; what is still an object of JSON."""
+    """Return a copy of a row with one to three changes; it is still a JSON object."""
     row = copy.deepcopy(row)
-    for _ in range(int(generator.integers(1, MOST_CHANGES + 1))):
+    for _ in range(int(generator.integers(1, MAX_CHANGES + 1))):
         change_one(row, generator, ODD_TEXTS, ROW_KEYS)
     return row
 
 
 def damaged_text(text: str, generator: np.random.Generator) -> bytes:
-    """Return the text of a row with damage that no JSON writer makes; it stays one line that is not empty."""
+    """Damage the text of a row as no JSON writer would; the result is one non-empty line."""
     data = text.encode("utf-8", "surrogatepass")
     place = int(generator.integers(1, len(data)))
     ways = (
@@ -77,23 +77,23 @@ def damaged_text(text: str, generator: np.random.Generator) -> bytes:
 
 
 def change_one(value: Any, generator: np.random.Generator, texts: tuple, keys: tuple) -> None:
-    """Change one thing, anywhere in a JSON value, in place."""
+    """Make one change anywhere in a JSON value, in place."""
     places = list(places_in(value))
     if not places:
         return
-    home, key = places[int(generator.integers(len(places)))]
+    container, key = places[int(generator.integers(len(places)))]
     way = int(generator.integers(8))
     if way < 4:
-        home[key] = odd_value(generator, texts, like=home[key])
+        container[key] = odd_value(generator, texts, like=container[key])
     elif way == 4:
-        del home[key]
+        del container[key]
     elif way == 5:
-        home[key] = [home[key]] if generator.random() < 0.5 else {"value": home[key]}
-    elif isinstance(home, dict):
+        container[key] = [container[key]] if generator.random() < 0.5 else {"value": container[key]}
+    elif isinstance(container, dict):
         other = keys[int(generator.integers(len(keys)))]
-        home[other] = home.pop(key) if way == 6 else odd_value(generator, texts)
+        container[other] = container.pop(key) if way == 6 else odd_value(generator, texts)
     else:
-        home.insert(key, copy.deepcopy(home[int(generator.integers(len(home)))]))
+        container.insert(key, copy.deepcopy(container[int(generator.integers(len(container)))]))
 
 
 def places_in(value: Any):
@@ -105,16 +105,16 @@ def places_in(value: Any):
 
 
 def odd_value(generator: np.random.Generator, texts: tuple, like: Any = None) -> Any:
-    """Draw a value that is seldom right, more often than not of the type of another one."""
+    """Draw a value that is rarely valid, mostly of the type of `like`."""
     pools = {"text": texts, "number": ODD_NUMBERS, "other": ODD_OTHERS}
     kind = str(generator.choice(list(pools), p=(0.45, 0.35, 0.2)))
-    if like is not None and generator.random() < LIKE:
+    if like is not None and generator.random() < SAME_TYPE:
         kind = "text" if isinstance(like, str) else "number" if isinstance(like, (int, float)) else "other"
     return copy.deepcopy(pools[kind][int(generator.integers(len(pools[kind])))])
 
 
 def fitting_value(hint: Any, generator: np.random.Generator) -> Any:
-    """Draw an odd value of a setting's type, so that it is not for its type that it is refused."""
+    """Draw an odd value of a setting's type, so that it is not refused for its type."""
     options = [option for option in typing.get_args(hint) or (hint,) if option is not type(None)]
     option = options[int(generator.integers(len(options)))]
     kind = typing.get_origin(option) or option
@@ -134,12 +134,12 @@ def fitting_value(hint: Any, generator: np.random.Generator) -> Any:
 
 
 def mutated_settings(values: dict, hints: dict[str, Any], generator: np.random.Generator) -> dict:
-    """Return a configuration with one to three changes, none of which asks for a long run or an army of processes.
+    """Return a configuration with one to three changes, but without long runs or many processes.
 
     hints: the types of the keys that a configuration may have.
     """
     values, keys = copy.deepcopy(values), list(hints)
-    for _ in range(int(generator.integers(1, MOST_CHANGES + 1))):
+    for _ in range(int(generator.integers(1, MAX_CHANGES + 1))):
         way = generator.random()
         if way < 0.6:
             key = keys[int(generator.integers(len(keys)))]
@@ -151,14 +151,14 @@ def mutated_settings(values: dict, hints: dict[str, Any], generator: np.random.G
             values[key[:-1] + "x"] = odd_value(generator, WORDS)
         else:
             change_one(values, generator, (*ODD_TEXTS, *WORDS), tuple(keys))
-    for key, most in (("max_steps", LONGEST_RUN), ("dataloader_num_workers", MOST_WORKERS)):
+    for key, most in (("max_steps", MAX_STEPS), ("dataloader_num_workers", MAX_WORKERS)):
         if _is_above(values.get(key), most):
             values[key] = most
     return values
 
 
 def _is_above(value: Any, most: int) -> bool:
-    """Tell whether a value, taken for a number as a command line would, is a finite one above a limit."""
+    """Return whether a value, read as a number like on a command line, is finite and above a limit."""
     try:
         return most < float(value) < math.inf
     except (TypeError, ValueError, OverflowError):
@@ -166,7 +166,7 @@ def _is_above(value: Any, most: int) -> bool:
 
 
 def as_flags(values: dict) -> list[str]:
-    """Return a configuration as flags; what is no text is written as JSON."""
+    """Return a configuration as flags; values that are not text are written as JSON."""
     words = []
     for key, value in values.items():
         text = value if isinstance(value, str) else json.dumps(value)

@@ -1,4 +1,4 @@
-"""What several processes of one training run need: the variables that paddle's launcher sets, and its ports."""
+"""Environment variables and ports for several processes of one training run, as paddle's launcher sets them."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import socket
 
 
 def environments_of(num_processes: int) -> list[dict[str, str]]:
-    """Return the variables that paddle's launcher sets for each process, none for one process."""
+    """Return the variables that paddle's launcher sets for each process; none for a single process."""
     if num_processes == 1:
         return [{}]
     ports = [free_port() for _ in range(num_processes + 1)]
-    places = [f"127.0.0.1:{port}" for port in ports]
+    addresses = [f"127.0.0.1:{port}" for port in ports]
     return [
         {
-            "PADDLE_MASTER": places[-1],
-            "PADDLE_TRAINER_ENDPOINTS": ",".join(places[:-1]),
-            "PADDLE_CURRENT_ENDPOINT": places[rank],
+            "PADDLE_MASTER": addresses[-1],
+            "PADDLE_TRAINER_ENDPOINTS": ",".join(addresses[:-1]),
+            "PADDLE_CURRENT_ENDPOINT": addresses[rank],
             "PADDLE_TRAINERS_NUM": str(num_processes),
             "PADDLE_LOCAL_SIZE": str(num_processes),
             "PADDLE_GLOBAL_SIZE": str(num_processes),
@@ -38,7 +38,7 @@ def free_port() -> int:
 
 
 def join(environment: dict[str, str]) -> None:
-    """Let paddle read the variables again, which it has read at its import."""
+    """Make paddle read the variables again, which it reads at import."""
     if environment:
         import paddle.distributed.parallel as parallel
 

@@ -1,4 +1,4 @@
-"""One command that is struck and started again, and what must hold of the folders at each moment."""
+"""Interrupt one command, restart it, and check the folders after each fault and at the end."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pathlib import Path
 from soak_cases import OUT, OVER, Case, command, make_inputs
 from soak_children import End, Fault, run_forked, tail
 from soak_launched import run_launched
-from soak_whole import below, broken, differing, state_of, whole_checkpoints
+from soak_states import below, complete_checkpoints, differing, mixtures, state_of
 
-LIMIT = 60.0  # seconds until a child is taken for hung
-LAUNCH_LIMIT = 240.0  # the same of real processes, which import everything first
-MOST_TOLD = 6  # paths in a sentence
+LIMIT = 60.0  # seconds after which a child counts as hung
+LAUNCH_LIMIT = 240.0  # the same for real processes, which import everything first
+MAX_SHOWN = 6  # paths in a sentence
 INPUTS = ("model", "anyres", "data", "lora", "anyres-lora", "official")
 ENDS = {
     "kill": (-signal.SIGKILL,),
@@ -24,62 +24,62 @@ ENDS = {
     "fail": (1,),
     "term": (-signal.SIGTERM, 128 + signal.SIGTERM),
     "int": (-signal.SIGINT, 128 + signal.SIGINT),
-}  # the codes that a fault may end with, beside 0
+}  # exit codes that are allowed after a fault, besides 0
 GONE_NEW_CHANGED = ("gone", "new", "changed")
 
 
 class Soak:
-    """The folders of a soak, and the states of a case that are whole."""
+    """The folders of a soak test, and the reference states of a case."""
 
-    def __init__(self, home: Path):
-        self.home, self.work, self.before = home, home / "work", home / "before"
+    def __init__(self, root: Path):
+        self.root, self.work, self.before = root, root / "work", root / "before"
         self.work.mkdir()
-        make_inputs(home, self._lay_down)
+        make_inputs(root, self._run_or_exit)
         self.inputs = self.input_state()
 
     def input_state(self) -> dict[str, str]:
-        """Return what the commands read, which none may change."""
-        return {f"{name}/{path}": value for name in INPUTS for path, value in state_of(self.home / name).items()}
+        """Return the state of the inputs, which no command may change."""
+        return {f"{name}/{path}": value for name in INPUTS for path, value in state_of(self.root / name).items()}
 
-    def _lay_down(self, function) -> None:
-        end = run_forked(function, home=self.home, watched=self.work, limit=10 * LIMIT)
+    def _run_or_exit(self, function) -> None:
+        end = run_forked(function, folder=self.root, watched=self.work, limit=10 * LIMIT)
         if end.code:
-            raise SystemExit(f"the inputs cannot be made: exit code {end.code}\n{end.logs[0][-3000:]}")
+            raise SystemExit(f"writing the inputs failed with exit code {end.code}\n{end.logs[0][-3000:]}")
 
     def call(self, case: Case, words: list[str], fault: Fault | None = None) -> End:
-        """Run a command line to its end, or to where it is struck."""
+        """Run a command line to its end or to the fault."""
         if case.is_launched:
-            return run_launched(words, self.home, case.num_processes, LAUNCH_LIMIT, fault)
-        options = {"home": self.home, "watched": self.work, "limit": LIMIT, "num_processes": case.num_processes}
+            return run_launched(words, self.root, case.num_processes, LAUNCH_LIMIT, fault)
+        options = {"folder": self.root, "watched": self.work, "limit": LIMIT, "num_processes": case.num_processes}
         return run_forked(functools.partial(_command, words), fault=fault, **options)
 
     def begin(self, case: Case) -> Trial:
-        """Make what stands there before, and the reference. Raises SystemExit where that fails without any fault."""
+        """Create the earlier output and the reference. Raises SystemExit if the command fails without a fault."""
         shutil.rmtree(self.before, ignore_errors=True)
         self._empty()
         if case.earlier is not None or case.earlier_words:
-            self._succeed(case, command(self.home, case, is_earlier=True))
+            self._succeed(case, command(self.root, case, is_earlier=True))
         shutil.copytree(self.work, self.before, symlinks=True)
-        old, words = state_of(self.work), command(self.home, case)
-        sides = {"old": old} if old else {}
+        old, words = state_of(self.work), command(self.root, case)
+        references = {"old": old} if old else {}
         if case.trains and "save_total_limit" in case.values:
-            sides["kept"] = self._with_all_checkpoints(case)
+            references["kept"] = self._with_all_checkpoints(case)
         end = self._succeed(case, words)
         new = state_of(self.work)
-        return Trial(self, case, words, {**sides, "new": new}, new, end.num_calls or 0, end.seconds)
+        return Trial(self, case, words, {**references, "new": new}, new, end.num_calls or 0, end.seconds)
 
     def _with_all_checkpoints(self, case: Case) -> dict[str, str]:
-        """Return the whole checkpoints of a run that deletes none."""
+        """Return the complete checkpoints of a run that deletes none."""
         values = {key: value for key, value in case.values.items() if key != "save_total_limit"}
         other = replace(case, name=f"{case.name}-kept", values=values)
-        self._succeed(other, command(self.home, other))
+        self._succeed(other, command(self.root, other))
         state = state_of(self.work)
         self.restart()
-        wholes = tuple(f"{checkpoint}/" for checkpoint in whole_checkpoints(state))
-        return {path: value for path, value in state.items() if path.startswith(wholes)}
+        complete = tuple(f"{checkpoint}/" for checkpoint in complete_checkpoints(state))
+        return {path: value for path, value in state.items() if path.startswith(complete)}
 
     def restart(self) -> None:
-        """Bring the folder to where it was before the command."""
+        """Restore the folder to its state before the command."""
         self._empty()
         shutil.copytree(self.before, self.work, symlinks=True, dirs_exist_ok=True)
 
@@ -91,21 +91,22 @@ class Soak:
         end = self.call(case, words)
         if end.code or end.is_hung:
             log = "\n".join(log[-3000:] for log in end.logs)
-            raise SystemExit(f"{case.name} fails without any fault: {' '.join(words)} ends with {end.codes}\n{log}")
+            raise SystemExit(f"{case.name} fails without a fault: {' '.join(words)} exits with {end.codes}\n{log}")
         return end
 
 
 @dataclass
 class Trial:
-    """A case with its references.
+    """A case with its reference states.
 
-    sides: states that are whole, by name; new: that of an uninterrupted run, to which num_calls and seconds belong.
+    references: valid states by name. new: the state after an uninterrupted run, which made num_calls changes in
+    `seconds` seconds.
     """
 
     soak: Soak
     case: Case
     words: list[str]
-    sides: dict[str, dict[str, str]]
+    references: dict[str, dict[str, str]]
     new: dict[str, str]
     num_calls: int
     seconds: float
@@ -113,7 +114,7 @@ class Trial:
     found: list[str] = field(default_factory=list)
 
     def repeat(self) -> list[str]:
-        """Run the command over its own finished output, where it may refuse but change nothing; return what it does."""
+        """Run the command over its own finished output; it may refuse, but not change anything. Return failures."""
         self.soak.restart()
         self.found, self.planted = [], {}
         for _ in range(2):
@@ -121,17 +122,17 @@ class Trial:
         return self.found
 
     def play(self, faults: list[Fault], is_continued: bool = False) -> list[str]:
-        """Strike, start again, and return what does not hold. is_continued: first without overwrite_output_dir."""
+        """Inject the faults, restart, and return failures. is_continued: first restart without overwrite_output_dir."""
         self.soak.restart()
         self.found, self.planted = [], {}
         for fault in faults:
             before = self.state()
             end = self.soak.call(self.case, self.words, fault)
-            self._look_at_end(end, fault)
-            self._look_at_whole(before)
+            self._check_end(end, fault)
+            self._check_files(before)
             if end.code == 0 and fault.kind in ("full", "fail"):
-                self._tell("it ended with 0, but", differing(self.state(), self.new))
-            if not self.planted and whole_checkpoints(self.state()):
+                self._report("it exited with 0, but", differing(self.state(), self.new))
+            if not self.planted and complete_checkpoints(self.state()):
                 self.planted = plant(self.soak.work)
         if is_continued:
             self._continue()
@@ -139,64 +140,64 @@ class Trial:
         return self.found
 
     def state(self) -> dict[str, str]:
-        """Return what is in the folder beside what was planted."""
+        """Return the state of the folder without planted files."""
         return {path: value for path, value in state_of(self.soak.work).items() if path not in self.planted}
 
-    def _look_at_end(self, end: End, fault: Fault) -> None:
+    def _check_end(self, end: End, fault: Fault) -> None:
         if end.is_hung:
-            self.found.append(f"hang: after {fault} it did not end in {LIMIT:.0f} s")
+            self.found.append(f"hang: it did not end within {LIMIT:.0f} s after {fault}")
             return
         if self.case.num_processes > 1:
             if fault.rank is None:
-                return  # whichever ends last loses its peer, which it may tell at length
+                return  # the last one loses its peer and may report that in several lines
             end = end.of(fault.rank)
         if end.has_traceback:
             self.found.append(f"traceback after {fault}: {tail(end)}")
         elif end.code not in (0, *ENDS[fault.kind]):
             self.found.append(f"exit code {end.codes} after {fault}: {tail(end)}")
         elif end.code and fault.kind in ("full", "fail") and not end.has_one_line:
-            self.found.append(f"no line that begins with error: after {fault}: {tail(end)}")
+            self.found.append(f"no line that starts with 'error:' after {fault}: {tail(end)}")
 
-    def _look_at_whole(self, before: dict[str, str]) -> None:
+    def _check_files(self, before: dict[str, str]) -> None:
         state = self.state()
-        self._tell("marked whole or loads:", broken(state, self.soak.work, self.case.output, self.sides))
-        lost = whole_checkpoints(before) - whole_checkpoints(state)
-        if lost and (self.case.is_kept or (self.case.earlier is None and not whole_checkpoints(state))):
+        self._report("marked complete or loads:", mixtures(state, self.soak.work, self.case.output, self.references))
+        lost = complete_checkpoints(before) - complete_checkpoints(state)
+        if lost and (self.case.is_kept or (self.case.earlier is None and not complete_checkpoints(state))):
             self.found.append(f"lost: {', '.join(sorted(lost))}")
 
     def _continue(self) -> None:
-        """Go on with the new settings without overwrite_output_dir: from the new run's checkpoint, or not at all."""
+        """Restart without overwrite_output_dir: the run must resume from its own checkpoint or be refused."""
         values = {key: value for key, value in self.case.values.items() if key not in OVER}
         other = replace(self.case, name=f"{self.case.name}-on", values=values)
-        end = self.soak.call(other, command(self.soak.home, other))
+        end = self.soak.call(other, command(self.soak.root, other))
         if end.code == 0:
-            off = differing(below(self.state(), OUT), below(self.new, OUT))
-            off = [text for text in off if not text.startswith("train_results.json")]  # it tells of the settings
-            self._tell("without overwrite_output_dir it ended with 0, but", off)
+            found = differing(below(self.state(), OUT), below(self.new, OUT))
+            found = [text for text in found if not text.startswith("train_results.json")]  # it contains the settings
+            self._report("without overwrite_output_dir it exited with 0, but", found)
         elif not end.has_one_line:
-            self.found.append(f"without overwrite_output_dir it ended with {end.codes}: {tail(end)}")
-        self._look_at_whole({})
+            self.found.append(f"without overwrite_output_dir it exited with {end.codes}: {tail(end)}")
+        self._check_files({})
 
     def _finish(self) -> None:
-        """Run the same command to its end and compare everything with the run that was never struck."""
+        """Run the same command to its end and compare everything with an uninterrupted run."""
         output = self.case.output
         is_done = not differing(_output(self.state(), output), _output(self.new, output))
         end = self.soak.call(self.case, self.words)
         is_refused = end.code == 1 and end.has_one_line and is_done and not self.case.trains
         if end.code and not is_refused:
-            self.found.append(f"started again it ended with {end.codes}: {tail(end)}")
+            self.found.append(f"restarted, it exited with {end.codes}: {tail(end)}")
         state, expected = self.state(), self.new
         if is_refused:
             state, expected = _output(state, output), _output(expected, output)
-        self._tell("in the end", differing(state, expected))
+        self._report("in the end", differing(state, expected))
         left = {path: value for path, value in state_of(self.soak.work).items() if path in self.planted}
-        self._tell("not its own:", differing(left, self.planted, GONE_NEW_CHANGED))
-        self._tell("an input:", differing(self.soak.input_state(), self.soak.inputs, GONE_NEW_CHANGED))
+        self._report("foreign files:", differing(left, self.planted, GONE_NEW_CHANGED))
+        self._report("inputs:", differing(self.soak.input_state(), self.soak.inputs, GONE_NEW_CHANGED))
 
-    def _tell(self, what: str, details: list[str]) -> None:
+    def _report(self, what: str, details: list[str]) -> None:
         if details:
-            more = f" and {len(details) - MOST_TOLD} more" if len(details) > MOST_TOLD else ""
-            self.found.append(f"{what} {'; '.join(details[:MOST_TOLD])}{more}")
+            more = f" and {len(details) - MAX_SHOWN} more" if len(details) > MAX_SHOWN else ""
+            self.found.append(f"{what} {'; '.join(details[:MAX_SHOWN])}{more}")
 
 
 def _output(state: dict[str, str], output: str) -> dict[str, str]:
@@ -210,9 +211,9 @@ def _command(words: list[str]) -> int:
 
 
 def plant(work: Path) -> dict[str, str]:
-    """Lay things that are not the run's own beside and among its files; return their state."""
+    """Put foreign files beside and among the run's files; return their state."""
     before = state_of(work)
-    for folder in ("checkpoint-best", "checkpoint-500"):  # neither is marked as whole
+    for folder in ("checkpoint-best", "checkpoint-500"):  # neither is marked complete
         (work / OUT / folder).mkdir()
         (work / OUT / folder / "model.safetensors").write_bytes(b"somebody's weights")
     (work / "elsewhere").mkdir()

@@ -1,12 +1,12 @@
-"""Compare decoding with and without guessing from the text so far (prompt lookup), ours and transformers'.
+"""Compare decoding with and without prompt lookup, ours and transformers'.
 
     python benchmarks/speculation.py [--guesses 8] [--rounds 5] [--threads 2]
 
-Two texts: "ocr", where the answer repeats much of the prompt, and "description", where it hardly does. A model with
-random weights says neither, so that the answer is given: both sides compute all logits (the weights are the same, see
-small_llava.py) and then take the given token, as a trained model with this answer would. Words are tokens, as frequent
-words are in a vocabulary of this size. The time is that of the tokens after the first one; rivals take turns within
-each round; ratios are of medians.
+There are two texts: in "ocr" the answer repeats much of the prompt, in "description" hardly anything. A model with
+random weights would produce neither answer, so the answer is given: both sides compute all logits (with the same
+weights, see small_llava.py) and then take the given token, as a trained model with this answer would. Each word is a
+token, as frequent words are in a vocabulary of this size. The time is that of the tokens after the first one.
+Candidates alternate within each round; ratios are of medians.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ can be seen in the mist, and a flock of pigeons flies around it. The light is so
 after a night of rain, and the mood of the scene is calm and a little tired.""",
     ),
 }
-RIVALS = {  # name: (process, does it guess)
+CANDIDATES = {  # name: (process, uses prompt lookup)
     "ours": (OURS, False),
     "ours guessing": (OURS, True),
     "transformers": (THEIRS, False),
@@ -66,21 +66,21 @@ def compare_texts(peers: dict[str, Peer], arguments) -> None:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--guesses", type=int, default=8, help="tokens guessed at once")
-    parser.add_argument("--new", type=int, default=1000, help="at most so many tokens of each answer")
+    parser.add_argument("--guesses", type=int, default=8, help="tokens proposed at once")
+    parser.add_argument("--new", type=int, default=1000, help="maximum number of tokens of each answer")
 
 
 def compare(text: str, peers: dict[str, Peer], arguments: argparse.Namespace) -> list[str]:
-    """Time the rivals on a text round by round; return a line for each ratio."""
-    seconds: dict[str, list[float]] = {name: [] for name in RIVALS}
+    """Time the candidates on a text; return a line for each ratio."""
+    seconds: dict[str, list[float]] = {name: [] for name in CANDIDATES}
     passes: dict[str, int] = {}
     num_new = min(len(ids_of(text)[1]), arguments.new)
     for number in range(arguments.rounds + 1):
-        names = list(RIVALS)
+        names = list(CANDIDATES)
         for name in names if number % 2 else reversed(names):
-            role, is_guessing = RIVALS[name]
+            role, is_guessing = CANDIDATES[name]
             guesses = arguments.guesses if is_guessing else 0
-            # The first round warms up; a few tokens are enough for that.
+            # The first round is a warm-up, for which a few tokens are enough.
             result = peers[role].ask(text=text, guesses=guesses, new=num_new if number else 8)
             if number:
                 seconds[name].append(result["seconds"])
@@ -92,7 +92,7 @@ def compare(text: str, peers: dict[str, Peer], arguments: argparse.Namespace) ->
 
 
 def ids_of(text: str) -> tuple[list[int], list[int]]:
-    """Return the ids of prompt and answer: every word, number and mark is a token of its own."""
+    """Return the ids of prompt and answer: each word, number and punctuation mark is one token."""
     numbers: dict[str, int] = {}
     prompt, answer = (re.findall(r"\w+|[^\w\s]", part) for part in TEXTS[text])
     prompt, answer = ([numbers.setdefault(word, 3 + len(numbers)) for word in words] for words in (prompt, answer))
@@ -104,7 +104,7 @@ def ours(arguments: argparse.Namespace):
     from paddlemix.generate.cache_keys import embed_keys
     from paddlemix.generate.engine import Engine
     from paddlemix.generate.sampling import Sampler, SamplingParams
-    from paddlemix.generate.speculation import Continuation
+    from paddlemix.generate.speculation import Speculation
 
     sampler = Sampler(SamplingParams())
 
@@ -113,10 +113,10 @@ def ours(arguments: argparse.Namespace):
         limit = len(prompt) + new
         engine = Engine(model, 1, limit)
         logits = engine.read(embed_keys(model, [prompt], {}), np.arange(len(prompt))[None])[0]
-        reader = Continuation(engine, list(prompt), guesses, limit)
+        reader = Speculation(engine, list(prompt), guesses, limit)
         start = time.perf_counter()
         for token in answer[: new - 1]:
-            sampler(logits)  # a part of every step, also where its choice is replaced
+            sampler(logits)  # part of every step, although its choice is replaced
             logits = reader.read(token)
         return {"seconds": time.perf_counter() - start, "passes": engine.num_passes}
 
@@ -132,15 +132,15 @@ def theirs(arguments: argparse.Namespace):
     model.register_forward_hook(lambda *_: passes.append(time.perf_counter()))
 
     class Given(LogitsProcessor):
-        """Leaves the given token alone as possible, at every place."""
+        """Allows only the given token at each position."""
 
         def __init__(self, prompt: list[int], answer: list[int]):
             self.start, self.answer = len(prompt), answer
 
         def __call__(self, input_ids, scores):
-            place = min(input_ids.shape[1] - self.start, len(self.answer) - 1)
+            position = min(input_ids.shape[1] - self.start, len(self.answer) - 1)
             chosen = torch.full_like(scores, float("-inf"))
-            chosen[:, self.answer[place]] = 0.0
+            chosen[:, self.answer[position]] = 0.0
             return chosen
 
     def answer_text(text: str, guesses: int, new: int) -> dict:
@@ -155,7 +155,7 @@ def theirs(arguments: argparse.Namespace):
                 max_new_tokens=new,
                 do_sample=False,
                 pad_token_id=0,
-                eos_token_id=2,  # prompt lookup fails without one; it is not in the answer
+                eos_token_id=2,  # prompt lookup fails without one; the answer does not contain it
                 logits_processor=LogitsProcessorList([Given(prompt, answer)]),
                 **options,
             )

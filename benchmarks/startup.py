@@ -1,11 +1,11 @@
-"""Compare the way from the start of a process to the first token about a picture with transformers': time and memory.
+"""Compare startup with transformers: time and memory from process start to the first token about an image.
 
     python benchmarks/startup.py [--layers 4] [--rounds 5] [--threads 2]
 
-A LLaVA 1.6 of about 500 MB as float32: the decoder of small_llava.py with fewer layers, and its tower. Each round is a
-process of its own that imports, loads, preprocesses a picture of 672 x 672 pixels, reads it with 60 tokens of text and
-chooses the first token, which must be the same. Then the times of `import paddlemix`, `paddlemix --help` and of the
-chat's first prompt with the bundled model.
+Uses a LLaVA 1.6 of about 500 MB in float32: the tower and the decoder of small_llava.py, with fewer layers. Each round
+is a separate process that imports, loads, preprocesses an image of 672 x 672 pixels, prefills it with 60 tokens of text
+and chooses the first token. Both sides must choose the same one. Afterwards `import paddlemix`, `paddlemix --help` and
+the chat's first prompt with the bundled model are timed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from children import run_child
 from peers import OURS, ROLES, THEIRS, median, parse
 from small_llava import image_spec, load_ours, load_theirs, make, noise, text_ids
 
-BEFORE, BEHIND = 10, 50  # tokens of text around the picture
+BEFORE, AFTER = 10, 50  # tokens of text around the image
 
 
 def main() -> int:
@@ -43,7 +43,7 @@ def main() -> int:
         for number in range(arguments.rounds + 1):
             for role in ROLES if number % 2 else reversed(ROLES):
                 answer = measure(role, shared)
-                if number:  # one round before is not counted
+                if number:  # the first round is a warm-up
                     answers[role].append(answer)
         show(answers, num_bytes)
     show_commands(arguments.rounds)
@@ -51,12 +51,12 @@ def main() -> int:
 
 
 def add_options(parser) -> None:
-    parser.add_argument("--layers", type=int, default=4, help="of the decoder")
+    parser.add_argument("--layers", type=int, default=4, help="layers of the decoder")
     parser.add_argument("--make", action="store_true", help="only write the model to --folder")
 
 
 def measure(role: str, shared: list[str]) -> dict:
-    start = time.monotonic()  # which all processes of Linux share
+    start = time.monotonic()  # on Linux, all processes share this clock
     cost = run_child(__file__, "--role", role, *shared)
     answer = json.loads(cost.output.splitlines()[-1])
     return {**answer, "seconds": answer["end"] - start, "peak": cost.peak_bytes}
@@ -75,14 +75,14 @@ def show(answers: dict[str, list[dict]], num_bytes: int) -> None:
         peak = median(answers[role], "peak")
         print(f"{role:13} {median(answers[role]):6.2f} s ({parts}), peak {peak / 1e6:,.0f} MB")
     allowed = 1.1 * num_bytes + 300e6
-    print(f"peak memory, ours to 1.1 times the weights and 300 MB: {median(answers[OURS], 'peak') / allowed:.2f}")
+    print(f"peak memory, ours to 1.1 times the weights plus 300 MB: {median(answers[OURS], 'peak') / allowed:.2f}")
     peaks = median(answers[OURS], "peak") / median(answers[THEIRS], "peak")
     print(f"peak memory, ours to transformers': {peaks:.2f}")
     print(f"time to the first token, ours to transformers': {median(answers[OURS]) / median(answers[THEIRS]):.2f}")
 
 
 def show_commands(num_rounds: int) -> None:
-    """Print the times of starting things, processes included except for the import."""
+    """Print the times of the import, the help text and the first prompt; the latter two include process start."""
     timed = "import time; start = time.perf_counter(); import paddlemix; print(time.perf_counter() - start)"
     found = {"import paddlemix": [], "paddlemix --help": [], "chat's first prompt": []}
     for _ in range(num_rounds):
@@ -97,7 +97,7 @@ def show_commands(num_rounds: int) -> None:
 
 
 def first_prompt() -> float:
-    """Return the seconds from starting the chat to its first prompt."""
+    """Return the seconds from the start of the chat's process to its first prompt."""
     start = time.perf_counter()
     command = [sys.executable, "-u", "-m", "paddlemix.cli", "chat", "--device", "cpu"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
@@ -114,7 +114,7 @@ def first_prompt() -> float:
 
 
 def first_token(arguments) -> int:
-    """Print the first token and when it was there, and the seconds of each part."""
+    """Print the first token, the time at which it was chosen, and the seconds of each part."""
     token, times = (ours if arguments.role == OURS else theirs)(arguments, noise())
     end = time.monotonic()
     names = ("imports", "load", "preprocess", "read")
@@ -123,7 +123,7 @@ def first_token(arguments) -> int:
     return 0
 
 
-def ours(arguments, picture):
+def ours(arguments, image):
     times = [time.monotonic()]
     from paddlemix.device import prepare_environment
 
@@ -139,14 +139,14 @@ def ours(arguments, picture):
     times.append(time.monotonic())
     model = load_ours(arguments.folder, arguments.threads)
     times.append(time.monotonic())
-    tiles = preprocess(picture, model.config.image)
-    ids = [*text_ids(BEFORE), *[IMAGE_TOKEN_ID] * tiles.num_tokens, *text_ids(BEHIND, seed=1)]
+    tiles = preprocess(image, model.config.image)
+    ids = [*text_ids(BEFORE), *[IMAGE_TOKEN_ID] * tiles.num_tokens, *text_ids(AFTER, seed=1)]
     times.append(time.monotonic())
     answer = model.generate(collate([Sample(np.array(ids), None, (tiles,))]), max_new_tokens=1)
     return answer[0][0], times
 
 
-def theirs(arguments, picture):
+def theirs(arguments, image):
     times = [time.monotonic()]
     import torch
     from transformers import LlavaNextForConditionalGeneration, LlavaNextImageProcessor
@@ -163,9 +163,9 @@ def theirs(arguments, picture):
         crop_size={"height": 336, "width": 336},
         image_grid_pinpoints=[[height, width] for width, height in ANYRES_GRIDS],
     )
-    inputs = processor(picture, return_tensors="pt")
-    num_tokens = num_image_tokens(picture.size, image_spec())
-    ids = [*text_ids(BEFORE), *[model.config.image_token_id] * num_tokens, *text_ids(BEHIND, seed=1)]
+    inputs = processor(image, return_tensors="pt")
+    num_tokens = num_image_tokens(image.size, image_spec())
+    ids = [*text_ids(BEFORE), *[model.config.image_token_id] * num_tokens, *text_ids(AFTER, seed=1)]
     times.append(time.monotonic())
     out = model(input_ids=torch.tensor([ids]), **inputs, use_cache=True, logits_to_keep=1)
     return int(out.logits[0, -1].argmax()), times

@@ -1,4 +1,4 @@
-"""Write a LLaVA of any size with random weights, tensor by tensor: the bytes of a large model for benchmarks."""
+"""Write a LLaVA of any size with random weights, tensor by tensor, for benchmarks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHARD_BYTES = 2 * 10**9
 
 
 def config_of_size(num_bytes: float, dtype: str, language: LanguageConfig) -> LlavaConfig:
-    """Return a LLaVA 1.5 with CLIP-L/336 and as many of `language`'s layers as make at least num_bytes."""
+    """Return a LLaVA 1.5 with CLIP-L/336 and as many of `language`'s layers as are needed for num_bytes."""
     config = LlavaConfig(language=dataclasses.replace(language, num_hidden_layers=1), dtype=dtype, eos_token_ids=(2,))
     while size_of(config) < num_bytes:
         more = dataclasses.replace(config.language, num_hidden_layers=config.language.num_hidden_layers + 1)
@@ -33,7 +33,7 @@ def size_of(config: LlavaConfig) -> int:
 
 
 def random_tensors(config: LlavaConfig) -> dict[str, StoredTensor]:
-    """Return tensors that are drawn when they are read: norms around 1, the others narrow enough to compute with."""
+    """Return random tensors that are generated when they are read: norms around 1, all others with std 0.02."""
     return {
         name: StoredTensor(
             config.dtype, shape, lambda seed=seed, name=name, shape=shape: _draw(seed, name, shape, config.dtype)
@@ -53,7 +53,7 @@ def _draw(seed: int, name: str, shape: tuple[int, ...], dtype: str) -> np.ndarra
 
 def write_checkpoint(folder: Path, layout: str, config: LlavaConfig) -> None:
     """Write a checkpoint in a layout, without a tokenizer."""
-    with tqdm(total=size_of(config), unit="B", unit_scale=True, desc=f"making {layout}") as bar:
+    with tqdm(total=size_of(config), unit="B", unit_scale=True, desc=f"writing {layout}") as bar:
         for part in LAYOUTS[layout].parts(config, random_tensors(config)):
             write_part_weights(folder, part, SHARD_BYTES, bar)
             write_json_files(folder, part)

@@ -1,12 +1,12 @@
-"""Compare LoRA fine-tuning with transformers + peft: trained tokens a second and peak memory, as ratios.
+"""Compare LoRA fine-tuning with transformers + peft: trained tokens per second and peak memory, as ratios.
 
     python benchmarks/train_step.py [--samples 24] [--batch 4] [--threads 2]
 
-A LLaMA-type decoder of 135M parameters (576 wide, 30 layers, 9 heads over 3, vocabulary 49,152) behind a small ViT that
-gives 576 image tokens a picture; the same samples with one picture each and texts of mixed length for all; float32,
-adapters of rank 8 on every projection, AdamW. Each variant runs in a process of its own: transformers with padded
-batches, ours with the same batches, ours with the samples packed into rows of as many tokens as a batch has on average.
-Reading and preprocessing of pictures are left out on both sides.
+Uses a LLaMA decoder of 135M parameters (576 wide, 30 layers, 9 query heads and 3 key heads, vocabulary 49,152) after a
+small ViT with 576 image tokens per image. All variants train on the same samples, each with one image and a text of
+varying length, in float32 with AdamW and adapters of rank 8 on every projection. Each variant runs in a separate
+process: transformers with padded batches, ours with the same batches, and ours with the samples packed into rows of as
+many tokens as an average batch. Reading and preprocessing images is not measured.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ VARIANTS = ("transformers", "ours", "packed")
 VISION = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
 VISION |= {"image_size": 336, "patch_size": 14}
 NUM_IMAGE_TOKENS = 576
-IMAGE_TOKEN = 49151  # transformers' place of a picture
+IMAGE_TOKEN = 49151  # transformers' image token
 RANK, ALPHA, RATE = 8, 16, 1e-4
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, default=24, help="trained on after one batch to warm up")
+    parser.add_argument("--samples", type=int, default=24, help="samples to train on, after a warm-up batch")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--role", choices=VARIANTS, default=None, help=argparse.SUPPRESS)
@@ -59,7 +59,7 @@ def main() -> int:
 
 
 def lengths(num_samples: int) -> list[tuple[int, int]]:
-    """Return the text tokens before and in the answer of each sample: many short ones, some long."""
+    """Return the numbers of text tokens of each sample's question and answer: mostly short answers, some long."""
     generator = np.random.default_rng(0)
     questions = generator.integers(12, 80, num_samples)
     answers = np.minimum(generator.lognormal(4.2, 1.0, num_samples).astype(int) + 4, 900)
@@ -78,7 +78,7 @@ def cut(rows: list, size: int) -> list[list]:
 
 
 def timed(batches: list, step) -> dict:
-    """Run a step for each batch, the first one to warm up; step returns (loss, positions, trained)."""
+    """Time a step for each batch after a warm-up; step returns (loss, positions, trained)."""
     step(batches[0])
     start, positions, trained, losses = time.perf_counter(), 0, 0, []
     for batch in batches[1:]:
@@ -131,6 +131,7 @@ def run_ours(rows: list[tuple[int, int]], arguments: argparse.Namespace) -> dict
     import paddle
     from paddlenlp.peft import LoRAConfig
 
+    from paddlemix import LlavaForConditionalGeneration
     from paddlemix.constants import IGNORE_INDEX, IMAGE_TOKEN_ID
     from paddlemix.data.collate import collate_packs
     from paddlemix.data.packing import first_fit
@@ -138,7 +139,6 @@ def run_ours(rows: list[tuple[int, int]], arguments: argparse.Namespace) -> dict
     from paddlemix.image.spec import ImageSpec
     from paddlemix.image.tiles import ImageTiles
     from paddlemix.models.config import LanguageConfig, LlavaConfig, VisionConfig
-    from paddlemix.models.llava import LlavaForConditionalGeneration
     from paddlemix.train.lora import AdaptedModel
 
     image = ImageSpec(side=336, patch_size=14)

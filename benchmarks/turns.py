@@ -1,11 +1,11 @@
-"""Compare the time to the first token of every turn of a conversation about a LLaVA 1.6 picture with transformers'.
+"""Compare the time to the first token of every turn of a chat about a LLaVA 1.6 image with transformers.
 
     python benchmarks/turns.py [--turns 5] [--rounds 5] [--threads 2]
 
-The model of small_llava.py with the tokenizer of the bundled tiny model, float32. Ours is a ChatSession; transformers
-is given the whole history each time, as its users do, as the very ids of our session and with the picture preprocessed.
-Both must choose the same first token in every turn; answers of 16 tokens go into the history. Every round has a
-picture of its own.
+Uses the model of small_llava.py with the tokenizer of the bundled tiny model, in float32. Ours is a ChatSession.
+transformers gets the whole history each time, as its users do it, with the ids of our session and a preprocessed image.
+Both must choose the same first token in every turn. Answers of 16 tokens go into the history. Each round has a
+different image.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import sys
 import time
 
 from peers import OURS, ROLES, THEIRS, Peer, compare_peers, parse
-from small_llava import load_ours, load_theirs, model_folder, noise, picture_tiles
+from small_llava import load_ours, load_theirs, model_folder, noise, noise_tiles
 
 NUM_ANSWERED = 16
-QUESTIONS = ("What is in the picture?", "Which colours are there?", "How many circles are there?", "Is it a circle?")
+QUESTIONS = ("What is in the image?", "Which colors are there?", "How many circles are there?", "Is it a circle?")
 
 
 def main() -> int:
@@ -30,7 +30,7 @@ def compare(peers: dict[str, Peer], arguments) -> None:
     for number in range(arguments.rounds + 1):
         for turn in range(arguments.turns):
             found = ask(peers, number, turn)
-            for role in ROLES if number else ():  # one round before is not counted
+            for role in ROLES if number else ():  # the first round is a warm-up
                 seconds[role][turn].append(found[role])
     for turn in range(arguments.turns):
         times = {role: statistics.median(seconds[role][turn]) for role in ROLES}
@@ -41,11 +41,11 @@ def compare(peers: dict[str, Peer], arguments) -> None:
 
 
 def add_options(parser) -> None:
-    parser.add_argument("--turns", type=int, default=5, help="of each conversation, at least 2")
+    parser.add_argument("--turns", type=int, default=5, help="turns of each conversation, at least 2")
 
 
 def ask(peers: dict[str, Peer], number: int, turn: int) -> dict[str, float]:
-    """Have both answer a turn; return their seconds. Raises SystemExit if their first tokens differ."""
+    """Return the seconds of both sides for a turn. Raises SystemExit if their first tokens differ."""
     mine = peers[OURS].ask(number=number, turn=turn)
     other = peers[THEIRS].ask(number=number, ids=mine["ids"], num_known=mine["num_known"])
     if mine["token"] != other["token"]:
@@ -56,7 +56,7 @@ def ask(peers: dict[str, Peer], number: int, turn: int) -> dict[str, float]:
 def ours(arguments):
     model = load_ours(arguments.folder, arguments.threads)
     from paddlemix import ChatSession, LlavaProcessor, SamplingParams
-    from paddlemix.cli import BUNDLED_MODEL
+    from paddlemix.constants import BUNDLED_MODEL
 
     tiny = LlavaProcessor.from_pretrained(BUNDLED_MODEL)
     processor = LlavaProcessor(tiny.tokenizer, tiny.template, model.config.image)
@@ -76,7 +76,7 @@ def ours(arguments):
         ids = [token for past in session.turns[:-1] for token in past.prompt_ids + past.answer_ids] + last.prompt_ids
         token = last.answer_ids[0]
         session.turns.pop()
-        session.ask(*question, whole)  # for the history; the time is that of the first token only
+        session.ask(*question, whole)  # for the history; only the first token is timed
         return {"seconds": seconds, "ids": ids, "token": token, "num_known": tiny.tokenizer.vocab_size}
 
     return answer
@@ -89,7 +89,7 @@ def theirs(arguments):
     from paddlemix.constants import IMAGE_TOKEN_ID
 
     def answer(number: int, ids: list[int], num_known: int) -> dict:
-        tiles = picture_tiles(number)
+        tiles = noise_tiles(number)
         ids = [model.config.image_token_id if token == IMAGE_TOKEN_ID else token for token in ids]
         start = time.perf_counter()
         out = model(

@@ -1,13 +1,14 @@
-"""LLaVA v1.5 and v1.6 (AnyRes) on PaddlePaddle. Names are loaded when they are asked for."""
+"""LLaVA v1.5 and v1.6 (AnyRes) on PaddlePaddle. Public names are imported on first use."""
 
 import importlib
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "LlavaForConditionalGeneration": "models.llava",
+_MODULES = {
+    "LlavaForConditionalGeneration": "api",
     "LlavaConfig": "models.config",
     "LlavaProcessor": "checkpoints.processor",
+    "fuse_projections": "models.cpu.reader",
     "ChatSession": "generate.session",
     "SamplingParams": "generate.sampling",
     "Conversation": "conversation.messages",
@@ -15,20 +16,20 @@ _HOMES = {
     "Batch": "data.sample",
     "Sample": "data.sample",
 }
-__all__ = ["__version__", *_HOMES]
+__all__ = ["__version__", *_MODULES]
 
 
 def __getattr__(name: str):
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'paddlemix' has no attribute {name!r}")
-    if name in ("LlavaForConditionalGeneration", "LlavaProcessor", "ChatSession"):
+    if name in ("LlavaForConditionalGeneration", "LlavaProcessor", "ChatSession", "fuse_projections"):
         from paddlemix.device import prepare_environment
 
         prepare_environment()
-    value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    value = getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
     globals()[name] = value
     return value
 
 
 def __dir__():
-    return sorted([*globals(), *_HOMES])
+    return sorted([*globals(), *_MODULES])

@@ -1,6 +1,6 @@
-"""Plugins that bring a device to paddle (Ascend's and others): what they want set, which version fits, why one fails.
+"""Paddle's device plugins (Ascend and others): environment variables, matching versions, and why loading fails.
 
-Nothing here imports paddle: all of it has to be known before.
+Nothing here imports paddle, because all of it is needed before that import.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ SMI_RATE = re.compile(r"(?:HBM|DDR|Memory) Usage Rate\(%\)\s*:\s*(\d+)")
 
 
 def plugin_folder() -> Path | None:
-    """Return the folder that paddle takes its plugins from, None if there is none."""
-    told = os.environ.get(ROOT_VARIABLE)
-    if told is not None:
-        folder = Path(told) if told else None
+    """Return the folder that paddle loads its plugins from, None if there is none."""
+    root = os.environ.get(ROOT_VARIABLE)
+    if root is not None:
+        folder = Path(root) if root else None
     else:
         spec = importlib.util.find_spec("paddle")
         folder = Path(spec.origin).parents[1] / "paddle_custom_device" if spec and spec.origin else None
@@ -48,23 +48,23 @@ def plugin_folder() -> Path | None:
 
 
 def has_plugin(kind: str) -> bool:
-    """Tell if a plugin for a kind of device is there; its library carries it in its name: libpaddle-custom-npu.so."""
+    """Return whether there is a plugin for a kind of device, by the name of its library (libpaddle-custom-npu.so)."""
     folder = plugin_folder()
     return folder is not None and any(kind in re.split(r"[-_.]", path.name) for path in folder.glob("*.so"))
 
 
 def wanted_environment(device: str | None) -> dict[str, str]:
-    """Return the variables that a device needs. None means the best there is: an Ascend if its plugin is there."""
+    """Return the variables that a device needs. None means the best device: an Ascend if its plugin is installed."""
     kind = (device or "").split(":")[0]
     if kind == "npu" or (not kind and has_plugin("npu")):
         return dict(NPU_ENVIRONMENT)
     if kind == "cpu" and plugin_folder() is not None:
-        return {ROOT_VARIABLE: ""}  # a plugin that is loaded makes paddlenlp take the device for its own
+        return {ROOT_VARIABLE: ""}  # with a plugin loaded, paddlenlp would use its device
     return {}
 
 
-def tell_environment(device: str | None, chosen: dict[str, str]) -> None:
-    """Say in one line what was set for an Ascend, and what the user had set otherwise."""
+def report_environment(device: str | None, chosen: dict[str, str]) -> None:
+    """Print in one line which variables were set for an Ascend, and which ones the user had set otherwise."""
     wanted = wanted_environment(device)
     mine = [f"{name}={chosen[name]}" for name in NPU_ENVIRONMENT if name in wanted and name in chosen]
     kept = [name for name in NPU_ENVIRONMENT if name in wanted and os.environ.get(name) != wanted[name]]
@@ -77,8 +77,8 @@ def tell_environment(device: str | None, chosen: dict[str, str]) -> None:
 def check_versions(kind: str) -> None:
     """Compare the versions of paddle and of its plugin, which must be of one release.
 
-    Raises ValueError if they are not; two nightlies of different dates are only told. A plugin built from source
-    without a version (0.0.0) is not judged.
+    Raises ValueError if they are not. Nightly builds of different dates only cause a notice. A plugin built from
+    source without a version (0.0.0) is not checked.
     """
     from packaging.version import Version
 
@@ -96,7 +96,7 @@ def check_versions(kind: str) -> None:
 
 
 def version_of(name: str) -> str | None:
-    """Return the version of an installed distribution, None if it is not there."""
+    """Return the version of an installed distribution, None if it is not installed."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
@@ -104,22 +104,22 @@ def version_of(name: str) -> str | None:
 
 
 def paddle_version() -> tuple[str, str | None]:
-    """Return the name and the version of the paddle that is installed."""
+    """Return the name and the version of the installed paddle."""
     for name in PADDLES:
         if (version := version_of(name)) is not None:
             return name, version
     return PADDLES[0], None
 
 
-def what_is_missing(kind: str, num_cards: int | None) -> str:
-    """Return what to do where a device is not there. num_cards: that its plugin found, None without a plugin."""
+def advice_for_missing(kind: str, num_cards: int | None) -> str:
+    """Return advice for a device that is missing. num_cards: found by its plugin, None without a plugin."""
     if num_cards is not None and kind == "gpu":
         return "paddle finds no card: see nvidia-smi, and CUDA_VISIBLE_DEVICES"
     if num_cards is not None:
         looked = "npu-smi info" if kind == "npu" else "the vendor's tool"
         hidden = os.environ.get("ASCEND_RT_VISIBLE_DEVICES")
-        told = f" (ASCEND_RT_VISIBLE_DEVICES is {hidden!r})" if kind == "npu" and hidden is not None else ""
-        return f"its plugin is loaded but finds no card{told}: see {looked}; in a container pass the cards through"
+        where = f" (ASCEND_RT_VISIBLE_DEVICES is {hidden!r})" if kind == "npu" and hidden is not None else ""
+        return f"its plugin is loaded but finds no card{where}: see {looked}; in a container pass the cards through"
     if kind == "gpu":
         return "install paddlepaddle-gpu for your CUDA version"
     if kind != "npu":
@@ -134,7 +134,7 @@ def what_is_missing(kind: str, num_cards: int | None) -> str:
 
 @contextlib.contextmanager
 def explained() -> Iterator[None]:
-    """Raise ValueError with cause and cure instead of what paddle raises where it cannot load itself or a plugin."""
+    """Raise ValueError with cause and remedy instead of paddle's error when it cannot load itself or a plugin."""
     try:
         yield
     except (ValueError, ImportError, RuntimeError, OSError) as error:
@@ -145,18 +145,18 @@ def explained() -> Iterator[None]:
 
 
 def explanation(text: str) -> str | None:
-    """Return cause and cure of an error of loading in one line, None for an error of another kind."""
+    """Return cause and remedy of a loading error in one line, None for another kind of error."""
     selected = [f"{name}={value}" for name, value in os.environ.items() if name.startswith("FLAGS_selected_")]
     if "use wrong place" in text and selected:
         return (
-            f"this process was given a card that is not there ({' '.join(selected)}): name in --devices of "
+            f"this process was given a card that does not exist ({' '.join(selected)}): name in --devices of "
             "paddle.distributed.launch only cards that this machine has; numbers start at 0"
         )
     full = STATIC_TLS.search(text)
     if full:
         library = full.group(1)
         return (
-            f"{library} cannot be loaded so late (static TLS block, known of ARM machines): load it first, with "
+            f"{library} cannot be loaded this late (static TLS block, common on ARM machines): load it first, with "
             f"`export LD_PRELOAD={library}` before python"
         )
     failed = NOT_OPENED.search(text)
@@ -165,7 +165,7 @@ def explanation(text: str) -> str | None:
     library, reason = failed.groups()
     if "undefined symbol" in reason:
         paddle = paddle_version()[1]
-        return f"{library} was built for another paddle than {paddle}: install both of one version ({reason.strip()})"
+        return f"{library} was built for another paddle than {paddle}: install matching versions ({reason.strip()})"
     return (
         f"paddle's plugin {library} cannot be loaded: {reason.strip()}; for Ascend install the driver and CANN 8, and "
         "`source /usr/local/Ascend/ascend-toolkit/set_env.sh` before python"
@@ -173,9 +173,9 @@ def explanation(text: str) -> str | None:
 
 
 def npu_memory(card: int) -> tuple[int, int] | None:
-    """Return an Ascend card's total and free bytes as `npu-smi` tells them, None without an answer.
+    """Return an Ascend card's total and free bytes as `npu-smi` states them, None if it does not.
 
-    card: as the process counts them; ASCEND_RT_VISIBLE_DEVICES says which ones these are.
+    card: number in this process; ASCEND_RT_VISIBLE_DEVICES maps it to a card of the machine.
     """
     visible = [name for name in os.environ.get("ASCEND_RT_VISIBLE_DEVICES", "").split(",") if name.strip().isdigit()]
     number = visible[card].strip() if card < len(visible) else str(card)
@@ -184,9 +184,9 @@ def npu_memory(card: int) -> tuple[int, int] | None:
         return None
     command = [tool, "info", "-t", "usages", "-i", number]
     try:
-        said = subprocess.run(command, capture_output=True, text=True, timeout=SMI_SECONDS, check=False).stdout
+        output = subprocess.run(command, capture_output=True, text=True, timeout=SMI_SECONDS, check=False).stdout
     except (OSError, subprocess.TimeoutExpired):
         return None
-    capacities, rates = ([int(value) for value in pattern.findall(said)] for pattern in (SMI_CAPACITY, SMI_RATE))
+    capacities, rates = ([int(value) for value in pattern.findall(output)] for pattern in (SMI_CAPACITY, SMI_RATE))
     total = max(capacities, default=0) * 1024**2
     return (total, total * (100 - max(rates, default=0)) // 100) if total else None

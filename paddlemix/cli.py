@@ -1,147 +1,133 @@
-"""The command `paddlemix`."""
+"""The command `paddlemix`: the table of commands, and what all of them have in common."""
 
 from __future__ import annotations
 
 import argparse
+import difflib
 import gc
 import importlib
 import sys
+from collections.abc import Callable, Iterable
 
 from . import __version__
 from .accelerators import explained
-from .constants import BUNDLED_MODEL
 from .device import prepare_environment
 from .terminal.interrupts import kept_interrupts
-from .terminal.log import complain
+from .terminal.log import print_error
 from .terminal.streams import standard_streams
 from .terminal.visible import visible
 
-TRAINERS = {"pretrain": "plain", "sft": None}  # command -> template (None: the model's own)
-# Commands with a module of their own in commands/, in the order of the help text.
+# Name -> help line. The command is the module of that name in commands/, with add_arguments(parser) and run(arguments).
 COMMANDS = {
-    "convert": "bring a checkpoint into another layout",
-    "inspect": "say what a checkpoint is, holds and lacks",
-    "inspect-data": "say what a training configuration would read, and show it as the model sees it",
-    "doctor": "check a training configuration on this machine, a short trial included; or a device",
-    "compose": "make a model to start from out of a language model and a vision tower",
+    "chat": "talk with a model about images",
+    "pretrain": "stage 1: train the projector",
+    "sft": "stage 2: fine-tune the whole model, or with LoRA",
+    "merge": "merge a LoRA adapter into its base model",
+    "convert": "convert a checkpoint to another layout",
+    "inspect": "show what a checkpoint is, what it contains and what is missing",
+    "inspect-data": "show what a training configuration would read, in numbers and as the model sees it",
+    "doctor": "check a training configuration or a device on this machine, with a short trial run",
+    "compose": "make a model to start training from, out of a language model and a vision tower",
     "extract-projector": "write a model's projector to a file",
-    "apply-delta": "add delta weights to their base",
-    "make-delta": "subtract a base from a model",
+    "apply-delta": "add delta weights to their base model",
+    "make-delta": "subtract a base model from a model",
     "bench": "measure how fast a model is on this machine",
 }
+LIKE_AN_OPTION = 0.8  # similarity from which a setting counts as a mistyped option
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose complaints can be printed: a shell puts names of files into a command line."""
+    """A parser whose errors can be printed safely, and name the nearest option or command."""
 
     def error(self, message: str):
         super().error(visible(message))
 
+    def parse(self, words: list[str]) -> argparse.Namespace:
+        """Return the arguments; words that are not options go to `settings` if the command takes settings."""
+        takes_settings = bool(self.get_default("takes_settings"))
+        self._check_options(words, takes_settings)
+        arguments, rest = self.parse_known_args(words)
+        if takes_settings:
+            arguments.settings = rest
+        elif rest:
+            self.error(f"unrecognized arguments: {' '.join(rest)}")
+        return arguments
+
+    def _check_options(self, words: list[str], takes_settings: bool) -> None:
+        """Exit for the first unknown option, before a missing one is reported. A setting may have any other name."""
+        known = list(self._option_string_actions)
+        for word in words[: words.index("--")] if "--" in words else words:
+            name = word.partition("=")[0]
+            is_abbreviation = self.allow_abbrev and any(option.startswith(name) for option in known)
+            if not name.startswith("--") or name in known or is_abbreviation:
+                continue
+            hint = nearest(name, known, LIKE_AN_OPTION if takes_settings else 0.6)
+            if hint or not takes_settings:
+                self.error(f"unknown option {name}{hint or '; --help lists the options'}")
+
+
+def nearest(name: str, known: Iterable[str], similarity: float = 0.6) -> str:
+    """Return the end of an error text that names the nearest known name, "" if none is near."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=similarity)
+    return f": did you mean {near[0]}?" if near else ""
+
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command; return the exit code. A user's mistake is one line on standard error and code 1."""
+    """Run the command that a command line names; return the exit code."""
     argv = sys.argv[1:] if argv is None else argv
-    if argv and argv[0] in TRAINERS:
-        from .train.run import main as train
-
-        return train(argv[1:], script=f"paddlemix {argv[0]}", template=TRAINERS[argv[0]])
-    return run(None, argv)
+    if argv and argv[0] in COMMANDS:
+        return run_command(argv[0], argv[1:], prog=f"paddlemix {argv[0]}")
+    return _guarded(lambda: _show_commands(argv))
 
 
-def run(parser: argparse.ArgumentParser | None, argv: list[str]) -> int:
-    """Parse, set the environment for the device, call the command, and turn mistakes into one line.
-
-    parser: None for the one with every command.
-    """
-    try:
-        with kept_interrupts(), standard_streams(), explained():
-            parser = build_parser() if parser is None else parser
-            arguments, rest = parser.parse_known_args(argv)
-            if "takes_settings" in arguments:
-                arguments.settings = rest
-            elif rest:
-                parser.error(f"unrecognized arguments: {' '.join(rest)}")
-            if "sets_environment" not in arguments:
-                prepare_environment(getattr(arguments, "device", None))
-            return arguments.command(arguments)
-    except BrokenPipeError:  # before OSError, which it is too
-        return 1
-    except (ValueError, OSError, FloatingPointError) as error:
-        complain(error)
-        return 1
-    except KeyboardInterrupt:
-        gc.freeze()  # before it ends, Python would look through all of paddle's objects, for seconds
-        print("stopped", file=sys.stderr)
-        return 130
+def run_command(name: str, words: list[str], *, prog: str | None = None) -> int:
+    """Run one command; return its exit code. prog: how its usage calls it (None: the name of the script)."""
+    return _guarded(lambda: _run(name, words, prog))
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser with every command."""
+def command_parser(name: str, prog: str | None = None) -> Parser:
+    """Return the parser of a command; its default `run` is the command's function."""
+    module = importlib.import_module(f".commands.{name.replace('-', '_')}", __package__)
+    parser = Parser(prog=prog, description=module.__doc__)
+    module.add_arguments(parser)
+    parser.set_defaults(run=module.run)
+    return parser
+
+
+def _run(name: str, words: list[str], prog: str | None) -> int:
+    arguments = command_parser(name, prog).parse(words)
+    if "sets_environment" not in arguments:
+        prepare_environment(vars(arguments).get("device"))
+    return arguments.run(arguments)
+
+
+def _show_commands(argv: list[str]) -> int:
+    """Print the help or the version, or exit with an error for a command line that names no command."""
     parser = Parser(prog="paddlemix", description="LLaVA v1.5 and v1.6 on PaddlePaddle")
     parser.add_argument("--version", action="version", version=f"paddlemix {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    add_chat(commands.add_parser("chat", help="talk with a model about pictures"))
-    for name, text in (("pretrain", "stage 1: train the projector"), ("sft", "stage 2: fine-tune, whole or with LoRA")):
-        commands.add_parser(name, help=f"{text} ({name} config.json [--key value ...])", add_help=False)
-    add_merge(commands.add_parser("merge", help="merge a LoRA folder into its base model"))
     for name, text in COMMANDS.items():
-        module = importlib.import_module(f".commands.{name.replace('-', '_')}", __package__)
-        module.add_arguments(commands.add_parser(name, help=text, description=module.__doc__)).set_defaults(
-            command=module.run
-        )
-    return parser
-
-
-def add_chat(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    """Add the chat's options and its function."""
-    from .commands.chat import add_arguments
-
-    add_arguments(parser, default_model=BUNDLED_MODEL)
-    parser.set_defaults(command=_chat)
-    return parser
-
-
-def add_merge(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    """Add the options of merging and its function."""
-    parser.add_argument("--model_name_or_path", "--model-path", default=None, help="base model (default: LoRA's own)")
-    parser.add_argument("--lora_path", "--lora-path", required=True, help="folder with lora_config.json")
-    parser.add_argument("--merge_model_path", "--output", help="folder to write to (default: LORA_PATH_merged)")
-    parser.add_argument("--device", default=None, help="where to merge (default: the best there is)")
-    parser.add_argument(
-        "--base-quantization",
-        choices=("none", "int8", "nf4"),
-        default=None,
-        help="what the base is rounded to before (default: what lora_config.json says it was trained over)",
-    )
-    parser.add_argument("--overwrite", action="store_true", help="write into a folder that holds something else")
-    parser.set_defaults(command=_merge)
-    return parser
-
-
-def _chat(arguments: argparse.Namespace) -> int:
-    from .commands.chat_loop import chat
-
-    return chat(arguments)
-
-
-def _merge(arguments: argparse.Namespace) -> int:
-    from .checkpoints.merge import merge
-    from .checkpoints.source import AS_RECORDED
-    from .hub.hub import resolve
-
-    output = arguments.merge_model_path or arguments.lora_path.rstrip("/") + "_merged"
-    base = None if arguments.model_name_or_path is None else resolve(arguments.model_name_or_path)
-    chosen = arguments.base_quantization
-    kind = AS_RECORDED if chosen is None else None if chosen == "none" else chosen
-    merge(
-        resolve(arguments.lora_path),
-        output,
-        base=base,
-        device=arguments.device,
-        base_quantization=kind,
-        is_overwriting=arguments.overwrite,
-    )
+        commands.add_parser(name, help=text)
+    if argv and not argv[0].startswith("-"):
+        parser.error(f"unknown command {argv[0]}{nearest(argv[0], COMMANDS) or '; --help lists the commands'}")
+    parser.parse(argv)
     return 0
+
+
+def _guarded(action: Callable[[], int]) -> int:
+    """Return the exit code of an action. A user's mistake is one line on standard error and code 1."""
+    try:
+        with kept_interrupts(), standard_streams(), explained():
+            return action()
+    except BrokenPipeError:  # before OSError, which it is too
+        return 1
+    except (ValueError, OSError, FloatingPointError) as error:
+        print_error(error)
+        return 1
+    except KeyboardInterrupt:
+        gc.freeze()  # otherwise Python searches all of paddle's objects at exit, for seconds
+        print("stopped", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

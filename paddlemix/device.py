@@ -1,4 +1,4 @@
-"""Which device computes, in which dtype, and what has to be set before paddle is imported."""
+"""Which device computes and in which dtype, and the environment that paddle needs before it is imported."""
 
 from __future__ import annotations
 
@@ -10,25 +10,22 @@ from pathlib import Path
 
 from .accelerators import (
     NPU_ENVIRONMENT,
+    advice_for_missing,
     check_versions,
-    npu_memory,
-    tell_environment,
+    report_environment,
     version_of,
     wanted_environment,
-    what_is_missing,
 )
 from .terminal.log import notice
 
-# What paddle raises where a device, or a build, does not know its memory.
-UNTOLD = (ValueError, RuntimeError, NotImplementedError, AttributeError, OSError)
 DTYPES = ("float32", "bfloat16", "float16")
 
 
 def prepare_environment(device: str | None = None) -> dict[str, str]:
-    """Set the variables that paddle reads while it is imported; call it before. Returns what it set.
+    """Set the variables that paddle reads when it is imported, which must come later. Return those that were set.
 
-    What the user has set stays. device: "npu", "gpu", "cpu" or another kind (with or without ":N"), or None for the
-    best there is. Raises ValueError for an Ascend plugin of another release than paddle's.
+    Variables that the user has set stay. device: "npu", "gpu", "cpu" or another kind (with or without ":N"), or None
+    for the best available. Raises ValueError if the Ascend plugin and paddle are of different releases.
     """
     wanted = wanted_environment(device)
     is_npu = NPU_ENVIRONMENT.keys() <= wanted.keys()
@@ -40,26 +37,26 @@ def prepare_environment(device: str | None = None) -> dict[str, str]:
     if _is_amd():
         # The wheel's MKL takes its slow path on AMD processors; this makes matrix products 2.5 times faster.
         wanted["MKL_DEBUG_CPU_TYPE"] = "5"
-    # paddle sets OMP_NUM_THREADS to 1 when it is imported, so what the user wants is kept under another name.
+    # paddle sets OMP_NUM_THREADS to 1 when it is imported, so the user's value is stored under another name.
     wanted["PADDLEMIX_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS") or str(_num_cores())
     chosen = {name: value for name, value in wanted.items() if name not in os.environ}
     os.environ.update(chosen)
     if is_npu and "paddle" in sys.modules and not NPU_ENVIRONMENT.keys().isdisjoint(chosen):
-        notice("paddle is imported already, so that what is set for npu has no effect: import paddlemix before it")
+        notice("paddle is imported already, so that the settings for npu have no effect: import paddlemix before it")
     if is_npu:
-        tell_environment(device, chosen)
-    warnings.filterwarnings("ignore", message="No ccache found")  # paddle's import: it compiles nothing for us
+        report_environment(device, chosen)
+    warnings.filterwarnings("ignore", message="No ccache found")  # paddle's import warns; nothing is compiled
     return chosen
 
 
 def _num_cores() -> int:
-    """Return the cores that each of this machine's training processes may have."""
+    """Return the number of cores for each training process on this machine."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(cores // int(os.environ.get("PADDLE_LOCAL_SIZE", os.environ.get("PADDLE_TRAINERS_NUM", "1"))), 1)
 
 
 def num_threads() -> int:
-    """Return how many threads an operation on the CPU gets."""
+    """Return the number of threads for an operation on the CPU."""
     return int(os.environ.get("PADDLEMIX_NUM_THREADS", "1"))
 
 
@@ -76,7 +73,7 @@ def available_devices() -> list[str]:
 
 
 def num_devices(kind: str) -> int | None:
-    """Return how many devices of a kind paddle sees here, None for a kind that it does not know."""
+    """Return how many devices of a kind paddle finds, or None if it does not know the kind."""
     import paddle
 
     if kind == "cpu":
@@ -88,16 +85,16 @@ def num_devices(kind: str) -> int | None:
 
 
 def _custom_kinds() -> list[str]:
-    """Return the kinds of device that plugins brought to paddle, with or without a card."""
+    """Return the kinds of device that plugins add to paddle, with or without a card."""
     import paddle
 
     return [name for name in paddle.device.get_all_custom_device_type() or [] if name]
 
 
 def use_device(device: str | None = None) -> str:
-    """Make a device current and return its name; None keeps one chosen before, else takes the best there is.
+    """Make a device current and return its name. None keeps a device chosen earlier, else takes the best available.
 
-    Raises ValueError naming what this machine has.
+    Raises ValueError with the devices of this machine.
     """
     import paddle
 
@@ -106,12 +103,12 @@ def use_device(device: str | None = None) -> str:
     kind, _, number = chosen.partition(":")
     num_cards = num_devices(kind)
     if not num_cards:
-        missing = what_is_missing(kind, num_cards)
+        missing = advice_for_missing(kind, num_cards)
         raise ValueError(f"device {chosen!r} is not there: this machine has {', '.join(found)}; {missing}")
     if device is None and kind == "cpu":
         for idle in _custom_kinds():
-            notice(f"using the cpu, since there is no {idle}: {what_is_missing(idle, 0)}")
-    # Looked at here, since paddle 3.0.0 ends the process where the number is too high.
+            notice(f"using the cpu, since there is no {idle}: {advice_for_missing(idle, 0)}")
+    # Checked here, because paddle 3.0.0 ends the process if the number is too high.
     if number and not (number.isdecimal() and int(number) < num_cards):
         names = ", ".join(f"{kind}:{index}" for index in range(num_cards))
         raise ValueError(f"device {chosen!r} is not there: this machine has {names}; numbers start at 0")
@@ -125,113 +122,34 @@ def use_device(device: str | None = None) -> str:
     return chosen
 
 
-def device_memory(device: str) -> tuple[int, int] | None:
-    """Return a device's total and free memory in bytes, None where it does not tell.
-
-    The CPU's is the machine's, or what this process's control group may have. On other devices what paddle holds in
-    reserve counts as free, and what other programs hold is not known.
-    """
-    kind, _, number = device.partition(":")
-    if kind == "cpu":
-        return _host_memory()
-    if kind == "npu":
-        return npu_memory(int(number or 0))  # paddle does not tell it
-    import paddle
-
-    try:
-        if kind == "gpu":
-            total = paddle.device.cuda.get_device_properties(int(number or 0)).total_memory
-        else:
-            total = paddle.device.get_device_properties(f"{kind}:{number or 0}").total_memory
-    except UNTOLD:
-        return None
-    return (int(total), int(total) - (allocated_memory(device) or 0)) if total else None
-
-
-def allocated_memory(device: str) -> int | None:
-    """Return the bytes that paddle has allocated there now, None where it does not tell."""
-    return _memory_statistic(device, "current_value")
-
-
-def peak_allocated(device: str) -> int | None:
-    """Return the most bytes that paddle has had there since `forget_peak_allocated`, None where it does not tell."""
-    return _memory_statistic(device, "peak_value")
-
-
-def forget_peak_allocated(device: str) -> None:
-    """Let the peak be what is allocated now."""
-    _memory_statistic(device, "reset_peak_value")
-
-
-def _memory_statistic(device: str, name: str) -> int | None:
-    import paddle
-
-    kind, _, number = device.partition(":")
-    place = "host" if kind == "cpu" else "device"
-    try:
-        return getattr(paddle.base.core, f"{place}_memory_stat_{name}")("Allocated", int(number or 0))
-    except UNTOLD:
-        return None
-
-
-def _host_memory() -> tuple[int, int] | None:
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return None
-    values = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.endswith("kB")}
-    total, free = values["MemTotal"], values["MemAvailable"]
-    limit, used = (_number_in(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
-    if limit is not None and used is not None and limit < total:
-        return limit, min(free, limit - used)
-    return total, free
-
-
-def _number_in(path: str) -> int | None:
-    """Return the number that a file holds, None for another word or no file."""
-    try:
-        text = Path(path).read_text(encoding="utf-8").strip()
-    except OSError:
-        return None
-    return int(text) if text.isdigit() else None
-
-
-def wants_equal_shapes() -> bool:
-    """Tell if the device in use compiles its work for each shape, so that equal shapes matter more than no padding."""
-    import paddle
-
-    return paddle.get_device().split(":")[0] not in ("cpu", "gpu")
-
-
-def bucketed_length(length: int) -> int:
-    """Return how many positions to compute for `length` of them: more where equal shapes matter, so that few occur.
-
-    1, 64, 128 and multiples of 256.
-    """
-    if length == 1 or not wants_equal_shapes():
-        return length
-    return next((size for size in (64, 128) if length <= size), -(-length // 256) * 256)
-
-
-def bucketed_count(count: int) -> int:
-    """Return how many of something to compute for `count`, at most a quarter more: numbers of three binary digits."""
-    if not wants_equal_shapes():
-        return count
-    step = 1 << max(count.bit_length() - 3, 0)
-    return -(-count // step) * step
-
-
 def _chosen_before() -> str | None:
-    """Return the current device if it is not the CPU that paddle starts with on a machine without a better one."""
+    """Return the current device, or None for the CPU that paddle starts with on a machine without a better one."""
     import paddle
 
     current = paddle.get_device()
     return None if current == "cpu" else current
 
 
+def keep_freed_memory() -> bool:
+    """Make the C library keep freed memory for later requests; return whether it can.
+
+    Paddle's CPU tensors come from malloc, which returns large blocks to the kernel at once. The kernel then clears
+    fresh pages for the next tensor, which takes longer than most operations.
+    """
+    import ctypes
+
+    trim_threshold, max_maps, max_arenas = -1, -4, -8  # from glibc's malloc.h
+    try:
+        change = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # a C library other than glibc
+        return False
+    # Only one arena, because the arenas of other threads return memory in spite of these settings.
+    return bool(change(max_maps, 0) and change(trim_threshold, 2**31 - 1) and change(max_arenas, 1))
+
+
 @functools.cache
 def can_compute(dtype: str, device: str) -> bool:
-    """Tell if a matrix product and a convolution run in a dtype: what paddle says about its support is not reliable."""
+    """Return whether a matrix product and a convolution run in a dtype; paddle's own answer is not reliable."""
     import paddle
 
     try:
@@ -246,9 +164,9 @@ def can_compute(dtype: str, device: str) -> bool:
 
 
 def choose_dtype(dtype: str | None = None, *, stored: str = "float32") -> str:
-    """Return the dtype to compute in on the current device, with a notice when it is not the one asked for.
+    """Return the dtype to compute in on the current device, with a notice if it is not the requested one.
 
-    dtype None asks for the stored one, without a notice where only float32 works. Raises ValueError for other names.
+    dtype None requests the stored dtype, without a notice if only float32 works. Raises ValueError for other names.
     """
     import paddle
 
@@ -264,32 +182,29 @@ def choose_dtype(dtype: str | None = None, *, stored: str = "float32") -> str:
     return "float32"
 
 
-def peak_memory() -> int:
-    """Return the most bytes that this process has had on the device in use so far; on a CPU its resident memory."""
+def wants_equal_shapes() -> bool:
+    """Return whether the current device compiles its work for each shape, so that new shapes cost more than padding."""
     import paddle
 
-    place = paddle.get_device()
-    on_device = None if place.startswith("cpu") else peak_allocated(place)
-    if on_device is not None:
-        return int(on_device)
-    import resource
-
-    kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return kibibytes if sys.platform == "darwin" else kibibytes * 1024  # macOS counts bytes
+    return paddle.get_device().split(":")[0] not in ("cpu", "gpu")
 
 
-def keep_freed_memory() -> bool:
-    """Let the C library keep what is freed for the next request; tell if it can.
+def bucketed_length(length: int) -> int:
+    """Return how many positions to compute for `length` of them: more where equal shapes matter.
 
-    Paddle's CPU tensors come from malloc, which gives large ones back at once and has the kernel clear fresh pages for
-    the next one, which takes longer than most operations.
+    The buckets are 1, 64, 128 and multiples of 256.
     """
-    import ctypes
+    if length == 1 or not wants_equal_shapes():
+        return length
+    return next((size for size in (64, 128) if length <= size), -(-length // 256) * 256)
 
-    trim_threshold, max_maps, max_arenas = -1, -4, -8  # of glibc's malloc.h
-    try:
-        change = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):  # another C library than glibc
-        return False
-    # One arena, since those of threads give memory back whatever else is set.
-    return bool(change(max_maps, 0) and change(trim_threshold, 2**31 - 1) and change(max_arenas, 1))
+
+def bucketed_count(count: int) -> int:
+    """Return how many items to compute for `count` of them: at most a quarter more, where equal shapes matter.
+
+    The buckets are numbers with three significant binary digits.
+    """
+    if not wants_equal_shapes():
+        return count
+    step = 1 << max(count.bit_length() - 3, 0)
+    return -(-count // step) * step

@@ -1,4 +1,4 @@
-"""What a JSON file that another tool wrote states: every key is used, known to change nothing, or named in an error.
+"""Check JSON files that other tools wrote: every key is used, known to change nothing, or named in an error.
 
 A reader describes its file by `KeyRules` and by `Kind`s of values. Knows no file format and no model.
 """
@@ -17,38 +17,38 @@ MAX_SHOWN = 80  # characters of a value in a message
 class KeyRules:
     """The keys of one kind of file.
 
-    used: what the reader reads; it checks the values. inert: what changes nothing here, whatever it says (versions,
-    settings of training). held: what must have one of these values, because the reader does that and nothing else; the
-    first is the default of the library that the file belongs to. told: what changes nothing that is computed here,
-    although a user could expect it to: `stated_but_unused` lists it.
+    used: read by the reader, which checks the values. inert: changes nothing here, whatever the value (versions,
+    training settings). fixed: must have one of these values, because the reader supports no other; the first is the
+    default of the library that the file belongs to. ignored: changes nothing that is computed here although a user
+    could expect it to; `stated_but_unused` lists these keys.
     """
 
     used: frozenset[str] = frozenset()
     inert: frozenset[str] = frozenset()
-    held: Mapping[str, tuple] = field(default_factory=dict)
-    told: frozenset[str] = frozenset()
+    fixed: Mapping[str, tuple] = field(default_factory=dict)
+    ignored: frozenset[str] = frozenset()
 
     def __or__(self, other: KeyRules) -> KeyRules:
-        """Return the rules of both; a key that the other one uses is used."""
-        held = {key: value for key, value in (*self.held.items(), *other.held.items()) if key not in other.used}
-        return KeyRules(self.used | other.used, self.inert | other.inert, held, self.told | other.told)
+        """Return the rules of both; a key that `other` uses is used, even if it is fixed here."""
+        fixed = {key: value for key, value in (*self.fixed.items(), *other.fixed.items()) if key not in other.used}
+        return KeyRules(self.used | other.used, self.inert | other.inert, fixed, self.ignored | other.ignored)
 
 
 def check_keys(values: Mapping[str, Any], rules: KeyRules, where: str, error: type[ValueError] = ValueError) -> None:
     """Raise `error` for keys that are neither used nor known to change nothing, with their values.
 
-    where: the file, and the object in it. A key that is null, false or empty says nothing, unless it is held to other
-    values; empty is as good as null there.
+    where: the file, and the object in it. A key that is null, false or empty states nothing, unless its values are
+    fixed; an empty value counts as null there.
     """
     unknown, wrong = [], []
     for key, value in values.items():
         if key in rules.used:
             continue
-        if key in rules.held:
-            is_nothing = is_silent(value) and value is not False and None in rules.held[key]
-            if not is_nothing and not any(is_equal(value, accepted) for accepted in rules.held[key]):
-                wrong.append(f"{key} {shown(value)} (expected {' or '.join(map(shown, rules.held[key]))})")
-        elif key not in rules.inert and key not in rules.told and not is_silent(value):
+        if key in rules.fixed:
+            is_nothing = is_silent(value) and value is not False and None in rules.fixed[key]
+            if not is_nothing and not any(is_equal(value, accepted) for accepted in rules.fixed[key]):
+                wrong.append(f"{key} {shown(value)} (expected {' or '.join(map(shown, rules.fixed[key]))})")
+        elif key not in rules.inert and key not in rules.ignored and not is_silent(value):
             unknown.append(f"{key} {shown(value)}")
     if wrong:
         raise error(f"{where} states {', '.join(wrong)}, which is not supported here")
@@ -60,22 +60,22 @@ def check_keys(values: Mapping[str, Any], rules: KeyRules, where: str, error: ty
 
 
 def stated_but_unused(values: Mapping[str, Any], rules: KeyRules) -> dict[str, Any]:
-    """Return the keys of `told` that a file states, with their values."""
-    return {key: value for key, value in values.items() if key in rules.told and not is_silent(value)}
+    """Return the keys of `ignored` that a file states, with their values."""
+    return {key: value for key, value in values.items() if key in rules.ignored and not is_silent(value)}
 
 
 def _is_unicode(text: str) -> bool:
-    """Tell if a text can be written to a file: half of a surrogate pair cannot."""
+    """Return whether a text can be encoded; half of a surrogate pair cannot."""
     return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def is_silent(value: Any) -> bool:
-    """Tell if a value says nothing: null, false, or an empty text, list or object."""
+    """Return whether a value states nothing: null, false, or an empty string, list or object."""
     return value is None or value is False or value in ("", [], {})
 
 
 def is_equal(value: Any, accepted: Any) -> bool:
-    """Tell if two JSON values are equal; true is not 1, and numbers may differ by rounding."""
+    """Return whether two JSON values are equal; true is not 1, and numbers may differ by rounding."""
     if isinstance(value, bool) or isinstance(accepted, bool):
         return value is accepted
     if isinstance(value, int | float) and isinstance(accepted, int | float):
@@ -87,7 +87,7 @@ def is_equal(value: Any, accepted: Any) -> bool:
 
 
 def check_finite(value: Any, where: str, error: type[ValueError] = ValueError) -> None:
-    """Raise `error` for a number that JSON does not have (NaN, Infinity) or that no float can hold, wherever it stands.
+    """Raise `error` for a number that JSON does not have (NaN, Infinity) or no float can hold, at any depth.
 
     where: the file, and the place in it.
     """
@@ -102,7 +102,7 @@ def check_finite(value: Any, where: str, error: type[ValueError] = ValueError) -
 
 
 def _is_finite(value: float) -> bool:
-    """Tell if a number is finite; an integer beyond the largest float is not."""
+    """Return whether a number is finite; an integer beyond the largest float is not."""
     try:
         return math.isfinite(value)
     except OverflowError:
@@ -110,7 +110,7 @@ def _is_finite(value: float) -> bool:
 
 
 def shown(value: Any) -> str:
-    """Return a value for a message, shortened."""
+    """Return a value as text for a message, shortened."""
     try:
         text = repr(value)
     except (RecursionError, ValueError):  # nested too deeply; an integer of too many digits
@@ -120,7 +120,7 @@ def shown(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Kind:
-    """What a value may be. expected: the same in words, after "expected "."""
+    """What a value may be. expected: the same in words, to follow "expected"."""
 
     is_good: Callable[[Any], bool]
     expected: str
@@ -132,7 +132,7 @@ class Kind:
 def check_values(
     values: Mapping[str, Any], kinds: Mapping[str, Kind], where: str, error: type[ValueError] = ValueError
 ) -> None:
-    """Raise `error` for values that are not of their kind, naming key, value and what is expected."""
+    """Raise `error` for values that are not of their kind; the error names key, value and the expected kind."""
     wrong = [
         f"{key} is {shown(values[key])}, expected {kind.expected}"
         for key, kind in kinds.items()
@@ -143,7 +143,7 @@ def check_values(
 
 
 def whole_number(least: int, most: int) -> Kind:
-    """Return the kind of a whole number from least to most; true and false are none."""
+    """Return the kind of a whole number from least to most; true and false are not numbers."""
     return Kind(lambda value: type(value) is int and least <= value <= most, f"a whole number from {least} to {most}")
 
 
@@ -160,13 +160,13 @@ def number(least: float, most: float, *, is_open: bool = False) -> Kind:
 
 
 def one_of(choices: Iterable[Any]) -> Kind:
-    """Return the kind of a value that equals one of some."""
+    """Return the kind of a value that equals one of the choices."""
     choices = tuple(choices)
     return Kind(lambda value: any(is_equal(value, one) for one in choices), " or ".join(map(repr, choices)))
 
 
 def list_of(kind: Kind, least: int = 1, most: int = 1 << 20) -> Kind:
-    """Return the kind of a list with so many values of one kind."""
+    """Return the kind of a list of least to most values, all of one kind."""
 
     def is_good(value: Any) -> bool:
         return isinstance(value, list | tuple) and least <= len(value) <= most and all(map(kind.is_good, value))
@@ -176,10 +176,10 @@ def list_of(kind: Kind, least: int = 1, most: int = 1 << 20) -> Kind:
 
 
 def either(first: Kind, second: Kind) -> Kind:
-    """Return the kind of a value that is of one of two kinds."""
+    """Return the kind of a value that is of either kind."""
     return Kind(lambda value: first.is_good(value) or second.is_good(value), f"{first.expected}, or {second.expected}")
 
 
 FLAG = Kind(lambda value: isinstance(value, bool), "true or false")
-TEXT = Kind(lambda value: isinstance(value, str) and _is_unicode(value), "a text")
+TEXT = Kind(lambda value: isinstance(value, str) and _is_unicode(value), "a string")
 OBJECT = Kind(lambda value: isinstance(value, dict), "an object")

@@ -1,7 +1,6 @@
-"""The one way in which files are written: under a temporary name first, renamed when they are whole.
+"""The one way to write files: under a temporary name, renamed when they are complete.
 
-What stands at the last place of a path is replaced only if it is a regular file: a link is not followed, and a device,
-a pipe or a folder stays what it is.
+A path is replaced only if it is a regular file. A link is not followed, and a device, a pipe or a folder stays.
 """
 
 from __future__ import annotations
@@ -18,22 +17,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-TEMPORARY = r"\.{name}\.\w{{8}}\.tmp"  # what tempfile makes of the prefix and suffix below
+TEMPORARY = r"\.{name}\.\w{{8}}\.tmp"  # the name that tempfile makes of the prefix and suffix below
 
 MAX_NAME = 300  # characters of a path in a message
-NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)  # of file systems that cannot bring a folder to the disk
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # of file systems that have none
+NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)  # of file systems that cannot sync a folder
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # of file systems without locks
 
 
 class OutputError(ValueError):
-    """A place that nothing is written to; the text says what is there and what to do."""
+    """A path that cannot be written to. The text says what was found there and what to do."""
 
 
 class replacing:
-    """Open a temporary file beside `path` for writing bytes; rename it to `path` on success, remove it on failure.
+    """Open a temporary file beside `path` for writing bytes. Rename it to `path` on success, remove it on failure.
 
-    What a killed process left of an earlier attempt is removed first. Raises OutputError, with nothing written, where
-    `path` is anything but a regular file or a new name.
+    Temporary files of killed processes are removed first. Raises OutputError before anything is written if `path` is
+    neither a regular file nor a new name.
     """
 
     def __init__(self, path: str | Path):
@@ -45,7 +44,7 @@ class replacing:
         remove_leftovers(self.path)
         handle, self.temporary = tempfile.mkstemp(prefix=f".{self.path.name}.", suffix=".tmp", dir=self.path.parent)
         os.fchmod(handle, 0o666 & ~_umask())
-        _lock(fcntl.flock, handle, "")  # until it is closed: another process leaves it alone
+        _lock(fcntl.flock, handle, "")  # until it is closed, so that other processes do not remove it
         self.file = os.fdopen(handle, "wb")
         return self.file
 
@@ -57,7 +56,7 @@ class replacing:
                 os.replace(self.temporary, self.path)
         finally:
             try:
-                self.file.close()  # writes what is buffered, so it can fail too
+                self.file.close()  # flushes, so it can fail too
             finally:
                 Path(self.temporary).unlink(missing_ok=True)
         return False
@@ -70,25 +69,25 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def check_file(path: str | Path) -> None:
-    """Raise OutputError where a path cannot be written to as a file: a link, a folder, a device, a NUL in its name."""
+    """Raise OutputError if a path cannot be written to as a file: a link, a folder, a device, a NUL in its name."""
     try:
         mode = os.lstat(path).st_mode
     except (FileNotFoundError, NotADirectoryError):
         return
-    except (OSError, ValueError) as error:  # a name that is too long, or holds a NUL
+    except (OSError, ValueError) as error:  # a name that is too long or contains a NUL
         reason = error.strerror if isinstance(error, OSError) else error
         raise OutputError(f"{_short(path)} cannot be written: {reason}") from None
     if stat.S_ISLNK(mode):
         raise OutputError(f"{path} is a link to {os.readlink(path)} and is not followed: name the file itself")
     if not stat.S_ISREG(mode):
         kind = "a folder" if stat.S_ISDIR(mode) else "a device" if _is_device(mode) else "a pipe or a socket"
-        raise OutputError(f"{path} is {kind}, expected a file or a new name: name another place")
+        raise OutputError(f"{path} is {kind}, expected a file or a new name: name another path")
 
 
 def named_file(name: str, sources: Iterable[str | Path] = ()) -> Path:
-    """Return the path of a file that a user wants written, `~` expanded.
+    """Return the path of an output file that a user names, with `~` expanded.
 
-    sources: files and folders that are read. Raises OutputError for a place that cannot be written to, or is read.
+    sources: files and folders that are read. Raises OutputError for a path that cannot be written to or is read.
     """
     try:
         path = Path(name).expanduser()
@@ -100,12 +99,12 @@ def named_file(name: str, sources: Iterable[str | Path] = ()) -> Path:
     real = path.resolve()
     for source in sources:
         if Path(os.path.expanduser(source)).resolve() in (real, *real.parents):
-            raise OutputError(f"{path} is read, or lies in a folder that is ({source}): name another place")
+            raise OutputError(f"{path} is an input, or is in an input folder ({source}): name another path")
     return path
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove temporary files that processes which are gone left beside a path."""
+    """Remove temporary files beside a path whose processes have ended."""
     with os.scandir(path.parent) as entries:
         names = [one for one in entries if is_leftover(one.name, path.name)]
         left = [Path(one.path) for one in names if one.is_file(follow_symlinks=False)]
@@ -115,7 +114,7 @@ def remove_leftovers(path: Path) -> None:
 
 
 def is_leftover(name: str, of: str) -> bool:
-    """Tell if a name is a temporary one of a file that `replacing` writes."""
+    """Return whether `replacing` makes a temporary file of this name for the file `of`."""
     return re.fullmatch(TEMPORARY.format(name=re.escape(of)), name, re.ASCII) is not None
 
 
@@ -125,17 +124,17 @@ def _short(path: str | Path) -> str:
 
 
 def _is_locked(path: Path) -> bool:
-    """Tell if a process is writing a file."""
+    """Return whether a process is writing a file."""
     try:
         with locked(path):
             return False
-    except (OSError, OutputError):  # it is locked, gone, or somebody else's
+    except (OSError, OutputError):  # locked, gone, or another user's
         return True
 
 
 @contextmanager
 def locked(path: str | Path) -> Iterator[None]:
-    """Hold the lock of a folder, which goes with the process. Raises OutputError when another process holds it."""
+    """Hold the lock of a path, which ends with the process. Raises OutputError if another process holds it."""
     handle = os.open(path, os.O_RDONLY)
     try:
         _lock(fcntl.flock, handle, f"another process is writing {path}: wait for it")
@@ -146,7 +145,7 @@ def locked(path: str | Path) -> Iterator[None]:
 
 @contextmanager
 def lock_file(path: Path, text: str) -> Iterator[None]:
-    """Hold a lock that processes which this one forks do not have. text: of the OutputError when it is held."""
+    """Hold a lock that forked processes do not inherit. text: of the OutputError if another process holds it."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     try:
         _lock(fcntl.lockf, handle, text)
@@ -169,13 +168,13 @@ def _lock(lock, handle: int, text: str) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Bring a folder and all that is in it to the disk, so that its name never stands for less than the whole."""
+    """Write a folder and its content to the disk, so that after a crash it is never incomplete under its name."""
     for path in (*folder.rglob("*"), folder):
         sync(path)
 
 
 def sync(path: Path) -> None:
-    """Bring a file, or the names in a folder, to the disk."""
+    """Write a file, or the names in a folder, to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

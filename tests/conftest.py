@@ -1,4 +1,4 @@
-"""What must be set before paddle is imported, and that no test asks a hub of the world."""
+"""Prepare the environment before paddle is imported, and keep all tests off the network's hubs."""
 
 import os
 

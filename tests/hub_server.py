@@ -1,4 +1,4 @@
-"""A server on this machine that plays the Hugging Face hub, ModelScope and a plain store, and misbehaves on demand."""
+"""A server on this machine that acts as the Hugging Face hub, ModelScope and a plain store, and fails on demand."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from paddlemix.hub.sources import HubLimits
+from paddlemix.hub.limits import HubLimits
 
 NAME = "liuhaotian/llava-v1.6-tiny"
 SHARD = "model-00001-of-00002.safetensors"
 LIMITS = HubLimits(connect_seconds=2, read_seconds=1, list_retries=1, retry_seconds=0.01)
-LARGE = 1000  # bytes from which on a file counts as large, kept outside of git
+LARGE = 1000  # bytes: larger files are stored outside of git
 
 
 def some_bytes(num_bytes: int, seed: int = 0) -> bytes:
@@ -35,7 +35,7 @@ def make_model(**more: bytes) -> dict[str, bytes]:
         "config.json": b'{"architectures": ["LlavaLlamaForCausalLM"]}',
         "tokenizer.model": some_bytes(300),
         "tokenizer_config.json": b"{}",
-        "processor/eval/preprocessor_config.json": b"{}",
+        "processor/eval/preprocessor_config.json": b'{"size": 336}',
         "model.safetensors.index.json": json.dumps(index).encode(),
         shards[0]: some_bytes(200_000, 1),
         shards[1]: some_bytes(90_000, 2),
@@ -44,16 +44,17 @@ def make_model(**more: bytes) -> dict[str, bytes]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Return the files of a folder, the marker of a whole download aside."""
+    """Return the files of a folder without the marker of a complete download."""
     found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     found.pop(".paddlemix_download.json", None)
     return found
 
 
 class HubServer(ThreadingHTTPServer):
-    """models: name -> {path: bytes}. faults: path of a file -> what goes wrong with its next requests, in order.
+    """models: name or name@revision -> {path: bytes}.
 
-    seen: (method, path of the file or list, first byte asked for, Authorization, host) of every request.
+    faults: path of a file -> the faults of its next requests, in order.
+    seen: (method, path of the file or list, first requested byte, Authorization, host) of every request.
     """
 
     daemon_threads = True
@@ -64,9 +65,12 @@ class HubServer(ThreadingHTTPServer):
         self.faults: dict[str, Iterator[str]] = {}
         self.listed: dict[str, dict] = {}
         self.seen: list[tuple] = []
+        self.agents: set[str] = set()
+        self.is_gated = False
+        self.pause = 0.05  # seconds between the ten parts of a slow answer
         self.num_sent = 0
         self.has_head = True
-        self.has_hashes = True  # as ETags
+        self.has_hashes = True  # whether the plain store sends ETags
         self.has_md5 = False
 
     @property
@@ -86,8 +90,13 @@ def commit_of(files: dict[str, bytes]) -> str:
     return hashlib.sha1(b"".join(name.encode() + files[name] for name in sorted(files))).hexdigest()
 
 
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
 class Handler(BaseHTTPRequestHandler):
     server: HubServer
+    etag = commit = ""  # headers of the Hugging Face hub for a small file
 
     def do_GET(self):
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
@@ -99,15 +108,16 @@ class Handler(BaseHTTPRequestHandler):
         return self._answer()
 
     def log_message(self, *arguments):
-        """Stay quiet."""
+        """Log nothing."""
 
     def _answer(self):
         url = urlsplit(self.path)
         path, query = unquote(url.path), parse_qs(url.query)
         for pattern, answer in (
             (r"/api/models/(.+)/revision/(.+)", self._list_hf),
-            (r"/api/v1/models/(.+)/repo/files", self._list_modelscope),
-            (r"/api/v1/models/(.+)/repo", lambda name: self._file(name, query["FilePath"][0])),
+            (r"/api/models/(.+)/tree/([0-9a-f]{40})", self._tree_hf),
+            (r"/api/v1/models/(.+)/repo/files", lambda name: self._list_modelscope(self._version(name, query))),
+            (r"/api/v1/models/(.+)/repo", lambda name: self._file(self._version(name, query), query["FilePath"][0])),
             (r"/plain/([^/]+/[^/]+)/(.+)", self._file),
             (r"/cdn/([^/]+/[^/]+)/(.+)", self._file),
             (r"/([^/]+/[^/]+)/resolve/([0-9a-f]{40})/(.+)", self._resolve_hf),
@@ -119,17 +129,41 @@ class Handler(BaseHTTPRequestHandler):
 
     def _list_hf(self, name, revision):
         self._note("list")
-        files = self.server.models.get(name)
-        if files is None or revision not in ("main", "v2"):
-            return self._empty(401)
+        files = self.server.models.get(f"{name}@{revision}", self.server.models.get(name))
+        if self.server.is_gated:
+            return self._empty(403, "GatedRepo")
+        if files is None:
+            return self._empty(401, "RepoNotFound")
+        if revision not in ("main", "v2"):
+            return self._empty(404, "RevisionNotFound")
         siblings = []
         for path, content in files.items():
             entry = {"rfilename": path, "size": len(content), "blobId": git_hash(content)}
             if len(content) >= LARGE:
-                entry |= {"lfs": {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}}
+                entry |= {"lfs": {"sha256": _sha256(content), "size": len(content), "pointerSize": 130}}
                 entry["blobId"] = git_hash(b"a pointer")
             siblings.append({**entry, **self.server.listed.get(path, {})})
-        return self._json({"sha": commit_of(files), "siblings": siblings})
+        return self._json({"id": name, "sha": commit_of(files), "siblings": siblings})
+
+    def _tree_hf(self, name, commit):
+        """List files for `snapshot_download` of huggingface_hub 1.x."""
+        entries = []
+        for path, content in self._files_of(name, commit).items():
+            entry = {"type": "file", "path": path, "size": len(content), "oid": git_hash(content)}
+            if len(content) >= LARGE:
+                entry["lfs"] = {"oid": _sha256(content), "size": len(content), "pointerSize": 130}
+            entries.append(entry)
+        return self._json(entries)
+
+    def _files_of(self, name, commit) -> dict[str, bytes]:
+        """Return the files of the revision with this commit."""
+        versions = [files for one, files in self.server.models.items() if one.split("@")[0] == name]
+        return next((files for files in versions if commit_of(files) == commit), {})
+
+    def _version(self, name, query) -> str:
+        """Return the key of a revision's files."""
+        key = f"{name}@{query.get('Revision', [''])[0]}"
+        return key if key in self.server.models else name
 
     def _list_modelscope(self, name):
         self._note("list")
@@ -138,24 +172,31 @@ class Handler(BaseHTTPRequestHandler):
             return self._json({"Code": 10010205001, "Message": "model not found", "Success": False}, 404)
         entries = [{"Path": "processor", "Type": "tree", "Size": 0}]
         for path, content in files.items():
-            digest = hashlib.sha256(content).hexdigest()
-            entries.append({"Path": path, "Type": "blob", "Size": len(content), "Sha256": digest})
+            entries.append({"Path": path, "Type": "blob", "Size": len(content), "Sha256": _sha256(content)})
         return self._json({"Code": 200, "Data": {"Files": entries}, "Success": True})
 
     def _resolve_hf(self, name, commit, path):
-        if commit != commit_of(self.server.models[name]):
-            return self._empty(404)
-        if len(self.server.models[name].get(path, b"")) < LARGE:
-            return self._file(name, path)
+        """Answer as the hub does: send small files, redirect to another host for large ones."""
+        content = self._files_of(name, commit).get(path)
+        if content is None:
+            return self._empty(404, "EntryNotFound")
+        key = next(one for one, files in self.server.models.items() if files.get(path) is content)
+        if len(content) < LARGE:
+            self.etag, self.commit = git_hash(content), commit
+            return self._file(key, path)
         self.send_response(302)
-        # by its other name this machine is another host
-        self.send_header("Location", f"http://localhost:{self.server.server_port}/cdn/{name}/{path}")
+        # "localhost" counts as another host than 127.0.0.1
+        self.send_header("Location", f"http://localhost:{self.server.server_port}/cdn/{key}/{path}")
+        self.send_header("X-Repo-Commit", commit)
+        self.send_header("X-Linked-Etag", f'"{_sha256(content)}"')
+        self.send_header("X-Linked-Size", str(len(content)))
         self.send_header("Content-Length", "0")
         return self.end_headers()
 
     def _note(self, path, start=0):
         facts = (self.command, path, start, self.headers.get("Authorization"), self.headers.get("Host"))
         self.server.seen.append(facts)
+        self.server.agents.add(self.headers.get("User-Agent"))
 
     def _file(self, name, path):
         fault = next(self.server.faults.get(path, iter(())), None) if self.command == "GET" else None
@@ -178,7 +219,7 @@ class Handler(BaseHTTPRequestHandler):
         return 0 if match is None or fault == "no range" or is_other else int(match.group(1))
 
     def _etag(self, content: bytes) -> str:
-        return f'"{hashlib.md5(content).hexdigest()}"'
+        return f'"{self.etag or hashlib.md5(content).hexdigest()}"'
 
     def _send(self, content: bytes, start: int, fault):
         rest = content[start:]
@@ -189,8 +230,10 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(206 if start else 200)
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-        if self.server.has_hashes:
+        if self.server.has_hashes or self.etag:
             self.send_header("ETag", self._etag(content))
+        if self.commit:
+            self.send_header("X-Repo-Commit", self.commit)
         if self.server.has_md5:
             self.send_header("Content-MD5", base64.b64encode(hashlib.md5(content).digest()).decode())
         if fault != "break untold":
@@ -208,7 +251,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(rest[first : first + step])
             self.wfile.flush()
             self.server.num_sent += len(rest[first : first + step])
-            time.sleep(0.05 if fault == "slow" else 0)
+            time.sleep(self.server.pause if fault == "slow" else 0)
         self.close_connection = True
 
     def _json(self, value, status=200):
@@ -218,15 +261,16 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def _empty(self, status):
+    def _empty(self, status, error_code=""):
         self.send_response(status)
+        self.send_header("X-Error-Code", error_code)
         self.send_header("Content-Length", "0")
         self.end_headers()
 
 
 @contextlib.contextmanager
 def running():
-    """Yield a server that answers in threads of its own."""
+    """Yield a server that answers each request in a thread."""
     server = HubServer()
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()

@@ -1,4 +1,4 @@
-"""Files of image processors and what transformers makes of an image with them, for both versions of it."""
+"""Image processor files that are supported or refused, and the pixels that transformers 4 and 5 compute with them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,8 @@ from paddlemix.image.spec import ImageSpec
 
 SIDE = 28
 SIZES = ((60, 41), (33, 40), (200, 30))  # (width, height)
-SMALL = (
-    (28, 28),
-    (19, 13),
-)  # fit several canvases of 1.6 as well, of which LLaVA's code takes another than transformers
+# Several canvases of 1.6 fit these equally well, and LLaVA's code chooses another one than transformers.
+SMALL = ((28, 28), (19, 13))
 PINPOINTS = [[28, 56], [56, 28], [56, 56], [84, 28], [28, 84]]
 FIT = {"size": {"shortest_edge": SIDE}, "crop_size": {"height": SIDE, "width": SIDE}}
 CLIP = {"image_processor_type": "CLIPImageProcessor", **FIT}
@@ -26,31 +24,31 @@ NEXT = {"image_processor_type": "LlavaNextImageProcessor", "image_grid_pinpoints
 SIGLIP = {"image_processor_type": "SiglipImageProcessor", "size": {"height": SIDE, "width": SIDE}}
 COLOR = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.25, 0.3]}
 
-# What both versions compute the same way; a name that begins with "next" is a 1.6 model's.
+# Supported files: both versions compute the same. Names that begin with "next" are for 1.6.
 HONORED = {
     "clip": CLIP,
     "siglip": SIGLIP,
     "pad": PAD,
     "next": NEXT,
     "no class": FIT,
-    "no class, pad": {**FIT, "do_pad": True},
+    "pad, no class": {**FIT, "do_pad": True},
     "next, no class": {**FIT, "image_grid_pinpoints": PINPOINTS},
     "old name": {**FIT, "feature_extractor_type": "CLIPFeatureExtractor"},
     "both names": {**SIGLIP, "feature_extractor_type": "CLIPFeatureExtractor"},
     "fast": {**PAD, "image_processor_type": "LlavaImageProcessorFast", "return_tensors": None, "device": None},
-    "pad that is off": {**PAD, "do_pad": False},
-    "pad that is null": {**PAD, "do_pad": None},
-    "pad of CLIP's class, of a batch": {**CLIP, "do_pad": True},
+    "pad is false": {**PAD, "do_pad": False},
+    "pad is null": {**PAD, "do_pad": None},
+    "pad of a batch, in CLIP's class": {**CLIP, "do_pad": True},
     "pad with mean and std": {**PAD, **COLOR},
     "pad without a crop": {**PAD, "do_center_crop": False},
     "pad to a larger size": {**PAD, "size": {"shortest_edge": 40}},
     "pad to a smaller size": {**PAD, "size": {"height": 20, "width": 20}},
     "pad without resize": {**PAD, "do_resize": False},
     "pad without normalization": {**PAD, "do_normalize": False, **COLOR},
-    "size beyond the crop": {**CLIP, "size": {"shortest_edge": 37}},
+    "size above the crop": {**CLIP, "size": {"shortest_edge": 37}},
     "size below the crop": {**CLIP, "size": {"shortest_edge": 19}},
     "size squashes": {**CLIP, "size": {"height": 28, "width": 28}},
-    "size squashes beyond the crop": {**CLIP, "size": {"height": 30, "width": 45}},
+    "size squashes above the crop": {**CLIP, "size": {"height": 30, "width": 45}},
     "size squashes on one side": {**CLIP, "size": {"height": 15, "width": 45}},
     "size is a number": {**CLIP, "size": 31, "crop_size": 28},
     "size is a list": {**CLIP, "size": [33, 40], "crop_size": [28, 28]},
@@ -61,7 +59,7 @@ HONORED = {
     "null crop": {**CLIP, "do_center_crop": None, "size": {"height": 28, "width": 28}},
     "no normalization": {**CLIP, "do_normalize": False},
     "no factor": {**CLIP, "do_rescale": False},
-    "neither": {**CLIP, "do_rescale": False, "do_normalize": False},
+    "no factor, no normalization": {**CLIP, "do_rescale": False, "do_normalize": False},
     "another factor": {**CLIP, "rescale_factor": 1 / 127.5, "image_mean": 1.0, "image_std": 1.0},
     "values to 255": {
         **CLIP,
@@ -69,10 +67,10 @@ HONORED = {
         "image_mean": [122.8, 116.7, 104.1],
         "image_std": [68.5, 66.6, 70.3],
     },
-    "numbers in place of lists": {**CLIP, "image_mean": 0.5, "image_std": 0.25},
-    "mean alone": {**SIGLIP, "image_mean": [0.1, 0.2, 0.3]},
-    "formats of arrays": {**CLIP, "data_format": "channels_last", "input_data_format": "channels_first"},
-    "null crop size that is not needed": {**SIGLIP, "crop_size": None, "do_center_crop": None, "pad_size": None},
+    "numbers instead of lists": {**CLIP, "image_mean": 0.5, "image_std": 0.25},
+    "mean only": {**SIGLIP, "image_mean": [0.1, 0.2, 0.3]},
+    "array formats": {**CLIP, "data_format": "channels_last", "input_data_format": "channels_first"},
+    "null crop size that is not used": {**SIGLIP, "crop_size": None, "do_center_crop": None, "pad_size": None},
     "no conversion": {**CLIP, "do_convert_rgb": False},
     "next, as released": {**NEXT, "aspect_ratio_setting": "anyres", "processor_class": "LlavaNextProcessor"},
     "next, flags that change nothing": {**NEXT, "do_center_crop": False, "do_resize": False},
@@ -83,8 +81,8 @@ HONORED = {
     **{f"next, filter {number}": {**NEXT, "resample": number} for number in (0, 1, 2)},
     "siglip, filter": {**SIGLIP, "resample": 2},
 }
-ABSENT = "absent"  # in place of a value: the key is taken away
-# (changes to CLIP's file, part of the message)
+ABSENT = "absent"  # as a value: the key is removed
+# (changes to CLIP's file, part of the error message)
 REFUSED = [
     ({"image_processor_type": "ViTImageProcessor"}, "image_processor_type 'ViTImageProcessor'"),
     ({"image_processor_type": "LlavaOnevisionImageProcessor"}, "LlavaOnevisionImageProcessor"),
@@ -109,9 +107,9 @@ REFUSED = [
     ({"image_mean": [0.5, float("inf"), 0.5]}, "image_mean"),
     ({"image_mean": "0.5"}, "image_mean"),
     ({"image_mean": [True, 0.5, 0.5]}, "image_mean"),
-    ({"crop_size": {"height": 24, "width": 24}}, "makes images of 24x24 px, but the vision tower takes 28x28 px"),
-    ({"crop_size": {"height": 28, "width": 30}}, "makes images of 30x28 px, but the vision tower takes 28x28 px"),
-    ({"crop_size": 224}, "crop_size is 224, which makes images of 224x224 px, but the vision tower takes 28x28 px"),
+    ({"crop_size": {"height": 24, "width": 24}}, "makes images of 24x24 px, but the vision tower needs 28x28 px"),
+    ({"crop_size": {"height": 28, "width": 30}}, "makes images of 30x28 px, but the vision tower needs 28x28 px"),
+    ({"crop_size": 224}, "crop_size is 224, which makes images of 224x224 px, but the vision tower needs 28x28 px"),
     ({"crop_size": "28"}, "crop_size is '28', expected height and width"),
     ({"crop_size": {"shortest_edge": 28}}, "crop_size is {'shortest_edge': 28}, expected height and width"),
     ({"size": {"longest_edge": 28}}, "size is {'longest_edge': 28}, expected shortest_edge, or height and width"),
@@ -125,7 +123,7 @@ REFUSED = [
     ({"size": 28, "default_to_square": True}, "default_to_square"),
     ({"do_center_crop": False}, "size keeps the shape of the image and nothing is cropped"),
     ({"do_center_crop": False, "do_resize": False}, "do_resize is false and nothing is cropped"),
-    ({"do_center_crop": False, "size": {"height": 24, "width": 24}}, "24x24 px, but the vision tower takes 28x28 px"),
+    ({"do_center_crop": False, "size": {"height": 24, "width": 24}}, "24x24 px, but the vision tower needs 28x28 px"),
     ({"use_square_size": True}, "use_square_size True, which this version does not know"),
     ({"do_pad": True, "pad_size": {"height": 30, "width": 30}}, "pad_size"),
     ({"size_divisor": 32}, "size_divisor 32"),
@@ -139,8 +137,8 @@ REFUSED = [
 ]
 
 
-def picture(size: tuple[int, int]) -> Image.Image:
-    """Draw noise; size is (width, height)."""
+def noise_image(size: tuple[int, int]) -> Image.Image:
+    """Return an image of noise; size is (width, height)."""
     width, height = size
     noise = np.random.default_rng(width * 997 + height).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(noise)
@@ -163,7 +161,7 @@ def write_config(folder: Path, is_next: bool = False, tower: str = "clip_vision_
 
 
 def write_processor(folder: Path, values: dict, is_nested: bool = False) -> Path:
-    """Write preprocessor_config.json, or the object that transformers 5 writes in its place."""
+    """Write preprocessor_config.json, or the nested object that transformers 5 writes instead."""
     if is_nested:
         content = {"image_processor": values, "processor_class": "LlavaProcessor"}
         (folder / "processor_config.json").write_text(json.dumps(content))
@@ -173,19 +171,19 @@ def write_processor(folder: Path, values: dict, is_nested: bool = False) -> Path
 
 
 def their_pixels(folder: Path, image: Image.Image) -> np.ndarray:
-    """Return the pixels [tiles, 3, side, side] of the class that transformers takes for a folder."""
+    """Return the pixels [tiles, 3, side, side] of the class that transformers uses for the folder."""
     found = np.asarray(AutoImageProcessor.from_pretrained(folder)(image, return_tensors="np")["pixel_values"])
     return found.reshape(-1, *found.shape[-3:])
 
 
 def check_pixels(folder: Path, spec: ImageSpec, sizes=SIZES) -> None:
-    """Compare our pixels with theirs, by the largest value: without the factor of 1/255 it is in the hundreds."""
+    """Compare our pixels with theirs, relative to the largest value: without the factor 1/255 it is in the hundreds."""
     for size in sizes:
-        theirs = their_pixels(folder, picture(size))
-        ours = preprocess(picture(size), spec).pixels
+        theirs = their_pixels(folder, noise_image(size))
+        ours = preprocess(noise_image(size), spec).pixels
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * max(1, np.abs(theirs).max()))
 
 
 def changed(values: dict, changes: dict) -> dict:
-    """Return a file's values with others in place of some."""
+    """Return a file's values with some changed; ABSENT removes a key."""
     return {key: value for key, value in {**values, **changes}.items() if value is not ABSENT}

@@ -1,4 +1,4 @@
-"""A process that ends at any of its changes of folders, played inside the test's own."""
+"""Simulate, inside the test process, a process that is killed at one of its changes to a folder."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ CHANGES = ("replace", "unlink", "rmdir", "mkdir", "rename")
 
 
 class Killed(BaseException):
-    """What stands for a process that ends at once."""
+    """Stands for a kill: no `except Exception` catches it."""
 
 
-def stopped_at(number: int, monkeypatch, action: Callable[[], object], *, keeps_trees: bool = False) -> bool:
-    """Act, and end at the numbered change of a folder; tell if it came to that.
+def kill_at(number: int, monkeypatch, action: Callable[[], object], *, keeps_trees: bool = False) -> bool:
+    """Run `action` and kill it at the numbered change to a folder; return whether it got that far.
 
-    keeps_trees: shutil.rmtree counts as one change that never comes to be.
+    keeps_trees: shutil.rmtree counts as one change and deletes nothing.
     """
     count = 0
 

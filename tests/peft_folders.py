@@ -1,4 +1,4 @@
-"""Adapters that peft makes and saves over a tiny model of transformers, with random values in all that trains."""
+"""Adapters that peft creates and saves for a tiny transformers model, with random values in all trained weights."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def load_base(folder: Path, is_next: bool):
 
 
 def train(folder: Path, base: Path, is_next: bool = False, **settings) -> Path:
-    """Save an adapter with these settings of LoraConfig, as a run of training leaves it."""
+    """Save an adapter with these LoraConfig settings, as a training run would, and return its folder."""
     torch.manual_seed(1)
     wrapped = peft.get_peft_model(load_base(base, is_next), peft.LoraConfig(**{"r": 4, "lora_alpha": 6, **settings}))
     generator = torch.Generator().manual_seed(2)
@@ -40,7 +40,7 @@ def train(folder: Path, base: Path, is_next: bool = False, **settings) -> Path:
 
 
 def logits_of(folder: Path, base: Path, batch, is_next: bool = False) -> np.ndarray:
-    """Return what transformers answers with the adapter beside its weights, as users load it."""
+    """Return the logits of transformers with the adapter loaded unmerged, as users load it."""
     wrapped = peft.PeftModel.from_pretrained(load_base(base, is_next), folder).eval()
     return tiny.hf_logits(wrapped, batch, is_next)
 
@@ -52,6 +52,6 @@ def change_config(folder: Path, **changes) -> Path:
 
 
 def change_tensors(folder: Path, change) -> Path:
-    """Replace the tensors by what `change` makes of them, a dict of a dict."""
+    """Replace the adapter's tensors, a dict by name, by `change(tensors)`."""
     save_file(change(load_file(folder / WEIGHTS)), folder / WEIGHTS, metadata={"format": "pt"})
     return folder

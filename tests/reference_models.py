@@ -1,4 +1,4 @@
-"""Tiny random models of transformers, saved as users' folders are, and batches for them."""
+"""Tiny random transformers models, saved like users' folders, and batches for them."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from paddlemix.data.sample import Batch
 from paddlemix.image.anyres import num_image_tokens, num_tiles
 from paddlemix.image.spec import ImageSpec
 
-torch.set_num_threads(1)  # beside paddle's threads, torch's own make each small matrix product wait for milliseconds
+torch.set_num_threads(1)  # with more threads beside paddle's, each small matrix product waits for milliseconds
 
 SIDE, PATCH = 28, 7
 IMAGE_TOKEN = 98
 IS_VERSION_5 = int(transformers.__version__.split(".")[0]) >= 5
-# Version 5 records no hidden state before the first layer, and its LLaVA fails with layer 0.
+# transformers 5 records no hidden state before the first layer, and its LLaVA fails with layer 0.
 FEATURE_LAYERS = (-1, -3, 2) if IS_VERSION_5 else (-1, -3, 0, 2)
-# (height, width), as transformers has them; three tiles at most a side.
+# (height, width), as in transformers; at most three tiles per side.
 PINPOINTS = [[28, 56], [56, 28], [56, 56], [84, 28], [28, 84]]
 
 
@@ -50,7 +50,7 @@ TEXT_CONFIGS = {
     "gemma": GemmaConfig,
     "ernie4_5": Ernie4_5Config,
 }
-# What MPT calls the sizes below; it has no key-value heads of their own, no rotary base and a fixed inner width.
+# MPT's names for the sizes below. It has no separate number of key-value heads, no RoPE base and a fixed MLP width.
 MPT_NAMES = {
     "vocab_size": "vocab_size",
     "hidden_size": "d_model",
@@ -83,7 +83,7 @@ def text_config(family: str = "llama", **changes):
         values = {name: values[ours] for ours, name in MPT_NAMES.items()} | {"tie_word_embeddings": True}
     if family in ("gemma", "ernie4_5"):
         values |= {"tie_word_embeddings": True, "head_dim": 16}
-    return TEXT_CONFIGS[family](**{**values, **copy.deepcopy(changes)})  # version 5 writes into the caller's objects
+    return TEXT_CONFIGS[family](**{**values, **copy.deepcopy(changes)})  # version 5 modifies the caller's objects
 
 
 def vision_config(kind: str = "clip", **changes):
@@ -102,8 +102,8 @@ def vision_config(kind: str = "clip", **changes):
 def hf_model(is_next: bool, seed: int = 0, strategy: str = "default", vision: dict | None = None, **text_changes):
     """Return a seeded random LLaVA 1.5 or 1.6 of transformers, in float32 on the CPU.
 
-    strategy "full" keeps the class token; vision (with the kind of the tower) and text_changes (with the family of the
-    decoder) replace values of the two configs. Canvases of 1.6 are those of PINPOINTS in tiles of the tower.
+    strategy: "full" keeps the class token. vision, text_changes: values to change in the two configs, including the
+    kind of the tower and the family of the decoder. The canvases of 1.6 are PINPOINTS, scaled to the tower's size.
     """
     torch.manual_seed(seed)
     side = (vision or {}).get("image_size", SIDE)
@@ -122,7 +122,7 @@ def hf_model(is_next: bool, seed: int = 0, strategy: str = "default", vision: di
     else:
         model = LlavaForConditionalGeneration(LlavaConfig(image_seq_length=(SIDE // PATCH) ** 2, **shared))
     for name, parameter in model.named_parameters():
-        if parameter.ndim >= 2:  # wider than the usual 0.02, so that attention is not flat and answers are not one word
+        if parameter.ndim >= 2:  # larger than the usual 0.02, so that attention is not flat and answers vary
             torch.nn.init.normal_(parameter, std=0.16)
         elif "norm" in name:
             torch.nn.init.uniform_(parameter, 0.5, 1.5)
@@ -133,7 +133,7 @@ def hf_model(is_next: bool, seed: int = 0, strategy: str = "default", vision: di
 
 
 def save_hf(model, folder, is_next: bool, **options):
-    """Save as `save_pretrained` does, with the image processor's file beside it."""
+    """Save with `save_pretrained` and add the image processor's file; return the folder."""
     model.save_pretrained(folder, safe_serialization=True, **options)
     side = model.config.vision_config.image_size
     processor = {
@@ -149,23 +149,23 @@ def save_hf(model, folder, is_next: bool, **options):
 
 
 def random_ids(rng: np.random.Generator, length: int) -> list[int]:
-    """Return ids that are no special token and no image token."""
+    """Return random ids that exclude special tokens and the image token."""
     return rng.integers(3, 97, size=length).tolist()
 
 
 def make_batch(rng: np.random.Generator, rows: Sequence[Sequence], spec: ImageSpec, with_labels: bool = False) -> Batch:
     """Return a right-padded batch with random ids and pixels.
 
-    A row lists its parts: a number of text tokens, or the (width, height) of a picture. Labels train about two thirds
-    of the text tokens.
+    Each part of a row is a number of text tokens, or the (width, height) of an image. With labels, about two thirds of
+    the text tokens are trained.
     """
     ids, sizes = [], []
     for row in rows:
         ids.append([1])
         for part in row:
-            is_picture = isinstance(part, tuple)
-            ids[-1] += [IMAGE_TOKEN_ID] * num_image_tokens(part, spec) if is_picture else random_ids(rng, part)
-            sizes += [part] if is_picture else []
+            is_image = isinstance(part, tuple)
+            ids[-1] += [IMAGE_TOKEN_ID] * num_image_tokens(part, spec) if is_image else random_ids(rng, part)
+            sizes += [part] if is_image else []
     length = max(map(len, ids))
     token_ids = np.array([row + [0] * (length - len(row)) for row in ids])
     segments = np.array([[1] * len(row) + [0] * (length - len(row)) for row in ids])
@@ -180,7 +180,7 @@ def make_batch(rng: np.random.Generator, rows: Sequence[Sequence], spec: ImageSp
 
 
 def hf_inputs(batch: Batch, is_next: bool) -> dict[str, torch.Tensor]:
-    """Return what transformers' forward wants: its image token, as many tiles for each picture, (height, width)."""
+    """Return the inputs of transformers' forward: its image token, equal numbers of tiles, sizes as (height, width)."""
     ids = np.where(batch.token_ids == IMAGE_TOKEN_ID, IMAGE_TOKEN, batch.token_ids)
     inputs = {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor((batch.segment_ids > 0).astype(np.int64))}
     if batch.labels is not None:
@@ -203,7 +203,7 @@ def hf_logits(model, batch: Batch, is_next: bool) -> np.ndarray:
         return model(**hf_inputs(batch, is_next)).logits.numpy()
 
 
-# What stands in transformers' names (in memory, 4.52 and later) and in PaddleMIX's, in the order of replacement.
+# Parts of transformers' tensor names (in memory, 4.52 and later) and of PaddleMIX's, in the order of replacement.
 PADDLEMIX_NAMES = (
     ("model.vision_tower.vision_model.", "model.vision_tower."),  # version 5 has no module in between
     ("model.vision_tower.", "llama.vision_tower.vision_tower.vision_model."),
@@ -224,7 +224,7 @@ PADDLEMIX_NAMES = (
 
 
 def paddlemix_state(model) -> dict[str, np.ndarray]:
-    """Return a model's tensors as PaddleMIX names and lays them out (matrices of linear layers as [in, out])."""
+    """Return a model's tensors under PaddleMIX's names and in its layout (matrices of linear layers as [in, out])."""
     state = {}
     for name, tensor in model.state_dict().items():
         is_linear = tensor.ndim == 2 and "embed" not in name
@@ -235,9 +235,9 @@ def paddlemix_state(model) -> dict[str, np.ndarray]:
 
 
 def paddlemix_config(model, **changes) -> dict:
-    """Return PaddleMIX's flat config.json for a model of transformers; a change to None takes the key away."""
+    """Return PaddleMIX's flat config.json for a transformers model; a change to None removes the key."""
     text = model.config.text_config.to_dict()
-    text |= text.get("rope_parameters") or {}  # where version 5 keeps rope_theta
+    text |= text.get("rope_parameters") or {}  # version 5 keeps rope_theta there
     kept = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
     kept += ("num_key_value_heads", "rms_norm_eps", "rope_theta", "max_position_embeddings", "tie_word_embeddings")
     values = {name: text[name] for name in kept}
@@ -246,7 +246,7 @@ def paddlemix_config(model, **changes) -> dict:
         "model_type": "llava",
         "paddlenlp_version": "3.0.0b4",
         "dtype": "float32",
-        "mm_vision_tower": "a tower that nobody knows",
+        "mm_vision_tower": "an unknown tower",
         "mm_vision_select_layer": -2,
         "mm_vision_select_feature": "patch",
         "mm_hidden_size": model.config.vision_config.hidden_size,
@@ -260,8 +260,8 @@ def paddlemix_config(model, **changes) -> dict:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def write_paddlemix_side_files(folder, config: dict, grids: Sequence | None = None) -> None:
-    """Write config.json and, where PaddleMIX keeps it, the image processor's file."""
+def write_paddlemix_json(folder, config: dict, grids: Sequence | None = None) -> None:
+    """Write config.json, and the image processor's file where PaddleMIX keeps it."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
     processor = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.25, 0.3], "size": {"shortest_edge": SIDE}}

@@ -1,4 +1,4 @@
-"""A server on this machine that answers each connection with blocks of bytes, without an end."""
+"""A server on this machine that answers each connection with endless blocks of bytes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 
 def drip(start: bytes, block: bytes) -> Iterator[bytes]:
-    """Yield a start at once and then a block now and then, for longer than any test waits."""
+    """Yield a start at once, then a block now and then for longer than any test waits."""
     yield start
     for _ in range(1000):
         time.sleep(0.02)
@@ -19,7 +19,7 @@ def drip(start: bytes, block: bytes) -> Iterator[bytes]:
 
 
 def flood(start: bytes, block: bytes) -> Iterator[bytes]:
-    """Yield a start and then a block as fast as it is taken."""
+    """Yield a start, then blocks as fast as they are read."""
     yield start
     yield from itertools.repeat(block)
 

@@ -1,4 +1,4 @@
-"""What is set before paddle is imported, which plugin is seen, which versions fit, and what errors of loading say."""
+"""Environment variables before paddle is imported, plugins, matching versions, and errors of loading."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from paddlemix import accelerators, device
+from paddlemix import accelerators, device, device_memory
 from paddlemix.accelerators import NPU_ENVIRONMENT
 
 SHELL_FILE = Path(__file__).parents[1] / "paddlemix/examples/llava/env_npu.sh"
-ONLY_NPU = NPU_ENVIRONMENT.keys() - {"FLAGS_use_stride_kernel"}  # which the CPU has too
+ONLY_NPU = NPU_ENVIRONMENT.keys() - {"FLAGS_use_stride_kernel"}  # the CPU sets that one, too
 STATIC_TLS = "/lib/aarch64-linux-gnu/libgomp.so.1: cannot allocate memory in static TLS block"
 NOT_OPENED = "(InvalidArgument) Fail to open library: /p/libpaddle-custom-npu.so with error: {}\n  [Hint: dso_handle]"
 
 
 @pytest.fixture
 def environment(monkeypatch, caplog):
-    """Return this process's environment without anything about an Ascend; it is put back afterwards."""
+    """Return this process's environment without variables for an Ascend; restored afterwards."""
     kept = dict(os.environ)
     for name in (*NPU_ENVIRONMENT, "CUSTOM_DEVICE_ROOT", "ASCEND_RT_VISIBLE_DEVICES"):
         kept.pop(name, None)
@@ -63,7 +63,7 @@ def test_an_ascend_gets_its_variables_in_one_line(name, plugin, environment, cap
     assert caplog.messages[0].startswith("set for npu: FLAGS_npu_storage_format=0 FLAGS_use_stride_kernel=0 ")
 
 
-def test_npu_that_is_asked_for_gets_them_without_a_plugin_too(environment):
+def test_requested_npu_gets_them_without_a_plugin_too(environment):
     assert NPU_ENVIRONMENT.items() <= device.prepare_environment("npu").items()
 
 
@@ -87,13 +87,13 @@ def test_what_the_user_has_set_stays_and_is_named(plugin, environment, caplog):
     assert device.prepare_environment("npu") == {} and len(caplog.messages) == 1
 
 
-def test_only_the_first_of_several_processes_says_it(plugin, environment, caplog):
+def test_only_the_first_of_several_processes_prints_it(plugin, environment, caplog):
     environment["PADDLE_TRAINER_ID"] = "1"
     device.prepare_environment("npu")
     assert caplog.messages == [] and environment["FLAGS_npu_storage_format"] == "0"
 
 
-def test_paddle_that_came_first_is_told(plugin, environment, monkeypatch, caplog):
+def test_paddle_imported_first_is_reported(plugin, environment, monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "paddle", object())
     device.prepare_environment("npu")
     assert "paddle is imported already" in caplog.messages[0]
@@ -160,14 +160,14 @@ def test_plugin_and_paddle_must_be_of_one_release(paddle, plugin_version, outcom
     ],
     ids=["libgomp", "libgomp of the plugin", "no CANN", "other paddle"],
 )
-def test_what_loading_raises_is_one_line_with_the_cure(error, parts):
+def test_error_of_loading_is_one_line_with_the_remedy(error, parts):
     with pytest.raises(ValueError, match=r"^[^(\n]+") as raised, accelerators.explained():
         raise error
     text = str(raised.value)
     assert "\n" not in text and all(part in text for part in parts)
 
 
-def test_other_errors_pass_as_they_are():
+def test_other_errors_are_not_changed():
     error = RuntimeError("something else")
     with pytest.raises(RuntimeError) as raised, accelerators.explained():
         raise error
@@ -188,10 +188,10 @@ def test_other_errors_pass_as_they_are():
 def test_missing_device_says_what_to_do(kind, num_cards, parts, environment, installed):
     installed["paddlepaddle"] = "3.0.0"
     environment["ASCEND_RT_VISIBLE_DEVICES"] = "9"
-    assert all(part in accelerators.what_is_missing(kind, num_cards) for part in parts)
+    assert all(part in accelerators.advice_for_missing(kind, num_cards) for part in parts)
 
 
-def test_memory_of_a_card_is_what_npu_smi_says_of_the_visible_one(tmp_path, environment):
+def test_memory_of_a_card_is_that_of_the_visible_one_in_npu_smi(tmp_path, environment):
     tool = tmp_path / "npu-smi"
     environment["PATH"] = f"{tmp_path}{os.pathsep}{environment['PATH']}"
     tool.write_text(
@@ -201,5 +201,5 @@ def test_memory_of_a_card_is_what_npu_smi_says_of_the_visible_one(tmp_path, envi
     )
     tool.chmod(0o755)
     environment["ASCEND_RT_VISIBLE_DEVICES"] = "4,5"
-    assert device.device_memory("npu:1") == (64 * 1024**3, 48 * 1024**3)
-    assert device.device_memory("npu:0") is None
+    assert device_memory.memory_of("npu:1") == (64 * 1024**3, 48 * 1024**3)
+    assert device_memory.memory_of("npu:0") is None

@@ -1,4 +1,4 @@
-"""The whole way in separate processes: both stages, a run that is killed and goes on, merging, and a chat."""
+"""The whole workflow in separate processes: both stages, a run that is killed and resumed, merging, and a chat."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def environment():
 
 
 def run(script, *arguments, typed=None):
-    """Run a script to its end; return what it said on both outputs."""
+    """Run a script to its end; return standard output and standard error."""
     done = subprocess.run(
         command(script, *arguments), input=typed, capture_output=True, text=True, env=environment(), timeout=120
     )
@@ -67,7 +67,7 @@ def write_config(path, model, data, output, **values):
 
 
 def kill_after_first_checkpoint(config, output):
-    """Start a fine-tuning run and kill it, as a power failure would, once a checkpoint is whole; return its log."""
+    """Start a fine-tuning run and kill it, like a power failure, as soon as it has a complete checkpoint."""
     with open(config.with_suffix(".log"), "wb") as log:
         process = subprocess.Popen(
             command("supervised_finetune.py", config), stdout=log, stderr=subprocess.STDOUT, env=environment()
@@ -79,23 +79,23 @@ def kill_after_first_checkpoint(config, output):
                 time.sleep(0.02)
         finally:
             process.kill()
-    assert process.wait() == -9  # it had not come to its end
+    assert process.wait() == -9  # it had not finished
 
 
-def test_pretraining_killed_finetuning_merging_and_chat_in_processes(tmp_path):
+def test_pretraining_resumed_finetuning_merging_and_chat_work_in_separate_processes(tmp_path):
     base = tiny_folder.folder("anyres")
     captions = tiny_folder.write_captions(tmp_path / "captions")
     rows = tiny_folder.write_rows(tmp_path / "rows")
     aligned, tuned, merged = (tmp_path / name for name in ("aligned", "tuned", "merged"))
 
-    said = run("pretrain.py", write_config(tmp_path / "pretrain.json", base, captions, aligned, **PRETRAIN))
-    assert "global_step: 4" in said and (aligned / "model.safetensors").is_file()
+    output = run("pretrain.py", write_config(tmp_path / "pretrain.json", base, captions, aligned, **PRETRAIN))
+    assert "global_step: 4" in output and (aligned / "model.safetensors").is_file()
 
     config = write_config(tmp_path / "finetune.json", aligned, rows, tuned, **FINETUNE)
     kill_after_first_checkpoint(config, tuned)
     assert not (tuned / "lora_config.json").exists()
-    said = run("supervised_finetune.py", config)
-    assert "going on from " in said and "global_step: 1," not in said and "global_step: 30," in said
+    output = run("supervised_finetune.py", config)
+    assert "going on from " in output and "global_step: 1," not in output and "global_step: 30," in output
     state = json.loads((tuned / "trainer_state.json").read_text())
     assert state["global_step"] == 30
     assert [path.name for path in tuned.glob("checkpoint-*")] == ["checkpoint-30"]
@@ -103,12 +103,12 @@ def test_pretraining_killed_finetuning_merging_and_chat_in_processes(tmp_path):
     options = ["--model_name_or_path", aligned, "--lora_path", tuned, "--merge_model_path", merged]
     assert str(merged) in run("merge_lora_params.py", *options)
 
-    image = tiny_folder.save_picture(tmp_path / "picture.png", 1)
+    image = tiny_folder.save_image(tmp_path / "picture.png", 1)
     answers = []
     for folder in (base, tuned, merged):
         options = ["--model-path", folder, "--image-file", image, "--temperature", 0, "--max-new-tokens", 12]
-        said = run("run_predict_multiround.py", *options, typed="What colour is shape 1?\nHow many shapes?\n\n")
-        found = [line for line in said.splitlines() if line.startswith("ASSISTANT: ")]
-        assert len(found) == 2 and said.count("exit...") == 1
+        output = run("run_predict_multiround.py", *options, typed="What colour is shape 1?\nHow many shapes?\n\n")
+        found = [line for line in output.splitlines() if line.startswith("ASSISTANT: ")]
+        assert len(found) == 2 and output.count("exit...") == 1
         answers.append(found)
     assert answers[1] == answers[2] != answers[0]

@@ -1,4 +1,4 @@
-"""The one reader of JSON objects: strict, and with the caller's own error."""
+"""The reader of JSON objects is strict and raises the caller's error."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from paddlemix.json_object import parse_object, read_object
 
 
 class OwnError(ValueError):
-    """Stands for a room's own class."""
+    """In place of a room's error class."""
 
 
 def test_object_is_read_with_or_without_a_byte_order_mark(tmp_path):
@@ -38,7 +38,7 @@ def test_anything_else_raises_the_callers_error(content, message):
         parse_object(content, OwnError, "the text")
 
 
-def test_file_is_called_by_its_path_or_as_the_caller_says(tmp_path):
+def test_error_names_the_path_or_the_name_that_the_caller_gives(tmp_path):
     path = tmp_path / "absent.json"
     with pytest.raises(OwnError, match=rf"^{path} does not exist$"):
         read_object(path, OwnError)

@@ -1,4 +1,4 @@
-"""Files are written whole, over regular files only, and nothing is left of a write that was cut off."""
+"""Files are written completely or not at all, replace regular files only, and leave no temporary files."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_link_is_not_followed_and_not_replaced(tmp_path, target):
     assert {path.name for path in tmp_path.iterdir()} == {"there", "link"}
 
 
-def test_pipe_folder_and_device_stay_what_they_are(tmp_path):
+def test_pipe_folder_and_device_are_not_replaced(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()
     for path, kind in ((tmp_path / "pipe", "a pipe"), (tmp_path / "folder", "a folder"), ("/dev/null", "a device")):
@@ -46,7 +46,7 @@ def test_pipe_folder_and_device_stay_what_they_are(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a\0b", "a" * 300])
-def test_name_that_cannot_be_is_one_error(tmp_path, name):
+def test_impossible_name_is_one_error(tmp_path, name):
     with pytest.raises(OutputError, match="cannot be written"):
         write(tmp_path / name)
 
@@ -54,7 +54,7 @@ def test_name_that_cannot_be_is_one_error(tmp_path, name):
 @pytest.mark.parametrize(
     "name", ["~nosuchuser/a", "a/", "a/.", "..", "", "model/a", "model/sub/a", "model/../in", "~/in"]
 )
-def test_place_that_is_no_file_or_is_read_is_refused(tmp_path, monkeypatch, name):
+def test_path_that_is_not_a_file_or_is_an_input_is_refused(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "model").mkdir()
@@ -63,7 +63,7 @@ def test_place_that_is_no_file_or_is_read_is_refused(tmp_path, monkeypatch, name
     assert named_file("~/b", ["model"]) == tmp_path / "b"
 
 
-def test_failed_write_leaves_the_old_file_alone(tmp_path):
+def test_failed_write_keeps_the_old_file(tmp_path):
     write_json(tmp_path / "a", {"x": 1})
     before = (tmp_path / "a").read_bytes()
     with pytest.raises(KeyError), replacing(tmp_path / "a") as file:
@@ -72,7 +72,7 @@ def test_failed_write_leaves_the_old_file_alone(tmp_path):
     assert (tmp_path / "a").read_bytes() == before and len(list(tmp_path.iterdir())) == 1
 
 
-def test_what_a_killed_process_left_is_removed_and_what_another_one_writes_is_not(tmp_path):
+def test_temporary_files_of_killed_processes_are_removed_and_those_of_running_ones_are_not(tmp_path):
     program = (
         "import os, sys; from paddlemix.output import replacing\n"
         "file = replacing(sys.argv[1]).__enter__(); file.write(b'half'); file.flush(); os._exit(9)"

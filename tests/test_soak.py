@@ -1,4 +1,4 @@
-"""The soak scripts of benchmarks/ run, and tell what is half old and half new."""
+"""The soak scripts of benchmarks/ run, and detect mixtures of old and new files."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "benchmarks")]
 
 import soak_mutations  # noqa: E402
-from soak_whole import broken, differing  # noqa: E402
+from soak_states import differing, mixtures  # noqa: E402
 
 OLD = {"out": "folder", "out/checkpoint-1": "folder", "out/checkpoint-1/complete": "m"}
 OLD |= {f"out/checkpoint-1/{name}": f"old {name}" for name in ("model", "optimizer")}
 NEW = {path: value.replace("old", "new") for path, value in OLD.items()}
 
 
-def test_few_rounds_of_each_soak_find_nothing():
+def test_a_few_rounds_of_each_soak_find_no_failure():
     script = (
         "import sys, soak_kills, soak_inputs\n"
         "kills = soak_kills.main(['--kills', '3', '--only', 'full,to-hf'])\n"
@@ -31,27 +31,27 @@ def test_few_rounds_of_each_soak_find_nothing():
     assert "to-hf" in done.stdout and "configurations" in done.stdout
 
 
-def told(tmp_path, state):
-    return broken(state, tmp_path, "out", {"old": OLD, "new": NEW})
+def found_mixtures(tmp_path, state):
+    return mixtures(state, tmp_path, "out", {"old": OLD, "new": NEW})
 
 
-def test_marked_checkpoint_that_is_half_old_is_told(tmp_path):
-    assert told(tmp_path, OLD) == told(tmp_path, NEW) == []
+def test_complete_checkpoint_with_old_and_new_files_is_reported(tmp_path):
+    assert found_mixtures(tmp_path, OLD) == found_mixtures(tmp_path, NEW) == []
     mixed = {**OLD, "out/checkpoint-1/model": "new model"}
-    assert told(tmp_path, mixed) == ["mixture: model new, optimizer old"]
-    begun = {path: value for path, value in mixed.items() if not path.endswith("complete")}
-    assert told(tmp_path, begun) == []
+    assert found_mixtures(tmp_path, mixed) == ["mixture: model new, optimizer old"]
+    unmarked = {path: value for path, value in mixed.items() if not path.endswith("complete")}
+    assert found_mixtures(tmp_path, unmarked) == []
     stray = {**NEW, "out/checkpoint-1/.x.tmp": "x"}
-    assert told(tmp_path, stray) == ["mixture: .x.tmp unlike any, model new, optimizer new"]
+    assert found_mixtures(tmp_path, stray) == ["mixture: .x.tmp unlike any, model new, optimizer new"]
 
 
-def test_what_is_lost_left_over_and_changed_is_told():
+def test_missing_left_over_and_changed_files_are_reported():
     state = {"a": "1", "b": "2", "d": "4"}
     expected = {"a": "1", "b": "3", "c": "5"}
     assert differing(state, expected) == ["c is missing", "d is left over", "b differs"]
 
 
-def test_the_same_seed_mutates_alike_and_leaves_the_row_as_it_was():
+def test_mutation_depends_only_on_the_seed_and_keeps_the_original_row():
     import numpy as np
 
     (row, *_), before = soak_mutations.good_rows(["a.png", "b.png"]), soak_mutations.good_rows(["a.png", "b.png"])

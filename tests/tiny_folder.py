@@ -1,4 +1,4 @@
-"""Tiny untrained LLaVA folders in our own layout, pictures for them, and rows to train on."""
+"""Tiny untrained LLaVA folders in this package's layout, images for them, and rows to train on."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ SENTENCES = (
     "USER: Where is the blue circle? ASSISTANT: On the left of the green star.",
     "A green triangle on the right.",
 )  # what the vocabulary is made from
-STD = 0.12  # wider than the usual 0.02, so that every token matters for the next one
+STD = 0.12  # larger than the usual 0.02, so that every token influences the next one
 SIZES = ((40, 30), (90, 30), (28, 28), (30, 100), (64, 50))  # (width, height)
 
 
 def language_json(family: str, vocab_size: int) -> dict:
-    """Return config.json of a decoder of any family with LANGUAGE's sizes, under that family's keys."""
+    """Return the config.json of a decoder of this family with the sizes of LANGUAGE, under the family's keys."""
     from paddlemix.models.language.families import FAMILIES
 
     keys = FAMILIES[family].keys
@@ -59,21 +59,21 @@ def language_json(family: str, vocab_size: int) -> dict:
 
 @functools.cache
 def folder(mode: str = "pad") -> Path:
-    """Return a model folder with v1.5's ("pad") or v1.6's ("anyres") image spec, the same one all through a process."""
+    """Return a model folder with the image spec of v1.5 ("pad") or v1.6 ("anyres"), made once per process."""
     output = _scratch() / mode
     make_folder(output, mode)
     return output
 
 
 def make_folder(output: Path, mode: str, seed: int = 0) -> None:
-    """Write a model folder whose weights, norms included, are drawn from a seed."""
+    """Write a model folder whose weights, norms included, are drawn with a seed."""
     import paddle
 
+    from paddlemix import LlavaForConditionalGeneration
     from paddlemix.checkpoints.processor import LlavaProcessor
+    from paddlemix.conversation.load_tokenizer import load_tokenizer
     from paddlemix.conversation.templates import get_template
-    from paddlemix.conversation.tokenizer import load_tokenizer
     from paddlemix.models.config import LlavaConfig
-    from paddlemix.models.llava import LlavaForConditionalGeneration
 
     tokenizer = load_tokenizer(_tokenizer_folder())
     config = LlavaConfig.from_dict(
@@ -101,51 +101,51 @@ def load(mode: str = "pad"):
     return LlavaForConditionalGeneration.from_pretrained(folder(mode)), LlavaProcessor.from_pretrained(folder(mode))
 
 
-def picture(seed: int, size: tuple[int, int] | None = None) -> Image.Image:
-    """Return a picture of large random blocks; size is (width, height)."""
+def random_image(seed: int, size: tuple[int, int] | None = None) -> Image.Image:
+    """Return an image of large random blocks; size is (width, height)."""
     blocks = np.random.default_rng(seed).integers(0, 256, [3, 3, 3], dtype=np.uint8)
     return Image.fromarray(blocks).resize(size or SIZES[seed % len(SIZES)], Image.Resampling.NEAREST)
 
 
-def save_picture(path: Path, seed: int, size: tuple[int, int] | None = None) -> Path:
+def save_image(path: Path, seed: int, size: tuple[int, int] | None = None) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture(seed, size).save(path)
+    random_image(seed, size).save(path)
     return path
 
 
-COLOURS = ("red", "blue", "green", "yellow")
+COLORS = ("red", "blue", "green", "yellow")
 
 
-def write_rows(home: Path, num_rows: int = 8, kinds: str = "0123", is_answer_fixed: bool = False) -> Path:
-    """Write train.json in LLaVA's form and its pictures; return its path.
+def write_rows(folder: Path, num_rows: int = 8, kinds: str = "0123", is_answer_fixed: bool = False) -> Path:
+    """Write train.json in LLaVA's format and its images; return its path.
 
-    kinds: the number of pictures of each row, repeated. is_answer_fixed: all rows train equally many tokens.
+    kinds: the number of images of each row, repeated. is_answer_fixed: all rows train equally many tokens.
     """
     rows = []
     for number in range(num_rows):
-        names = [f"images/{number}-{place}.png" for place in range(int(kinds[number % len(kinds)]))]
-        for place, name in enumerate(names):
-            save_picture(home / name, 10 * number + place)
-        colour = "red" if is_answer_fixed else COLOURS[number % 4]
-        turns = [("human", "<image>\n" * len(names) + f"What colour is shape {number}?"), ("gpt", f"It is {colour}.")]
+        names = [f"images/{number}-{index}.png" for index in range(int(kinds[number % len(kinds)]))]
+        for index, name in enumerate(names):
+            save_image(folder / name, 10 * number + index)
+        color = "red" if is_answer_fixed else COLORS[number % 4]
+        turns = [("human", "<image>\n" * len(names) + f"What colour is shape {number}?"), ("gpt", f"It is {color}.")]
         if number % 2 and not is_answer_fixed:
             turns += [("human", "How many shapes?"), ("gpt", f"There are {number} shapes.")]
         row = {"conversations": [{"from": role, "value": value} for role, value in turns]}
         rows.append({**row, "image": names} if names else row)
-    home.mkdir(parents=True, exist_ok=True)
-    (home / "train.json").write_text(json.dumps(rows))
-    return home / "train.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "train.json").write_text(json.dumps(rows))
+    return folder / "train.json"
 
 
-def write_captions(home: Path, num_rows: int = 8) -> Path:
-    """Write pretrain.json, stage 1's pairs of a picture and its caption; return its path."""
+def write_captions(folder: Path, num_rows: int = 8) -> Path:
+    """Write pretrain.json, the image and caption pairs of stage 1; return its path."""
     rows = []
     for number in range(num_rows):
-        save_picture(home / f"images/{number}.png", number)
-        caption = f"A {COLOURS[number % 4]} square on the left."
+        save_image(folder / f"images/{number}.png", number)
+        caption = f"A {COLORS[number % 4]} square on the left."
         rows.append({"image": f"images/{number}.png", "conversations": [["<image>", caption]]})
-    (home / "pretrain.json").write_text(json.dumps(rows))
-    return home / "pretrain.json"
+    (folder / "pretrain.json").write_text(json.dumps(rows))
+    return folder / "pretrain.json"
 
 
 def _scratch() -> Path:
@@ -159,6 +159,6 @@ def _tokenizer_folder() -> Path:
     from paddlemix.conversation.templates import get_template
     from paddlemix.examples.llava.tiny.make_tokenizer import write_tokenizer
 
-    home = _scratch()
-    write_tokenizer(home, [get_template("vicuna_v1").system, *SENTENCES] * 20, VOCAB_SIZE)
-    return home
+    folder = _scratch()
+    write_tokenizer(folder, [get_template("vicuna_v1").system, *SENTENCES] * 20, VOCAB_SIZE)
+    return folder

@@ -1,4 +1,4 @@
-"""Training runs of tiny models inside the test process, through the same code as the scripts."""
+"""Train tiny models inside the test process, with the code that the scripts use."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LORA = {
 
 
 class Recorder(TrainerCallback):
-    """Keeps what a trainer logs, and the weights of every step at which it saves."""
+    """Records what a trainer logs, and the weights at every step at which it saves."""
 
     def __init__(self, trainer):
         self.trainer = trainer
@@ -38,12 +38,12 @@ class Recorder(TrainerCallback):
         self.saved[state.global_step] = weights(self.trainer.llava)
 
 
-def settings(home: Path, data: Path, mode: str = "pad", **changes) -> dict:
-    """Return the values of a run with a constant rate, four steps and batches of two; output_dir is home/out."""
+def settings(folder: Path, data: Path, mode: str = "pad", **changes) -> dict:
+    """Return the values of a run with a constant rate, four steps and batches of two; output_dir is folder/out."""
     values = {
         "model_name_or_path": str(tiny_folder.folder(mode)),
         "dataset": str(data),
-        "output_dir": str(home / "out"),
+        "output_dir": str(folder / "out"),
         "overwrite_output_dir": True,
         "per_device_train_batch_size": 2,
         "per_device_eval_batch_size": 2,
@@ -61,7 +61,7 @@ def settings(home: Path, data: Path, mode: str = "pad", **changes) -> dict:
 
 
 def build(values: dict, template: str | None = None):
-    """Return the trainer of a run, just before it starts."""
+    """Return the trainer of a run that is ready to start."""
     made = []
     with mock.patch.object(run, "execute", lambda trainer, args, values: made.append(trainer)):
         run.train(values, template=template, config_folder=None)
@@ -72,18 +72,18 @@ def build(values: dict, template: str | None = None):
 
 
 def train(values: dict, template: str | None = None):
-    """Run to the end, saving included; return the trainer."""
+    """Train to the end, saving included; return the trainer."""
     trainer = build(values, template)
     run.execute(trainer, trainer.args)
     return trainer
 
 
 def weights(model) -> dict:
-    """Return copies of all parameters as arrays."""
+    """Return copies of all parameters as arrays, by name."""
     return {name: parameter.numpy().copy() for name, parameter in model.named_parameters()}
 
 
 def differing(first: dict, second: dict) -> set[str]:
-    """Return the names of the parameters that are not equal bit by bit."""
+    """Return the names of the parameters that are not bit-equal."""
     assert set(first) == set(second)
     return {name for name in first if first[name].tobytes() != second[name].tobytes()}

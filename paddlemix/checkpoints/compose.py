@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..conversation.tokenizer import Tokenizer, load_tokenizer, make_tokenizer
+from ..conversation.load_tokenizer import load_tokenizer, make_tokenizer
+from ..conversation.tokenizer import Tokenizer
 from ..image.spec import ImageSpec
 from ..models.config import LanguageConfig, LlavaConfig, VisionConfig
 from ..models.language.families import FAMILIES

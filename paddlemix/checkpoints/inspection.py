@@ -9,8 +9,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..conversation.tokenizer import make_tokenizer
-from ..hub import hub
+from ..conversation.load_tokenizer import make_tokenizer
+from ..hub.resolve import offline
 from ..models.config import LlavaConfig
 from ..models.language.families import FAMILIES, get_family
 from ..models.vision.families import TOWER_FAMILIES, get_tower_family
@@ -46,7 +46,7 @@ def inspect(path: str | Path, base: str | Path | None = None) -> Inspection:
     if not folder.path.exists():
         raise CheckpointError(f"{folder} does not exist (looked for {folder.path.absolute()})")
     found = Inspection(str(folder))
-    with hub.offline():
+    with offline():
         layout = None
         with found.collecting():
             layout = find_layout(folder)

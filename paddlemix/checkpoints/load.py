@@ -14,9 +14,9 @@ import numpy as np
 import paddle
 
 from .. import device as devices
-from ..hub import hub
+from ..hub.resolve import resolve
 from ..models.config import LlavaConfig
-from ..models.llava import LlavaForConditionalGeneration
+from ..models.llava import Llava
 from ..models.quantized import QuantizedLinear, quantize_layers, quantized_layers
 from ..ops.host_memory import new_memory
 from ..ops.quantize import check_kind
@@ -37,8 +37,8 @@ def load_model(
     device: str | None = None,
     quantization: str | None = None,
     base_quantization: str | None = AS_RECORDED,
-    model_class: type = LlavaForConditionalGeneration,
-) -> LlavaForConditionalGeneration:
+    model_class: type[Llava] = Llava,
+) -> Llava:
     """Load a checkpoint of any layout, a partial one together with its base (adapters are merged).
 
     source: a folder, a name that a hub knows, or an open checkpoint. base: see `open_source`. dtype None: as stored if
@@ -49,7 +49,7 @@ def load_model(
     Raises CheckpointError with the lists of missing, unexpected and misshapen tensors.
     """
     check_kind(quantization)
-    source = source if isinstance(source, Source) else open_source(hub.resolve(source), base)
+    source = source if isinstance(source, Source) else open_source(resolve(source), base)
     # In float32, so that merged tensors are rounded once.
     source = dataclasses.replace(source, merge_dtype="float32", base_quantization=base_quantization)
     devices.use_device(device)
@@ -66,8 +66,8 @@ def build_model(
     quantization: str | None = None,
     *,
     is_empty: bool = False,
-    model_class: type = LlavaForConditionalGeneration,
-) -> LlavaForConditionalGeneration:
+    model_class: type[Llava] = Llava,
+) -> Llava:
     """Make a model whose parameters have `dtype` and are zero. Layers for codes are empty.
 
     is_empty: the parameters are left unallocated until `fill`, which saves zeroing.
@@ -88,7 +88,7 @@ def build_model(
         paddle.set_default_dtype(before)
 
 
-def fill(model: LlavaForConditionalGeneration, tensors: Mapping[str, StoredTensor], source: Path) -> None:
+def fill(model: Llava, tensors: Mapping[str, StoredTensor], source: Path) -> None:
     """Copy tensors into the parameters, or as codes into quantized layers.
 
     The names and shapes must be those of the model. source: the folder, for messages. Raises CheckpointError.
@@ -131,7 +131,7 @@ def _copy_all(parameters: dict[str, Any], tensors: Mapping[str, StoredTensor]) -
 def _copy(parameters: dict[str, Any], tensors: Mapping[str, StoredTensor], name: str, ready: Future) -> None:
     slot, values = parameters[name], ready.result()
     if isinstance(slot, QuantizedLinear):
-        slot.put(*values)
+        slot.set_codes(*values)
     elif values is not None:
         _set(slot, values, tensors[name].dtype)
 

@@ -14,6 +14,7 @@ from .layouts.folder import Folder
 from .load import load_model
 from .output_folder import OutputFolder
 from .processor import LlavaProcessor
+from .save import save_model
 from .source import AS_RECORDED, open_source
 
 
@@ -43,7 +44,7 @@ def merge(
     _check_finite(model, f"{folder} over {source.base.path}")
     with place.filled() as unfinished:
         processor.save_pretrained(unfinished)
-        model.save_pretrained(unfinished)
+        save_model(model, unfinished)
     rounded = f", its weights rounded to {source.rounding}" if source.rounding else ""
     print(visible(f"merged {folder} into {source.base.path}{rounded}: {output}"))
 

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..conversation.load_tokenizer import load_tokenizer
 from ..conversation.messages import Conversation
 from ..conversation.templates import ChatTemplate, get_template
-from ..conversation.tokenizer import Tokenizer, load_tokenizer
+from ..conversation.tokenizer import Tokenizer
 from ..data.collate import collate, collate_packs
 from ..data.encode import encode, encode_turns
 from ..data.sample import Batch, Sample
-from ..hub import hub
+from ..hub.resolve import resolve
 from ..image.load import load_image
 from ..image.preprocess import preprocess
 from ..image.spec import ImageSpec
@@ -42,7 +43,7 @@ class LlavaProcessor:
         base: see `open_source`. Prints a notice if the folder's own chat template or vocabulary is not used as it is.
         Raises CheckpointError for missing and broken files.
         """
-        folder = Folder(hub.resolve(path))
+        folder = Folder(resolve(path))
         return cls._from_files(folder) if _is_whole(folder) else cls._from_model(open_source(folder, base))
 
     @classmethod

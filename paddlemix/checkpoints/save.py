@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from paddle import Tensor
 
-from ..models.llava import LlavaForConditionalGeneration
+from ..models.llava import Llava
 from ..models.quantized import quantized_layers
 from ..output import write_json
 from ..tensor_files.shards import NUMPY_SAFETENSORS, parse_size, write_weights
@@ -23,7 +23,7 @@ OURS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
 
 
 def save_model(
-    model: LlavaForConditionalGeneration,
+    model: Llava,
     path: str | Path,
     *,
     max_shard_size: int | str = "5GB",
@@ -31,8 +31,10 @@ def save_model(
 ) -> None:
     """Write weights and config.json to a folder. Files of another model there are replaced, see `exchanged`.
 
-    dtype: of the weights on disk, None for that of the model. Raises ValueError for a quantized model.
+    dtype: of the weights on disk, None for that of the model. Raises ValueError for a quantized or fused model.
     """
+    if model.language_model.reader is not None:
+        raise ValueError("the model's layers are fused for inference: load it again to save it")
     _refuse_codes(model)
     tensors, max_bytes = stored_parameters(dict(model.named_parameters()), dtype), parse_size(max_shard_size)
     with exchanged(Path(path), None, is_replaced=OURS.fullmatch) as folder:
@@ -40,7 +42,7 @@ def save_model(
         save_config(model, folder, dtype)
 
 
-def _refuse_codes(model: LlavaForConditionalGeneration) -> None:
+def _refuse_codes(model: Llava) -> None:
     """Raise ValueError for a quantized model, whose rounded values would be taken for the model's weights."""
     layers = quantized_layers(model)
     if layers:
@@ -51,7 +53,7 @@ def _refuse_codes(model: LlavaForConditionalGeneration) -> None:
         )
 
 
-def save_config(model: LlavaForConditionalGeneration, path: Path, dtype: str | None = None) -> None:
+def save_config(model: Llava, path: Path, dtype: str | None = None) -> None:
     """Write config.json. dtype: of the weights on disk, None for that of the model."""
     dtype = dtype or str(model.language_model.norm.weight.dtype).split(".")[-1]
     write_json(path / "config.json", layout.config_json(dataclasses.replace(model.config, dtype=dtype)))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from ..hub.places import fetch_folder
+from ..hub.resolve import fetch_folder
 from ..models.config import LlavaConfig
 from ..tensor_files.stored import CheckpointError
 from .layouts import detect, find_layout

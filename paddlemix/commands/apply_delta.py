@@ -1,4 +1,4 @@
-"""`paddlemix apply-delta`: weights published as a difference, made whole with their base."""
+"""`paddlemix apply-delta`: add delta weights, published as a difference, to their base model."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import argparse
 import sys
 
 from ..terminal.visible import visible
-from .options import add_delta_options, resolved
+from .options import add_delta_options, resolve_models
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
-    return add_delta_options(parser, delta="the published difference", target="folder to write")
+    add_delta_options(parser, delta="the delta weights", target="folder to write")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Add the base to the delta."""
     from ..checkpoints.delta import apply_delta
 
-    base, delta = resolved(arguments, arguments.base, arguments.delta)
+    base, delta = resolve_models(arguments, arguments.base, arguments.delta)
     title = "apply-delta" if sys.stderr.isatty() else None
     apply_delta(
         base,

@@ -1,4 +1,4 @@
-"""`paddlemix bench`: how fast a model is on this machine, and how close to the machine's limit."""
+"""`paddlemix bench`: measure how fast a model is on this machine, and how close to the machine's limit."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from typing import Any
 
 from ..constants import BUNDLED_MODEL
 from ..terminal.visible import visible, visible_json
-from .options import add_hub_options
+from .options import add_hub_options, resolve_models
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     parser.add_argument("--model-path", default=BUNDLED_MODEL, help="model folder or name (default: the tiny model)")
-    parser.add_argument("--model-base", default=None, help="model that the LoRA or projector in --model-path is for")
-    parser.add_argument("--device", default=None, help="gpu, npu or cpu, also with :N (default: the best there is)")
+    parser.add_argument("--model-base", default=None, help="base model of the adapter or projector in --model-path")
+    parser.add_argument("--device", default=None, help="gpu, npu or cpu, or one of several: gpu:1 (default: the best)")
     parser.add_argument("--dtype", default=None, choices=("float32", "float16", "bfloat16"), help="default: as stored")
     for bits in (8, 4):
         names = (f"--load-{bits}bit", f"--load-in-{bits}bit")
-        parser.add_argument(*names, action="store_true", help=f"hold the decoder's weights in {bits} bits")
+        parser.add_argument(*names, action="store_true", help=f"keep the decoder's weights in {bits} bits")
     lists = {
-        "lengths": ("tokens of the prompts to read", (128, 512, 2048)),
-        "contexts": ("tokens behind which to decode", (128, 600, 3000)),
-        "batches": ("rows to answer at once", (1, 4, 16)),
+        "lengths": ("prompt lengths to prefill, in tokens", (128, 512, 2048)),
+        "contexts": ("context lengths to decode at, in tokens", (128, 600, 3000)),
+        "batches": ("numbers of rows to decode at once", (1, 4, 16)),
     }
     for name, (text, default) in lists.items():
         numbers = " ".join(map(str, default))
@@ -32,52 +32,50 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
             f"--{name}", type=int, nargs="+", default=default, metavar="N", help=f"{text} (default: {numbers})"
         )
     parser.add_argument("--steps", type=int, default=32, metavar="N", help="tokens to decode (default 32)")
-    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="of each, for the median (default 3)")
+    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="repetitions, for the median (default 3)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
-    parser.epilog = "Sizes beyond the model's context become the largest that fit."
+    parser.epilog = "Sizes above the model's context are reduced to the largest that fits."
     add_hub_options(parser)
-    return parser
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measure and print."""
+    """Measure and print the results."""
     found = measure(arguments)
     print(visible_json(found) if arguments.json else visible(as_text(found)))
     return 0
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Load the model, measure it, and return what was found as JSON has it. What is done goes to standard error."""
+    """Load the model, measure it and return the results for JSON. Progress goes to standard error."""
     import dataclasses
 
     import paddle
 
     from .. import __version__
     from ..checkpoints.load import load_model
-    from ..device import peak_memory
-    from ..hub.hub import resolve
-    from ..models.cpu.fused_layer import fuse_projections
+    from ..device_memory import peak_memory
+    from ..models.cpu.reader import fuse_projections
     from ..ops.quantize import choose_kind
     from .speed import Meter, Plan, machine_limits
 
     sizes = (tuple(numbers) for numbers in (arguments.lengths, arguments.contexts, arguments.batches))
     plan = Plan(*sizes, num_steps=arguments.steps, num_rounds=arguments.rounds)
     kind = choose_kind(arguments.load_8bit, arguments.load_4bit)
-    home = resolve(arguments.model_path, hub=arguments.hub, revision=arguments.revision)
-    _tell(f"loading {home}")
+    (folder,) = resolve_models(arguments, arguments.model_path)
+    _report(f"loading {folder}")
     start = time.perf_counter()
     model = load_model(
-        home, base=arguments.model_base, dtype=arguments.dtype, device=arguments.device, quantization=kind
+        folder, base=arguments.model_base, dtype=arguments.dtype, device=arguments.device, quantization=kind
     )
     fuse_projections(model)  # as the chat does
     seconds = time.perf_counter() - start
     dtype = str(model.language_model.norm.weight.dtype).split(".")[-1]
     meter, rows = Meter(model, dtype, plan), []
-    for row in meter.rows(_processor(home, arguments.model_base)):
-        _tell(_line(dataclasses.asdict(row)))
+    for row in meter.rows(_processor(folder, arguments.model_base)):
+        _report(_line(dataclasses.asdict(row)))
         rows.append(row)
     peak = peak_memory()
-    _tell("measuring what the machine can do")
+    _report("measuring what the machine can do")
     limits = machine_limits(dtype, plan.num_rounds)
     return {
         "model": str(arguments.model_path),
@@ -87,25 +85,25 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "context": model.config.language.max_position_embeddings,
         "load_seconds": seconds,
         "limits": {"copy_bytes_per_second": limits["copy"], "matrix_flops_per_second": limits["matrix"]},
-        "rows": [dataclasses.asdict(row.limited(limits)) for row in rows],
+        "rows": [dataclasses.asdict(row.compared(limits)) for row in rows],
         "peak_memory_bytes": peak,
         "versions": {"paddlemix": __version__, "paddlepaddle": paddle.__version__},
     }
 
 
-def _processor(home, base):
-    """Return a model's processor, None with a notice for a folder that has no tokenizer."""
+def _processor(folder, base):
+    """Return a model's processor, or None with a notice for a folder without a tokenizer."""
     from ..checkpoints.processor import LlavaProcessor
     from ..terminal.log import notice
 
     try:
-        return LlavaProcessor.from_pretrained(home, base)
+        return LlavaProcessor.from_pretrained(folder, base)
     except ValueError as error:
-        notice(f"turns of a conversation are not measured: {error}")
+        notice(f"the turns of a conversation are not measured: {error}")
         return None
 
 
-def _tell(text: str) -> None:
+def _report(text: str) -> None:
     print(visible(text), file=sys.stderr, flush=True)
 
 

@@ -1,38 +1,100 @@
-"""The options of the chat. Apart from the chat itself, so that `--help` loads nothing."""
+"""`paddlemix chat`: talk with a model about images, in a terminal or with piped questions."""
 
 from __future__ import annotations
 
 import argparse
+import sys
+from typing import TYPE_CHECKING
 
-from .options import add_hub_options
+from ..constants import BUNDLED_MODEL
+from .options import add_hub_options, resolve_models
+
+if TYPE_CHECKING:
+    from ..checkpoints.source import Source
 
 
-def add_arguments(parser: argparse.ArgumentParser, *, default_model: str) -> None:
-    """Add the options of the chat to a parser; PaddleMIX's come first, and LLaVA's --model-base."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options: first the options of PaddleMIX's script, with its defaults."""
     parser.add_argument(
-        "--model-path", default=default_model, help="model folder, or its name on a hub (default: the tiny model)"
+        "--model-path", default=BUNDLED_MODEL, help="model folder, or its name on a hub (default: the tiny model)"
     )
-    parser.add_argument("--model-base", default=None, help="model that the LoRA or projector in --model-path is for")
-    parser.add_argument("--image-file", action="append", default=[], help="picture, file or URL; may be repeated")
-    # PaddleMIX's README spells it so.
-    parser.add_argument("--image-flie", dest="image_file", action="append", help=argparse.SUPPRESS)
-    parser.add_argument("--conv-mode", default=None, help="template instead of the checkpoint's own")
-    parser.add_argument("--temperature", type=float, default=0.2, help="0 takes the likeliest token (default 0.2)")
-    parser.add_argument("--max-new-tokens", type=int, default=512, help="most tokens of an answer (default 512)")
+    parser.add_argument("--image-file", action="append", default=[], help="image file or URL; may be repeated")
+    parser.add_argument("--conv-mode", default=None, help="chat template (default: the checkpoint's own)")
+    parser.add_argument("--temperature", type=float, default=0.2, help="0: always the likeliest token (default 0.2)")
+    parser.add_argument("--max-new-tokens", type=int, default=512, help="maximum tokens of an answer (default 512)")
     parser.add_argument("--fp16", action="store_true", help="the same as --dtype float16")
-    parser.add_argument("--debug", action="store_true", help="print prompt and output of each turn")
-    parser.add_argument("--device", default=None, help="gpu, npu or cpu, also with :N (default: the best there is)")
-    parser.add_argument("--dtype", default=None, choices=("float32", "float16", "bfloat16"), help="default: as stored")
-    parser.add_argument("--load-8bit", action="store_true", help="hold the decoder's weights in 8 bits: less memory")
-    parser.add_argument("--load-4bit", action="store_true", help="hold the decoder's weights in 4 bits: least memory")
-    parser.add_argument("--top-p", type=float, default=1.0, help="sample from the likeliest tokens of this mass")
-    parser.add_argument("--top-k", type=int, default=0, help="sample from so many tokens, 0 = all")
-    parser.add_argument("--seed", type=int, default=0, help="of the sampling (default 0)")
+    parser.add_argument("--debug", action="store_true", help="print the prompt and the output of each turn")
+    parser.add_argument("--model-base", default=None, help="base model of the adapter or projector in --model-path")
+    parser.add_argument("--device", default=None, help="gpu, npu or cpu, or one of several: gpu:1 (default: the best)")
+    parser.add_argument(
+        "--dtype", default=None, choices=("float32", "float16", "bfloat16"), help="of the weights (default: as stored)"
+    )
+    parser.add_argument("--load-8bit", action="store_true", help="keep the decoder's weights in 8 bits: less memory")
+    parser.add_argument("--load-4bit", action="store_true", help="keep the decoder's weights in 4 bits: least memory")
+    parser.add_argument("--top-p", type=float, default=1.0, help="sample from the smallest set with this probability")
+    parser.add_argument("--top-k", type=int, default=0, help="sample from this many likeliest tokens (0: all)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the sampling (default 0)")
     parser.add_argument(
         "--speculate",
         type=int,
         default=0,
         metavar="N",
-        help="guess N tokens at once from the text so far: the same answer, faster where it repeats (default 0)",
+        help="guess the next N tokens from the text so far: the answer is the same, but faster where text repeats "
+        "(default 0)",
     )
     add_hub_options(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Load the model and chat until an empty line. Raises ValueError or OSError for a user's mistake."""
+    from ..generate.sampling import SamplingParams
+    from ..image.load import load_image
+    from ..ops.quantize import choose_kind
+
+    sampling = SamplingParams(
+        temperature=arguments.temperature,
+        top_p=arguments.top_p,
+        top_k=arguments.top_k,
+        max_new_tokens=arguments.max_new_tokens,
+        seed=arguments.seed,
+        lookup=arguments.speculate,
+    )
+    quantization = choose_kind(arguments.load_8bit, arguments.load_4bit)
+    for image in arguments.image_file:
+        load_image(image)  # so that a wrong image is an error before the model is loaded
+    from ..checkpoints.source import open_source
+    from ..generate.session import ChatSession
+    from .chat_loop import ChatLoop
+
+    (folder,) = resolve_models(arguments, arguments.model_path)
+    source = open_source(folder, arguments.model_base)
+    session = ChatSession(*_load(arguments, source, quantization), sampling=sampling)
+    is_terminal = sys.stdin.isatty()
+    if is_terminal:
+        import readline  # noqa: F401  adds a history and line editing to input()
+
+        print("/help lists the commands, an empty line leaves.")
+    loop = ChatLoop(
+        session, arguments.image_file, sources=source.folders, is_debug=arguments.debug, is_echoing=not is_terminal
+    )
+    loop.run()
+    return 0
+
+
+def _load(arguments: argparse.Namespace, source: Source, quantization: str | None):
+    """Return the model and its processor, with a notice if parts of the model are untrained."""
+    from ..checkpoints.load import load_model
+    from ..checkpoints.processor import LlavaProcessor
+    from ..models.cpu.reader import fuse_projections
+    from ..terminal.log import notice
+
+    processor = LlavaProcessor.from_source(source)
+    if arguments.conv_mode:  # first, so that a wrong name is an error before the model is loaded
+        processor = processor.with_template(arguments.conv_mode)
+    dtype = "float16" if arguments.fp16 else arguments.dtype
+    model = load_model(source, dtype=dtype, device=arguments.device, quantization=quantization)
+    fuse_projections(model)
+    if model.config.untrained:
+        parts = " and ".join(model.config.untrained)
+        notice(f"{parts} of this model have random values: answers about images are meaningless before `pretrain`")
+    return model, processor

@@ -1,8 +1,7 @@
-"""The chat in a terminal: reads questions, prints answers as they come, knows a few commands."""
+"""The loop of the chat: read a question, print the answer as it is generated, run commands such as /image."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import sys
@@ -10,26 +9,27 @@ from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
 from ..constants import IMAGE_TOKEN_ID
-from ..generate.sampling import SamplingParams
 from ..generate.session import ChatSession, Turn
 from ..image.load import is_address, load_image
-from ..ops.quantize import choose_kind
 from ..output import OutputError, named_file, replacing
 from ..terminal.interrupts import noted_interrupts
-from ..terminal.log import notice
 from ..terminal.visible import harmless, visible
 
-MAX_NAME = 200  # characters of what was typed in a message
-HELP = """/image PATH   add a picture (file or URL) to the next question
-/clear        forget the conversation and its pictures
+MAX_NAME = 200  # characters of a typed word in a message
+HELP = """/image PATH   add an image (file or URL) to the next question
+/clear        forget the conversation and its images
 /save FILE    write the conversation as JSON
-/help         this list
+/help         show this list
 An empty line or the end of input leaves; Ctrl-C stops an answer.
-A text that starts with "/" is sent with a blank before it."""
+To send text that starts with "/", type a space before it."""
 
 
 class ChatLoop:
-    """A session and the pictures that wait for the next question."""
+    """A chat session and the images for its next question.
+
+    sources: folders of the model, where nothing is saved. is_echoing: print the questions, for input that is not a
+    terminal.
+    """
 
     def __init__(
         self,
@@ -41,12 +41,12 @@ class ChatLoop:
         is_echoing: bool = False,
     ):
         self.session = session
-        self.waiting = list(images)
+        self.pending = list(images)
         self.sent: list[str] = []
-        self.sources = list(sources)  # folders of the model: nothing is saved there
-        self.spell = visible if sys.stdout.isatty() else harmless
+        self.sources = list(sources)
+        self.clean = visible if sys.stdout.isatty() else harmless
         self.is_debug = is_debug
-        self.is_echoing = is_echoing  # input is no terminal: write the questions down
+        self.is_echoing = is_echoing
         self.commands: dict[str, Callable[[str], None]] = {
             "/image": self._add_image,
             "/clear": self._clear,
@@ -80,23 +80,19 @@ class ChatLoop:
         if word in self.commands:
             self.commands[word](rest.strip())
         elif line.startswith("/"):
-            print(
-                visible(
-                    f"unknown command {_short(word)}: /help lists them; to send this as text, put a blank before it"
-                )
-            )
+            print(visible(f"unknown command {_short(word)}: see /help; to send this as text, type a space before it"))
         else:
             self._answer(line)
 
     def _answer(self, text: str) -> None:
         session = self.session
-        if session.sampling.seed is not None:  # each turn draws anew, and the run can be repeated
+        if session.sampling.seed is not None:  # another seed for each turn, the same ones in each run
             sampling = dataclasses.replace(session.sampling, seed=session.sampling.seed + len(session.turns))
         else:
             sampling = session.sampling
         try:
-            pieces = session.stream(text, self.waiting, sampling)
-        except ValueError as error:  # no room, or a picture that is gone; nothing was changed
+            pieces = session.stream(text, self.pending, sampling)
+        except ValueError as error:  # no room, or a deleted image; the session is unchanged
             print(visible(f"(not sent: {error})"))
             return
         except KeyboardInterrupt:
@@ -104,18 +100,19 @@ class ChatLoop:
             return
         turn = self._print_answer(pieces)
         if turn in session.turns:
-            self.sent += self.waiting
-            self.waiting = []
-            self._comment(turn)  # otherwise it was stopped before it began, and its pictures still wait
+            self.sent += self.pending
+            self.pending = []
+            self._print_notes(turn)
+        # Otherwise it was stopped before its first token, and its images go with the next question.
 
     def _print_answer(self, pieces: Generator[str, None, None]) -> Turn:
-        """Print a started answer as it comes, until it ends or Ctrl-C; return its turn."""
+        """Print an answer as it is generated, until it ends or Ctrl-C; return its turn."""
         turn = self.session.turns[-1]
         print("ASSISTANT: ", end="", flush=True)
         try:
             with noted_interrupts() as seen:
                 for piece in pieces:
-                    print(self.spell(piece), end="", flush=True)
+                    print(self.clean(piece), end="", flush=True)
                     if seen:
                         raise KeyboardInterrupt
         except KeyboardInterrupt:
@@ -124,8 +121,8 @@ class ChatLoop:
         print()
         return turn
 
-    def _comment(self, turn: Turn) -> None:
-        """Say why an answer ended early, how full the context is, and with --debug what went in and out."""
+    def _print_notes(self, turn: Turn) -> None:
+        """Print why an answer ended early, how full the context is, and with --debug the prompt and the output."""
         context = self.session.model.config.language.max_position_embeddings
         if turn.finish_reason == "length":
             print("(cut at --max-new-tokens)")
@@ -137,9 +134,9 @@ class ChatLoop:
             print({"prompt": self._prompt_text(turn), "outputs": turn.answer})
 
     def _prompt_text(self, turn: Turn) -> str:
-        """Return a prompt's text with its special tokens; a picture is one mark."""
+        """Return a prompt's text with its special tokens and one mark for each image."""
         ids = turn.prompt_ids
-        is_kept = [token != IMAGE_TOKEN_ID or ids[place - 1] != token for place, token in enumerate(ids)]
+        is_kept = [token != IMAGE_TOKEN_ID or ids[index - 1] != token for index, token in enumerate(ids)]
         return self.session.processor.tokenizer.decode(
             [token for token, keep in zip(ids, is_kept, strict=True) if keep], skip_special=False
         )
@@ -153,12 +150,12 @@ class ChatLoop:
         except (ValueError, OSError) as error:
             print(visible(f"error: {error}"))
             return
-        self.waiting.append(path)
-        print(f"(the next question goes with {len(self.waiting)} picture{'s' if len(self.waiting) > 1 else ''})")
+        self.pending.append(path)
+        print(f"({len(self.pending)} image{'s' if len(self.pending) > 1 else ''} for the next question)")
 
     def _clear(self, _: str) -> None:
         self.session.clear()
-        self.waiting, self.sent = [], []
+        self.pending, self.sent = [], []
         print("(forgotten)")
 
     def _save(self, name: str) -> None:
@@ -167,9 +164,9 @@ class ChatLoop:
             return
         text = json.dumps({"messages": self.session.messages, "images": self.sent}, ensure_ascii=False, indent=2)
         try:
-            images = [image for image in (*self.sent, *self.waiting) if not is_address(image)]
+            images = [image for image in (*self.sent, *self.pending) if not is_address(image)]
             with replacing(named_file(name, (*self.sources, *images))) as file:
-                # Half a surrogate pair, of a name that is no UTF-8, becomes what JSON has for it.
+                # Half of a surrogate pair, from a file name that is not UTF-8, becomes its JSON escape.
                 file.write((text + "\n").encode(errors="backslashreplace"))
         except OutputError as error:
             print(visible(f"error: {error}"))
@@ -182,49 +179,3 @@ class ChatLoop:
 
 def _short(name: str) -> str:
     return name if len(name) <= MAX_NAME else f"{name[:60]}... ({len(name)} characters)"
-
-
-def chat(arguments: argparse.Namespace) -> int:
-    """Load the model and talk. Returns the exit code; raises ValueError or OSError for a user's mistake."""
-    sampling = SamplingParams(
-        temperature=arguments.temperature,
-        top_p=arguments.top_p,
-        top_k=arguments.top_k,
-        max_new_tokens=arguments.max_new_tokens,
-        seed=arguments.seed,
-        lookup=arguments.speculate,
-    )
-    quantization = choose_kind(arguments.load_8bit, arguments.load_4bit)
-    for image in arguments.image_file:
-        load_image(image)  # a wrong picture is told before the model is loaded
-    from ..checkpoints.load import load_model
-    from ..checkpoints.processor import LlavaProcessor
-    from ..checkpoints.source import open_source
-    from ..hub.hub import resolve
-    from ..models.cpu.fused_layer import fuse_projections
-
-    home = resolve(arguments.model_path, hub=arguments.hub, revision=arguments.revision)
-    source = open_source(home, arguments.model_base)
-    processor = LlavaProcessor.from_source(source)
-    if arguments.conv_mode:  # a wrong name, too
-        processor = processor.with_template(arguments.conv_mode)
-    dtype = "float16" if arguments.fp16 else arguments.dtype
-    model = load_model(source, dtype=dtype, device=arguments.device, quantization=quantization)
-    fuse_projections(model)
-    if model.config.untrained:
-        parts = " and ".join(model.config.untrained)
-        notice(f"{parts} of this model hold random values: answers about pictures mean nothing before `pretrain`")
-    session = ChatSession(model, processor, sampling=sampling)
-    is_terminal = sys.stdin.isatty()
-    if is_terminal:
-        import readline  # noqa: F401  gives input() a history and line editing
-
-        print("/help lists the commands, an empty line leaves.")
-    ChatLoop(
-        session,
-        arguments.image_file,
-        sources=source.folders,
-        is_debug=arguments.debug,
-        is_echoing=not is_terminal,
-    ).run()
-    return 0

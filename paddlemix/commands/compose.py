@@ -1,4 +1,4 @@
-"""`paddlemix compose`: a folder to start stage 1 from, of a language model, a vision tower and a projector."""
+"""`paddlemix compose`: make a model to start stage 1 from, out of a language model, a vision tower and a projector."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from pathlib import Path
 
 from ..models.projector_type import PROJECTOR_NAMES
 from ..terminal.visible import visible
-from .options import add_hub_options
+from .options import add_hub_options, add_output_options, resolve_models
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
-    parser.add_argument("--language-model", required=True, metavar="DIR", help="a LLaMA with its tokenizer, or a LLaVA")
+    parser.add_argument(
+        "--language-model", required=True, metavar="DIR", help="a LLaMA folder with its tokenizer, or a LLaVA"
+    )
     parser.add_argument(
         "--vision-tower", required=True, metavar="DIR", help="a CLIP or SigLIP model or tower, or a LLaVA"
     )
@@ -24,45 +26,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     )
     parser.add_argument("--mm-projector-type", metavar="TYPE", help=f"{PROJECTOR_NAMES} (default: mlp2x_gelu)")
     parser.add_argument(
-        "--image-aspect-ratio", choices=("square", "pad", "anyres"), default="pad", help="(default: pad)"
+        "--image-aspect-ratio",
+        choices=("square", "pad", "anyres"),
+        default="pad",
+        help="how to make an image square (default: pad)",
     )
     parser.add_argument(
         "--image-grid-pinpoints",
         type=_pairs,
         default=(),
         metavar="LIST",
-        help="canvases for anyres, (width, height) in pixels: '[[336,672],[672,336]]' (default: LLaVA 1.6's five)",
+        help="canvas sizes for anyres, (width, height) px: '[[336,672],[672,336]]' (default: the five of LLaVA 1.6)",
     )
-    parser.add_argument("--template", help="chat template (default: the language model's)")
+    parser.add_argument("--template", help="chat template (default: the one for the language model)")
     parser.add_argument(
-        "--mm-vision-select-layer", type=int, metavar="N", help="(default: -2, or that of the LLaVA the tower is from)"
+        "--mm-vision-select-layer",
+        type=int,
+        metavar="N",
+        help="tower layer to use (default: -2, or the layer that the LLaVA used)",
     )
     parser.add_argument("--mm-vision-select-feature", choices=("patch", "cls_patch"), default="patch")
     parser.add_argument(
         "--image-size",
         type=int,
         metavar="PX",
-        help="side of a picture or tile; the tower's position embeddings are interpolated to it (default: the tower's)",
+        help="side of an image or tile; the tower's position embeddings are interpolated to it (default: the tower's)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the random values (default: 0)")
-    parser.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="of a weight file (default: 5GB)")
-    parser.add_argument("--overwrite", action="store_true", help="write into a folder that holds something else")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random values (default: 0)")
+    add_output_options(parser)
     add_hub_options(parser)
-    return parser
 
 
 def _pairs(text: str) -> tuple[tuple[int, int], ...]:
     try:
         return tuple((int(width), int(height)) for width, height in ast.literal_eval(text))
     except (SyntaxError, TypeError, ValueError, RecursionError, MemoryError):
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of pairs such as [[336,672],[672,336]]") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of pairs like [[336,672],[672,336]]") from None
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write the folder and say which parts hold random values."""
+    """Write the folder and list the parts with random values."""
     from ..checkpoints.compose import Choices, compose
     from ..conversation.templates import get_template
-    from ..hub.hub import resolve
 
     if arguments.seed < 0:
         raise ValueError(f"--seed {arguments.seed} is below 0")
@@ -79,10 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         image_size=arguments.image_size,
     )
-    parts = [
-        resolve(name, hub=arguments.hub, revision=arguments.revision)
-        for name in (arguments.language_model, arguments.vision_tower)
-    ]
+    parts = resolve_models(arguments, arguments.language_model, arguments.vision_tower)
     title = "compose" if sys.stderr.isatty() else None
     config = compose(
         *parts,
@@ -92,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
         title=title,
         is_overwriting=arguments.overwrite,
     )
-    print(visible(f"composed {arguments.output} of {arguments.language_model} and {arguments.vision_tower}"))
+    print(visible(f"composed {arguments.output} from {arguments.language_model} and {arguments.vision_tower}"))
     if config.untrained:
         print(
             f"random values: {', '.join(config.untrained)}; train them with `paddlemix pretrain` before anything else"

@@ -1,4 +1,4 @@
-"""`paddlemix convert`: a checkpoint from any layout to any other."""
+"""`paddlemix convert`: convert a checkpoint from any layout to any other."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import argparse
 import sys
 
 from ..terminal.visible import visible
-from .options import add_hub_options
+from .options import add_hub_options, add_output_options, resolve_models
 
 LAYOUTS = ("paddle", "paddlemix", "hf", "official", "xtuner", "peft")
 DTYPES = ("float32", "float16", "bfloat16")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     parser.add_argument("source", metavar="SRC", help="a checkpoint folder in any layout, or the name of a model")
     parser.add_argument("destination", metavar="DST", help="folder to write")
@@ -20,11 +20,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
         "--to",
         required=True,
         choices=LAYOUTS,
-        help="layout to write; peft: of a LoRA folder, an adapter over its base in layout hf",
+        help="layout to write; peft: from a LoRA folder, an adapter for its base in layout hf",
     )
-    parser.add_argument("--model-base", default=None, metavar="BASE", help="model that SRC, if an adapter, belongs to")
+    parser.add_argument(
+        "--model-base", default=None, metavar="BASE", help="base model of SRC if SRC is an adapter or a projector"
+    )
     parser.add_argument("--dtype", choices=DTYPES, default=None, help="dtype to write (default: as stored)")
-    parser.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="of a weight file (default: 5GB)")
     parser.add_argument(
         "--verify",
         action="append",
@@ -32,27 +33,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
         const="tensors",
         choices=("tensors", "logits"),
         default=[],
-        help="compare every tensor of the result with the source's; `--verify logits` also compares the logits of a "
-        "prompt with a picture (which takes the memory of the model in float32; not for --to peft)",
+        help="compare every tensor of the result with the source; `--verify logits` also compares the logits of a "
+        "prompt with an image (which needs memory for the model in float32; not for --to peft)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="write into a folder that holds something else")
-    parser.add_argument("--list", action="store_true", help="print every tensor's name and what was done to it")
+    add_output_options(parser)
+    parser.add_argument("--list", action="store_true", help="print the name of every tensor and how it was converted")
     add_hub_options(parser)
-    return parser
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Convert and print the report."""
     from ..checkpoints.convert import convert
     from ..checkpoints.verify import compare_logits, compare_tensors
-    from ..hub.hub import resolve
 
     if arguments.to == "peft":
         return _run_peft(arguments)
     checks = [compare_tensors] if arguments.verify else []
     checks += [compare_logits] if "logits" in arguments.verify else []
     report = convert(
-        resolve(arguments.source, hub=arguments.hub, revision=arguments.revision),
+        *resolve_models(arguments, arguments.source),
         arguments.destination,
         arguments.to,
         base=arguments.model_base,
@@ -69,12 +68,11 @@ def run(arguments: argparse.Namespace) -> int:
 def _run_peft(arguments: argparse.Namespace) -> int:
     """Write an adapter and print the report."""
     from ..checkpoints.peft_writer import write_adapter
-    from ..hub.hub import resolve
 
     if "logits" in arguments.verify:
         raise ValueError("--verify logits is not for --to peft: --verify compares every tensor of the merged models")
     report = write_adapter(
-        resolve(arguments.source, hub=arguments.hub, revision=arguments.revision),
+        *resolve_models(arguments, arguments.source),
         arguments.destination,
         base=arguments.model_base,
         dtype=arguments.dtype,

@@ -1,4 +1,4 @@
-"""What `paddlemix inspect-data` finds out about a split, and how it says it."""
+"""The report of `paddlemix inspect-data` about a split: its numbers, as text, JSON and HTML."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from tqdm import tqdm
 
 from ..checkpoints.processor import LlavaProcessor
 from ..data.bad_rows import BadRowPolicy, refuse
-from ..data.measure import Measure, RowFacts, measure_rows
-from ..data.mixture import scan_mixture
+from ..data.measure import RowFacts, measure_rows
 from ..data.packing import fill_rate, pack_rows
 from ..data.row import Row
 from ..data.row_note import RowNote, in_words
-from ..data.statistics import DataFacts, distinct_rows, summarise
+from ..data.statistics import DataFacts, distinct_rows, summarize
 from ..terminal.visible import visible_line
 from ..train.settings import DataSettings
+from ..train.split import measure_of, open_split
 from . import report_html
 
 LABEL_WIDTH = 18
-MAX_NAMED = 10  # bad rows that are named
+MAX_NAMED = 10  # bad rows that are listed
 
 
 @dataclass(frozen=True)
 class Report:
-    """A split of a configuration. rows: those that can be trained on, each once; bad: all others.
+    """A split of a configuration.
 
-    num_in_mixture: rows an epoch deals out. packed: rows after packing and how full they are, or None. problems: why
-    training would stop.
+    rows: rows that can be trained on, each once. bad: notes of all other rows. num_in_mixture: rows of an epoch.
+    packed: number of rows after packing and their fill rate, or None. problems: reasons why training would stop.
     """
 
     settings: DataSettings
@@ -57,8 +57,8 @@ def inspect_data(
     num_workers: int,
     has_progress: bool,
 ) -> Report:
-    """Read and measure a split. Raises ValueError for what training refuses before it reads a row."""
-    mixture, left_out = scan_mixture(
+    """Read and measure a split. Raises ValueError for settings and files that training refuses."""
+    opened = open_split(
         settings.dataset,
         split,
         template=processor.template,
@@ -66,14 +66,12 @@ def inspect_data(
         image_folder=settings.image_folder,
         seed=settings.seed,
     )
-    if not mixture:
-        raise ValueError(f"the dataset has no rows for {split!r}: name data_files under that key")
+    mixture, left_out = opened.rows, opened.left_out
     policy, rows = settings.policy, distinct_rows(mixture)
-    measure = Measure(processor.tokenizer, processor.template, processor.spec, settings.max_length)
-    measured = measure_rows(rows, measure, num_workers=num_workers)
+    measured = measure_rows(rows, measure_of(processor, settings.max_length), num_workers=num_workers)
     facts = list(tqdm(measured, total=len(rows), disable=not has_progress, desc="reading", unit="row"))
     bad = [*left_out, *_skipped(rows, facts, split)]
-    data = summarise(rows, facts, left_out, num_in_mixture=len(mixture), max_length=settings.max_length)
+    data = summarize(rows, facts, left_out, num_in_mixture=len(mixture), max_length=settings.max_length)
     packed = _packing(_kept(mixture, rows, facts), settings) if settings.is_packed else None
     return Report(
         settings,
@@ -86,7 +84,7 @@ def inspect_data(
         packed,
         settings.schedule(num_processes).steps(packed[0] if packed else len(mixture)),
         num_processes,
-        tuple(_problems(data, bad, len(left_out), policy, len(mixture) + len(left_out))),
+        tuple(_problems(data, bad, len(left_out), policy, opened.num_rows)),
     )
 
 
@@ -96,19 +94,19 @@ def _skipped(rows: list[Row], facts: list[RowFacts], split: str) -> list[RowNote
 
 
 def _kept(mixture: list[Row], rows: list[Row], facts: list[RowFacts]) -> list[int]:
-    """Return the lengths of the samples an epoch packs, rows that a mixture repeats as often."""
+    """Return the lengths of the samples of an epoch, in which a mixture may repeat rows."""
     lengths = {(row.file, row.number): fact.num_kept for row, fact in zip(rows, facts, strict=True)}
     return [lengths[row.file, row.number] for row in mixture]
 
 
 def _packing(lengths: list[int], settings: DataSettings) -> tuple[int, float]:
-    """Return how many rows training packs the samples into, and how full they are (0 to 1)."""
+    """Return the number of rows into which training packs the samples, and their fill rate (0 to 1)."""
     packs = pack_rows(lengths, settings.max_length, settings.seed)
     return len(packs), fill_rate(packs, lengths, settings.max_length)
 
 
 def _problems(data: DataFacts, bad: list[RowNote], num_left_out: int, policy: BadRowPolicy, num_rows: int) -> list[str]:
-    """Return why training would stop, in its own words, and which files teach nothing."""
+    """Return the errors with which training would stop, and the files of which no token is trained."""
     problems = [
         f"{file.file}: 0% of its tokens are trained: none of its {file.num_rows} rows can be used "
         f"({in_words(file.skipped)})"
@@ -127,7 +125,7 @@ def _problems(data: DataFacts, bad: list[RowNote], num_left_out: int, policy: Ba
 
 
 def facts_of(report: Report) -> list[tuple[str, str]]:
-    """Return the report's numbers as labels and texts."""
+    """Return the numbers of the report as labels and texts."""
     data, settings = report.data, report.settings
     num_rows, num_used = data.total("num_rows"), data.total("num_used")
     formats = ", ".join(f"{count:,} {name}" for name, count in data.totals("formats").items())
@@ -138,27 +136,27 @@ def facts_of(report: Report) -> list[tuple[str, str]]:
         ("rows", f"{num_rows:,}, of which {num_used:,} can be used; formats: {formats}"),
         ("skipped", in_words(data.totals("skipped")) or "none"),
         ("cut", f"{data.total('num_cut'):,} (turns dropped to fit max_length: {data.total('num_dropped_turns'):,})"),
-        ("duplicates", f"{data.num_duplicates:,} (same conversation about the same pictures as a row before)"),
-        *_picture_rows(report),
+        ("duplicates", f"{data.num_duplicates:,} (same conversation and images as an earlier row)"),
+        *_image_rows(report),
         *_length_rows(report),
         ("tokens", f"{num_tokens:,} after cutting, {num_trained:,} of them trained{share}"),
         *_step_rows(report),
     ]
     if data.num_repeated > 0:
-        text = f"{report.num_in_mixture:,} rows an epoch: weight and num_samples repeat {data.num_repeated:,}"
+        text = f"{report.num_in_mixture:,} rows per epoch: weight and num_samples repeat {data.num_repeated:,}"
         rows.insert(2, ("mixture", text))
     return rows
 
 
-def _picture_rows(report: Report) -> list[tuple[str, str]]:
-    pictures = report.data.pictures
-    text = f"{pictures.num_found:,} found, {pictures.num_missing:,} missing, {pictures.num_unreadable:,} unreadable"
-    if pictures.min_size is None:
-        return [("pictures", text)]
-    named = ((name, vars(pictures)[f"{name}_size"]) for name in ("min", "median", "max"))
+def _image_rows(report: Report) -> list[tuple[str, str]]:
+    images = report.data.pictures
+    text = f"{images.num_found:,} found, {images.num_missing:,} missing, {images.num_unreadable:,} unreadable"
+    if images.min_size is None:
+        return [("images", text)]
+    named = ((name, vars(images)[f"{name}_size"]) for name in ("min", "median", "max"))
     sizes = ", ".join(f"{name} {width}x{height}" for name, (width, height) in named)
-    common = ", ".join(f"{width}x{height}: {count:,}" for width, height, count in pictures.common[:4])
-    return [("pictures", text), ("picture sizes", f"{sizes} (width x height, each by itself)"), ("most common", common)]
+    common = ", ".join(f"{width}x{height}: {count:,}" for width, height, count in images.common[:4])
+    return [("images", text), ("image sizes", f"{sizes} (width x height, each on its own)"), ("most common", common)]
 
 
 def _length_rows(report: Report) -> list[tuple[str, str]]:
@@ -176,18 +174,28 @@ def _step_rows(report: Report) -> list[tuple[str, str]]:
     rows = []
     if report.packed is not None:
         count, fill = report.packed
-        text = f"{count:,} rows of {settings.max_length:,} tokens, {fill:.1%} full (first fit, an estimate)"
+        text = f"{_counted(count, 'row')} of {settings.max_length:,} tokens, {fill:.1%} full (first fit, an estimate)"
         rows.append(("packed", text))
     if report.split != "train":
         return rows
-    batch = f"{settings.per_device_train_batch_size} rows x {settings.gradient_accumulation_steps} batches"
-    batch += f" x {report.num_processes} process{'es' * (report.num_processes > 1)}"
-    return [*rows, ("steps", f"about {num_steps:,} an epoch, {num_all:,} in all ({batch})")]
+    batch = " x ".join(
+        [
+            _counted(settings.per_device_train_batch_size, "row"),
+            _counted(settings.gradient_accumulation_steps, "batch", "batches"),
+            _counted(report.num_processes, "process", "processes"),
+        ]
+    )
+    return [*rows, ("steps", f"about {num_steps:,} per epoch, {num_all:,} in all ({batch})")]
+
+
+def _counted(number: int, one: str, several: str = "") -> str:
+    """Return a number with its noun: "1 row", "2 rows"."""
+    return f"{number:,} {one if number == 1 else several or f'{one}s'}"
 
 
 def file_table(report: Report) -> tuple[list[str], list[list[str]]]:
-    """Return names of columns, those of numbers with a "#" in front, and a row for each file."""
-    names = ["file", "#rows", "#used", "#cut", "#pictures", "#tokens", "#trained", "#share", "skipped"]
+    """Return the names of the columns, with a "#" in front for numbers, and a row for each file."""
+    names = ["file", "#rows", "#used", "#cut", "#images", "#tokens", "#trained", "#share", "skipped"]
     rows = [
         [
             visible_line(file.file),
@@ -214,7 +222,7 @@ def as_text(report: Report) -> str:
 
 
 def _aligned(names: list[str], rows: list[list[str]]) -> list[str]:
-    """Return lines with columns under each other, numbers to the right."""
+    """Return the lines of a table, with numbers aligned to the right."""
     cells = [[name.lstrip("#") for name in names], *rows]
     widths = [max(len(line[column]) for line in cells) for column in range(len(names))]
     aligns = [">" if name.startswith("#") else "<" for name in names]
@@ -223,7 +231,7 @@ def _aligned(names: list[str], rows: list[list[str]]) -> list[str]:
 
 
 def as_dict(report: Report) -> dict[str, Any]:
-    """Return the report's numbers for a program."""
+    """Return the numbers of the report as JSON."""
     return {
         "model": report.settings.model_name_or_path,
         "template": report.processor.template.name,
@@ -245,7 +253,7 @@ def as_dict(report: Report) -> dict[str, Any]:
 
 
 def as_html(report: Report, num_samples: int) -> str:
-    """Return the report as a page with random samples, the same ones each time."""
+    """Return the report as an HTML page with random samples, the same ones each time."""
     processor, bad = report.processor, report.bad
     chosen = np.random.default_rng(report.settings.seed).permutation(len(report.rows))[:num_samples]
     shown = (_shown(report, report.rows[index]) for index in sorted(chosen))

@@ -1,44 +1,50 @@
-"""`paddlemix doctor`: whether a training configuration works on this machine, or a device with none in mind."""
+"""`paddlemix doctor`: check a training configuration on this machine, or a device without a configuration."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
+from typing import Any
+
+from .options import take_settings
 
 USAGE = "paddlemix doctor CONFIG.json [--json] [--no-trial] [--processes N] [--stage STAGE] [--key value ...]"
 DEVICE_USAGE = "paddlemix doctor --device npu|gpu|cpu [--json] [--no-trial]"
-
 MAX_PROCESSES = 1 << 16
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    """Add the command's options; CONFIG.json and --key value are read as the training commands read theirs."""
-    parser.usage = f"{USAGE}\n       {DEVICE_USAGE}"
-    parser.allow_abbrev = False  # or --max would be taken for an option
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options; CONFIG.json and --key value are the settings of the training commands."""
+    take_settings(parser, USAGE, DEVICE_USAGE)
     parser.epilog = (
         "CONFIG.json and --key value: as for `paddlemix pretrain` and `paddlemix sft`; a flag overrides it. Versions, "
         "device, settings, model, data, memory and disk are checked; then two steps are trained on the longest rows, "
-        "and the checkpoint is read back and compared. What it writes it deletes. With --device and no configuration "
-        "the device itself is checked: driver, versions, each operation against the CPU, a few steps and a chat with "
-        "the bundled model; the report is made to be pasted into an issue. Exit code 1 if anything failed."
+        "and the checkpoint is read back and compared. All files are deleted afterwards. With --device and no "
+        "configuration the device itself is checked: driver, versions, each operation against the CPU, a few steps "
+        "and a chat with the bundled model; paste the report into an issue. Exit code 1 if anything failed."
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     parser.add_argument("--no-trial", action="store_true", help="do not load the model and train")
     parser.add_argument(
-        "--stage", choices=("pretrain", "sft"), default="sft", help="whose template: pretrain's is plain (default: sft)"
+        "--stage",
+        choices=("pretrain", "sft"),
+        default="sft",
+        help="stage whose chat template is used: pretrain uses plain (default: sft)",
     )
     parser.add_argument(
-        "--processes", type=int, default=1, metavar="N", help="that will train, for the estimate (default: 1)"
+        "--processes",
+        type=int,
+        default=1,
+        metavar="N",
+        help="number of training processes, to estimate the memory (default: 1)",
     )
-    parser.set_defaults(takes_settings=True, sets_environment=True)
-    return parser
+    parser.set_defaults(sets_environment=True)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print what was found; return 1 if anything failed."""
-    from pathlib import Path
-
+    """Print the report; return 1 if anything failed."""
     from ..device import prepare_environment
-    from ..train.config_file import read_values
+    from ..train.config_file import config_folder, read_values
 
     words = arguments.settings
     if not words:
@@ -51,22 +57,36 @@ def run(arguments: argparse.Namespace) -> int:
     values.pop("dry_run", None)
     device = values.get("device")
     prepare_environment(device if isinstance(device, str) else None)
-    from ..doctor.report import show
-    from ..doctor.run_checks import diagnose
-
-    diagnosis = diagnose(
+    return check_run(
         values,
+        is_json=arguments.json,
         template="plain" if arguments.stage == "pretrain" else None,
-        config_folder=None if words[0].startswith("--") else Path(words[0]).resolve().parent,
+        config_folder=config_folder(words),
         num_cards=arguments.processes,
         is_tried=not arguments.no_trial,
     )
-    show(diagnosis, is_json=arguments.json)
+
+
+def check_run(
+    values: dict[str, Any],
+    *,
+    template: str | None,
+    config_folder: Path | None,
+    num_cards: int = 1,
+    is_tried: bool = True,
+    is_json: bool = False,
+) -> int:
+    """Check a run with raw settings and print the report; return 1 if anything failed. See `run_checks.diagnose`."""
+    from ..doctor.report import show
+    from ..doctor.run_checks import diagnose
+
+    diagnosis = diagnose(values, template=template, config_folder=config_folder, num_cards=num_cards, is_tried=is_tried)
+    show(diagnosis, is_json=is_json)
     return int(diagnosis.has_failed)
 
 
 def _examine(arguments: argparse.Namespace, device: object) -> int:
-    """Check a device, in processes of its own: a plugin that crashes must not end the report."""
+    """Check a device in subprocesses, because a plugin that crashes must not end the report."""
     from ..doctor.device import examine
 
     if not isinstance(device, str) or not device:

@@ -1,13 +1,13 @@
-"""`paddlemix inspect`: what a checkpoint is, what it holds and what it lacks."""
+"""`paddlemix inspect`: show what a checkpoint is, what it contains and what is missing."""
 
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..terminal.sizes import in_bytes
 from ..terminal.visible import visible, visible_json, visible_line
-from .options import add_hub_options
+from .options import add_hub_options, resolve_models
 
 if TYPE_CHECKING:
     from ..checkpoints.inspection_facts import Inspection
@@ -16,15 +16,20 @@ LABEL_WIDTH = 17
 LANGUAGE_PARTS = ("embeddings", "layers", "head")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     parser.add_argument(
-        "path", metavar="PATH", help="a model, LoRA or side-file folder, a weight file, or a model's name"
+        "path",
+        metavar="PATH",
+        help="folder of a model, an adapter or a projector, a weight file, or the name of a model",
     )
-    parser.add_argument("--model-base", default=None, help="model that PATH was trained on (default: the one it names)")
+    parser.add_argument(
+        "--model-base",
+        default=None,
+        help="base model of PATH if PATH is an adapter or a projector (default: the one it names)",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     add_hub_options(parser)
-    return parser
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -32,9 +37,8 @@ def run(arguments: argparse.Namespace) -> int:
     import dataclasses
 
     from ..checkpoints.inspection import inspect
-    from ..hub.hub import resolve
 
-    path = resolve(arguments.path, hub=arguments.hub, revision=arguments.revision)
+    (path,) = resolve_models(arguments, arguments.path)
     found = inspect(path, arguments.model_base)
     if arguments.json:
         print(visible_json(dataclasses.asdict(found)))
@@ -44,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def as_text(found: Inspection) -> str:
-    """Return the report as lines of at most a few columns."""
+    """Return the report as text in a few columns."""
     blocks = [_head(found), _parameters(found), _trained(found), _use(found), _files(found), _verdict(found)]
     return "\n\n".join("\n".join(block) for block in blocks if block)
 
@@ -82,10 +86,10 @@ def _billions(number: int) -> str:
 
 
 def _component(component) -> tuple[str, str, str]:
-    lacking = (component.num_expected or 0) - component.num_parameters
+    num_missing = (component.num_expected or 0) - component.num_parameters
     rest = ", ".join(component.dtypes)
-    if lacking > 0:
-        rest = f"{rest}  {lacking:,} missing".strip()
+    if num_missing > 0:
+        rest = f"{rest}  {num_missing:,} missing".strip()
     return component.name, f"{component.num_parameters:,}", rest
 
 
@@ -99,13 +103,13 @@ def _trained(found: Inspection) -> list[str]:
         rows.append(_row("adapter", f"rank {values['rank']}, alpha {values['alpha']}{scaling}"))
         rows.append(_row("changes", f"{values['num_layers']} matrices: {', '.join(values['targets'])}"))
     whole = values["whole"]
-    rows.append(_row("trained whole", _few(whole) if whole else "nothing"))
+    rows.append(_row("trained whole", _first_few(whole) if whole else "nothing"))
     if "base" in values:
         rows.append(_row("base", values["base"] or "not found"))
     return ["trained", *rows]
 
 
-def _few(names: list[str], most: int = 4) -> str:
+def _first_few(names: list[str], most: int = 4) -> str:
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + rest
 
@@ -113,7 +117,7 @@ def _few(names: list[str], most: int = 4) -> str:
 def _use(found: Inspection) -> list[str]:
     rows = []
     if found.image:
-        rows += _pictures(found.image)
+        rows += _image(found.image)
     text = found.text
     if text:
         source = f" ({text['template_source']})" if text.get("template_source") else ""
@@ -125,19 +129,24 @@ def _use(found: Inspection) -> list[str]:
     return ["use", *rows] if rows else []
 
 
-def _pictures(image: dict) -> list[str]:
+def _image(image: dict) -> list[str]:
     patches = f"patches of {image['patch_size']}"
-    rows = [_row("pictures", f"{image['mode']}, {image['side']} px, {patches}")]
+    rows = [_row("images", f"{image['mode']}, {image['side']} px, {patches}")]
     if image["pixels"]:
-        rows.append(_row("pixels", ", ".join(f"{name} {value}" for name, value in image["pixels"].items())))
+        rows.append(_row("pixels", ", ".join(f"{name} {_plain(value)}" for name, value in image["pixels"].items())))
     if image["mode"] == "anyres":
         grids = " ".join(f"{width}x{height}" for width, height in image["grids"])
         rows.append(_row("grids", f"{grids} (width x height), merged as {image['merge']}"))
     least, most = image["min_tokens"], image["max_tokens"]
     if least == most:
-        return [*rows, _row("tokens", f"{most:,} a picture")]
+        return [*rows, _row("tokens", f"{most:,} an image")]
     examples = ", ".join(f"{size}: {number:,}" for size, number in image["tokens"].items())
-    return [*rows, _row("tokens", f"{least:,} to {most:,} a picture ({examples})")]
+    return [*rows, _row("tokens", f"{least:,} to {most:,} an image ({examples})")]
+
+
+def _plain(value: Any) -> str:
+    """Return a setting as text, a list of numbers without brackets."""
+    return " ".join(f"{number:g}" for number in value) if isinstance(value, tuple | list) else str(value)
 
 
 def _files(found: Inspection) -> list[str]:
@@ -147,10 +156,10 @@ def _files(found: Inspection) -> list[str]:
     width = max(map(len, names))
     rows = []
     for name, file in zip(names, found.files, strict=True):
-        held = (
+        contents = (
             "cannot be read" if file.num_tensors is None else f"{file.num_tensors:>5} tensors  {', '.join(file.dtypes)}"
         )
-        rows.append(f"  {name:<{width}}  {in_bytes(file.num_bytes):>8}  {held}".rstrip())
+        rows.append(f"  {name:<{width}}  {in_bytes(file.num_bytes):>8}  {contents}".rstrip())
     return ["files", *rows]
 
 

@@ -1,4 +1,4 @@
-"""`paddlemix inspect-data`: what a training configuration would read, in numbers and as the model sees it."""
+"""`paddlemix inspect-data`: show what a training configuration would read, in numbers and as the model sees it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from ..terminal.visible import visible, visible_json
-from .options import add_hub_options
+from .options import add_hub_options, resolve_models, take_settings
 
 if TYPE_CHECKING:
     from .data_report import Report
@@ -15,46 +15,56 @@ if TYPE_CHECKING:
 USAGE = "paddlemix inspect-data CONFIG.json [--html FILE] [--json] [--samples N] [--key value ...]"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    """Add the command's options; CONFIG.json and --key value are read as the training commands read theirs."""
-    parser.usage = USAGE
-    parser.allow_abbrev = False  # or --max would be taken for an option
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options; CONFIG.json and --key value are the settings of the training commands."""
+    take_settings(parser, USAGE)
     parser.epilog = "CONFIG.json and --key value: as for `paddlemix pretrain` and `paddlemix sft`; a flag overrides it."
     parser.add_argument("--html", default=None, metavar="FILE", help="also write the report as one HTML file")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
-    parser.add_argument("--samples", type=int, default=20, metavar="N", help="random rows in the HTML (default: 20)")
     parser.add_argument(
-        "--stage", choices=("pretrain", "sft"), default="sft", help="whose template: pretrain's is plain (default: sft)"
+        "--samples", type=int, default=20, metavar="N", help="number of random rows in the HTML file (default: 20)"
     )
     parser.add_argument(
-        "--split", choices=("train", "eval"), default=None, help="(default: train, or eval where nothing is trained)"
+        "--stage",
+        choices=("pretrain", "sft"),
+        default="sft",
+        help="stage whose chat template is used: pretrain uses plain (default: sft)",
     )
     parser.add_argument(
-        "--processes", type=int, default=1, metavar="N", help="that will train, for the steps (default: 1)"
+        "--split", choices=("train", "eval"), default=None, help="(default: train, or eval if nothing is trained)"
     )
     parser.add_argument(
-        "--workers", type=int, default=None, metavar="N", help="processes to read with (default: one a core, at most 8)"
+        "--processes",
+        type=int,
+        default=1,
+        metavar="N",
+        help="number of training processes, to count the steps (default: 1)",
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=None,
+        metavar="N",
+        help="number of reading processes (default: one per core, at most 8)",
     )
     add_hub_options(parser)
-    parser.set_defaults(takes_settings=True)
-    return parser
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the report; raise ValueError with the first reason for which training would stop."""
+    """Print the report; raise ValueError with the first reason why training would stop."""
     from ..output import named_file, replacing
     from .data_report import as_dict, as_html, as_text, inspect_data
 
     _check(arguments)
-    target = None if arguments.html is None else named_file(arguments.html)
-    if target is not None and not target.absolute().parent.is_dir():
-        raise ValueError(f"--html {target}: the folder {target.absolute().parent} does not exist")
+    page = None if arguments.html is None else named_file(arguments.html)
+    if page is not None and not page.absolute().parent.is_dir():
+        raise ValueError(f"--html {page}: the folder {page.absolute().parent} does not exist")
     report = _report(arguments, inspect_data)
-    if target is not None:
+    if page is not None:
         named_file(arguments.html, _read_files(arguments.settings, report))
-        with replacing(target) as file:
+        with replacing(page) as file:
             file.write(as_html(report, arguments.samples).encode("utf-8", "backslashreplace"))
-        print(visible(f"paddlemix: wrote {target}"), file=sys.stderr)
+        print(visible(f"paddlemix: wrote {page}"), file=sys.stderr)
     print(visible_json(as_dict(report)) if arguments.json else visible(as_text(report)))
     if report.problems:
         sys.stdout.flush()  # so that the error comes last
@@ -63,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _read_files(words: list[str], report: Report) -> list[str]:
-    """Return what was read for a report: the configuration, the model's folder and the data files."""
+    """Return the files that a report was made from: the configuration, the model's folder and the data files."""
     read = [report.settings.model_name_or_path, *(file.file for file in report.data.files)]
     return read if words[0].startswith("--") else [words[0], *read]
 
@@ -78,12 +88,10 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _report(arguments: argparse.Namespace, inspect_data) -> Report:
-    from pathlib import Path
 
     from ..checkpoints.processor import LlavaProcessor
     from ..data.measure import default_workers
-    from ..hub.hub import resolve
-    from ..train.config_file import read_values
+    from ..train.config_file import config_folder, read_values
     from ..train.settings import DataSettings
 
     words = arguments.settings
@@ -91,14 +99,13 @@ def _report(arguments: argparse.Namespace, inspect_data) -> Report:
     for key in ("model_name_or_path", "dataset"):
         if vars(settings)[key] is None:
             raise ValueError(f"{key} is missing: name it in the configuration or as --{key}")
-    home = resolve(settings.model_name_or_path, hub=arguments.hub, revision=arguments.revision)
-    processor = LlavaProcessor.from_pretrained(home)
+    processor = LlavaProcessor.from_pretrained(*resolve_models(arguments, settings.model_name_or_path))
     template = settings.conv_mode or settings.version or ("plain" if arguments.stage == "pretrain" else None)
     return inspect_data(
         settings,
         processor.with_template(template) if template else processor,
         split=arguments.split or settings.split,
-        config_folder=None if words[0].startswith("--") else Path(words[0]).resolve().parent,
+        config_folder=config_folder(words),
         num_processes=arguments.processes,
         num_workers=arguments.workers or default_workers(),
         has_progress=sys.stderr.isatty(),

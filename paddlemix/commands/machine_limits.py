@@ -1,4 +1,4 @@
-"""How fast this machine can copy memory and multiply matrices: what no program can beat."""
+"""The speed of this machine at copying memory and multiplying matrices, which limits every program."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import paddle
 
 COPY_BYTES = 256 << 20  # far more than any processor's cache
 SIDES = (512, 1024, 2048, 4096, 8192)  # of square matrices
-LONG_ENOUGH = 0.02  # seconds of a product that are measured well
+LONG_ENOUGH = 0.02  # seconds that a product must take to be measured well
 
 
 def copy_speed(num_rounds: int, num_threads: int = 1, num_bytes: int = COPY_BYTES) -> float:
-    """Return bytes a second that the device in use moves when it copies, those read and those written together."""
+    """Return the bytes a second that the current device copies, counting bytes read and bytes written."""
     if paddle.get_device().startswith("cpu"):
         return 2 * num_bytes / median_seconds(_host_copy(num_bytes, num_threads), num_rounds)
     source = paddle.ones([num_bytes // 4], dtype="float32")
@@ -28,7 +28,7 @@ def copy_speed(num_rounds: int, num_threads: int = 1, num_bytes: int = COPY_BYTE
 
 
 def _host_copy(num_bytes: int, num_threads: int) -> Callable[[], None]:
-    """Return what copies on the host, by all threads at once: paddle's own copies take one."""
+    """Return a function that copies on the host with all threads; paddle's own copies use one."""
     source, target = (np.ones(num_bytes, np.uint8) for _ in range(2))
     parts = list(zip(np.array_split(target, num_threads), np.array_split(source, num_threads), strict=True))
     workers = ThreadPoolExecutor(num_threads)
@@ -36,7 +36,7 @@ def _host_copy(num_bytes: int, num_threads: int) -> Callable[[], None]:
 
 
 def matrix_speed(dtype: str, num_rounds: int, sides: tuple[int, ...] = SIDES) -> float:
-    """Return floating-point operations a second of products of square matrices, large enough to be measured."""
+    """Return the floating-point operations a second of products of square matrices."""
     best = 0.0
     for side in sides:
         first = paddle.ones([side, side], dtype="float32").astype(dtype)
@@ -53,7 +53,7 @@ def matrix_speed(dtype: str, num_rounds: int, sides: tuple[int, ...] = SIDES) ->
 
 
 def median_seconds(work: Callable[[], object], num_rounds: int) -> float:
-    """Return the median time of some work; one round before is not counted."""
+    """Return the median time of `work`, after one round that does not count."""
     seconds = []
     for _ in range(num_rounds + 1):
         start = time.perf_counter()

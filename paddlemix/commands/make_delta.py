@@ -1,4 +1,4 @@
-"""`paddlemix make-delta`: the difference of a model to its base, for publishing."""
+"""`paddlemix make-delta`: subtract a base model from a model, to publish the difference."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import argparse
 import sys
 
 from ..terminal.visible import visible
-from .options import add_delta_options, resolved
+from .options import add_delta_options, resolve_models
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
-    return add_delta_options(parser, delta="folder to write", target="the model")
+    add_delta_options(parser, delta="folder to write", target="the model")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Take the base off the model."""
+    """Subtract the base from the model."""
     from ..checkpoints.delta import make_delta
 
-    base, target = resolved(arguments, arguments.base, arguments.target)
+    base, target = resolve_models(arguments, arguments.base, arguments.target)
     title = "make-delta" if sys.stderr.isatty() else None
     make_delta(
         base,
@@ -28,5 +28,5 @@ def run(arguments: argparse.Namespace) -> int:
         title=title,
         is_overwriting=arguments.overwrite,
     )
-    print(visible(f"took {base} off {target}: {arguments.delta}"))
+    print(visible(f"subtracted {base} from {target}: {arguments.delta}"))
     return 0

@@ -1,4 +1,4 @@
-"""The options that say where models come from. Apart from the hubs themselves, so that `--help` loads nothing."""
+"""Options that several commands share. No command's work is imported here, so that `--help` loads nothing."""
 
 from __future__ import annotations
 
@@ -12,26 +12,50 @@ def add_hub_options(parser: argparse.ArgumentParser) -> None:
         "--hub",
         default=None,
         metavar="HUB",
-        help="where a model that is not on this machine comes from: auto, paddle, hf, modelscope or the address of a "
-        "web folder that holds NAME/config.json (default: $PADDLEMIX_HUB, else auto = one after the other)",
+        help="where to get a model that is not on this machine: auto, paddle, hf, modelscope or the address of a "
+        "web folder with NAME/config.json (default: $PADDLEMIX_HUB, else auto, which tries one after the other)",
     )
     parser.add_argument("--revision", default=None, help="branch, tag or commit of the model on its hub")
 
 
-def add_delta_options(parser: argparse.ArgumentParser, *, delta: str, target: str) -> argparse.ArgumentParser:
-    """Add the options; delta, target: the help of the two folders, of which one is read and one is written."""
-    folders = (("base", "the base, a LLaMA folder"), ("delta", delta), ("target", target))
+def add_delta_options(parser: argparse.ArgumentParser, *, delta: str, target: str) -> None:
+    """Add the options of delta weights. delta, target: help of the two folders, one of which is read, one written."""
+    folders = (("base", "the base model, a LLaMA folder"), ("delta", delta), ("target", target))
     for name, text in folders:
         other = "--delta-path" if name == "delta" else f"--{name}-model-path"
         parser.add_argument(f"--{name}", other, required=True, metavar="DIR", help=text)
-    parser.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="of a weight file (default: 5GB)")
-    parser.add_argument("--overwrite", action="store_true", help="write into a folder that holds something else")
+    add_output_options(parser)
     add_hub_options(parser)
-    return parser
 
 
-def resolved(arguments: argparse.Namespace, *names: str) -> list[Path]:
-    """Return the folders of what is read, downloaded where they are not here."""
-    from ..hub.hub import resolve
+def add_output_options(parser: argparse.ArgumentParser) -> None:
+    """Add --max-shard-size and --overwrite to a command that writes a model folder."""
+    parser.add_argument(
+        "--max-shard-size", default="5GB", metavar="SIZE", help="maximum size of a weight file (default: 5GB)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="write into a folder that has other contents")
+
+
+def add_training_settings(parser: argparse.ArgumentParser) -> None:
+    """Let a training command take `CONFIG.json --key value ...` as its `settings`."""
+    take_settings(parser, f"{parser.prog} CONFIG.json [--key value ...]", f"{parser.prog} --key value ...")
+    parser.epilog = (
+        "The keys are those of the files in paddlemix/config/llava/ and of paddlenlp's TrainingArguments; a flag "
+        "overrides the file. model_name_or_path, dataset and output_dir are required. --dry-run checks everything as "
+        "`paddlemix doctor` does, tries one step, and trains nothing."
+    )
+    parser.set_defaults(sets_environment=True)
+
+
+def take_settings(parser: argparse.ArgumentParser, *usages: str) -> None:
+    """Let a command take the settings of a training run: all words that are not its own options."""
+    parser.usage = "\n       ".join(usages)
+    parser.allow_abbrev = False  # or --max would count as one of the command's options
+    parser.set_defaults(takes_settings=True)
+
+
+def resolve_models(arguments: argparse.Namespace, *names: str) -> list[Path]:
+    """Return the folders of models, downloaded if they are not on this machine."""
+    from ..hub.resolve import resolve
 
     return [resolve(name, hub=arguments.hub, revision=arguments.revision) for name in names]

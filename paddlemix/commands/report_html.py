@@ -1,4 +1,4 @@
-"""The report of `paddlemix inspect-data` as one HTML file that needs nothing else: no network, no script."""
+"""The report of `paddlemix inspect-data` as one self-contained HTML file: no network, no script."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..image.preprocess import restore_values
 from ..image.spec import ImageSpec
 from ..image.tiles import ImageTiles
 
-CHART = (860, 220)  # (width, height) px, with the labels below it
+CHART = (860, 220)  # (width, height) px, including the labels below the bars
 MARGIN = 26  # px below the bars
 QUALITY = 90
 STYLE = """
@@ -56,7 +56,7 @@ def page(
     spec: ImageSpec,
     tokenizer,
 ) -> str:
-    """Return the page. facts: label and text; tables: heading, names of the columns, rows. All texts are escaped."""
+    """Return the page. facts: (label, text). tables: (heading, names of the columns, rows). All texts are escaped."""
     parts = [f"<h1>{_text(title)}</h1>"]
     parts += [f'<p class="problem">{_text(problem)}</p>' for problem in problems]
     parts.append(_table((), [(label, value) for label, value in facts]))
@@ -66,14 +66,14 @@ def page(
         if rows:
             parts += [f"<h2>{_text(heading)}</h2>", f'<div class="wide">{_table(names, rows)}</div>']
     parts.append("<h2>Samples as the model sees them</h2>")
-    parts.append('<p class="note">One box a token; <span style="background:#aceebb">green</span> ones are trained.</p>')
+    parts.append('<p class="note">One box per token, <span style="background:#aceebb">green</span> if trained.</p>')
     parts += [sample_block(each, spec, tokenizer) for each in shown]
     head = f'<meta charset="utf-8"><title>{_text(title)}</title><style>{STYLE}</style>'
     return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n' + "\n".join(parts) + "\n</body></html>\n"
 
 
 def histogram(lengths: LengthFacts, max_length: int) -> str:
-    """Return the lengths as bars (SVG); a red line stands at max_length where it is inside."""
+    """Return an SVG bar chart of the lengths, with a red line at max_length if it is within the chart."""
     width, height = CHART
     space, top = height - MARGIN, max(lengths.counts)  # px for the bars, rows of the highest
     scale = width / lengths.edges[-1]
@@ -104,21 +104,22 @@ def sample_block(shown: Shown, spec: ImageSpec, tokenizer) -> str:
     parts = [f'<h3>{_text(shown.where)} <span class="note">{counts}</span></h3>']
     for image in sample.images:
         width, height = image.size
-        text = f"{width}x{height} px, {len(image.pixels)} tiles, {image.num_tokens:,} tokens"
-        pictures = "".join(f'<img alt="" src="{tile}">' for tile in tile_uris(image, spec))
-        parts.append(f'<div class="note">{text}</div><div class="tiles">{pictures}</div>')
+        num_tiles = len(image.pixels)
+        text = f"{width}x{height} px, {num_tiles} tile{'s' * (num_tiles > 1)}, {image.num_tokens:,} tokens"
+        tiles = "".join(f'<img alt="" src="{tile}">' for tile in tile_uris(image, spec))
+        parts.append(f'<div class="note">{text}</div><div class="tiles">{tiles}</div>')
     return "\n".join([*parts, f'<div class="tokens">{tokens_html(sample, tokenizer)}</div>'])
 
 
 def tokens_html(sample: Sample, tokenizer) -> str:
-    """Return a span for each token, of class "t" if it is trained, and one of class "p" for each picture."""
+    """Return a span for each token, with class "t" if it is trained, and one with class "p" for each image."""
     lengths = iter(image.num_tokens for image in sample.images)
     spans, position = [], 0
     while position < len(sample.token_ids):
         token_id = int(sample.token_ids[position])
         if token_id == IMAGE_TOKEN_ID:
             length = next(lengths)
-            spans.append(f'<span class="p">picture: {length:,} tokens</span>')
+            spans.append(f'<span class="p">image: {length:,} tokens</span>')
             position += length
             continue
         kind = ' class="t"' if sample.labels[position] != IGNORE_INDEX else ""
@@ -129,10 +130,10 @@ def tokens_html(sample: Sample, tokenizer) -> str:
 
 
 def tile_uris(image: ImageTiles, spec: ImageSpec) -> list[str]:
-    """Return the tiles of a picture, with the normalisation undone, as data URIs of JPEG files."""
-    colours = restore_values(image.pixels, spec).transpose(0, 2, 3, 1)
+    """Return the tiles of an image, without the normalization, as data URIs of JPEG files."""
+    colors = restore_values(image.pixels, spec).transpose(0, 2, 3, 1)
     uris = []
-    for tile in colours:
+    for tile in colors:
         file = io.BytesIO()
         Image.fromarray(tile).save(file, "JPEG", quality=QUALITY, subsampling=0)
         uris.append("data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode())
@@ -140,7 +141,7 @@ def tile_uris(image: ImageTiles, spec: ImageSpec) -> list[str]:
 
 
 def _visible(content: bytes) -> str:
-    r"""Return what a token adds to the text: parts of characters and control characters as \xNN, line ends marked."""
+    r"""Return the text of a token, with parts of characters and control characters as \xNN and line ends marked."""
     text = content.decode("utf-8", errors="backslashreplace")
     shown = (char if char.isprintable() or char in "\n\t" else char.encode("unicode_escape").decode() for char in text)
     return "".join(shown).replace("\n", "↵\n")
@@ -151,7 +152,7 @@ def _text(text: str) -> str:
 
 
 def _table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table; columns of numbers are those whose name starts with a "#", which is not shown."""
+    """Return a table. A "#" in front of a column's name means numbers, and is not shown."""
     classes = [' class="n"' if name.startswith("#") else "" for name in names]
     head = "".join(f"<th{kind}>{_text(name.lstrip('#'))}</th>" for name, kind in zip(names, classes, strict=True))
     body = []

@@ -1,4 +1,4 @@
-"""How fast a model is on the device in use, and how close that is to what the machine can do."""
+"""The speed of a model on the current device, and how close it is to the limits of the machine."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from ..constants import DTYPE_BYTES, IMAGE_TOKEN_ID
 from ..data.collate import collate
 from ..data.sample import Sample
 from ..device import num_threads
+from ..generate.batch import generate
 from ..generate.engine import Engine
 from ..generate.sampling import SamplingParams
 from ..generate.session import ChatSession
@@ -25,16 +26,16 @@ from ..models.quantized import quantized_layers
 from ..ops.dequantize import num_bytes
 from .machine_limits import copy_speed, finish, matrix_speed, median_seconds
 
-NUM_TEXT = 50  # tokens of text beside a picture
+NUM_TEXT = 50  # tokens of text beside an image
 PROMPT = 32  # tokens of a prompt of a batch
 NUM_ANSWERED = 16  # tokens of the first turn's answer
-QUESTIONS = ("What is in the picture?", "What else?")
+QUESTIONS = ("What is in the image?", "What else?")
 COPY, MATRIX = "copy", "matrix"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to measure: lengths of prompts, contexts and steps of decoding, rows of batches, rounds of each."""
+    """Sizes to measure: prompt lengths, contexts to decode after, batch sizes, decoding steps, rounds of each."""
 
     lengths: tuple[int, ...]
     contexts: tuple[int, ...]
@@ -51,7 +52,7 @@ class Plan:
                 raise ValueError(f"{name.removeprefix('num_')} is {getattr(self, name)}: expected at least 1")
 
     def within(self, context: int) -> Plan:
-        """Return the same for a model with so much context: larger sizes become the largest that fits."""
+        """Return the plan with sizes that do not fit a model's context reduced to the largest that fits."""
         num_steps = min(self.num_steps, max(context // 4, 1))
         most = max(context - num_steps, 1)
         lengths, contexts = (tuple(sorted({min(n, most) for n in part})) for part in (self.lengths, self.contexts))
@@ -59,10 +60,11 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Row:
-    """One measurement: a median of seconds, units done a second, and what of which limit that needs (or None).
+class Measurement:
+    """A median of seconds, the rate in units a second, and the machine's limit that applies, or None.
 
-    cost: bytes to read for "copy", operations for "matrix". fraction: of the limit that is reached, see `limited`.
+    cost: bytes to read for the limit "copy", operations for "matrix". fraction: how much of the limit is reached, see
+    `compared`.
     """
 
     what: str
@@ -74,15 +76,15 @@ class Row:
     cost: float | None = None
     fraction: float | None = None
 
-    def limited(self, limits: dict[str, float]) -> Row:
-        """Return the same with its fraction of a machine's limits."""
+    def compared(self, limits: dict[str, float]) -> Measurement:
+        """Return the measurement with its fraction of a machine's limits."""
         if self.limit is None:
             return self
         return dataclasses.replace(self, fraction=self.cost / self.seconds / limits[self.limit])
 
 
 def machine_limits(dtype: str, num_rounds: int) -> dict[str, float]:
-    """Return bytes a second and operations a second. They take memory: measure the model's before."""
+    """Return bytes a second and operations a second. Needs memory: read the model's peak memory before."""
     return {COPY: copy_speed(num_rounds, num_threads()), MATRIX: matrix_speed(dtype, num_rounds)}
 
 
@@ -93,14 +95,14 @@ class Meter:
         self.model, self.dtype = model, dtype
         self.plan = plan.within(model.config.language.max_position_embeddings)
 
-    def rows(self, processor) -> Iterator[Row]:
-        """Yield every measurement when it is taken. processor None leaves out the second turn, which needs text."""
+    def rows(self, processor) -> Iterator[Measurement]:
+        """Yield each measurement as soon as it is taken. processor None omits the turns, which need text."""
         yield self._vision()
         for length in self.plan.lengths:
             yield self._prefill(length)
-        picture = self._picture()
-        if picture.num_tokens + NUM_TEXT <= self.model.config.language.max_position_embeddings:
-            yield self._prefill_picture(picture)
+        image = self._image()
+        if image.num_tokens + NUM_TEXT <= self.model.config.language.max_position_embeddings:
+            yield self._prefill_image(image)
         for context in self.plan.contexts:
             yield self._decode(context)
         for num_rows in self.plan.batches:
@@ -112,30 +114,30 @@ class Meter:
         with paddle.no_grad():
             return median_seconds(work, self.plan.num_rounds)
 
-    def _picture(self, seed: int = 0) -> ImageTiles:
+    def _image(self, seed: int = 0) -> ImageTiles:
         return preprocess(_noise(self.model.config.image.side, seed), self.model.config.image)
 
     def _ids(self, num_tokens: int, seed: int = 0) -> np.ndarray:
         return np.random.default_rng(seed).integers(3, self.model.config.language.vocab_size, num_tokens)
 
-    def _vision(self) -> Row:
-        tiles = self._picture()
+    def _vision(self) -> Measurement:
+        tiles = self._image()
         num_tiles = len(tiles.pixels)
         seconds = self._time(lambda: finish(self.model.encode_images(tiles.pixels, [num_tiles], [tiles.size])[0]))
         flops = vision_flops(self.model.config, num_tiles)
         size = f"{num_tiles} tile{'s' * (num_tiles != 1)}"
-        return Row("vision", size, seconds, num_tiles / seconds, "tiles/s", MATRIX, flops)
+        return Measurement("vision", size, seconds, num_tiles / seconds, "tiles/s", MATRIX, flops)
 
-    def _prefill(self, length: int) -> Row:
+    def _prefill(self, length: int) -> Measurement:
         embed = self.model.language_model.embed_tokens
         ids = paddle.to_tensor(self._ids(length)[None])
         positions = np.arange(length)[None]
         seconds = self._time(lambda: Engine(self.model, 1, length).read(embed(ids), positions))
         flops = prefill_flops(self.model.config.language, length)
-        return Row("prefill", f"{length} tokens", seconds, length / seconds, "tokens/s", MATRIX, flops)
+        return Measurement("prefill", f"{length} tokens", seconds, length / seconds, "tokens/s", MATRIX, flops)
 
-    def _prefill_picture(self, tiles: ImageTiles) -> Row:
-        """Measure a question with a picture, its vision included."""
+    def _prefill_image(self, tiles: ImageTiles) -> Measurement:
+        """Measure a prompt with an image, the vision tower included."""
         before = NUM_TEXT // 5
         text = self._ids(NUM_TEXT)
         ids = np.concatenate([text[:before], np.full(tiles.num_tokens, IMAGE_TOKEN_ID), text[before:]])
@@ -143,9 +145,9 @@ class Meter:
         seconds = self._time(lambda: Engine(self.model, 1, len(ids)).read(self.model.embed(batch), positions))
         config = self.model.config
         flops = prefill_flops(config.language, len(ids)) + vision_flops(config, len(tiles.pixels))
-        return Row("prefill", f"picture + {NUM_TEXT}", seconds, len(ids) / seconds, "tokens/s", MATRIX, flops)
+        return Measurement("prefill", f"image + {NUM_TEXT}", seconds, len(ids) / seconds, "tokens/s", MATRIX, flops)
 
-    def _decode(self, context: int) -> Row:
+    def _decode(self, context: int) -> Measurement:
         num_steps = self.plan.num_steps
         engine = Engine(self.model, 1, context + num_steps)
         with paddle.no_grad():
@@ -160,29 +162,29 @@ class Meter:
 
         seconds = self._time(steps)
         cost = num_steps * decode_bytes(self.model, context + num_steps // 2, self.dtype)
-        return Row("decode", f"behind {context}", seconds, num_steps / seconds, "tokens/s", COPY, cost)
+        return Measurement("decode", f"after {context}", seconds, num_steps / seconds, "tokens/s", COPY, cost)
 
-    def _batch(self, num_rows: int) -> Row:
-        """Measure short answers to prompts of text: tokens of all rows a second, prompts included in the time."""
+    def _batch(self, num_rows: int) -> Measurement:
+        """Measure short answers to text prompts: tokens of all rows a second, with the time of the prompts."""
         most = self.model.config.language.max_position_embeddings - self.plan.num_steps
         batch = collate([Sample(self._ids(min(PROMPT, most), seed), None) for seed in range(num_rows)])
         sampling = SamplingParams(max_new_tokens=self.plan.num_steps, ignore_eos=True)
-        seconds = self._time(lambda: self.model.generate(batch, sampling))
+        seconds = self._time(lambda: generate(self.model, batch, sampling))
         num_done = num_rows * self.plan.num_steps
-        return Row("batch", f"{num_rows} row{'s' * (num_rows != 1)}", seconds, num_done / seconds, "tokens/s")
+        return Measurement("batch", f"{num_rows} row{'s' * (num_rows != 1)}", seconds, num_done / seconds, "tokens/s")
 
-    def _turns(self, processor) -> Iterator[Row]:
-        """Measure a question with a picture to its first token, from the picture on, and the question that follows."""
+    def _turns(self, processor) -> Iterator[Measurement]:
+        """Measure the time to the first token of a question with an image, preprocessing included, and of the next."""
         side, seconds = self.model.config.image.side, ([], [])
         for number in range(self.plan.num_rounds + 1):
             session = ChatSession(self.model, processor)
-            picture = _noise(side, number)  # a new one, so that nothing of it is known
-            seconds[0].append(_first_token(session, QUESTIONS[0], [picture]))
+            image = _noise(side, number)  # a new one, which no cache contains
+            seconds[0].append(_first_token(session, QUESTIONS[0], [image]))
             session.clear()
-            session.ask(QUESTIONS[0], [picture], SamplingParams(max_new_tokens=NUM_ANSWERED, ignore_eos=True))
+            session.ask(QUESTIONS[0], [image], SamplingParams(max_new_tokens=NUM_ANSWERED, ignore_eos=True))
             seconds[1].append(_first_token(session, QUESTIONS[1], []))
         for name, found in zip(("turn 1", "turn 2"), seconds, strict=True):
-            yield Row(name, "first token", float(np.median(found[1:])))
+            yield Measurement(name, "first token", float(np.median(found[1:])))
 
 
 def _first_token(session: ChatSession, question: str, images: list) -> float:
@@ -192,7 +194,7 @@ def _first_token(session: ChatSession, question: str, images: list) -> float:
 
 
 def _noise(side: int, seed: int) -> Image.Image:
-    """Return a picture of two tiles by two."""
+    """Return a random image of two tiles by two."""
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (2 * side, 2 * side, 3), dtype=np.uint8))
 
 
@@ -204,7 +206,7 @@ def layer_weights(config: LanguageConfig) -> int:
 
 
 def decode_bytes(model, context: int, dtype: str) -> int:
-    """Return what a decoding step for one row must read: every weight of layers and head once, keys and values."""
+    """Return the bytes that a decoding step for one row must read: weights of layers and head, keys and values."""
     config, size = model.config.language, DTYPE_BYTES[dtype]
     layers = config.num_hidden_layers * layer_weights(config) * size
     codes = [num_bytes(layer.codes) for layer in quantized_layers(model).values()]
@@ -221,10 +223,9 @@ def prefill_flops(config: LanguageConfig, length: int) -> int:
 
 
 def vision_flops(config: LlavaConfig, num_tiles: int) -> int:
-    """Return the operations of the tower's layers that are needed for some tiles, without the projector's."""
+    """Return the operations of the tower's used layers for some tiles, without the projector."""
     vision = config.vision
-    num_layers = vision.num_hidden_layers + 1 + vision.select_layer if vision.select_layer < 0 else vision.select_layer
     length = config.image.patches_per_side**2 + int(vision.has_class_token)
     weights = 4 * vision.hidden_size**2 + 2 * vision.hidden_size * vision.intermediate_size
     attention = 4 * length * length * vision.hidden_size
-    return num_tiles * num_layers * (2 * length * weights + attention)
+    return num_tiles * vision.num_used_layers * (2 * length * weights + attention)

@@ -1,4 +1,4 @@
-"""Tokens that a folder adds to its vocabulary, and how a slow tokenizer of transformers finds them in a text."""
+"""Tokens that a folder adds to its vocabulary, and the way a slow tokenizer of transformers finds them in a text."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from typing import Any
 from ..foreign_json import FLAG, Kind, check_values, whole_number
 from .templates import TEMPLATES
 
-MAX_ID = 1 << 24  # no vocabulary is larger, and a table as long as the largest id must fit into memory
-MAX_TOKENS = 1 << 14  # beside a vocabulary; released models have 6,400 at most
+MAX_ID = 1 << 24  # larger than any vocabulary; a table of this length must fit into memory
+MAX_TOKENS = 1 << 14  # added to a vocabulary; released models have 6,400 at most
 TOKEN_ID = whole_number(0, MAX_ID)
 CONTENT = Kind(lambda value: isinstance(value, str) and value != "", "a text that is not empty")
 KINDS = {"content": CONTENT, "id": TOKEN_ID, **dict.fromkeys(("lstrip", "rstrip", "single_word", "normalized"), FLAG)}
 KINDS |= {"special": FLAG}
-# What the package itself puts in by id. It stays text in a text, even in a folder that calls it an ordinary token.
+# Tokens that this package inserts by id. In a text they stay text, even if a folder calls them ordinary tokens.
 NEVER_READ = frozenset(token for one in TEMPLATES.values() for token in (*one.special_tokens, *one.extra_stop_tokens))
 NEVER_READ |= {"<image>", "<pad>", "<s>", "<unk>"}
 
 
 @dataclass(frozen=True)
 class AddedToken:
-    """A token beside the vocabulary; the flags are those of transformers' AddedToken.
+    """A token added to the vocabulary, with the flags of transformers' AddedToken.
 
-    is_special: it stays text where somebody typed it. strips_left, strips_right: it swallows white space there.
-    is_word: it is found as a word of its own only. is_normalized: it is looked for in the normalized text.
+    is_special: it stays text in a text. strips_left, strips_right: it removes white space on this side. is_word: it is
+    found only as a whole word. is_normalized: it is looked for in the normalized text.
     """
 
     text: str
@@ -38,7 +38,7 @@ class AddedToken:
     is_normalized: bool = False
 
     def as_json(self) -> dict[str, Any]:
-        """Return the token as tokenizer.json lists it."""
+        """Return the token as in tokenizer.json."""
         return {
             "id": self.token_id,
             "content": self.text,
@@ -51,7 +51,7 @@ class AddedToken:
 
 
 def parse_token(stated: Any, token_id: Any, where: str) -> AddedToken:
-    """Return a token from an object with `content` and flags, or from its text alone. Raises ValueError."""
+    """Return the token of an object with `content` and flags, or of its text alone. Raises ValueError."""
     values = {"content": stated} if isinstance(stated, str) else stated
     if not isinstance(values, Mapping) or "content" not in values:
         raise ValueError(f"{where} has {stated!r}: expected a string or an object with 'content'")
@@ -69,13 +69,13 @@ def parse_token(stated: Any, token_id: Any, where: str) -> AddedToken:
 
 
 def check_number(number: int, where: str) -> None:
-    """Raise ValueError for more tokens than can be searched for in a text."""
+    """Raise ValueError for too many tokens to search a text for."""
     if number > MAX_TOKENS:
-        raise ValueError(f"{where} lists {number:,} tokens, expected {MAX_TOKENS:,} at most")
+        raise ValueError(f"{where} has {number:,} tokens, expected at most {MAX_TOKENS:,}")
 
 
 class AddedTokenSplitter:
-    """Cuts a text at the added tokens that may be read, as PreTrainedTokenizer.tokenize of transformers does."""
+    """Splits a text at its added tokens that are not special, as transformers' PreTrainedTokenizer.tokenize does."""
 
     def __init__(self, tokens: Iterable[AddedToken]):
         self._tokens = {token.text: token for token in tokens}
@@ -84,19 +84,21 @@ class AddedTokenSplitter:
         self._has_readable = any(not token.is_special for token in self._tokens.values())
 
     def split(self, text: str, *, before: str = "") -> list[str | AddedToken]:
-        """Return texts and tokens in their order. A special token is part of the text around it.
+        """Return texts and tokens in order. A special token is part of the text around it.
 
-        before: what stands in front of the text, which decides if a token at its start is a word of its own.
+        before: the text in front, which decides whether a token at the start is a whole word. Raises ValueError for
+        half of a surrogate pair.
         """
+        check_unicode(text)
         if not self._has_readable:
             return [text] if text else []
         texts = [before, *self._cut(text)] if before else self._cut(text)
         tokens: list[AddedToken | None] = [None] * len(texts)
         for index in range(len(texts)):
-            token = self._readable(texts[index])  # not what was cut there: it may have taken a neighbor in since
+            token = self._readable(texts[index])  # not the text as it was cut: it may have absorbed a neighbor since
             tokens[index] = token if token is not None and _apply_flags(texts, index, token) else None
         texts[:1] = [texts[0].removeprefix(before)] if texts else []
-        # A token that became part of its neighbor leaves nothing, and one that took another in is text.
+        # A token that was joined to its neighbor leaves an empty text, and one that absorbed another is text.
         kept = zip(texts, tokens, strict=True)
         return [token if token is not None and token.text == text else text for text, token in kept if text]
 
@@ -105,7 +107,7 @@ class AddedTokenSplitter:
         return None if token is None or token.is_special else token
 
     def _cut(self, text: str) -> list[str]:
-        """Return the stretches of a text, tokens that may be read and what stands between them, none of them empty."""
+        """Return the parts of a text, tokens that are not special and the texts between them, without empty ones."""
         texts, start = [], 0
         for match in self._find.finditer(text):
             if not self._tokens[match.group()].is_special:
@@ -114,10 +116,19 @@ class AddedTokenSplitter:
         return [part for part in (*texts, text[start:]) if part]
 
 
-def _apply_flags(texts: list[str], index: int, token: AddedToken) -> bool:
-    """Let a token take the white space beside it; tell if it is one, or text because it is no word of its own.
+def check_unicode(text: str) -> None:
+    """Raise ValueError for half of a surrogate pair in a text, which no tokenizer can read."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        bad = text[error.start]
+        raise ValueError(f"character {error.start} of the text, {bad!r}, is half of a surrogate pair") from None
 
-    `texts` changes as in transformers, where a token that is none is joined to what stands before it, or after it.
+
+def _apply_flags(texts: list[str], index: int, token: AddedToken) -> bool:
+    """Let a token remove the white space beside it; return whether it is a token, or text since it is not a whole word.
+
+    Changes `texts` as transformers does: a token that is text is joined to the text before it, or after it.
     """
     has_left, has_right = index > 0, index + 1 < len(texts)
     if token.strips_right and has_right:
@@ -135,11 +146,11 @@ def _apply_flags(texts: list[str], index: int, token: AddedToken) -> bool:
 
 
 def check_ids(tokens: Iterable[AddedToken], piece_of: Callable[[int], str | None], where: str) -> None:
-    """Raise ValueError for two tokens with one id, or one whose id the vocabulary gives to another text."""
+    """Raise ValueError for two tokens with one id, or a token with the id of another text in the vocabulary."""
     seen: dict[int, str] = {}
     for token in tokens:
         other = seen.setdefault(token.token_id, token.text)
         piece = piece_of(token.token_id)
         if other != token.text or piece not in (None, token.text):
             rival = other if other != token.text else piece
-            raise ValueError(f"{where}: the id {token.token_id} is that of {token.text!r} and of {rival!r}")
+            raise ValueError(f"{where}: both {token.text!r} and {rival!r} have the id {token.token_id}")

@@ -1,4 +1,4 @@
-"""Ids to text, one at a time: bytes wait until they are whole characters. Knows no stop string."""
+"""Decode ids to text one at a time: bytes are kept until they form whole characters."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 class TextDecoder:
-    """Turns ids into text piece by piece; all pieces together are the decoded text.
+    """Decodes ids piece by piece. All pieces together are the decoded text.
 
-    The space that encoding puts before a text is taken away again, wherever encoding puts it.
+    The space that encoding puts before the start of a text is removed, wherever encoding puts it.
     """
 
     def __init__(self, tokenizer: Tokenizer, *, skip_special: bool = True):
@@ -24,8 +24,8 @@ class TextDecoder:
         self._is_text_start = tokenizer.has_text_prefix
         self._is_first = True
 
-    def put(self, token_id: int) -> str:
-        """Return the text that is complete with this id; raise ValueError for an id outside the vocabulary."""
+    def add(self, token_id: int) -> str:
+        """Return the text that this id completes; raise ValueError for an id outside the vocabulary."""
         is_opening = self._is_first and token_id == self._tokenizer.bos_id
         self._is_first = False
         if token_id == IMAGE_TOKEN_ID:
@@ -44,7 +44,7 @@ class TextDecoder:
         return self._bytes.decode(content)
 
     def finish(self) -> str:
-        """Return what is left: a broken character as U+FFFD."""
+        """Return the rest of the text, with an incomplete character as U+FFFD."""
         return self._flush()
 
     def _flush(self) -> str:
@@ -56,4 +56,4 @@ class TextDecoder:
 def decode(tokenizer: Tokenizer, ids, *, skip_special: bool) -> str:
     """Return the text of ids."""
     decoder = TextDecoder(tokenizer, skip_special=skip_special)
-    return "".join([decoder.put(int(token_id)) for token_id in ids]) + decoder.finish()
+    return "".join([decoder.add(int(token_id)) for token_id in ids]) + decoder.finish()

@@ -1,4 +1,4 @@
-"""What a tokenizer.json describes: checked, and changed so that no text becomes a special token. Encodes nothing."""
+"""Check the contents of a tokenizer.json, and change them so that no text becomes a special token."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from .added_tokens import AddedToken, check_number, parse_token
 from .step_check import check_steps, regex_of
 
 MAX_STEPS = 64  # of a normalizer or pre-tokenizer; released ones have fewer than ten
-MAX_GROWTH = 16  # characters that normalizing makes of one
-# A repeated group that itself ends with a repetition, like (a+)+: reading such a pattern may take exponential time.
+MAX_GROWTH = 16  # characters that normalizing may make of one
+# A repeated group that contains a repetition, like (a+)+, may need exponential time.
 CHARACTER_CLASS = re.compile(r"\\.|\[(?:\\.|\[:\w+:\]|[^\]\\])*\]", re.DOTALL)
 NESTED = re.compile(r"\([^()]*(?:[*+]|\{\d+,\d*\})[^()]*\)(?:[*+]|\{\d+,\d*\})")
 LISTS = ("normalizers", "pretokenizers", "processors", "decoders")
-# Of the object that holds the vocabulary. Pieces that are spelled with a prefix or a suffix would be decoded wrongly.
+# Keys of the object with the vocabulary. Pieces with a prefix or a suffix would be decoded wrongly.
 NO_AFFIX = Kind(lambda value: value is None or value == "", "null: pieces with a prefix or suffix are not supported")
 MODEL = {
     "type": one_of(("BPE", "Unigram")),
@@ -26,12 +26,12 @@ MODEL = {
     "unk_token": TEXT.or_null(),
     **dict.fromkeys(("fuse_unk", "byte_fallback", "ignore_merges"), FLAG.or_null()),
 }
-# A name that no text has: vocabularies spell spaces and control characters otherwise.
+# A name that no text matches: vocabularies spell spaces and control characters differently.
 UNREACHABLE = " \x00{}"
 
 
 def read_added(spec: Mapping[str, Any], where: str) -> dict[str, AddedToken]:
-    """Return a file's added tokens by their texts, in its order. Raises ValueError."""
+    """Return the added tokens of a file by their texts, in order. Raises ValueError."""
     listed = [] if spec.get("added_tokens") is None else spec["added_tokens"]
     if not isinstance(listed, list) or not all(isinstance(token, dict) for token in listed):
         raise ValueError(f"{where}: added_tokens is {str(listed)[:80]}, expected a list of objects")
@@ -39,39 +39,39 @@ def read_added(spec: Mapping[str, Any], where: str) -> dict[str, AddedToken]:
     tokens = [parse_token(token, token.get("id"), f"added_tokens of {where}") for token in listed]
     found = {token.text: token for token in tokens}
     if len(found) < len(tokens):
-        raise ValueError(f"added_tokens of {where} lists a token twice")
+        raise ValueError(f"added_tokens of {where} has a token twice")
     return found
 
 
 def check_spec(spec: Mapping[str, Any], where: str) -> None:
-    """Raise ValueError for what cannot be a tokenizer, or would not come to an end with some text."""
+    """Raise ValueError if this is not a tokenizer, or would take too long for some text."""
     tried = []
     for key in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
         steps = list(steps_of(spec.get(key), where))
         if len(steps) > MAX_STEPS:
-            raise ValueError(f"{where}: {key} has {len(steps)} steps, expected {MAX_STEPS} at most")
+            raise ValueError(f"{where}: {key} has {len(steps)} steps, expected at most {MAX_STEPS}")
         for step in steps:
             _check_pattern(regex_of(step), where)
         tried += steps if key in ("normalizer", "pre_tokenizer") else []
         growth = math.prod(_growth(step) for step in steps)
         if growth > MAX_GROWTH:
-            raise ValueError(f"{where}: {key} may make a text {growth} times as long, expected {MAX_GROWTH} at most")
+            raise ValueError(f"{where}: {key} may make a text {growth} times as long, expected at most {MAX_GROWTH}")
     check_steps(spec, tried, MAX_GROWTH, where)
     model = spec.get("model")
     if not isinstance(model, Mapping):
-        raise ValueError(f"{where} is no tokenizer file: model is {shown(model)}, expected an object")
+        raise ValueError(f"{where} is not a tokenizer file: model is {shown(model)}, expected an object")
     if model.get("dropout"):
-        raise ValueError(f"{where}: model has dropout {model['dropout']}, so that ids would be random: expected null")
-    if "vocab" in model:  # without one, it is no tokenizer at all
+        raise ValueError(f"{where}: model has dropout {model['dropout']}, which makes ids random: expected null")
+    if "vocab" in model:  # without one, it is not a tokenizer
         check_values(model, MODEL, f"{where}, model")
 
 
 def steps_of(step: Any, where: str = "") -> Iterator[Mapping[str, Any]]:
-    """Yield a step, or the steps of a sequence. Raises ValueError for something else."""
+    """Yield a step, or the steps of a sequence. Raises ValueError for anything else."""
     if step is None:
         return
     if not isinstance(step, Mapping) or not isinstance(step.get("type"), str):
-        raise ValueError(f"{where}: {str(step)[:80]} is no step, expected an object with a type")
+        raise ValueError(f"{where}: {str(step)[:80]} is not a step, expected an object with a type")
     if step["type"] != "Sequence":
         yield step
         return
@@ -86,12 +86,12 @@ def steps_of(step: Any, where: str = "") -> Iterator[Mapping[str, Any]]:
 def _check_pattern(expression: str | None, where: str) -> None:
     if expression is not None and NESTED.search(CHARACTER_CLASS.sub("x", expression)):
         raise ValueError(
-            f"{where}: the pattern {expression[:80]!r} repeats a repetition, so that a text could take for ever"
+            f"{where}: the pattern {expression[:80]!r} repeats a repetition, which could take forever for some text"
         )
 
 
 def _growth(step: Mapping[str, Any]) -> int:
-    """Return how many characters a step may make of one, or put in front."""
+    """Return the maximum number of characters that a step makes of one, or adds in front."""
     if step["type"] == "Prepend" and isinstance(step.get("prepend"), str):
         return max(len(step["prepend"]), 1)
     pattern, content = step.get("pattern"), step.get("content")
@@ -102,18 +102,18 @@ def _growth(step: Mapping[str, Any]) -> int:
 
 
 def plain_spec(spec: Mapping[str, Any], tokens: Iterable[AddedToken], specials: set[str], where: str) -> dict[str, Any]:
-    """Return the description of a tokenizer whose pieces and merges make none of the special tokens.
+    """Return the contents of a tokenizer.json whose pieces and merges never make a special token.
 
-    All added tokens stay, so that the library numbers them as it does for transformers; it is told to leave the special
-    ones alone. A special token that is a piece of the vocabulary gets a name that no text has. Raises ValueError for a
-    merge that is none.
+    All added tokens stay, so that the library numbers them as it does for transformers; its option for special tokens
+    keeps them text. A special token in the vocabulary gets a name that no text matches. Raises ValueError for an
+    invalid merge.
     """
     model = dict(spec.get("model") or {})
     vocabulary, merges = model.get("vocab"), model.get("merges")
     if isinstance(merges, list):
         model["merges"] = [merge for merge in merges if not _touches(merge, specials, where)]
     if isinstance(vocabulary, Mapping):
-        kept = {model.get("unk_token")}  # the library looks for it by its name; no merge makes it
+        kept = {model.get("unk_token")}  # the library looks it up by name, and no merge makes it
         hidden = specials - kept
         model["vocab"] = {UNREACHABLE.format(text) if text in hidden else text: i for text, i in vocabulary.items()}
     elif isinstance(vocabulary, list):
@@ -125,15 +125,15 @@ def plain_spec(spec: Mapping[str, Any], tokens: Iterable[AddedToken], specials: 
 
 
 def _touches(merge: Any, specials: set[str], where: str) -> bool:
-    """Tell if a merge makes a special token or needs one; older files write the pair as one string with a space."""
+    """Return whether a merge makes or needs a special token. Older files write the pair as one string with a space."""
     pair = merge.split(" ") if isinstance(merge, str) else merge
     if not isinstance(pair, list) or not all(isinstance(part, str) for part in pair):
-        raise ValueError(f"{where} is no tokenizer file: the merge {shown(merge)}, expected two texts")
+        raise ValueError(f"{where} is not a tokenizer file: the merge {shown(merge)}, expected two texts")
     return "".join(pair) in specials or not specials.isdisjoint(pair)
 
 
 def without_prefix(step: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    """Return a normalizer or pre-tokenizer that puts no space in front."""
+    """Return a normalizer or pre-tokenizer that adds no space in front."""
     if step is None or step["type"] == "Prepend":
         return None
     if step["type"] == "Sequence":
@@ -145,9 +145,10 @@ def without_prefix(step: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
 
 
 def prefix_schemes(spec: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield what puts a space in front of a text, which decoding takes away again, and where: always, first or never.
+    """Yield each component that adds a space before a text, which decoding removes, and when: always, first or never.
 
-    "normalizer": at each stretch between tokens that are found in the raw text. "pre_tokenizer": between all tokens.
+    "normalizer": before each text between tokens found in the raw text. "pre_tokenizer": before each text between any
+    tokens.
     """
     for key in ("normalizer", "pre_tokenizer"):
         for step in steps_of(spec.get(key)):
@@ -160,9 +161,9 @@ def prefix_schemes(spec: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def check_prefix(spec: Mapping[str, Any], stated: bool | None, where: str) -> None:
-    """Raise ValueError where tokenizer_config.json states another add_prefix_space than tokenizer.json has.
+    """Raise ValueError if add_prefix_space differs between tokenizer_config.json and tokenizer.json.
 
-    transformers 4 lets the statement count for some classes, version 5 lets the file.
+    transformers 4 follows the former for some classes, version 5 the latter.
     """
     if stated is None:
         return
@@ -171,18 +172,18 @@ def check_prefix(spec: Mapping[str, Any], stated: bool | None, where: str) -> No
     if (isinstance(own, bool) and own != stated) or (not stated and has_prefix):
         found = own if isinstance(own, bool) else has_prefix
         raise ValueError(
-            f"{where} has add_prefix_space {found}, the settings beside it {stated}, so that ids depend on the tool: "
-            "make both the same"
+            f"{where} has add_prefix_space {found}, but the settings files have {stated}, so that ids depend on the "
+            "tool: make both the same"
         )
 
 
 def starts_with(spec: Mapping[str, Any], bos: str | None) -> bool:
-    """Return whether the file itself puts the BOS token in front."""
+    """Return whether the file itself adds the BOS token in front."""
     return bos is not None and _special_at(spec, 0) == bos
 
 
 def ends_with(spec: Mapping[str, Any]) -> str | None:
-    """Return the special token that the file puts behind every text, None for none."""
+    """Return the special token that the file adds to the end of every text, or None."""
     return _special_at(spec, -1)
 
 

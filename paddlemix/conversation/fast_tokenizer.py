@@ -1,4 +1,4 @@
-"""tokenizer.json through the `tokenizers` library. Never reads a special token out of text."""
+"""Tokenize with a tokenizer.json and the `tokenizers` library. Special tokens in text stay text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import tokenizers
 
 from ..foreign_json import number
-from .added_tokens import MAX_ID, NEVER_READ, AddedToken, check_ids
+from .added_tokens import MAX_ID, NEVER_READ, AddedToken, check_ids, check_unicode
 from .detokenize import decode
 from .fast_spec import (
     check_prefix,
@@ -26,8 +26,8 @@ from .fast_spec import (
     steps_of,
     without_prefix,
 )
-from .tokenizer_files import TokenizerFiles, check_unicode, write_files
-from .tokenizer_settings import TokenizerSettings, choose_bos, find_special, read_settings
+from .tokenizer_files import TokenizerFiles, write_files
+from .tokenizer_settings import TokenizerSettings, choose_bos, missing_special, read_settings
 
 SPACE_PIECE = "▁"
 NO_MODEL = {"type": "BPE", "vocab": {}, "merges": []}
@@ -36,9 +36,9 @@ SCORE = number(-1e30, 1e30)
 
 
 class FastTokenizer:
-    """A byte-level (GPT-2, LLaMA 3, Qwen2) or LLaMA-type tokenizer.json; ids as transformers' fast tokenizer's.
+    """A byte-level (GPT-2, LLaMA 3, Qwen2) or LLaMA-type tokenizer.json, with the ids of transformers' fast tokenizer.
 
-    The ids of added tokens are those that the file states, which the library would number anew.
+    Added tokens have their ids from the file; the library would renumber them.
     """
 
     def __init__(self, files: TokenizerFiles):
@@ -58,13 +58,13 @@ class FastTokenizer:
         self.specials = {text: token.token_id for text, token in tokens.items()}
         self.specials |= {text: vocabulary[text] for text in named if text in vocabulary}
         self._names = {token_id: text for text, token_id in self.specials.items()}
-        shown = {text for text, token in tokens.items() if not token.is_special}
-        self.hidden_ids = frozenset(i for text, i in self.specials.items() if text not in shown)
+        ordinary = {text for text, token in tokens.items() if not token.is_special}
+        self.hidden_ids = frozenset(i for text, i in self.specials.items() if text not in ordinary)
         self._stripping = {token.token_id for token in tokens.values() if token.strips_right}
         self.vocab_size = max([*vocabulary.values(), *self._names]) + 1
         self._read_roles(spec, settings)
-        _build(files, {**spec, "model": NO_MODEL, "added_tokens": []})  # also what is not used has to be sound
-        self._build_encoders(spec, tokens, self.specials.keys() - shown)
+        _build(files, {**spec, "model": NO_MODEL, "added_tokens": []})  # the unused parts have to be valid, too
+        self._build_encoders(spec, tokens, self.specials.keys() - ordinary)
 
     def _read_roles(self, spec: Mapping[str, Any], settings: TokenizerSettings) -> None:
         files = self._files
@@ -76,23 +76,23 @@ class FastTokenizer:
         self.add_bos = choose_bos(files, self.bos_id, is_wanted)
         if not settings.has_no_end and (end := ends_with(spec)) is not None:
             raise ValueError(
-                f"{files.vocabulary} in {files.folder}: post_processor puts {end!r} behind every text, expected nothing"
+                f"{files.vocabulary} in {files.folder}: post_processor adds {end!r} to the end of every text"
             )
 
     def _build_encoders(self, spec: Mapping[str, Any], tokens: Mapping[str, AddedToken], specials: set[str]) -> None:
-        """Make the library's tokenizers for text at the start of a stretch and for text that goes on."""
+        """Build the library's tokenizers for text that starts a stretch and for text that continues one."""
         where = f"{self._files.vocabulary} in {self._files.folder}"
         start = plain_spec(spec, tokens.values(), specials, where)
         self._start, contents = _build(self._files, start), list(tokens)
-        self._start_ids = _moved(self._start, tokens.values(), contents)
+        self._start_ids = _renumbered(self._start, tokens.values(), contents)
         parts = {key: without_prefix(spec.get(key)) for key in ("normalizer", "pre_tokenizer")}
         self._continue, self._continue_ids = self._start, self._start_ids
         if any(parts[key] != spec.get(key) for key in parts):
-            # A token that is looked for in the normalized text keeps the space that normalizing puts before it.
+            # A token that is looked for in the normalized text keeps the space that normalizing adds before it.
             contents = [self._normalized(token) for token in tokens.values()]
             renamed = [dict(one, content=text) for one, text in zip(start["added_tokens"], contents, strict=True)]
             self._continue = _build(self._files, {**start, **parts, "added_tokens": renamed})
-            self._continue_ids = _moved(self._continue, tokens.values(), contents)
+            self._continue_ids = _renumbered(self._continue, tokens.values(), contents)
         schemes = list(prefix_schemes(spec))
         self.has_text_prefix = any(scheme in ("always", "first") for _, scheme in schemes)
         self._has_prefix_after_special = any(scheme == "always" for _, scheme in schemes)
@@ -119,11 +119,13 @@ class FastTokenizer:
             return self._encode(text, is_start)
         except (KeyboardInterrupt, SystemExit):
             raise
-        except BaseException as error:  # a panic of Rust, where a pattern tries too many ways to read the text
-            raise ValueError(f"{self._files.vocabulary} in {self._files.folder} cannot read a text: {error}") from error
+        except BaseException as error:  # a panic of Rust if a pattern backtracks too much
+            raise ValueError(
+                f"{self._files.vocabulary} in {self._files.folder} cannot encode a text: {error}"
+            ) from error
 
     def _encode(self, text: str, is_start: bool) -> list[int]:
-        """Return the ids. Text that goes on gets its space back behind the first added token in it."""
+        """Return the ids. In a continued text, only what follows the first added token gets a space in front."""
         if is_start:
             ids = self._start.encode(text, add_special_tokens=False).ids
             return [self._start_ids.get(token_id, token_id) for token_id in ids] if self._start_ids else ids
@@ -137,7 +139,9 @@ class FastTokenizer:
 
     def special_id(self, text: str) -> int:
         """See Tokenizer."""
-        return find_special(self.specials, text, self._files.folder)
+        if text not in self.specials:
+            raise missing_special(self.specials, text, self._files.folder)
+        return self.specials[text]
 
     def special_ids(self, text: str, *, is_start: bool) -> list[int]:
         """See Tokenizer."""
@@ -189,27 +193,27 @@ def _build(files: TokenizerFiles, spec: Mapping[str, Any]) -> tokenizers.Tokeniz
         built = tokenizers.Tokenizer.from_str(json.dumps(spec))
     except (KeyboardInterrupt, SystemExit):
         raise
-    except BaseException as error:  # the library raises bare Exception, and panics of Rust are no Exception
-        raise ValueError(f"{where} is no tokenizer file: {error}") from error
-    built.encode_special_tokens = True  # that is: as text
+    except BaseException as error:  # the library raises plain Exception, and panics of Rust are BaseException
+        raise ValueError(f"{where} is not a tokenizer file: {error}") from error
+    built.encode_special_tokens = True  # as text
     return built
 
 
-def _moved(built: tokenizers.Tokenizer, tokens: Iterable[AddedToken], contents: Iterable[str]) -> dict[int, int]:
-    """Return the library's ids of added tokens, found by what it looks for, where the file states other ones."""
+def _renumbered(built: tokenizers.Tokenizer, tokens: Iterable[AddedToken], contents: Iterable[str]) -> dict[int, int]:
+    """Return the library's ids of added tokens that have other ids in the file, with those ids."""
     pairs = [(built.token_to_id(text), token.token_id) for token, text in zip(tokens, contents, strict=True)]
     return {number: stated for number, stated in pairs if number != stated}
 
 
 def _merge_added(own: Mapping[str, AddedToken], settings: TokenizerSettings, where: str) -> dict[str, AddedToken]:
-    """Return the added tokens of tokenizer.json and of the settings, whose flags count where both have a token."""
+    """Return the added tokens of tokenizer.json and of the settings; for a token in both, the settings' flags count."""
     fixed = settings.named | NEVER_READ
     found = {text: replace(token, is_special=token.is_special or text in fixed) for text, token in own.items()}
     for text, token in settings.added.items():
         other = found.get(text, token)
         if other.token_id != token.token_id:
             raise ValueError(
-                f"{where} gives the token {text!r} the id {other.token_id}, the settings beside it {token.token_id}"
+                f"{where} gives the token {text!r} the id {other.token_id}, but the settings give it {token.token_id}"
             )
         found[text] = replace(token, is_special=token.is_special or other.is_special)
     return found
@@ -224,29 +228,29 @@ def _vocabulary(where: str, spec: Mapping[str, Any]) -> dict[str, int]:
     elif isinstance(stated, list) and all(_is_scored(one) for one in stated):
         found = {one[0]: number for number, one in enumerate(stated)}
     else:
-        raise ValueError(f"{where} is no tokenizer file: it has no vocabulary")
+        raise ValueError(f"{where} is not a tokenizer file: it has no vocabulary")
     wrong = next((text for text, number in found.items() if type(number) is not int or not 0 <= number <= MAX_ID), None)
     if wrong is not None:
         raise ValueError(f"{where}: {wrong!r} has the id {found.get(wrong)!r}, expected a number from 0 to {MAX_ID}")
     if len(found) < len(stated) or len(set(found.values())) < len(found):
-        raise ValueError(f"{where}: {_twice(stated)} stands twice in the vocabulary")
+        raise ValueError(f"{where}: {_repeated(stated)} is twice in the vocabulary")
     return found
 
 
 def _is_scored(one: Any) -> bool:
-    """Tell if something is a piece with its score."""
+    """Return whether a value is a piece with its score."""
     return isinstance(one, list) and len(one) == 2 and isinstance(one[0], str) and SCORE.is_good(one[1])
 
 
-def _twice(stated: Mapping[str, int] | list) -> str:
-    """Return what stands twice: an id, or a piece of a list."""
+def _repeated(stated: Mapping[str, int] | list) -> str:
+    """Return the name of a repeated id, or of a repeated piece in a list."""
     names = [f"the id {number}" for number in stated.values()] if isinstance(stated, Mapping) else []
     names = names or [repr(text) for text, _ in stated]
     return next(name for name, count in Counter(names).items() if count > 1)
 
 
 def _is_byte_level(where: str, spec: Mapping[str, Any]) -> bool:
-    """Return whether pieces are spelled in the byte alphabet; raise ValueError for other kinds than we can decode."""
+    """Return whether pieces are spelled in the byte alphabet; raise ValueError for a decoder that is not supported."""
     kinds = {step["type"] for step in steps_of(spec.get("decoder"), where)}
     if "ByteLevel" in kinds:
         return True
@@ -257,7 +261,7 @@ def _is_byte_level(where: str, spec: Mapping[str, Any]) -> bool:
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """Return the byte for each character of the byte-level alphabet (GPT-2, encoder.py: bytes_to_unicode)."""
+    """Return the byte of each character of the byte-level alphabet (GPT-2, encoder.py: bytes_to_unicode)."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + index): byte for index, byte in enumerate(others)}

@@ -1,4 +1,4 @@
-"""A folder's own chat template (Jinja) held against the formats that are known, by rendering a probe conversation."""
+"""Find the known chat format of a folder's Jinja template, by rendering probe conversations."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SHOWN = 60  # characters around a difference
 
 @dataclass(frozen=True)
 class Match:
-    """The format to take. difference: how the folder's template renders otherwise, empty for an equal one."""
+    """The matching format. difference: where the folder's template renders differently, empty if it does not."""
 
     name: str
     difference: str = ""
@@ -32,8 +32,11 @@ class Match:
 
 @dataclass(frozen=True)
 class _Probe:
-    """system: with a system text. num_turns: questions; is_closed: with an answer to the last one. has_image: the first
-    question starts with an image."""
+    """A conversation to render.
+
+    system: with a system text. num_turns: number of questions. is_closed: with an answer to the last question.
+    has_image: the first question starts with an image.
+    """
 
     is_closed: bool
     num_turns: int = 2
@@ -46,16 +49,16 @@ SYSTEM_PROBE = 3
 
 
 def match_template(source: str, tokens: Mapping[str, str], preferred: str) -> Match:
-    """Return the known format that a Jinja template renders, or the nearest one and where it differs.
+    """Return the known format that a Jinja template renders, or the nearest one and the difference.
 
-    tokens: texts of special tokens by their roles (bos_token, ...). preferred: the format that counts among equally
-    good ones, and where none is alike.
+    tokens: texts of special tokens by role (bos_token, ...). preferred: the format to choose from several equal ones,
+    or if none is similar.
     """
     try:
         forms = _rendered(source, tokens)
     except ValueError as error:
-        return Match(preferred, f"it cannot be tried: {error}")
-    names = sorted(TEMPLATES, key=lambda name: name != preferred)  # the preferred one first, the others in their order
+        return Match(preferred, f"it cannot be rendered: {error}")
+    names = sorted(TEMPLATES, key=lambda name: name != preferred)  # the preferred one first, the others in order
     chats = [TEMPLATES[name] for name in names if not TEMPLATES[name].is_prompt_text_dropped]
     for rendered in forms:
         for template in chats:
@@ -63,14 +66,14 @@ def match_template(source: str, tokens: Mapping[str, str], preferred: str) -> Ma
                 return Match(template.name)
     whole = [rendered for rendered in forms if rendered[0] is not None and rendered[1] is not None]
     if not whole:
-        return Match(preferred, "it renders no conversation of two turns")
-    # A template for texts prints a list of parts as Python spells it.
+        return Match(preferred, "it does not render a conversation of two turns")
+    # A template for texts prints a list of parts in Python's notation.
     rendered = next((one for one in whole if _roles_of(one[1]) is not None and PYTHON not in one[0]), whole[-1])
     return _nearest(rendered, chats, tokens, preferred)
 
 
 def _rendered(source: str, tokens: Mapping[str, str]) -> list[list[str | None]]:
-    """Return what the template makes of each probe, with messages of parts (as processors get them) and of texts."""
+    """Return the rendered probes, once with messages of parts (as for processors) and once with texts."""
     calls = [_call(probe, tokens, has_parts) for has_parts in (True, False) for probe in PROBES]
     texts = [text for text, _ in render_all(source, json.dumps(calls))]
     return [texts[: len(PROBES)], texts[len(PROBES) :]]
@@ -102,9 +105,9 @@ def _ours(template: ChatTemplate, probe: _Probe) -> str:
 
 
 def _is_equal(rendered: Sequence[str | None], template: ChatTemplate, tokens: Mapping[str, str]) -> bool:
-    """Tell if all probes are equal, but for a BOS in front and what follows the last answer.
+    """Return whether all probes are equal, except for a BOS in front and the text after the last answer.
 
-    A template that refuses a system text, as Gemma's does, may still be equal.
+    A template that refuses a system text, like Gemma's, may still be equal.
     """
     for number, (probe, text) in enumerate(zip(PROBES, rendered, strict=True)):
         if text is None and number == SYSTEM_PROBE:
@@ -118,7 +121,7 @@ def _is_equal(rendered: Sequence[str | None], template: ChatTemplate, tokens: Ma
 
 
 def _is_same(text: str, ours: str, probe: _Probe, template: ChatTemplate, tokens: Mapping[str, str]) -> bool:
-    """Tell if two renderings are equal, but for what follows the last answer."""
+    """Return whether two renderings are equal, except for the text after the last answer."""
     if not probe.is_closed or not text.startswith(ours):
         return text == ours
     return text[len(ours) :].strip() in ("", tokens.get("eos_token"), template.answer_prefix.strip())
@@ -132,24 +135,24 @@ def _without_bos(text: str, ours: str, tokens: Mapping[str, str]) -> str:
 def _nearest(
     rendered: Sequence[str | None], chats: Sequence[ChatTemplate], tokens: Mapping[str, str], preferred: str
 ) -> Match:
-    """Return the format with the same names of the roles and where it differs, the preferred one where none has them.
+    """Return the format with the same role names and its difference, or the preferred format if none has them.
 
-    Of several it is the one that is equal with a system text, else the preferred one, else the most alike.
+    Of several, it is the one that is equal with a system text, else the preferred one, else the most similar.
     """
     roles = _roles_of(rendered[1])
-    alike = [template for template in chats if roles is not None and roles == _roles_of(_ours(template, PROBES[1]))]
+    similar = [template for template in chats if roles is not None and roles == _roles_of(_ours(template, PROBES[1]))]
 
-    def merit(template: ChatTemplate) -> tuple[bool, bool, float]:
+    def score(template: ChatTemplate) -> tuple[bool, bool, float]:
         text, ours = rendered[SYSTEM_PROBE], _ours(template, PROBES[SYSTEM_PROBE])
         is_same = text is not None and _without_bos(text, ours, tokens) == ours
-        return is_same, template.name == preferred, _likeness(rendered[0], _ours(template, PROBES[0]))
+        return is_same, template.name == preferred, _similarity(rendered[0], _ours(template, PROBES[0]))
 
-    best = max(alike, key=merit) if alike else TEMPLATES[preferred]
+    best = max(similar, key=score) if similar else TEMPLATES[preferred]
     return Match(best.name, _difference(rendered, best, tokens))
 
 
 def _roles_of(text: str) -> tuple[str, ...] | None:
-    """Return the words that name the roles: the last before the second question, those before the first answer."""
+    """Return the words of the role names: the last before the second question, and all before the first answer."""
     pattern = "(.*)".join(map(re.escape, (ASKED[0], ANSWERED[0], ASKED[1])))
     found = re.search(pattern, text, re.DOTALL)
     if found is None:
@@ -158,12 +161,12 @@ def _roles_of(text: str) -> tuple[str, ...] | None:
     return (*before_question[-1:], "", *before_answer)
 
 
-def _likeness(one: str, other: str) -> float:
+def _similarity(one: str, other: str) -> float:
     return difflib.SequenceMatcher(None, one, other, autojunk=False).ratio()
 
 
 def _difference(rendered: Sequence[str | None], template: ChatTemplate, tokens: Mapping[str, str]) -> str:
-    """Return the first stretch that differs, as both render it."""
+    """Return the first difference, as rendered by both."""
     for probe, text in zip(PROBES, rendered, strict=True):
         if text is None:
             continue

@@ -1,4 +1,4 @@
-"""A foreign chat template rendered in a process of its own, so that none can hang this one or take its memory.
+"""Render a foreign chat template in a separate process, so that it cannot hang this one or use up its memory.
 
 The environment is that of transformers (utils/chat_template_utils.py): whitespace options, loop controls, the
 `generation` block, `tojson` without escapes, `raise_exception` and `strftime_now`.
@@ -19,12 +19,12 @@ MAX_SOURCE = 1 << 18  # characters
 
 @functools.lru_cache(maxsize=16)
 def render_all(source: str, request: str) -> tuple[tuple[str | None, str], ...]:
-    """Return for each call (text, "") or (None, why not). Raises ValueError if the template takes too much.
+    """Return for each call (text, "") or (None, reason). Raises ValueError if the template needs too much.
 
-    request: JSON of a list of calls, each with the values that the template gets.
+    request: JSON of a list of calls, each with the values for the template.
     """
     if len(source) > MAX_SOURCE:
-        raise ValueError(f"it has {len(source):,} characters, expected {MAX_SOURCE:,} at most")
+        raise ValueError(f"it has {len(source):,} characters, expected at most {MAX_SOURCE:,}")
     try:
         output = run_limited(__name__, json.dumps([source, json.loads(request)]))
     except ValueError as error:
@@ -33,7 +33,7 @@ def render_all(source: str, request: str) -> tuple[tuple[str | None, str], ...]:
 
 
 def main() -> None:
-    """Render what stands on standard input and write the results to standard output, within limits."""
+    """Render the calls from standard input and write the results to standard output."""
     source, calls = json.load(sys.stdin)
     json.dump([_render(source, values) for values in calls], sys.stdout)
 
@@ -41,7 +41,7 @@ def main() -> None:
 def _render(source: str, values: dict[str, Any]) -> tuple[str | None, str]:
     try:
         text = _environment().from_string(source).render(values)
-    except Exception as error:  # a template can raise anything, a division by zero too
+    except Exception as error:  # a template can raise anything, even a division by zero
         return None, f"{type(error).__name__}: {error}"[:200]
     return (text, "") if len(text) <= MAX_OUTPUT // 16 else (None, f"it renders {len(text):,} characters")
 
@@ -53,7 +53,7 @@ def _environment() -> Any:
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     class Generation(Extension):
-        """`{% generation %}`: what is in the block stands there as it is."""
+        """`{% generation %}`: the contents of the block are rendered unchanged."""
 
         tags = frozenset({"generation"})
 

@@ -1,18 +1,18 @@
-"""Work that a foreign file asks for, in a process of its own: it cannot hang this one, end it or take its memory."""
+"""Run work that depends on a foreign file in a separate process: it cannot hang or crash this one."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 
-MAX_SECONDS, MAX_WAIT = 2, 20  # of a processor's time, and of waiting where a system knows no such limit
+MAX_SECONDS, MAX_WAIT = 2, 20  # of processor time, and of waiting on systems without this limit
 MAX_MEMORY, MAX_OUTPUT = 1 << 30, 1 << 20  # bytes and characters
 
 
 def run_limited(module: str, request: str) -> str:
-    """Return what a module's `main` writes to standard output for a request on standard input.
+    """Return the standard output of a module's `main` for a request on standard input.
 
-    Raises ValueError if that takes too much time or memory, or ends the process.
+    Raises ValueError if it needs too much time or memory, or crashes.
     """
     command = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import _work; _work({module!r})"
     try:
@@ -22,7 +22,7 @@ def run_limited(module: str, request: str) -> str:
     except subprocess.TimeoutExpired:
         raise ValueError(f"it takes longer than {MAX_WAIT} s") from None
     except OSError as error:
-        raise ValueError(f"no process to try it in could be started: {error}") from None
+        raise ValueError(f"no process could be started to try it: {error}") from None
     if done.returncode != 0 or len(done.stdout) > MAX_OUTPUT:
         raise ValueError("it takes too much time or memory")
     return done.stdout
@@ -38,7 +38,7 @@ def _work(module: str) -> None:
 def _limit_resources() -> None:
     try:
         import resource
-    except ImportError:  # there are none on Windows, where the time limit of the caller has to do
+    except ImportError:  # Windows has none, so only the caller's time limit applies
         return
     resource.setrlimit(resource.RLIMIT_CPU, (MAX_SECONDS, MAX_SECONDS))
     resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))

@@ -1,4 +1,4 @@
-"""What is said, by whom, and where the pictures stand. Knows no template and no token."""
+"""Messages and conversations: roles, texts and the places of images. Independent of templates and tokens."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ ROLES = ("system", "user", "assistant")
 
 @dataclass(frozen=True)
 class Message:
-    """One turn.
+    """One message.
 
-    `text` is a string in which `<image>` marks a picture, or a tuple of strings with one picture between each two of
-    them. The tuple is for text that somebody typed: there `<image>` is just seven characters. is_trained: of an
-    answer, whether training learns it; other roles are never learnt.
+    text: a string in which `<image>` marks an image, or a tuple of strings with an image between each two of them. The
+    tuple is for typed text, in which `<image>` is just seven characters. is_trained: whether an answer is trained;
+    other roles never are.
     """
 
     role: str
@@ -32,12 +32,12 @@ class Message:
 
     @classmethod
     def typed(cls, text: str, num_images: int = 0) -> Message:
-        """Make a user turn from typed text, with its pictures before the text, each on a line of its own."""
+        """Return a user message of typed text with images before it, each on its own line."""
         return cls("user", ("",) + ("\n",) * (num_images - 1) + ("\n" + text,) if num_images else (text,))
 
     @property
     def pieces(self) -> tuple[str, ...]:
-        """Text before, between and after the pictures: always one piece more than pictures."""
+        """The texts before, between and after the images: always one more than images."""
         return tuple(self.text.split(IMAGE_MARK)) if isinstance(self.text, str) else self.text
 
     @property
@@ -47,7 +47,7 @@ class Message:
 
 @dataclass(frozen=True)
 class Conversation:
-    """Messages and their images (path, URL, data URI, bytes or PIL image) in the order of the marks."""
+    """Messages, and their images (path, URL, data URI, bytes or PIL image) in the order of the marks."""
 
     messages: Sequence[Message]
     images: Sequence[Any] = ()

@@ -1,4 +1,4 @@
-"""PaddleMIX's chat_template.json: only compared with the model's own template, which is the one that is used."""
+"""Compare PaddleMIX's chat_template.json with the model's own template, which is the one that is used."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from .templates import ChatTemplate
 
 KEYS = ("system", "conversation", "query")
 OPTIONS = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}  # as paddlenlp renders
-_QUESTION, _ANSWER = "q7f3c1", "a9e2d4"  # texts that no template has
+_QUESTION, _ANSWER = "q7f3c1", "a9e2d4"  # texts that occur in no template
 
 
 def check_chat_template(path: str | Path, template: ChatTemplate) -> list[str]:
-    """Return what a chat template file says differently from the model's template, which is used instead.
+    """Return the differences of a chat template file from the model's template, which is used instead.
 
-    PaddleMIX's one working form, {"conversation": ["USER{{user}}", "ASSISTANT{{bot}}"]} (it adds ": " itself), is no
-    difference for a template with these roles. Raises ValueError when the file is missing or broken, or names other
+    PaddleMIX's one working form, {"conversation": ["USER{{user}}", "ASSISTANT{{bot}}"]} (it adds ": " itself), does not
+    count as different for a template with these roles. Raises ValueError if the file is missing or broken, or has other
     roles than the model's template.
     """
     content = _read(path)
@@ -39,7 +39,7 @@ def check_chat_template(path: str | Path, template: ChatTemplate) -> list[str]:
 
 
 def _read(path: str | Path) -> dict[str, Any]:
-    """Return the file's object, its keys and types checked."""
+    """Return the object of the file, with its keys and types checked."""
     if not Path(path).is_file():
         raise ValueError(f"chat template file not found: {os.path.abspath(path)}")
     content = read_object(path, ValueError, f"chat template {path}")
@@ -57,7 +57,7 @@ def _read(path: str | Path) -> dict[str, Any]:
 
 
 def _check_roles(path: str | Path, template: ChatTemplate, rounds: list[str]) -> list[str]:
-    """Compare the words before a question and before its answer with the template's; see check_chat_template."""
+    """Compare the words before a question and before its answer with the template; see `check_chat_template`."""
     place = {"index": 1, "is_first": False, "is_last": False, "length": 3, "is_training": True}
     rendered = "".join(_render(path, "conversation", part, user=_QUESTION, bot=_ANSWER, **place) for part in rounds)
     before_question, has_question, rest = rendered.partition(_QUESTION)
@@ -68,12 +68,14 @@ def _check_roles(path: str | Path, template: ChatTemplate, rounds: list[str]) ->
     if (_words(before_question), _words(before_answer)) != tuple(map(_words, expected)):
         raise ValueError(_describe(path, template, f"its rounds render {_show(rendered)}"))
     is_working_form = (before_question, before_answer, after) == (*map("".join, map(_words, expected)), "")
-    if is_working_form or rendered == _own_round(template):
+    if is_working_form or rendered == _template_round(template):
         return []
-    return [f"its rounds render {_show(rendered)}; used is template {template.name}: {_show(_own_round(template))}"]
+    return [
+        f"its rounds render {_show(rendered)}; used is template {template.name}: {_show(_template_round(template))}"
+    ]
 
 
-def _own_round(template: ChatTemplate) -> str:
+def _template_round(template: ChatTemplate) -> str:
     question = template.user_prefix + _QUESTION + template.user_suffix + template.answer_prefix
     return question + template.answer_lead + _ANSWER + template.answer_tail + template.answer_end
 
@@ -81,23 +83,23 @@ def _own_round(template: ChatTemplate) -> str:
 def _describe(path: str | Path, template: ChatTemplate, found: str) -> str:
     return (
         f"chat template {path} contradicts the model: {found}, but the model uses the template {template.name}, "
-        f"{_show(_own_round(template))}. Remove the file from the configuration: the model's own template is used"
+        f"{_show(_template_round(template))}. Remove the file from the configuration: the model's own template is used"
     )
 
 
 def _render(path: str | Path, key: str, source: str, **values: Any) -> str:
-    """Return a jinja text rendered in a sandbox; raise ValueError when it cannot be."""
+    """Return a Jinja text rendered in a sandbox; raise ValueError if it cannot be rendered."""
     try:
         return ImmutableSandboxedEnvironment(**OPTIONS).from_string(source).render(values)
-    except Exception as error:  # a template can raise anything, a division by zero too
+    except Exception as error:  # a template can raise anything, even a division by zero
         raise ValueError(f"chat template {path}: {key!r} {source!r} cannot be rendered: {error}") from error
 
 
 def _words(text: str) -> list[str]:
-    """Return the words of a mark, without punctuation: they name the role."""
+    """Return the words of a mark without punctuation, which name the role."""
     return re.findall(r"[^\W_]+", text)
 
 
 def _show(text: str) -> str:
-    """Return a rendered round with readable stand-ins for the texts, quoted."""
+    """Return a rendered round, quoted, with readable placeholders for the texts."""
     return repr(text.replace(_QUESTION, "{question}").replace(_ANSWER, "{answer}"))

@@ -1,24 +1,41 @@
-"""A conversation to segments: which text, special token or picture comes next, and whether it is trained.
+"""Render a conversation to segments: text, special tokens and images in order, and whether each is trained.
 
-A whole conversation is exactly its turns one after the other, so that a chat renders only the new turn. Knows no token.
+A conversation renders to the segments of its turns one after the other, so that a chat renders only the new turn.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from .messages import Conversation, Message
-from .segment import Segment
 from .templates import ChatTemplate
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A piece of a rendered conversation.
+
+    kind "text": plain text, in which nothing is special, not even `</s>`.
+    kind "special": exactly one special token of the tokenizer, by its text.
+    kind "image": one image (text is empty); tokenizing repeats its placeholder.
+    is_skipped_answer: part of an untrained answer. Its text is not joined with the untrained text around it, so that
+    its token ids are the same as in a trained answer.
+    """
+
+    text: str
+    is_trained: bool
+    kind: Literal["text", "special", "image"] = "text"
+    is_skipped_answer: bool = False
 
 
 def render(conversation: Conversation, template: ChatTemplate, *, add_generation_prompt: bool = False) -> list[Segment]:
     """Return the segments of a conversation.
 
-    It ends with an answer, or with a question when add_generation_prompt is set: then the last segment is where the
-    answer starts. Raises ValueError, with the index of the message, when the roles do not alternate.
+    The conversation ends with an answer, or with add_generation_prompt with a question; then the last segment starts
+    the answer. Raises ValueError, with the index of the message, if the roles do not alternate.
     """
     messages = conversation.messages
     check_roles(messages, add_generation_prompt=add_generation_prompt)
@@ -37,10 +54,10 @@ def render(conversation: Conversation, template: ChatTemplate, *, add_generation
 def render_turn(
     message: Message, template: ChatTemplate, *, is_first: bool, system: str | None = None
 ) -> list[Segment]:
-    """Return one question up to where its answer starts.
+    """Return one question, up to the start of its answer.
 
-    system: text for the system block of the first turn; None takes the template's own. The end of the answer before
-    is not in it: that is part of the answer (see render_closing).
+    system: text of the system block in the first turn; None takes the template's. The end of the answer before belongs
+    to that answer (see `render_closing`).
     """
     if message.role != "user":
         raise ValueError(f"a turn starts with a user message, found role {message.role!r}")
@@ -62,18 +79,18 @@ def render_turn(
 
 
 def render_answer(message: Message, template: ChatTemplate) -> list[Segment]:
-    """Return one answer with its end mark; all of it is trained, or nothing if the message says so."""
+    """Return one answer with its end mark, all of it trained, or none if the message is not trained."""
     if message.role != "assistant":
         raise ValueError(f"an answer is an assistant message, found role {message.role!r}")
     lead = _text(template.answer_lead, is_trained=True)
     segments = lead + _content(message, is_trained=True) + render_closing(template)
     if message.is_trained:
         return segments
-    return [replace(segment, is_trained=False, is_held_back=True) for segment in segments]
+    return [replace(segment, is_trained=False, is_skipped_answer=True) for segment in segments]
 
 
 def render_closing(template: ChatTemplate) -> list[Segment]:
-    """Return what ends an answer: a chat adds it when generation stopped at the length limit, before the end mark."""
+    """Return the end of an answer. A chat adds it after an answer that was cut before its end mark."""
     tail = _text(template.answer_tail, is_trained=True)
     return [*tail, Segment(template.answer_end, True, "special" if template.is_end_special else "text")]
 
@@ -96,32 +113,32 @@ def check_roles(messages: Sequence[Message], *, add_generation_prompt: bool) -> 
 
 
 def place_images(conversation: Conversation) -> tuple[Conversation, bool]:
-    """Return the conversation with a mark for every image, and whether marks had to be added.
+    """Return the conversation with a mark for every image, and whether marks were added.
 
-    Images without any mark go before the first question, each on a line of its own. Raises ValueError when there are
-    marks but not as many as images.
+    If there are no marks, the images go before the first question, each on its own line. Raises ValueError if there are
+    marks, but not as many as images.
     """
     num_images, num_marks = len(conversation.images), conversation.num_marks
     if num_images == num_marks:
         return conversation, False
     if num_marks:
-        raise ValueError(f"the texts have {num_marks} <image> marks but there are {num_images} images: one mark each")
+        raise ValueError(f"the texts have {num_marks} <image> marks for {num_images} images: expected one mark each")
     messages = list(conversation.messages)
     index = next((index for index, message in enumerate(messages) if message.role == "user"), None)
     if index is None:
-        raise ValueError(f"there are {num_images} images but no user message to put them into")
+        raise ValueError(f"there are {num_images} images but no user message for them")
     messages[index] = Message.typed(messages[index].pieces[0], num_images)
     return Conversation(messages, conversation.images), True
 
 
 def _system_text(message: Message) -> str:
     if message.num_images:
-        raise ValueError(f"message 0, the system text, has {message.num_images} <image> marks: put them in a question")
+        raise ValueError(f"message 0, the system text, has {message.num_images} <image> marks: move them to a question")
     return message.pieces[0]
 
 
 def _system_block(template: ChatTemplate, block: tuple[str, str, str]) -> list[Segment]:
-    """Return prefix, text and suffix, or nothing when there is no text."""
+    """Return prefix, text and suffix, or nothing if there is no text."""
     prefix, system, suffix = block
     return _marked(template, prefix) + _text(system) + _marked(template, suffix) if system else []
 
@@ -137,7 +154,7 @@ def _examples(template: ChatTemplate) -> list[Segment]:
 
 
 def _content(message: Message, *, is_trained: bool) -> list[Segment]:
-    """Return the text of a message with its pictures in between."""
+    """Return the text of a message with its images in between."""
     first, *rest = message.pieces
     segments = _text(first, is_trained)
     for piece in rest:
@@ -150,7 +167,7 @@ def _text(text: str, is_trained: bool = False) -> list[Segment]:
 
 
 def _marked(template: ChatTemplate, text: str) -> list[Segment]:
-    """Split a string of the template, never of a user, into its special tokens and the text between them."""
+    """Split a string of the template, never of a user, into special tokens and the text between them."""
     if not template.special_tokens:
         return _text(text)
     pattern = "|".join(map(re.escape, template.special_tokens))

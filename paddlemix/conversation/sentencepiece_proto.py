@@ -1,7 +1,7 @@
-"""Small changes to a SentencePiece model file, made on its bytes.
+"""Read a SentencePiece model file and make small changes to its bytes.
 
-The model is a protocol buffer. Reading it with generated classes would need a protobuf version that the training engine
-excludes, and the little that changes here needs none: in the encoding, a later field overrides an earlier one.
+The model is a protocol buffer. Generated classes would need a protobuf version that the training engine excludes, and
+the small changes need no classes: in the encoding, a later field overrides an earlier one.
 Field numbers: sentencepiece_model.proto of google/sentencepiece.
 """
 
@@ -22,9 +22,10 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """pieces: (text, type) by id. add_dummy_prefix, remove_extra_spaces: what the normalizer does to a text.
+    """The facts about a model that the tokenizer needs.
 
-    model_type: BPE or another kind of model (1 is unigram).
+    pieces: (text, type) by id. add_dummy_prefix, remove_extra_spaces: options of the normalizer. model_type: UNIGRAM or
+    BPE.
     """
 
     pieces: tuple[tuple[str, int], ...]
@@ -34,7 +35,7 @@ class ModelFacts:
 
 
 def read_facts(model: bytes) -> ModelFacts:
-    """Return what the tokenizer must know of a model; raise ValueError when the bytes are no such model."""
+    """Return the facts about a model; raise ValueError if the bytes are not a supported model."""
     pieces: list[tuple[str, int]] = []
     trainer = {_MODEL_TYPE: UNIGRAM, _IS_SUFFIX: 0}
     normalizer = {_ADD_DUMMY_PREFIX: 1, _REMOVE_EXTRA_SPACES: 1, _ESCAPES_SPACES: 1}
@@ -48,11 +49,11 @@ def read_facts(model: bytes) -> ModelFacts:
         elif field == _NORMALIZER:
             normalizer |= _numbers(value, normalizer)
     if not pieces:
-        raise ValueError("it holds no pieces")
+        raise ValueError("it has no pieces")
     if trainer[_MODEL_TYPE] not in (UNIGRAM, BPE):
         raise ValueError(f"its model_type is {trainer[_MODEL_TYPE]}, expected {UNIGRAM} (unigram) or {BPE} (BPE)")
     if trainer[_IS_SUFFIX] or not normalizer[_ESCAPES_SPACES]:
-        raise ValueError("it has treat_whitespace_as_suffix, or no escape_whitespaces, which is not supported here")
+        raise ValueError("it has treat_whitespace_as_suffix, or no escape_whitespaces, which is not supported")
     has_prefix, has_removal = (bool(normalizer[key]) for key in (_ADD_DUMMY_PREFIX, _REMOVE_EXTRA_SPACES))
     return ModelFacts(tuple(pieces), has_prefix, has_removal, trainer[_MODEL_TYPE])
 
@@ -62,18 +63,18 @@ def _piece(message: bytes, index: int) -> tuple[str, int]:
     fields = {number: content for number, content, _ in _fields(message)}
     text, score, kind = fields.get(_PIECE_TEXT, b""), fields.get(_PIECE_SCORE, _ZERO), fields.get(_PIECE_TYPE, NORMAL)
     if type(text) is not bytes or type(score) is not bytes or len(score) != len(_ZERO) or kind not in KINDS:
-        raise ValueError(f"piece {index} has fields of other kinds than a text, a score and a type")
+        raise ValueError(f"piece {index} has fields of other types than a text, a score and a type")
     if score[3] & 0x7F == 0x7F and score[2] & 0x80:  # all bits of a float's exponent are set
-        raise ValueError(f"piece {index} has a score that is no finite number")
+        raise ValueError(f"piece {index} has a score that is not finite")
     return text.decode("utf-8"), kind
 
 
 def _numbers(message: bytes, known: Mapping[int, int]) -> dict[int, int]:
-    """Return the known fields that a message states, which are numbers."""
+    """Return the known fields of a message, which are numbers."""
     found = {number: content for number, content, _ in _fields(message) if number in known}
     wrong = next((number for number, content in found.items() if not isinstance(content, int)), None)
     if wrong is not None:
-        raise ValueError(f"its setting {wrong} is no number")
+        raise ValueError(f"its setting {wrong} is not a number")
     return found
 
 
@@ -83,7 +84,7 @@ def with_dummy_prefix(model: bytes, is_added: bool) -> bytes:
 
 
 def with_control_pieces(model: bytes, ids: Iterable[int]) -> bytes:
-    """Return the model with these pieces made control symbols: no text is ever encoded as one of them."""
+    """Return the model with these pieces as control symbols, to which no text is ever encoded."""
     ids = set(ids)
     if not ids:
         return model
@@ -99,7 +100,7 @@ def with_control_pieces(model: bytes, ids: Iterable[int]) -> bytes:
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, bytes | int, bytes]]:
-    """Yield (field number, value, bytes of the whole field) of a message; raise ValueError where it breaks off."""
+    """Yield (field number, value, bytes of the whole field) of a message; raise ValueError if it is incomplete."""
     position = 0
     while position < len(message):
         start = position
@@ -113,14 +114,14 @@ def _fields(message: bytes) -> Iterator[tuple[int, bytes | int, bytes]]:
                 length, position = _read_varint(message, position)
             value, position = message[position : position + length], position + length
         else:
-            raise ValueError(f"byte {start} starts no field")
+            raise ValueError(f"byte {start} does not start a field")
         if position > len(message):
-            raise ValueError(f"it breaks off at byte {len(message)}")
+            raise ValueError(f"it ends too early, at byte {len(message)}")
         yield key >> 3, value, message[start:position]
 
 
 def _read_varint(message: bytes, position: int) -> tuple[int, int]:
-    """Return a variable-length integer and the position behind it."""
+    """Return a variable-length integer and the position after it."""
     if position < len(message) and message[position] < 0x80:  # most have one byte
         return message[position], position + 1
     value, shift = 0, 0
@@ -130,7 +131,7 @@ def _read_varint(message: bytes, position: int) -> tuple[int, int]:
         position, shift = position + 1, shift + 7
         if byte < 0x80:
             return value, position
-    raise ValueError(f"it breaks off at byte {position}")
+    raise ValueError(f"it ends too early, at byte {position}")
 
 
 def _varint(value: int) -> bytes:

@@ -1,4 +1,4 @@
-"""SentencePiece models as LLaMA uses them, with both meanings of `legacy`. Never reads a special token out of text."""
+"""Tokenize with SentencePiece models as LLaMA does, for both values of `legacy`. Special tokens in text stay text."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from .sentencepiece_proto import (
     with_control_pieces,
     with_dummy_prefix,
 )
-from .tokenizer_files import TokenizerFiles, check_unicode, write_files
-from .tokenizer_settings import TokenizerSettings, choose_bos, find_special, read_settings
+from .tokenizer_files import TokenizerFiles, write_files
+from .tokenizer_settings import TokenizerSettings, choose_bos, missing_special, read_settings
 from .vocabulary_choice import is_tiktoken
 
 SPACE_PIECE = "▁"
-CHAT_MARK = re.compile(r"<\|[^|<>]*\|>")  # looks like <|im_start|>: special even where no settings file says so
-BARE_MARKS = ("<eoh>", "<eoa>")  # so are InternLM's ends of a question and of an answer
+CHAT_MARK = re.compile(r"<\|[^|<>]*\|>")  # like <|im_start|>: special even if no settings file says so
+BARE_MARKS = ("<eoh>", "<eoa>")  # likewise InternLM's ends of a question and of an answer
 
 
 class SentencePieceTokenizer:
-    """Ids as transformers' slow LlamaTokenizer makes them, for text in which nothing is special.
+    """Returns the ids of transformers' slow LlamaTokenizer, for text in which nothing is special.
 
-    legacy: every text that does not continue another one starts with the space that the model puts in front, also
-    after a special token. Not legacy: only the start of the whole text and of the text after a picture does.
+    legacy: the model puts a space before every text that does not continue another one, also after a special token.
+    Not legacy: it puts one only at the start of the whole text and after an image.
     """
 
     def __init__(self, files: TokenizerFiles):
@@ -48,7 +48,7 @@ class SentencePieceTokenizer:
         self.hidden_ids = frozenset(i for text, i in self.specials.items() if text not in settings.shown)
         self.vocab_size = max([len(facts.pieces) - 1, *self._added]) + 1
         self._splitter = AddedTokenSplitter(settings.added.values())
-        # What may be read stays as it is: the model finds a piece such as two spaces, which stand otherwise in a text.
+        # Ordinary tokens stay as they are: the model finds pieces like two spaces, which a text spells differently.
         readable = {token.token_id for token in settings.added.values() if not token.is_special}
         hidden = [i for i in self.specials.values() if i not in readable and _is_typable(facts, i)]
         model = with_control_pieces(model, hidden)
@@ -80,7 +80,6 @@ class SentencePieceTokenizer:
         """See Tokenizer."""
         if not text:
             return []
-        check_unicode(text)
         ids: list[int] = []
         before = SPACE_PIECE if is_start and self.has_text_prefix and not self.is_legacy else ""
         for part in self._splitter.split(text, before=before):
@@ -93,21 +92,23 @@ class SentencePieceTokenizer:
         return ids
 
     def _encode(self, text: str, is_start: bool) -> list[int]:
-        """Return the model's ids of a text without added tokens."""
+        """Return the ids of a text without added tokens."""
         if self._facts.remove_extra_spaces and text.startswith((" ", SPACE_PIECE)):
-            # Such a model swallows spaces at the start of what it is given, also the one between two words.
+            # With this option the model removes spaces at the start of its input, also the one between two words.
             return self._start.encode(text)
         return (self._start if is_start else self._continue).encode(text)
 
     def special_id(self, text: str) -> int:
         """See Tokenizer."""
-        return find_special(self.specials, text, self._files.folder)
+        if text not in self.specials:
+            raise missing_special(self.specials, text, self._files.folder)
+        return self.specials[text]
 
     def special_ids(self, text: str, *, is_start: bool) -> list[int]:
         """See Tokenizer.
 
-        LlamaTokenizer takes the first space away before a special token that has a role, and before every special token
-        when legacy; but a symbol of the model is text to it, with the space in front.
+        LlamaTokenizer removes the first space before a special token with a role, and with legacy before every special
+        token. Symbols of the model are text for it, with the space in front.
         """
         token_id = self.special_id(text)
         is_cut_out = token_id not in self._symbol_ids and (self.is_legacy or text in self._named)
@@ -161,12 +162,12 @@ def _read_model(files: TokenizerFiles, model: bytes) -> ModelFacts:
 
 def _advice(model: bytes) -> str:
     if is_tiktoken(model):
-        return "It is a list of byte pieces, as LLaMA 3 was first released with: put its tokenizer.json beside it"
+        return "It is a list of byte pieces, the form of LLaMA 3's first release: add its tokenizer.json to the folder"
     return "Copy or download it again"
 
 
 def _find_specials(facts: ModelFacts, settings: TokenizerSettings, ids: dict[str, int]) -> dict[str, int]:
-    """Return all special tokens: the model's, the settings', and marks like <|im_start|> among the model's symbols."""
+    """Return all special tokens: of the model, of the settings, and marks like <|im_start|> among the symbols."""
     specials = {}
     for index, (text, kind) in enumerate(facts.pieces):
         if kind in (CONTROL, UNKNOWN) or _is_mark(text, kind):
@@ -183,7 +184,7 @@ def _is_mark(text: str, kind: int) -> bool:
 
 
 def _is_typable(facts: ModelFacts, token_id: int) -> bool:
-    """Return whether the model would find this piece in a text."""
+    """Return whether the model finds this piece in a text."""
     return token_id < len(facts.pieces) and facts.pieces[token_id][1] not in (CONTROL, UNKNOWN)
 
 

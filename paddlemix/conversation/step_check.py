@@ -1,8 +1,8 @@
-"""Steps of a tokenizer.json that may not come to an end, or may end the process, tried on texts in another process.
+"""Try steps of a tokenizer.json that may not finish, or may crash, on texts in another process.
 
-Whether a regular expression takes a second or a year for some text cannot be read off it, and a table of the
-normalizer that is damaged ends a process. Steps that the released models of the known families have are known to be
-harmless; a file with others is tried once.
+A regular expression does not show whether it takes a second or a year for some text, and a damaged normalizer table
+crashes the process. The steps in the released models of the known families are harmless; a file with other steps is
+tried once.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ KNOWN_STEPS = frozenset(
 )
 PROBE = 8000  # characters of a text
 PROBED = ("a", "A", "1", " ", "\n", "!", "\u4e2d", "\u0301", "a ", "aB1! ", " \n")
-MAX_OWN = 16  # probes from a pattern's own characters
+MAX_OWN = 16  # probes made of the pattern's own characters
 
 
 def check_steps(spec: Mapping[str, Any], steps: Iterable[Mapping[str, Any]], max_growth: int, where: str) -> None:
-    """Raise ValueError where normalizer or pre-tokenizer fail with some text, take long, or make it too long.
+    """Raise ValueError if normalizer or pre-tokenizer fail for some text, take too long, or make it too long.
 
-    steps: all of both.
+    steps: the steps of both.
     """
     steps = list(steps)
     if all(_is_known(step) for step in steps):
@@ -49,7 +49,7 @@ def check_steps(spec: Mapping[str, Any], steps: Iterable[Mapping[str, Any]], max
 
 
 def regex_of(step: Mapping[str, Any]) -> str | None:
-    """Return the regular expression of a step, None if it has none."""
+    """Return the regular expression of a step, or None."""
     pattern = step.get("pattern")
     expression = pattern.get("Regex") if isinstance(pattern, Mapping) else None
     return expression if isinstance(expression, str) else None
@@ -62,16 +62,16 @@ def _is_known(step: Mapping[str, Any]) -> bool:
 
 @functools.lru_cache(maxsize=16)
 def _try(request: str) -> str:
-    """Return what is wrong, empty for nothing."""
+    """Return the reason why the steps fail, empty if they work."""
     return json.loads(run_limited(__name__, request))
 
 
 def main() -> None:
-    """Try the steps that stand on standard input and write what is wrong with them to standard output."""
+    """Try the steps from standard input and write the reason why they fail to standard output."""
     request = json.load(sys.stdin)
     try:
         reason = _tried(request)
-    except BaseException as error:  # a panic of Rust is no Exception
+    except BaseException as error:  # a panic of Rust is a BaseException
         reason = str(error)[:300] or type(error).__name__
     json.dump(reason, sys.stdout)
 
@@ -95,9 +95,9 @@ def _tried(request: Mapping[str, Any]) -> str:
 
 
 def _probes(patterns: Iterable[str]) -> Iterator[str]:
-    """Yield long texts of what a pattern may repeat: its own characters and words, and some of each kind."""
+    """Yield long texts that a pattern may repeat over: its own characters and words, and some of each kind."""
     own = [unit for pattern in patterns for unit in (*re.findall(r"\w{2,8}", pattern), *pattern) if unit not in "\\()"]
     for unit in dict.fromkeys((*PROBED, *own[:MAX_OWN])):
         run = unit * (PROBE // len(unit))
         yield run
-        yield f"{run}\x01~{''.join(own)}"  # a search gives up at once where a character that it needs is nowhere
+        yield f"{run}\x01~{''.join(own)}"  # a search ends at once if a character that it needs is missing

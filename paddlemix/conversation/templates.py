@@ -1,9 +1,9 @@
-"""Chat formats as data: what stands around each text, and which of it is a special token. Renders nothing itself.
+"""Chat formats as data: the texts and special tokens around each message.
 
-A checkpoint only answers well to the format it was trained with. So the strings are those of LLaVA
-(llava/conversation.py) for LLaVA's own formats, and for a backbone's format those of the Jinja template in its
-tokenizer_config.json. Texts stay as they were written, although the templates of Llama 3 and Gemma cut the white space
-around them. A further format is one more row of the table.
+A checkpoint only answers well to the format it was trained with. So LLaVA's formats have the strings of LLaVA
+(llava/conversation.py), and the format of a backbone has those of the Jinja template in its tokenizer_config.json.
+Texts keep the white space around them, although the templates of Llama 3 and Gemma remove it. A new format is one more
+row of the table.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """What stands around the texts of a conversation.
+    """The strings around the texts of a conversation.
 
     A conversation is: start [system block] [examples] turn, turn, ..., and a turn is
     user_prefix QUESTION user_suffix answer_prefix | answer_lead ANSWER answer_tail answer_end
-    with turn_separator before every turn but the first. What is right of the bar is trained; chat prompts stop at it.
+    with turn_separator before every turn but the first. The part after the bar is trained; chat prompts end at the bar.
 
-    start: what the text itself starts with; a BOS token that the tokenizer puts in front is none of it.
-    system: text used when the conversation brings none. Without any system text the whole block is left out.
-    is_system_in_user: the system block stands inside the first question, after its user_prefix.
-    examples: (question, answer) pairs shown before the first turn, never trained.
-    is_prompt_text_dropped: only pictures and answers are rendered (stage 1).
-    special_tokens: the marks in the fields above that are one token of the vocabulary; everything else is text.
+    start: the start of the text, without the BOS token that a tokenizer adds.
+    system: system text for conversations without one. If it is empty, they have no system block.
+    is_system_in_user: the system block is part of the first question, after its user_prefix.
+    examples: (question, answer) pairs before the first turn, never trained.
+    is_prompt_text_dropped: render only images and answers (stage 1).
+    special_tokens: the marks in the other fields that are one token of the vocabulary; everything else is text.
     extra_stop_tokens: special tokens that end an answer besides answer_end.
     """
 
@@ -134,7 +134,7 @@ _LLAMA_3 = ChatTemplate(
     special_tokens=("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
     extra_stop_tokens=("<|end_of_text|>",),
 )
-# Here and below a line break follows the end of an answer. No model writes it, so it belongs to the next turn.
+# Here and below, a line break follows the end of an answer. Models do not write it, so it belongs to the next turn.
 _QWEN_2 = ChatTemplate(
     name="qwen_2",
     system="You are a helpful assistant.",
@@ -160,8 +160,8 @@ _PHI_3 = ChatTemplate(
     special_tokens=("<|system|>", "<|user|>", "<|assistant|>", "<|end|>"),
     extra_stop_tokens=("<|endoftext|>", "<|assistant|>"),
 )
-# InternLM 1 has no Jinja template: these are the strings of xtuner, which trained LLaVA with it. The names of the roles
-# are text, only the two ends are tokens.
+# InternLM 1 has no Jinja template. These are the strings of xtuner, which trained LLaVA with it. The role names are
+# text, only the two ends are tokens.
 _INTERNLM = ChatTemplate(
     name="internlm_chat",
     system_prefix="<|System|>:",
@@ -174,7 +174,7 @@ _INTERNLM = ChatTemplate(
     special_tokens=("<eoh>", "<eoa>"),
     extra_stop_tokens=("</s>",),
 )
-# Gemma's template refuses a system text. It goes where Gemma 3's puts it: before the first question.
+# Gemma's template refuses a system text. It is placed as in Gemma 3: before the first question.
 _GEMMA = ChatTemplate(
     name="gemma",
     system_suffix="\n\n",
@@ -187,7 +187,7 @@ _GEMMA = ChatTemplate(
     special_tokens=("<start_of_turn>", "<end_of_turn>"),
     extra_stop_tokens=("<eos>",),
 )
-# The names of the roles are no tokens of Zephyr's vocabulary, which is Mistral's.
+# The role names are not tokens of Zephyr's vocabulary, which is Mistral's.
 _ZEPHYR = ChatTemplate(
     name="zephyr",
     system_prefix="<|system|>\n",
@@ -197,7 +197,7 @@ _ZEPHYR = ChatTemplate(
     answer_prefix="<|assistant|>\n",
     turn_separator="\n",
 )
-# ERNIE 4.5's tokenizer puts no BOS token in front. The released models end their last answer with </s>.
+# ERNIE 4.5's tokenizer adds no BOS token. The released models end their last answer with </s>.
 _ERNIE = ChatTemplate(
     name="ernie",
     start="<|begin_of_sentence|>",
@@ -273,7 +273,7 @@ ALIASES = {
 
 
 def get_template(name: str) -> ChatTemplate:
-    """Return the template of a name or an alias; raise ValueError with all names and the nearest one."""
+    """Return the template by name or alias; raise ValueError with all names and the nearest one."""
     template = TEMPLATES.get(ALIASES.get(name, name))
     if template is not None:
         return template

@@ -1,4 +1,4 @@
-"""The files of a tokenizer, what they are called, and writing them back. Encodes nothing."""
+"""The files of a tokenizer: their names, their contents, and writing them."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from ..json_object import parse_object
 from ..output import replacing
 
 PADDLE_FILE, SENTENCEPIECE_FILE, FAST_FILE = "sentencepiece.bpe.model", "tokenizer.model", "tokenizer.json"
-VOCABULARIES = (PADDLE_FILE, SENTENCEPIECE_FILE, FAST_FILE)  # the first one that is there counts, see vocabulary_choice
+VOCABULARIES = (PADDLE_FILE, SENTENCEPIECE_FILE, FAST_FILE)  # the first existing one is used, see vocabulary_choice
 CONFIG_FILE, SPECIALS_FILE, ADDED_FILE = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
 SETTINGS = (CONFIG_FILE, SPECIALS_FILE, ADDED_FILE)
 ROLES = ("bos_token", "eos_token", "unk_token", "pad_token", "cls_token", "sep_token", "mask_token")
 MODELS = (PADDLE_FILE, SENTENCEPIECE_FILE)
-# Bytes of a file. The largest released ones have 5 and 35 MB; reading one takes ten times its size.
+# Bytes of a file. The largest released ones have 5 and 35 MB; reading one takes ten times its size in memory.
 MAX_BYTES = dict.fromkeys(MODELS, 16 << 20) | dict.fromkeys((FAST_FILE, *SETTINGS), 64 << 20)
 
 
 @dataclass(frozen=True)
 class TokenizerFiles:
-    """A tokenizer as files: folder (for messages), name of the vocabulary file, contents by file name.
+    """The files of a tokenizer: folder (for messages), name of the vocabulary file, contents by file name.
 
-    notice: why another vocabulary than the first that is there counts, empty if none does.
+    notice: why not the first existing vocabulary file is used, empty if it is.
     """
 
     folder: str
@@ -37,32 +37,23 @@ class TokenizerFiles:
         return self.vocabulary in MODELS
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """Return a JSON object, empty when the file is not there; raise ValueError when it is something else."""
+        """Return a JSON object, empty for a missing file; raise ValueError for anything else."""
         if name not in self.contents:
             return {}
         return parse_object(self.contents[name], ValueError, f"{name} in {self.folder}")
 
 
 def write_files(files: TokenizerFiles, folder: str | Path) -> None:
-    """Write the files into a folder, made if it is missing, each completely or not at all.
+    """Write the files into a folder, which is made if missing, each completely or not at all.
 
-    Raises ValueError when files of another tokenizer are there that would be read along with these.
+    Raises ValueError if the folder has files of another tokenizer that would be read along with these.
     """
     folder = Path(folder)
     rivals = [*VOCABULARIES[: VOCABULARIES.index(files.vocabulary)], *SETTINGS]
     found = [name for name in rivals if name not in files.contents and (folder / name).exists()]
     if found:
-        raise ValueError(f"{folder} holds {', '.join(found)} of another tokenizer: remove it or take another folder")
+        raise ValueError(f"{folder} has {', '.join(found)} of another tokenizer: remove it or take another folder")
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.contents.items():
         with replacing(folder / name) as file:
             file.write(content)
-
-
-def check_unicode(text: str) -> None:
-    """Raise ValueError when a text holds half of a surrogate pair, which no tokenizer can read."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        bad = text[error.start]
-        raise ValueError(f"character {error.start} of the text, {bad!r}, is half of a surrogate pair") from None

@@ -1,4 +1,4 @@
-"""What the settings files of a tokenizer say: roles, added tokens, and how text is read. Encodes nothing."""
+"""Read the settings files of a tokenizer: roles, added tokens, and how text is encoded."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from .added_tokens import MAX_ID, NEVER_READ, AddedToken, check_number, parse_to
 from .tokenizer_files import ADDED_FILE, CONFIG_FILE, PADDLE_FILE, ROLES, SPECIALS_FILE, TokenizerFiles
 
 LISTED = ("additional_special_tokens", "extra_special_tokens", "model_specific_special_tokens")
-BARE_CLASSES = ("Ernie4_5_Tokenizer", "Ernie4_5Tokenizer")  # with these, no BOS token comes in front if nothing says so
-# Slow classes of transformers whose ids are not those of their SentencePiece model.
+BARE_CLASSES = ("Ernie4_5_Tokenizer", "Ernie4_5Tokenizer")  # without add_bos_token, these add no BOS token
+# Slow classes of transformers whose ids differ from the ids of their SentencePiece model.
 MOVED_IDS = ("XLMRobertaTokenizer", "CamembertTokenizer", "MBartTokenizer", "MBart50Tokenizer", "BarthezTokenizer")
 MOVED_IDS += ("NllbTokenizer", "M2M100Tokenizer", "XGLMTokenizer", "DebertaV2Tokenizer", "PegasusTokenizer")
 RULES = KeyRules(
     used=frozenset((*LISTED, "added_tokens_decoder", "add_bos_token", "add_prefix_space", "legacy", "tokenizer_class"))
-    | {"chat_template"},  # which the model's reader looks at
-    # Where it came from and how it was called, sizes for calls that nobody makes here, and settings of other classes
-    # that those of LLaMA, Gemma, Qwen2, Phi-3 and PreTrainedTokenizerFast keep and never look at.
+    | {"chat_template"},  # read with the model
+    # The origin of the tokenizer, options of calls that are not made here, and settings of other classes that the
+    # classes of LLaMA, Gemma, Qwen2, Phi-3 and PreTrainedTokenizerFast keep and never use.
     inert=frozenset(
         """auto_map backend cache_dir device_map files_loaded force_download from_slow init_inputs is_fast is_local
         local_files_only max_len max_length merges_file model_input_names model_max_length name_or_path
@@ -37,7 +37,7 @@ RULES = KeyRules(
         image_token_id image_token_index patch_size image_size image_seq_length num_additional_image_tokens
         vision_feature_select_strategy""".split()
     ),
-    held={
+    fixed={
         "add_eos_token": (False, None),
         "split_special_tokens": (False, None),
         "fix_mistral_regex": (False, None),
@@ -45,7 +45,7 @@ RULES = KeyRules(
         "strip_accents": (False, None),
         "sp_model_kwargs": ({}, None),
     },
-    told=frozenset(
+    ignored=frozenset(
         (
             "clean_up_tokenization_spaces",
             "spaces_between_special_tokens",
@@ -60,20 +60,20 @@ KINDS |= dict.fromkeys(("add_bos_token", "add_prefix_space", "legacy"), FLAG.or_
 TOKENS = Kind(lambda value: isinstance(value, list | dict), "a list of tokens").or_null()
 KINDS |= {"additional_special_tokens": TOKENS, "extra_special_tokens": TOKENS}
 KINDS |= {"model_specific_special_tokens": OBJECT.or_null()}
-# Of a token that stands as an object under its role.
+# Of a token that is an object under its role.
 TOKEN_FLAGS = dict.fromkeys(("lstrip", "rstrip", "single_word", "normalized", "special"), FLAG)
 
 
 @dataclass(frozen=True)
 class TokenizerSettings:
-    """What the settings files say, with the defaults of LlamaTokenizer.
+    """The contents of the settings files, with the defaults of LlamaTokenizer.
 
-    bos, eos, unk, pad: token texts or None. added: the tokens beside the vocabulary by their texts; is_special is set
-    for what is never read out of a text. named: texts that have a role (bos, additional_special_tokens ...). specials:
-    these and the added ones that are special. shown: added tokens that are not special. stripping: added tokens that
-    swallow the white space after them (Phi-3's marks). add_bos, add_prefix_space: None when nothing says so.
-    has_no_end: the settings say that no EOS token follows a text. told: keys that change nothing here, although
-    somebody could expect it, with their values.
+    bos, eos, unk, pad: token texts or None. added: the added tokens by their texts; is_special is also set for tokens
+    that always stay text in a text. named: texts with a role (bos, additional_special_tokens ...). specials: these and
+    the special added tokens. shown: added tokens that are not special. stripping: added tokens that remove the white
+    space after them (Phi-3's marks). add_bos, add_prefix_space: None if not stated. has_no_end: whether the settings
+    state that no EOS token is added to a text. told: keys without effect here whose effect a user could expect, with
+    their values.
     """
 
     bos: str | None
@@ -93,9 +93,9 @@ class TokenizerSettings:
 
 
 def read_settings(files: TokenizerFiles) -> TokenizerSettings:
-    """Return the settings; tokenizer_config.json goes before special_tokens_map.json and added_tokens.json.
+    """Return the settings. tokenizer_config.json has priority over special_tokens_map.json and added_tokens.json.
 
-    Raises ValueError for keys and values that would change the ids in a way that is not supported.
+    Raises ValueError for keys and values that would change the ids in an unsupported way.
     """
     config, special_map = files.read_json(CONFIG_FILE), files.read_json(SPECIALS_FILE)
     where, beside = (f"{name} in {files.folder}" for name in (CONFIG_FILE, SPECIALS_FILE))
@@ -106,9 +106,7 @@ def read_settings(files: TokenizerFiles) -> TokenizerSettings:
     added = _read_added(files, config, named)
     if config.get("tokenizer_class") in MOVED_IDS and files.is_sentencepiece:
         name = config["tokenizer_class"]
-        raise ValueError(
-            f"{where} names {name}, whose ids are not those of {files.vocabulary}: expected LlamaTokenizer"
-        )
+        raise ValueError(f"{where} names {name}, whose ids differ from {files.vocabulary}: expected LlamaTokenizer")
     return TokenizerSettings(
         bos=names["bos_token"],
         eos=names["eos_token"],
@@ -121,7 +119,7 @@ def read_settings(files: TokenizerFiles) -> TokenizerSettings:
         stripping=frozenset(text for text, token in added.items() if token.strips_right),
         add_bos=config.get("add_bos_token", False if config.get("tokenizer_class") in BARE_CLASSES else None),
         has_no_end=config.get("add_eos_token") is False,
-        # PaddleMIX's tokenizer knows no `legacy` key and behaves like legacy = true whatever the file says.
+        # PaddleMIX's tokenizer ignores the `legacy` key and always behaves like legacy = true.
         is_legacy=files.vocabulary == PADDLE_FILE or config.get("legacy") in (None, True),
         add_prefix_space=config.get("add_prefix_space"),
         told=stated_but_unused(config, RULES),
@@ -129,36 +127,36 @@ def read_settings(files: TokenizerFiles) -> TokenizerSettings:
 
 
 def choose_bos(files: TokenizerFiles, bos_id: int | None, add_bos: bool) -> bool:
-    """Return add_bos; raise ValueError when it is wanted but the vocabulary has no such token."""
+    """Return add_bos; raise ValueError if it is true but the vocabulary has no BOS token."""
     if add_bos and bos_id is None:
-        raise ValueError(f"{CONFIG_FILE} in {files.folder} wants a BOS token, but bos_token is not in the vocabulary")
+        raise ValueError(
+            f"{CONFIG_FILE} in {files.folder} asks for a BOS token, but bos_token is not in the vocabulary"
+        )
     return add_bos
 
 
-def find_special(specials: Mapping[str, int], text: str, folder: str) -> int:
-    """Return the id of a special token; raise ValueError with all of them."""
-    if text not in specials:
-        known = ", ".join(sorted(specials, key=specials.get)) or "none"
-        raise ValueError(
-            f"the vocabulary of {folder} has no special token {text!r} (it has {known}): "
-            "take the chat template that the checkpoint was trained with"
-        )
-    return specials[text]
+def missing_special(specials: Mapping[str, int], text: str, folder: str) -> ValueError:
+    """Return the error for a special token that the vocabulary lacks, with all that it has."""
+    known = ", ".join(sorted(specials, key=specials.get)) or "none"
+    return ValueError(
+        f"the vocabulary of {folder} has no special token {text!r} (it has {known}): "
+        "use the chat template that the checkpoint was trained with"
+    )
 
 
 def _check(values: Mapping[str, Any], where: str) -> None:
-    """Raise ValueError for unknown keys and wrong values; a role's key may be any."""
+    """Raise ValueError for unknown keys and invalid values. Roles may have any key."""
     check_keys({key: value for key, value in values.items() if not _is_role(key)}, RULES, where)
     check_values(values, KINDS, where)
 
 
 def _is_role(key: str) -> bool:
-    """Tell if a key names a token, such as bos_token or, for other models, image_token."""
+    """Return whether a key names a token, like bos_token or, in other models, image_token."""
     return key.endswith("_token") and not key.startswith("add_")
 
 
 def _named(values: Mapping[str, Any], where: str) -> set[str | None]:
-    """Return the texts that an object gives a role, under transformers' keys of versions 4 and 5."""
+    """Return the texts to which an object gives a role, by the keys of transformers 4 and 5."""
     found: list[tuple[str, Any]] = []
     for key in LISTED:
         tokens = values.get(key) or ()
@@ -172,8 +170,8 @@ def _named(values: Mapping[str, Any], where: str) -> set[str | None]:
 def _read_added(files: TokenizerFiles, config: Mapping[str, Any], named: frozenset[str]) -> dict[str, AddedToken]:
     """Return the added tokens by their texts.
 
-    As in transformers, added_tokens.json counts alone where there is no added_tokens_decoder, and its tokens are
-    ordinary ones then unless they have a role. Beside a decoder, a token of its own keeps its id, but is never read.
+    As in transformers, added_tokens.json alone counts if there is no added_tokens_decoder, and its tokens are ordinary
+    unless they have a role. With a decoder, a token that only added_tokens.json has keeps its id, but is special.
     """
     where = f"added_tokens_decoder of {CONFIG_FILE} in {files.folder}"
     decoder = config.get("added_tokens_decoder")
@@ -181,7 +179,7 @@ def _read_added(files: TokenizerFiles, config: Mapping[str, Any], named: frozens
     tokens = [parse_token(token, _number(number, where), where) for number, token in (decoder or {}).items()]
     found = {token.text: token for token in tokens}
     if len(found) < len(tokens):
-        raise ValueError(f"{where} lists a token twice")
+        raise ValueError(f"{where} has a token twice")
     where = f"{ADDED_FILE} in {files.folder}"
     listed = files.read_json(ADDED_FILE)
     check_number(len(listed), where)
@@ -197,13 +195,13 @@ def _read_added(files: TokenizerFiles, config: Mapping[str, Any], named: frozens
 
 
 def _number(value: Any, where: str) -> Any:
-    """Return an id that stands as a key, or as a number; anything else is left for the check of its kind."""
+    """Return an id that is a key or a number; any other value is returned as it is, for `parse_token` to refuse."""
     is_short = isinstance(value, str) and len(value) <= len(str(MAX_ID)) and value.isascii()
     return int(value) if is_short and value.isdecimal() else value
 
 
 def _text(token: Any, key: str, where: str) -> str | None:
-    """Return the text of a token that is written as a string or as an object with `content`."""
+    """Return the text of a token that is a string or an object with `content`."""
     text = token.get("content", token) if isinstance(token, Mapping) else token
     if text is not None and not isinstance(text, str):
         raise ValueError(f"{where}: {key} is {shown(token)}, expected a string or an object with 'content'")

@@ -1,4 +1,4 @@
-"""Which of the files in a tokenizer folder count: a SentencePiece model, or the tokenizer.json beside it."""
+"""Choose the vocabulary of a tokenizer folder: its SentencePiece model or its tokenizer.json."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ import sentencepiece
 from ..terminal.sizes import in_bytes
 from .tokenizer_files import ADDED_FILE, CONFIG_FILE, FAST_FILE, MAX_BYTES, SETTINGS, VOCABULARIES, TokenizerFiles
 
-TIKTOKEN = "it is a list of byte pieces, as LLaMA 3 was first released with"
+TIKTOKEN = "it is a list of byte pieces, the form of LLaMA 3's first release"
 
 
 def read_files(folder: str | Path, read: Callable[[Path], bytes] = Path.read_bytes) -> TokenizerFiles:
-    """Return the tokenizer files of a folder; raise ValueError when it has no vocabulary.
+    """Return the tokenizer files of a folder; raise ValueError if it has no vocabulary.
 
     read: returns the bytes of a settings file, for a caller that has read it already.
 
-    A SentencePiece model goes before tokenizer.json, because LLaVA was trained with the slow tokenizer; but not one
-    that cannot be read, or has another vocabulary. What tokenizer.json alone adds to the vocabulary counts in any case.
+    A SentencePiece model has priority over tokenizer.json, because LLaVA was trained with the slow tokenizer, unless it
+    cannot be read or has another vocabulary. Tokens that only tokenizer.json adds to the vocabulary count in any case.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -44,12 +44,12 @@ def read_files(folder: str | Path, read: Callable[[Path], bytes] = Path.read_byt
 def _content(path: Path, read: Callable[[Path], bytes] = Path.read_bytes) -> bytes:
     size, limit = path.stat().st_size, MAX_BYTES[path.name]
     if size > limit:
-        raise ValueError(f"{path} has {in_bytes(size)}, expected {in_bytes(limit)} at most: it is no tokenizer's")
-    return read(path) if size else b""  # what the kernel shows as empty may never give a byte
+        raise ValueError(f"{path} has {in_bytes(size)}, expected at most {in_bytes(limit)} for a tokenizer")
+    return read(path) if size else b""  # reading a file that the kernel shows as empty may block
 
 
 def vocabulary_notice(folder: str | Path) -> str:
-    """Return why another vocabulary file than the first one counts in a folder, empty if none does."""
+    """Return why not the first vocabulary file of a folder is used, empty if it is."""
     return read_files(folder).notice
 
 
@@ -58,29 +58,29 @@ def _choose(first: TokenizerFiles, fast: TokenizerFiles) -> TokenizerFiles:
         spec = fast.read_json(FAST_FILE)
         named = _names(spec)
     except ValueError as error:
-        notice = f"{first.vocabulary} counts, since {error}"
+        notice = f"{first.vocabulary} is used, since {error}"
         return replace(first, notice=notice)
     content = first.contents[first.vocabulary]
     try:
         if not content:
-            raise RuntimeError("it is empty")  # which the library takes for no model at all, and says nothing
+            raise RuntimeError("it is empty")  # the library accepts it as an empty model
         model = sentencepiece.SentencePieceProcessor(model_proto=content)
         reason = _difference(model, spec, named, _added_ids(first))
     except RuntimeError:
-        model, reason = None, f"is no SentencePiece model{f' ({TIKTOKEN})' if is_tiktoken(content) else ''}"
+        model, reason = None, f"is not a SentencePiece model{f' ({TIKTOKEN})' if is_tiktoken(content) else ''}"
     if reason:
-        return replace(fast, notice=f"{first.vocabulary} in {first.folder} {reason}: {FAST_FILE} counts")
+        return replace(fast, notice=f"{first.vocabulary} in {first.folder} {reason}: {FAST_FILE} is used")
     return _with_added_tokens(first, spec, model)
 
 
 def is_tiktoken(content: bytes) -> bool:
-    """Tell if a vocabulary file is a list of pieces in base64 with their ranks."""
+    """Return whether a vocabulary file is a list of base64 pieces with their ranks."""
     words = content[:200].split(b"\n")[0].split()
     return len(words) == 2 and words[1].isdigit()
 
 
 def _names(spec: Mapping[str, Any]) -> dict[int, str]:
-    """Return id -> text of a tokenizer.json's vocabulary. Raises ValueError for one of another form."""
+    """Return id -> text of a tokenizer.json's vocabulary. Raises ValueError for another form."""
     model = spec.get("model")
     vocabulary = model.get("vocab") if isinstance(model, Mapping) else None
     if isinstance(vocabulary, Mapping) and all(type(number) is int for number in vocabulary.values()):
@@ -89,11 +89,11 @@ def _names(spec: Mapping[str, Any]) -> dict[int, str]:
         isinstance(one, list) and one and isinstance(one[0], str) for one in vocabulary
     ):
         return {number: one[0] for number, one in enumerate(vocabulary)}
-    raise ValueError(f"{FAST_FILE} beside it holds no vocabulary")
+    raise ValueError(f"{FAST_FILE} beside it has no vocabulary")
 
 
 def _added_ids(files: TokenizerFiles) -> set[int]:
-    """Return the ids that the settings files give to added tokens, whatever their texts."""
+    """Return the ids of added tokens in the settings files, whatever their texts."""
     decoder = files.read_json(CONFIG_FILE).get("added_tokens_decoder")
     numbers = [*(decoder if isinstance(decoder, Mapping) else ()), *files.read_json(ADDED_FILE).values()]
     return {
@@ -108,10 +108,10 @@ def _added_of(spec: Mapping[str, Any]) -> dict[int, Mapping[str, Any]]:
 
 
 def _difference(model: Any, spec: Mapping[str, Any], named: Mapping[int, str], added: set[int]) -> str:
-    """Return the first id that means something else in tokenizer.json, empty if none does.
+    """Return the first difference between a model and tokenizer.json, empty if there is none.
 
-    Control symbols, bytes and unused pieces are left out: transformers' converters give them other names. So are ids of
-    added tokens, which may take the place of a piece.
+    Control symbols, bytes and unused pieces are ignored, since transformers' converters rename them. So are ids of
+    added tokens, which may replace a piece.
     """
     numbers = list(range(len(model)))
     pieces, added = model.id_to_piece(numbers), added | _added_of(spec).keys()
@@ -121,14 +121,14 @@ def _difference(model: Any, spec: Mapping[str, Any], named: Mapping[int, str], a
         if named.get(number) == piece or number in added or any(is_kind(number) for is_kind in other_kinds):
             continue
         place = number_of.get(piece)
-        if place is None or place >= len(pieces) or pieces[place] != piece:  # a piece may stand there twice
+        if place is None or place >= len(pieces) or pieces[place] != piece:  # a piece may occur twice
             return f"has {piece!r} as id {number}, {FAST_FILE} has {named.get(number)!r} there"
     more = sorted(number for number in named if number >= len(pieces) and number not in added)
     return f"ends at id {len(pieces) - 1}, {FAST_FILE} at {more[-1]}" if more else ""
 
 
 def _with_added_tokens(files: TokenizerFiles, spec: Mapping[str, Any], model: Any) -> TokenizerFiles:
-    """Return the files with the added tokens that only tokenizer.json lists, as transformers 5 leaves them."""
+    """Return the files with the added tokens that only tokenizer.json has, as in folders of transformers 5."""
     config, known = files.read_json(CONFIG_FILE), _added_ids(files)
     missing = {
         str(number): {key: value for key, value in token.items() if key != "id"}

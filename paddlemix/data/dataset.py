@@ -1,4 +1,4 @@
-"""Rows as a map-style data set: each row is encoded when it is asked for."""
+"""Map-style data sets: rows that are encoded when they are indexed, alone or packed."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from .row import Row
 from .row_note import CUT, TOO_LONG, RowNote
 from .sample import Sample
 
-RETRY_SECONDS = (0.1, 0.4)  # pauses before a picture's file is tried again: a network drive may hiccup
-MAX_VAIN = 20  # rows in a row that trying again did not help: then the files are bad, and not the drive
-MAX_DRAWS = 100  # rows tried in the place of one
+RETRY_SECONDS = (0.1, 0.4)  # pauses before an image file is read again: network drives fail now and then
+MAX_FAILED_RETRIES = 20  # consecutive rows that no retry helped: then the files are bad, not the drive
+MAX_DRAWS = 100  # replacements tried for one row
 
 
 class RowError(ValueError):
-    """A row cannot be encoded; the text starts with its file and number, and __cause__ says why."""
+    """A row cannot be encoded. The text starts with its file and number; __cause__ is the reason."""
 
 
 class NothingTrainedError(ValueError):
-    """A sample would silently teach nothing."""
+    """No token of a sample is trained."""
 
 
-# The errors that are a row's own fault, the special ones first.
+# Errors that are the fault of a row, subclasses first.
 KIND_OF = {
     MissingImageError: "missing_picture",
     ImageError: "unreadable_picture",
@@ -43,12 +43,11 @@ class ConversationDataset:
     """Rows and the function that encodes one.
 
     encode_function(conversation, folders=...) -> (Sample, number of dropped turns): `encode.encode_turns` with its
-    other arguments bound by functools.partial, which keeps the data set picklable. Pictures are opened row by row and
-    never kept.
+    other arguments bound, in a form that can be pickled. Images are opened when their row is encoded, and not kept.
 
-    policy: what is done about rows that are bad; None raises. A skipped row is replaced by another one, drawn by (seed,
-    index) alone: batches keep their shape and number on every process, and a resumed run draws the same. What was
-    skipped or cut stands in the notes of the sample. num_left_out: rows that were skipped before, in their files.
+    policy: what to do with bad rows; None raises. A skipped row is replaced by another one, drawn from (seed, index)
+    alone: batches keep their shape and number in every process, and a resumed run draws the same rows. The notes of a
+    sample list what was skipped or cut. num_left_out: rows that were skipped earlier, when their files were read.
     """
 
     def __init__(
@@ -67,16 +66,16 @@ class ConversationDataset:
         self.split = split
         self.seed = seed
         self.num_left_out = num_left_out
-        self._num_vain = 0
-        self._bad: dict[int, RowNote] = {}  # of this process, so that no row is tried twice
+        self._num_failed_retries = 0
+        self._bad: dict[int, RowNote] = {}  # in this process, so that no row is tried twice
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> Sample:
-        """Encode a row, or another one in its place.
+        """Encode a row, or its replacement.
 
-        Raises RowError naming file and row for what is not skipped, and TooManyBadRowsError.
+        Raises RowError, which names file and row, for a row that is not skipped, and TooManyBadRowsError.
         """
         notes: list[RowNote] = []
         for candidate in self._candidates(index):
@@ -86,23 +85,23 @@ class ConversationDataset:
             notes.append(outcome)
             if candidate not in self._bad:
                 self._bad[candidate] = outcome
-                skipped = {note.key: note for note in self._bad.values()}  # a mixture may hold a row twice
+                skipped = {note.key: note for note in self._bad.values()}  # a mixture may contain a row twice
                 self.policy.check(list(skipped.values()), len(self.rows) + self.num_left_out, notes)
         raise RowError(
-            f"{notes[0].where}: {notes[0].reason}; and none of {len(notes) - 1} rows drawn in its place can be used, "
+            f"{notes[0].where}: {notes[0].reason}; and none of {len(notes) - 1} rows drawn to replace it can be used, "
             f"the last one {notes[-1].where}: {notes[-1].reason}"
         )
 
     def _candidates(self, index: int) -> Iterator[int]:
-        """Yield the row itself and then those that may take its place."""
+        """Yield the row itself and then rows that may replace it."""
         yield index
-        # NumPy takes no negative seed, which an index from the end would be.
+        # NumPy refuses negative seeds, and an index from the end is negative.
         draws = np.random.default_rng([self.seed, index % len(self.rows)])
         for _ in range(MAX_DRAWS):
             yield int(draws.integers(len(self.rows)))
 
     def _read(self, index: int) -> Sample | RowNote:
-        """Return the sample of a row, or why it is skipped."""
+        """Return the sample of a row, or a note why it is skipped."""
         row = self.rows[index]
         try:
             sample, num_dropped = self._encode(row)
@@ -116,25 +115,55 @@ class ConversationDataset:
         return replace(sample, notes=notes, where=row.where)
 
     def _encode(self, row: Row) -> tuple[Sample, int]:
-        """Encode, trying again where a picture's file cannot be read.
+        """Encode a row, with retries if an image file cannot be read.
 
-        One that is not there stays away, and downloads have been tried again already.
+        A missing file is not retried, and downloads have retries already.
         """
         has_downloads = any(isinstance(image, str) and SCHEME.match(image) for image in row.conversation.images)
-        is_tried_again = not has_downloads and self._num_vain < MAX_VAIN
-        for pause in RETRY_SECONDS if is_tried_again else ():
+        is_retried = not has_downloads and self._num_failed_retries < MAX_FAILED_RETRIES
+        for pause in RETRY_SECONDS if is_retried else ():
             try:
                 return self.encode_function(row.conversation, folders=row.folders)
             except MissingImageError:
                 raise
             except ImageError:
                 time.sleep(pause)
-        self._num_vain += is_tried_again
+        self._num_failed_retries += is_retried
         encoded = self.encode_function(row.conversation, folders=row.folders)
-        self._num_vain = 0
+        self._num_failed_retries = 0
         return encoded
 
 
 def _check_trained(sample: Sample) -> None:
     if sample.labels is None or (np.asarray(sample.labels) == IGNORE_INDEX).all():
         raise NothingTrainedError("no token of the row is trained: expected an answer")
+
+
+class PackedRows:
+    """A data set whose items are packs: lists of samples with at most max_length tokens together.
+
+    rows: a data set of samples. packs: row numbers, see `packing.first_fit`. A sample that replaces a bad row may be
+    longer than that row. If it does not fit, it is left out, and its notes go to another sample of the pack.
+    """
+
+    def __init__(self, rows, packs: Sequence[Sequence[int]], max_length: int):
+        self.rows = rows
+        self.packs = packs
+        self.max_length = max_length
+
+    def __len__(self) -> int:
+        return len(self.packs)
+
+    def __getitem__(self, index: int) -> list[Sample]:
+        samples = [self.rows[number] for number in self.packs[index]]
+        # Replacements have notes of skipped rows. They come last, so that all other samples fit.
+        samples.sort(key=lambda sample: any(note.is_skipped for note in sample.notes))
+        kept: list[Sample] = []
+        room, notes = self.max_length, ()
+        for sample in samples:
+            if kept and len(sample.token_ids) > room:
+                notes += sample.notes
+            else:
+                kept.append(sample)
+                room -= len(sample.token_ids)
+        return [replace(kept[0], notes=(*kept[0].notes, *notes)), *kept[1:]] if notes else kept

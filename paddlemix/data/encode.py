@@ -1,4 +1,4 @@
-"""A conversation and its pictures to token ids, labels and tiles: the one way, for training and for chat."""
+"""Encode a conversation and its images to token ids, labels and tiles, for training and for chat."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def encode(
     add_generation_prompt: bool = False,
     cache_folder: str | None = None,
 ) -> Sample:
-    """Return the sample alone; see encode_turns."""
+    """Return the sample of `encode_turns`."""
     return encode_turns(
         conversation,
         tokenizer=tokenizer,
@@ -63,15 +63,15 @@ def encode_turns(
     add_generation_prompt: bool = False,
     cache_folder: str | None = None,
 ) -> tuple[Sample, int]:
-    """Return the sample, and how many turns (question and answer) were dropped from its end to fit max_length.
+    """Return the sample, and the number of turns (question and answer) dropped from its end to fit max_length.
 
-    folders: where relative picture paths are looked for, in order; empty: the current directory. max_length counts
-    tokens with every picture already expanded; None: no limit. add_generation_prompt: end where the answer starts, with
-    labels None. cache_folder: where pictures from the network are kept. Raises ValueError (ImageError for a picture,
-    SampleTooLongError when nothing fits).
+    folders: where to look for images with a relative path, in order; empty: the current directory. max_length: maximum
+    tokens, images included; None: no limit. add_generation_prompt: end where the answer starts, with labels None.
+    cache_folder: where images from the network are kept. Raises ValueError: ImageError for an image, SampleTooLongError
+    if not even the first turn fits.
     """
-    pictures = [load_image(find_picture(source, folders), cache_folder=cache_folder) for source in conversation.images]
-    counts = [num_image_tokens(picture.size, spec) for picture in pictures]
+    loaded = [load_image(find_image(source, folders), cache_folder=cache_folder) for source in conversation.images]
+    counts = [num_image_tokens(image.size, spec) for image in loaded]
     conversation, ids, is_trained, num_dropped = tokenize_to_fit(
         conversation,
         counts,
@@ -82,8 +82,8 @@ def encode_turns(
     )
     token_ids = np.array(ids, dtype=np.int64)
     labels = None if add_generation_prompt else np.where(is_trained, token_ids, IGNORE_INDEX)
-    images = tuple(preprocess(picture, spec) for picture in pictures[: len(conversation.images)])
-    return Sample(token_ids, labels, images), num_dropped
+    tiles = tuple(preprocess(image, spec) for image in loaded[: len(conversation.images)])
+    return Sample(token_ids, labels, tiles), num_dropped
 
 
 def tokenize_to_fit(
@@ -95,9 +95,9 @@ def tokenize_to_fit(
     max_length: int | None,
     add_generation_prompt: bool = False,
 ) -> tuple[Conversation, list[int], list[bool], int]:
-    """Return what is kept of a conversation, its ids, whether each is trained, and how many turns were dropped.
+    """Return the turns that fit, their token ids, whether each token is trained, and the number of dropped turns.
 
-    num_image_tokens: of each picture; the pictures themselves are not opened. Raises as `fit_turns`.
+    num_image_tokens: of each image; the images themselves are not opened. Raises SampleTooLongError as `fit_turns`.
     """
 
     def to_tokens(part: Conversation) -> tuple[list[int], list[bool]]:
@@ -115,11 +115,11 @@ def tokenize_to_fit(
 def fit_turns(
     conversation: Conversation, num_tokens: Callable[[Conversation], int], max_length: int
 ) -> tuple[Conversation, int]:
-    """Return the longest start of a conversation that fits and ends with an answer, and how many turns it drops.
+    """Return the longest start of a conversation that fits and ends with an answer, and the number of dropped turns.
 
-    num_tokens: length of a conversation; it is asked for about log2(turns) starts, so that no knowledge of how a
-    template ends a turn is needed here. The system turn stays; pictures of dropped turns go. Raises SampleTooLongError
-    when the first turn is too long, and when the conversation ends with a question, which must not be cut off.
+    num_tokens: returns the length of a conversation; called for about log2(turns) starts, so that nothing here depends
+    on how a template ends a turn. Keeps the system message and drops the images of dropped turns. Raises
+    SampleTooLongError if the first turn is too long, or the conversation ends with a question, which cannot be dropped.
     """
     length = num_tokens(conversation)
     if length <= max_length:
@@ -136,41 +136,43 @@ def fit_turns(
 
 
 def first_messages(conversation: Conversation, num_messages: int) -> Conversation:
-    """Return the first messages with their pictures."""
+    """Return the first messages and their images."""
     messages = conversation.messages[:num_messages]
     return Conversation(messages, conversation.images[: sum(message.num_images for message in messages)])
 
 
 def _describe(what: str, length: int, conversation: Conversation, max_length: int) -> str:
+    num_images = len(conversation.images)
+    included = f", {num_images} image{'s' if num_images > 1 else ''} included," if num_images else ""
     return (
-        f"{what} has {length} tokens, its {len(conversation.images)} pictures included, but max_length is "
-        f"{max_length}: raise max_length, shorten the text or use fewer pictures"
+        f"{what} has {length} tokens{included} but max_length is "
+        f"{max_length}: raise max_length, shorten the text or use fewer images"
     )
 
 
 MAX_PATH = 1000  # characters of a path in a message
-MAX_FOLDERS = 200  # that are looked into for a picture that is elsewhere
+MAX_FOLDERS = 200  # folders to look into for a hint where a missing image is
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".JPG", ".JPEG", ".PNG")
 
 
-def find_picture(source: Any, folders: Sequence[str]) -> Any:
-    """Return a relative path joined to the first folder that has it; anything else unchanged.
+def find_image(source: Any, folders: Sequence[str]) -> Any:
+    """Return a relative path joined to the first folder that has the file, and any other source unchanged.
 
-    Without folders a path is relative to the current directory. Raises MissingImageError naming every place tried.
+    Without folders, paths are relative to the current directory. Raises MissingImageError, which names all tried paths.
     """
-    if not isinstance(source, (str, Path)) or not folders or _is_elsewhere(str(source)):
+    if not isinstance(source, (str, Path)) or not folders or _is_absolute(str(source)):
         return source
-    places = [Path(folder, source).absolute() for folder in folders]
-    for place in places:
-        if os.path.isfile(place):  # False as well for what no path can be: too long, or with a null byte
-            return str(place)
-    tried = ", ".join(dict.fromkeys(describe(place, MAX_PATH) for place in places))
-    raise MissingImageError(f"picture {describe(source)} not found; tried {tried}: check the path and image_folder")
+    paths = [Path(folder, source).absolute() for folder in folders]
+    for path in paths:
+        if os.path.isfile(path):  # also False for impossible paths: too long, or with a null byte
+            return str(path)
+    tried = ", ".join(dict.fromkeys(describe(path, MAX_PATH) for path in paths))
+    raise MissingImageError(f"image {describe(source)} not found; tried {tried}: check the path and image_folder")
 
 
 def hint_for(source: Any, folders: Sequence[str]) -> str:
-    """Return where a picture that was not found may be meant, "" where no guess holds: few places are looked at."""
-    if not isinstance(source, (str, Path)) or _is_elsewhere(str(source)):
+    """Return a hint where an image that was not found may be, "" for none. Only a few folders are searched."""
+    if not isinstance(source, (str, Path)) or _is_absolute(str(source)):
         return ""
     near = [Path(parent) for folder in folders for parent in (*Path(folder).parents[:2], *_subfolders(folder))]
     for folder in near:
@@ -180,10 +182,10 @@ def hint_for(source: Any, folders: Sequence[str]) -> str:
     shorter = [Path(*name.parts[start:]) for start in range(1, len(name.parts))]
     for folder in map(Path, folders):
         others = [folder / name.with_suffix(suffix) for suffix in SUFFIXES if name.name]
-        others += [place / part for part in shorter for place in (folder, *folder.parents[:1])]
-        for place in others:
-            if os.path.isfile(place):
-                return f"; there is {describe(place, MAX_PATH)}"
+        others += [parent / part for part in shorter for parent in (folder, *folder.parents[:1])]
+        for path in others:
+            if os.path.isfile(path):
+                return f"; there is {describe(path, MAX_PATH)}"
     return ""
 
 
@@ -191,10 +193,10 @@ def _subfolders(folder: str) -> list[str]:
     try:
         with os.scandir(folder) as entries:
             return [entry.path for entry in itertools.islice(entries, MAX_FOLDERS) if entry.is_dir()]
-    except OSError:  # a hint is no reason to fail
+    except OSError:  # a missing hint is not an error
         return []
 
 
-def _is_elsewhere(source: str) -> bool:
-    """Tell whether no folder can matter: a URL, a data: URI, an absolute path."""
+def _is_absolute(source: str) -> bool:
+    """Return whether folders do not matter for a source: a URL, a data: URI or an absolute path."""
     return bool(SCHEME.match(source)) or source[:5].lower() == "data:" or os.path.isabs(os.path.expanduser(source))

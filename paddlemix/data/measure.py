@@ -1,4 +1,4 @@
-"""What training would make of a row, in numbers: its pictures are opened, but no tile is made of them."""
+"""Measure what training would make of a row: images are opened, but no tiles are made."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from ..conversation.messages import Conversation
 from ..conversation.templates import ChatTemplate
 from ..image.anyres import num_image_tokens
 from ..image.errors import ImageError, MissingImageError
-from ..image.load import load_image, picture_size
+from ..image.load import load_image, read_image_size
 from ..image.spec import ImageSpec
-from .encode import SampleTooLongError, find_picture, tokenize_to_fit
+from .encode import SampleTooLongError, find_image, tokenize_to_fit
 from .row import Row
 from .row_note import TOO_LONG
 from .workers import map_in_processes
 
-CHUNK = 64  # rows a process takes at a time
-MIN_ROWS_TO_SHARE = 512  # below this, starting processes takes longer than the work
+CHUNK = 64  # rows that a process gets at once
+MIN_ROWS_TO_SHARE = 512  # for fewer rows, starting processes takes longer than the work
 MISSING, UNREADABLE = "missing_picture", "unreadable_picture"
 
 
 @dataclass(frozen=True)
 class RowFacts:
-    """One row, measured.
+    """The measurements of one row.
 
-    length: tokens with every picture expanded, before anything is cut; None where a picture cannot be opened. num_kept,
-    num_trained: tokens that are left and trained after cutting, 0 for a row that is skipped. sizes: (width, height) px
-    of the pictures that can be opened. kind, reason: why the row is skipped, in the words of `row_note`, or None and
-    "". digest: equal for rows that say the same about the same pictures.
+    length: tokens, images included, before cutting; None if an image cannot be opened. num_kept, num_trained: tokens
+    that are left, and trained, after cutting; 0 for a skipped row. sizes: (width, height) px of the images that can be
+    opened. kind, reason: why the row is skipped, as in `row_note.RowNote`; None and "" if it is not. digest: equal for
+    rows with the same text about the same images.
     """
 
     length: int | None
@@ -50,9 +50,9 @@ class RowFacts:
 
 @dataclass(frozen=True)
 class Measure:
-    """How rows are measured: as `encode.encode_turns` would encode them.
+    """Measures rows as `encode.encode_turns` would encode them.
 
-    is_thorough: pictures are decoded to the end, so that broken ones are found, and not only asked for their size.
+    is_thorough: decode images completely, which finds damaged ones, instead of only reading their size.
     """
 
     tokenizer: Any
@@ -62,8 +62,8 @@ class Measure:
     is_thorough: bool = True
 
     def row(self, row: Row, sizes: dict[str, Any]) -> RowFacts:
-        """Measure one row. sizes: what is known of pictures, from place to size or error, and is added to."""
-        sources = [_place(source, row.folders) for source in row.conversation.images]
+        """Measure one row. sizes: a cache from an image's path to its size or error, which is added to."""
+        sources = [_located(source, row.folders) for source in row.conversation.images]
         found = [_size(source, sizes, self.is_thorough) for source in sources]
         failures = [size for size in found if isinstance(size, ImageError)]
         num_missing = sum(isinstance(failure, MissingImageError) for failure in failures)
@@ -93,7 +93,7 @@ class Measure:
 
 
 def measure_rows(rows: Sequence[Row], measure: Measure, *, num_workers: int = 1) -> Iterator[RowFacts]:
-    """Yield the facts of each row, in order, from several processes where that pays."""
+    """Yield the measurements of each row, in order, from several processes if that is faster."""
     chunks = [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
     if num_workers <= 1 or len(rows) < MIN_ROWS_TO_SHARE:
         sizes: dict[str, Any] = {}
@@ -108,7 +108,7 @@ def measure_rows(rows: Sequence[Row], measure: Measure, *, num_workers: int = 1)
 
 
 def default_workers() -> int:
-    """Return how many processes are worth starting: one a core, eight at most."""
+    """Return the default number of processes: one per core, at most eight."""
     return min(8, os.cpu_count() or 1)
 
 
@@ -117,26 +117,26 @@ def _measure_chunk(measure: Measure, rows: Sequence[Row]) -> list[RowFacts]:
     return [measure.row(row, sizes) for row in rows]
 
 
-def _place(source: Any, folders: Sequence[str]) -> Any:
-    """Return where a picture lies, or the error that says where it was looked for."""
+def _located(source: Any, folders: Sequence[str]) -> Any:
+    """Return the path of an image, or the error if it is not found."""
     try:
-        return find_picture(source, folders)
+        return find_image(source, folders)
     except ImageError as error:
         return error
 
 
-def _size(place: Any, sizes: dict[str, Any], is_thorough: bool) -> tuple[int, int] | ImageError:
-    """Return the (width, height) px of a picture, upright, or why it cannot be had."""
-    if isinstance(place, ImageError):
-        return place
-    if place not in sizes:
+def _size(source: Any, sizes: dict[str, Any], is_thorough: bool) -> tuple[int, int] | ImageError:
+    """Return the (width, height) px of an image, upright, or the error if it cannot be read."""
+    if isinstance(source, ImageError):
+        return source
+    if source not in sizes:
         try:
-            sizes[place] = load_image(place).size if is_thorough else picture_size(place)
+            sizes[source] = load_image(source).size if is_thorough else read_image_size(source)
         except ImageError as error:
-            sizes[place] = error
-    return sizes[place]
+            sizes[source] = error
+    return sizes[source]
 
 
-def _digest(conversation: Conversation, places: Sequence[Any]) -> bytes:
-    said = [(message.role, message.pieces, message.is_trained) for message in conversation.messages]
-    return hashlib.blake2b(repr((said, [str(place) for place in places])).encode(), digest_size=16).digest()
+def _digest(conversation: Conversation, sources: Sequence[Any]) -> bytes:
+    turns = [(message.role, message.pieces, message.is_trained) for message in conversation.messages]
+    return hashlib.blake2b(repr((turns, [str(source) for source in sources])).encode(), digest_size=16).digest()

@@ -1,14 +1,14 @@
-"""The `dataset` value of a training configuration to rows, in the shape that PaddleMIX's JSON files use.
+"""Read the `dataset` value of a training configuration, in the form of PaddleMIX's JSON files, to rows.
 
     {"train": [{"name": "chatml_dataset", "data_files": "train.json", "chat_template": "chat_template.json"}, ...],
      "eval": [...]}
 
 A split may also be one entry or one path, and the whole value one path or a list of entries, which is then "train".
-Keys of an entry beside those above: `image_folder`, and `weight` (a share: 0.5 takes half of the rows, 2 each row
-twice) or `num_samples` (a count). The name says nothing about the format, which is seen row by row.
+More keys of an entry: `image_folder`, and `weight` (a share: 0.5 takes half of the rows, 2 takes each row twice) or
+`num_samples` (a count). The format does not depend on the name; it is detected for each row.
 
-A relative picture path is looked for in `image_folder`, if there is one, then beside the data file, then in the current
-directory, which is PaddleMIX's only place.
+A relative image path is looked for in `image_folder`, if there is one, then beside the data file, then in the current
+directory, the only one that PaddleMIX uses.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ from .row_note import RowNote
 logger = logging.getLogger(__name__)
 SPLITS = ("train", "eval")
 NAMES = ("chatml_dataset", "llava_dataset", "messages")
-# PaddleMIX reads `splits` and `lazy` too; with data files named, neither chooses rows there, and so neither does here.
+# PaddleMIX reads `splits` and `lazy`, too. With data files named, neither has an effect there, and so neither has here.
 KEYS = ("name", "data_files", "chat_template", "splits", "lazy", "image_folder", "weight", "num_samples")
 
 MAX_WEIGHT = 10_000
-MAX_TAKEN = 10**8  # rows of an entry: the list of them alone takes a gigabyte
+MAX_TAKEN = 10**8  # rows of an entry: their list alone takes a gigabyte
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One data set of a mixture, as written in the configuration."""
+    """One data set of a mixture, as in the configuration."""
 
     data_files: tuple[str, ...]
     chat_template: str | None = None
@@ -64,7 +64,7 @@ def read_mixture(
     image_folder: str | None = None,
     seed: int = 0,
 ) -> list[Row]:
-    """Return the rows of a split as `scan_mixture` does. Raises ValueError when any row is wrong."""
+    """Return the rows of a split as `scan_mixture` does. Raises ValueError if any row is bad."""
     rows, bad = scan_mixture(
         value, split, template=template, config_folder=config_folder, image_folder=image_folder, seed=seed
     )
@@ -81,15 +81,12 @@ def scan_mixture(
     image_folder: str | None = None,
     seed: int = 0,
 ) -> tuple[list[Row], list[RowNote]]:
-    """Return the good rows of a split, entry after entry, and what is wrong with the others.
+    """Return the good rows of a split, entry by entry, and notes of the bad rows. Both are empty for a missing split.
 
-    Both are empty when the value has no such split.
-    template: what the model is trained with; a `chat_template` file is only compared with it: what it says differently
-    is logged, and other roles raise.
-    config_folder: only for the hint when a path does not exist from here but does from there. image_folder: for entries
-    that name none of their own. seed: decides which rows `weight` and `num_samples` take; the same seed takes the same
-    rows, and more of them when the number grows.
-    Raises ValueError for unknown keys and names, files that are not there, and entries of wrong rows alone.
+    template: the template of the training. A `chat_template` file is only compared with it: differences are logged, and
+    other roles raise. config_folder: only for a hint if a path exists relative to it. image_folder: for entries without
+    their own. seed: chooses the rows that `weight` and `num_samples` take; with the same seed, a larger number takes
+    the same rows and more. Raises ValueError for unknown keys and names, missing files, and entries with bad rows only.
     """
     rows, bad = [], []
     for number, entry in enumerate(parse_entries(value, split), start=1):
@@ -112,7 +109,7 @@ def scan_mixture(
 
 
 def parse_entries(value: Any, split: str) -> list[Entry]:
-    """Read the entries of a split without opening a file."""
+    """Return the entries of a split. No file is opened."""
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}: expected one of {', '.join(SPLITS)}")
     is_by_split = isinstance(value, dict) and "data_files" not in value and "name" not in value
@@ -128,7 +125,7 @@ def parse_entries(value: Any, split: str) -> list[Entry]:
 
 
 def parse_entry(value: Any, owner: str) -> Entry:
-    """Read one entry; a string is its data file. Raises ValueError for what it cannot be."""
+    """Return one entry; a string is its data file. Raises ValueError for invalid values."""
     if isinstance(value, str):
         value = {"data_files": value}
     if not isinstance(value, dict):
@@ -149,7 +146,7 @@ def parse_entry(value: Any, owner: str) -> Entry:
 
 
 def take(rows: Sequence[Row], entry: Entry, generator: np.random.Generator, owner: str) -> list[Row]:
-    """Return as many rows as the entry asks for, in file order; whole rounds first when it asks for more than all."""
+    """Return as many rows as the entry asks for, in file order. For more than all, all rows are repeated first."""
     if entry.weight is None and entry.num_samples is None:
         return list(rows)
     num_taken = round(len(rows) * entry.weight) if entry.num_samples is None else entry.num_samples
@@ -158,7 +155,7 @@ def take(rows: Sequence[Row], entry: Entry, generator: np.random.Generator, owne
     if num_taken > MAX_TAKEN:
         raise ValueError(
             f"{owner}: weight {entry.weight} of {len(rows):,} rows is {num_taken:,} rows: expected at most "
-            f"{MAX_TAKEN:,}; to read rows more often raise num_train_epochs"
+            f"{MAX_TAKEN:,}; to use rows more often, raise num_train_epochs"
         )
     num_rounds, num_rest = divmod(num_taken, len(rows))
     rest = sorted(generator.permutation(len(rows))[:num_rest])
@@ -166,7 +163,7 @@ def take(rows: Sequence[Row], entry: Entry, generator: np.random.Generator, owne
 
 
 def check_keys(value: dict, known: Iterable[str], owner: str) -> None:
-    """Raise ValueError for a key nobody reads, naming the nearest known one."""
+    """Raise ValueError for an unknown key, naming the nearest known one."""
     for key in value:
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1)
@@ -177,7 +174,7 @@ def check_keys(value: dict, known: Iterable[str], owner: str) -> None:
 def _parse_amount(value: dict, owner: str) -> tuple[float | None, int | None]:
     weight, num_samples = value.get("weight"), value.get("num_samples")
     if weight is not None and num_samples is not None:
-        raise ValueError(f"{owner}: has 'weight' and 'num_samples', expected one of them")
+        raise ValueError(f"{owner}: has both 'weight' and 'num_samples': expected one of them")
     is_number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
     if weight is not None and not (is_number and 0 < weight <= MAX_WEIGHT):
         raise ValueError(f"{owner}: 'weight' must be a number above 0, at most {MAX_WEIGHT:,}, found {show(weight)}")
@@ -214,12 +211,12 @@ def _check_template(file: str, template: ChatTemplate | None, owner: str, config
 
 
 def _check_exists(file: str, is_there, what: str, owner: str, config_folder: str | Path | None) -> None:
-    """Raise ValueError with the absolute path, and a hint when the path exists from the configuration's folder."""
+    """Raise ValueError with the absolute path, and a hint if the path exists relative to the configuration file."""
     if is_there(file or "."):
         return
     hint = ""
     if config_folder is not None and is_there(os.path.join(config_folder, file)):
-        hint = f"; it exists as {Path(config_folder, file)}: paths are relative to the directory you start from"
+        hint = f"; it exists as {Path(config_folder, file)}: paths are relative to the current directory"
     raise ValueError(f"{owner}: {what} not found: {_shown(os.path.abspath(file))}{hint}")
 
 

@@ -1,4 +1,4 @@
-"""Which samples share a row, so that little of a batch is padding. Knows lengths, no tokens."""
+"""Choose which samples share a row, so that little of a batch is padding. Works with lengths, not with tokens."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-NUM_OPEN = 256  # rows that still take samples; the fullest is closed when there are more
+NUM_OPEN = 256  # maximum rows that still take samples; above it the fullest is closed
 
 
 def first_fit(lengths: Sequence[int], max_length: int, order: Sequence[int] | None = None) -> list[list[int]]:
-    """Return packs of sample numbers: each sample goes into the first open row that it fits (Johnson 1973).
+    """Return packs of sample numbers: each sample goes into the first open row with room for it (Johnson 1973).
 
-    lengths: tokens of each sample, pictures expanded. order: in which samples are taken; None: as they are. A row is
-    closed when less than the shortest sample fits, or, being the fullest, when NUM_OPEN rows are open. Raises
-    ValueError for a length that is not in 1..max_length.
+    lengths: tokens of each sample, images included. order: of the samples; None: as they are. A row is closed when not
+    even the shortest sample fits, and the fullest row when more than NUM_OPEN are open. Raises ValueError for a length
+    that is not in 1..max_length.
     """
     lengths = np.asarray(lengths, dtype=np.int64)
     order = range(len(lengths)) if order is None else order
@@ -29,31 +29,31 @@ def first_fit(lengths: Sequence[int], max_length: int, order: Sequence[int] | No
         length = int(lengths[number])
         fitting = np.flatnonzero(room >= length)
         if len(fitting):
-            place = int(fitting[0])
+            index = int(fitting[0])
         else:
-            place = len(open_packs)
+            index = len(open_packs)
             open_packs.append(len(packs))
             packs.append([])
             room = np.append(room, max_length)
-        packs[open_packs[place]].append(int(number))
-        room[place] -= length
-        if room[place] < shortest or len(open_packs) > NUM_OPEN:
-            closed = place if room[place] < shortest else int(room.argmin())
+        packs[open_packs[index]].append(int(number))
+        room[index] -= length
+        if room[index] < shortest or len(open_packs) > NUM_OPEN:
+            closed = index if room[index] < shortest else int(room.argmin())
             del open_packs[closed]
             room = np.delete(room, closed)
     return packs
 
 
 def pack_rows(lengths: Sequence[int], max_length: int, seed: int) -> list[list[int]]:
-    """Return the packs of a training set: first fit in an order that the seed decides, the same in every epoch.
+    """Return the packs of a training set: first fit in a random order by seed, the same in every epoch.
 
-    A row of length 0, which will be skipped, takes a place of 1.
+    A row of length 0, which will be skipped, counts as length 1.
     """
     return first_fit(np.maximum(lengths, 1), max_length, np.random.default_rng(seed).permutation(len(lengths)))
 
 
 def fill_rate(packs: Sequence[Sequence[int]], lengths: Sequence[int], max_length: int) -> float:
-    """Return the share of all rows' positions that hold a token, in 0..1."""
+    """Return the share of all positions of the packed rows that have a token, in 0..1."""
     if not packs:
         return 0.0
     return sum(int(lengths[number]) for pack in packs for number in pack) / (len(packs) * max_length)

@@ -1,4 +1,4 @@
-"""One row of a data file: what is said in it, and where it stands. Opens nothing."""
+"""One row of a data file: its conversation and its origin. No image is opened."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ..conversation.messages import Conversation
 class Row:
     """A conversation and its origin.
 
-    number counts rows from 1; line counts lines from 1 and is None where rows are not lines. folders: where pictures
-    with a relative path are looked for, in this order. id: as in the file. format: its reader's name.
+    number: row number, from 1. line: line number, from 1, or None if rows are not lines. folders: where to look for
+    images with a relative path, in order. id: as in the file. format: name of the reader.
     """
 
     conversation: Conversation
@@ -26,9 +26,9 @@ class Row:
 
     @property
     def where(self) -> str:
-        return place(self.file, self.number, self.line)
+        return row_name(self.file, self.number, self.line)
 
 
-def place(file: str, number: int, line: int | None = None) -> str:
-    """Name a row for an error text."""
+def row_name(file: str, number: int, line: int | None = None) -> str:
+    """Return the name of a row for an error text."""
     return f"{file}, row {number}" + ("" if line is None else f" (line {line})")

@@ -1,4 +1,4 @@
-"""What befell a row: a line for the file of skipped rows, and what the counts are made of."""
+"""Why a row was skipped or cut: a line in the file of skipped rows, and the counts by reason."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from .row import Row, place
+from .row import Row, row_name
 
 CUT = "cut"
 TOO_LONG = "too_long"
-# What a skipped row is counted as, with the words of a report. The first six are seen in the file, the others when the
-# row is encoded; that nothing is trained is seen in either.
+# The kinds of skipped rows with their names in reports. The kinds are also values in files and JSON reports. The first
+# six are found when the file is read, the others when the row is encoded, and nothing_trained at either time.
 SKIPPED = {
     "not_json": "not JSON",
     "unknown_format": "unknown format",
@@ -20,8 +20,8 @@ SKIPPED = {
     "wrong_role": "wrong role",
     "empty_answer": "empty answer",
     "wrong_row": "otherwise wrong",
-    "missing_picture": "missing picture",
-    "unreadable_picture": "unreadable picture",
+    "missing_picture": "missing image",
+    "unreadable_picture": "unreadable image",
     TOO_LONG: "too long",
     "nothing_trained": "nothing trained",
 }
@@ -29,9 +29,9 @@ SKIPPED = {
 
 @dataclass(frozen=True)
 class RowNote:
-    """One row that was skipped (kind: a key of SKIPPED) or cut (kind: CUT, with the number of turns dropped).
+    """One row that was skipped (kind: a key of SKIPPED) or cut (kind: CUT, with the number of dropped turns).
 
-    number and line count from 1, as in Row.
+    number, line: from 1, as in Row.
     """
 
     split: str
@@ -49,7 +49,7 @@ class RowNote:
 
     @property
     def key(self) -> tuple[str, str, int]:
-        """What makes two notes of one row the same, however often the row is read."""
+        """The identity of the row: equal for notes from several reads of it."""
         return self.split, self.file, self.number
 
     @property
@@ -58,21 +58,21 @@ class RowNote:
 
     @property
     def where(self) -> str:
-        return place(self.file, self.number, self.line)
+        return row_name(self.file, self.number, self.line)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the note for a file or a report, its keys in the words of the data files."""
+        """Return the note as JSON for a file or a report."""
         values = {"split": self.split, "file": self.file, "row": self.number, "line": self.line, "id": self.id}
         values |= {"kind": self.kind, "reason": self.reason, "dropped_turns": self.num_dropped_turns}
         return {key: value for key, value in values.items() if value or key not in ("reason", "dropped_turns")}
 
 
 def count_kinds(notes: Iterable[RowNote]) -> dict[str, int]:
-    """Return how many rows were skipped for each reason, in the order of SKIPPED."""
+    """Return the number of skipped rows of each kind, in the order of SKIPPED."""
     counts = Counter(note.kind for note in notes)
     return {kind: counts[kind] for kind in SKIPPED if counts[kind]}
 
 
 def in_words(counts: dict[str, int]) -> str:
-    """Return "7 missing picture, 2 too long"."""
+    """Return "7 missing image, 2 too long"."""
     return ", ".join(f"{count:,} {SKIPPED[kind]}" for kind, count in counts.items())

@@ -1,4 +1,4 @@
-"""What the loader makes and the model takes."""
+"""Encoded conversations, alone and as a batch: what the loader makes and the model takes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from .row_note import RowNote
 class Sample:
     """One encoded conversation.
 
-    token_ids int64 [T], a run of -200 for each picture; labels int64 [T], -100 = not trained, not shifted,
-    or None for a prompt; images in the order of their runs. notes: rows skipped before it, and whether it was cut.
-    where: file and number of its row.
+    token_ids int64 [T], with a run of -200 for each image. labels int64 [T], not shifted, -100 = not trained; None for
+    a prompt. images: in the order of the runs. notes: rows that it replaces, and whether it was cut. where: file and
+    number of its row.
     """
 
     token_ids: np.ndarray
@@ -32,7 +32,7 @@ class Batch:
 
     token_ids, labels, position_ids, segment_ids int64 [B, T] (labels may be None); segment_ids 0 = padding,
     1.. = sample in the row. pixels float32 [sum of tiles, 3, side, side] or None; tiles_per_image int64 [images];
-    image_sizes int64 [images, 2] as (width, height) px; images in row order. notes, where: those of the samples.
+    image_sizes int64 [images, 2] as (width, height) px; images in row order. notes, where: of the samples.
     """
 
     token_ids: np.ndarray

@@ -1,4 +1,7 @@
-"""Measured rows to the numbers of a report. NumPy only; opens nothing."""
+"""Aggregate measured rows to the numbers of a report. NumPy only; no file is opened.
+
+Field names are the keys of the JSON report, which is why some say "picture".
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,12 @@ from .row import Row
 from .row_note import RowNote, count_kinds
 
 NUM_BINS = 40
-MAX_SIZES = 12  # the most frequent picture sizes that are named
+MAX_SIZES = 12  # the most frequent image sizes in the report
 
 
 @dataclass(frozen=True)
 class FileFacts:
-    """One data file. num_rows: all of them; num_used: what training sees. trained_share: of its tokens, 0 to 1."""
+    """One data file. num_rows: all rows; num_used: rows that are trained on. trained_share: of its tokens, 0 to 1."""
 
     file: str
     num_rows: int
@@ -37,7 +40,7 @@ class FileFacts:
 
 @dataclass(frozen=True)
 class LengthFacts:
-    """Tokens of the samples with their pictures expanded, before cutting; counts belong to the bins between edges."""
+    """Lengths of the samples in tokens, images included, before cutting; counts: samples between the edges."""
 
     min: int
     median: float
@@ -49,8 +52,8 @@ class LengthFacts:
 
 
 @dataclass(frozen=True)
-class PictureFacts:
-    """Pictures as often as rows name them. Sizes are (width, height) px; common: the most frequent and how often."""
+class ImageFacts:
+    """Images, counted each time a row names them. Sizes are (width, height) px; common: (width, height, count)."""
 
     num_found: int
     num_missing: int
@@ -63,11 +66,11 @@ class PictureFacts:
 
 @dataclass(frozen=True)
 class DataFacts:
-    """A whole split; files and the rest count every row of a file once, however often a mixture takes it."""
+    """A split. Each row of a file counts once, however often the mixture takes it."""
 
     files: tuple[FileFacts, ...]
     lengths: LengthFacts | None
-    pictures: PictureFacts
+    pictures: ImageFacts
     num_duplicates: int
     num_repeated: int
 
@@ -76,7 +79,7 @@ class DataFacts:
         return sum(vars(file)[name] for file in self.files)
 
     def totals(self, name: str) -> dict[str, int]:
-        """Return the sums of named counts over the files."""
+        """Return the sums of counts by name over the files."""
         counts: Counter[str] = Counter()
         for file in self.files:
             counts.update(vars(file)[name])
@@ -84,14 +87,14 @@ class DataFacts:
 
 
 def distinct_rows(rows: Iterable[Row]) -> list[Row]:
-    """Return each row of a file once, in the order of the mixture."""
+    """Return each row once, in the order of the mixture."""
     return list({(row.file, row.number): row for row in rows}.values())
 
 
-def summarise(
+def summarize(
     rows: Sequence[Row], facts: Sequence[RowFacts], left_out: Sequence[RowNote], *, num_in_mixture: int, max_length: int
 ) -> DataFacts:
-    """Return the numbers of a split. rows: distinct; left_out: rows that are wrong in their files."""
+    """Return the numbers of a split. rows: distinct; left_out: bad rows of the files."""
     names = dict.fromkeys([*(row.file for row in rows), *(note.file for note in left_out)])
     bad = {note.key: note for note in left_out}
     files = []
@@ -101,7 +104,7 @@ def summarise(
     return DataFacts(
         tuple(files),
         length_facts([fact.length for fact in facts if fact.length is not None], max_length),
-        picture_facts(facts),
+        image_facts(facts),
         len(facts) - len({fact.digest for fact in facts}),
         num_in_mixture - len(rows),
     )
@@ -129,7 +132,7 @@ def _file_facts(name: str, own: Sequence[tuple[Row, RowFacts]], bad: Sequence[Ro
 
 
 def length_facts(lengths: Sequence[int], max_length: int) -> LengthFacts | None:
-    """Return the distribution of lengths, None where there are none; the bins end at the longest."""
+    """Return the distribution of lengths, None for no lengths; the last bin contains the longest."""
     if not lengths:
         return None
     values = np.asarray(lengths)
@@ -147,8 +150,8 @@ def length_facts(lengths: Sequence[int], max_length: int) -> LengthFacts | None:
     )
 
 
-def picture_facts(facts: Sequence[RowFacts]) -> PictureFacts:
-    """Return what the rows' pictures are like."""
+def image_facts(facts: Sequence[RowFacts]) -> ImageFacts:
+    """Return the counts and sizes of the rows' images."""
     sizes = [size for fact in facts for size in fact.sizes]
     array = np.asarray(sizes, dtype=np.int64).reshape(-1, 2)
     named = [None] * 3
@@ -156,4 +159,4 @@ def picture_facts(facts: Sequence[RowFacts]) -> PictureFacts:
         named = [tuple(map(int, of(array, axis=0))) for of in (np.min, np.median, np.max)]
     common = tuple((*size, count) for size, count in Counter(sizes).most_common(MAX_SIZES))
     num_missing, num_unreadable = (sum(vars(fact)[key] for fact in facts) for key in ("num_missing", "num_unreadable"))
-    return PictureFacts(len(sizes), num_missing, num_unreadable, *named, common)
+    return ImageFacts(len(sizes), num_missing, num_unreadable, *named, common)

@@ -1,4 +1,4 @@
-"""A few rows of each data file, tried before the first step: so a wrong image folder ends a run at once."""
+"""Try a few rows of each data file before the first step, so that a wrong image folder ends a run at once."""
 
 from __future__ import annotations
 
@@ -15,42 +15,42 @@ from .measure import MISSING, UNREADABLE, Measure, RowFacts, measure_rows
 from .row import Row
 from .row_note import RowNote, count_kinds, in_words
 
-NUM_TRIED, LEAST_TRIED = 1024, 16  # rows of all files together, of each file
-NUM_DEVIATIONS = 4  # below what is seen in the rows that are tried, so that chance ends no run
+NUM_TRIED, MIN_TRIED = 1024, 16  # rows of all files together, and at least of each file
+NUM_DEVIATIONS = 4  # standard deviations below the observed share, so that chance never ends a run
 
 
 def check_images(
     rows: Sequence[Row], measure: Measure, policy: BadRowPolicy, split: str, num_left_out: int = 0
 ) -> None:
-    """Try rows of each file; raise TooManyBadRowsError where surely more images are missing than a run may skip.
+    """Try rows of each file; raise TooManyBadRowsError if almost certainly more images are bad than may be skipped.
 
-    measure: what tries a row; images of the network are not asked for. num_left_out: rows that no file gives. The error
-    has the notes of the bad rows that were met.
+    Rows with images on the network are not tried. num_left_out: rows that were skipped when their files were read. The
+    error has the notes of the bad rows that were found.
     """
     num_rows = len(rows) + num_left_out
     limit = policy.limit(num_rows) if policy.is_content_skipped else 0
     by_file = _with_images(rows)
-    num_tried = max(NUM_TRIED // max(len(by_file), 1), LEAST_TRIED)
-    num_sure, met = 0.0, []
+    num_tried = max(NUM_TRIED // max(len(by_file), 1), MIN_TRIED)
+    num_certain, notes = 0.0, []
     for own in by_file.values():
-        tried = _drawn(own, num_tried)
+        tried = _random_rows(own, num_tried)
         bad = [(row, fact) for row, fact in zip(tried, measure_rows(tried, measure), strict=True) if _is_bad(fact)]
-        met += [RowNote.of(row, split, fact.kind, fact.reason) for row, fact in bad]
-        num_sure += _at_least(len(bad), len(tried), len(own))
-        if num_sure > limit:
+        notes += [RowNote.of(row, split, fact.kind, fact.reason) for row, fact in bad]
+        num_certain += _at_least(len(bad), len(tried), len(own))
+        if num_certain > limit:
             if policy.is_content_skipped and 2 * len(bad) < len(tried):
-                policy.check(met, num_rows, met)
-            raise TooManyBadRowsError(_describe(bad, len(tried), len(own), limit, policy), met)
+                policy.check(notes, num_rows, notes)
+            raise TooManyBadRowsError(_describe(bad, len(tried), len(own), limit, policy), notes)
 
 
-def _drawn(rows: list[Row], count: int) -> list[Row]:
-    """Return some of the rows in their order, the same ones each time."""
+def _random_rows(rows: list[Row], count: int) -> list[Row]:
+    """Return random rows in their order, the same ones each time."""
     chosen = np.random.default_rng(0).permutation(len(rows))[:count]
     return [rows[index] for index in sorted(chosen)]
 
 
 def _at_least(num_bad: int, num_tried: int, num_rows: int) -> float:
-    """Return how many of the rows are bad at least, by those that were tried (the binomial's standard deviation)."""
+    """Return a lower bound for the number of bad rows, from the tried ones (standard deviation of the binomial)."""
     if num_tried == num_rows:
         return num_bad
     share = num_bad / num_tried
@@ -58,7 +58,7 @@ def _at_least(num_bad: int, num_tried: int, num_rows: int) -> float:
 
 
 def _with_images(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Return the rows of each file that have images, all of them on this machine."""
+    """Return, by file, the rows that have images, all of them on this machine."""
     by_file: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         images = row.conversation.images

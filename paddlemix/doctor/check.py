@@ -1,4 +1,4 @@
-"""What a check found, and the list of them. Needs no paddle."""
+"""The result of a check, and the list of them. Needs no paddle."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RANKS = (SKIPPED, OK, WARNING, FAILED)
 
 @dataclass
 class Check:
-    """One check. facts: lines that say what was found. advice: what to do. values: the same for a program."""
+    """One check. facts: lines on what was found. advice: lines on what to do. values: the facts for a program."""
 
     name: str
     status: str = OK
@@ -23,19 +23,20 @@ class Check:
     values: dict[str, Any] = field(default_factory=dict)
 
     def say(self, fact: str) -> None:
+        """Add a fact without changing the status."""
         self.facts.append(fact)
 
     def warn(self, fact: str, *advice: str) -> None:
-        self._turn(WARNING, fact, advice)
+        self._raise_status(WARNING, fact, advice)
 
     def fail(self, fact: str, *advice: str) -> None:
-        self._turn(FAILED, fact, advice)
+        self._raise_status(FAILED, fact, advice)
 
     def skip(self, fact: str) -> None:
         self.status = SKIPPED
         self.facts.append(fact)
 
-    def _turn(self, status: str, fact: str, advice: tuple[str, ...]) -> None:
+    def _raise_status(self, status: str, fact: str, advice: tuple[str, ...]) -> None:
         self.status = max(self.status, status, key=RANKS.index)
         self.facts.append(fact)
         self.advice += advice
@@ -43,7 +44,7 @@ class Check:
 
 @dataclass
 class Diagnosis:
-    """The checks of a run in their order."""
+    """The checks of a run or a device, in their order."""
 
     checks: list[Check] = field(default_factory=list)
 
@@ -53,7 +54,7 @@ class Diagnosis:
 
     @contextmanager
     def check(self, name: str, *, is_notice_warned: bool = True) -> Iterator[Check]:
-        """Add a check; what is raised in the block is its failure, and notices are its warnings or else its facts."""
+        """Add a check. An exception in the block is its failure; notices are its warnings, or else its facts."""
         check = Check(name)
         self.checks.append(check)
         with _notices(check.warn if is_notice_warned else check.say):
@@ -63,7 +64,7 @@ class Diagnosis:
                 check.fail(str(error))
 
     def as_dict(self) -> dict[str, Any]:
-        """Return everything for a program."""
+        """Return everything as JSON values."""
         checks = [
             {"name": one.name, "status": one.status, "facts": one.facts, "advice": one.advice, **one.values}
             for one in self.checks
@@ -72,18 +73,18 @@ class Diagnosis:
 
 
 class _Collector(logging.Handler):
-    def __init__(self, tell: Callable[[str], None]):
+    def __init__(self, add: Callable[[str], None]):
         super().__init__()
-        self.tell = tell
+        self.add = add
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.tell(record.getMessage())
+        self.add(record.getMessage())
 
 
 @contextmanager
-def _notices(tell: Callable[[str], None]) -> Iterator[None]:
-    """Hand on what the package tells beside its results."""
-    logger, collector = logging.getLogger("paddlemix"), _Collector(tell)
+def _notices(add: Callable[[str], None]) -> Iterator[None]:
+    """Pass the package's notices to a function instead of printing them."""
+    logger, collector = logging.getLogger("paddlemix"), _Collector(add)
     was_passed_on = logger.propagate
     logger.addHandler(collector)
     logger.propagate = False

@@ -1,92 +1,93 @@
-"""The doctor of a machine: all checks of a device in their order, and the report to paste into an issue."""
+"""All checks of a device, in their order, as a report to paste into an issue."""
 
 from __future__ import annotations
 
 import math
-import os
 import sys
 from collections.abc import Iterator
 
 from .. import __version__
 from ..terminal.visible import visible, visible_json
-from . import ascend, host
+from . import ascend, machine
 from .check import FAILED, OK, SKIPPED, WARNING, Check, Diagnosis
-from .processes import PATIENCE, Crew
-from .report import check_lines, paint
+from .processes import PATIENCE, CheckProcesses
+from .report import check_lines, paint, wants_color
 from .worker import PARTS, RUNS
 
-# Largest difference of a loss from the CPU's in float32, as a part of it.
+# Largest error of a loss, relative to the CPU's loss in float32.
 LOSS_TOLERANCES = {"float32": 1e-3, "bfloat16 O2": 5e-2, "float16 O2": 5e-2}
 
 
 def examine(device: str, *, is_tried: bool = True, is_json: bool = False, patience: float = PATIENCE) -> int:
     """Check a device, print each check as soon as it is done, and return 1 if one failed.
 
-    device: "npu", "gpu", "cpu" or another kind, with or without ":N". is_tried: train and chat too.
+    device: "npu", "gpu", "cpu" or another kind, with or without ":N". is_tried: train and chat too. patience: seconds
+    after which a part is given up.
     """
-    diagnosis, has_colour = Diagnosis(), sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    diagnosis, has_color = Diagnosis(), wants_color()
     if not is_json:
         print(visible(f"paddlemix {__version__} doctor --device {device}\n"), flush=True)
     for check in checks_of(diagnosis, device, is_tried, patience):
         if not is_json:
             _show_progress("")
-            print("\n".join(check_lines(check, has_colour)), flush=True)
+            print("\n".join(check_lines(check, has_color)), flush=True)
     if is_json:
         print(visible_json({"paddlemix": __version__, "device": device, **diagnosis.as_dict()}))
     else:
-        print(f"\n{paint(*_verdict(diagnosis, device), has_colour)}")
+        print(f"\n{paint(*_verdict(diagnosis, device), has_color)}")
     return int(diagnosis.has_failed)
 
 
 def checks_of(diagnosis: Diagnosis, device: str, is_tried: bool, patience: float = PATIENCE) -> Iterator[Check]:
     """Yield the checks as they are done, and add them to a diagnosis."""
     kind = device.partition(":")[0]
-    for name, look in _looks(kind):
+    for name, function in _first_checks(kind):
         with diagnosis.check(name) as check:
-            look(check)
+            function(check)
         yield check
-    crew = Crew(device, patience=patience, tell=_show_progress)
+    processes = CheckProcesses(device, patience=patience, report_part=_show_progress)
     parts = [part for part in PARTS if part not in RUNS]
-    for check in crew.work(parts):
+    for check in processes.run(parts):
         diagnosis.checks.append(check)
         yield check
-    for check in _runs(crew, diagnosis, kind, is_tried):
+    for check in _runs(processes, diagnosis, kind, is_tried):
         diagnosis.checks.append(check)
         yield check
 
 
-def _looks(kind: str):
+def _first_checks(kind: str):
     """Return the checks that need no paddle, by name."""
-    looks = [("machine", host.check_machine)]
+    checks = [("machine", machine.check_machine)]
     if kind == "npu":
-        looks += [("driver", ascend.check_driver), ("CANN", ascend.check_cann)]
+        checks += [("driver", ascend.check_driver), ("CANN", ascend.check_cann)]
     if kind == "gpu":
-        looks += [("driver", host.check_nvidia)]
-    return [*looks, ("packages", lambda check: host.check_packages(check, kind))]
+        checks += [("driver", machine.check_nvidia)]
+    return [*checks, ("packages", lambda check: machine.check_packages(check, kind))]
 
 
-def _runs(crew: Crew, diagnosis: Diagnosis, kind: str, is_tried: bool) -> Iterator[Check]:
-    """Train and chat on the device, and on the CPU to compare; the latter in a process that has no plugin."""
+def _runs(processes: CheckProcesses, diagnosis: Diagnosis, kind: str, is_tried: bool) -> Iterator[Check]:
+    """Train and chat on the device, and on the CPU to compare, there in a process without a plugin."""
     failed = [one.name for one in diagnosis.checks if one.status == FAILED and one.name in ("paddle", "device")]
     if failed or not is_tried:
-        why = f"needs {failed[0]}, which failed" if failed else "not asked for"
-        yield from (Check(name, SKIPPED, [why]) for name in RUNS)
+        reason = f"needs {failed[0]}, which failed" if failed else "not asked for"
+        yield from (Check(name, SKIPPED, [reason]) for name in RUNS)
         return
     expected = {}
     if kind != "cpu":
-        preload = {name: value for name, value in crew.variables.items() if name == "LD_PRELOAD"}
-        expected = {check.name: check for check in Crew("cpu", preload, crew.patience, crew.tell).work(RUNS)}
-    for check in crew.work(RUNS):
+        preload = {name: value for name, value in processes.variables.items() if name == "LD_PRELOAD"}
+        on_cpu = CheckProcesses("cpu", preload, processes.patience, processes.report_part)
+        expected = {check.name: check for check in on_cpu.run(RUNS)}
+    for check in processes.run(RUNS):
         if check.name in expected:
             compare(check, expected[check.name])
         yield check
 
 
 def compare(check: Check, on_cpu: Check) -> None:
-    """Set losses or answers beside those of the CPU in float32, which the other check has."""
+    """Compare losses or answers with those of the CPU in float32. on_cpu: the same check on the CPU."""
     wanted = on_cpu.values.get("float32")
     if not wanted:
-        check.warn(f"not compared, since the CPU failed: {(on_cpu.facts or ['it said nothing'])[0]}")
+        check.warn(f"not compared, since the CPU failed: {(on_cpu.facts or ['without a message'])[0]}")
         return
     check.values["on the CPU"] = wanted
     if check.name == "chat":
@@ -101,9 +102,10 @@ def compare(check: Check, on_cpu: Check) -> None:
         if error <= tolerance:
             check.say(text)
         else:
-            told = " ".join(f"{loss:.4f}" for loss in wanted)
-            off = f"{text}, which are {told}" if math.isfinite(error) else f"{dtype}: losses are no numbers"
-            check.fail(off, "look at the operations above; PADDLEMIX_PLAIN_OPS=1 leaves out the device's own kernels")
+            numbers = " ".join(f"{loss:.4f}" for loss in wanted)
+            failure = f"{text}, which are {numbers}" if math.isfinite(error) else f"{dtype}: losses are not finite"
+            advice = "look at the operations above; PADDLEMIX_PLAIN_OPS=1 leaves out the device's own kernels"
+            check.fail(failure, advice)
 
 
 def _compare_answers(check: Check, wanted: dict[str, str]) -> None:
@@ -115,12 +117,12 @@ def _compare_answers(check: Check, wanted: dict[str, str]) -> None:
         if not other:
             check.say(f"{dtype}: the same answers as the CPU's in float32")
         else:
-            tell = check.fail if dtype == "float32" else check.warn
-            tell(f"{dtype}: {other[0]!r} gives {answers.get(other[0])!r}, on the CPU {wanted[other[0]]!r}")
+            add = check.fail if dtype == "float32" else check.warn
+            add(f"{dtype}: {other[0]!r} gives {answers.get(other[0])!r}, on the CPU {wanted[other[0]]!r}")
 
 
 def _verdict(diagnosis: Diagnosis, device: str) -> tuple[str, str]:
-    """Return the last line and the status whose colour it has."""
+    """Return the last line, and the status whose color it has."""
     device = visible(device)
     names = {status: [one.name for one in diagnosis.checks if one.status == status] for status in (FAILED, WARNING)}
     if names[FAILED]:
@@ -132,6 +134,6 @@ def _verdict(diagnosis: Diagnosis, device: str) -> tuple[str, str]:
 
 
 def _show_progress(part: str) -> None:
-    """Say on a terminal what is being done, "" for nothing: the first run of a kernel may take minutes."""
+    """Show the current part on a terminal, "" for none: the first run of a kernel may take minutes."""
     if sys.stderr.isatty():
         print(f"\r\033[K{f'  ...      {visible(part)}' if part else ''}", end="", file=sys.stderr, flush=True)

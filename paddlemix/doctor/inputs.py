@@ -1,50 +1,49 @@
-"""Checks of what a run is given: its settings, its model, its data."""
+"""Checks of the inputs of a run: its settings, its model and its data."""
 
 from __future__ import annotations
 
 import statistics
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..checkpoints.inspection import inspect
 from ..checkpoints.processor import LlavaProcessor
 from ..checkpoints.source import read_config
-from ..data.bad_rows import refuse
-from ..data.measure import Measure, RowFacts, measure_rows
-from ..data.mixture import scan_mixture
+from ..data.measure import RowFacts, measure_rows
 from ..data.row import Row
 from ..data.row_note import count_kinds, in_words
 from ..data.trial_rows import check_images
-from ..hub.hub import resolve
 from ..image.anyres import num_image_tokens, num_tiles
 from ..models.config import LlavaConfig
-from ..train.run import chosen_quantization
-from ..train.run_folder import check_place, last_checkpoint
+from ..train.arguments import RunArguments
+from ..train.run import choose_quantization, find_model, processor_to_train
+from ..train.run_folder import check_folder, last_checkpoint
 from ..train.settings import DataSettings
+from ..train.split import measure_of, open_split
 from .activations import Load
 from .check import Check
 
-MIN_MEASURED = 64  # rows that are measured at least
+MIN_MEASURED = 64  # rows to measure at least
 
 
 @dataclass(frozen=True)
-class Home:
-    """The model of a run: its folder, configuration and what encodes with the template that is trained."""
+class RunModel:
+    """The model that a run starts from. train_processor: encodes with the chat template that is trained."""
 
     folder: Path
     config: LlavaConfig
-    teacher: LlavaProcessor
+    train_processor: LlavaProcessor
 
 
 @dataclass(frozen=True)
-class Sampled:
-    """The first rows of the training data that can be used, with what they make, in the order of `_longest_first`."""
+class SampledRows:
+    """The usable ones among the first rows of a split with what was measured, in the order of `_longest_first`."""
 
     pairs: tuple[tuple[Row, RowFacts], ...]
 
 
-def check_settings(check: Check, settings) -> None:
-    """Say what kind of run the parsed settings are of, and name what would surprise."""
+def check_settings(check: Check, settings: RunArguments) -> None:
+    """Report the kind of run that the parsed settings describe, and warn of what may surprise."""
     model_args, _, args = settings
     kind = f"LoRA of rank {model_args.lora_rank}" if model_args.lora else "no adapters"
     batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.dataset_world_size
@@ -54,109 +53,110 @@ def check_settings(check: Check, settings) -> None:
         check.warn("do_train is false: nothing would be trained, only evaluated", 'set "do_train": true to train')
     previous = last_checkpoint(Path(args.output_dir))
     if previous is not None and not args.overwrite_output_dir:
-        check.say(f"would go on from {previous}")
+        check.say(f"would resume from {previous}")
 
 
-def check_model(check: Check, settings, template: str | None) -> Home:
-    """Inspect the folder without loading its weights. Raises ValueError where nothing of it can be used."""
+def check_model(check: Check, settings: RunArguments, template: str | None) -> RunModel:
+    """Inspect the model's folder without loading its weights. Raises ValueError if it cannot be used at all."""
     model_args, data_args, args = settings
-    if not model_args.model_name_or_path:
-        raise ValueError("model_name_or_path is missing: name the folder of the model to start from")
-    folder = Path(resolve(model_args.model_name_or_path))
-    check_place(args.output_dir, [folder], is_overwriting=args.overwrite_output_dir)
+    folder = find_model(model_args)
+    check_folder(args.output_dir, [folder], is_overwriting=args.overwrite_output_dir)
     found = inspect(folder)
     check.say(f"{folder}: {found.format}, {found.num_parameters:,} parameters")
     for problem in found.problems:
         check.fail(problem, f"paddlemix inspect {folder}")
     for note in found.notes:
         check.say(note)
-    chosen_quantization(model_args, str(folder))
+    choose_quantization(model_args, folder)
     config = read_config(folder)
-    processor = LlavaProcessor.from_pretrained(folder)
-    name = model_args.conv_mode or model_args.version or template
     positions = config.language.max_position_embeddings
     if data_args.max_length > positions:
         check.warn(
-            f"max_length {data_args.max_length} is more than the {positions} positions that the model was made for",
+            f"max_length {data_args.max_length} is more than the {positions} positions of the model",
             f'set "max_length": {positions}',
         )
-    return Home(folder, config, processor.with_template(name) if name else processor)
+    return RunModel(folder, config, processor_to_train(LlavaProcessor.from_pretrained(folder), model_args, template))
 
 
-def check_data(check: Check, values: dict, home: Home, splits: list[str], config_folder: Path | None) -> Sampled:
-    """Scan the files, measure the first rows and encode one. Returns those of the first split."""
-    settings = DataSettings.read(values)
-    if settings.dataset is None:
-        raise ValueError('dataset is missing: expected {"train": [{"name": "chatml_dataset", "data_files": "..."}]}')
-    sampled = [_check_split(check, settings, home, split, config_folder) for split in splits]
+def check_data(
+    check: Check, values: dict, settings: RunArguments, model: RunModel, config_folder: Path | None
+) -> SampledRows:
+    """Read the files, measure the first rows and encode one, of each split. Returns the rows of the first split.
+
+    values, settings: raw and parsed.
+    """
+    data_settings, args = DataSettings.read(values), settings.training
+    splits = [name for name, is_read in (("train", args.do_train), ("eval", args.do_eval)) if is_read]
+    sampled = [_check_split(check, data_settings, model.train_processor, name, config_folder) for name in splits]
     return sampled[0]
 
 
-def _check_split(check: Check, settings: DataSettings, home: Home, split: str, config_folder) -> Sampled:
-    rows, left_out = scan_mixture(
+def _check_split(
+    check: Check, settings: DataSettings, processor: LlavaProcessor, name: str, config_folder: Path | None
+) -> SampledRows:
+    split = open_split(
         settings.dataset,
-        split,
-        template=home.teacher.template,
+        name,
+        template=processor.template,
         config_folder=config_folder,
         image_folder=settings.image_folder,
         seed=settings.seed,
+        policy=settings.policy,
     )
-    if not settings.policy.is_structure_skipped:
-        refuse(left_out)
-    if not rows:
-        raise ValueError(f"the dataset has no rows for {split!r}: name data_files under that key")
+    rows, left_out = split.rows, split.left_out
     if left_out:
-        settings.policy.check(left_out, len(rows) + len(left_out))
         first = f"the first one: {left_out[0].where}: {left_out[0].reason}"
-        check.warn(f"{split}: {len(left_out):,} rows are left out ({in_words(count_kinds(left_out))}); {first}")
+        check.warn(f"{name}: {len(left_out):,} rows are left out ({in_words(count_kinds(left_out))}); {first}")
+    measure_sizes = measure_of(processor, settings.max_length, is_thorough=False)
+    check_images(rows, measure_sizes, settings.policy, name, len(left_out))
     count = max(MIN_MEASURED, 4 * settings.per_device_train_batch_size)
-    measure = Measure(home.teacher.tokenizer, home.teacher.template, home.teacher.spec, settings.max_length)
-    check_images(rows, replace(measure, is_thorough=False), settings.policy, split, len(left_out))
-    pairs = list(zip(rows[:count], measure_rows(rows[:count], measure), strict=False))
-    used = [pair for pair in pairs if pair[1].kind is None]
-    check.say(f"{split}: {len(rows):,} rows, template {home.teacher.template.name}; {_in_numbers(used, len(pairs))}")
-    check.values[split] = {"num_rows": len(rows), "num_measured": len(pairs), "num_used": len(used)}
-    if len(used) < len(pairs):
-        _tell_skipped(check, [fact for _, fact in pairs if fact.kind], settings)
-    if not used:
-        raise ValueError(f"{split}: none of the first {len(pairs)} rows can be used")
-    _encode_one(check, used[0][0], home, settings)
-    return Sampled(_longest_first(used))
+    pairs = list(
+        zip(rows[:count], measure_rows(rows[:count], measure_of(processor, settings.max_length)), strict=False)
+    )
+    usable = [pair for pair in pairs if pair[1].kind is None]
+    check.say(f"{name}: {len(rows):,} rows, template {processor.template.name}; {_in_numbers(usable, len(pairs))}")
+    check.values[name] = {"num_rows": len(rows), "num_measured": len(pairs), "num_used": len(usable)}
+    if len(usable) < len(pairs):
+        _report_skipped(check, [fact for _, fact in pairs if fact.kind], settings)
+    if not usable:
+        raise ValueError(f"{name}: none of the first {len(pairs)} rows can be used")
+    _encode_one(check, usable[0][0], processor, settings.max_length)
+    return SampledRows(_longest_first(usable))
 
 
 def _longest_first(pairs: list[tuple[Row, RowFacts]]) -> tuple[tuple[Row, RowFacts], ...]:
-    """Return the longest row with a picture, if any has one, and then all others by length."""
+    """Return the longest row with an image, if any has one, and then all others by falling length."""
     ordered = sorted(pairs, key=lambda pair: -pair[1].num_kept)
-    first = next((place for place, (_, fact) in enumerate(ordered) if fact.sizes), 0)
+    first = next((index for index, (_, fact) in enumerate(ordered) if fact.sizes), 0)
     return (ordered[first], *ordered[:first], *ordered[first + 1 :])
 
 
-def _in_numbers(used: list, num_measured: int) -> str:
-    if not used:
+def _in_numbers(usable: list, num_measured: int) -> str:
+    if not usable:
         return f"none of the first {num_measured} can be used"
-    lengths = [fact.num_kept for _, fact in used]
-    share = sum(fact.num_trained for _, fact in used) / sum(lengths)
+    lengths = [fact.num_kept for _, fact in usable]
+    share = sum(fact.num_trained for _, fact in usable) / sum(lengths)
     return (
         f"the first {num_measured}: median {statistics.median(lengths):,.0f}, longest {max(lengths):,} tokens, "
         f"{share:.0%} trained"
     )
 
 
-def _tell_skipped(check: Check, skipped: list[RowFacts], settings: DataSettings) -> None:
+def _report_skipped(check: Check, skipped: list[RowFacts], settings: DataSettings) -> None:
     kinds = ", ".join(f"{name} {count}" for name, count in count_kinds(skipped).items())
     text = f"{len(skipped)} of the first rows cannot be used ({kinds}): {skipped[0].reason}"
-    tell = check.warn if settings.policy.is_content_skipped else check.fail
-    tell(text, "`paddlemix inspect-data` with the same configuration reads all rows")
+    add = check.warn if settings.policy.is_content_skipped else check.fail
+    add(text, "`paddlemix inspect-data` with the same configuration reads all rows")
 
 
-def _encode_one(check: Check, row: Row, home: Home, settings: DataSettings) -> None:
-    sample, _ = home.teacher.encode_to_train(row.conversation, folders=row.folders, max_length=settings.max_length)
+def _encode_one(check: Check, row: Row, processor: LlavaProcessor, max_length: int) -> None:
+    sample, _ = processor.encode_to_train(row.conversation, folders=row.folders, max_length=max_length)
     tiles = sum(len(image.pixels) for image in sample.images)
-    check.say(f"{row.where}: {len(sample.token_ids):,} tokens, {len(sample.images)} pictures in {tiles} tiles")
+    check.say(f"{row.where}: {len(sample.token_ids):,} tokens, images: {len(sample.images)}, tiles: {tiles}")
 
 
-def load_of(sampled: Sampled, home: Home, settings, *, is_padded: bool) -> Load:
-    """Return the batch of a card at its worst: the longest rows that were measured, or full packs."""
+def load_of(sampled: SampledRows, model: RunModel, settings: RunArguments, *, is_padded: bool) -> Load:
+    """Return the largest batch of a card: the longest rows that were measured, or full packs."""
     _, data_args, args = settings
     facts = [fact for _, fact in sampled.pairs]
     count = args.per_device_train_batch_size
@@ -167,14 +167,14 @@ def load_of(sampled: Sampled, home: Home, settings, *, is_padded: bool) -> Load:
         facts = [min(facts, key=lambda fact: abs(fact.num_kept - usual))]
         lengths = (max(int(facts[0].num_kept * scale), 1),) * count
     else:
-        lengths = tuple(facts[place % len(facts)].num_kept for place in range(count))
-    chosen = [facts[place % len(facts)] for place in range(count)]
+        lengths = tuple(facts[index % len(facts)].num_kept for index in range(count))
+    chosen = [facts[index % len(facts)] for index in range(count)]
     sizes = [size for fact in chosen for size in fact.sizes]
-    spec = home.teacher.spec
+    spec = model.train_processor.spec
     return Load(
         lengths,
         sum(fact.num_trained for fact in chosen),
-        max(sum(num_tiles(size, spec) for size in sizes), 1),  # a batch without pictures has a blank one
+        max(sum(num_tiles(size, spec) for size in sizes), 1),  # a batch without images has a blank one
         sum(num_image_tokens(size, spec) for size in sizes),
         is_padded,
     )

@@ -1,4 +1,7 @@
-"""Checks of what a run stands on: versions, the device and its arithmetic, the disk."""
+"""Checks of the machine: its processor, what is installed on it, NVIDIA's driver and the disk.
+
+The module does not import paddle, because a report must not end where paddle cannot be imported.
+"""
 
 from __future__ import annotations
 
@@ -6,31 +9,69 @@ import importlib.metadata
 import os
 import platform
 import shutil
+import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-import paddle
-import paddle.nn.functional as F
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from .. import device as devices
-from ..accelerators import PADDLES, version_of
-from ..terminal.sizes import in_bytes, in_memory
+from ..accelerators import (
+    PADDLES,
+    advice_for_missing,
+    has_plugin,
+    paddle_version,
+    plugin_folder,
+    version_of,
+)
+from ..accelerators import (
+    check_versions as check_plugin_versions,
+)
+from ..terminal.sizes import in_bytes
 from .check import Check
 
-REQUIREMENTS = Path(__file__).parents[3] / "requirements.txt"
+REQUIREMENTS = Path(__file__).parents[2] / "requirements.txt"
 PYTHON = ((3, 10), (3, 12))
 NAMED = ("paddlenlp", "numpy")
-NEEDED = ("paddlepaddle", "paddlenlp")  # of the others another version may do
-TOLERANCE = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}  # TF32 and half precision round
+NEEDED = ("paddlepaddle", "paddlenlp")  # other packages may work in another version
+ARM = ("aarch64", "arm64")
+SMI_SECONDS = 30
+QUERY = ["--query-gpu=index,name,driver_version,memory.free,memory.total", "--format=csv,noheader"]
+
+
+def check_machine(check: Check) -> None:
+    """Report machine, system and Python, and what goes wrong on ARM machines."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    container = ", in a container" if Path("/.dockerenv").exists() else ""
+    check.say(f"{platform.machine()}, {processor()}, {cores} cores; {platform.platform()}{container}")
+    check.say(f"python {platform.python_version()}, {platform.libc_ver()[0] or 'libc'} {platform.libc_ver()[1]}")
+    preload = os.environ.get("LD_PRELOAD")
+    if preload:
+        check.say(f"LD_PRELOAD is {preload}")
+        for library in preload.replace(":", " ").split():
+            if "/" in library and not Path(library).exists():
+                check.warn(f"LD_PRELOAD names {library}, which does not exist", "unset it, or name an existing file")
+    elif platform.machine() in ARM:
+        check.say(
+            "ARM: if a library fails with `cannot allocate memory in static TLS block`, LD_PRELOAD is tried below"
+        )
+    check.values |= {"machine": platform.machine(), "python": platform.python_version()}
+
+
+def processor() -> str:
+    """Return the processor's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.lower().startswith(("model name", "hardware")))
+    return next(names, "") or platform.processor() or "unknown processor"
 
 
 def check_versions(check: Check) -> None:
-    """Compare what is installed with the bounds of requirements.txt."""
-    check.say(f"python {platform.python_version()}, paddle {paddle.__version__}, {_installed_list()}")
+    """Compare the installed packages with the bounds of requirements.txt."""
+    installed = ", ".join(f"{name} {_version(name) or 'missing'}" for name in NAMED)
+    check.say(f"python {platform.python_version()}, paddle {_version(PADDLES[0])}, {installed}")
     if not PYTHON[0] <= sys.version_info[:2] <= PYTHON[1]:
         check.warn("the package is tested with Python 3.10 to 3.12", "make an environment with one of these")
     for requirement in _requirements():
@@ -39,16 +80,12 @@ def check_versions(check: Check) -> None:
         if version is None:
             check.fail(f"{requirement.name} is not installed: expected {wanted}", "pip install -r requirements.txt")
         elif not requirement.specifier.contains(_release(requirement.name, version), prereleases=True):
-            tell = check.fail if requirement.name in NEEDED else check.warn
-            tell(f"{requirement.name} is {version}: expected {wanted}", f"pip install '{wanted}'")
-
-
-def _installed_list() -> str:
-    return ", ".join(f"{name} {_version(name) or 'missing'}" for name in NAMED)
+            add = check.fail if requirement.name in NEEDED else check.warn
+            add(f"{requirement.name} is {version}: expected {wanted}", f"pip install '{wanted}'")
 
 
 def _requirements() -> list[Requirement]:
-    """Return the bounds of a checkout, or of the installed package."""
+    """Return the requirements of a checkout, or of the installed package."""
     if REQUIREMENTS.is_file():
         lines = [line.split("#")[0].strip() for line in REQUIREMENTS.read_text(encoding="utf-8").splitlines()]
     else:
@@ -57,15 +94,18 @@ def _requirements() -> list[Requirement]:
 
 
 def _version(name: str) -> str | None:
-    if name in PADDLES:  # another build under another name will do
+    """Return the installed version of a package; a build of paddle under any name counts."""
+    if name in PADDLES:
+        import paddle
+
         return paddle.__version__
     return version_of(name)
 
 
 def _release(name: str, version: str) -> str:
-    """Return the version to judge: a nightly of paddle's, with which plugins pair, stands for its release.
+    """Return the version to compare. For a nightly build of paddle, which plugins require, it is its release.
 
-    A build from source without a version (0.0.0) is not judged: it passes for the oldest that will do.
+    A build from source has no version (0.0.0) and passes as the oldest supported one.
     """
     if name not in PADDLES:
         return version
@@ -73,72 +113,68 @@ def _release(name: str, version: str) -> str:
     return release if any(Version(release).release) else "3.0.0"
 
 
-def check_device(check: Check, device: str, dtype: str, is_asked_for: bool) -> None:
-    """Run what training is made of, forward and backward, and compare with NumPy. dtype: that will be computed in."""
-    memory = devices.device_memory(device)
-    size = "memory not known" if memory is None else f"{in_memory(memory[1])} of {in_memory(memory[0])} free"
-    check.say(f"{device}, {size}; computes in {dtype}")
-    check.values |= {"device": device, "dtype": dtype, "memory": memory and {"total": memory[0], "free": memory[1]}}
-    if is_asked_for and dtype == "float32":
-        check.warn("16 bits are asked for, which this device cannot compute in: it will take float32, twice the memory")
-    for name in dict.fromkeys(("float32", dtype)):
-        wrong = {operation: text for operation, text in try_operations(name).items() if text}
-        for operation, text in wrong.items():
-            check.fail(f"{operation} in {name}: {text}", "see README.md on the installation for this device")
-        if not wrong:
-            check.say(f"{name}: matrix product, convolution and embedding, forward and backward, equal NumPy's")
+def check_packages(check: Check, kind: str) -> None:
+    """Report the installed versions, and whether paddle and its plugin for a kind of device fit together."""
+    name, paddle = paddle_version()
+    plugin = version_of(f"paddle-custom-{kind}")
+    versions = {name: paddle, **{other: version_of(other) for other in NAMED}}
+    if kind not in ("cpu", "gpu"):
+        versions[f"paddle-custom-{kind}"] = plugin
+    check.values["versions"] = versions
+    check.say(", ".join(f"{key} {value or 'missing'}" for key, value in versions.items()))
+    if paddle is None:
+        check.fail("paddle is not installed", "pip install -r requirements.txt")
+        return
+    if kind == "gpu" and name != "paddlepaddle-gpu":
+        check.fail(f"{name} is a build for the CPU", advice_for_missing("gpu", None))
+    if kind in ("cpu", "gpu"):
+        return
+    folder = plugin_folder()
+    if has_plugin(kind):
+        check.say(f"plugin for {kind}: {folder}{'' if plugin else ', of unknown version'}")
+        check_plugin_versions(kind)
+    else:
+        check.fail(f"no plugin for {kind}", advice_for_missing(kind, None))
+    if kind == "npu" and name == "paddlepaddle-gpu":
+        check.fail("paddlepaddle-gpu is installed", "the plugin needs the CPU wheel: pip install paddlepaddle")
 
 
-def try_operations(dtype: str) -> dict[str, str]:
-    """Return for each operation what is wrong with it, "" for nothing."""
-    draw = np.random.default_rng(0).standard_normal
-    x, w = draw([8, 16]).astype(np.float32), draw([16, 4]).astype(np.float32)
-    picture, kernel = draw([2, 3, 4, 4]).astype(np.float32), draw([5, 3, 2, 2]).astype(np.float32)
-    table, index = draw([10, 6]).astype(np.float32), np.array([1, 3, 3])
-    patches = picture.reshape([2, 3, 2, 2, 2, 2]).transpose([0, 2, 4, 1, 3, 5]).reshape([2, 2, 2, 12])
-    folded = (patches @ kernel.reshape([5, 12]).T).transpose([0, 3, 1, 2])
-    counts = np.bincount(index, minlength=10)[:, None] * np.ones([1, 6])
-    sums = picture.reshape([2, 3, 2, 2, 2, 2]).sum(axis=(0, 2, 4))
-    return {
-        "matrix product": _try(dtype, lambda a: paddle.matmul(paddle.to_tensor(x, dtype=dtype), a), w, x @ w,
-                               np.repeat(x.sum(0)[:, None], 4, 1)),
-        "convolution": _try(dtype, lambda a: F.conv2d(paddle.to_tensor(picture, dtype=dtype), a, stride=2), kernel,
-                            folded, np.repeat(sums[None], 5, 0)),
-        "embedding": _try(dtype, lambda a: F.embedding(paddle.to_tensor(index), a), table, table[index], counts),
-    }  # fmt: skip
-
-
-def _try(dtype: str, run: Callable, values: np.ndarray, expected: np.ndarray, gradient: np.ndarray) -> str:
+def check_nvidia(check: Check) -> None:
+    """Ask nvidia-smi for the driver and the cards."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        check.warn("nvidia-smi is missing: driver and cards are not known", "install NVIDIA's driver")
+        return
     try:
-        # Cast on the device, since not all of them take half precision from the host.
-        argument = paddle.to_tensor(values).astype(dtype)
-        argument.stop_gradient = False
-        result = run(argument)
-        result.astype("float32").sum().backward()
-        pairs = [(result, expected, "result"), (argument.grad, gradient, "gradient")]
-        for found, wanted, name in pairs:
-            error = float(np.abs(found.astype("float32").numpy() - wanted).max() / np.abs(wanted).max())
-            if not error < TOLERANCE[dtype]:
-                return f"the {name} differs from NumPy's by {error:.1e} of its size"
-    except (RuntimeError, NotImplementedError, ValueError, OSError) as error:
-        return str(error).strip().splitlines()[-1]
-    return ""
+        done = subprocess.run([tool, *QUERY], capture_output=True, text=True, timeout=SMI_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        check.fail(f"nvidia-smi does not answer: {error}", "the driver hangs: restart the machine")
+        return
+    lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
+    if done.returncode or not lines:
+        output = (done.stderr or done.stdout).strip().splitlines()
+        check.fail(f"nvidia-smi finds no card: {output[-1] if output else 'it prints nothing'}", "see `nvidia-smi`")
+        return
+    check.values["cards"] = lines
+    for line in lines:
+        check.say(f"card {line}")
+    if os.environ.get("CUDA_VISIBLE_DEVICES") is not None:
+        check.say(f"CUDA_VISIBLE_DEVICES is {os.environ['CUDA_VISIBLE_DEVICES']!r}")
 
 
 def check_disk(check: Check, output_dir: Path, checkpoint_bytes: int, result_bytes: int, num_kept: int | None) -> None:
-    """Compare what a run will write with what is free. num_kept: checkpoints on the disk at a time, None for any."""
-    place = next(folder for folder in (output_dir.absolute(), *output_dir.absolute().parents) if folder.is_dir())
-    if not os.access(place, os.W_OK):
-        check.fail(f"{place} cannot be written to", "choose another output_dir")
+    """Compare the size of a run's output with the free space. num_kept: checkpoints to keep, None for all of them."""
+    folder = next(folder for folder in (output_dir.absolute(), *output_dir.absolute().parents) if folder.is_dir())
+    if not os.access(folder, os.W_OK):
+        check.fail(f"{folder} cannot be written to", "choose another output_dir")
         return
-    free = shutil.disk_usage(place).free
-    # The new checkpoint is written before the oldest one is deleted.
+    free = shutil.disk_usage(folder).free
+    # A new checkpoint is written before the oldest one is deleted.
     needed = result_bytes + checkpoint_bytes * (2 if num_kept is None else num_kept + 1)
     check.values |= {"free": free, "needed": needed, "checkpoint": checkpoint_bytes}
-    check.say(
-        f"{output_dir}: {in_bytes(free)} free; a checkpoint takes {in_bytes(checkpoint_bytes)}, all {in_bytes(needed)}"
-    )
+    sizes = [in_bytes(size) for size in (free, checkpoint_bytes, needed)]
+    check.say(f"{output_dir}: {sizes[0]} free; a checkpoint takes {sizes[1]}, the whole run {sizes[2]}")
     if num_kept is None and checkpoint_bytes:
-        check.warn("save_total_limit is not set, so that every checkpoint stays", 'set "save_total_limit"')
+        check.warn("save_total_limit is not set, so that every checkpoint is kept", 'set "save_total_limit"')
     if needed > free:
         check.fail("the disk is too small", 'free some of it, or set "save_total_limit" lower')

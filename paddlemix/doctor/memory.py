@@ -1,4 +1,4 @@
-"""How much memory a training run needs on a card, by component, from its configuration: arithmetic, without paddle."""
+"""Estimate the memory that a training run needs on a card, by component, from its configuration."""
 
 from __future__ import annotations
 
@@ -12,51 +12,26 @@ import paddle
 from ..checkpoints.layouts.shapes import parameter_shapes
 from ..constants import DTYPE_BYTES
 from ..models.config import LlavaConfig
-from ..models.llava import LlavaForConditionalGeneration
+from ..models.llava import Llava
 from ..terminal.sizes import in_memory
 from ..train.arguments import ModelArguments
-from ..train.freeze import PROJECTOR_PARTS, freeze_as_told, lora_targets
+from ..train.freeze import PROJECTOR_PARTS, freeze_parameters, lora_targets
+from ..train.settings import Method
 from .activations import FLOAT, Arithmetic, Load, activations
 
 GIB = 1 << 30
-MOMENTS = 2 * FLOAT  # AdamW's two, in float32 whatever the weights are
+MOMENTS = 2 * FLOAT  # bytes of AdamW's two moments, in float32 whatever the weights are
 MIN_SHARDED = 1 << 20  # elements: stage 3 leaves smaller tensors whole (GroupShardedStage3's segment_size)
-# Of an element: NF4 with an 8-bit scale for each 64, and a float32 one for each 256 of these; int8.
-QUANTISED_BYTES = {4: 0.5 + 1 / 64 + FLOAT / (64 * 256), 8: 1.0}
-QUANTISED = re.compile(r"language_model\.layers\.\d+\..*_proj\.weight")
-MANY = 1e8  # trained parameters that adapters would make few
+# Bytes an element: NF4 with an 8-bit scale for each 64, and a float32 scale for each 256 of these; int8.
+QUANTIZED_BYTES = {4: 0.5 + 1 / 64 + FLOAT / (64 * 256), 8: 1.0}
+QUANTIZED = re.compile(r"language_model\.layers\.\d+\..*_proj\.weight")
+MANY = 1e8  # trained parameters from which adapters are worth a hint
 CONTEXT = {"gpu": GIB, "npu": GIB}  # bytes that driver, kernels and collectives take, roughly
 
 
 @dataclass(frozen=True)
-class Method:
-    """How a run trains.
-
-    dtype: that is computed in. is_half_stored: the weights have it too (fp16_opt_level O2). has_float_gradients:
-    amp_master_grad. base_bits: 4 or 8 for a frozen decoder that is stored so. lora_rank: 0 without adapters.
-    sharding: stage 0 to 3, over num_shards cards. device: "gpu", "npu" or "cpu".
-    """
-
-    dtype: str = "float32"
-    is_half_stored: bool = False
-    has_float_gradients: bool = False
-    is_recomputed: bool = False
-    base_bits: int | None = None
-    lora_rank: int = 0
-    has_lora_dropout: bool = False
-    sharding: int = 0
-    num_shards: int = 1
-    is_offloaded: bool = False
-    device: str = "cpu"
-
-    @property
-    def weight_bytes(self) -> int:
-        return DTYPE_BYTES[self.dtype] if self.is_half_stored else FLOAT
-
-
-@dataclass(frozen=True)
-class Trains:
-    """What trains. names: parameters of the model. targets: layers that have adapters."""
+class Trainable:
+    """The trainable parts of a model. names: its parameters. targets: its layers with adapters."""
 
     names: Collection[str]
     targets: Sequence[str] = ()
@@ -64,10 +39,10 @@ class Trains:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes on a card by component. activations: by part. other: activations with recompute the other way round.
+    """Bytes on a card by component.
 
-    on_host: what offloading moves away. num_trained, num_parameters: adapters count as trained only. is_recomputed:
-    activations are taken with recompute.
+    activations: by part, with recompute if is_recomputed; other_activations: their sum with the other choice. on_host:
+    bytes that offloading moves to the host. num_trained includes adapters, num_parameters does not.
     """
 
     weights: int
@@ -87,24 +62,24 @@ class Estimate:
 
     @property
     def allocated(self) -> int:
-        """What the framework's allocator hands out: all but the context."""
+        """Bytes that the framework's allocator hands out: all but the context."""
         return self.total - self.context
 
 
-def estimate(config: LlavaConfig, trains: Trains, load: Load, method: Method) -> Estimate:
-    """Return what a card holds at the peak of a step, once gradients and the optimizer's state are there."""
+def estimate(config: LlavaConfig, trainable: Trainable, load: Load, method: Method) -> Estimate:
+    """Return the memory at the peak of a step, when gradients and the optimizer's state exist."""
     shapes = parameter_shapes(config)
-    adapters = _adapters(shapes, trains.targets, method.lora_rank)
-    trained = {name: math.prod(shapes[name]) for name in trains.names} | adapters
+    adapters = _adapters(shapes, trainable.targets, method.lora_rank)
+    trained = {name: math.prod(shapes[name]) for name in trainable.names} | adapters
     num_trained = sum(trained.values())
-    state = MOMENTS + (FLOAT if method.weight_bytes < FLOAT else 0)  # with a float32 copy of half weights
+    state = MOMENTS + (FLOAT if method.weight_bytes < FLOAT else 0)  # half weights have a float32 copy
     each = FLOAT if method.has_float_gradients else method.weight_bytes
-    # A gradient is computed beside the one that it is added to.
+    # A gradient is computed before it is added to the accumulated one, so that one tensor exists twice.
     gradients = _share(num_trained, method, 2) * each + max(trained.values(), default=0) * each
     optimizer = _share(num_trained, method, 1) * state
-    how = _arithmetic(config, trains, method, load)
-    peaks = activations(config, load, how, method.is_recomputed)
-    others = activations(config, load, how, not method.is_recomputed)
+    arithmetic = _arithmetic(trainable, method, load)
+    peaks = activations(config, load, arithmetic, method.is_recomputed)
+    others = activations(config, load, arithmetic, not method.is_recomputed)
     peaks["copies"] = _copies(shapes, method, method.is_recomputed)
     return Estimate(
         _weights(shapes, adapters, method),
@@ -125,7 +100,7 @@ def _adapters(shapes: dict, targets: Sequence[str], rank: int) -> dict[str, int]
 
 
 def _share(number: int, method: Method, since: int) -> int:
-    """Return this card's part of something that is dealt out from a sharding stage on."""
+    """Return this card's share of a number that is divided from a sharding stage on."""
     return -(-number // method.num_shards) if method.sharding >= since else number
 
 
@@ -134,20 +109,20 @@ def _weights(shapes: dict, adapters: dict[str, int], method: Method) -> int:
     for name, shape in [*shapes.items(), *((name, (size,)) for name, size in adapters.items())]:
         number = math.prod(shape)
         each: float = method.weight_bytes
-        if method.base_bits is not None and QUANTISED.fullmatch(name):
-            each = QUANTISED_BYTES[method.base_bits]
+        if method.base_bits is not None and QUANTIZED.fullmatch(name):
+            each = QUANTIZED_BYTES[method.base_bits]
         total += each * (_share(number, method, 3) if number > MIN_SHARDED else number)
     return int(total)
 
 
 def _copies(shapes: dict, method: Method, is_recomputed: bool) -> int:
-    """Return copies of weights: gathered by stage 3, expanded from a quantised base, cast by O1 for every product."""
+    """Return the bytes of weight copies: gathered by stage 3, dequantized, or cast by O1 for every product."""
     matrices = {name: math.prod(shape) for name, shape in shapes.items() if name.startswith("language_model.layers.")}
     largest = max(matrices.values())
     layer = sum(size for name, size in matrices.items() if name.startswith("language_model.layers.0."))
     each, copies = DTYPE_BYTES[method.dtype], 0
     if method.sharding >= 3:
-        copies += 2 * largest * method.weight_bytes  # the one in use and the next
+        copies += 2 * largest * method.weight_bytes  # the weight in use and the next one
     if method.base_bits is not None:
         copies += largest * each
     if each < method.weight_bytes:
@@ -155,23 +130,23 @@ def _copies(shapes: dict, method: Method, is_recomputed: bool) -> int:
     return copies
 
 
-def _arithmetic(config: LlavaConfig, trains: Trains, method: Method, load: Load) -> Arithmetic:
+def _arithmetic(trainable: Trainable, method: Method, load: Load) -> Arithmetic:
     bytes_each = DTYPE_BYTES[method.dtype]
-    in_layer = [name for name in trains.targets if name.startswith("language_model.layers.0.")]
-    is_in_tower = any(name.startswith("vision_tower.") for name in trains.targets)
+    in_layer = [name for name in trainable.targets if name.startswith("language_model.layers.0.")]
+    is_in_tower = any(name.startswith("vision_tower.") for name in trainable.targets)
     return Arithmetic(
         bytes_each,
-        # As in ops.packed_attention: the kernel is taken for several samples in a row.
+        # As in ops.packed_attention: the kernel is used for several samples in a row.
         has_flash=method.device == "gpu" and bytes_each < FLOAT and len(load.lengths) > 1 and not load.is_padded,
         has_own_gradients=method.device == "cpu" and bytes_each == FLOAT,
         adapter_widths=(method.lora_rank,) * len(in_layer),
         is_adapter_dropped=method.has_lora_dropout,
-        is_tower_trained=is_in_tower or any(name.startswith("vision_tower.") for name in trains.names),
+        is_tower_trained=is_in_tower or any(name.startswith("vision_tower.") for name in trainable.names),
     )
 
 
 def advice(found: Estimate, method: Method, num_samples: int, num_cards: int) -> list[str]:
-    """Return what would make a run smaller, what costs least first."""
+    """Return settings that would need less memory, the cheapest first."""
     state, peak = found.gradients + found.optimizer, sum(found.activations.values())
     others = (num_cards - 1) / num_cards
     saved = {}
@@ -187,23 +162,23 @@ def advice(found: Estimate, method: Method, num_samples: int, num_cards: int) ->
         smaller = "per_device_train_batch_size 1 with more gradient_accumulation_steps"
         saved[smaller] = peak - peak // num_samples
     if method.sharding >= 2 and not method.is_offloaded:
-        saved['"sharding": "stage3 offload"'] = found.optimizer  # Paddle offloads stage 2 for a few settings only
+        saved['"sharding": "stage3 offload"'] = found.optimizer  # Paddle offloads stage 2 only with some settings
     if method.lora_rank == 0 and found.num_trained > MANY:
         saved['"lora": true'] = state
     return [f"{text} (about {in_memory(size)} less)" for text, size in saved.items() if size > 0]
 
 
-def outline(config: LlavaConfig, args: ModelArguments) -> Trains:
-    """Decide on a model of the same parameters that hold nothing. Raises ValueError where training would."""
+def outline(config: LlavaConfig, args: ModelArguments) -> Trainable:
+    """Choose the trainable parts as training does, on a model without values. Raises ValueError as training would."""
     with paddle.LazyGuard():
-        model = LlavaForConditionalGeneration(config)
+        model = Llava(config)
     if args.lora:
         targets = lora_targets(model, args.lora_target_modules)
         adapted = {f"{name}.{kind}" for name in targets for kind in ("weight", "bias")}
         names = [name for name, _ in model.named_parameters() if name.startswith(PROJECTOR_PARTS)]
-        return Trains([] if args.freeze_mm_mlp_adapter else [name for name in names if name not in adapted], targets)
-    freeze_as_told(model, args)
+        return Trainable([] if args.freeze_mm_mlp_adapter else [name for name in names if name not in adapted], targets)
+    freeze_parameters(model, args)
     names = [name for name, parameter in model.named_parameters() if not parameter.stop_gradient]
     if not names:
         raise ValueError("nothing would train: freeze_include and freeze_exclude freeze every parameter")
-    return Trains(names)
+    return Trainable(names)

@@ -1,4 +1,4 @@
-"""Operations in NumPy in float64, on the CPU and without paddle: what a device's results are compared with."""
+"""Operations in NumPy in float64: the reference that a device's results are compared with. Needs no paddle."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def causal(length: int) -> np.ndarray:
 
 
 def dense(query, key, value) -> np.ndarray:
-    """Attend causally, and to everything; the sum of both."""
-    seen = causal(query.shape[2])
-    return attend(query, key, value, seen) + attend(query, key, value, np.ones_like(seen))
+    """Attend causally and to everything; return the sum."""
+    visible = causal(query.shape[2])
+    return attend(query, key, value, visible) + attend(query, key, value, np.ones_like(visible))
 
 
 def packed(query, key, value, segments) -> np.ndarray:
@@ -36,7 +36,7 @@ def rms_norm(x, weight, epsilon: float) -> np.ndarray:
 
 
 def rotary(x, positions, theta: float) -> np.ndarray:
-    """Turn x [B, heads, T, D] by positions [B, T], number i together with i + D / 2."""
+    """Rotate x [B, heads, T, D] by positions [B, T]; element i is paired with i + D / 2."""
     half = x.shape[3] // 2
     angles = positions[:, None, :, None] / theta ** (np.arange(half) / half)
     cos, sin = (np.concatenate([table, table], -1) for table in (np.cos(angles), np.sin(angles)))

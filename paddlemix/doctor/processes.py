@@ -1,8 +1,8 @@
-"""Runs parts in processes of their own, so that one which crashes or hangs takes nothing else with it.
+"""Run the parts of a report in subprocesses, so that a crash or a hang of one does not end the others.
 
-After a crash a new process goes on with what is left. A part that dies while a device's own kernels are in use is done
-again with plain operations only, and so are training and chat then; a library that an ARM machine cannot load late is
-loaded first. Either way the part stays marked, with what to set.
+After a crash a new process continues with the next part. If the device's own kernels were in use, the part is repeated
+with plain operations, which training and chat then use too. A library that an ARM machine cannot load late is loaded
+first. In both cases the report marks the part and names the variable to set.
 """
 
 from __future__ import annotations
@@ -29,26 +29,30 @@ WORKER = f"{__package__}.worker"
 
 
 @dataclass
-class Crew:
-    """Who does parts on a device. variables: set beside those of this process. worker: the module that is run."""
+class CheckProcesses:
+    """Runs checks of a device in subprocesses.
+
+    variables: environment variables to add to this process's. patience: seconds for a part. report_part: called with
+    the name of each part when it begins. worker: the module to run. has_crashed: a kernel of the device has crashed.
+    """
 
     device: str
     variables: dict[str, str] = field(default_factory=dict)
     patience: float = PATIENCE
-    tell: Callable[[str], None] = lambda part: None
+    report_part: Callable[[str], None] = lambda part: None
     worker: str = WORKER
-    has_lost: bool = False
+    has_crashed: bool = False
 
-    def work(self, parts: Sequence[str]) -> Iterator[Check]:
-        """Yield a check for each part, in order, whatever happens to the processes that do them."""
+    def run(self, parts: Sequence[str]) -> Iterator[Check]:
+        """Yield a check for each part, in order, whatever happens to the processes."""
         left, earlier, once = list(parts), None, {}
         while left:
-            if self.has_lost and left[0] in RUNS:
+            if self.has_crashed and left[0] in RUNS:
                 once = {PLAIN: "1"}
-            for check, is_whole in self._run(left[:1] if earlier else _together(left), once):
-                cure = {} if earlier else self._cure(check, is_whole, once)
-                if cure:  # once more, under other variables
-                    earlier, once = check, cure
+            for check, is_whole in self._run_process(left[:1] if earlier else _shared(left), once):
+                remedy = {} if earlier else self._remedy(check, is_whole, once)
+                if remedy:  # repeat the part with other variables
+                    earlier, once = check, remedy
                     break
                 left.pop(0)
                 yield _joined(check, earlier, once)
@@ -57,22 +61,22 @@ class Crew:
                     yield from (Check(name, SKIPPED, [f"needs {check.name}, which failed"]) for name in left)
                     return
 
-    def _cure(self, check: Check, is_whole: bool, once: dict[str, str]) -> dict[str, str]:
-        """Return the variables with which a part is worth another try, if there are some that are not set yet."""
+    def _remedy(self, check: Check, is_whole: bool, once: dict[str, str]) -> dict[str, str]:
+        """Return variables with which a part may succeed, {} if there are none that are not set yet."""
         library = check.values.get("preload")
         if library and library not in self._variable("LD_PRELOAD"):
             self.variables["LD_PRELOAD"] = " ".join(filter(None, [self._variable("LD_PRELOAD"), library]))
             return {"LD_PRELOAD": self.variables["LD_PRELOAD"]}
         if is_whole or PLAIN in once or check.name not in (*KERNELS, *RUNS) or self._variable(PLAIN) not in ("", "0"):
             return {}
-        self.has_lost = True
+        self.has_crashed = True
         return {PLAIN: "1"}
 
     def _variable(self, name: str) -> str:
         return self.variables.get(name, os.environ.get(name, ""))
 
-    def _run(self, parts: list[str], once: dict[str, str]) -> Iterator[tuple[Check, bool]]:
-        """Yield the checks of one process, and whether it did them to the end; at least one."""
+    def _run_process(self, parts: list[str], once: dict[str, str]) -> Iterator[tuple[Check, bool]]:
+        """Yield the checks of one process, at least one, and whether it completed them."""
         with tempfile.TemporaryDirectory(prefix="paddlemix-doctor-") as folder:
             results, log = Path(folder) / "results", Path(folder) / "log"
             results.touch()
@@ -83,8 +87,8 @@ class Crew:
                 _end(process)
 
     def _start(self, results: Path, log: Path, parts: list[str], once: dict[str, str]) -> subprocess.Popen:
-        home = str(Path(__file__).parents[2])
-        path = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
+        root = str(Path(__file__).parents[2])
+        path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         variables = {**os.environ, **self.variables, **once, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
         command = [sys.executable, "-m", self.worker, self.device, str(results), *parts]
         with log.open("wb") as file:
@@ -93,16 +97,16 @@ class Crew:
             )
 
     def _follow(self, process: subprocess.Popen, results: Path, log: Path, first: str) -> Iterator[tuple[Check, bool]]:
-        """Yield checks as they come; for a process that ends or hangs within a part, one that says so."""
+        """Yield checks as they arrive, and a failed one for a part in which the process ended or hung."""
         part, since, is_begun, num_done = first, time.monotonic(), True, 0
         with results.open(encoding="utf-8") as file:
             while True:
-                has_ended = process.poll() is not None  # asked before reading, so that no line is lost
+                has_ended = process.poll() is not None  # before reading, so that no line is lost
                 for line in _whole_lines(file):
                     since = time.monotonic()
                     if "begin" in line:
                         part, is_begun = line["begin"], True
-                        self.tell(part)
+                        self.report_part(part)
                     else:
                         is_begun, num_done = False, num_done + 1
                         yield Check(**line["check"]), True
@@ -116,44 +120,44 @@ class Crew:
                 time.sleep(POLL)
 
 
-def _together(parts: list[str]) -> list[str]:
-    """Return the first parts that share a process: training and chat have one of their own."""
+def _shared(parts: list[str]) -> list[str]:
+    """Return the first parts that can share a process; training and chat have a separate one."""
     return [part for part in parts if (part in RUNS) == (parts[0] in RUNS)]
 
 
 def _whole_lines(file) -> Iterator[dict]:
-    """Yield the lines that are written to their end; what is not is read again later."""
+    """Yield the complete lines; an incomplete one is read again later."""
     while True:
-        place = file.tell()
+        position = file.tell()
         line = file.readline()
         if not line.endswith("\n"):
-            file.seek(place)
+            file.seek(position)
             return
         yield json.loads(line)
 
 
 def _lost(part: str, what: str, log: Path) -> Check:
-    """Return the check of a part whose process was lost, with where it was and what it said last."""
+    """Return the check of a part whose process was lost, with the last mark and the last lines of its log."""
     marks = [line[3:].strip() for line in _read(log).splitlines() if line.startswith("== ")]
-    where = f" in {marks[-1]}" if marks and marks[-1] != part else ""
+    where = f" (in {marks[-1]})" if marks and marks[-1] != part else ""
     check = Check(part, values={"log": _read(log).splitlines()[-20:]})
-    check.fail(f"{what}{where and f' (at work{where})'}")
+    check.fail(f"{what}{where}")
     return check
 
 
-def _joined(check: Check, earlier: Check | None, cure: dict[str, str]) -> Check:
-    """Return a check that was done again, with what happened before and what to set if it went better."""
+def _joined(check: Check, earlier: Check | None, remedy: dict[str, str]) -> Check:
+    """Return a repeated check with the failure before it, and the variable to set if the remedy helped."""
     if earlier is None:
-        if PLAIN in cure and check.status != SKIPPED:
+        if PLAIN in remedy and check.status != SKIPPED:
             check.say(f"with {PLAIN}=1, since kernels above ended the process")
         return check
-    cause = [*earlier.facts[-1:], *check.facts]
+    facts = [*earlier.facts[-1:], *check.facts]
     if check.status == FAILED:
-        return Check(check.name, FAILED, cause, [*earlier.advice, *check.advice], check.values)
-    ((name, value),) = cure.items()
+        return Check(check.name, FAILED, facts, [*earlier.advice, *check.advice], check.values)
+    ((name, value),) = remedy.items()
     status = WARNING if name == "LD_PRELOAD" else FAILED
-    advice = f"export {name}={value!r} before python: with it this went on as the other lines tell"
-    return Check(check.name, status, cause, [advice, *check.advice], {**check.values, "lost": earlier.facts})
+    advice = f"export {name}={value!r} before python: the other lines show the results with it"
+    return Check(check.name, status, facts, [advice, *check.advice], {**check.values, "lost": earlier.facts})
 
 
 def _read(path: Path) -> str:
@@ -161,7 +165,7 @@ def _read(path: Path) -> str:
 
 
 def _end(process: subprocess.Popen) -> None:
-    """End a process and all that it started."""
+    """End a process and its children."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

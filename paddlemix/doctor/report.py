@@ -1,4 +1,4 @@
-"""A diagnosis for a terminal, or for a program."""
+"""Print a diagnosis for a person or for a program."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ..terminal.sizes import in_memory
 from ..terminal.visible import visible, visible_json
 from .check import FAILED, OK, SKIPPED, WARNING, Check, Diagnosis
 
-COLOURS = {OK: "32", WARNING: "33", FAILED: "31", SKIPPED: "2"}
+COLORS = {OK: "32", WARNING: "33", FAILED: "31", SKIPPED: "2"}
 STATUS_WIDTH, NAME_WIDTH = 9, 10
 INDENT = 2 + STATUS_WIDTH + NAME_WIDTH
 WIDTH = 110
-# Components in the order of the table, and what is said beside them.
+# Components of an estimate, in the order of the table.
 COMPONENTS = {
     "weights": "weights",
     "gradients": "gradients",
@@ -28,22 +28,27 @@ OTHERWISE = {"activations_without": "without recompute", "activations_with_recom
 
 
 def show(diagnosis: Diagnosis, *, is_json: bool) -> None:
-    """Print to standard output, in colours on a terminal unless NO_COLOR is set."""
+    """Print a run's diagnosis to standard output."""
     if is_json:
         print(visible_json(diagnosis.as_dict()))
     else:
-        print(as_text(diagnosis, has_colour=sys.stdout.isatty() and not os.environ.get("NO_COLOR")))
+        print(as_text(diagnosis, has_color=wants_color()))
 
 
-def as_text(diagnosis: Diagnosis, *, has_colour: bool = False) -> str:
-    """Return a line or more for each check, what to do under it, and the verdict."""
-    lines = [line for check in diagnosis.checks for line in check_lines(check, has_colour)]
-    return "\n".join([*lines, "", _verdict(diagnosis, has_colour)])
+def wants_color() -> bool:
+    """Return whether to print colors: on a terminal, unless NO_COLOR is set."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
 
-def check_lines(check: Check, has_colour: bool) -> Iterator[str]:
-    """Yield the lines of one check: its status and name before what it found and what to do."""
-    status = paint(f"{check.status:<{STATUS_WIDTH}}", check.status, has_colour)
+def as_text(diagnosis: Diagnosis, *, has_color: bool = False) -> str:
+    """Return the lines of each check, with its advice under it, and the verdict."""
+    lines = [line for check in diagnosis.checks for line in check_lines(check, has_color)]
+    return "\n".join([*lines, "", _verdict(diagnosis, has_color)])
+
+
+def check_lines(check: Check, has_color: bool) -> Iterator[str]:
+    """Yield the lines of one check: status and name, then facts and advice."""
+    status = paint(f"{check.status:<{STATUS_WIDTH}}", check.status, has_color)
     first = f"  {status}{check.name:<{NAME_WIDTH}}"
     for fact in [*check.facts, *(f"-> {one}" for one in check.advice)]:
         lines = textwrap.wrap(visible(fact), WIDTH - INDENT, break_long_words=False, break_on_hyphens=False)
@@ -65,16 +70,16 @@ def _table(components: dict[str, int] | None) -> Iterator[str]:
         yield f"{' ' * INDENT}  {'on the host (offloaded)':<28}{in_memory(components['on_host']):>12}"
 
 
-def _verdict(diagnosis: Diagnosis, has_colour: bool) -> str:
+def _verdict(diagnosis: Diagnosis, has_color: bool) -> str:
     counts = {status: sum(check.status == status for check in diagnosis.checks) for status in (FAILED, WARNING)}
     if counts[FAILED]:
         names = ", ".join(check.name for check in diagnosis.checks if check.status == FAILED)
-        return paint(f"{counts[FAILED]} failed ({names}): training would stop", FAILED, has_colour)
+        return paint(f"{counts[FAILED]} failed ({names}): training would stop", FAILED, has_color)
     if counts[WARNING]:
-        return paint(f"nothing failed, {counts[WARNING]} with warnings", WARNING, has_colour)
-    return paint("ready to train", OK, has_colour)
+        return paint(f"nothing failed, {counts[WARNING]} with warnings", WARNING, has_color)
+    return paint("ready to train", OK, has_color)
 
 
-def paint(text: str, status: str, has_colour: bool) -> str:
-    """Return a text in the colour of a status."""
-    return f"\033[{COLOURS[status]}m{text}\033[0m" if has_colour else text
+def paint(text: str, status: str, has_color: bool) -> str:
+    """Return a text in the color of a status."""
+    return f"\033[{COLORS[status]}m{text}\033[0m" if has_color else text

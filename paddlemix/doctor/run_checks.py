@@ -1,4 +1,4 @@
-"""All checks of a run, in the order in which a run would stumble."""
+"""All checks of a run, in the order in which the run would meet the problems."""
 
 from __future__ import annotations
 
@@ -6,18 +6,21 @@ from pathlib import Path
 from typing import Any
 
 from .. import device as devices
+from .. import device_memory
+from ..constants import DTYPE_BYTES
 from ..terminal.sizes import in_memory
-from ..train.arguments import parse
-from ..train.settings import check_work
-from .check import Check, Diagnosis
-from .inputs import Home, Sampled, check_data, check_model, check_settings, load_of
-from .machine import check_device, check_disk, check_versions
-from .memory import MOMENTS, Estimate, Method, advice, estimate, outline
-from .memory_settings import MemorySettings
+from ..train.arguments import RunArguments, parse
+from ..train.settings import MemorySettings, Method, check_work
+from .check import FAILED, Check, Diagnosis
+from .inputs import RunModel, SampledRows, check_data, check_model, check_settings, load_of
+from .machine import check_disk, check_versions
+from .memory import MOMENTS, Estimate, advice, estimate, outline
+from .operations import try_basics
 from .trial import check_trial, compare_peak
 
-NEARLY_FULL = 0.9  # of the memory: fragments need the rest
+NEARLY_FULL = 0.9  # of the memory: fragmentation needs the rest
 NO_CHECKPOINTS = "no"
+NO_TOKENIZER = "needs the model's tokenizer"
 EVALUATES_ONLY = "nothing would be trained: do_train is false"
 
 
@@ -29,44 +32,37 @@ def diagnose(
     num_cards: int = 1,
     is_tried: bool = True,
 ) -> Diagnosis:
-    """Check a configuration; later checks are left out where an earlier one took away what they need.
+    """Check a configuration; a check that needs the result of one that failed is skipped.
 
-    template: as in `run.train`. num_cards: for the estimate, where more cards will train than processes run now.
-    is_tried: load the model and train a little.
+    template: as in `train.run.train`. num_cards: to estimate the memory for more cards than there are processes now.
+    is_tried: load the model and train a few steps.
     """
-    diagnosis, settings, home, sampled, found = Diagnosis(), None, None, None, None
+    diagnosis, settings, model, sampled, found = Diagnosis(), None, None, None, None
     with diagnosis.check("versions") as check:
         check_versions(check)
     with diagnosis.check("device") as check:
         _check_device(check, values)
     with diagnosis.check("settings") as check:
         parsed = parse(values)
-        check_work(parsed[2].do_train, parsed[2].do_eval)
+        check_work(parsed.training.do_train, parsed.training.do_eval)
         settings = parsed
         check_settings(check, settings)
     with diagnosis.check("model") as check:
-        home = check_model(check, settings, template) if settings else check.skip("needs the settings")
+        model = check_model(check, settings, template) if settings else check.skip("needs the settings")
     with diagnosis.check("data") as check:
-        if home is None:
-            check.skip("needs the model's tokenizer")
-        else:
-            wanted = {"train": settings[2].do_train, "eval": settings[2].do_eval}
-            splits = [split for split, is_read in wanted.items() if is_read]
-            sampled = check_data(check, values, home, splits, config_folder)
+        sampled = check_data(check, values, settings, model, config_folder) if model else check.skip(NO_TOKENIZER)
     with diagnosis.check("memory") as check:
-        if sampled is None:
-            check.skip("needs model and data")
-        elif not settings[2].do_train:
-            check.skip(EVALUATES_ONLY)
-        else:
-            found = _check_memory(check, values, settings, home, sampled, num_cards)
+        found = _check_memory(check, values, settings, model, sampled, num_cards)
     with diagnosis.check("disk") as check:
-        if found is None:
-            check.skip("needs the estimate of what trains")
-        else:
-            _check_disk(check, settings, found)
+        _check_disk(check, settings, found)
     with diagnosis.check("trial", is_notice_warned=False) as check:
-        _try(check, diagnosis, settings, template, config_folder, home, sampled, found, is_tried, num_cards)
+        reason = _reason_to_skip_trial(diagnosis, settings, found, is_tried)
+        if reason:
+            check.skip(reason)
+        else:
+            check_trial(check, settings, template, config_folder, sampled, model)
+            if num_cards <= settings.training.world_size:  # otherwise the estimate is for another run
+                compare_peak(check, found.allocated)
     return diagnosis
 
 
@@ -78,18 +74,43 @@ def _check_device(check: Check, values: dict[str, Any]) -> None:
     check_device(check, device, asked if devices.can_compute(asked, device) else "float32", asked != "float32")
 
 
-def _check_memory(check: Check, values, settings, home: Home, sampled: Sampled, num_cards: int) -> Estimate:
+def check_device(check: Check, device: str, dtype: str, is_half_wanted: bool) -> None:
+    """Compare the basic operations of training, forward and backward, with NumPy. dtype: the one the run will use."""
+    memory = device_memory.memory_of(device)
+    size = "memory not known" if memory is None else f"{in_memory(memory[1])} of {in_memory(memory[0])} free"
+    check.say(f"{device}, {size}; computes in {dtype}")
+    check.values |= {"device": device, "dtype": dtype, "memory": memory and {"total": memory[0], "free": memory[1]}}
+    if is_half_wanted and dtype == "float32":
+        check.warn(
+            "the settings ask for 16 bits, which this device cannot compute: it will use float32, twice the memory"
+        )
+    for name in dict.fromkeys(("float32", dtype)):
+        try_basics(check, name, "see README.md on the installation for this device")
+
+
+def _check_memory(
+    check: Check,
+    values: dict,
+    settings: RunArguments | None,
+    model: RunModel | None,
+    sampled: SampledRows | None,
+    num_cards: int,
+) -> Estimate | None:
+    if sampled is None:
+        return check.skip("needs model and data")
     model_args, _, args = settings
-    memory, cards = MemorySettings.read(values), max(num_cards, args.world_size)
-    method = memory.method(args.device, cards, has_half=args.fp16 or args.bf16)
-    load = load_of(sampled, home, settings, is_padded=devices.wants_equal_shapes())
-    found = estimate(home.config, outline(home.config, model_args), load, method)
-    of = f"{len(load.lengths)} samples of {load.num_tokens:,} tokens together, {load.num_tiles} tiles"
-    check.say(f"{of}; {found.num_trained:,} parameters train; {_how(method)}")
+    if not args.do_train:
+        return check.skip(EVALUATES_ONLY)
+    cards = max(num_cards, args.world_size)
+    method = MemorySettings.read(values).method(args.device, cards, has_half=args.fp16 or args.bf16)
+    load = load_of(sampled, model, settings, is_padded=devices.wants_equal_shapes())
+    found = estimate(model.config, outline(model.config, model_args), load, method)
+    batch = f"{len(load.lengths)} samples of {load.num_tokens:,} tokens in all, {load.num_tiles} tiles"
+    check.say(f"{batch}; {found.num_trained:,} trained parameters; {_in_words(method)}")
     check.values["estimate"] = table(found)
-    available = devices.device_memory(args.device)
+    available = device_memory.memory_of(args.device)
     if available is None:
-        check.warn(f"{args.device} does not tell its memory: compare the estimate by hand")
+        check.warn(f"the memory of {args.device} is not known: compare the estimate by hand")
         return found
     total, free = available
     check.values |= {"total": total, "free": free}
@@ -103,7 +124,7 @@ def _check_memory(check: Check, values, settings, home: Home, sampled: Sampled, 
     return found
 
 
-def _how(method: Method) -> str:
+def _in_words(method: Method) -> str:
     sharding = f", sharding stage {method.sharding} over {method.num_shards}" if method.sharding else ""
     offload = ", optimizer on the host" if method.is_offloaded else ""
     return f"{method.dtype}{' O2' if method.is_half_stored else ''}{sharding}{offload}"
@@ -123,28 +144,31 @@ def table(found: Estimate) -> dict[str, int]:
     }
 
 
-def _check_disk(check: Check, settings, found: Estimate) -> None:
+def _check_disk(check: Check, settings: RunArguments | None, found: Estimate | None) -> None:
+    if found is None:
+        check.skip("needs the estimate of the memory")
+        return
     model_args, _, args = settings
-    each = 2 if args.fp16_opt_level == "O2" else 4
+    is_half = args.fp16_opt_level == "O2"
+    each = DTYPE_BYTES["float16" if is_half else "float32"]
     result = found.num_trained * each if model_args.lora else found.num_parameters * each
-    state = found.num_trained * (MOMENTS + (4 if each == 2 else 0))
-    writes = str(getattr(args.save_strategy, "value", args.save_strategy)) != NO_CHECKPOINTS
+    state = found.num_trained * (MOMENTS + (DTYPE_BYTES["float32"] if is_half else 0))
+    is_saved = str(getattr(args.save_strategy, "value", args.save_strategy)) != NO_CHECKPOINTS
     limit = args.save_total_limit if (args.save_total_limit or 0) > 0 else None  # paddlenlp deletes nothing for 0
-    check_disk(check, Path(args.output_dir), (result + state) if writes else 0, result, limit)
+    check_disk(check, Path(args.output_dir), (result + state) if is_saved else 0, result, limit)
 
 
-def _try(check: Check, diagnosis, settings, template, config_folder, home, sampled, found, is_tried, num_cards) -> None:
-    memory = next(one for one in diagnosis.checks if one.name == "memory")
-    failed = [one.name for one in diagnosis.checks if one.status == "FAILED" and one.name in ("device", "model")]
+def _reason_to_skip_trial(
+    diagnosis: Diagnosis, settings: RunArguments | None, found: Estimate | None, is_tried: bool
+) -> str | None:
+    statuses = {one.name: one.status for one in diagnosis.checks}
+    failed = [name for name in ("device", "model") if statuses[name] == FAILED]
     if not is_tried:
-        check.skip("not asked for")
-    elif settings is not None and not settings[2].do_train:
-        check.skip(EVALUATES_ONLY)
-    elif found is None or failed:
-        check.skip(f"needs what failed above{': ' + ', '.join(failed) if failed else ''}")
-    elif memory.status == "FAILED" and settings[2].device.startswith("cpu"):
-        check.skip("the machine's memory would run out")
-    else:
-        check_trial(check, settings, template, config_folder, sampled, home)
-        if num_cards <= settings[2].world_size:  # else the estimate is of another run
-            compare_peak(check, found.allocated)
+        return "not asked for"
+    if settings is not None and not settings.training.do_train:
+        return EVALUATES_ONLY
+    if found is None or failed:
+        return f"needs {' and '.join(failed) or 'the estimate of the memory'}, which failed"
+    if statuses["memory"] == FAILED and settings.training.device.startswith("cpu"):
+        return "the machine's memory would not suffice"
+    return None

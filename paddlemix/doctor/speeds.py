@@ -1,4 +1,4 @@
-"""How fast a device multiplies and copies: a look at whether it works as it should, no benchmark."""
+"""How fast a device multiplies and copies. It shows whether the device works as it should; it is not a benchmark."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from .. import device as devices
 from .check import Check
 
 SIZES = (512, 1024, 2048, 4096, 8192)
-ENOUGH = 0.02  # seconds: shorter ones measure the calls
+MIN_SECONDS = 0.02  # of a measurement: a shorter one would measure the calls
 MAX_SECONDS = 0.3  # of one product: the next size takes eight times as long
-NUM_COPIED = 16 << 20  # numbers of 4 bytes
+NUM_COPIED = 16 << 20  # float32 numbers
 REPEATS = 3
 
 
 def check_speed(check: Check, device: str) -> None:
-    """Time matrix products in each dtype, an operation of next to no work, and copies; compare copied values."""
+    """Time matrix products in each dtype, a tiny operation, and copies; compare the copied values."""
     on_cpu = _products("float32", "cpu") if not device.startswith("cpu") else None
     fastest = 0.0
     for dtype in devices.DTYPES:
@@ -32,17 +32,17 @@ def check_speed(check: Check, device: str) -> None:
     paddle.set_device(device)
     latency = _latency()
     check.values["microseconds an operation"] = round(latency * 1e6, 1)
-    check.say(f"{latency * 1e6:,.0f} microseconds for an operation of next to no work")
+    check.say(f"{latency * 1e6:,.0f} microseconds for a tiny operation")
     _check_copies(check, device)
     if on_cpu is not None and fastest < on_cpu[1]:
         check.warn(
             f"the CPU multiplies faster ({on_cpu[1]:,.2f} TFLOP/s in float32)",
-            "a card should be many times faster: is its work done by the CPU, or the card in use by others?",
+            "a card should be many times faster: does the CPU do its work, or do others use the card?",
         )
 
 
 def _products(dtype: str, device: str) -> tuple[int, float]:
-    """Return the largest size that was timed, and the rate in TFLOP/s."""
+    """Return the largest size that was timed, and its rate in TFLOP/s."""
     paddle.set_device(device)
     size, rate = 0, 0.0
     for size in SIZES:
@@ -55,7 +55,7 @@ def _products(dtype: str, device: str) -> tuple[int, float]:
 
 
 def _seconds(run: Callable) -> float:
-    """Return the shortest time of a call; calls are repeated until they take long enough together."""
+    """Return the shortest time of a call. Calls are repeated until they take MIN_SECONDS together."""
     run()
     _wait()
     best, count = float("inf"), 1
@@ -66,12 +66,12 @@ def _seconds(run: Callable) -> float:
         _wait()
         taken = time.perf_counter() - start
         best = min(best, taken / count)
-        count = max(count, min(int(ENOUGH / max(taken / count, 1e-6)), 1000), 1)
+        count = max(count, min(int(MIN_SECONDS / max(taken / count, 1e-6)), 1000), 1)
     return best
 
 
 def _wait() -> None:
-    """Wait until the device has done what it was given; a CPU has done it, and knows no such call."""
+    """Wait for a device's queue. A CPU has none, and fails at this call."""
     if not paddle.get_device().startswith("cpu"):
         paddle.device.synchronize()
 
@@ -82,20 +82,20 @@ def _latency() -> float:
 
 
 def _check_copies(check: Check, device: str) -> None:
-    """Send numbers to the device, copy them there, and compare what comes back bit by bit."""
+    """Copy numbers to the device, on it and back, and compare them bit by bit."""
     sent = np.random.default_rng(0).random(NUM_COPIED, dtype=np.float32)
-    there = paddle.to_tensor(sent)
-    up = _seconds(lambda: paddle.to_tensor(sent))
-    across = _seconds(lambda: paddle.assign(there))
+    tensor = paddle.to_tensor(sent)
+    seconds_to = _seconds(lambda: paddle.to_tensor(sent))
+    seconds_on = _seconds(lambda: paddle.assign(tensor))
     start = time.perf_counter()
-    back = paddle.assign(there).numpy()
-    down = time.perf_counter() - start
+    back = paddle.assign(tensor).numpy()
+    seconds_from = time.perf_counter() - start
     size = sent.nbytes / 1e9
     if device.startswith("cpu"):
-        check.say(f"copies {size / across:,.1f} GB/s")
+        check.say(f"copies {size / seconds_on:,.1f} GB/s")
     else:
-        rates = {"to": size / up, "from": size / down, "on": size / across}
+        rates = {"to": size / seconds_to, "from": size / seconds_from, "on": size / seconds_on}
         check.values |= {f"GB/s {name} the device": round(rate, 2) for name, rate in rates.items()}
         check.say("copies " + ", ".join(f"{rate:,.1f} GB/s {name} the device" for name, rate in rates.items()))
     if back.tobytes() != sent.tobytes():
-        check.fail("what was copied came back changed", "the card, its driver or its memory is broken: try another")
+        check.fail("copied numbers came back changed", "the card, its driver or its memory is broken: try another")

@@ -1,4 +1,4 @@
-"""A few steps of training and a short chat with the bundled model, to be compared with those of the CPU."""
+"""A few steps of training and a short chat with the bundled model, to compare with the CPU's."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from ..constants import BUNDLED_MODEL
 from .check import Check
 from .error_text import library_to_preload, of_error
 
-PICTURE = Path(BUNDLED_MODEL).parent / "shapes.png"
+IMAGE = Path(BUNDLED_MODEL).parent / "shapes.png"
 NUM_STEPS = 4
-# What the bundled model answers to these, greedily, on a CPU in float32.
+# The bundled model's greedy answers to these questions on a CPU in float32.
 ANSWERS = {
     "Describe the picture.": "Top left a red star, top right a red triangle, bottom left a green square and bottom "
     "right a blue circle.",
@@ -36,17 +36,17 @@ def check_training(check: Check, device: str) -> None:
         print(f"== training {name}", flush=True)
         try:
             losses, seconds = _train(device, changes)
-        except Exception as error:  # whatever it is, the other dtype is still to be seen
+        except Exception as error:  # the other dtype is still to be tried
             check.fail(f"{name}: {of_error(error)}")
             check.values["preload"] = library_to_preload(str(error))
             continue
         check.values[name] = losses
-        told = " ".join(f"{loss:.4f}" for loss in losses)
-        text = f"{name}: losses {told}; {seconds:.1f} s for {NUM_STEPS} steps"
+        numbers = " ".join(f"{loss:.4f}" for loss in losses)
+        text = f"{name}: losses {numbers}; {seconds:.1f} s for {NUM_STEPS} steps"
         if len(losses) == NUM_STEPS and np.isfinite(losses).all() and losses[-1] < losses[0]:
             check.say(text)
         else:
-            check.fail(f"{text}: they should be {NUM_STEPS} numbers that fall")
+            check.fail(f"{text}: expected {NUM_STEPS} finite losses, the last one below the first")
 
 
 def _train(device: str, changes: dict) -> tuple[list[float], float]:
@@ -54,7 +54,8 @@ def _train(device: str, changes: dict) -> tuple[list[float], float]:
     from ..train.run import build
 
     with tempfile.TemporaryDirectory(prefix="paddlemix-doctor-") as folder:
-        rows = [{"image": str(PICTURE), "conversations": [["<image>\n" + ask, told]]} for ask, told in ROWS * 2]
+        turns = [["<image>\n" + question, answer] for question, answer in ROWS * 2]
+        rows = [{"image": str(IMAGE), "conversations": [turn]} for turn in turns]
         data = Path(folder) / "rows.json"
         data.write_text(json.dumps(rows), encoding="utf-8")
         values = {
@@ -64,7 +65,7 @@ def _train(device: str, changes: dict) -> tuple[list[float], float]:
             "device": device,
             "per_device_train_batch_size": 2,
             "learning_rate": 1e-3,
-            "adam_epsilon": 0.01,  # so that rounding is not blown up where gradients are tiny
+            "adam_epsilon": 0.01,  # so that rounding errors do not grow where gradients are tiny
             "lr_scheduler_type": "constant",
             "max_steps": NUM_STEPS,
             "logging_steps": 1,
@@ -82,14 +83,14 @@ def _train(device: str, changes: dict) -> tuple[list[float], float]:
 
 
 def check_chat(check: Check, device: str) -> None:
-    """Ask the bundled model about the bundled picture in each dtype that the device computes in."""
+    """Ask the bundled model about the bundled image in each dtype that the device can compute."""
     for dtype in devices.DTYPES:
         print(f"== chat {dtype}", flush=True)
         if not devices.can_compute(dtype, device):
             continue
         try:
             answers, rate = _ask(device, dtype)
-        except Exception as error:  # whatever it is, the other dtypes are still to be seen
+        except Exception as error:  # the other dtypes are still to be tried
             check.fail(f"{dtype}: {of_error(error)}")
             continue
         check.values[dtype] = answers
@@ -99,12 +100,12 @@ def check_chat(check: Check, device: str) -> None:
         if not wrong:
             check.say(text)
             continue
-        tell = check.fail if dtype == "float32" else check.warn
-        tell(f"{text}; {wrong[0]!r} gave {answers[wrong[0]]!r}")
+        add = check.fail if dtype == "float32" else check.warn
+        add(f"{text}; {wrong[0]!r} gave {answers[wrong[0]]!r}")
 
 
 def _ask(device: str, dtype: str) -> tuple[dict[str, str], float]:
-    """Return the answers, and tokens a second without the first turn, in which kernels are made ready."""
+    """Return the answers, and the tokens a second without the first turn, in which kernels are prepared."""
     from ..checkpoints.load import load_model
     from ..checkpoints.processor import LlavaProcessor
     from ..generate.sampling import SamplingParams
@@ -115,6 +116,6 @@ def _ask(device: str, dtype: str) -> tuple[dict[str, str], float]:
     answers, start = {}, 0.0
     for number, question in enumerate(ANSWERS):
         start = time.perf_counter() if number == 1 else start
-        answers[question] = session.ask(question, [PICTURE] if number == 0 else None)
+        answers[question] = session.ask(question, [IMAGE] if number == 0 else None)
     seconds = time.perf_counter() - start
     return answers, sum(len(turn.answer_ids) for turn in session.turns[1:]) / seconds

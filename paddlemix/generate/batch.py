@@ -13,13 +13,14 @@ from ..image.anyres import num_image_tokens
 from ..image.tiles import ImageTiles, content_key
 from ..models.image_features import check_counts, check_tiles
 from .cache_keys import Key, keys_of
-from .decode import continue_rows
+from .engine import decode_rows
+from .features import cache_of, encode_missing
 from .prompts import read_prompts
 from .sampling import Sampler, SamplingParams
 
 
 class IdRow:
-    """The new ids of a row, up to one of `stops` or as many as `budget`."""
+    """A row's new ids, up to one of `stops` or to its budget."""
 
     def __init__(self, sampling: SamplingParams, stops: set[int], budget: int):
         self.sampler = Sampler(sampling)
@@ -40,10 +41,10 @@ def generate(
 ) -> list[list[int]]:
     """Return the new ids of each row, its end token included.
 
-    Rows may have any length and any pictures, and are answered as each alone would be: what was padding stays unseen,
-    each row counts its own positions and draws from its own random state, and leaves when it is done. What rows begin
-    with in common is read once (shares_prefixes). Raises ValueError when a prompt leaves no room in the context, and
-    for packed rows. `sampling.stop` is for text, see `requests.answer_all`; `sampling.lookup` is not used.
+    Rows may have any length and any images. Each row is answered as it would be alone: padding is hidden, and each row
+    has its own positions and random state. Rows leave the batch when they are finished. Common prefixes are read once
+    (shares_prefixes). Raises ValueError if a prompt leaves no room in the context, and for packed rows.
+    `sampling.stop` applies to text only, see `requests.answer_all`; `sampling.lookup` is not used.
     """
     sampling = sampling or SamplingParams()
     prompts = [np.asarray(ids)[is_real] for ids, is_real in zip(batch.token_ids, real_places(batch), strict=True)]
@@ -53,17 +54,17 @@ def generate(
         raise ValueError(f"the longest prompt has {longest} tokens, but the context holds {context}: shorten it")
     stops = set() if sampling.ignore_eos else set(model.config.eos_token_ids)
     rows = [IdRow(sampling, stops, min(sampling.max_new_tokens, context - len(ids))) for ids in prompts]
-    room = max(row.budget for row in rows)
     with eval_mode(model):
-        keys, pictures = _keys(model, batch, prompts)
-        engine, logits = read_prompts(model, keys, pictures, room, shares_prefixes=shares_prefixes)
-        continue_rows(engine, logits, [len(ids) for ids in prompts], rows)
+        keys, images = _keys(model, batch, prompts)
+        features, budgets = encode_missing(model, images, cache_of(model)), [row.budget for row in rows]
+        engine, logits = read_prompts(model, keys, features, budgets, shares_prefixes=shares_prefixes)
+        decode_rows(engine, logits, [len(ids) for ids in prompts], rows)
     return [row.token_ids for row in rows]
 
 
 @contextmanager
 def eval_mode(model) -> Iterator[None]:
-    """Bring a model to eval mode for a while."""
+    """Switch a model to eval mode for the duration of a block."""
     was_training = model.training
     model.eval()
     try:
@@ -82,24 +83,24 @@ def real_places(batch: Batch) -> np.ndarray:
 
 
 def _keys(model, batch: Batch, prompts: list[np.ndarray]) -> tuple[list[list[Key]], dict[str, ImageTiles]]:
-    """Return the keys of each row, and the pictures by content key. Raises ValueError where ids and pictures differ."""
+    """Return the keys of each row, and the images by content key. Raises ValueError if ids and images do not match."""
     ids = np.asarray(batch.token_ids)
     model.check_ids(ids)
-    pictures = _pictures(model, batch)
-    check_counts(ids, [picture.num_tokens for picture in pictures])
-    named = [(content_key(picture), picture) for picture in pictures]
+    images = _images(model, batch)
+    check_counts(ids, [image.num_tokens for image in images])
+    named = [(content_key(image), image) for image in images]
     rows, start = [], 0
     for prompt in prompts:
         num_places, end = int((prompt == IMAGE_TOKEN_ID).sum()), start
         while num_places > 0:
-            num_places -= pictures[end].num_tokens
+            num_places -= images[end].num_tokens
             end += 1
         rows.append(keys_of(prompt.tolist(), named[start:end]))
         start = end
     return rows, dict(named)
 
 
-def _pictures(model, batch: Batch) -> list[ImageTiles]:
+def _images(model, batch: Batch) -> list[ImageTiles]:
     if batch.pixels is None:
         return []
     counts = [int(count) for count in batch.tiles_per_image]

@@ -1,6 +1,6 @@
-"""What the cache holds, place by place: a token id, or for a place inside a picture the picture's hash and the place.
+"""Keys that identify the content of a cache, place by place: a token id, or an image's hash and a place in the image.
 
-Two texts with equal keys are the same to the model, pictures included.
+Texts with equal keys are equal to the model, images included.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from ..models.image_features import place
 Key = int | tuple[str, int]
 
 
-def keys_of(token_ids: Sequence[int], pictures: Sequence[tuple[str, ImageTiles]]) -> list[Key]:
-    """Give every id its key; pictures: (content key, picture) in the order of their runs."""
-    places = ((name, number) for name, tiles in pictures for number in range(tiles.num_tokens))
+def keys_of(token_ids: Sequence[int], images: Sequence[tuple[str, ImageTiles]]) -> list[Key]:
+    """Return the key of every id. images: (content key, image) in the order of their placeholders."""
+    places = ((name, number) for name, tiles in images for number in range(tiles.num_tokens))
     return [next(places) if token == IMAGE_TOKEN_ID else token for token in token_ids]
 
 
 def num_common(first: Sequence[Key], second: Sequence[Key]) -> int:
-    """Return how many keys both begin with."""
+    """Return the length of the common prefix of two lists of keys."""
     number = 0
     for one, other in zip(first, second, strict=False):
         if one != other:
@@ -35,9 +35,9 @@ def num_common(first: Sequence[Key], second: Sequence[Key]) -> int:
 
 
 def embed_keys(model, rows: Sequence[Sequence[Key | None]], features: Mapping[str, Any]):
-    """Return embeddings [B, T, H] of rows of equally many keys, of which None is padding.
+    """Return embeddings [B, T, H] of rows with equally many keys; None is padding.
 
-    features: [num_tokens, H] by the content key of each picture that occurs, of which a row may hold a part.
+    features: [num_tokens, H] by content key of all images in the rows. A row may contain a part of an image.
     """
     ids = [[_id_of(key) for key in row] for row in rows]
     pieces = [features[name][start:end] for row in rows for name, start, end in _runs(row)]
@@ -50,7 +50,7 @@ def _id_of(key: Key | None) -> int:
 
 
 def _runs(row: Sequence[Key | None]) -> list[tuple[str, int, int]]:
-    """Return (picture, first place, place after the last) for each run of places that follow each other."""
+    """Return (image, first place, place after the last) for each run of consecutive places of an image."""
     runs: list[tuple[str, int, int]] = []
     is_after = False
     for key in row:

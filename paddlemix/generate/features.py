@@ -1,8 +1,10 @@
-"""Pictures to features for generation, through the cache that hangs on the model."""
+"""Image features for generation: encoded in groups, and kept so that no image is encoded twice in a row."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,39 +12,126 @@ import paddle
 
 from ..image.tiles import ImageTiles
 
-MAX_TILES = 32  # that the tower sees at once: bounds its memory, however many pictures there are
+MAX_BYTES = 256 * 1024 * 1024  # about 50 images of LLaVA 1.5 or 11 of 1.6, with 7B parameters in 16 bits
+MAX_TILES = 32  # tiles that the tower encodes at once: bounds its memory for any number of images
 
 
-def features_of(model, pictures: Mapping[str, ImageTiles]) -> dict[str, Any]:
-    """Return the features [num_tokens, H] of pictures by their content keys, each picture encoded at most once.
+class FeatureCache:
+    """Features by the content key of their image. The least recently used are dropped beyond max_bytes.
 
-    A model in training mode encodes all of them anew and keeps nothing.
+    Safe to use from several threads. The features belong to one version of a model's weights: those of an earlier
+    `weights_version` are never returned. Call `clear` after changing the tower or the projector of a model in eval
+    mode, which does not change its version.
+    """
+
+    def __init__(self, max_bytes: int = MAX_BYTES):
+        self.max_bytes = max_bytes
+        self._features: OrderedDict[str, Any] = OrderedDict()
+        self._num_bytes = 0
+        self._version = 0
+        self._lock = threading.Lock()
+
+    def __reduce__(self):
+        """Copy and pickle as an empty cache: locks cannot be copied, and the copy's weights may change."""
+        return FeatureCache, (self.max_bytes,)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._features
+
+    def __len__(self) -> int:
+        return len(self._features)
+
+    @property
+    def num_bytes(self) -> int:
+        return self._num_bytes
+
+    def fetch(
+        self, names: Sequence[str], encode: Callable[[list[str]], Sequence[Any]], version: int = 0
+    ) -> dict[str, Any]:
+        """Return the features of these images for a version of the weights; `encode` makes the missing ones."""
+        wanted = list(dict.fromkeys(names))
+        with self._lock:
+            if version != self._version:
+                self._empty()
+                self._version = version
+            features = self._features
+            found = {name: features[name] for name in wanted if name in features}
+        missing = [name for name in wanted if name not in found]
+        if missing:  # without the lock, so that other threads continue; two may encode the same image, and agree
+            found.update(zip(missing, encode(missing), strict=True))
+        with self._lock:
+            if features is self._features:  # otherwise the cache was cleared while these were encoded
+                self._keep(found)
+        return found
+
+    def drop(self, name: str) -> None:
+        """Forget an image, if it is cached."""
+        with self._lock:
+            self._remove(name)
+
+    def clear(self) -> None:
+        with self._lock:
+            self._empty()
+
+    def _empty(self) -> None:
+        self._features = OrderedDict()
+        self._num_bytes = 0
+
+    def _keep(self, found: dict[str, Any]) -> None:
+        for name, features in found.items():
+            self._remove(name)
+            self._features[name] = features
+            self._num_bytes += _size(features)
+        while self._num_bytes > self.max_bytes:
+            self._remove(next(iter(self._features)))
+
+    def _remove(self, name: str) -> None:
+        features = self._features.pop(name, None)
+        if features is not None:
+            self._num_bytes -= _size(features)
+
+
+def cache_of(model) -> FeatureCache:
+    """Return the cache that a model shares among its sessions (`api.LlavaForConditionalGeneration`), or a new one."""
+    return model.feature_cache if hasattr(model, "feature_cache") else FeatureCache()
+
+
+def encode_missing(model, images: Mapping[str, ImageTiles], cache: FeatureCache) -> dict[str, Any]:
+    """Return the features [num_tokens, H] of images by content key, encoding those that are not cached.
+
+    A model in training mode encodes all of them, and its cache stays empty.
     """
 
     def encode(names: Sequence[str]) -> list:
-        return _encode(model, [pictures[name] for name in names])
+        return _encode(model, [images[name] for name in names])
 
     if model.training:
-        return dict(zip(pictures, encode(list(pictures)), strict=True))
-    return model.feature_cache.fetch(list(pictures), encode)
+        cache.clear()
+        return dict(zip(images, encode(list(images)), strict=True))
+    return cache.fetch(list(images), encode, model.weights_version)
 
 
-def _encode(model, pictures: Sequence[ImageTiles]) -> list:
+def _encode(model, images: Sequence[ImageTiles]) -> list:
     features = []
-    for group in _groups(pictures):
-        pixels = np.concatenate([picture.pixels for picture in group]) if len(group) > 1 else group[0].pixels
+    for group in _groups(images):
+        pixels = np.concatenate([image.pixels for image in group]) if len(group) > 1 else group[0].pixels
         with paddle.no_grad():
-            found = model.encode_images(pixels, [len(each.pixels) for each in group], [each.size for each in group])
-            # A part of a larger tensor would keep all of it in memory as long as the part is held.
+            found = model.encode_images(pixels, [len(image.pixels) for image in group], [image.size for image in group])
+            # A slice would keep the features of the whole group in memory.
             features += [feature.clone() for feature in found] if len(group) > 1 else found
     return features
 
 
-def _groups(pictures: Sequence[ImageTiles]) -> list[list[ImageTiles]]:
-    """Cut a list of pictures so that no group has more than MAX_TILES tiles, unless it is a single picture."""
+def _groups(images: Sequence[ImageTiles]) -> list[list[ImageTiles]]:
+    """Split images into groups of at most MAX_TILES tiles; an image with more tiles is a group by itself."""
     groups: list[list[ImageTiles]] = []
-    for picture in pictures:
-        if not groups or sum(len(each.pixels) for each in groups[-1]) + len(picture.pixels) > MAX_TILES:
+    for image in images:
+        if not groups or sum(len(each.pixels) for each in groups[-1]) + len(image.pixels) > MAX_TILES:
             groups.append([])
-        groups[-1].append(picture)
+        groups[-1].append(image)
     return groups
+
+
+def _size(features) -> int:
+    """Return the bytes of a tensor."""
+    return int(features.size) * features.element_size()

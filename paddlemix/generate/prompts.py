@@ -1,32 +1,30 @@
-"""Reads the prompts of several rows into one cache; what rows begin with in common is read once.
+"""Reads the prompts of several rows into one cache; what rows have in common at the start is read once.
 
-Rows end at the same place of the cache, so that they advance in step. They are read in levels: a level's row begins
-with the row it comes from in the level before, whose keys and values it gets as a copy. For example: the system text
-(one row); the system text and each of three pictures (three rows); twelve questions about them (twelve rows). Within a
-row nothing but its padding, at the front, stands between two tokens, so that distances in the cache are distances in
-the text (a sliding window and ALiBi count them).
+Rows end at the same place of the cache, so that they are decoded in lockstep. They are read in levels: a level's row
+begins with a row of the level before and gets a copy of its keys and values. For example: the system text (one row);
+the system text and each of three images (three rows); twelve questions about them (twelve rows). The padding of a row
+is at its start only, so that distances in the cache are distances in the text, which sliding windows and ALiBi count.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from ..image.tiles import ImageTiles
 from .cache_keys import Key, embed_keys, num_common
 from .engine import Engine
-from .features import features_of
 
-PASS_COST = 48  # what one more pass costs, in positions read
+PASS_COST = 48  # the cost of one more pass, in positions read
 
 
 @dataclass(frozen=True)
 class Level:
     """Rows, and for each the number of the row in the level before that it begins with; sources () on the first level.
 
-    num_new: how many places the longest rest takes; so many are read of every row.
+    num_new: positions that are read of every row, which is the length of the longest rest.
     """
 
     rows: list[list[Key]]
@@ -39,26 +37,29 @@ class Level:
 
     @property
     def pads(self) -> list[int]:
-        """How far each row is moved to the right, so that all end at the same place."""
+        """How far each row is shifted to the right, so that all end at the same place."""
         return [self.length - len(row) for row in self.rows]
 
 
 def read_prompts(
     model,
     rows: Sequence[Sequence[Key]],
-    pictures: Mapping[str, ImageTiles],
-    room: int,
+    features: Mapping[str, Any],
+    budgets: Sequence[int],
     *,
     shares_prefixes: bool = True,
 ) -> tuple[Engine, np.ndarray]:
-    """Return an engine that holds the rows, with room for so many places more, and the last logits [B, vocab].
+    """Return an engine that has read the rows and has room for their answers, and the last logits [B, vocab].
 
-    pictures: by content key, all that occur in the rows.
+    features: of all images in the rows, by content key. budgets: the maximum length of each answer. Rows whose lengths
+    lead to different rotary scalings (`language.positions`) share no prefixes.
     """
     rows = [list(row) for row in rows]
-    levels = plan(rows) if shares_prefixes else [_level(rows)]
-    features = features_of(model, pictures)
-    engine = Engine(model, len(levels[0].rows), levels[-1].length + room)
+    lengths = [len(row) + budget for row, budget in zip(rows, budgets, strict=True)]
+    has_one_scaling = len(set(model.language_model.rotary.choose(lengths))) == 1
+    levels = plan(rows) if shares_prefixes and has_one_scaling else [_level(rows)]
+    num_rows = len(levels[0].rows)
+    engine = Engine(model, num_rows, levels[-1].length + max(budgets), lengths[:num_rows])
     before, logits = None, None
     for level in levels:
         logits = _read(engine, level, before, features)
@@ -85,9 +86,9 @@ def plan(rows: list[list[Key]]) -> list[Level]:
 
 
 def _level(rows: list[list[Key]], sources: Sequence[int] = (), before: Sequence[list[Key]] = ()) -> Level:
-    """Make a level of rows that begin with rows `before`."""
-    held = [len(before[source]) for source in sources] or [0] * len(rows)
-    num_new = max(len(row) - number for row, number in zip(rows, held, strict=True))
+    """Return a level of rows that begin with rows of `before`."""
+    num_read = [len(before[source]) for source in sources] or [0] * len(rows)
+    num_new = max(len(row) - number for row, number in zip(rows, num_read, strict=True))
     return Level(rows, tuple(sources), num_new)
 
 
@@ -96,7 +97,7 @@ def _cost(levels: list[Level]) -> int:
 
 
 def _grouped(rows: list[list[Key]]) -> list[int]:
-    """Return for each row its group: those are together that agree up to the end of their last picture."""
+    """Return the group of each row. Rows of a group agree up to the end of their last image."""
     numbers: dict[tuple[Key, ...], int] = {}
     return [numbers.setdefault(_head(row), len(numbers)) for row in rows]
 
@@ -109,13 +110,13 @@ def _head(row: list[Key]) -> tuple[Key, ...]:
 
 
 def _shared(rows: list[list[Key]], rest: int = 1) -> list[Key]:
-    """Return what all rows begin with, leaving at least `rest` keys of each."""
+    """Return the common prefix of all rows, but leave at least `rest` keys of each."""
     shortest = min(map(len, rows)) - rest
     return rows[0][: min([shortest, *(num_common(rows[0], row) for row in rows[1:])])]
 
 
 def _read(engine: Engine, level: Level, before: Level | None, features) -> np.ndarray:
-    """Bring an engine that holds the level before to this one."""
+    """Read a level with an engine that has read the level before; return the last logits [B, vocab]."""
     pads = level.pads
     start = level.length - level.num_new
     if before is not None:

@@ -1,4 +1,4 @@
-"""Answers to many questions with the same template: each as a new chat would answer it, in batches."""
+"""Answers to many questions in batches, each as a new chat with the same template would answer it."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ import numpy as np
 
 from ..image.tiles import ImageTiles
 from .batch import eval_mode
-from .decode import continue_rows
+from .engine import decode_rows
+from .features import FeatureCache, cache_of, encode_missing
 from .prompts import read_prompts
 from .sampling import Sampler, SamplingParams
-from .turn import Turn, Writer, check_room, named_picture, new_turn
+from .turn import Turn, Writer, check_room, named_image, new_turn
 
-WINDOW = 4  # batches whose requests are looked at together, to put those with the same pictures side by side
+WINDOW = 4  # number of batches whose requests are sorted together, so that equal images meet in a batch
 
 
 @dataclass(frozen=True)
 class Request:
-    """A question; images (path, URL, data URI, bytes, PIL) stand before its text. sampling: other than that of all."""
+    """A question, with images (path, URL, data URI, bytes, PIL) before its text. sampling: overrides the common one."""
 
     text: str
     images: Sequence[Any] = ()
@@ -37,8 +38,8 @@ class Answer:
     num_prompt_tokens: int
 
 
-class AnswerRow:
-    """A turn and its answer as a row of a batch."""
+class TurnRow:
+    """A turn as a row of a batch."""
 
     def __init__(self, turn: Turn, writer: Writer, sampling: SamplingParams, num_known: int):
         self.turn = turn
@@ -52,12 +53,12 @@ class AnswerRow:
 
     @property
     def num_places(self) -> int:
-        """How long prompt and answer may become."""
+        """The maximum length of prompt and answer."""
         return len(self.turn.prompt_ids) + self.writer.budget
 
     def take(self, logits: np.ndarray) -> int:
-        token = self._sampler(logits[: self._num_known])  # rows behind it are padding of the weights
-        self.writer.put(token)
+        token = self._sampler(logits[: self._num_known])  # later rows are padding of the weights
+        self.writer.append(token)
         return token
 
     def answer(self) -> Answer:
@@ -101,27 +102,28 @@ def answer_each(
     max_places: int = 32_768,
     shares_prefixes: bool = True,
 ) -> Iterator[tuple[int, Answer]]:
-    """Yield (number of the request, answer) batch by batch; requests with the same pictures are put side by side.
+    """Yield (number of the request, answer) batch by batch; requests with equal images are answered side by side.
 
-    system: other than the template's own. A batch has at most max_batch rows and takes at most max_places places of
+    system: in place of the template's system text. A batch has at most max_batch rows and at most max_places places of
     cache (16 GB of a 7B model in 16 bits), unless it is a single request. Raises ValueError with the number of the
-    request for a bad picture, and where there is no room in the context.
+    request for a bad image, and if there is no room in the context.
     """
     if max_batch < 1:
         raise ValueError(f"max_batch is {max_batch}: expected at least 1")
+    cache = cache_of(model)
     for start in range(0, len(requests), WINDOW * max_batch):
         window = requests[start : start + WINDOW * max_batch]
         rows = _rows(model, processor, window, sampling or SamplingParams(), system, start)
         for numbers in batches([(_names(row), row.num_places) for row in rows], max_batch, max_places):
-            _answer_batch(model, [rows[number] for number in numbers], shares_prefixes)
+            _answer_batch(model, [rows[number] for number in numbers], cache, shares_prefixes)
             yield from ((start + number, rows[number].answer()) for number in numbers)
 
 
 def batches(rows: Sequence[tuple[Any, int]], max_batch: int, max_places: int) -> list[list[int]]:
-    """Return the numbers of the rows (pictures, places) of each batch: same pictures together, and like lengths."""
+    """Return the numbers of the rows (images, places) of each batch: equal images together, and similar lengths."""
     longest: dict[Any, int] = {}
-    for pictures, places in rows:
-        longest[pictures] = max(longest.get(pictures, 0), places)
+    for images, places in rows:
+        longest[images] = max(longest.get(images, 0), places)
     order = sorted(range(len(rows)), key=lambda number: (longest[rows[number][0]], *rows[number]))
     found: list[list[int]] = []
     for number in order:
@@ -132,12 +134,12 @@ def batches(rows: Sequence[tuple[Any, int]], max_batch: int, max_places: int) ->
     return found
 
 
-def _names(row: AnswerRow) -> tuple[str, ...]:
-    return tuple(name for name, _ in row.turn.pictures)
+def _names(row: TurnRow) -> tuple[str, ...]:
+    return tuple(name for name, _ in row.turn.images)
 
 
-def _rows(model, processor, requests, sampling: SamplingParams, system: str | None, first: int) -> list[AnswerRow]:
-    """Make the rows of some requests; a picture that several of them name by the same object is prepared once."""
+def _rows(model, processor, requests, sampling: SamplingParams, system: str | None, first: int) -> list[TurnRow]:
+    """Return the rows of some requests. An image that several of them pass as the same object is prepared once."""
     context, eos_ids = model.config.language.max_position_embeddings, model.config.eos_token_ids
     prepared: dict[Any, tuple[str, ImageTiles]] = {}
     rows = []
@@ -145,27 +147,27 @@ def _rows(model, processor, requests, sampling: SamplingParams, system: str | No
         try:
             for image in request.images:
                 if _mark(image) not in prepared:
-                    prepared[_mark(image)] = named_picture(processor, image)
-            pictures = [prepared[_mark(image)] for image in request.images]
-            turn = new_turn(processor, request.text, pictures, None, system)
+                    prepared[_mark(image)] = named_image(processor, image)
+            images = [prepared[_mark(image)] for image in request.images]
+            turn = new_turn(processor, request.text, images, None, system)
             room = check_room(len(turn.prompt_ids), context)
         except ValueError as error:
             raise ValueError(f"request {number}: {error}") from error
         own = request.sampling or sampling
         writer = Writer(turn, processor, own, eos_ids, room)
-        rows.append(AnswerRow(turn, writer, own, processor.tokenizer.vocab_size))
+        rows.append(TurnRow(turn, writer, own, processor.tokenizer.vocab_size))
     return rows
 
 
 def _mark(image: Any) -> Any:
-    """Return by what an image is known while its request is held."""
+    """Return a key for an image of a request: equal for the same object."""
     return image if isinstance(image, str) else id(image)
 
 
-def _answer_batch(model, rows: list[AnswerRow], shares_prefixes: bool) -> None:
-    pictures = dict(picture for row in rows for picture in row.turn.pictures)
-    keys = [row.turn.prompt_keys for row in rows]
-    room = max(row.writer.budget for row in rows)
+def _answer_batch(model, rows: list[TurnRow], cache: FeatureCache, shares_prefixes: bool) -> None:
+    images = dict(image for row in rows for image in row.turn.images)
+    keys, budgets = [row.turn.prompt_keys for row in rows], [row.writer.budget for row in rows]
     with eval_mode(model):
-        engine, logits = read_prompts(model, keys, pictures, room, shares_prefixes=shares_prefixes)
-        continue_rows(engine, logits, [len(each) for each in keys], rows)
+        features = encode_missing(model, images, cache)
+        engine, logits = read_prompts(model, keys, features, budgets, shares_prefixes=shares_prefixes)
+        decode_rows(engine, logits, [len(each) for each in keys], rows)

@@ -1,4 +1,4 @@
-"""From the logits of one position to a token id. Runs on the host in float32: the same on every device."""
+"""From the logits of one position to a token id. Runs on the host in float32, with equal results on every device."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 class SamplingParams:
     """How to choose tokens and when to stop.
 
-    temperature 0 is greedy. top_p in (0, 1], top_k 0 = no limit. stop: strings that end an answer. seed None draws a
-    fresh one. ignore_eos: go on to max_new_tokens whatever comes. lookup: how many tokens a chat guesses at once from
-    the text so far, 0 for none; that changes the speed and not the answer, see `speculation`.
+    temperature 0 is greedy. top_p in (0, 1]; top_k 0 is no limit. stop: strings that end an answer. seed None draws a
+    new seed. ignore_eos: continue to max_new_tokens after an end token. lookup: how many tokens a chat guesses at a
+    time from the text so far, 0 for none; this changes the speed but not the answer, see `speculation`.
     """
 
     temperature: float = 0.0
@@ -40,14 +40,14 @@ class SamplingParams:
 
 
 class Sampler:
-    """Draws tokens with one random state for an answer."""
+    """Chooses the tokens of one answer, with its own random state."""
 
     def __init__(self, params: SamplingParams):
         self.params = params
         self.random = np.random.default_rng(params.seed)
 
     def __call__(self, logits: np.ndarray) -> int:
-        """Choose from logits float32 [vocab]. Raises FloatingPointError if they hold no number."""
+        """Choose from logits float32 [vocab]. Raises FloatingPointError if they are not finite."""
         if not np.isfinite(logits.max()):
             raise FloatingPointError("the model's logits are not finite: its weights or its dtype are at fault")
         if self.params.temperature == 0:

@@ -1,8 +1,8 @@
 """A conversation with a model that keeps what it has computed.
 
-The key-value cache and the image features stay from turn to turn. What the cache holds is known by keys: a token id, or
-for a place inside a picture the hash of the picture and the place. A new turn is compared with the keys, the cache is
-cut at the first difference, and only the rest is read.
+The key-value cache and the image features stay from turn to turn. The content of the cache is known by keys, see
+`cache_keys`. A new turn is compared with the keys, the cache is trimmed to their common prefix, and only the rest is
+read.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ import numpy as np
 from ..image.tiles import ImageTiles
 from .cache_keys import Key, embed_keys, num_common
 from .engine import Engine
-from .features import features_of
+from .features import cache_of, encode_missing
 from .prefix_cache import PrefixCache
 from .sampling import Sampler, SamplingParams
-from .speculation import Continuation
-from .turn import ContextFullError as ContextFullError  # callers of a session find it here
-from .turn import Turn, Writer, check_room, named_picture, new_turn, prompt_ids
+from .speculation import Speculation
+from .turn import ContextFullError as ContextFullError  # users of a session import it from here
+from .turn import Turn, Writer, check_room, named_image, new_turn, prompt_ids
 
 
 class ChatSession:
     """One conversation.
 
-    template and system: other than the checkpoint's. max_cached_images: how many of the pictures that this session
-    had to encode stay in the model's `feature_cache`, which has a bound of its own. prefixes: shares what was read with
-    other sessions of this model. num_prefilled: tokens that the last turn had to read before its answer; num_passes:
-    passes through the model that it took with its answer.
+    template and system: other than the checkpoint's. max_cached_images: how many of the images that this session
+    encoded stay in the model's feature cache (`features.cache_of`), which has its own limit. prefixes: shares
+    prefilled tokens with other sessions of this model. num_prefilled: tokens that the last turn prefilled. num_passes:
+    passes through the model in the last turn, its answer included.
     """
 
     def __init__(
@@ -52,8 +52,9 @@ class ChatSession:
         self.num_prefilled = 0
         self.num_passes = 0
         self._prefixes = prefixes
+        self._feature_cache = cache_of(model)
         self._max_cached_images = max_cached_images
-        self._encoded: OrderedDict[str, None] = OrderedDict()  # by this session, the one used last at the end
+        self._encoded: OrderedDict[str, None] = OrderedDict()  # images encoded by this session, last used at the end
         self._cached: list[Key] = []
         self._engine: Engine | None = None
 
@@ -66,34 +67,34 @@ class ChatSession:
     ) -> Generator[str, None, None]:
         """Start an answer and return an iterator of its text.
 
-        `<image>` in the text is just text; images (path, URL, data URI, bytes, PIL) stand before it. Whoever stops
-        iterating keeps the answer so far in the conversation. Raises ImageError for a bad picture and ContextFullError
-        when there is no room, before anything is changed.
+        `<image>` in the text is plain text; images (path, URL, data URI, bytes, PIL) come before the text. If the
+        caller stops iterating, the answer so far stays in the conversation. Raises ImageError for a bad image and
+        ContextFullError if there is no room, before anything is changed.
         """
         sampling = sampling or self.sampling
         turn = self._new_turn(text, images or ())
         keys = self._keys() + turn.prompt_keys
         room = check_room(len(keys), self.model.config.language.max_position_embeddings)
-        features = self._features_of(turn.pictures, max(self._max_cached_images, len(turn.pictures)))
+        features = self._encode(turn.images, max(self._max_cached_images, len(turn.images)))
         self.turns.append(turn)
         answer = self._answer(turn, keys, features, sampling, room)
-        next(answer)  # enter its `try`, so that an answer nobody reads takes its question back
+        next(answer)  # enter its `try`, so that the question is removed if the answer is never read
         return answer
 
     def clear(self) -> None:
-        """Forget the conversation; encoded pictures stay."""
+        """Forget the conversation; encoded images stay."""
         self.turns = []
 
     def drop_oldest(self, num_turns: int = 1) -> None:
-        """Forget the oldest turns. The turn that is then first gets the system text."""
+        """Forget the oldest turns. The system text moves to the turn that is then first."""
         self.turns = self.turns[num_turns:]
         if self.turns:
             first = self.turns[0]
-            first.prompt_ids = prompt_ids(self.processor, first.question, first.pictures, None, self.system)
+            first.prompt_ids = prompt_ids(self.processor, first.question, first.images, None, self.system)
 
     @property
     def messages(self) -> list[dict[str, Any]]:
-        """The conversation as role/content dictionaries; content is text, with `<image>` for each picture."""
+        """The conversation as role/content dictionaries; content is text, with `<image>` for each image."""
         listed = []
         for turn in self.turns:
             listed.append({"role": "user", "content": "<image>".join(turn.question.pieces)})
@@ -102,12 +103,12 @@ class ChatSession:
 
     @property
     def num_tokens(self) -> int:
-        """How much of the context the conversation takes."""
+        """How many tokens of the context the conversation takes."""
         return len(self._keys())
 
     def _new_turn(self, text: str, images: Sequence[Any]) -> Turn:
-        pictures = [named_picture(self.processor, image) for image in images]
-        return new_turn(self.processor, text, pictures, self.turns[-1] if self.turns else None, self.system)
+        named = [named_image(self.processor, image) for image in images]
+        return new_turn(self.processor, text, named, self.turns[-1] if self.turns else None, self.system)
 
     def _keys(self) -> list[Key]:
         keys: list[Key] = []
@@ -115,11 +116,11 @@ class ChatSession:
             keys += turn.prompt_keys + list(turn.answer_ids)
         return keys
 
-    def _features_of(self, pictures: Sequence[tuple[str, ImageTiles]], max_kept: int) -> dict[str, Any]:
-        """Return the features of pictures; then let no more stay than the max_kept ones of this session used last."""
-        cache, named = self.model.feature_cache, dict(pictures)
+    def _encode(self, images: Sequence[tuple[str, ImageTiles]], max_kept: int) -> dict[str, Any]:
+        """Return the features of images. Only the max_kept last used ones that this session encoded stay cached."""
+        cache, named = self._feature_cache, dict(images)
         missing = {name for name in named if name not in cache}
-        found = features_of(self.model, named)
+        found = encode_missing(self.model, named, cache)
         for name in named:
             if name in missing or name in self._encoded:
                 self._encoded[name] = None
@@ -133,53 +134,61 @@ class ChatSession:
     ) -> Generator[str, None, None]:
         writer = Writer(turn, self.processor, sampling, self.model.config.eos_token_ids, room)
         sampler = Sampler(sampling)
-        num_known = self.processor.tokenizer.vocab_size  # rows behind it are padding of the weights
+        num_known = self.processor.tokenizer.vocab_size  # later rows are padding of the weights
         try:
-            yield ""  # `stream` takes it
+            yield ""  # for `stream`
             num_before = self._engine.num_passes if self._engine else 0
             logits = self._prefill(keys, features, writer.budget)
-            features.clear()  # may be many; the answer may take long
-            reader = Continuation(self._engine, self._cached, sampling.lookup, len(keys) + writer.budget)
+            features.clear()  # may be large, and the answer may take long
+            read = self._read
+            if sampling.lookup:
+                read = Speculation(self._engine, self._cached, sampling.lookup, len(keys) + writer.budget).read
             while writer.is_open:
                 token = sampler(logits[:num_known])
-                text = writer.put(token)
+                text = writer.append(token)
                 self.num_passes = self._engine.num_passes - num_before
                 if text:
                     yield text
                 if writer.is_open:
-                    logits = reader.read(token)
+                    logits = read(token)
         finally:
             if turn.finish_reason == "interrupted" and not turn.answer_ids and turn in self.turns:
                 self.turns.remove(turn)
 
-    def _prefill(self, keys: list[Key], features: dict[str, Any], budget: int) -> np.ndarray:
-        """Bring the cache to `keys`, reading only what it does not hold; return the last place's logits [vocab].
+    def _read(self, token: int) -> np.ndarray:
+        """Append a token to the cache; return the logits [vocab] after it."""
+        logits = self._engine.read_ids([token], np.array([[len(self._cached)]]))[0]
+        self._cached.append(token)
+        return logits
 
-        At least the last place is read. features: of pictures among the keys that are at hand.
+    def _prefill(self, keys: list[Key], features: dict[str, Any], budget: int) -> np.ndarray:
+        """Make the cache contain `keys`, reading only the missing ones; return the last place's logits [vocab].
+
+        At least the last place is read. features: of images among the keys, as far as they are known.
         """
-        # The cache holds less than `_cached` if reading all again was interrupted.
-        num_held = self._engine.length if self._engine else 0
-        start = min(num_common(self._cached[:num_held], keys), len(keys) - 1)
-        while start > 0 and not isinstance(keys[start], int) and keys[start][1] > 0:
-            start -= 1  # never in the middle of a picture
-        self._cached = self._cached[:start]
+        num_places = len(keys) + budget
         if self._engine is None:
-            self._engine = Engine(self.model, 1, len(keys) + budget)
-        cache = self._engine.cache
-        cache.trim(start)
-        cache.reserve(len(keys) + budget)
+            self._engine = Engine(self.model, 1, num_places)
+        engine = self._engine
+        engine.set_lengths([num_places])
+        start = min(num_common(self._cached[: engine.length], keys), len(keys) - 1)
+        while start > 0 and not isinstance(keys[start], int) and keys[start][1] > 0:
+            start -= 1  # not in the middle of an image
+        self._cached = self._cached[:start]
+        engine.cache.trim(start)
+        engine.cache.reserve(num_places)
         if self._prefixes is not None:
-            start = self._prefixes.load(self._engine, keys[:-1])
+            start = self._prefixes.load(engine, keys[:-1])
             self._cached = keys[:start]
         self.num_prefilled = len(keys) - start
-        logits = self._engine.read(self._embed(keys[start:], features), np.arange(start, len(keys))[None])
+        logits = engine.read(self._embed(keys[start:], features), np.arange(start, len(keys))[None])
         self._cached = list(keys)
         if self._prefixes is not None:
-            self._prefixes.keep(self._engine, keys)
+            self._prefixes.keep(engine, keys)
         return logits[0]
 
     def _embed(self, keys: list[Key], features: dict[str, Any]):
-        """Return embeddings [1, T, H] for keys, encoding the pictures among them that are not at hand."""
+        """Return embeddings [1, T, H] for keys, encoding the images among them whose features are not known."""
         names = {key[0] for key in keys if not isinstance(key, int)}
-        absent = [picture for turn in self.turns for picture in turn.pictures if picture[0] in names - set(features)]
-        return embed_keys(self.model, [keys], {**self._features_of(absent, self._max_cached_images), **features})
+        absent = [image for turn in self.turns for image in turn.images if image[0] in names - set(features)]
+        return embed_keys(self.model, [keys], {**self._encode(absent, self._max_cached_images), **features})

@@ -1,4 +1,4 @@
-"""Tile geometry: from the size of a picture to its tiles and its number of tokens. Arithmetic only, no pixels.
+"""Tile geometry: from the size of an image to its tiles and its number of tokens. Arithmetic only, no pixels.
 
 Sizes are (width, height). Every formula is the one of the official LLaVA repository (`llava/mm_utils.py` and
 `llava/model/llava_arch.py`), in the same floating point steps, because a count that is off by one misplaces the text.
@@ -13,7 +13,7 @@ from .spec import ImageSpec
 
 
 def select_grid(size: tuple[int, int], grids: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """Return the canvas (width, height) px on which a picture keeps most of its detail.
+    """Return the canvas (width, height) px on which an image keeps most of its detail.
 
     The largest effective area wins, then the smallest wasted area, then the first of the list
     (`select_best_resolution`). Raises ValueError for an empty list.
@@ -31,13 +31,13 @@ def select_grid(size: tuple[int, int], grids: Sequence[tuple[int, int]]) -> tupl
 
 
 def grid_shape(size: tuple[int, int], spec: ImageSpec) -> tuple[int, int]:
-    """Return (columns, rows) of tiles on the canvas chosen for a picture."""
+    """Return (columns, rows) of tiles on the canvas chosen for an image."""
     width, height = select_grid(size, spec.grids)
     return width // spec.side, height // spec.side
 
 
 def num_tiles(size: tuple[int, int], spec: ImageSpec) -> int:
-    """Return how many tiles a picture becomes: for anyres tile 0 is the whole picture, then the canvas row by row."""
+    """Return how many tiles an image becomes: for anyres tile 0 is the whole image, then the canvas row by row."""
     if spec.mode != "anyres":
         return 1
     columns, rows = grid_shape(size, spec)
@@ -45,7 +45,7 @@ def num_tiles(size: tuple[int, int], spec: ImageSpec) -> int:
 
 
 def fitted_size(size: tuple[int, int], canvas: tuple[int, int]) -> tuple[int, int]:
-    """Return the (width, height) of a picture scaled to fit inside a canvas, at least 1 px each.
+    """Return the (width, height) of an image scaled to fit inside a canvas, at least 1 px each.
 
     Rounds up, unlike `select_grid` and `unpad_box` (`resize_and_pad_image`).
     """
@@ -59,10 +59,10 @@ def fitted_size(size: tuple[int, int], canvas: tuple[int, int]) -> tuple[int, in
 def unpad_box(
     size: tuple[int, int], feature_width: int, feature_height: int, *, is_rounded: bool = False
 ) -> tuple[int, int, int, int]:
-    """Return (top, bottom, left, right): what of a feature mosaic shows the picture, as `map[top:bottom, left:right]`.
+    """Return (top, bottom, left, right): the part of a feature mosaic that shows the image (slice of the map).
 
     The same number of rows (or columns) is dropped on both sides, so the rest has the parity of the whole: one more
-    than the scaled picture when that is odd. Can be empty for very long pictures (`unpad_image`). is_rounded: as
+    than the scaled image if that is odd. Can be empty for very long images (`unpad_image`). is_rounded: as
     transformers (`modeling_llava_next.py`), which rounds to 7 digits first: 26.9999999 is 27 there, 26 in LLaVA.
     """
     width, height = checked_size(size)
@@ -81,10 +81,10 @@ def _floor(length: float, digits: int | None) -> int:
 
 
 def num_image_tokens(size: tuple[int, int], spec: ImageSpec) -> int:
-    """Return how many tokens a picture becomes in front of the language model: the only place that knows.
+    """Return how many tokens an image becomes for the language model. The only place that counts them.
 
     One tile (square, pad) never gets a newline, whatever `spec.merge` says: the official code merges nothing in a
-    batch of single tiles. Raises ValueError where a class token would have to lie in a mosaic.
+    batch of single tiles. Raises ValueError if a class token would have a place in a mosaic.
     """
     checked_size(size)
     num_patches = spec.patches_per_side**2
@@ -107,5 +107,5 @@ def checked_size(size: tuple[int, int]) -> tuple[int, int]:
     """Return a size as plain ints; raise ValueError unless it is (width, height) of at least 1 px each."""
     width, height = (int(edge) for edge in size)
     if width < 1 or height < 1:
-        raise ValueError(f"a picture of {width}x{height} px (width x height) has no pixels: expected at least 1x1")
+        raise ValueError(f"an image of {width}x{height} px (width x height) has no pixels: expected at least 1x1")
     return width, height

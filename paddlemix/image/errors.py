@@ -1,9 +1,9 @@
-"""What goes wrong with a picture that somebody named."""
+"""Errors of images that a user names."""
 
 
 class ImageError(ValueError):
-    """A picture cannot be read or used; the message names the picture, what was found and what to do."""
+    """An image cannot be read or used. The text names the image, what was found and what to do."""
 
 
 class MissingImageError(ImageError):
-    """There is no such file."""
+    """The file of an image does not exist."""

@@ -1,4 +1,4 @@
-"""Download the bytes at a URL, within limits, and keep them on disk. Knows nothing about pictures."""
+"""Download the bytes at a URL, within limits, and keep them on disk. Knows nothing about images."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ HEADERS = {"User-Agent": "paddlemix (image loader)"}  # some hosts refuse the de
 class FetchLimits:
     """How long and how large a download may be.
 
-    connect_seconds, read_seconds: one connection, one wait for bytes. total_seconds: all attempts with their pauses,
-    whatever the server does. max_bytes: of one body. max_retries: after broken connections, 5xx and short
+    connect_seconds, read_seconds: to open a connection, to wait for bytes. total_seconds: all attempts with their
+    pauses, whatever the server does. max_bytes: of one body. max_retries: after broken connections, 5xx and short
     bodies. retry_seconds: pause before the first retry, doubled for each further one.
     """
 
@@ -41,7 +41,7 @@ DEFAULT_LIMITS = FetchLimits()
 
 
 def cache_path(url: str, cache_folder: str | os.PathLike[str] | None = None) -> Path:
-    """Return where the bytes of a URL are kept.
+    """Return the path in the cache for the bytes of a URL.
 
     Under `cache_folder`, else $PADDLEMIX_CACHE/images, else ~/.cache/paddlemix/images; named by the URL's sha256.
     """
@@ -56,7 +56,7 @@ def cache_path(url: str, cache_folder: str | os.PathLike[str] | None = None) -> 
 
 
 def store(path: Path, data: bytes) -> None:
-    """Write a file so that a reader sees all of it or none; raise ImageError when the folder takes no files."""
+    """Write a file so that a reader sees all of it or none. Raises ImageError if it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name[:8], suffix=".tmp", delete=False) as file:
@@ -75,7 +75,7 @@ def store(path: Path, data: bytes) -> None:
 
 
 def download(url: str, limits: FetchLimits = DEFAULT_LIMITS) -> bytes:
-    """Return the body at an http(s) URL; raise ImageError, naming the URL, when it cannot be had within the limits."""
+    """Return the body at an http(s) URL. Raises ImageError that names the URL."""
     deadline = time.monotonic() + limits.total_seconds
     for attempt in range(limits.max_retries + 1):
         if attempt:
@@ -90,7 +90,7 @@ def download(url: str, limits: FetchLimits = DEFAULT_LIMITS) -> bytes:
 
 
 def _download_once(url: str, limits: FetchLimits, deadline: float) -> bytes:
-    """Make one attempt; raise PassingWebError where another may help, else ImageError."""
+    """Make one attempt. Raises PassingWebError if another one may help, else ImageError."""
     timeout = (limits.connect_seconds, limits.read_seconds)
     try:
         with request("GET", url, headers=HEADERS, timeout=timeout, clock=ExchangeClock(deadline)) as response:
@@ -107,7 +107,7 @@ def _download_once(url: str, limits: FetchLimits, deadline: float) -> bytes:
 
 
 def _read_body(url: str, response: Response, limits: FetchLimits) -> bytes:
-    """Return the whole body, watching its size."""
+    """Return the whole body. Raises ImageError if it is too large."""
     expected = num_expected_bytes(response)
     body = bytearray()
     _check_size(url, expected or 0, limits)

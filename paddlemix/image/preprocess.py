@@ -1,4 +1,4 @@
-"""From a picture to the tiles of the vision tower, as CLIP, SigLIP and LLaVA do it, with PIL and NumPy only."""
+"""Preprocess an image to the tiles of the vision tower, as CLIP, SigLIP and LLaVA do, with PIL and NumPy only."""
 
 from __future__ import annotations
 
@@ -10,21 +10,23 @@ from .errors import ImageError
 from .spec import RESAMPLES, ImageSpec
 from .tiles import ImageTiles
 
-# Beyond these the exact official steps need gigabytes for a picture of a few kilobytes (5000x1: 1,680,000x336 px).
-MAX_STRIP = 16  # long edge over short edge, for a crop of the short edge's length: more is cut off before the resize
-MAX_PADDED_SIDE = 8192  # px: a longer picture is first reduced by a whole factor, then padded
+# Beyond these limits, the official steps take gigabytes for a small file (5000x1: 1,680,000x336 px).
+MAX_STRIP = (
+    16  # long edge over short edge, for a crop of the short edge's length; the rest is cut off before the resize
+)
+MAX_PADDED_SIDE = 8192  # px: a longer image is first reduced by a whole factor, then padded
 
 
 def preprocess(image: Image.Image, spec: ImageSpec) -> ImageTiles:
-    """Cut and normalise a picture in mode RGB (as `load_image` returns it).
+    """Cut and normalize an image in mode RGB (as `load_image` returns it).
 
-    Raises ImageError for another mode and ValueError for a picture without pixels.
+    Raises ImageError for another mode and ValueError for an image without pixels.
     """
     if image.mode != "RGB":
-        raise ImageError(f"expected a picture in mode RGB, found {image.mode}: read it with load_image")
+        raise ImageError(f"expected an image in mode RGB, found {image.mode}: read it with load_image")
     size, num_tokens = image.size, num_image_tokens(image.size, spec)
     tiles = _anyres_tiles(image, spec) if spec.mode == "anyres" else [np.asarray(_one_tile(image, spec))]
-    return ImageTiles(_normalise(tiles, spec), size, num_tokens)
+    return ImageTiles(_normalize(tiles, spec), size, num_tokens)
 
 
 def _one_tile(image: Image.Image, spec: ImageSpec) -> Image.Image:
@@ -46,7 +48,7 @@ def _resized(image: Image.Image, size: tuple[int, int], spec: ImageSpec) -> Imag
 
 
 def _trim_strip(image: Image.Image, max_ratio: int) -> Image.Image:
-    """Cut the ends off a very long image, of which a centre crop shows nothing."""
+    """Cut the ends off a very long image, which a center crop would not show."""
     width, height = image.size
     limit = max_ratio * min(width, height)
     cut_x, cut_y = max(0, width - limit) // 2, max(0, height - limit) // 2
@@ -54,7 +56,7 @@ def _trim_strip(image: Image.Image, max_ratio: int) -> Image.Image:
 
 
 def _pad_to_square(image: Image.Image, mean: tuple[float, float, float]) -> Image.Image:
-    """Put a picture in the middle of a square of the mean colour (`expand2square` of LLaVA's `mm_utils.py`)."""
+    """Paste an image into the middle of a square of the mean color (`expand2square` of LLaVA's `mm_utils.py`)."""
     side = max(image.size)
     if side > MAX_PADDED_SIDE:
         image = image.reduce(-(-side // MAX_PADDED_SIDE))
@@ -65,20 +67,20 @@ def _pad_to_square(image: Image.Image, mean: tuple[float, float, float]) -> Imag
 
 
 def _short_edge_to(size: tuple[int, int], edge: int) -> tuple[int, int]:
-    """Return the (width, height) with the short edge `edge` long, the other one rounded down (CLIP's processor)."""
+    """Return (width, height) with a short edge of `edge` px, the long one rounded down (CLIP's processor)."""
     width, height = size
     long_edge = int(edge * max(width, height) / min(width, height))
     return (edge, long_edge) if width <= height else (long_edge, edge)
 
 
 def _crop(image: Image.Image, side: int) -> Image.Image:
-    """Cut out the middle, with black around what is too small: `center_crop` of transformers' image_transforms.py."""
+    """Cut out the middle, padding a smaller image with black: `center_crop` of transformers' image_transforms.py."""
     left, top = (image.width - side) // 2, (image.height - side) // 2
     return image.crop((left, top, left + side, top + side))
 
 
 def _anyres_tiles(image: Image.Image, spec: ImageSpec) -> list[np.ndarray]:
-    """Return uint8 [side, side, 3] of each tile: the whole picture squashed, then the padded canvas row by row."""
+    """Return uint8 [side, side, 3] of each tile: the whole image squashed, then the padded canvas row by row."""
     side = spec.side
     width, height = select_grid(image.size, spec.grids)
     fitted = _resized(image, fitted_size(image.size, (width, height)), spec)
@@ -89,12 +91,12 @@ def _anyres_tiles(image: Image.Image, spec: ImageSpec) -> list[np.ndarray]:
     return [whole, *(tile for row in rows for tile in row)]
 
 
-def _normalise(tiles: list[np.ndarray], spec: ImageSpec) -> np.ndarray:
+def _normalize(tiles: list[np.ndarray], spec: ImageSpec) -> np.ndarray:
     """Return (value * rescale_factor - mean) / std as float32 [tiles, 3, side, side] from uint8 [side, side, 3]."""
     mean, std = mean_and_std(spec)
     factor, shift = (spec.rescale_factor / std).astype(np.float32), (mean / std).astype(np.float32)
     pixels = np.empty([len(tiles), 3, spec.side, spec.side], np.float32)
-    for target, tile in zip(pixels, tiles, strict=True):  # one after the other stays in the processor's cache
+    for target, tile in zip(pixels, tiles, strict=True):  # one tile at a time stays in the processor's cache
         np.copyto(target, tile.transpose(2, 0, 1))
         target *= factor
         target -= shift
@@ -102,13 +104,13 @@ def _normalise(tiles: list[np.ndarray], spec: ImageSpec) -> np.ndarray:
 
 
 def restore_values(pixels: np.ndarray, spec: ImageSpec) -> np.ndarray:
-    """Return the uint8 values of normalised pixels [..., 3, side, side]: what `preprocess` made them from."""
+    """Return the uint8 values of normalized pixels [..., 3, side, side], before `preprocess` normalized them."""
     mean, std = mean_and_std(spec)
     return np.clip(np.rint((pixels * std + mean) / spec.rescale_factor), 0, 255).astype(np.uint8)
 
 
 def mean_and_std(spec: ImageSpec) -> tuple[np.ndarray, np.ndarray]:
-    """Return what is subtracted and divided by, float64 [3, 1, 1] each."""
+    """Return the mean to subtract and the divisor, float64 [3, 1, 1] each."""
     values = (spec.mean, spec.std) if spec.has_normalize else ((0.0,) * 3, (1.0,) * 3)
     mean, std = (np.asarray(one, dtype=np.float64).reshape(3, 1, 1) for one in values)
     return mean, std

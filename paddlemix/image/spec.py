@@ -1,4 +1,4 @@
-"""How a checkpoint wants its images: part of the checkpoint, never guessed from a name."""
+"""How a checkpoint preprocesses its images. Part of the checkpoint, never guessed from a name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RESAMPLES = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # a
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 ANYRES_GRIDS = ((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008))
-EDGE = whole_number(1, 1 << 14)  # px, of what a tower sees or of a whole canvas
+EDGE = whole_number(1, 1 << 14)  # px, of a tile or of a whole canvas
 MEAN = list_of(number(-1e4, 1e4), 3, 3)
 STD = list_of(number(0, 1e4, is_open=True), 3, 3)
 RESCALE = number(0, 1e4, is_open=True)
@@ -32,7 +32,7 @@ KINDS = {
     "has_normalize": FLAG,
     "has_rounded_sizes": FLAG,
 }
-# What an image processor's file states, whatever the mode.
+# The fields that an image processor's file states, whatever the mode.
 PIXEL_FIELDS = ("mean", "std", "has_crop", "resample", "resize", "rescale_factor", "has_normalize")
 
 
@@ -41,13 +41,13 @@ class ImageSpec:
     """Preprocessing and token geometry of the images.
 
     side, patch_size: pixels of a tile and of a ViT patch. mean, std: per RGB channel, for values times rescale_factor.
-    mode: "square" (resize and centre crop), "pad" (to a square with the mean colour), "anyres" (a grid of tiles).
+    mode: "square" (resize and center crop), "pad" (to a square of the mean color), "anyres" (a grid of tiles).
     has_crop: "square" cuts out the middle, as CLIP does; without it the whole image is squashed, as SigLIP does.
     grids: canvas sizes (width, height) in pixels for anyres, each a multiple of side.
     merge: how anyres tiles become one sequence. has_class_token: the tower's class token is kept (cls_patch).
-    resample: PIL's filter of every resize, of RESAMPLES. resize: what comes before the crop: None scales the short edge
+    resample: PIL's filter of every resize, of RESAMPLES. resize: before the crop: None scales the short edge
     to side, (edge,) to another length, (width, height) squashes, () leaves the image as it is.
-    has_normalize: False leaves the values at value * rescale_factor; mean is then the colour of padding only.
+    has_normalize: False leaves the values at value * rescale_factor; mean is then only the color of the padding.
     has_rounded_sizes: how "spatial_unpad" counts rows and columns, see `anyres.unpad_box`.
     """
 
@@ -79,7 +79,7 @@ class ImageSpec:
             object.__setattr__(self, "resize", tuple(self.resize))
         self._check_geometry()
         if self.mode == "pad" and not all(0 <= channel <= 1 for channel in self.mean):
-            raise ValueError(f"image mode 'pad' fills with the mean as a colour, expected values in 0..1: {self.mean}")
+            raise ValueError(f"image mode 'pad' fills with the mean as a color, expected values in 0..1: {self.mean}")
 
     def _check_geometry(self):
         """Raise ValueError for tiles that would not be side x side."""
@@ -92,13 +92,13 @@ class ImageSpec:
             raise ValueError(f"a tile side of {self.side} px holds no patch of {self.patch_size} px")
         if self.resize is not None and (self.mode == "anyres" or not self.has_crop):
             raise ValueError(
-                f"resize {list(self.resize)} needs a crop to {self.side} px behind it and another mode than 'anyres'; "
+                f"resize {list(self.resize)} needs a crop to {self.side} px after it and another mode than 'anyres'; "
                 f"found mode {self.mode!r}, has_crop {self.has_crop}"
             )
 
     @property
     def patches_per_side(self) -> int:
-        """Return how many whole patches fit: what is left of the side is not seen (384 px hold 27 patches of 14)."""
+        """Return how many whole patches fit. The tower does not see the rest (384 px hold 27 patches of 14)."""
         return self.side // self.patch_size
 
     @property
@@ -107,5 +107,5 @@ class ImageSpec:
         return {name: getattr(self, name) for name in PIXEL_FIELDS}
 
     def as_square(self) -> ImageSpec:
-        """Return the spec of the image processor inside, which knows nothing of padding and tiles."""
+        """Return the spec of the inner image processor, without padding and tiles."""
         return dataclasses.replace(self, mode="square", grids=(), merge="flat")

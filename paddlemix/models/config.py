@@ -1,4 +1,4 @@
-"""What a model is made of. Field names are those of Hugging Face's configs where the meaning is the same."""
+"""The configuration of a model. Field names are Hugging Face's where the meaning is the same."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ ACTIVATIONS = ("silu", "gelu", "gelu_tanh")
 POSITIONS = ("rotary", "alibi")
 ROPE_ORDERS = ("halves", "pairs")
 VISION_ACTIVATIONS = ("quick_gelu", "gelu", "gelu_pytorch_tanh")
-UNTRAINED_PARTS = ("projector", "image_newline")  # first parts of parameter names
+UNTRAINED_PARTS = ("projector", "image_newline")  # prefixes of parameter names
 
 
 @dataclass(frozen=True)
 class RopeScaling:
-    """How rotary frequencies are stretched, see `language.rope`.
+    """How rotary frequencies are scaled, see `language.positions`.
 
-    low_ and high_freq_factor are "llama3"'s, short_ and long_factor [head_dim / 2] "longrope"'s, the original length
-    both's.
+    low_freq_factor and high_freq_factor belong to "llama3", short_factor and long_factor [head_dim / 2] to "longrope",
+    and the original length to both.
     """
 
     kind: str
@@ -67,14 +67,14 @@ class RopeScaling:
 class LanguageConfig:
     """A decoder of the LLaMA kind. head_dim None means hidden_size // num_attention_heads.
 
-    family: a key of `language.families.FAMILIES`, for file formats; the decoder does not read it. sliding_window: how
-    many positions, its own included, a token sees in all but the first num_full_layers layers; None for all positions.
-    norm: "rms", or "layer" for a LayerNorm with a scale and no bias; rms_norm_eps is the epsilon of either.
-    norm_offset: what is added to the stored scales of "rms". is_gated: the feed-forward layers have a gate, to which
-    the activation goes, else it goes to what they widen to. embedding_scale: what embeddings, and image features in
-    their places, are multiplied by. clip_qkv: bound of queries, keys and values. softmax_scale: None for
-    1 / sqrt(head_dim). rope_order: which numbers of a head are turned together: i and i + head_dim / 2 ("halves"), or
-    2 i and 2 i + 1 ("pairs").
+    family: a key of `language.families.FAMILIES`, for file formats; the decoder does not read it. sliding_window: the
+    number of positions that a token sees, its own included, in all but the first num_full_layers layers; None for all
+    positions. norm: "rms", or "layer" for a LayerNorm with a scale and no bias; rms_norm_eps is the epsilon of either.
+    norm_offset: added to the stored weights of "rms". is_gated: the feed-forward layers have a gate, to which the
+    activation is applied; otherwise it is applied to the up projection. embedding_scale: factor of token embeddings and
+    of the image features among them. clip_qkv: bound of queries, keys and values. softmax_scale: None for
+    1 / sqrt(head_dim). rope_order: which components of a head are rotated together: i and i + head_dim / 2 ("halves"),
+    or 2 i and 2 i + 1 ("pairs").
     """
 
     vocab_size: int = 32000
@@ -147,9 +147,9 @@ class LanguageConfig:
 class VisionConfig:
     """A ViT. select_layer counts hidden states as Hugging Face does (-2 = before the last layer).
 
-    image_size, patch_size: px; what is left of the side behind the last whole patch is not seen. has_class_token: a
-    learned token stands before the patches. has_pre_norm: a norm before the layers. has_patch_bias: of the patch
-    embedding. family: a key of `vision.families.TOWER_FAMILIES`, for file formats; the tower does not read it.
+    image_size, patch_size: px; the rest of a side after the last whole patch is not seen. has_class_token: a learned
+    token comes before the patches. has_pre_norm: there is a norm before the layers. has_patch_bias: the patch embedding
+    has a bias. family: a key of `vision.families.TOWER_FAMILIES`, for file formats; the tower does not read it.
     """
 
     hidden_size: int = 1024
@@ -182,7 +182,7 @@ class VisionConfig:
                 f"{self.num_attention_heads}"
             )
         if self.patch_size > self.image_size:
-            raise ValueError(f"image_size {self.image_size} px holds no patch of patch_size {self.patch_size} px")
+            raise ValueError(f"image_size {self.image_size} px is smaller than patch_size {self.patch_size} px")
         if not -self.num_hidden_layers - 1 <= self.select_layer <= self.num_hidden_layers:
             raise ValueError(
                 f"select_layer {self.select_layer} does not exist in a tower of {self.num_hidden_layers} layers"
@@ -199,7 +199,7 @@ class VisionConfig:
 
     @property
     def num_used_layers(self) -> int:
-        """Layers that have to be computed for the selected hidden state (state 0 is the embedding)."""
+        """How many layers have to be computed for the selected hidden state (state 0 is the embedding)."""
         if self.select_layer >= 0:
             return self.select_layer
         return self.num_hidden_layers + 1 + self.select_layer
@@ -209,10 +209,10 @@ class VisionConfig:
 class LlavaConfig:
     """A whole model.
 
-    template names a row of conversation.templates; dtype is how the weights were stored; generation ends at any of
-    eos_token_ids. tensor_parallel_degree is read by paddlenlp's Trainer. untrained: which parts, of UNTRAINED_PARTS,
-    hold random values until they are trained. has_scaled_features: image features are multiplied by
-    language.embedding_scale, as the embeddings of tokens are (in transformers up to 5.3).
+    template is a name in conversation.templates; dtype is that of the stored weights; generation ends at any of
+    eos_token_ids. tensor_parallel_degree is read by paddlenlp's Trainer. untrained: parts, of UNTRAINED_PARTS, that
+    have random values until they are trained. has_scaled_features: image features are multiplied by
+    language.embedding_scale like token embeddings (in transformers up to 5.3).
     """
 
     language: LanguageConfig = field(default_factory=LanguageConfig)
@@ -242,9 +242,9 @@ class LlavaConfig:
         is_geometry_equal = (self.image.side, self.image.patch_size) == (self.vision.image_size, self.vision.patch_size)
         if not is_geometry_equal:
             raise ValueError(
-                f"pictures of {self.image.side} px in patches of {self.image.patch_size} do not fit a tower for "
+                f"images of {self.image.side} px in patches of {self.image.patch_size} do not fit a tower for "
                 f"{self.vision.image_size} px in patches of {self.vision.patch_size}: "
-                "`paddlemix compose --image-size` fits a tower to another side"
+                "`paddlemix compose --image-size` adapts a tower to another side"
             )
         if self.image.has_class_token != (self.vision.select_feature == "cls_patch"):
             raise ValueError("image.has_class_token and vision.select_feature 'cls_patch' must be set together")
@@ -258,7 +258,7 @@ class LlavaConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> LlavaConfig:
-        """Build from `to_dict`'s output. Raises ValueError for a key that nobody knows, naming the nearest one."""
+        """Build from `to_dict`'s output. Raises ValueError for an unknown key, with the nearest known one."""
         parts = {"language": LanguageConfig, "vision": VisionConfig, "image": ImageSpec}
         check_values(values, dict.fromkeys(parts, OBJECT), "config")
         values = {name: strict(parts[name], value, name) if name in parts else value for name, value in values.items()}
@@ -266,7 +266,7 @@ class LlavaConfig:
 
 
 def strict(cls, values: dict[str, Any], where: str):
-    """Make a dataclass from a dict. Raises ValueError for unknown keys and for values that it refuses."""
+    """Build a dataclass from a dict. Raises ValueError for unknown keys and invalid values."""
     known = [item.name for item in dataclasses.fields(cls)]
     for key in values:
         if key not in known:

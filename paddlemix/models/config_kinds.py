@@ -1,7 +1,6 @@
-"""What the fields of a model's configuration may hold: types, signs and bounds, whoever wrote the file.
+"""Valid values of the fields of a model's configuration: types, signs and bounds.
 
-The bounds lie far beyond every released model. They are there so that a slip in a file is told at once, before tables
-of that size are made.
+The bounds are far beyond every released model. They catch a mistake in a file before tensors of that size are created.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from ..foreign_json import FLAG, TEXT, Kind, list_of, number, one_of, whole_numb
 MAX_LAYERS = 4096
 MAX_WIDTH = 1 << 20
 MAX_VOCABULARY = 1 << 24
-MAX_POSITIONS = 1 << 40  # some tokenizers' "no limit" is read as a length
+MAX_POSITIONS = 1 << 40  # some files use a tokenizer's "no limit" as a length
 MAX_SIDE = 1 << 14  # px
 MAX_LAYER_NORM_EPS = 1e-3  # of Paddle's LayerNorm
 MAX_ID = (1 << 31) - 1

@@ -1,7 +1,7 @@
-"""From tiles to the sequence of features that stands at a picture's placeholders.
+"""From the features of tiles to the sequence of features at an image's placeholders.
 
-Knows nothing of files or text. The counts are `image.anyres.num_image_tokens`'s; here features are only arranged
-and placed, and a difference raises.
+Knows no files and no text. `image.anyres.num_image_tokens` decides the counts; here features are only arranged and
+placed, and a different count raises an error.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from ..image.spec import ImageSpec
 
 
 def arrange(tiles, size: tuple[int, int], spec: ImageSpec, image_newline=None):
-    """Return the features [num_image_tokens, H] of one picture from its tiles [num_tiles, P, H].
+    """Return the features [num_image_tokens, H] of one image from those of its tiles [num_tiles, P, H].
 
-    size is the picture's (width, height) in px. "spatial_unpad" puts the tiles together as a map, cuts off what was
-    padding, ends each row with image_newline [H] and puts the overview tile first (LLaVA-NeXT, Liu et al. 2024).
+    size is the image's (width, height) in px. "spatial_unpad" joins the tiles to a map, removes the padding, appends
+    image_newline [H] to each row, and puts the overview tile first (LLaVA-NeXT, Liu et al. 2024).
     """
     width = tiles.shape[-1]
     if spec.mode != "anyres" or spec.merge == "flat":
@@ -30,7 +30,7 @@ def arrange(tiles, size: tuple[int, int], spec: ImageSpec, image_newline=None):
     side = spec.patches_per_side
     if tiles.shape[0] != columns * rows + 1:
         raise ValueError(
-            f"a picture of {size[0]}x{size[1]} px needs {columns * rows + 1} tiles "
+            f"an image of {size[0]}x{size[1]} px needs {columns * rows + 1} tiles "
             f"(a grid of {columns}x{rows} and an overview), found {tiles.shape[0]}"
         )
     grid = tiles[1:].reshape([rows, columns, side, side, width]).transpose([0, 2, 1, 3, 4])
@@ -51,11 +51,11 @@ def _unpad(grid, size: tuple[int, int], image_newline, spec: ImageSpec):
 
 
 def place(embed_tokens, token_ids: np.ndarray, features: list):
-    """Return embeddings [B, T, H]: a feature at every placeholder, the token's embedding elsewhere.
+    """Return embeddings [B, T, H]: image features at the placeholders, token embeddings elsewhere.
 
-    token_ids int64 [B, T]; features: one tensor [n, H] a picture, in row order. Raises ValueError when a row's
-    placeholders are not exactly the features of whole pictures. Pieces are concatenated, since every device does that
-    natively, forward and backward.
+    token_ids int64 [B, T]; features: one tensor [n, H] an image, in row order. Raises ValueError unless each row's
+    placeholders match the features of whole images. Pieces are concatenated, because every device has kernels for
+    that, forward and backward.
     """
     check_counts(token_ids, [feature.shape[0] for feature in features])
     flat = token_ids.reshape(-1)
@@ -75,25 +75,25 @@ def place(embed_tokens, token_ids: np.ndarray, features: list):
 
 
 def check_counts(token_ids: np.ndarray, counts: list[int]) -> None:
-    """Raise ValueError unless each row [B, T] has the placeholders of whole pictures; counts: features by picture."""
+    """Raise ValueError unless each row [B, T] has the placeholders of whole images. counts: of features, by image."""
     per_row = (token_ids == IMAGE_TOKEN_ID).sum(axis=1)
     if per_row.sum() != sum(counts):
         raise ValueError(
             f"{per_row.sum()} image placeholders in the token ids, but {sum(counts)} image features of "
-            f"{len(counts)} pictures (features by picture: {counts}): the ids were made for other pictures "
+            f"{len(counts)} images (features by image: {counts}): the ids were made for other images "
             "or another image spec"
         )
     ends = np.concatenate([[0], np.cumsum(counts)])
     for row, end in enumerate(np.cumsum(per_row)):
         if end not in ends:
             raise ValueError(
-                f"row {row} has {per_row[row]} image placeholders, which is not the sum of whole pictures "
-                f"(features by picture: {counts})"
+                f"row {row} has {per_row[row]} image placeholders, which is not the sum of whole images "
+                f"(features by image: {counts})"
             )
 
 
 def check_tiles(tiles_per_image: list[int], num_tiles: int) -> None:
-    """Raise ValueError unless the tiles of all pictures are as many as there are."""
+    """Raise ValueError unless the numbers of tiles sum up to num_tiles."""
     if sum(tiles_per_image) != num_tiles:
         raise ValueError(
             f"tiles_per_image {tiles_per_image} sums to {sum(tiles_per_image)}, but there are {num_tiles} tiles"

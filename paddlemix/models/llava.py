@@ -1,6 +1,6 @@
-"""LLaVA: a vision tower, a projector and a language model put together.
+"""LLaVA: a vision tower, a projector and a language model.
 
-Knows no tokenizer and no file. A batch comes in as NumPy arrays whose placeholders are already repeated.
+Knows no tokenizer and no files. A batch has NumPy arrays whose image placeholders are already repeated.
 """
 
 from __future__ import annotations
@@ -14,34 +14,32 @@ from paddle import nn
 from ..constants import IMAGE_TOKEN_ID
 from ..data.sample import Batch
 from ..device import bucketed_count
-from ..ops.attention import segment_bias
 from ..ops.packed_attention import find_runs
-from ..ops.quantize import choose_kind
+from ..ops.plain_attention import segment_bias
 from .config import LlavaConfig
-from .feature_cache import FeatureCache
 from .image_features import arrange, check_tiles, place
-from .language.decoder import LanguageModel
-from .layers import ZERO, initialize, scaled
+from .language.decoder import LanguageModel, scaled
+from .layers import ZERO, initialize
 from .loss import weighted_loss
-from .neftune import neftune_noise
 from .projector import build_projector
 from .vision.vit import VisionTower
 
 
-class LlavaForConditionalGeneration(nn.Layer):
-    """A whole model. A new one holds zeros: use `from_pretrained`, or `initialize_weights` to train from nothing.
+class Llava(nn.Layer):
+    """A whole model. The weights of a new one are zeros: load them, or call `initialize_weights` to train from scratch.
 
-    neftune_alpha: above 0, embeddings of text get `neftune_noise` while training.
-    feature_cache: what generation keeps of the pictures it has seen.
-    is_sliced: the weights lie in parts on several processes, which put a layer together when they call it (sharding
-    stage 3): a loss then calls the same layers in the same order whatever the batch holds.
+    neftune_alpha: above 0, embeddings of text get `neftune_noise` in training.
+    is_sliced: each process stores a slice of every weight and gathers a layer when it is called (sharding stage 3). A
+    loss then calls the same layers in the same order whatever the batch contains.
+    weights_version: counts how often training started. Image features of an earlier version are stale.
     """
+
+    weights_version = 0
 
     def __init__(self, config: LlavaConfig):
         super().__init__()
         self.config = config
         self.neftune_alpha = 0.0
-        self.feature_cache = FeatureCache()
         self.is_sliced = False
         self.vision_tower = VisionTower(config.vision)
         self.projector = build_projector(config.projector_type, config.vision.hidden_size, config.language.hidden_size)
@@ -51,39 +49,8 @@ class LlavaForConditionalGeneration(nn.Layer):
             attribute = paddle.ParamAttr(initializer=ZERO)
             self.image_newline = self.create_parameter([config.language.hidden_size], attr=attribute)
 
-    @classmethod
-    def from_pretrained(
-        cls,
-        path,
-        dtype: str | None = None,
-        device: str | None = None,
-        base=None,
-        load_in_8bit: bool = False,
-        load_in_4bit: bool = False,
-    ):
-        """Load a folder in any known layout, or side files with their base. See `checkpoints.load.load_model`.
-
-        load_in_8bit, load_in_4bit: hold the decoder's linear layers in int8 or NF4.
-        """
-        from ..checkpoints.load import load_model
-
-        kind = choose_kind(load_in_8bit, load_in_4bit)
-        return load_model(path, base=base, dtype=dtype, device=device, quantization=kind)
-
-    def save_pretrained(self, path, max_shard_size: int | str = "5GB", dtype: str | None = None) -> None:
-        """Write config and weights to a folder. See `checkpoints.save.save_model`.
-
-        Raises ValueError after `fuse_projections`.
-        """
-        from ..checkpoints.save import save_model
-
-        if self.language_model.is_fused:
-            raise ValueError("the model's layers are fused for inference: load it again to save it")
-
-        save_model(self, path, max_shard_size=max_shard_size, dtype=dtype)
-
     def initialize_weights(self, seed: int, std: float = 0.02) -> None:
-        """Draw every matrix from normal(0, std), for training from nothing."""
+        """Draw every matrix from normal(0, std), for training from scratch."""
         paddle.seed(seed)
         initialize(self, std)
         for vector in (self.vision_tower.class_embedding, self.image_newline):
@@ -96,16 +63,16 @@ class LlavaForConditionalGeneration(nn.Layer):
 
     @training.setter
     def training(self, is_training: bool) -> None:
-        """Note the mode; training changes the weights, so that no features stay.
+        """Set the mode and count the start of training, which changes the weights.
 
-        A property, because `train()` of a layer around this one sets the attribute and calls nothing.
+        A property, because `train()` of a layer around this one sets the attribute and calls no method.
         """
         self._is_training = is_training
-        if is_training and hasattr(self, "feature_cache"):  # not yet while the layer is made
-            self.feature_cache.clear()
+        if is_training:
+            self.weights_version += 1
 
     def encode_images(self, pixels, tiles_per_image, image_sizes) -> list:
-        """Return for each picture its features [num_image_tokens, hidden_size].
+        """Return the features of each image, [num_image_tokens, hidden_size].
 
         pixels float32 [sum of tiles, 3, side, side]; tiles_per_image [images]; image_sizes [images, 2] (width, height).
         """
@@ -126,81 +93,72 @@ class LlavaForConditionalGeneration(nn.Layer):
         ]
         if self.config.has_scaled_features:
             return features
-        return [scaled(feature, 1 / self.config.language.embedding_scale) for feature in features]  # taken back there
+        # The decoder multiplies them by the same scale again.
+        return [
+            scaled(feature, 1 / self.config.language.embedding_scale) for feature in features
+        ]  # the decoder undoes it
 
     def embed(self, batch: Batch):
-        """Return the decoder's input [B, T, hidden_size]: token embeddings with the image features in their places."""
+        """Return the decoder's input [B, T, hidden_size]: token embeddings, with image features at the placeholders."""
         ids = np.asarray(batch.token_ids)
         self.check_ids(ids)
-        features, nothing = [], None
+        features, zero = [], None
         if batch.pixels is not None and len(batch.tiles_per_image):
             features = self.encode_images(batch.pixels, batch.tiles_per_image, batch.image_sizes)
         elif self.training or self.is_sliced:
-            nothing = self._blank_picture() * 0.0  # in float32: in 16 bits the sum may be infinite
+            zero = self._blank_image_sum() * 0.0  # in float32: in 16 bits the sum may be infinite
         embeds = place(self.language_model.embed_tokens, ids, features)
-        if nothing is not None:
-            # Each gradient meets its own zero: their sum, which a number's gradient is, has no room in float16.
-            embeds = embeds + nothing.astype(embeds.dtype) * paddle.zeros_like(embeds)
+        if zero is not None:
+            # Times zeros of the same shape, so that the gradient of `zero` is a sum of zeros: a sum of the embeddings'
+            # gradients may overflow in float16.
+            embeds = embeds + zero.astype(embeds.dtype) * paddle.zeros_like(embeds)
         if self.training and self.neftune_alpha:
             embeds = embeds + neftune_noise(ids, np.asarray(batch.segment_ids), embeds, self.neftune_alpha)
         return embeds
 
     def check_ids(self, token_ids: np.ndarray) -> None:
-        """Raise ValueError for ids that are neither placeholders nor in the vocabulary."""
+        """Raise ValueError for ids that are neither image placeholders nor in the vocabulary."""
         highest = self.config.language.vocab_size
         if ((token_ids != IMAGE_TOKEN_ID) & ((token_ids < 0) | (token_ids >= highest))).any():
             raise ValueError(
-                f"token ids go from {token_ids.min()} to {token_ids.max()}, but the vocabulary has {highest} entries "
-                f"(placeholders are {IMAGE_TOKEN_ID}): the tokenizer is not this model's"
+                f"token ids range from {token_ids.min()} to {token_ids.max()}, but the vocabulary has {highest} "
+                f"entries (placeholders are {IMAGE_TOKEN_ID}): the tokenizer is not this model's"
             )
 
     def forward(self, batch: Batch, with_loss: bool = False, loss_weights: np.ndarray | None = None):
-        """Return logits [B, T, vocab_size], or with with_loss the loss: the mean over the trained tokens.
+        """Return logits [B, T, vocab_size], or if with_loss is set the mean cross-entropy over the trained tokens.
 
         loss_weights: float32 [B, T]; the loss is then the sum of weight * cross-entropy. One method does both because
-        data-parallel wrappers only follow `forward`.
+        data-parallel wrappers call `forward` only.
         """
         bias = _mask(np.asarray(batch.segment_ids))
         positions = paddle.to_tensor(np.asarray(batch.position_ids))
         hidden = self.language_model(self.embed(batch), positions, bias=bias)
         if with_loss:
             if batch.labels is None:
-                raise ValueError("the batch has no labels, hence no loss: collate samples that were encoded to train")
+                raise ValueError("the batch has no labels and so no loss: collate samples encoded for training")
             head, size = self.language_model.logits, self.config.language.vocab_size
             return weighted_loss(hidden, batch.labels, loss_weights, head, size, is_once=self.is_sliced)
         return self.language_model.logits(hidden)
 
     def loss(self, batch: Batch):
-        """Return the cross-entropy of predicting each trained token from those before it, mean over them."""
+        """Return the mean cross-entropy of predicting each trained token from the tokens before it."""
         return self(batch, with_loss=True)
 
-    def _blank_picture(self):
-        """Return a number that hangs on every parameter a picture would pass.
+    def _blank_image_sum(self):
+        """Return the sum of a blank image's features, which depends on every parameter that encodes images.
 
-        Added times zero to the embeddings of a batch without pictures, it gives them zero gradients instead of none:
-        what the optimizer does then depends neither on the batches since the start nor on what other processes have.
-        It is made and added where pictures are, so that processes with and without them call the layers in the same
-        order, forward and backward: under sharding stage 3 each call is a meeting of all.
+        It is added times zero to the embeddings of a batch without images. The parameters then have zero gradients
+        instead of none, so that the optimizer treats them alike after any batches and on all processes. It is computed
+        where images would be encoded, so that processes with and without images call the layers in the same order,
+        forward and backward: under sharding stage 3 each call waits for all processes.
         """
         side = self.config.image.side
         return self.encode_images(np.zeros([1, 3, side, side]), [1], [(side, side)])[0].astype("float32").sum()
 
-    def generate(self, batch: Batch, sampling=None, *, max_new_tokens: int | None = None) -> list[list[int]]:
-        """Return the new token ids of every row. See `generate.batch.generate`.
-
-        max_new_tokens: for greedy answers of at most so many tokens, in place of sampling.
-        """
-        from ..generate.batch import generate
-        from ..generate.sampling import SamplingParams
-
-        if max_new_tokens is not None:
-            assert sampling is None, "sampling says it already"
-            sampling = SamplingParams(max_new_tokens=max_new_tokens)
-        return generate(self, batch, sampling)
-
 
 def _mask(segment_ids: np.ndarray):
-    """Return what the decoder takes as bias for rows [B, T] of segments."""
+    """Return the decoder's bias for rows of segments [B, T]."""
     if is_right_padded(segment_ids):
         return None
     runs = find_runs(segment_ids)
@@ -208,5 +166,21 @@ def _mask(segment_ids: np.ndarray):
 
 
 def is_right_padded(segment_ids: np.ndarray) -> bool:
-    """Tell if every row is one segment 1 followed by padding 0: a causal mask alone then hides what it must."""
+    """Return whether every row is one segment 1 followed by padding 0, so that a causal mask is enough."""
     return bool(((segment_ids == 0) | (segment_ids == 1)).all() and (np.diff(segment_ids, axis=1) <= 0).all())
+
+
+def neftune_noise(token_ids: np.ndarray, segment_ids: np.ndarray, embeds, alpha: float):
+    """Return noise on embeddings (NEFTune, Jain et al. 2023), [B, T, H]; 0 for images and padding.
+
+    It is uniform in -s .. s with s = alpha / sqrt(L H). L: the number of tokens in the token's sample, so that packing
+    does not change a sample's noise.
+    """
+    width = embeds.shape[-1]
+    scales = np.zeros(token_ids.shape, dtype=np.float32)
+    for row, segments in enumerate(segment_ids):
+        lengths = np.bincount(segments)[segments]
+        is_text = (segments > 0) & (token_ids[row] != IMAGE_TOKEN_ID)
+        scales[row] = np.where(is_text, alpha / np.sqrt(lengths * width), 0.0)
+    noise = paddle.uniform(embeds.shape, dtype="float32", min=-1.0, max=1.0)
+    return (noise * paddle.to_tensor(scales).unsqueeze(-1)).astype(embeds.dtype)

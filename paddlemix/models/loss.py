@@ -1,4 +1,4 @@
-"""The cross-entropy of trained tokens, without the logits of a whole batch in memory."""
+"""Cross-entropy of the trained tokens, computed without the logits of the whole batch in memory."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ MAX_LOGITS = 1 << 26  # elements of float32 logits at a time: 256 MB
 def weighted_loss(
     hidden, labels: np.ndarray, weights: np.ndarray | None, logits: Callable, vocab_size: int, *, is_once: bool = False
 ):
-    """Return the sum of weight * cross-entropy over the trained tokens, a number in float32.
+    """Return the sum of weight * cross-entropy over the trained tokens, a scalar in float32.
 
     hidden [B, T, H]; labels int64 [B, T], not shifted, -100 = not trained; weights float32 [B, T] of each label, or
-    None for the mean over the batch's trained tokens; logits: the head, [n, H] to [n, vocab_size]. Only positions that
-    predict a trained token go through the head; where their logits are more than MAX_LOGITS, it is applied to a part
-    at a time, and again in the backward pass. is_once: call the head exactly once, whatever there is to train. A logit
-    that is no finite number makes the loss NaN, on every device.
+    None for the mean over the batch's trained tokens; logits: the head, [n, H] to [n, vocab_size]. The head is
+    applied only to positions that predict a trained token. If their logits have more than MAX_LOGITS elements, it is
+    applied to one part at a time, and again in the backward pass. is_once: call the head exactly once, even if nothing
+    is trained. A logit that is not finite makes the loss NaN, on every device.
     """
     targets = np.asarray(labels)[:, 1:]
     rows, columns = np.nonzero(targets != IGNORE_INDEX)
-    if not len(rows) and is_once:  # a token that has neither a label nor a weight
+    if not len(rows) and is_once:  # one token, with weight 0
         rows, columns, targets = np.zeros([1], "int64"), np.zeros([1], "int64"), np.zeros_like(targets)
         weights = np.zeros(labels.shape, "float32")
     elif not len(rows):
@@ -38,11 +38,11 @@ def weighted_loss(
         weight = np.full(len(rows), 1 / len(rows), dtype=np.float32)
     else:
         weight = np.asarray(weights, dtype=np.float32)[:, 1:][rows, columns]
-    # What makes the shape one of few has no weight.
+    # Positions that pad to a bucketed shape have weight 0.
     num_more = bucketed_length(len(rows)) - len(rows)
     places, targets, weight = (np.pad(values, (0, num_more)) for values in (places, targets, weight))
-    # An embedding lookup gathers them because its forward and backward kernels are native in every dtype on every
-    # device, which gather's are not.
+    # Gathered by an embedding lookup, because every device has forward and backward kernels for it in every dtype,
+    # unlike for gather.
     chosen = F.embedding(paddle.to_tensor(places), hidden.reshape([-1, hidden.shape[-1]]))
     size = chosen.shape[0] if is_once else max(1, MAX_LOGITS // vocab_size)
     return _sum_in_parts(chosen, paddle.to_tensor(targets), paddle.to_tensor(weight), logits, size)
@@ -56,7 +56,7 @@ def _sum_in_parts(hidden, targets, weights, logits: Callable, size: int):
         losses = F.cross_entropy(scores, part_targets, reduction="none")
         total = (losses.reshape([-1]) * part_weights).sum()
         with paddle.amp.auto_cast(enable=False):  # a sum in 16 bits would change the loss, or be infinite itself
-            return total + _flaw(scores)
+            return total + _nan_unless_finite(scores)
 
     num_tokens = hidden.shape[0]
     if num_tokens <= size:
@@ -70,11 +70,11 @@ def _sum_in_parts(hidden, targets, weights, logits: Callable, size: int):
 
 
 @paddle.no_grad()
-def _flaw(logits):
+def _nan_unless_finite(logits):
     """Return 0, or NaN where a logit is NaN or infinite.
 
-    NOTE: Paddle's softmax on the CPU clips what it takes the exponential of, and so the cross-entropy of logits that
-    are all NaN or infinite is ln(vocab_size) there, with gradients that look right.
+    NOTE: Paddle's softmax on the CPU clips its exponents, so that the cross-entropy of logits that are all NaN or
+    infinite is ln(vocab_size), with plausible gradients.
     """
     total = logits.detach().sum()
     return total - total

@@ -1,4 +1,4 @@
-"""From the tower's width to the language model's."""
+"""The projector: from the vision tower's width to the language model's."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from .projector_type import projector_blocks
 
 
 def build_projector(projector_type: str, num_in: int, num_out: int) -> nn.Sequential:
-    """Make `linear`, `mlpNx_gelu`, `mlpNx_resMx_gelu` or `identity` (an empty Sequential).
+    """Return a projector of type `linear`, `mlpNx_gelu`, `mlpNx_resMx_gelu` or `identity` (an empty Sequential).
 
-    Layers stand where LLaVA-NeXT's nn.Sequential has them, see `projector_type.projector_layers`.
+    Layers have the same indices as in LLaVA-NeXT's nn.Sequential, see `projector_type.projector_layers`.
     """
     num_linear, num_residual = projector_blocks(projector_type)
     parts: list[nn.Layer] = []
@@ -22,7 +22,7 @@ def build_projector(projector_type: str, num_in: int, num_out: int) -> nn.Sequen
 
 
 class ResidualBlock(nn.Layer):
-    """A norm, and an MLP of two layers that is added to what the norm gave (LLaVA-NeXT's `SimpleResBlock`)."""
+    """A norm, and an MLP of two layers that is added to the norm's output (LLaVA-NeXT's `SimpleResBlock`)."""
 
     def __init__(self, width: int):
         super().__init__()

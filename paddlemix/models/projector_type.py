@@ -1,4 +1,4 @@
-"""The names of projectors and what they mean: `linear`, `identity`, `mlpNx_gelu` and `mlpNx_resMx_gelu`."""
+"""Projector types by name: `linear`, `identity`, `mlpNx_gelu` and `mlpNx_resMx_gelu`."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import re
 
 PROJECTOR_NAMES = "linear, identity, mlpNx_gelu (for example mlp2x_gelu) or mlpNx_resMx_gelu (mlp2x_res2x_gelu)"
 MLP = re.compile(r"mlp0*([1-9]\d*)x_(?:res0*([1-9]\d*)x_)?gelu", re.ASCII)
-MAX_LAYERS = 64  # of either kind: a longer name is a slip
+MAX_LAYERS = 64  # linear layers or blocks: a larger number is a mistake
 LINEAR, NORM = "linear", "norm"
-# The layers with weights of a residual block, by their names below it.
+# Name and kind of the layers with weights in a residual block.
 RESIDUAL_BLOCK = (("pre_norm", NORM), ("proj.0", LINEAR), ("proj.2", LINEAR))
 
 
 def projector_blocks(projector_type: str) -> tuple[int, int]:
-    """Return how many linear layers a projector has and how many residual blocks follow them.
+    """Return the numbers of linear layers and of residual blocks after them.
 
     Raises ValueError for an unknown type.
     """
@@ -28,11 +28,11 @@ def projector_blocks(projector_type: str) -> tuple[int, int]:
 
 
 def projector_layers(projector_type: str) -> list[tuple[str, str]]:
-    """Return name and kind (LINEAR or NORM) of each layer with weights, in order; the first alone changes the width.
+    """Return name and kind (LINEAR or NORM) of each layer with weights, in order. Only the first changes the width.
 
     The names are those of LLaVA-NeXT's nn.Sequential (`llava/model/multimodal_projector/builder.py`): linear layers at
-    0, 2, 4, ... with GELU between them, then at the places behind the last of them one block each of `pre_norm`,
-    `proj.0` and `proj.2`. Raises ValueError for an unknown type.
+    0, 2, 4, ... with GELU between them, then residual blocks at the following indices, each with `pre_norm`, `proj.0`
+    and `proj.2`. Raises ValueError for an unknown type.
     """
     num_linear, num_residual = projector_blocks(projector_type)
     layers = [(str(2 * number), LINEAR) for number in range(num_linear)]

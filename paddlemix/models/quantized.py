@@ -1,6 +1,6 @@
-"""Frozen linear layers that hold their weights as codes (QLoRA, Dettmers et al. 2023).
+"""Frozen linear layers with quantized weights (QLoRA, Dettmers et al. 2023).
 
-Quantised are all linear layers of the decoder's layers. Embeddings, lm_head, norms, vision tower and projector stay.
+All linear layers of the decoder's layers are quantized, but not embeddings, lm_head, norms, vision tower and projector.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ..ops.quantize import Codes
 
 
 class FrozenProduct(PyLayer):
-    """x W for a weight that is made from its codes whenever it is needed, the backward pass included."""
+    """x W with a weight that is dequantized whenever it is needed, in the backward pass too."""
 
     @staticmethod
     def forward(ctx, x, codes: Codes):
@@ -24,35 +24,35 @@ class FrozenProduct(PyLayer):
 
     @staticmethod
     def backward(ctx, gradient):
-        # With automatic mixed precision the gradient comes in the product's dtype, not in x's.
+        # With automatic mixed precision the gradient has the product's dtype, not x's.
         return paddle.matmul(gradient, dequantize(ctx.codes, gradient.dtype)).astype(ctx.dtype)
 
 
 class QuantizedLinear(nn.Layer):
-    """x W + b without a gradient for W, and where an adapter was loaded with it, + (x left) right.
+    """x W + b without a gradient for W; + (x left) right if an adapter was loaded with it.
 
-    The codes are no buffers: mixed precision (O2) would round the float32 scales among them to 16 bits.
+    The codes are not buffers: mixed precision (O2) would round their float32 scales to 16 bits.
     """
 
     def __init__(self, shape: tuple[int, int], bias, kind: str, dtype):
-        """Make a layer without codes. shape: (in, out); bias: a parameter or None; dtype: of an adapter's factors."""
+        """Create a layer without codes. shape: (in, out); bias: a parameter or None; dtype: of an adapter's factors."""
         super().__init__(dtype=dtype)
         self.shape = tuple(shape)
         self.kind = kind
         self.bias = bias
         self.codes: Codes | None = None
-        self.change: list | None = None
+        self.adapter: list | None = None
 
-    def put(self, codes: Codes, change: tuple[np.ndarray, np.ndarray] | None = None) -> None:
-        """Bring codes of [out, in] to the device. change: an adapter's left [in, r], scaled, and right [r, out]."""
+    def set_codes(self, codes: Codes, adapter: tuple[np.ndarray, np.ndarray] | None = None) -> None:
+        """Copy codes of [out, in] to the device. adapter: left factor [in, r], scaled, and right factor [r, out]."""
         assert tuple(codes.shape) == self.shape[::-1], (codes.shape, self.shape)
         self.codes = on_device(codes)
-        self.change = None if change is None else [paddle.to_tensor(side).astype(self._dtype) for side in change]
+        self.adapter = None if adapter is None else [paddle.to_tensor(side).astype(self._dtype) for side in adapter]
 
     def forward(self, x):
         result = FrozenProduct.apply(x, self.codes)
-        if self.change is not None:
-            left, right = (side.astype(x.dtype) for side in self.change)
+        if self.adapter is not None:
+            left, right = (side.astype(x.dtype) for side in self.adapter)
             result = result + paddle.matmul(paddle.matmul(x, left), right)
         return result if self.bias is None else result + self.bias
 
@@ -61,31 +61,31 @@ class QuantizedLinear(nn.Layer):
 
 
 def quantize_layers(language_model: nn.Layer, kind: str) -> None:
-    """Put layers without codes in the places of the linear layers of a decoder's layers."""
+    """Replace the linear layers of a decoder's layers by quantized ones without codes."""
     for layer in language_model.layers:
         for name, linear in list(layer.named_sublayers()):
             if isinstance(linear, nn.Linear):
-                parent, _, own = name.rpartition(".")
-                holder = layer
-                for part in parent.split("."):
-                    holder = getattr(holder, part)
+                path, _, last = name.rpartition(".")
+                parent = layer
+                for part in path.split("."):
+                    parent = getattr(parent, part)
                 weight = linear.weight
-                setattr(holder, own, QuantizedLinear(weight.shape, linear.bias, kind, weight.dtype))
+                setattr(parent, last, QuantizedLinear(weight.shape, linear.bias, kind, weight.dtype))
 
 
 def quantized_layers(model: nn.Layer) -> dict[str, QuantizedLinear]:
-    """Return name -> layer of those that hold codes."""
+    """Return the quantized layers by name."""
     return {name: layer for name, layer in model.named_sublayers() if isinstance(layer, QuantizedLinear)}
 
 
 def describe(model: nn.Layer) -> str | None:
-    """Return a line on the layers that hold codes, None if there are none."""
+    """Return a line about the quantized layers, or None if there are none."""
     layers = list(quantized_layers(model).values())
     if not layers:
         return None
     size = sum(num_bytes(layer.codes) for layer in layers)
     num_weights = sum(layer.shape[0] * layer.shape[1] for layer in layers)
     return (
-        f"{len(layers)} linear layers of the decoder are held in {layers[0].kind}: {num_weights:,} weights in "
+        f"{len(layers)} linear layers of the decoder are stored as {layers[0].kind}: {num_weights:,} weights in "
         f"{size / 1e6:,.1f} MB ({8 * size / num_weights:.2f} bits each), frozen"
     )

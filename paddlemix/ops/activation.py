@@ -1,15 +1,17 @@
-"""The activations of feed-forward layers, with and without a gate."""
+"""The activations of feed-forward layers, with a gate (Shazeer 2020) and without."""
 
 from __future__ import annotations
 
+import functools
 import math
 
 import paddle
 import paddle.nn.functional as F
+from paddle.autograd import PyLayer
 
-from .swiglu import swiglu
+from .kernels import agrees, is_trained, kind_of, name_of, wants_own_gradient
 
-SMALL = 16_384  # numbers up to which paddle's one operation for both takes less time on a CPU than three faster ones
+SMALL = 16_384  # elements up to which paddle's fused operation is faster on a CPU than separate ones
 
 
 def activate(x, kind: str):
@@ -23,7 +25,48 @@ def gated(gate, up, kind: str):
 
 
 def gated_pair(x, kind: str):
-    """Return what `gated` does of a gate and what it lets through, which stand behind each other in the last axis."""
+    """Return what `gated` does, for gate and up concatenated along the last axis."""
     if kind == "silu" and x.place.is_cpu_place() and math.prod(x.shape) <= SMALL:
         return paddle._C_ops.swiglu(x, None)
     return gated(*paddle.split(x, 2, axis=-1), kind)
+
+
+def swiglu(gate, up):
+    """Return silu(gate) * up. Paddle's fused operation, used on CUDA and Ascend, stores less for the gradient."""
+    kind = kind_of(gate)
+    if kind in ("gpu", "npu") and gate.dtype == up.dtype and has_kernel(kind, name_of(gate.dtype)):
+        return paddle._C_ops.swiglu(gate, up)
+    return plain_swiglu(gate, up)
+
+
+def plain_swiglu(gate, up):
+    """Return silu(gate) * up, unfused."""
+    if wants_own_gradient(gate, up) and not (gate.stop_gradient or up.stop_gradient):
+        return SwiGLU.apply(gate, up)
+    return F.silu(gate) * up if is_trained(gate, up) else F.silu(gate).multiply_(up)
+
+
+class SwiGLU(PyLayer):
+    """silu(gate) * up with its own gradient, see `wants_own_gradient`."""
+
+    @staticmethod
+    def forward(ctx, gate, up):
+        """Return the product of two tensors of equal shape."""
+        ctx.save_for_backward(gate, up)
+        return F.silu(gate).multiply_(up)
+
+    @staticmethod
+    def backward(ctx, grad):
+        gate, up = ctx.saved_tensor()
+        sigmoid = F.sigmoid(gate)
+        silu = gate * sigmoid
+        up_grad = grad * silu
+        # The derivative of x s(x) is s + x s (1 - s) = s + silu (1 - s) = silu + s (1 - silu).
+        slope = silu.add_(sigmoid.subtract_(sigmoid * silu))
+        return slope.multiply_(grad).multiply_(up), up_grad
+
+
+@functools.cache
+def has_kernel(kind: str, dtype: str) -> bool:
+    """Return whether the current device, of this kind, has a correct fused SwiGLU."""
+    return agrees("swiglu", paddle._C_ops.swiglu, plain_swiglu, [[3, 64], [3, 64]], dtype)

@@ -1,7 +1,7 @@
-"""Codes of `quantize` back to weights, on the device. Knows nothing of layers.
+"""Dequantization on the device: from the codes of `quantize` to weights.
 
-Only operations that Ascend has kernels of its own for: casts, gather of float32 by int32, multiply, add, reshape. There
-are no shifts: one table says what both halves of a byte stand for.
+Uses only operations that Ascend has kernels for: casts, gather of float32 by int32, multiply, add, reshape. No shifts
+are needed: a table maps each byte to its two values.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .quantize import BLOCK, DYNAMIC, NF4_PAIRS, Codes, Int8Codes, Nf4Codes
 
 
 def on_device(codes: Codes) -> Codes:
-    """Return the same codes as tensors on the current device."""
+    """Return codes as tensors on the current device."""
     arrays = {item.name: getattr(codes, item.name) for item in dataclasses.fields(codes)}
     tensors = {name: paddle.to_tensor(value) for name, value in arrays.items() if isinstance(value, np.ndarray)}
     return dataclasses.replace(codes, **tensors)
@@ -36,7 +36,7 @@ def dequantize(codes: Codes, dtype):
 
 
 def num_bytes(codes: Codes) -> int:
-    """Return the bytes that codes and scales take."""
+    """Return the size of codes and scales in bytes."""
     values = (getattr(codes, item.name) for item in dataclasses.fields(codes))
     return sum(math.prod(value.shape) * value.element_size() for value in values if isinstance(value, paddle.Tensor))
 
@@ -51,7 +51,7 @@ def _block_scales(codes: Nf4Codes):
 
 
 def _look_up(table, codes):
-    """Return the entries of a table for uint8 codes, in a row."""
+    """Return the entries of a table for uint8 codes, flattened."""
     return paddle.gather(table, codes.reshape([-1]).astype("int32"))
 
 

@@ -10,9 +10,9 @@ from .kernels import kind_of
 
 
 def dropout(x, probability: float, is_training: bool):
-    """Return x with numbers zeroed at random while training, the others scaled up.
+    """Return x, in training with random elements set to zero and the others scaled up.
 
-    Ascend has no kernel for bfloat16, which would be done on the CPU.
+    Ascend has no kernel for bfloat16 and would compute it on the CPU.
     """
     if kind_of(x) == "npu" and x.dtype == paddle.bfloat16 and is_training:
         return F.dropout(x.astype("float32"), probability, training=True).astype(x.dtype)
@@ -20,7 +20,7 @@ def dropout(x, probability: float, is_training: bool):
 
 
 class Dropout(nn.Dropout):
-    """The layer of `dropout`."""
+    """A layer that applies `dropout`."""
 
     def forward(self, x):
         return dropout(x, self.p, self.training)

@@ -1,10 +1,9 @@
-"""Attention by the devices' own kernels (Dao 2023): `flash_attention_npu` of Ascend's plugin, Paddle's on CUDA.
+"""Attention by device kernels (Dao 2023): `flash_attention_npu` of Ascend's plugin, Paddle's on CUDA.
 
-Ascend's takes tensors [B, T, heads, D] in 16 bits, the scale of the scores is 1 / sqrt(D), and what is hidden is
-nothing, the future where there are as many queries as keys, or what a bool mask says. In October 2024 it had 5 inputs
-and 5 attributes. Since January 2025 the cumulative lengths of pieces stand before these attributes, and behind them
-whether tensors are [tokens, heads, D] in pieces (PaddleCustomDevice, backends/npu/custom_op/fused_attention_npu.cc;
-PaddleNLP #9735).
+Ascend's takes tensors [B, T, heads, D] in 16 bits with the scale 1 / sqrt(D). It hides no key, or the future where
+there are as many queries as keys, or the keys of a bool mask. In October 2024 it had 5 inputs and 5 attributes. Since
+January 2025 the cumulative lengths of pieces come before these attributes, and after them a flag for tensors
+[tokens, heads, D] in pieces (PaddleCustomDevice, backends/npu/custom_op/fused_attention_npu.cc; PaddleNLP #9735).
 """
 
 from __future__ import annotations
@@ -17,18 +16,19 @@ import math
 import paddle
 
 from .kernels import FAILURES, HALF, agrees, kind_of, name_of, run_custom
+from .plain_attention import MASKED, causal_bias, plain_attention
 
-cuda = importlib.import_module("paddle.nn.functional.flash_attention")  # versions differ in what else has this name
+cuda = importlib.import_module("paddle.nn.functional.flash_attention")  # in some versions a function has this name too
 MAX_CUDA_DIM = 256
 NPU_OP = "flash_attention_npu"
-CAUSAL, WHOLE, HIDDEN, PIECES = "causal", "whole", "hidden", "pieces"  # what a try is made of
+CAUSAL, WHOLE, HIDDEN, PIECES = "causal", "whole", "hidden", "pieces"  # forms of attention
 FORMS = {"npu": (CAUSAL, WHOLE, HIDDEN, PIECES), "gpu": (CAUSAL, WHOLE, PIECES)}
 
 
 def flash_attention(query, key, value, is_causal: bool, hidden=None, scale: float | None = None):
-    """Return what `ops.attention.attention` does, or None where the device has no kernel for it.
+    """Return what `ops.attention.attention` does, or None if the device has no kernel for it.
 
-    hidden: bool [B or 1, heads or 1, T, S], True where a query does not see a key, or None.
+    hidden: bool [B or 1, heads or 1, T, S], True for keys that a query does not see, or None.
     """
     num_queries, num_keys, dim = query.shape[2], key.shape[2], query.shape[3]
     if num_queries == 1 or (is_causal and (num_queries != num_keys or hidden is not None)):
@@ -42,10 +42,10 @@ def flash_attention(query, key, value, is_causal: bool, hidden=None, scale: floa
 
 
 def flash_pieces(query, key, value, lengths: tuple[int, ...], scale: float | None = None, keep: dict | None = None):
-    """Attend causally within each piece of all rows, or return None where the device has no kernel for it.
+    """Return causal attention within each piece of all rows, or None if the device has no kernel for it.
 
-    query [B, heads, T, D]; key, value [B, kv_heads, T, D]; lengths: of the pieces of all rows in order, B * T in sum.
-    keep: where what all layers need is kept.
+    query [B, heads, T, D]; key, value [B, kv_heads, T, D]; lengths: of the pieces of all rows in order, B * T in total.
+    keep: stores tensors that all layers share.
     """
     kind, (batch, num_heads, length, dim) = kind_of(query), query.shape
     if not has_kernel(kind, name_of(value.dtype), dim, PIECES):
@@ -57,7 +57,7 @@ def flash_pieces(query, key, value, lengths: tuple[int, ...], scale: float | Non
 
 
 def has_kernel(kind: str, dtype: str, dim: int, form: str) -> bool:
-    """Tell if the current device, of this kind, has a kernel for heads of a width and a form of attention."""
+    """Return whether the current device, of this kind, has a correct kernel for a head width and form of attention."""
     if dtype not in HALF or form not in FORMS.get(kind, ()) or (kind == "gpu" and dim > MAX_CUDA_DIM):
         return False
     return _is_right(kind, dtype, dim, form)
@@ -65,9 +65,7 @@ def has_kernel(kind: str, dtype: str, dim: int, form: str) -> bool:
 
 @functools.cache
 def _is_right(kind: str, dtype: str, dim: int, form: str) -> bool:
-    """Try the kernel: two query heads share a key head, rows differ in what they see."""
-    from .attention import causal_bias, plain_attention
-
+    """Try the kernel with two query heads for one key head, and rows that see different keys."""
     num_queries, num_keys = (6, 11) if form == HIDDEN else (8, 8)
     shapes = [[2, num_queries, 2, dim], [2, num_keys, 1, dim], [2, num_keys, 1, dim]]
     lengths = (3, 5, 8)
@@ -81,13 +79,13 @@ def _is_right(kind: str, dtype: str, dim: int, form: str) -> bool:
     def plain(query, key, value):
         heads_first = [x.transpose([0, 2, 1, 3]) for x in (query, key, value)]
         if form != PIECES:
-            bias = _try_hidden().astype("float32") * -1e9 if form == HIDDEN else None
+            bias = _try_hidden().astype("float32") * MASKED if form == HIDDEN else None
             out = plain_attention(*heads_first, is_causal=form == CAUSAL, bias=bias)
             return out.transpose([0, 2, 1, 3])
         causal = causal_bias(8, 8)
         apart = paddle.to_tensor([0] * 3 + [1] * 5, dtype="int32")
         apart = (apart.unsqueeze(0) != apart.unsqueeze(1)).astype("float32").reshape([1, 1, 8, 8])
-        bias = paddle.concat([causal + apart * -1e9, causal])
+        bias = paddle.concat([causal + apart * MASKED, causal])
         return plain_attention(*heads_first, bias=bias).transpose([0, 2, 1, 3])
 
     name = NPU_OP if kind == "npu" else "flash attention"
@@ -95,35 +93,35 @@ def _is_right(kind: str, dtype: str, dim: int, form: str) -> bool:
 
 
 def _try_hidden():
-    """Return a mask [2, 1, 6, 11] that hides another end of the keys in each row, and the future."""
+    """Return a mask [2, 1, 6, 11] that hides the future, and in the second row the first keys."""
     rows, columns = paddle.arange(6).reshape([1, 1, 6, 1]), paddle.arange(11).reshape([1, 1, 1, 11])
     first = paddle.to_tensor([0, 3]).reshape([2, 1, 1, 1])
     return ((columns > rows + 5).astype("float32") + (columns < first).astype("float32")) > 0.5
 
 
 def _prepared(query, key, value, scale: float | None):
-    """Return all in value's dtype, the query such that 1 / sqrt(D) is its scale."""
+    """Return all three in value's dtype, and the query scaled so that 1 / sqrt(D) remains to be applied."""
     usual = 1.0 / math.sqrt(query.shape[3])
     if scale is not None and scale != usual:
         query = query * (scale / usual)
-    # Mixed precision may leave queries and keys in 32 bits; their matrix product would be in 16.
+    # Mixed precision may leave queries and keys in 32 bits, although it computes their product in 16.
     return [x if x.dtype == value.dtype else x.astype(value.dtype) for x in (query, key, value)]
 
 
 def _npu(query, key, value, is_causal: bool, hidden, lengths: list[int] | None = None):
-    """Call the plugin: no dropout, no softmax returned, nothing drawn at random (a test), the mask any."""
+    """Call the plugin without dropout and without returning the softmax; the mask may be any."""
     tensors = (query, key, value, None, hidden)
     options = (0.0, is_causal, False, True, False)
     if _has_lengths():
         return run_custom(NPU_OP, *tensors, lengths, lengths, *options, lengths is not None)[0]
     if lengths is not None:
-        raise NotImplementedError("the plugin's operation is one of before 2025, without pieces of several lengths")
+        raise NotImplementedError("the plugin's operation is from before 2025 and has no pieces of several lengths")
     return run_custom(NPU_OP, *tensors, *options)[0]
 
 
 @functools.cache
 def _has_lengths() -> bool:
-    """Tell if the plugin's operation is the newer one. Raises one of FAILURES if it is neither."""
+    """Return whether the plugin's operation is the newer one. Raises one of FAILURES if it is neither."""
     x = paddle.ones([1, 16, 1, 64], dtype="float16")
     with paddle.no_grad():
         try:
@@ -135,7 +133,7 @@ def _has_lengths() -> bool:
 
 
 def _npu_pieces(query, key, value, lengths: tuple[int, ...], keep: dict):
-    """Give the ends of the pieces; the backend takes them from the host."""
+    """Pass the ends of the pieces, which the backend reads on the host."""
     if "ends" not in keep:
         keep["ends"] = list(itertools.accumulate(lengths))
     return _npu(query, key, value, True, None, keep["ends"])

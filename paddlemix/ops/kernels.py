@@ -1,8 +1,8 @@
-"""The devices' own kernels: which of them there are, and whether they compute what they should.
+"""Which device kernels exist, and whether they compute the right values.
 
-Inputs, attributes and limits of a kernel differ between versions of paddle and of a device's plugin. So a kernel is
-used only after a tiny try of it has given what the plain operations give, forward and backward; otherwise there is one
-notice, and the plain operations do the work. PADDLEMIX_PLAIN_OPS=1 tries none of them.
+Inputs, attributes and limits of a kernel differ between versions of paddle and of a device's plugin. A kernel is used
+only after a small trial has returned what plain operations return, forward and backward. Otherwise there is one notice,
+and plain operations are used. PADDLEMIX_PLAIN_OPS=1 disables all kernels.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from ..accelerators import plugin_folder
 from ..terminal.log import notice
 
 HALF = ("float16", "bfloat16")
-TOLERANCES = {"float32": 1e-5, "float16": 2e-2, "bfloat16": 2e-2}  # of the largest value
+TOLERANCES = {"float32": 1e-5, "float16": 2e-2, "bfloat16": 2e-2}  # relative to the largest value
 FAILURES = (RuntimeError, ValueError, TypeError, NotImplementedError, OSError, AttributeError)
 
 
 def kind_of(tensor) -> str:
-    """Return the kind of device a tensor is on: "cpu", "gpu", or a custom device's name, such as "npu"."""
+    """Return the kind of device a tensor is on: "cpu", "gpu", or the name of a custom device, e.g. "npu"."""
     place = tensor.place
     if place.is_cpu_place():
         return "cpu"
@@ -37,17 +37,32 @@ def name_of(dtype) -> str:
     return str(dtype).rsplit(".", 1)[-1]
 
 
+def is_trained(*tensors) -> bool:
+    """Return whether a gradient passes through one of these, so that values computed from them must be kept."""
+    return paddle.is_grad_enabled() and not all(tensor.stop_gradient for tensor in tensors)
+
+
+def wants_own_gradient(*tensors) -> bool:
+    """Return whether an operation's own `PyLayer` pays: for training on a CPU in float32.
+
+    Automatic differentiation stores every intermediate result and reads the memory once for each. These layers store
+    their inputs only and compute the gradient in few passes: over equal shapes, and with sums as products with a vector
+    of ones. Both are many times as fast on a CPU as Paddle's broadcasts and reductions.
+    """
+    return is_trained(*tensors) and tensors[0].dtype == paddle.float32 and tensors[0].place.is_cpu_place()
+
+
 def product_dtype(dtype) -> str:
-    """Return what matrix products of a dtype are computed in: mixed precision makes 16 bits of 32."""
+    """Return the dtype that matrix products of tensors of a dtype are computed in, with mixed precision or without."""
     tracer = paddle.base.framework._dygraph_tracer()
     is_mixed = tracer is not None and tracer._amp_level != paddle.base.core.AmpLevel.O0
     return name_of(tracer._amp_dtype) if is_mixed else name_of(dtype)
 
 
 def run_custom(name: str, *arguments) -> list:
-    """Return the outputs of a plugin's operation; inputs and attributes stand in the order of its registration.
+    """Return the outputs of a plugin's operation; inputs and attributes are in the order of its registration.
 
-    Raises one of FAILURES where there is no such operation or it takes something else.
+    Raises one of FAILURES if there is no operation of this name or it takes other arguments.
     """
     _register_plugins()
     return paddle.base.core.eager._run_custom_op(name, *arguments)
@@ -55,7 +70,7 @@ def run_custom(name: str, *arguments) -> list:
 
 @functools.cache
 def _register_plugins() -> None:
-    """Make the operations of the plugins known, as paddle does not do by itself."""
+    """Register the operations of the plugins, which paddle does not do by itself."""
     folder = plugin_folder()
     for library in sorted(os.listdir(folder)) if folder is not None else []:
         if library.endswith(".so"):
@@ -71,10 +86,10 @@ def agrees(
     *,
     has_gradient: bool = True,
 ) -> bool:
-    """Tell if a kernel does what plain operations do, on tensors of these shapes and of a dtype on the current device.
+    """Return whether a kernel computes the same as plain operations, on random tensors on the current device.
 
     kernel, plain: functions of as many tensors as there are shapes; the plain one gets the same values in float32. Only
-    the first complaint about a name is told.
+    the first failure of each name is reported.
     """
     if os.environ.get("PADDLEMIX_PLAIN_OPS", "0") not in ("", "0"):
         return False
@@ -85,12 +100,12 @@ def agrees(
             found, expected = _values(kernel, arrays, dtype, False), _values(plain, arrays, dtype, True)
         errors = [_error(one, other) for one, other in zip(found, expected, strict=True)]
     except FAILURES as error:
-        _complain(name, _reason(error))
+        _reject(name, _reason(error))
         return False
     # A comparison with NaN is false, so that NaN does not pass.
     if all(error <= TOLERANCES[dtype] for error in errors):
         return True
-    _complain(name, f"its values for {dtype} differ by up to {max(errors):.1e} from what they should be")
+    _reject(name, f"its values for {dtype} differ by up to {max(errors):.1e} from the expected ones")
     return False
 
 
@@ -109,26 +124,26 @@ def _values(function: Callable, arrays: list[np.ndarray], dtype: str, is_wide: b
 
 
 def _error(found: np.ndarray, expected: np.ndarray) -> float:
-    """Return the largest difference, as a part of the largest value where that is above 1."""
+    """Return the largest difference, divided by the largest value if that is above 1."""
     return float(np.abs(found - expected).max() / max(np.abs(expected).max(), 1.0))
 
 
 def _reason(error: BaseException) -> str:
-    """Return what paddle complains of, without its listing of C++ frames."""
+    """Return paddle's error message without its list of C++ frames."""
     if "LoadOpMetaInfoAndRegisterOp" in str(error):
         return "the device's plugin has no such operation"
     lines = [line.strip() for line in str(error).splitlines()]
-    told = [line for line in lines if "Error:" in line or "(at " in line] or [line for line in lines if line]
-    return told[-1][:200] if told else type(error).__name__
+    useful = [line for line in lines if "Error:" in line or "(at " in line] or [line for line in lines if line]
+    return useful[-1][:200] if useful else type(error).__name__
 
 
 @functools.cache
-def complaints(name: str) -> list[str]:
-    """Return why a kernel is not used, a reason for each try that failed."""
+def rejections(name: str) -> list[str]:
+    """Return why a kernel is not used, one reason for each failed trial."""
     return []
 
 
-def _complain(name: str, reason: str) -> None:
-    if not complaints(name):
-        notice(f"{name} is not used here, other operations do its work: {reason}")
-    complaints(name).append(reason)
+def _reject(name: str, reason: str) -> None:
+    if not rejections(name):
+        notice(f"{name} is not used here, other operations replace it: {reason}")
+    rejections(name).append(reason)

@@ -1,4 +1,4 @@
-"""Attention in rows that hold several samples: each token sees those before it in its own sample."""
+"""Attention in packed rows: each token sees the tokens before it in its own sample."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from dataclasses import dataclass, field
 import numpy as np
 import paddle
 
-from .attention import BLOCK, attend, attention, causal_bias, window_bias
+from .attention import attention
 from .flash_attention import HIDDEN, flash_attention, flash_pieces, has_kernel
 from .kernels import kind_of, name_of
+from .plain_attention import BLOCK, attend_block, causal_bias, window_bias
 
 
 @dataclass(frozen=True)
 class Runs:
-    """Where samples lie: for each row the (start, end) of each, in order; what lies in none is padding.
+    """The (start, end) of each sample of each row, in order. Positions outside of samples are padding.
 
-    window: how many positions, its own included, a token sees; None for all of its sample. masks: those that the layers
-    of a forward pass share, by their shape; they are made when they are needed.
+    window: number of positions that a token sees, its own included; None for its whole sample. masks: shared by the
+    layers of a forward pass, by shape, made on first use.
     """
 
     rows: tuple[tuple[tuple[int, int], ...], ...]
@@ -28,7 +29,7 @@ class Runs:
 
 
 def find_runs(segment_ids: np.ndarray) -> Runs | None:
-    """Return where the segments of [B, T] lie; None where one of them lies in several pieces."""
+    """Return the runs of segments [B, T], or None if a segment is split into several pieces."""
     rows = []
     for row in segment_ids:
         edges = [0, *(np.flatnonzero(np.diff(row)) + 1), len(row)]
@@ -40,22 +41,22 @@ def find_runs(segment_ids: np.ndarray) -> Runs | None:
 
 
 def packed_attention(query, key, value, runs: Runs, *, scale: float | None = None, key_bias=None):
-    """Attend causally within each run. Arguments and result as in `attention`.
+    """Return causal attention within each run. Arguments and result as in `attention`.
 
-    What comes out at positions in no run means nothing: zeros, or with a device's kernel what they say to each other.
+    The output at padding is meaningless: zeros, or with a device's kernel the attention of padding to padding.
     """
-    if key_bias is None:
+    if key_bias is None and kind_of(query) != "cpu":
         out = _by_kernel(query, key, value, runs, scale)
         if out is not None:
             return out
-    # Split and concatenated, not sliced: a slice's gradient is as large as what it was cut from.
+    # Split and concatenated, not sliced: the gradient of a slice is as large as the whole tensor.
     rows = zip(*(paddle.split(x, x.shape[0]) if x.shape[0] > 1 else [x] for x in (query, key, value)), strict=True)
     outs = [_attend_row(*row, number, runs, scale, key_bias) for number, row in enumerate(rows)]
     return paddle.concat(outs) if len(outs) > 1 else outs[0]
 
 
 def _attend_row(query, key, value, number: int, runs: Runs, scale, key_bias):
-    """Attend in one row [1, heads, T, D]."""
+    """Return the attention of one row [1, heads, T, D]."""
     pieces = _pieces(runs.rows[number], query.shape[2])
     sizes = [end - start for start, end, _ in pieces]
     parts = zip(*(paddle.split(x, sizes, axis=2) if len(sizes) > 1 else [x] for x in (query, key, value)), strict=True)
@@ -66,12 +67,12 @@ def _attend_row(query, key, value, number: int, runs: Runs, scale, key_bias):
         elif key_bias is None and (runs.window is None or end - start <= runs.window):
             outs.append(_causal(*part, scale, runs.masks))
         else:
-            outs.append(_other(*part, scale, runs.window, None if key_bias is None else key_bias[..., start:end]))
+            outs.append(_biased(*part, scale, runs.window, None if key_bias is None else key_bias[..., start:end]))
     return paddle.concat(outs, axis=2) if len(outs) > 1 else outs[0]
 
 
 def _pieces(runs: Sequence[tuple[int, int]], length: int) -> list[tuple[int, int, bool]]:
-    """Return (start, end, whether it is a run) of everything in a row, padding included."""
+    """Return (start, end, is_run) of everything in a row, padding included."""
     pieces, done = [], 0
     for start, end in (*runs, (length, length)):
         if start > done:
@@ -82,8 +83,8 @@ def _pieces(runs: Sequence[tuple[int, int]], length: int) -> list[tuple[int, int
     return pieces
 
 
-def _other(query, key, value, scale, window: int | None, key_bias):
-    """Attend in one run with a window or a bias of its keys."""
+def _biased(query, key, value, scale, window: int | None, key_bias):
+    """Return the attention of one run with a window or a key_bias."""
     length = query.shape[2]
     is_windowed = window is not None and length > window
     bias = window_bias(length, length, window) if is_windowed else None
@@ -91,35 +92,35 @@ def _other(query, key, value, scale, window: int | None, key_bias):
 
 
 def _causal(query, key, value, scale, masks: dict):
-    """Attend causally in one run, a block of queries at a time to the keys up to its end."""
+    """Return the causal attention of one run. Each block of queries sees the keys up to its end."""
     length, num_heads = query.shape[2], query.shape[1]
     query = query * (query.shape[3] ** -0.5 if scale is None else scale)
     sizes = [min(BLOCK, length - start) for start in range(0, length, BLOCK)]
     if len(sizes) == 1:
-        return attend(query, key, value, _mask(masks, num_heads, length, length))
+        return attend_block(query, key, value, _mask(masks, num_heads, length, length))
     queries, keys, values = (paddle.split(x, sizes, axis=2) for x in (query, key, value))
     outs, end = [], 0
     for number, size in enumerate(sizes):
         end += size
         seen = [paddle.concat(x[: number + 1], axis=2) if number else x[0] for x in (keys, values)]
-        outs.append(attend(queries[number], *seen, _mask(masks, num_heads, size, end)))
+        outs.append(attend_block(queries[number], *seen, _mask(masks, num_heads, size, end)))
     return paddle.concat(outs, axis=2)
 
 
 def _mask(masks: dict, num_heads: int, num_queries: int, num_keys: int):
-    """Return the causal mask, on CPU as large as the scores: adding equal shapes is many times as fast there."""
+    """Return the causal mask, on CPU as large as the scores, because adding equal shapes is many times as fast."""
     shape = (num_heads, num_queries, num_keys)
     if shape not in masks:
         mask = causal_bias(num_queries, num_keys)
-        is_spread = mask is not None and mask.place.is_cpu_place()
-        masks[shape] = mask.expand([1, *shape]).contiguous() if is_spread else mask
+        is_expanded = mask is not None and mask.place.is_cpu_place()
+        masks[shape] = mask.expand([1, *shape]).contiguous() if is_expanded else mask
     return masks[shape]
 
 
 def _by_kernel(query, key, value, runs: Runs, scale):
-    """Do all runs of all rows in one call, or return None where the device has no kernel for it.
+    """Return the attention of all runs of all rows in one call, or None if the device has no kernel for it.
 
-    The padding between runs goes along as runs of its own.
+    The kernel treats padding between runs as further runs.
     """
     if runs.window is None:
         if "pieces" not in runs.masks:
@@ -136,10 +137,10 @@ def _by_kernel(query, key, value, runs: Runs, scale):
 
 
 def _hidden(runs: Runs, length: int):
-    """Return bool [B, 1, T, T], False where a query sees a key: up to itself, in its own run, within the window."""
+    """Return bool [B, 1, T, T], False for keys that a query sees: up to itself, in its run, within the window."""
     numbers = np.zeros([len(runs.rows), length], dtype=np.int32)
-    for row, marks in enumerate(runs.rows):
-        for number, (start, end, _) in enumerate(_pieces(marks, length)):
+    for row, spans in enumerate(runs.rows):
+        for number, (start, end, _) in enumerate(_pieces(spans, length)):
             numbers[row, start:end] = number
     numbers = paddle.to_tensor(numbers)
     is_apart = (numbers.unsqueeze(1) != numbers.unsqueeze(2)).unsqueeze(1).astype("float32")

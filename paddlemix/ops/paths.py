@@ -1,10 +1,10 @@
-"""Which kernel each operation takes on a device, for whoever wants to know."""
+"""Which kernel each operation uses on a device, for reports."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from . import rms_norm, rope, swiglu
+from . import activation, rms_norm, rope
 from .flash_attention import CAUSAL, HIDDEN, NPU_OP, PIECES, has_kernel
 
 FLASH = {"npu": NPU_OP, "gpu": "flash attention"}
@@ -13,9 +13,9 @@ DENSE, MASKED, PACKED, RMS_NORM, ROPE, SWIGLU = "dense", "masked", "packed", "rm
 
 
 def path_of(operation: str, kind: str, dtype: str, dim: int) -> str | None:
-    """Return the name of the kernel that an operation takes, None for plain operations.
+    """Return the name of the kernel that an operation uses, None for plain operations.
 
-    kind: of the current device; dim: the width of its heads. Notices tell of kernels that are there and do wrong.
+    kind: of the current device; dim: the width of the heads. A kernel that exists but is wrong causes a notice.
     """
     return PATHS[operation](kind, dtype, dim)
 
@@ -40,12 +40,12 @@ def _rms_norm(kind: str, dtype: str, dim: int) -> str | None:
 
 
 def _rope(kind: str, dtype: str, dim: int) -> str | None:
-    is_fit = kind == "npu" and dim % rope.NPU_WIDTH == 0
-    return rope.NPU_OP if is_fit and rope.has_kernel(dtype) else None
+    fits = kind == "npu" and dim % rope.NPU_WIDTH == 0
+    return rope.NPU_OP if fits and rope.has_kernel(dtype) else None
 
 
 def _swiglu(kind: str, dtype: str, dim: int) -> str | None:
-    return "swiglu" if kind in NORM and swiglu.has_kernel(kind, dtype) else None
+    return "swiglu" if kind in NORM and activation.has_kernel(kind, dtype) else None
 
 
 PATHS = {

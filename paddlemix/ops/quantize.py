@@ -1,7 +1,7 @@
-"""Weights as codes of 8 or 4 bits: how they are made and what they stand for, in NumPy. The model's side: `dequantize`.
+"""Quantization of weights to codes of 8 or 4 bits and back, in NumPy. `dequantize` does it on the device.
 
-Matrices are [out, in], torch's orientation, so that blocks run along the inputs of an output and the codes are those
-that bitsandbytes makes of the same checkpoint.
+Matrices are [out, in], torch's orientation, so that blocks run along the inputs of an output and the codes equal those
+of bitsandbytes for the same checkpoint.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ NF4 = np.array(
     0.44070982933044434 0.5626170039176941 0.7229568362236023 1.0""".split(),
     np.float32,
 )
-NF4_PAIRS = np.stack([np.repeat(NF4, 16), np.tile(NF4, 16)], axis=1)  # [256, 2]: what the two halves of a byte say
+NF4_PAIRS = np.stack([np.repeat(NF4, 16), np.tile(NF4, 16)], axis=1)  # [256, 2]: the two values of a byte
 NF4_MIDDLES = ((NF4[:-1].astype(np.float64) + NF4[1:]) / 2).astype(np.float32)
-SMALLEST = np.float32(1e-36)  # of what is divided by, so that nothing overflows
-STEP = 4096  # blocks that are coded at a time, so that they stay in the processor's cache
+SMALLEST = np.float32(1e-36)  # smallest divisor, so that nothing overflows
+STEP = 4096  # blocks quantized at a time, so that they fit in the processor's cache
 
 
 def _dynamic_map() -> np.ndarray:
-    """Return the 256 values of 8-bit dynamic quantisation, rising (Dettmers 2015; bitsandbytes' create_dynamic_map).
+    """Return the 256 values of 8-bit dynamic quantization, ascending (Dettmers 2015; bitsandbytes' create_dynamic_map).
 
-    For every power of ten from 1e-6 to 1 the middles of 1, 2, 4 .. 64 equal parts of 0.1 .. 1 of it, with both signs;
-    besides them 0 and 1.
+    They are 0, 1, and for every power of ten from 1e-6 to 1 the midpoints of 1, 2, 4 .. 64 equal parts of 0.1 .. 1
+    times it, with both signs.
     """
     positive = []
     for exponent in range(7):
@@ -60,11 +60,11 @@ class Int8Codes:
 
 @dataclass(frozen=True)
 class Nf4Codes:
-    """A matrix of `shape` (out, in) in blocks of 64, row by row, the last one filled up with zeros.
+    """A matrix of `shape` (out, in) in blocks of 64, row by row, the last one padded with zeros.
 
     codes uint8 [blocks, 32]: two weights a byte, the first in its upper half. The blocks' scales are
-    DYNAMIC[scale_codes] * group_scales + offset, of uint8 [groups, 256], float32 [groups] and float32 [1]; those behind
-    the last block mean nothing. NumPy arrays or paddle tensors.
+    DYNAMIC[scale_codes] * group_scales + offset, of uint8 [groups, 256], float32 [groups] and float32 [1]; scales after
+    the last block are meaningless. NumPy arrays or paddle tensors.
     """
 
     shape: tuple[int, int]
@@ -78,20 +78,20 @@ Codes = Int8Codes | Nf4Codes
 
 
 def choose_kind(load_in_8bit: bool, load_in_4bit: bool) -> str | None:
-    """Return the kind that two switches ask for, None for unquantised weights. Raises ValueError for both."""
+    """Return the kind of quantization that two switches select, or None. Raises ValueError if both are set."""
     if load_in_8bit and load_in_4bit:
-        raise ValueError("weights can be held in 8 bits or in 4, not in both: set one of load_in_8bit and load_in_4bit")
+        raise ValueError("weights can be stored in 8 bits or in 4, not both: set one of load_in_8bit and load_in_4bit")
     return "int8" if load_in_8bit else "nf4" if load_in_4bit else None
 
 
 def check_kind(kind: str | None) -> None:
-    """Raise ValueError for a kind that is not known; None is no quantisation."""
+    """Raise ValueError for an unknown kind; None means no quantization."""
     if kind is not None and kind not in KINDS:
-        raise ValueError(f"quantization is {kind!r}: expected {' or '.join(KINDS)}, or None for weights as they are")
+        raise ValueError(f"quantization is {kind!r}: expected {' or '.join(KINDS)}, or None for no quantization")
 
 
 def quantize(matrix: np.ndarray, kind: str) -> Codes:
-    """Return the codes of float32 [out, in]. Raises ValueError for values that are no finite numbers."""
+    """Return the codes of float32 [out, in]. Raises ValueError for values that are not finite."""
     return quantize_int8(matrix) if kind == "int8" else quantize_nf4(matrix)
 
 
@@ -107,7 +107,7 @@ def quantize_int8(matrix: np.ndarray) -> Int8Codes:
 def quantize_nf4(matrix: np.ndarray) -> Nf4Codes:
     """Return the codes of the nearest values of NF4 times the largest absolute weight of each block.
 
-    Those largest weights are then coded themselves ("double quantisation"). A block of zeros stays zero exactly.
+    The largest weights are then quantized themselves ("double quantization"). A block of zeros stays exactly zero.
     """
     flat = np.ascontiguousarray(matrix, np.float32).reshape(-1)
     num_blocks = math.ceil(flat.size / BLOCK)
@@ -131,7 +131,7 @@ def _quantize_scales(scales: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nda
 
 
 def _nearest_of_nf4(scaled: np.ndarray) -> np.ndarray:
-    """Return the place in NF4 of the nearest value; fifteen passes beat a binary search for each weight."""
+    """Return the index in NF4 of the nearest value. Fifteen passes are faster than a binary search for each weight."""
     digits = np.zeros(scaled.shape, np.uint8)
     for middle in NF4_MIDDLES:
         digits += scaled > middle
@@ -142,7 +142,7 @@ def _largest(rows: np.ndarray) -> np.ndarray:
     """Return the largest absolute value of each row."""
     largest = np.maximum(rows.max(axis=1), -rows.min(axis=1))
     if not np.isfinite(largest).all():
-        raise ValueError("the weights hold values that are no finite numbers, which cannot be quantised")
+        raise ValueError("the weights contain values that are not finite and cannot be quantized")
     return largest
 
 
@@ -152,7 +152,7 @@ def _steps(num_rows: int, step: int):
 
 
 def dequantize(codes: Codes) -> np.ndarray:
-    """Return float32 [out, in]: bit by bit what the model computes with in float32."""
+    """Return float32 [out, in], bit-equal to the weights that the model uses in float32."""
     if isinstance(codes, Int8Codes):
         return codes.codes.astype(np.float32) * codes.scales[:, None]
     num_blocks = len(codes.codes)

@@ -1,6 +1,6 @@
-"""Rotary position embedding (Su et al. 2021): each two numbers of a head are turned as a point of the plane.
+"""Rotary position embedding (Su et al. 2021): pairs of a head's components are rotated as points of the plane.
 
-In the order "halves" number i is turned with i + head_dim / 2 ("rotate half" of Hugging Face's LLaMA), in the order
+In the order "halves" component i is paired with i + head_dim / 2 ("rotate half" of Hugging Face's LLaMA), in the order
 "pairs" 2 i with 2 i + 1, as in the paper.
 """
 
@@ -10,12 +10,12 @@ import functools
 
 import numpy as np
 import paddle
+from paddle.autograd import PyLayer
 
-from .gradients import Rotation, wants_own_gradient
-from .kernels import agrees, kind_of, name_of, run_custom
+from .kernels import agrees, kind_of, name_of, run_custom, wants_own_gradient
 
 NPU_OP = "fused_rope"
-NPU_WIDTH = 64  # it takes heads of a multiple of this
+NPU_WIDTH = 64  # Ascend's operation needs heads of a multiple of this
 
 
 def rope_tables(
@@ -28,13 +28,13 @@ def rope_tables(
     amplitude: float = 1.0,
     order: str = "halves",
 ):
-    """Return cos and sin [B, num_heads or 1, T, head_dim] for integer positions [B, T]; angles are computed in float32.
+    """Return cos and sin [B, num_heads or 1, T, head_dim] for integer positions [B, T]. Angles are in float32.
 
-    scales: float32 NumPy [head_dim / 2], or [B, T, head_dim / 2] for each position its own, that the frequencies are
-    multiplied by, or None. amplitude: what both tables are multiplied by.
+    scales: factors of the frequencies, float32 NumPy [head_dim / 2], or [B, T, head_dim / 2] with different ones for
+    each position, or None. amplitude: factor of both tables.
 
-    One pair of tables serves all layers. On CPU they are as large as the queries, because Paddle's kernels there
-    multiply equal shapes about six times as fast as shapes that have to be broadcast; elsewhere all heads share them.
+    All layers share one pair of tables. On CPU they are as large as the queries, because Paddle's kernels there
+    multiply equal shapes about six times as fast as shapes that need broadcasting; elsewhere all heads share them.
     """
     is_for_all = scales is not None and scales.ndim == 1
     inverse = _frequencies(head_dim, theta, scales.tobytes() if is_for_all else None, paddle.get_device())
@@ -55,34 +55,53 @@ def rope_tables(
 
 @functools.lru_cache(maxsize=16)
 def _frequencies(head_dim: int, theta: float, scales: bytes | None, device: str):
-    """Return theta^(-2 i / head_dim), times float32 scales, on a device, where no token needs it to be sent again."""
+    """Return theta^(-2 i / head_dim), times float32 scales; cached on the device, so that it is copied there once."""
     powers = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
     inverse = np.float32(1) / np.power(np.float32(theta), powers)
     return paddle.to_tensor(inverse if scales is None else inverse * np.frombuffer(scales, dtype=np.float32))
 
 
 def apply_rope(x, cos, sin, order: str = "halves"):
-    """Rotate x [B, heads, T, D] by tables of the same shape, or of one head, and order."""
-    is_fit = order == "halves" and x.dtype == cos.dtype and x.shape[-1] % NPU_WIDTH == 0 and cos.shape[1] == 1
-    if is_fit and kind_of(x) == "npu" and has_kernel(name_of(x.dtype)):
+    """Rotate x [B, heads, T, D] by tables of an order, of the same shape or of one head."""
+    fits = order == "halves" and x.dtype == cos.dtype and x.shape[-1] % NPU_WIDTH == 0 and cos.shape[1] == 1
+    if fits and kind_of(x) == "npu" and has_kernel(name_of(x.dtype)):
         return _npu(x, cos, sin)
     if wants_own_gradient(x):
         return Rotation.apply(x, cos, sin, QUARTER_TURNS[order])
     return x * cos + QUARTER_TURNS[order](x) * sin
 
 
-def turning(cos, sin, order: str = "halves"):
-    """Return a function that does `apply_rope` to [B, heads, T, D] with these tables.
+class Rotation(PyLayer):
+    """x * cos + quarter_turn(x) * sin with its own gradient, see `wants_own_gradient`.
 
-    On CPU it multiplies a single position, with tables of one head, by a matrix: one operation instead of four.
+    quarter_turn is linear, and its transpose is its opposite.
+    """
+
+    @staticmethod
+    def forward(ctx, x, cos, sin, quarter_turn):
+        """Return x rotated by tables of its shape."""
+        ctx.save_for_backward(cos, sin)
+        ctx.quarter_turn = quarter_turn
+        return (x * cos).add_(quarter_turn(x).multiply_(sin))
+
+    @staticmethod
+    def backward(ctx, grad):
+        cos, sin = ctx.saved_tensor()
+        return (grad * cos).subtract_(ctx.quarter_turn(grad * sin))
+
+
+def rotation(cos, sin, order: str = "halves"):
+    """Return a function that applies these tables to queries and keys [B, heads, T, D].
+
+    On CPU, with tables of one head, it multiplies a single position by a matrix: one operation instead of four.
     """
     if list(cos.shape[1:3]) != [1, 1] or not cos.place.is_cpu_place():
         return functools.partial(apply_rope, cos=cos, sin=sin, order=order)
     matrices = paddle.diag_embed(cos[:, 0, 0]) + TURN_MATRICES[order](cos.shape[-1]) * sin[:, 0]
-    return functools.partial(_turned, matrices=matrices)
+    return functools.partial(_multiply, matrices=matrices)
 
 
-def _turned(x, matrices):
+def _multiply(x, matrices):
     """Multiply x [B, heads, 1, D] by matrices [B, D, D]."""
     if x.shape[0] == 1:
         return paddle.matmul(x, matrices)
@@ -103,7 +122,7 @@ def _npu(x, cos, sin):
 
 @functools.cache
 def has_kernel(dtype: str) -> bool:
-    """Tell if the plugin has the operation, and turns halves in the direction that we do."""
+    """Return whether the plugin has the operation, and it rotates in the right direction."""
     tables = rope_tables(paddle.to_tensor([[0, 1, 2], [0, 5, 7]]), NPU_WIDTH, 1e4, 1, "float32")
 
     def kernel(x):
@@ -119,14 +138,14 @@ def has_kernel(dtype: str) -> bool:
 def rotate_half(x):
     """Return [-x2, x1] for the halves [x1, x2] of the last axis."""
     if x.place.is_cpu_place():
-        # A product with a matrix of 0 and +-1 is exact, and much faster than slicing there.
+        # A product with a matrix of 0 and +-1 is exact, and much faster than slicing on a CPU.
         return paddle.matmul(x, _half_turn(x.shape[-1]))
     first, second = paddle.split(x, 2, axis=-1)
     return paddle.concat([-second, first], axis=-1)
 
 
 def rotate_pairs(x):
-    """Return [-x2, x1, -x4, x3, ...] for the numbers [x1, x2, x3, x4, ...] of the last axis."""
+    """Return [-x2, x1, -x4, x3, ...] for the components [x1, x2, x3, x4, ...] of the last axis."""
     if x.place.is_cpu_place():
         return paddle.matmul(x, _pair_turn(x.shape[-1]))
     return paddle.stack([-x[..., 1::2], x[..., ::2]], axis=-1).flatten(-2)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM that are not lost on their way through other code."""
+"""Keep Ctrl-C and SIGTERM from getting lost in other code."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from contextlib import contextmanager
 
 
 class Preempted(BaseException):
-    """A run that was asked to stop. No Exception, so that code that goes on after errors does not go on after it."""
+    """A run was asked to stop. Not an Exception, so that code that catches all errors does not catch it."""
 
 
 @contextmanager
 def noted_interrupts() -> Iterator[list[int]]:
-    """Note every Ctrl-C beside raising KeyboardInterrupt.
+    """Yield a list that records every Ctrl-C, which also raises KeyboardInterrupt.
 
-    The exception is lost where Python runs a destructor just then, and paddle makes an OSError of it in backward.
+    The exception is lost if Python is running a destructor, and paddle turns it into an OSError in backward.
     """
     seen: list[int] = []
 
@@ -32,7 +32,7 @@ def noted_interrupts() -> Iterator[list[int]]:
 
 @contextmanager
 def kept_interrupts() -> Iterator[None]:
-    """Raise KeyboardInterrupt for an error that a Ctrl-C became, in paddle or in the import of it."""
+    """Raise KeyboardInterrupt instead of the error that paddle, or its import, turned a Ctrl-C into."""
     with noted_interrupts() as seen:
         try:
             yield
@@ -46,11 +46,11 @@ def kept_interrupts() -> Iterator[None]:
 def raised_terminations(load: Callable[[], object]) -> Iterator[None]:
     """Raise Preempted for SIGTERM.
 
-    load: imports paddle and paddlenlp, which set and unset answers of their own; a SIGTERM meanwhile waits for its end.
+    load: imports paddle and paddlenlp, which set and reset handlers of their own. A SIGTERM waits meanwhile.
     """
 
     def stop(number, frame):
-        raise Preempted("stopped by SIGTERM; what was there before stays")
+        raise Preempted("stopped by SIGTERM; earlier files are unchanged")
 
     mask, former = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM]), signal.getsignal(signal.SIGTERM)
     try:

@@ -1,4 +1,4 @@
-"""How the package talks beside its results: short lines on standard error."""
+"""User notices on standard error."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ MAX_LENGTH = 8000  # characters of an error
 _LOGGER = logging.getLogger("paddlemix")
 
 
-def complain(error: BaseException) -> None:
-    """Say what ended a command, in one line on standard error."""
+def print_error(error: BaseException) -> None:
+    """Print the error that ended a command on standard error."""
     text = str(error)
     text = text if len(text) <= MAX_LENGTH else f"{text[:MAX_LENGTH]}... ({len(text)} characters)"
     print(f"error: {visible(text)}", file=sys.stderr)
 
 
 def notice(text: str) -> None:
-    """Tell the user something that is no error. Goes to standard error, or to a handler that was put on the logger."""
+    """Print a notice for the user on standard error, or pass it to the handlers of the logger if there are any."""
     text = visible(text)
     if not _LOGGER.handlers and not logging.getLogger().handlers:
         print(f"paddlemix: {text}", file=sys.stderr, flush=True)

@@ -1,13 +1,13 @@
-"""Numbers of bytes for people."""
+"""Format numbers of bytes for messages."""
 
 from __future__ import annotations
 
-DISK = ((10**9, "GB"), (10**6, "MB"), (10**3, "kB"))  # as file managers and hubs count
-MEMORY = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))  # as drivers of cards count
+DISK = ((10**9, "GB"), (10**6, "MB"), (10**3, "kB"))  # units of file managers and hubs
+MEMORY = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))  # units of the drivers of cards
 
 
 def in_bytes(number: int, units: tuple[tuple[int, str], ...] = DISK) -> str:
-    """Return a number of bytes in the largest unit of which there is at least one: "1.5 GB", "12.0 kB", "7 B"."""
+    """Return a number of bytes in the largest unit that fits at least once: "1.5 GB", "12.0 kB", "7 B"."""
     for unit, name in units:
         if number >= unit:
             return f"{number / unit:,.1f} {name}"
@@ -15,5 +15,5 @@ def in_bytes(number: int, units: tuple[tuple[int, str], ...] = DISK) -> str:
 
 
 def in_memory(number: int) -> str:
-    """Return a number of bytes of memory, in units of 1024."""
+    """Return a number of bytes of memory in units of 1024."""
     return in_bytes(number, MEMORY)

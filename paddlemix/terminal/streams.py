@@ -1,4 +1,4 @@
-"""The standard streams of a process, so that none that is closed, full or left by its reader ends in a traceback."""
+"""Prepare the standard streams, so that a closed stream, a full disk or a reader that left causes no traceback."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ STREAMS = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
 
 @contextmanager
 def standard_streams() -> Iterator[None]:
-    """Make the streams usable for a command, and see that all it printed is written when it ends.
+    """Make the streams usable for a command, and flush standard output when it ends.
 
-    Raises BrokenPipeError where the reader has gone, OSError where standard output cannot be written. Python writes no
-    more to such a stream afterwards, at its exit neither.
+    Raises BrokenPipeError if the reader has gone, OSError if standard output cannot be written. Python then writes no
+    more to that stream, not even at exit.
     """
     _open_closed()
     _accept_all_text()
@@ -41,17 +41,17 @@ def standard_streams() -> Iterator[None]:
 
 
 def _open_closed() -> None:
-    """Put the null device in the place of closed streams, so that no file gets their numbers and what is printed."""
+    """Replace closed streams by the null device. Otherwise a file would get their number and the printed text."""
     closed = [name for name, _ in STREAMS if vars(sys)[name] is None]
     for name, mode in STREAMS:
         if name in closed:
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115  as long as the process lives
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115  stays open
     if "stdout" in closed:
-        print("paddlemix: standard output is closed: what is printed there is lost", file=sys.stderr)
+        print("paddlemix: standard output is closed: its text is lost", file=sys.stderr)
 
 
 def _accept_all_text() -> None:
-    """Let texts pass that a stream's encoding does not have: as escapes when written, as surrogates when read."""
+    """Accept characters that a stream's encoding lacks: write them as escapes, read them as surrogates."""
     for stream, errors in (
         (sys.stdin, "surrogateescape"),
         (sys.stdout, "backslashreplace"),
@@ -70,5 +70,5 @@ def _can_flush(stream: io.TextIOBase) -> bool:
 
 
 def _show_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Print an error that nobody expected; its words may come from a file."""
+    """Print an unexpected error, whose text may come from a file."""
     print(visible("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The settings of a training run: ours, PaddleMIX's and every one of paddlenlp's TrainingArguments."""
+"""All settings of a training run: this project's, PaddleMIX's and those of paddlenlp's TrainingArguments."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import typing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import paddle
 from paddlenlp.trainer import TrainingArguments
@@ -15,77 +15,85 @@ from .. import device as devices
 from ..terminal.log import notice
 from .bounds import check_bounds
 from .config_file import LAST, convert
-from .parallel import check_parallel
 from .settings import trains
+from .sharding import check_parallel
 
 
 @dataclass
 class ModelArguments:
-    """What is trained. Keys are PaddleMIX's; the last ones are new."""
+    """The model and which of its parameters train. The keys are PaddleMIX's and LLaVA's."""
 
     model_name_or_path: str | None = field(default=None, metadata={"help": "folder of the model to start from"})
     freeze_include: list[str] | None = field(default=None, metadata={"help": "patterns of parameters to freeze"})
     freeze_exclude: list[str] | None = field(default=None, metadata={"help": "patterns of parameters to train anyway"})
     lora: bool = field(default=False, metadata={"help": "train low-rank adapters and the projector only"})
-    lora_path: str | None = field(default=None, metadata={"help": "adapter folder to go on from"})
+    lora_path: str | None = field(default=None, metadata={"help": "adapter folder to continue from"})
     lora_rank: int = 8
     lora_alpha: int = 16
     lora_dropout: float = 0.05
     lora_target_modules: list[str] | None = field(default=None, metadata={"help": "regular expressions of layer names"})
-    load_in_8bit: bool = field(default=False, metadata={"help": "hold the base's weights in int8; needs lora"})
-    load_in_4bit: bool = field(default=False, metadata={"help": "hold the base's weights in NF4 (QLoRA); needs lora"})
+    load_in_8bit: bool = field(default=False, metadata={"help": "quantize the base to int8; needs lora"})
+    load_in_4bit: bool = field(default=False, metadata={"help": "quantize the base to NF4 (QLoRA); needs lora"})
     unfreeze_mm_vision_tower: bool = field(default=False, metadata={"help": "train the vision tower too"})
     freeze_mm_mlp_adapter: bool = field(default=False, metadata={"help": "do not train the projector"})
     tune_mm_mlp_adapter: bool = field(default=False, metadata={"help": "train the projector only (stage 1)"})
     mm_tunable_parts: list[str] | None = field(
-        default=None, metadata={"help": "what trains: mm_vision_tower, mm_mlp_adapter, mm_language_model"}
+        default=None, metadata={"help": "parts to train: mm_vision_tower, mm_mlp_adapter, mm_language_model"}
     )
     rslora: bool = field(default=False, metadata={"help": "scale adapters by alpha / sqrt(rank)"})
-    lora_plus_scale: float = field(default=1.0, metadata={"help": "LoRA+: rate of the B matrices over that of the A"})
-    neftune: bool = field(default=False, metadata={"help": "noise on the embeddings of text tokens"})
-    neftune_noise_alpha: float = field(default=5.0, metadata={"help": "how much noise"})
+    lora_plus_scale: float = field(default=1.0, metadata={"help": "LoRA+: learning rate of B over that of A"})
+    neftune: bool = field(default=False, metadata={"help": "add noise to the embeddings of text tokens"})
+    neftune_noise_alpha: float = field(default=5.0, metadata={"help": "amount of the noise"})
     version: str | None = field(default=None, metadata={"help": "PaddleMIX's older name of conv_mode"})
     conv_mode: str | None = field(default=None, metadata={"help": "template; default plain (stage 1) or the model's"})
 
 
 @dataclass
 class DataArguments:
-    """What it is trained on."""
+    """The data that it is trained on."""
 
     dataset: dict | list | str | None = field(default=None, metadata={"help": '{"train": [...], "eval": [...]}'})
-    image_folder: str | None = field(default=None, metadata={"help": "where relative picture paths start"})
-    max_length: int = field(default=2048, metadata={"help": "tokens of a sample, its image tokens included"})
+    image_folder: str | None = field(default=None, metadata={"help": "folder that relative image paths start from"})
+    max_length: int = field(default=2048, metadata={"help": "maximum tokens of a sample, image tokens included"})
     mixtoken: bool = field(default=False, metadata={"help": "PaddleMIX's name of packing"})
     packing: bool = field(default=False, metadata={"help": "several samples in a row of max_length tokens"})
     on_bad_sample: str | None = field(
         default=None,
-        metadata={"help": "raise or skip; default: wrong rows raise, bad pictures and too long rows are skipped"},
+        metadata={"help": "raise or skip; default: wrong rows raise, bad images and too long rows are skipped"},
     )
     max_bad_samples: int | float | None = field(
-        default=None, metadata={"help": "rows that may be skipped, below 1 a share; default: 1%, at least 10"}
+        default=None, metadata={"help": "rows that may be skipped, a share if below 1; default: 1%, at least 10"}
     )
 
 
 @dataclass
 class LlavaTrainingArguments(TrainingArguments):
-    """paddlenlp's TrainingArguments and the learning rates of projector and vision tower."""
+    """paddlenlp's TrainingArguments with this project's own."""
 
     mm_projector_lr: float | None = field(default=None, metadata={"help": "learning rate of the projector"})
     mm_vision_tower_lr: float | None = field(default=None, metadata={"help": "learning rate of the vision tower"})
     loss_reduction: str = field(default="token", metadata={"help": "mean over all trained tokens, or over samples"})
     max_loss_ratio: float = field(
-        default=10.0, metadata={"help": "stop where a loss is so many times the usual one; 0: never"}
+        default=10.0, metadata={"help": "stop when a loss is this many times the usual one; 0: never"}
     )
     num_eval_answers: int = field(
-        default=0, metadata={"help": "rows of the eval set that are answered at each evaluation, for a person to read"}
+        default=0, metadata={"help": "rows of the eval split to answer at each evaluation, for a person to read"}
     )
-    group_by_length: bool = field(default=False, metadata={"help": "batches of rows of similar length"})
+    group_by_length: bool = field(default=False, metadata={"help": "batch rows of similar length"})
     group_by_modality_length: bool = field(
-        default=False, metadata={"help": "the same, with pictures in all rows of a batch or in none"}
+        default=False, metadata={"help": "the same, with images in all rows of a batch or in none"}
     )
 
 
-# Keys that PaddleMIX accepts and its LLaVA code never reads.
+class RunArguments(NamedTuple):
+    """All settings of a run."""
+
+    model: ModelArguments
+    data: DataArguments
+    training: LlavaTrainingArguments
+
+
+# Keys that PaddleMIX accepts but its LLaVA code never reads.
 WITHOUT_EFFECT = frozenset(
     "prefix_tuning num_prefix_tokens from_aistudio save_to_aistudio aistudio_repo_id aistudio_repo_private "
     "aistudio_repo_license aistudio_token task_name src_length eval_with_do_generation "
@@ -93,15 +101,15 @@ WITHOUT_EFFECT = frozenset(
     "lr_scheduler_name use_flash_attention text_model_name_or_path".split()
 )
 RESUME = "resume_from_checkpoint"
-# Keys that split the work over processes; paddlenlp resets them without a word when there is only one.
+# Keys that divide the work over processes; paddlenlp silently resets them if there is only one process.
 PARALLEL = ("sharding", "sharding_parallel_degree", "tensor_parallel_degree", "pipeline_parallel_degree")
 
 
-def parse(values: dict[str, Any]) -> tuple[ModelArguments, DataArguments, LlavaTrainingArguments]:
-    """Turn raw values into settings.
+def parse(values: dict[str, Any]) -> RunArguments:
+    """Convert raw values to settings.
 
-    Raises ValueError for keys that nobody knows, naming the nearest, for values of the wrong type, and for settings
-    that do not go together. Keys that PaddleMIX accepts without using are named in one line.
+    Raises ValueError for unknown keys, naming the nearest known one, for values of the wrong type, and for settings
+    that do not go together. Prints one notice on keys that PaddleMIX accepts without using them.
     """
     classes = (ModelArguments, DataArguments, LlavaTrainingArguments)
     values = {**values, RESUME: _resume_choice(values.get(RESUME))} if RESUME in values else values
@@ -112,7 +120,7 @@ def parse(values: dict[str, Any]) -> tuple[ModelArguments, DataArguments, LlavaT
         own = {key: convert(key, value, hints[cls][key]) for key, value in values.items() if key in hints[cls]}
         check_bounds(own)
         chosen.append(_training_values(own) if cls is LlavaTrainingArguments else own)
-    # paddlenlp would do nothing where nothing is stated.
+    # By paddlenlp's default a run would do nothing.
     chosen[2] = {**chosen[2], "do_train": trains(chosen[2].get("do_train"), chosen[2].get("do_eval"))}
     _check_rank(chosen[2])
     check_parallel(chosen[2], paddle.distributed.get_world_size())
@@ -121,28 +129,33 @@ def parse(values: dict[str, Any]) -> tuple[ModelArguments, DataArguments, LlavaT
     except (AssertionError, NotImplementedError, ValueError) as error:
         raise ValueError(f"paddlenlp refuses these training settings: {' '.join(str(error).split())}") from error
     check_supported(chosen[2])
+    _check_together(model, training)
+    _report_ignored(chosen[2], training)
+    return RunArguments(model, data, training)
+
+
+def _check_together(model: ModelArguments, training: LlavaTrainingArguments) -> None:
+    """Raise ValueError for settings that do not go together."""
     if model.lora_path and not model.lora:
         raise ValueError(
             f"lora_path is {model.lora_path}, and lora is not true, so that its adapter would be left out: set lora: "
-            "true to go on from it, merge it first (paddlemix merge), or leave lora_path out"
+            "true to continue from it, merge it first (paddlemix merge), or leave lora_path out"
         )
     if training.minimum_eval_times and not training.eval_steps:
         raise ValueError(
             f"minimum_eval_times is {training.minimum_eval_times}: it changes eval_steps, so set eval_steps and "
             'evaluation_strategy: "steps", or leave it out'
         )
-    _tell_what_one_process_ignores(chosen[2], training)
-    return model, data, training
 
 
 def _resume_choice(value: Any) -> Any:
-    """Return a path as it is, LAST for true, and None for false and an empty text, as if it were not given."""
+    """Return a path unchanged, LAST for true, and None for false and an empty text."""
     word = str(value).lower() if isinstance(value, (bool, str)) else None
     return LAST if word == LAST else None if word in ("false", "") else value
 
 
 def _field_types(cls) -> dict[str, Any]:
-    """Return name -> type; paddlenlp declares some fields without None and defaults them to it."""
+    """Return the types of a class's fields. paddlenlp declares some without None although it is their default."""
     hints = typing.get_type_hints(cls)
     return {
         item.name: hints[item.name] | None if item.default is None else hints[item.name]
@@ -159,7 +172,7 @@ def _check_keys(values: dict[str, Any], known: set[str]) -> None:
             raise ValueError(f"unknown setting {key!r}{hint}")
     unused = sorted(set(values) & WITHOUT_EFFECT)
     if unused:
-        notice(f"accepted for PaddleMIX's sake, without effect here as there: {', '.join(unused)}")
+        notice(f"accepted because PaddleMIX does, without effect here as there: {', '.join(unused)}")
 
 
 def _check_rank(own: dict[str, Any]) -> None:
@@ -167,18 +180,19 @@ def _check_rank(own: dict[str, Any]) -> None:
     if rank >= 0 and paddle.distributed.get_world_size() <= 1:
         raise ValueError(
             f"local_rank is {rank}, and this is the only process: leave it out; python -m paddle.distributed.launch "
-            "starts more and numbers them itself"
+            "starts more processes and numbers them"
         )
 
 
-def _tell_what_one_process_ignores(asked: dict[str, Any], training: TrainingArguments) -> None:
+def _report_ignored(asked: dict[str, Any], training: TrainingArguments) -> None:
+    """Print a notice on settings that a single process ignores."""
     ignored = [f"{key} {asked[key]}" for key in PARALLEL if asked.get(key) not in (None, "", -1, 1)]
     if ignored and training.world_size <= 1:
         notice(f"{', '.join(ignored)}: without effect in one process, python -m paddle.distributed.launch starts more")
 
 
 def _training_values(own: dict[str, Any]) -> dict[str, Any]:
-    """Fill in the device, and replace half precision where the device lacks it."""
+    """Fill in the device, and replace half precision if the device lacks it."""
     if not own.get("output_dir"):
         raise ValueError("output_dir is missing: name the folder for checkpoints and the result")
     own = {**own, "device": devices.use_device(own.get("device"))}
@@ -192,26 +206,27 @@ def _training_values(own: dict[str, Any]) -> dict[str, Any]:
     return own
 
 
-# A setting -> why it is refused when it says anything but false, 0 or nothing.
-CHECKPOINTS = "checkpoints are written and read in one way here"
-DIVIDED = "its state of the optimizer would be cut in a way that checkpoints here do not have"
+CHECKPOINTS = "checkpoints have one format here"
+DIVIDED = "it would divide the optimizer's state in a way that checkpoints here do not support"
+NO_SPLITS = "layers are not split over processes here"
+# Settings that are refused unless they are false, 0 or empty, with the reason.
 REFUSED = {
     "unified_checkpoint_config": CHECKPOINTS,
     "save_sharded_model": CHECKPOINTS,
     "load_sharded_model": CHECKPOINTS,
     "use_async_save": CHECKPOINTS,
     "pdc_download_ckpt": "checkpoints are not downloaded from a cluster's store",
-    "enable_auto_parallel": "layers are not cut over processes here",
-    "auto_parallel_resume_form_hybrid_parallel": "layers are not cut over processes here",
+    "enable_auto_parallel": NO_SPLITS,
+    "auto_parallel_resume_form_hybrid_parallel": NO_SPLITS,
     "use_expert_parallel": "LLaVA's layers have no experts",
     "flatten_param_grads": DIVIDED,
 }
-# Words of sharding_parallel_config that cut or join the parameters an optimizer sees.
+# Words of sharding_parallel_config that split or join the parameters that the optimizer updates.
 JOINED = ("split_param", "enable_stage1_tensor_fusion", "enable_stage1_overlap", "enable_fuse_optimizer_states")
 
 
 def check_supported(asked: dict[str, Any]) -> None:
-    """Raise ValueError for a setting that does not work with this project's checkpoints. asked: raw settings."""
+    """Raise ValueError for settings that do not work with this project's checkpoints. asked: the raw settings."""
     for key, reason in REFUSED.items():
         if asked.get(key) not in (None, False, 0, "", "0", []):
             raise ValueError(f"{key} is {asked[key]!r}: {reason}; leave it out")

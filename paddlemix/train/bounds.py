@@ -1,7 +1,7 @@
-"""What the numbers of a training run may be. Knows neither paddle nor paddlenlp.
+"""Bounds of the numeric settings of a run. Needs neither paddle nor paddlenlp.
 
-Beyond these bounds a run divides by zero, fails far from the cause, runs out of memory or makes weights that are no
-numbers. They are wide: whether a value is a good one, only training tells.
+Beyond them a run would divide by zero, fail far from the cause, run out of memory or end with weights that are not
+finite. They are wide: a value within them need not be a good one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ CARDS = 1 << 16
 
 
 def between(least: float, most: float, *, is_above: bool = False, is_below: bool = False) -> Kind:
-    """Return the kind of a finite number from least to most. is_above, is_below: least and most are refused."""
+    """Return the kind of finite numbers from least to most. is_above, is_below: without least, without most."""
 
     def is_good(value: Any) -> bool:
         is_low = value <= least if is_above else value < least
@@ -72,7 +72,7 @@ OPTIMIZER = {
     "fp16_opt_level": one_of(("O0", "O1", "O2")),
     "loss_reduction": one_of(("token", "sample")),
 }
-COURSE = {
+SCHEDULE = {
     "logging_steps": STEPS,
     "save_steps": STEPS,
     "eval_steps": STEPS,
@@ -80,16 +80,16 @@ COURSE = {
     "max_evaluate_steps": between(-1, COUNT),
     "minimum_eval_times": between(1, COUNT),
     "num_eval_answers": between(0, 10_000),
-    "metric_for_best_model": one_of(("loss", "eval_loss")),  # what an evaluation here has
+    "metric_for_best_model": one_of(("loss", "eval_loss")),  # the metrics of an evaluation here
     "skip_data_intervals": list_of(list_of(STEPS, 2, 2), least=0),
-    "past_index": one_of((-1,)),  # of models that hand a state from step to step
+    "past_index": one_of((-1,)),  # only for models that pass a state from step to step
     "pad_token_id": STEPS,
     "expert_min_capacity": between(1, 2**32),
     "expert_max_capacity": between(1, 2**32),
 }
 OFF = one_of((False,))
-# What paddlenlp has for its own models: here it hangs or fails after the start.
-NOT_HERE = {"to_static": OFF, "unified_checkpoint": OFF, "count_trained_tokens": OFF}
+# For paddlenlp's own models only: here they would hang, or fail after the start.
+PADDLENLP_ONLY = {"to_static": OFF, "unified_checkpoint": OFF, "count_trained_tokens": OFF}
 MACHINE = {
     "dataloader_num_workers": between(0, 256),
     "local_rank": between(-1, CARDS),
@@ -102,12 +102,12 @@ MACHINE = {
     "expert_parallel_degree": DEGREE,
     "expert_tensor_parallel_degree": DEGREE,
     "sharding_comm_buffer_size_MB": between(-1, 1 << 20),
-    "ordered_save_group_size": one_of((0,)),  # paddlenlp's own call of it fails
+    "ordered_save_group_size": one_of((0,)),  # paddlenlp's own code fails with others
     "pdc_download_timeout": between(1, 10**6),
 }
-BOUNDS: dict[str, Kind] = MODEL | DATA | SIZES | OPTIMIZER | COURSE | NOT_HERE | MACHINE
+BOUNDS: dict[str, Kind] = MODEL | DATA | SIZES | OPTIMIZER | SCHEDULE | PADDLENLP_ONLY | MACHINE
 
 
 def check_bounds(values: Mapping[str, Any]) -> None:
-    """Raise ValueError for values of the right type that are out of bounds, naming them and the bounds."""
+    """Raise ValueError that names the values out of bounds and their bounds. values: of the right types."""
     check_values({key: value for key, value in values.items() if value is not None}, BOUNDS, "settings")

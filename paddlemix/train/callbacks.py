@@ -1,23 +1,28 @@
-"""What a person sees of a run: a bar with the loss, the speed and the time left."""
+"""Callbacks of a run: progress bar, history of the losses, speed, recording services, and stopping on SIGTERM."""
 
 from __future__ import annotations
 
 import importlib
 import signal
+import time
 from collections.abc import Callable
 from numbers import Number
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from paddlenlp.trainer import ProgressCallback, TrainerCallback
 
+from ..constants import IGNORE_INDEX
+from ..data.sample import Batch
 from ..foreign_json import Kind, check_values, list_of, number, whole_number
 from ..output import write_json
 from ..tensor_files.stored import CheckpointError, read_json
 from ..terminal.interrupts import Preempted
 from ..terminal.log import notice
 
-HISTORY = "history.json"  # of a checkpoint
+SHOWN = {"loss": "loss", "tokens_per_second": "tok/s", "trained_tokens_per_second": "trained/s", "eval_loss": "eval"}
+HISTORY = "history.json"  # in a checkpoint
 LOGGED = ("loss", "eval_loss")
 FLOAT = number(-1e300, 1e300)
 PAIR = Kind(
@@ -29,11 +34,11 @@ HISTORY_KINDS: dict[str, Kind] = {
     "num_summed": whole_number(0, 1 << 40),
 }
 RATES = ("train_samples_per_second", "train_steps_per_second")
-SHOWN = {"loss": "loss", "tokens_per_second": "tok/s", "trained_tokens_per_second": "trained/s", "eval_loss": "eval"}
+SWANLAB = "swanlab"
 
 
 class Progress(ProgressCallback):
-    """paddlenlp's bar, with the latest figures behind it; the log lines stay as they are."""
+    """paddlenlp's progress bar with the latest figures added; the log lines stay as they are."""
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if state.is_local_process_zero and self.training_bar is not None and logs:
@@ -43,14 +48,14 @@ class Progress(ProgressCallback):
 
 
 class History(TrainerCallback):
-    """Keeps (step, value) of what is logged, and the sum of the losses; checkpoints hold it, too."""
+    """Records (step, value) of the logged losses, and their sum; it is saved in checkpoints."""
 
     def __init__(self):
         self.values: dict[str, list[tuple[int, float]]] = {}
         self.loss_sum, self.num_summed = 0.0, 0
 
     def add(self, loss: float) -> None:
-        """Take the loss of a step."""
+        """Add the loss of a step."""
         self.loss_sum, self.num_summed = self.loss_sum + loss, self.num_summed + 1
 
     @property
@@ -58,11 +63,11 @@ class History(TrainerCallback):
         return self.loss_sum / max(self.num_summed, 1)
 
     def write(self, folder: Path) -> None:
-        """Write it to a checkpoint."""
+        """Write the history to a checkpoint."""
         write_json(folder / HISTORY, {**self.values, "loss_sum": self.loss_sum, "num_summed": self.num_summed})
 
     def read(self, folder: Path) -> None:
-        """Go on with that of a checkpoint, if it has any. Raises CheckpointError for what `write` does not write."""
+        """Continue a checkpoint's history, if it has one. Raises CheckpointError for a file that is not a history."""
         if not (folder / HISTORY).is_file():
             return
         values = read_json(folder / HISTORY)
@@ -76,10 +81,10 @@ class History(TrainerCallback):
             if logs and name in logs:
                 self.values.setdefault(name, []).append((state.global_step, float(logs[name])))
 
-    def settle(self, metrics: dict[str, Any], *, share: float) -> None:
-        """Put right what a resumed run's metrics say: paddlenlp sums since then, and divides by all steps.
+    def correct(self, metrics: dict[str, Any], *, share: float) -> None:
+        """Correct the metrics of a resumed run: paddlenlp sums since it resumed, and divides by all steps.
 
-        share: of all steps, those that this process made.
+        share: the part of all steps that were taken since then.
         """
         metrics["train_loss"] = self.mean_loss
         for name in RATES:
@@ -87,11 +92,44 @@ class History(TrainerCallback):
                 metrics[name] = round(metrics[name] * share, 4)
 
 
-SWANLAB = "swanlab"
+class Meter:
+    """Counts tokens a second. num_processes: how many processes are assumed to be as fast as this one."""
+
+    def __init__(self, num_processes: int):
+        self.num_processes = num_processes
+        self.num_tokens = self.num_trained = 0
+        self._began = self._last = time.perf_counter()
+        self._seen = (0, 0)
+
+    def begin(self) -> None:
+        """Measure the time from here."""
+        self._began = self._last = time.perf_counter()
+
+    def add(self, batch: Batch) -> None:
+        self.num_tokens += int((np.asarray(batch.segment_ids) > 0).sum())
+        self.num_trained += int((np.asarray(batch.labels) != IGNORE_INDEX).sum())
+
+    def recent(self) -> dict[str, float]:
+        """Return the rates since the last call; empty if no batch was added."""
+        now, seen = time.perf_counter(), (self.num_tokens, self.num_trained)
+        counts = [new - old for new, old in zip(seen, self._seen, strict=True)]
+        seconds, self._last, self._seen = now - self._last, now, seen
+        return self._rates(*counts, seconds) if counts[0] else {}
+
+    def overall(self) -> dict[str, float]:
+        """Return the rates since the beginning."""
+        return self._rates(self.num_tokens, self.num_trained, time.perf_counter() - self._began)
+
+    def _rates(self, num_tokens: int, num_trained: int, seconds: float) -> dict[str, float]:
+        factor = self.num_processes / max(seconds, 1e-9)
+        return {
+            "tokens_per_second": round(num_tokens * factor, 2),
+            "trained_tokens_per_second": round(num_trained * factor, 2),
+        }
 
 
 class SwanLab(TrainerCallback):
-    """Sends what is logged to SwanLab. Raises ValueError where its package is not installed."""
+    """Sends the logged figures to SwanLab. Raises ValueError if its package is not installed."""
 
     def __init__(self):
         try:
@@ -114,15 +152,15 @@ class SwanLab(TrainerCallback):
             self.service.finish()
 
 
-def own_reporters(names: list[str]) -> tuple[list[str], list[TrainerCallback]]:
-    """Return the names that paddlenlp knows and the callbacks of the others. Raises ValueError."""
+def split_reporters(names: list[str]) -> tuple[list[str], list[TrainerCallback]]:
+    """Return the names that paddlenlp knows, and callbacks for the others. Raises ValueError."""
     return [name for name in names if name != SWANLAB], [SwanLab()] if SWANLAB in names else []
 
 
 class StopRequest(TrainerCallback):
-    """Ends training after the step in which SIGTERM arrived, with a checkpoint; before the first step, at once.
+    """Ends training on SIGTERM: after the current step, with a checkpoint; before the first step, at once.
 
-    is_agreed: whether all processes know of it; they must stop after the same step.
+    is_agreed: whether all processes know of it, because they must stop after the same step.
     """
 
     def __init__(self):

@@ -1,4 +1,4 @@
-"""Raw values of a file or a command line to the types of settings. Imports neither paddle nor paddlenlp."""
+"""Raw values from a configuration file or a command line, and their conversion to types. Needs no paddle."""
 
 from __future__ import annotations
 
@@ -11,9 +11,50 @@ from typing import Any
 
 from ..json_object import read_object
 
+LAST = "true"  # value of resume_from_checkpoint that means the last checkpoint in output_dir
+
+
+class FlagText(str):
+    """A value typed on the command line, to be converted to its field's type."""
+
+
+def read_values(argv: list[str]) -> dict[str, Any]:
+    """Return the values of `[config.json] [--key value ...]`; flags override the file.
+
+    A flag is `--key value`, `--key=value`, `--key` alone for true, or `--key a b c` for a list.
+    Raises ValueError for a missing or broken file and for words that belong to no flag.
+    """
+    words = list(argv)
+    values: dict[str, Any] = {}
+    if words and not words[0].startswith("--"):
+        values.update(read_config(Path(words.pop(0))))
+    while words:
+        word = words.pop(0)
+        if not word.startswith("--"):
+            raise ValueError(f"{word!r} is not a flag: expected [config.json] --key value ...")
+        key, has_value, text = word[2:].partition("=")
+        found = [text] if has_value else []
+        while words and not has_value and not words[0].startswith("--"):
+            found.append(words.pop(0))
+        key = key.replace("-", "_")
+        values[key] = FlagText(found[0]) if len(found) == 1 else [FlagText(item) for item in found] or True
+    return values
+
+
+def config_folder(argv: list[str]) -> Path | None:
+    """Return the folder of the configuration file in a command line for `read_values`, None if it has none."""
+    return None if argv[0].startswith("--") else Path(argv[0]).resolve().parent
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read a JSON object. Raises ValueError that names the file and the position of a mistake."""
+    if not path.is_file():
+        raise ValueError(f"configuration file {path} does not exist (looked for {path.resolve()})")
+    return read_object(path, ValueError)
+
 
 def convert(key: str, value: Any, hint: Any) -> Any:
-    """Bring a value to its field's type. Raises ValueError that names key, value and type."""
+    """Convert a value to the type of its field. Raises ValueError that names key, value and type."""
     is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
     options = typing.get_args(hint) if is_union else (hint,)
     if value is None and type(None) in options:
@@ -30,7 +71,7 @@ def convert(key: str, value: Any, hint: Any) -> Any:
 
 
 def _read_json_text(key: str, text: FlagText) -> Any:
-    """Return what a flag's text says if it begins like a JSON list or object, else the text."""
+    """Parse a flag's text as JSON if it begins like a list or an object; else return the text."""
     if text[:1] not in ("[", "{"):
         return text
     try:
@@ -52,7 +93,7 @@ def _describe(option) -> str:
 
 
 def _as(option, value):
-    """Return the value as a type; raises TypeError, ValueError or OverflowError if it is none."""
+    """Return a value as a type. Raises TypeError, ValueError or OverflowError if it cannot be one."""
     kind = _kind(option)
     if kind is list:
         return _as_list(typing.get_args(option), value)
@@ -61,14 +102,14 @@ def _as(option, value):
     if kind in (int, float):
         return _as_number(kind, value)
     if kind in (dict, str) and not isinstance(value, kind):
-        raise TypeError(f"no {kind.__name__}")
+        raise TypeError(f"not a {kind.__name__}")
     return kind(value)
 
 
 def _as_list(item_types: tuple, value) -> list:
     value = [value] if isinstance(value, str) else value
     if not isinstance(value, (list, tuple)):
-        raise TypeError("no list")
+        raise TypeError("not a list")
     if item_types:
         return [_as(item_types[0], item) for item in value]
     return [str(item) if isinstance(item, FlagText) else item for item in value]
@@ -76,53 +117,16 @@ def _as_list(item_types: tuple, value) -> list:
 
 def _as_bool(word: str) -> bool:
     if word.lower() not in ("true", "1", "false", "0"):
-        raise ValueError("no truth value")
+        raise ValueError("not a boolean")
     return word.lower() in ("true", "1")
 
 
 def _as_number(kind: type, value) -> int | float:
     if isinstance(value, bool):
-        raise TypeError("no number")
+        raise TypeError("not a number")
     if kind is int and isinstance(value, int):
-        return value  # as a float it may be another number
+        return value  # a float would round it
     number = float(value)
     if kind is int and number != int(number):
-        raise ValueError("no whole number")
+        raise ValueError("not a whole number")
     return kind(number)
-
-
-LAST = "true"  # of resume_from_checkpoint: the last one in output_dir
-
-
-class FlagText(str):
-    """A value typed on the command line: text that still has to be turned into its field's type."""
-
-
-def read_values(argv: list[str]) -> dict[str, Any]:
-    """Return the values of `[config.json] [--key value ...]`; flags override the file.
-
-    A flag is `--key value`, `--key=value`, `--key` alone for true, or `--key a b c` for a list.
-    Raises ValueError for a missing or broken file and for words that belong to no flag.
-    """
-    words = list(argv)
-    values: dict[str, Any] = {}
-    if words and not words[0].startswith("--"):
-        values.update(read_config(Path(words.pop(0))))
-    while words:
-        word = words.pop(0)
-        if not word.startswith("--"):
-            raise ValueError(f"{word!r} is no flag: expected [config.json] --key value ...")
-        key, has_value, text = word[2:].partition("=")
-        found = [text] if has_value else []
-        while words and not has_value and not words[0].startswith("--"):
-            found.append(words.pop(0))
-        key = key.replace("-", "_")
-        values[key] = FlagText(found[0]) if len(found) == 1 else [FlagText(item) for item in found] or True
-    return values
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """Read a JSON object. Raises ValueError naming the file and the place."""
-    if not path.is_file():
-        raise ValueError(f"configuration file {path} does not exist (looked for {path.resolve()})")
-    return read_object(path, ValueError)

@@ -1,31 +1,30 @@
-"""The rows of a run: read, checked, and packed or grouped where that is asked for."""
+"""The data sets of a run: rows to samples, packed or grouped by length where the settings ask for it."""
 
 from __future__ import annotations
 
 import functools
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import paddle
 from tqdm import tqdm
 
 from ..checkpoints.processor import LlavaProcessor
-from ..data.bad_rows import BadRowPolicy, TooManyBadRowsError, refuse
-from ..data.dataset import ConversationDataset
+from ..data.bad_rows import BadRowPolicy, TooManyBadRowsError
+from ..data.dataset import ConversationDataset, PackedRows
 from ..data.measure import Measure, default_workers, measure_rows
-from ..data.mixture import scan_mixture
-from ..data.packed_rows import PackedRows
 from ..data.packing import fill_rate, pack_rows
 from ..data.row import Row
 from ..data.row_note import TOO_LONG, RowNote
 from ..data.trial_rows import check_images
 from ..terminal.log import notice
-from .sampler import Grouping
+from .loader import Grouping
+from .processes import gather
+from .split import Split, measure_of, open_split
 from .tally import RowTally
 
 
@@ -33,51 +32,77 @@ from .tally import RowTally
 class DataSets:
     """What a run reads: samples or packs to train on, samples to evaluate on, None where not needed.
 
-    teacher: what encodes them, with the template that is trained.
+    train_processor: encodes the rows, with the template that is trained.
     """
 
     train: ConversationDataset | PackedRows | None
     eval: ConversationDataset | None
-    grouping: Grouping | None = None
-    teacher: LlavaProcessor | None = None
+    grouping: Grouping | None
+    train_processor: LlavaProcessor
+
+    @property
+    def train_rows(self) -> list[Row]:
+        """The rows to train on, before they are packed."""
+        return self.train.rows.rows if isinstance(self.train, PackedRows) else self.train.rows
 
 
 def read_data(
-    teacher: LlavaProcessor,
+    train_processor: LlavaProcessor,
     data_args,
     args,
     config_folder: Path | None,
     tally: RowTally,
     *,
-    choose: Callable | None = None,
+    rows: list[Row] | None = None,
 ) -> DataSets:
-    """Return the sets of a run. Raises ValueError for anything wrong with the files.
+    """Return the data sets of a run. Raises ValueError for anything wrong with the files.
 
-    teacher: encodes with the template that is trained. tally: takes note of the rows that its policy leaves out.
-    choose: from the rows of a split to those that are read; None for all of them.
+    tally: records the rows that its policy leaves out. rows: train on these instead of the data files' rows.
     """
-    if data_args.dataset is None:
-        raise ValueError('dataset is missing: expected {"train": [{"name": "chatml_dataset", "data_files": "..."}]}')
+    read = functools.partial(_read_split, train_processor, data_args, args, config_folder, tally)
     try:
-        return _read(teacher, data_args, args, config_folder, tally, choose)
+        train = read("train", None if rows is None else Split(rows, [])) if args.do_train else None
+        evaluated = read("eval") if args.do_eval else None
+        train, grouping = (None, None) if train is None else _arrange(train, train_processor, data_args, args, tally)
     except TooManyBadRowsError as error:
-        tally.give_up(error.notes, is_fresh=args.overwrite_output_dir, is_writer=args.process_index == 0)
+        tally.give_up(error.notes, is_fresh=args.overwrite_output_dir)
         raise
+    return DataSets(train, evaluated, grouping, train_processor)
 
 
-def _read(teacher: LlavaProcessor, data_args, args, config_folder, tally: RowTally, choose) -> DataSets:
-    read = functools.partial(_read_split, teacher, data_args, args, config_folder, tally, choose)
-    train = read("train") if args.do_train else None
-    evaluated = read("eval") if args.do_eval else None
-    if train is None:
-        return DataSets(None, evaluated, teacher=teacher)
+def _read_split(
+    train_processor, data_args, args, config_folder, tally: RowTally, name: str, split: Split | None = None
+) -> ConversationDataset:
+    if split is None:
+        split = open_split(
+            data_args.dataset,
+            name,
+            template=train_processor.template,
+            config_folder=config_folder,
+            image_folder=data_args.image_folder,
+            seed=args.seed,
+            policy=tally.policy,
+        )
+        measure = measure_of(train_processor, data_args.max_length, is_thorough=False)
+        check_images(split.rows, measure, tally.policy, name, len(split.left_out))
+    tally.expect(name, split.num_rows, split.left_out)
+    print(f"{name}: {len(split.rows)} rows, template {train_processor.template.name}", flush=True)
+    encode = functools.partial(train_processor.encode_to_train, max_length=data_args.max_length)
+    options = {"policy": tally.policy, "split": name, "seed": args.seed, "num_left_out": len(split.left_out)}
+    return ConversationDataset(split.rows, encode, **options)
+
+
+def _arrange(
+    train: ConversationDataset, train_processor: LlavaProcessor, data_args, args, tally: RowTally
+) -> tuple[ConversationDataset | PackedRows, Grouping | None]:
+    """Pack the training rows, or return what to group them by, as the settings ask."""
     is_packed = data_args.packing or data_args.mixtoken
     is_grouped = args.group_by_length or args.group_by_modality_length
     if not (is_packed or is_grouped):
-        return DataSets(train, evaluated, teacher=teacher)
+        return train, None
     lengths = row_lengths(
         train.rows,
-        _measure(teacher, data_args.max_length),
+        measure_of(train_processor, data_args.max_length, is_thorough=False),
         rank=args.process_index,
         num_processes=args.world_size,
         policy=tally.policy,
@@ -86,40 +111,13 @@ def _read(teacher: LlavaProcessor, data_args, args, config_folder, tally: RowTal
     if is_packed:
         if is_grouped:
             notice("group_by_length and group_by_modality_length have no effect with packing: every row is full")
-        return DataSets(_packed(train, lengths, data_args.max_length, args.seed), evaluated, teacher=teacher)
-    has_picture = [bool(row.conversation.images) for row in train.rows]
-    grouping = Grouping(lengths, has_picture if args.group_by_modality_length else None)
-    return DataSets(train, evaluated, grouping, teacher)
-
-
-def _read_split(teacher, data_args, args, config_folder, tally, choose, split: str) -> ConversationDataset:
-    rows, left_out = scan_mixture(
-        data_args.dataset,
-        split,
-        template=teacher.template,
-        config_folder=config_folder,
-        image_folder=data_args.image_folder,
-        seed=args.seed,
-    )
-    if not rows:
-        raise ValueError(f"the dataset has no rows for {split!r}: name data_files under that key")
-    if not tally.policy.is_structure_skipped:
-        refuse(left_out)
-    rows = rows if choose is None else choose(rows)
-    tally.expect(split, len(rows) + len(left_out), left_out)
-    check_images(rows, _measure(teacher, data_args.max_length), tally.policy, split, len(left_out))
-    print(f"{split}: {len(rows)} rows, template {teacher.template.name}", flush=True)
-    encode = functools.partial(teacher.encode_to_train, max_length=data_args.max_length)
-    options = {"policy": tally.policy, "split": split, "seed": args.seed, "num_left_out": len(left_out)}
-    return ConversationDataset(rows, encode, **options)
-
-
-def _measure(teacher: LlavaProcessor, max_length: int) -> Measure:
-    return Measure(teacher.tokenizer, teacher.template, teacher.spec, max_length, is_thorough=False)
+        return _packed(train, lengths, data_args.max_length, args.seed), None
+    has_image = [bool(row.conversation.images) for row in train.rows]
+    return train, Grouping(lengths, has_image if args.group_by_modality_length else None)
 
 
 def _packed(rows: ConversationDataset, lengths: np.ndarray, max_length: int, seed: int) -> PackedRows:
-    """Return the rows in packs, the same ones in every epoch, and say how full they are."""
+    """Pack the rows, the same way in every epoch, and print how full the packs are."""
     packs = pack_rows(lengths, max_length, seed)
     fill = fill_rate(packs, lengths, max_length)
     print(f"train: packed into {len(packs)} rows of up to {max_length} tokens, {fill:.1%} full", flush=True)
@@ -136,20 +134,17 @@ def row_lengths(
     split: str = "train",
     num_left_out: int = 0,
 ) -> np.ndarray:
-    """Return the tokens of each row after cutting, int64 [rows], 0 where it will be skipped; called by all processes.
+    """Return the tokens of each row after cutting, int64 [rows], 0 for a row to skip; all processes must call it.
 
-    Each process counts its share. Pictures are opened for their size only, so that nothing but numbers is held.
-    policy: raises TooManyBadRowsError, on every process, as soon as more rows are bad than may be skipped; None: never.
-    num_left_out: rows that were skipped before, in their files.
+    Each process counts its share of the rows. Images are opened for their size only, to save time and memory.
+    policy: raises TooManyBadRowsError, in every process, as soon as more rows are bad than it allows; None: never.
+    num_left_out: rows that were skipped before because they are wrong in their files.
     """
     total = len(rows) + num_left_out
     limit = math.inf if policy is None else policy.limit(total) if policy.is_content_skipped else 0
     workers = max(default_workers() // num_processes, 1)
     lengths, bad = _count(rows[rank::num_processes], measure, workers, split, limit, has_bar=rank == 0)
-    gathered: list = [(lengths, bad)]
-    if num_processes > 1:
-        gathered = []
-        paddle.distributed.all_gather_object(gathered, (lengths, bad))
+    gathered = gather((lengths, bad), num_processes)
     if policy is not None:
         _check([note for _, notes in gathered for note in notes], total, policy)
     counted = np.empty(len(rows), dtype=np.int64)
@@ -161,7 +156,7 @@ def row_lengths(
 def _count(
     rows: Sequence[Row], measure: Measure, num_workers: int, split: str, limit: float, *, has_bar: bool
 ) -> tuple[np.ndarray, list[RowNote]]:
-    """Return the lengths of rows and the notes of bad ones, each once; stop where there are more than limit."""
+    """Return the lengths of rows and one note for each bad row; stop when more than limit rows are bad."""
     lengths, bad = [], {}
     with closing(measure_rows(rows, measure, num_workers=num_workers)) as facts:
         is_shown = has_bar and sys.stderr.isatty()
@@ -170,7 +165,7 @@ def _count(
             if fact.kind in (None, TOO_LONG):
                 continue
             note = RowNote.of(row, split, fact.kind, fact.reason)
-            bad[note.key] = note  # a mixture may hold a row twice
+            bad[note.key] = note  # a mixture may have a row twice
             if len(bad) > limit:
                 break
     return np.array(lengths, dtype=np.int64), list(bad.values())

@@ -1,4 +1,7 @@
-"""Which parameters train. Patterns are matched against our names and against PaddleMIX's."""
+"""Choose the parameters that train, and the layers that get adapters.
+
+Patterns are matched against this project's names and against PaddleMIX's.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from paddle import nn
 
 from ..checkpoints.layouts import paddlemix
 from ..models.language.families import get_family
-from ..models.llava import LlavaForConditionalGeneration
+from ..models.llava import Llava
 from ..models.quantized import QuantizedLinear
 from ..tensor_files.stored import preview
 from ..terminal.log import notice
@@ -20,29 +23,31 @@ from ..terminal.log import notice
 if TYPE_CHECKING:
     from .arguments import ModelArguments
 
-# LLaVA-NeXT's names of what trains.
-TUNABLE_PARTS = {
-    "mm_vision_tower": ("vision_tower.",),
-    "mm_mlp_adapter": ("projector.", "image_newline"),
-    "mm_language_model": ("language_model.",),
-}
 PROJECTOR_PARTS = ("projector.", "image_newline")
 TOWER_PARTS = ("vision_tower.",)
+# LLaVA-NeXT's names of the parts that can train, with how their parameters' names begin.
+TUNABLE_PARTS = {
+    "mm_vision_tower": TOWER_PARTS,
+    "mm_mlp_adapter": PROJECTOR_PARTS,
+    "mm_language_model": ("language_model.",),
+}
+LINEAR_NAMES = re.compile(r"(_proj|fc1|fc2|lm_head|projector\.\d+(\.proj\.\d+)?)$")
 
 
-def component_of(name: str) -> str:
-    """Return the component that a parameter's name belongs to."""
-    return name.split(".")[0]
-
-
-def names_of(name: str, config) -> list[str]:
-    """Return a parameter's name and its PaddleMIX name."""
-    theirs = paddlemix.table(config).to_theirs(name)
-    return [name, theirs[0]] if theirs else [name]
+def freeze_parameters(model: Llava, args: ModelArguments) -> None:
+    """Choose the trainable parameters of a run without adapters by its settings."""
+    freeze(
+        model,
+        args.freeze_include,
+        args.freeze_exclude,
+        is_tower_trained=args.unfreeze_mm_vision_tower,
+        is_projector_frozen=args.freeze_mm_mlp_adapter,
+        parts=["mm_mlp_adapter"] if args.tune_mm_mlp_adapter else args.mm_tunable_parts,
+    )
 
 
 def freeze(
-    model: LlavaForConditionalGeneration,
+    model: Llava,
     include: list[str] | None = None,
     exclude: list[str] | None = None,
     *,
@@ -50,11 +55,11 @@ def freeze(
     is_projector_frozen: bool = False,
     parts: list[str] | None = None,
 ) -> None:
-    """Set what trains: the named parts, None for everything but the tower; then what the patterns say.
+    """Choose trainable parameters: by part, then by pattern.
 
-    A parameter that matches include only is frozen, one that matches exclude only is trained, one that matches both
-    or none stays as it was (PaddleMIX's rule). Tower layers behind the selected features never train. parts: keys of
-    TUNABLE_PARTS. Raises ValueError for others.
+    parts: keys of TUNABLE_PARTS; None for all but the tower. A parameter that matches only include is frozen, and one
+    that matches only exclude is trained. One that matches both or neither keeps the state of its part (PaddleMIX's
+    rule). Tower layers after the selected features never train. Raises ValueError for unknown parts.
     """
     starts = _starts(parts)
     is_tower_trained = is_tower_trained or "vision_tower." in starts
@@ -69,7 +74,7 @@ def freeze(
         unused -= included | excluded
         if bool(included) != bool(excluded):
             parameter.stop_gradient = bool(included)
-    _tell_unused("freeze_include and freeze_exclude", "parameter", unused)
+    _report_unused("freeze_include and freeze_exclude", "parameter", unused)
     if is_tower_trained:
         _train_tower(model)
     if is_projector_frozen:
@@ -77,14 +82,8 @@ def freeze(
             parameter.stop_gradient = True
 
 
-def _tell_unused(key: str, what: str, patterns: Iterable[str]) -> None:
-    names = sorted(patterns)
-    if names:
-        notice(f"{key}: no {what} matches {', '.join(map(repr, names))}")
-
-
 def _starts(parts: list[str] | None) -> tuple[str, ...]:
-    """Return how the names of the parts' parameters begin; each entry may name several parts, with commas."""
+    """Return how the names of the parts' parameters begin. An entry may name several parts, separated by commas."""
     if parts is None:
         return (*TUNABLE_PARTS["mm_mlp_adapter"], *TUNABLE_PARTS["mm_language_model"])
     names = [name.strip() for entry in parts for name in entry.split(",")]
@@ -94,38 +93,44 @@ def _starts(parts: list[str] | None) -> tuple[str, ...]:
     return tuple(start for name in names for start in TUNABLE_PARTS[name])
 
 
-def freeze_as_told(model: LlavaForConditionalGeneration, args: ModelArguments) -> None:
-    """Set what trains without adapters, by a run's settings."""
-    freeze(
-        model,
-        args.freeze_include,
-        args.freeze_exclude,
-        is_tower_trained=args.unfreeze_mm_vision_tower,
-        is_projector_frozen=args.freeze_mm_mlp_adapter,
-        parts=["mm_mlp_adapter"] if args.tune_mm_mlp_adapter else args.mm_tunable_parts,
-    )
-
-
-def _train_tower(model: LlavaForConditionalGeneration) -> None:
+def _train_tower(model: Llava) -> None:
+    """Train the tower up to the layer whose features are selected."""
     num_used = model.config.vision.num_used_layers
     for name, parameter in model.vision_tower.named_parameters():
         match = re.match(r"layers\.(\d+)\.", name)
-        is_behind = name.startswith("post_norm") or (match and int(match.group(1)) >= num_used)
-        parameter.stop_gradient = bool(is_behind)
+        is_unused = name.startswith("post_norm") or (match and int(match.group(1)) >= num_used)
+        parameter.stop_gradient = bool(is_unused)
 
 
-def mark_trained(model: LlavaForConditionalGeneration) -> None:
-    """Take the parts that train out of the list of those that hold random values, in the model's config."""
+def _report_unused(key: str, what: str, patterns: Iterable[str]) -> None:
+    names = sorted(patterns)
+    if names:
+        notice(f"{key}: no {what} matches {', '.join(map(repr, names))}")
+
+
+def names_of(name: str, config) -> list[str]:
+    """Return a parameter's name and its PaddleMIX name."""
+    theirs = paddlemix.table(config).to_theirs(name)
+    return [name, theirs[0]] if theirs else [name]
+
+
+def component_of(name: str) -> str:
+    """Return the component that a parameter's name belongs to."""
+    return name.split(".")[0]
+
+
+def mark_trained(model: Llava) -> None:
+    """Remove the components that train from the config's list of those with random values."""
     frozen = {component_of(name) for name, parameter in model.named_parameters() if parameter.stop_gradient}
     untrained = tuple(part for part in model.config.untrained if part in frozen)
     model.config = dataclasses.replace(model.config, untrained=untrained)
 
 
-def lora_targets(model: LlavaForConditionalGeneration, patterns: list[str] | None) -> list[str]:
-    """Return the names of the linear layers that any regular expression matches whole, by our name or PaddleMIX's.
+def lora_targets(model: Llava, patterns: list[str] | None) -> list[str]:
+    """Return the names of the linear layers that get adapters.
 
-    patterns: None for those of the decoder's family. Raises ValueError when the list is empty, a pattern is no regular
-    expression, or nothing matches.
+    patterns: regular expressions that must match a layer's whole name, ours or PaddleMIX's; None for those of the
+    decoder's family. Raises ValueError for an empty list, a broken expression, or when no layer matches.
     """
     is_named = patterns is not None
     if not is_named:
@@ -135,12 +140,11 @@ def lora_targets(model: LlavaForConditionalGeneration, patterns: list[str] | Non
     try:
         compiled = [re.compile(pattern) for pattern in patterns]
     except re.error as error:
-        raise ValueError(f"lora_target_modules {patterns} holds a broken regular expression: {error}") from None
+        raise ValueError(f"lora_target_modules {patterns} has a broken regular expression: {error}") from None
     linears = [
         name
         for name, layer in model.named_sublayers()
-        if isinstance(layer, (nn.Linear, QuantizedLinear))
-        and re.search(r"(_proj|fc1|fc2|lm_head|projector\.\d+(\.proj\.\d+)?)$", name)
+        if isinstance(layer, (nn.Linear, QuantizedLinear)) and LINEAR_NAMES.search(name)
     ]
     found, used = [], set()
     for name in linears:
@@ -150,12 +154,12 @@ def lora_targets(model: LlavaForConditionalGeneration, patterns: list[str] | Non
         used |= matching
     if not found:
         raise ValueError(f"lora_target_modules {patterns} matches no layer; there are {preview(linears, 8)}")
-    _tell_unused("lora_target_modules", "layer", set(patterns) - used if is_named else ())
+    _report_unused("lora_target_modules", "layer", set(patterns) - used if is_named else ())
     return found
 
 
 def report(named_parameters) -> str:
-    """Return a table of what trains: one line a component with trained and all parameters."""
+    """Return a table with a line for each component: its trained parameters, and all of them."""
     counts: dict[str, list[int]] = {}
     for name, parameter in named_parameters:
         component = "lora" if "lora_" in name else component_of(name)

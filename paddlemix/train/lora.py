@@ -1,4 +1,4 @@
-"""LoRA through paddlenlp's peft, in PaddleMIX's file format."""
+"""LoRA with paddlenlp's peft: add adapters to a model, and save and load them in PaddleMIX's file format."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from paddlenlp.peft.lora.lora_layers import LoRALinear
 
 from ..checkpoints.layouts import lora as adapter_files
 from ..checkpoints.load import assign
-from ..models.llava import LlavaForConditionalGeneration
+from ..models.llava import Llava
 from ..models.quantized import QuantizedLinear
 from ..ops.dropout import Dropout
 from ..output import replacing, write_json
@@ -27,10 +27,10 @@ from .arguments import ModelArguments
 from .freeze import PROJECTOR_PARTS, lora_targets
 
 
-def add_lora(model: LlavaForConditionalGeneration, args: ModelArguments, dtype: str, *, base: str) -> LoRAModel:
-    """Put adapters into the matching layers; they, the projector and image_newline train, and nothing else.
+def add_lora(model: Llava, args: ModelArguments, dtype: str, *, base: str) -> LoRAModel:
+    """Add adapters to the matching layers. They, the projector and image_newline train, and nothing else.
 
-    base: folder of the model, which the adapter's config will name. Raises ValueError if no layer matches.
+    base: folder of the model, recorded in the adapter's config. Raises ValueError if no layer matches.
     """
     targets = lora_targets(model, args.lora_target_modules)
     config = LoRAConfig(
@@ -46,7 +46,7 @@ def add_lora(model: LlavaForConditionalGeneration, args: ModelArguments, dtype: 
     )
     wrapped = AdaptedModel(model, config)
     wrapped.mark_only_lora_as_trainable()
-    # A layer of the projector that has an adapter is trained through it.
+    # A layer of the projector with an adapter trains only through it.
     adapted = {f"{name}.{kind}" for name in targets for kind in ("weight", "bias")}
     for name, parameter in model.named_parameters():
         if name.startswith(PROJECTOR_PARTS) and not args.freeze_mm_mlp_adapter and name not in adapted:
@@ -57,7 +57,7 @@ def add_lora(model: LlavaForConditionalGeneration, args: ModelArguments, dtype: 
 
 
 def trained_tensors(wrapped: LoRAModel) -> dict[str, paddle.Tensor]:
-    """Return name -> tensor of everything that trains, by our names."""
+    """Return the tensors that train by this project's names."""
     return {name: tensor for name, tensor in wrapped.model.named_parameters() if not tensor.stop_gradient}
 
 
@@ -65,7 +65,7 @@ def save_adapter(wrapped: LoRAModel, folder: Path) -> None:
     """Write lora_model_state.pdparams and lora_config.json with PaddleMIX's names and keys."""
     config = wrapped.model.config
     tensors = {adapter_files.to_paddlemix_name(name, config): value for name, value in trained_tensors(wrapped).items()}
-    buffer = io.BytesIO()  # paddle.save takes no open file
+    buffer = io.BytesIO()  # paddle.save does not take an open file
     paddle.save(tensors, buffer)
     with replacing(folder / adapter_files.WEIGHTS) as file:
         file.write(buffer.getbuffer())
@@ -82,11 +82,11 @@ def save_adapter(wrapped: LoRAModel, folder: Path) -> None:
 
 
 def load_adapter(wrapped: LoRAModel, folder: Path) -> None:
-    """Read an adapter back into the layers that it was trained in. Raises ValueError if its tensors are not these."""
-    noted, kind = adapter_files.quantization_of(folder), quantization_of(wrapped.model)
-    if noted != kind:
-        before, now = (name or "unquantised" for name in (noted, kind))
-        notice(f"{folder} was trained over {before} weights and goes on over {now} ones")
+    """Load an adapter into the layers that it was trained in. Raises ValueError if its tensors are others."""
+    recorded, kind = adapter_files.quantization_of(folder), quantization_of(wrapped.model)
+    if recorded != kind:
+        before, now = (name or "unquantized" for name in (recorded, kind))
+        notice(f"{folder} was trained over {before} weights and continues over {now} ones")
     stored: dict[str, StoredTensor] = adapter_files.read_adapter(folder, wrapped.model.config)
     parameters = dict(wrapped.model.named_parameters())
     wanted = set(trained_tensors(wrapped))
@@ -94,7 +94,7 @@ def load_adapter(wrapped: LoRAModel, folder: Path) -> None:
         missing, extra = sorted(wanted - set(stored)), sorted(set(stored) - wanted)
         raise ValueError(
             f"the adapter in {folder} does not fit this run's LoRA settings: missing {missing[:5]}, extra {extra[:5]}, "
-            "or of another rank"
+            "or another rank"
         )
     _check_scaling(wrapped, folder)
     for name in wanted:
@@ -102,34 +102,34 @@ def load_adapter(wrapped: LoRAModel, folder: Path) -> None:
 
 
 def _check_scaling(wrapped: LoRAModel, folder: Path) -> None:
-    """Raise ValueError where an adapter would change its base more or less than it did in its own training."""
+    """Raise ValueError for an adapter that would be scaled otherwise than in its training."""
     before, now = adapter_files.scaling_of(folder), wrapped.lora_config.scaling
     if not math.isclose(before, now, rel_tol=1e-6):
         raise ValueError(
             f"the adapter in {folder} is scaled by {before:g} (lora_alpha over lora_rank, or over its root with "
-            f"rslora), and by these settings it would be by {now:g}: another model. Take lora_alpha and rslora from "
-            f"{folder / adapter_files.CONFIG}"
+            f"rslora), and with these settings it would be scaled by {now:g}, which is another model. Take lora_alpha "
+            f"and rslora from {folder / adapter_files.CONFIG}"
         )
 
 
 class NarrowLoRALinear(LoRALinear):
-    """paddlenlp's layer, scaled where it is narrow: the factor lora_A, instead of a result as large as the layer's."""
+    """paddlenlp's layer with the scaling applied to lora_A, which is small, not to a result of the layer's width."""
 
     def forward(self, x):
         if self.disable_lora or self.merged:
             return super().forward(x)
-        return F.linear(x, self.weight, self.bias) + _change(self, x)
+        return F.linear(x, self.weight, self.bias) + _adapter_output(self, x)
 
 
 class QuantizedLoRALinear(QuantizedLinear):
-    """A quantised layer's result + dropout(x) lora_A lora_B * scaling; names and start are those of paddlenlp's layer.
+    """A quantized layer plus dropout(x) lora_A lora_B * scaling; names and initialization match paddlenlp's layer.
 
-    The factors have paddle's default dtype, which LoRAModel sets while it makes layers.
+    lora_A and lora_B have paddle's default dtype, which LoRAModel sets while it makes layers.
     """
 
     def __init__(self, layer: QuantizedLinear, config: LoRAConfig):
         super().__init__(layer.shape, layer.bias, layer.kind, paddle.get_default_dtype())
-        assert layer.change is None, "a layer with an adapter beside it"
+        assert layer.adapter is None, "the layer has an adapter already"
         self.codes = layer.codes
         self.scaling = config.scaling
         self.lora_dropout = Dropout(config.lora_dropout)
@@ -139,16 +139,15 @@ class QuantizedLoRALinear(QuantizedLinear):
         self.lora_B = self.create_parameter([config.r, layer.shape[1]], default_initializer=zeros)
 
     def forward(self, x):
-        return super().forward(x) + _change(self, x)
+        return super().forward(x) + _adapter_output(self, x)
 
 
-def _change(layer, x):
-    """Return what a layer's adapter adds for x."""
+def _adapter_output(layer, x):
     return paddle.matmul(paddle.matmul(layer.lora_dropout(x), layer.lora_A * layer.scaling), layer.lora_B)
 
 
 class AdaptedModel(LoRAModel):
-    """paddlenlp's LoRAModel that also puts adapters into quantised layers."""
+    """paddlenlp's LoRAModel that also adds adapters to quantized layers."""
 
     def _find_and_replace_module(self, model, module_name, lora_config, enable_lora):
         parent, _, name = module_name.rpartition(".")
@@ -174,5 +173,5 @@ class AdaptedModel(LoRAModel):
 
 
 def quantization_of(model: nn.Layer) -> str | None:
-    """Return how a model's layers hold their weights, None for floats."""
+    """Return the kind of a model's quantized layers, None if it has none."""
     return next((layer.kind for layer in model.sublayers() if isinstance(layer, QuantizedLinear)), None)

@@ -1,4 +1,4 @@
-"""What a run leaves beside its model: its figures, what it was made with, and a picture of its loss."""
+"""The files that a run writes beside its model: its figures, a plot of its losses, and answers to read."""
 
 from __future__ import annotations
 
@@ -18,11 +18,16 @@ from .. import __version__
 from ..checkpoints.processor import LlavaProcessor
 from ..data.encode import first_messages
 from ..data.row import Row
-from ..device import peak_memory
-from ..models.llava import LlavaForConditionalGeneration
+from ..device_memory import peak_memory
+from ..generate.batch import generate
+from ..generate.sampling import SamplingParams
+from ..models.llava import Llava
 from ..output import replacing, write_json
+from ..tensor_files.stored import read_json
 
-RESULTS, ALL_RESULTS, PICTURE = "train_results.json", "all_results.json", "loss.png"
+RESULTS, ALL_RESULTS, EVAL_RESULTS, PLOT = "train_results.json", "all_results.json", "eval_results.json", "loss.png"
+ANSWERS = "eval_answers.jsonl"
+MAX_NEW_TOKENS = 128  # of an answer
 CHUNK = 1 << 20  # bytes
 
 
@@ -33,7 +38,7 @@ def write_results(
     data: Sequence[Mapping[str, Any]],
     rates: Mapping[str, float],
 ) -> None:
-    """Write train_results.json: metrics, settings, versions, data, memory, throughput. data: of `fingerprint`."""
+    """Write train_results.json. data: fingerprints of the data files. rates: the throughput."""
     write_json(
         Path(folder) / RESULTS,
         {
@@ -47,8 +52,16 @@ def write_results(
     )
 
 
+def write_metrics(folder: Path, split: str, metrics: Mapping[str, Any], *, is_combined: bool) -> None:
+    """Write a split's metrics, and add them to all_results.json if is_combined."""
+    write_json(folder / f"{split}_results.json", dict(metrics))
+    if is_combined:
+        path = folder / ALL_RESULTS
+        write_json(path, {**(read_json(path) if path.is_file() else {}), **metrics})
+
+
 def versions() -> dict[str, str]:
-    """Return the versions of what decides the result."""
+    """Return the versions of the packages that the result depends on."""
     return {
         "paddlemix": __version__,
         "paddlepaddle": paddle.__version__,
@@ -59,7 +72,7 @@ def versions() -> dict[str, str]:
 
 
 def fingerprint(path: Path) -> dict[str, Any]:
-    """Return name, size and SHA-256 of a data file, so that one can tell later if it is still the same."""
+    """Return name, size and SHA-256 of a data file, to recognize it later."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):
@@ -68,7 +81,7 @@ def fingerprint(path: Path) -> dict[str, Any]:
 
 
 def draw_losses(folder: Path, values: Mapping[str, list[tuple[int, float]]]) -> None:
-    """Draw the training loss, a smoothed line over it, and the evaluation loss into loss.png, if there are any."""
+    """Plot the training loss, a smoothed line over it, and the evaluation loss to loss.png, if there are any."""
     if not values.get("loss"):
         return
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -84,12 +97,12 @@ def draw_losses(folder: Path, values: Mapping[str, list[tuple[int, float]]]) -> 
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     FigureCanvasAgg(figure)
-    with replacing(Path(folder) / PICTURE) as file:
+    with replacing(Path(folder) / PLOT) as file:
         figure.savefig(file, format="png", dpi=120)
 
 
 def smoothed(losses: np.ndarray, memory: float = 0.9) -> np.ndarray:
-    """Return the exponential mean of the losses up to each, without the pull of a start at 0 (Kingma and Ba 2015)."""
+    """Return the exponential moving average of the losses, corrected for its start at 0 (Kingma and Ba 2015)."""
     mean, means = 0.0, []
     for number, loss in enumerate(losses, start=1):
         mean = memory * mean + (1 - memory) * loss
@@ -97,16 +110,12 @@ def smoothed(losses: np.ndarray, memory: float = 0.9) -> np.ndarray:
     return np.array(means)
 
 
-FILE = "eval_answers.jsonl"
-MAX_NEW_TOKENS = 128
-
-
 def sample_answers(
-    model: LlavaForConditionalGeneration, teacher: LlavaProcessor, rows: Sequence[Row], num_answers: int
+    model: Llava, train_processor: LlavaProcessor, rows: Sequence[Row], num_answers: int
 ) -> list[dict[str, str]]:
-    """Answer a question of some rows, spread evenly, greedily; a row that cannot be read is left out.
+    """Answer a question of num_answers evenly spread rows greedily; rows that cannot be read are left out.
 
-    The question is the first one whose answer is trained: another answer of the row may be wrong on purpose.
+    The question is the first one whose answer is trained: an untrained answer may be wrong on purpose.
     """
     found = []
     for index in np.unique(np.linspace(0, len(rows) - 1, num_answers).astype(int)):
@@ -114,24 +123,23 @@ def sample_answers(
         answers = [message.role == "assistant" and message.is_trained for message in row.conversation.messages]
         end = answers.index(True)
         try:
-            sample = teacher.encode(first_messages(row.conversation, end), folders=row.folders)
+            sample = train_processor.encode(first_messages(row.conversation, end), folders=row.folders)
         except (ValueError, OSError):
-            continue  # counted and told where it is evaluated
-        (ids,) = model.generate(teacher.collate([sample]), max_new_tokens=MAX_NEW_TOKENS)
-        question, expected = (row.conversation.messages[place].text for place in (end - 1, end))
-        found.append(
-            {"row": row.where, "question": str(question), "expected": str(expected), "answer": teacher.decode(ids)}
-        )
+            continue  # the evaluation counts and reports it
+        (ids,) = generate(model, train_processor.collate([sample]), SamplingParams(max_new_tokens=MAX_NEW_TOKENS))
+        question, expected = (str(row.conversation.messages[index].text) for index in (end - 1, end))
+        answer = train_processor.decode(ids)
+        found.append({"row": row.where, "question": question, "expected": expected, "answer": answer})
     return found
 
 
 def append_answers(folder: Path, step: int, answers: Sequence[dict[str, str]]) -> None:
-    """Put them at the end of eval_answers.jsonl, one a line, with the step.
+    """Append answers to eval_answers.jsonl, one a line, with the step.
 
-    Those of the same and of later steps go: they are from before a run that went on from an earlier one. Before the
-    first step, where nothing was trained, only those of step 0 go.
+    Answers of the same and of later steps are removed: the run has resumed from an earlier step since. Step 0 is an
+    evaluation before training, which replaces only answers of step 0.
     """
-    path = Path(folder) / FILE
+    path = Path(folder) / ANSWERS
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []
     lines = [line for line in lines if line and (_step_of(line) < step if step else _step_of(line) != 0)]
     lines += [json.dumps({"step": step, **answer}, ensure_ascii=False) for answer in answers]
@@ -140,7 +148,7 @@ def append_answers(folder: Path, step: int, answers: Sequence[dict[str, str]]) -
 
 
 def _step_of(line: str) -> float:
-    """Return the step of a line, -inf for a line of somebody else's."""
+    """Return the step of a line, -inf for a line that is not an answer."""
     try:
         step = json.loads(line)["step"]
     except (ValueError, KeyError, TypeError, RecursionError):

@@ -1,6 +1,7 @@
-"""What a checkpoint belongs to: the model that a run began with, what it trains, and its data.
+"""The facts that identify a run: the model that it starts from, the parameters that train, and its data.
 
-A run that goes on from a checkpoint with another model, rank or data would end with weights that no settings describe.
+They are saved in checkpoints and compared before a run resumes: with another model, rank or data it would end with
+weights that no settings describe.
 """
 
 from __future__ import annotations
@@ -13,14 +14,15 @@ from typing import Any
 
 from ..checkpoints.output_folder import NOTE
 from ..tensor_files.stored import read_json
+from .arguments import RunArguments
 from .results import fingerprint
 from .run_folder import FORMAT, RUN
 
-ENDINGS = (".safetensors", ".pdparams", ".bin")  # of weights
-END_BYTES = 1 << 20  # of a weight file, at its beginning and end, that tell it from others
+ENDINGS = (".safetensors", ".pdparams", ".bin")  # of weight files
+END_BYTES = 1 << 20  # bytes at the beginning and the end of a weight file that its fingerprint is computed from
 NONE = "none"
-# What has to be the same, in the order in which differences are told; `model` and `data` are told by their names.
-SAME = (
+# Facts that must not differ, in the order in which differences are reported.
+MUST_MATCH = (
     "model",
     "lora_rank",
     "lora_alpha",
@@ -34,8 +36,8 @@ SAME = (
     "max_length",
     "packing",
 )
-ORDER = ("seed", "samples_per_step")  # what only the order of the rows hangs on
-# What may be changed on the way, as where a loss has leapt.
+ORDER = ("seed", "samples_per_step")  # facts that only the order of the rows depends on
+# Facts that may change when a run resumes, for example after its loss has leapt.
 LEARNING = (
     "learning_rate",
     "mm_projector_lr",
@@ -57,24 +59,24 @@ LEARNING = (
 
 
 def describe_run(
-    settings,
+    settings: RunArguments,
     *,
-    home: Path,
+    model_folder: Path,
     trained: Iterable[str],
     template: str,
     files: Iterable[str],
     num_rows: int,
     quantization: str | None,
 ) -> dict[str, Any]:
-    """Return a run's facts, which JSON can hold.
+    """Return a run's facts as JSON values.
 
-    settings: as `arguments.parse` returns them. trained: the names of what trains; files: of the training data. Reads
-    the data files as a whole and the ends of the weight files.
+    settings: a result of `arguments.parse`. trained: names of the parameters that train. files: of the training data.
+    Reads the whole data files, and the beginnings and ends of the weight files.
     """
     model_args, data_args, args = settings
     names = sorted(trained)
     return {
-        "model": _named(home),
+        "model": _named(model_folder),
         "lora_rank": model_args.lora_rank if model_args.lora else NONE,
         "lora_alpha": model_args.lora_alpha if model_args.lora else NONE,
         "rslora": bool(model_args.lora and model_args.rslora),
@@ -100,18 +102,19 @@ def _named(folder: str | Path) -> dict[str, str]:
     return {"name": str(folder), "fingerprint": model_fingerprint(Path(folder))}
 
 
-def model_fingerprint(home: Path) -> str:
-    """Return a hash that other weights or another config change, of config files and the ends of weight files."""
-    parts, others = [], {path.parent for path in home.glob(f"*/**/{NOTE}")}  # other commands' outputs inside it
-    for path in sorted(home.rglob("*")):
-        if not path.is_file() or any(part.startswith(("checkpoint-", ".")) for part in path.relative_to(home).parts):
+def model_fingerprint(folder: Path) -> str:
+    """Return a hash of a model's config files and of its weight files' sizes, beginnings and ends."""
+    parts, others = [], {path.parent for path in folder.glob(f"*/**/{NOTE}")}  # outputs of other commands inside it
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        if not path.is_file() or any(part.startswith(("checkpoint-", ".")) for part in name.parts):
             continue
         if others.intersection(path.parents):
             continue
         if path.name == "config.json":
-            parts += [path.relative_to(home).as_posix().encode(), path.read_bytes()]
+            parts += [name.as_posix().encode(), path.read_bytes()]
         elif path.suffix in ENDINGS:
-            parts += [path.relative_to(home).as_posix().encode(), str(path.stat().st_size).encode(), *_ends(path)]
+            parts += [name.as_posix().encode(), str(path.stat().st_size).encode(), *_ends(path)]
     return _digest(*parts)
 
 
@@ -130,26 +133,26 @@ def _digest(*parts: bytes) -> str:
 
 
 def read_facts(checkpoint: Path) -> dict[str, Any] | None:
-    """Return the facts of a checkpoint, None for one that does not have them: an earlier version's, or PaddleMIX's."""
+    """Return a checkpoint's facts, None for a checkpoint of an earlier version or of PaddleMIX, which have none."""
     path = Path(checkpoint) / RUN
     values = read_json(path) if path.is_file() else {}
     return values if FORMAT in values else None
 
 
-def check_same(
-    facts: Mapping[str, Any], checkpoint: Path, *, is_data_checked: bool, tell: Callable[[str], None]
+def check_checkpoint_facts(
+    facts: Mapping[str, Any], checkpoint: Path, *, is_data_checked: bool, warn: Callable[[str], None]
 ) -> None:
-    """Raise ValueError where a checkpoint belongs to a run with another model, adapter or data than facts say.
+    """Raise ValueError for a checkpoint of a run with another model, adapter or data. facts: of this run.
 
-    tell: takes a line on what changes only the order of the rows.
+    warn: called with a line for each difference in the order of the rows or in the settings for learning.
     """
     before = read_facts(checkpoint)
     if before is not None:
         check_facts(before, facts, str(checkpoint), is_data_checked=is_data_checked)
         for text in differences(before, facts, ORDER):
-            tell(f"{text}: rows of this epoch may come twice, or not at all")
+            warn(f"{text}: rows of this epoch may come twice, or not at all")
         for text in differences(before, facts, [key for key in LEARNING if key in before]):
-            tell(text)
+            warn(text)
 
 
 def check_facts(
@@ -158,30 +161,30 @@ def check_facts(
     what: str,
     *,
     is_data_checked: bool,
-    keys: Iterable[str] = SAME,
+    keys: Iterable[str] = MUST_MATCH,
 ) -> None:
-    """Raise ValueError where the facts of a run before differ. what: it is of that run. keys: what is compared."""
+    """Raise ValueError if a run's facts differ from those of an earlier run. what: an output of the earlier run."""
     keys = [key for key in keys if is_data_checked or key not in ("data", "num_rows")]
     found = differences(before, facts, keys)
     if found:
         raise ValueError(
-            f"{what} is of a run with other settings: {'; '.join(found)}. Set overwrite_output_dir to begin anew "
+            f"{what} is of a run with other settings: {'; '.join(found)}. Set overwrite_output_dir to start afresh "
             "in this folder, or name another output_dir"
         )
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], keys: Iterable[str]) -> list[str]:
-    """Return what differs, as "key was this, and is that"."""
+    """Return a text for each key whose values differ: "key was this, and is that"."""
     found = []
     for key in keys:
         if _identity(before.get(key)) != _identity(now.get(key)):
             old, new = _shown(before.get(key)), _shown(now.get(key))
-            found.append(f"{key} was {old}, and is {new if new != old else 'another one of that name'}")
+            found.append(f"{key} was {old}, and is {new if new != old else 'another one with the same name'}")
     return found
 
 
 def _identity(value: Any) -> Any:
-    """Return what two values are compared by: a model's fingerprint, the hashes of data files, a number itself."""
+    """Return what a fact is compared by: a model's fingerprint, the hashes of data files, or else the value itself."""
     if isinstance(value, Mapping):
         return value.get("fingerprint")
     if isinstance(value, list):

@@ -1,4 +1,7 @@
-"""The settings that decide what training reads, out of a configuration: without paddle, and so in no time."""
+"""The settings that commands read without paddle and paddlenlp: the data of a run, its steps, and its use of memory.
+
+Names and defaults are those of `arguments` and of paddlenlp's TrainingArguments.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +10,19 @@ import typing
 from dataclasses import dataclass
 from typing import Any
 
+from ..constants import DTYPE_BYTES
 from ..data.bad_rows import BadRowPolicy
 from .bounds import check_bounds
 from .config_file import convert
 
 
 def trains(do_train: bool | None, do_eval: bool | None) -> bool:
-    """Tell if a run trains, from what its settings state: where they say nothing, it does."""
+    """Return whether a run trains. Without do_train it does, unless do_eval is true."""
     return not do_eval if do_train is None else do_train
 
 
 def check_work(do_train: bool, do_eval: bool) -> None:
-    """Raise ValueError where a run would neither train nor evaluate."""
+    """Raise ValueError for a run that neither trains nor evaluates."""
     if not (do_train or do_eval):
         raise ValueError(
             "do_train is false and do_eval is not true: nothing would be done; leave do_train out to train, or set "
@@ -26,9 +30,21 @@ def check_work(do_train: bool, do_eval: bool) -> None:
         )
 
 
+def _read_fields(cls, values: dict[str, Any]) -> Any:
+    """Return a dataclass filled from the values of its keys; a key whose value is None keeps the default.
+
+    Raises ValueError for a value of the wrong type or out of bounds.
+    """
+    hints = typing.get_type_hints(cls)
+    names = [item.name for item in dataclasses.fields(cls)]
+    chosen = {name: convert(name, values[name], hints[name]) for name in names if values.get(name) is not None}
+    check_bounds(chosen)
+    return cls(**chosen)
+
+
 @dataclass(frozen=True)
 class DataSettings:
-    """The keys of a run that concern its data; names and defaults are those of `arguments` and of paddlenlp."""
+    """The settings that decide which rows a run reads, and in how many steps."""
 
     model_name_or_path: str | None = None
     dataset: dict | list | str | None = None
@@ -53,17 +69,12 @@ class DataSettings:
 
     @classmethod
     def read(cls, values: dict[str, Any]) -> DataSettings:
-        """Take what is here of a run's values. Raises ValueError for a value of the wrong type or out of range."""
-        hints = typing.get_type_hints(cls)
-        names = [item.name for item in dataclasses.fields(cls)]
-        # A file may name a key without a value, which leaves the default.
-        own = {name: convert(name, values[name], hints[name]) for name in names if values.get(name) is not None}
-        check_bounds(own)
-        return cls(**own)
+        """Take these settings from a run's values. Raises ValueError for a wrong type or a value out of bounds."""
+        return _read_fields(cls, values)
 
     @property
     def split(self) -> str:
-        """The rows that are read first. Raises ValueError where none are, as a run would."""
+        """The split that is read first. Raises ValueError where a run would read none."""
         if trains(self.do_train, self.do_eval):
             return "train"
         check_work(False, self.do_eval or self.evaluation_strategy != "no")
@@ -78,7 +89,7 @@ class DataSettings:
         return self.mixtoken or self.packing
 
     def schedule(self, num_processes: int) -> Schedule:
-        """Return what the number of steps follows from."""
+        """Return what determines the number of steps."""
         return Schedule(
             self.per_device_train_batch_size,
             self.gradient_accumulation_steps,
@@ -91,10 +102,7 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class Schedule:
-    """The settings that steps depend on, with the defaults of paddlenlp's TrainingArguments.
-
-    num_processes: among which the rows are dealt out. max_steps: at most 0 for none.
-    """
+    """The settings that determine the number of steps. max_steps: 0 or less for no limit."""
 
     batch_size: int = 8
     num_accumulated: int = 1
@@ -106,10 +114,81 @@ class Schedule:
     def steps(self, num_rows: int) -> tuple[int, int]:
         """Return the optimizer steps of an epoch and of the whole run.
 
-        As `train.sampler.EpochBatchSampler` deals rows: every process gets equally many, and an epoch ends with a whole
-        step. An epoch of fewer batches than accumulate is one step.
+        The rows are dealt as `train.loader.EpochBatchSampler` does it: every process gets the same number, and an epoch
+        ends with a whole step. An epoch of fewer batches than are accumulated is one step.
         """
         num_each = -(-num_rows // self.num_processes)
         num_batches = num_each // self.batch_size if self.is_last_dropped else -(-num_each // self.batch_size)
         num_steps = max(num_batches // self.num_accumulated, 1)
         return num_steps, self.max_steps if self.max_steps > 0 else int(num_steps * self.num_epochs)
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a run trains, as far as its memory depends on it.
+
+    dtype: of the computations. is_half_stored: the weights have it too (fp16_opt_level O2). has_float_gradients:
+    amp_master_grad. base_bits: 4 or 8 if a frozen decoder is quantized to so many bits. lora_rank: 0 without adapters.
+    sharding: stage 0 to 3, over num_shards cards. device: "gpu", "npu" or "cpu".
+    """
+
+    dtype: str = "float32"
+    is_half_stored: bool = False
+    has_float_gradients: bool = False
+    is_recomputed: bool = False
+    base_bits: int | None = None
+    lora_rank: int = 0
+    has_lora_dropout: bool = False
+    sharding: int = 0
+    num_shards: int = 1
+    is_offloaded: bool = False
+    device: str = "cpu"
+
+    @property
+    def weight_bytes(self) -> int:
+        return DTYPE_BYTES[self.dtype if self.is_half_stored else "float32"]
+
+
+@dataclass(frozen=True)
+class MemorySettings:
+    """The settings that decide how much memory a run needs."""
+
+    fp16: bool = False
+    bf16: bool = False
+    fp16_opt_level: str = "O1"
+    amp_master_grad: bool = False
+    recompute: bool = False
+    sharding: str | list = ""
+    sharding_parallel_degree: int = -1
+    lora: bool = False
+    lora_rank: int = 8
+    lora_dropout: float = 0.05
+    load_in_4bit: bool = False
+    load_in_8bit: bool = False
+    per_device_train_batch_size: int = 8
+
+    @classmethod
+    def read(cls, values: dict[str, Any]) -> MemorySettings:
+        """Take these settings from a run's values. Raises ValueError for a wrong type or a value out of bounds."""
+        return _read_fields(cls, values)
+
+    def method(self, device: str, num_cards: int, has_half: bool = True) -> Method:
+        """Return how num_cards devices train. has_half: they compute in 16 bits where the settings ask for it."""
+        is_half = has_half and (self.fp16 or self.bf16)
+        words = self.sharding.split() if isinstance(self.sharding, str) else [str(word) for word in self.sharding]
+        stage = max((int(word.removeprefix("stage")) for word in words if word.startswith("stage")), default=0)
+        degree = self.sharding_parallel_degree if self.sharding_parallel_degree > 0 else num_cards
+        is_sharded = num_cards > 1 and stage > 0
+        return Method(
+            dtype="float32" if not is_half else "float16" if self.fp16 else "bfloat16",
+            is_half_stored=is_half and self.fp16_opt_level == "O2",
+            has_float_gradients=is_half and self.amp_master_grad,
+            is_recomputed=self.recompute,
+            base_bits=4 if self.load_in_4bit else 8 if self.load_in_8bit else None,
+            lora_rank=self.lora_rank if self.lora else 0,
+            has_lora_dropout=self.lora and self.lora_dropout > 0,
+            sharding=stage if is_sharded else 0,
+            num_shards=min(degree, num_cards) if is_sharded else 1,
+            is_offloaded=is_sharded and "offload" in words,
+            device=device.split(":")[0],
+        )

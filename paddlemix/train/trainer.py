@@ -1,4 +1,4 @@
-"""paddlenlp's Trainer, told what a LLaVA batch is and how its checkpoints look."""
+"""paddlenlp's Trainer for LLaVA: its batches, its loss, its optimizer and its checkpoints."""
 
 from __future__ import annotations
 
@@ -13,50 +13,46 @@ from paddlenlp.trainer import ProgressCallback, Trainer
 
 from ..checkpoints.layouts.lora import remove_adapter
 from ..checkpoints.processor import LlavaProcessor
-from ..checkpoints.save import save_config
-from ..data.loss_weights import loss_weights
+from ..checkpoints.save import save_config, save_model
+from ..data.collate import loss_weights
 from ..data.sample import Batch
 from ..device import wants_equal_shapes
 from ..terminal.log import notice
-from .best import best_checkpoint, kept_from_paddlenlp, note_best
-from .callbacks import History, Progress, StopRequest
+from .callbacks import History, Meter, Progress, StopRequest
 from .data_sets import DataSets
-from .finite import GradientCheck, check_loss, check_weights, watch_of
 from .freeze import mark_trained
-from .loader import WEIGHTS, Collator, GuardedRows, RowLoader, StepLoader, opened, summed
+from .loader import WEIGHTS, Collator, EpochBatchSampler, GuardedRows, RowLoader, StepLoader, batch_or_raise
 from .lora import save_adapter
 from .optimizer import build_optimizer
-from .parallel import check_slicable, gather_frozen, is_sliced, together
+from .processes import fail_together, sum_over_processes
 from .random_state import set_random_state
-from .results import FILE as ANSWERS
-from .results import append_answers, sample_answers
-from .run_state import check_checkpoint, load_state, load_weights, num_done_steps, save_state
-from .sampler import EpochBatchSampler
-from .saving import save_checkpoint, write_metrics
-from .tally import RowTally, gather_notes
-from .watch import Meter
-
-SAVED = "the trained weights are not saved"
+from .results import ANSWERS, append_answers, sample_answers, write_metrics
+from .resume import best_checkpoint, check_checkpoint, hidden_from_paddlenlp, load_weights, num_done_steps
+from .run_state import load_state, save_state
+from .saving import record_best, save_checkpoint
+from .sharding import check_can_be_sliced, gather_frozen, is_sliced
+from .tally import RowTally
+from .watch import GradientCheck, LossWatch, check_loss, check_weights
 
 
 class LlavaTrainer(Trainer):
-    """Trains a LlavaForConditionalGeneration, or a LoRAModel around one.
+    """Trains a Llava, or a LoRAModel around one.
 
-    Every checkpoint, and the output folder at the end, is a folder that `from_pretrained` reads as it is.
+    Every checkpoint, and the output folder at the end, is a folder that `from_pretrained` reads.
+    describe: returns the run's facts, see `run_facts`.
     """
 
     def __init__(
         self, *, processor: LlavaProcessor, model, args, tally: RowTally, data: DataSets, describe: Callable[[], dict]
     ):
         self.processor = processor
-        self.grouping, self.teacher = data.grouping, data.teacher
+        self.data = data
         self.describe = describe
         self.tally = tally
-        self.is_tally_begun = False
-        self.num_done_steps = 0  # of a run before, which this one goes on from
+        self.num_done_steps = 0  # before the checkpoint that this run resumes from
         self._random_state: dict | None = None
         self.meter = Meter(args.dataset_world_size)
-        self.watch = watch_of(args, (model.model if isinstance(model, LoRAModel) else model).config)
+        self.watch = LossWatch.of(args, (model.model if isinstance(model, LoRAModel) else model).config)
         self.history = History()
         self.stop_request = StopRequest()
         super().__init__(
@@ -69,7 +65,7 @@ class LlavaTrainer(Trainer):
         )
         self.llava.is_sliced = is_sliced(args)
         if self.llava.is_sliced:
-            check_slicable(self.llava.config)
+            check_can_be_sliced(self.llava.config)
         if not args.disable_tqdm:
             self.remove_callback(ProgressCallback)
             self.add_callback(Progress())
@@ -81,11 +77,37 @@ class LlavaTrainer(Trainer):
 
     @functools.cached_property
     def facts(self) -> dict:
-        """What this run is, see `run_facts`; read from its files when it is first asked for."""
+        """The run's facts, computed from its files when they are first needed."""
         return self.describe()
 
+    def train(self, resume_from_checkpoint=None, ignore_keys_for_eval=None):
+        """Train; with load_best_model_at_end load the best checkpoint, which paddlenlp does for LoRA only."""
+        fail_together(lambda: check_checkpoint(resume_from_checkpoint, self.args), self.args.world_size)
+        self.tally.begin(resume_from_checkpoint, is_fresh=not resume_from_checkpoint)
+        if not resume_from_checkpoint and self.is_world_process_zero():
+            (Path(self.args.output_dir) / ANSWERS).unlink(missing_ok=True)
+        self.num_done_steps = num_done_steps(resume_from_checkpoint, self.args)
+        if self.num_done_steps:
+            self.history.read(Path(resume_from_checkpoint))
+        self.meter.begin()
+        try:
+            with self.stop_request, hidden_from_paddlenlp(self.args) as is_best_wanted:
+                result = super().train(resume_from_checkpoint, ignore_keys_for_eval)
+            self.tally.count(is_reported=True)
+        finally:
+            if self.is_world_process_zero():
+                self.tally.write()
+        num_steps = max(self.state.global_step - self.num_done_steps, 0)
+        self.history.correct(result.metrics, share=num_steps / max(self.state.max_steps, 1))
+        result.metrics.update(self.tally.metrics("train"))
+        best = self.state.best_model_checkpoint
+        if is_best_wanted and best is not None:
+            self._load_from_checkpoint(best_checkpoint(best, self.args.output_dir))
+            notice(f"{best} was the best checkpoint ({self.state.best_metric}): the result is its model")
+        return result
+
     def training_step(self, model, inputs, step_control=0):
-        """Go forward and back; a loss that is no number, or leaps, ends the run before the optimizer moves."""
+        """Run a forward and a backward pass. Raises LossError for a loss that is not finite, or leaps."""
         loss = super().training_step(model, inputs)
         batch, num_accumulated = inputs["batch"], self.args.gradient_accumulation_steps
         self.meter.add(batch)
@@ -95,19 +117,49 @@ class LlavaTrainer(Trainer):
             self.history.add(self.watch.losses[-1])
         return loss
 
-    def log(self, logs, **options):
-        """Log how fast it goes, too."""
-        super().log({**logs, **self.meter.recent()} if "loss" in logs else logs, **options)
-
     def compute_loss(self, model, inputs, return_outputs=False):
+        """Return the weighted loss of a batch."""
         self.tally.add(inputs["batch"].notes)
-        batch = opened(inputs["batch"])
+        batch = batch_or_raise(inputs["batch"])
         loss = model(batch, with_loss=True, loss_weights=inputs.get(WEIGHTS))
         return (loss, (loss,)) if return_outputs else loss
 
+    def log(self, logs, **options):
+        """Log with the tokens a second."""
+        super().log({**logs, **self.meter.recent()} if "loss" in logs else logs, **options)
+
+    def _maybe_log_save_evaluate(self, tr_loss, model, epoch, ignore_keys_for_eval, **kwargs):
+        """Also count bad rows: several processes where they synchronize anyway, a single one after every step."""
+        if self.state.max_steps <= self.num_done_steps:
+            return  # the checkpoint is of the last step
+        if self.control.should_log or self.control.should_save or self.args.world_size <= 1:
+            self.tally.count(is_reported=self.control.should_log)
+        super()._maybe_log_save_evaluate(tr_loss, model, epoch, ignore_keys_for_eval, **kwargs)
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
+        """Evaluate, count the rows that were skipped or cut, and write answers if the settings ask for them."""
+        self.tally.begin(None, is_fresh=False)
+        metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        self.tally.count(is_reported=True)
+        if self.args.num_eval_answers and self.is_world_process_zero():
+            rows = self.eval_dataset.rows.rows
+            answers = sample_answers(self.llava, self.data.train_processor, rows, self.args.num_eval_answers)
+            append_answers(Path(self.args.output_dir), self.state.global_step, answers)
+        return {**metrics, **self.tally.metrics("eval")}
+
+    def evaluation_loop(self, dataloader, description, prediction_loss_only=None, ignore_keys=None, **options):
+        """Evaluate; the loss is the mean that `loss_reduction` names, not paddlenlp's mean over batches."""
+        self._eval_sums = np.zeros(2)
+        prefix = options.get("metric_key_prefix", "eval")
+        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, **options)
+        loss, total = sum_over_processes(self._eval_sums, self.args.world_size)
+        output.metrics[f"{prefix}_loss"] = check_loss(float(loss / max(total, 1e-6)), f"{prefix}_loss")
+        return output
+
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """Compute the loss of a batch, and add it to the sums of `evaluation_loop`."""
         total = 0.0
-        if isinstance(inputs["batch"], Batch):  # a failure is raised where it is used
+        if isinstance(inputs["batch"], Batch):  # a failure is raised by compute_loss
             weights = loss_weights(inputs["batch"], self.args.loss_reduction)
             total = float(weights.sum())
             inputs = {**inputs, WEIGHTS: weights / np.float32(max(total, 1e-6))}
@@ -116,51 +168,18 @@ class LlavaTrainer(Trainer):
         self._eval_sums += [float(loss) * total, total]
         return loss.detach(), None, None
 
-    def evaluation_loop(self, dataloader, description, prediction_loss_only=None, ignore_keys=None, **options):
-        """Evaluate; the loss is the mean that `loss_reduction` names, where paddlenlp has the mean of batches."""
-        self._eval_sums = np.zeros(2)
-        prefix = options.get("metric_key_prefix", "eval")
-        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, **options)
-        loss, total = summed(self._eval_sums, self.args.world_size)
-        output.metrics[f"{prefix}_loss"] = check_loss(float(loss / max(total, 1e-6)), f"{prefix}_loss")
-        return output
+    def save_metrics(self, split, metrics, combined=True):
+        """Write a split's metrics. See `results.write_metrics`."""
+        if self.is_world_process_zero():
+            write_metrics(Path(self.args.output_dir), split, metrics, is_combined=combined)
 
-    def train(self, resume_from_checkpoint=None, ignore_keys_for_eval=None):
-        """Train; with load_best_model_at_end go back to the best checkpoint, which paddlenlp finds for LoRA only."""
-        together(lambda: check_checkpoint(resume_from_checkpoint, self.args), self.args.world_size)
-        self._begin_tally(resume_from_checkpoint, is_fresh=not resume_from_checkpoint)
-        if not resume_from_checkpoint and self.is_world_process_zero():
-            (Path(self.args.output_dir) / ANSWERS).unlink(missing_ok=True)
-        self.num_done_steps = num_done_steps(resume_from_checkpoint, self.args)
-        if self.num_done_steps:
-            self.history.read(Path(resume_from_checkpoint))
-        self.meter.begin()
-        try:
-            with self.stop_request, kept_from_paddlenlp(self.args) as is_best_wanted:
-                result = super().train(resume_from_checkpoint, ignore_keys_for_eval)
-            self._settle_tally(is_told=True)
-        finally:
-            if self.is_world_process_zero():
-                self.tally.write()
-        own = max(self.state.global_step - self.num_done_steps, 0)
-        self.history.settle(result.metrics, share=own / max(self.state.max_steps, 1))
-        result.metrics.update(self.tally.metrics("train"))
-        best = self.state.best_model_checkpoint
-        if is_best_wanted and best is not None:
-            self._load_from_checkpoint(best_checkpoint(best, self.args.output_dir))
-            notice(f"{best} was the best checkpoint ({self.state.best_metric}): the result is its model")
-        return result
-
-    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
-        """Evaluate, and count the rows that were skipped or cut on the way."""
-        self._begin_tally(None, is_fresh=False)
-        metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
-        self._settle_tally(is_told=True)
-        if self.args.num_eval_answers and self.is_world_process_zero():
-            rows = self.eval_dataset.rows.rows
-            answers = sample_answers(self.llava, self.teacher, rows, self.args.num_eval_answers)
-            append_answers(Path(self.args.output_dir), self.state.global_step, answers)
-        return {**metrics, **self.tally.metrics("eval")}
+    def create_optimizer(self, lr_scheduler=None):
+        """Build the optimizer once. See `optimizer.build_optimizer`."""
+        if self.optimizer is None:
+            scale = self.model.lora_config.lora_plus_scale if isinstance(self.model, LoRAModel) else 1.0
+            schedule = self.lr_scheduler if lr_scheduler is None else lr_scheduler
+            self.optimizer = build_optimizer(self.llava, self.args, schedule, lora_plus_scale=scale)
+        return self.optimizer
 
     def num_steps(self) -> int:
         """Return the step at which training ends."""
@@ -168,46 +187,11 @@ class LlavaTrainer(Trainer):
         per_epoch = max(len(self._sampler()) // args.gradient_accumulation_steps, 1)
         return args.max_steps if args.max_steps > 0 else int(per_epoch * args.num_train_epochs)
 
-    def save_metrics(self, split, metrics, combined=True):
-        """Write a split's metrics. See `saving.write_metrics`."""
-        if self.is_world_process_zero():
-            write_metrics(Path(self.args.output_dir), split, metrics, is_combined=combined)
-
-    def _begin_tally(self, checkpoint, *, is_fresh: bool) -> None:
-        if not self.is_tally_begun:
-            self.tally.begin(checkpoint, is_fresh=is_fresh, is_writer=self.is_world_process_zero())
-            self.is_tally_begun = True
-            self._settle_tally(is_told=True)
-
-    def _settle_tally(self, *, is_told: bool) -> None:
-        """Count, over all processes, what was skipped and cut since the last time. All processes must call it."""
-        is_first = self.is_world_process_zero()
-        self.tally.settle(lambda notes: gather_notes(notes, self.args.world_size), is_writer=is_first)
-        news = self.tally.news() if is_told else None
-        if news and is_first:
-            notice(news)
-
-    def _maybe_log_save_evaluate(self, tr_loss, model, epoch, ignore_keys_for_eval, **kwargs):
-        """Count bad rows too: with several processes where they meet anyway, alone after every step."""
-        if self.state.max_steps <= self.num_done_steps:
-            return  # the checkpoint was of the last step
-        if self.control.should_log or self.control.should_save or self.args.world_size <= 1:
-            self._settle_tally(is_told=self.control.should_log)
-        super()._maybe_log_save_evaluate(tr_loss, model, epoch, ignore_keys_for_eval, **kwargs)
-
-    def create_optimizer(self, lr_scheduler=None):
-        """Make the optimizer once. See `optimizer.build_optimizer`."""
-        if self.optimizer is None:
-            scale = self.model.lora_config.lora_plus_scale if isinstance(self.model, LoRAModel) else 1.0
-            schedule = self.lr_scheduler if lr_scheduler is None else lr_scheduler
-            self.optimizer = build_optimizer(self.llava, self.args, schedule, lora_plus_scale=scale)
-        return self.optimizer
-
     def get_train_dataloader(self):
-        """Return the loader of an epoch's batches, which know how much they count in their optimizer step."""
+        """Return the loader of training batches, which have their weights in the optimizer step."""
         sampler = self._get_train_sampler()
         num_done, num_steps = self.num_done_steps, self.num_steps()
-        self.args.ignore_data_skip &= num_done < num_steps  # else no data is left to be read
+        self.args.ignore_data_skip &= num_done < num_steps  # else nothing is left to read
         sampler.begin_after(0 if self.args.ignore_data_skip else num_done, num_steps)
         loader = StepLoader(
             self.train_dataset,
@@ -239,11 +223,11 @@ class LlavaTrainer(Trainer):
         return sampler
 
     def _sampler(self) -> EpochBatchSampler:
-        return EpochBatchSampler.of(self.train_dataset, self.args, self.grouping)
+        return EpochBatchSampler.of(self.train_dataset, self.args, self.data.grouping)
 
     def save_model(self, output_dir=None, merge_tensor_parallel=False):
-        """Save, in all processes together: where each holds parts of the weights, they are gathered first."""
-        check_weights(self.llava, SAVED, num_processes=self.args.world_size, is_trained_only=True)
+        """Save the model, all processes together: divided weights are gathered first."""
+        self._check_trained("the trained weights are not saved")
         if self.llava.is_sliced and not isinstance(self.model, LoRAModel):
             gather_frozen(self.model_wrapped)
         super().save_model(output_dir, merge_tensor_parallel)
@@ -258,34 +242,35 @@ class LlavaTrainer(Trainer):
             save_config(self.llava, folder)
             save_adapter(self.model, folder)
         else:
-            self.llava.save_pretrained(folder)
+            save_model(self.llava, folder)
             remove_adapter(folder)
         self.processor.save_pretrained(folder)
 
+    def _save_checkpoint(self, model, metrics=None):
+        """Write a whole checkpoint or none. See `saving.save_checkpoint`."""
+        save_checkpoint(self, metrics)
+
+    def write_checkpoint(self, folder: Path, final: Path, metrics) -> None:
+        """Write weights and state into a folder, all processes together. final: the path it will be renamed to."""
+        self.save_model(str(folder))
+        record_best(self.state, self.args, metrics, final)
+        save_state(self, folder)
+
     def _load_from_checkpoint(self, resume_from_checkpoint=None):
         if resume_from_checkpoint:
-            together(lambda: load_weights(self.model, Path(resume_from_checkpoint)), self.args.world_size)
-            check_weights(
-                self.llava, str(resume_from_checkpoint), num_processes=self.args.world_size, is_trained_only=True
-            )
+            fail_together(lambda: load_weights(self.model, Path(resume_from_checkpoint)), self.args.world_size)
+            self._check_trained(str(resume_from_checkpoint))
+
+    def _check_trained(self, what: str) -> None:
+        check_weights(self.llava, what, num_processes=self.args.world_size, is_trained_only=True)
 
     def _load_optimizer_and_scheduler(self, checkpoint):
-        """Restore all of the run's state; paddlenlp would unpickle it. See `run_state`."""
+        """Restore all of the run's state, which paddlenlp would unpickle. See `run_state`."""
         if checkpoint is not None:
             self._random_state = load_state(self, Path(checkpoint))
             self._load_rng_state(checkpoint)
 
     def _load_rng_state(self, checkpoint):
-        """Go on with a checkpoint's random numbers; paddlenlp calls it again after the data that is done."""
+        """Restore a checkpoint's random state; paddlenlp calls it again after skipping the data of earlier steps."""
         if self._random_state is not None:
             set_random_state(self._random_state)
-
-    def _save_checkpoint(self, model, metrics=None):
-        """Write a checkpoint that is whole or not there. See `saving.save_checkpoint`."""
-        save_checkpoint(self, metrics)
-
-    def write_checkpoint(self, folder: Path, final: Path, metrics) -> None:
-        """Write weights and state into a folder, which will be `final`, all processes together."""
-        self.save_model(str(folder))
-        note_best(self.state, self.args, metrics, final)
-        save_state(self, folder)

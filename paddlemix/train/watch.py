@@ -1,40 +1,46 @@
-"""Stops a run whose loss is no number or leaps, and writes down the rows of that step."""
+"""End a run whose losses, gradients or weights are not finite, or whose loss leaps, before anything of it is saved."""
 
 from __future__ import annotations
 
 import math
 import statistics
-import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import paddle
+from paddle.nn.clip import _squared_l2_norm  # computes the norms for gradient clipping, on every device
+from paddlenlp.trainer import TrainerCallback
 
-from ..constants import IGNORE_INDEX
-from ..data.sample import Batch
 from ..output import write_json
+from ..tensor_files.stored import CheckpointError, preview
+from .processes import gather, is_true_anywhere, sum_over_processes
 
 FILE = "bad_step.json"
-NUM_REMEMBERED, NUM_NEEDED = 50, 20  # losses whose median a leap is measured from
-LEAST_LEAP = 3.0  # above the median, whatever it is: small losses multiply easily
-# A loss of more than three times ln(vocab_size), which is what guessing costs, is a leap from the first step on, unless
-# the losses before were as high. A batch of one short answer can cost nothing, and the next one more than guessing.
+NUM_REMEMBERED, NUM_NEEDED = 50, 20  # losses for the median that a leap is measured from
+MIN_LEAP = 3.0  # above the median in any case, because small losses multiply easily
+# A loss of more than three times ln(vocab_size), the loss of guessing, is a leap even in the first step, unless the
+# losses before were as high. A batch of one short answer may cost nothing, and the next one more than guessing.
 NUM_GUESSES = 3.0
+MIN_SCALE = 1.0  # of the loss in fp16: gradients that overflow with less overflow always
+NUM_NAMED = 3  # tensors in a message
+FLOATS = (paddle.float32, paddle.float16, paddle.bfloat16)
 
 
 class LossError(ValueError):
-    """A loss that training cannot go on from."""
+    """A loss that training cannot continue from."""
 
 
 class LossWatch:
-    """Looks at the loss of every step before the optimizer moves.
+    """Checks the loss of every step before the optimizer changes the weights.
 
-    max_ratio: a loss above so many times the median of the last NUM_REMEMBERED, and twice the highest, is a leap; 0:
-    none is. folder: where bad_step.json is written. vocab_size: tells a leap while there are few losses; None: none of
-    these is one. mean, gather: from a number to the mean over all processes, from a value to the list of theirs; all
-    processes call them together. What is looked at is the mean loss, so that all stop at the same step.
+    max_ratio: a loss is a leap if it is more than max_ratio times the median of the last NUM_REMEMBERED losses, and
+    more than twice the highest; 0: never. folder: for bad_step.json. vocab_size: gives the limit while there are few
+    losses; None: no limit then. mean, gather: return the mean of a number, and the list of a value, over all processes,
+    which call them together. The mean loss is checked, so that all processes stop at the same step.
     """
 
     def __init__(
@@ -51,9 +57,20 @@ class LossWatch:
         self.guess = math.inf if vocab_size is None else math.log(vocab_size)
         self._mean, self._gather = mean, gather
         self._losses: deque[float] = deque(maxlen=NUM_REMEMBERED)
-        self._step_loss = self._loss = 0.0  # of this process, of all
+        self._step_loss = self._loss = 0.0  # of this process, of all processes
         self._rows: list[str] = []
         self._is_step_over = False
+
+    @classmethod
+    def of(cls, args, config) -> LossWatch:
+        """Return the watch for a run's TrainingArguments and its model's config."""
+        options, num_processes = {}, args.world_size
+        if num_processes > 1:
+            options = {
+                "mean": lambda loss: float(sum_over_processes(np.array([loss]), num_processes)[0]) / num_processes,
+                "gather": partial(gather, num_processes=num_processes),
+            }
+        return cls(Path(args.output_dir), args.max_loss_ratio, vocab_size=config.language.vocab_size, **options)
 
     @property
     def losses(self) -> list[float]:
@@ -61,16 +78,16 @@ class LossWatch:
         return list(self._losses)
 
     def remember(self, losses: Iterable[Any]) -> None:
-        """Take the losses of the steps before this run went on from a checkpoint."""
+        """Add the losses of the steps before the checkpoint that a run resumes from."""
         self._losses.extend(loss for loss in losses if isinstance(loss, float) and math.isfinite(loss))
 
     def add(self, loss: float, rows: Sequence[str], *, step: int, is_last: bool) -> None:
-        """Take the share of a step's loss that a batch has. Raises LossError, naming the first rows and the file."""
+        """Add a batch's share of a step's loss. Raises LossError that names the first rows and the file."""
         if self._is_step_over:
             self._step_loss, self._rows, self._is_step_over = 0.0, [], False
         self._step_loss += loss
         self._rows += rows
-        # Several processes have to wait for each other with what they find.
+        # Several processes can only compare at the end of a step.
         if is_last or (self._mean is None and not math.isfinite(self._step_loss)):
             self._judge(step)
 
@@ -94,11 +111,11 @@ class LossWatch:
         absurd = max(NUM_GUESSES * self.guess, self.max_ratio / 3 * middle)
         if len(self._losses) < NUM_NEEDED:
             return absurd
-        return min(absurd, max(self.max_ratio * middle, middle + LEAST_LEAP, 2 * max(self._losses)))
+        return min(absurd, max(self.max_ratio * middle, middle + MIN_LEAP, 2 * max(self._losses)))
 
     def stop(self, step: int, what: str, hint: str = "") -> None:
-        """Raise LossError for the rows that came last. All processes must call it."""
-        # Those whose loss is no number, or else the highest, come first.
+        """Raise LossError for the latest rows, and write them to the file. All processes must call it."""
+        # The rows with a loss that is not finite come first, then those with the highest.
         parts = sorted(self._gather((self._step_loss, self._rows)), key=lambda part: -_badness(part[0]))
         rows = [row for _, part_rows in parts for row in part_rows]
         path = self.folder / FILE
@@ -116,37 +133,91 @@ def _badness(loss: float) -> float:
     return loss if math.isfinite(loss) else math.inf
 
 
-class Meter:
-    """Counts the tokens of this process's batches; num_processes of them are taken to be as fast."""
+class GradientCheck(TrainerCallback):
+    """Ends a run, in all processes alike, before the optimizer uses gradients that are not finite.
 
-    def __init__(self, num_processes: int):
+    In fp16 such gradients are normal: the step is left out and the loss scale is lowered. They end the run only where
+    the scale is below MIN_SCALE. watch: reports the rows. Its losses are saved in the log_history of
+    trainer_state.json, which paddlenlp leaves empty.
+    """
+
+    def __init__(self, watch: LossWatch, num_processes: int):
+        self.watch = watch
         self.num_processes = num_processes
-        self.num_tokens = self.num_trained = 0
-        self._began = self._last = time.perf_counter()
-        self._seen = (0, 0)
 
-    def begin(self) -> None:
-        """Count time from here."""
-        self._began = self._last = time.perf_counter()
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.watch.remember(entry.get("loss") for entry in state.log_history or ())
 
-    def add(self, batch: Batch) -> None:
-        self.num_tokens += int((np.asarray(batch.segment_ids) > 0).sum())
-        self.num_trained += int((np.asarray(batch.labels) != IGNORE_INDEX).sum())
+    def on_step_end(self, args, state, control, **kwargs):
+        state.log_history = [{"loss": loss} for loss in self.watch.losses]
 
-    def recent(self) -> dict[str, float]:
-        """Return the rates since this was asked the last time; empty where nothing was counted."""
-        now, seen = time.perf_counter(), (self.num_tokens, self.num_trained)
-        counts = [new - old for new, old in zip(seen, self._seen, strict=True)]
-        seconds, self._last, self._seen = now - self._last, now, seen
-        return self._rates(*counts, seconds) if counts[0] else {}
+    on_log = on_step_end  # paddlenlp empties log_history before it logs
 
-    def overall(self) -> dict[str, float]:
-        """Return the rates since the beginning."""
-        return self._rates(self.num_tokens, self.num_trained, time.perf_counter() - self._began)
+    def on_optimizer_begin(self, args, state, control, model=None, scaler=None, **kwargs):
+        scaler_state = {} if scaler is None else scaler.state_dict()  # empty for a scaler that is switched off
+        if "scale" in scaler_state and scaler_state["scale"].item() >= MIN_SCALE:
+            return
+        gradients = dict(_gradients(model))
+        if not is_true_anywhere(not math.isfinite(_squared_norm(gradients.values())), self.num_processes):
+            return
+        bad = [name for name, one in gradients.items() if not math.isfinite(_squared_norm([one]))]
+        shown = _shown(bad, self.num_processes) or "their norm"
+        self.watch.stop(state.global_step + 1, f"its gradients are not finite: {shown}")
 
-    def _rates(self, num_tokens: int, num_trained: int, seconds: float) -> dict[str, float]:
-        factor = self.num_processes / max(seconds, 1e-9)
-        return {
-            "tokens_per_second": round(num_tokens * factor, 2),
-            "trained_tokens_per_second": round(num_trained * factor, 2),
-        }
+
+def _gradients(model) -> Iterator[tuple[str, paddle.Tensor]]:
+    """Yield the gradients in this process, by the names of their parameters."""
+    for name, parameter in model.named_parameters():
+        if parameter.stop_gradient:
+            continue
+        # Paddle's mixed precision and its sharding stage 3 use the last two in place of `grad`.
+        for place in ("grad", "main_grad", "bw_storage"):
+            if hasattr(parameter, place) and (gradient := getattr(parameter, place)) is not None:
+                yield name, gradient
+                break
+
+
+def _squared_norm(tensors: Iterable[paddle.Tensor]) -> float:
+    """Return the sum of squares; infinite where it overflows float32, as in gradient clipping."""
+    norms = [_squared_l2_norm(one).astype("float32").reshape([1]) for one in tensors]
+    return float(paddle.concat(norms).sum()) if norms else 0.0
+
+
+def check_loss(loss: float, name: str) -> float:
+    """Return the loss of an evaluation. Raises LossError if it is not finite."""
+    if not math.isfinite(loss):
+        raise LossError(
+            f"{name} is {loss}: weights, or values computed from a row, are not finite. Look at the rows "
+            "(paddlemix inspect-data) and at the model (paddlemix inspect)"
+        )
+    return loss
+
+
+def check_weights(model, what: str, *, num_processes: int = 1, is_trained_only: bool = False) -> None:
+    """Raise CheckpointError that names the first weights with NaN or infinite values. what: whose weights they are.
+
+    is_trained_only: leave out the frozen ones, which have not changed. All processes must call it.
+    """
+    named = [*model.named_parameters(), *model.named_buffers()]
+    named = [(name, one) for name, one in named if not (is_trained_only and one.stop_gradient)]
+    bad = [name for name, one in named if one.dtype in FLOATS and not _is_finite(_part(one))]
+    if not is_true_anywhere(bool(bad), num_processes):
+        return
+    raise CheckpointError(f"{what}: values that are not finite in {_shown(bad, num_processes)}")
+
+
+def _shown(names: list[str], num_processes: int) -> str:
+    """Join the names of all processes, which must call it together."""
+    parts = gather(names, num_processes)
+    return preview(dict.fromkeys(name for part in parts for name in part), NUM_NAMED)
+
+
+def _part(parameter) -> paddle.Tensor:
+    """Return what is in this process of a parameter: a slice of it in sharding stage 3."""
+    return parameter.fw_storage if hasattr(parameter, "fw_storage") else parameter
+
+
+def _is_finite(tensor) -> bool:
+    wide = tensor.detach() if tensor.dtype == paddle.float32 else tensor.detach().astype("float32")
+    # The sum takes one pass and no memory. It can overflow for large finite numbers, which the second test allows.
+    return math.isfinite(float(wide.sum())) or bool(np.isfinite(wide.numpy()).all())

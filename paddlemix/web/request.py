@@ -1,4 +1,4 @@
-"""Ask a web server for bytes; tell failures that may pass from lasting ones. Knows neither files nor pictures."""
+"""Request bytes from a web server and classify failures as passing or lasting. Knows neither files nor images."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 1 << 16
 MAX_REDIRECTS = 5
 TOO_MANY_REQUESTS = 429
-MAX_DIGITS = 18  # of a length that somebody could mean
+MAX_DIGITS = 18  # of a plausible length
 MAX_SHOWN = 200  # characters of an address in a message
 
 
 class WebError(Exception):
-    """A request that failed; status: what the server answered, None where it did not."""
+    """A request that failed. status: of the answer, None without an answer."""
 
     def __init__(self, text: str, status: int | None = None):
         super().__init__(text)
@@ -28,7 +28,7 @@ class WebError(Exception):
 
 
 class PassingWebError(WebError):
-    """A failure that a second attempt may not have."""
+    """A failure that may not happen again."""
 
 
 class OutOfTimeError(WebError):
@@ -45,35 +45,35 @@ def request(
     clock: ExchangeClock,
     accepted: tuple[int, ...] = (200,),
 ) -> Iterator[Response]:
-    """Yield the answer to one request, its body not yet read. timeout: seconds to connect, seconds to wait for bytes.
+    """Yield the response to one request, its body not yet read. timeout: seconds to connect, seconds to wait for bytes.
 
-    clock: of the whole exchange, redirects and the body included; a new one for each request.
-    Also failures of reading the body inside the `with` block come as WebError, PassingWebError or OutOfTimeError.
+    clock: of the whole exchange, with redirects and the body; a new one for each request.
+    Failures to read the body inside the `with` block are raised as WebError, PassingWebError or OutOfTimeError too.
     """
-    import requests  # here, because whoever downloads nothing should not pay for it
+    import requests  # here, because most commands download nothing
     import urllib3
 
     from .session import make_session
 
-    # NOTE: identity, so that Content-Length counts the bytes we get.
+    # NOTE: identity, so that Content-Length counts the bytes that arrive.
     headers = {"Accept-Encoding": "identity", **headers}
     try:
         with clock, make_session(clock, MAX_REDIRECTS) as session:
             with _send(session, method, url, timeout=timeout, headers=headers) as response:
-                _check_clock(clock)  # a connection that ends looks like the end of the headers
+                _check_clock(clock)  # the end of a connection looks like the end of the headers
                 _check_status(response, accepted)
                 yield response
-            _check_clock(clock)  # and like the end of the body
-    except urllib3.exceptions.LocationValueError as error:  # an address that is none, in a redirect too
+            _check_clock(clock)  # or of the body
+    except urllib3.exceptions.LocationValueError as error:  # an invalid address, also in a redirect
         raise WebError(printable(str(error))) from error
     except (
         requests.exceptions.ConnectionError,
         requests.exceptions.Timeout,
-        urllib3.exceptions.HTTPError,  # what the raw stream raises
+        urllib3.exceptions.HTTPError,  # of the raw stream
     ) as error:
         _check_clock(clock)
         raise PassingWebError(f"{type(error).__name__}: {printable(str(_reason(error)))}") from error
-    # A bad address or scheme, endless redirects. A header that cannot be read gives a plain ValueError.
+    # A bad address or scheme, endless redirects. An unreadable header raises a plain ValueError.
     except (requests.exceptions.RequestException, ValueError) as error:
         _check_clock(clock)
         raise WebError(printable(str(error))) from error
@@ -84,9 +84,9 @@ def _send(session: Session, method: str, url: str, *, timeout: tuple[float, floa
 
     try:
         return session.request(method, url, stream=True, timeout=timeout, headers=headers, allow_redirects=True)
-    except requests.exceptions.RequestException:  # before OSError, which it is too
+    except requests.exceptions.RequestException:  # a subclass of OSError
         raise
-    except OSError as error:  # the file of certificates that the environment names is not there
+    except OSError as error:  # the environment names a certificate file that does not exist
         raise WebError(printable(str(error))) from error
 
 
@@ -96,13 +96,13 @@ def _check_clock(clock: ExchangeClock) -> None:
 
 
 def printable(text: str) -> str:
-    """Return a text for a message: what a terminal would obey is made visible, and what is long is cut."""
+    """Return a text for a message, cut if it is long, with control characters made visible."""
     text = text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}... ({len(text)} characters)"
     return visible_line(text)
 
 
 def _reason(error: Exception) -> object:
-    """Return what lies behind an error that says first which pool of connections gave up."""
+    """Return the reason inside an error that begins with the connection pool that gave up."""
     cause = error.args[0] if error.args else error
     return getattr(cause, "reason", None) or error
 
@@ -115,7 +115,7 @@ def _check_status(response: Response, accepted: tuple[int, ...]) -> None:
 
 
 def num_expected_bytes(response: Response) -> int | None:
-    """Return the length of the body that `chunks` gives, None where the server does not tell."""
+    """Return the length of the body that `chunks` yields, None if the server does not state it."""
     if "Content-Encoding" in response.headers:
         return None  # Content-Length counts compressed bytes
     length = response.headers.get("Content-Length", "").strip()
@@ -125,9 +125,9 @@ def num_expected_bytes(response: Response) -> int | None:
 
 
 def chunks(response: Response) -> Iterator[bytes]:
-    """Yield the body as it arrives; what is compressed comes unpacked. A body can end early without an error."""
-    # NOTE: read1 returns what has arrived. `read` waits for a full chunk, so that a server that sends one byte now and
-    # then would never let us look at the clock. urllib3 before 2.2 has no read1: small chunks are the next best.
+    """Yield the body as it arrives, decompressed. A body can end early without an error."""
+    # NOTE: read1 returns the bytes that have arrived. `read` waits for a full chunk, so the clock would not be checked
+    # while a server trickles. urllib3 before 2.2 has no read1; small chunks are the next best.
     if hasattr(response.raw, "read1"):
         read, chunk_bytes = response.raw.read1, CHUNK_BYTES
     else:

@@ -1,4 +1,4 @@
-"""A session of requests whose connections end when a clock says so, and which reads no body of a redirect."""
+"""A session of requests whose connections end at a deadline, and which does not read the bodies of redirects."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .clock import ExchangeClock
 def make_session(clock: ExchangeClock, max_redirects: int) -> requests.Session:
     """Return a session for one exchange over http and https, redirects and proxies included."""
     logger = logging.getLogger("urllib3")
-    if logger.level == logging.NOTSET:  # it warns of odd headers in a server's own words, with a traceback
+    if logger.level == logging.NOTSET:  # its warnings of odd headers print the server's text and a traceback
         logger.setLevel(logging.CRITICAL)
     session = requests.Session()
     session.max_redirects = max_redirects
-    for scheme in ("http://", "https://"):  # a redirect to any other scheme fails: it has no adapter
+    for scheme in ("http://", "https://"):  # without an adapter, a redirect to another scheme fails
         session.mount(scheme, _Adapter(clock))
     return session
 
@@ -37,7 +37,7 @@ class _Adapter(HTTPAdapter):
         return manager
 
     def send(self, request, stream=False, timeout=None, verify=True, cert=None, proxies=None):
-        """Send a request; what a redirect says beside its address, which may have no end, is not read."""
+        """Send a request. The body of a redirect, which may be endless, is not read."""
         response = super().send(request, stream, timeout, verify, cert, proxies)
         if response.is_redirect:
             response.raw.close()
@@ -46,14 +46,14 @@ class _Adapter(HTTPAdapter):
 
 
 def _watch(manager, clock: ExchangeClock) -> None:
-    """Let a manager of connections open each under the eyes of the clock."""
+    """Make a connection manager open each connection through the clock."""
     classes = manager.pool_classes_by_scheme
     manager.pool_classes_by_scheme = {scheme: _watched(pool, clock) for scheme, pool in classes.items()}
 
 
 def _watched(pool_class: type, clock: ExchangeClock) -> type:
     class Connection(pool_class.ConnectionCls):
-        def _new_conn(self):  # NOTE: the place that urllib3's own contrib/socks.py overrides
+        def _new_conn(self):  # NOTE: urllib3's own contrib/socks.py overrides this method, too
             return clock.connect(super()._new_conn)
 
     class Pool(pool_class):

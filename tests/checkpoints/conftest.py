@@ -13,6 +13,7 @@ import pytest
 import reference_models as tiny
 
 from paddlemix.checkpoints.load import load_model
+from paddlemix.checkpoints.save import save_model
 from paddlemix.checkpoints.source import read_config
 from paddlemix.data.sample import Batch
 
@@ -74,5 +75,5 @@ def hf_copy(v1_6, tmp_path) -> Path:
 @pytest.fixture
 def own_copy(v1_6, tmp_path) -> Path:
     """A folder of ours that a test may damage."""
-    load_model(v1_6.folder, device="cpu").save_pretrained(tmp_path / "own")
+    save_model(load_model(v1_6.folder, device="cpu"), tmp_path / "own")
     return tmp_path / "own"

@@ -23,7 +23,7 @@ from paddlemix.checkpoints.processor import LlavaProcessor
 from paddlemix.checkpoints.projector_file import extract_projector
 from paddlemix.checkpoints.source import read_config
 from paddlemix.commands import compose as command
-from paddlemix.conversation.tokenizer import load_tokenizer
+from paddlemix.conversation.load_tokenizer import load_tokenizer
 from paddlemix.image.spec import CLIP_MEAN
 from paddlemix.tensor_files.stored import CheckpointError
 
@@ -322,7 +322,8 @@ def test_parts_that_do_not_fit_are_refused_and_nothing_is_written(tmp_path, lang
 
 
 def test_command_composes_and_says_what_is_random(tmp_path, language, towers, capsys):
-    parser = command.add_arguments(argparse.ArgumentParser())
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
     flags = [
         "--language-model",
         str(language[1]),
@@ -338,7 +339,7 @@ def test_command_composes_and_says_what_is_random(tmp_path, language, towers, ca
     assert "random values: projector, image_newline" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         parser.parse_args([*flags, "--image-grid-pinpoints", "[56, 28]"])
-    assert "no list of pairs" in capsys.readouterr().err
+    assert "not a list of pairs" in capsys.readouterr().err
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").write_text("mine")
     with pytest.raises(CheckpointError, match="is not empty"):

@@ -306,7 +306,7 @@ def test_verification_finds_one_wrong_number_and_leaves_nothing(made, tmp_path, 
     assert not list(tmp_path.iterdir())
 
 
-def test_what_a_layout_does_not_keep_is_said(made, tmp_path):
+def test_what_a_layout_does_not_keep_is_reported(made, tmp_path):
     folder = shutil.copytree(made("pad", "paddle"), tmp_path / "source")
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "legacy": False}))
@@ -336,7 +336,8 @@ def test_conversion_needs_no_paddle_and_no_torch():
 
 
 def run_command(*words: str) -> int:
-    parser = command.add_arguments(argparse.ArgumentParser())
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
     return command.run(parser.parse_args(list(words)))
 
 

@@ -21,10 +21,10 @@ from paddlemix.checkpoints.convert import convert
 from paddlemix.checkpoints.layouts.hf_chat import chat_template
 from paddlemix.checkpoints.source import open_source
 from paddlemix.constants import IMAGE_TOKEN_ID
+from paddlemix.conversation.load_tokenizer import load_tokenizer
 from paddlemix.conversation.messages import Conversation, Message
 from paddlemix.conversation.render import render
 from paddlemix.conversation.templates import TEMPLATES, get_template
-from paddlemix.conversation.tokenizer import load_tokenizer
 from paddlemix.data.sample import Batch
 from paddlemix.tensor_files.stored import CheckpointError
 
@@ -67,7 +67,7 @@ def test_transformers_loads_it_whole_and_gives_our_logits(folders, mode, caplog)
     assert not [record for record in caplog.records if "weights" in record.message], caplog.text
     assert type(model).__name__ == MODES[mode]
     processor = transformers.AutoProcessor.from_pretrained(folders[mode])
-    picture = tiny_folder.picture(1)
+    picture = tiny_folder.random_image(1)
     inputs = processor(images=picture, text="USER: <image>\nWhat colour? ASSISTANT:", return_tensors="pt")
     with torch.no_grad():
         logits = model(**inputs).logits.numpy()
@@ -91,7 +91,7 @@ def test_processor_of_transformers_makes_our_ids_and_pixels(folders, mode):
         Message("user", "Sure?"),
     )
     for seed in (0, 1, 3, 4):  # 2 is square and small: transformers takes another of two equally good canvases
-        picture = tiny_folder.picture(seed)
+        picture = tiny_folder.random_image(seed)
         sample = ours.encode(Conversation(messages, (picture,)))
         content = [{"type": "image"}, {"type": "text", "text": "What colour is it?"}]
         chat = [{"role": one.role, "content": one.text} for one in messages]
@@ -134,11 +134,11 @@ def test_report_tells_where_ids_behind_an_image_differ(tmp_path, is_legacy):
     assert any("not legacy" in remark for remark in report.remarks) != is_legacy
     assert all(remark in report.text() for remark in report.remarks)
     ours = LlavaProcessor.from_pretrained(source)
-    conversation = Conversation((Message("user", "<image>\nWhat is it?"),), (tiny_folder.picture(1),))
+    conversation = Conversation((Message("user", "<image>\nWhat is it?"),), (tiny_folder.random_image(1),))
     expected = ours.encode(conversation).token_ids
     theirs = transformers.AutoProcessor.from_pretrained(tmp_path / "hf")
     chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is it?"}]}]
-    found = theirs(images=tiny_folder.picture(1), text=theirs.apply_chat_template(chat), return_tensors="np")
+    found = theirs(images=tiny_folder.random_image(1), text=theirs.apply_chat_template(chat), return_tensors="np")
     assert (len(found["input_ids"][0]) == len(expected)) == is_legacy
 
 
@@ -159,14 +159,14 @@ def test_model_loaded_from_it_directly_answers_as_the_original(folders):
     processor = LlavaProcessor.from_pretrained(folders["pad"])
     assert processor.tokenizer.pad_id < PADDED
     model = LlavaForConditionalGeneration.from_pretrained(folders["pad"])
-    tiles = processor.tiles(tiny_folder.picture(2))
+    tiles = processor.tiles(tiny_folder.random_image(2))
     one = np.array([1])
     batch = Batch(
         ids, None, np.arange(ids.shape[1])[None], np.ones_like(ids), tiles.pixels, one, np.array([tiles.size])
     )
     with paddle.no_grad():
         found = model(batch).numpy()
-    np.testing.assert_allclose(found[..., :VOCAB], our_logits("pad", ids, tiny_folder.picture(2)), atol=1e-5)
+    np.testing.assert_allclose(found[..., :VOCAB], our_logits("pad", ids, tiny_folder.random_image(2)), atol=1e-5)
 
 
 def save_like_llava_hf(folder, is_next: bool):

@@ -15,6 +15,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from paddlemix.checkpoints.load import load_model
+from paddlemix.checkpoints.save import save_model
 from paddlemix.tensor_files.pdparams import open_pdparams
 from paddlemix.tensor_files.safetensors import open_safetensors
 from paddlemix.tensor_files.stored import CheckpointError, read_json
@@ -124,7 +125,7 @@ def test_shard_outside_the_folder_is_not_opened(own_copy, name):
 
 
 def test_shards_may_be_links_as_in_the_hubs_cache(own_copy, v1_6):
-    load_model(own_copy, device="cpu").save_pretrained(own_copy, max_shard_size="40KB")
+    save_model(load_model(own_copy, device="cpu"), own_copy, max_shard_size="40KB")
     (own_copy.parent / "blobs").mkdir()
     for shard in own_copy.glob("*.safetensors"):
         blob = own_copy.parent / "blobs" / shard.name[6:11]
@@ -134,7 +135,7 @@ def test_shards_may_be_links_as_in_the_hubs_cache(own_copy, v1_6):
 
 
 def test_tensor_that_two_shards_hold_is_refused(own_copy):
-    load_model(own_copy, device="cpu").save_pretrained(own_copy, max_shard_size="40KB")
+    save_model(load_model(own_copy, device="cpu"), own_copy, max_shard_size="40KB")
     first, second = sorted(own_copy.glob("*.safetensors"))[:2]
     second.write_bytes(first.read_bytes())
     with pytest.raises(CheckpointError, match=f"{second.name} holds tensors that another shard holds too"):
@@ -149,7 +150,7 @@ def test_key_that_is_twice_in_the_config_is_refused(own_copy):
 
 
 def test_missing_shard_is_named(own_copy):
-    load_model(own_copy, device="cpu").save_pretrained(own_copy, max_shard_size="40KB")
+    save_model(load_model(own_copy, device="cpu"), own_copy, max_shard_size="40KB")
     shard = sorted(own_copy.glob("*.safetensors"))[1]
     shard.unlink()
     with pytest.raises(CheckpointError, match=f"shard {shard.name} is missing"):
@@ -223,7 +224,7 @@ def hostile(marker) -> dict[str, object]:
 
 
 def array_with_dtype_state(state: tuple):
-    """Return what is read as an array whose dtype has been told to hold objects."""
+    """Return what is read as an array whose dtype has been message to hold objects."""
     dtype = Call(np.dtype, "f4", False, True, state=state)
     whole = (1, (2,), dtype, False, bytes(8))
     return Call(np.core.multiarray._reconstruct, np.ndarray, (0,), b"b", state=whole)

@@ -24,7 +24,7 @@ from paddlemix.tensor_files.stored import CheckpointError
 from paddlemix.tensor_files.transforms import BLOCK_BYTES
 
 VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
-SIDE_FILES = {"tokenizer.model": "of the delta", "tokenizer_config.json": "{}", "generation_config.json": "{}"}
+OTHER_FILES = {"tokenizer.model": "of the delta", "tokenizer_config.json": "{}", "generation_config.json": "{}"}
 
 
 def make_base(folder, dtype=torch.float16, **options):
@@ -48,7 +48,7 @@ def make_other(folder, base, dtype=torch.float16, num_new_rows=2, **changes):
     folder.mkdir()
     save_file({name: tensor for name, tensor in tensors.items() if tensor is not None}, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps({"architectures": ["LlavaLlamaForCausalLM"], "vocab_size": 101}))
-    for name, content in SIDE_FILES.items():
+    for name, content in OTHER_FILES.items():
         (folder / name).write_text(content)
     return tensors
 
@@ -112,7 +112,7 @@ def test_base_is_read_in_every_form_that_transformers_writes(tmp_path, options):
     check(tmp_path / "out", expected_sum(base, other, 1))
 
 
-def test_result_is_sharded_with_an_index_and_has_the_side_files_of_the_delta(tmp_path):
+def test_result_is_sharded_with_an_index_and_has_the_other_files_of_the_delta(tmp_path):
     base = make_base(tmp_path / "base")
     other = make_other(tmp_path / "other", base)
     (tmp_path / "other" / "pytorch_model.bin.index.json").write_text("{}")
@@ -124,10 +124,10 @@ def test_result_is_sharded_with_an_index_and_has_the_side_files_of_the_delta(tmp
     for name, shard in index["weight_map"].items():
         assert name in load_file(tmp_path / "out" / shard)
     assert json.loads((tmp_path / "out" / "config.json").read_text())["vocab_size"] == 101
-    for name, content in SIDE_FILES.items():
+    for name, content in OTHER_FILES.items():
         assert (tmp_path / "out" / name).read_text() == content
     others = {file.name for file in (tmp_path / "out").iterdir() if file.suffix != ".safetensors"}
-    assert others == {NOTE, "config.json", "model.safetensors.index.json", *SIDE_FILES}
+    assert others == {NOTE, "config.json", "model.safetensors.index.json", *OTHER_FILES}
 
 
 def test_made_delta_applied_again_gives_the_model(tmp_path):
@@ -210,7 +210,8 @@ def test_commands_take_the_flags_of_llavas_scripts_too(tmp_path, capsys):
         (make_command, ("--base", paths[0], "--target", paths[1], "--delta", paths[2])),
         (apply_command, ("--base-model-path", paths[0], "--delta-path", paths[2], "--target-model-path", paths[3])),
     ):
-        parser = command.add_arguments(argparse.ArgumentParser())
+        parser = argparse.ArgumentParser()
+        command.add_arguments(parser)
         assert command.run(parser.parse_args(flags)) == 0
     assert paths[3] in capsys.readouterr().out
     assert (tmp_path / "again" / "model.safetensors").is_file()

@@ -34,7 +34,7 @@ def folders(tmp_path_factory):
 
 
 @pytest.mark.parametrize("layout", LAYOUT_NAMES)
-def test_every_layout_is_told_by_its_content_whatever_its_name(folders, tmp_path, layout):
+def test_every_layout_is_recognized_by_its_content_whatever_its_name(folders, tmp_path, layout):
     for name in MISLEADING:
         shutil.copytree(folders / layout, tmp_path / name)
         found = detect(Folder(tmp_path / name))
@@ -59,7 +59,7 @@ def test_architecture_may_be_missing_where_the_projector_is_named(v1_5, tmp_path
     v1_5.check_folder(folder)
 
 
-SIDE_FILES = {
+PARTIAL = {
     "lora_config.json": "lora",
     "adapter_config.json": "peft",
     "mm_projector.bin": "trained",
@@ -68,8 +68,8 @@ SIDE_FILES = {
 }
 
 
-@pytest.mark.parametrize(("name", "kind"), SIDE_FILES.items())
-def test_side_files_are_told_by_their_files(tmp_path, name, kind):
+@pytest.mark.parametrize(("name", "kind"), PARTIAL.items())
+def test_partial_checkpoints_are_recognized_by_their_files(tmp_path, name, kind):
     for folder in ("llava-v1.5-7b", "lora"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / name).write_text("{}")
@@ -112,7 +112,7 @@ def test_error_names_what_was_found_and_every_layout_that_is_read(tmp_path, cont
         assert text in str(error.value)
 
 
-def test_damaged_safetensors_are_told_as_such(v1_5, tmp_path):
+def test_damaged_safetensors_are_named(v1_5, tmp_path):
     folder = write_official(tmp_path, v1_5.model, "clip", "safetensors")
     (folder / "model.safetensors").write_bytes(b"\0" * 40)
     with pytest.raises(CheckpointError, match=r"model\.safetensors"):

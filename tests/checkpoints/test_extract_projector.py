@@ -102,7 +102,8 @@ def test_model_without_a_projector_is_refused_and_an_older_file_stays(own_copy, 
 
 
 def test_command_takes_the_model_by_position_or_by_llavas_flag(v1_5, tmp_path, capsys):
-    parser = command.add_arguments(argparse.ArgumentParser())
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
     for number, model in enumerate(([str(v1_5.folder)], ["--model-path", str(v1_5.folder)])):
         output = tmp_path / f"{number}.bin"
         assert command.run(parser.parse_args([*model, "--output", str(output)])) == 0

@@ -76,12 +76,12 @@ def test_equal_template_is_taken_in_every_layout(folder, name, caplog):
 
 def test_language_model_to_compose_with_brings_its_template(made, tmp_path, caplog):
     shutil.copytree(made / "xtuner", tmp_path / "language")
-    for number, (template, expected, told) in enumerate(((ZEPHYR, "zephyr", 0), (UNKNOWN, "vicuna_v1", 1))):
+    for number, (template, expected, num_notices) in enumerate(((ZEPHYR, "zephyr", 0), (UNKNOWN, "vicuna_v1", 1))):
         put(tmp_path / "language", "tokenizer_config.json", template)
         caplog.clear()
         parts = tmp_path / "language", made / "official", tmp_path / str(number)
         assert compose(*parts, Choices()).template == expected
-        assert len(caplog.records) == told
+        assert len(caplog.records) == num_notices
     assert compose(*parts[:2], tmp_path / "chosen", Choices(template="llava_v1")).template == "llava_v1"
 
 
@@ -107,9 +107,9 @@ def test_templates_that_somebody_must_ask_for_are_no_default(folder):
 def test_unknown_template_gives_a_notice_with_the_format_that_is_used(folder, tmp_path, caplog):
     put(folder, "chat_template.jinja", UNKNOWN)
     LlavaProcessor.from_pretrained(folder)
-    [told] = [record.getMessage() for record in caplog.records]
-    assert "chat_template.jinja is not a known one" in told
-    assert "The format vicuna_v1 is used instead; --conv-mode chooses another" in told and "\n" not in told
+    [message] = [record.getMessage() for record in caplog.records]
+    assert "chat_template.jinja is not a known one" in message
+    assert "The format vicuna_v1 is used instead; --conv-mode chooses another" in message and "\n" not in message
     report = convert(folder, tmp_path / "out", "paddle").text()
     assert "The format vicuna_v1 is used instead" in report
     text = as_text(inspect(folder))
@@ -130,7 +130,7 @@ def test_template_that_was_changed_goes_before_our_note(folder):
 @pytest.mark.parametrize("value", [3, [3], {"default": [1]}])
 def test_value_that_is_no_template_is_refused(folder, value):
     put(folder, "processor_config.json", value)
-    with pytest.raises(CheckpointError, match=r"processor_config\.json: chat_template is .*, expected a text"):
+    with pytest.raises(CheckpointError, match=r"processor_config\.json: chat_template is .*, expected a string"):
         choose_template(Folder(folder), "", "vicuna_v1")
 
 

@@ -24,7 +24,7 @@ from paddlemix.checkpoints.layouts.rules import FusedRule
 from paddlemix.checkpoints.load import load_model
 from paddlemix.checkpoints.source import read_config
 from paddlemix.checkpoints.verify import compare_logits, compare_tensors
-from paddlemix.conversation.tokenizer import load_tokenizer
+from paddlemix.conversation.load_tokenizer import load_tokenizer
 from paddlemix.tensor_files.stored import CheckpointError, from_array
 from paddlemix.tensor_files.transforms import gathered_rows, open_regions, transposed
 

@@ -16,7 +16,7 @@ from paddlemix.checkpoints.convert import convert
 from paddlemix.checkpoints.layouts import hf_tokenizer
 from paddlemix.checkpoints.source import open_source
 from paddlemix.checkpoints.verify import compare_tensors
-from paddlemix.conversation.tokenizer import load_tokenizer
+from paddlemix.conversation.load_tokenizer import load_tokenizer
 
 VOCAB, PADDED = tiny_folder.VOCAB_SIZE, 448
 EMBEDDING, HEAD = "model.language_model.embed_tokens.weight", "lm_head.weight"
@@ -66,7 +66,7 @@ def test_rows_of_tokens_that_were_added_later_are_kept(folder, tmp_path):
     assert reference.convert_tokens_to_ids(list(names)) == list(range(VOCAB, VOCAB + 5))
 
 
-def test_padding_that_is_cut_is_told_and_other_rows_are_not_called_equal(folder, tmp_path):
+def test_padding_that_is_cut_is_reported_and_other_rows_are_not_called_equal(folder, tmp_path):
     rest = f"{PADDED - VOCAB} (ids {VOCAB} to {PADDED - 1}: <image>, <pad>, {PADDED - VOCAB - 2} that no token has)"
     text = convert(folder, tmp_path / "one", "paddle", checks=[compare_tensors]).text()
     assert f"dropped on purpose: 0; rows of the vocabulary: {rest}" in text

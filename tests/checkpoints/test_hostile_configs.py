@@ -37,7 +37,7 @@ def folders(tmp_path_factory):
     """Return the function that gives a folder in a layout, each made once."""
     home = tmp_path_factory.mktemp("layouts")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(tiny_folder.VISION, "num_attention_heads", 1)  # PaddleMIX's config.json tells no number of heads
+        patch.setitem(tiny_folder.VISION, "num_attention_heads", 1)  # PaddleMIX's config.json has no number of heads
         tiny_folder.make_folder(home / "paddle", "pad")
 
     def folder(layout: str) -> Path:
@@ -75,7 +75,7 @@ def _link(source: str, target: str) -> None:
 
 
 def check_refused(folder: Path) -> None:
-    """Check that a folder is refused with one line by what loads it, and that inspecting it tells a problem."""
+    """Check that a folder is refused with one line when it is loaded, and that inspecting it reports a problem."""
     found = inspect(folder)
     assert found.problems and all("\n" not in problem for problem in found.problems), found
     for read in (read_config, LlavaProcessor.from_pretrained):
@@ -190,7 +190,7 @@ def test_a_tower_alone_is_held_to_the_same(change):
         tower.read_tower(Folder(folder))
 
 
-def test_side_files_of_a_part_alone_are_looked_at_as_well(change):
+def test_other_files_of_a_part_alone_are_checked_too(change):
     folder = change("xtuner", ("visual_encoder/preprocessor_config.json", "image_std"), [0, 0, 0]) / "visual_encoder"
     assert "image_std" in inspect(folder).problems[0]
     folder = change("xtuner", ("generation_config.json", "eos_token_id"), ["x"])
@@ -198,7 +198,7 @@ def test_side_files_of_a_part_alone_are_looked_at_as_well(change):
     assert "eos_token_id" in inspect(folder).problems[0]
 
 
-def test_a_repeated_key_among_many_is_told_at_once(folders, tmp_path):
+def test_a_repeated_key_among_many_is_reported_at_once(folders, tmp_path):
     """200 kB of keys took a minute when each was counted in the whole list."""
     text = json.dumps({f"k{number}": 1 for number in range(20_000)})[:-1] + ', "k19999": 1}'
     folder = Path(shutil.copytree(folders("hf"), tmp_path / "hf"))
@@ -224,7 +224,7 @@ def test_names_of_tensors_cannot_look_like_lines_of_ours():
     assert len(preview(["x" * 10**6])) < 300
 
 
-def test_a_disk_without_room_is_told_in_units_that_fit(tmp_path, monkeypatch):
+def test_a_disk_without_room_is_reported_in_units_that_fit(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 90_000_000))
     with pytest.raises(CheckpointError, match=r"has 90\.0 MB free, but the result needs 97\.1 MB"):
         check_space(tmp_path, 30_000_000)

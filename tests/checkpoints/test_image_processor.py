@@ -35,8 +35,8 @@ def test_what_is_not_done_is_refused_in_one_line_that_names_it(tmp_path, changes
         ({"image_grid_pinpoints": [[28, 56]]}, r"states image_grid_pinpoints \[\[28, 56\]\], but config.json states"),
         ({"image_grid_pinpoints": cases.PINPOINTS[::-1]}, "pixels and features would be on different canvases"),
         ({"image_grid_pinpoints": "all"}, "expected a list of pairs"),
-        ({"size": {"shortest_edge": 30}}, "makes images of 30x30 px, but the vision tower takes 28x28"),
-        ({"crop_size": 30}, "makes images of 30x30 px, but the vision tower takes 28x28"),
+        ({"size": {"shortest_edge": 30}}, "makes images of 30x30 px, but the vision tower needs 28x28"),
+        ({"crop_size": 30}, "makes images of 30x30 px, but the vision tower needs 28x28"),
         ({"do_resize": False, "resample": "nearest"}, "resample is 'nearest'"),
     ],
 )
@@ -55,14 +55,14 @@ def test_a_file_without_a_class_states_what_differs_from_the_towers_images(tmp_p
     cases.check_pixels(folder, spec)
 
 
-def test_padding_with_a_mean_that_is_no_colour_is_refused(tmp_path):
+def test_padding_with_a_mean_that_is_not_a_color_is_refused(tmp_path):
     folder = cases.write_processor(cases.write_config(tmp_path), {**cases.PAD, "image_mean": [123.7, 116.3, 103.5]})
-    with pytest.raises(ValueError, match="image mode 'pad' fills with the mean as a colour"):
+    with pytest.raises(ValueError, match="image mode 'pad' fills with the mean as a color"):
         read_config(folder)
 
 
 @pytest.mark.parametrize("content", ["[]", '{"image_processor": 3}', '{"image_processor": {"do_pad": "yes"}}', "{"])
-def test_a_damaged_processor_file_is_told_by_its_name(tmp_path, content):
+def test_a_damaged_processor_file_is_named(tmp_path, content):
     folder = cases.write_config(tmp_path)
     (folder / "processor_config.json").write_text(content)
     with pytest.raises(CheckpointError, match=r"processor_config\.json"):
@@ -96,7 +96,7 @@ def test_inspect_tells_what_is_done_otherwise_than_usual(tmp_path):
     assert describe_image(read_config(folder).image)["pixels"] == {}
 
 
-@pytest.mark.parametrize("name", ["clip", "siglip", "pad", "next", "size beyond the crop", "no normalization"])
+@pytest.mark.parametrize("name", ["clip", "siglip", "pad", "next", "size above the crop", "no normalization"])
 def test_what_is_written_is_read_back_and_gives_transformers_the_same_pixels(tmp_path, name):
     is_next = name.startswith("next")
     source = cases.write_config(tmp_path / "a", is_next)

@@ -83,7 +83,7 @@ def test_absent_keys_of_a_file_without_a_class_are_those_of_the_towers_family(tm
     ("changes", "message"),
     [
         ({"image_processor_type": "ViTImageProcessor"}, "ViTImageProcessor"),
-        ({"crop_size": 24}, "24x24 px, but the vision tower takes 28x28 px"),
+        ({"crop_size": 24}, "24x24 px, but the vision tower needs 28x28 px"),
         ({"image_processor_type": "LlavaImageProcessor", "do_pad": True}, "a tower does not pad"),
     ],
 )

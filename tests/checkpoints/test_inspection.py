@@ -1,4 +1,4 @@
-"""What `inspect` tells of whole and broken folders, held against what transformers, Paddle and the files say."""
+"""What `inspect` reports of whole and broken folders, compared with transformers, Paddle and the files."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_no_paddle_is_loaded(folders):
     assert done.stdout.strip() == "[]"
 
 
-def test_tokens_of_a_picture_are_those_of_the_official_code():
+def test_tokens_of_an_image_are_those_of_the_official_code():
     spec = ImageSpec(mode="anyres", grids=ANYRES_GRIDS, merge="spatial_unpad")
     found = describe_image(spec)
 
@@ -222,7 +222,7 @@ def test_a_folder_with_two_formats_says_which_is_not_read(folders, tmp_path):
     assert inspect(folder).notes == ["pytorch_model.bin is there as well and is not read"]
 
 
-def test_an_untrained_projector_is_told(tmp_path):
+def test_an_untrained_projector_is_reported(tmp_path):
     folder = Path(shutil.copytree(tiny_folder.folder("pad"), tmp_path / "model"))
     change_json(folder / "config.json", untrained=["projector"])
     found = inspect(folder)
@@ -231,7 +231,7 @@ def test_an_untrained_projector_is_told(tmp_path):
     assert found.notes == ["the projector is untrained: it has random values, answers will make no sense"]
 
 
-def test_a_tower_that_the_config_only_names_is_told_with_the_places_and_not_downloaded(folders, tmp_path, monkeypatch):
+def test_a_tower_that_the_config_only_names_is_reported_and_not_downloaded(folders, tmp_path, monkeypatch):
     monkeypatch.setenv("PADDLEMIX_CACHE", str(tmp_path / "cache"))
     folder = Path(shutil.copytree(folders["official"], tmp_path / "model"))
     shutil.rmtree(folder / "vision_tower")
@@ -275,7 +275,7 @@ def write_lora(folder: Path, **config) -> Path:
     return folder
 
 
-def test_an_adapter_is_told_with_rank_alpha_base_and_what_trained_whole(tmp_path):
+def test_an_adapter_is_described_with_rank_alpha_base_and_what_trained_whole(tmp_path):
     found = inspect(write_lora(tmp_path / "lora"))
 
     base = str(tiny_folder.folder("pad"))
@@ -305,7 +305,7 @@ def test_an_adapter_without_its_base_or_weights_says_so(tmp_path):
     assert any("lora_A" in problem for problem in inspect(tmp_path / "empty").problems)
 
 
-def test_an_adapter_of_peft_is_told(tmp_path):
+def test_an_adapter_of_peft_is_described(tmp_path):
     layer = "base_model.model.model.layers.1.self_attn.v_proj"
     state = {f"{layer}.lora_A.weight": torch.ones(4, 48), f"{layer}.lora_B.weight": torch.ones(24, 4)}
     torch.save(state, tmp_path / "adapter_model.bin")
@@ -323,7 +323,7 @@ def test_an_adapter_of_peft_is_told(tmp_path):
     assert any("only one of lora_A and lora_B is there for" in problem for problem in inspect(tmp_path).problems)
 
 
-def test_a_projector_of_stage_1_is_told_as_a_folder_and_as_a_file(tmp_path):
+def test_a_projector_of_stage_1_is_described_as_a_folder_and_as_a_file(tmp_path):
     state = {"model.mm_projector.0.weight": torch.ones(48, 32), "model.mm_projector.0.bias": torch.ones(48)}
     torch.save(state, tmp_path / "mm_projector.bin")
     folder, file = inspect(tmp_path), inspect(tmp_path / "mm_projector.bin")

@@ -18,6 +18,7 @@ from paddlemix.checkpoints.layouts.lora import read_adapter
 from paddlemix.checkpoints.load import load_model
 from paddlemix.checkpoints.merge import merge
 from paddlemix.checkpoints.processor import LlavaProcessor
+from paddlemix.checkpoints.save import save_model
 from paddlemix.tensor_files.stored import CheckpointError
 
 RANK, ALPHA = 4, 10
@@ -251,7 +252,7 @@ def base_folder(v1_6, base, tmp_path):
     folder = tmp_path / "base"
     options = {"model_type": "bpe", "vocab_size": 60, "minloglevel": 2, "num_threads": 1}
     words = ["a picture of a red square and a blue circle", "what is in the picture? USER: ASSISTANT:"]
-    load_model(base, device="cpu").save_pretrained(folder)
+    save_model(load_model(base, device="cpu"), folder)
     with open(folder / "tokenizer.model", "wb") as file:
         sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(words * 3), model_writer=file, **options)
     return folder

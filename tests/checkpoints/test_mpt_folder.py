@@ -84,7 +84,7 @@ def test_official_folder_gives_transformers_logits(reference, tmp_path, has_towe
     assert by_name["layers"][0] == by_name["layers"][1] > 0 and by_name["embeddings"] == (99 * 48, 99 * 48)
 
 
-def test_older_class_is_told_by_its_model_type_and_may_lack_the_tied_head(reference, tmp_path):
+def test_older_class_is_recognized_by_its_model_type_and_may_lack_the_tied_head(reference, tmp_path):
     write_tower(tmp_path / "clip", reference.model)
     changes = {"architectures": ["LlavaMPTForCausalLM"]}
     reference.check_folder(

@@ -150,7 +150,7 @@ def test_swapped_axes_of_a_fused_matrix_are_named(phi, tmp_path):
 def test_paddlemix_matrix_in_torchs_orientation_is_named(v1_5, tmp_path):
     state = tiny.paddlemix_state(v1_5.model)
     name = f"llama.{UP}"
-    tiny.write_paddlemix_side_files(tmp_path / "model", tiny.paddlemix_config(v1_5.model))
+    tiny.write_paddlemix_json(tmp_path / "model", tiny.paddlemix_config(v1_5.model))
     paddle.save(state | {name: state[name].T}, str(tmp_path / "model" / "model_state.pdparams"))
     for said in refusals(tmp_path / "model", tmp_path):
         assert f"axes swapped in 1 of the matrices: {name} [80, 48], expected [48, 80]" in said

@@ -101,7 +101,7 @@ def test_config_of_a_known_tower_is_read_without_the_tower(v1_5, tmp_path):
     assert (vision.patch_size, vision.num_attention_heads, vision.name) == (32, 12, "openai/clip-vit-base-patch32")
 
 
-def test_config_says_how_pictures_are_taken(v1_5, tmp_path):
+def test_config_describes_how_images_are_read(v1_5, tmp_path):
     write_tower(tmp_path / CLIP, v1_5.model)
     image = read_config(write_official(tmp_path / "a", v1_5.model, CLIP)).image
     assert (image.mode, image.mean, image.std) == ("pad", tuple(PIXELS["image_mean"]), tuple(PIXELS["image_std"]))
@@ -169,7 +169,7 @@ def test_computed_buffers_and_an_unused_newline_are_left_out(v1_5, tmp_path):
         ({"mm_vision_tower": None}, r"names no vision tower \(mm_vision_tower\)"),
         ({"mm_hidden_size": 64}, "mm_hidden_size is 64, but the features of the tower .* are 32 wide"),
         ({"rope_scaling": {"type": "yarn", "factor": 2}}, "rope_scaling .* is not supported"),
-        ({"mm_vision_tower": 3}, "mm_vision_tower is 3, expected a text"),
+        ({"mm_vision_tower": 3}, "mm_vision_tower is 3, expected a string"),
         ({"vision_config": "clip"}, "vision_config is 'clip', expected an object"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",

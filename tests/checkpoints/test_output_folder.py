@@ -6,7 +6,7 @@ import contextlib
 import json
 
 import pytest
-from kills import stopped_at
+from kills import kill_at
 
 from paddlemix.checkpoints.output_folder import NOTE, STAGING, OutputFolder, exchanged, finish_exchange
 from paddlemix.tensor_files.stored import CheckpointError
@@ -51,7 +51,9 @@ def test_earlier_output_of_the_same_command_is_replaced_and_other_files_stay(tmp
 def test_folder_with_something_else_needs_to_be_asked_for(tmp_path):
     fill(tmp_path / "out", OLD | {"notes.md": "mine"})
     for _ in range(2):
-        with pytest.raises(CheckpointError, match=r"no earlier output of merge, it holds config\.json.*--overwrite"):
+        with pytest.raises(
+            CheckpointError, match=r"not an earlier output of merge, it holds config\.json.*--overwrite"
+        ):
             write(tmp_path / "out", NEW)
         assert contents(tmp_path / "out") == OLD | {"notes.md": "mine"}
     write(tmp_path / "out", NEW, is_overwriting=True)
@@ -60,7 +62,7 @@ def test_folder_with_something_else_needs_to_be_asked_for(tmp_path):
 
 def test_output_of_another_command_needs_to_be_asked_for(tmp_path):
     write(tmp_path / "out", OLD, "convert")
-    with pytest.raises(CheckpointError, match="no earlier output of merge"):
+    with pytest.raises(CheckpointError, match="not an earlier output of merge"):
         write(tmp_path / "out", NEW)
 
 
@@ -71,7 +73,7 @@ def test_source_is_never_written_to(tmp_path, is_overwriting):
     for place, source, text in (
         ("model/inner", "model/inner", "is also a source"),
         ("link", "model/inner", "is also a source"),
-        ("model", "model/inner", "lies in the destination|is not empty"),
+        ("model", "model/inner", "is in the destination|is not empty"),
     ):
         with pytest.raises(CheckpointError, match=text):
             write(tmp_path / place, NEW, sources=[tmp_path / source], is_overwriting=is_overwriting)
@@ -110,7 +112,7 @@ def test_kill_at_any_change_leaves_the_old_the_new_or_no_model_and_the_next_star
             with exchanged(folder, "merge") as place:
                 fill(place, NEW)
 
-        if not stopped_at(number, monkeypatch, run):
+        if not kill_at(number, monkeypatch, run):
             break
         found = {name: text for name, text in without_note(folder).items() if not name.startswith(STAGING)}
         heads = {name: text for name, text in found.items() if name in ("config.json", "lora_config.json")}
@@ -134,7 +136,7 @@ def test_note_that_leads_out_of_the_folder_is_refused(tmp_path):
         for key in ("files", "replaced"):
             note = {"command": "merge", "files": [], "replaced": [], key: names}
             (tmp_path / "out" / STAGING / NOTE).write_text(json.dumps(note))
-            with pytest.raises(CheckpointError, match="is no note of an unfinished output"):
+            with pytest.raises(CheckpointError, match="is not a note of an unfinished output"):
                 finish_exchange(tmp_path / "out")
     assert (tmp_path / "mine").read_text() == "mine"
 

@@ -45,7 +45,7 @@ def random_model(config, dtype: str):
 @pytest.mark.parametrize("dtype", TORCH_DTYPES)
 def test_saved_files_hold_the_bits_of_the_model(v1_6, tmp_path, dtype, max_shard_size):
     model = random_model(read_config(v1_6.folder), dtype)
-    model.save_pretrained(tmp_path, max_shard_size=max_shard_size)
+    save_model(model, tmp_path, max_shard_size=max_shard_size)
     stored = {name: tensor for path in tmp_path.glob("*.safetensors") for name, tensor in load_file(path).items()}
     assert {tensor.dtype for tensor in stored.values()} == {TORCH_DTYPES[dtype]}
     raw = {name: tensor.view(torch.uint16 if dtype == "bfloat16" else tensor.dtype) for name, tensor in stored.items()}
@@ -56,7 +56,7 @@ def test_saved_files_hold_the_bits_of_the_model(v1_6, tmp_path, dtype, max_shard
 @pytest.mark.parametrize("dtype", TORCH_DTYPES)
 def test_loaded_model_holds_the_values_that_were_saved(v1_6, tmp_path, dtype, max_shard_size):
     model = random_model(read_config(v1_6.folder), dtype)
-    model.save_pretrained(tmp_path, max_shard_size=max_shard_size)
+    save_model(model, tmp_path, max_shard_size=max_shard_size)
     loaded = load_model(tmp_path, dtype="float32", device="cpu")
     assert read_config(tmp_path).dtype == dtype
     assert loaded.config == dataclasses.replace(model.config, dtype=dtype)
@@ -66,9 +66,9 @@ def test_loaded_model_holds_the_values_that_were_saved(v1_6, tmp_path, dtype, ma
 
 def test_there_and_back_again_is_bit_equal_and_gives_the_reference_logits(v1_6, tmp_path):
     first = load_model(v1_6.folder, device="cpu")
-    first.save_pretrained(tmp_path / "one")
+    save_model(first, tmp_path / "one")
     second = load_model(tmp_path / "one", device="cpu")
-    second.save_pretrained(tmp_path / "two", max_shard_size="40KB")
+    save_model(second, tmp_path / "two", max_shard_size="40KB")
     third = load_model(tmp_path / "two", device="cpu")
     assert_bit_equal(bits(first), bits(third))
     assert first.config == second.config == third.config
@@ -76,26 +76,26 @@ def test_there_and_back_again_is_bit_equal_and_gives_the_reference_logits(v1_6, 
 
 
 def test_index_names_every_tensor_in_the_shard_that_holds_it(own_copy, tmp_path):
-    load_model(own_copy, device="cpu").save_pretrained(tmp_path / "cut", max_shard_size="40KB")
+    save_model(load_model(own_copy, device="cpu"), tmp_path / "cut", max_shard_size="40KB")
     index = json.loads((tmp_path / "cut" / "model.safetensors.index.json").read_text())
-    held, total = {}, 0
+    found, total = {}, 0
     for path in sorted((tmp_path / "cut").glob("*.safetensors")):
         with safe_open(path, "np") as shard:
-            held |= dict.fromkeys(shard.keys(), path.name)
+            found |= dict.fromkeys(shard.keys(), path.name)
             sizes = [shard.get_tensor(name).nbytes for name in shard.keys()]  # noqa: SIM118
         assert sum(sizes) <= 40_000 or len(sizes) == 1
         total += sum(sizes)
-    assert len(set(held.values())) > 3
-    assert index["weight_map"] == held
+    assert len(set(found.values())) > 3
+    assert index["weight_map"] == found
     assert index["metadata"]["total_size"] == total
 
 
 def test_saving_over_a_folder_leaves_no_file_of_the_earlier_save(own_copy):
     model = load_model(own_copy, device="cpu")
-    model.save_pretrained(own_copy, max_shard_size="40KB")
+    save_model(model, own_copy, max_shard_size="40KB")
     assert not (own_copy / "model.safetensors").exists()
     assert_bit_equal(bits(load_model(own_copy, device="cpu")), bits(model))
-    model.save_pretrained(own_copy)
+    save_model(model, own_copy)
     assert sorted(path.name for path in own_copy.iterdir()) == ["config.json", "model.safetensors"]
     assert_bit_equal(bits(load_model(own_copy, device="cpu")), bits(model))
 
@@ -144,7 +144,7 @@ def test_full_disk_leaves_the_old_files_and_no_temporary_one(own_copy, monkeypat
 @pytest.mark.parametrize("fails_late", [False, True], ids=["in-write", "in-close"])
 def test_full_disk_in_a_later_shard_leaves_no_mixture_of_old_and_new(own_copy, monkeypatch, fails_late):
     model = load_model(own_copy, device="cpu")
-    model.save_pretrained(own_copy, max_shard_size="40KB")
+    save_model(model, own_copy, max_shard_size="40KB")
     before = contents(own_copy)
     for parameter in model.parameters():
         parameter.set_value(parameter + 1)

@@ -12,10 +12,10 @@ import reference_models as tiny
 import sentencepiece
 from safetensors.numpy import save_file
 
+from paddlemix import LlavaForConditionalGeneration
 from paddlemix.checkpoints.load import load_model
 from paddlemix.checkpoints.processor import LlavaProcessor
 from paddlemix.checkpoints.source import read_config
-from paddlemix.models.llava import LlavaForConditionalGeneration
 from paddlemix.tensor_files.stored import CheckpointError
 
 ANYRES = {
@@ -44,7 +44,7 @@ def write_weights(folder, state: dict, kind: str) -> None:
 
 def write_folder(folder, reference, kind="pdparams", without=(), grids=None, **changes):
     """Write a reference model; without: starts of the names that are left out."""
-    tiny.write_paddlemix_side_files(folder, tiny.paddlemix_config(reference.model, **changes), grids)
+    tiny.write_paddlemix_json(folder, tiny.paddlemix_config(reference.model, **changes), grids)
     state = {
         name: value
         for name, value in tiny.paddlemix_state(reference.model).items()

@@ -104,13 +104,13 @@ TIED = {
 
 
 @pytest.mark.parametrize(("settings", "is_tied"), TIED.values(), ids=TIED)
-def test_adapter_over_a_tied_model_parts_what_peft_parts(bases, tmp_path, settings, is_tied):
+def test_adapter_over_a_tied_model_unties_what_peft_unties(bases, tmp_path, settings, is_tied):
     folder = peft_folders.train(tmp_path / "x", bases("tied").folder, **settings)
     check_adapter(folder, bases("tied"))
     assert read_config(folder).language.tie_word_embeddings is is_tied
 
 
-def test_parted_layers_stay_apart_in_what_is_written(bases, tmp_path):
+def test_untied_layers_stay_apart_in_the_result(bases, tmp_path):
     base = bases("gemma")
     folder = peft_folders.train(tmp_path / "x", base.folder, target_modules=[*QV, "lm_head"])
     expected = peft_folders.logits_of(folder, base.folder, base.batch)
@@ -215,7 +215,7 @@ def test_fused_matrices_of_a_decoder_alone_are_known(phi, tmp_path):
         np.testing.assert_allclose(load_model(folder, device="cpu")(phi.batch).numpy(), expected, atol=1e-4)
 
 
-def test_head_of_siglip_is_left_out_and_told(make_reference, tmp_path):
+def test_head_of_siglip_is_left_out_and_reported(make_reference, tmp_path):
     vision = {"kind": "siglip", "num_attention_heads": 1}
     base = make_siglip(make_reference, tmp_path, vision)
     folder = peft_folders.train(tmp_path / "x", base.folder, target_modules=ALL, bias="all")
@@ -365,7 +365,7 @@ def test_revision_of_the_base_goes_to_the_hub(plain, tmp_path, monkeypatch):
         asked.append((name, revision))
         raise OSError("not here")
 
-    monkeypatch.setattr("paddlemix.hub.hub.resolve", resolve)
+    monkeypatch.setattr("paddlemix.hub.resolve.resolve", resolve)
     folder = copied(plain, tmp_path / "x")
     for revision in ("v1", "main", None):
         peft_folders.change_config(folder, base_model_name_or_path="owner/llava", revision=revision)

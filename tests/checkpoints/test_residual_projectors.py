@@ -138,7 +138,7 @@ def test_extracted_projector_is_composed_again(model, tmp_path, name):
         np.testing.assert_array_equal(state[f"projector.{key}"], expected)
 
 
-def test_new_projector_is_drawn_as_torch_initialises_it(model, tmp_path):
+def test_new_projector_is_drawn_as_torch_initializes_it(model, tmp_path):
     theirs, projector_type, folder = model
     config = compose(folder, folder, tmp_path / "out", Choices(projector_type=projector_type))
     assert config.untrained == ("projector",)

@@ -140,7 +140,7 @@ def test_parts_of_an_xtuner_folder_have_other_names_and_stale_indexes(v1_5, tmp_
 
 
 @pytest.mark.parametrize("part", ["language", "tower"])
-def test_a_tensor_of_a_part_that_nobody_knows_names_the_folder(parts, tmp_path, part):
+def test_the_folder_of_an_unrecognized_tensor_of_a_part_is_named(parts, tmp_path, part):
     folder = shutil.copytree(parts / part, tmp_path / part)
     stored = load_file(folder / "model.safetensors")
     save_file({**stored, "module.layers.0.memory": torch.ones(2)}, folder / "model.safetensors")

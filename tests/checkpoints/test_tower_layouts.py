@@ -119,8 +119,8 @@ def test_there_and_back_keeps_every_bit_and_the_configuration(tmp_path, folder, 
 
 def test_transformers_reads_what_we_write_without_a_tensor_too_many_or_too_few(tmp_path, folder, name):
     convert(folder, tmp_path / "hf", "hf")
-    theirs, told = LlavaForConditionalGeneration.from_pretrained(tmp_path / "hf", output_loading_info=True)
-    assert not told["missing_keys"] and not told["unexpected_keys"] and not told["mismatched_keys"]
+    theirs, report = LlavaForConditionalGeneration.from_pretrained(tmp_path / "hf", output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"] and not report["mismatched_keys"]
     config = read_config(folder)
     assert theirs.config.vision_config.model_type == f"{config.vision.family}_vision_model"
     batch = batch_of(config)
@@ -131,10 +131,10 @@ def test_transformers_reads_what_we_write_without_a_tensor_too_many_or_too_few(t
         found = theirs.eval()(**inputs).logits.numpy()[..., : config.language.vocab_size]
     np.testing.assert_allclose(found, logits(folder, batch), atol=TOLERANCE)
     convert(folder, tmp_path / "xtuner", "xtuner")
-    tower, told = CLASSES[config.vision.family].from_pretrained(
+    tower, report = CLASSES[config.vision.family].from_pretrained(
         tmp_path / "xtuner" / "visual_encoder", output_loading_info=True
     )
-    assert not told["missing_keys"] and not told["unexpected_keys"] and not told["mismatched_keys"]
+    assert not report["missing_keys"] and not report["unexpected_keys"] and not report["mismatched_keys"]
     with torch.no_grad():
         pixels = torch.tensor(batch.pixels)
         states, expected = (
@@ -165,8 +165,8 @@ def test_anyres_over_siglip_goes_there_and_back(tmp_path, layout):
     expected = tiny.hf_logits(model, batch, True)
     np.testing.assert_allclose(logits(tmp_path / "there", batch), expected, atol=TOLERANCE)
     if layout == "hf":
-        told = LlavaNextForConditionalGeneration.from_pretrained(tmp_path / "there", output_loading_info=True)[1]
-        assert not told["missing_keys"] and not told["unexpected_keys"]
+        report = LlavaNextForConditionalGeneration.from_pretrained(tmp_path / "there", output_loading_info=True)[1]
+        assert not report["missing_keys"] and not report["unexpected_keys"]
 
 
 def as_llava_next_writes(model, home, num_layers: int):
@@ -222,7 +222,7 @@ def test_name_of_a_known_tower_stands_for_its_shape_with_and_without_its_last_la
     assert tower_layout.known_name(dataclasses.replace(clip, num_hidden_layers=11)) == ""
 
 
-def test_stage_1_folder_that_only_names_a_known_siglip_has_its_shape_and_its_pictures(tmp_path):
+def test_stage_1_folder_that_only_names_a_known_siglip_has_its_shape_and_its_pixels(tmp_path):
     model = tower_model("siglip")
     folder = write_official(tmp_path / "model", model, SO400M, mm_hidden_size=1152)
     config = read_config(folder)
@@ -264,12 +264,12 @@ def test_interpolated_tower_loses_its_name_and_lies_beside_the_official_model(tm
     compose(tiny_folder.folder("pad"), towers[1] / "tower", tmp_path / "out", Choices(image_size=49))
     convert(tmp_path / "out", tmp_path / "official", "official")
     values = json.loads((tmp_path / "official" / "config.json").read_text())
-    assert values["mm_vision_tower"] == "siglip_vision_tower"  # LLaVA-NeXT tells its kind by "siglip" in it
+    assert values["mm_vision_tower"] == "siglip_vision_tower"  # LLaVA-NeXT recognizes its kind by "siglip" in it
     config = read_config(tmp_path / "official")
     assert (config.vision.image_size, config.image.patches_per_side) == (49, 7)
 
 
-def test_inspect_tells_the_kind_of_a_tower_alone_and_in_a_model(folder, name, towers):
+def test_inspect_names_the_kind_of_a_tower_alone_and_in_a_model(folder, name, towers):
     found = inspect(folder)
     title = "SigLIP" if name.startswith("siglip") else "CLIP"
     assert found.model.startswith(f"{title} 3 x 32 ({VISIONS[name]['image_size']} px, patches of 7)")
@@ -308,7 +308,8 @@ def test_interpolation_keeps_the_dtype_and_rounds_once(tmp_path, towers):
 
 
 def test_command_composes_for_another_side(tmp_path, towers, capsys):
-    parser = command.add_arguments(argparse.ArgumentParser())
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
     flags = ["--language-model", str(tiny_folder.folder("pad")), "--vision-tower", str(towers[1] / "whole")]
     flags += ["--output", str(tmp_path / "out"), "--mm-projector-type", "mlp2x_res2x_gelu"]
     with pytest.raises(ValueError, match="--image-size 0 is below 1 px"):

@@ -94,7 +94,7 @@ def test_bad_index_is_one_line_in_loading_and_in_inspect(hf_copy, index, text):
 
 def test_folder_without_weights_tells_of_files_that_are_none(hf_copy):
     (hf_copy / "model.safetensors").rename(hf_copy / "master_weights-00001-of-00001.safetensors")
-    text = r"the weights are missing \(master_weights-00001-of-00001\.safetensors is no such file"
+    text = r"the weights are missing \(master_weights-00001-of-00001\.safetensors is not such a file"
     with pytest.raises(CheckpointError, match=text):
         load_model(hf_copy, device="cpu")
 
@@ -102,7 +102,7 @@ def test_folder_without_weights_tells_of_files_that_are_none(hf_copy):
 def unified(folder, reference, dtype) -> None:
     """Write what PaddleNLP's trainer leaves as a unified checkpoint: bfloat16 as NumPy's uint16, and other files."""
     config = tiny.paddlemix_config(reference.model, dtype=dtype)
-    tiny.write_paddlemix_side_files(folder, config)
+    tiny.write_paddlemix_json(folder, config)
     state = {
         name: paddle.to_tensor(value).astype(dtype) for name, value in tiny.paddlemix_state(reference.model).items()
     }

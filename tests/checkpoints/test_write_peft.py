@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 from test_lora_folder import ALPHA, RANK, adapter_state, write_adapter
-from test_side_files import trained, whole_state
+from test_partial import trained, whole_state
 
 from paddlemix.checkpoints.convert import convert
 from paddlemix.checkpoints.load import load_model
@@ -119,7 +119,7 @@ def test_lora_of_llava_s_own_code_goes_over_the_llava_hf_base(v1_5, tmp_path):
     check_result(source, tmp_path / "y", v1_5, False)
 
 
-def test_base_in_another_layout_is_told_and_kept(v1_5, tmp_path):
+def test_base_in_another_layout_is_reported_and_kept(v1_5, tmp_path):
     convert(v1_5.folder, tmp_path / "base", "paddle")
     source = own_adapter(tmp_path / "x", tmp_path / "base")
     report = write_peft_adapter(source, tmp_path / "y", dtype="bfloat16")

@@ -9,7 +9,7 @@ import transformers
 import written_tokenizers as made
 
 from paddlemix.checkpoints.layouts import hf_tokenizer, torch_tokenizer
-from paddlemix.conversation.tokenizer import load_tokenizer
+from paddlemix.conversation.load_tokenizer import load_tokenizer
 
 
 @pytest.mark.parametrize("kind", made.KINDS)

@@ -168,7 +168,7 @@ def test_given_base_goes_before_the_one_that_is_named(v1_5, tmp_path):
     v1_5.check(load_model(home, base=base, device="cpu"))
 
 
-def test_config_has_what_xtuner_does_with_pictures(v1_5, tmp_path):
+def test_config_has_the_image_settings_of_xtuner(v1_5, tmp_path):
     config = read_config(write_xtuner(tmp_path, v1_5.model))
     assert (config.image.mode, config.image.mean, config.vision.select_layer) == ("pad", (0.4, 0.5, 0.6), -2)
     assert (config.projector_type, config.dtype, config.eos_token_ids) == ("mlp2x_gelu", "float32", (2,))

@@ -10,7 +10,8 @@ import sentencepiece
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from paddlemix.conversation.tokenizer import Tokenizer, load_tokenizer
+from paddlemix.conversation.load_tokenizer import load_tokenizer
+from paddlemix.conversation.tokenizer import Tokenizer
 
 LINES = ["What colour is shape 3?", "It is red. A blue circle", "def f(x): return x", "naïve café 你好"] * 8
 FLAGS = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}

@@ -1,4 +1,4 @@
-"""`paddlemix bench`: what it measures, in which form it says so, and what it refuses."""
+"""`paddlemix bench`: its measurements, their forms, and wrong arguments."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LIMITS = {"copy": 4e9, "matrix": 2e9}
 
 @pytest.fixture(autouse=True)
 def known_limits(monkeypatch):
-    """Take the machine's limits as known: to measure them takes longer than the tiny model."""
+    """Use fixed limits of the machine, since measuring them takes longer than the tiny model."""
     monkeypatch.setattr(speed, "machine_limits", lambda dtype, num_rounds: LIMITS)
 
 
@@ -30,7 +30,7 @@ def run(*arguments) -> int:
     return bench.run(parser.parse_args(list(map(str, arguments))))
 
 
-def test_json_holds_every_measurement_with_its_part_of_the_limit(capsys):
+def test_json_has_every_measurement_with_its_fraction_of_the_limit(capsys):
     assert run("--model-path", tiny_folder.folder("anyres"), "--device", "cpu", "--json", *FEW) == 0
     printed = capsys.readouterr()
     found = json.loads(printed.out)
@@ -39,8 +39,8 @@ def test_json_holds_every_measurement_with_its_part_of_the_limit(capsys):
         ("vision", "5 tiles"),
         ("prefill", "8 tokens"),
         ("prefill", "510 tokens"),  # 9,000 do not fit into 512 with two tokens behind them
-        ("prefill", "picture + 50"),
-        ("decode", "behind 12"),
+        ("prefill", "image + 50"),
+        ("decode", "after 12"),
         ("batch", "1 row"),
         ("batch", "3 rows"),
         ("turn 1", "first token"),
@@ -52,10 +52,10 @@ def test_json_holds_every_measurement_with_its_part_of_the_limit(capsys):
         assert row["seconds"] > 0
         if row["limit"] is not None:
             assert row["fraction"] == pytest.approx(row["cost"] / row["seconds"] / LIMITS[row["limit"]])
-    assert "decode" in printed.err and "decode" not in printed.err.splitlines()[0]  # what is done is told meanwhile
+    assert "decode" in printed.err and "decode" not in printed.err.splitlines()[0]  # progress is printed meanwhile
 
 
-def test_the_table_is_of_the_bundled_model_by_default_and_of_int8_weights_when_asked(capsys):
+def test_table_is_for_the_bundled_model_by_default_and_for_int8_weights_on_request(capsys):
     assert run("--device", "cpu", "--load-in-8bit", "--rounds", 1, "--steps", 1, "--lengths", 4, "--batches", 1) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("tiny/model") and "cpu, float32, weights in int8, context 1,024" in lines[1]
@@ -88,16 +88,16 @@ def test_costs_count_what_a_step_reads_and_computes():
     cached = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 10
     assert decode_bytes(model, 10, "float32") == 4 * (layers + head + cached)
     assert prefill_flops(config, 1) == 2 * (layers + head) + config.num_hidden_layers * 4 * config.hidden_size
-    # by hand: 2 heads of 4 over 1, width 8, 16 wide within
+    # by hand: 2 heads of 4 sharing 1, width 8, intermediate width 16
     small = LanguageConfig(vocab_size=10, hidden_size=8, intermediate_size=16, num_hidden_layers=3,
                            num_attention_heads=2, num_key_value_heads=1)  # fmt: skip
     assert layer_weights(small) == 8 * 8 + 2 * 8 * 4 + 8 * 8 + 3 * 8 * 16
 
 
-def test_codes_count_with_the_bytes_they_take():
+def test_quantized_weights_count_with_their_bytes():
     folder = tiny_folder.folder("anyres")
     whole = load_model(folder, dtype="float32", device="cpu")
     coded = load_model(folder, dtype="float32", device="cpu", quantization="int8")
     num_weights = sum(layer.shape[0] * layer.shape[1] for layer in quantized_layers(coded).values())
     saved = decode_bytes(whole, 10, "float32") - decode_bytes(coded, 10, "float32")
-    assert 2.5 * num_weights < saved < 3 * num_weights  # of four bytes one is left, and the scales
+    assert 2.5 * num_weights < saved < 3 * num_weights  # one of four bytes is left, and the scales

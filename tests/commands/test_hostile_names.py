@@ -1,4 +1,4 @@
-"""Names of folders, files and tensors that a terminal would obey: every command that prints them spells them."""
+"""Names of folders, files and tensors with control characters: every command prints them escaped."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SPELLED = r"\x1b]0;PW\x07\u202e"
 @pytest.fixture
 def run(monkeypatch, capsys):
     """Return a function that runs a command and returns its code, output and errors."""
-    monkeypatch.setattr(cli, "prepare_environment", lambda device: {})  # it would stay set for later tests
+    monkeypatch.setattr(cli, "prepare_environment", lambda device: {})  # it would stay set in later tests
 
     def run(*arguments) -> tuple[int, str, str]:
         code = cli.main(list(map(str, arguments)))
@@ -31,7 +31,7 @@ def run(monkeypatch, capsys):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Return a folder whose own name, and that of a tensor and of a file in it, a terminal would obey."""
+    """Return a folder with control characters in its name and in the names of a tensor and a file."""
     folder = tmp_path / f"{ESCAPE}\udcff"
     shutil.copytree(tiny_folder.folder("pad"), folder)
     path = folder / "model.safetensors"
@@ -41,7 +41,7 @@ def folder(tmp_path):
     return folder
 
 
-def test_inspect_spells_them_in_text_and_json(run, folder):
+def test_inspect_escapes_them_in_text_and_json(run, folder):
     shard = f"{ESCAPE}\nb.safetensors"
     (folder / "model.safetensors").rename(folder / shard)
     index = {"weight_map": dict.fromkeys(load_file(folder / shard), shard)}
@@ -54,7 +54,7 @@ def test_inspect_spells_them_in_text_and_json(run, folder):
     assert json.loads(output)["unknown"] == [f"{ESCAPE}\nnothing is missing"]
 
 
-def test_what_ends_a_command_is_one_line_that_spells_them(run, folder, tmp_path):
+def test_error_of_a_command_is_one_line_that_escapes_them(run, folder, tmp_path):
     for arguments in (
         ("convert", folder, tmp_path / "result", "--to", "hf"),
         ("chat", "--model-path", folder, "--device", "cpu"),
@@ -66,13 +66,13 @@ def test_what_ends_a_command_is_one_line_that_spells_them(run, folder, tmp_path)
         assert code == 1 and errors.startswith("error: ") and errors.count("\n") == 1 and SPELLED in errors
 
 
-def test_a_value_of_a_configuration_is_spelled(run, folder):
+def test_value_of_a_configuration_is_escaped(run, folder):
     values = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**values, "template": ESCAPE}))
     code, output, _ = run("inspect", folder)
     assert code == 1 and SPELLED in output
 
 
-def test_a_long_error_is_cut(run, tmp_path):
+def test_long_error_is_cut(run, tmp_path):
     code, _, errors = run("inspect", tmp_path / "/".join(["x" * 200] * 60))
     assert code == 1 and len(errors) < 9000

@@ -1,4 +1,4 @@
-"""`paddlemix inspect`: what it prints and the code it ends with."""
+"""`paddlemix inspect`: its output and exit code."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def run(*arguments: str) -> int:
     return inspect.run(parser.parse_args(list(map(str, arguments))))
 
 
-def test_the_text_tells_the_model_in_a_few_lines(capsys):
+def test_text_describes_the_model_in_a_few_lines(capsys):
     folder = tiny_folder.folder("anyres")
     size = (folder / "model.safetensors").stat().st_size
 
@@ -41,9 +41,9 @@ parameters
   total            112,448
 
 use
-  pictures         anyres, 28 px, patches of 7
+  images           anyres, 28 px, patches of 7
   grids            28x56 56x28 56x56 84x28 28x84 (width x height), merged as spatial_unpad
-  tokens           16 to 88 a picture (640x480: 70, 480x640: 72, 1920x1080: 52)
+  tokens           16 to 88 an image (640x480: 70, 480x640: 72, 1920x1080: 52)
   template         vicuna_v1
   tokenizer        tokenizer.model (SentencePiece, 420 tokens)
   answers end at   </s> (2)
@@ -56,7 +56,7 @@ nothing is missing
     )
 
 
-def test_json_holds_the_same_facts(capsys):
+def test_json_has_the_same_facts(capsys):
     assert run(tiny_folder.folder("pad"), "--json") == 0
     found = json.loads(capsys.readouterr().out)
 
@@ -70,7 +70,7 @@ def test_json_holds_the_same_facts(capsys):
     assert (found["image"]["mode"], found["text"]["eos_token_ids"], found["problems"]) == ("pad", [2], [])
 
 
-def test_what_is_missing_is_listed_and_makes_the_code_1(capsys, tmp_path):
+def test_missing_parts_are_listed_with_code_1(capsys, tmp_path):
     shutil.copytree(tiny_folder.folder("pad"), tmp_path / "model")
     (tmp_path / "model" / "model.safetensors").unlink()
 
@@ -83,7 +83,7 @@ def test_what_is_missing_is_listed_and_makes_the_code_1(capsys, tmp_path):
     assert len(json.loads(capsys.readouterr().out)["missing"]) == 80
 
 
-def test_a_name_is_resolved_like_everywhere(monkeypatch, tmp_path, capsys):
+def test_model_name_is_resolved_as_in_other_commands(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(tiny_folder.folder("pad"), tmp_path / "own" / "model")
 

@@ -1,4 +1,4 @@
-"""`paddlemix inspect-data`: numbers, refusals and the page."""
+"""`paddlemix inspect-data`: its numbers, errors and HTML page."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from paddlemix import cli
 from paddlemix.checkpoints.processor import LlavaProcessor
 from paddlemix.commands.report_html import tile_uris, tokens_html
 from paddlemix.data.mixture import read_mixture
-from paddlemix.train.sampler import EpochBatchSampler
+from paddlemix.train.loader import EpochBatchSampler
 from paddlemix.train.settings import Schedule
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,7 +56,7 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def no_environment(monkeypatch):
-    monkeypatch.setattr(cli, "prepare_environment", lambda device: {})  # it would stay set for later tests
+    monkeypatch.setattr(cli, "prepare_environment", lambda device: {})  # it would stay set in later tests
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def run(no_environment, capsys):
     return call
 
 
-def test_json_holds_what_the_encoder_makes_of_the_rows(run, config, rows_path, model):
+def test_json_numbers_equal_those_of_the_encoded_rows(run, config, rows_path, model):
     code, output, _ = run(config(rows_path), "--json")
     found = json.loads(output)
     processor = LlavaProcessor.from_pretrained(model)
@@ -123,21 +123,21 @@ def test_flags_override_the_file_as_in_training(run, config, rows_path):
     assert run("--model_name_or_path", model, "--dataset", dataset)[0] == 0
 
 
-def test_rows_are_those_that_a_run_reads_first(run, config, rows_path):
+def test_split_is_the_one_that_a_run_reads_first(run, config, rows_path):
     both = {"train": str(rows_path), "eval": str(rows_path)}
     for changes, split in (({}, "train"), ({"do_train": False, "do_eval": True}, "eval"), ({"do_eval": True}, "eval")):
         code, output, _ = run(config(rows_path, dataset=both, **changes), "--json")
         assert code == 0 and json.loads(output)["split"] == split
 
 
-def test_stage_1_has_the_plain_template(run, config, rows_path):
+def test_stage_1_uses_the_plain_template(run, config, rows_path):
     assert json.loads(run(config(rows_path), "--json", "--stage", "pretrain")[1])["template"] == "plain"
 
 
 @pytest.mark.parametrize("is_dropped", [False, True])
 @pytest.mark.parametrize("num_processes", [1, 3])
 @pytest.mark.parametrize(("batch_size", "num_accumulated"), [(1, 1), (4, 2), (8, 3), (7, 50)])
-def test_steps_are_those_of_the_sampler(batch_size, num_accumulated, num_processes, is_dropped):
+def test_steps_equal_those_of_the_sampler(batch_size, num_accumulated, num_processes, is_dropped):
     for num_rows in (1, 29, 100):
         sampler = EpochBatchSampler(
             range(num_rows),
@@ -154,7 +154,7 @@ def test_steps_are_those_of_the_sampler(batch_size, num_accumulated, num_process
         assert Schedule(batch_size, num_accumulated, 2.5, 7, num_processes, is_dropped).steps(num_rows)[1] == 7
 
 
-def test_text_says_rows_pictures_lengths_and_steps(run, config, rows_path):
+def test_text_has_rows_images_lengths_and_steps(run, config, rows_path):
     code, output, _ = run(config(rows_path, num_train_epochs=3), "--mixtoken", "true")
     assert code == 0
     for words in ("12, of which 12 can be used", "18 found, 0 missing", "median", "over max_length 300", "first fit"):
@@ -172,7 +172,7 @@ def change(rows_path, **rows):
     rows_path.write_text(json.dumps(values))
 
 
-def test_wrong_and_missing_are_counted_and_named(run, config, rows_path):
+def test_bad_rows_and_missing_images_are_counted_and_listed(run, config, rows_path):
     change(rows_path, r3="role", r6="missing")
     code, output, errors = run(config(rows_path, on_bad_sample="skip"), "--json")
     found = json.loads(output)
@@ -182,21 +182,21 @@ def test_wrong_and_missing_are_counted_and_named(run, config, rows_path):
 
 
 @pytest.mark.parametrize(
-    ("kind", "changes", "said"),
+    ("kind", "changes", "expected"),
     [
         ("role", {}, "row 3: conversations[0]: unknown role 'robot'"),
-        ("missing", {"on_bad_sample": "raise"}, "row 3: picture 'none.png' not found"),
+        ("missing", {"on_bad_sample": "raise"}, "row 3: image 'none.png' not found"),
         ("missing", {"max_bad_samples": 0}, "max_bad_samples allows 0"),
     ],
 )
-def test_what_would_stop_training_is_the_error(run, config, rows_path, kind, changes, said):
+def test_error_is_the_reason_why_training_would_stop(run, config, rows_path, kind, changes, expected):
     change(rows_path, r3=kind)
     code, output, errors = run(config(rows_path, **changes))
-    assert code == 1 and len(errors) == 1 and "training would stop" in errors[0] and said in errors[0]
+    assert code == 1 and len(errors) == 1 and "training would stop" in errors[0] and expected in errors[0]
     assert "problems" in output and "can be used" in output
 
 
-def test_file_of_which_nothing_is_trained_is_refused(run, config, rows_path, tmp_path):
+def test_file_without_trained_tokens_is_refused(run, config, rows_path, tmp_path):
     other = tmp_path / "long.json"
     other.write_text(json.dumps([{"conversations": [["Hi " * 300, "Hello."]]}] * 2))
     dataset = [{"data_files": str(rows_path)}, {"data_files": str(other)}]
@@ -206,7 +206,7 @@ def test_file_of_which_nothing_is_trained_is_refused(run, config, rows_path, tmp
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "expected"),
     [
         ([], "name a configuration"),
         (["absent.json"], "absent.json does not exist"),
@@ -221,20 +221,20 @@ def test_file_of_which_nothing_is_trained_is_refused(run, config, rows_path, tmp
         (["--max_length", "5"], "model_name_or_path is missing"),
     ],
 )
-def test_mistake_is_one_line_and_code_1(run, config, rows_path, words, said, tmp_path, monkeypatch):
+def test_mistake_is_one_line_and_code_1(run, config, rows_path, words, expected, tmp_path, monkeypatch):
     path = config(rows_path)
     monkeypatch.chdir(tmp_path)
     code, _, errors = run(*(path if word == "CONFIG" else word for word in words))
-    assert code == 1 and len(errors) == 1 and said in errors[0]
+    assert code == 1 and len(errors) == 1 and expected in errors[0]
 
 
-def test_words_that_other_commands_do_not_know_are_still_refused(no_environment, capsys):
+def test_settings_are_refused_by_commands_without_settings(no_environment, capsys):
     with pytest.raises(SystemExit) as stopped:
         cli.main(["inspect", "folder", "--max_length", "5"])
-    assert stopped.value.code == 2 and "unrecognized arguments: --max_length 5" in capsys.readouterr().err
+    assert stopped.value.code == 2 and "unknown option --max_length" in capsys.readouterr().err
 
 
-def test_page_is_whole_and_needs_nothing_from_elsewhere(run, config, rows_path, tmp_path):
+def test_page_is_valid_and_self_contained(run, config, rows_path, tmp_path):
     page_path = tmp_path / "report.html"
     assert run(config(rows_path), "--html", page_path, "--samples", "4")[0] == 0
     page = Page(page_path.read_text(encoding="utf-8"))
@@ -246,11 +246,11 @@ def test_page_is_whole_and_needs_nothing_from_elsewhere(run, config, rows_path, 
     assert "url(" not in page_path.read_text() and "http" not in page_path.read_text()
 
 
-def test_page_takes_the_place_of_nothing_that_is_read(run, config, rows_path, model):
+def test_page_never_replaces_a_file_that_is_read(run, config, rows_path, model):
     path = config(rows_path)
     for place in (path, rows_path, Path(model) / "report.html", "report/"):
         code, _, errors = run(path, "--html", place)
-        assert code == 1 and len(errors) == 1 and "name" in errors[0]
+        assert code == 1 and len(errors) == 1 and ("choose another path" in errors[0] or "name" in errors[0])
     json.loads(rows_path.read_text())
 
 
@@ -273,26 +273,26 @@ def sample_of(model, question, answer, image=None):
 NASTY = "<script>alert('&amp;\"')</script></s> 你好 😀\n\x00 x"
 
 
-def test_tokens_are_escaped_and_exactly_the_trained_ones_are_coloured(model):
+def test_tokens_are_escaped_and_exactly_the_trained_ones_are_colored(model):
     tokenizer = LlavaProcessor.from_pretrained(model).tokenizer
-    sample = sample_of(model, NASTY, NASTY, tiny_folder.picture(1))
+    sample = sample_of(model, NASTY, NASTY, tiny_folder.random_image(1))
     text = tokens_html(sample, tokenizer)
     assert "<script" not in text and "\x00" not in text
     page = Page(text)
     spans = [attributes for tag, attributes in page.elements if tag == "span"]
-    pictures = [span for span in spans if span.get("class") == "p"]
+    images = [span for span in spans if span.get("class") == "p"]
     tokens = [span for span in spans if "title" in span]
     ids = [int(span["title"]) for span in tokens]
-    assert len(pictures) == 1 and ids == [token_id for token_id in sample.token_ids.tolist() if token_id != -200]
+    assert len(images) == 1 and ids == [token_id for token_id in sample.token_ids.tolist() if token_id != -200]
     trained = [int(span["title"]) for span in tokens if span.get("class") == "t"]
     assert trained == [label for label in sample.labels.tolist() if label != -100]
     assert page.text.count("<script>alert('&amp;\"')</script></s>") == 2 and "\\x00" in page.text
 
 
-def test_pictures_are_the_tiles_that_the_model_gets(model):
+def test_page_shows_the_tiles_that_the_model_gets(model):
     processor = LlavaProcessor.from_pretrained(model)
-    picture = Image.new("RGB", (56, 28), (200, 40, 90))
-    (image,) = sample_of(model, "What?", "A colour.", picture).images
+    image = Image.new("RGB", (56, 28), (200, 40, 90))
+    (image,) = sample_of(model, "What?", "A colour.", image).images
     tiles = [
         np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))))
         for uri in tile_uris(image, processor.spec)

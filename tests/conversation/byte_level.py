@@ -1,4 +1,4 @@
-"""Small byte-level tokenizer.json files built like those of released models, and texts that are hard to tokenize."""
+"""Small byte-level tokenizer.json files like those of released models, and texts that are hard to tokenize."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import tokenizers
 from small_vocabulary import WORDS
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-# How the released files cut a text into words: the two differ in how many digits stay together.
+# How the released files split a text into words: the two differ in how many digits stay together.
 WORD = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|DIGITS| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
@@ -127,7 +127,7 @@ def train(kind: str) -> dict:
     first = SPECIALS[kind][:2] if kind == "mpt" else []
     trainer = trainers.BpeTrainer(vocab_size=700, initial_alphabet=alphabet, special_tokens=first, show_progress=False)
     tokenizer.train_from_iterator(LINES * 3, trainer)
-    if kind == "mpt":  # as GPT-NeoX has them: runs of spaces that are tokens but not special
+    if kind == "mpt":  # as in GPT-NeoX: runs of spaces are tokens, but not special
         tokenizer.add_tokens([AddedToken(" " * length, normalized=True) for length in range(24, 1, -1)])
     tokenizer.add_special_tokens([AddedToken(text, normalized=False) for text in SPECIALS[kind]])
     as_bytes = processors.ByteLevel(trim_offsets=False)
@@ -141,7 +141,7 @@ def train(kind: str) -> dict:
 
 
 def write_folder(folder: Path, kind: str) -> Path:
-    """Write a tokenizer folder of a kind; Qwen2 has no BOS and says so with null."""
+    """Write a tokenizer folder of a kind; Qwen2 has no BOS, which it states with null."""
     (folder / "tokenizer.json").write_text(json.dumps(train(kind)), encoding="utf-8")
     config = {"bos_token": None, "tokenizer_class": "PreTrainedTokenizerFast", **NAMES[kind]}
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
@@ -149,7 +149,7 @@ def write_folder(folder: Path, kind: str) -> Path:
 
 
 def hard_texts(num_texts: int) -> list[str]:
-    """Return different texts, the same each time: fragments with and without spaces between, and any characters."""
+    """Return many texts, the same ones each time: fragments with and without spaces between, and any characters."""
     rng = random.Random(20)
     texts = dict.fromkeys(FRAGMENTS)
     while len(texts) < num_texts:

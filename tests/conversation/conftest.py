@@ -1,4 +1,4 @@
-"""Tokenizers, each beside transformers' own on the same folder."""
+"""Tokenizers, and those of transformers for the same folders."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from small_vocabulary import CHAT_MARKS, load_reference, train_model, write_folder
 
-from paddlemix.conversation.tokenizer import load_tokenizer
+from paddlemix.conversation.load_tokenizer import load_tokenizer
 
 RELEASED = importlib.util.find_spec("mistral_common")
 
@@ -28,7 +28,7 @@ def any_model(request, model) -> bytes:
 
 @pytest.fixture(scope="session", params=[True, False], ids=["legacy", "not-legacy"])
 def pair(request, any_model, tmp_path_factory):
-    """Our tokenizer and transformers' on one folder."""
+    """The package's tokenizer and that of transformers for one folder."""
     folder = write_folder(tmp_path_factory.mktemp("pair"), any_model, legacy=request.param)
     return load_tokenizer(folder), load_reference(folder, request.param)
 
@@ -41,7 +41,7 @@ def legacy_pair(any_model, tmp_path_factory):
 
 @pytest.fixture(scope="session", params=["named", "symbol"])
 def marks(request, model) -> dict:
-    """Other ways to declare ChatML marks: with a role, or <|im_start|> as a symbol of the model itself, as in Yi."""
+    """Other declarations of ChatML marks: with a role, or <|im_start|> as a symbol of the model, as in Yi."""
     if request.param == "named":
         return {"model": model, "named": CHAT_MARKS}
     return {"model": train_model(CHAT_MARKS[:1]), "marks": CHAT_MARKS[1:]}

@@ -21,7 +21,7 @@ MPT_SYSTEM = (
 
 
 def two(system, rounds, open_question):
-    """Separator style TWO: a space after what is asked, </s> after an answer."""
+    """Separator style TWO: a space after a question, </s> after an answer."""
     text = system + " " + "".join(f"USER: {q} ASSISTANT: {a}</s>" for q, a in rounds)
     return text + (f"USER: {open_question} ASSISTANT:" if open_question is not None else "")
 
@@ -40,7 +40,7 @@ def mpt(system, rounds, open_question):
 
 
 def llama_2(system, rounds, open_question, bos="<s>"):
-    """The BOS before the first turn is the tokenizer's, not the text's."""
+    """The BOS before the first turn is added by the tokenizer, not part of the text."""
     questions = [q for q, _ in rounds] + ([open_question] if open_question is not None else [])
     questions[0] = (f"<<SYS>>\n{system}\n<</SYS>>\n\n" if system else "") + questions[0]
     asked = [f"[INST] {q} [/INST]" for q in questions]
@@ -53,24 +53,24 @@ def mistral(system, rounds, open_question):
 
 
 def plain(system, rounds, open_question):
-    """Pictures and captions alone."""
+    """Only images and captions."""
     text = "".join(IMAGE * q.count(IMAGE) + a + "\n" for q, a in rounds)
     return text + (IMAGE * open_question.count(IMAGE) if open_question is not None else "")
 
 
 def marked(system_block, question, answer_end, between=""):
-    """A format given by its texts, in which {} stands for what is said."""
+    """A format by its texts, with {} in place of a message."""
 
     def style(system, rounds, open_question):
-        said = [question.replace("{}", q) + a + answer_end for q, a in rounds]
-        said += [] if open_question is None else [question.replace("{}", open_question)]
-        return (system_block.replace("{}", system) if system else "") + between.join(said)
+        rounds_text = [question.replace("{}", q) + a + answer_end for q, a in rounds]
+        rounds_text += [] if open_question is None else [question.replace("{}", open_question)]
+        return (system_block.replace("{}", system) if system else "") + between.join(rounds_text)
 
     return style
 
 
 def gemma(system, rounds, open_question):
-    """A system text stands before the first question, with an empty line in between."""
+    """The system text is before the first question, with an empty line in between."""
     asked = [q for q, _ in rounds] + ([] if open_question is None else [open_question])
     asked[0] = f"{system}\n\n{asked[0]}" if system else asked[0]
     text = "".join(
@@ -94,7 +94,7 @@ ROLES = [f"<|{role}|>\n" for role in ("system", "user", "assistant")]
 
 
 def in_blocks(starts, end, gap):
-    """Every text in a block of its own, with the same end; `gap` between the blocks."""
+    """Each text is a separate block with the same end; `gap` is between the blocks."""
     system, user, assistant = starts
     return marked(f"{system}{{}}{end}{gap}", f"{user}{{}}{end}{gap}{assistant}", end, gap)
 
@@ -119,7 +119,7 @@ STYLES = {
     "gemma": (gemma, ""),
     "ernie": (ernie, ""),
 }
-# What a trained answer ends with, where it is not </s> alone.
+# The end of a trained answer, if it is not just </s>.
 ENDS = {
     "llama_2": " </s>",
     "llava_llama_2": " </s>",
@@ -140,7 +140,7 @@ ENDS = {
 
 
 def chunk_ids(tokenizer, text, image_id=-200):
-    """Return the ids of a prompt as tokenizer_image_token does: what is around a picture is a text of its own."""
+    """Return the ids of a prompt as tokenizer_image_token does: the texts around an image are separate."""
     ids = []
     for index, chunk in enumerate(text.split(IMAGE)):
         ids += [image_id] * (index > 0) + tokenizer.encode(chunk, add_special_tokens=False)

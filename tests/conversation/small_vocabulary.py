@@ -16,7 +16,7 @@ Renewable energy sources are those that can be replenished naturally. naïve caf
 CHAT_MARKS = ("<|im_start|>", "<|im_end|>")
 MARKS = (*CHAT_MARKS, "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<start_of_turn>", "<end_of_turn>")
 MARKS += ("<eoh>", "<eoa>", "<|begin_of_sentence|>", "<|end_of_sentence|>")
-PHI_MARKS = ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>")  # not beside the others: Zephyr has them as text
+PHI_MARKS = ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>")  # separate, since they are text in Zephyr
 
 
 def train_model(symbols: tuple[str, ...] = ()) -> bytes:

@@ -1,4 +1,4 @@
-"""Tokens that a folder adds: their ids are the file's, and text is read as transformers' tokenizer of it reads it."""
+"""Added tokens: their ids are those of the file, and text has the ids of transformers' tokenizer."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from small_vocabulary import load_reference, train_model, write_folder
 from test_fast_tokenizer import KINDS
 from test_fast_tokenizer import write as write_fast
 
-from paddlemix.conversation.tokenizer import load_tokenizer
+from paddlemix.conversation.load_tokenizer import load_tokenizer
 
 FLAGS = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
-# As Qwen2.5 and LLaMA 3 have them: ordinary tokens behind special ones, and the other way round.
+# As in Qwen2.5 and LLaMA 3: ordinary tokens after special ones, and the reverse.
 NEW = {
     "<|reserved_0|>": {"special": True},
     "<tool_call>": {},
@@ -70,7 +70,7 @@ def test_ids_of_text_with_added_tokens_equal_transformers(fast_folder):
         assert pickle.loads(pickle.dumps(tokenizer)).encode(text, is_start=True) == expected
 
 
-def test_text_that_goes_on_is_read_as_behind_other_text(fast_folder):
+def test_continued_text_has_the_ids_that_it_has_after_other_text(fast_folder):
     tokenizer = load_tokenizer(fast_folder)
     for text in TEXTS[:3]:
         whole = tokenizer.encode("!" + text, is_start=True)
@@ -78,7 +78,7 @@ def test_text_that_goes_on_is_read_as_behind_other_text(fast_folder):
 
 
 @pytest.mark.parametrize("kind", ["qwen_2", "llama_3", *LLAMA])
-def test_ids_are_those_of_the_file_in_any_order_and_with_gaps(kind, tmp_path):
+def test_ids_equal_those_of_the_file_in_any_order_and_with_gaps(kind, tmp_path):
     spec = with_tokens(KINDS[kind]() if kind in LLAMA else byte_level.train(kind))
     stated = {token["content"]: token["id"] for token in spec["added_tokens"]}
     for place, token in enumerate(spec["added_tokens"]):
@@ -98,7 +98,7 @@ def test_ids_are_those_of_the_file_in_any_order_and_with_gaps(kind, tmp_path):
 
 
 def test_typed_text_never_becomes_a_special_token_of_the_vocabulary_itself(tmp_path):
-    spec = byte_level.train("llama_3")  # it takes a word that is in the vocabulary as it is
+    spec = byte_level.train("llama_3")  # a word in the vocabulary is used without merges
     spec["model"]["vocab"]["stop"] = 5000
     spec["model"]["vocab"]["</s>"] = 5001
     folder = write_fast(tmp_path, spec, **byte_level.NAMES["llama_3"], additional_special_tokens=["stop"])
@@ -108,7 +108,7 @@ def test_typed_text_never_becomes_a_special_token_of_the_vocabulary_itself(tmp_p
 
 
 @pytest.mark.parametrize("legacy", [True, False])
-def test_slow_tokenizer_is_the_reference_beside_a_sentencepiece_model(model, tmp_path, legacy):
+def test_slow_tokenizer_is_the_reference_for_a_sentencepiece_model(model, tmp_path, legacy):
     folder = write_folder(tmp_path, model, legacy=legacy, marks=())
     path = folder / "tokenizer_config.json"
     added = {str(500 + place): {"content": text, **FLAGS, **NEW[text]} for place, text in enumerate(NEW)}
@@ -121,7 +121,7 @@ def test_slow_tokenizer_is_the_reference_beside_a_sentencepiece_model(model, tmp
 
 
 @pytest.mark.parametrize("legacy", [True, False])
-def test_words_and_stripping_tokens_beside_each_other_lose_no_text(model, tmp_path, legacy):
+def test_adjacent_word_and_stripping_tokens_lose_no_text(model, tmp_path, legacy):
     folder = write_folder(tmp_path, model, legacy=legacy, marks=())
     path = folder / "tokenizer_config.json"
     new = {"qzx": {"single_word": True}, "<w>": {"single_word": True}, "<lr>": {"lstrip": True, "rstrip": True}}
@@ -133,8 +133,8 @@ def test_words_and_stripping_tokens_beside_each_other_lose_no_text(model, tmp_pa
 
 
 @pytest.mark.parametrize("legacy", [True, False])
-def test_pieces_of_the_model_that_a_folder_lists_too_are_found_and_decoded_as_before(tmp_path, legacy):
-    """Runs of spaces, as Gemma 2's settings list them: user-defined pieces, spelled with the model's own space."""
+def test_pieces_of_the_model_that_a_folder_also_lists_are_found_and_decoded_as_before(tmp_path, legacy):
+    """Runs of spaces, as in Gemma 2's settings: user-defined pieces, spelled with the model's own space."""
     runs = ("\u2581\u2581", "\u2581\u2581\u2581")
     folder = write_folder(tmp_path, train_model(runs), legacy=legacy, marks=())
     plain = load_tokenizer(folder)
@@ -155,7 +155,7 @@ def ids_of(folder) -> dict[str, int]:
     return {processor.id_to_piece(number): number for number in range(processor.get_piece_size())}
 
 
-def test_marks_of_our_formats_stay_text_even_where_a_folder_calls_them_ordinary(model, tmp_path):
+def test_marks_of_the_formats_stay_text_even_if_a_folder_calls_them_ordinary(model, tmp_path):
     folder = write_folder(tmp_path, model, legacy=True, marks=())
     path = folder / "tokenizer_config.json"
     added = {"500": {"content": "<|im_start|>", **FLAGS}, "501": {"content": "<image>", **FLAGS}}
@@ -173,8 +173,8 @@ def test_marks_of_our_formats_stay_text_even_where_a_folder_calls_them_ordinary(
         ({"-1": "x"}, "token 'x': id is '-1', expected a whole number from 0 to"),
         ({str(10**18): "x"}, "token 'x': id is '1000000000000000000', expected"),
         ({"700": {"content": "x", "special": "yes"}}, "special is 'yes', expected true or false"),
-        ({"700": "x", "701": "x"}, "lists a token twice"),
-        ({"700": "x", "0700": "y"}, "the id 700 is that of 'y' and of 'x'"),
+        ({"700": "x", "701": "x"}, "has a token twice"),
+        ({"700": "x", "0700": "y"}, "both 'y' and 'x' have the id 700"),
     ],
 )
 def test_broken_lists_are_refused_in_one_line(model, tmp_path, added, message):
@@ -190,5 +190,5 @@ def test_files_that_disagree_on_an_id_are_refused(tmp_path):
     spec = with_tokens(byte_level.train("qwen_2"))
     added = {"900": {"content": "<tool_call>", **FLAGS}}
     folder = write_fast(tmp_path, spec, **byte_level.NAMES["qwen_2"], added_tokens_decoder=added, add_bos_token=False)
-    with pytest.raises(ValueError, match=r"gives the token '<tool_call>' the id \d+, the settings beside it 900"):
+    with pytest.raises(ValueError, match=r"gives the token '<tool_call>' the id \d+, but the settings give it 900"):
         load_tokenizer(folder)

@@ -88,7 +88,7 @@ WITHOUT = {
         "<|im_start|>user\nWhy?<|im_end|><|im_start|>assistant\nSo.<|im_end|>"
     ),
 }
-# With a system text: what is there without one, and what stands in its place.
+# With a system text: the text without one, and its replacement.
 WITH = {
     "llama_3": ("", "<|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|>"),
     "qwen_2": (
@@ -104,7 +104,7 @@ WITH = {
     "mistral_instruct": ("[INST] ", "[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\n"),
     "chatml_direct": ("<|im_start|>system\nAnswer the questions.<|im_end|>", "<|im_start|>system\nBe brief.<|im_end|>"),
 }
-# What an answer is trained on, and which of it and of the rest are single tokens, in their order within one round.
+# The trained text of an answer, and the single tokens in it and in the rest, in order within one round.
 TRAINED = dict.fromkeys(("qwen_2", "internlm2_chat", "chatml_direct"), "{}<|im_end|>")
 TRAINED |= {"llama_3": "{}<|eot_id|>", "phi_3": "{}<|end|>", "internlm_chat": "{}<eoa>", "gemma": "{}<end_of_turn>"}
 TRAINED |= {"ernie": "{}<|end_of_sentence|>", "zephyr": "{}</s>", "mistral_instruct": " {} </s>"}
@@ -118,9 +118,9 @@ TOKENS |= {
     "zephyr": ["</s>", "</s>"],
     "mistral_instruct": ["</s>"],
 }
-# The tokens that the first round alone starts with.
+# The tokens at the start of the first round only.
 OPENING = {"ernie": ["<|begin_of_sentence|>"]}
-# The end of an answer, and what else the released generation_config.json or the model's own chat function stops at.
+# The end of an answer, and other stops of the released generation_config.json or the model's chat function.
 STOPS = {
     "llama_3": {"<|eot_id|>", "<|end_of_text|>"},
     "qwen_2": {"<|im_end|>", "<|endoftext|>"},
@@ -152,7 +152,7 @@ def text_of(segments):
 
 
 @pytest.mark.parametrize("name", WITHOUT)
-def test_three_rounds_render_the_models_own_text(name):
+def test_three_rounds_render_the_text_of_the_model(name):
     assert text_of(segments_of(name)) == WITHOUT[name]
     default, given = WITH[name]
     assert WITHOUT[name].startswith(default)
@@ -173,7 +173,7 @@ def test_answer_and_its_end_are_trained_and_nothing_else(name):
 
 
 @pytest.mark.parametrize("name", WITHOUT)
-def test_marks_are_tokens_only_where_the_format_puts_them(name):
+def test_marks_are_tokens_only_at_their_places_in_the_format(name):
     template = get_template(name)
     typed = "".join((*template.special_tokens, *template.extra_stop_tokens, template.answer_end))
     marks = OPENING.get(name, []) + TOKENS[name] * 3
@@ -210,9 +210,9 @@ def render_released(source, eos, messages, add_generation_prompt):
 
     environment = ImmutableSandboxedEnvironment(**JINJA_OPTIONS)
     environment.globals["raise_exception"] = raise_exception
-    said = [{"role": message.role, "content": message.text} for message in messages]
+    chat = [{"role": message.role, "content": message.text} for message in messages]
     return environment.from_string(source).render(
-        messages=said, bos_token="", eos_token=eos, add_generation_prompt=add_generation_prompt
+        messages=chat, bos_token="", eos_token=eos, add_generation_prompt=add_generation_prompt
     )
 
 
@@ -230,6 +230,6 @@ def test_released_template_renders_the_same(name, system):
         asked = messages[:num_messages]
         ours = text_of(render(Conversation(asked), template, add_generation_prompt=True))
         assert ours == render_released(source, eos, asked, True)
-    # Behind the last answer stands what would come before a next question, and in Phi-3's case the end of the text.
+    # After the last answer comes the text before a next question, or in Phi-3 the end of the text.
     rest = template.turn_separator + ("<|endoftext|>" if name == "phi_3" else "")
     assert text_of(render(Conversation(messages), template)) + rest == render_released(source, eos, messages, False)

@@ -8,11 +8,11 @@ import byte_level
 import official
 import pytest
 
+from paddlemix.conversation.load_tokenizer import load_tokenizer
 from paddlemix.conversation.messages import Conversation, Message
 from paddlemix.conversation.render import render
 from paddlemix.conversation.templates import get_template
 from paddlemix.conversation.tokenize import tokenize
-from paddlemix.conversation.tokenizer import load_tokenizer
 
 NUM_TEXTS = 2000
 ROUNDS = [("<image>\nWho's  there?", "It is naïve 😀.\n"), ("  12345 你好\n\n", "'LL do,\t\r\n x"), ("a", "b")]
@@ -40,7 +40,7 @@ def messages_of(rounds):
     return messages
 
 
-def test_texts_are_as_many_and_as_hard_as_claimed(texts):
+def test_hard_texts_are_many_and_hard(texts):
     assert len(set(texts)) == NUM_TEXTS
     for mark in ("<|eot_id|>", "<|im_end|>", " " * 16, "\x00", "😀", "你好", "def f(x):", "\r\n", "ا"):
         assert sum(mark in text for text in texts) >= 10, mark
@@ -54,7 +54,7 @@ def test_ids_equal_transformers_on_hard_texts(family, texts):
         assert tokenizer.encode(text, is_start=False) == ids, repr(text)
 
 
-def test_no_text_makes_a_special_token_and_all_decode_to_themselves(family, texts):
+def test_no_text_makes_a_special_token_and_all_texts_round_trip(family, texts):
     name, tokenizer, reference = family
     specials = {tokenizer.special_id(text) for text in byte_level.SPECIALS[name]}
     for text in texts:
@@ -63,7 +63,7 @@ def test_no_text_makes_a_special_token_and_all_decode_to_themselves(family, text
         normal = text if name == "llama_3" else unicodedata.normalize("NFC", text)
         assert tokenizer.decode(ids) == normal, repr(text)
     parsed = reference(texts, add_special_tokens=False)["input_ids"]
-    assert sum(bool(specials & set(ids)) for ids in parsed) > 100  # what a tokenizer that reads marks does to them
+    assert sum(bool(specials & set(ids)) for ids in parsed) > 100  # a tokenizer that parses marks finds many
 
 
 def test_ids_of_a_conversation_equal_transformers_on_the_prompt(family):
@@ -81,7 +81,7 @@ def test_ids_of_a_conversation_equal_transformers_on_the_prompt(family):
     assert tokenizer.decode(trained, skip_special=False) == "".join(a + official.ENDS[name] for _, a in ROUNDS)
 
 
-def test_a_conversation_starts_with_bos_where_the_file_says_so(family):
+def test_conversation_starts_with_bos_if_the_file_adds_it(family):
     name, tokenizer, reference = family
     segments = render(Conversation([Message("user", "Hi")]), get_template(name), add_generation_prompt=True)
     first = tokenize(segments, tokenizer, [])[0][0]
@@ -92,7 +92,7 @@ def test_a_conversation_starts_with_bos_where_the_file_says_so(family):
         assert reference.encode("Hi") == reference.encode("Hi", add_special_tokens=False)
 
 
-def test_marks_typed_in_a_conversation_change_no_special_token(family):
+def test_marks_typed_in_a_conversation_add_no_special_token(family):
     name, tokenizer, _ = family
     template = get_template(name)
     specials = {tokenizer.specials[text] for text in byte_level.SPECIALS[name]}

@@ -1,4 +1,4 @@
-"""PaddleMIX's chat_template.json against the model's own template."""
+"""PaddleMIX's chat_template.json, compared with the model's own template."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_other_roles_are_refused_with_the_models_template(content, write):
         ([], "holds a JSON list, expected an object"),
         ({"conversation": WORKING, "suffix": ""}, "has conversation, suffix: expected an object with the keys"),
         ({"system": "x"}, "'conversation' is None, expected a list"),
-        ({"conversation": WORKING, "query": 3}, "'query' is 3, expected a text"),
+        ({"conversation": WORKING, "query": 3}, "'query' is 3, expected a string"),
         ({"conversation": ["USER{{user}"]}, "cannot be rendered"),
         ({"conversation": ["{{1/0}}"]}, "cannot be rendered: division by zero"),
         ({"conversation": ["USER{{user}}"]}, "a round needs {{user}} and then {{bot}}"),
@@ -74,6 +74,6 @@ def test_broken_file_is_refused(content, message, write):
         check_chat_template(write(content), get_template("vicuna_v1"))
 
 
-def test_missing_file_is_refused_as_such(tmp_path):
+def test_missing_file_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"chat template file not found: .*absent\.json"):
         check_chat_template(tmp_path / "absent.json", get_template("vicuna_v1"))

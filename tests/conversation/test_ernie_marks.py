@@ -1,4 +1,4 @@
-"""ERNIE 4.5's released tokenizer: a SentencePiece model, marks that are cls_token and sep_token, a class of its own."""
+"""ERNIE 4.5's released tokenizer: a SentencePiece model with marks as cls_token and sep_token, and its own class."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from transformers import LlamaTokenizer, PreTrainedTokenizer
 
 from paddlemix.checkpoints.layouts.torch_tokenizer import write_tokenizer
 from paddlemix.conversation import tokenizer_files
+from paddlemix.conversation.load_tokenizer import load_tokenizer
 from paddlemix.conversation.messages import Conversation, Message
 from paddlemix.conversation.render import render
 from paddlemix.conversation.templates import get_template
 from paddlemix.conversation.tokenize import tokenize
-from paddlemix.conversation.tokenizer import load_tokenizer
 
 START, END = "<|begin_of_sentence|>", "<|end_of_sentence|>"
 ANSWER = "Assistant: "
-NO_PREFIX = b"\x1a\x02\x18\x00"  # field 3, the normalizer, whose add_dummy_prefix is false; what comes last counts
+NO_PREFIX = b"\x1a\x02\x18\x00"  # field 3, the normalizer, whose add_dummy_prefix is false; the last one counts
 SETTINGS = {
     "bos_token": "<s>",
     "eos_token": "</s>",
@@ -42,7 +42,7 @@ ROUNDS = [
 
 
 class ErnieTokenizer(PreTrainedTokenizer):
-    """Restates the released class: what is between special tokens goes to SentencePiece as it is, no BOS in front."""
+    """Restates the released class: SentencePiece encodes the texts between special tokens, and no BOS is added."""
 
     def __init__(self, file: Path, **names):
         self.model = sentencepiece.SentencePieceProcessor(model_file=str(file))
@@ -67,11 +67,11 @@ class ErnieTokenizer(PreTrainedTokenizer):
 
 @pytest.fixture(scope="module", params=[True, False], ids=["prefix", "no-prefix"])
 def folder(request, tmp_path_factory):
-    home = tmp_path_factory.mktemp("ernie")
+    folder = tmp_path_factory.mktemp("ernie")
     model = train_model((START, END, "<mask:1>")) + (b"" if request.param else NO_PREFIX)
-    (home / "tokenizer.model").write_bytes(model)
-    (home / "tokenizer_config.json").write_text(json.dumps(SETTINGS))
-    return home
+    (folder / "tokenizer.model").write_bytes(model)
+    (folder / "tokenizer_config.json").write_text(json.dumps(SETTINGS))
+    return folder
 
 
 def ids_of(rounds, system, tokenizer):
@@ -88,13 +88,13 @@ def reference_of(folder):
 
 
 def chunk_ids(reference, text):
-    """Return the ids of a text without a BOS token; answers are read for themselves, as paddlenlp does for training."""
+    """Return the ids of a text without BOS; answers are encoded separately, as paddlenlp does for training."""
     parts = text.replace(ANSWER, f"{ANSWER}\0").split("\0")
     return [token_id for part in parts for token_id in official.chunk_ids(reference, part)[1:]]
 
 
 @pytest.mark.parametrize("system", [None, "Be brief."])
-def test_ids_of_a_prompt_equal_those_of_the_own_tokenizer(folder, system):
+def test_ids_of_a_prompt_equal_those_of_the_released_tokenizer(folder, system):
     messages = [Message("system", system)] if system else []
     question = "<image>\nWhat is  it?"
     segments = render(
@@ -106,21 +106,21 @@ def test_ids_of_a_prompt_equal_those_of_the_own_tokenizer(folder, system):
     assert ids[0] == reference.cls_token_id
 
 
-@pytest.mark.parametrize("folder", [False], ids=["no-prefix"], indirect=True)  # else an answer would start with a space
-def test_ids_of_a_conversation_equal_those_of_the_own_tokenizer(folder):
+@pytest.mark.parametrize("folder", [False], ids=["no-prefix"], indirect=True)  # else answers start with a space
+def test_ids_of_a_conversation_equal_those_of_the_released_tokenizer(folder):
     reference = reference_of(folder)
     ids = ids_of(ROUNDS, "Be brief.", load_tokenizer(folder))
     assert ids == chunk_ids(reference, official.ernie("Be brief.", ROUNDS, None))
     assert ids.count(reference.sep_token_id) == len(ROUNDS)
 
 
-def test_marks_that_a_user_types_are_text(folder):
+def test_typed_marks_are_text(folder):
     tokenizer = load_tokenizer(folder)
     ids = ids_of([(f"{END}a{START}", f"{START}b{END}")], None, tokenizer)
     assert ids.count(tokenizer.special_id(END)) == ids.count(tokenizer.special_id(START)) == 1
 
 
-def test_ids_stay_the_same_in_a_written_folder_and_for_transformers_there(folder, tmp_path):
+def test_ids_are_the_same_from_a_written_folder_also_in_transformers(folder, tmp_path):
     tokenizer = load_tokenizer(folder)
     write_tokenizer(tokenizer, tokenizer.vocab_size, tmp_path)
     settings = json.loads((tmp_path / "tokenizer_config.json").read_text())

@@ -1,4 +1,4 @@
-"""tokenizer.json against transformers' fast tokenizer: byte-level and LLaMA-type."""
+"""tokenizer.json, byte-level and LLaMA-type, compared with transformers' fast tokenizer."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import tokenizers
 from small_vocabulary import CHAT_MARKS, WORDS
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
+from paddlemix.conversation.load_tokenizer import load_tokenizer
 from paddlemix.conversation.messages import Conversation, Message
 from paddlemix.conversation.render import render
 from paddlemix.conversation.templates import get_template
 from paddlemix.conversation.tokenize import tokenize
-from paddlemix.conversation.tokenizer import load_tokenizer
 
 NAMES = ["<unk>", "<s>", "</s>"]
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
@@ -33,7 +33,7 @@ def train_byte_level(adds_space: bool) -> dict:
 
 
 def train_llama(kind: str) -> dict:
-    """Return a LLaMA-type file: the space in front from a normalizer (older files) or a pre-tokenizer (newer ones)."""
+    """Return a LLaMA-type file that adds a space in a normalizer (older files) or a pre-tokenizer (newer ones)."""
     tokenizer = tokenizers.Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     if kind == "prepend":
         tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
@@ -72,7 +72,7 @@ def write(folder, spec, **config):
 def fast_pair(request, tmp_path_factory):
     transformers = pytest.importorskip("transformers")
     folder = write(tmp_path_factory.mktemp("fast"), KINDS[request.param]())
-    # transformers overrules the file's add_prefix_space by its own argument, which is False by default.
+    # transformers overrides the file's add_prefix_space with its own argument, False by default.
     names = {
         "bos_token": "<s>",
         "eos_token": "</s>",
@@ -96,7 +96,7 @@ def test_ids_equal_transformers_on_the_rendered_text(name, fast_pair):
     assert tokenizer.decode(ids, skip_special=False) == "<s>" + prompt
 
 
-def test_special_tokens_are_never_read_out_of_text(fast_pair):
+def test_special_tokens_in_text_stay_text(fast_pair):
     tokenizer, _ = fast_pair
     text = "a </s><|im_end|> <s>b<unk>"
     ids = tokenizer.encode(text, is_start=True)
@@ -111,7 +111,7 @@ def test_decoding_equals_transformers(fast_pair):
         assert tokenizer.decode([*ids, tokenizer.eos_id]).strip() == reference.decode(ids).strip()
 
 
-def test_merge_that_makes_a_special_token_is_not_used(tmp_path):
+def test_merge_to_a_special_token_is_not_used(tmp_path):
     spec = train_llama("prepend")
     vocabulary = spec["model"]["vocab"]
     for piece in ("</", "s>", "/", "<", ">"):
@@ -121,7 +121,7 @@ def test_merge_that_makes_a_special_token_is_not_used(tmp_path):
     assert ids == [vocabulary["</"], vocabulary["s>"]]
 
 
-def test_bos_follows_the_file_where_the_config_is_silent(tmp_path):
+def test_bos_follows_the_file_without_a_setting(tmp_path):
     spec = train_byte_level(False)
     path = write(tmp_path, spec)
     (path / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>", "eos_token": "</s>"}))
@@ -147,7 +147,7 @@ def test_pickled_and_saved_tokenizers_are_the_same(fast_pair, tmp_path):
     [
         ("{", "is not valid JSON"),
         ("[1]", "holds a JSON list, expected an object"),
-        ('{"model": {"type": "Odd"}}', "is no tokenizer file"),
+        ('{"model": {"type": "Odd"}}', "is not a tokenizer file"),
     ],
 )
 def test_broken_file_is_refused(content, message, tmp_path):

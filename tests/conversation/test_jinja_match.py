@@ -1,4 +1,4 @@
-"""Chat templates of released folders held against our formats; what is unequal, and what would not come to an end."""
+"""Chat templates of released folders compared with the known formats: differences, and templates that do not finish."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ PARTS = (
     "{% if part.type == 'image' %}<image>\n{% else %}{{ part.text }}{% endif %}{% endfor %}{{ ' ' }}{% endfor %}"
     "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
 )
-# What released templates say, in other words.
+# Released templates, written differently.
 EQUAL = {
     "llama_3": (
         "{% for m in messages %}{% set head = '<|start_header_id|>' + m.role + '<|end_header_id|>\n\n' %}"
         "{{ (bos_token if loop.first else '') + head + m.content | trim + '<|eot_id|>' }}{% endfor %}"
-        "{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}"  # whether it is asked for or not, as released
+        "{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}"  # also without add_generation_prompt, as released
     ),
     "gemma": (
         "{{ bos_token }}{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
         "<start_of_turn>{{ 'model' if m.role == 'assistant' else 'user' }}\n{{ m.content }}<end_of_turn>\n{{ '' }}"
         "{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
     ),
-    "internlm2_chat": (  # and any other ChatML without a system text of its own
+    "internlm2_chat": (  # and any other ChatML without its own system text
         "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>' + '\n' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
     ),
@@ -57,19 +57,19 @@ def test_released_template_is_recognized(name):
 
 
 @pytest.mark.parametrize("name", ["llama_3", "gemma", "internlm2_chat"])
-def test_template_that_says_the_same_in_other_words_is_recognized(name):
+def test_equivalent_template_is_recognized(name):
     found = match_template(EQUAL[name], TOKENS, "vicuna_v1")
     assert (found.name, found.difference) == (name, "")
 
 
-def test_preferred_format_counts_among_equal_ones():
+def test_preferred_format_is_chosen_from_equal_ones():
     source = EQUAL["internlm2_chat"]
     with_system = "{% if messages[0].role != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
     for preferred in ("qwen_2", "vicuna_v1"):
         assert match_template(with_system + "{{ '' }}{% endif %}" + source, TOKENS, preferred).name == "qwen_2"
 
 
-def test_roles_tell_the_nearest_format_and_the_difference_is_shown():
+def test_nearest_format_is_found_by_its_roles_and_the_difference_is_shown():
     for preferred, expected in (("mistral_instruct", "vicuna_v1"), ("llava_v1", "llava_v1")):
         found = match_template(PARTS, TOKENS, preferred)
         assert found.name == expected
@@ -79,13 +79,13 @@ def test_roles_tell_the_nearest_format_and_the_difference_is_shown():
 
 
 @pytest.mark.parametrize("change", [("\n", " "), ("assistant", "model"), ("<|im_end|>", "<|endoftext|>")])
-def test_small_differences_are_told(change):
+def test_small_differences_are_reported(change):
     source = EQUAL["internlm2_chat"].replace("loop", "").replace(*change)
     assert match_template(source, TOKENS, "internlm2_chat").difference
 
 
 @pytest.mark.parametrize("kind", HANGING)
-def test_template_that_takes_too_much_is_given_up(kind):
+def test_template_that_needs_too_much_is_given_up(kind):
     start = time.monotonic()
     found = match_template(HANGING[kind], TOKENS, "vicuna_v1")
     assert found.name == "vicuna_v1" and found.difference
@@ -114,7 +114,7 @@ CHATML_TIGHT = (
 )
 
 
-def test_of_formats_with_the_same_roles_the_one_that_is_equal_with_a_system_text_is_nearest():
+def test_nearest_of_formats_with_the_same_roles_is_equal_with_a_system_text():
     found = match_template(CHATML_TIGHT, {}, "vicuna_v1")
     assert found.name == "chatml_direct" and found.difference
 

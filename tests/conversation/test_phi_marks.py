@@ -1,4 +1,4 @@
-"""Phi-3's marks swallow the white space after them: `rstrip` in its tokenizer_config.json, transformers issue 32136."""
+"""Phi-3's marks remove the white space after them: `rstrip` in its tokenizer_config.json, transformers issue 32136."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import pytest
 from small_vocabulary import PHI_MARKS, load_reference, write_folder
 from test_fast_tokenizer import train_llama
 
+from paddlemix.conversation.load_tokenizer import load_tokenizer
 from paddlemix.conversation.messages import Conversation, Message
 from paddlemix.conversation.render import render
 from paddlemix.conversation.templates import get_template
 from paddlemix.conversation.tokenize import tokenize, tokenize_turn
-from paddlemix.conversation.tokenizer import load_tokenizer
 
 ROUNDS = [
     ("What is in the picture?", "A red square."),
     ("  \n Hello,\nwho are  you?", " \n I am naïve 😀.\n\n  你好"),
     ("<image>\n What is <image> it?", "<|user|> is text"),
 ]
-SPOKEN = [*ROUNDS[:2], ("<image>\n What is <image> it?", "no")]  # what transformers cannot read as a mark
+SPOKEN = [*ROUNDS[:2], ("<image>\n What is <image> it?", "no")]  # without text that transformers would parse as a mark
 PHI_3 = get_template("phi_3")
 
 
@@ -40,7 +40,7 @@ def conversation(rounds, system=None):
 
 
 @pytest.mark.parametrize("system", [None, "\tBe brief."])
-def test_ids_equal_transformers_on_the_own_prompt(system, phi_pair):
+def test_ids_equal_transformers_on_the_released_prompt(system, phi_pair):
     tokenizer, reference = phi_pair
     ids, _ = tokenize(render(conversation(SPOKEN, system), PHI_3), tokenizer, [1, 1])
     assert ids == official.chunk_ids(reference, official.STYLES["phi_3"][0](system, SPOKEN, None))
@@ -62,7 +62,7 @@ def test_ids_of_a_fast_file_equal_transformers(tmp_path):
     )
 
 
-def test_line_breaks_after_marks_are_no_ids(phi_pair):
+def test_line_breaks_after_marks_have_no_ids(phi_pair):
     tokenizer, _ = phi_pair
     segments = render(Conversation([Message("user", "Hello")]), PHI_3, add_generation_prompt=True)
     ids, _ = tokenize(segments, tokenizer, [])
@@ -103,7 +103,7 @@ def test_turns_one_by_one_equal_the_whole(phi_pair):
         position += mask[position:].index(False) if False in mask[position:] else 0
 
 
-def test_the_flag_is_read_from_either_file(model, tmp_path):
+def test_flag_is_read_from_either_file(model, tmp_path):
     tokenizers = pytest.importorskip("tokenizers")
     made = tokenizers.Tokenizer(tokenizers.models.BPE())
     made.decoder = tokenizers.decoders.ByteLevel()

@@ -1,4 +1,4 @@
-"""The shape of conversations, the place of pictures, and turns against the whole."""
+"""Roles in conversations, places of images, and turns compared with the whole."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_generating_after_an_answer_is_refused():
         render(talk("user", "assistant"), get_template("vicuna_v1"), add_generation_prompt=True)
 
 
-def test_picture_in_the_system_text_is_refused():
+def test_image_in_the_system_text_is_refused():
     messages = [Message("system", "see <image>"), *talk("user", "assistant").messages]
     with pytest.raises(ValueError, match="message 0, the system text, has 1 <image> marks"):
         render(Conversation(messages), get_template("vicuna_v1"))
@@ -54,11 +54,11 @@ def test_whole_is_the_concatenation_of_its_turns(name):
     assert render(conversation, template, add_generation_prompt=True) == parts
 
 
-# Without prompts, answers follow each other: there a trained text has to end where one that is not trained starts.
+# Without prompts, answers follow each other: trained text must end where untrained text starts.
 @pytest.mark.parametrize("name", [name for name in TEMPLATES if not get_template(name).is_prompt_text_dropped])
-def test_answer_that_is_not_trained_has_the_tokens_of_a_trained_one_and_its_end_is_not_trained_either(name):
+def test_untrained_answer_has_the_tokens_of_a_trained_one_and_no_trained_end(name):
     class Characters:
-        """Starts each text with its length, so that ids tell which texts were joined."""
+        """Starts each text with its length, so that the ids show which texts were joined."""
 
         add_bos, bos_id = False, 0
         encode = staticmethod(lambda text, is_start: [len(text), *map(ord, text)])
@@ -66,11 +66,11 @@ def test_answer_that_is_not_trained_has_the_tokens_of_a_trained_one_and_its_end_
         has_prefix_after = is_stripped_after = staticmethod(lambda last: False)
 
     template, messages = get_template(name), talk("user", "assistant", "user", "assistant").messages
-    held = Conversation([messages[0], Message("assistant", messages[1].text, is_trained=False), *messages[2:]])
+    skipped = Conversation([messages[0], Message("assistant", messages[1].text, is_trained=False), *messages[2:]])
     (ids, trained), (held_ids, held_trained) = (
-        tokenize(render(one, template), Characters, ()) for one in (Conversation(messages), held)
+        tokenize(render(one, template), Characters, ()) for one in (Conversation(messages), skipped)
     )
-    # Where the first answer with its end mark is over: that is where the next question starts.
+    # The end of the first answer with its end mark, where the next question starts.
     num_first = len(tokenize(render(Conversation(messages[:2]), template), Characters, ())[0])
     assert held_ids == ids
     assert held_trained == [False] * num_first + trained[num_first:]
@@ -82,7 +82,7 @@ def test_prompt_for_an_answer_ends_without_a_space():
     assert merge_text(segments)[-1].text.endswith("USER: text 0 ASSISTANT:")
 
 
-def test_picture_stays_where_its_mark_stands():
+def test_image_is_at_the_place_of_its_mark():
     messages = [Message("user", "a <image> b<image>"), Message("assistant", "c")]
     segments = merge_text(render(Conversation(messages), get_template("mistral_instruct")))
     assert [(s.kind, s.text, s.is_trained) for s in segments] == [
@@ -112,15 +112,15 @@ def test_images_with_their_marks_stay():
 
 
 @pytest.mark.parametrize(("num_marks", "num_images"), [(1, 0), (1, 2), (3, 2)])
-def test_other_numbers_of_images_and_marks_are_refused_with_both(num_marks, num_images):
+def test_different_numbers_of_images_and_marks_are_refused_with_both(num_marks, num_images):
     conversation = Conversation([Message("user", "<image>" * num_marks)], ["a.png"] * num_images)
-    with pytest.raises(ValueError, match=f"{num_marks} <image> marks but there are {num_images} images"):
+    with pytest.raises(ValueError, match=f"{num_marks} <image> marks for {num_images} images"):
         place_images(conversation)
 
 
 def test_tokenize_refuses_wrong_counts(tokenizer):
     segments = render(Conversation([Message("user", "<image>")]), get_template("v1"), add_generation_prompt=True)
-    with pytest.raises(ValueError, match="1 pictures are rendered but 2 token counts"):
+    with pytest.raises(ValueError, match="1 rendered images but 2 token counts"):
         tokenize(segments, tokenizer, [3, 3])
     with pytest.raises(ValueError, match=r"at least one token, found the counts \[0\]"):
         tokenize(segments, tokenizer, [0])

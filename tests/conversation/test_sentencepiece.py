@@ -12,11 +12,11 @@ import sentencepiece
 from small_vocabulary import MARKS, WORDS, load_reference, train_model, write_folder
 
 from paddlemix.conversation import sentencepiece_proto
+from paddlemix.conversation.load_tokenizer import load_tokenizer
 from paddlemix.conversation.messages import Conversation, Message
 from paddlemix.conversation.render import render
 from paddlemix.conversation.templates import get_template
 from paddlemix.conversation.tokenize import tokenize
-from paddlemix.conversation.tokenizer import load_tokenizer
 
 TEXTS = [
     "Hello, who are you?",
@@ -29,7 +29,7 @@ TEXTS = [
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_encoding_and_back_gives_the_text(text, pair):
+def test_encoded_text_decodes_to_itself(text, pair):
     tokenizer = pair[0]
     for is_start in (True, False):
         ids = tokenizer.encode(text, is_start=is_start)
@@ -50,7 +50,7 @@ def test_decoding_skips_special_tokens_like_transformers(pair):
     )
 
 
-def test_model_that_swallows_spaces_still_gives_transformers_ids(write_tokenizer, tmp_path):
+def test_model_that_removes_spaces_still_has_transformers_ids(write_tokenizer, tmp_path):
     model = io.BytesIO()
     lines = iter(WORDS.split("\n"))
     sentencepiece.SentencePieceTrainer.train(
@@ -71,7 +71,7 @@ def test_model_that_swallows_spaces_still_gives_transformers_ids(write_tokenizer
         ("sentencepiece.bpe.model", False, True),
     ],
 )
-def test_legacy_is_the_default_and_always_so_for_paddlemix(vocabulary, legacy, has_prefix, write_tokenizer, tmp_path):
+def test_legacy_is_the_default_and_always_true_for_paddlemix(vocabulary, legacy, has_prefix, write_tokenizer, tmp_path):
     tokenizer = load_tokenizer(write_tokenizer(tmp_path, legacy=legacy, vocabulary=vocabulary))
     assert tokenizer.has_prefix_after(tokenizer.eos_id) is has_prefix
 
@@ -83,7 +83,7 @@ def test_facts_of_the_tokenizer(tokenizer, model):
     assert tokenizer.id_to_piece(size) == "<|im_start|>" and tokenizer.id_to_piece(2) == "</s>"
 
 
-def test_absent_special_token_is_refused_with_the_list(tokenizer):
+def test_missing_special_token_is_refused_with_the_list(tokenizer):
     with pytest.raises(ValueError, match=r"no special token '<\|eom_id\|>' \(it has <unk>, <s>, </s>, <\|im_start\|>"):
         tokenizer.special_id("<|eom_id|>")
     with pytest.raises(
@@ -117,7 +117,7 @@ def test_pickled_and_saved_tokenizers_are_the_same(tokenizer, legacy_folder, tmp
 
 def test_saving_beside_another_tokenizers_files_is_refused(tokenizer, tmp_path):
     (tmp_path / "sentencepiece.bpe.model").write_bytes(b"x")
-    with pytest.raises(ValueError, match=r"holds sentencepiece\.bpe\.model of another tokenizer"):
+    with pytest.raises(ValueError, match=r"has sentencepiece\.bpe\.model of another tokenizer"):
         tokenizer.save(tmp_path)
 
 
@@ -142,7 +142,7 @@ def test_broken_config_is_refused(write_tokenizer, tmp_path):
         load_tokenizer(folder)
 
 
-def test_edits_of_the_model_are_what_protobuf_reads(model):
+def test_protobuf_reads_the_edited_model(model):
     edited = sentencepiece_proto.with_control_pieces(sentencepiece_proto.with_dummy_prefix(model, False), [300])
     before, after = sentencepiece_proto.read_facts(model), sentencepiece_proto.read_facts(edited)
     assert (before.add_dummy_prefix, after.add_dummy_prefix) == (True, False)
@@ -156,12 +156,12 @@ def test_edits_of_the_model_are_what_protobuf_reads(model):
 def test_internlm_ends_that_are_symbols_of_the_model_are_special(legacy, tmp_path):
     model = train_model(("<eoh>", "<eoa>"))
     tokenizer = load_tokenizer(write_folder(tmp_path, model, legacy=legacy, marks=()))
-    messages = [Message("user", "Hello"), Message("assistant", "world"), Message("user", "<eoa> picture?")]
+    messages = [Message("user", "Hello"), Message("assistant", "world"), Message("user", "<eoa> image?")]
     segments = render(Conversation(messages), get_template("internlm_chat"), add_generation_prompt=True)
     ids, _ = tokenize(segments, tokenizer, [])
-    # InternLM's own tokenizer gives the whole prompt to the model; it would take the typed <eoa> for an end.
+    # InternLM's own tokenizer passes the whole prompt to the model, which would parse the typed <eoa> as an end.
     whole = sentencepiece.SentencePieceProcessor(model_proto=model)
-    head, tail = "<|User|>:Hello<eoh>\n<|Bot|>:world<eoa>\n<|User|>:", " picture?<eoh>\n<|Bot|>:"
+    head, tail = "<|User|>:Hello<eoh>\n<|Bot|>:world<eoa>\n<|User|>:", " image?<eoh>\n<|Bot|>:"
     num_head, num_tail = len(whole.encode(head)), len(whole.encode("x" + tail)) - len(whole.encode("x"))
     assert ids[1 : num_head + 1] == whole.encode(head)
     assert ids[-num_tail:] == whole.encode("x" + tail)[-num_tail:]

@@ -1,4 +1,4 @@
-"""Every template against LLaVA's own prompts and transformers' tokenizer, and its mask against the answers."""
+"""Every template compared with LLaVA's prompts and transformers' tokenizer, and its mask with the answers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROUNDS = [
     ("Hello,\nwho are  you?", "I am naïve 😀.\n\n  你好"),
     ("12 34", "no"),
 ]
-PICTURE_ROUNDS = [
+IMAGE_ROUNDS = [
     ("<image>\nWhat is it?", "A blue circle."),
     ("and <image> this", "the same"),
     ("x<image><image>", "y"),
@@ -56,8 +56,8 @@ NASTY += [
     *MARKS,
     *PHI_MARKS,
 ]
-# Formats whose marks one vocabulary can hold, and in which a text is read as a whole: ERNIE's prompt ends with a space,
-# which is a token of its own there. test_phi_marks.py and test_ernie_marks.py have the others.
+# Formats whose marks fit into one vocabulary and whose texts are encoded as a whole: ERNIE's prompt ends with a space,
+# which is a separate token there. test_phi_marks.py and test_ernie_marks.py test the others.
 SHARED = sorted(set(TEMPLATES) - {"phi_3", "ernie"})
 
 
@@ -75,7 +75,7 @@ def ids_and_mask(talk, template, tokenizer, add_generation_prompt=False, num_tok
 
 
 def runs(ids, mask, wanted):
-    """Return the stretches of ids whose mask is `wanted`."""
+    """Return the runs of ids whose mask is `wanted`."""
     found, is_inside = [], False
     for token_id, is_trained in zip(ids, mask, strict=True):
         if is_trained == wanted:
@@ -91,7 +91,7 @@ def official_prompt(template, rounds, open_question=None, system=None):
     return style(system, [*template.examples, *rounds], open_question)
 
 
-@pytest.mark.parametrize("rounds", [ROUNDS[:1], ROUNDS, PICTURE_ROUNDS], ids=["one", "three", "pictures"])
+@pytest.mark.parametrize("rounds", [ROUNDS[:1], ROUNDS, IMAGE_ROUNDS], ids=["one", "three", "images"])
 @pytest.mark.parametrize("name", SHARED)
 def test_ids_equal_transformers_on_the_official_prompt(name, rounds, pair):
     tokenizer, reference = pair
@@ -103,7 +103,7 @@ def test_ids_equal_transformers_on_the_official_prompt(name, rounds, pair):
     assert ids_and_mask(talk, template, tokenizer, add_generation_prompt=True)[0] == asked
 
 
-@pytest.mark.parametrize("rounds", [ROUNDS, PICTURE_ROUNDS], ids=["three", "pictures"])
+@pytest.mark.parametrize("rounds", [ROUNDS, IMAGE_ROUNDS], ids=["three", "images"])
 def test_ids_equal_transformers_however_chat_marks_are_declared(rounds, marks_pair):
     tokenizer, reference = marks_pair
     template = get_template("chatml_direct")
@@ -114,7 +114,7 @@ def test_ids_equal_transformers_however_chat_marks_are_declared(rounds, marks_pa
 
 
 @pytest.mark.parametrize("name", sorted(set(SHARED) - {"plain"}))
-def test_system_message_replaces_the_templates_text(name, pair):
+def test_system_message_replaces_the_text_of_the_template(name, pair):
     tokenizer, reference = pair
     template = get_template(name)
     expected = official.chunk_ids(reference, official_prompt(template, ROUNDS, system="Answer in one word."))
@@ -129,7 +129,7 @@ def test_long_official_texts_are_unchanged():
     assert digest("|".join(TEMPLATES["v0"].examples[0])) == "3f60f969878a7993"
 
 
-@pytest.mark.parametrize("rounds", [ROUNDS[:1], ROUNDS, PICTURE_ROUNDS], ids=["one", "three", "pictures"])
+@pytest.mark.parametrize("rounds", [ROUNDS[:1], ROUNDS, IMAGE_ROUNDS], ids=["one", "three", "images"])
 @pytest.mark.parametrize("name", SHARED)
 def test_trained_ids_decode_to_the_answers_and_their_end(name, rounds, pair):
     tokenizer, template = pair[0], get_template(name)
@@ -143,14 +143,14 @@ def test_trained_ids_decode_to_the_answers_and_their_end(name, rounds, pair):
 
 
 @pytest.mark.parametrize("name", SHARED)
-def test_decoding_everything_gives_the_rendered_text(name, pair):
+def test_all_ids_decode_to_the_rendered_text(name, pair):
     tokenizer, template = pair[0], get_template(name)
-    ids, _ = ids_and_mask(conversation(PICTURE_ROUNDS), template, tokenizer)
-    assert tokenizer.decode(ids, skip_special=False) == "<s>" + official_prompt(template, PICTURE_ROUNDS)
+    ids, _ = ids_and_mask(conversation(IMAGE_ROUNDS), template, tokenizer)
+    assert tokenizer.decode(ids, skip_special=False) == "<s>" + official_prompt(template, IMAGE_ROUNDS)
 
 
 @pytest.mark.parametrize("name", SHARED)
-def test_typed_texts_change_nobodys_mask(name, tokenizer):
+def test_typed_texts_do_not_change_the_mask(name, tokenizer):
     rng = random.Random(name)
     template, specials = get_template(name), set(tokenizer.specials.values())
     for _ in range(30):
@@ -168,7 +168,7 @@ def test_typed_texts_change_nobodys_mask(name, tokenizer):
         assert ids.count(-200) == 4
 
 
-@pytest.mark.parametrize("rounds", [ROUNDS[:1], ROUNDS, PICTURE_ROUNDS], ids=["one", "three", "pictures"])
+@pytest.mark.parametrize("rounds", [ROUNDS[:1], ROUNDS, IMAGE_ROUNDS], ids=["one", "three", "images"])
 @pytest.mark.parametrize("name", ["vicuna_v1", "llava_v1"])
 def test_labels_equal_the_official_v1_algorithm(name, rounds, legacy_pair):
     tokenizer, reference = legacy_pair
@@ -181,7 +181,7 @@ def test_labels_equal_the_official_v1_algorithm(name, rounds, legacy_pair):
 @pytest.mark.parametrize("name", sorted(set(SHARED) - {"plain"}))
 def test_turns_one_by_one_equal_the_whole(name, pair):
     tokenizer, template = pair[0], get_template(name)
-    talk = conversation(PICTURE_ROUNDS)
+    talk = conversation(IMAGE_ROUNDS)
     ids, mask = ids_and_mask(talk, template, tokenizer, num_tokens=3)
     asked = runs(ids, mask, False)
     for index, message in enumerate(talk.messages[::2]):

@@ -1,4 +1,4 @@
-"""Which vocabulary file of a folder counts, and what its settings may state."""
+"""The choice of the vocabulary file of a folder, and its settings."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from test_fast_tokenizer import train_llama
 
 from paddlemix.checkpoints.layouts.hf_fast import fast_json
 from paddlemix.conversation.fast_tokenizer import FastTokenizer
+from paddlemix.conversation.load_tokenizer import load_tokenizer
 from paddlemix.conversation.sentencepiece_tokenizer import SentencePieceTokenizer
-from paddlemix.conversation.tokenizer import load_tokenizer
 from paddlemix.conversation.tokenizer_files import ADDED_FILE, CONFIG_FILE, FAST_FILE, SENTENCEPIECE_FILE
 from paddlemix.conversation.vocabulary_choice import read_files, vocabulary_notice
 
@@ -39,7 +39,7 @@ def own_json(model: bytes) -> dict:
     )
 
 
-def test_file_that_is_no_sentencepiece_model_gives_way_with_a_notice(tmp_path):
+def test_invalid_sentencepiece_model_is_not_used_with_a_notice(tmp_path):
     for number, content in enumerate((TIKTOKEN, b"", b"no model at all")):
         folder = tmp_path / str(number)
         write(folder, model=content, spec=byte_level.train("llama_3"), settings=byte_level.NAMES["llama_3"])
@@ -48,13 +48,13 @@ def test_file_that_is_no_sentencepiece_model_gives_way_with_a_notice(tmp_path):
         assert (
             tokenizer.encode("Hello 123", is_start=True) == reference("Hello 123", add_special_tokens=False).input_ids
         )
-        assert "tokenizer.model in" in vocabulary_notice(folder) and "tokenizer.json counts" in vocabulary_notice(
+        assert "tokenizer.model in" in vocabulary_notice(folder) and "tokenizer.json is used" in vocabulary_notice(
             folder
         )
-    assert "a list of byte pieces, as LLaMA 3 was first released" in vocabulary_notice(tmp_path / "0")
+    assert "a list of byte pieces, the form of LLaMA 3's first release" in vocabulary_notice(tmp_path / "0")
 
 
-def test_model_with_another_vocabulary_gives_way_with_a_notice(model, tmp_path):
+def test_model_with_another_vocabulary_is_not_used_with_a_notice(model, tmp_path):
     write(tmp_path, model=model, spec=train_llama("prepend"), settings=LLAMA_NAMES)
     assert isinstance(load_tokenizer(tmp_path), FastTokenizer)
     assert "tokenizer.model" in vocabulary_notice(tmp_path) and "as id" in vocabulary_notice(tmp_path)
@@ -67,22 +67,22 @@ def test_model_with_another_vocabulary_gives_way_with_a_notice(model, tmp_path):
     assert isinstance(load_tokenizer(tmp_path), FastTokenizer)
 
 
-def test_model_counts_where_both_agree_or_tokenizer_json_is_broken(model, tmp_path):
+def test_model_is_used_if_both_agree_or_tokenizer_json_is_broken(model, tmp_path):
     write(tmp_path, model=model, spec=own_json(model), settings=LLAMA_NAMES)
     assert isinstance(load_tokenizer(tmp_path), SentencePieceTokenizer) and not vocabulary_notice(tmp_path)
     for broken in (b"{", {"model": 5}, {"model": {"vocab": {"a": "b"}}}):
         write(tmp_path, model=model, spec=broken, settings=LLAMA_NAMES)
         assert isinstance(load_tokenizer(tmp_path), SentencePieceTokenizer)
-        assert "tokenizer.model counts, since" in vocabulary_notice(tmp_path)
+        assert "tokenizer.model is used, since" in vocabulary_notice(tmp_path)
 
 
 def test_tiktoken_file_alone_is_refused_with_advice(tmp_path):
     write(tmp_path, model=TIKTOKEN, settings=LLAMA_NAMES)
-    with pytest.raises(ValueError, match=r"LLaMA 3 was first released with: put its tokenizer\.json beside it"):
+    with pytest.raises(ValueError, match=r"LLaMA 3's first release: add its tokenizer\.json to"):
         load_tokenizer(tmp_path)
 
 
-def test_tokens_that_only_tokenizer_json_lists_count_beside_the_model(model, tmp_path):
+def test_tokens_that_only_tokenizer_json_has_are_added_to_the_model(model, tmp_path):
     spec = own_json(model)
     spec["added_tokens"] += [{"id": 500, "content": "<image>", **FLAGS, "special": True}]
     spec["added_tokens"] += [{"id": 501, "content": "<box>", **FLAGS}]
@@ -101,7 +101,7 @@ def test_tokens_that_only_tokenizer_json_lists_count_beside_the_model(model, tmp
     assert FAST_FILE not in read_files(tmp_path / "copy").contents
 
 
-def test_added_tokens_file_alone_lists_ordinary_tokens_as_in_transformers(model, tmp_path):
+def test_added_tokens_file_alone_has_ordinary_tokens_as_in_transformers(model, tmp_path):
     folder = write_folder(tmp_path, model, legacy=False, marks=())
     settings = json.loads((folder / CONFIG_FILE).read_text())
     del settings["added_tokens_decoder"]
@@ -127,10 +127,10 @@ def test_added_tokens_file_alone_lists_ordinary_tokens_as_in_transformers(model,
         ("frobnicate", 7, "states frobnicate 7, which this version does not know"),
         ("legacy", "no", "legacy is 'no', expected true or false, or null"),
         ("additional_special_tokens", "ab", "additional_special_tokens is 'ab', expected a list"),
-        ("tokenizer_class", "XLMRobertaTokenizer", "whose ids are not those of tokenizer.model"),
+        ("tokenizer_class", "XLMRobertaTokenizer", "whose ids differ from tokenizer.model"),
     ],
 )
-def test_setting_that_would_change_ids_is_refused_by_name(model, tmp_path, key, value, message):
+def test_unsupported_setting_that_changes_ids_is_refused_by_name(model, tmp_path, key, value, message):
     write(tmp_path, model=model, settings={**LLAMA_NAMES, key: value})
     with pytest.raises(ValueError, match=message) as caught:
         load_tokenizer(tmp_path)
@@ -157,9 +157,9 @@ def test_setting_that_changes_no_id_is_accepted(model, tmp_path, stated):
     ("key", "value", "message"),
     [
         ("added_tokens", [{"id": 10**18, "content": "q"}], "id is 1000000000000000000, expected a whole number"),
-        ("added_tokens", [{"id": 3, "content": "zzz"}], "the id 3 is that of 'zzz' and of"),
+        ("added_tokens", [{"id": 3, "content": "zzz"}], "both 'zzz' and"),
         ("model", {"type": "BPE", "vocab": {"a": "b"}, "merges": []}, "'a' has the id 'b'"),
-        ("model", {"type": "BPE", "vocab": {"a": 0}, "merges": [1]}, "is no tokenizer file"),
+        ("model", {"type": "BPE", "vocab": {"a": 0}, "merges": [1]}, "is not a tokenizer file"),
         ("normalizer", {"type": "Sequence", "normalizers": 5}, "normalizers is 5, expected a list of steps"),
         ("normalizer", {"type": "Prepend", "prepend": "x" * 100}, "may make a text 100 times as long"),
         (
@@ -174,22 +174,22 @@ def test_setting_that_changes_no_id_is_accepted(model, tmp_path, stated):
         (
             "post_processor",
             {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<|im_end|>"}}]},
-            "behind",
+            "to the end of every text",
         ),
     ],
 )
-def test_tokenizer_json_that_would_not_do_is_refused_in_one_line(tmp_path, key, value, message):
+def test_invalid_tokenizer_json_is_refused_in_one_line(tmp_path, key, value, message):
     write(tmp_path, spec={**byte_level.train("qwen_2"), key: value}, settings=byte_level.NAMES["qwen_2"])
     with pytest.raises(ValueError, match=message) as caught:
         load_tokenizer(tmp_path)
     assert "\n" not in str(caught.value)
 
 
-def test_space_in_front_that_two_files_state_differently_is_refused(tmp_path):
+def test_different_add_prefix_space_in_two_files_is_refused(tmp_path):
     spec = byte_level.train("mpt")
     write(tmp_path, spec=spec, settings={**byte_level.NAMES["mpt"], "add_prefix_space": True})
-    with pytest.raises(ValueError, match="has add_prefix_space False, the settings beside it True"):
+    with pytest.raises(ValueError, match="has add_prefix_space False, but the settings files have True"):
         load_tokenizer(tmp_path)
     write(tmp_path, spec=train_llama("prepend"), settings={**LLAMA_NAMES, "add_prefix_space": False})
-    with pytest.raises(ValueError, match="has add_prefix_space True, the settings beside it False"):
+    with pytest.raises(ValueError, match="has add_prefix_space True, but the settings files have False"):
         load_tokenizer(tmp_path)

@@ -1,4 +1,4 @@
-"""A LLaMA-type tokenizer trained on a few sentences, and small pictures."""
+"""A LLaMA-type tokenizer trained on a few sentences, and small images."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def tokenizer_folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def tokenizer(tokenizer_folder):
-    from paddlemix.conversation.tokenizer import load_tokenizer
+    from paddlemix.conversation.load_tokenizer import load_tokenizer
 
     return load_tokenizer(tokenizer_folder)
 
@@ -63,9 +63,9 @@ def spec() -> ImageSpec:
 
 
 @pytest.fixture
-def pictures(tmp_path) -> Path:
+def images(tmp_path) -> Path:
     """A folder with a.png 40x40, b.png 100x30 and c.png 30x90 (width x height)."""
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     folder.mkdir()
     generator = np.random.default_rng(0)
     for name, (width, height) in {"a": (40, 40), "b": (100, 30), "c": (30, 90)}.items():

@@ -1,4 +1,4 @@
-"""Rows that nothing can be learnt from: which of them raise, what takes the place of the others, and the limit."""
+"""Bad rows: which of them raise, how the others are replaced, and how many may be skipped."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ def no_pauses(monkeypatch):
 
 
 @pytest.fixture
-def make(write, tokenizer, template, spec, pictures):
-    """Return a function that writes rows to data.json and makes the data set of them."""
-    (pictures / "broken.png").write_bytes(b"not a picture")
+def make(write, tokenizer, template, spec, images):
+    """Return a function that writes rows to data.json and returns their data set."""
+    (images / "broken.png").write_bytes(b"not an image")
 
     def make_dataset(rows, policy=None, max_length=150, seed=0):
         bound = functools.partial(
             encode_turns, tokenizer=tokenizer, template=template, spec=spec, max_length=max_length
         )
-        mixture = read_mixture({"data_files": str(write("data.json", rows)), "image_folder": str(pictures)}, "train")
+        mixture = read_mixture({"data_files": str(write("data.json", rows)), "image_folder": str(images)}, "train")
         return ConversationDataset(mixture, bound, policy=policy or BadRowPolicy(), seed=seed)
 
     return make_dataset
 
 
-def said(sample, tokenizer):
+def answer_of(sample, tokenizer):
     return tokenizer.decode([int(label) for label in sample.labels if label != -100]).strip()
 
 
@@ -58,19 +58,19 @@ def test_bad_row_is_replaced_by_a_good_one_and_noted_with_its_reason(make, token
     sample = make([*GOOD, row])[6]
     (note,) = sample.notes
     assert (note.kind, note.number, note.id) == (kind, 7, row.get("id"))
-    assert note.reason and said(sample, tokenizer) in {f"Answer {number}." for number in range(6)}
+    assert note.reason and answer_of(sample, tokenizer) in {f"Answer {number}." for number in range(6)}
 
 
-def test_replacement_follows_seed_and_row_alone(make, tokenizer):
+def test_replacement_depends_on_seed_and_row_alone(make, tokenizer):
     rows = [*GOOD, *[MISSING] * 8]
 
     def drawn(seed, order):
         dataset = make(rows, BadRowPolicy("skip", 20), seed=seed)
-        return {index: said(dataset[index], tokenizer) for index in order}
+        return {index: answer_of(dataset[index], tokenizer) for index in order}
 
     forward = drawn(3, range(6, 14))
-    assert drawn(3, range(13, 5, -1)) == forward  # what was read before does not matter
-    assert len(set(forward.values())) > 2  # one row is not repeated for all
+    assert drawn(3, range(13, 5, -1)) == forward  # the order of reading does not matter
+    assert len(set(forward.values())) > 2  # not one row for all
     assert drawn(4, range(6, 14)) != forward
 
 
@@ -82,11 +82,11 @@ def test_copies_in_loader_workers_draw_the_same(make):
         assert copy[index].notes == dataset[index].notes
 
 
-def test_batch_keeps_its_rows_and_the_notes_of_its_samples(make):
+def test_batch_has_as_many_rows_and_the_notes_of_its_samples(make):
     dataset = make([*GOOD, MISSING, LONG])
     batch = collate([dataset[index] for index in (6, 0, 7)])
     assert len(batch.token_ids) == 3
-    # The second replacement may have met the first bad row as well.
+    # The second replacement may have drawn the first bad row as well.
     assert {note.kind for note in batch.notes} == {"missing_picture", "too_long"}
 
 
@@ -102,7 +102,7 @@ def test_raise_stops_at_every_bad_row(make, row):
         make([*GOOD, row], BadRowPolicy("raise"))[6]
 
 
-def test_what_is_not_the_rows_fault_is_never_skipped(make):
+def test_error_that_is_not_the_rows_fault_is_never_skipped(make):
     dataset = make(GOOD, SKIP)
 
     def broken_settings(*_, **__):
@@ -112,7 +112,7 @@ def test_what_is_not_the_rows_fault_is_never_skipped(make):
         ConversationDataset(dataset.rows, broken_settings, policy=SKIP)[0]
 
 
-def test_picture_that_cannot_be_read_at_once_is_tried_again(make):
+def test_reading_an_image_is_retried(make):
     dataset = make([{"image": "a.png", "conversations": [["<image>\nWhat?", "A square."]]}])
     encode, failures = dataset.encode_function, iter([True, True, False])
 
@@ -125,21 +125,21 @@ def test_picture_that_cannot_be_read_at_once_is_tried_again(make):
     assert sample.notes == () and len(sample.images) == 1
 
 
-def test_picture_that_is_not_there_is_looked_for_once(make, monkeypatch):
+def test_missing_image_is_not_retried(make, monkeypatch):
     monkeypatch.setattr(dataset_module, "time", None)
     assert make([GOOD[0], MISSING], SKIP)[1].notes[0].kind == "missing_picture"
 
 
-def test_files_that_stay_bad_are_tried_again_a_few_times_only(make, monkeypatch):
+def test_retries_end_after_several_bad_files(make, monkeypatch):
     pauses = []
     monkeypatch.setattr(dataset_module, "time", SimpleNamespace(sleep=pauses.append))
     dataset = make([UNREADABLE] * 60, BadRowPolicy("skip", 60))
     with pytest.raises(RowError):
         dataset[0]
-    assert len(pauses) == dataset_module.MAX_VAIN * len(dataset_module.RETRY_SECONDS)
+    assert len(pauses) == dataset_module.MAX_FAILED_RETRIES * len(dataset_module.RETRY_SECONDS)
 
 
-def test_limit_stops_with_the_counts_and_hands_on_the_notes(make):
+def test_exceeding_the_limit_raises_with_the_counts_and_the_notes(make):
     dataset = make([*GOOD, *[MISSING] * 3, UNREADABLE, LONG], BadRowPolicy("skip", 3))
     for index in (10, 6, 7, 8):
         dataset[index]
@@ -150,9 +150,9 @@ def test_limit_stops_with_the_counts_and_hands_on_the_notes(make):
     assert [note.number for note in caught.value.notes] == [10]
 
 
-def test_data_set_without_a_good_row_says_so(make):
+def test_data_set_without_a_good_row_is_an_error(make):
     dataset = make([LONG] * 3)
-    with pytest.raises(RowError, match=r"row 1: .*max_length is 150.*none of 100 rows drawn in its place"):
+    with pytest.raises(RowError, match=r"row 1: .*max_length is 150.*none of 100 rows drawn to replace it"):
         dataset[0]
 
 
@@ -165,7 +165,7 @@ def test_limit_is_a_number_or_a_share_and_by_default_one_percent_or_ten(number, 
 
 
 @pytest.mark.parametrize("values", [("ignore", None), ("skip", -1), ("skip", 1.5), (None, float("nan"))])
-def test_other_values_are_refused(values):
+def test_invalid_policy_is_refused(values):
     with pytest.raises(ValueError, match=r"on_bad_sample is 'ignore'|max_bad_samples is"):
         BadRowPolicy(*values)
 
@@ -174,11 +174,11 @@ WRONG = {
     "wrong_role": {"conversations": [{"from": "robot", "value": "Hi"}]},
     "empty_answer": {"id": 9, "conversations": [["Hi", " "]]},
     "unknown_format": {"text": "Hi"},
-    "wrong_row": {"conversations": [["<image>", "A picture."]]},
+    "wrong_row": {"conversations": [["<image>", "An image."]]},
 }
 
 
-def test_every_wrong_row_of_a_file_is_found_and_named_by_kind(write):
+def test_every_bad_row_of_a_file_is_noted_with_its_kind(write):
     rows, bad = scan_rows(write("a.json", [GOOD[0], *WRONG.values(), GOOD[1]]))
     assert [row.number for row in rows] == [1, 6]
     assert [(note.number, note.kind) for note in bad] == list(enumerate(WRONG, start=2))
@@ -191,23 +191,23 @@ def test_turns_that_do_not_alternate_are_a_wrong_role(write):
     assert scan_rows(write("a.json", [{"conversations": turns}]))[1][0].kind == "wrong_role"
 
 
-def test_line_that_is_no_json_is_left_out_alone(tmp_path):
+def test_only_the_line_that_is_not_json_is_left_out(tmp_path):
     (tmp_path / "a.jsonl").write_text(f"{json.dumps(GOOD[0])}\n{{broken\n{json.dumps(GOOD[1])}\n")
     rows, bad = scan_rows(tmp_path / "a.jsonl")
     assert [(row.number, row.line) for row in rows] == [(1, 1), (3, 3)]
     assert [(note.number, note.line, note.kind) for note in bad] == [(2, 2, "not_json")]
 
 
-def test_error_names_the_first_wrong_row_and_how_many_more_there_are(write):
+def test_error_names_the_first_bad_row_and_the_number_of_others(write):
     files = [str(write("a.json", [GOOD[0], *WRONG.values()])), str(write("b.json", [GOOD[0], WRONG["wrong_role"]]))]
     with pytest.raises(ValueError, match=r"a\.json, row 2: .*'robot'.*; 4 more rows are wrong \(row 3, row 4, row 5, "):
         read_mixture({"data_files": files}, "train")
     rows, bad = scan_mixture({"data_files": files}, "train")
     assert (len(rows), len(bad)) == (2, 5)
-    with pytest.raises(ValueError, match="on_bad_sample skip leaves such a row out"):
+    with pytest.raises(ValueError, match="on_bad_sample: skip leaves bad rows out"):
         refuse(bad[:1])
 
 
-def test_entry_of_wrong_rows_alone_is_refused(write):
+def test_entry_with_bad_rows_only_is_refused(write):
     with pytest.raises(ValueError, match=r"entry 1: none of its 4 rows can be used; .*row 1: "):
         scan_mixture(str(write("a.json", list(WRONG.values()))), "train")

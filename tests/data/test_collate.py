@@ -1,4 +1,4 @@
-"""Samples side by side."""
+"""Samples to a batch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def tiles(num_tiles, num_tokens, fill, size=(30, 20)):
 
 
 def sample(length, *images, has_labels=True):
-    """Make a sample: the pictures' placeholders, then ids from 10 on; labels on the second half."""
+    """Return a sample: the placeholders of its images, then ids from 10, the second half with labels."""
     num_image_tokens = sum(image.num_tokens for image in images)
     ids = np.concatenate([np.full(num_image_tokens, -200), np.arange(10, 10 + length)]).astype(np.int64)
     labels = np.where(np.arange(len(ids)) >= len(ids) // 2, ids, -100)
@@ -29,7 +29,7 @@ ONE = sample(3, tiles(1, 4, 1.0, (10, 20)))
 MANY = sample(2, tiles(3, 5, 2.0, (30, 40)), tiles(5, 6, 3.0, (50, 60)))
 
 
-def test_text_only_one_picture_and_many_pictures_mix_in_a_batch():
+def test_text_only_one_image_and_many_images_mix_in_a_batch():
     batch = collate([ONE, TEXT, MANY])
     assert batch.token_ids.shape == (3, 13)
     assert batch.pixels.shape == (9, 3, 4, 4) and batch.pixels.dtype == np.float32
@@ -66,7 +66,7 @@ def test_rows_of_a_batch_equal_batches_of_one():
     assert first_tile == len(together.pixels)
 
 
-def test_batch_without_pictures_has_no_picture_fields():
+def test_batch_without_images_has_no_image_fields():
     batch = collate([TEXT, TEXT])
     assert batch.pixels is None and batch.tiles_per_image is None and batch.image_sizes is None
 
@@ -103,6 +103,6 @@ def test_inputs_are_neither_changed_nor_shared():
         ([TEXT], {"pad_to_multiple": 0}, "at least 1, found 0"),
     ],
 )
-def test_what_cannot_be_batched_is_refused_with_both_numbers(samples, options, words):
+def test_samples_that_do_not_fit_together_are_refused_with_both_numbers(samples, options, words):
     with pytest.raises(ValueError, match=words):
         collate(samples, **options)

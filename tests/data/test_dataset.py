@@ -1,4 +1,4 @@
-"""The map-style data set over rows."""
+"""The data set of rows."""
 
 from __future__ import annotations
 
@@ -19,17 +19,15 @@ TEXT_ROW = {"conversations": [["Hi", "Hello."]]}
 
 
 @pytest.fixture
-def make(write, tokenizer, template, spec, pictures):
-    """Return a function that writes rows to data.json and makes the data set of them."""
+def make(write, tokenizer, template, spec, images):
+    """Return a function that writes rows to data.json and returns their data set."""
 
     def make_dataset(rows, max_length=None):
         path = write("data.json", rows)
         bound = functools.partial(
             encode_turns, tokenizer=tokenizer, template=template, spec=spec, max_length=max_length
         )
-        return ConversationDataset(
-            read_mixture({"data_files": str(path), "image_folder": str(pictures)}, "train"), bound
-        )
+        return ConversationDataset(read_mixture({"data_files": str(path), "image_folder": str(images)}, "train"), bound)
 
     return make_dataset
 
@@ -40,22 +38,22 @@ def test_items_are_the_samples_of_the_rows(make):
     assert [len(dataset[index].images) for index in (0, 1)] == [1, 0]
 
 
-def test_pickled_dataset_gives_equal_samples(make):
+def test_pickled_dataset_has_equal_samples(make):
     dataset = make([PICTURE_ROW])
     copy = pickle.loads(pickle.dumps(dataset))
     np.testing.assert_array_equal(copy[0].token_ids, dataset[0].token_ids)
     np.testing.assert_array_equal(copy[0].images[0].pixels, dataset[0].images[0].pixels)
 
 
-def test_pictures_are_opened_only_when_a_row_is_asked_for(make):
+def test_images_are_opened_only_when_their_row_is_read(make):
     dataset = make([TEXT_ROW, PICTURE_ROW | {"image": "gone.png"}])
     assert dataset[0].images == ()
     with pytest.raises(RowError, match=r"data\.json, row 2: .*gone\.png"):
         dataset[1]
 
 
-def test_error_names_file_and_row_and_keeps_its_cause(make, pictures):
-    (pictures / "broken.png").write_bytes(b"not a picture")
+def test_error_names_file_and_row_and_keeps_its_cause(make, images):
+    (images / "broken.png").write_bytes(b"not an image")
     for row, max_length, cause in (
         (PICTURE_ROW | {"image": "broken.png"}, None, ImageError),
         (PICTURE_ROW, 20, SampleTooLongError),
@@ -63,11 +61,11 @@ def test_error_names_file_and_row_and_keeps_its_cause(make, pictures):
         with pytest.raises(RowError, match=r"data\.json, row 2: ") as caught:
             make([TEXT_ROW, row], max_length)[1]
         assert isinstance(caught.value.__cause__, cause)
-        # A loader worker passes errors on as type(error)(text).
+        # A loader worker raises errors again as type(error)(text).
         assert str(RowError(str(caught.value))) == str(caught.value)
 
 
-def test_cut_sample_carries_its_note_and_a_whole_one_none(make):
+def test_cut_sample_has_a_note_and_a_whole_one_none(make):
     dataset = make([PICTURE_ROW | {"id": "x7"}, TEXT_ROW], max_length=len(make([PICTURE_ROW])[0].token_ids) - 1)
     (note,) = pickle.loads(pickle.dumps(dataset[0])).notes
     assert (note.number, note.id, note.kind, note.num_dropped_turns) == (1, "x7", "cut", 1)

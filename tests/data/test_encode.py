@@ -1,4 +1,4 @@
-"""Conversations to samples, against an independent restatement of the official algorithm."""
+"""Encode conversations, compared with an independent restatement of the official algorithm."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ SIZES = {"a": (40, 40), "b": (100, 30), "c": (30, 90)}
 
 
 @pytest.fixture
-def encode_row(tokenizer, template, spec, pictures):
+def encode_row(tokenizer, template, spec, images):
     """Return a function (row, options) -> (Sample, number of dropped turns)."""
 
     def encode_one(row, **options):
-        arguments = {"tokenizer": tokenizer, "template": template, "spec": spec, "folders": [str(pictures)]} | options
+        arguments = {"tokenizer": tokenizer, "template": template, "spec": spec, "folders": [str(images)]} | options
         return encode_turns(read_row(row)[0], **arguments)
 
     return encode_one
@@ -75,7 +75,7 @@ def test_ids_and_labels_equal_the_official_algorithm(encode_row, tokenizer_folde
     assert sample.labels.tolist() == labels
 
 
-def test_three_formats_of_a_conversation_give_identical_samples(encode_row):
+def test_three_formats_of_a_conversation_have_identical_samples(encode_row):
     llava = [{"from": role, "value": text} for pair in TURNS for role, text in zip(("human", "gpt"), pair, strict=True)]
     roles = {"human": "user", "gpt": "assistant"}
     chat = [{"role": roles[turn["from"]], "content": turn["value"]} for turn in llava]
@@ -87,7 +87,7 @@ def test_three_formats_of_a_conversation_give_identical_samples(encode_row):
     assert_same(sample, encode_row({"images": ["a.png", "b.png"], "messages": parts})[0])
 
 
-def test_pictures_come_in_the_order_of_the_marks_with_their_own_runs(encode_row, spec):
+def test_images_are_in_the_order_of_the_marks_each_with_its_run(encode_row, spec):
     row = {"image": ["c.png", "a.png", "b.png"], "conversations": [["<image> <image> x <image>", "Yes."]]}
     sample, _ = encode_row(row)
     assert [image.size for image in sample.images] == [SIZES[name] for name in "cab"]
@@ -97,14 +97,14 @@ def test_pictures_come_in_the_order_of_the_marks_with_their_own_runs(encode_row,
     assert [image.num_tokens for image in sample.images] == runs.tolist()
 
 
-def test_pixels_are_those_of_preprocess(encode_row, pictures, spec):
+def test_pixels_equal_those_of_preprocess(encode_row, images, spec):
     sample, _ = encode_row(ROW)
-    for image, name in zip(sample.images, "ab", strict=True):
-        with Image.open(pictures / f"{name}.png") as picture:
-            np.testing.assert_array_equal(image.pixels, preprocess(picture.convert("RGB"), spec).pixels)
+    for tiles, name in zip(sample.images, "ab", strict=True):
+        with Image.open(images / f"{name}.png") as image:
+            np.testing.assert_array_equal(tiles.pixels, preprocess(image.convert("RGB"), spec).pixels)
 
 
-def test_text_only_row_has_no_pictures_and_no_placeholders(encode_row, tokenizer_folder):
+def test_text_only_row_has_no_images_and_no_placeholders(encode_row, tokenizer_folder):
     sample, _ = encode_row({"conversations": [["Hello", "Hi."]]})
     assert sample.images == ()
     assert sample.token_ids.tolist() == official_sample(tokenizer_folder, [["Hello", "Hi."]], [])[0]
@@ -116,10 +116,10 @@ def test_typed_mark_stays_text(tokenizer, template, spec):
     assert -200 not in sample.token_ids
 
 
-def test_generation_prompt_is_the_start_of_the_trained_sample(encode_row, tokenizer, template, spec, pictures):
+def test_generation_prompt_is_the_start_of_the_trained_sample(encode_row, tokenizer, template, spec, images):
     trained, _ = encode_row({"image": "a.png", "conversations": TURNS[:1]})
-    with Image.open(pictures / "a.png") as picture:
-        question = Conversation([Message("user", TURNS[0][0])], [picture.convert("RGB")])
+    with Image.open(images / "a.png") as image:
+        question = Conversation([Message("user", TURNS[0][0])], [image.convert("RGB")])
     sample = encode(question, tokenizer=tokenizer, template=template, spec=spec, add_generation_prompt=True)
     assert sample.labels is None
     num_prompt = int(np.argmax(trained.labels != -100))
@@ -133,7 +133,7 @@ def test_too_long_sample_is_cut_after_an_answer_and_equals_the_shorter_row(encod
     shorter = {"image": ["a.png", "b.png"][:num_kept], "conversations": TURNS[:num_kept]}
     longer = {"image": ["a.png", "b.png"][: num_kept + 1], "conversations": TURNS[: num_kept + 1]}
     expected, _ = encode_row(shorter, **options)
-    # Exactly what the kept turns need, and one token less than what one turn more would need.
+    # Exactly the length of the kept turns, and one token less than one turn more would need.
     for max_length in (len(expected.token_ids), len(encode_row(longer, **options)[0].token_ids) - 1):
         sample, num_dropped = encode_row(ROW, max_length=max_length, **options)
         assert_same(sample, expected)
@@ -150,11 +150,11 @@ def test_sample_of_exactly_max_length_is_whole(encode_row):
 def test_first_turn_that_does_not_fit_is_an_error_with_both_lengths(encode_row):
     first, _ = encode_row({"image": "a.png", "conversations": TURNS[:1]})
     length = len(first.token_ids)
-    with pytest.raises(SampleTooLongError, match=f"{length} tokens.*1 picture.*max_length is {length - 1}.*raise"):
+    with pytest.raises(SampleTooLongError, match=f"{length} tokens.*1 image.*max_length is {length - 1}.*raise"):
         encode_row(ROW, max_length=length - 1)
 
 
-def test_open_question_is_never_cut_off(tokenizer, template, spec):
+def test_open_question_is_never_dropped(tokenizer, template, spec):
     conversation = Conversation([Message("user", "Hi"), Message("assistant", "Hello."), Message("user", "So?")])
     with pytest.raises(SampleTooLongError, match=r"last question.*max_length is 50"):
         encode(
@@ -167,14 +167,14 @@ def test_open_question_is_never_cut_off(tokenizer, template, spec):
         )
 
 
-def test_fit_turns_is_quick_for_many_turns():
+def test_fit_turns_is_fast_for_many_turns():
     pair = [Message.typed("a", 0), Message("assistant", "b")]
     started = time.process_time()
     kept, num_dropped = fit_turns(Conversation(pair * 5000, []), lambda part: len(part.messages), 100)
     assert len(kept.messages) == 100 and num_dropped == 4950 and time.process_time() - started < 2
 
 
-def test_fit_turns_keeps_the_system_turn_and_asks_for_few_lengths():
+def test_fit_turns_keeps_the_system_message_and_measures_few_lengths():
     asked = []
 
     def num_tokens(conversation):
@@ -190,28 +190,28 @@ def test_fit_turns_keeps_the_system_turn_and_asks_for_few_lengths():
     assert len(asked) <= 8
 
 
-def test_each_folder_is_tried_in_order(encode_row, pictures, tmp_path):
+def test_each_folder_is_tried_in_order(encode_row, images, tmp_path):
     (tmp_path / "first").mkdir()
     Image.new("RGB", (56, 28)).save(tmp_path / "first" / "a.png")
-    sample, _ = encode_row(ROW, folders=[str(tmp_path / "none"), str(tmp_path / "first"), str(pictures)])
+    sample, _ = encode_row(ROW, folders=[str(tmp_path / "none"), str(tmp_path / "first"), str(images)])
     assert [image.size for image in sample.images] == [(56, 28), SIZES["b"]]
 
 
-def test_missing_picture_names_all_places_tried(encode_row, pictures, tmp_path):
+def test_error_of_a_missing_image_names_all_tried_paths(encode_row, images, tmp_path):
     row = {"image": "gone.png", "conversations": [["<image>\nHi", "Hello."]]}
     with pytest.raises(ImageError) as caught:
-        encode_row(row, folders=[str(tmp_path), str(pictures)])
-    assert str(tmp_path / "gone.png") in str(caught.value) and str(pictures / "gone.png") in str(caught.value)
+        encode_row(row, folders=[str(tmp_path), str(images)])
+    assert str(tmp_path / "gone.png") in str(caught.value) and str(images / "gone.png") in str(caught.value)
 
 
-def test_absolute_path_and_data_uri_need_no_folder(encode_row, pictures):
+def test_absolute_path_and_data_uri_need_no_folder(encode_row, images):
     import base64
 
-    path = pictures / "a.png"
+    path = images / "a.png"
     uri = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
     samples = [
         encode_row({"image": source, "conversations": TURNS[:1]}, folders=folders)[0]
-        for source, folders in (("a.png", [str(pictures)]), (str(path), ["/nowhere"]), (uri, ["/nowhere"]))
+        for source, folders in (("a.png", [str(images)]), (str(path), ["/nowhere"]), (uri, ["/nowhere"]))
     ]
     assert_same(samples[0], samples[1])
     assert_same(samples[0], samples[2])

@@ -1,4 +1,4 @@
-"""The `dataset` value of a configuration to rows."""
+"""The `dataset` value of a configuration."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def answers(rows):
 ALL_A, ALL_B = [f"a{n}" for n in range(10)], [f"b{n}" for n in range(5)]
 
 
-def test_paddlemix_value_is_read_entry_after_entry(files):
+def test_paddlemix_value_is_read_entry_by_entry(files):
     value = {
         "train": [{"name": "chatml_dataset", "data_files": files["a"]}, {"name": "messages", "data_files": files["b"]}],
         "eval": [{"name": "llava_dataset", "data_files": [files["b"], files["a"]]}],
@@ -35,7 +35,7 @@ def test_paddlemix_value_is_read_entry_after_entry(files):
     assert answers(read_mixture(value, "eval")) == ALL_B + ALL_A
 
 
-def test_path_entry_and_list_stand_for_the_train_split(files):
+def test_path_entry_and_list_are_the_train_split(files):
     for value in (files["a"], {"data_files": files["a"]}, [files["a"]], {"train": files["a"]}):
         assert answers(read_mixture(value, "train")) == ALL_A
         assert read_mixture(value, "eval") == []
@@ -120,7 +120,7 @@ def test_unknown_split_is_refused(files):
 
 
 @pytest.mark.parametrize("key", ["data_files", "image_folder", "chat_template"])
-def test_missing_path_is_named_in_full_with_a_hint_when_it_lies_by_the_configuration(tmp_path, monkeypatch, files, key):
+def test_error_of_a_missing_path_has_a_hint_if_it_is_beside_the_configuration(tmp_path, monkeypatch, files, key):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     name = {"data_files": "data/a.json", "image_folder": "data", "chat_template": "data/a.json"}[key]
@@ -137,9 +137,9 @@ def test_missing_path_is_named_in_full_with_a_hint_when_it_lies_by_the_configura
 
 def test_folders_are_image_folder_then_data_file_then_current_directory(tmp_path, monkeypatch, files):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "pictures").mkdir()
-    (row, *_) = read_mixture({"data_files": "data/a.json", "image_folder": "pictures"}, "train")
-    assert row.folders == (str(tmp_path / "pictures"), str(tmp_path / "data"), str(tmp_path))
+    (tmp_path / "images").mkdir()
+    (row, *_) = read_mixture({"data_files": "data/a.json", "image_folder": "images"}, "train")
+    assert row.folders == (str(tmp_path / "images"), str(tmp_path / "data"), str(tmp_path))
     (row, *_) = read_mixture("data/a.json", "train")
     assert row.folders == (str(tmp_path / "data"), str(tmp_path))
 

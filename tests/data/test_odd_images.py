@@ -1,4 +1,4 @@
-"""Images that are named in an odd way or lie in an odd place: each is one bad row, skipped or named."""
+"""Images with odd names or in odd places: each is one bad row, skipped or reported."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PLACES = {
     "/": UNREADABLE,
     "/dev/zero": UNREADABLE,
     "/dev/stdin": UNREADABLE,
-    "/proc/kmsg": UNREADABLE,  # a regular file, by its mode, that gives no byte for ever
+    "/proc/kmsg": UNREADABLE,  # by its mode a regular file, but reading it blocks forever
     "~": UNREADABLE,
     "x" * 300: MISSING,
     "a\x1b.png": MISSING,
@@ -49,7 +49,7 @@ PLACES = {
 
 @pytest.fixture
 def places(tmp_path, write, monkeypatch):
-    """Make the odd places; return a function that reads a good row and one with an image."""
+    """Make the odd places; return a function that reads a good row and a row with an image."""
     monkeypatch.chdir(tmp_path)
     without_pauses = SimpleNamespace(sleep=lambda seconds: None, monotonic=time.monotonic)
     for name in ("data.dataset", "image.fetch"):
@@ -75,7 +75,7 @@ def places(tmp_path, write, monkeypatch):
 @pytest.mark.parametrize("image", PLACES, ids=lambda image: repr(image)[:30])
 def test_odd_image_is_one_bad_row(image, places, tokenizer, template, spec):
     if PLACES[image] is None:
-        with pytest.raises(ValueError, match=r"data\.json, row 2.*no URL"):
+        with pytest.raises(ValueError, match=r"data\.json, row 2.*not a URL"):
             places(image)
         return
     rows = places(image)

@@ -1,4 +1,4 @@
-"""Packing: which samples share a row, and what the row looks like."""
+"""Packing: which samples share a row, and how the row is laid out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from paddlemix.data.sample import Sample
 
 
 def plain_first_fit(lengths, max_length):
-    """First fit as the books say it: the first of all rows with room."""
+    """First fit by the textbook: the first of all rows with room."""
     packs, rooms = [], []
     for number, length in enumerate(lengths):
         place = next((index for index, room in enumerate(rooms) if room >= length), None)
@@ -26,7 +26,7 @@ def plain_first_fit(lengths, max_length):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_packs_are_those_of_plain_first_fit(seed):
+def test_packs_equal_those_of_plain_first_fit(seed):
     lengths = np.random.default_rng(seed).integers(1, 100, 400)
     assert sorted(first_fit(lengths, 128)) == sorted(plain_first_fit(lengths, 128))
 
@@ -40,7 +40,7 @@ def test_every_sample_is_in_one_pack_and_no_pack_is_too_long(monkeypatch):
     assert all(sum(lengths[number] for number in pack) <= 256 for pack in packs)
 
 
-def test_the_order_decides_which_samples_meet():
+def test_packs_depend_on_the_order_of_samples():
     lengths = [6, 5, 4, 5]
     assert first_fit(lengths, 10) == [[0, 2], [1, 3]]
     assert first_fit(lengths, 10, order=[2, 1, 3, 0]) == [[2, 1], [3], [0]]
@@ -53,7 +53,7 @@ def test_fill_rate_is_the_share_of_positions_with_a_token():
 
 
 @pytest.mark.parametrize(("length", "words"), [(11, "has 11 tokens: expected 1 to max_length 10"), (0, "has 0 tokens")])
-def test_a_length_that_fits_no_row_is_refused(length, words):
+def test_length_that_fits_no_row_is_refused(length, words):
     with pytest.raises(ValueError, match=words):
         first_fit([3, length], 10)
 
@@ -74,14 +74,14 @@ def test_no_sample_is_trained_to_predict_the_next_ones_first_token():
     assert batch.labels.tolist() == [[-100, 2, 3, -100, 5]]
 
 
-def test_packs_of_one_are_a_plain_batch():
+def test_packs_of_one_sample_are_a_plain_batch():
     samples = [sample(1, 2, 3), sample(4, 5)]
     packs, plain = collate_packs([[one] for one in samples], pad_id=9), collate(samples, pad_id=9)
     for name in ("token_ids", "labels", "position_ids", "segment_ids"):
         np.testing.assert_array_equal(getattr(packs, name), getattr(plain, name))
 
 
-def test_packs_of_a_run_follow_from_its_seed_and_hold_every_row():
+def test_packs_of_a_run_depend_on_its_seed_and_contain_every_row():
     lengths = [9, 0, 4, 6, 1, 5]
     packs = pack_rows(lengths, 10, seed=3)
     assert packs == pack_rows(lengths, 10, seed=3)

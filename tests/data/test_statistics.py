@@ -1,4 +1,4 @@
-"""Numbers about data: lengths, pictures, packing, and what a row is measured as."""
+"""Statistics of data: measured rows, lengths, images and duplicates."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from paddlemix.data.encode import SampleTooLongError, encode_turns
 from paddlemix.data.measure import Measure, measure_rows
 from paddlemix.data.mixture import read_mixture
-from paddlemix.data.statistics import distinct_rows, length_facts, picture_facts, summarise
+from paddlemix.data.statistics import distinct_rows, image_facts, length_facts, summarize
 from paddlemix.image.errors import ImageError
 
 TURNS = [["<image>\nWhat is in the picture?", "A red square."], ["And <image>?", "Two."], ["So?", "Blue."]]
@@ -25,9 +25,9 @@ ROWS = [
 
 
 @pytest.fixture
-def rows(write, pictures):
-    (pictures / "broken.png").write_bytes(b"x")
-    return read_mixture({"data_files": str(write("a.json", ROWS)), "image_folder": str(pictures)}, "train")
+def rows(write, images):
+    (images / "broken.png").write_bytes(b"x")
+    return read_mixture({"data_files": str(write("a.json", ROWS)), "image_folder": str(images)}, "train")
 
 
 @pytest.mark.parametrize("max_length", [None, 400, 120])
@@ -56,13 +56,13 @@ def test_several_processes_measure_the_same(rows, tokenizer, template, spec, mon
     assert list(measure_rows(rows, measure, num_workers=2)) == alone
 
 
-def test_files_are_told_apart_and_duplicates_found(write, pictures, tokenizer, template, spec):
+def test_files_are_counted_separately_and_duplicates_found(write, images, tokenizer, template, spec):
     files = [str(write("a.json", [ROWS[1], ROWS[2], ROWS[1]])), str(write("b.json", [ROWS[2], ROWS[3]]))]
-    entry = {"data_files": files, "image_folder": str(pictures), "weight": 2}
+    entry = {"data_files": files, "image_folder": str(images), "weight": 2}
     mixture = read_mixture(entry, "train")
     distinct = distinct_rows(mixture)
     facts = list(measure_rows(distinct, Measure(tokenizer, template, spec, 500)))
-    data = summarise(distinct, facts, [], num_in_mixture=len(mixture), max_length=500)
+    data = summarize(distinct, facts, [], num_in_mixture=len(mixture), max_length=500)
     assert (len(mixture), len(distinct), data.num_repeated, data.num_duplicates) == (10, 5, 5, 2)
     assert [(file.num_rows, file.num_used, file.num_pictures) for file in data.files] == [(3, 3, 2), (2, 1, 1)]
     assert data.totals("skipped") == {"missing_picture": 1} and data.totals("formats") == {"pairs": 5}
@@ -71,14 +71,14 @@ def test_files_are_told_apart_and_duplicates_found(write, pictures, tokenizer, t
         assert file.trained_share == file.num_trained / file.num_tokens
 
 
-def test_same_words_about_another_picture_are_no_duplicate(write, pictures, tokenizer, template, spec):
+def test_same_text_about_another_image_is_not_a_duplicate(write, images, tokenizer, template, spec):
     rows = [ROWS[1], ROWS[1] | {"image": "a.png"}]
-    rows = read_mixture({"data_files": str(write("a.json", rows)), "image_folder": str(pictures)}, "train")
+    rows = read_mixture({"data_files": str(write("a.json", rows)), "image_folder": str(images)}, "train")
     one, two = measure_rows(rows, Measure(tokenizer, template, spec, None))
     assert one.digest != two.digest
 
 
-def test_lengths_are_those_of_numpy_and_every_row_is_in_a_bin():
+def test_length_statistics_equal_numpys_and_every_row_is_in_a_bin():
     values = np.random.default_rng(0).integers(1, 5000, 1000).tolist()
     facts = length_facts(values, 2048)
     assert (facts.min, facts.max, facts.median) == (min(values), max(values), np.median(values))
@@ -90,18 +90,18 @@ def test_lengths_are_those_of_numpy_and_every_row_is_in_a_bin():
 
 
 @pytest.mark.parametrize("values", [[7], [5, 5], [1, 2, 3]])
-def test_few_short_lengths_make_a_histogram(values):
+def test_few_short_lengths_have_a_histogram(values):
     assert sum(length_facts(values, 10).counts) == len(values)
 
 
 def test_no_rows_have_no_lengths_and_no_sizes():
     assert length_facts([], 10) is None
-    assert picture_facts([]).min_size is None
+    assert image_facts([]).min_size is None
 
 
 def test_numbers_can_be_written_as_json(rows, tokenizer, template, spec):
     import json
 
     facts = list(measure_rows(rows, Measure(tokenizer, template, spec, 300)))
-    data = summarise(rows, facts, [], num_in_mixture=len(rows), max_length=300)
+    data = summarize(rows, facts, [], num_in_mixture=len(rows), max_length=300)
     assert json.loads(json.dumps(dataclasses.asdict(data)))["files"][0]["num_rows"] == len(ROWS)

@@ -1,4 +1,4 @@
-"""A wrong image folder is seen in a few rows of each file, with a guess where the images are."""
+"""A wrong image folder is found with a few rows of each file, with a hint where the images are."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image
 
 from paddlemix.data import trial_rows
 from paddlemix.data.bad_rows import BadRowPolicy, TooManyBadRowsError
-from paddlemix.data.encode import find_picture, hint_for
+from paddlemix.data.encode import find_image, hint_for
 from paddlemix.data.measure import Measure
 from paddlemix.data.mixture import read_mixture
 from paddlemix.image.errors import MissingImageError
@@ -20,7 +20,7 @@ DEFAULT, SKIP, RAISE = BadRowPolicy(), BadRowPolicy("skip"), BadRowPolicy("raise
 
 @pytest.fixture
 def check(tmp_path, tokenizer, template, spec):
-    """Return a function that writes files with an image in each row, None for none, and tries their rows."""
+    """Return a function that writes files with an image (or None) in each row, and tries their rows."""
     Image.new("RGB", (4, 4)).save(tmp_path / "good.png")
     (tmp_path / "cut.png").write_bytes(b"\x89PNG\r\n")
     measure = Measure(tokenizer, template, spec, 200, is_thorough=False)
@@ -41,7 +41,7 @@ def test_file_without_its_images_is_one_line_with_counts_and_an_example(policy, 
         check(policy, ["good.png"] * 50, ["a/gone.png"] * 3000)
     text = str(caught.value)
     assert "/1.json: 512 of the 512 rows with images that were tried, of 3,000, cannot be used (512 missing" in text
-    assert re.search(r"for example \S+/1\.json, row \d+: picture 'a/gone\.png' not found; tried ", text)
+    assert re.search(r"for example \S+/1\.json, row \d+: image 'a/gone\.png' not found; tried ", text)
     assert text.isprintable()
     notes = caught.value.notes
     assert len(notes) == 512 and {note.kind for note in notes} == {"missing_picture"}
@@ -51,7 +51,7 @@ def test_file_without_its_images_is_one_line_with_counts_and_an_example(policy, 
 @pytest.mark.parametrize(
     ("policy", "files"),
     [
-        (DEFAULT, [["gone.png"] * 10]),  # as many as are allowed
+        (DEFAULT, [["gone.png"] * 10]),  # as many as allowed
         (DEFAULT, [["good.png"] * 90 + ["gone.png"] * 10]),
         (DEFAULT, [(["good.png"] * 195 + ["gone.png"] * 5) * 10]),  # 2.5%, where chance alone may show so many
         (BadRowPolicy("skip", 40), [["gone.png"] * 40]),
@@ -60,18 +60,18 @@ def test_file_without_its_images_is_one_line_with_counts_and_an_example(policy, 
         (SKIP, [["http://127.0.0.1:1/a.png"] * 30]),  # nothing is downloaded
     ],
 )
-def test_what_may_be_right_passes(policy, files, check):
+def test_data_that_may_be_within_the_limit_passes(policy, files, check):
     check(policy, *files)
 
 
-def test_share_that_is_surely_too_large_is_seen_and_one_that_may_be_chance_is_not(check):
+def test_share_that_is_certainly_too_large_raises_and_one_that_may_be_chance_does_not(check):
     with pytest.raises(TooManyBadRowsError, match=r"93 of the 1,024 rows .* of 6,000"):
         check(BadRowPolicy("skip", 150), (["good.png"] * 9 + ["gone.png"]) * 600)
     with pytest.raises(TooManyBadRowsError, match="1 of the 3 rows"):
         check(RAISE, ["good.png", "gone.png", "good.png"])
 
 
-def test_images_that_cannot_be_read_and_files_that_are_bad_together_count_too(check):
+def test_unreadable_images_count_and_files_count_together(check):
     with pytest.raises(TooManyBadRowsError, match=r"cannot be used \(12 unreadable"):
         check(SKIP, ["cut.png"] * 12)
     with pytest.raises(TooManyBadRowsError, match=r"/1\.json: 6 of the 6"):
@@ -92,12 +92,12 @@ def test_images_that_cannot_be_read_and_files_that_are_bad_together_count_too(ch
         ("x" * 5000, None),
     ],
 )
-def test_hint_names_where_the_image_lies(source, hint, tmp_path):
+def test_hint_names_the_place_of_the_image(source, hint, tmp_path):
     (tmp_path / "data/coco/train").mkdir(parents=True)
     (tmp_path / "data/coco/train/a.png").touch()
     folders = [str(tmp_path / "data")]
     if "://" not in source:
         with pytest.raises(MissingImageError):
-            find_picture(source, folders)
+            find_image(source, folders)
     expected = "" if hint is None else f"; {hint.format(tmp_path)}"
     assert hint_for(source, folders) == expected

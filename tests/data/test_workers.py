@@ -1,4 +1,4 @@
-"""Work in a thread or in processes: in order, with its errors, and over at once when somebody presses Ctrl-C."""
+"""Map in a thread or in processes: in order, with errors raised, and stopped at once by Ctrl-C."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_results_are_those_of_map_in_order(way):
+def test_results_equal_those_of_map_in_order(way):
     numbers = [1, 4, 9, 16, 25, 36, 49]
     assert list(WAYS[way](math.sqrt, numbers)) == list(map(math.sqrt, numbers))
     assert list(WAYS[way](math.sqrt, [])) == []
 
 
 @pytest.mark.parametrize("way", ["thread", "fork"])
-def test_results_that_fill_a_pipe_and_items_of_the_same_size_do_not_wait_for_each_other(way):
+def test_large_results_and_large_items_do_not_deadlock(way):
     texts = [letter * 3_000_000 for letter in "abcdefg"]
     assert list(WAYS[way](str.upper, texts)) == [text.upper() for text in texts]
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_error_of_the_function_is_raised_where_its_result_would_stand(way):
+def test_error_of_the_function_is_raised_in_place_of_its_result(way):
     results = WAYS[way](math.sqrt, [1, -1, 4])
     assert next(results) == 1
     with pytest.raises(ValueError, match=r"math domain error|nonnegative"):
@@ -47,7 +47,7 @@ def test_error_of_the_function_is_raised_where_its_result_would_stand(way):
 
 
 @pytest.mark.parametrize("way", ["thread", "fork"])
-def test_closed_in_the_middle_nothing_is_left(way):
+def test_no_thread_or_process_is_left_after_an_early_close(way):
     before = set(threading.enumerate())
     results = WAYS[way](time.sleep, [0, 0, 30, 30] if way == "fork" else [0] * 9)
     next(results)
@@ -59,7 +59,7 @@ def test_closed_in_the_middle_nothing_is_left(way):
         assert not thread.is_alive()
 
 
-def test_result_that_cannot_be_sent_is_an_error_and_no_wait_without_end():
+def test_result_that_cannot_be_pickled_is_an_error_and_does_not_hang():
     with pytest.raises(RuntimeError, match="pickle"):
         list(WAYS["fork"](lambda item: threading.Lock(), [1]))
 
@@ -83,7 +83,7 @@ if __name__ == "__main__":
 
 
 def wait(mark: str) -> None:
-    """Say that the work has begun, and work for a minute."""
+    """Report that the work has begun, and work for a minute."""
     Path(f"{mark}-{os.getpid()}").touch()
     time.sleep(60)
 
@@ -94,7 +94,7 @@ def members(group: int) -> list[str]:
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:  # it ended meanwhile
+        except OSError:  # it has ended meanwhile
             continue
         if int(fields[2]) == group and fields[0] != "Z":
             found.append(stat.parent.name)
@@ -120,7 +120,7 @@ def wait_until(is_true, seconds: float = 20) -> None:
         ("spawn", signal.SIGKILL, False),
     ],
 )
-def test_signal_ends_all_within_two_seconds_and_without_a_traceback(way, number, is_group, tmp_path):
+def test_signal_ends_all_processes_within_two_seconds_without_a_traceback(way, number, is_group, tmp_path):
     script = tmp_path / "waiter.py"
     script.write_text(WAITER.format(tests=str(Path(__file__).parent)))
     process = subprocess.Popen(

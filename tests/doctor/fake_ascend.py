@@ -25,7 +25,7 @@ def table(cards=(("910B3", "OK", 3350),), version: str = "24.1.0") -> str:
 
 
 def write_smi(folder: Path, said: str, code: int = 0) -> Path:
-    """Write an npu-smi to a folder that is put on PATH."""
+    """Write an npu-smi to a folder that is on PATH."""
     folder.mkdir(exist_ok=True)
     tool = folder / "npu-smi"
     usages = "HBM Capacity(MB) : 65536\nHBM Usage Rate(%) : 5"
@@ -36,12 +36,12 @@ def write_smi(folder: Path, said: str, code: int = 0) -> Path:
     return folder
 
 
-def write_cann(home: Path, version: str = "8.0.0", has_kernels: bool = True) -> Path:
+def write_cann(folder: Path, version: str = "8.0.0", has_kernels: bool = True) -> Path:
     """Write what CANN leaves of itself in its folder."""
-    info = home / f"{platform.machine()}-linux" / "ascend_toolkit_install.info"
+    info = folder / f"{platform.machine()}-linux" / "ascend_toolkit_install.info"
     info.parent.mkdir(parents=True)
     info.write_text(f"package_name=Ascend-cann-toolkit\nversion={version}\ninnerversion=V100R001\n")
-    kernels = home / "opp/built-in/op_impl/ai_core/tbe" / ("kernel" if has_kernels else "impl")
+    kernels = folder / "opp/built-in/op_impl/ai_core/tbe" / ("kernel" if has_kernels else "impl")
     kernels.mkdir(parents=True)
-    (home.parent / "set_env.sh").touch()
-    return home
+    (folder.parent / "set_env.sh").touch()
+    return folder

@@ -1,4 +1,4 @@
-"""Stands in for the worker: `stub_worker DEVICE RESULTS PART ...`, where the device's name says what goes wrong."""
+"""A stand-in for the worker: `stub_worker DEVICE RESULTS PART ...`; the device's name selects what goes wrong."""
 
 from __future__ import annotations
 

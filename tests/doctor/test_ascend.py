@@ -1,4 +1,4 @@
-"""What is read of driver, cards and CANN, what is wrong with them, and what to do."""
+"""The checks of driver, cards and CANN: what they read, what they find wrong, and their advice."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from paddlemix.doctor.check import FAILED, OK, WARNING, Check
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
     """Return a root folder; PATH has an npu-smi only if a test writes one, and no variable of Ascend's is set."""
-    for name in (*ascend.HOMES, "ASCEND_RT_VISIBLE_DEVICES"):
+    for name in (*ascend.FOLDER_VARIABLES, "ASCEND_RT_VISIBLE_DEVICES"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}/usr/bin{os.pathsep}/bin")
     (tmp_path / "dev").mkdir()
@@ -58,8 +58,8 @@ def test_cards_and_driver_are_judged(machine, cards, version, status, part):
     assert bool(check.advice) == (status != OK)
 
 
-def test_no_tool_and_a_tool_that_finds_nothing_are_told_apart(machine):
-    assert driver(machine).status == WARNING and "npu-smi is not there" in driver(machine).facts[0]
+def test_missing_tool_and_tool_without_cards_are_distinguished(machine):
+    assert driver(machine).status == WARNING and "npu-smi is missing" in driver(machine).facts[0]
     fake_ascend.write_smi(machine / "bin", "dcmi model initialized failed, because the device is used.", 255)
     check = driver(machine)
     assert (
@@ -74,7 +74,7 @@ def test_device_files_that_a_container_lacks_are_named(machine):
     for name in ("davinci0", "davinci_manager", "hisi_hdc"):
         (machine / "dev" / name).touch()
     check = driver(machine)
-    assert check.status == WARNING and check.facts[-1] == f"not there: {machine / 'dev' / 'devmm_svm'}"
+    assert check.status == WARNING and check.facts[-1] == f"missing: {machine / 'dev' / 'devmm_svm'}"
 
 
 def test_cann_is_found_by_its_variable_with_its_version(machine, monkeypatch):
@@ -83,15 +83,15 @@ def test_cann_is_found_by_its_variable_with_its_version(machine, monkeypatch):
 
 
 def test_cann_whose_variables_are_not_set_fails_with_the_line_to_type(machine):
-    home = fake_ascend.write_cann(machine / "usr/local/Ascend/ascend-toolkit/latest")
+    folder = fake_ascend.write_cann(machine / "usr/local/Ascend/ascend-toolkit/latest")
     check = cann(machine)
-    assert check.status == FAILED and check.advice == [f"source {home.parent / 'set_env.sh'}"]
+    assert check.status == FAILED and check.advice == [f"source {folder.parent / 'set_env.sh'}"]
 
 
-def test_missing_old_and_half_installed_cann_are_told(machine, monkeypatch):
+def test_missing_old_and_half_installed_cann_are_reported(machine, monkeypatch):
     assert cann(machine).status == FAILED and "CANN is not found" in cann(machine).facts[0]
     monkeypatch.setenv("ASCEND_HOME_PATH", str(machine / "nowhere"))
-    assert "which is no folder" in cann(machine).facts[0]
+    assert "which is not a folder" in cann(machine).facts[0]
     monkeypatch.setenv("ASCEND_HOME_PATH", str(fake_ascend.write_cann(machine / "old/latest", "7.0.RC1", False)))
     check = cann(machine)
     assert check.status == WARNING and "older than 8.0" in check.facts[1] and "compiled kernels" in check.facts[2]

@@ -1,4 +1,4 @@
-"""`paddlemix doctor --device cpu`: the report of a machine, and what is compared with what."""
+"""`paddlemix doctor --device cpu`: the report of a machine, and the comparison with the CPU."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from paddlemix import cli
 from paddlemix.doctor import device
 from paddlemix.doctor.check import FAILED, OK, SKIPPED, WARNING, Check, Diagnosis
-from paddlemix.doctor.processes import Crew
+from paddlemix.doctor.processes import CheckProcesses
 from paddlemix.doctor.tiny_runs import ANSWERS
 from paddlemix.doctor.worker import KERNELS, PARTS
 
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def report():
-    """Return what the command says of this machine's CPU, as its own process."""
+    """Return the report of the command on this machine's CPU, run in a subprocess."""
     command = [sys.executable, "-m", "paddlemix.cli", "doctor", "--device", "cpu", "--json"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
@@ -42,13 +42,13 @@ def test_a_cpu_passes_every_check(report):
 
 
 def stand_in(monkeypatch, answers: dict[str, list[Check]]):
-    """Let parts be done by nobody: checks by device, in order."""
+    """Replace the subprocesses by given checks. answers: by device, in order."""
 
-    def work(self, parts):
+    def run_parts(self, parts):
         return (check for check in answers[self.device] if check.name in parts)
 
-    monkeypatch.setattr(Crew, "work", work)
-    monkeypatch.setattr(device, "_looks", lambda kind: [])
+    monkeypatch.setattr(CheckProcesses, "run", run_parts)
+    monkeypatch.setattr(device, "_first_checks", lambda kind: [])
 
 
 def done(name: str, **values) -> Check:
@@ -78,7 +78,7 @@ def test_without_trial_nothing_is_trained(monkeypatch):
     assert not diagnosis.has_failed
 
 
-def test_a_cpu_that_fails_itself_is_no_measure():
+def test_failed_run_on_the_cpu_is_not_compared():
     check = done("training", float32=[1.0])
     device.compare(check, Check("training", FAILED, ["broken"]))
     assert check.status == WARNING and "broken" in check.facts[0]
@@ -92,7 +92,7 @@ def test_a_cpu_that_fails_itself_is_no_measure():
         ([], "paddlemix doctor --device npu|gpu|cpu"),
     ],
 )
-def test_what_fits_no_device_is_refused_in_one_line(words, part, capsys):
+def test_options_that_do_not_fit_a_device_are_refused_in_one_line(words, part, capsys):
     assert cli.main(["doctor", *words]) == 1
     assert part in capsys.readouterr().err
 

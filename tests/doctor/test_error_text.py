@@ -1,4 +1,4 @@
-"""One line for what libraries say."""
+"""The errors of libraries in one line."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TLS = "/lib/aarch64-linux-gnu/libgomp.so.1: cannot allocate memory in static TLS
         (PADDLE, "NotFoundError: The kernel `topk` for bfloat16"),
         ("one\nEE1001: The argument is invalid\nTraceback\n", "EE1001: The argument is invalid"),
         ("first\nlast", "last"),
-        ("", "nothing was said"),
+        ("", "without a message"),
         (TLS, "export LD_PRELOAD=/lib/aarch64-linux-gnu/libgomp.so.1"),
         ("x" * 1000, "xxx..."),
     ],
@@ -36,7 +36,7 @@ def test_the_line_that_tells_most_is_chosen(text, part):
     assert part in line and "\n" not in line and len(line) <= error_text.MAX_LENGTH
 
 
-def test_the_end_of_a_process_is_told_by_its_signal():
+def test_the_end_of_a_process_is_described_by_its_signal():
     assert "SIGILL: the processor lacks instructions" in error_text.of_end(-signal.SIGILL, "")
     assert "SIGABRT: EZ9999: Inner" in error_text.of_end(
         -signal.SIGABRT, "EZ9999: Inner\nError Message Summary:\nFatalError: `Process"

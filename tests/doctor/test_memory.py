@@ -1,4 +1,4 @@
-"""The estimate of memory against what Paddle's allocator reports, and what its parts answer to."""
+"""The estimate of memory compared with Paddle's allocator, and how its components depend on the settings."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import numpy as np
 import paddle
 import pytest
 
+from paddlemix import LlavaForConditionalGeneration
 from paddlemix.checkpoints.layouts.shapes import parameter_shapes
 from paddlemix.constants import IMAGE_TOKEN_ID
 from paddlemix.data.sample import Batch
 from paddlemix.doctor.activations import Load, causal_pairs
-from paddlemix.doctor.memory import Method, Trains, advice, estimate, outline
-from paddlemix.doctor.memory_settings import MemorySettings
+from paddlemix.doctor.memory import Trainable, advice, estimate, outline
 from paddlemix.models.config import LlavaConfig
-from paddlemix.models.llava import LlavaForConditionalGeneration
 from paddlemix.train.arguments import ModelArguments
-from paddlemix.train.freeze import freeze, freeze_as_told, lora_targets
+from paddlemix.train.freeze import freeze, freeze_parameters, lora_targets
 from paddlemix.train.lora import add_lora, trained_tensors
+from paddlemix.train.settings import MemorySettings, Method
 
 SIDE, PATCH = 56, 7
 LANGUAGE = {
@@ -45,14 +45,14 @@ def config_of(**language) -> LlavaConfig:
     return LlavaConfig.from_dict({"language": {**LANGUAGE, **language}, "vision": VISION, "image": image})
 
 
-def batch_of(lengths: tuple[int, ...], num_pictures: int, num_trained: int) -> Batch:
-    """Return samples behind each other in one row; the first ones hold a picture each, every one trains its end."""
-    per_picture = (SIDE // PATCH) ** 2
+def batch_of(lengths: tuple[int, ...], num_images: int, num_trained: int) -> Batch:
+    """Return samples in one row; the first ones have an image each, and the last tokens of each are trained."""
+    per_image = (SIDE // PATCH) ** 2
     ids, labels, segments = [], [], []
     for number, length in enumerate(lengths):
         row = np.arange(length) % 500
-        if number < num_pictures:
-            row[1 : 1 + per_picture] = IMAGE_TOKEN_ID
+        if number < num_images:
+            row[1 : 1 + per_image] = IMAGE_TOKEN_ID
         own = np.full(length, -100)
         own[length - num_trained // len(lengths) :] = 7
         ids, labels, segments = [*ids, row], [*labels, own], [*segments, np.full(length, number + 1)]
@@ -62,9 +62,9 @@ def batch_of(lengths: tuple[int, ...], num_pictures: int, num_trained: int) -> B
         np.concatenate(labels)[None],
         positions[None],
         np.concatenate(segments)[None],
-        np.zeros([num_pictures, 3, SIDE, SIDE], dtype=np.float32),
-        np.ones(num_pictures, dtype=np.int64),
-        np.full([num_pictures, 2], SIDE),
+        np.zeros([num_images, 3, SIDE, SIDE], dtype=np.float32),
+        np.ones(num_images, dtype=np.int64),
+        np.full([num_images, 2], SIDE),
     )
 
 
@@ -74,7 +74,7 @@ def allocated() -> int:
 
 
 def measured(model, batch: Batch) -> tuple[int, int]:
-    """Return the most that is allocated in a step of training with the optimizer's state there, and what stays."""
+    """Return the peak of a training step when the optimizer's state exists, and the bytes that stay allocated."""
     optimizer = paddle.optimizer.AdamW(
         1e-4,
         parameters=[parameter for parameter in model.parameters() if not parameter.stop_gradient],
@@ -105,7 +105,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_estimate_is_what_the_allocator_reports(name, tmp_path):
+def test_estimate_equals_the_allocators_report(name, tmp_path):
     case = {"lengths": (200, 150, 90), "num_trained": 60, "frozen": [], "language": {}, **CASES[name]}
     rank = case.get("lora_rank", 0)
     before = allocated()
@@ -121,12 +121,12 @@ def test_estimate_is_what_the_allocator_reports(name, tmp_path):
         arguments = ModelArguments(lora=True, lora_rank=rank, lora_dropout=0.0)
         wrapped = add_lora(model, arguments, "float32", base=str(tmp_path))
     names = [n for n, p in model.named_parameters() if not p.stop_gradient and "lora_" not in n]
-    num_pictures = min(len(case["lengths"]), 2)
-    load = Load(case["lengths"], case["num_trained"], num_pictures, num_pictures * (SIDE // PATCH) ** 2)
+    num_images = min(len(case["lengths"]), 2)
+    load = Load(case["lengths"], case["num_trained"], num_images, num_images * (SIDE // PATCH) ** 2)
     method = Method(is_recomputed=case.get("is_recomputed", False), lora_rank=rank)
-    found = estimate(config, Trains(names, targets), load, method)
+    found = estimate(config, Trainable(names, targets), load, method)
 
-    peak, lasting = measured(wrapped, batch_of(case["lengths"], num_pictures, case["num_trained"]))
+    peak, lasting = measured(wrapped, batch_of(case["lengths"], num_images, case["num_trained"]))
     peak, lasting = peak - before, lasting - before
     assert found.weights + found.num_trained * 4 + found.optimizer == pytest.approx(lasting, rel=0.03)
     assert 0.95 * peak <= found.allocated <= 1.2 * peak
@@ -134,7 +134,7 @@ def test_estimate_is_what_the_allocator_reports(name, tmp_path):
 
 
 VICUNA = LlavaConfig()
-ALL = Trains([name for name in parameter_shapes(VICUNA) if not name.startswith("vision_tower.")])
+ALL = Trainable([name for name in parameter_shapes(VICUNA) if not name.startswith("vision_tower.")])
 FULL = Load((2048,) * 16, 16_000, 16, 16 * 576)
 HALF = Method(dtype="bfloat16", is_half_stored=True, is_recomputed=True, device="gpu")
 NUM_TRAINED, NUM_ALL = 6_759_395_328, 7_062_902_784  # Vicuna 7B with its head and a projector; CLIP-L/336 on top
@@ -165,24 +165,24 @@ def test_offloading_moves_the_optimizer_to_the_host():
     assert (moved.optimizer, moved.on_host) == (0, kept.optimizer) and moved.total == kept.total - kept.optimizer
 
 
-def test_quantised_base_holds_the_decoders_matrices_in_few_bits():
-    frozen = Trains([], ["language_model.layers.0.self_attn.q_proj"])
+def test_quantized_base_stores_the_decoders_matrices_in_few_bits():
+    frozen = Trainable([], ["language_model.layers.0.self_attn.q_proj"])
     weights = [
         estimate(VICUNA, frozen, FULL, dataclasses.replace(HALF, lora_rank=8, base_bits=bits)).weights
         for bits in (None, 8, 4)
     ]
-    num_quantised = 32 * (4 * 4096 * 4096 + 3 * 4096 * 11008)
-    assert weights[0] - weights[1] == num_quantised
-    assert weights[1] - weights[2] == pytest.approx(num_quantised * (0.5 - 1 / 64), rel=1e-3)
+    num_quantized = 32 * (4 * 4096 * 4096 + 3 * 4096 * 11008)
+    assert weights[0] - weights[1] == num_quantized
+    assert weights[1] - weights[2] == pytest.approx(num_quantized * (0.5 - 1 / 64), rel=1e-3)
 
 
-def test_kernel_of_attention_holds_no_weights_and_needs_several_samples():
+def test_attention_kernel_stores_no_weights_and_needs_several_samples():
     def layers(load):
         return estimate(VICUNA, ALL, load, HALF).activations["layers"]
 
     several, padded = Load((2048,) * 2, 10, 1, 576), Load((2048,) * 2, 10, 1, 576, is_padded=True)
-    held = 2 * 32 * causal_pairs(2048, 512) * 6
-    assert layers(padded) - layers(several) > held
+    stored = 2 * 32 * causal_pairs(2048, 512) * 6
+    assert layers(padded) - layers(several) > stored
 
 
 def test_weights_of_a_head_are_those_up_to_the_last_query_of_a_block():
@@ -191,17 +191,17 @@ def test_weights_of_a_head_are_those_up_to_the_last_query_of_a_block():
         assert causal_pairs(length, whole) == sum(by_query)
 
 
-def test_advice_names_what_is_not_done_yet():
+def test_advice_names_settings_that_are_not_set_yet():
     method = dataclasses.replace(HALF, is_recomputed=False)
     found = estimate(VICUNA, ALL, FULL, method)
     texts = advice(found, method, 16, 8)
     assert texts[0].startswith('"recompute": true') and texts[1].startswith('"sharding": "stage2"')
     assert not any("O2" in text or "offload" in text for text in texts)
     last = dataclasses.replace(HALF, sharding=3, num_shards=8, is_offloaded=True, lora_rank=8)
-    assert advice(estimate(VICUNA, Trains([]), FULL, last), last, 1, 8) == []
+    assert advice(estimate(VICUNA, Trainable([]), FULL, last), last, 1, 8) == []
 
 
-def test_what_trains_is_decided_without_weights_as_it_is_with_them():
+def test_trainable_parameters_are_the_same_without_weights():
     model = LlavaForConditionalGeneration(config_of())
     for values in (
         {},
@@ -211,13 +211,13 @@ def test_what_trains_is_decided_without_weights_as_it_is_with_them():
         {"unfreeze_mm_vision_tower": True, "freeze_mm_mlp_adapter": True},
     ):
         arguments = ModelArguments(**values)
-        freeze_as_told(model, arguments)
+        freeze_parameters(model, arguments)
         names = {name for name, parameter in model.named_parameters() if not parameter.stop_gradient}
         assert set(outline(config_of(), arguments).names) == names
 
 
 @pytest.mark.parametrize("targets", [None, [".*q_proj", "projector.0"]])
-def test_what_trains_beside_adapters_is_decided_as_training_does(targets, tmp_path):
+def test_trainable_parameters_beside_adapters_are_those_of_training(targets, tmp_path):
     arguments = ModelArguments(lora=True, lora_rank=4, lora_target_modules=targets)
     wrapped = add_lora(LlavaForConditionalGeneration(config_of()), arguments, "float32", base=str(tmp_path))
     trained = {name for name in trained_tensors(wrapped) if "lora_" not in name}

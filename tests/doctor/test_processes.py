@@ -1,4 +1,4 @@
-"""Processes that crash, hang or give up: every part is told of, and the others are done all the same."""
+"""After a crash, a hang or an early end of a process every part is reported, and the others are still done."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from pathlib import Path
 import pytest
 
 from paddlemix.doctor.check import FAILED, OK, SKIPPED, WARNING
-from paddlemix.doctor.processes import Crew
+from paddlemix.doctor.processes import CheckProcesses
 
 PARTS = ["paddle", "device", "dense", "rms norm", "training", "chat"]
 
 
 @pytest.fixture
 def work(monkeypatch):
-    """Return a function that does all parts with the stand-in for the worker; the device's name says what it does."""
+    """Return a function that runs all parts with stub_worker; the device's name selects what goes wrong."""
     for name in ("LD_PRELOAD", "PADDLEMIX_PLAIN_OPS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
 
     def run(device: str, patience: float = 30.0):
-        checks = list(Crew(device, patience=patience, worker="stub_worker").work(PARTS))
+        checks = list(CheckProcesses(device, patience=patience, worker="stub_worker").run(PARTS))
         assert [check.name for check in checks] == PARTS
         return {check.name: check for check in checks}
 
@@ -38,24 +38,24 @@ def test_parts_that_work_share_a_process_and_training_and_chat_another(work):
     assert len(set(processes[:4])) == len(set(processes[4:])) == 1 and processes[0] != processes[4]
 
 
-def test_a_kernel_that_crashes_is_done_without_and_so_are_training_and_chat(work):
+def test_after_a_crash_a_part_is_repeated_without_kernels_as_are_training_and_chat(work):
     checks = work("crash-dense")
     assert statuses(checks) == [OK, OK, FAILED, OK, OK, OK]
     dense = checks["dense"]
     assert "ended by SIGABRT" in dense.facts[0] and "EZ9999: Inner Error!" in dense.facts[0]
-    assert "(at work in dense bfloat16)" in dense.facts[0] and dense.facts[1].startswith("dense in ")
+    assert "(in dense bfloat16)" in dense.facts[0] and dense.facts[1].startswith("dense in ")
     assert dense.advice[0].startswith("export PADDLEMIX_PLAIN_OPS='1'")
     assert "PADDLEMIX_PLAIN_OPS" not in " ".join(checks["rms norm"].facts)
     assert all("with PADDLEMIX_PLAIN_OPS=1" in checks[name].facts[-1] for name in ("training", "chat"))
 
 
-def test_a_crash_without_kernels_too_is_told_and_the_rest_goes_on(work):
+def test_a_crash_without_kernels_too_is_reported_and_the_rest_is_done(work):
     checks = work("always-rms norm")
     assert statuses(checks) == [OK, OK, OK, FAILED, OK, OK]
     assert not [one for one in checks["rms norm"].advice if "PLAIN" in one]
 
 
-def test_a_part_that_hangs_is_ended_after_a_while(work):
+def test_a_part_that_hangs_is_ended_after_its_patience(work):
     checks = work("hang-chat", patience=1.5)
     assert statuses(checks) == [OK] * 5 + [FAILED]
     assert "nothing happened for 2 seconds" in checks["chat"].facts[0]
@@ -68,13 +68,13 @@ def test_without_a_device_the_rest_is_skipped(work):
     assert statuses(work("always-paddle")) == [FAILED] + [SKIPPED] * 5
 
 
-def test_a_process_that_gives_up_after_a_failure_is_followed_by_another(work):
+def test_a_process_that_ends_after_a_failure_is_followed_by_another(work):
     checks = work("fail-dense")
     assert statuses(checks) == [OK, OK, FAILED, OK, OK, OK]
     assert checks["device"].facts[0].split()[-1] != checks["rms norm"].facts[0].split()[-1]
 
 
-def test_on_arm_the_library_that_comes_too_late_is_loaded_first(work):
+def test_on_arm_a_library_that_cannot_load_late_is_loaded_first(work):
     checks = work("arm")
     assert statuses(checks) == [WARNING] + [OK] * 5
     assert checks["paddle"].facts[0] == "static TLS block"

@@ -75,7 +75,7 @@ def test_what_cannot_be_done_is_one_line_and_the_conversation_is_kept(line, talk
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names that are no UTF-8")
 def test_nothing_is_saved_over_the_model_or_an_image(parts, monkeypatch, capsys, tmp_path):
-    image = tiny_folder.save_picture(tmp_path / "a.png", 1)
+    image = tiny_folder.save_image(tmp_path / "a.png", 1)
     (tmp_path / "model").mkdir()
     lines = [
         f"/image {image}",
@@ -94,10 +94,10 @@ def test_nothing_is_saved_over_the_model_or_an_image(parts, monkeypatch, capsys,
 
 def test_an_image_whose_name_is_no_utf8_is_taken_and_saved(talk, tmp_path):
     path = os.fsencode(tmp_path) + b"/w\xff.png"
-    tiny_folder.picture(1).save(tmp_path / "a.png")
+    tiny_folder.random_image(1).save(tmp_path / "a.png")
     os.rename(tmp_path / "a.png", path)
     session, output = talk(f"/image {os.fsdecode(path)}", "What?", f"/save {tmp_path}/chat.json")
-    assert len(session.turns[0].pictures) == 1 and "(saved to " in output
+    assert len(session.turns[0].images) == 1 and "(saved to " in output
     assert json.loads((tmp_path / "chat.json").read_bytes())["images"] == [os.fsdecode(path)]
 
 

@@ -10,23 +10,25 @@ import paddle
 import pytest
 import tiny_folder
 
+from paddlemix import LlavaForConditionalGeneration
 from paddlemix.generate.cache_keys import embed_keys, keys_of
+from paddlemix.generate.features import FeatureCache, encode_missing
 from paddlemix.generate.prompts import PASS_COST, plan, read_prompts
 from paddlemix.image.tiles import content_key
 from paddlemix.models.config import RopeScaling
 from paddlemix.models.language.families import FAMILIES
-from paddlemix.models.llava import LlavaForConditionalGeneration
 
-# Rows as (what is common, number of the picture or None, length of the rest); one system text for all.
+# Rows as (number of the image or None, length of the rest), after one system text for all.
 SHAPES = {
-    "one-picture-for-all": [(1, 5), (1, 9), (1, 5), (1, 30)],
-    "two-pictures": [(1, 5), (2, 9), (1, 3), (2, 12), (1, 1)],
+    "one-image-for-all": [(1, 5), (1, 9), (1, 5), (1, 30)],
+    "two-images": [(1, 5), (2, 9), (1, 3), (2, 12), (1, 1)],
     "each-its-own": [(1, 5), (2, 9), (3, 7)],
-    "no-picture": [(None, 5), (None, 40), (None, 6)],
+    "no-image": [(None, 5), (None, 40), (None, 6)],
     "mixed": [(1, 5), (None, 9), (2, 3), (1, 50)],
     "alone": [(1, 4)],
 }
 SYSTEM = 60
+BUDGET = 8
 TOLERANCE = 2e-4
 
 
@@ -36,31 +38,34 @@ def parts(request):
 
 
 def make_rows(processor, shape, seed=0):
-    """Return rows of keys and the pictures by name."""
+    """Return rows of keys and the images by name."""
     rng = np.random.default_rng(seed)
     system, tiles = rng.integers(3, 400, SYSTEM).tolist(), {}
     rows = []
     for number, rest in shape:
         ids, named = list(system), []
         if number is not None:
-            picture = processor.tiles(tiny_folder.picture(number))
-            named = [(content_key(picture), picture)]
+            image = processor.tiles(tiny_folder.random_image(number))
+            named = [(content_key(image), image)]
             tiles |= dict(named)
-            ids += [-200] * picture.num_tokens
+            ids += [-200] * image.num_tokens
         rows.append(keys_of(ids + rng.integers(3, 400, rest).tolist(), named))
     return rows, tiles
 
 
 def logits_alone(model, row, tiles, more=()):
-    """Return the last logits of a row and further tokens, in one pass without a cache."""
+    """Return the last logits of a row and further tokens, in one pass without a cache.
+
+    Tokens that fill the budget follow: what is read does not see them, but they make the sequence as long as it can be.
+    """
     features = {
         name: model.encode_images(each.pixels, [len(each.pixels)], [each.size])[0] for name, each in tiles.items()
     }
     with paddle.no_grad():
-        embeds = embed_keys(model, [[*row, *more]], features)
+        embeds = embed_keys(model, [[*row, *more, *[5] * (BUDGET - len(more))]], features)
         positions = paddle.arange(embeds.shape[1]).unsqueeze(0)
         hidden = model.language_model(embeds, positions)
-        return model.language_model.logits(hidden[:, -1]).numpy()[0]
+        return model.language_model.logits(hidden[:, len(row) + len(more) - 1]).numpy()[0]
 
 
 def count_positions(model, monkeypatch):
@@ -75,9 +80,13 @@ def count_positions(model, monkeypatch):
     return counts
 
 
+def read(model, rows, tiles, **options):
+    return read_prompts(model, rows, encode_missing(model, tiles, FeatureCache()), [BUDGET] * len(rows), **options)
+
+
 def check(model, rows, tiles, **options):
     """Compare the prompts' logits, and those after two more tokens, with each row alone."""
-    engine, logits = read_prompts(model, rows, tiles, 8, **options)
+    engine, logits = read(model, rows, tiles, **options)
     for row, found in zip(rows, logits, strict=True):
         np.testing.assert_allclose(found, logits_alone(model, row, tiles), atol=TOLERANCE)
     lengths = np.array([len(row) for row in rows])
@@ -96,7 +105,7 @@ def test_logits_of_every_row_are_those_of_reading_it_alone(shape, shares_prefixe
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_shared_beginnings_leave_the_logits_of_every_family_as_they_are(family, parts):
+def test_shared_prefixes_do_not_change_the_logits_of_any_family(family, parts):
     model, processor = parts
     language = FAMILIES[family].read(tiny_folder.language_json(family, model.config.language.vocab_size))
     if language.positions == "rotary":
@@ -104,13 +113,13 @@ def test_shared_beginnings_leave_the_logits_of_every_family_as_they_are(family, 
     other = LlavaForConditionalGeneration(dataclasses.replace(model.config, language=language))
     other.initialize_weights(1, std=tiny_folder.STD)
     other.eval()
-    rows, tiles = make_rows(processor, SHAPES["two-pictures"] * 3)
+    rows, tiles = make_rows(processor, SHAPES["two-images"] * 3)
     assert len(plan(rows)) > 1
     check(other, rows, tiles)
 
 
 @pytest.mark.parametrize("original", [72, 92, 100])
-def test_rows_of_two_rotations_are_shared_kept_and_continued_as_alone(original, parts):
+def test_rows_with_two_rotary_scalings_are_read_and_decoded_as_alone(original, parts):
     model, processor = parts
     scaling = RopeScaling(
         "longrope",
@@ -123,7 +132,7 @@ def test_rows_of_two_rotations_are_shared_kept_and_continued_as_alone(original, 
     other = LlavaForConditionalGeneration(dataclasses.replace(model.config, language=language))
     other.initialize_weights(1, std=tiny_folder.STD)
     other.eval()
-    rows, tiles = make_rows(processor, SHAPES["one-picture-for-all"] * 2)
+    rows, tiles = make_rows(processor, SHAPES["one-image-for-all"] * 2)
     assert len(plan(rows)) > 1
     engine = check(other, rows, tiles)
     kept, more = [0, 3, 6], [7, 11]
@@ -136,7 +145,7 @@ def test_rows_of_two_rotations_are_shared_kept_and_continued_as_alone(original, 
             np.testing.assert_allclose(found, logits_alone(other, rows[row], tiles, more), atol=TOLERANCE)
 
 
-def test_rows_that_stay_go_on_as_alone(parts):
+def test_kept_rows_continue_as_alone(parts):
     model, processor = parts
     rows, tiles = make_rows(processor, SHAPES["mixed"])
     engine = check(model, rows, tiles)
@@ -149,26 +158,26 @@ def test_rows_that_stay_go_on_as_alone(parts):
             np.testing.assert_allclose(found, logits_alone(model, row, tiles), atol=TOLERANCE)
 
 
-def test_what_is_shared_is_read_once(parts, monkeypatch):
+def test_shared_prefix_is_read_once(parts, monkeypatch):
     model, processor = parts
-    rows, tiles = make_rows(processor, SHAPES["one-picture-for-all"] * 2)
+    rows, tiles = make_rows(processor, SHAPES["one-image-for-all"] * 2)
     counts = count_positions(model, monkeypatch)
-    read_prompts(model, rows, tiles, 8, shares_prefixes=False)
+    read(model, rows, tiles, shares_prefixes=False)
     assert counts == [len(rows) * max(map(len, rows))]
     counts.clear()
-    read_prompts(model, rows, tiles, 8)
+    read(model, rows, tiles)
     shared = SYSTEM + next(iter(tiles.values())).num_tokens
     assert counts == [shared, len(rows) * 30]
 
 
-def test_system_text_and_pictures_are_shared_level_by_level(parts, monkeypatch):
+def test_system_text_and_images_are_shared_level_by_level(parts, monkeypatch):
     model, processor = parts
     rows, tiles = make_rows(processor, [(number, 4) for number in (1, 2, 3) for _ in range(6)])
     counts = count_positions(model, monkeypatch)
-    read_prompts(model, rows, tiles, 8)
+    read(model, rows, tiles)
     longest = max(each.num_tokens for each in tiles.values())
     expected = {
-        "pad": [3 * (SYSTEM + longest), 18 * 4],  # three short pictures: a pass for the system text does not pay
+        "pad": [3 * (SYSTEM + longest), 18 * 4],  # three short images: a pass for the system text does not pay
         "anyres": [SYSTEM, 3 * longest, 18 * 4],
     }
     assert counts in expected.values()
@@ -176,7 +185,7 @@ def test_system_text_and_pictures_are_shared_level_by_level(parts, monkeypatch):
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_plan_reads_no_more_than_every_row_by_itself_and_ends_with_the_rows(seed):
+def test_plan_reads_no_more_than_all_rows_alone_and_ends_with_the_rows(seed):
     rng = np.random.default_rng(seed)
     heads = [[(f"p{number}", place) for place in range(rng.integers(1, 90))] for number in range(3)]
     system = rng.integers(0, 9, rng.integers(0, 60)).tolist()
@@ -195,7 +204,7 @@ def test_plan_reads_no_more_than_every_row_by_itself_and_ends_with_the_rows(seed
     assert all(level.num_new > 0 for level in levels)
 
 
-def test_a_part_of_a_picture_can_be_read(parts):
+def test_a_part_of_an_image_can_be_read(parts):
     model, processor = parts
     rows, tiles = make_rows(processor, [(1, 3)])
     whole = {name: model.encode_images(each.pixels, [len(each.pixels)], [each.size])[0] for name, each in tiles.items()}

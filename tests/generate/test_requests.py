@@ -38,11 +38,11 @@ def bundled():
 
 
 def requests_of(asked):
-    return [Request(text, [tiny_folder.picture(seed) for seed in seeds]) for text, seeds in asked]
+    return [Request(text, [tiny_folder.random_image(seed) for seed in seeds]) for text, seeds in asked]
 
 
 def chats(model, processor, requests, sampling, system=None):
-    """Ask each request in a chat of its own; return (text, ids, finish reason, prompt tokens)."""
+    """Ask each request in a new chat; return (text, ids, finish reason, prompt tokens)."""
     found = []
     for request in requests:
         session = ChatSession(model, processor, system=system, sampling=request.sampling or sampling)
@@ -85,14 +85,14 @@ def test_each_request_may_have_its_own_sampling(parts):
 
 
 def test_bundled_model_answers_in_a_batch_what_it_answers_in_chats(bundled):
-    picture = str(TINY / "shapes.png")
+    image = str(TINY / "shapes.png")
     texts = (
         "Describe the picture.",
         "How many shapes are there?",
         "What colour is the circle?",
         "What is on the left?",
     )
-    requests = [Request(text, [picture]) for text in texts] + [Request("Hello!")]
+    requests = [Request(text, [image]) for text in texts] + [Request("Hello!")]
     answers = answer_all(*bundled, requests, SamplingParams(max_new_tokens=80))
     assert [dataclasses.astuple(each) for each in answers] == chats(
         *bundled, requests, SamplingParams(max_new_tokens=80)
@@ -101,10 +101,10 @@ def test_bundled_model_answers_in_a_batch_what_it_answers_in_chats(bundled):
     assert len({len(each.token_ids) for each in answers}) > 2
 
 
-def test_a_picture_of_several_requests_is_prepared_and_encoded_once(parts, request, tmp_path, monkeypatch):
+def test_image_of_several_requests_is_preprocessed_and_encoded_once(parts, request, tmp_path, monkeypatch):
     model, processor = parts
     model.feature_cache.clear()
-    path = str(tiny_folder.save_picture(tmp_path / "a.png", 1))
+    path = str(tiny_folder.save_image(tmp_path / "a.png", 1))
     loaded, tiles = [], processor.tiles
     monkeypatch.setattr(processor, "tiles", lambda image: loaded.append(image) or tiles(image))
     seen = []
@@ -123,7 +123,7 @@ def test_answers_come_batch_by_batch_with_their_numbers(parts):
     assert answer_all(*parts, [], GREEDY) == []
 
 
-def test_batches_put_same_pictures_together_and_stay_within_bounds():
+def test_batches_group_equal_images_and_stay_within_bounds():
     rows = [(("a",), 50), ((), 30), (("b",), 45), (("a",), 40), ((), 10), (("b",), 70), (("a",), 60)]
     found = batches(rows, 3, 1000)
     assert [[rows[number][0] for number in each] for each in found] == [
@@ -149,7 +149,7 @@ def test_bad_requests_are_named(parts, tmp_path):
         answer_all(*parts, [good], GREEDY, max_batch=0)
 
 
-def test_mode_of_the_model_is_given_back(parts):
+def test_mode_of_the_model_is_restored(parts):
     model = parts[0]
     model.train()
     answer_all(*parts, [Request("Hello")], SamplingParams(max_new_tokens=2))

@@ -9,6 +9,7 @@ import paddle
 import pytest
 import tiny_folder
 
+from paddlemix import LlavaForConditionalGeneration
 from paddlemix.checkpoints.processor import LlavaProcessor
 from paddlemix.conversation.messages import Conversation, Message
 from paddlemix.data.sample import Sample
@@ -17,11 +18,10 @@ from paddlemix.generate.sampling import Sampler, SamplingParams
 from paddlemix.generate.session import ChatSession, ContextFullError
 from paddlemix.image.errors import ImageError
 from paddlemix.models.language.families import FAMILIES
-from paddlemix.models.llava import LlavaForConditionalGeneration
 
 GREEDY = SamplingParams(max_new_tokens=6)
 SEEDED = SamplingParams(temperature=1.0, top_k=40, top_p=0.95, max_new_tokens=6, seed=3)
-# Five turns: text, a picture, text, another picture, the first picture again.
+# Five turns: text, an image, text, another image, the first image again.
 TURNS = (("Hello", ()), ("What is this?", (1,)), ("And why?", ()), ("And this?", (2,)), ("Compare.", (1,)))
 TEMPLATES = ("vicuna_v1", "llava_v1", "llava_v0", "llava_llama_2", "mistral_instruct", "plain")
 
@@ -37,14 +37,14 @@ def pad_parts():
 
 
 @pytest.fixture(autouse=True)
-def no_known_pictures(request):
-    """Let each test start with a model that has seen no picture."""
+def no_known_images(request):
+    """Start each test with a model that has encoded no image."""
     for name in {"parts", "pad_parts"} & set(request.fixturenames):
         request.getfixturevalue(name)[0].feature_cache.clear()
 
 
-def pictures(seeds):
-    return [tiny_folder.picture(seed) for seed in seeds]
+def images(seeds):
+    return [tiny_folder.random_image(seed) for seed in seeds]
 
 
 def reference_ids(model, processor, ids, tiles, sampling, max_new_tokens=None):
@@ -64,7 +64,7 @@ def reference_ids(model, processor, ids, tiles, sampling, max_new_tokens=None):
 def reference_answer(session, sampling, max_new_tokens=None):
     """Return the ids that the last turn should have, from the ids before it alone."""
     ids = [token for turn in session.turns[:-1] for token in (*turn.prompt_ids, *turn.answer_ids)]
-    tiles = [tile for turn in session.turns for _, tile in turn.pictures]
+    tiles = [tile for turn in session.turns for _, tile in turn.images]
     ids += session.turns[-1].prompt_ids
     return reference_ids(session.model, session.processor, ids, tiles, sampling, max_new_tokens)
 
@@ -114,8 +114,8 @@ def test_every_turn_equals_a_full_pass_over_the_same_history(sampling, parts):
     texts = []
     for text, seeds in TURNS:
         fresh = fresh_copy(session)
-        texts.append(session.ask(text, pictures(seeds)))
-        assert texts[-1] == fresh.ask(text, pictures(seeds))
+        texts.append(session.ask(text, images(seeds)))
+        assert texts[-1] == fresh.ask(text, images(seeds))
         assert session.turns[-1].answer_ids == reference_answer(session, sampling)
         assert texts[-1] == session.processor.decode(session.turns[-1].answer_ids)
     assert len(set(texts)) == len(texts)
@@ -131,45 +131,45 @@ def test_chat_over_every_family_equals_a_full_pass(family, pad_parts):
     other.eval()
     session = ChatSession(other, processor, sampling=SEEDED)
     for text, seeds in TURNS[:3]:
-        session.ask(text, pictures(seeds))
+        session.ask(text, images(seeds))
         assert session.turns[-1].answer_ids == reference_answer(session, SEEDED)
     session.turns.pop()  # so that the cache is cut back
     check_next_turn(session)
 
 
-def test_answers_depend_on_picture_and_history(parts):
+def test_answers_depend_on_image_and_history(parts):
     answers = set()
     for seeds in ((1,), (2,)):
         session = ChatSession(*parts, sampling=GREEDY)
-        answers |= {session.ask("What is this?", pictures(seeds)), session.ask("What is this?")}
+        answers |= {session.ask("What is this?", images(seeds)), session.ask("What is this?")}
     assert len(answers) == 4
 
 
 def test_later_turn_reads_its_own_tokens_only(parts):
     session = ChatSession(*parts, sampling=GREEDY)
-    session.ask("What is this?", pictures([1]))
+    session.ask("What is this?", images([1]))
     assert session.num_prefilled == len(session.turns[0].prompt_ids)
     for text, seeds in TURNS:
-        session.ask(text, pictures(seeds))
+        session.ask(text, images(seeds))
         # The last token of the answer before was never read: nothing had to follow it.
         assert session.num_prefilled == len(session.turns[-1].prompt_ids) + 1
 
 
-def test_tower_sees_each_distinct_picture_once(parts, request):
+def test_tower_sees_each_distinct_image_once(parts, request):
     calls = count_tower_calls(parts[0], request)
     session = ChatSession(*parts, sampling=GREEDY)
     for text, seeds in TURNS:
-        session.ask(text, pictures(seeds))
+        session.ask(text, images(seeds))
     session.clear()
-    session.ask("Again?", pictures([2, 1]))
-    assert sum(calls) == sum(len(parts[1].tiles(tiny_folder.picture(seed)).pixels) for seed in (1, 2))
+    session.ask("Again?", images([2, 1]))
+    assert sum(calls) == sum(len(parts[1].tiles(tiny_folder.random_image(seed)).pixels) for seed in (1, 2))
 
 
 def test_closed_turns_equal_a_full_pass(parts, monkeypatch):
     monkeypatch.setattr(session_module, "Sampler", StopsAfterThree)
     session = ChatSession(*parts, sampling=GREEDY)
     for text, seeds in TURNS[:3]:
-        session.ask(text, pictures(seeds))
+        session.ask(text, images(seeds))
         turn = session.turns[-1]
         assert turn.answer_ids == [*reference_answer(session, GREEDY, 3), 2]
         assert turn.is_closed and turn.finish_reason == "stop"
@@ -179,10 +179,10 @@ def test_closed_turns_equal_a_full_pass(parts, monkeypatch):
 def test_after_drop_oldest_the_answer_equals_a_fresh_sessions(num_turns, parts):
     session = ChatSession(*parts, sampling=GREEDY)
     for text, seeds in TURNS[:4]:
-        session.ask(text, pictures(seeds))
+        session.ask(text, images(seeds))
     session.drop_oldest(num_turns)
     assert len(session.turns) == 4 - num_turns
-    check_next_turn(session, "Compare.", pictures([1]))
+    check_next_turn(session, "Compare.", images([1]))
     ids = [token for turn in session.turns for token in (*turn.prompt_ids, *turn.answer_ids)]
     assert ids[0] == 1 and ids.count(1) == 1  # the turn that is now first starts the conversation
     assert session.processor.template.system in session.processor.tokenizer.decode(ids)
@@ -190,41 +190,41 @@ def test_after_drop_oldest_the_answer_equals_a_fresh_sessions(num_turns, parts):
 
 def test_clear_forgets_the_conversation(parts):
     session = ChatSession(*parts, sampling=GREEDY)
-    first = session.ask("What is this?", pictures([1]))
-    session.ask("And this?", pictures([2]))
+    first = session.ask("What is this?", images([1]))
+    session.ask("And this?", images([2]))
     session.clear()
     assert session.num_tokens == 0 and session.messages == []
-    assert session.ask("What is this?", pictures([1])) == first
+    assert session.ask("What is this?", images([1])) == first
     assert session.num_prefilled == 1  # the prompt of before is still in the cache, and one place is always read
 
 
-def test_prompt_that_ends_with_a_picture_can_be_read_again(parts):
+def test_prompt_that_ends_with_an_image_can_be_read_again(parts):
     model, processor = parts
     session = ChatSession(model, processor, template="plain", sampling=GREEDY)
-    first = session.ask("", pictures([1]))
+    first = session.ask("", images([1]))
     session.clear()
-    assert session.ask("", pictures([1])) == first
-    assert session.turns[0].prompt_ids[-1] == -200  # the place that is always read lies inside the picture
-    assert session.num_prefilled == session.turns[0].pictures[0][1].num_tokens
+    assert session.ask("", images([1])) == first
+    assert session.turns[0].prompt_ids[-1] == -200  # the place that is always read is inside the image
+    assert session.num_prefilled == session.turns[0].images[0][1].num_tokens
     assert session.turns[0].answer_ids == reference_answer(session, GREEDY)
 
 
 @pytest.mark.parametrize("max_cached_images", [0, 1])
-def test_forgotten_pictures_are_encoded_again_when_they_are_read_again(max_cached_images, parts, request):
+def test_forgotten_images_are_encoded_again_when_they_are_read_again(max_cached_images, parts, request):
     session = ChatSession(*parts, sampling=GREEDY, max_cached_images=max_cached_images)
     session.ask("Hello")
-    session.ask("What is this?", pictures([1]))
-    session.ask("And this?", pictures([2]))
-    session.drop_oldest()  # both pictures have to be read again, but only one is kept
+    session.ask("What is this?", images([1]))
+    session.ask("And this?", images([2]))
+    session.drop_oldest()  # both images have to be read again, but only one is kept
     calls = count_tower_calls(parts[0], request)
     check_next_turn(session)
     assert calls
     assert len(session._encoded) <= max_cached_images
 
 
-def test_one_question_may_have_more_pictures_than_are_kept(parts):
+def test_one_question_may_have_more_images_than_are_kept(parts):
     session = ChatSession(*parts, sampling=GREEDY, max_cached_images=1)
-    session.ask("Compare.", pictures([1, 2]))
+    session.ask("Compare.", images([1, 2]))
     assert session.turns[0].answer_ids == reference_answer(session, GREEDY)
     check_next_turn(session)
 
@@ -233,7 +233,7 @@ def test_one_question_may_have_more_pictures_than_are_kept(parts):
 def test_interrupted_answer_stays_as_far_as_it_came(num_pieces, parts):
     session = ChatSession(*parts, sampling=GREEDY)
     session.ask("Hello")
-    stream = session.stream("What is this?", pictures([1]))
+    stream = session.stream("What is this?", images([1]))
     pieces = [next(stream) for _ in range(num_pieces)]
     stream.close()
     turn = session.turns[-1]
@@ -248,7 +248,7 @@ def test_interrupted_answer_stays_as_far_as_it_came(num_pieces, parts):
 def test_answer_that_was_never_begun_leaves_no_trace(is_deleted, pad_parts):
     session = ChatSession(*pad_parts, sampling=GREEDY)
     session.ask("Hello")
-    stream = session.stream("What is this?", pictures([1]))
+    stream = session.stream("What is this?", images([1]))
     if is_deleted:
         del stream
     else:
@@ -262,7 +262,7 @@ def test_answer_that_was_never_begun_leaves_no_trace(is_deleted, pad_parts):
 
 def test_interruption_before_the_first_token_leaves_no_trace(pad_parts, monkeypatch):
     session = ChatSession(*pad_parts, sampling=GREEDY)
-    session.ask("What is this?", pictures([1]))
+    session.ask("What is this?", images([1]))
 
     def interrupted(logits):
         raise KeyboardInterrupt
@@ -270,14 +270,14 @@ def test_interruption_before_the_first_token_leaves_no_trace(pad_parts, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr(session_module, "Sampler", lambda params: interrupted)
         with pytest.raises(KeyboardInterrupt):
-            session.ask("What is this?", pictures([1]))  # the same question, so that the turns are alike
+            session.ask("What is this?", images([1]))  # the same question, so that the turns are alike
     assert len(session.turns) == 1
     check_next_turn(session)
 
 
 def test_interruption_while_a_token_is_read_leaves_a_usable_cache(pad_parts, monkeypatch):
     session = ChatSession(*pad_parts, sampling=GREEDY)
-    session.ask("What is this?", pictures([1]))
+    session.ask("What is this?", images([1]))
     read_ids, calls = session._engine.read_ids, []
 
     def interrupted(token_ids, position_ids):
@@ -306,10 +306,10 @@ def test_answer_cut_by_length_is_closed_before_the_next_question(pad_parts):
 
 def test_question_that_does_not_fit_changes_nothing(pad_parts):
     session = ChatSession(*pad_parts, sampling=GREEDY)
-    session.ask("What is this?", pictures([1]))
+    session.ask("What is this?", images([1]))
     before = (list(session.messages), session.num_tokens, list(session._cached), list(session._encoded))
     with pytest.raises(ContextFullError, match=f"{tiny_folder.CONTEXT}"):
-        session.ask("word " * tiny_folder.CONTEXT, pictures([2]))
+        session.ask("word " * tiny_folder.CONTEXT, images([2]))
     assert before == (session.messages, session.num_tokens, session._cached, list(session._encoded))
     check_next_turn(session)
 
@@ -332,15 +332,15 @@ def test_answer_may_fill_the_context_to_the_last_place(pad_parts):
 def test_typed_marks_are_text(pad_parts):
     model, processor = pad_parts
     session = ChatSession(model, processor, sampling=GREEDY)
-    session.ask("<image> is </s> not <s> a mark", pictures([1]))
+    session.ask("<image> is </s> not <s> a mark", images([1]))
     ids = session.turns[0].prompt_ids
     assert ids.count(-200) == tiny_folder.PATCHES
     assert ids.count(1) == 1 and 2 not in ids and ids[0] == 1
-    after_picture = [token for token in ids[ids.index(-200) :] if token != -200]
-    assert processor.decode(after_picture) == "<image> is </s> not <s> a mark ASSISTANT:"
+    after_image = [token for token in ids[ids.index(-200) :] if token != -200]
+    assert processor.decode(after_image) == "<image> is </s> not <s> a mark ASSISTANT:"
 
 
-def test_chat_without_a_picture_never_calls_the_tower(pad_parts, request):
+def test_chat_without_an_image_never_calls_the_tower(pad_parts, request):
     calls = count_tower_calls(pad_parts[0], request)
     session = ChatSession(*pad_parts, sampling=GREEDY)
     for text in ("Hello", "How many?"):
@@ -400,23 +400,23 @@ def test_ignore_eos_goes_on_to_the_limit(pad_parts, monkeypatch):
     assert session.turns[0].finish_reason == "length"
 
 
-def test_bad_picture_changes_nothing(pad_parts, tmp_path):
+def test_bad_image_changes_nothing(pad_parts, tmp_path):
     session = ChatSession(*pad_parts, sampling=GREEDY)
     session.ask("Hello")
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     before = (list(session.messages), session.num_tokens, list(session._encoded))
     for bad in (str(tmp_path / "broken.png"), str(tmp_path / "absent.png")):
         with pytest.raises(ImageError):
-            session.ask("What is this?", [tiny_folder.picture(1), bad])
+            session.ask("What is this?", [tiny_folder.random_image(1), bad])
     assert before == (session.messages, session.num_tokens, list(session._encoded))
-    check_next_turn(session, images=pictures([1]))
+    check_next_turn(session, images=images([1]))
 
 
 def conversation(seeds_by_turn, answers, system=None):
     messages = [] if system is None else [Message("system", system)]
     for (text, seeds), answer in zip(seeds_by_turn, answers, strict=True):
         messages += [Message.typed(text, len(seeds)), Message("assistant", answer)]
-    return Conversation(messages, pictures([seed for _, seeds in seeds_by_turn for seed in seeds]))
+    return Conversation(messages, images([seed for _, seeds in seeds_by_turn for seed in seeds]))
 
 
 def trained_runs(sample):
@@ -431,14 +431,14 @@ def trained_runs(sample):
 def test_chat_makes_the_ids_of_training(template, system, parts, monkeypatch):
     model, processor = parts
     trainer = processor.with_template(template)
-    # "plain" leaves the questions out, so that only a picture separates its answers.
+    # "plain" leaves the questions out, so that only an image separates its answers.
     turns = TURNS[:3] if template != "plain" else (TURNS[1], TURNS[3], TURNS[4])
     answers = ["A red square.", "Two <s> circles", "It is blue."]
     sample = trainer.encode(conversation(turns, answers, system))
     script(monkeypatch, [token for run in trained_runs(sample) for token in run])
     session = ChatSession(model, processor, template=template, system=system)
     for (text, seeds), answer in zip(turns, answers, strict=True):
-        assert session.ask(text, pictures(seeds)) == answer
+        assert session.ask(text, images(seeds)) == answer
     ids = [token for turn in session.turns for token in (*turn.prompt_ids, *turn.answer_ids)]
     assert ids == sample.token_ids.tolist()
 
@@ -446,9 +446,9 @@ def test_chat_makes_the_ids_of_training(template, system, parts, monkeypatch):
 def test_prompt_is_that_of_the_processor(parts):
     model, processor = parts
     session = ChatSession(model, processor, sampling=GREEDY)
-    prompt = processor.encode(Conversation([Message.typed("Why?", 2)], pictures([1, 2])))
+    prompt = processor.encode(Conversation([Message.typed("Why?", 2)], images([1, 2])))
     assert prompt.labels is None
-    assert session._new_turn("Why?", pictures([1, 2])).prompt_ids == prompt.token_ids.tolist()
+    assert session._new_turn("Why?", images([1, 2])).prompt_ids == prompt.token_ids.tolist()
 
 
 def test_template_and_system_text_change_the_prompt(pad_parts):

@@ -26,7 +26,7 @@ def parts(request):
 
 
 def repeating(model):
-    """Let a model's answers run in circles, as greedy ones of untrained models do at narrow weights."""
+    """Make a model's greedy answers repeat themselves, as those of untrained models with small weights do."""
     for parameter in model.language_model.parameters():
         if parameter.ndim == 2:
             parameter.set_value(parameter * 0.5)
@@ -37,7 +37,7 @@ def talk(model, processor, sampling, turns=TURNS):
     """Return each turn's ids, text and finish reason, and the passes of all."""
     session, passes = ChatSession(model, processor, sampling=sampling), 0
     for text, seeds in turns:
-        session.ask(text, [tiny_folder.picture(seed) for seed in seeds])
+        session.ask(text, [tiny_folder.random_image(seed) for seed in seeds])
         passes += session.num_passes
     return [(turn.answer_ids, turn.answer, turn.finish_reason, turn.is_closed) for turn in session.turns], passes
 
@@ -115,7 +115,7 @@ def test_interrupted_answer_with_guesses_leaves_a_usable_conversation():
     assert answers[0] == answers[1]
 
 
-def test_guesses_do_not_cross_where_all_positions_are_turned_otherwise():
+def test_guesses_do_not_change_the_answers_of_long_sequences():
     model, processor = tiny_folder.load("pad")
     repeating(model)
     scaling = RopeScaling(
@@ -149,15 +149,15 @@ def test_lookup_finds_what_a_search_of_the_whole_text_finds():
     for _ in range(60):
         keys, lookup = rng.integers(0, 4, rng.integers(0, 40)).tolist(), Lookup()
         for start in range(0, len(keys), 7):
-            lookup.put(keys[start : start + 7])
+            lookup.append(keys[start : start + 7])
             assert lookup.guess(5) == reference_guess(keys[: start + 7], 5)
 
 
-def test_places_of_a_picture_are_never_guessed():
+def test_places_of_an_image_are_never_guessed():
     lookup = Lookup()
-    lookup.put([1, 2, 3, ("a", 0), ("a", 1), 4, 5, 1, 2, 3])
+    lookup.append([1, 2, 3, ("a", 0), ("a", 1), 4, 5, 1, 2, 3])
     assert lookup.guess(2) == []
-    lookup.put([("b", 0), ("b", 1), 4, 5])
+    lookup.append([("b", 0), ("b", 1), 4, 5])
     assert lookup.guess(3) == [1, 2, 3]
 
 

@@ -1,15 +1,17 @@
-"""The hubs of `hub_server`, with one model, and how the tests ask them."""
+"""The hubs of `hub_server` with one model."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import hub_server
 import pytest
 from hub_server import LIMITS, NAME, make_model
+from huggingface_hub import constants
 
-from paddlemix.hub.hub import resolve
-from paddlemix.hub.sources import HubLimits
+from paddlemix.hub.limits import HubLimits
+from paddlemix.hub.resolve import resolve
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +22,7 @@ def running():
 
 @pytest.fixture
 def server(running, monkeypatch, tmp_path):
-    """The hubs, with one model; every hub's address leads to them. `server.resolve()` asks in a fresh cache."""
+    """Return the hubs with one model. Every hub's address leads to them; `server.resolve()` has a fresh cache."""
     monkeypatch.chdir(tmp_path)
     for variable in ("NO_PROXY", "no_proxy"):
         monkeypatch.setenv(variable, "127.0.0.1,localhost")
@@ -28,10 +30,18 @@ def server(running, monkeypatch, tmp_path):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("PADDLEMIX_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_ENDPOINT", running.url)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf_home"))  # of processes that a test starts
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf_cache"))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no_token"))
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.2)
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)
+    for module in ("file_download", "utils._http"):  # no pauses between its attempts
+        monkeypatch.setattr(f"huggingface_hub.{module}.time", SimpleNamespace(sleep=lambda seconds: None))
     monkeypatch.setenv("MODELSCOPE_DOMAIN", running.url)
     monkeypatch.setenv("COMMUNITY_MODEL_PREFIX", f"{running.url}/plain/")
     running.models = {NAME: make_model()}
-    running.seen, running.faults, running.listed = [], {}, {}
+    running.seen, running.agents, running.faults, running.listed, running.is_gated = [], set(), {}, {}, False
+    running.pause = 0.05
     running.num_sent, running.has_head, running.has_hashes, running.has_md5 = 0, True, True, False
 
     def ask(hub: str | None = "hf", name: str = NAME, limits: HubLimits = LIMITS, **options) -> Path:

@@ -1,4 +1,4 @@
-"""Downloads that break: taken up again, checked, and never mistaken for whole ones."""
+"""Downloads that break are resumed, checked, and never mistaken for complete ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from hub_server import LIMITS, NAME, SHARD, contents, make_model
 
-from paddlemix.hub.hub import HubError, resolve
+from paddlemix.hub.resolve import HubError, resolve
 from paddlemix.tensor_files.stored import CheckpointError
 
 SIZE = len(make_model()[SHARD])
@@ -24,31 +24,32 @@ INDEX = "model.safetensors.index.json"
 
 
 def no_model_is_found(monkeypatch) -> bool:
-    """Tell if nothing resolves without a hub, and no folder stands under a model's name."""
+    """Return whether nothing resolves without a hub, and nothing in the cache has a model's name."""
     monkeypatch.setenv("PADDLEMIX_OFFLINE", "1")
     for hub in ("auto", "paddle"):
-        with pytest.raises(HubError, match="no whole copy"):
+        with pytest.raises(HubError, match="no complete copy"):
             resolve(NAME, hub=hub)
     monkeypatch.delenv("PADDLEMIX_OFFLINE")
-    return not [path for path in Path("cache/models").glob("*/*") if not path.name.startswith(".")]
+    named = [path for path in Path("cache/models").glob("*/*/") if not path.name.startswith((".", "models--"))]
+    return not named and not list(Path("cache/models/hf").glob("*/refs/*"))
 
 
 @pytest.mark.parametrize("hub", ["hf", "modelscope", "paddle"])
-def test_a_broken_connection_goes_on_where_it_stopped(server, hub):
+def test_a_broken_connection_is_resumed_where_it_stopped(server, hub):
     server.faults[SHARD] = iter(["break", "break"])
 
     assert contents(server.resolve(hub)) == make_model()
     assert [one[2] for one in server.gets(SHARD)] == [0, SIZE // 2, SIZE // 2 + SIZE // 4]
 
 
-def test_a_connection_that_ends_early_without_a_length_goes_on_too(server):
+def test_a_connection_that_ends_early_without_a_length_is_resumed_too(server):
     server.faults[SHARD] = iter(["break untold"])
 
     assert contents(server.resolve("paddle")) == make_model()  # it lists a size, but no hash
     assert [one[2] for one in server.gets(SHARD)] == [0, SIZE // 2]
 
 
-def test_a_server_that_gives_no_rest_of_a_file_sends_it_whole(server):
+def test_a_server_that_ignores_ranges_sends_the_whole_file(server):
     server.faults[SHARD] = iter(["break", "no range"])
 
     assert contents(server.resolve()) == make_model()
@@ -63,7 +64,7 @@ def test_a_store_without_etags_and_dates_starts_anew(server):
     assert [one[2] for one in server.gets(SHARD)] == [0, 0]
 
 
-def test_a_store_that_answers_no_head_requests_is_read_too(server):
+def test_a_store_without_head_requests_is_read_too(server):
     server.has_head = False
     server.faults[SHARD] = iter(["ok", "break"])
 
@@ -71,14 +72,14 @@ def test_a_store_that_answers_no_head_requests_is_read_too(server):
 
 
 @pytest.mark.parametrize("path", ["config.json", SHARD])
-def test_other_bytes_than_the_hub_lists_are_loaded_again(server, path):
+def test_other_bytes_than_the_hub_lists_are_downloaded_again(server, path):
     server.faults[path] = iter(["corrupt"])
 
     assert contents(server.resolve()) == make_model()
     assert [one[2] for one in server.gets(path)] == [0, 0]
 
 
-def test_a_plain_store_that_tells_a_hash_is_checked_by_it(server):
+def test_a_hash_that_a_plain_store_states_is_checked(server):
     server.has_md5 = True
     server.faults[SHARD] = iter(["corrupt"])
 
@@ -90,7 +91,7 @@ def test_a_plain_store_that_tells_a_hash_is_checked_by_it(server):
     [
         (SHARD, "corrupt", r"its sha256 hash is [0-9a-f]{64}, the hub lists [0-9a-f]{64}"),
         ("config.json", "corrupt", r"its git hash is [0-9a-f]{40}, the hub lists [0-9a-f]{40}"),
-        (SHARD, "short", f"the server has {SIZE // 2} bytes, the hub lists {SIZE}"),
+        (SHARD, "short", f"file should be of size {SIZE} but has size {SIZE // 2}"),
         (SHARD, "500", "HTTP status 500"),
         (SHARD, "404", "HTTP status 404"),
         (SHARD, "silent", "timed out"),
@@ -102,18 +103,19 @@ def test_a_lasting_fault_is_an_error_and_leaves_no_model(server, monkeypatch, pa
 
     with pytest.raises(HubError, match=rf"{NAME} from the Hugging Face hub .* broke off: {path}: .*{message}"):
         server.resolve(limits=limits)
-    assert len(server.gets(path)) == (1 if fault == "404" else 2)
+    # huggingface_hub may try 6 times by itself
+    assert len(server.gets(path)) in {"404": (1,), "500": (2, 12), "silent": (2, 12)}.get(fault, (2,))
     assert no_model_is_found(monkeypatch)
 
 
-def test_attempts_that_bring_something_new_are_not_counted(server):
-    server.faults[SHARD] = iter(["break"] * 8)
+def test_attempts_that_bring_new_bytes_are_not_counted(server):
+    server.faults[SHARD] = iter(["break"] * 4)
 
-    assert contents(server.resolve(limits=replace(LIMITS, max_retries=1))) == make_model()
-    assert len(server.gets(SHARD)) == 9
+    assert contents(server.resolve(limits=replace(LIMITS, max_retries=1, stall_bytes=5000))) == make_model()
+    assert len(server.gets(SHARD)) == 5
 
 
-def test_passing_faults_of_a_server_are_waited_out(server):
+def test_passing_faults_of_a_server_are_retried(server):
     server.faults[SHARD] = iter(["500", "silent", "500"])
 
     assert contents(server.resolve(limits=replace(LIMITS, read_seconds=0.3))) == make_model()
@@ -127,9 +129,9 @@ def test_a_slow_server_is_waited_for(server):
 
 
 @pytest.mark.parametrize("hub", ["hf", "paddle"])
-def test_the_next_call_goes_on_where_a_failed_one_stopped(server, monkeypatch, hub):
+def test_the_next_call_resumes_where_a_failed_one_stopped(server, monkeypatch, hub):
     server.faults[SHARD] = itertools.chain(["break"], itertools.repeat("404"))
-    with pytest.raises(HubError, match="What was loaded is kept: run the same command again to go on"):
+    with pytest.raises(HubError, match="What was downloaded is kept: run the same command again to continue"):
         server.resolve(hub)
     assert no_model_is_found(monkeypatch)
     server.seen.clear()
@@ -154,7 +156,7 @@ def test_two_versions_of_a_model_never_mix(server, hub):
     assert not list(Path("cache").rglob("*.partial"))
 
 
-def test_a_file_that_changes_during_the_download_is_loaded_anew(server):
+def test_a_file_that_changes_during_the_download_is_downloaded_anew(server):
     changed = bytes(reversed(make_model()[SHARD]))
 
     def break_and_change():
@@ -169,8 +171,10 @@ def test_a_file_that_changes_during_the_download_is_loaded_anew(server):
 
 PROCESS = f"""
 import sys
-from paddlemix.hub.hub import resolve
-from paddlemix.hub.sources import HubLimits
+from huggingface_hub import constants
+from paddlemix.hub.resolve import resolve
+from paddlemix.hub.limits import HubLimits
+constants.DOWNLOAD_CHUNK_SIZE = 1000
 print(resolve({NAME!r}, hub=sys.argv[1], limits=HubLimits(retry_seconds=0.01)))
 """
 
@@ -197,7 +201,7 @@ def test_two_processes_at_once_download_once(server):
     assert [process.returncode for process in processes] == [0, 0], results
     folders = {Path(output.strip()) for output, _ in results}
     assert len(folders) == 1 and contents(folders.pop()) == make_model()
-    # the index is also read once by each, to know the shards
+    # each process also reads the index once, for the names of the shards
     assert all(len(server.gets(path)) == 1 for path in make_model() if path != INDEX)
     assert sum("another process is downloading" in errors for _, errors in results) == 1
     assert sum(f"downloading {NAME} from" in errors for _, errors in results) == 1
@@ -219,33 +223,36 @@ def test_a_killed_process_leaves_no_model_and_no_lock(server, monkeypatch):
     assert server.gets("config.json") == []
 
 
-def test_a_file_that_was_lost_or_cut_in_the_cache_is_brought_back_alone(server, monkeypatch):
-    folder = server.resolve()
+@pytest.mark.parametrize("hub", ["hf", "modelscope"])
+def test_only_files_that_were_lost_or_cut_in_the_cache_are_downloaded_again(server, monkeypatch, hub):
+    folder = server.resolve(hub)
     (folder / "config.json").unlink()
     (folder / SHARD).write_bytes(b"cut")
     monkeypatch.setenv("PADDLEMIX_OFFLINE", "1")
-    with pytest.raises(HubError, match="no whole copy"):
-        server.resolve()
+    with pytest.raises(HubError, match="no complete copy"):
+        server.resolve(hub)
     monkeypatch.delenv("PADDLEMIX_OFFLINE")
     server.seen.clear()
 
-    assert server.resolve() == folder
+    assert server.resolve(hub) == folder
     assert contents(folder) == make_model()
-    assert sorted(one[1] for one in server.gets() if one[1] != INDEX) == ["config.json", SHARD]
+    # in huggingface_hub's cache only the link to config.json was lost
+    lost = [SHARD] if hub == "hf" else ["config.json", SHARD]
+    assert sorted(one[1] for one in server.gets() if one[1] != INDEX) == lost
 
 
-def test_a_folder_that_no_download_made_is_left_alone(server):
-    folder = server.resolve()
+def test_a_folder_without_a_marker_is_not_changed(server):
+    folder = server.resolve("modelscope")
     shutil.rmtree(folder)
     folder.mkdir()
     (folder / "mine.txt").write_text("precious")
 
-    with pytest.raises(HubError, match=r"is in the way: it is no whole download. Remove it"):
-        server.resolve()
+    with pytest.raises(CheckpointError, match=r"is in the way: it is not a complete download. Remove it"):
+        server.resolve("modelscope")
     assert contents(folder) == {"mine.txt": b"precious"}
 
 
-def test_a_disk_without_room_is_reported_before_anything_is_loaded(server, monkeypatch):
+def test_a_full_disk_is_reported_before_anything_is_downloaded(server, monkeypatch):
     usage = shutil.disk_usage(".")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
 
@@ -256,11 +263,11 @@ def test_a_disk_without_room_is_reported_before_anything_is_loaded(server, monke
     assert server.gets(SHARD) == []
 
 
-def test_a_disk_that_fills_up_is_reported_and_what_came_is_kept(server, monkeypatch):
+def test_a_disk_that_fills_up_is_reported_and_the_bytes_are_kept(server, monkeypatch):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (SIZE // 2, hard))
     try:
-        with pytest.raises(CheckpointError, match=r"no room for this model .*what was loaded is kept"):
+        with pytest.raises(CheckpointError, match=r"no room for this model .*what was downloaded is kept"):
             server.resolve()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -271,18 +278,18 @@ def test_a_disk_that_fills_up_is_reported_and_what_came_is_kept(server, monkeypa
     assert server.gets(SHARD)[0][2] > 0
 
 
-def test_a_cache_that_takes_no_files_is_reported(server, tmp_path):
+def test_a_cache_that_cannot_be_written_is_reported(server, tmp_path):
     (tmp_path / "cache").write_text("a file where a folder should be")
 
     with pytest.raises(HubError, match=r"cannot write to the cache .*set PADDLEMIX_CACHE to a folder of yours"):
         server.resolve()
 
 
-def test_a_download_shows_where_it_comes_from_and_how_large_it_is(server, caplog):
+def test_a_download_states_its_hub_and_size(server, caplog):
     folder = server.resolve()
 
     hub = f"the Hugging Face hub ({server.url})"
     assert caplog.messages == [
         f"looking for {NAME} at {hub}",
-        f"downloading {NAME} from {hub}: 0.3 MB in 7 files, to {folder}",
+        f"downloading {NAME} from {hub}: 0.3 MB in 7 files, to {folder.parents[1]}",
     ]

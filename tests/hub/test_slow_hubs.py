@@ -1,4 +1,4 @@
-"""Hubs that answer without an end: lists and headers have a limit of time, and a file must come on."""
+"""Hubs with endless answers: lists and headers have a time limit, and a file must make progress."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import replace
 
 import pytest
 from hub_server import LIMITS, NAME, SHARD, contents, make_model
-from paddlemix.web.request import WebError
 from slow_server import drip, flood, running
 
 from paddlemix.hub.download import download
-from paddlemix.hub.hub import HubError, resolve
 from paddlemix.hub.model_files import RemoteFile
+from paddlemix.hub.resolve import HubError, resolve
+from paddlemix.web.request import WebError
 
 SHORT = replace(LIMITS, connect_seconds=5, read_seconds=5, list_seconds=0.3, list_retries=1)
 FOUND = b"HTTP/1.1 200 OK\r\n"
@@ -30,7 +30,7 @@ FOUND = b"HTTP/1.1 200 OK\r\n"
     ids=["headers", "chunk extension", "body", "100 Continue"],
 )
 @pytest.mark.parametrize("hub", ["hf", "url"])
-def test_list_without_an_end_is_left_at_the_limit(answers, hub, server, monkeypatch):
+def test_endless_list_is_abandoned_at_the_limit(answers, hub, server, monkeypatch):
     with running(answers) as address:
         monkeypatch.setenv("HF_ENDPOINT", f"http://{address}")
         started = time.monotonic()
@@ -39,29 +39,40 @@ def test_list_without_an_end_is_left_at_the_limit(answers, hub, server, monkeypa
         assert time.monotonic() - started < 4 * 0.3 + 1
 
 
-def test_file_that_is_larger_than_the_hub_lists_is_left_at_once(tmp_path):
+def test_file_that_is_larger_than_the_hub_lists_is_abandoned_at_once(tmp_path):
     with running(lambda: flood(FOUND + b"\r\n", b"x" * 100_000)) as address:
         file = RemoteFile("config.json", f"http://{address}/config.json", size=10)
         started = time.monotonic()
         with pytest.raises(WebError, match="bytes came, the hub lists 10"):
-            download([file], tmp_path, title="a", headers={}, limits=LIMITS)
+            download([file], tmp_path, title="a", limits=LIMITS)
         assert time.monotonic() - started < 3 and not list(tmp_path.iterdir())
 
 
-def test_file_that_stalls_is_taken_up_again_and_given_up_after_the_retries(server):
+def test_file_that_stalls_is_resumed_and_given_up_after_the_retries(server):
     server.faults[SHARD] = itertools.chain(["slow"], itertools.repeat("ok"))
     limits = replace(LIMITS, stall_seconds=0.2, stall_bytes=100_000, max_retries=1)
-    assert contents(server.resolve(limits=limits)) == make_model()
+    assert contents(server.resolve("modelscope", limits=limits)) == make_model()
     (first, second) = server.gets(SHARD)
     assert first[2] == 0 < second[2]
 
     server.faults["model-00002-of-00002.safetensors"] = itertools.repeat("slow")
     with pytest.raises(HubError, match=r"less than 100000 bytes came in 0\.1 s \(gave up after 2 attempts in a row\)"):
-        server.resolve(limits=replace(limits, stall_seconds=0.1), revision="v2")
+        server.resolve("modelscope", limits=replace(limits, stall_seconds=0.1), revision="v2")
 
 
-def test_file_that_comes_on_may_take_longer_than_any_limit(server):
-    server.faults[SHARD] = iter(["slow"])  # half a second, a tenth of it every 0.05 s
-    limits = replace(LIMITS, stall_seconds=0.3, stall_bytes=20_000, list_seconds=0.4)
-    assert contents(server.resolve(limits=limits)) == make_model()
+def test_file_that_stalls_in_huggingface_hub_ends_the_download(server):
+    server.faults[SHARD] = itertools.repeat("slow")
+    limits = replace(LIMITS, stall_seconds=0.03, stall_bytes=1_000_000)
+    started = time.monotonic()
+    with pytest.raises(HubError, match=r"broke off: \S+: less than 1000000 bytes came in 0\.3 s\. What was"):
+        server.resolve(limits=limits)
+    assert time.monotonic() - started < 2
+
+
+@pytest.mark.parametrize(("hub", "stall_seconds"), [("hf", 0.1), ("modelscope", 1)])  # 10 times as long for hf
+def test_file_that_makes_progress_may_take_longer_than_any_limit(server, hub, stall_seconds):
+    server.pause = 0.15  # a tenth of the file each, so 1.5 seconds in all
+    server.faults[SHARD] = iter(["slow"])
+    limits = replace(LIMITS, stall_seconds=stall_seconds, stall_bytes=20_000, list_seconds=1.2)
+    assert contents(server.resolve(hub, limits=limits)) == make_model()
     assert len(server.gets(SHARD)) == 1

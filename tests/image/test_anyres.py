@@ -117,7 +117,7 @@ def test_count_is_what_merging_real_feature_maps_gives(size):
 
 
 @pytest.mark.parametrize("size", ARRAY_SIZES)
-def test_kept_box_is_where_the_fitted_picture_lies_on_the_canvas(size):
+def test_kept_box_is_where_the_fitted_image_is_on_the_canvas(size):
     canvas = select_grid(size, ANYRES_GRIDS)
     width, height = fitted_size(size, canvas)
     x, y = (canvas[0] - width) / 2 / 14, (canvas[1] - height) / 2 / 14  # in patches
@@ -158,7 +158,7 @@ def test_first_grid_wins_a_tie_in_the_order_of_the_list():
     assert select_grid((336, 336), [(672, 336), (336, 672)]) == (672, 336)
 
 
-def test_picture_too_thin_for_any_canvas_takes_the_smallest():
+def test_image_too_thin_for_any_canvas_takes_the_smallest():
     assert select_grid((5000, 1), ANYRES_GRIDS) == (336, 672)
     assert select_grid((5000, 1), [(672, 672), (672, 336)]) == (672, 336)
 

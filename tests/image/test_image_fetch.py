@@ -1,4 +1,4 @@
-"""Pictures from URLs, against a small server on this machine that misbehaves on demand."""
+"""Images from URLs, against a small server on this machine that misbehaves on demand."""
 
 import contextlib
 import io
@@ -25,7 +25,7 @@ def png() -> bytes:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answer by the first part of the path; `server.seen` holds the paths asked for."""
+    """Answer by the first part of the path; `server.seen` lists the requested paths."""
 
     def do_GET(self):
         self.server.seen.append(self.path)
@@ -33,7 +33,7 @@ class Handler(BaseHTTPRequestHandler):
             getattr(self, "answer_" + self.path.split("/")[1])(self.server.seen.count(self.path))
 
     def log_message(self, *arguments):
-        """Stay quiet."""
+        """Log nothing."""
 
     def reply(self, status=200, body=b"", length=None, **headers):
         self.send_response(status)
@@ -112,7 +112,7 @@ def running_server():
 
 @pytest.fixture
 def server(running_server, monkeypatch, tmp_path):
-    """Give the server with an empty record; `server.load(path)` reads a picture from it through a fresh cache."""
+    """Return the server with an empty record; `server.load(path)` reads an image from it through a fresh cache."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     running_server.seen = []
@@ -126,7 +126,7 @@ def server(running_server, monkeypatch, tmp_path):
     return running_server
 
 
-def test_url_is_asked_once_and_then_read_from_the_cache(server):
+def test_url_is_requested_once_and_then_read_from_the_cache(server):
     first, second = server.load("/ok/a.png"), server.load("/ok/a.png")
 
     assert first.size == (5, 4) and first.tobytes() == second.tobytes()
@@ -153,14 +153,14 @@ def test_cache_folder_comes_from_the_environment(server, monkeypatch, tmp_path):
     assert ".cache/paddlemix/images" in cache_path("http://x").as_posix()
 
 
-def test_missing_page_is_asked_for_once(server):
+def test_missing_page_is_requested_once(server):
     with pytest.raises(ImageError, match=r"/missing/a.png: HTTP status 404"):
         server.load("/missing/a.png")
     assert len(server.seen) == 1
 
 
 @pytest.mark.parametrize(("path", "attempts"), [("/flaky/a.png", 2), ("/short/a.png", 3), ("/reset/a.png", 2)])
-def test_passing_failures_are_tried_again(server, path, attempts):
+def test_passing_failures_are_retried(server, path, attempts):
     assert server.load(path).size == (5, 4)
     assert len(server.seen) == attempts
 
@@ -194,7 +194,7 @@ def test_body_of_exactly_the_limit_is_read(server):
 
 
 @pytest.mark.parametrize("path", ["/silent/a.png", "/trickle/a.png"])
-def test_slow_server_is_left_at_the_total_time_limit(server, path):
+def test_slow_server_is_abandoned_at_the_total_time_limit(server, path):
     started = time.monotonic()
 
     with pytest.raises(ImageError, match=r"longer than the limit of 0.3 s"):
@@ -202,7 +202,7 @@ def test_slow_server_is_left_at_the_total_time_limit(server, path):
     assert time.monotonic() - started < 0.9
 
 
-def test_silent_server_is_tried_again_after_the_read_time(server):
+def test_silent_server_is_retried_after_the_read_time(server):
     with pytest.raises(ImageError, match="gave up after 2 attempts"):
         server.load("/silent/a.png", replace(LIMITS, read_seconds=0.1, max_retries=1))
 
@@ -219,8 +219,8 @@ def test_redirect_to_a_file_or_in_circles_is_refused(server, path):
     assert not server.cache.exists()
 
 
-def test_page_that_is_no_picture_is_not_kept(server):
-    with pytest.raises(ImageError, match="is not a picture"):
+def test_page_that_is_not_an_image_is_not_kept(server):
+    with pytest.raises(ImageError, match="is not an image"):
         server.load("/page/a.png")
     assert not server.cache.exists()
 
@@ -230,7 +230,7 @@ def test_damaged_cache_entry_is_named(server):
     path.parent.mkdir(parents=True)
     path.write_bytes(b"rubbish")
 
-    with pytest.raises(ImageError, match=rf"/ok/a.png' is kept on disk, but .*{path.name}.*delete that file"):
+    with pytest.raises(ImageError, match=rf"/ok/a.png' is cached, but .*{path.name}.*delete that file"):
         server.load("/ok/a.png")
     assert server.seen == []
 

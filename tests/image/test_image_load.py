@@ -1,4 +1,4 @@
-"""Reading pictures from files, bytes, data URIs, PIL and NumPy: upright, RGB, or an error that says what is wrong."""
+"""Images from files, bytes, data URIs, PIL and NumPy load upright in RGB, or raise an error that says why not."""
 
 import base64
 import io
@@ -11,28 +11,29 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from paddlemix.image.decode import MAX_PIXELS
 from paddlemix.image.errors import ImageError
-from paddlemix.image.load import MAX_PIXELS, load_image
+from paddlemix.image.load import load_image
 
 PHOTOS = Path(__file__).parents[1] / "assets" / "photos"
 
 
 def encoded(image: Image.Image, **options) -> bytes:
-    """Return the bytes of a picture file, PNG unless told."""
+    """Return the bytes of an image file, PNG by default."""
     buffer = io.BytesIO()
     image.save(buffer, **{"format": "PNG", **options})
     return buffer.getvalue()
 
 
 def marked(size=(4, 3), mode="RGB") -> Image.Image:
-    """Draw a black picture with a white pixel in the upper left corner."""
+    """Draw a black image with a white pixel in the upper left corner."""
     image = Image.new(mode, size)
     image.putpixel((0, 0), (255, 255, 255))
     return image
 
 
 def png_header(width: int, height: int) -> bytes:
-    """Return a PNG that claims a size and holds next to nothing."""
+    """Return a PNG that claims a size but has almost no data."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -41,7 +42,7 @@ def png_header(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
-# orientation: where the stored upper left corner of a 4x3 picture ends up, as (x, y), and the upright size
+# orientation: where the stored upper left corner of a 4x3 image ends up, as (x, y), and the upright size
 ORIENTATIONS = {
     1: ((0, 0), (4, 3)),
     2: ((3, 0), (4, 3)),
@@ -67,7 +68,7 @@ def test_exif_orientation_is_applied(orientation):
     assert image.getpixel(corner) == (255, 255, 255) and np.asarray(image).sum() == 3 * 255
 
 
-def test_exif_orientation_of_an_opened_pil_picture_is_applied(tmp_path):
+def test_exif_orientation_of_an_opened_pil_image_is_applied(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     marked().save(tmp_path / "a.png", exif=exif)
@@ -76,7 +77,7 @@ def test_exif_orientation_of_an_opened_pil_picture_is_applied(tmp_path):
         assert load_image(opened).size == (3, 4)
 
 
-def test_broken_exif_block_is_no_reason_to_refuse_a_picture():
+def test_image_with_a_broken_exif_block_is_loaded():
     assert load_image(encoded(marked(), format="JPEG", exif=b"Exif\0\0nonsense")).size == (4, 3)
 
 
@@ -103,7 +104,7 @@ def test_transparent_palette_entry_becomes_white():
 
 
 @pytest.mark.parametrize(("mode", "value", "rgb"), [("L", 77, 77), ("1", 1, 255), ("LA", (77, 255), 77)])
-def test_gray_pictures_become_rgb(mode, value, rgb):
+def test_gray_images_become_rgb(mode, value, rgb):
     assert load_image(encoded(Image.new(mode, (2, 2), value))).getpixel((1, 1)) == (rgb, rgb, rgb)
 
 
@@ -166,7 +167,7 @@ def test_relative_paths_start_at_the_folder():
     assert load_image(PHOTOS / "chelsea.png", folder="/nowhere").size == (200, 300)
 
 
-def test_given_picture_is_not_modified():
+def test_given_image_is_not_modified():
     image = Image.new("RGBA", (2, 2), (0, 0, 0, 0))
 
     loaded = load_image(image)
@@ -193,7 +194,7 @@ def test_truncated_file_is_refused(tmp_path, name, part):
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of the TIFF reader
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "GIF", "TIFF", "WEBP"])
-def test_damaged_file_gives_a_picture_or_an_image_error(format):
+def test_damaged_file_gives_an_image_or_an_image_error(format):
     rng = np.random.default_rng(0)
     intact = np.frombuffer(encoded(load_image(PHOTOS / "chelsea.png").resize((32, 32)), format=format), np.uint8)
     num_refused = 0
@@ -210,12 +211,12 @@ def test_damaged_file_gives_a_picture_or_an_image_error(format):
 def test_text_named_jpg_is_refused_with_its_first_bytes(tmp_path):
     (tmp_path / "page.jpg").write_text("<html>404</html>")
 
-    with pytest.raises(ImageError, match=r"page.jpg' is not a picture: it starts with b'<html>404"):
+    with pytest.raises(ImageError, match=r"page.jpg' is not an image: it starts with b'<html>404"):
         load_image(tmp_path / "page.jpg")
 
 
 def test_formats_that_start_programs_are_refused():
-    with pytest.raises(ImageError, match="is not a picture"):
+    with pytest.raises(ImageError, match="is not an image"):
         load_image(encoded(marked(), format="EPS"))
 
 
@@ -269,7 +270,7 @@ def test_data_uri_may_be_percent_encoded_and_broken_over_lines():
         ("data:image/png;base64", "is not a data: URI"),
         ("data:image/png;base64,####", "broken base64"),
         ("data:image/png;base64,", "is empty"),
-        ("data:image/png;base64,aGVsbG8gd29ybGQ=", "is not a picture"),
+        ("data:image/png;base64,aGVsbG8gd29ybGQ=", "is not an image"),
     ],
 )
 def test_bad_data_uri_is_refused(uri, message):
@@ -286,7 +287,7 @@ def test_long_data_uri_is_not_repeated_in_the_message():
 @pytest.mark.parametrize(
     "array", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32), np.zeros((0, 4, 3), np.uint8)]
 )
-def test_arrays_that_are_no_rgb_pictures_are_refused(array):
+def test_arrays_that_are_not_rgb_images_are_refused(array):
     with pytest.raises(ImageError, match=r"expected uint8 \[height, width, 3\]"):
         load_image(array)
 

@@ -14,7 +14,7 @@ from paddlemix.image.spec import RESAMPLES, ImageSpec
 SMALL = {"side": 28, "patch_size": 7, "mode": "square"}
 
 
-def picture(size: tuple[int, int]) -> Image.Image:
+def draw_image(size: tuple[int, int]) -> Image.Image:
     width, height = size
     return Image.fromarray(np.random.default_rng(width).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
@@ -47,7 +47,7 @@ def picture(size: tuple[int, int]) -> Image.Image:
     ],
     ids=str,
 )
-def test_a_value_that_is_none_of_its_kind_is_told_in_one_line(changes):
+def test_a_value_of_another_kind_is_reported_in_one_line(changes):
     (name,) = changes
     with pytest.raises(ValueError, match=rf"^image spec: {name} is .*, expected ") as caught:
         ImageSpec(**{**SMALL, **changes})
@@ -57,9 +57,9 @@ def test_a_value_that_is_none_of_its_kind_is_told_in_one_line(changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"resize": [30], "has_crop": False}, "needs a crop to 28 px behind it"),
+        ({"resize": [30], "has_crop": False}, "needs a crop to 28 px after it"),
         ({"resize": [30], "mode": "anyres", "grids": [[28, 28]]}, "another mode than 'anyres'"),
-        ({"mode": "pad", "mean": [2, 0, 0]}, "fills with the mean as a colour"),
+        ({"mode": "pad", "mean": [2, 0, 0]}, "fills with the mean as a color"),
     ],
 )
 def test_values_that_do_not_go_together_are_refused(changes, message):
@@ -67,29 +67,29 @@ def test_values_that_do_not_go_together_are_refused(changes, message):
         ImageSpec(**{**SMALL, **changes})
 
 
-def test_a_spec_of_an_older_folder_means_what_it_meant():
+def test_a_spec_of_an_older_folder_keeps_its_meaning():
     older = ImageSpec(**SMALL)
     assert (older.resample, older.resize, older.rescale_factor, older.has_normalize) == ("bicubic", None, 1 / 255, True)
 
 
 @pytest.mark.parametrize("number", range(6))
 def test_the_filters_are_those_of_pil_by_their_numbers(number):
-    image = picture((50, 28))
+    image = draw_image((50, 28))
     spec = ImageSpec(**SMALL, has_crop=False, resample=RESAMPLES[number], rescale_factor=1, has_normalize=False)
     expected = np.asarray(image.resize((28, 28), Image.Resampling(number)))
     assert Image.Resampling(number).name.lower() == RESAMPLES[number]
     np.testing.assert_array_equal(preprocess(image, spec).pixels[0].transpose(1, 2, 0), expected)
 
 
-def test_an_image_that_is_not_resized_is_cut_in_the_middle_with_black_around_what_is_too_small():
-    image = picture((31, 21))
+def test_an_image_that_is_not_resized_is_cropped_in_the_middle_and_padded_with_black():
+    image = draw_image((31, 21))
     spec = ImageSpec(**SMALL, resize=(), rescale_factor=1, has_normalize=False)
     found = preprocess(image, spec).pixels[0].transpose(1, 2, 0)
     np.testing.assert_array_equal(found[4:25], np.asarray(image)[:, 1:29])  # (31 - 28) // 2; ceil((28 - 21) / 2)
     assert not found[:4].any() and not found[25:].any()
 
 
-def test_a_long_strip_fills_the_crop_also_when_its_short_edge_is_made_shorter_than_the_crop():
+def test_a_long_strip_fills_the_crop_even_if_its_short_edge_is_resized_below_the_crop():
     image = Image.new("RGB", (3000, 40), (255, 255, 255))
     spec = ImageSpec(**SMALL, resize=(2,), rescale_factor=1, has_normalize=False)
     found = preprocess(image, spec).pixels[0, 0]
@@ -101,7 +101,7 @@ def test_a_long_strip_fills_the_crop_also_when_its_short_edge_is_made_shorter_th
 )
 def test_restored_values_are_those_of_the_image(changes):
     spec = ImageSpec(**SMALL, **changes)
-    image = picture((28, 28))
+    image = draw_image((28, 28))
     restored = restore_values(preprocess(image, spec).pixels, spec)
     np.testing.assert_array_equal(restored[0].transpose(1, 2, 0), np.asarray(image))
 

@@ -1,4 +1,4 @@
-"""Answers of servers that cannot be read, addresses that are none, paths that no file can have: all are ImageErrors."""
+"""Malformed answers of servers, invalid addresses and impossible paths all raise ImageError."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import urllib.parse
 
 import pytest
 
-from paddlemix.data.encode import find_picture
+from paddlemix.data.encode import find_image
 from paddlemix.image.errors import ImageError, MissingImageError
 from paddlemix.image.fetch import FetchLimits
-from paddlemix.image.load import ESCAPED_PART, _parts, load_image, picture_size
+from paddlemix.image.load import ESCAPED_PART, _parts, load_image, read_image_size
 
 LIMITS = FetchLimits(connect_seconds=2, read_seconds=2, total_seconds=5, max_retries=0)
 FOUND, MOVED = "HTTP/1.1 200 OK\r\n", "HTTP/1.1 302 Moved\r\nContent-Length: 0\r\nLocation: "
@@ -80,7 +80,7 @@ def test_malformed_answer_is_an_image_error_of_one_printable_line(name, answer, 
     assert str(caught.value).isprintable() and "/a.png" in str(caught.value)
 
 
-def test_odd_headers_are_no_reason_for_a_warning(answer, tmp_path, caplog, capsys):
+def test_odd_headers_cause_no_warning(answer, tmp_path, caplog, capsys):
     with pytest.raises(ImageError):
         load_image(answer("HTTP/1.1 200 OK\r\nno colon \x9b31m\r\n\r\nabc"), cache_folder=tmp_path, limits=LIMITS)
     assert not caplog.records and not capsys.readouterr().err
@@ -105,8 +105,8 @@ def test_impossible_address_is_an_image_error_of_one_printable_line(url, tmp_pat
 @pytest.mark.parametrize(
     "path", ["~nosuchuser/x.png", "x" * 5000, "y" * 300 + ".png", "a\0b.png", "\ud83d.png", "a\x1bb"]
 )
-def test_path_that_no_file_can_have_is_an_image_error_of_one_printable_line(path, tmp_path):
-    for kind, look in ((ImageError, load_image), (MissingImageError, lambda one: find_picture(one, [str(tmp_path)]))):
+def test_impossible_path_is_an_image_error_of_one_printable_line(path, tmp_path):
+    for kind, look in ((ImageError, load_image), (MissingImageError, lambda one: find_image(one, [str(tmp_path)]))):
         with pytest.raises(kind) as caught:
             look(path)
         assert str(caught.value).isprintable()
@@ -138,7 +138,7 @@ def test_escapes_of_a_long_payload_are_those_of_urllib(text):
 
 def test_escapes_take_no_more_memory_than_the_payload():
     tracemalloc.start()
-    with pytest.raises(ImageError, match="not a picture"):
+    with pytest.raises(ImageError, match="not an image"):
         load_image("data:," + "%" * (1 << 18))
     assert tracemalloc.get_traced_memory()[1] < 16 << 20
     tracemalloc.stop()
@@ -149,4 +149,4 @@ def test_size_of_a_pipe_is_refused_without_waiting(tmp_path):
 
     os.mkfifo(tmp_path / "pipe.png")
     with pytest.raises(ImageError, match="not a regular file"):
-        picture_size(str(tmp_path / "pipe.png"))
+        read_image_size(str(tmp_path / "pipe.png"))

@@ -28,7 +28,7 @@ def clip():
     return CLIPImageProcessor(size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336})
 
 
-def picture(size: tuple[int, int]) -> Image.Image:
+def draw_image(size: tuple[int, int]) -> Image.Image:
     """Draw noise over a gradient: sharp edges and smooth parts."""
     width, height = size
     noise = np.random.default_rng(width * 10_007 + height).integers(0, 128, (height, width, 3))
@@ -36,14 +36,14 @@ def picture(size: tuple[int, int]) -> Image.Image:
     return Image.fromarray((noise + gradient).astype(np.uint8))
 
 
-def pictures() -> list:
+def sources() -> list:
     """Photographs and drawn sizes, as pytest parameters."""
     photos = [pytest.param(path, id=path.name) for path in PHOTOS]
     return photos + [pytest.param(size, id=f"{size[0]}x{size[1]}") for size in SIZES]
 
 
 def opened(source) -> Image.Image:
-    return picture(source) if isinstance(source, tuple) else load_image(source)
+    return draw_image(source) if isinstance(source, tuple) else load_image(source)
 
 
 def clip_pixels(clip, image: Image.Image) -> np.ndarray:
@@ -51,7 +51,7 @@ def clip_pixels(clip, image: Image.Image) -> np.ndarray:
 
 
 def restated_square(image: Image.Image) -> Image.Image:
-    """Put a picture on a square of the mean colour, with arrays."""
+    """Paste an image onto a square of the mean color, with arrays."""
     array = np.asarray(image)
     height, width, _ = array.shape
     side = max(width, height)
@@ -79,12 +79,12 @@ def restated_anyres(image: Image.Image, canvas: tuple[int, int]) -> np.ndarray:
     return np.stack(tiles)
 
 
-def normalised(tiles: np.ndarray) -> np.ndarray:
-    """Normalise uint8 [n, side, side, 3] in double precision."""
+def normalized(tiles: np.ndarray) -> np.ndarray:
+    """Normalize uint8 [n, side, side, 3] in double precision."""
     return ((tiles / 255.0 - np.array(CLIP_MEAN)) / np.array(CLIP_STD)).transpose(0, 3, 1, 2)
 
 
-@pytest.mark.parametrize("source", pictures())
+@pytest.mark.parametrize("source", sources())
 def test_square_equals_the_clip_processor(source, clip):
     image = opened(source)
 
@@ -95,8 +95,8 @@ def test_square_equals_the_clip_processor(source, clip):
         np.testing.assert_allclose(tiles.pixels, clip_pixels(clip, image), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("source", pictures())
-def test_pad_equals_the_clip_processor_on_a_square_of_the_mean_colour(source, clip):
+@pytest.mark.parametrize("source", sources())
+def test_pad_equals_the_clip_processor_on_a_square_of_the_mean_color(source, clip):
     image = opened(source)
 
     tiles = preprocess(image, SPECS["pad"])
@@ -105,7 +105,7 @@ def test_pad_equals_the_clip_processor_on_a_square_of_the_mean_colour(source, cl
     assert tiles.size == image.size and tiles.num_tokens == 576
 
 
-@pytest.mark.parametrize("source", pictures())
+@pytest.mark.parametrize("source", sources())
 def test_anyres_equals_the_llava_next_processor_with_the_canvas_of_the_official_order(source):
     image = opened(source)
     # transformers reads grids as (height, width). Given so, in our order, it visits the same canvases as we do.
@@ -127,15 +127,15 @@ def test_anyres_equals_the_llava_next_processor_with_the_canvas_of_the_official_
     [((336, 336), (336, 672)), ((100, 100), (336, 672)), ((640, 480), (672, 672)), ((2000, 500), (1008, 336))],
 )
 def test_anyres_equals_the_official_steps(size, canvas):
-    image = picture(size)
+    image = draw_image(size)
 
     tiles = preprocess(image, SPECS["anyres"])
 
-    np.testing.assert_allclose(tiles.pixels, normalised(restated_anyres(image, canvas)), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(tiles.pixels, normalized(restated_anyres(image, canvas)), rtol=0, atol=1e-5)
 
 
-def test_small_square_goes_on_an_upright_canvas_where_stock_transformers_takes_a_lying_one():
-    image = picture((336, 336))
+def test_small_square_goes_on_an_upright_canvas_where_transformers_takes_a_wide_one():
+    image = draw_image((336, 336))
     # The released grids list reads the same in (width, height) and in (height, width), so that a tie ends differently.
     stock = LlavaNextImageProcessor(
         size={"shortest_edge": 336},
@@ -147,8 +147,8 @@ def test_small_square_goes_on_an_upright_canvas_where_stock_transformers_takes_a
 
     theirs = stock(image, return_tensors="np", input_data_format="channels_last")["pixel_values"][0]
     assert ours.shape == theirs.shape == (3, 3, 336, 336)
-    np.testing.assert_allclose(theirs[1:], normalised(restated_anyres(image, (672, 336)))[1:], rtol=0, atol=1e-5)
-    np.testing.assert_allclose(ours[1:], normalised(restated_anyres(image, (336, 672)))[1:], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(theirs[1:], normalized(restated_anyres(image, (672, 336)))[1:], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(ours[1:], normalized(restated_anyres(image, (336, 672)))[1:], rtol=0, atol=1e-5)
     assert not np.allclose(ours[1], theirs[1])
 
 
@@ -160,14 +160,14 @@ def test_extreme_sizes_give_whole_tiles(size, mode):
     tiles = preprocess(image, SPECS[mode])
 
     assert tiles.pixels.shape == (num_tiles(size, SPECS[mode]), 3, 336, 336)
-    red = normalised(np.array([[[[255, 0, 0]]]], np.uint8))[0, :, 0, 0]
-    if mode == "pad":  # of a thin line little is left
+    red = normalized(np.array([[[[255, 0, 0]]]], np.uint8))[0, :, 0, 0]
+    if mode == "pad":  # little is left of a thin line
         assert np.isfinite(tiles.pixels).all()
     else:
         np.testing.assert_allclose(tiles.pixels[0, :, 168, 168], red, atol=1e-5)
 
 
-def test_centre_of_a_trimmed_strip_is_that_of_the_whole_one(clip):
+def test_center_of_a_trimmed_strip_is_the_center_of_the_whole_one(clip):
     image = Image.fromarray(np.linspace(0, 255, 2000).astype(np.uint8)[None, :, None].repeat(40, 0).repeat(3, 2))
 
     tiles = preprocess(image, SPECS["square"])
@@ -175,12 +175,12 @@ def test_centre_of_a_trimmed_strip_is_that_of_the_whole_one(clip):
     np.testing.assert_allclose(tiles.pixels, clip_pixels(clip, image), rtol=0, atol=2 / 255 / 0.26)
 
 
-def test_picture_too_long_to_pad_exactly_is_padded_after_a_reduction():
+def test_image_too_long_to_pad_exactly_is_padded_after_a_reduction():
     image = Image.new("RGB", (16_384, 4096), (255, 0, 0))
 
     pixels = preprocess(image, SPECS["pad"]).pixels[0]
 
-    mean, red = normalised(np.array([[[[122, 116, 104]]], [[[255, 0, 0]]]], np.uint8))[:, :, 0, 0]
+    mean, red = normalized(np.array([[[[122, 116, 104]]], [[[255, 0, 0]]]], np.uint8))[:, :, 0, 0]
     np.testing.assert_allclose(pixels[:, :124, :], np.broadcast_to(mean[:, None, None], (3, 124, 336)), atol=1e-5)
     np.testing.assert_allclose(pixels[:, 130:206, :], np.broadcast_to(red[:, None, None], (3, 76, 336)), atol=1e-5)
 
@@ -195,14 +195,14 @@ def test_other_tower_side_and_mean_are_taken_from_the_spec():
     np.testing.assert_allclose(tiles.pixels[0, :, 0, 0], 127 / 127.5 - 1, atol=1e-6)
 
 
-def test_picture_in_another_mode_is_refused():
+def test_image_in_another_mode_is_refused():
     with pytest.raises(ValueError, match="found RGBA: read it with load_image"):
         preprocess(Image.new("RGBA", (5, 5)), SPECS["pad"])
 
 
 def test_content_key_tells_pixels_and_sizes_apart():
-    tiles = preprocess(picture((64, 64)), SPECS["pad"])
-    same = preprocess(picture((64, 64)), SPECS["pad"])
+    tiles = preprocess(draw_image((64, 64)), SPECS["pad"])
+    same = preprocess(draw_image((64, 64)), SPECS["pad"])
     other_pixels = ImageTiles(tiles.pixels + np.float32(1e-3), tiles.size, tiles.num_tokens)
     other_size = ImageTiles(tiles.pixels, (64, 65), tiles.num_tokens)
 

@@ -17,7 +17,7 @@ GRIDS = tuple((width // 336 * SIDE, height // 336 * SIDE) for width, height in A
 SHARED = {"side": SIDE, "patch_size": 14, "mean": HALF, "std": HALF, "has_crop": False}
 
 
-def picture(size: tuple[int, int]) -> Image.Image:
+def draw_image(size: tuple[int, int]) -> Image.Image:
     """Draw noise over a gradient: sharp edges and smooth parts."""
     width, height = size
     noise = np.random.default_rng(width * 10_007 + height).integers(0, 128, (height, width, 3))
@@ -31,21 +31,21 @@ def siglip_pixels(image: Image.Image) -> np.ndarray:
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_square_equals_the_siglip_processor(size):
-    tiles = preprocess(picture(size), ImageSpec(mode="square", **SHARED))
+    tiles = preprocess(draw_image(size), ImageSpec(mode="square", **SHARED))
     assert tiles.pixels.shape == (1, 3, SIDE, SIDE) and tiles.pixels.dtype == np.float32
     assert tiles.num_tokens == 729
-    np.testing.assert_allclose(tiles.pixels, siglip_pixels(picture(size)), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(tiles.pixels, siglip_pixels(draw_image(size)), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_pad_equals_the_siglip_processor_on_a_grey_square(size):
-    image = picture(size)
+def test_pad_equals_the_siglip_processor_on_a_gray_square(size):
+    image = draw_image(size)
     side = max(size)
-    grey = np.full((side, side, 3), 127, np.uint8)  # LLaVA's int(0.5 * 255)
+    gray = np.full((side, side, 3), 127, np.uint8)  # LLaVA's int(0.5 * 255)
     top, left = (side - size[1]) // 2, (side - size[0]) // 2
-    grey[top : top + size[1], left : left + size[0]] = np.asarray(image)
+    gray[top : top + size[1], left : left + size[0]] = np.asarray(image)
     tiles = preprocess(image, ImageSpec(mode="pad", **SHARED))
-    np.testing.assert_allclose(tiles.pixels, siglip_pixels(Image.fromarray(grey)), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(tiles.pixels, siglip_pixels(Image.fromarray(gray)), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", SIZES[:6], ids=str)
@@ -57,20 +57,20 @@ def test_anyres_equals_the_llava_next_processor_with_siglip_mean_and_side(size):
         image_std=HALF,
         image_grid_pinpoints=[[height, width] for width, height in GRIDS],
     )
-    image = picture(size)
+    image = draw_image(size)
     tiles = preprocess(image, ImageSpec(mode="anyres", grids=GRIDS, merge="spatial_unpad", **SHARED))
     expected = reference(image, return_tensors="np", input_data_format="channels_last")["pixel_values"][0]
     np.testing.assert_allclose(tiles.pixels, expected, rtol=0, atol=1e-5)
 
 
-def test_a_crop_and_a_squash_show_different_pictures():
-    image = picture((640, 480))
+def test_a_crop_and_a_squash_show_different_images():
+    image = draw_image((640, 480))
     squashed, cropped = (
         preprocess(image, ImageSpec(mode="square", **{**SHARED, "has_crop": has_crop})) for has_crop in (False, True)
     )
     assert np.abs(squashed.pixels - cropped.pixels).mean() > 0.1
 
 
-def test_side_that_holds_no_patch_is_refused():
+def test_side_smaller_than_a_patch_is_refused():
     with pytest.raises(ValueError, match="a tile side of 13 px holds no patch of 14 px"):
         ImageSpec(side=13, patch_size=14)

@@ -1,4 +1,4 @@
-"""Servers that never end, each in its own way: an image has one limit of time, whatever they do."""
+"""Servers that never finish an answer: an image has one time limit, whatever they do."""
 
 from __future__ import annotations
 
@@ -61,14 +61,14 @@ def check_is_left_in_time(url, tmp_path):
 
 
 @pytest.mark.parametrize("name", ANSWERS)
-def test_server_without_an_end_is_left_at_the_limit(name, tmp_path):
+def test_endless_server_is_abandoned_at_the_limit(name, tmp_path):
     scheme = "https" if name == "TLS record" else "http"
     with running(ANSWERS[name]) as address:
         text = check_is_left_in_time(f"{scheme}://{address}/a.png", tmp_path)
     assert OTHERS.get(name, f"longer than the limit of {SECONDS} s") in text
 
 
-def test_proxy_that_never_ends_its_answer_is_left_at_the_limit(tmp_path, monkeypatch):
+def test_endless_proxy_is_abandoned_at_the_limit(tmp_path, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "")
     with running(lambda: drip(b"HTTP/1.1 200 OK\r\nX: ", b"1")) as address:
         for scheme in ("http", "https"):
@@ -77,7 +77,7 @@ def test_proxy_that_never_ends_its_answer_is_left_at_the_limit(tmp_path, monkeyp
             assert f"limit of {SECONDS} s" in text
 
 
-def test_name_server_that_does_not_answer_is_left_at_the_limit(tmp_path, monkeypatch):
+def test_silent_name_server_is_abandoned_at_the_limit(tmp_path, monkeypatch):
     end = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *arguments: end.wait(10))
     assert f"limit of {SECONDS} s" in check_is_left_in_time("http://example.org/a.png", tmp_path)

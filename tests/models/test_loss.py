@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from paddlemix.constants import IGNORE_INDEX
-from paddlemix.data.collate import collate_packs
-from paddlemix.data.loss_weights import loss_weights
+from paddlemix.data.collate import collate_packs, loss_weights
 from paddlemix.data.sample import Sample
 from paddlemix.models import loss as loss_file
 from paddlemix.models.loss import weighted_loss

@@ -28,7 +28,7 @@ SWITCHES = {"int8": {"load_in_8bit": True}, "nf4": {"load_in_4bit": True}}
 
 
 def rounded(matrix: np.ndarray, kind: str) -> np.ndarray:
-    """Return a weight [in, out] as its codes stand for."""
+    """Return the dequantized weight [in, out] of a layer."""
     return dequantize(quantize(np.ascontiguousarray(matrix.T), kind)).T
 
 
@@ -41,27 +41,27 @@ def load(kind: str | None = None, folder=None):
 
 
 def batch_of(processor):
-    conversation = Conversation([Message("user", "<image>\nWhat colour is shape 3?")], [tiny_folder.picture(1)])
+    conversation = Conversation([Message("user", "<image>\nWhat colour is shape 3?")], [tiny_folder.random_image(1)])
     return processor.collate([processor.encode(conversation)])
 
 
 @pytest.fixture(scope="module", params=KINDS)
 def layers(request):
-    """A quantised layer with a bias and a plain one with the same weight: (kind, quantised, plain)."""
+    """A quantized layer with a bias and a plain one with the same weight: (kind, quantized, plain)."""
     paddle.seed(0)
     plain = nn.Linear(72, 40)
     plain.bias.set_value(paddle.normal(shape=[40]))
     codes = quantize(np.ascontiguousarray(plain.weight.numpy().T), request.param)
-    quantised = QuantizedLinear((72, 40), plain.bias, request.param, paddle.float32)
-    quantised.put(codes)
+    quantized = QuantizedLinear((72, 40), plain.bias, request.param, paddle.float32)
+    quantized.set_codes(codes)
     plain.weight.set_value(np.ascontiguousarray(dequantize(codes).T))
-    return request.param, quantised, plain
+    return request.param, quantized, plain
 
 
 def test_layer_and_its_gradient_are_those_of_a_linear_layer_with_the_rounded_weight(layers):
-    _, quantised, plain = layers
+    _, quantized, plain = layers
     results = []
-    for layer in (quantised, plain):
+    for layer in (quantized, plain):
         paddle.seed(1)
         x = paddle.normal(shape=[2, 5, 72])
         x.stop_gradient = False
@@ -73,11 +73,11 @@ def test_layer_and_its_gradient_are_those_of_a_linear_layer_with_the_rounded_wei
 
 
 def test_layer_keeps_no_weight_between_forward_and_backward(layers):
-    _, quantised, _ = layers
+    _, quantized, _ = layers
     x = paddle.normal(shape=[1, 1, 72])
     x.stop_gradient = False
     kept = {}
-    for product in (quantised, lambda x: paddle.matmul(x, on_device_weight(quantised), transpose_y=True)):
+    for product in (quantized, lambda x: paddle.matmul(x, on_device_weight(quantized), transpose_y=True)):
         shapes = []
         keep = functools.partial(lambda shapes, one: shapes.append(one.shape) or one, shapes)
         with paddle.autograd.saved_tensors_hooks(keep, lambda one: one):
@@ -87,7 +87,7 @@ def test_layer_keeps_no_weight_between_forward_and_backward(layers):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_all_linear_layers_of_the_decoder_and_no_others_are_quantised(kind):
+def test_all_linear_layers_of_the_decoder_and_no_others_are_quantized(kind):
     model = load(kind)
     names = set(quantized_layers(model))
     expected = {name.removesuffix(".weight") for name, _ in load().named_parameters() if QUANTIZED_NAME.fullmatch(name)}
@@ -120,8 +120,8 @@ def test_bundled_model_answers_as_codes(kind):
     assert session.ask(question, images=[tiny / "shapes.png"], sampling=SamplingParams(temperature=0)) == expected
 
 
-def test_quantised_model_is_not_saved(tmp_path):
-    with pytest.raises(ValueError, match="holds 14 weights in nf4 and cannot be saved"):
+def test_quantized_model_is_not_saved(tmp_path):
+    with pytest.raises(ValueError, match="has 14 weights in nf4 and cannot be saved"):
         load("nf4").save_pretrained(tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

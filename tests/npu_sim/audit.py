@@ -1,8 +1,8 @@
-"""What the operations of a step would do on an Ascend card, read from what paddle logs on the simulated device.
+"""Predict how the operations of a step would run on an Ascend card, from paddle's log on the simulated device.
 
-With SIM_NPU_FALLBACK_ONLY=1 and GLOG_v=3 paddle writes a line for each operation without a kernel on the device, which
-then is nearly every one; the table of the real backend's kernels says which of them it has. With SIM_NPU_LOG_COPIES=1
-there is a line for each copy to the card; one that follows on such an operation belongs to it.
+With SIM_NPU_FALLBACK_ONLY=1 and GLOG_v=3 paddle logs a line for each operation that has no kernel on the device, which
+is nearly every one. The table of the real backend's kernels says which of them a card has. With SIM_NPU_LOG_COPIES=1
+the plugin logs a line for each copy to the card; one that follows such an operation belongs to it.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ CALLED = re.compile(r"missing npu kernel: (\w+), expected_kernel_key:\(npu, [^,]
 CUSTOM = re.compile(r"^== custom (\w+) (\w+)$", re.MULTILINE)
 MARK = re.compile(r"^== (begin|end) (.+)$", re.MULTILINE)
 NATIVE, FALLBACK, MISSING = "native", "CPU fallback", "missing"
-NAMES = {"float32": "float", "float64": "double", "int32": "int"}  # as the table writes them
-KEYS = {"float32": "cpu32", "float16": "cpu16", "bfloat16": "cpub"}  # of the dump of paddle's kernels
+NAMES = {"float32": "float", "float64": "double", "int32": "int"}  # names in the table
+KEYS = {"float32": "cpu32", "float16": "cpu16", "bfloat16": "cpub"}  # fields in the dump of paddle's kernels
 
 
 @dataclass(frozen=True)
 class Operation:
-    """kind: NATIVE, FALLBACK or MISSING."""
+    """Calls of one operation with one dtype. kind: NATIVE, FALLBACK or MISSING."""
 
     name: str
     dtype: str
@@ -44,7 +44,7 @@ def sections(log: str) -> dict[str, str]:
 
 
 def operations(section: str, dump: str) -> list[Operation]:
-    """Return the operations of a section, in order of their names. dump: what SIM_NPU_DUMP wrote."""
+    """Return the operations of a section, sorted by name. dump: the content of the SIM_NPU_DUMP file."""
     table, on_cpu = _table(), _dumped(dump)
     counted = collections.Counter(CALLED.findall(section))
     found = [
@@ -56,13 +56,13 @@ def operations(section: str, dump: str) -> list[Operation]:
 
 
 def sent(section: str) -> list[int]:
-    """Return the bytes of each copy to the card that belongs to no operation done on the CPU."""
+    """Return the bytes of each copy to the card that does not belong to a CPU fallback."""
     sizes, is_of_fallback = [], False
     for line in section.splitlines():
         if line.startswith("[sim_npu] copy h2d "):
             sizes += [] if is_of_fallback else [int(line.split()[-1])]
             is_of_fallback = False
-        elif line.startswith("I") and "] TensorCopy " not in line:  # which paddle 3.0 logs before each copy
+        elif line.startswith("I") and "] TensorCopy " not in line:  # paddle 3.0 logs that before each copy
             is_of_fallback = "src_place Place(cpu) dst_place: Place(npu" in line
     return sizes
 
@@ -75,7 +75,7 @@ def _kind(name: str, dtype: str, table: dict[str, set[str]], on_cpu: dict[str, d
 
 
 def _table() -> dict[str, set[str]]:
-    """Return the dtypes of each operation of the real backend."""
+    """Return the dtypes of each operation in the real backend."""
     rows = re.findall(r'\{"(\w+)", \d, \d, "([^"]*)"\}', TABLE.read_text(encoding="utf-8"))
     return {name: set(dtypes.split(",")) for name, dtypes in rows}
 

@@ -1,8 +1,8 @@
 """Train several configurations one after another in the same processes: `cards.py pretrain:FILE sft:FILE`.
 
-Where a configuration lies its losses are written to losses.RANK.json, and its exit code is printed. Sharding stage 3
-divides weights of a million elements and more; here, where tests are tiny, those of 64 and more. Runs with sharding
-must come before those without: the groups of processes are made once.
+The losses of each configuration are written to losses.RANK.json beside it, and its exit code is printed. Sharding stage
+3 divides weights of a million or more elements; for these tiny models the threshold is 64. Runs with sharding must come
+before runs without it, because the process groups are created once.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ prepare_environment("npu")
 
 from paddle.distributed import sharding  # noqa: E402
 
+from paddlemix.commands.train import main as run_command  # noqa: E402
 from paddlemix.train import run  # noqa: E402
 
 SLICED_FROM = 64  # elements
@@ -27,7 +28,7 @@ TEMPLATES = {"pretrain": "plain", "sft": None}
 
 
 def main(items: list[str]) -> int:
-    """Run all; return the first exit code that is not 0."""
+    """Train all configurations; return the first exit code that is not 0."""
     sharding.group_sharded_parallel = functools.partial(sharding.group_sharded_parallel, segment_size=SLICED_FROM)
     codes = [train(*item.split(":")) for item in items]
     print("codes", codes, flush=True)
@@ -35,18 +36,18 @@ def main(items: list[str]) -> int:
 
 
 def train(script: str, config: str) -> int:
-    """Train one, and write its losses down."""
+    """Train one configuration and write its losses."""
     execute = run.execute
 
-    def noted(trainer, args, settings=None):
+    def recording(trainer, args, settings=None):
         execute(trainer, args, settings)
         logged = [pair for name in ("loss", "eval_loss") for pair in trainer.history.values.get(name, ())]
         values = [value for step, value in logged if step > trainer.num_done_steps]
         Path(config).with_name(f"losses.{RANK}.json").write_text(json.dumps(values))
 
-    run.execute = noted
+    run.execute = recording
     try:
-        return run.main([config], script=f"{script}.py", template=TEMPLATES[script])
+        return run_command([config], script=f"{script}.py", template=TEMPLATES[script])
     finally:
         run.execute = execute
 

@@ -1,4 +1,4 @@
-"""Compare the operations on the simulated device with NumPy and print what was found as JSON; for test_operations."""
+"""Compare the operations on the simulated device with NumPy and print the errors as JSON, for test_operations."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import sys
 import numpy as np
 import paddle
 
-from paddlemix.ops import flash_attention, kernels, rms_norm, rope, swiglu
-from paddlemix.ops.attention import MASKED, attention, fitting_mask
+from paddlemix.ops import activation, flash_attention, kernels, rms_norm, rope
+from paddlemix.ops.attention import attention, kernel_mask
 from paddlemix.ops.packed_attention import find_runs, packed_attention
+from paddlemix.ops.plain_attention import MASKED
 
 DIM = 64
 SEGMENTS = np.array([[1] * 5 + [2] * 3 + [3] * 4, [0, 0] + [1] * 6 + [0] + [2] * 3])
@@ -23,17 +24,17 @@ def normal(*shape: int, seed: int) -> np.ndarray:
 
 
 def on_device(array: np.ndarray, dtype: str):
-    """Return a tensor of a dtype, and the values it holds."""
+    """Return a tensor of this dtype, and its rounded values in float64."""
     tensor = paddle.to_tensor(array).astype(dtype)
     tensor.stop_gradient = False
     return tensor, tensor.detach().astype("float32").numpy().astype(np.float64)
 
 
 def differences(run, reference, arrays: list[np.ndarray], dtype: str) -> float:
-    """Return the largest error of the output, as a part of the largest value, and of the gradients.
+    """Return the largest relative error of the output and of the gradients.
 
-    reference: a function of float64 arrays. Gradients are compared along one direction for each input, where central
-    differences give the reference's, as a part of the gradient's length.
+    reference: a function of float64 arrays. The output's error is relative to its largest value. Each input's gradient
+    is compared with central differences of the reference along one direction, relative to the gradient's norm.
     """
     tensors, values = zip(*(on_device(array, dtype) for array in arrays), strict=True)
     out = run(*tensors)
@@ -54,7 +55,7 @@ def differences(run, reference, arrays: list[np.ndarray], dtype: str) -> float:
 
 
 def dense(query, key, value, visible, scale=None) -> np.ndarray:
-    """Attend in float64; visible: bool [B, 1, T, S]. Rows that see nothing give zeros."""
+    """Compute attention in float64; visible: bool [B, 1, T, S]. Rows without visible keys are zero."""
     group = query.shape[1] // key.shape[1]
     scores = query @ key.repeat(group, 1).transpose(0, 1, 3, 2) * (scale or query.shape[3] ** -0.5)
     weights = np.where(visible, np.exp(scores - scores.max(-1, keepdims=True)), 0.0)
@@ -75,9 +76,9 @@ def check_attention(dtype: str) -> dict[str, float]:
     visible = normal(2, 1, 5, 12, seed=3) > 0
     visible[..., 0] = True
     bias = paddle.to_tensor(np.where(visible, 0.0, MASKED).astype(np.float32))
-    run = functools.partial(attention, bias=fitting_mask(bias, paddle.zeros([1], dtype=dtype), DIM))
+    run = functools.partial(attention, bias=kernel_mask(bias, paddle.zeros([1], dtype=dtype), DIM))
     shorter = [arrays[0][:, :, :5], *arrays[1:]]
-    found["hidden"] = differences(run, functools.partial(dense, visible=visible), shorter, dtype)
+    found["masked"] = differences(run, functools.partial(dense, visible=visible), shorter, dtype)
     for window in (None, 3):
         found[f"packed, window {window}"] = check_packed(arrays, window, dtype)
     return found
@@ -103,7 +104,7 @@ def check_others(dtype: str) -> dict[str, float]:
             [x, weight],
             dtype,
         ),
-        "swiglu": differences(swiglu.swiglu, lambda g, u: g / (1 + np.exp(-g)) * u, [x, x[::-1].copy()], dtype),
+        "swiglu": differences(activation.swiglu, lambda g, u: g / (1 + np.exp(-g)) * u, [x, x[::-1].copy()], dtype),
     }
     found |= {f"rope of {length}": check_rope(length, dtype) for length in (6, 1)}
     return found
@@ -114,10 +115,10 @@ def check_rope(length: int, dtype: str) -> float:
     tables = rope.rope_tables(paddle.to_tensor(positions), DIM, 1e4, 3, dtype)
     angles = np.concatenate([positions[:, None, :, None] / 1e4 ** (np.arange(0, DIM, 2) / DIM)] * 2, -1)
 
-    def turned(x):
+    def rotated(x):
         return x * np.cos(angles) + np.concatenate([-x[..., half:], x[..., :half]], -1) * np.sin(angles)
 
-    return differences(lambda x: rope.apply_rope(x, *tables), turned, [normal(2, 3, length, DIM, seed=6)], dtype)
+    return differences(lambda x: rope.apply_rope(x, *tables), rotated, [normal(2, 3, length, DIM, seed=6)], dtype)
 
 
 def main() -> None:
@@ -133,8 +134,8 @@ def main() -> None:
         module.run_custom = counted
     found = {dtype: {**check_attention(dtype), **check_others(dtype)} for dtype in sys.argv[1].split(",")}
     names = ("flash_attention_npu", "flash_attention_npu (pieces)", "rms_norm_npu", "fused_rope")
-    complaints = {name: kernels.complaints(name) for name in names}
-    print(json.dumps({"errors": found, "calls": calls, "complaints": complaints}))
+    rejections = {name: kernels.rejections(name) for name in names}
+    print(json.dumps({"errors": found, "calls": calls, "rejections": rejections}))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The simulated device for the tests of this folder: built once, and then kept for later sessions."""
+"""The simulated device for the tests of this folder; its plugin is built once and cached."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import simulator
 
 @pytest.fixture(scope="session")
 def npu_sim():
-    """Return the module `simulator`, its plugin built. Without a compiler tests are skipped, but never in CI."""
+    """Return the module `simulator` with its plugin built. Without a compiler, skip the tests; in CI, fail."""
     reason = simulator.missing()
     if reason is not None and os.environ.get("CI"):
-        pytest.fail(f"{reason}; where CI is set these tests are not skipped")
+        pytest.fail(f"{reason}; these tests are not skipped if CI is set")
     if reason is not None:
         pytest.skip(reason)
     simulator.build()

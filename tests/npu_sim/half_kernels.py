@@ -1,7 +1,8 @@
-"""Which CPU kernels the simulated device widens to float16 and bfloat16, as C++ written from paddle's headers.
+"""Generate, from paddle's headers, the C++ that adds float16 and bfloat16 kernels to the simulated device.
 
-Each line that is written is SIM_HALF(operation, kernel template): see plugin/sim_half.h. An operation is left out where
-this version of paddle declares no kernel template of its name, or several.
+Each kernel widens to float32 and calls the CPU kernel; its line is SIM_HALF(operation, kernel template), see
+plugin/sim_half.h. An operation is left out if this version of paddle declares no kernel template of its name, or
+several.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ TEMPLATES = {
     "set_value_with_tensor": "SetTensorValueKernel",
 }
 HEADERS = "paddle/phi/kernels"
-# Headers that declare kernels by macros, and what those append to the name.
+# Headers that declare kernels with macros, and the suffix that the macros append to the name.
 MACRO_HEADERS = {
     "activation_kernel": "Kernel",
     "activation_grad_kernel": "GradKernel",
@@ -56,7 +57,7 @@ DECLARATION = re.compile(
 
 
 def declared_templates(include: Path) -> dict[str, list[str]]:
-    """Return kernel template -> the headers that declare it, once for each declaration."""
+    """Return kernel template -> the headers that declare it, one entry per declaration."""
     found: dict[str, list[str]] = {}
     for path in sorted((include / HEADERS).glob("*.h")):
         for name in DECLARATION.findall(path.read_text(encoding="utf-8")):
@@ -70,7 +71,7 @@ def declared_templates(include: Path) -> dict[str, list[str]]:
 
 
 def chosen_kernels(include: Path) -> list[tuple[str, str, str]]:
-    """Return (operation, kernel template, header) of forward and gradient operations that can be widened."""
+    """Return (operation, kernel template, header) for each forward or gradient operation that can be widened."""
     declared = declared_templates(include)
     without_case = {name.lower(): name for name in reversed(declared)}
     chosen = []
@@ -84,7 +85,7 @@ def chosen_kernels(include: Path) -> list[tuple[str, str, str]]:
 
 
 def write_sources(include: Path, folder: Path, num_files: int) -> list[Path]:
-    """Write the kernels to several C++ files, so that they compile side by side; return their paths."""
+    """Write the kernels to several C++ files, which compile in parallel; return their paths."""
     kernels, paths = chosen_kernels(include), []
     for number in range(num_files):
         mine = kernels[number::num_files]

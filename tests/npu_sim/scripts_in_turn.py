@@ -1,7 +1,7 @@
-"""Run the package's scripts one after another in this process, so that paddle is imported once: JOBS.json RESULTS.json.
+"""Run the package's scripts one after another in this process, which imports paddle once: JOBS.json RESULTS.json.
 
-A job is {"script", "arguments", "typed"}: a file, or a module of the package; its command line; standard input. A
-result is {"code", "text"}: the exit code and what was written to both outputs.
+A job is {"script", "arguments", "typed"}: a file or a module of the package, its command line, and its standard input.
+A result is {"code", "text"}: the exit code, and the text of standard output and standard error.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 
 def run_job(script: str, arguments: list[str], typed: str) -> dict[str, object]:
-    """Run one script as its own program would run; file descriptors are swapped, since loggers keep their streams."""
+    """Run one script like a program. File descriptors are redirected, because loggers keep their streams."""
     with tempfile.TemporaryFile("w+") as log:
         kept = [os.dup(number) for number in (1, 2)]
         sys.argv, sys.stdin, code = [script, *arguments], io.StringIO(typed), 0

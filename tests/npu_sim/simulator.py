@@ -1,7 +1,7 @@
-"""A simulated Ascend device: build its plugin for the installed paddle, and run Python where `npu` is a device.
+"""Simulate an Ascend device: build a plugin for the installed paddle, and run Python processes that have an `npu`.
 
-Its memory is the host's and its arithmetic paddle's CPU kernels, so it shows plumbing, dtypes, copies and which
-operations are called; it says nothing about an Ascend's numerics or speed. plugin/README.md tells what it can do.
+It uses host memory and paddle's CPU kernels. So it tests plumbing, dtypes, copies and the operations that are called,
+but not an Ascend's numerics or speed. See plugin/README.md.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ PLUGIN = Path(__file__).parent / "plugin"
 LIBRARY = "libpaddle-sim-npu.so"
 NUM_HALF_FILES = 2
 FLAGS = "-O1 -std=c++17 -w -fPIC -DPADDLE_WITH_CUSTOM_DEVICE -DPADDLE_WITH_CUSTOM_KERNEL".split()
-VISIBLE = ("sim_ops.cc",)  # custom operations register themselves through symbols that paddle must see
+VISIBLE = ("sim_ops.cc",)  # custom operations register through symbols that must be visible to paddle
 LINK = "-Wl,--no-as-needed -l:libphi_core.so -l:libcommon.so -Wl,-z,defs".split()
-# What a process started here must find by itself, and what an outer process may have left.
+# Variables that are removed: a new process must set them itself, and an outer process may have set them.
 CLEARED = ("FLAGS_", "SIM_NPU_", "CUSTOM_DEVICE_", "PADDLE_TRAINER", "OMP_NUM_THREADS", "ASCEND_")
 STATISTIC = re.compile(r"(h2d|d2h|d2d) (\d+) \(([\d.]+) MB\)")
 PEAK = re.compile(r"peak ([\d.]+) MB")
@@ -39,7 +39,7 @@ COLLECTIVE = re.compile(r"^\[sim_npu\] xccl (\w+) (\d+) \(([\d.]+) MB\)", re.MUL
 
 @dataclass(frozen=True)
 class Statistics:
-    """What a process did on its card: copies and their megabytes by kind (h2d, d2h, d2d), the peak of its memory."""
+    """Statistics of a process on its card: copies and megabytes by kind (h2d, d2h, d2d), and peak memory."""
 
     copies: dict[str, int]
     megabytes: dict[str, float]
@@ -48,10 +48,10 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Finished:
-    """A process that came to its end.
+    """A process that has ended.
 
-    statistics: one of each process that ended in order, in the order of their ends. collectives: name -> how many
-    times it was called, over all processes.
+    statistics: one entry per process that exited normally, in the order of the exits. collectives: name -> number of
+    calls in all processes.
     """
 
     returncode: int
@@ -62,12 +62,12 @@ class Finished:
 
     @property
     def text(self) -> str:
-        """Return both outputs."""
+        """Return standard output and standard error."""
         return self.output + self.errors
 
 
 def missing() -> str | None:
-    """Return what this machine lacks to build the plugin, None if nothing."""
+    """Return why this machine cannot build the plugin, or None if it can."""
     if platform.system() != "Linux":
         return f"the simulated device is built on Linux only, not on {platform.system()}"
     if shutil.which(compiler()) is None:
@@ -76,15 +76,15 @@ def missing() -> str | None:
 
 
 def compiler() -> str:
-    """Return the compiler's name: $CXX, else g++."""
+    """Return the name of the compiler: $CXX, or else g++."""
     return os.environ.get("CXX", "g++")
 
 
 @functools.cache
 def build() -> Path:
-    """Return a folder with the plugin for the installed paddle, built if the cache has none; for CUSTOM_DEVICE_ROOT.
+    """Return the folder of the plugin for the installed paddle, for CUSTOM_DEVICE_ROOT; build it if it is not cached.
 
-    Raises RuntimeError with the compiler's words.
+    Raises RuntimeError with the compiler's output.
     """
     folder = cache_folder() / _key()
     if not (folder / LIBRARY).is_file():
@@ -92,7 +92,7 @@ def build() -> Path:
         with tempfile.TemporaryDirectory(prefix="build-", dir=folder.parent) as scratch:
             made = _compile(Path(scratch))
             folder.mkdir(exist_ok=True)
-            made.replace(folder / LIBRARY)  # at once: another process may be building the same
+            made.replace(folder / LIBRARY)  # atomically: another process may be building the same plugin
     return folder
 
 
@@ -157,11 +157,11 @@ def run(
     folder: Path | None = None,
     timeout: float = 300,
 ) -> Finished:
-    """Run `python arguments` where the plugin is installed; no other variable of the NPU is set.
+    """Run `python arguments` with the plugin installed and no other variable of the NPU set.
 
-    is_strict: float16 and bfloat16 kernels only where the real backend has them. environment: variables on top; one of
-    value "" is set to that. typed: standard input. folder: the working directory. Raises subprocess.TimeoutExpired
-    after `timeout` seconds, with every process it started gone.
+    is_strict: only those float16 and bfloat16 kernels that the real backend has. environment: additional variables.
+    typed: standard input. folder: the working directory. Raises subprocess.TimeoutExpired after `timeout` seconds and
+    kills every process that it started.
     """
     knobs = {"CUSTOM_DEVICE_ROOT": str(build()), "SIM_NPU_COUNT": str(num_cards), "SIM_NPU_STATS": "1"}
     if is_strict:
@@ -173,20 +173,20 @@ def run(
     try:
         output, errors = process.communicate(typed, timeout=timeout)
     except BaseException:
-        os.killpg(process.pid, signal.SIGKILL)  # a launcher's children too
+        os.killpg(process.pid, signal.SIGKILL)  # including the children of a launcher
         process.communicate()
         raise
     return Finished(process.returncode, output, errors, *read_statistics(errors))
 
 
 def plain_environment() -> dict[str, str]:
-    """Return this process's environment without anything about devices, the checkout first on the path."""
+    """Return this process's environment without variables of devices, with the repository as PYTHONPATH."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(CLEARED)}
     return {**kept, "PYTHONPATH": str(ROOT), "PADDLEMIX_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
 def read_statistics(errors: str) -> tuple[tuple[Statistics, ...], dict[str, int]]:
-    """Return what the plugin said of its copies, for each process, and of its collectives, over all."""
+    """Return the plugin's statistics for each process, and the calls of each collective in all processes."""
     found = []
     for line in errors.splitlines():
         kinds = STATISTIC.findall(line)

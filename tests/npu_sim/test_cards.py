@@ -1,6 +1,7 @@
-"""Two simulated cards, one process each, train what one card does with the same global batch.
+"""Two simulated cards, one process each, train the same as one card with the same global batch.
 
-Expected values are those of one card. All runs of a kind share their processes, since starting them costs most.
+Expected values come from one card. All runs with the same number of cards share their processes, because starting them
+takes most of the time.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from paddlemix import LlavaForConditionalGeneration
 DRIVER = Path(__file__).parent / "cards.py"
 NUM_STEPS, NUM_SAVED = 3, 2
 BF16 = {"bf16": True, "fp16_opt_level": "O2", "amp_master_grad": True}
-# What a run is made of: script and settings. Weight decay and the projector's own rate go by the names of weights.
+# Script and settings of each kind of run. Weight decay and the projector's learning rate depend on weight names.
 KINDS = {
     "full": ("sft", {"weight_decay": 0.1, "mm_projector_lr": 3e-4}),
     "lora": ("sft", {**LORA, "lora_plus_scale": 4.0}),
@@ -58,42 +59,42 @@ RESUMED = [
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    """Eight rows with none to three pictures: in some steps one card has a picture and the other has none."""
-    home = tmp_path_factory.mktemp("cards")
-    tiny_folder.write_rows(home / "rows")
-    tiny_folder.write_captions(home / "captions")
-    return home
+def root(tmp_path_factory):
+    """Write eight rows with zero to three images: in some steps one card has images and the other has none."""
+    root = tmp_path_factory.mktemp("cards")
+    tiny_folder.write_rows(root / "rows")
+    tiny_folder.write_captions(root / "captions")
+    return root
 
 
 @pytest.fixture(scope="module")
-def one_card(npu_sim, home):
-    """Return a function from a kind to the folder of its run."""
-    folders = {kind: _configure(home, f"one {kind}", kind, is_one=True) for kind in KINDS}
-    _train(npu_sim, home, 1, [(KINDS[kind][0], folder) for kind, folder in folders.items()])
+def one_card(npu_sim, root):
+    """Return a function from a kind to the folder of its run on one card."""
+    folders = {kind: _configure(root, f"one {kind}", kind, is_one=True) for kind in KINDS}
+    _train(npu_sim, root, 1, [(KINDS[kind][0], folder) for kind, folder in folders.items()])
     return folders.__getitem__
 
 
 @pytest.fixture(scope="module")
-def two_cards(npu_sim, home):
-    """Return a function from (sharding, kind) to the folder of its run; with "resumed" in front, of its second half."""
+def two_cards(npu_sim, root):
+    """Return a function from (sharding, kind) to the folder of its run; ("resumed", ...) is its resumed second half."""
     folders = {}
     for sharding, kind in SHARDED:
-        folders[sharding, kind] = _configure(home, f"two {sharding} {kind}", kind, sharding=sharding)
+        folders[sharding, kind] = _configure(root, f"two {sharding} {kind}", kind, sharding=sharding)
         if (sharding, kind) in RESUMED:
             checkpoint = folders[sharding, kind] / "out" / f"checkpoint-{NUM_SAVED}"
             options = {"sharding": sharding, "resume_from_checkpoint": str(checkpoint), "save_strategy": "no"}
-            folders["resumed", sharding, kind] = _configure(home, f"resumed {sharding} {kind}", kind, **options)
-    _train(npu_sim, home, 2, [(KINDS[key[-1]][0], folder) for key, folder in folders.items()])
+            folders["resumed", sharding, kind] = _configure(root, f"resumed {sharding} {kind}", kind, **options)
+    _train(npu_sim, root, 2, [(KINDS[key[-1]][0], folder) for key, folder in folders.items()])
     return lambda *key: folders[key]
 
 
-def _configure(home: Path, name: str, kind: str, *, is_one: bool = False, **changes) -> Path:
-    """Write a run's configuration into a folder of its own; one card takes at once what two take in two batches."""
-    folder = home / name.replace(" ", "-")
+def _configure(root: Path, name: str, kind: str, *, is_one: bool = False, **changes) -> Path:
+    """Write the configuration of a run to a new folder; one card has the batch that two accumulate in two steps."""
+    folder = root / name.replace(" ", "-")
     folder.mkdir()
     script, options = KINDS[kind]
-    data = home / ("captions/pretrain.json" if script == "pretrain" else "rows/train.json")
+    data = root / ("captions/pretrain.json" if script == "pretrain" else "rows/train.json")
     is_packed = "mixtoken" in options
     size = {"per_device_train_batch_size": 2 if is_packed else 4} if is_one else {"per_device_train_batch_size": 1}
     size |= {} if is_one or is_packed else {"gradient_accumulation_steps": 2}
@@ -104,13 +105,13 @@ def _configure(home: Path, name: str, kind: str, *, is_one: bool = False, **chan
     return folder
 
 
-def _train(npu_sim, home: Path, num_cards: int, runs: list) -> None:
-    launch = ["-m", "paddle.distributed.launch", "--host", "127.0.0.1", "--devices", "0,1", "--log_dir", home / "log"]
+def _train(npu_sim, root: Path, num_cards: int, runs: list) -> None:
+    launch = ["-m", "paddle.distributed.launch", "--host", "127.0.0.1", "--devices", "0,1", "--log_dir", root / "log"]
     items = [f"{script}:{folder / 'config.json'}" for script, folder in runs]
     arguments = [*(launch if num_cards > 1 else []), DRIVER, *items]
-    environment = {"OMP_NUM_THREADS": "1", "PADDLE_XCCL_BACKEND": "npu"}  # the launcher of paddle 3.0.0 wants it
-    done = npu_sim.run(arguments, num_cards=num_cards, environment=environment, folder=home, timeout=540)
-    logs = "".join(log.read_text()[-4000:] for log in home.glob("log/workerlog.*"))
+    environment = {"OMP_NUM_THREADS": "1", "PADDLE_XCCL_BACKEND": "npu"}  # the launcher of paddle 3.0.0 needs it
+    done = npu_sim.run(arguments, num_cards=num_cards, environment=environment, folder=root, timeout=540)
+    logs = "".join(log.read_text()[-4000:] for log in root.glob("log/workerlog.*"))
     assert done.returncode == 0, done.text[-4000:] + logs
 
 
@@ -124,10 +125,10 @@ def _weights(folder: Path, dtype: str = "float32") -> dict:
 
 
 @pytest.mark.parametrize(("sharding", "kind"), SHARDED)
-def test_two_cards_train_as_one_with_the_same_global_batch(one_card, two_cards, sharding, kind):
+def test_two_cards_train_like_one_with_the_same_global_batch(one_card, two_cards, sharding, kind):
     one, two = one_card(kind), two_cards(sharding, kind)
-    # In bf16 sums of other orders are rounded elsewhere: 2e-4 of a loss was seen, and of a weight its last place or 3%
-    # of what it moved.
+    # In bf16, sums in another order round differently. Observed: 2e-4 of a loss; for a weight, its last bit or 3% of
+    # its change.
     is_half = kind.endswith("16")
     assert _losses(two) == pytest.approx(_losses(one), rel=1e-3 if is_half else 2e-6)
     assert len(_losses(one)) == NUM_STEPS
@@ -139,18 +140,18 @@ def test_two_cards_train_as_one_with_the_same_global_batch(one_card, two_cards, 
 
 
 @pytest.mark.parametrize(("sharding", "kind"), RESUMED)
-def test_two_cards_go_on_from_their_checkpoint_bit_by_bit(two_cards, sharding, kind):
+def test_two_cards_resume_bit_for_bit(two_cards, sharding, kind):
     whole, resumed = two_cards(sharding, kind), two_cards("resumed", sharding, kind)
     assert _losses(resumed) == _losses(whole)[NUM_SAVED:]
     first, second = _weights(whole / "out"), _weights(resumed / "out")
     if sharding == "stage2 offload" and Version(paddle.__version__) < Version("3.3"):
-        # Paddle 3.0.0 goes on from the float16 weights there: the last of their places may differ.
+        # Paddle 3.0.0 resumes from the float16 weights, so their last bit may differ.
         assert all(np.abs(first[name] - second[name]).max() <= np.abs(first[name]).max() * 2**-10 for name in first)
         return
     assert all(first[name].tobytes() == second[name].tobytes() for name in first)
 
 
-def test_the_first_process_alone_writes_and_a_checkpoint_says_how_its_state_is_divided(two_cards):
+def test_only_the_first_process_writes_and_a_checkpoint_records_how_its_state_is_divided(two_cards):
     folder = two_cards("stage2", "full")
     checkpoint = folder / "out" / f"checkpoint-{NUM_SAVED}"
     parts = json.loads((checkpoint / "processes.json").read_text())
@@ -163,7 +164,7 @@ def test_the_first_process_alone_writes_and_a_checkpoint_says_how_its_state_is_d
     assert {"config.json", "model.safetensors", "train_results.json", "processor_config.json"} <= names
 
 
-def test_a_frozen_weight_of_a_sliced_model_is_saved_as_it_was(two_cards):
+def test_frozen_weights_of_a_divided_model_are_saved_unchanged(two_cards):
     after, start = _weights(two_cards("stage3", "projector") / "out"), _weights(tiny_folder.folder("anyres"))
     same = {name for name in start if after[name].tobytes() == start[name].tobytes()}
     assert {name for name in start if name.startswith(("vision_tower.", "language_model."))} <= same

@@ -1,6 +1,6 @@
-"""Two processes through the example script: asked to stop, with a process that dies, and told to check only.
+"""Two processes of the example script: stopped by SIGTERM, with one process killed, and with --dry-run.
 
-On simulated cards, and where nothing else differs on the CPU.
+They run on simulated cards and, where both behave the same, on the CPU.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from paddlemix.train.run_folder import last_checkpoint
 
 SCRIPT = Path(paddlemix.__file__).parent / "examples/llava/supervised_finetune.py"
 SHIPPED = Path(paddlemix.__file__).parent / "config/llava/v1_5/lora_sft_argument_stage2.json"
-PATIENCE = 200  # seconds until training is under way on a busy machine
-BOUND = 90  # seconds in which a run must have ended: the launcher waits 30, then ends the processes
+PATIENCE = 200  # seconds for training to start on a busy machine
+BOUND = 90  # seconds for a run to end: the launcher waits 30 before it kills the processes
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def rows(tmp_path_factory):
 
 @pytest.fixture
 def start(npu_sim, tmp_path, rows):
-    """Launch as `launched` does, and leave no process behind, whatever a test finds."""
+    """Return a function like `launched`; kill all its processes after the test."""
     launchers = []
 
     def starts(*words: str, **changes) -> subprocess.Popen:
@@ -50,28 +50,28 @@ def start(npu_sim, tmp_path, rows):
             launcher.wait()
 
 
-def launched(npu_sim, home: Path, rows: Path, *words: str, device: str = "npu", **changes) -> subprocess.Popen:
-    """Launch two processes with the shipped settings of LoRA with sharding stage 2 (CPU: 1), for a tiny model."""
+def launched(npu_sim, folder: Path, rows: Path, *words: str, device: str = "npu", **changes) -> subprocess.Popen:
+    """Train a tiny model in two processes with the shipped settings for LoRA and sharding stage 2 (CPU: stage 1)."""
     shipped = json.loads(SHIPPED.read_text(encoding="utf-8"))
-    own = {**settings(home, rows, "anyres"), "device": device, "max_steps": 2000, "evaluation_strategy": "no"}
+    own = {**settings(folder, rows, "anyres"), "device": device, "max_steps": 2000, "evaluation_strategy": "no"}
     own |= {"sharding_parallel_degree": 2, "lora_rank": LORA["lora_rank"], "per_device_train_batch_size": 1, **changes}
     own |= {"sharding": "stage1"} if device == "cpu" else {}
-    (home / "config.json").write_text(json.dumps({**shipped, **own}))
+    (folder / "config.json").write_text(json.dumps({**shipped, **own}))
     environment = {**npu_sim.plain_environment(), "OMP_NUM_THREADS": "1"}
-    del environment["CUDA_VISIBLE_DEVICES"]  # the launcher takes an empty one for the list of cards
+    del environment["CUDA_VISIBLE_DEVICES"]  # the launcher would use an empty one as the list of cards
     if device == "npu":
         environment |= {"CUSTOM_DEVICE_ROOT": str(npu_sim.build()), "SIM_NPU_COUNT": "2"}
-        environment |= {"PADDLE_XCCL_BACKEND": "npu"}  # the launcher of paddle 3.0.0 wants it
+        environment |= {"PADDLE_XCCL_BACKEND": "npu"}  # the launcher of paddle 3.0.0 needs it
         where = ["--host", "127.0.0.1", "--devices", "0,1"]
     else:
         where = ["--master", f"127.0.0.1:{free_port()}", "--nproc_per_node", "2"]
-    launch = ["-m", "paddle.distributed.launch", *where, "--log_dir", str(home / "log")]
+    launch = ["-m", "paddle.distributed.launch", *where, "--log_dir", str(folder / "log")]
     return subprocess.Popen(
-        [sys.executable, *launch, str(SCRIPT), str(home / "config.json"), *words],
+        [sys.executable, *launch, str(SCRIPT), str(folder / "config.json"), *words],
         env=environment,
-        cwd=home,
+        cwd=folder,
         text=True,
-        stdout=(home / "printed.log").open("w"),
+        stdout=(folder / "printed.log").open("w"),
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )
@@ -83,20 +83,20 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def logs(home: Path) -> list[str]:
-    return [(home / "log" / f"workerlog.{rank}").read_text(errors="replace") for rank in (0, 1)]
+def logs(folder: Path) -> list[str]:
+    return [(folder / "log" / f"workerlog.{rank}").read_text(errors="replace") for rank in (0, 1)]
 
 
-def wait_for_step(launcher: subprocess.Popen, home: Path) -> None:
-    """Wait until a step is logged."""
+def wait_for_step(launcher: subprocess.Popen, folder: Path) -> None:
+    """Wait until the first step is logged."""
     end = time.monotonic() + PATIENCE
-    while not (home / "log/workerlog.1").is_file() or " loss: " not in logs(home)[0]:
-        assert launcher.poll() is None and time.monotonic() < end, (home / "printed.log").read_text()[-3000:]
+    while not (folder / "log/workerlog.1").is_file() or " loss: " not in logs(folder)[0]:
+        assert launcher.poll() is None and time.monotonic() < end, (folder / "printed.log").read_text()[-3000:]
         time.sleep(0.2)
 
 
 def ended(launcher: subprocess.Popen) -> int:
-    """Return the exit code, in bounded time."""
+    """Wait for the end, at most BOUND seconds; return the exit code."""
     return launcher.wait(BOUND)
 
 
@@ -107,7 +107,7 @@ def children(launcher: subprocess.Popen) -> list[int]:
         try:
             status, variables = (path.parent / "status").read_text(), path.read_bytes().split(b"\0")
         except OSError:
-            continue  # it has just ended
+            continue  # the process has just ended
         if f"PPid:\t{launcher.pid}\n" in status:
             rank = next((item for item in variables if item.startswith(b"PADDLE_TRAINER_ID=")), None)
             if rank is not None:
@@ -116,7 +116,7 @@ def children(launcher: subprocess.Popen) -> list[int]:
 
 
 @pytest.mark.parametrize("device", ["npu", "cpu"])
-def test_a_launcher_that_is_asked_to_stop_saves_once_and_ends_all_processes(start, tmp_path, device):
+def test_sigterm_to_the_launcher_saves_once_and_ends_all_processes(start, tmp_path, device):
     launcher = start(device=device)
     wait_for_step(launcher, tmp_path)
     launcher.send_signal(signal.SIGTERM)
@@ -127,7 +127,7 @@ def test_a_launcher_that_is_asked_to_stop_saves_once_and_ends_all_processes(star
     assert steps == {checkpoint.name.partition("-")[2]}
 
 
-def test_a_process_that_is_killed_ends_the_others_and_is_named(start, tmp_path):
+def test_a_killed_process_ends_the_others_and_is_named(start, tmp_path):
     launcher = start()
     wait_for_step(launcher, tmp_path)
     ranks = children(launcher)
@@ -139,7 +139,7 @@ def test_a_process_that_is_killed_ends_the_others_and_is_named(start, tmp_path):
 
 
 @pytest.mark.parametrize(("device", "changes"), [("npu", {"sharding": "stage3"}), ("cpu", {"load_in_4bit": True})])
-def test_two_processes_check_a_run_together_and_leave_nothing(start, tmp_path, device, changes):
+def test_two_processes_check_a_run_together_and_leave_no_files(start, tmp_path, device, changes):
     launcher = start("--dry-run", device=device, **changes)
     code = launcher.wait(PATIENCE)
     printed = (tmp_path / "printed.log").read_text()

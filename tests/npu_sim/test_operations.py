@@ -1,4 +1,4 @@
-"""Operations on the simulated device: every path gives what NumPy gives, the plugin's kernels where there are some."""
+"""Every implementation of an operation equals NumPy on the simulated device, the plugin's kernels included."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ KINDS = ("new", "old", "none", "plain")
 
 @pytest.fixture(scope="module", params=KINDS)
 def checked(request, npu_sim):
-    """Return what check_operations found with the newer or older attention, with none, and without any kernel."""
+    """Return what check_operations prints with new, old or no attention kernels, or with plain operations."""
     variables = {"PADDLEMIX_PLAIN_OPS": "1"} if request.param == "plain" else {"SIM_NPU_ATTENTION": request.param}
     done = npu_sim.run([CHECK, ",".join(LIMITS)], environment={**variables, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.errors
@@ -34,25 +34,25 @@ def test_every_operation_equals_numpy_forward_and_backward(checked):
     assert not wrong
 
 
-def test_the_plugins_kernels_are_used_where_there_are_some(checked):
+def test_the_plugins_kernels_are_used_if_it_has_them(checked):
     kind, found, _ = checked
-    calls, complaints = found["calls"], found["complaints"]
+    calls, rejections = found["calls"], found["rejections"]
     if kind == "plain":
-        assert not calls and not any(complaints.values())
+        assert not calls and not any(rejections.values())
         return
-    # The first call for a dtype is the try; rotary has two lengths.
+    # The first call for each dtype is the trial; RoPE is checked with two lengths.
     assert (calls["rms_norm_npu"], calls["fused_rope"]) == (6, 9)
-    assert not complaints["rms_norm_npu"] and not complaints["fused_rope"]
+    assert not rejections["rms_norm_npu"] and not rejections["fused_rope"]
     is_used = {"new": (True, True), "old": (True, False), "none": (False, False)}[kind]
-    assert (not complaints["flash_attention_npu"], not complaints["flash_attention_npu (pieces)"]) == is_used
+    assert (not rejections["flash_attention_npu"], not rejections["flash_attention_npu (pieces)"]) == is_used
 
 
-def test_what_is_not_used_is_told_once_with_the_reason(checked):
+def test_each_unused_kernel_is_reported_once_with_the_reason(checked):
     kind, _, text = checked
-    told = [line for line in text.splitlines() if "is not used here" in line]
+    notices = [line for line in text.splitlines() if "is not used here" in line]
     expected = {"new": 0, "plain": 0, "old": 1, "none": 2}[kind]
-    assert len(told) == expected, told
+    assert len(notices) == expected, notices
     if kind == "old":
-        assert "flash_attention_npu (pieces)" in told[0] and "before 2025" in told[0]
+        assert "flash_attention_npu (pieces)" in notices[0] and "before 2025" in notices[0]
     if kind == "none":
-        assert all("the device's plugin has no such operation" in line for line in told)
+        assert all("the device's plugin has no such operation" in line for line in notices)

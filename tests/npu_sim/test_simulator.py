@@ -1,4 +1,4 @@
-"""The simulated device itself: it is there, keeps its own memory, counts copies, and is strict when told to be."""
+"""The simulated device itself: it computes, counts copies and memory, and is strict on request."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ print(json.dumps([paddle.device.get_all_custom_device_type(), str(x.place), str(
 KNOBS = {"FLAGS_use_stride_kernel": "0"}
 
 
-def test_cards_compute_in_bfloat16_and_count_what_they_copy(npu_sim):
+def test_cards_compute_in_bfloat16_and_count_copies(npu_sim):
     done = npu_sim.run(["-c", PROBE], num_cards=2, environment=KNOBS)
     kinds, place, dtype, top = json.loads(done.output)
     assert (kinds, place, dtype, top) == (["npu"], "Place(npu:1)", "paddle.bfloat16", "paddle.bfloat16")
@@ -26,7 +26,7 @@ def test_cards_compute_in_bfloat16_and_count_what_they_copy(npu_sim):
     assert statistics.copies["d2h"] > 0 and statistics.peak_megabytes > 1024 * 256 * 4 / 1e6
 
 
-def test_strict_mode_refuses_what_the_real_backend_lacks_in_that_dtype(npu_sim):
+def test_strict_mode_refuses_operations_that_the_real_backend_lacks_in_that_dtype(npu_sim):
     done = npu_sim.run(["-c", PROBE], num_cards=2, is_strict=True, environment=KNOBS)
     assert json.loads(done.output)[2:] == ["paddle.bfloat16", "refused"]
 

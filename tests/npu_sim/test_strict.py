@@ -1,4 +1,4 @@
-"""Strict mode and the audit: nothing that trains or answers needs what an Ascend card cannot do, or does on the CPU."""
+"""Strict mode and the audit: training and chat call only operations that an Ascend card has, without CPU fallback."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MISSED = "I1 kernel_factory.cc:1] missing npu kernel:"
 
 
 def results(done) -> dict:
-    """Return what tiny_steps printed: task -> result."""
+    """Return the results that tiny_steps printed, by task."""
     assert done.returncode == 0, done.errors[-6000:]
     lines = [json.loads(line) for line in done.output.splitlines() if line.startswith("{")]
     return {task: result for line in lines for task, result in line.items()}
@@ -59,7 +59,7 @@ def measured(npu_sim):
     return npu_operations.measure(list(npu_operations.STEPS))
 
 
-def test_no_operation_of_a_training_or_decoding_step_is_missing_or_done_on_the_cpu(measured):
+def test_no_operation_of_a_training_or_decoding_step_is_missing_or_falls_back_to_the_cpu(measured):
     import audit
 
     steps = [name for name in measured if name.startswith(("train", "greedy", "sampled"))]
@@ -71,13 +71,13 @@ def test_no_operation_of_a_training_or_decoding_step_is_missing_or_done_on_the_c
         assert not others, (name, others)
 
 
-def test_a_decoded_token_sends_at_most_two_small_things_to_the_card(measured):
+def test_a_decoded_token_copies_at_most_two_small_tensors_to_the_card(measured):
     for name in ("greedy bfloat16", "sampled bfloat16", "greedy float16", "sampled float16"):
         _, copies = measured[name]
         assert 1 <= len(copies) <= 2 and max(copies) <= 64, (name, copies)
 
 
-def test_the_audit_tells_native_from_fallback_and_missing():
+def test_audit_distinguishes_native_fallback_and_missing_operations():
     import audit
 
     log = (
@@ -101,7 +101,7 @@ def test_the_audit_tells_native_from_fallback_and_missing():
     assert audit.sent(section) == [8]
 
 
-def test_the_table_of_kernels_is_updated_from_the_backends_sources():
+def test_kernel_table_is_updated_from_the_backends_sources():
     import update_table
 
     source = """

@@ -1,7 +1,7 @@
-"""Tiny training runs and answers on the simulated device, of a decoder with heads as wide as real ones.
+"""Tiny training runs and chats on the simulated device, with a decoder whose heads are as wide as real ones.
 
-Run as a script: `tiny_steps.py FOLDER TASK ...` does each task and prints a line of JSON for it. A task is
-train:KIND:DTYPE (kinds of RUNS; DTYPE such as bf16-O2) or chat:DTYPE (greedy and sampled answers).
+Run as a script, `tiny_steps.py FOLDER TASK ...` runs each task and prints a line of JSON for it. A task is
+train:KIND:DTYPE (kinds: see RUNS; a dtype is e.g. bf16-O2) or chat:DTYPE (greedy and sampled answers).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ RUNS = ("full", "lora", "pretrain", "packed")
 
 
 def widen_heads() -> None:
-    """Let tiny folders have heads of 64 numbers, which is what Ascend's rotary operation takes."""
+    """Give tiny folders a head_dim of 64, which Ascend's fused_rope needs."""
     tiny_folder.LANGUAGE.update(hidden_size=128, num_attention_heads=2, num_key_value_heads=1)
 
 
@@ -31,7 +31,7 @@ def mark(word: str) -> None:
 
 
 def mark_custom_operations() -> None:
-    """Let every call of a plugin's operation be seen in the log."""
+    """Log every call of a plugin's operation."""
     run = paddle.base.core.eager._run_custom_op
 
     def marked(name, first, *others):
@@ -42,7 +42,7 @@ def mark_custom_operations() -> None:
 
 
 def options(kind: str, dtype: str) -> dict:
-    """Return the settings of a run. dtype: "fp32", "bf16-O1", "fp16-O2" and so on."""
+    """Return the settings of a run. dtype: e.g. "fp32", "bf16-O1" or "fp16-O2"."""
     import tiny_training
 
     name, _, level = dtype.partition("-")
@@ -54,8 +54,8 @@ def options(kind: str, dtype: str) -> dict:
     return values | ({"packing": True, "max_length": 256} if kind == "packed" else {})
 
 
-def train(home: Path, kind: str, dtype: str, device: str = "npu") -> list[float]:
-    """Train two steps; return their losses. The second is marked in the log."""
+def train(folder: Path, kind: str, dtype: str, device: str = "npu") -> list[float]:
+    """Train two steps and return their losses. The second step is marked in the log."""
     import tiny_training
     from paddlenlp.trainer import TrainerCallback
 
@@ -70,8 +70,8 @@ def train(home: Path, kind: str, dtype: str, device: str = "npu") -> list[float]
             if state.global_step == 2:
                 mark(f"end train {kind} {dtype}")
 
-    data = tiny_folder.write_rows(home, 8)
-    settings = tiny_training.settings(home, data, "anyres", device=device, max_steps=2, **options(kind, dtype))
+    data = tiny_folder.write_rows(folder, 8)
+    settings = tiny_training.settings(folder, data, "anyres", device=device, max_steps=2, **options(kind, dtype))
     trainer = tiny_training.build(settings)
     trainer.add_callback(Marks())
     run.execute(trainer, trainer.args)
@@ -79,7 +79,7 @@ def train(home: Path, kind: str, dtype: str, device: str = "npu") -> list[float]
 
 
 def chat(dtype: str, device: str = "npu") -> dict:
-    """Return a greedy and a sampled conversation; the first token after the first answer is marked in the log."""
+    """Return the answer ids of two chats and a batch. The log marks one decoded token of each chat."""
     from paddlemix import LlavaForConditionalGeneration, LlavaProcessor
     from paddlemix.generate.sampling import SamplingParams
     from paddlemix.generate.session import ChatSession
@@ -92,12 +92,12 @@ def chat(dtype: str, device: str = "npu") -> dict:
     for way, values in ways.items():
         sampling = SamplingParams(max_new_tokens=6, ignore_eos=True, **values)
         session = ChatSession(model, processor, sampling=sampling)
-        session.ask("What is this?", [tiny_folder.picture(1)])
+        session.ask("What is this?", [tiny_folder.random_image(1)])
         mark(f"begin {way} {dtype}")
         session._engine.read_ids([5], np.array([[session._engine.length]]))
         mark(f"end {way} {dtype}")
         session._engine.cache.trim(session._engine.length - 1)
-        session.ask("And this?", [tiny_folder.picture(2), tiny_folder.picture(3)])
+        session.ask("And this?", [tiny_folder.random_image(2), tiny_folder.random_image(3)])
         found[way] = [turn.answer_ids for turn in session.turns]
     batch = processor.collate([processor.encode(_conversation(text)) for text in ("Hello", "What is all of this?")])
     found["batch"] = model.generate(batch, SamplingParams(max_new_tokens=4, ignore_eos=True))
@@ -111,12 +111,12 @@ def _conversation(text: str):
 
 
 def main() -> None:
-    home = Path(sys.argv[1])
+    folder = Path(sys.argv[1])
     widen_heads()
     mark_custom_operations()
     for task in sys.argv[2:]:
         name, *arguments = task.split(":")
-        result = train(home, *arguments) if name == "train" else chat(*arguments)
+        result = train(folder, *arguments) if name == "train" else chat(*arguments)
         print(json.dumps({task: result}), flush=True)
 
 

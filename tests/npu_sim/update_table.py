@@ -1,8 +1,9 @@
-"""Bring the table of the real backend's kernels up to date from its sources.
+"""Update the table of the real backend's kernels from its sources.
 
     python tests/npu_sim/update_table.py PaddleCustomDevice/backends/npu/kernels
 
-Rows of operations that the sources register are replaced or added, others stay. The plugin is built anew after it.
+Rows of operations that the sources register are replaced or added; other rows are kept. The plugin is rebuilt at its
+next use.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ TYPES = {"int64_t": "int64", "int32_t": "int", "int16_t": "int16", "int8_t": "in
 
 
 def registered(source: str) -> dict[str, list[str]]:
-    """Return the dtypes of each operation that a C++ source registers for the card, as the table writes them."""
+    """Return the dtypes of each operation that a C++ source registers for the card, under the table's names."""
     found = {}
     for name, rest in REGISTERED.findall(re.sub(r"//[^\n]*", "", source)):
-        # The first is the kernel; its template arguments may hold commas.
+        # The first item is the kernel; its template arguments may contain commas.
         words = [word.strip() for word in re.sub(r"<[^<>]*Context[^<>]*>", "", rest).split(",")[1:]]
         plain = [re.sub(r"^(::)?(phi::)?(dtype::)?", "", word) for word in words]
         found[name] = [TYPES.get(word, word) for word in plain if word]
@@ -29,7 +30,7 @@ def registered(source: str) -> dict[str, list[str]]:
 
 
 def updated(table: str, found: dict[str, list[str]]) -> str:
-    """Return the table with these rows replaced or added, in order of the names."""
+    """Return the table with these rows replaced or added, sorted by name."""
     rows = {name: dtypes.split(",") for name, dtypes in ROW.findall(table)} | found
     lines = [
         f'  {{"{name}", {int("float16" in dtypes)}, {int("bfloat16" in dtypes)}, "{",".join(dtypes)}"}},\n'
@@ -44,7 +45,7 @@ def main() -> None:
     for path in sorted(Path(sys.argv[1]).rglob("*.cc")):
         found |= registered(path.read_text(encoding="utf-8", errors="replace"))
     if not found:
-        raise SystemExit(f"{sys.argv[1]} holds no source that registers a kernel for npu")
+        raise SystemExit(f"{sys.argv[1]} has no source that registers a kernel for npu")
     table = TABLE.read_text(encoding="utf-8")
     TABLE.write_text(updated(table, found), encoding="utf-8")
     known = {name: set(dtypes.split(",")) for name, dtypes in ROW.findall(table)}

@@ -8,7 +8,7 @@ import numpy as np
 import paddle
 import pytest
 
-from paddlemix.models.language.positions import alibi_bias, alibi_slopes
+from paddlemix.models.language.masks import alibi_bias, alibi_slopes
 from paddlemix.ops.packed_attention import Runs, find_runs, packed_attention
 
 SEGMENTS = np.array([[1] * 5 + [2] * 3 + [3] * 4, [1] * 7 + [2] + [0] * 4, [0, 0] + [1] * 6 + [0] + [2] * 3])
@@ -19,7 +19,7 @@ def normal(*shape: int, seed: int) -> np.ndarray:
 
 
 def dense_attention(query, key, value, segments, window=None, slopes=None, scale=None) -> np.ndarray:
-    """Attend over the whole row in float64 and hide what is of another sample."""
+    """Return attention over the whole row in float64, with the keys of other samples hidden."""
     length, group = query.shape[2], query.shape[1] // key.shape[1]
     places = np.arange(length)
     distances = places[:, None] - places[None]

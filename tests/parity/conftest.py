@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import reference_models as tiny
 
-from paddlemix.models.llava import LlavaForConditionalGeneration
+from paddlemix import LlavaForConditionalGeneration
 
 
 def pytest_collection_modifyitems(config, items):
-    """Leave out what transformers 5 cannot build: a LLaVA over MPT, whose embeddings it looks for in vain."""
+    """Skip a LLaVA over MPT, which transformers 5 cannot build because it does not find the embeddings."""
     if not tiny.IS_VERSION_5:
         return
     gone = [item for item in items if "pair" in item.fixturenames and _is_over_mpt(item)]

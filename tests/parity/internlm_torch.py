@@ -59,8 +59,8 @@ class Norm(nn.Module):
         return self.weight * x / torch.sqrt(x.square().mean(-1, keepdim=True) + self.epsilon)
 
 
-def turned(x: torch.Tensor, base: float) -> torch.Tensor:
-    """Turn x [B, heads, T, D]: numbers d and d + D/2 of place t are one complex one, times exp(i t base^(-2d/D))."""
+def rotated(x: torch.Tensor, base: float) -> torch.Tensor:
+    """Rotate x [B, heads, T, D]: components d and d + D/2 of place t are complex, times exp(i t base^(-2d/D))."""
     half = x.shape[-1] // 2
     speeds = base ** (-torch.arange(half, dtype=torch.float64) / half)
     angles = torch.arange(x.shape[2], dtype=torch.float64)[:, None] * speeds
@@ -70,7 +70,7 @@ def turned(x: torch.Tensor, base: float) -> torch.Tensor:
 
 def attend(query, key, value, base: float) -> torch.Tensor:
     """query [B, heads, T, D], key and value [B, kv heads, T, D] -> [B, T, heads * D], causal."""
-    query, key = turned(query, base), turned(key, base)
+    query, key = rotated(query, base), rotated(key, base)
     outputs = []
     for head in range(query.shape[1]):
         shared = head * key.shape[1] // query.shape[1]

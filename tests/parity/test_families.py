@@ -69,7 +69,7 @@ VARIANTS = {
         "rope_scaling": LLAMA_3_1,
     },
 }
-ROWS = {"one": [4, (60, 40), 9], "no-picture": [17], "two": [3, (30, 90), 6, (20, 90), 5]}
+ROWS = {"one": [4, (60, 40), 9], "no-image": [17], "two": [3, (30, 90), 6, (20, 90), 5]}
 # MPT's parts of names, and ours.
 MPT_PARTS = (
     ("wte", "embed_tokens"),
@@ -84,10 +84,10 @@ MPT_PARTS = (
 LONG = [150, (60, 40), 60]  # beyond the original context above
 PLAIN = ("llama", "llama-3.1", "llama-linear", "smollm2", "mistral-0.2", "phi3")  # LLaMAs, whatever they are called
 NO_LLAVA_CLASS = ("ernie4_5", "ernie4_5-untied")  # in LLaVA's own code, nor another class that computes the same
-NOT_HELD = {("paddlemix", name) for name in VARIANTS if name not in PLAIN}
-NOT_HELD |= {("official", name) for name in NO_LLAVA_CLASS}
+NOT_STORED = {("paddlemix", name) for name in VARIANTS if name not in PLAIN}
+NOT_STORED |= {("official", name) for name in NO_LLAVA_CLASS}
 if tiny.IS_VERSION_5:  # whose Gemma does not scale image features, which only two layouts can say
-    NOT_HELD |= {("official", "gemma"), ("xtuner", "gemma")}
+    NOT_STORED |= {("official", "gemma"), ("xtuner", "gemma")}
 REFUSALS = {"paddlemix": "with .*: PaddleMIX has LLaMA", "official": ".*no class that computes it"}
 
 
@@ -235,7 +235,7 @@ def test_left_padded_batch_equals_one_row_at_a_time(pair):
 
 
 def apart(batch: Batch, rows) -> list[Batch]:
-    """Cut a batch into its rows, without padding and with their own pictures."""
+    """Cut a batch into its rows, without padding and with their own images."""
     parts, first = [], 0
     for number, row in enumerate(rows):
         length = int((batch.segment_ids[number] > 0).sum())
@@ -244,12 +244,12 @@ def apart(batch: Batch, rows) -> list[Batch]:
             name: getattr(batch, name)[number : number + 1, :length]
             for name in ("token_ids", "position_ids", "segment_ids")
         }
-        pictures = {
+        images = {
             name: getattr(batch, name)[first:last] if last > first else None
             for name in ("pixels", "tiles_per_image", "image_sizes")
         }
-        pictures = {name: value for name, value in pictures.items() if value is not None}
-        parts.append(Batch(arrays["token_ids"], None, arrays["position_ids"], arrays["segment_ids"], **pictures))
+        images = {name: value for name, value in images.items() if value is not None}
+        parts.append(Batch(arrays["token_ids"], None, arrays["position_ids"], arrays["segment_ids"], **images))
         first = last
     return parts
 
@@ -261,7 +261,7 @@ def test_packed_rows_give_the_logits_of_separate_ones(pair):
 
 
 def packed(parts: list[Batch]) -> Batch:
-    """Put rows behind each other into one."""
+    """Concatenate rows into one."""
     ids, positions = (np.concatenate([getattr(p, n) for p in parts], 1) for n in ("token_ids", "position_ids"))
     segments = np.concatenate([(number + 1) * part.segment_ids for number, part in enumerate(parts)], 1)
     return Batch(ids, None, positions, segments)
@@ -306,7 +306,7 @@ def our_parts(name: str, tensor: torch.Tensor):
 
 @pytest.mark.parametrize("layout", ["hf", "official", "xtuner", "paddlemix", "paddle"])
 def test_there_and_back_keeps_every_bit_and_the_configuration(tmp_path, folder, variant, layout):
-    if (layout, variant) in NOT_HELD:
+    if (layout, variant) in NOT_STORED:
         is_unscaled = variant == "gemma" and layout != "paddlemix"
         text = "cannot hold this model: its image features are not multiplied" if is_unscaled else ""
         with pytest.raises(CheckpointError, match=text or f"cannot hold a decoder of family '.*' ?{REFUSALS[layout]}"):
@@ -321,7 +321,7 @@ def test_there_and_back_keeps_every_bit_and_the_configuration(tmp_path, folder, 
 
 
 def assert_same_config(before: LlavaConfig, after: LlavaConfig, layout: str) -> None:
-    """Compare but for what a layout has no place for: that a decoder like LLaMA's has another name, a tower's name."""
+    """Compare all fields that a layout can store: not the family of a LLaMA-like decoder, nor a tower's name."""
     if layout == "paddlemix":
         before = dataclasses.replace(before, language=dataclasses.replace(before.language, family="llama"))
     assert after.language == before.language
@@ -339,7 +339,7 @@ def test_transformers_loads_what_we_write_and_computes_the_same(tmp_path, pair, 
     batch = batch_of(pair, [60])  # without `<image>`, whose id is another now
     again = tiny.hf_logits(theirs, batch, False)[..., :99]
     np.testing.assert_allclose(again, tiny.hf_logits(pair.theirs, batch, False), atol=TOLERANCE)
-    if ("xtuner", variant) in NOT_HELD:
+    if ("xtuner", variant) in NOT_STORED:
         return
     convert(folder, tmp_path / "xtuner", "xtuner")
     llm = AutoModelForCausalLM.from_pretrained(tmp_path / "xtuner").eval()
@@ -347,18 +347,18 @@ def test_transformers_loads_what_we_write_and_computes_the_same(tmp_path, pair, 
     np.testing.assert_allclose(tiny.hf_logits(llm, batch, False), again, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("variant", [name for name in VARIANTS if ("official", name) not in NOT_HELD], indirect=True)
+@pytest.mark.parametrize("variant", [name for name in VARIANTS if ("official", name) not in NOT_STORED], indirect=True)
 def test_official_folder_names_the_class_over_the_decoder(tmp_path, folder, variant):
     convert(folder, tmp_path / "official", "official")
     values = json.loads((tmp_path / "official" / "config.json").read_text())
     names = {"llama": "LlavaLlamaForCausalLM", "mistral": "LlavaMistralForCausalLM", "qwen2": "LlavaQwenForCausalLM"}
     names |= {"mpt": "LlavaMptForCausalLM", "gemma": "LlavaGemmaForCausalLM"}
-    names["phi3"] = names["llama"]  # it has no class of its own there
+    names["phi3"] = names["llama"]  # there is no separate class there
     family = VARIANTS[variant].get("family", "llama")
     assert values["architectures"] == [names[family]]
     if names[family] == names["llama"]:
         return
-    del values["architectures"]  # model_type alone tells it too
+    del values["architectures"]  # model_type alone identifies it too
     (tmp_path / "official" / "config.json").write_text(json.dumps(values))
     assert read_config(tmp_path / "official").language.family == family
 
@@ -386,7 +386,7 @@ def test_config_survives_json(pair):
     assert LlavaConfig.from_dict(json.loads(json.dumps(config.to_dict()))).language == config.language
 
 
-def test_config_without_the_keys_of_families_is_a_llama():
+def test_config_without_family_keys_is_a_llama():
     values = {"vocab_size": 99, "hidden_size": 48, "num_attention_heads": 6, "num_hidden_layers": 3}
     language = LlavaConfig.from_dict({"language": values}).language
     assert (language.family, language.rope_scaling, language.sliding_window) == ("llama", None, None)
@@ -442,7 +442,7 @@ def test_config_without_the_keys_of_families_is_a_llama():
         ("gemma", {"hidden_activation": "relu"}, "hidden_activation is 'relu'"),
     ],
 )
-def test_what_a_decoder_cannot_do_is_refused(family, stated, text):
+def test_unsupported_options_are_refused(family, stated, text):
     with pytest.raises(ValueError, match=text):
         FAMILIES[family].read(stated)
 
@@ -466,7 +466,7 @@ def test_absent_keys_have_the_defaults_of_transformers(name):
     assert FAMILIES[name].eos_token_id == theirs.eos_token_id and FAMILIES[name].bos_token_id == theirs.bos_token_id
 
 
-def test_gemma_goes_by_hidden_activation_where_it_is_stated():
+def test_hidden_activation_of_gemma_takes_precedence():
     # google/gemma-7b says "gelu" and "gelu_pytorch_tanh", and was trained with the latter.
     read = FAMILIES["gemma"].read
     assert read({"hidden_act": "gelu", "hidden_activation": "gelu_pytorch_tanh"}).activation == "gelu_tanh"

@@ -1,4 +1,4 @@
-"""What config.json of transformers states is used, known to change nothing, or named in an error."""
+"""Each key of transformers' config.json is used, known to change nothing, or named in an error."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def saved(tmp_path_factory):
 
 @pytest.fixture
 def edit(saved, tmp_path):
-    """Return a function that changes config.json in a copy of the folder: dotted keys, None takes a key away."""
+    """Return a function that changes config.json in a copy of the folder: dotted keys, None removes a key."""
 
     def change(changes: dict, file: str = "config.json"):
         for path in saved[1].iterdir():
@@ -91,7 +91,7 @@ def test_every_key_that_transformers_has_for_a_tower_is_known(kind):
 def test_every_other_key_of_transformers_configs_is_known(make, rules):
     values = make().to_dict()
     check_keys(values, rules, "config.json")
-    every = rules.used | rules.inert | rules.told | rules.held.keys()
+    every = rules.used | rules.inert | rules.ignored | rules.fixed.keys()
     assert values.keys() <= every, values.keys() - every
 
 
@@ -131,12 +131,12 @@ def test_a_key_that_would_change_the_result_is_an_error_with_file_key_and_value(
         ("generation_config.json", {"temperature": 0.6, "repetition_penalty": 1.05, "do_sample": True}),
     ],
 )
-def test_what_changes_nothing_is_read_over(edit, saved, file, changes):
+def test_keys_that_change_nothing_are_ignored(edit, saved, file, changes):
     changes = {key: value for key, value in changes.items() if value is not None}
     assert read_config(edit(changes, file)) == read_config(saved[1])
 
 
-def test_inspect_tells_what_a_folder_suggests_and_nothing_takes_up(edit):
+def test_inspect_lists_suggestions_of_a_folder_that_are_not_used(edit):
     folder = edit(
         {"temperature": 0.6, "top_p": 1.0, "repetition_penalty": 1.05, "do_sample": True}, "generation_config.json"
     )
@@ -195,7 +195,7 @@ def test_a_wrong_value_is_one_line_at_once_in_loading_and_in_inspect(edit, chang
 
 
 def rope_of(folder):
-    """Return what is read of rotary positions."""
+    """Return the rotary positions that are read."""
     language = read_config(folder).language
     return language.rope_theta, language.rope_scaling
 
@@ -256,7 +256,7 @@ def test_rope_parameters_give_transformers_logits(edit, saved):
                 "rope_parameters": {"rope_type": "linear", "factor": 2.0},
                 "rope_scaling": {"type": "linear", "factor": 3.0},
             },
-            r"say different things: factor \(3.0 and 2.0\)",
+            r"contradict each other: factor \(3.0 and 2.0\)",
         ),
         ({"rope_parameters": {"rope_theta": 9.0, "mrope_section": [1, 2]}}, r"mrope_section \[1, 2\]"),
         ({"rope_parameters": {"rope_theta": 9.0, "factor": 4.0}}, "kind 'default' states factor 4.0"),
@@ -312,7 +312,7 @@ def test_a_vision_config_that_is_not_there_is_the_reference_librarys(tmp_path):
 
 
 def test_saved_configs_of_the_installed_version_are_read_by_its_own_classes(saved):
-    """What the tests above read is what AutoConfig reads, so that they test the format and not a likeness."""
+    """The values that the tests above read are those of AutoConfig, so that the tests use the real format."""
     config = AutoConfig.from_pretrained(saved[1])
     language = read_config(saved[1]).language
     assert (config.text_config.hidden_size, config.text_config.num_hidden_layers) == (

@@ -11,19 +11,19 @@ import reference_models as tiny
 import torch
 from transformers.generation import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
+from paddlemix import LlavaForConditionalGeneration
 from paddlemix.data.sample import Batch
 from paddlemix.generate.batch import generate
 from paddlemix.generate.engine import Engine
 from paddlemix.generate.sampling import Sampler, SamplingParams
-from paddlemix.models.llava import LlavaForConditionalGeneration
 
 NUM_NEW = 32
 GREEDY = SamplingParams(max_new_tokens=NUM_NEW, ignore_eos=True)
 ROWS = {
-    "one-picture": [4, (60, 40), 9],
-    "two-pictures": [3, (300, 299), 6, (20, 90), 5],
-    "no-picture": [17],
-    "picture-last": [2, (90, 30)],
+    "one-image": [4, (60, 40), 9],
+    "two-images": [3, (300, 299), 6, (20, 90), 5],
+    "no-image": [17],
+    "image-last": [2, (90, 30)],
 }
 
 
@@ -62,7 +62,7 @@ def test_greedy_ids_equal_transformers(pair, row):
 
 
 def test_answer_ends_with_the_first_end_token_as_in_transformers(pair, tmp_path):
-    batch = batch_of(pair, [ROWS["one-picture"]])
+    batch = batch_of(pair, [ROWS["one-image"]])
     whole = their_answer(pair, batch)
     first = next(place for place in range(2, NUM_NEW) if whole[place] not in whole[:place])
     unused = next(token for token in range(3, 97) if token not in whole)
@@ -83,30 +83,30 @@ def test_batch_of_prompts_equals_one_at_a_time(pair, sampling):
     together = batch_of(pair, rows)
     answers = pair.ours.generate(together, sampling)
     lengths = (together.segment_ids > 0).sum(axis=1)
-    num_pictures = [sum(isinstance(part, tuple) for part in row) for row in rows]
+    num_images = [sum(isinstance(part, tuple) for part in row) for row in rows]
     for number, length in enumerate(lengths):
-        alone = cut_row(together, number, length, num_pictures)
+        alone = cut_row(together, number, length, num_images)
         assert pair.ours.generate(alone, sampling) == [answers[number]]
 
 
-def cut_row(batch: Batch, number: int, length: int, num_pictures: list[int]) -> Batch:
-    """Return one row of a batch, without its padding and with its own pictures."""
-    first = sum(num_pictures[:number])
-    pictures = slice(first, first + num_pictures[number])
+def cut_row(batch: Batch, number: int, length: int, num_images: list[int]) -> Batch:
+    """Return one row of a batch, without its padding and with its own images."""
+    first = sum(num_images[:number])
+    images = slice(first, first + num_images[number])
     counts = batch.tiles_per_image
-    tiles = slice(counts[: pictures.start].sum(), counts[: pictures.stop].sum())
+    tiles = slice(counts[: images.start].sum(), counts[: images.stop].sum())
     names = ("token_ids", "position_ids", "segment_ids")
     return dataclasses.replace(
         batch,
         **{name: getattr(batch, name)[number : number + 1, :length] for name in names},
         pixels=batch.pixels[tiles],
-        tiles_per_image=counts[pictures],
-        image_sizes=batch.image_sizes[pictures],
+        tiles_per_image=counts[images],
+        image_sizes=batch.image_sizes[images],
     )
 
 
 def test_a_row_that_has_ended_stays_as_it_is_while_others_go_on(pair):
-    batch = batch_of(pair, [ROWS["no-picture"], ROWS["one-picture"]])
+    batch = batch_of(pair, [ROWS["no-image"], ROWS["one-image"]])
     whole = pair.ours.generate(batch, GREEDY)
     end = next(token for token in whole[0] if token not in whole[1])
     config = pair.ours.config
@@ -119,7 +119,7 @@ def test_a_row_that_has_ended_stays_as_it_is_while_others_go_on(pair):
 
 
 def test_cached_logits_equal_uncached_ones_step_by_step(pair):
-    batch = batch_of(pair, [ROWS["two-pictures"]])
+    batch = batch_of(pair, [ROWS["two-images"]])
     engine = Engine(pair.ours, 1, 256)
     with paddle.no_grad():
         logits = engine.read(pair.ours.embed(batch), batch.position_ids)
@@ -166,7 +166,7 @@ def test_trimmed_cache_gives_same_logits(pair):
 
 
 def test_growing_the_cache_keeps_what_it_holds(pair):
-    batch = batch_of(pair, [ROWS["one-picture"]])
+    batch = batch_of(pair, [ROWS["one-image"]])
     length = batch.token_ids.shape[1]
     engine = Engine(pair.ours, 1, length + 1)
     with paddle.no_grad():
@@ -200,7 +200,7 @@ def test_packed_rows_are_refused(pair):
         generate(pair.ours, batch)
 
 
-def test_generation_gives_the_training_mode_back(pair):
+def test_generation_restores_the_training_mode(pair):
     pair.ours.train()
     pair.ours.generate(batch_of(pair, [[5]]), SamplingParams(max_new_tokens=2))
     assert pair.ours.training
@@ -208,13 +208,13 @@ def test_generation_gives_the_training_mode_back(pair):
 
 
 def test_top_k_1_is_greedy(pair):
-    batch = batch_of(pair, [ROWS["one-picture"]])
+    batch = batch_of(pair, [ROWS["one-image"]])
     sampling = SamplingParams(temperature=1.5, top_k=1, max_new_tokens=NUM_NEW, ignore_eos=True)
     assert pair.ours.generate(batch, sampling) == pair.ours.generate(batch, GREEDY)
 
 
 def test_same_seed_gives_the_same_ids_and_another_seed_others(pair):
-    batch = batch_of(pair, [ROWS["one-picture"]])
+    batch = batch_of(pair, [ROWS["one-image"]])
     first, second, other = (
         pair.ours.generate(batch, SamplingParams(temperature=1.0, seed=seed, max_new_tokens=20, ignore_eos=True))
         for seed in (1, 1, 2)

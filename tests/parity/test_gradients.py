@@ -14,15 +14,15 @@ from paddlemix.constants import IGNORE_INDEX
 from paddlemix.data.sample import Batch
 
 ROWS = {
-    "one-picture": [[4, (60, 40), 9]],
+    "one-image": [[4, (60, 40), 9]],
     "mixed": [[3, (60, 40), 6, (20, 90), 5], [9], [(300, 299), 8]],
-    "no-picture": [[12], [5]],
+    "no-image": [[12], [5]],
 }
 
 
 @pytest.fixture(autouse=True)
 def untouched_after(pair):
-    """Give the pair back as it was."""
+    """Restore the pair after the test."""
     yield
     for parameter in pair.ours.parameters():
         parameter.stop_gradient = False
@@ -82,8 +82,8 @@ def test_loss_and_every_gradient_equal_transformers(pair, rows):
     our_loss, ours = our_gradients(pair.ours, batch)
     their_loss, theirs = their_gradients(pair, batch)
     assert our_loss == pytest.approx(their_loss, rel=1e-5)
-    has_pictures = batch.pixels is not None
-    expected = names_of(pair, "language_model.", *(("projector.", "image_newline") if has_pictures else ()))
+    has_images = batch.pixels is not None
+    expected = names_of(pair, "language_model.", *(("projector.", "image_newline") if has_images else ()))
     assert set(ours) == expected
     for name in expected:
         assert np.linalg.norm(theirs[name]) > 0, name
@@ -94,7 +94,7 @@ def test_unfrozen_tower_gets_transformers_gradients_in_the_layers_that_are_used(
     batch = batch_of(pair, ROWS["mixed"])
     _, ours = our_gradients(pair.ours, batch)
     _, theirs = their_gradients(pair, batch)
-    # hidden state -2 of three layers: the last layer and the norm behind it are not read
+    # hidden state -2 of three layers: the last layer and the norm after it are not read
     unused = names_of(pair, "vision_tower.layers.2.", "vision_tower.post_norm.")
     expected = names_of(pair, "vision_tower.") - unused
     assert {name for name in ours if name.startswith("vision_tower.")} == expected
@@ -118,7 +118,7 @@ def test_frozen_tower_gets_no_gradient_and_changes_no_other(pair):
 @pytest.mark.parametrize("rows", ROWS.values(), ids=ROWS)
 def test_recompute_gives_the_same_gradients(pair, rows):
     batch = batch_of(pair, rows)
-    pair.ours.train()  # in which a batch without pictures gives what they pass zero gradients
+    pair.ours.train()  # in which a batch without images gives zero gradients to the parameters that encode images
     plain_loss, plain = our_gradients(pair.ours, batch)
     pair.ours.language_model.enable_recompute = True
     loss, recomputed = our_gradients(pair.ours, batch)
@@ -131,10 +131,10 @@ def test_recompute_gives_the_same_gradients(pair, rows):
 @pytest.mark.parametrize(
     ("kind", "trained"),
     [
-        ("one-picture", "projector."),
+        ("one-image", "projector."),
         ("mixed", "projector."),
         ("mixed", "language_model.layers."),
-        ("no-picture", "language_model.layers."),
+        ("no-image", "language_model.layers."),
     ],
 )
 def test_recompute_reaches_what_trains_when_everything_else_is_frozen(pair, kind, trained):
@@ -155,7 +155,7 @@ def assert_recompute_changes_nothing(pair, batch: Batch, expected: set[str]) -> 
 
 
 def pack(batch: Batch) -> Batch:
-    """Put the rows of a right-padded batch behind each other: positions start again, segments count 1, 2, ..."""
+    """Concatenate the rows of a right-padded batch: positions start again, segments count 1, 2, ..."""
     lengths = (batch.segment_ids > 0).sum(axis=1)
 
     def join(rows) -> np.ndarray:
@@ -180,7 +180,7 @@ def token_losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return -log_probability[rows, columns, labels[rows, columns]]
 
 
-@pytest.mark.parametrize("rows", [ROWS["mixed"], ROWS["no-picture"]], ids=["mixed", "no-picture"])
+@pytest.mark.parametrize("rows", [ROWS["mixed"], ROWS["no-image"]], ids=["mixed", "no-image"])
 def test_packed_row_gives_the_token_losses_and_gradients_of_separate_rows(pair, rows):
     separate = batch_of(pair, rows)
     separate.labels[:, 0] = IGNORE_INDEX  # nothing predicts the first token of a sample
@@ -214,7 +214,7 @@ def test_padding_behind_a_packed_row_changes_nothing(pair):
 
 
 def test_batch_without_a_trained_token_has_zero_loss_and_finite_gradients(pair):
-    batch = batch_of(pair, ROWS["one-picture"])
+    batch = batch_of(pair, ROWS["one-image"])
     batch.labels[:] = IGNORE_INDEX
     loss, gradients = our_gradients(pair.ours, batch)
     assert loss == 0
@@ -223,7 +223,7 @@ def test_batch_without_a_trained_token_has_zero_loss_and_finite_gradients(pair):
 
 def test_batch_without_labels_has_no_loss(pair):
     with pytest.raises(ValueError, match="no labels"):
-        pair.ours.loss(dataclasses.replace(batch_of(pair, ROWS["no-picture"]), labels=None))
+        pair.ours.loss(dataclasses.replace(batch_of(pair, ROWS["no-image"]), labels=None))
 
 
 def test_tied_embeddings_get_the_gradients_of_both_their_uses(make_pair):

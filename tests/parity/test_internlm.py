@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 from test_families import GREEDY, LONG, NUM_NEW, ROWS, TOLERANCE, apart, batch_of, our_logits
 from transformers import LlamaForCausalLM, LlavaForConditionalGeneration
 
+from paddlemix import LlavaForConditionalGeneration as OurLlava
 from paddlemix.checkpoints.convert import convert
 from paddlemix.checkpoints.load import load_model
 from paddlemix.checkpoints.source import read_config
@@ -24,7 +25,6 @@ from paddlemix.checkpoints.verify import compare_tensors
 from paddlemix.constants import IMAGE_TOKEN_ID
 from paddlemix.data.sample import Batch
 from paddlemix.generate.engine import Engine
-from paddlemix.models.llava import LlavaForConditionalGeneration as OurLlava
 from paddlemix.tensor_files.stored import CheckpointError
 from paddlemix.train.freeze import lora_targets
 
@@ -45,7 +45,7 @@ HAS_BIAS = ("internlm", "internlm2-biases")
 
 @dataclass(frozen=True)
 class Pair:
-    """llm: InternLM in torch; eyes: a LLaVA of transformers whose tower and projector stand before it; ours: all."""
+    """llm: InternLM in torch; eyes: a LLaVA of transformers for tower and projector; ours: the whole model."""
 
     llm: InternLM
     eyes: LlavaForConditionalGeneration
@@ -57,7 +57,7 @@ class Pair:
         return self.ours.config.image
 
     def embed(self, batch: Batch) -> torch.Tensor:
-        """Return token embeddings with the features of the pictures in their places."""
+        """Return token embeddings with the features of the images in their places."""
         ids = torch.tensor(np.where(batch.token_ids == IMAGE_TOKEN_ID, 0, batch.token_ids))
         embeds = self.llm.embed(ids)
         if batch.pixels is not None:
@@ -92,7 +92,7 @@ def pair(tmp_path_factory, variant):
     home = llm.save(tmp_path_factory.mktemp(variant) / "xtuner")
     torch_folders.write_projector(home / "projector", eyes)
     torch_folders.write_tower(home / "visual_encoder", eyes)
-    return Pair(llm, eyes, home, load_model(home, device="cpu"))
+    return Pair(llm, eyes, home, OurLlava.from_pretrained(home, device="cpu"))
 
 
 def test_logits_equal_the_restatement(pair):

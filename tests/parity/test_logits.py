@@ -10,8 +10,8 @@ import pytest
 import reference_models as tiny
 import torch
 
+from paddlemix import LlavaForConditionalGeneration
 from paddlemix.image.anyres import num_image_tokens
-from paddlemix.models.llava import LlavaForConditionalGeneration
 
 TOLERANCE = 1e-4
 MIRRORED = [[width, height] for height, width in tiny.PINPOINTS]
@@ -55,7 +55,7 @@ def assert_equal_logits(pair, rows, seed: int = 0) -> None:
         [[40]],
         [[5], [17]],
     ],
-    ids=["one", "only-a-picture", "several", "two-lengths", "mixed", "no-picture", "no-picture-two-lengths"],
+    ids=["one", "only-an-image", "several", "two-lengths", "mixed", "no-image", "no-image-two-lengths"],
 )
 def test_logits_equal_transformers(pair, rows):
     assert_equal_logits(pair, rows)
@@ -67,13 +67,13 @@ def next_pair(make_pair):
 
 
 @pytest.mark.parametrize("size", UNTIED_SIZES, ids=str)
-def test_every_picture_size_gives_transformers_logits(next_pair, size):
+def test_every_image_size_gives_transformers_logits(next_pair, size):
     assert not is_tie(size)
     assert_equal_logits(next_pair, [[3, size, 4]])
 
 
 @pytest.mark.parametrize("size", EMPTY_SIZES, ids=str)
-def test_pictures_without_rows_give_transformers_logits(next_pair, size):
+def test_images_without_rows_give_transformers_logits(next_pair, size):
     assert num_image_tokens(size, next_pair.spec) == (tiny.SIDE // tiny.PATCH) ** 2
     assert_equal_logits(next_pair, [[3, size, 4]])
 
@@ -105,7 +105,7 @@ def logits_or_none(model, batch):
 
 
 def is_tie(size: tuple[int, int]) -> bool:
-    """Tell if two canvases keep as many pixels of a picture and waste as few."""
+    """Return whether two canvases keep as many pixels of an image and waste as few."""
     merits = []
     for height, width in tiny.PINPOINTS:
         scale = min(width / size[0], height / size[1])
@@ -114,7 +114,7 @@ def is_tie(size: tuple[int, int]) -> bool:
     return merits.count(min(merits)) > 1
 
 
-def test_mirrored_ties_hold_for_several_pictures_in_one_batch(next_pair):
+def test_mirrored_ties_hold_for_several_images_in_one_batch(next_pair):
     assert_equal_logits(next_pair, [[2, (640, 480), (28, 84), 3], [(300, 299), 9]])
 
 
@@ -177,7 +177,7 @@ def test_projectors_equal_their_restatement_in_torch(tmp_path, projector_type):
     same_width = {"hidden_size": 32, "num_attention_heads": 4} if projector_type == "identity" else {}
     model = tiny.hf_model(False, vision={"num_attention_heads": 1}, **same_width)
     model.model.multi_modal_projector = PROJECTORS[projector_type]()
-    tiny.write_paddlemix_side_files(tmp_path, tiny.paddlemix_config(model, mm_projector_type=projector_type))
+    tiny.write_paddlemix_json(tmp_path, tiny.paddlemix_config(model, mm_projector_type=projector_type))
     paddle.save(tiny.paddlemix_state(model), str(tmp_path / "model_state.pdparams"))
     ours = LlavaForConditionalGeneration.from_pretrained(tmp_path, device="cpu")
     batch = tiny.make_batch(np.random.default_rng(0), [[3, (60, 40), 4]], ours.config.image)

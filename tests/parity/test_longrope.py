@@ -1,4 +1,4 @@
-"""Phi-3's two sets of rotary factors: every sequence is read with those for its length, whatever was read before."""
+"""Phi-3's two sets of rotary factors: a sequence is read with those for its prompt and budget, from first to last."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from paddlemix.models.config import LanguageConfig, RopeScaling
 from paddlemix.models.language.families import FAMILIES
 from paddlemix.models.language.positions import amplitude, frequency_scales, sequence_lengths
 
-ORIGINAL = 64  # positions; more is long
-CROSSING = [ORIGINAL - 10]  # a prompt whose answer ends beyond
+ORIGINAL = 64  # positions; longer sequences have the long factors
+CROSSING = [ORIGINAL - 10]  # a prompt within them, whose answer ends beyond them
 
 
 @pytest.fixture(scope="module")
@@ -53,24 +53,40 @@ def test_logits_equal_transformers_on_both_sides_of_the_boundary(pair, length):
     assert np.abs(our_logits(pair.ours, batch) - theirs).max() < TOLERANCE
 
 
-def test_answer_that_crosses_the_boundary_is_that_of_reading_the_whole_at_every_step(pair):
-    batch = batch_of(pair, CROSSING)
+def transformers_answer(pair, batch, num_new: int) -> list[int]:
+    """Decode greedily, each time with a pass over the whole sequence."""
     ids = torch.tensor(batch.token_ids)
     with torch.no_grad():
-        for _ in range(NUM_NEW):
+        for _ in range(num_new):
             logits = pair.theirs(input_ids=ids, use_cache=False).logits[:, -1]
             ids = torch.cat([ids, logits.argmax(-1, keepdim=True)], 1)
-    expected = ids[0, batch.token_ids.shape[1] :].tolist()
-    assert pair.ours.generate(batch, GREEDY) == [expected]
-    stale = Engine(pair.ours, 1, ids.shape[1])
-    stale._has_memory = False  # the keys before the boundary are not read again: the assertion tells
-    stale.read(pair.ours.embed(batch), batch.position_ids)
-    with pytest.raises(AssertionError):
-        for position in range(batch.token_ids.shape[1], ORIGINAL + 2):
-            stale.read_ids([3], np.array([[position]]))
+    return ids[0, batch.token_ids.shape[1] :].tolist()
 
 
-def test_cached_logits_equal_uncached_ones_before_and_after_the_boundary_and_after_trimming_back(pair):
+def test_answer_within_the_original_context_is_that_of_transformers(pair):
+    batch = batch_of(pair, CROSSING)
+    fitting = dataclasses.replace(GREEDY, max_new_tokens=ORIGINAL - batch.token_ids.shape[1])
+    assert pair.ours.generate(batch, fitting) == [transformers_answer(pair, batch, fitting.max_new_tokens)]
+
+
+def test_answer_whose_budget_crosses_the_boundary_has_the_long_factors_from_its_first_token(pair, monkeypatch):
+    batch = batch_of(pair, CROSSING)
+    tiny.hf_logits(pair.theirs, batch_of(pair, [ORIGINAL]), False)  # so that it knows its long factors
+    rotary = next(module for module in pair.theirs.modules() if hasattr(module, "long_inv_freq"))
+    monkeypatch.setattr(rotary, "original_inv_freq", rotary.long_inv_freq)  # for sequences of any length
+    assert pair.ours.generate(batch, GREEDY) == [transformers_answer(pair, batch, NUM_NEW)]
+
+
+def test_budget_decides_the_logits_of_a_short_prompt(pair):
+    batch = batch_of(pair, [5])
+    short, long = (Engine(pair.ours, 1, capacity) for capacity in (ORIGINAL, ORIGINAL + 1))
+    with paddle.no_grad():
+        found = [engine.read(pair.ours.embed(batch), batch.position_ids) for engine in (short, long)]
+    np.testing.assert_allclose(found[0], our_logits(pair.ours, batch)[:, -1], atol=TOLERANCE)
+    assert np.abs(found[0] - found[1]).max() > 10 * TOLERANCE
+
+
+def test_cached_logits_equal_uncached_ones_of_the_whole_sequence(pair):
     batch = batch_of(pair, [40, (60, 40), 20])
     length = batch.token_ids.shape[1]
     assert length > ORIGINAL + 10
@@ -78,19 +94,25 @@ def test_cached_logits_equal_uncached_ones_before_and_after_the_boundary_and_aft
         embeds = pair.ours.embed(batch)
     engine = Engine(pair.ours, 1, length)
 
-    def check(start: int, end: int) -> None:
-        logits = engine.read(embeds[:, start:end], np.arange(start, end)[None])
-        part = Batch(batch.token_ids[:, :end], None, batch.position_ids[:, :end], batch.segment_ids[:, :end])
+    def check(num_all: int, *cuts: int) -> None:
+        """Read pieces of a sequence that becomes num_all positions long."""
         with paddle.no_grad():
-            hidden = pair.ours.language_model(embeds[:, :end], paddle.to_tensor(part.position_ids))
-            whole = pair.ours.language_model.logits(hidden[:, -1]).numpy()
-        np.testing.assert_allclose(logits, whole, atol=TOLERANCE)
+            hidden = pair.ours.language_model(embeds[:, :num_all], paddle.arange(num_all).unsqueeze(0))
+            whole = pair.ours.language_model.logits(hidden).numpy()
+        engine.set_lengths([num_all])
+        engine.cache.trim(min(cuts[0], engine.length))
+        for start, end in itertools.pairwise((engine.length, *cuts[1:])):
+            logits = engine.read(embeds[:, start:end], np.arange(start, end)[None])
+            np.testing.assert_allclose(logits, whole[:, end - 1], atol=TOLERANCE)
 
-    for cuts in ((0, 30, ORIGINAL, length), (10, 20, ORIGINAL - 1, ORIGINAL + 1, length), (ORIGINAL + 2, length)):
-        engine.cache.trim(cuts[0])
-        for start, end in itertools.pairwise(cuts):
-            check(start, end)
-        assert engine.length == length
+    check(length, 0, 30, ORIGINAL, length)
+    check(length, 10, ORIGINAL + 1, length)
+    assert engine.length == length
+    engine.set_lengths([ORIGINAL])
+    assert engine.length == 0, "keys rotated by the long factors are of no use to a short sequence"
+    check(ORIGINAL, 0, 30, ORIGINAL)
+    engine.set_lengths([ORIGINAL - 1])
+    assert engine.length == ORIGINAL
 
 
 def test_short_row_beside_a_long_one_answers_as_alone(pair):
@@ -117,16 +139,21 @@ def test_conversation_answers_as_one_that_reads_all_of_it_anew(monkeypatch):
     )
     model.language_model = rebuilt(model.language_model, dataclasses.replace(config, rope_scaling=scaling))
     session, read = ChatSession(model, processor, sampling=GREEDY), model.language_model.forward_cached
-    was_long = []
+    was_long, num_prefilled = [], []
     for question in questions:
         session.ask(question)
+        num_prefilled.append(session.num_prefilled)
         fresh = ChatSession(model, processor, sampling=GREEDY)
         fresh.turns = [dataclasses.replace(turn) for turn in session.turns[:-1]]
         fresh.ask(question)
         assert fresh.turns[-1].answer_ids == session.turns[-1].answer_ids
-        was_long.append(bool(session._engine.cache.is_long))
-    assert not was_long[0] and was_long[-1] and [turn.answer_ids for turn in session.turns] != plain
-    session.drop_oldest(3)  # what is left is short again: all has to be read with the other factors
+        was_long.append(any(session._engine.cache.is_long))
+    first_long = was_long.index(True)
+    assert first_long > 0 and all(was_long[first_long:])
+    num_before = [len(turn.prompt_ids) + len(turn.answer_ids) for turn in session.turns[:first_long]]
+    assert num_prefilled[first_long] == sum(num_before) + len(session.turns[first_long].prompt_ids), "all is read again"
+    assert num_prefilled[-1] < 60 and [turn.answer_ids for turn in session.turns] != plain
+    session.drop_oldest(3)  # the rest is a short sequence again and has to be read with the short factors
 
     def interrupted(*args, **options):
         raise KeyboardInterrupt
@@ -169,6 +196,5 @@ def test_dynamic_changes_nothing_within_the_context_and_is_refused_beyond(make_p
     assert np.abs(our_logits(plain.ours, fitting) - expected).max() < TOLERANCE
     with pytest.raises(ValueError, match="a sequence of 65 positions is longer than max_position_embeddings 64"):
         our_logits(plain.ours, longer)
-    engine = Engine(plain.ours, 1, ORIGINAL + 1)
     with pytest.raises(ValueError, match="a sequence of 65 positions is longer"):
-        engine.read(plain.ours.embed(longer), longer.position_ids)
+        Engine(plain.ours, 1, ORIGINAL + 1)

@@ -90,7 +90,7 @@ def test_logits_equal_transformers(pair):
     assert_equal_logits(pair.ours, pair.theirs, batch_of(pair, [3, (60, 40), 6], [5, (20, 40), 2]))
 
 
-def test_pictures_matter_for_the_logits(pair):
+def test_images_matter_for_the_logits(pair):
     batch = batch_of(pair, [3, (60, 40), 6])
     other = dataclasses.replace(batch, pixels=-batch.pixels)
     assert np.abs(our_logits(pair.ours, other) - our_logits(pair.ours, batch)).max() > 100 * TOLERANCE
@@ -112,18 +112,18 @@ def test_greedy_ids_equal_transformers_with_and_without_padding(pair):
 
 
 def joined(batches: list[Batch]) -> Batch:
-    """Put batches of one row under each other, padded on the right."""
+    """Stack batches of one row, padded on the right."""
     length = max(batch.token_ids.shape[1] for batch in batches)
     rows = {
         name: np.concatenate([pad_to(getattr(batch, name), length) for batch in batches])
         for name in ("token_ids", "segment_ids")
     }
-    pictures = {
+    images = {
         name: np.concatenate([getattr(batch, name) for batch in batches])
         for name in ("pixels", "tiles_per_image", "image_sizes")
     }
     positions = np.tile(np.arange(length), (len(batches), 1))
-    return Batch(rows["token_ids"], None, positions, rows["segment_ids"], **pictures)
+    return Batch(rows["token_ids"], None, positions, rows["segment_ids"], **images)
 
 
 def pad_to(values: np.ndarray, length: int) -> np.ndarray:
@@ -269,7 +269,7 @@ def test_side_stays_without_a_request_and_another_one_is_refused_by_name(tmp_pat
     source = source_folder(tmp_path, tiny.hf_model(False, vision={"image_size": 35, "patch_size": 7}))
     config = compose(source, source, tmp_path / "same", Choices(image_size=35))
     assert config.vision.image_size == 35
-    with pytest.raises(ValueError, match=r"pictures of 42 px .* tower for 35 px .*`paddlemix compose --image-size`"):
+    with pytest.raises(ValueError, match=r"images of 42 px .* tower for 35 px .*`paddlemix compose --image-size`"):
         dataclasses.replace(config, image=dataclasses.replace(config.image, side=42))
     with pytest.raises(CheckpointError, match="image size 6 px holds no patch of the tower, which has 7 px"):
         compose(source, source, tmp_path / "none", Choices(image_size=6))

@@ -1,4 +1,4 @@
-"""Copying values: torch's values for every bit pattern, in any shape, turned or not, into memory that is there."""
+"""Copying values: torch's values for every bit pattern, in any shape, transposed or not, into existing memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Standard streams that are closed, full or left by their reader: one line or none, never a traceback."""
+"""Standard streams that are closed or full, or whose reader has gone, cause at most one line, never a traceback."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_full_disk_is_one_line():
 
 def test_a_closed_output_is_told_and_gets_into_no_file():
     code, _, errors = shell(f"{INSPECT} >&-")
-    assert code == 0 and errors == "paddlemix: standard output is closed: what is printed there is lost\n"
+    assert code == 0 and errors == "paddlemix: standard output is closed: its text is lost\n"
 
 
 def test_closed_errors_do_not_get_into_the_output():

@@ -1,4 +1,4 @@
-"""What a terminal would obey or hide is made visible, and sizes are told in the unit that fits."""
+"""Control and hidden characters are made visible, and sizes are printed in the unit that fits."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import sys
 import unicodedata
 
 import pytest
-from paddlemix.web.request import printable
 
 from paddlemix.terminal import streams
-from paddlemix.terminal.log import complain, notice
+from paddlemix.terminal.log import notice, print_error
 from paddlemix.terminal.sizes import in_bytes, in_memory
 from paddlemix.terminal.visible import harmless, visible, visible_json, visible_line
+from paddlemix.web.request import printable
 
 ATTACKS = {
     "title": ("\x1b]0;PW\x07", r"\x1b]0;PW\x07"),
@@ -38,11 +38,11 @@ KEPT = (
 
 
 @pytest.mark.parametrize(("text", "expected"), ATTACKS.values(), ids=ATTACKS)
-def test_what_a_terminal_obeys_or_hides_is_spelled(text, expected):
+def test_characters_that_a_terminal_obeys_or_hides_are_escaped(text, expected):
     assert visible(text) == expected
 
 
-def test_an_escape_sequence_in_pieces_is_spelled_too():
+def test_an_escape_sequence_in_pieces_is_escaped_too():
     assert "".join(map(visible, "\x1b]0;PW\x07\u202e")) == r"\x1b]0;PW\x07\u202e"
 
 
@@ -51,7 +51,7 @@ def test_scripts_and_emoji_are_printed_as_they_are(text):
     assert visible(text) == text == harmless(text)
 
 
-def test_every_control_and_format_character_is_spelled_or_known_to_be_needed():
+def test_every_control_and_format_character_is_escaped_or_known_to_be_needed():
     needed = {*"\n\t\u061c\u200c\u200d\u200e\u200f\u06dd\u070f\u08e2\U000110bd\U000110cd\u0890\u0891"}
     needed |= {chr(code) for code in range(0x600, 0x606)}
     for code in range(sys.maxunicode + 1):
@@ -84,10 +84,10 @@ def test_notices_are_made_visible_for_streams_and_for_handlers(capsys, monkeypat
     assert capsys.readouterr().err == "paddlemix: \\x1b[31mred\n"
 
 
-def test_errors_that_nobody_expected_are_made_visible_too(capsys):
+def test_unexpected_errors_are_made_visible_too(capsys):
     streams._show_error(KeyError, KeyError("k"), None)
     streams._show_error(RuntimeError, RuntimeError("\x1b[31mred"), None)
-    complain(ValueError("\x1b" + "x" * 20_000))
+    print_error(ValueError("\x1b" + "x" * 20_000))
     errors = capsys.readouterr().err
     assert r"RuntimeError: \x1b[31mred" in errors and r"error: \x1bxxx" in errors and len(errors) < 9000
 

@@ -1,4 +1,4 @@
-"""The model in the repository is small, whole and answers rightly."""
+"""The model in the repository is small, complete and answers correctly."""
 
 import json
 from pathlib import Path
@@ -26,15 +26,15 @@ def test_folder_is_small_and_stored_in_half_precision(session):
     assert sum(int(parameter.size) for parameter in session.model.parameters()) < 3_000_000
 
 
-def test_bundled_picture_is_described_rightly_over_several_turns(session):
-    # What shapes.png shows is written down in scene.json, by the program that drew it.
+def test_bundled_image_is_described_correctly_over_several_turns(session):
+    # The program that drew shapes.png recorded its shapes in scene.json.
     scene = json.loads((TINY / "scene.json").read_text())
     for number, (question, expected) in enumerate(scene["questions"].items()):
         images = [PICTURE] if number == 0 else None
         assert session.ask(question, images=images) == expected
 
 
-def test_unseen_pictures_are_answered_rightly(tmp_path):
+def test_questions_about_unseen_images_are_answered_correctly(tmp_path):
     write_data(tmp_path, 1, 500, seed=0)
     rows = [json.loads(line) for line in (tmp_path / "test.jsonl").read_text().splitlines()]
     scores = score(answer(MODEL, tmp_path, rows, 64))
@@ -45,7 +45,7 @@ def test_unseen_pictures_are_answered_rightly(tmp_path):
     assert min(scores[kind]["share"] for kind in ("count", "yes_no")) >= 0.78, scores
 
 
-def test_pictures_that_the_recipe_was_not_chosen_on_either_are_answered_as_well(tmp_path):
+def test_images_that_were_not_used_to_choose_the_recipe_either_are_answered_equally_well(tmp_path):
     write_data(tmp_path, 1, 60, seed=987)
     rows = [json.loads(line) for line in (tmp_path / "test.jsonl").read_text().splitlines()]
     scores = score(answer(MODEL, tmp_path, rows, 64))

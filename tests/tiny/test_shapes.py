@@ -1,4 +1,4 @@
-"""The generator of the tiny model's data: pictures, questions, files, vocabulary and scoring."""
+"""The generator of the tiny model's data: images, questions, files, vocabulary and scoring."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def random_scenes(num: int, seed: int = 1) -> list[shapes.Scene]:
     return [shapes.random_scene(rng) for _ in range(num)]
 
 
-def nearest_colour(pixel) -> str:
-    return min(shapes.COLOURS, key=lambda name: math.dist(shapes.COLOURS[name], pixel))
+def nearest_color(pixel) -> str:
+    return min(shapes.COLORS, key=lambda name: math.dist(shapes.COLORS[name], pixel))
 
 
-def read_picture(image) -> list[tuple[int, int, str]]:
-    """List (column, row, colour) of the shapes by looking at the pixels alone, row by row."""
+def read_image(image) -> list[tuple[int, int, str]]:
+    """Return (column, row, color) of the shapes from the pixels alone, row by row."""
     pixels = np.asarray(image).astype(int)
     edges = np.linspace(0, len(pixels), 3).astype(int)
     found = []
@@ -36,27 +36,27 @@ def read_picture(image) -> list[tuple[int, int, str]]:
         is_shape = np.abs(cell - pixels[0, 0]).sum(-1) > 60
         if is_shape.sum() > 40:
             middle = np.median(cell[is_shape], axis=0)
-            found.append((column, row, nearest_colour(middle)))
+            found.append((column, row, nearest_color(middle)))
     return found
 
 
-def test_picture_shows_each_shape_in_its_colour_and_cell():
+def test_image_shows_each_shape_in_its_color_and_cell():
     for scene in random_scenes(200):
-        expected = [(*shape.cell, shape.colour) for shape in scene.shapes]
-        assert read_picture(shapes.draw(scene)) == expected
+        expected = [(*shape.cell, shape.color) for shape in scene.shapes]
+        assert read_image(shapes.draw(scene)) == expected
 
 
 @pytest.mark.parametrize("side", [48, 72, 336])
-def test_pixel_at_a_shapes_centre_has_its_colour_at_any_side(side):
+def test_pixel_at_a_shapes_center_has_its_color_at_any_side(side):
     for scene in random_scenes(20):
         image = shapes.draw(scene, side)
         assert image.size == (side, side) and image.mode == "RGB"
         for shape in scene.shapes:
-            x, y = (int(part * side / 64) for part in shape.centre)
-            assert image.getpixel((x, y)) == shapes.COLOURS[shape.colour]
+            x, y = (int(part * side / 64) for part in shape.center)
+            assert image.getpixel((x, y)) == shapes.COLORS[shape.color]
 
 
-def test_kinds_fill_the_area_that_their_geometry_says():
+def test_area_of_each_kind_matches_its_geometry():
     share = {
         "circle": math.pi,
         "square": 2.0,
@@ -70,16 +70,16 @@ def test_kinds_fill_the_area_that_their_geometry_says():
         assert area == pytest.approx(factor * 100, rel=0.04)
 
 
-def test_shapes_never_overlap_and_stay_in_the_picture():
+def test_shapes_never_overlap_and_stay_in_the_image():
     for scene in random_scenes(500):
         for first, second in itertools.combinations(scene.shapes, 2):
-            apart = max(abs(a - b) for a, b in zip(first.centre, second.centre, strict=True))
+            apart = max(abs(a - b) for a, b in zip(first.center, second.center, strict=True))
             assert apart > first.radius + second.radius
         for shape in scene.shapes:
-            assert all(shape.radius < part < 64 - shape.radius for part in shape.centre)
+            assert all(shape.radius < part < 64 - shape.radius for part in shape.center)
 
 
-def test_same_seed_gives_same_scenes_and_questions():
+def test_same_seed_makes_the_same_scenes_and_questions():
     first, second = (
         [(scene, questions.ask_all(scene, rng)) for scene, rng in make_data.scenes("train", 50, seed=3)]
         for _ in range(2)
@@ -104,8 +104,8 @@ def test_every_kind_of_question_is_asked():
 
 
 def count_by_words(scene: shapes.Scene, words: str) -> int:
-    """Count the shapes that fit words like "red circles", "shapes" or "blue shape"."""
-    names = [f"{shape.colour} {shape.kind} shape" for shape in scene.shapes]
+    """Return the number of shapes that match words like "red circles", "shapes" or "blue shape"."""
+    names = [f"{shape.color} {shape.kind} shape" for shape in scene.shapes]
     wanted = [word.rstrip("s") for word in words.split()]
     return sum(all(word in name.split() for word in wanted) for name in names)
 
@@ -121,29 +121,29 @@ def test_counts_and_yes_no_answers_agree_with_the_scene():
             assert qa.answer.startswith("Yes" if is_there else "No")
 
 
-def test_colour_shape_and_place_answers_name_the_only_shape_that_fits():
+def test_color_shape_and_place_answers_name_the_only_shape_that_fits():
     for scene, qa in all_answers():
         if qa.kind in ("colour", "shape"):
-            kind, colour = [re.search("|".join(names), qa.answer).group() for names in (shapes.KINDS, shapes.COLOURS)]
-            asked = kind if qa.kind == "colour" else colour
-            fitting = [shape for shape in scene.shapes if asked in (shape.kind, shape.colour)]
-            assert asked in qa.question and [(s.kind, s.colour) for s in fitting] == [(kind, colour)]
+            kind, color = [re.search("|".join(names), qa.answer).group() for names in (shapes.KINDS, shapes.COLORS)]
+            asked = kind if qa.kind == "colour" else color
+            fitting = [shape for shape in scene.shapes if asked in (shape.kind, shape.color)]
+            assert asked in qa.question and [(s.kind, s.color) for s in fitting] == [(kind, color)]
         if qa.kind == "place":
             name, row, column = re.fullmatch(r"The (.+) is (top|bottom) (left|right)\.", qa.answer).groups()
             asked = re.search(r"the ((?:\w+ )?\w+)(?: in the picture)?\?$", qa.question).group(1)
-            for said in (name, asked):
-                (shape,) = [s for s in scene.shapes if count_by_words(shapes.Scene((s,), scene.background), said)]
+            for text in (name, asked):
+                (shape,) = [s for s in scene.shapes if count_by_words(shapes.Scene((s,), scene.background), text)]
                 assert shape.cell == (CENTRES[column], CENTRES[row])
-            assert name == f"{shape.colour} {shape.kind}"
+            assert name == f"{shape.color} {shape.kind}"
 
 
-def test_corner_answers_name_what_stands_there():
+def test_corner_answers_name_the_shape_there():
     found = {True: 0, False: 0}
     for scene, qa in all_answers():
         if qa.kind == "corner":
             row, column, what = re.fullmatch(r"(Top|Bottom) (left|right) is (.+)\.", qa.answer).groups()
             cell = (CENTRES[column], CENTRES[row.lower()])
-            there = [f"a {shape.colour} {shape.kind}" for shape in scene.shapes if shape.cell == cell]
+            there = [f"a {shape.color} {shape.kind}" for shape in scene.shapes if shape.cell == cell]
             assert f"{row.lower()} {column}" in qa.question and what == (there or ["nothing"])[0]
             found[bool(there)] += 1
     assert min(found.values()) > 20
@@ -152,16 +152,16 @@ def test_corner_answers_name_what_stands_there():
 def test_caption_lists_all_shapes_row_by_row():
     for scene in random_scenes(200):
         found = re.findall(r"(\w+) (circle|square|triangle|star)", questions.caption(scene))
-        assert found == [(shape.colour, shape.kind) for shape in sorted(scene.shapes, key=lambda s: s.cell[::-1])]
+        assert found == [(shape.color, shape.kind) for shape in sorted(scene.shapes, key=lambda s: s.cell[::-1])]
 
 
-def test_yes_is_right_about_half_the_time():
+def test_yes_is_correct_about_half_the_time():
     answers = [qa.answer for _, qa in all_answers(2000) if qa.kind == "yes_no"]
     assert len(answers) > 800
     assert 0.45 < sum(answer.startswith("Yes") for answer in answers) / len(answers) < 0.55
 
 
-def test_case_and_punctuation_do_not_count_but_words_do():
+def test_case_and_punctuation_are_ignored_but_words_are_not():
     assert score.is_correct("count", "there ARE two red shapes", "There are two red shapes.")
     assert not score.is_correct("count", "There are three red shapes.", "There are two red shapes.")
     assert not score.is_correct("yes_no", "Yes", "No, there is no red star.")
@@ -212,7 +212,7 @@ def read_folder(folder) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_data_set_is_the_same_for_a_seed_and_safe_to_write_again(tmp_path):
+def test_data_set_is_the_same_for_a_seed_and_can_be_rewritten(tmp_path):
     arguments = ["--num-train", "30", "--num-eval", "5", "--seed", "7"]
     make_data.main(["--output", str(tmp_path / "a"), *arguments])
     make_data.main(["--output", str(tmp_path / "b"), *arguments])
@@ -222,7 +222,7 @@ def test_data_set_is_the_same_for_a_seed_and_safe_to_write_again(tmp_path):
     assert not [name for name in first if name.endswith(".tmp")]
 
 
-def test_data_files_have_the_promised_forms(tmp_path):
+def test_data_files_have_the_documented_forms(tmp_path):
     make_data.main(["--output", str(tmp_path), "--num-train", "30", "--num-eval", "5", "--image-root", "root/"])
     pretrain, train, val = (
         json.loads((tmp_path / f"{name}.json").read_text()) for name in ("pretrain", "train", "val")
@@ -246,7 +246,7 @@ def test_too_small_a_request_is_refused(tmp_path, capsys):
     assert "--num-train is 0" in capsys.readouterr().err
 
 
-def test_vocabulary_has_llama_ids_and_reads_back_every_text(tmp_path):
+def test_vocabulary_has_llama_ids_and_decodes_every_text(tmp_path):
     sentencepiece = pytest.importorskip("sentencepiece")
     make_tokenizer.main(["--output", str(tmp_path)])
     model = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "tokenizer.model"))

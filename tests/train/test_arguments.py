@@ -1,4 +1,4 @@
-"""Raw values to settings: names, types, limits, and what the user is told."""
+"""Raw values to settings: names, types, bounds, and notices for the user."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import pytest
 from paddlenlp.trainer import TrainingArguments
 
 import paddlemix
+from paddlemix.commands.train import main
 from paddlemix.train.arguments import DataArguments, LlavaTrainingArguments, ModelArguments, parse
 from paddlemix.train.config_file import read_values
-from paddlemix.train.run import main
 from paddlemix.train.settings import DataSettings
 
 CONFIGS = Path(paddlemix.__file__).parent / "config" / "llava"
@@ -252,7 +252,7 @@ def test_broken_json_in_a_flag_is_named(line):
         ("lora_dropout", -0.1),
     ],
 )
-def test_value_below_the_least_is_an_error(key, value):
+def test_value_below_its_bound_is_an_error(key, value):
     with pytest.raises(ValueError, match=f"{key} is {value}.*expected at least"):
         settings(**{key: value})
 
@@ -302,7 +302,7 @@ def numeric_fields():
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e300, 10**13, -(10**13)])
-def test_no_number_takes_what_is_none_or_absurd(value):
+def test_numeric_settings_refuse_nan_infinity_and_absurd_values(value):
     accepted = []
     for key in numeric_fields():
         try:
@@ -342,7 +342,7 @@ def test_least_number_of_evaluations_needs_evaluations():
         ({"do_train": False, "evaluation_strategy": "epoch"}, False, True),
     ],
 )
-def test_run_trains_unless_it_is_told_otherwise(values, trains, evaluates):
+def test_run_trains_unless_its_settings_say_otherwise(values, trains, evaluates):
     found = settings(**values)
     assert (found["do_train"], found["do_eval"]) == (trains, evaluates)
     assert DataSettings.read(values).split == ("train" if trains else "eval")
@@ -355,7 +355,7 @@ def test_run_that_would_do_nothing_is_an_error(tmp_path, capsys):
         assert DataSettings.read({"do_train": False}).split
 
 
-def test_what_paddlenlp_refuses_by_assertion_is_a_value_error():
+def test_refusal_of_paddlenlp_by_assertion_is_a_value_error():
     with pytest.raises(ValueError, match="paddlenlp refuses these training settings"):
         settings(enable_auto_parallel=True, hybrid_parallel_topo_order="sideways")
 
@@ -366,7 +366,7 @@ def test_missing_output_dir_is_an_error(values):
         parse({"device": "cpu", **values})
 
 
-def test_missing_device_names_what_there_is():
+def test_missing_device_names_the_devices_of_this_machine():
     with pytest.raises(ValueError, match=r"device 'npu' is not there: this machine has .*cpu"):
         settings(device="npu")
 
@@ -393,18 +393,18 @@ def test_o2_without_half_precision_keeps_float32_with_a_notice(caplog):
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "start"),
     [
         ({"sharding": "stage2", "sharding_parallel_degree": 8, "tensor_parallel_degree": 1}, "sharding stage2"),
         ({"tensor_parallel_degree": 2}, "tensor_parallel_degree 2"),
         ({"tensor_parallel_degree": 1}, None),
     ],
 )
-def test_one_process_says_that_it_splits_nothing(caplog, values, told):
+def test_one_process_reports_the_settings_that_it_ignores(caplog, values, start):
     with caplog.at_level(logging.WARNING, logger="paddlemix"):
         settings(**values)
     lines = [record.message for record in caplog.records if "without effect in one process" in record.message]
-    assert [line.startswith(told) for line in lines] == ([True] if told else [])
+    assert [line.startswith(start) for line in lines] == ([True] if start else [])
 
 
 def test_refusal_of_paddlenlp_is_one_line(tmp_path):

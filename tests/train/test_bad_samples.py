@@ -1,4 +1,4 @@
-"""Runs over data of which some rows are bad: they end, count every bad row once, and list it."""
+"""Runs over data with bad rows finish, count every bad row once, and list it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ import pytest
 import tiny_folder
 from tiny_training import build, differing, settings, train, weights
 
+from paddlemix.commands.train import main
 from paddlemix.data import dataset as dataset_module
 from paddlemix.data.bad_rows import BadRowPolicy
 from paddlemix.data.row_note import RowNote
-from paddlemix.train.run import main
+from paddlemix.train import tally as tally_module
 from paddlemix.train.tally import FILE, RowTally, read_notes
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -89,8 +90,8 @@ def test_run_over_corrupted_rows_ends_and_counts_each_by_its_reason(num_workers,
     assert len(records(tmp_path / "out")) == 4
     assert all(record["file"] == str(data) and record["reason"] for record in records(tmp_path / "out"))
     assert results(tmp_path / "out") == ALL
-    told = [record.getMessage() for record in caplog.records if "skipped (" in record.getMessage()]
-    assert "2 skipped (1 wrong role, 1 empty answer)" in told[0] and "train: of 200 rows 4 skipped" in told[-1]
+    notices = [record.getMessage() for record in caplog.records if "skipped (" in record.getMessage()]
+    assert "2 skipped (1 wrong role, 1 empty answer)" in notices[0] and "train: of 200 rows 4 skipped" in notices[-1]
 
 
 SOME = {2: "missing", 5: "cut", 7: "long", 8: "broken"}
@@ -106,7 +107,7 @@ SOME_COUNTS = {
 
 @pytest.fixture(scope="module")
 def some_bad(tmp_path_factory):
-    """Twelve rows with a picture each, four of them bad or cut."""
+    """Twelve rows with an image each, four of them bad or cut."""
     return corrupt(tiny_folder.write_rows(tmp_path_factory.mktemp("bad"), 12, kinds="1", is_answer_fixed=True), SOME)
 
 
@@ -127,15 +128,15 @@ def test_resumed_run_equals_an_uninterrupted_one_where_rows_are_skipped(step, tm
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
     with (tmp_path / "rest/out" / FILE).open("a") as file:
-        file.write('{"split": "train", "fi')  # as a killed run leaves it
+        file.write('{"split": "train", "fi')  # left by a killed run
     rest = train(settings(tmp_path / "rest", some_bad, overwrite_output_dir=False, **shared))
     assert rest.recorder.losses == whole.recorder.losses[step:]
     assert not differing(weights(whole.llava), weights(rest.llava))
     assert results(tmp_path / "rest/out") == results(tmp_path / "whole/out") == SOME_COUNTS
     key = ["row", "kind", "reason"]
     listed = [
-        sorted([record[name] for name in key] for record in records(tmp_path / home / "out"))
-        for home in ("whole", "rest")
+        sorted([record[name] for name in key] for record in records(tmp_path / folder / "out"))
+        for folder in ("whole", "rest")
     ]
     assert listed[0] == listed[1] and len(listed[0]) == 3
 
@@ -186,10 +187,10 @@ def test_run_stops_with_one_line_when_more_rows_are_bad_than_allowed(num_workers
     code, errors = run_main(tmp_path, values | {"max_length": 200}, capsys)
     assert code == 1 and len(errors) == 1
     assert "2 of 12 rows are bad" in errors[0] and "max_bad_samples allows 1" in errors[0]
-    assert {2, 8} <= {record["row"] for record in records(tmp_path / "out")}  # what is to be mended
+    assert {2, 8} <= {record["row"] for record in records(tmp_path / "out")}  # the rows to correct
 
 
-def test_wrong_rows_stop_the_run_before_the_first_step_unless_they_are_to_be_skipped(tmp_path, capsys):
+def test_wrong_rows_stop_the_run_before_the_first_step_unless_skipping_is_set(tmp_path, capsys):
     data = corrupt(tiny_folder.write_rows(tmp_path / "data", 6, kinds="1"), {2: "role", 5: "empty"})
     code, errors = run_main(tmp_path, settings(tmp_path, data), capsys)
     assert code == 1 and f"{data}, row 2: " in errors[0] and "1 more rows are wrong (row 5" in errors[0]
@@ -199,7 +200,7 @@ def test_wrong_rows_stop_the_run_before_the_first_step_unless_they_are_to_be_ski
     assert run_main(tmp_path, settings(tmp_path, data, on_bad_sample="skip", max_steps=1), capsys) == (0, [])
 
 
-def test_missing_picture_raises_when_told_to(tmp_path, some_bad, capsys):
+def test_missing_image_raises_if_the_settings_say_so(tmp_path, some_bad, capsys):
     code, errors = run_main(tmp_path, settings(tmp_path, some_bad, on_bad_sample="raise", max_steps=12), capsys)
     assert code == 1 and len(errors) == 1 and str(some_bad) in errors[0]
 
@@ -230,20 +231,21 @@ def note(number, kind="missing_picture", split="train", **changes):
     return RowNote(split, "a.json", number, None, None, kind, "gone", **changes)
 
 
-def test_tally_takes_every_row_once_from_all_processes(tmp_path):
+def test_tally_takes_every_row_once_from_all_processes(tmp_path, monkeypatch):
     tally = RowTally(tmp_path, BadRowPolicy("skip"))
     tally.expect("train", 100, [note(1, "wrong_role")])
-    tally.begin(is_fresh=True, is_writer=True)
+    tally.begin(is_fresh=True)
     others = [[note(2), note(3, "cut", num_dropped_turns=2)], [note(2), note(1)]]
+    monkeypatch.setattr(tally_module, "gather_notes", lambda notes, num_processes: [notes, *others])
     for _ in range(2):
-        tally.settle(lambda own: [own, *others], is_writer=True)
+        tally.count(is_reported=False)
     assert [record["row"] for record in records(tmp_path)] == [1, 2]
     counts = {"train_skipped_rows": 2, "train_skipped_wrong_role": 1, "train_skipped_missing_picture": 1}
     assert tally.metrics("train") == {**counts, "train_cut_rows": 1, "train_dropped_turns": 2}
-    assert "2 skipped (1 wrong role, 1 missing picture), 1 cut" in tally.news() and tally.news() is None
+    assert "2 skipped (1 wrong role, 1 missing image), 1 cut" in tally.news() and tally.news() is None
 
 
-def test_notes_survive_the_file_whatever_their_text_is(tmp_path):
+def test_notes_with_any_text_are_written_and_read_back(tmp_path):
     tally = RowTally(tmp_path, BadRowPolicy("skip"))
     notes = [note(1), RowNote("train", "b\u2028.json", 2, 5, {"x": "\ud800"}, "too_long", "line\n\u2028 你好")]
     tally.add(notes)
@@ -254,7 +256,7 @@ def test_notes_survive_the_file_whatever_their_text_is(tmp_path):
 @pytest.mark.parametrize(
     "change", [{"split": []}, {"file": {}}, {"kind": "x"}, {"row": "1"}, {"reason": 5}, {"dropped_turns": "x"}]
 )
-def test_lines_that_no_run_wrote_are_left_out(tmp_path, change):
+def test_lines_that_no_run_wrote_are_ignored(tmp_path, change):
     line = {**note(1).as_dict(), **change}
     lines = [json.dumps(line), "[" * 100_000, "1" * 5000, json.dumps(note(2).as_dict())]
     (tmp_path / FILE).write_text("\n".join(lines))

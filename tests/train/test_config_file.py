@@ -64,7 +64,7 @@ def test_flags_override_the_file_and_leave_the_rest(tmp_path):
 @pytest.mark.parametrize("argv", [["stray"], ["--output_dir=out", "stray"]])
 def test_stray_word_is_named(tmp_path, argv):
     path = write(tmp_path, "{}")
-    with pytest.raises(ValueError, match="'stray' is no flag"):
+    with pytest.raises(ValueError, match="'stray' is not a flag"):
         read_values([path, *argv])
 
 

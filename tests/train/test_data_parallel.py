@@ -1,4 +1,4 @@
-"""Two processes train what one does with the same batches, and only the first one writes."""
+"""Two processes train as one does with the same global batch, and only the first one writes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SCRIPT = Path(__file__).parents[2] / "paddlemix/examples/llava/supervised_finetu
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Eight rows with none to three pictures: some steps have one process without a picture."""
+    """Eight rows with none to three images: in some steps one process has no image."""
     return tiny_folder.write_rows(tmp_path_factory.mktemp("data"))
 
 
@@ -33,28 +33,28 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def run(home: Path, values: dict, num_processes: int) -> Path:
+def run(folder: Path, values: dict, num_processes: int) -> Path:
     """Train with the script, in its own processes; return the output folder."""
-    done, logs = launched(home, values, num_processes)
+    done, logs = launched(folder, values, num_processes)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:] + "".join(log[-3000:] for log in logs)
-    (home / "printed.log").write_text(done.stdout + done.stderr)
+    (folder / "printed.log").write_text(done.stdout + done.stderr)
     return Path(values["output_dir"])
 
 
-def launched(home: Path, values: dict, num_processes: int) -> tuple[subprocess.CompletedProcess, list[str]]:
-    """Run the script in its own processes to its end; return what became of it, and each one's log."""
-    home.mkdir(exist_ok=True)
-    config = home / "config.json"
+def launched(folder: Path, values: dict, num_processes: int) -> tuple[subprocess.CompletedProcess, list[str]]:
+    """Run the script in its own processes to its end; return its result and the log of each process."""
+    folder.mkdir(exist_ok=True)
+    config = folder / "config.json"
     config.write_text(json.dumps(values))
     command = [sys.executable]
     if num_processes > 1:
         master = f"127.0.0.1:{free_port()}"
         command += ["-m", "paddle.distributed.launch", "--master", master, "--nproc_per_node", str(num_processes)]
-        command += ["--log_dir", str(home / "log")]
+        command += ["--log_dir", str(folder / "log")]
     environment = {**os.environ, "PADDLEMIX_NUM_THREADS": "1"}
     command += [str(SCRIPT), str(config)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, cwd=home)
-    return done, [log.read_text() for log in sorted(home.glob("log/workerlog.*"))]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, cwd=folder)
+    return done, [log.read_text() for log in sorted(folder.glob("log/workerlog.*"))]
 
 
 def losses(output: Path) -> list[float]:
@@ -72,9 +72,9 @@ def assert_same_training(one: Path, two: Path) -> None:
     assert len(losses(one)) == 3
 
 
-def values_of(home: Path, data: Path, **changes) -> dict:
+def values_of(folder: Path, data: Path, **changes) -> dict:
     shared = {"max_steps": 3, "max_grad_norm": 1.0, "adam_epsilon": 0.01, "save_strategy": "steps", "save_steps": 2}
-    return {**settings(home, data, "anyres"), **shared, **changes}
+    return {**settings(folder, data, "anyres"), **shared, **changes}
 
 
 @pytest.mark.parametrize("changes", [{}, {"sharding": "stage1"}], ids=["data parallel", "sharding stage 1"])
@@ -85,18 +85,18 @@ def test_two_processes_train_as_one_with_the_same_global_batch(tmp_path, data, c
     assert_same_training(one, two)
     assert last_checkpoint(two).name == "checkpoint-2"
     printed = (tmp_path / "two" / "printed.log").read_text()
-    assert printed.count("train: 8 rows") == 1  # the second process keeps to its own log
+    assert printed.count("train: 8 rows") == 1  # the second process writes only to its own log
     if changes:
         assert_a_payload_of_one_process_ends_both(tmp_path / "rest", two, values_of(tmp_path / "rest", data, **options))
 
 
-def assert_a_payload_of_one_process_ends_both(home: Path, before: Path, values: dict) -> None:
+def assert_a_payload_of_one_process_ends_both(folder: Path, before: Path, values: dict) -> None:
     """The second process alone reads the file; the first one must not wait for it."""
-    shutil.copytree(before / "checkpoint-2", home / "out/checkpoint-2")
-    bad = home / "out/checkpoint-2/optimizer.shard01.pdopt"
+    shutil.copytree(before / "checkpoint-2", folder / "out/checkpoint-2")
+    bad = folder / "out/checkpoint-2/optimizer.shard01.pdopt"
     bad.write_bytes(b"\x80\x02cposix\nsystem\nX\x09\x00\x00\x00touch ran\x85R.")
-    done, logs = launched(home, {**values, "overwrite_output_dir": False}, 2)
-    assert done.returncode != 0 and not (home / "ran").exists()
+    done, logs = launched(folder, {**values, "overwrite_output_dir": False}, 2)
+    assert done.returncode != 0 and not (folder / "ran").exists()
     assert all(f"error: {bad} is refused: it refers to posix.system" in log for log in logs)
     assert all("Traceback" not in log for log in logs)
 
@@ -113,12 +113,12 @@ def test_lora_over_nf4_and_packing_in_two_processes_train_as_in_one(tmp_path, da
     assert losses(one) == pytest.approx(losses(two), abs=1e-5)
 
 
-def test_a_folder_of_somebody_else_ends_both_processes(tmp_path, data):
-    """The first process alone looks at it: the second one would meet what the first is writing."""
+def test_a_folder_with_other_files_ends_both_processes(tmp_path, data):
+    """Only the first process looks at it: the second one would find what the first is writing."""
     values = {**values_of(tmp_path, data, per_device_train_batch_size=1), "overwrite_output_dir": False}
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "notes.md").write_text("mine")
     done, logs = launched(tmp_path, values, 2)
     assert done.returncode != 0 and len(logs) == 2
-    assert all("no earlier output of train, it holds notes.md" in log and "Traceback" not in log for log in logs)
+    assert all("not an earlier output of train, it holds notes.md" in log and "Traceback" not in log for log in logs)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["notes.md"]

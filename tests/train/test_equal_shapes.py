@@ -18,9 +18,9 @@ NUM_ROWS = 24
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Rows of many lengths, with none to three pictures."""
-    home = tmp_path_factory.mktemp("data")
-    path = tiny_folder.write_rows(home, NUM_ROWS)
+    """Rows of many lengths, with none to three images."""
+    folder = tmp_path_factory.mktemp("data")
+    path = tiny_folder.write_rows(folder, NUM_ROWS)
     rows = json.loads(path.read_text())
     for number, row in enumerate(rows):
         row["conversations"][0]["value"] += " What is this?" * (number * 7 % 23)

@@ -8,10 +8,10 @@ import pytest
 import reference_models as tiny
 import tiny_folder
 
+from paddlemix import LlavaForConditionalGeneration
 from paddlemix.checkpoints.load import load_model
 from paddlemix.models.config import LlavaConfig
 from paddlemix.models.language.families import FAMILIES
-from paddlemix.models.llava import LlavaForConditionalGeneration
 from paddlemix.train.arguments import ModelArguments
 from paddlemix.train.lora import add_lora, save_adapter
 

@@ -1,4 +1,4 @@
-"""Which parameters train: PaddleMIX's patterns and ours."""
+"""The choice of trainable parameters by PaddleMIX's patterns and ours."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_paddlemix_pretraining_patterns_leave_the_projector(model):
     assert trained(model) == names
 
 
-def test_our_names_do_the_same(model):
+def test_patterns_match_our_names_too(model):
     freeze(model, ["language_model.*", "image_newline"])
     assert trained(model) == starting_with(model, "projector.")
     freeze(model, ["*"], ["projector.*"])
@@ -57,12 +57,12 @@ def test_our_names_do_the_same(model):
 def test_parameter_that_matches_both_or_none_stays_as_it_was(is_frozen_before, pad_model):
     name = "vision_tower.pre_norm.weight" if is_frozen_before else "language_model.norm.weight"
     parameter = dict(pad_model.named_parameters())[name]
-    for patterns in ((["*norm*"], ["*norm*"]), (["nothing"], ["nobody"]), (None, None)):
+    for patterns in ((["*norm*"], ["*norm*"]), (["absent"], ["missing"]), (None, None)):
         freeze(pad_model, *patterns)
         assert parameter.stop_gradient == is_frozen_before
 
 
-def test_exclude_alone_trains_what_is_frozen_otherwise(pad_model):
+def test_exclude_alone_trains_parameters_that_are_frozen_otherwise(pad_model):
     freeze(pad_model, None, ["*vision_tower*post_norm*", "*ln_pre.weight"])
     assert trained(pad_model) & starting_with(pad_model, "vision_tower.") == {
         "vision_tower.post_norm.weight",
@@ -71,7 +71,7 @@ def test_exclude_alone_trains_what_is_frozen_otherwise(pad_model):
     }
 
 
-def test_freezing_twice_gives_what_the_last_call_says(pad_model):
+def test_the_last_call_alone_decides(pad_model):
     freeze(pad_model, PRETRAIN_INCLUDE, PRETRAIN_EXCLUDE)
     freeze(pad_model)
     assert "language_model.norm.weight" in trained(pad_model)
@@ -79,7 +79,7 @@ def test_freezing_twice_gives_what_the_last_call_says(pad_model):
 
 def test_unfrozen_tower_trains_up_to_the_selected_features(model):
     freeze(model, PRETRAIN_INCLUDE, PRETRAIN_EXCLUDE, is_tower_trained=True)
-    unused = starting_with(model, "vision_tower.layers.2.", "vision_tower.post_norm.")  # features are those before it
+    unused = starting_with(model, "vision_tower.layers.2.", "vision_tower.post_norm.")  # after the selected features
     assert len(unused) == 18
     tower = starting_with(model, "vision_tower.")
     assert trained(model) == (tower - unused) | starting_with(model, "projector.")
@@ -131,19 +131,19 @@ def test_without_patterns_every_projection_of_the_decoder_gets_an_adapter(pad_mo
 
 
 @pytest.mark.parametrize(
-    "patterns, said",
+    "patterns, message",
     [
         ([], "lora_target_modules is empty"),
         (["llama.block.*"], "matches no layer; there are .*q_proj"),
         (["llama.(q_proj"], "broken regular expression"),
     ],
 )
-def test_patterns_without_a_layer_raise(patterns, said, pad_model):
-    with pytest.raises(ValueError, match=said):
+def test_patterns_without_a_layer_raise(patterns, message, pad_model):
+    with pytest.raises(ValueError, match=message):
         lora_targets(pad_model, patterns)
 
 
-def test_report_counts_what_trains(pad_model):
+def test_report_counts_trained_parameters(pad_model):
     freeze(pad_model, PRETRAIN_INCLUDE, PRETRAIN_EXCLUDE)
     lines = [line.split() for line in report(pad_model.named_parameters()).splitlines()]
     projector = 32 * 48 + 48 + 48 * 48 + 48  # two linear layers with biases
@@ -155,11 +155,11 @@ def test_report_counts_what_trains(pad_model):
     assert list(table) == ["vision_tower", "projector", "language_model", "total"]
 
 
-def test_pattern_that_matches_nothing_is_told(pad_model, caplog):
+def test_pattern_that_matches_nothing_is_reported(pad_model, caplog):
     freeze(pad_model, PRETRAIN_INCLUDE, PRETRAIN_EXCLUDE)
     lora_targets(pad_model, LORA_PATTERNS)
     assert caplog.messages == []
     freeze(pad_model, ["*llama*", "*lamma*"], ["*projektor*"])
     lora_targets(pad_model, ["llama.layer.*q_proj.*", ".*q_prjo.*"])
-    told = ["no parameter matches '*lamma*', '*projektor*'", "no layer matches '.*q_prjo.*'"]
-    assert [message.partition(": ")[2] for message in caplog.messages] == told
+    expected = ["no parameter matches '*lamma*', '*projektor*'", "no layer matches '.*q_prjo.*'"]
+    assert [message.partition(": ")[2] for message in caplog.messages] == expected

@@ -1,4 +1,4 @@
-"""Runs that are interrupted while they wait for data end at once; those without their images before the first step."""
+"""Runs that wait for data end at once when interrupted; runs without their images end before the first step."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ import tiny_folder
 from slow_server import drip, running
 from tiny_training import settings, train
 
+from paddlemix.commands.train import main
 from paddlemix.doctor.run_checks import diagnose
 from paddlemix.terminal.interrupts import kept_interrupts
-from paddlemix.train.run import main
 from paddlemix.train.tally import FILE
 
 
 @pytest.fixture
 def slow(tmp_path, monkeypatch):
-    """Return a function that writes rows whose images come from a server that never ends; it sends a signal then."""
+    """Return a function that writes rows whose images come from a server that never ends; it then sends a signal."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("PADDLEMIX_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(gc, "freeze", lambda: None)  # the process of the tests goes on
+    monkeypatch.setattr(gc, "freeze", lambda: None)  # the test process continues
     number, sent = [signal.SIGINT], []
 
     def send():
@@ -88,7 +88,7 @@ def test_sigterm_while_it_evaluates_ends_the_run_at_once(slow, tmp_path, capsys)
 
 
 @pytest.mark.parametrize("error", [ImportError, SystemError, RuntimeError, OSError])
-def test_ctrl_c_that_became_another_error_is_one(error):
+def test_ctrl_c_that_became_another_error_is_raised(error):
     with pytest.raises(KeyboardInterrupt), kept_interrupts():
         try:
             os.kill(os.getpid(), signal.SIGINT)
@@ -99,7 +99,7 @@ def test_ctrl_c_that_became_another_error_is_one(error):
 
 @pytest.fixture
 def missing(tmp_path):
-    """2,000 rows whose images lie beside the folder that is named."""
+    """2,000 rows whose images are next to the folder that is named."""
     row = json.loads(tiny_folder.write_rows(tmp_path / "data", 1, kinds="1").read_text())[0]
     (tmp_path / "data/other").mkdir()
     (tmp_path / "data/missing.json").write_text(json.dumps([{**row, "image": "0-0.png"}] * 2000))
@@ -112,7 +112,7 @@ def missing(tmp_path):
     ids=["default", "skip", "raise", "packing", "grouped"],
 )
 def test_run_without_its_images_ends_before_the_model_is_loaded(changes, missing, tmp_path, monkeypatch):
-    monkeypatch.setattr("paddlemix.checkpoints.load.load_model", None)
+    monkeypatch.setattr("paddlemix.train.run.load_model", None)
     hint = f"it would be found with image_folder '{tmp_path}/data/images'"
     with pytest.raises(ValueError, match=rf"1,024 of the 1,024 rows .* of 2,000, cannot be used.* not found.*{hint}"):
         train(settings(tmp_path, missing, image_folder=str(tmp_path / "data/other"), **changes))
@@ -127,12 +127,12 @@ def test_doctor_says_the_same(missing, tmp_path):
 
 
 @pytest.mark.parametrize("policy", ["skip", "raise"])
-def test_counting_tokens_stops_when_more_rows_are_bad_than_may_be(policy, missing, tmp_path, monkeypatch):
+def test_counting_tokens_stops_when_too_many_rows_are_bad(policy, missing, tmp_path, monkeypatch):
     monkeypatch.setattr("paddlemix.train.data_sets.check_images", lambda *arguments: None)
     row = json.loads(missing.read_text())[0]
     good = {**row, "image": "images/0-0.png"}
     missing.write_text(json.dumps([good, row, good, good, good] * 200))
-    expected = "11 of 1000 rows are bad" if policy == "skip" else r"row 2: picture '0-0\.png' not found"
+    expected = "11 of 1000 rows are bad" if policy == "skip" else r"row 2: image '0-0\.png' not found"
     with pytest.raises(ValueError, match=expected):
         train(settings(tmp_path, missing, packing=True, on_bad_sample=policy))
     assert len((tmp_path / "out" / FILE).read_text().splitlines()) == (11 if policy == "skip" else 1)

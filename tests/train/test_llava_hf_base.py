@@ -1,4 +1,4 @@
-"""Training that starts from a llava-hf folder, and its result as such a folder again, loaded by transformers."""
+"""Training from a llava-hf folder, and its result converted back to one that transformers loads."""
 
 from __future__ import annotations
 

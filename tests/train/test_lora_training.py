@@ -1,4 +1,4 @@
-"""LoRA: what trains, what is written, and that merging changes nothing but the file."""
+"""LoRA: the parameters that train, the files that are written, and merging."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, data):
     """A finished run at a high rate: (trainer, its output folder)."""
-    home = tmp_path_factory.mktemp("run")
-    trainer = train(settings(home, data, "anyres", learning_rate=5e-3, save_strategy="steps", save_steps=2, **LORA))
+    folder = tmp_path_factory.mktemp("run")
+    trainer = train(settings(folder, data, "anyres", learning_rate=5e-3, save_strategy="steps", save_steps=2, **LORA))
     trainer.llava.eval()
-    return trainer, home / "out"
+    return trainer, folder / "out"
 
 
 def batch_of(trainer, indices=(1, 3)):
@@ -76,11 +76,13 @@ def test_adapters_projector_and_newline_train_and_nothing_else(run):
     assert all(after[name].any() for name in adapters)  # lora_B starts at zero
 
 
-def test_projector_stays_as_it_is_when_it_is_frozen(tmp_path, data):
+def test_frozen_projector_is_neither_trained_nor_saved(tmp_path, data):
     trainer = train(settings(tmp_path, data, max_steps=1, freeze_mm_mlp_adapter=True, **LORA))
     assert all("lora_" in name for name, tensor in trainer.llava.named_parameters() if not tensor.stop_gradient)
     assert all(name.endswith(("lora_A", "lora_B")) for name in open_pdparams(tmp_path / "out" / WEIGHTS))
-    assert LlavaForConditionalGeneration.from_pretrained(tmp_path / "out") is not None
+    saved = weights(LlavaForConditionalGeneration.from_pretrained(tmp_path / "out"))
+    adapted = {f"language_model.layers.{number}.{name}.weight" for number in (0, 1) for name, _, _ in LINEARS}
+    assert differing(weights(tiny_folder.load("pad")[0]), saved) == adapted
 
 
 @pytest.mark.parametrize("place", ["", "checkpoint-2", "checkpoint-4"])
@@ -118,7 +120,7 @@ def test_merged_weights_are_base_plus_scaled_product(run):
         np.testing.assert_allclose(merged[name], expected, atol=1e-6, err_msg=name)
 
 
-def test_merged_logits_are_those_of_the_adapter_and_not_the_bases(run):
+def test_merged_logits_equal_those_with_the_adapter_and_not_the_base(run):
     trainer, output = run
     batch = batch_of(trainer)
     tuned = trainer.llava(batch).numpy()
@@ -161,7 +163,7 @@ def test_adapter_folder_chats_by_itself(place, run):
         LlavaProcessor.from_pretrained(folder),
         sampling=GREEDY,
     )
-    assert isinstance(session.ask("What is this?", [tiny_folder.picture(1)]), str)
+    assert isinstance(session.ask("What is this?", [tiny_folder.random_image(1)]), str)
     assert not (folder / "model.safetensors").exists()
 
 
@@ -189,7 +191,7 @@ def test_merge_script_writes_a_folder_that_chats_without_its_inputs(run, tmp_pat
     assert not differing(weights(merged), weights(LlavaForConditionalGeneration.from_pretrained(output)))
     session = ChatSession(merged, LlavaProcessor.from_pretrained(tmp_path / "merged"), sampling=GREEDY)
     direct = ChatSession(trainer.llava, trainer.processor, sampling=GREEDY)
-    assert session.ask("Why?", [tiny_folder.picture(2)]) == direct.ask("Why?", [tiny_folder.picture(2)])
+    assert session.ask("Why?", [tiny_folder.random_image(2)]) == direct.ask("Why?", [tiny_folder.random_image(2)])
 
 
 def test_projector_may_have_adapters_too(tmp_path, data):
@@ -216,7 +218,7 @@ def test_order_of_an_adapter_file_does_not_matter(tmp_path, data):
     assert not differing(before, weights(LlavaForConditionalGeneration.from_pretrained(output)))
 
 
-def test_new_run_goes_on_from_an_adapter(run, tmp_path, data):
+def test_new_run_continues_from_an_adapter(run, tmp_path, data):
     trainer, output = run
     resumed = build(settings(tmp_path, data, "anyres", lora_path=str(output), **LORA))
     assert not differing(weights(trainer.llava), weights(resumed.llava))
@@ -228,8 +230,8 @@ def test_adapter_of_another_rank_is_refused(run, tmp_path, data):
 
 
 @pytest.mark.parametrize("change", [{"lora_alpha": 64}, {"rslora": True}])
-def test_adapter_that_would_count_more_than_it_did_is_refused(run, tmp_path, data, change):
-    with pytest.raises(ValueError, match=r"is scaled by 2 .* by these settings it would be by (16|4): another model"):
+def test_adapter_that_would_be_scaled_otherwise_is_refused(run, tmp_path, data, change):
+    with pytest.raises(ValueError, match=r"is scaled by 2 .* would be scaled by (16|4), which is another model"):
         build(settings(tmp_path, data, "anyres", lora_path=str(run[1]), **{**LORA, **change}))
 
 
@@ -239,14 +241,14 @@ def test_adapter_that_would_be_left_out_is_refused(run, tmp_path, data):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_merge_of_what_is_no_number_is_refused(run, tmp_path, value):
-    spoiled = tmp_path / "spoiled"
-    shutil.copytree(run[1], spoiled, ignore=shutil.ignore_patterns("checkpoint-*"))
-    tensors = paddle.load(str(spoiled / WEIGHTS))
+def test_merge_of_values_that_are_not_finite_is_refused(run, tmp_path, value):
+    broken = tmp_path / "broken"
+    shutil.copytree(run[1], broken, ignore=shutil.ignore_patterns("checkpoint-*"))
+    tensors = paddle.load(str(broken / WEIGHTS))
     name = next(name for name in tensors if name.endswith("lora_B"))
-    paddle.save({**tensors, name: paddle.full_like(tensors[name], value)}, str(spoiled / WEIGHTS))
-    with pytest.raises(CheckpointError, match="values that are no finite numbers in language_model"):
-        merge(spoiled, tmp_path / "merged", device="cpu")
+    paddle.save({**tensors, name: paddle.full_like(tensors[name], value)}, str(broken / WEIGHTS))
+    with pytest.raises(CheckpointError, match="values that are not finite in language_model"):
+        merge(broken, tmp_path / "merged", device="cpu")
     assert not (tmp_path / "merged").exists()
 
 
@@ -260,7 +262,7 @@ def test_fresh_adapters_change_nothing(tmp_path, data):
     trainer = build(settings(tmp_path, data, **LORA))
     batch = batch_of(trainer)
     trainer.llava.eval()
-    with paddle.no_grad():  # by which tiles go through the tower one by one, on either side
+    with paddle.no_grad():  # without gradients both models encode tiles one by one
         found, expected = trainer.llava(batch), tiny_folder.load("pad")[0](batch)
     np.testing.assert_array_equal(found.numpy(), expected.numpy())
 
@@ -274,7 +276,7 @@ def test_full_model_in_a_former_adapter_folder_is_read_as_the_full_model(tmp_pat
 
 def test_merging_into_a_former_adapter_folder_gives_a_model_folder(run, tmp_path, data):
     train(settings(tmp_path, data, "anyres", max_steps=1, **LORA))
-    with pytest.raises(CheckpointError, match="no earlier output of merge"):
+    with pytest.raises(CheckpointError, match="not an earlier output of merge"):
         merge(run[1], tmp_path / "out")
     merge(run[1], tmp_path / "out", is_overwriting=True)
     expected = weights(LlavaForConditionalGeneration.from_pretrained(run[1]))

@@ -1,4 +1,4 @@
-"""Rows that ended runs once: skipped or refused before the first step, whatever way the rows are dealt out."""
+"""Rows that once crashed runs are skipped, or refused before the first step, also with packing and grouping."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import functools
 import json
 import socket
 import threading
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,14 +19,14 @@ from paddlemix.data.dataset import ConversationDataset
 from paddlemix.data.measure import Measure
 from paddlemix.data.readers.files import read_rows
 from paddlemix.doctor.run_checks import diagnose
-from paddlemix.train.results import sample_answers
+from paddlemix.train import results
 
 TALK = '"conversations": [["Hi", "Hello."]]'
 ODD = (
     f'{{"id": "deep", "x": {"[" * 30_000}{"]" * 30_000}, {TALK}}}',
     f'{{"id": {"9" * 5000}, {TALK}}}',
     '{"id": "half", "conversations": [["a \\ud83d", "b"]]}',
-    f'{{"id": "nobody", "image": "~nosuchuser/x.png", {TALK}}}',
+    f'{{"id": "user", "image": "~nosuchuser/x.png", {TALK}}}',
     f'{{"id": "long", "image": "{"x" * 5000}", {TALK}}}',
     f'{{"id": "null", "image": "a\\u0000.png", {TALK}}}',
     f'{{"id": "address", "image": "http://[::1", {TALK}}}',
@@ -40,7 +39,7 @@ SKIP = {"on_bad_sample": "skip", "max_bad_samples": 20, "max_length": 200}
 
 @pytest.fixture
 def odd(tmp_path):
-    """Six good rows with those above between them, as JSON lines."""
+    """Six good rows with the ODD rows between them, as JSON lines."""
     good = json.loads(tiny_folder.write_rows(tmp_path / "data", 6, kinds="1", is_answer_fixed=True).read_text())
     lines = [*map(json.dumps, good[:3]), *ODD, *map(json.dumps, good[3:])]
     (tmp_path / "data/odd.jsonl").write_text("\n".join(lines))
@@ -58,20 +57,20 @@ def test_odd_rows_are_skipped_and_counted_by_their_kind(changes, odd, tmp_path):
 
 
 def test_odd_rows_are_refused_before_the_model_is_loaded_unless_they_are_skipped(odd, tmp_path, monkeypatch):
-    monkeypatch.setattr("paddlemix.checkpoints.load.load_model", None)
+    monkeypatch.setattr("paddlemix.train.run.load_model", None)
     for policy in (None, "raise"):
         with pytest.raises(ValueError, match=r"odd\.jsonl, row 4 .*8 more rows are wrong"):
             build(settings(tmp_path, odd, on_bad_sample=policy))
 
 
-def test_doctor_and_inspect_data_tell_odd_rows(odd, tmp_path, capsys):
+def test_doctor_and_inspect_data_report_odd_rows(odd, tmp_path, capsys):
     values = settings(tmp_path, odd, packing=True)
     checks = {check.name: check for check in diagnose(values, template=None, config_folder=None, is_tried=False).checks}
     assert checks["data"].status == "FAILED" and "row 4" in checks["data"].facts[-1]
     diagnosis = diagnose({**values, **SKIP}, template=None, config_folder=None, is_tried=False)
     assert not diagnosis.has_failed
-    told = next(check for check in diagnosis.checks if check.name == "data").facts
-    assert any("9 rows are left out (3 not JSON, 1 unsupported key, 5 otherwise wrong)" in fact for fact in told)
+    facts = next(check for check in diagnosis.checks if check.name == "data").facts
+    assert any("9 rows are left out (3 not JSON, 1 unsupported key, 5 otherwise wrong)" in fact for fact in facts)
     (tmp_path / "run.json").write_text(json.dumps({**values, **SKIP}))
     assert cli.main(["inspect-data", str(tmp_path / "run.json"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["skipped"] == KINDS
@@ -102,35 +101,35 @@ def test_malformed_header_of_a_server_is_an_unreadable_image(changes, tmp_path, 
 
 
 @pytest.fixture
-def held_rows(tmp_path):
+def rows_with_loss(tmp_path):
     """Two turns, the same with the first answer not trained, and the first turn alone."""
     texts = ("What is this?", "It is red.", "How many?", "Two shapes.")
     messages = [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(texts)]
-    held = [*messages[:1], {**messages[1], "loss": False}, *messages[2:]]
-    (tmp_path / "held.json").write_text(json.dumps([{"messages": one} for one in (messages, held, messages[:2])]))
-    return read_rows(tmp_path / "held.json")
+    untrained = [*messages[:1], {**messages[1], "loss": False}, *messages[2:]]
+    (tmp_path / "rows.json").write_text(json.dumps([{"messages": one} for one in (messages, untrained, messages[:2])]))
+    return read_rows(tmp_path / "rows.json")
 
 
-def test_labels_of_an_answer_with_loss_false_are_ignored_and_its_ids_stay(held_rows):
+def test_labels_of_an_answer_with_loss_false_are_ignored_and_its_ids_stay(rows_with_loss):
     processor = LlavaProcessor.from_pretrained(tiny_folder.folder())
-    whole, sample, first = (processor.encode_to_train(row.conversation)[0] for row in held_rows)
+    whole, sample, first = (processor.encode_to_train(row.conversation)[0] for row in rows_with_loss)
     end = len(first.token_ids)
     np.testing.assert_array_equal(sample.token_ids, whole.token_ids)
     np.testing.assert_array_equal(sample.labels, [*[-100] * end, *whole.labels[end:]])
     assert processor.decode([label for label in sample.labels if label != -100]) == "Two shapes."
 
 
-def test_row_of_which_only_untrained_answers_fit_is_skipped_and_measured_as_such(held_rows):
+def test_row_of_which_only_untrained_answers_fit_is_skipped_and_measured_as_such(rows_with_loss):
     processor = LlavaProcessor.from_pretrained(tiny_folder.folder())
-    max_length = len(processor.encode_to_train(held_rows[0].conversation)[0].token_ids) - 1
+    max_length = len(processor.encode_to_train(rows_with_loss[0].conversation)[0].token_ids) - 1
     encode = functools.partial(processor.encode_to_train, max_length=max_length)
-    (note,) = ConversationDataset([held_rows[1], held_rows[2]], encode, policy=BadRowPolicy("skip"))[0].notes
+    (note,) = ConversationDataset([rows_with_loss[1], rows_with_loss[2]], encode, policy=BadRowPolicy("skip"))[0].notes
     measure = Measure(processor.tokenizer, processor.template, processor.spec, max_length)
-    assert note.kind == measure.row(held_rows[1], {}).kind == "nothing_trained"
+    assert note.kind == measure.row(rows_with_loss[1], {}).kind == "nothing_trained"
 
 
-def test_sample_answer_is_asked_for_where_the_answer_is_trained(held_rows):
-    model = SimpleNamespace(generate=lambda batch, max_new_tokens: [[5]])
+def test_sample_answers_ask_the_question_whose_answer_is_trained(rows_with_loss, monkeypatch):
+    monkeypatch.setattr(results, "generate", lambda model, batch, sampling: [[5]])
     processor = LlavaProcessor.from_pretrained(tiny_folder.folder())
-    (said,) = sample_answers(model, processor, held_rows[1:2], 1)
-    assert (said["question"], said["expected"]) == ("How many?", "Two shapes.")
+    (answer,) = results.sample_answers(None, processor, rows_with_loss[1:2], 1)
+    assert (answer["question"], answer["expected"]) == ("How many?", "Two shapes.")

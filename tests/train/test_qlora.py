@@ -1,4 +1,4 @@
-"""LoRA over codes (QLoRA): what trains, what is written, and that merging gives the model that was trained."""
+"""LoRA over quantized weights (QLoRA): the parameters that train, the files that are written, and merging."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module", params=KINDS)
 def run(request, tmp_path_factory, data):
     """A finished run at a high rate: (kind, trainer, its output folder)."""
-    home = tmp_path_factory.mktemp("run")
-    trainer = train(values_of(home, data, request.param, max_steps=6, save_strategy="steps", save_steps=3))
+    folder = tmp_path_factory.mktemp("run")
+    trainer = train(values_of(folder, data, request.param, max_steps=6, save_strategy="steps", save_steps=3))
     trainer.llava.eval()
-    return request.param, trainer, home / "out"
+    return request.param, trainer, folder / "out"
 
 
-def values_of(home, data, kind, **changes):
-    return settings(home, data, "anyres", **{"learning_rate": 5e-3, **LORA, **SWITCHES[kind], **changes})
+def values_of(folder, data, kind, **changes):
+    return settings(folder, data, "anyres", **{"learning_rate": 5e-3, **LORA, **SWITCHES[kind], **changes})
 
 
 def batch_of(trainer):
@@ -57,17 +57,17 @@ def test_loss_falls_while_only_adapters_and_projector_train(run):
     assert trained == factors | others
 
 
-def test_adapter_is_written_as_over_unquantised_weights_with_the_kind_noted(run, tmp_path, data):
+def test_adapter_is_written_as_over_unquantized_weights_with_the_kind_recorded(run, tmp_path, data):
     kind, _, output = run
     plain = train(settings(tmp_path, data, "anyres", max_steps=1, **LORA))
     assert set(open_pdparams(output / WEIGHTS)) == set(open_pdparams(tmp_path / "out" / WEIGHTS))
     ours, theirs = (json.loads((folder / "lora_config.json").read_text()) for folder in (output, tmp_path / "out"))
     assert ours.pop("quantization") == kind and ours == theirs
     assert not list(output.glob("model*.safetensors"))
-    assert plain.llava is not None
+    assert not quantized_layers(plain.llava)
 
 
-def test_merged_logits_are_those_of_the_quantised_model_with_its_adapter(run, tmp_path):
+def test_merged_logits_equal_those_of_the_quantized_model_with_its_adapter(run, tmp_path):
     kind, trainer, output = run
     batch = batch_of(trainer)
     expected = trainer.llava(batch).numpy()
@@ -77,7 +77,7 @@ def test_merged_logits_are_those_of_the_quantised_model_with_its_adapter(run, tm
     assert_near(LlavaForConditionalGeneration.from_pretrained(output, **SWITCHES[kind])(batch).numpy(), expected)
 
 
-def test_merging_may_leave_the_base_unrounded(run, tmp_path):
+def test_merging_can_use_the_unrounded_base(run, tmp_path):
     kind, trainer, output = run
     merge(output, tmp_path / "merged", device="cpu", base_quantization=None)
     merged = weights(LlavaForConditionalGeneration.from_pretrained(tmp_path / "merged"))
@@ -100,13 +100,13 @@ def test_resumed_run_equals_the_uninterrupted_one(run, tmp_path, data):
     assert not differing(weights(trainer.llava), weights(resumed.llava))
 
 
-def test_new_run_goes_on_from_an_adapter(run, tmp_path, data, caplog):
+def test_new_run_continues_from_an_adapter(run, tmp_path, data, caplog):
     kind, trainer, output = run
     resumed = build(values_of(tmp_path, data, kind, lora_path=str(output)))
     assert not differing(weights(trainer.llava), weights(resumed.llava))
-    assert "goes on over" not in caplog.text
+    assert "continues over" not in caplog.text
     build(settings(tmp_path, data, "anyres", lora_path=str(output), **LORA))
-    assert f"trained over {kind} weights and goes on over unquantised ones" in caplog.text
+    assert f"trained over {kind} weights and continues over unquantized ones" in caplog.text
 
 
 def test_recomputing_layers_changes_no_weight(run, tmp_path, data):
@@ -116,8 +116,10 @@ def test_recomputing_layers_changes_no_weight(run, tmp_path, data):
         np.testing.assert_allclose(weights(again.llava)[name], tensor, atol=1e-5, err_msg=name)
 
 
-def test_quantised_weights_need_lora(tmp_path, data):
-    with pytest.raises(ValueError, match="load_in_4bit holds weights in nf4, which cannot be trained: set lora: true"):
+def test_quantized_weights_need_lora(tmp_path, data):
+    with pytest.raises(
+        ValueError, match="load_in_4bit quantizes the weights to nf4, which cannot be trained: set lora: true"
+    ):
         build(settings(tmp_path, data, load_in_4bit=True))
 
 
@@ -128,7 +130,7 @@ def test_both_switches_are_refused(tmp_path, data):
 
 def test_training_over_an_adapter_folder_is_refused(run, tmp_path, data):
     kind, _, output = run
-    with pytest.raises(ValueError, match="start from its base, with lora_path to go on"):
+    with pytest.raises(ValueError, match="start from its base, with lora_path to continue"):
         build(values_of(tmp_path, data, kind, model_name_or_path=str(output)))
 
 

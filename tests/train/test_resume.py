@@ -1,4 +1,4 @@
-"""A run that was interrupted after any step ends as one that was not; a save that fails leaves the one before."""
+"""An interrupted run that resumes ends as an uninterrupted one; a failed save leaves the checkpoint before it."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ import tiny_folder
 from tiny_training import LORA, PRETRAIN_FREEZE, build, differing, settings, train, weights
 
 from paddlemix.train import run
+from paddlemix.train import trainer as trainer_module
+from paddlemix.train.resume import check_state
 from paddlemix.train.run_folder import COMPLETE, last_checkpoint
-from paddlemix.train.run_state import check_state
 
 NUM_STEPS = 7
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Eight rows with none, one, two and three pictures: four steps an epoch of batches of two."""
+    """Eight rows with none, one, two and three images: an epoch is four batches of two."""
     return tiny_folder.write_rows(tmp_path_factory.mktemp("data"))
 
 
@@ -39,9 +40,9 @@ def test_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(changes, tmp_
     values = {**saving, **changes}
     whole = train(settings(tmp_path / "whole", data, "anyres", **values))
     for step in (1, 2, 4, 6):
-        home = tmp_path / f"rest-{step}"
-        shutil.copytree(tmp_path / f"whole/out/checkpoint-{step}", home / f"out/checkpoint-{step}")
-        rest = train(settings(home, data, "anyres", overwrite_output_dir=False, **values))
+        folder = tmp_path / f"rest-{step}"
+        shutil.copytree(tmp_path / f"whole/out/checkpoint-{step}", folder / f"out/checkpoint-{step}")
+        rest = train(settings(folder, data, "anyres", overwrite_output_dir=False, **values))
         assert rest.recorder.losses == whole.recorder.losses[step:]
         assert rest.recorder.rates == whole.recorder.rates[step:]
         assert len(rest.recorder.losses) == NUM_STEPS - step
@@ -52,15 +53,15 @@ def test_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(changes, tmp_
 def test_full_disk_ends_the_run_and_leaves_the_last_whole_checkpoint(tmp_path, data, monkeypatch, num_kept):
     saving = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2, "save_total_limit": num_kept}
     trainer = build(settings(tmp_path, data, **saving))
-    plain, output = type(trainer.llava).save_pretrained, tmp_path / "out"
+    save_whole, output = trainer_module.save_model, tmp_path / "out"
 
-    def save_pretrained(model, path, **options):
-        plain(model, path, **options)
+    def save_half(model, path):
+        save_whole(model, path)
         if trainer.state.global_step >= 4:
             (path / "model.safetensors").write_bytes(b"half")
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(type(trainer.llava), "save_pretrained", save_pretrained)
+    monkeypatch.setattr(trainer_module, "save_model", save_half)
     with pytest.raises(OSError, match=r"checkpoint-4 cannot be written: .*No space left.*checkpoint-2 is whole"):
         run.execute(trainer, trainer.args)
     assert last_checkpoint(output) == output / "checkpoint-2"
@@ -70,13 +71,13 @@ def test_full_disk_ends_the_run_and_leaves_the_last_whole_checkpoint(tmp_path, d
     assert (output / "checkpoint-6" / COMPLETE).is_file()
 
 
-def test_first_save_that_fails_says_that_there_is_none_to_go_on_from(tmp_path, data, monkeypatch):
+def test_first_save_that_fails_says_that_there_is_no_checkpoint_to_resume_from(tmp_path, data, monkeypatch):
     trainer = build(settings(tmp_path, data, max_steps=2, save_strategy="steps", save_steps=1))
 
-    def save_pretrained(model, path, **options):
+    def fail(model, path):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(type(trainer.llava), "save_pretrained", save_pretrained)
+    monkeypatch.setattr(trainer_module, "save_model", fail)
     with pytest.raises(OSError, match=r"checkpoint-1 cannot be written: .*no whole checkpoint yet"):
         run.execute(trainer, trainer.args)
 
@@ -91,7 +92,7 @@ def test_first_save_that_fails_says_that_there_is_none_to_go_on_from(tmp_path, d
         ({"stateful_callbacks": {"x": 1}}, "states stateful_callbacks"),
     ],
 )
-def test_a_trainer_state_that_no_trainer_writes_is_one_line(tmp_path, changes, text):
+def test_an_impossible_trainer_state_is_refused_in_one_line(tmp_path, changes, text):
     path = tmp_path / "trainer_state.json"
     path.write_text(json.dumps({"global_step": 2, "epoch": 0.5, "log_history": [{"loss": 1.0}], "save_steps": 1}))
     check_state(tmp_path)

@@ -1,4 +1,4 @@
-"""The folder of a run: what is not this program's stays, what is half written goes, and another run is told apart."""
+"""The folder of a run: other programs' files stay, half-written ones are removed, and other runs are recognized."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 
 import pytest
 import tiny_folder
-from kills import Killed, stopped_at
+from kills import Killed, kill_at
 from tiny_training import LORA, build, differing, settings, train, weights
 
 from paddlemix.checkpoints.output_folder import NOTE
@@ -22,7 +22,7 @@ from paddlemix.train.run_folder import (
     COMPLETE,
     FORMAT,
     RUN,
-    claimed,
+    claim_folder,
     free_name,
     last_checkpoint,
     new_checkpoint,
@@ -38,9 +38,9 @@ def data(tmp_path_factory):
 
 
 def save(folder, step, content="new"):
-    with new_checkpoint(folder, step, {}, is_writer=True, meet=lambda: None) as (place, final):
-        (place / "weights").write_text(content)
-        (place / "state").write_text(content)
+    with new_checkpoint(folder, step, {}, is_writer=True, wait_for_all=lambda: None) as (unfinished, final):
+        (unfinished / "weights").write_text(content)
+        (unfinished / "state").write_text(content)
     return final
 
 
@@ -52,7 +52,7 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_what_this_program_did_not_begin_is_left_alone_and_named_once(tmp_path, data, caplog):
+def test_checkpoints_of_other_programs_are_left_alone_and_named_once(tmp_path, data, caplog):
     out = tmp_path / "out"
     (out / "checkpoint-best").mkdir(parents=True)
     (out / "checkpoint-500").mkdir()
@@ -62,14 +62,14 @@ def test_what_this_program_did_not_begin_is_left_alone_and_named_once(tmp_path, 
     (out / "checkpoint-1").symlink_to(tmp_path / "nowhere")
     before = names(out)
     train(settings(tmp_path, data, **{**SAVING, "max_steps": 3, "save_total_limit": 1, "overwrite_output_dir": True}))
-    told = [line for line in caplog.messages if "is left alone" in line]
-    assert len(told) == 1 and ", ".join(before) in told[0]
+    notices = [line for line in caplog.messages if "is left alone" in line]
+    assert len(notices) == 1 and ", ".join(before) in notices[0]
     assert set(before) < set(names(out)) and (out / "checkpoint-7").is_symlink() and (out / "checkpoint-1").is_symlink()
     assert contents(out / "checkpoint-500") == {"weights": "mine"}
     assert {path.name for path in out.glob("checkpoint-*")} - set(before) == {"checkpoint-1-1", "checkpoint-3"}
 
 
-def test_folder_of_somebody_else_is_refused_unless_it_is_to_be_overwritten(tmp_path, data):
+def test_folder_with_other_files_is_refused_unless_it_is_to_be_overwritten(tmp_path, data):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "notes.md").write_text("mine")
     with pytest.raises(CheckpointError, match=r"it holds notes\.md: .*overwrite_output_dir"):
@@ -89,8 +89,8 @@ def test_model_that_is_trained_is_never_written_over(tmp_path, data, is_overwrit
 
 def test_folder_that_another_run_writes_is_refused(tmp_path):
     program = (
-        "import sys, time; from paddlemix.train.run_folder import claimed\n"
-        "with claimed(sys.argv[1], [], is_overwriting=False):\n"
+        "import sys, time; from paddlemix.train.run_folder import claim_folder\n"
+        "with claim_folder(sys.argv[1], [], is_overwriting=False):\n"
         "    print('ready', flush=True); time.sleep(60)"
     )
     other = subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "out")], stdout=subprocess.PIPE, text=True)
@@ -98,21 +98,21 @@ def test_folder_that_another_run_writes_is_refused(tmp_path):
         assert other.stdout.readline() == "ready\n"
         with (
             pytest.raises(OutputError, match="another run is writing"),
-            claimed(tmp_path / "out", [], is_overwriting=True),
+            claim_folder(tmp_path / "out", [], is_overwriting=True),
         ):
             pytest.fail("two runs in one folder")
     finally:
         other.kill()
         other.wait()
-    with claimed(tmp_path / "out", [], is_overwriting=False):
+    with claim_folder(tmp_path / "out", [], is_overwriting=False):
         assert (tmp_path / "out" / NOTE).is_file()
 
 
-def test_logs_of_a_launcher_are_nobodys_output(tmp_path):
+def test_logs_of_a_launcher_do_not_prevent_a_run(tmp_path):
     (tmp_path / "log").mkdir()
     (tmp_path / "train.log").touch()
-    (tmp_path / f".{NOTE}.abcdefgh.tmp").touch()  # of a run that was killed in its first moment
-    with claimed(tmp_path, [], is_overwriting=False):
+    (tmp_path / f".{NOTE}.abcdefgh.tmp").touch()  # left by a run that was killed at its start
+    with claim_folder(tmp_path, [], is_overwriting=False):
         assert names(tmp_path) == [NOTE, ".paddlemix.lock", "log", "train.log"]
 
 
@@ -121,47 +121,47 @@ def test_kill_at_any_change_leaves_the_old_checkpoint_the_new_one_or_none(tmp_pa
     while True:
         number += 1
         out = tmp_path / str(number)
-        with claimed(out, [], is_overwriting=False):
+        with claim_folder(out, [], is_overwriting=False):
             save(out, 5, "old")
-        if not stopped_at(number, monkeypatch, lambda out=out: save(out, 5), keeps_trees=True):
+        if not kill_at(number, monkeypatch, lambda out=out: save(out, 5), keeps_trees=True):
             break
         last = last_checkpoint(out)
         assert last is None or contents(last) in (
             {"weights": "old", "state": "old"},
             {"weights": "new", "state": "new"},
         )
-        with claimed(out, [], is_overwriting=False):
+        with claim_folder(out, [], is_overwriting=False):
             last = last_checkpoint(out)
             assert contents(last) in either
             assert names(out) == [".paddlemix.json", ".paddlemix.lock", "checkpoint-5"]
     assert number > 4
 
 
-def test_failed_checkpoint_leaves_nothing_and_the_next_one_its_place(tmp_path):
+def test_failed_checkpoint_leaves_nothing_and_the_next_one_takes_its_name(tmp_path):
     with (
         pytest.raises(OSError, match="full"),
-        new_checkpoint(tmp_path, 3, {}, is_writer=True, meet=lambda: None) as (place, _),
+        new_checkpoint(tmp_path, 3, {}, is_writer=True, wait_for_all=lambda: None) as (unfinished, _),
     ):
-        (place / "weights").write_text("half")
+        (unfinished / "weights").write_text("half")
         raise OSError("full")
     assert names(tmp_path) == []
     assert save(tmp_path, 3) == tmp_path / "checkpoint-3" == last_checkpoint(tmp_path)
 
 
-def test_what_another_process_leaves_of_a_failed_checkpoint_is_removed_at_the_next_start(tmp_path):
+def test_files_that_another_process_wrote_to_a_failed_checkpoint_are_removed_at_the_next_start(tmp_path):
     with (
         pytest.raises(OSError, match="full"),
-        new_checkpoint(tmp_path, 3, {}, is_writer=True, meet=lambda: None, is_shared=True) as (place, _),
+        new_checkpoint(tmp_path, 3, {}, is_writer=True, wait_for_all=lambda: None, is_shared=True) as (unfinished, _),
     ):
-        (place / "weights").write_text("half")
+        (unfinished / "weights").write_text("half")
         raise OSError("full")
-    (place / "optimizer.shard01.pdopt").write_text("of a process that has not heard of it")
-    assert names(place) == ["optimizer.shard01.pdopt", RUN] and last_checkpoint(tmp_path) is None
-    with claimed(tmp_path, [], is_overwriting=True):
+    (unfinished / "optimizer.shard01.pdopt").write_text("of a process that does not know of the failure")
+    assert names(unfinished) == ["optimizer.shard01.pdopt", RUN] and last_checkpoint(tmp_path) is None
+    with claim_folder(tmp_path, [], is_overwriting=True):
         assert names(tmp_path) == [NOTE, ".paddlemix.lock"]
 
 
-def test_only_own_whole_checkpoints_are_removed_and_the_kept_and_the_newest_stay(tmp_path):
+def test_only_whole_checkpoints_of_this_program_are_removed_but_not_the_kept_and_the_newest(tmp_path):
     for step in range(1, 6):
         save(tmp_path, step)
         os.utime(tmp_path / f"checkpoint-{step}" / COMPLETE, (step, step))
@@ -176,7 +176,7 @@ def test_only_own_whole_checkpoints_are_removed_and_the_kept_and_the_newest_stay
     assert free_name(tmp_path, 3).name == "checkpoint-3-1" and free_name(tmp_path, 5).name == "checkpoint-5"
 
 
-def test_run_json_of_a_stranger_is_no_mark(tmp_path):
+def test_run_json_of_another_program_is_not_a_mark(tmp_path):
     (tmp_path / "checkpoint-1").mkdir()
     for content in ("{", '{"mine": 1}', "[]"):
         (tmp_path / "checkpoint-1" / RUN).write_text(content)
@@ -210,8 +210,8 @@ OTHER = {
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory, data):
     """A LoRA run that was killed after its second step."""
-    home = tmp_path_factory.mktemp("begun")
-    trainer = build(settings(home, data, **LORA, **{**SAVING, "max_steps": 4}))
+    folder = tmp_path_factory.mktemp("begun")
+    trainer = build(settings(folder, data, **LORA, **{**SAVING, "max_steps": 4}))
 
     def killed(*_):
         raise Killed
@@ -220,7 +220,7 @@ def begun(tmp_path_factory, data):
         patch.setattr("paddlemix.train.trainer.LlavaTrainer.training_step", stopping_after(2, killed))
         with pytest.raises(Killed):
             run.execute(trainer, trainer.args)
-    return home
+    return folder
 
 
 def stopping_after(number, stop):
@@ -237,7 +237,7 @@ def stopping_after(number, stop):
 
 
 @pytest.mark.parametrize(("changes", "text"), OTHER.values(), ids=OTHER)
-def test_run_with_other_settings_does_not_go_on_from_a_checkpoint(begun, data, tmp_path, changes, text):
+def test_run_with_other_settings_does_not_resume_from_a_checkpoint(begun, data, tmp_path, changes, text):
     before = names(begun / "out")
     values = {**settings(begun, data, **LORA, **{**SAVING, "max_steps": 4}), **changes(tmp_path, data)}
     with pytest.raises(
@@ -248,10 +248,10 @@ def test_run_with_other_settings_does_not_go_on_from_a_checkpoint(begun, data, t
 
 
 def test_moved_model_and_data_are_the_same_ones(begun, data, tmp_path, caplog):
-    home = shutil.copytree(begun, tmp_path / "home")
+    folder = shutil.copytree(begun, tmp_path / "copy")
     model = shutil.copytree(tiny_folder.folder("pad"), tmp_path / "model")
     moved = shutil.copytree(data.parent, tmp_path / "rows") / data.name
-    again = settings(home, moved, **LORA, **{**SAVING, "max_steps": 4}, seed=7, model_name_or_path=str(model))
+    again = settings(folder, moved, **LORA, **{**SAVING, "max_steps": 4}, seed=7, model_name_or_path=str(model))
     trainer = train(again)
     assert trainer.state.global_step == 4 and len(trainer.recorder.losses) == 2
     assert "seed was 42, and is 7: rows of this epoch may come twice" in caplog.text
@@ -284,11 +284,11 @@ def test_resume_from_checkpoint_true_means_the_last_one(tmp_path, data, word):
 
 
 def test_checkpoint_that_is_not_there_is_one_line(tmp_path, data):
-    with pytest.raises(ValueError, match=r"resume_from_checkpoint .*nowhere is no folder"):
+    with pytest.raises(ValueError, match=r"resume_from_checkpoint .*nowhere is not a folder"):
         train(settings(tmp_path, data, **SAVING, resume_from_checkpoint=str(tmp_path / "nowhere")))
 
 
-def test_result_of_another_kind_leaves_nothing_of_the_one_before(tmp_path, data):
+def test_result_of_another_kind_replaces_all_files_of_the_earlier_one(tmp_path, data):
     train(settings(tmp_path, data, **LORA))
     assert (tmp_path / "out" / "lora_config.json").is_file()
     train(settings(tmp_path, data))
@@ -302,16 +302,16 @@ def test_adapter_without_lora_is_one_line(tmp_path, data):
         train(settings(tmp_path, data, lora_path="there"))
 
 
-def test_rate_may_change_on_the_way_but_is_told_and_a_finished_result_is_of_its_own_rate(begun, data, tmp_path, caplog):
-    home = shutil.copytree(begun, tmp_path / "home")
-    values = settings(home, data, **LORA, **{**SAVING, "max_steps": 4}, learning_rate=2e-3)
+def test_learning_rate_may_change_in_a_resumed_run_with_a_notice_but_not_after_its_end(begun, data, tmp_path, caplog):
+    folder = shutil.copytree(begun, tmp_path / "copy")
+    values = settings(folder, data, **LORA, **{**SAVING, "max_steps": 4}, learning_rate=2e-3)
     assert train(values).state.global_step == 4
     assert "learning_rate was 0.001, and is 0.002" in caplog.messages
     with pytest.raises(ValueError, match=r"the result in .* other settings: learning_rate was 0\.002, and is 0\.003"):
         train({**values, "learning_rate": 3e-3})
 
 
-def test_answers_of_steps_that_are_done_again_stand_once(tmp_path):
+def test_answers_of_repeated_steps_are_replaced(tmp_path):
     path = tmp_path / "eval_answers.jsonl"
     for step, text in ((2, "a"), (4, "b\u2028c"), (6, "d"), (4, "e")):
         append_answers(tmp_path, step, [{"answer": text}])
@@ -324,7 +324,7 @@ def test_answers_of_steps_that_are_done_again_stand_once(tmp_path):
 
 
 def test_run_that_was_killed_after_its_last_checkpoint_makes_its_result_without_a_step(tmp_path, data):
-    """Whatever was written between, the result is that of the run that was not killed."""
+    """The result equals that of the run that was not killed."""
     values = {**SAVING, "max_steps": 3, "logging_steps": 1}
     whole = train(settings(tmp_path / "whole", data, **values))
     rest = tmp_path / "rest"
@@ -338,7 +338,7 @@ def test_run_that_was_killed_after_its_last_checkpoint_makes_its_result_without_
         assert states[0] == states[1]
         assert again.history.values == whole.history.values
         first, second = (
-            json.loads((home / "out/train_results.json").read_text()) for home in (tmp_path / "whole", rest)
+            json.loads((folder / "out/train_results.json").read_text()) for folder in (tmp_path / "whole", rest)
         )
         assert second["train_loss"] == pytest.approx(first["train_loss"], rel=1e-6)
         rate = second["train_steps_per_second"] * second["train_runtime"]
@@ -347,20 +347,20 @@ def test_run_that_was_killed_after_its_last_checkpoint_makes_its_result_without_
 
 @pytest.mark.parametrize("name", ["config.json", "model-00001-of-00002.safetensors", "loss.png", "eval_results.json"])
 @pytest.mark.parametrize("is_link", [False, True])
-def test_what_could_not_be_written_at_the_end_is_told_at_the_start(tmp_path, name, is_link):
+def test_path_that_could_not_be_written_at_the_end_is_refused_at_the_start(tmp_path, name, is_link):
     out = tmp_path / "out"
     out.mkdir()
     (out / name).symlink_to(tmp_path / "base.json") if is_link else (out / name).mkdir()
     with (
         pytest.raises(CheckpointError, match=rf"out/{name} is a .*this run will write there"),
-        claimed(out, [], is_overwriting=True),
+        claim_folder(out, [], is_overwriting=True),
     ):
-        pytest.fail("a result without a place")
+        pytest.fail("a run that could not write its result")
     assert names(out) == [name]
 
 
 @pytest.mark.parametrize("name", [".checkpoint-2.partial", ".checkpoint-2.old"])
-def test_notes_under_the_name_of_an_unfinished_checkpoint_are_left_alone(tmp_path, name):
+def test_other_files_under_the_name_of_an_unfinished_checkpoint_are_left_alone(tmp_path, name):
     out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
     (out / name).mkdir(parents=True)
     (out / name / "weights").write_text("mine")
@@ -369,23 +369,23 @@ def test_notes_under_the_name_of_an_unfinished_checkpoint_are_left_alone(tmp_pat
     for _ in range(2):
         with (
             pytest.raises(CheckpointError, match=r"not begun by this program: move it away"),
-            claimed(out, [], is_overwriting=True),
+            claim_folder(out, [], is_overwriting=True),
         ):
-            pytest.fail("notes in a checkpoint")
+            pytest.fail("a run that would remove other files")
         assert contents(out / name) == contents(elsewhere) == {"weights": "mine"}
         if not (out / name).is_symlink():
             shutil.rmtree(out / name)
             (out / name).symlink_to(elsewhere)
 
 
-def test_half_a_mark_of_a_killed_run_is_cleaned(tmp_path):
+def test_half_a_mark_of_a_killed_run_is_removed(tmp_path):
     (tmp_path / ".checkpoint-2.partial").mkdir()
     (tmp_path / f".checkpoint-2.partial/.{RUN}.abcd1234.tmp").touch()
-    with claimed(tmp_path, [], is_overwriting=True):
+    with claim_folder(tmp_path, [], is_overwriting=True):
         assert names(tmp_path) == [".paddlemix.json", ".paddlemix.lock"]
 
 
-def test_last_checkpoint_of_a_copied_run_is_that_of_the_run(tmp_path):
+def test_copying_a_run_does_not_change_its_last_checkpoint(tmp_path):
     for step in (9, 10):
         save(tmp_path, step)
     os.utime(tmp_path / "checkpoint-9" / COMPLETE, (1 << 40, 1 << 40))  # copied after the other
@@ -402,9 +402,9 @@ def test_checkpoint_of_a_machine_whose_clock_is_behind_is_the_last_one(tmp_path,
 
 
 def test_output_inside_the_model_does_not_make_it_another_model(tmp_path, data):
-    home = tmp_path / "model"
-    tiny_folder.make_folder(home, "pad")
-    values = settings(home, data, **SAVING, model_name_or_path=str(home))
+    folder = tmp_path / "model"
+    tiny_folder.make_folder(folder, "pad")
+    values = settings(folder, data, **SAVING, model_name_or_path=str(folder))
     first, again = train(values), train({**values, "max_steps": 3})
     assert again.state.global_step == 3 and len(again.recorder.losses) == 1
     assert first.facts["model"] == again.facts["model"]

@@ -1,4 +1,4 @@
-"""Resuming runs nothing that a checkpoint's files hold, and what is not this run's own state is one line."""
+"""Resuming runs no code in a checkpoint's files, and refuses in one line a state that is not the run's own."""
 
 from __future__ import annotations
 
@@ -45,27 +45,27 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, data):
-    """Return a function from a kind to the home of its run and its trainer."""
+    """Return a function from a kind to the folder of its run and its trainer."""
     made = {}
 
     def run(kind: str):
         if kind not in made:
-            home = tmp_path_factory.mktemp(kind)
-            made[kind] = home, train(_values(home, data, kind))
+            folder = tmp_path_factory.mktemp(kind)
+            made[kind] = folder, train(_values(folder, data, kind))
         return made[kind]
 
     return run
 
 
-def _values(home, data, kind: str, **changes) -> dict:
-    return settings(home, None, "anyres", **{**SAVING, **RUNS[kind], "dataset": data, **changes})
+def _values(folder, data, kind: str, **changes) -> dict:
+    return settings(folder, None, "anyres", **{**SAVING, **RUNS[kind], "dataset": data, **changes})
 
 
 @pytest.fixture
 def resume(runs, tmp_path, data):
-    """Return a function that goes on from step 2 of a run in a folder of its own, after `change(checkpoint)`."""
+    """Return a function that resumes a run from step 2 in another folder, after `change(checkpoint)`."""
 
-    def going_on(kind: str, change, is_by_path: bool = False, **changes):
+    def resume_run(kind: str, change, is_by_path: bool = False, **changes):
         checkpoint = tmp_path / "out/checkpoint-2"
         if is_by_path:
             checkpoint = tmp_path / "elsewhere/checkpoint-2"
@@ -74,7 +74,7 @@ def resume(runs, tmp_path, data):
         change(checkpoint)
         return train(_values(tmp_path, data, kind, overwrite_output_dir=False, **changes))
 
-    return going_on
+    return resume_run
 
 
 WAYS = {
@@ -158,7 +158,7 @@ DAMAGE = {
 
 @pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("name", STATE)
-def test_a_damaged_file_is_one_line_and_the_weights_alone_go_on(resume, name, damage):
+def test_a_damaged_file_is_one_line_and_the_weights_alone_load(resume, name, damage):
     def change(checkpoint):
         path = checkpoint / name
         path.write_bytes(DAMAGE[damage](path.read_bytes()))
@@ -170,7 +170,7 @@ def test_a_damaged_file_is_one_line_and_the_weights_alone_go_on(resume, name, da
     assert len(str(seen.value)) < 1000 and "\n" not in str(seen.value)
 
 
-def test_the_weights_alone_go_on_from_a_checkpoint_without_its_state(resume):
+def test_the_weights_alone_load_from_a_checkpoint_without_its_state(resume):
     def change(checkpoint):
         (checkpoint / "optimizer.pdopt").write_bytes(b"")
         for name in ("scheduler.pdparams", "rng_state.pth", "trainer_state.json"):
@@ -187,7 +187,7 @@ def test_a_missing_file_is_named(resume, name):
 
 def test_a_run_without_its_random_state_says_so(resume, caplog):
     trainer = resume("full", lambda checkpoint: (checkpoint / "rng_state.pth").unlink())
-    assert "rng_state.pth is missing: the run goes on with other random numbers" in caplog.text
+    assert "rng_state.pth is missing: the run continues with other random numbers" in caplog.text
     assert trainer.state.global_step == 3
 
 
@@ -211,7 +211,7 @@ def test_a_trainer_state_that_is_not_this_checkpoints_is_one_line(resume, change
 
 
 def _optimizer(change):
-    """Return a change of a checkpoint: its optimizer's state, as paddle knows it, goes through `change`."""
+    """Return a change of a checkpoint: `change` gets its optimizer's state as paddle loads it."""
 
     def changed(checkpoint):
         path = str(checkpoint / "optimizer.pdopt")
@@ -226,7 +226,7 @@ def _optimizer(change):
     ("change", "words"),
     [
         (lambda state: state.pop("projector.0.bias_moment2_0"), "1 are missing: projector.0.bias_moment2_0"),
-        (lambda state: state.update(linear_0_moment1_0=paddle.ones([2])), "1 are of others: linear_0_moment1_0"),
+        (lambda state: state.update(linear_0_moment1_0=paddle.ones([2])), "1 are unrecognized: linear_0_moment1_0"),
         (
             lambda state: state.update({"projector.0.bias_moment1_0": paddle.ones([47])}),
             r"moment1 of projector.0.bias has dtype float32 and shape \[47\], expected float32 and \[48\]",
@@ -245,7 +245,10 @@ def _optimizer(change):
             lambda state: state.update(master_weights={"projector.0.weight": paddle.ones([48])}),
             r"master_weights\['projector.0.weight'\] has dtype float32 and shape \[48\]",
         ),
-        (lambda state: state.update(master_weights={"x": paddle.ones([48])}), "master_weights of what does not train"),
+        (
+            lambda state: state.update(master_weights={"x": paddle.ones([48])}),
+            "master_weights of tensors that do not train",
+        ),
         (lambda state: state.update(master_weights=[]), "its master_weights is a list"),
         (lambda state: state["LR_Scheduler"].update(last_epoch=1), "of another step than scheduler.pdparams"),
         (lambda state: state["LR_Scheduler"].update(last_epoch=[2] * 100), "last_epoch is a list"),
@@ -269,7 +272,7 @@ def test_the_state_of_another_optimizer_is_one_line(resume):
         resume("full", lambda checkpoint: None, optim="adamw_mini")
 
 
-def test_a_best_checkpoint_that_is_gone_is_told_before_training(resume):
+def test_a_best_checkpoint_that_is_gone_is_reported_before_training(resume):
     def change(checkpoint):
         path = checkpoint / "trainer_state.json"
         state = json.loads(path.read_text())
@@ -280,7 +283,7 @@ def test_a_best_checkpoint_that_is_gone_is_told_before_training(resume):
 
 
 @pytest.mark.parametrize("is_checkpoint", [False, True])
-def test_a_best_checkpoint_of_something_else_is_told_before_training(resume, runs, tmp_path, data, is_checkpoint):
+def test_a_best_checkpoint_of_something_else_is_refused_before_training(resume, runs, tmp_path, data, is_checkpoint):
     other = tmp_path / "other/checkpoint-2"
     if is_checkpoint:
         shutil.copytree(runs("lora")[0] / "out/checkpoint-2", other)
@@ -291,14 +294,16 @@ def test_a_best_checkpoint_of_something_else_is_told_before_training(resume, run
         path = checkpoint / "trainer_state.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), "best_model_checkpoint": str(other)}))
 
-    words = "is of a run with other settings: lora_rank" if is_checkpoint else "names as the best checkpoint, is none"
+    words = (
+        "is of a run with other settings: lora_rank" if is_checkpoint else "names as the best checkpoint, is not one"
+    )
     with pytest.raises(ValueError, match=words):
         resume("best", change)
 
 
 def _save_as_paddlenlp(trainer, folder) -> None:
-    """Write a run's state with paddlenlp's own code, which knows one place for it."""
-    home, save_model = trainer.args.output_dir, trainer.save_model
+    """Write a run's state with paddlenlp's own code, which writes it only into output_dir."""
+    output_dir, save_model = trainer.args.output_dir, trainer.save_model
     trainer.args.output_dir, trainer.save_model = (
         str(folder / "theirs"),
         lambda made, *options: Path(made).mkdir(parents=True),
@@ -306,13 +311,13 @@ def _save_as_paddlenlp(trainer, folder) -> None:
     try:
         Trainer._save_checkpoint(trainer, trainer.model)
     finally:
-        trainer.args.output_dir, trainer.save_model = home, save_model
+        trainer.args.output_dir, trainer.save_model = output_dir, save_model
     shutil.copytree(folder / f"theirs/checkpoint-{trainer.state.global_step}", folder, dirs_exist_ok=True)
     shutil.rmtree(folder / "theirs")
 
 
 @pytest.mark.parametrize("kind", ["full", "lora"])
-def test_a_checkpoint_of_paddlenlps_own_writer_goes_on_bit_by_bit(tmp_path, data, runs, monkeypatch, kind):
+def test_a_checkpoint_of_paddlenlps_own_writer_resumes_bit_by_bit(tmp_path, data, runs, monkeypatch, kind):
     whole = runs(kind)[1]
     with monkeypatch.context() as patched:
         patched.setattr(trainer_module, "save_state", _save_as_paddlenlp)

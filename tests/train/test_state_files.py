@@ -1,4 +1,4 @@
-"""The files of a run's state: written as paddle loads them, read back equal, and bounded in what they may cost."""
+"""The files of a run's state: paddle loads them, they are read back equal, and reading takes bounded time."""
 
 from __future__ import annotations
 
@@ -13,20 +13,19 @@ import pytest
 from paddlemix.tensor_files.pickle_reader import PickleReader
 from paddlemix.tensor_files.stored import CheckpointError
 from paddlemix.train.arguments import check_supported, parse
-from paddlemix.train.optimizer_state import read_optimizer, write_optimizer
-from paddlemix.train.parallel import Held, together
+from paddlemix.train.optimizer import read_optimizer, write_optimizer
+from paddlemix.train.processes import fail_together
 from paddlemix.train.random_state import (
     random_state,
     read_random_state,
-    read_scaler,
-    read_schedule,
     set_random_state,
-    write_plain,
     write_random_state,
 )
+from paddlemix.train.run_state import read_scaler, read_schedule, write_plain
+from paddlemix.train.sharding import UpdatedParameter
 
-HALF = Held("w", (2, 3), needs_master=True)
-PLAIN = Held("b", (3,), needs_master=False)
+HALF = UpdatedParameter("w", (2, 3), needs_master=True)
+PLAIN = UpdatedParameter("b", (3,), needs_master=False)
 SCALER = {
     "scale": np.array([1024.0], np.float32),
     "incr_ratio": 2.0,
@@ -50,7 +49,7 @@ def optimizer():
         made = paddle.optimizer.AdamW(schedule, parameters=[weight, bias])
         (weight.sum() + bias.sum()).backward()
         made.step()
-        # On a CPU no step is taken in half precision: the state is named as such a step would.
+        # CPUs take no step in half precision: give the state the names that such a step would give.
         state = {re.sub("^w_", "w_fp32_master_0_", name): value for name, value in made.state_dict().items()}
     for name, value in state.items():
         if isinstance(value, paddle.Tensor):
@@ -99,9 +98,9 @@ def test_a_half_weight_without_its_float32_copy_is_refused(optimizer, tmp_path):
         read_optimizer(tmp_path / "x", [HALF, PLAIN], [HALF, PLAIN], "adamw")
 
 
-def test_what_another_process_holds_is_refused(optimizer, tmp_path):
+def test_the_part_of_another_process_is_refused(optimizer, tmp_path):
     write_optimizer(tmp_path / "x", optimizer, {})
-    with pytest.raises(CheckpointError, match="4 are of others: b_beta1_pow_acc_0"):
+    with pytest.raises(CheckpointError, match="4 are unrecognized: b_beta1_pow_acc_0"):
         read_optimizer(tmp_path / "x", [HALF], [HALF, PLAIN], "adamw")
 
 
@@ -110,8 +109,8 @@ def draw() -> tuple:
 
 
 @pytest.mark.parametrize("num_processes", [1, 2])
-def test_random_numbers_go_on_where_they_were(tmp_path, num_processes):
-    np.random.randn()  # leaves a normal number over
+def test_random_numbers_continue_where_they_were(tmp_path, num_processes):
+    np.random.randn()  # draws a second normal number ahead
     state = random_state(is_tracked=False)
     expected = draw()
     write_random_state(tmp_path / "ours", [state] * 2 if num_processes > 1 else state)
@@ -123,7 +122,7 @@ def test_random_numbers_go_on_where_they_were(tmp_path, num_processes):
 
 
 def _engine(state: dict, change) -> None:
-    """Change what paddle's generator says of itself."""
+    """Change the state of paddle's generator."""
     made = type(state["cpu"]).__new__(type(state["cpu"]))
     made.__setstate__(change(*state["cpu"].__getstate__()))
     state["cpu"] = made
@@ -133,8 +132,8 @@ def _engine(state: dict, change) -> None:
     ("change", "words"),
     [
         (lambda state: state.update(python=(3, (1, 2), None)), "'python' is a tuple of 3"),
-        (lambda state: state.update(python=(3, (2**40,) * 624 + (1,), None)), "'python' holds something else"),
-        (lambda state: state.update(python=(3, (1,) * 624 + (999,), None)), "place is 999"),
+        (lambda state: state.update(python=(3, (2**40,) * 624 + (1,), None)), "'python' holds values other than"),
+        (lambda state: state.update(python=(3, (1,) * 624 + (999,), None)), "position is 999"),
         (lambda state: state.update(numpy=("MT19937", np.zeros(3, np.uint32), 0, 0, 0.0)), "'numpy' has words"),
         (lambda state: state.update(numpy=("x", np.zeros(624, np.uint32), 0, 0, 0.0)), "kind is 'x'"),
         (lambda state: state.update(numpy=(["x"], 0, 0, 0, 0.0)), "kind is a list of 1"),
@@ -143,10 +142,10 @@ def _engine(state: dict, change) -> None:
         (lambda state: state.update(cpu=None), "'cpu' holds a NoneType"),
         (lambda state: state.pop("numpy"), "a dict without numpy"),
         (lambda state: _engine(state, lambda *old: (5, *old[1:])), "'cpu': device is 5"),
-        # Paddle's own class makes 0 of a text that is none; the text is spoilt in the file, below.
+        # Paddle's own class replaces an invalid text by 0; a test below changes the text in the file.
     ],
 )
-def test_a_random_state_that_no_generator_has_is_one_line(tmp_path, change, words):
+def test_an_impossible_random_state_is_refused_in_one_line(tmp_path, change, words):
     state = random_state(is_tracked=False)
     change(state)
     write_random_state(tmp_path / "rng_state.pth", state)
@@ -155,12 +154,12 @@ def test_a_random_state_that_no_generator_has_is_one_line(tmp_path, change, word
 
 
 @pytest.mark.parametrize(("old", "new"), [(b"K\x31", b"K\x78"), (b"K\x20", b"K\x31")])
-def test_a_generators_engine_is_held_to_its_numbers(tmp_path, old, new):
+def test_a_generators_engine_must_be_its_numbers(tmp_path, old, new):
     path = tmp_path / "rng_state.pth"
     write_random_state(path, random_state(is_tracked=False))
     start, middle, end = path.read_bytes().partition(b"GeneratorState")
     path.write_bytes(start + middle + end.replace(old, new))  # a letter in a number; numbers that run together
-    with pytest.raises(CheckpointError, match="holds an engine that is none of 312 numbers and a place"):
+    with pytest.raises(CheckpointError, match="holds an engine that is not 312 numbers and a position"):
         read_random_state(path, 0, 1, is_tracked=False)
 
 
@@ -194,7 +193,7 @@ def test_loss_scale_and_schedule_there_and_back(tmp_path, writer):
         ({"decr_ratio": [1]}, "decr_ratio is a list"),
     ],
 )
-def test_a_loss_scale_that_is_none_is_one_line(tmp_path, changes, words):
+def test_an_impossible_loss_scale_is_refused_in_one_line(tmp_path, changes, words):
     paddle.save({**SCALER, **changes}, str(tmp_path / "scaler.pdparams"))
     with pytest.raises(CheckpointError, match=rf"scaler\.pdparams is refused: .*{words}"):
         read_scaler(tmp_path / "scaler.pdparams")
@@ -210,13 +209,13 @@ def test_a_loss_scale_that_is_none_is_one_line(tmp_path, changes, words):
         ({"last_epoch": 7}, "expected last_epoch, last_lr"),
     ],
 )
-def test_a_schedule_that_is_none_is_one_line(tmp_path, values, words):
+def test_an_impossible_schedule_is_refused_in_one_line(tmp_path, values, words):
     (tmp_path / "scheduler.pdparams").write_bytes(pickle.dumps(values, 4))
     with pytest.raises(CheckpointError, match=rf"scheduler\.pdparams is refused: .*{words}"):
         read_schedule(tmp_path / "scheduler.pdparams", {"last_epoch": 0, "last_lr": 0.1}, 7)
 
 
-def test_a_pickle_of_too_many_steps_is_given_up(tmp_path):
+def test_a_pickle_of_too_many_steps_is_refused(tmp_path):
     path = tmp_path / "x"
     path.write_bytes(b"\x80\x04](" + b"K\x01" * 2000 + b"e.")
     with path.open("rb") as file, pytest.raises(CheckpointError, match="more than 1000 steps"):
@@ -225,18 +224,18 @@ def test_a_pickle_of_too_many_steps_is_given_up(tmp_path):
         assert PickleReader(file, {}).load() == [1] * 2000
 
 
-def test_a_failure_in_one_process_is_one_in_all(monkeypatch):
+def test_a_failure_in_one_process_is_raised_in_all(monkeypatch):
     monkeypatch.setattr(paddle.distributed, "all_gather_object", lambda found, own: found.extend([own, "file is cut"]))
     with pytest.raises(CheckpointError, match="file is cut"):
-        together(lambda: 3, 2)
+        fail_together(lambda: 3, 2)
 
     def fails():
         raise OSError("no such disk")
 
     with pytest.raises(OSError, match="no such disk"):
-        together(fails, 2)
+        fail_together(fails, 2)
     monkeypatch.setattr(paddle.distributed, "all_gather_object", lambda found, own: found.extend([own, None]))
-    assert together(lambda: 3, 2) == 3
+    assert fail_together(lambda: 3, 2) == 3
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What an optimizer step is made of: which rows, and how much each of their tokens counts."""
+"""The rows of an optimizer step, and the weight of each of their tokens."""
 
 from __future__ import annotations
 
@@ -9,25 +9,24 @@ import pytest
 import tiny_folder
 from tiny_training import build, settings, train, weights
 
-from paddlemix.data.dataset import ConversationDataset
+from paddlemix.data.dataset import ConversationDataset, PackedRows
 from paddlemix.data.measure import Measure
-from paddlemix.data.packed_rows import PackedRows
 from paddlemix.data.row_note import RowNote
 from paddlemix.data.sample import Sample
 from paddlemix.train.data_sets import row_lengths
-from paddlemix.train.sampler import SKIPPED, EpochBatchSampler, Grouping
+from paddlemix.train.loader import SKIPPED, EpochBatchSampler, Grouping
 
 SHARED = {"max_steps": 3, "lr_scheduler_type": "constant", "max_grad_norm": 0.0, "adam_epsilon": 1.0}
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Eight rows with none to three pictures, whose answers are of different lengths."""
+    """Eight rows with none to three images, whose answers have different lengths."""
     return tiny_folder.write_rows(tmp_path_factory.mktemp("data"))
 
 
 def moved(tmp_path, data, name, **changes):
-    """Train and return how far each weight went."""
+    """Train and return the change of each weight."""
     trainer = train(settings(tmp_path / name, data, "anyres", **{**SHARED, **changes}))
     start = weights(build(settings(tmp_path / f"{name}-start", data, "anyres", **SHARED)).llava)
     return {key: value - start[key] for key, value in weights(trainer.llava).items()}
@@ -46,7 +45,7 @@ def test_accumulated_batches_train_as_one_large_batch_does(tmp_path, data, reduc
     assert largest({key: whole[key] - parts[key] for key in whole}) < 1e-3 * largest(whole)
 
 
-def test_mean_over_samples_is_another_one_than_over_tokens(tmp_path, data):
+def test_mean_over_samples_differs_from_the_mean_over_tokens(tmp_path, data):
     token = moved(tmp_path, data, "token", per_device_train_batch_size=4)
     sample = moved(tmp_path, data, "sample", per_device_train_batch_size=4, loss_reduction="sample")
     assert largest({key: token[key] - sample[key] for key in token}) > 0.01 * largest(token)
@@ -97,7 +96,7 @@ def test_packed_rows_train_as_separate_ones_do(tmp_path, data, capsys):
     assert largest({key: separate[key] - packed[key] for key in separate}) < 1e-3 * largest(separate)
 
 
-def test_packs_are_counted_after_the_pictures_are_expanded(tmp_path, data):
+def test_packs_are_counted_after_the_images_are_expanded(tmp_path, data):
     trainer = build(settings(tmp_path, data, "anyres", packing=True, max_length=500))
     packs = [trainer.train_dataset[number] for number in range(len(trainer.train_dataset))]
     lengths = [sum(len(sample.token_ids) for sample in pack) for pack in packs]
@@ -112,16 +111,16 @@ def measure_of(trainer, max_length):
     return Measure(processor.tokenizer, processor.template, processor.spec, max_length, is_thorough=False)
 
 
-def test_grouped_batches_have_pictures_or_none(tmp_path, data):
+def test_grouped_batches_have_images_or_none(tmp_path, data):
     trainer = build(settings(tmp_path, data, "anyres", group_by_modality_length=True))
     batches = list(trainer._get_train_sampler())
-    has_picture = [[bool(trainer.train_dataset[row].images) for row in batch] for batch in batches]
+    has_image = [[bool(trainer.train_dataset[row].images) for row in batch] for batch in batches]
     assert sorted(row for batch in batches for row in batch) == list(range(8))
-    assert sum(len(set(batch)) > 1 for batch in has_picture) <= 1  # what fills no group is put together
+    assert sum(len(set(batch)) > 1 for batch in has_image) <= 1  # one batch has the rest of both kinds
 
 
 class Rows:
-    """Samples of some lengths; those in replaced stand in for a bad row."""
+    """Samples of given lengths; those in replaced are replacements for bad rows."""
 
     def __init__(self, lengths, replaced=()):
         self.lengths, self.replaced = lengths, replaced
@@ -132,7 +131,7 @@ class Rows:
         return Sample(ids, ids, notes=(note,) * (index in self.replaced))
 
 
-def test_what_stands_in_for_a_bad_row_never_makes_a_pack_too_long():
+def test_replacement_of_a_bad_row_never_makes_a_pack_too_long():
     rows = Rows([4, 9, 5, 1], replaced=(1, 3))
     pack = PackedRows(rows, [[0, 1, 2, 3]], max_length=10)[0]
     assert [int(sample.token_ids[0]) for sample in pack] == [0, 2, 3]

@@ -1,4 +1,4 @@
-"""Short training runs: what changes and how, and that every checkpoint is a model."""
+"""Short training runs: which weights change and how, and that every checkpoint is a model."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import tiny_folder
 from tiny_training import PRETRAIN_FREEZE, build, differing, settings, train, weights
 
 from paddlemix import LlavaForConditionalGeneration, LlavaProcessor
+from paddlemix.commands.train import main
 from paddlemix.generate.engine import Engine
 from paddlemix.generate.sampling import SamplingParams
 from paddlemix.generate.session import ChatSession
 from paddlemix.output import write_json
-from paddlemix.train.run import main
+from paddlemix.train.loader import EpochBatchSampler
 from paddlemix.train.run_folder import COMPLETE, FORMAT, RUN, last_checkpoint
-from paddlemix.train.sampler import EpochBatchSampler
 
 UNUSED_TOWER = ("vision_tower.layers.2.", "vision_tower.post_norm.")
 NOT_DECAYED = ("bias", "norm")
@@ -28,14 +28,14 @@ NOT_DECAYED = ("bias", "norm")
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Eight rows with none, one, two and three pictures."""
+    """Eight rows with none, one, two and three images."""
     return tiny_folder.write_rows(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
-def picture_data(tmp_path_factory):
-    """Eight rows with one picture each, that train equally many tokens."""
-    return tiny_folder.write_rows(tmp_path_factory.mktemp("pictures"), kinds="1", is_answer_fixed=True)
+def image_data(tmp_path_factory):
+    """Eight rows with one image each, which train the same number of tokens."""
+    return tiny_folder.write_rows(tmp_path_factory.mktemp("images"), kinds="1", is_answer_fixed=True)
 
 
 def start_weights(mode="pad"):
@@ -70,8 +70,8 @@ def test_loss_falls_on_rows_that_are_seen_again_and_again(tmp_path, data):
     ],
     ids=["all", "projector", "no projector", "tower"],
 )
-def test_exactly_what_should_train_changes(changes, parts, tmp_path, picture_data):
-    trainer = train(settings(tmp_path, picture_data, "anyres", max_steps=2, **changes))
+def test_exactly_the_trainable_parameters_change(changes, parts, tmp_path, image_data):
+    trainer = train(settings(tmp_path, image_data, "anyres", max_steps=2, **changes))
     before, after = start_weights("anyres"), weights(trainer.llava)
     expected = {name for name in before if name.startswith(parts) and not name.startswith(UNUSED_TOWER)}
     assert differing(before, after) == expected
@@ -89,10 +89,10 @@ def first_step(start, gradients, rate_of, weight_decay):
 
 
 @pytest.mark.parametrize("projector_rate, tower_rate", [(None, None), (2e-4, None), (2e-4, 5e-4), (None, 3e-3)])
-def test_first_step_is_adamw_with_the_groups_rates_and_decay(projector_rate, tower_rate, tmp_path, picture_data):
+def test_first_step_is_adamw_with_the_groups_rates_and_decay(projector_rate, tower_rate, tmp_path, image_data):
     changes = {"mm_projector_lr": projector_rate, "mm_vision_tower_lr": tower_rate, "weight_decay": 0.1}
     changes |= {"max_grad_norm": 0.0, "unfreeze_mm_vision_tower": True}
-    trainer = build(settings(tmp_path, picture_data, "anyres", max_steps=1, per_device_train_batch_size=8, **changes))
+    trainer = build(settings(tmp_path, image_data, "anyres", max_steps=1, per_device_train_batch_size=8, **changes))
     model, _ = tiny_folder.load("anyres")
     start = weights(model)
     if tower_rate is None:
@@ -112,17 +112,17 @@ def test_first_step_is_adamw_with_the_groups_rates_and_decay(projector_rate, tow
     assert set(expected) >= {"projector.0.weight", "image_newline", "language_model.embed_tokens.weight"}
     assert any(name.startswith("vision_tower.") for name in expected) == (tower_rate is not None)
     for name, values in expected.items():
-        is_clear = np.abs(gradients[name]) > 1e-5  # for the others the sign hangs on rounding
+        is_clear = np.abs(gradients[name]) > 1e-5  # the sign of the others depends on rounding
         assert is_clear.any() or name.endswith("k_proj.bias")
         difference = np.abs(after[name] - values)[is_clear]
         assert difference.max(initial=0) < 0.02 * rate_of(name), name
 
 
-def test_gradients_are_clipped_to_the_norm_that_is_set(tmp_path, picture_data):
-    shared = {"max_steps": 1, "adam_epsilon": 1.0}  # with such an epsilon a step is as long as the gradient
+def test_gradients_are_clipped_to_the_norm_that_is_set(tmp_path, image_data):
+    shared = {"max_steps": 1, "adam_epsilon": 1.0}  # with this epsilon a step is as long as the gradient
     moved = []
     for limit in (0.01, 0.02):
-        trainer = train(settings(tmp_path, picture_data, max_grad_norm=limit, **shared))
+        trainer = train(settings(tmp_path, image_data, max_grad_norm=limit, **shared))
         before, after = start_weights(), weights(trainer.llava)
         moved.append(math.sqrt(sum(float(((after[n] - before[n]).astype(np.float64) ** 2).sum()) for n in before)))
     assert moved[1] / moved[0] == pytest.approx(2, rel=0.05)
@@ -140,7 +140,7 @@ def test_training_forward_is_inference_forward(mode, tmp_path, data):
         model.eval()
         length = batch.token_ids.shape[1]
         engine = Engine(model, 1, length)
-        split = length - 3  # most of it at once, the rest token by token, as in a chat
+        split = length - 3  # most of it in one pass, the rest token by token, as in a chat
         with paddle.no_grad():
             embeds = model.embed(batch)
         cached = [engine.read(embeds[:, :split], batch.position_ids[:, :split])]
@@ -174,7 +174,7 @@ def test_rows_of_every_kind_train_in_batches_of_every_size(batch_size, changes, 
 
 
 @pytest.mark.parametrize("changes", [{}, {"unfreeze_mm_vision_tower": True}], ids=["all", "tower"])
-def test_batch_without_pictures_gives_what_pictures_pass_zero_gradients(changes, tmp_path, data):
+def test_batch_without_images_gives_the_layers_of_images_zero_gradients(changes, tmp_path, data):
     trainer = build(settings(tmp_path, data, "anyres", **changes))
     made = trainer.data_collator([trainer.train_dataset[index] for index in (0, 4)])
     loss = trainer.compute_loss(trainer.llava, made)
@@ -186,16 +186,16 @@ def test_batch_without_pictures_gives_what_pictures_pass_zero_gradients(changes,
             assert (parameter.grad.abs().sum().item() == 0) == is_passed, name
 
 
-def test_two_by_two_accumulated_is_a_batch_of_four(tmp_path, picture_data):
+def test_two_by_two_accumulated_is_a_batch_of_four(tmp_path, image_data):
     runs = []
     for batch_size, num_accumulated in ((4, 1), (2, 2)):
         values = settings(
             tmp_path,
-            picture_data,
+            image_data,
             per_device_train_batch_size=batch_size,
             gradient_accumulation_steps=num_accumulated,
             max_steps=3,
-            adam_epsilon=1e-3,  # so that rounding is not blown up where the gradient is nearly zero
+            adam_epsilon=1e-3,  # so that rounding errors do not grow where the gradient is nearly zero
         )
         trainer = train(values)
         runs.append((trainer.recorder.losses, weights(trainer.llava)))
@@ -205,11 +205,11 @@ def test_two_by_two_accumulated_is_a_batch_of_four(tmp_path, picture_data):
         np.testing.assert_allclose(runs[1][1][name], values, atol=1e-5, err_msg=name)
 
 
-def test_rows_left_over_by_accumulation_do_not_leak_into_the_next_epoch(tmp_path, picture_data):
+def test_rows_left_over_by_accumulation_do_not_leak_into_the_next_epoch(tmp_path, image_data):
     """Eight rows in batches of two, three at a time: an epoch is one step of six rows, and two rows are left."""
     shared = {"per_device_train_batch_size": 2, "adam_epsilon": 1e-3, "max_grad_norm": 0.0}
-    first = train(settings(tmp_path, picture_data, gradient_accumulation_steps=3, max_steps=2, **shared))
-    trainer = build(settings(tmp_path, picture_data, gradient_accumulation_steps=3, max_steps=2, **shared))
+    first = train(settings(tmp_path, image_data, gradient_accumulation_steps=3, max_steps=2, **shared))
+    trainer = build(settings(tmp_path, image_data, gradient_accumulation_steps=3, max_steps=2, **shared))
     batches = []
     for epoch in (0, 1):
         made = sampler(num_rows=8, seed=trainer.args.seed, epoch=epoch)
@@ -250,19 +250,19 @@ def test_every_checkpoint_is_a_model_folder(mode, tmp_path, data):
         folder = tmp_path / "out" / name
         model = LlavaForConditionalGeneration.from_pretrained(folder)
         assert not differing(weights(model), trainer.recorder.saved[step])
-        with paddle.no_grad():  # by which tiles go through the tower one by one, on either side
+        with paddle.no_grad():  # without gradients both models encode tiles one by one
             assert (model(batch).numpy() == final).all() == (step == 4)
         processor = LlavaProcessor.from_pretrained(folder)
         assert (processor.spec, processor.template) == (trainer.processor.spec, trainer.processor.template)
         session = ChatSession(model, processor, sampling=SamplingParams(max_new_tokens=3))
-        assert session.ask("What is this?", [tiny_folder.picture(1)]) is not None
+        assert session.ask("What is this?", [tiny_folder.random_image(1)]) is not None
 
 
-def test_run_resumes_from_the_newest_whole_checkpoint_unless_told_otherwise(tmp_path, data):
+def test_run_resumes_from_the_newest_whole_checkpoint_unless_its_settings_say_otherwise(tmp_path, data):
     shared = {"max_steps": 5, "save_strategy": "steps", "save_steps": 2}
     train(settings(tmp_path, data, **{**shared, "max_steps": 4}))
     output = tmp_path / "out"
-    (output / "checkpoint-4" / COMPLETE).unlink()  # as if the run had been killed while it was written
+    (output / "checkpoint-4" / COMPLETE).unlink()  # as if the run had been killed while writing it
     assert last_checkpoint(output) == output / "checkpoint-2"
     again = settings(tmp_path, data, overwrite_output_dir=False, **shared)
     assert len(train(again).recorder.losses) == 3
@@ -293,7 +293,7 @@ def test_folders_without_a_whole_checkpoint_have_no_last_one(tmp_path):
     assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-9"
 
 
-def test_best_model_is_what_is_left_at_the_end(tmp_path, data):
+def test_result_is_the_best_model(tmp_path, data):
     values = settings(
         tmp_path,
         {},
@@ -346,7 +346,7 @@ def test_order_follows_seed_and_epoch_alone():
 
 
 @pytest.mark.parametrize("num_ranks", [2, 3])
-def test_ranks_get_equally_many_rows_and_none_twice_beyond_the_filling(num_ranks):
+def test_ranks_get_the_same_number_of_rows_and_repeat_only_to_fill_up(num_ranks):
     shares = [rows_of(num_ranks=num_ranks, rank=rank) for rank in range(num_ranks)]
     num_each = math.ceil(11 / num_ranks)
     assert [len(share) for share in shares] == [num_each] * num_ranks
@@ -431,12 +431,12 @@ def test_stage_one_trains_captions_without_a_template(tmp_path):
     sample = trainer.train_dataset[0]
     trained = sample.token_ids[sample.labels != -100].tolist()
     assert trainer.processor.tokenizer.decode(trained) == "A red square on the left.\n"
-    assert (sample.labels == -100).sum() == 1 + tiny_folder.PATCHES  # the start and the picture
-    assert LlavaProcessor.from_pretrained(tmp_path / "out").template.name == "vicuna_v1"  # a chat wants the model's
+    assert (sample.labels == -100).sum() == 1 + tiny_folder.PATCHES  # the BOS token and the image
+    assert LlavaProcessor.from_pretrained(tmp_path / "out").template.name == "vicuna_v1"  # a chat uses the model's
 
 
 @pytest.mark.parametrize(
-    "changes, said",
+    "changes, message",
     [
         ({"model_name_or_path": "absent/model"}, "model 'absent/model' was not found"),
         ({"model_name_or_path": None}, "model_name_or_path is missing"),
@@ -451,21 +451,21 @@ def test_stage_one_trains_captions_without_a_template(tmp_path):
         ({"learning_rate": 0.0, "mm_projector_lr": 1e-4}, "learning_rate"),
     ],
 )
-def test_mistake_in_the_settings_is_one_line_and_code_1(changes, said, tmp_path, data, capsys):
+def test_mistake_in_the_settings_is_one_line_and_code_1(changes, message, tmp_path, data, capsys):
     values = settings(tmp_path, data)
     values.update(changes)
     values = {key: value for key, value in values.items() if value is not None}
     (tmp_path / "run.json").write_text(json.dumps(values))
     assert main([str(tmp_path / "run.json")], script="supervised_finetune.py", template=None) == 1
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1 and said in lines[0]
+    assert len(lines) == 1 and message in lines[0]
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_row_that_cannot_be_read_ends_the_run_with_file_and_row(num_workers, tmp_path, capsys):
-    home = tmp_path / "data"
-    rows = tiny_folder.write_rows(home, 4, kinds="1")
-    (home / "images" / "2-0.png").write_bytes(b"no picture")
+    folder = tmp_path / "data"
+    rows = tiny_folder.write_rows(folder, 4, kinds="1")
+    (folder / "images" / "2-0.png").write_bytes(b"not an image")
     values = settings(tmp_path, rows, dataloader_num_workers=num_workers, on_bad_sample="raise")
     (tmp_path / "run.json").write_text(json.dumps(values))
     assert main([str(tmp_path / "run.json")], script="supervised_finetune.py", template=None) == 1

@@ -1,4 +1,4 @@
-"""Parts with random values: chat warns of them until they are trained, and only of those that are not."""
+"""Chat warns of parts with random values until they are trained."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from tiny_training import LORA, PRETRAIN_FREEZE, settings, train
 from paddlemix import cli
 from paddlemix.checkpoints.compose import Choices, compose
 from paddlemix.checkpoints.load import load_model
+from paddlemix.checkpoints.save import save_model
 from paddlemix.checkpoints.source import read_config
 from paddlemix.models.config import LlavaConfig
 
@@ -20,7 +21,7 @@ BOTH = ("projector", "image_newline")
 
 @pytest.fixture(scope="module")
 def composed(tmp_path_factory):
-    """A folder with pictures as in 1.6, whose projector and newline are untrained."""
+    """A folder with AnyRes images, whose projector and newline are untrained."""
     folder = tmp_path_factory.mktemp("composed") / "model"
     source = tiny_folder.folder("pad")
     compose(source, source, folder, Choices(mode="anyres"))
@@ -55,7 +56,7 @@ def test_training_something_else_trains_neither(tmp_path, composed, captions):
 
 
 def test_saving_without_training_changes_nothing(tmp_path, composed):
-    load_model(composed, device="cpu").save_pretrained(tmp_path)
+    save_model(load_model(composed, device="cpu"), tmp_path)
     assert read_config(tmp_path).untrained == BOTH
 
 
@@ -67,7 +68,7 @@ def test_chat_warns_once(composed, tmp_path, caplog, monkeypatch):
     for folder, count in ((composed, 1), (trained, 0)):
         monkeypatch.setattr("builtins.input", lambda _: "")
         assert cli.main(["chat", "--model-path", str(folder), "--device", "cpu"]) == 0
-        assert caplog.text.count("projector and image_newline of this model hold random values") == count
+        assert caplog.text.count("projector and image_newline of this model have random values") == count
         caplog.clear()
 
 

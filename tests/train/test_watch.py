@@ -1,4 +1,4 @@
-"""Runs that go wrong stop with their rows, runs that are asked to stop save, and all leave their figures."""
+"""Runs with a bad loss stop and name their rows, runs that are asked to stop save, and all write their figures."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from paddlenlp.trainer import TrainerCallback
 from PIL import Image
 from tiny_training import build, differing, settings, train, weights
 
+from paddlemix.commands.train import main
+from paddlemix.terminal.interrupts import Preempted
 from paddlemix.train import run
 from paddlemix.train.results import smoothed
 from paddlemix.train.run_folder import last_checkpoint
@@ -37,7 +39,7 @@ def watched(folder, losses, max_ratio=10.0):
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
-def test_loss_that_is_no_number_stops_with_the_rows_of_the_step(tmp_path, loss):
+def test_loss_that_is_not_finite_stops_with_the_rows_of_the_step(tmp_path, loss):
     watch = LossWatch(tmp_path, 10.0)
     watch.add(0.5, ["a.json, row 1"], step=1, is_last=True)
     watch.add(0.2, ["a.json, row 2", "a.json, row 3"], step=2, is_last=False)
@@ -45,9 +47,9 @@ def test_loss_that_is_no_number_stops_with_the_rows_of_the_step(tmp_path, loss):
         LossError, match=r"before step 2: the loss is (nan|inf).*a\.json, row 2; a\.json, row 3; a.*w 4"
     ):
         watch.add(loss, ["a.json, row 4"], step=2, is_last=True)
-    told = json.loads((tmp_path / "bad_step.json").read_text())
-    assert told["rows"] == ["a.json, row 2", "a.json, row 3", "a.json, row 4"]
-    assert (told["step"], told["losses_before"]) == (2, [0.5])
+    written = json.loads((tmp_path / "bad_step.json").read_text())
+    assert written["rows"] == ["a.json, row 2", "a.json, row 3", "a.json, row 4"]
+    assert (written["step"], written["losses_before"]) == (2, [0.5])
 
 
 def test_leap_stops_once_there_are_losses_to_compare_with(tmp_path):
@@ -80,8 +82,8 @@ def test_leap_stops_from_the_first_step_on(tmp_path):
     "losses",
     [
         [0.01, 9.0, 0.02, 15.0, 1.0],  # batches of one short answer
-        [20.0, 20.5, 18.0],  # a projector that was just made
-        [20.0, 50.0],  # a bad start is what the next ones are measured from
+        [20.0, 20.5, 18.0],  # a new projector
+        [20.0, 50.0],  # the next losses are measured from a bad start
         [*[2.0] * 25, 19.0],
         [*[0.01, 0.02, 9.5, 0.1] * 8, 9.9],  # a model that knows most rows, one row a step
     ],
@@ -90,21 +92,21 @@ def test_starts_of_usual_runs_are_no_leaps(tmp_path, losses):
     early(tmp_path, losses)
 
 
-def test_processes_look_at_their_mean_and_name_the_worst_rows_first(tmp_path):
-    def told(losses):
+def test_processes_check_their_mean_loss_and_name_the_worst_rows_first(tmp_path):
+    def watch_both(losses):
         watch = LossWatch(tmp_path, 10.0, mean=lambda loss: sum(losses) / 2, gather=lambda own: [own, other])
         other = (losses[1], ["b.json, row 1"])
         watch.add(losses[0], ["a.json, row 1"], step=1, is_last=False)
         watch.add(0.0, [], step=1, is_last=True)
 
-    told([1.0, 2.0])
+    watch_both([1.0, 2.0])
     with pytest.raises(LossError, match=r"the loss is nan.*b\.json, row 1; a\.json, row 1"):
-        told([1.0, math.nan])
+        watch_both([1.0, math.nan])
     with pytest.raises(LossError, match=r"the loss is inf.*a\.json, row 1; b\.json, row 1"):
-        told([math.inf, 1.0])
+        watch_both([math.inf, 1.0])
 
 
-def test_run_with_a_broken_weight_ends_before_the_optimizer_moves(tmp_path, data):
+def test_run_with_a_broken_weight_ends_before_the_optimizer_step(tmp_path, data):
     trainer = build(settings(tmp_path, data, max_steps=2))
     norm = trainer.llava.language_model.norm.weight
     norm.set_value(paddle.full_like(norm, float("nan")))
@@ -126,22 +128,22 @@ class Terminate(TrainerCallback):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def test_sigterm_saves_a_checkpoint_from_which_the_run_goes_on_as_if_nothing_had_been(tmp_path, data):
+def test_sigterm_saves_a_checkpoint_from_which_the_run_resumes_unchanged(tmp_path, data):
     values = settings(tmp_path, data, max_steps=4, per_device_train_batch_size=1)
     whole = train({**values, "output_dir": str(tmp_path / "whole")})
     trainer = build({**values, "overwrite_output_dir": False})
     trainer.add_callback(Terminate(2))
-    with pytest.raises(run.Preempted, match="by SIGTERM after step 2, with a checkpoint"):
+    with pytest.raises(Preempted, match="by SIGTERM after step 2, with a checkpoint"):
         run.execute(trainer, trainer.args)
     assert last_checkpoint(tmp_path / "out").name == "checkpoint-2"
-    assert not (tmp_path / "out" / "config.json").exists()  # no result: it would look finished
+    assert not (tmp_path / "out" / "config.json").exists()  # a result would make the run look finished
     resumed = train({**values, "overwrite_output_dir": False})
     assert len(resumed.recorder.losses) == 2
     assert not differing(weights(whole.llava), weights(resumed.llava))
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
-def test_results_tell_what_they_came_from(tmp_path, data):
+def test_results_record_settings_data_and_versions(tmp_path, data):
     values = settings(tmp_path, {}, dataset={"train": str(data), "eval": str(data)}, do_eval=True, max_steps=3)
     trainer = build(values)
     run.execute(trainer, trainer.args, values)
@@ -164,8 +166,8 @@ def test_tokens_are_counted_as_they_are_trained(tmp_path, data):
 
 def test_losses_are_drawn(tmp_path, data):
     train(settings(tmp_path, data, max_steps=3))
-    picture = np.asarray(Image.open(tmp_path / "out" / "loss.png").convert("RGB")).reshape([-1, 3])
-    assert (picture == (0x1F, 0x5F, 0xA8)).all(axis=1).sum() > 100  # the line
+    plot = np.asarray(Image.open(tmp_path / "out" / "loss.png").convert("RGB")).reshape([-1, 3])
+    assert (plot == (0x1F, 0x5F, 0xA8)).all(axis=1).sum() > 100  # the line
 
 
 def test_smoothed_losses_start_at_the_first_and_end_near_the_last():
@@ -188,10 +190,10 @@ def test_figures_go_to_swanlab_where_it_is_installed(tmp_path, data, monkeypatch
 
 
 @pytest.mark.parametrize("name", ["swanlab", "wandb", "tensorboard", "visual"])
-def test_service_that_is_not_there_is_one_line(tmp_path, data, monkeypatch, capsys, name):
+def test_missing_service_is_one_line(tmp_path, data, monkeypatch, capsys, name):
     for module in ("swanlab", "wandb", "tensorboardX"):
         monkeypatch.setitem(sys.modules, module, None)
     config = tmp_path / "run.json"
     config.write_text(json.dumps(settings(tmp_path, data, max_steps=1, report_to=name)))
-    assert run.main([str(config)], script="sft", template=None) == 1
+    assert main([str(config)], script="sft", template=None) == 1
     assert re.search(rf"error: .*({name}|TensorBoard|Wandb)", capsys.readouterr().err)

@@ -1,4 +1,4 @@
-"""Keys that choose what trains and how fast: LLaVA's and LLaVA-NeXT's names, LoRA's variants, NEFTune."""
+"""Settings that choose trainable parameters and their rates: LLaVA's, LLaVA-NeXT's, LoRA's variants, NEFTune."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import tiny_folder
 from tiny_training import LORA, build, differing, settings, train, weights
 
 from paddlemix.constants import IMAGE_TOKEN_ID
-from paddlemix.models.neftune import neftune_noise
+from paddlemix.models.llava import neftune_noise
 from paddlemix.train.freeze import freeze
 
 TOWER, PROJECTOR, LANGUAGE = ("vision_tower.",), ("projector.", "image_newline"), ("language_model.",)
@@ -20,7 +20,7 @@ TOWER, PROJECTOR, LANGUAGE = ("vision_tower.",), ("projector.", "image_newline")
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return tiny_folder.write_rows(tmp_path_factory.mktemp("pictures"), kinds="1", is_answer_fixed=True)
+    return tiny_folder.write_rows(tmp_path_factory.mktemp("images"), kinds="1", is_answer_fixed=True)
 
 
 @pytest.mark.parametrize(
@@ -37,8 +37,8 @@ def data(tmp_path_factory):
 def test_named_parts_train_and_no_others(tmp_path, data, changes, parts):
     model = build(settings(tmp_path, data, "anyres", **changes)).llava
     trained = {name for name, parameter in model.named_parameters() if not parameter.stop_gradient}
-    behind = ("vision_tower.layers.2.", "vision_tower.post_norm.")  # of no use to the selected features
-    expected = {name for name, _ in model.named_parameters() if name.startswith(parts) and not name.startswith(behind)}
+    unused = ("vision_tower.layers.2.", "vision_tower.post_norm.")  # after the selected features
+    expected = {name for name, _ in model.named_parameters() if name.startswith(parts) and not name.startswith(unused)}
     if "freeze_include" in changes:
         expected = {name for name in expected if "lm_head" not in name and "layers.0." not in name}
     assert trained == expected

@@ -39,7 +39,7 @@ def test_of_two_files_transformers_5_and_we_take_the_nested_one(tmp_path):
     cases.check_pixels(folder, read_config(folder).image)
 
 
-@pytest.mark.parametrize("name", ["clip", "siglip", "pad", "next", "size beyond the crop", "no resize"])
+@pytest.mark.parametrize("name", ["clip", "siglip", "pad", "next", "size above the crop", "no resize"])
 def test_transformers_5_makes_the_same_pixels_of_what_we_write(tmp_path, name):
     is_next = name.startswith("next")
     source = cases.write_config(tmp_path / "a", is_next)
@@ -58,6 +58,6 @@ def test_a_crop_of_siglips_class_that_transformers_4_ignores_follows_transformer
 
 def test_an_image_that_transformers_5_leaves_at_another_side_than_the_towers_is_refused(tmp_path):
     folder = cases.write_processor(cases.write_config(tmp_path), {**cases.CLIP, "do_center_crop": False})
-    assert cases.their_pixels(folder, cases.picture((60, 41))).shape[-2:] == (28, 40)
+    assert cases.their_pixels(folder, cases.noise_image((60, 41))).shape[-2:] == (28, 40)
     with pytest.raises(CheckpointError, match="nothing is cropped"):
         read_config(folder)

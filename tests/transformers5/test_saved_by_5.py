@@ -23,8 +23,8 @@ def folders(request, tmp_path_factory):
     """Our folder as we write it for transformers, and as transformers 5 saves what it has read of that."""
     home = tmp_path_factory.mktemp(request.param)
     convert(tiny_folder.folder(request.param), home / "ours", "hf")
-    model, told = AutoModelForImageTextToText.from_pretrained(home / "ours", output_loading_info=True)
-    assert not told["missing_keys"] and not told["unexpected_keys"]
+    model, report = AutoModelForImageTextToText.from_pretrained(home / "ours", output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
     model.save_pretrained(home / "theirs")
     AutoProcessor.from_pretrained(home / "ours").save_pretrained(home / "theirs")
     assert not (home / "theirs" / "preprocessor_config.json").exists()
@@ -38,7 +38,7 @@ def test_what_transformers_5_saves_means_the_images_that_we_wrote(folders):
 
 def test_logits_through_an_image_equal_those_of_transformers_5(folders):
     _, theirs, model = folders
-    image = tiny_folder.picture(1, (50, 37))
+    image = tiny_folder.random_image(1, (50, 37))
     processor = LlavaProcessor.from_pretrained(theirs)
     sample = processor.encode(Conversation((Message("user", f"<image>\n{QUESTION}"),), (image,)))
     batch = processor.collate([sample])

@@ -7,7 +7,7 @@ import transformers
 import written_tokenizers as made
 from test_written_tokenizers import test_written_tokenizer_has_our_ids as test_written_tokenizer_has_our_ids
 
-from paddlemix.conversation.tokenizer import load_tokenizer
+from paddlemix.conversation.load_tokenizer import load_tokenizer
 
 FAST = [kind for kind in made.KINDS if kind in ("llama", "byte-level", "byte-level-space")]
 

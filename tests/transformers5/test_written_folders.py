@@ -56,7 +56,7 @@ def with_placeholders(ids: np.ndarray) -> np.ndarray:
 
 
 def test_the_processor_makes_our_ids_and_pixels(mode, written, processor):
-    image = tiny_folder.picture(1)
+    image = tiny_folder.random_image(1)
     sample, tiles = our_sample(mode, image)
     prompt = processor.apply_chat_template(chat(), add_generation_prompt=True)
     found = processor(images=image, text=prompt, return_tensors="np")
@@ -69,7 +69,7 @@ def test_the_model_is_loaded_whole_and_gives_our_logits_and_our_answer(mode, wri
     model, info = transformers.AutoModelForImageTextToText.from_pretrained(written, output_loading_info=True)
     assert not any(info.values()), info
     assert type(model).__name__ == MODES[mode]
-    image = tiny_folder.picture(1)
+    image = tiny_folder.random_image(1)
     prompt = processor.apply_chat_template(chat(), add_generation_prompt=True)
     inputs = processor(images=image, text=prompt, return_tensors="pt")
     with torch.no_grad():
@@ -90,7 +90,7 @@ def test_the_model_is_loaded_whole_and_gives_our_logits_and_our_answer(mode, wri
 
 def test_the_pipeline_answers_a_chat_with_an_image(mode, written):
     answer = transformers.pipeline("image-text-to-text", model=str(written), device="cpu")
-    found = answer(text=chat(tiny_folder.picture(1)), max_new_tokens=4, return_full_text=False)
+    found = answer(text=chat(tiny_folder.random_image(1)), max_new_tokens=4, return_full_text=False)
     assert isinstance(found[0]["generated_text"], str)
 
 
@@ -112,7 +112,7 @@ def test_a_folder_that_version_5_saved_again_is_read_as_before(mode, written, pr
     assert "rope_parameters" in json.loads((tmp_path / "config.json").read_text())["text_config"]
     before, after = (LlavaProcessor.from_pretrained(folder) for folder in (written, tmp_path))
     assert after.spec == before.spec and after.template == before.template
-    conversation = Conversation((Message("user", f"<image>\n{QUESTION}"),), (tiny_folder.picture(1),))
+    conversation = Conversation((Message("user", f"<image>\n{QUESTION}"),), (tiny_folder.random_image(1),))
     np.testing.assert_array_equal(before.encode(conversation).token_ids, after.encode(conversation).token_ids)
     for name in ("one", "two"):
         convert(written if name == "one" else tmp_path, tmp_path / name, "paddle")

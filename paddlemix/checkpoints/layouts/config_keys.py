@@ -45,7 +45,7 @@ HF = GENERIC | KeyRules(
         """.split()
     ),
     inert=frozenset(["image_seq_length", "vocab_size"]),  # counted anew; the size is text_config's
-    held={"multimodal_projector_bias": (True,), "use_image_newline_parameter": (True,)},
+    fixed={"multimodal_projector_bias": (True,), "use_image_newline_parameter": (True,)},
 )
 HF_KINDS: dict[str, Kind] = {
     **GENERIC_KINDS,
@@ -101,12 +101,12 @@ MM_KINDS: dict[str, Kind] = {
 }
 PADDLEMIX = OFFICIAL | KeyRules(
     used=frozenset(["rope_scaling_factor", "rope_scaling_type"]),
-    held={"mm_dense_connector_type": ("none", None), "use_cachekv_int8": (None, False, "None")},
+    fixed={"mm_dense_connector_type": ("none", None), "use_cachekv_int8": (None, False, "None")},
 )
 # xtuner's projector/config.json.
 PROJECTOR = GENERIC | KeyRules(
     used=frozenset("bias depth hidden_act llm_hidden_size visual_hidden_size".split()),
-    held={"token_merge_ratio": (1, None)},
+    fixed={"token_merge_ratio": (1, None)},
 )
 PROJECTOR_KINDS: dict[str, Kind] = {
     **GENERIC_KINDS,
@@ -139,8 +139,8 @@ forced_eos_token_id sequence_bias stop_strings suppress_tokens token_healing wat
 GENERATION = KeyRules(
     used=frozenset(["eos_token_id"]),
     inert=frozenset(f"{RUNNING} bos_token_id decoder_start_token_id pad_token_id".split()),
-    held=dict.fromkeys(TOKEN_RULES.split(), (None, False)),
-    told=frozenset(SAMPLING.split()),
+    fixed=dict.fromkeys(TOKEN_RULES.split(), (None, False)),
+    ignored=frozenset(SAMPLING.split()),
 )
 GENERATION_KINDS: dict[str, Kind] = {
     **dict.fromkeys(("bos_token_id", "pad_token_id"), whole_number(-1, MAX_ID).or_null()),

@@ -99,7 +99,9 @@ def _default_of(folder: Folder, name: str) -> str:
     if isinstance(value, str):
         return value
     where = folder / name
-    raise CheckpointError(f"{where}: chat_template is {str(value)[:80]}, expected a text, or texts with their names")
+    raise CheckpointError(
+        f"{where}: chat_template is {str(value)[:80]}, expected a string, or strings with their names"
+    )
 
 
 def _special_tokens(folder: Folder) -> dict[str, str]:

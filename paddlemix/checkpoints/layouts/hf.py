@@ -6,8 +6,9 @@ import dataclasses
 import re
 from pathlib import Path
 
+from ...conversation.load_tokenizer import make_tokenizer
 from ...conversation.sentencepiece_tokenizer import SentencePieceTokenizer
-from ...conversation.tokenizer import Tokenizer, make_tokenizer
+from ...conversation.tokenizer import Tokenizer
 from ...foreign_json import check_keys, check_values, shown
 from ...image.spec import ANYRES_GRIDS, ImageSpec
 from ...models.config import LanguageConfig, LlavaConfig, VisionConfig

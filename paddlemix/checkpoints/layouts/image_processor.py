@@ -71,7 +71,7 @@ RULES = KeyRules(
         {"processor_class", "do_convert_rgb", "return_tensors", "device", "disable_grouping", "image_grid_pinpoints"}
         | {"data_format", "input_data_format", "_valid_processor_keys", "_valid_kwargs_names"}
     ),
-    held={"aspect_ratio_setting": ("anyres", None)},  # in released 1.6 folders; no class reads it
+    fixed={"aspect_ratio_setting": ("anyres", None)},  # in released 1.6 folders; no class reads it
 )
 SIZE_EDGE = whole_number(1, 1 << 12)
 PAIR = list_of(SIZE_EDGE, 2, 2)

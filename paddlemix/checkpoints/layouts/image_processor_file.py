@@ -18,7 +18,7 @@ FILE, PROCESSOR_FILE, NESTED = "preprocessor_config.json", "processor_config.jso
 PROCESSOR_RULES = KeyRules(
     used=frozenset({NESTED}),
     inert=frozenset({"processor_class", "num_additional_image_tokens", "chat_template"}),
-    held={"image_token": ("<image>",)},
+    fixed={"image_token": ("<image>",)},
 )
 PROCESSOR_KINDS = {
     "processor_class": TEXT.or_null(),
@@ -70,5 +70,5 @@ def check_processor(folder: Folder, patch_size: int, strategy: str) -> None:
         path = str(folder / PROCESSOR_FILE)
         held = {"patch_size": (patch_size, None), "vision_feature_select_strategy": (strategy, None)}
         values = folder.finite_json(PROCESSOR_FILE)
-        check_keys(values, PROCESSOR_RULES | KeyRules(held=held), path, CheckpointError)
+        check_keys(values, PROCESSOR_RULES | KeyRules(fixed=held), path, CheckpointError)
         check_values(values, PROCESSOR_KINDS, path, CheckpointError)

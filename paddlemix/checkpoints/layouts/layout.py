@@ -12,7 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ...conversation.tokenizer import Tokenizer, make_tokenizer
+from ...conversation.load_tokenizer import make_tokenizer
+from ...conversation.tokenizer import Tokenizer
 from ...conversation.tokenizer_files import TokenizerFiles
 from ...models.config import LlavaConfig
 from ...tensor_files.stored import StoredTensor

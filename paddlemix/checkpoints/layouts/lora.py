@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ...foreign_json import KeyRules, check_keys, is_silent, shown
-from ...hub.places import fetch_folder
+from ...hub.resolve import fetch_folder
 from ...models.config import LlavaConfig
 from ...ops.quantize import KINDS
 from ...tensor_files.pdparams import open_pdparams

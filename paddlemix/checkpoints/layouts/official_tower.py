@@ -9,7 +9,7 @@ import dataclasses
 import re
 from dataclasses import dataclass
 
-from ...hub.places import fetch_folder, find_folder
+from ...hub.resolve import fetch_folder, find_folder
 from ...models.config import VisionConfig
 from ...models.vision.families import KNOWN_TOWERS, get_tower_family
 from ...tensor_files.stored import CheckpointError

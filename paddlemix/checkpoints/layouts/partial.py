@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from ...conversation.tokenizer_files import VOCABULARIES
-from ...hub.places import fetch_folder
+from ...hub.resolve import fetch_folder
 from ...models.config import LlavaConfig
 from ...models.vision.families import get_tower_family
 from ...tensor_files.stored import CheckpointError, StoredTensor

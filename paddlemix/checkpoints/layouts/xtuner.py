@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ...conversation.tokenizer import Tokenizer
 from ...conversation.tokenizer_files import VOCABULARIES
-from ...hub.places import fetch_folder, find_folder
+from ...hub.resolve import fetch_folder, find_folder
 from ...image.spec import ImageSpec
 from ...models.config import LlavaConfig, VisionConfig
 from ...models.language.families import get_family

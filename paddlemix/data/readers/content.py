@@ -1,4 +1,4 @@
-"""What a turn of a chat says: a string, or a list of parts with images among them."""
+"""Read the content of a chat turn: a string, or a list of text parts and image parts."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from .keys import IMAGE, PART, PART_IMAGE_KEYS, REFUSED, Stated, is_empty, state
 
 IMAGE_TYPES = ("image", "image_url")
 TYPES = ("text", *IMAGE_TYPES)
-FROM_ROW = object()  # stands for an image that the row's "images" names
+FROM_ROW = object()  # an image that the row names under "images"
 
 
 def read_content(content: Any, owner: str) -> tuple[str | tuple[str, ...], list]:
-    """Return the text of a message and a source, or FROM_ROW, for each of its images. owner: turn and key."""
+    """Return the text of a message, and a source or FROM_ROW for each image. owner: turn and key, for errors."""
     if isinstance(content, str):
         return content, [FROM_ROW] * content.count(IMAGE_MARK)
     if not isinstance(content, list):
@@ -38,24 +38,24 @@ def read_content(content: Any, owner: str) -> tuple[str | tuple[str, ...], list]
 
 
 def part_objects(parts: list, owner: str) -> Iterator[Stated]:
-    """Yield the parts of a content and the images in them, see `keys.unused_keys`."""
+    """Yield parts and their images with the rules of their keys, see `keys.unused_keys`."""
     for index, part in enumerate(parts):
         if not (isinstance(part, dict) and part.get("type") in TYPES):
-            continue  # `read_content` says what is wrong with it
+            continue  # an error of `read_content`
         yield f"{owner}[{index}]", part, PART, "a part"
         values = (part[key] for key in PART_IMAGE_KEYS if isinstance(part.get(key), dict))
         yield from ((f"{owner}[{index}]", value, IMAGE, "an image") for value in values)
 
 
 def fill(sources: list, from_row: list[str]) -> list[str]:
-    """Put the images of the row where no part names one."""
+    """Return the sources with FROM_ROW replaced by the images of the row, in order."""
     num_open = sum(source is FROM_ROW for source in sources)
     if not sources:
         return from_row
     if num_open != len(from_row):
         raise ValueError(
-            f"{num_open} image marks or image parts take a picture from 'images', which names {len(from_row)}: "
-            "expected as many as there are"
+            f"{num_open} image marks or parts need an image from 'images', which has {len(from_row)}: expected equal "
+            "numbers"
         )
     rest = iter(from_row)
     return [next(rest) if source is FROM_ROW else source for source in sources]
@@ -67,7 +67,7 @@ def _read_part(part: Any, owner: str) -> tuple[str, Any]:
     if kind == "text":
         named = stated_keys(part, PART_IMAGE_KEYS)
         if named:
-            raise ValueError(f"{owner} is a text part that has {named[0]!r}: make a part of its own for the image")
+            raise ValueError(f"{owner} is a text part that has {named[0]!r}: make a separate part for the image")
         return "text", get(part, "text", str, owner)
     if kind in IMAGE_TYPES:
         return "image", _part_image(part, owner)
@@ -82,19 +82,19 @@ def _part_image(part: dict, owner: str) -> Any:
     if len(named) > 1:
         raise ValueError(f"{owner} has both {named[0]!r} and {named[1]!r}: expected one of them")
     if not is_empty(part.get("text")):
-        raise ValueError(f"{owner} is an image part that has 'text': make a part of its own for the text")
+        raise ValueError(f"{owner} is an image part that has 'text': make a separate part for the text")
     if not named:
         known = PART.used | PART.inert
         others = {key: value for key, value in part.items() if key not in known and not is_empty(value)}
         if others:
-            raise ValueError(f"{owner}: {key_names(others)} can name no image: use {' or '.join(PART_IMAGE_KEYS)}")
+            raise ValueError(f"{owner}: {key_names(others)} cannot name an image: use {' or '.join(PART_IMAGE_KEYS)}")
         return FROM_ROW
     value = {"bytes": part["bytes"]} if named == ["bytes"] else part[named[0]]
     return image_source(value, owner)
 
 
 def _own_lines(pieces: list[str]) -> tuple[str, ...]:
-    """Put each image on a line of its own, as LLaVA's own data does; parts carry no line ends."""
+    """Add line ends so that each image is on its own line, as in LLaVA's data; parts have no line ends."""
     pieces = list(pieces)
     for index in range(1, len(pieces)):
         is_last = index == len(pieces) - 1

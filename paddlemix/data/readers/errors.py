@@ -1,8 +1,8 @@
-"""What can be wrong with a row as it stands in its file, told apart so that rows can be counted by it."""
+"""The errors of a row in its file, by kind, so that bad rows can be counted by kind."""
 
 
 class BadRowError(ValueError):
-    """A row is no conversation to train on. kind: what it is counted as."""
+    """A row is not a conversation to train on. kind: a key of `row_note.SKIPPED`."""
 
     kind = "wrong_row"
 
@@ -14,30 +14,30 @@ class NotJsonError(BadRowError):
 
 
 class UnknownFormatError(BadRowError):
-    """A row looks like none of the known formats."""
+    """A row has none of the known formats."""
 
     kind = "unknown_format"
 
 
 class UnsupportedKeyError(BadRowError):
-    """A row states something that training would have to honor and cannot: a video, tools, a weight of 0.5."""
+    """A row needs something that training does not support: a video, tools, a weight of 0.5."""
 
     kind = "unsupported_key"
 
 
 class WrongRoleError(BadRowError):
-    """A turn is nobody's, or turns do not alternate."""
+    """A turn has an unknown role, or turns do not alternate."""
 
     kind = "wrong_role"
 
 
 class EmptyAnswerError(BadRowError):
-    """There is nothing to learn from an answer."""
+    """An answer is empty."""
 
     kind = "empty_answer"
 
 
 class NoTrainedAnswerError(BadRowError):
-    """The row says of each of its answers that it is not trained."""
+    """Every answer of the row is marked as not trained."""
 
     kind = "nothing_trained"

@@ -12,31 +12,30 @@ from ...conversation.messages import Conversation, Message
 from .fields import get, get_text, show
 from .images import image_objects, row_images
 from .keys import EXCHANGE, Stated, is_empty
-from .trained import is_trained
-from .turn_objects import first_turn, list_key
+from .turns import first_turn, is_trained, list_key
 
 SHAPE = '{"image"?: ..., "conversation": [{"input": ..., "output": ...}, ...]}'
 QUESTION_KEYS, ANSWER_KEYS = ("input", "human", "user", "query"), ("output", "assistant", "gpt", "response")
 
 
 def matches(row: dict) -> bool:
-    """Tell whether the turns are objects of a question and its answer."""
+    """Return whether each turn is an object with a question and its answer."""
     turn = first_turn(row)
     return isinstance(turn, dict) and is_exchange(turn)
 
 
 def is_exchange(turn: dict) -> bool:
-    """Tell whether a turn has a question or an answer, and not a speaker."""
+    """Return whether a turn has a question or an answer instead of a speaker."""
     return bool(turn.keys() & {*QUESTION_KEYS, *ANSWER_KEYS})
 
 
 def keys(row: dict) -> set[str]:
-    """Return which keys of the row hold the conversation."""
+    """Return the keys of the row that contain the conversation."""
     return {list_key(row)}
 
 
 def stated(row: dict) -> Iterator[Stated]:
-    """Yield the objects that are read, see `keys.unused_keys`."""
+    """Yield the objects of the row with the rules of their keys, see `keys.unused_keys`."""
     yield from image_objects(row)
     key = list_key(row)
     for index, turn in enumerate(row[key]):
@@ -45,7 +44,7 @@ def stated(row: dict) -> Iterator[Stated]:
 
 
 def read(row: dict) -> Conversation:
-    """Make a conversation of a row. Raises ValueError for a turn without a question and an answer."""
+    """Return the conversation of a row. Raises ValueError for a turn without a question and an answer."""
     key, images = list_key(row), row_images(row)
     messages: list[Message] = []
     for index, turn in enumerate(row[key]):
@@ -54,7 +53,7 @@ def read(row: dict) -> Conversation:
             raise ValueError(f'{owner}: expected {{"input": ..., "output": ...}}, found {show(turn)}')
         if not is_empty(turn.get("system")):
             if index:
-                raise ValueError(f"{owner} has 'system': a system text may only stand in the first turn")
+                raise ValueError(f"{owner} has 'system': only the first turn may have a system text")
             messages.append(Message("system", get(turn, "system", str, owner)))
         question = get_text(turn, QUESTION_KEYS, owner)
         check_question(question, owner, has_image=bool(images) and index == 0)
@@ -64,6 +63,6 @@ def read(row: dict) -> Conversation:
 
 
 def check_question(question: str, owner: str, *, has_image: bool) -> None:
-    """Raise ValueError for a question that says nothing: such an answer is plain text for pre-training."""
+    """Raise ValueError for an empty question: its answer would be plain text for pre-training."""
     if not question.strip() and not has_image:
         raise ValueError(f"{owner}: the question is empty; rows of plain text for pre-training are not supported")

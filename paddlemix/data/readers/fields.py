@@ -1,4 +1,4 @@
-"""Checks of single fields that every row format shares."""
+"""Read and check single fields, for all row formats."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TOOL_ROLES = frozenset((*_TOOL_ROLES, "tool_calls", "tool_result", "observations
 
 
 def get(row: dict, key: str, kind: type, owner: str) -> Any:
-    """Return row[key]. Raises ValueError when it is missing or not of the kind; owner names the row or turn."""
+    """Return row[key]. Raises ValueError if it is missing or has another type. owner: the row or turn, for errors."""
     if key not in row:
         raise ValueError(f"{owner} has no {key!r}: found the keys {key_names(row)}")
     if not isinstance(row[key], kind):
@@ -21,7 +21,7 @@ def get(row: dict, key: str, kind: type, owner: str) -> Any:
 
 
 def one_key(values: dict, keys: tuple[str, ...], owner: str) -> str:
-    """Return which of some keys a row or turn has. Raises ValueError when it has none, or says two different things."""
+    """Return the one of some keys that a row or turn has. Raises ValueError for none, and for two different values."""
     first = None
     for key in keys:
         if values.get(key) is None:
@@ -42,30 +42,30 @@ def get_text(values: dict, keys: tuple[str, ...], owner: str) -> str:
 
 
 def get_role(name: Any, owner: str) -> str:
-    """Return our role for the one a file uses."""
+    """Return the role of a message for the role in a file."""
     expected = f"expected one of {', '.join(ROLES)}"
     if isinstance(name, str) and name.replace("-", "_") in TOOL_ROLES:
-        raise UnsupportedKeyError(f"{owner}: role {name!r} is of tool calls, which are not supported; {expected}")
+        raise UnsupportedKeyError(f"{owner}: role {name!r} belongs to tool calls, which are not supported; {expected}")
     if not isinstance(name, str) or name not in ROLES:
         raise WrongRoleError(f"{owner}: unknown role {show(name)}, {expected}")
     return ROLES[name]
 
 
 def check_unicode(text: str, owner: str) -> None:
-    """Raise ValueError for a text that holds half of a surrogate pair, which JSON can and UTF-8 cannot."""
+    """Raise ValueError for half of a surrogate pair, which JSON can contain and UTF-8 cannot."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"{owner}: {text[error.start]!r} at character {error.start} is half of a surrogate pair, which is no "
+            f"{owner}: {text[error.start]!r} at character {error.start} is half of a surrogate pair, not a "
             "character: write the text again from its source"
         ) from None
 
 
-def key_names(values: dict, most: int = 20) -> str:
+def key_names(values: dict, max_names: int = 20) -> str:
     """Return the keys of an object for a message."""
-    names = ", ".join(show(key, with_type=False) for key in list(values)[:most])
-    return f"{names or '(none)'}{', ...' if len(values) > most else ''}"
+    names = ", ".join(show(key, with_type=False) for key in list(values)[:max_names])
+    return f"{names or '(none)'}{', ...' if len(values) > max_names else ''}"
 
 
 def show(value: Any, max_length: int = 80, *, with_type: bool = True) -> str:
@@ -73,7 +73,7 @@ def show(value: Any, max_length: int = 80, *, with_type: bool = True) -> str:
     try:
         text = repr(value[: 2 * max_length] if isinstance(value, str) else value)
     except RecursionError:
-        text = "lists or objects inside each other"
+        text = "nested lists or objects"
     text = text if len(text) <= max_length else text[:max_length] + "..."
     return f"{text} ({type(value).__name__})" if with_type else text
 

@@ -1,4 +1,4 @@
-"""A data file to rows: JSON values, the format of each row, and the checks."""
+"""Read a data file to rows: detect the format of each JSON value, read it and check it."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from ..bad_rows import refuse
 from ..row import Row
 from ..row_note import RowNote
 from . import exchanges, llava, messages, pairs, query
+from .checks import add_system, check_marks, check_texts, check_turns, drop_leading_answer
 from .errors import BadRowError, UnknownFormatError
 from .fields import key_names, show
 from .json_rows import iterate_rows
 from .keys import CONVERSATION_KEYS, ROW, stated_keys, unused_keys
-from .trained import check_row
-from .turns import check_marks, check_texts, check_turns, drop_leading_answer, put_system
+from .turns import check_row
 
 logger = logging.getLogger(__name__)
 READERS = {"pairs": pairs, "llava": llava, "messages": messages, "exchanges": exchanges, "query": query}
-MAX_NOTICES = 20  # that a file gives
+MAX_NOTICES = 20  # notices per file
 MAX_NAME = 200  # characters of an id in reports
 
 
 def read_rows(path: str | Path, *, folders: Sequence[str] = ()) -> list[Row]:
-    """Read a data file as `scan_rows` does. Raises ValueError naming file and row when any row is wrong."""
+    """Return the rows of a file as `scan_rows` does. Raises ValueError with file and row if any row is bad."""
     rows, bad = scan_rows(path, folders=folders)
     refuse(bad)
     return rows
@@ -40,11 +40,11 @@ def read_rows(path: str | Path, *, folders: Sequence[str] = ()) -> list[Row]:
 def scan_rows(
     path: str | Path, *, folders: Sequence[str] = (), split: str = "train"
 ) -> tuple[list[Row], list[RowNote]]:
-    """Return the good rows of a data file and what is wrong with the others; each row may have any known format.
+    """Return the good rows of a data file and notes of the bad ones. Each row may have any known format.
 
-    folders: where its pictures are looked for, in order. Pictures are not opened. Raises ValueError naming the file
-    when it cannot be read or has no rows. What was changed on the way (a picture without a mark placed, a leading
-    answer dropped) and the keys that are not used are logged once for the file, with the count.
+    folders: where to look for the images, in order. Images are not opened. Changes to rows (an image without a mark
+    placed, a leading answer dropped) and unused keys are logged once for the file, with their counts. Raises ValueError
+    with the file if it cannot be read or has no rows.
     """
     rows, bad, changes = [], [], Counter()
     for number, line, value in iterate_rows(path):
@@ -59,11 +59,11 @@ def scan_rows(
         rows.append(Row(conversation, str(path), number, line, tuple(folders), name, format_of(value)))
     if not rows and not bad:
         raise ValueError(f"{path}: the file has no rows")
-    _tell(changes, path, len(rows))
+    _log_changes(changes, path, len(rows))
     return rows, bad
 
 
-def _tell(changes: Counter[str], path: str | Path, num_rows: int) -> None:
+def _log_changes(changes: Counter[str], path: str | Path, num_rows: int) -> None:
     path = visible(str(path))
     for change, count in changes.most_common(MAX_NOTICES):
         logger.warning("%s: %d of %d rows: %s", path, count, num_rows, visible(change))
@@ -72,21 +72,21 @@ def _tell(changes: Counter[str], path: str | Path, num_rows: int) -> None:
 
 
 def _name(value: Any) -> Any:
-    """Return the "id" of a row for reports, shortened where it is no plain name."""
+    """Return the "id" of a row for reports, shortened if it is long or not a plain name."""
     name = value.get("id") if isinstance(value, dict) else None
     is_plain = name is None or isinstance(name, int) or (isinstance(name, str) and len(name) <= MAX_NAME)
     return name if is_plain else show(name, MAX_NAME, with_type=False)
 
 
 def format_of(value: dict) -> str | None:
-    """Return the name of the reader that knows a row, or None."""
+    """Return the name of the reader for a row, or None."""
     return next((name for name, reader in READERS.items() if reader.matches(value)), None)
 
 
 def read_row(value: Any) -> tuple[Conversation, list[str]]:
-    """Return the conversation of one row, and what was changed in it or not used of it.
+    """Return the conversation of one row, and notices of what was changed or is not used.
 
-    Raises ValueError when it is not a good row, and never anything else, whatever the row holds.
+    Raises ValueError for a bad row, and no other exception, whatever the row contains.
     """
     if isinstance(value, BadRowError):
         raise value
@@ -95,7 +95,7 @@ def read_row(value: Any) -> tuple[Conversation, list[str]]:
     try:
         return _read_object(value)
     except RecursionError:
-        raise BadRowError("the row has lists or objects too deep inside each other") from None
+        raise BadRowError("the lists or objects of the row are nested too deeply") from None
 
 
 def _read_object(row: dict) -> tuple[Conversation, list[str]]:
@@ -104,7 +104,7 @@ def _read_object(row: dict) -> tuple[Conversation, list[str]]:
         raise UnknownFormatError(_describe_unknown(row))
     reader = READERS[name]
     notices = _check_keys(row, reader)
-    conversation, is_dropped = drop_leading_answer(put_system(reader.read(row), row))
+    conversation, is_dropped = drop_leading_answer(add_system(reader.read(row), row))
     check_texts(conversation)
     check_turns(conversation)
     is_placed = False
@@ -112,16 +112,16 @@ def _read_object(row: dict) -> tuple[Conversation, list[str]]:
         conversation, is_placed = place_images(conversation)
     check_marks(conversation)
     notices += ["an answer before the first user turn was dropped"] * is_dropped
-    return conversation, notices + ["a picture without <image> was placed before the first user turn"] * is_placed
+    return conversation, notices + ["an image without <image> was placed before the first user turn"] * is_placed
 
 
 def _check_keys(row: dict, reader: ModuleType) -> list[str]:
-    """Return notices of the keys that are not used. Raises BadRowError for those that cannot be passed over."""
+    """Return notices of unused keys. Raises BadRowError for keys that cannot be ignored."""
     own = reader.keys(row)
     others = [key for key in stated_keys(row, CONVERSATION_KEYS) if key not in own]
     if others:
         found = " and ".join(map(repr, [min(own & row.keys()), others[0]]))
-        raise BadRowError(f"the row has {found}, two conversations: expected one of them")
+        raise BadRowError(f"the row has {found}, which are two conversations: expected one of them")
     check_row(row)
     rules = KeyRules(ROW.used | own, ROW.inert)
     return unused_keys([("the row", row, rules, "the row"), *reader.stated(row)])

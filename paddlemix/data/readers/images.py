@@ -1,4 +1,4 @@
-"""The images that a row or a part names, to paths, URLs and data URIs. Opens nothing."""
+"""Read the images of a row or a part: paths, URLs and data URIs. No image is opened."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ...image.load import SCHEME
 from .fields import check_unicode, show
 from .keys import IMAGE, IMAGE_KEYS, Stated, stated_keys
 
-MAX_PATH = 4096  # bytes, of Linux (PATH_MAX in linux/limits.h); no other system takes more
+MAX_PATH = 4096  # bytes, on Linux (PATH_MAX in linux/limits.h); no other system allows more
 
 
 def row_images(row: dict) -> list[str]:
-    """Return the images of a row, under one of IMAGE_KEYS: one or a list; none when absent, null or empty."""
+    """Return the images of a row, one or a list under one of IMAGE_KEYS; none if absent, null or empty."""
     stated = stated_keys(row, IMAGE_KEYS)
     if len(stated) > 1:
         raise ValueError(f"the row has both {stated[0]!r} and {stated[1]!r}: expected one of them")
@@ -27,7 +27,7 @@ def row_images(row: dict) -> list[str]:
 
 
 def image_objects(row: dict) -> Iterator[Stated]:
-    """Yield the objects that stand for images of a row, see `keys.unused_keys`."""
+    """Yield images that are objects with the rules of their keys, see `keys.unused_keys`."""
     for key in stated_keys(row, IMAGE_KEYS):
         values = row[key] if isinstance(row[key], list) else [row[key]]
         yield from ((repr(key), value, IMAGE, "an image") for value in values if isinstance(value, dict))
@@ -50,7 +50,7 @@ def image_source(value: Any, owner: str) -> str:
 
 
 def _from_object(value: dict, owner: str) -> Any:
-    """Return what an object names. The bytes of a file (in base64) come before its path, as in `datasets`."""
+    """Return the source that an object names. Bytes (in base64) have priority over a path, as in `datasets`."""
     content = value.get("bytes")
     if content is not None:
         if not isinstance(content, str) or not content.strip():
@@ -64,16 +64,16 @@ def _from_object(value: dict, owner: str) -> Any:
 
 def _check_path(path: str, owner: str) -> None:
     if len(path.encode()) >= MAX_PATH:
-        raise ValueError(f"{owner} is a path of {len(path)} characters, longer than any path; found {show(path)}")
+        raise ValueError(f"{owner} is a path of {len(path)} characters, too long for a path; found {show(path)}")
     if path.startswith("~") and os.path.expanduser(path) == path:
         raise ValueError(
-            f"{owner} starts in the home of a user who does not exist here; found {show(path)}; for a folder of that "
+            f"{owner} starts with the home folder of an unknown user; found {show(path)}; for a folder of that "
             "name write './~...'"
         )
 
 
 def _check_url(url: str, owner: str) -> None:
     try:
-        urllib.parse.urlsplit(url).port  # noqa: B018, it raises for a port that is no number
+        urllib.parse.urlsplit(url).port  # noqa: B018  raises for a port that is not a number
     except ValueError as error:
-        raise ValueError(f"{owner} is no URL ({error}); found {show(url)}") from None
+        raise ValueError(f"{owner} is not a URL ({error}); found {show(url)}") from None

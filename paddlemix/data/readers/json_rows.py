@@ -1,9 +1,10 @@
-"""Bytes of a .json or .jsonl file to JSON values. Knows nothing of conversations."""
+"""Read a .json or .jsonl file to JSON values, one per row, so that one bad row leaves the others readable."""
 
 from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,30 +14,28 @@ from ...json_object import repeated_key
 from ...terminal.visible import visible
 from .errors import NotJsonError
 from .fields import key_names, show
-from .json_parts import Place, find_members, find_parts
 from .keys import CONVERSATION_KEYS
 
 logger = logging.getLogger(__name__)
 SUFFIXES = (".json", ".jsonl")
-LIST_KEY = "data"  # of an object that holds the rows in a list
+LIST_KEY = "data"  # key of the rows if the file is an object
 HEAD_KEYS = frozenset(("version", "info", "license", "licenses", "name", "description", "author", "date", "num_rows"))
-MAX_DIGITS = 300  # of a whole number: what is longer cannot become a floating point number
+MAX_DIGITS = 300  # of a whole number; a longer one cannot become a floating point number
 END_BYTES = 1 << 12
 JsonRow = tuple[int, int | None, Any]  # row number from 1, line number from 1 (None: not line by line), value
 
 
 class UnreadableValueError(ValueError):
-    """A text is JSON by its brackets and commas, but a value in it is not to be read."""
+    """A text is JSON by its brackets and commas, but a value in it cannot be read."""
 
 
 def iterate_rows(path: str | Path) -> Iterator[JsonRow]:
     """Yield the rows of a file in UTF-8, with or without a byte order mark.
 
-    `.json` holds a list, an object with a list under "data", or one row. `.jsonl` holds one row a line; empty lines
-    are skipped. What the file holds counts, not its suffix: the other form is read too, and that is logged.
-    A row that cannot be read gives a NotJsonError as its value: a line that is not JSON or not UTF-8, an object that
-    names a key twice, NaN, a number of more than MAX_DIGITS digits, lists too deep inside each other. Raises ValueError
-    naming the file for anything else.
+    `.json` contains a list, an object with a list under "data", or one row. `.jsonl` contains one row per line; empty
+    lines are skipped. A file with the other suffix is read, too, by its content, and that is logged. The value of an
+    unreadable row is a NotJsonError: a line that is not JSON or not UTF-8, an object with a repeated key, NaN, a number
+    of more than MAX_DIGITS digits, lists nested too deeply. Raises ValueError with the file for any other fault.
     """
     path = Path(path)
     if not path.is_file():
@@ -50,19 +49,19 @@ def iterate_rows(path: str | Path) -> Iterator[JsonRow]:
         yield from _read_json(path)
     else:
         if path.suffix.lower() == ".json":
-            logger.info("%s holds one JSON object a line: reading it as JSON lines", visible(str(path)))
+            logger.info("%s has one JSON object per line: reading it as JSON lines", visible(str(path)))
         yield from _read_lines(path)
 
 
 def parse(text: str) -> Any:
     """Return the value of a JSON text.
 
-    Raises JSONDecodeError for what is no JSON, UnreadableValueError for a value that is not to be read.
+    Raises JSONDecodeError for text that is not JSON, UnreadableValueError for a value that cannot be read.
     """
     try:
         return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant, parse_int=_whole_number)
     except RecursionError:
-        raise UnreadableValueError("lists or objects are too deep inside each other") from None
+        raise UnreadableValueError("lists or objects are nested too deeply") from None
 
 
 def _read_json(path: Path) -> Iterator[JsonRow]:
@@ -75,20 +74,20 @@ def _read_json(path: Path) -> Iterator[JsonRow]:
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: not JSON: {error}") from error
     except UnreadableValueError as error:
-        rows = [_value(text[start:end], "row") for start, end in _row_places(text, path)]
+        rows = [_value(text[start:end], "row") for start, end in _row_spans(text, path)]
         if not rows:
             raise ValueError(f"{path}: not JSON: {error}") from error
     for number, row in enumerate(rows, start=1):
         yield number, None, row
 
 
-def _row_places(text: str, path: Path) -> list[Place]:
-    """Return the places of the rows in the text of a whole file, none if it is no list of them."""
+def _row_spans(text: str, path: Path) -> list[Span]:
+    """Return the spans of the rows in the text of a file, none if it is not a list of rows."""
     start = len(text) - len(text.lstrip())
     if text.startswith("{", start):
         members = find_members(text, start)
         start = members.get(LIST_KEY, start)
-        _tell_head(members, path)
+        _log_head(members, path)
     found = find_parts(text, start) if text.startswith("[", start) else None
     return found[0] if found else []
 
@@ -100,7 +99,7 @@ def _read_lines(path: Path) -> Iterator[JsonRow]:
 
 
 def _value(text: str, what: str) -> Any:
-    """Return the value of a row, or the error that says why there is none."""
+    """Return the value of a row, or the error why it cannot be read."""
     try:
         text.isascii() or text.encode()
         return parse(text)
@@ -111,19 +110,19 @@ def _value(text: str, what: str) -> Any:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """Yield the lines of a file; bytes that are not UTF-8 become halves of surrogate pairs."""
+    """Yield the lines of a file. Bytes that are not UTF-8 become halves of surrogate pairs."""
     with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
         yield from file
 
 
 def _list_of(value: Any, path: Path) -> list:
-    """Return the rows in the value of a whole file."""
+    """Return the rows in the value of a file."""
     if isinstance(value, list):
         return value
     found = f"a {type(value).__name__}"
     if isinstance(value, dict):
         if isinstance(value.get(LIST_KEY), list):
-            _tell_head([key for key, one in value.items() if not is_silent(one)], path)
+            _log_head([key for key, one in value.items() if not is_silent(one)], path)
             return value[LIST_KEY]
         if LIST_KEY not in value and value.keys() & set(CONVERSATION_KEYS):
             return [value]
@@ -131,22 +130,22 @@ def _list_of(value: Any, path: Path) -> list:
     raise ValueError(f'{path}: expected a list of rows, or an object with a list under "data"; found {found}')
 
 
-def _tell_head(keys: Iterable[str], path: Path) -> None:
-    """Log what an object states beside its rows."""
+def _log_head(keys: Iterable[str], path: Path) -> None:
+    """Log the unknown keys of an object beside its rows."""
     others = [key for key in keys if key != LIST_KEY and key not in HEAD_KEYS]
     if others:
         names = key_names(dict.fromkeys(others))
-        logger.warning("%s", visible(f"{path}: beside {LIST_KEY!r} stand {names}, which are not used"))
+        logger.warning("%s", visible(f"{path}: beside {LIST_KEY!r} it has {names}, which are not used"))
 
 
 def _is_json_lines(path: Path) -> bool:
-    """Tell whether a file has an object on its first line, and more lines."""
+    """Return whether the first line of a file is an object and more lines follow."""
     first, is_only = _first_line(path)
     return first.startswith("{") and not is_only and _is_closed(first)
 
 
 def _is_json_list(path: Path) -> bool:
-    """Tell whether a file is one list: its first line opens it, and its last one closes it."""
+    """Return whether a file is one list, opened in its first line and closed in its last."""
     first, is_only = _first_line(path)
     return first.startswith("[") and (is_only or not _is_closed(first)) and _end(path).endswith(b"]")
 
@@ -157,13 +156,13 @@ def _is_closed(text: str) -> bool:
 
 
 def _first_line(path: Path) -> tuple[str, bool]:
-    """Return the first line that is not empty, without the space around it, and whether it is the only one."""
+    """Return the first line that is not empty, stripped, and whether it is the only one."""
     lines = (line.strip() for line in _lines(path) if line.strip())
     return next(lines, ""), next(lines, None) is None
 
 
 def _end(path: Path) -> bytes:
-    """Return the last bytes of a file, without the space behind them."""
+    """Return the last bytes of a file without trailing white space."""
     with path.open("rb") as file:
         file.seek(max(path.stat().st_size - END_BYTES, 0))
         return file.read().rstrip()
@@ -177,10 +176,45 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_constant(name: str) -> Any:
-    raise UnreadableValueError(f"{name} is no value of JSON: write null where there is none")
+    raise UnreadableValueError(f"{name} is not a JSON value: write null for a missing value")
 
 
 def _whole_number(text: str) -> int:
     if len(text) > MAX_DIGITS:
         raise UnreadableValueError(f"a number of {len(text):,} digits")
     return int(text)
+
+
+_TEXT = r'"[^"\\]*(?:\\.[^"\\]*)*"'
+_TOKEN = re.compile(rf"{_TEXT}|[\[\]{{}},]", re.DOTALL)
+_KEY = re.compile(rf"\s*({_TEXT})\s*:\s*", re.DOTALL)
+
+Span = tuple[int, int]  # start and end in the text
+
+
+def find_parts(text: str, start: int) -> tuple[list[Span], int] | None:
+    """Return the spans of the parts of the list or object at start, and its end; None if it does not end."""
+    depth, begin, spans = 0, start + 1, []
+    for token in _TOKEN.finditer(text, start):
+        mark = text[token.start()]
+        depth += (mark in "[{") - (mark in "]}")
+        if depth == 0 or (depth == 1 and mark == ","):
+            spans.append((begin, token.start()))
+            begin = token.end()
+        if depth == 0:
+            return spans, token.end()
+    return None
+
+
+def find_members(text: str, start: int) -> dict[str, int]:
+    """Return the position of the value of each key in the object at start.
+
+    Empty if the object does not end, has a part that is not a member, or has a repeated key.
+    """
+    found = find_parts(text, start)
+    matches = [_KEY.match(text, *span) for span in found[0]] if found else []
+    try:
+        members = {json.loads(match.group(1)): match.end() for match in matches if match}
+    except json.JSONDecodeError:  # a key with an invalid escape
+        return {}
+    return members if len(members) == len(matches) else {}

@@ -1,6 +1,6 @@
-"""The keys of a row, a turn, a part and an image: what is read, what changes nothing, and what is refused.
+"""The keys of a row, a turn, a part and an image: which are read, which have no effect, and which are refused.
 
-Any other key passes, and is told once a file: annotators put whatever they like into their rows.
+Any other key is allowed, with one notice per file: annotators add all kinds of keys to their rows.
 """
 
 from __future__ import annotations
@@ -19,31 +19,31 @@ CONVERSATION_KEYS = (
     "messages",
     *("query", "response", "history"),
     *("instruction", "input", "output"),
-)  # where a row may hold what is said
+)  # where a row may have its conversation
 IMAGE_KEYS = ("image", "images", "image_path", "image_paths", "image_url", "image_urls", "image_file", "image_files")
 SYSTEM_KEYS = ("system", "system_prompt")
-# Whether an answer is trained: ms-swift and xtuner, OpenAI, Axolotl, xtuner's own turns, and others' words for it.
+# Whether an answer is trained, in ms-swift and xtuner, OpenAI, Axolotl, xtuner's own turns, and elsewhere.
 TRAINED_KEYS = ("loss", "weight", "train", "output_with_loss", "training", "trainable", "is_trained", "is_training")
 TRAINED_KEYS += ("train_on", "do_train", "include_in_loss", "compute_loss", "calculate_loss", "supervise", "supervised")
-# The other way round: refused if they say that something is not trained.
+# The opposite, which is refused if its value is true.
 UNTRAINED_KEYS = ("mask", "masked", "no_loss", "ignore", "skip")
 
 _RANKED = [f"{which}_{key}" for which in ("rejected", "positive", "negative") for key in ("messages", "images")]
-# Key -> what it is of. Whoever wrote it expects training to do something that it does not do.
+# Key -> what it is about. Its author expects something of training that is not supported.
 REFUSED = {
     **dict.fromkeys(("video", "videos", "video_path", "video_paths", "video_url", "video_file"), "videos"),
     **dict.fromkeys(("audio", "audios", "audio_path", "audio_paths", "audio_url", "input_audio"), "sounds"),
     **dict.fromkeys(("tools", "functions", "tool_calls", "tool_call_id", "function_call", "tool"), "tool calls"),
-    **dict.fromkeys(("objects", "bbox", "bboxes", "masks"), "objects with places in the image"),
+    **dict.fromkeys(("objects", "bbox", "bboxes", "masks"), "objects with positions in the image"),
     **dict.fromkeys(("rejected_response", "rejected", "chosen", "kto_tag", "margin", *_RANKED), "preferences"),
-    **dict.fromkeys(("loss_scale", "loss_weight", "loss_mask", "channel"), "losses of its own"),
-    **dict.fromkeys(UNTRAINED_KEYS, 'marks of what is not trained by this name ("loss": false does it)'),
-    **dict.fromkeys(("train_detail", "training_detail"), "parts of an answer that are trained"),
+    **dict.fromkeys(("loss_scale", "loss_weight", "loss_mask", "channel"), "separate losses"),
+    **dict.fromkeys(UNTRAINED_KEYS, 'marks of untrained turns by this name (use "loss": false)'),
+    **dict.fromkeys(("train_detail", "training_detail"), "partly trained answers"),
     **dict.fromkeys(("reasoning_content", "thinking"), "thoughts beside an answer"),
-    **dict.fromkeys(("min_pixels", "max_pixels", "resized_width", "resized_height"), "sizes of its own for an image"),
+    **dict.fromkeys(("min_pixels", "max_pixels", "resized_width", "resized_height"), "image sizes per row"),
     "chat_template_kwargs": "settings of a chat template",
 }
-LABEL = "label"  # true or false is KTO's mark of a good or bad answer; other labels are notes of an annotator
+LABEL = "label"  # KTO marks good and bad answers with true and false; other labels are notes of an annotator
 
 _NOTES = ("id", "idx", "index", "uid", "uuid", "sample_id", "question_id", "image_id", "source", "data_source")
 _NOTES += ("dataset", "dataset_name", "task", "task_type", "category", "type", "split", "model", "metadata", "meta")
@@ -51,9 +51,9 @@ _NOTES += ("width", "height", "width_list", "height_list", "length", "language",
 INERT = frozenset(_NOTES)
 
 ROW = KeyRules(frozenset((*IMAGE_KEYS, *SYSTEM_KEYS, *TRAINED_KEYS)), INERT)
-_OF_ROWS = dict.fromkeys((*IMAGE_KEYS, *SYSTEM_KEYS), (None, "", []))  # are not looked for in a turn
+_OF_ROWS = dict.fromkeys((*IMAGE_KEYS, *SYSTEM_KEYS), (None, "", []))  # not read in a turn
 TURN = KeyRules(frozenset(("from", "role", "value", "content", *TRAINED_KEYS)), INERT, _OF_ROWS)
-# xtuner's need_eos_token and sep change what stands after an answer; a template decides that here.
+# xtuner's need_eos_token and sep change the end of an answer, which the template decides here.
 EXCHANGE = KeyRules(
     frozenset(("input", "human", "user", "query", "output", "assistant", "gpt", "response", "system", *TRAINED_KEYS)),
     INERT,
@@ -63,20 +63,20 @@ IMAGE = KeyRules(frozenset(("url", "path", "bytes")), INERT | {"format", "mime_t
 PART_IMAGE_KEYS = ("image_url", "image", "url", "path", "bytes")  # where a part may name its image
 PART = KeyRules(frozenset(("type", "text", *PART_IMAGE_KEYS)), INERT)
 
-# Whose the keys are, in an error; the keys; their rules; what has them, in a notice.
+# Owner of the keys for an error; the keys and values; their rules; kind of owner for a notice.
 Stated = tuple[str, Mapping[str, Any], KeyRules, str]
 
 
 def unused_keys(stated: Iterable[Stated]) -> list[str]:
-    """Return a notice for each key that is not used. Raises UnsupportedKeyError for a refused one, with its value."""
+    """Return a notice for each unused key. Raises UnsupportedKeyError for a refused key, with its value."""
     notices = []
     for owner, values, rules, name in stated:
         if values.keys() <= rules.used:
             continue
-        held = {key: values[key] for key in rules.held if key in values and key not in rules.used}
-        check_foreign_keys(held, rules, owner, UnsupportedKeyError)
+        restricted = {key: values[key] for key in rules.fixed if key in values and key not in rules.used}
+        check_foreign_keys(restricted, rules, owner, UnsupportedKeyError)
         for key, value in values.items():
-            if key in rules.used or key in rules.inert or key in held or is_empty(value):
+            if key in rules.used or key in rules.inert or key in restricted or is_empty(value):
                 continue
             _refuse(key, value, owner)
             notices.append(f"the key {show_key(key)} of {name} is not used")
@@ -84,12 +84,12 @@ def unused_keys(stated: Iterable[Stated]) -> list[str]:
 
 
 def is_empty(value: Any) -> bool:
-    """Tell whether a value says nothing: null, or an empty text, list or object, also as the text of one."""
+    """Return whether a value is empty: null, an empty text, list or object, or a text that spells one."""
     return value is None or value in ("", [], {}, "[]", "{}", "null")
 
 
 def stated_keys(values: Mapping[str, Any], keys: tuple[str, ...]) -> list[str]:
-    """Return those of the keys that say something."""
+    """Return the keys whose values are not empty."""
     return [key for key in keys if not is_empty(values.get(key))]
 
 
@@ -106,6 +106,6 @@ def _refuse(key: str, value: Any, owner: str) -> None:
         what = "preferences"
     if what:
         raise UnsupportedKeyError(
-            f"{owner} has {key!r}, {show(value)}: {what} are not supported; remove the key where the row is right "
+            f"{owner} has {key!r}, {show(value)}: {what} are not supported; remove the key if the row is correct "
             "without it"
         )

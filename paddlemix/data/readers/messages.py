@@ -6,26 +6,26 @@ from collections.abc import Iterator
 
 from ...conversation.messages import Conversation
 from .keys import Stated
-from .turn_objects import read_turns, stated_in_turns
+from .turns import read_turns, stated_in_turns
 
 SHAPE = '{"images"?: [...], "messages": [{"role": "user", "content": ...}, {"role": "assistant", "content": ...}, ...]}'
 
 
 def matches(row: dict) -> bool:
-    """Tell whether the row has messages."""
+    """Return whether the row has messages."""
     return row.get("messages") is not None
 
 
 def keys(row: dict) -> set[str]:
-    """Return which keys of the row hold the conversation."""
+    """Return the keys of the row that contain the conversation."""
     return {"messages"}
 
 
 def stated(row: dict) -> Iterator[Stated]:
-    """Yield the objects that are read, see `keys.unused_keys`."""
+    """Yield the objects of the row with the rules of their keys, see `keys.unused_keys`."""
     return stated_in_turns(row, "messages")
 
 
 def read(row: dict) -> Conversation:
-    """Make a conversation of a row. Raises ValueError as `turn_objects.read_turns`."""
+    """Return the conversation of a row. Raises ValueError as `turn_objects.read_turns`."""
     return read_turns(row, "messages")

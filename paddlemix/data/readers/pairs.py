@@ -9,28 +9,28 @@ from ...conversation.messages import Conversation, Message
 from .fields import show
 from .images import image_objects, row_images
 from .keys import Stated
-from .turn_objects import first_turn, list_key
+from .turns import first_turn, list_key
 
 SHAPE = '{"image"?: ..., "conversations": [[user, assistant], ...]}'
 
 
 def matches(row: dict) -> bool:
-    """Tell whether the turns are pairs."""
+    """Return whether the turns are pairs."""
     return isinstance(first_turn(row), (list, str))
 
 
 def keys(row: dict) -> set[str]:
-    """Return which keys of the row hold the conversation."""
+    """Return the keys of the row that contain the conversation."""
     return {list_key(row)}
 
 
 def stated(row: dict) -> Iterator[Stated]:
-    """Yield the objects that are read, see `keys.unused_keys`."""
+    """Yield the objects of the row with the rules of their keys, see `keys.unused_keys`."""
     return image_objects(row)
 
 
 def read(row: dict) -> Conversation:
-    """Make a conversation of a row. Raises ValueError for a turn that is not a pair of strings."""
+    """Return the conversation of a row. Raises ValueError for a turn that is not a pair of strings."""
     key = list_key(row)
     return Conversation(read_pairs(row[key], key), row_images(row))
 
@@ -46,6 +46,6 @@ def read_pairs(pairs: Any, owner: str) -> list[Message]:
             raise ValueError(f"{owner}[{index}]: expected [user, assistant], found {found}")
         for role, text in zip(("user", "assistant"), pair, strict=True):
             if not isinstance(text, str):
-                raise ValueError(f"{owner}[{index}]: the {role} must say a string, found {show(text)}")
+                raise ValueError(f"{owner}[{index}]: the {role} text must be a string, found {show(text)}")
             messages.append(Message(role, text))
     return messages

@@ -1,4 +1,4 @@
-"""Rows of one question and its answer, with what was said before.
+"""Rows with one question and its answer, and the turns before it.
 
 ms-swift: {"system"?, "query", "response", "history"?: [[user, assistant], ...], "images"?}; Alpaca, as ms-swift and
 LLaMA-Factory read it: {"system"?, "instruction", "input"?, "output", "history"?, "images"?}.
@@ -20,22 +20,22 @@ ALPACA = ("instruction", "input")
 
 
 def matches(row: dict) -> bool:
-    """Tell whether the row has a question and an answer of its own."""
+    """Return whether the row itself has a question and an answer."""
     return _is_swift(row) or _is_alpaca(row)
 
 
 def keys(row: dict) -> set[str]:
-    """Return which keys of the row hold the conversation."""
+    """Return the keys of the row that contain the conversation."""
     return {"history", *(("query", "response") if _is_swift(row) else (*ALPACA, "output"))}
 
 
 def stated(row: dict) -> Iterator[Stated]:
-    """Yield the objects that are read, see `keys.unused_keys`."""
+    """Yield the objects of the row with the rules of their keys, see `keys.unused_keys`."""
     return image_objects(row)
 
 
 def read(row: dict) -> Conversation:
-    """Make a conversation of a row. Raises ValueError for a question, an answer or a history of another type."""
+    """Return the conversation of a row. Raises ValueError for a question, an answer or a history of another type."""
     images = row_images(row)
     history = [] if is_empty(row.get("history")) else read_pairs(row["history"], "history")
     question_key, answer_key = ("query", "response") if _is_swift(row) else (ALPACA[0], "output")
@@ -54,6 +54,6 @@ def _is_alpaca(row: dict) -> bool:
 
 
 def _instruction(row: dict) -> str:
-    """Return instruction and input, those that are not empty, each on lines of its own."""
+    """Return instruction and input, as far as they are not empty, on separate lines."""
     parts = [get(row, key, str, "the row") for key in ALPACA if row.get(key) is not None]
     return "\n".join(part for part in parts if part)

@@ -1,84 +1,100 @@
-"""What a conversation must be before it can be trained on, whatever format it came in. Messages count from 0."""
+"""Read a list with an object for each turn: its role, its content, and whether it is trained."""
 
 from __future__ import annotations
 
-import re
+from collections.abc import Iterator
+from typing import Any
 
-from ...constants import IMAGE_MARK
 from ...conversation.messages import Conversation, Message
-from ...conversation.render import check_roles
-from .errors import EmptyAnswerError, NoTrainedAnswerError, UnsupportedKeyError, WrongRoleError
-from .fields import check_unicode, get_text
-from .keys import SYSTEM_KEYS, stated_keys
+from .content import fill, part_objects, read_content
+from .errors import UnsupportedKeyError
+from .fields import get, get_role, one_key, show
+from .images import image_objects, row_images
+from .keys import TRAINED_KEYS, TURN, Stated
 
-# Of Qwen-VL: a path between two tags. HTML's has its path inside the tag and no end tag.
-IMAGE_IN_TEXT = re.compile(r"<img>[^<>\n]+</img>")
+ROLE_KEYS, TEXT_KEYS = ("from", "role"), ("value", "content")
+LIST_KEYS = ("conversations", "conversation")
 
 
-def put_system(conversation: Conversation, row: dict) -> Conversation:
-    """Return the conversation with the system text at the top of its row in front of it.
+def list_key(row: dict) -> str | None:
+    """Return the key of the row's list of turns, None if it has no list or an empty one."""
+    return next((key for key in LIST_KEYS if isinstance(row.get(key), list) and row[key]), None)
 
-    Raises ValueError when the conversation starts with another one.
+
+def first_turn(row: dict) -> Any:
+    """Return the first turn of that list, None for no list."""
+    key = list_key(row)
+    return None if key is None else row[key][0]
+
+
+def read_turns(row: dict, key: str) -> Conversation:
+    """Return the conversation of a row with a list of turns under a key.
+
+    An image part names its own image or takes the next one of the row. Raises ValueError for a turn without a known
+    role and a text, for an unknown part, and if the numbers of image parts and images differ.
     """
-    if not stated_keys(row, SYSTEM_KEYS):
-        return conversation
-    text, messages = get_text(row, SYSTEM_KEYS, "the row"), conversation.messages
-    if not messages or messages[0].role != "system":
-        return Conversation((Message("system", text), *messages), conversation.images)
-    if messages[0].text != text:
-        raise ValueError("the row has a system text at its top and another one in its first turn: expected one of them")
-    return conversation
+    messages: list[Message] = []
+    sources: list[Any] = []
+    is_plain = True
+    for index, turn in enumerate(get(row, key, list, "the row")):
+        owner = f"{key}[{index}]"
+        if not isinstance(turn, dict):
+            raise ValueError(f'{owner}: expected {{"from": ..., "value": ...}}, found {show(turn)}')
+        role = get_role(turn[one_key(turn, ROLE_KEYS, owner)], owner)
+        text_key = one_key(turn, TEXT_KEYS, owner)
+        text, images = read_content(turn[text_key], f"{owner}.{text_key}")
+        messages.append(Message(role, text, is_trained(turn, role, owner)))
+        sources += images
+        is_plain = is_plain and isinstance(turn[text_key], str)
+    images = row_images(row)
+    return Conversation(messages, images if is_plain else fill(sources, images))
 
 
-def drop_leading_answer(conversation: Conversation) -> tuple[Conversation, bool]:
-    """Drop an assistant turn that answers nothing, and tell whether there was one.
+def stated_in_turns(row: dict, key: str) -> Iterator[Stated]:
+    """Yield the objects that `read_turns` reads with the rules of their keys, see `keys.unused_keys`."""
+    yield from image_objects(row)
+    for index, turn in enumerate(row[key] if isinstance(row[key], list) else ()):
+        if not isinstance(turn, dict):
+            continue
+        yield f"{key}[{index}]", turn, TURN, "a turn"
+        for text_key in TEXT_KEYS:
+            if isinstance(turn.get(text_key), list):
+                yield from part_objects(turn[text_key], f"{key}[{index}].{text_key}")
 
-    Public chat logs that LLaVA was trained on were cut in such a way, and its own loader drops the first turn too
-    (LLaVA, llava/train/train.py). An error would refuse published files, so the caller counts and reports instead.
+
+def is_trained(turn: dict, role: str, owner: str) -> bool:
+    """Return whether a turn is trained, which an answer is unless its "loss", "train" or "weight" is false or 0.
+
+    Raises UnsupportedKeyError for other weights and for trained questions, ValueError for invalid marks and for marks
+    that contradict each other.
     """
-    messages = conversation.messages
-    start = 1 if messages and messages[0].role == "system" else 0
-    if len(messages) == start or messages[start].role != "assistant":
-        return conversation, False
-    return Conversation((*messages[:start], *messages[start + 1 :]), conversation.images), True
+    if turn.keys().isdisjoint(TRAINED_KEYS):
+        return True
+    marks = {key: _mark(turn[key], f"{owner}: {key!r}") for key in TRAINED_KEYS if turn.get(key) is not None}
+    if len(set(marks.values())) > 1:
+        raise ValueError(f"{owner}: {' and '.join(map(repr, marks))} contradict each other: expected one of them")
+    if role != "assistant":
+        if any(marks.values()):
+            raise UnsupportedKeyError(
+                f"{owner}: {next(iter(marks))!r} trains a turn of {role!r}, expected answers only"
+            )
+        return True
+    return all(marks.values())
 
 
-def check_turns(conversation: Conversation) -> None:
-    """Raise BadRowError unless every user turn has an answer, one is trained, and none of those is empty."""
-    try:
-        check_roles(conversation.messages, add_generation_prompt=False)
-    except ValueError as error:
-        raise WrongRoleError(str(error)) from error
-    answers = [(index, one) for index, one in enumerate(conversation.messages) if one.role == "assistant"]
-    if not any(message.is_trained for _, message in answers):
-        raise NoTrainedAnswerError("no answer of the row is trained: each of its turns says so")
-    for index, message in answers:
-        pieces = message.pieces
-        if message.is_trained and len(pieces) == 1 and not pieces[0].strip():
-            raise EmptyAnswerError(f"message {index}: the answer is empty, so there is nothing to learn")
+def check_row(row: dict) -> None:
+    """Raise UnsupportedKeyError if the whole row is marked as not trained."""
+    for key in TRAINED_KEYS:
+        if row.get(key) is not None and not _mark(row[key], f"the row: {key!r}"):
+            found = f"the row has {key!r}, {show(row[key])}"
+            raise UnsupportedKeyError(f"{found}: leave it out of the file, or mark its answers instead")
 
 
-def check_texts(conversation: Conversation) -> None:
-    """Raise ValueError for a text that is no Unicode, UnsupportedKeyError for one that names an image in it."""
-    for index, message in enumerate(conversation.messages):
-        for piece in message.pieces:
-            check_unicode(piece, f"message {index}")
-            if IMAGE_IN_TEXT.search(piece):
-                raise UnsupportedKeyError(
-                    f"message {index}: <img>...</img> names an image in the text, as Qwen-VL's data does, and would be "
-                    f"read as text: write {IMAGE_MARK} there, and the image under 'images'"
-                )
-
-
-def check_marks(conversation: Conversation) -> None:
-    """Raise ValueError unless pictures stand in user turns alone and are as many as the marks."""
-    counts = [message.num_images for message in conversation.messages]
-    for index, (message, count) in enumerate(zip(conversation.messages, counts, strict=True)):
-        if count and message.role != "user":
-            raise ValueError(f"message {index}: {IMAGE_MARK} in the text of {message.role!r}, expected in 'user' only")
-    num_marks, num_images = sum(counts), len(conversation.images)
-    if num_marks != num_images:
-        raise ValueError(
-            f"{num_marks} {IMAGE_MARK} marks but {num_images} images: expected as many marks as images, "
-            "or no mark at all (the pictures then go before the first user turn)"
-        )
+def _mark(value: Any, owner: str) -> bool:
+    if isinstance(value, str) and value.lower() in ("true", "false"):  # as xtuner takes them
+        return value.lower() == "true"
+    if isinstance(value, (bool, int, float)):
+        if value in (0, 1):
+            return bool(value)
+        raise UnsupportedKeyError(f"{owner} is {show(value)}: a turn counts fully or not at all, 1 or 0")
+    raise ValueError(f"{owner} must be true or false, found {show(value)}")

@@ -1,8 +1,8 @@
-"""Stage 1: align the projector on image-caption pairs. `pretrain.py config.json [--key value ...]`"""
+"""Stage 1: train the projector on images and captions. `pretrain.py config.json [--key value ...]`"""
 
 import sys
 
-from paddlemix.train.run import main
+from paddlemix.cli import run_command
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:], script="pretrain.py", template="plain"))
+    sys.exit(run_command("pretrain", sys.argv[1:]))

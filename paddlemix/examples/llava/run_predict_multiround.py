@@ -1,8 +1,8 @@
-"""Talk with a model about pictures. `run_predict_multiround.py --model-path DIR --image-file PICTURE`"""
+"""Talk with a model about images. `run_predict_multiround.py --model-path DIR --image-file IMAGE`"""
 
 import sys
 
-from paddlemix.cli import Parser, add_chat, run
+from paddlemix.cli import run_command
 
 if __name__ == "__main__":
-    sys.exit(run(add_chat(Parser(description=__doc__)), sys.argv[1:]))
+    sys.exit(run_command("chat", sys.argv[1:]))

@@ -2,7 +2,7 @@
 
 import sys
 
-from paddlemix.train.run import main
+from paddlemix.cli import run_command
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:], script="supervised_finetune.py", template=None))
+    sys.exit(run_command("sft", sys.argv[1:]))

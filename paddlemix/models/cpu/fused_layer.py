@@ -1,7 +1,8 @@
-"""A decoder layer for inference: fewer, larger operations read the same weights.
+"""A decoder layer for inference that reads the same weights in fewer, larger operations.
 
-While one token a row is read on a CPU, starting an operation takes as long as a small one itself. So the projections
-of one input are one product, and in float32 on a CPU the norms' scales and that of the scores stand in the weights.
+When a CPU reads one token a row, starting an operation takes as long as a small operation itself. So the projections of
+one input are one product, and in float32 on a CPU the norms' weights and the scale of the scores are multiplied into
+the matrices.
 """
 
 from __future__ import annotations
@@ -16,13 +17,22 @@ from ...ops.activation import gated_pair
 from ...ops.rms_norm import unit_norm
 from ..config import LanguageConfig
 from ..language.decoder_layer import DecoderLayer, attend, attend_cached, clipped
-from .row_product import num_blocks, row_product
+
+SMALL = 1 << 18  # elements of a matrix up to which more threads do not pay
+MAX_BLOCKS = 16
+
+
+def is_fusible(layer: nn.Layer) -> bool:
+    """Return whether a layer has plain projections and a gated feed-forward part."""
+    attention, mlp = layer.self_attn, layer.mlp
+    parts = (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj)
+    return all(type(part) is nn.Linear for part in (*parts, mlp.gate_proj, mlp.up_proj, mlp.down_proj))
 
 
 class FusedLayer(nn.Layer):
-    """What a `DecoderLayer` with gated feed-forward and plain projections computes, made of it; no training.
+    """Computes what a fusible `DecoderLayer` does, from its weights. Cannot be trained.
 
-    What such a layer takes as ropes is here a function that turns queries and keys, [B, heads + kv_heads, T, D].
+    Takes a function that rotates queries and keys, [B, heads + kv_heads, T, D], in place of the layer's tables.
     is_quick: `step` can be used.
     """
 
@@ -43,7 +53,7 @@ class FusedLayer(nn.Layer):
             self._fold()
 
     def _fold(self) -> None:
-        """Let the weights behind the norms do their scaling, and those of the queries that of the scores."""
+        """Multiply the norms' weights and the scale of the scores into the matrices after them."""
         config = self.config
         for norm, projection in zip(self.norms, (self.qkv, self.gate_up), strict=True):
             scales = (norm.weight + norm.offset) * math.sqrt(config.hidden_size)  # `unit_norm` leaves out the root
@@ -58,70 +68,70 @@ class FusedLayer(nn.Layer):
                 part.set_value(part * columns)
         self.scale = 1.0
 
-    def forward(self, x, turn, bias, key_bias):
-        heads = self.project(x, turn)
+    def forward(self, x, rotate, bias, key_bias):
+        heads = self.project(x, rotate)
         return self.finish(x, attend(*heads, bias, key_bias, self.scale))
 
-    def forward_cached(self, x, turn, bias, key_bias, cache, number, rows):
-        heads = self.project(x, turn)
+    def forward_cached(self, x, rotate, bias, key_bias, cache, number, rows):
+        heads = self.project(x, rotate)
         return self.finish(x, attend_cached(*heads, bias, key_bias, self.scale, cache, number, rows))
 
-    def _normalise(self, number: int, x):
+    def _normalize(self, number: int, x):
         return self.norms[number](x) if self.norms is not None else unit_norm(x, self.config.rms_norm_eps)
 
-    def project(self, x, turn) -> tuple:
+    def project(self, x, rotate) -> tuple:
         """Return query, key and value [B, heads or kv_heads, T, D]."""
         config = self.config
         num_queries, num_keys = config.num_attention_heads, config.num_key_value_heads
-        joined = clipped(self.qkv(self._normalise(0, x)), config.clip_qkv)
+        joined = clipped(self.qkv(self._normalize(0, x)), config.clip_qkv)
         heads = joined.reshape([*x.shape[:2], -1, config.head_dim]).transpose([0, 2, 1, 3])
-        turned, value = paddle.split(heads, [num_queries + num_keys, num_keys], axis=1)
-        query, key = paddle.split(turned if turn is None else turn(turned), [num_queries, num_keys], axis=1)
+        unrotated, value = paddle.split(heads, [num_queries + num_keys, num_keys], axis=1)
+        query, key = paddle.split(unrotated if rotate is None else rotate(unrotated), [num_queries, num_keys], axis=1)
         return query, key, value
 
     def finish(self, x, heads):
-        """Return the layer's output for its input x [B, T, H] and what was attended to, [B, heads, T, D]."""
+        """Return the layer's output for its input x [B, T, H] and the attention's output [B, heads, T, D]."""
         x = self.out(heads.transpose([0, 2, 1, 3]).reshape([*x.shape[:2], -1])).add_(x)
-        return self.down(gated_pair(self.gate_up(self._normalise(1, x)), self.config.activation)).add_(x)
+        return self.down(gated_pair(self.gate_up(self._normalize(1, x)), self.config.activation)).add_(x)
 
-    def step(self, x, turn, bias, cache, number, rows):
+    def step(self, x, rotate, bias, cache, number, rows):
         """Do what `forward_cached` does for one token a row, x [B, H]; bias [B, kv_heads, heads of each, capacity].
 
-        Paddle's functions are left out: what they check on the way to these operations takes as long as the operations.
+        Calls Paddle's operations without its Python functions, whose checks take as long as the operations.
         """
         config = self.config
         batch, dim = x.shape[0], config.head_dim
         num_queries, num_keys = config.num_attention_heads, config.num_key_value_heads
-        joined = self.qkv.few(unit_norm(x, config.rms_norm_eps))
+        joined = self.qkv.apply_rows(unit_norm(x, config.rms_norm_eps))
         heads = _C_ops.reshape(joined, [batch, num_queries + 2 * num_keys, 1, dim])
-        turned, value = _C_ops.split(heads, [num_queries + num_keys, num_keys], 1)
-        query, key = _C_ops.split(turned if turn is None else turn(turned), [num_queries, num_keys], 1)
+        unrotated, value = _C_ops.split(heads, [num_queries + num_keys, num_keys], 1)
+        query, key = _C_ops.split(unrotated if rotate is None else rotate(unrotated), [num_queries, num_keys], 1)
         cache.write(number, rows, key, value)
         query = _C_ops.reshape(query, [batch, num_keys, num_queries // num_keys, dim])
         scores = _C_ops.add_(_C_ops.matmul(query, cache.keys[number], False, True), bias)
         heads = _C_ops.matmul(_C_ops.softmax_(scores, -1), cache.values[number], False, False)
-        x = _C_ops.add_(self.out.few(_C_ops.reshape(heads, [batch, num_queries * dim])), x)
-        widened = gated_pair(self.gate_up.few(unit_norm(x, config.rms_norm_eps)), config.activation)
-        return _C_ops.add_(self.down.few(widened), x)
+        x = _C_ops.add_(self.out.apply_rows(_C_ops.reshape(heads, [batch, num_queries * dim])), x)
+        widened = gated_pair(self.gate_up.apply_rows(unit_norm(x, config.rms_norm_eps)), config.activation)
+        return _C_ops.add_(self.down.apply_rows(widened), x)
 
 
 class Projection(nn.Layer):
-    """Linear layers that take the same input as one; all or none of them have a bias."""
+    """Linear layers with the same input as one; all of them have a bias, or none has."""
 
     def __init__(self, parts: list[nn.Linear]):
         super().__init__()
         self.weight, self.bias = parts[0].weight, parts[0].bias
         if len(parts) > 1:
-            self.weight = _joined([part.weight for part in parts])
-            self.bias = None if parts[0].bias is None else _joined([part.bias for part in parts])
+            self.weight = _concatenated([part.weight for part in parts])
+            self.bias = None if parts[0].bias is None else _concatenated([part.bias for part in parts])
         self.num_blocks = num_blocks(self.weight, num_threads())
 
     def forward(self, x):
         product = paddle.matmul(x, self.weight)
         return product if self.bias is None else product + self.bias
 
-    def few(self, rows):
-        """Do it for a few rows [B, K]."""
+    def apply_rows(self, rows):
+        """Return the same for a few rows [B, K]."""
         if rows.shape[0] == 1:
             product = row_product(rows, self.weight, self.num_blocks)
         else:
@@ -129,30 +139,39 @@ class Projection(nn.Layer):
         return product if self.bias is None else _C_ops.add_(product, self.bias)
 
 
-def _joined(parts: list):
+def _concatenated(parts: list):
     values = paddle.concat(parts, axis=-1)
     parameter = paddle.base.framework.EagerParamBase.from_tensor(values)
     parameter.stop_gradient = True
     return parameter
 
 
-def fuse_projections(model: nn.Layer) -> bool:
-    """Let fewer, larger operations compute what a model's decoder computes; tell if it was done.
+def num_blocks(weight, num_threads: int) -> int:
+    """Return how many blocks of rows `row_product` should split a matrix into: 1 where splitting does not pay."""
+    if weight.dtype != paddle.float32 or not weight.place.is_cpu_place() or math.prod(weight.shape) <= SMALL:
+        return 1
+    return max(number for number in range(1, min(num_threads, MAX_BLOCKS) + 1) if weight.shape[0] % number == 0)
 
-    Its layers are replaced one after the other, so that no weight is held twice for longer. It can be neither trained
-    nor saved then. Nothing is changed where a layer has codes or adapters, or feed-forward layers without a gate.
+
+def row_product(row, weight, blocks: int):
+    """Return row [1, K] times weight [K, N], as the sum of the products with `blocks` blocks of its rows.
+
+    The MKL of paddle's CPU builds computes a product of a single row with one thread, which reads memory at about half
+    the speed of two, but a batch of products with all threads. The blocks are such a batch, without a copy.
     """
-    language = model.language_model
-    if language.is_fused or not all(_is_plain(layer) for layer in language.layers):
-        return False
-    with paddle.no_grad():
-        for number in range(len(language.layers)):
-            language.layers[number] = FusedLayer(language.config, language.layers[number])
-    language.is_fused = True
-    return True
+    if blocks == 1:
+        return _C_ops.matmul(row, weight, False, False)
+    num_in, num_out = weight.shape
+    row = _C_ops.reshape(row, [blocks, 1, num_in // blocks])
+    products = _C_ops.matmul(row, _C_ops.reshape(weight, [blocks, num_in // blocks, num_out]), False, False)
+    return _C_ops.sum(products, [0], None, False)
 
 
-def _is_plain(layer: nn.Layer) -> bool:
-    attention, mlp = layer.self_attn, layer.mlp
-    parts = (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj)
-    return all(type(part) is nn.Linear for part in (*parts, mlp.gate_proj, mlp.up_proj, mlp.down_proj))
+def transposed_row_product(row, weight, blocks: int):
+    """Return row [1, K] times the transpose of weight [N, K], as the concatenated products with blocks of its rows."""
+    if blocks == 1:
+        return _C_ops.matmul(row, weight, False, True)
+    num_out, num_in = weight.shape
+    rows = _C_ops.expand(row, [blocks, 1, num_in])  # with one row for all blocks, MKL would use one thread again
+    products = _C_ops.matmul(rows, _C_ops.reshape(weight, [blocks, num_out // blocks, num_in]), False, True)
+    return _C_ops.reshape(products, [1, num_out])

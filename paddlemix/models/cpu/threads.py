@@ -1,7 +1,7 @@
-"""Work that is shared among the CPU's threads, each of which computes operations of its own.
+"""Threads that each run all operations of a piece of work.
 
-Paddle's operations on a CPU use one thread each, but for matrix products, which MKL shares among all. Where there are
-several pieces of work of the same size it is faster to give each piece to a thread, with all of its operations.
+Paddle's operations on a CPU use one thread each, except for matrix products, which MKL spreads over all threads. If
+there are several pieces of work of the same size, one thread for each piece is faster.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ import paddle
 
 from ...device import num_threads
 
-MAX_WORKERS = 16  # with more of them, pieces become too small
+MAX_WORKERS = 16  # with more workers the pieces become too small
 
 
 def num_workers() -> int:
-    """Return how many pieces of work `in_parallel` does at once on the CPU; 1 where it cannot."""
+    """Return how many pieces of work `in_parallel` runs at the same time; 1 if it cannot use threads."""
     number = min(num_threads(), MAX_WORKERS)
     return number if number > 1 and _mkl() is not None else 1
 
 
 def in_parallel(work: Callable, pieces: Iterable) -> list:
-    """Return what work returns for each piece, in order, without gradients. What it raises is raised here."""
+    """Return the result of `work` for each piece, in order, without gradients. Its exceptions are raised here."""
     work = functools.partial(_without_gradients, work)
     if num_workers() == 1:
         return [work(piece) for piece in pieces]
@@ -42,7 +42,7 @@ def _without_gradients(work: Callable, piece):
 
 @functools.cache
 def _pool(process: int, number: int) -> ThreadPoolExecutor:
-    """Return the threads of a process: those of the one that it was forked from are not there."""
+    """Return the threads of a process. A forked process does not have those of its parent."""
     return ThreadPoolExecutor(number, thread_name_prefix="paddlemix", initializer=_start)
 
 
@@ -53,7 +53,7 @@ def _start() -> None:
 
 @functools.cache
 def _mkl():
-    """Return the library of paddle's matrix products if it can be told how many threads each thread of ours gets."""
+    """Return paddle's MKL library if it can limit the number of threads for the calling thread, else None."""
     for path in (Path(paddle.__file__).parent / "libs").glob("*mkl*"):
         with contextlib.suppress(OSError, AttributeError):
             library = ctypes.CDLL(str(path))

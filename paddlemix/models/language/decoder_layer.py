@@ -1,4 +1,4 @@
-"""A layer of the decoder: attention and feed-forward, each behind a norm, and the choices among them."""
+"""A layer of the decoder: attention and feed-forward, each after a norm, with the options of the families."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class DecoderAttention(nn.Layer):
 
 
 def attend(query, key, value, bias, key_bias, scale: float | None):
-    """Return what whole sequences attend to, [B, heads, T, D]: causally where bias is None, within runs if it is Runs.
+    """Return the attention of whole sequences, [B, heads, T, D]: causal if bias is None, within runs if it is `Runs`.
 
     Arguments as in `attention`.
     """
@@ -83,17 +83,17 @@ def attend(query, key, value, bias, key_bias, scale: float | None):
 
 
 def attend_cached(query, key, value, bias, key_bias, scale: float | None, cache: KVCache, number: int, rows):
-    """Put keys and values at `rows` of layer `number` of the cache and return what the queries attend to there."""
+    """Write keys and values at `rows` of layer `number` of the cache; return the queries' attention to that layer."""
     cache.write(number, rows, key, value)
     if bias is not None:
         return attend(query, cache.keys[number], cache.values[number], bias, key_bias, scale)
-    # These are all there is, so that none of the capacity behind them has to be read.
+    # These are the first positions: the rest of the capacity need not be read.
     key_bias = None if key_bias is None else key_bias[..., : key.shape[2]]
     return attend(query, key, value, None, key_bias, scale)
 
 
 def clipped(x, limit: float | None):
-    """Return x within -limit and limit."""
+    """Return x clipped to -limit .. limit."""
     if limit is None:
         return x
     # NOTE: `clip` has no kernel for bfloat16 on Ascend.
@@ -119,14 +119,14 @@ class FeedForward(nn.Layer):
 
 
 def build_norm(config: LanguageConfig) -> nn.Layer:
-    """Make a norm of the config's kind over the hidden width."""
+    """Return a norm of the config's kind over the hidden width."""
     if config.norm == "layer":
         return nn.LayerNorm(config.hidden_size, epsilon=config.rms_norm_eps, bias_attr=False)
     return RMSNorm(config.hidden_size, config.rms_norm_eps, config.norm_offset)
 
 
 class RMSNorm(nn.Layer):
-    """Norm with a learned scale, of which `offset` is not stored."""
+    """Norm with a learned scale: the stored weight plus `offset`."""
 
     def __init__(self, width: int, epsilon: float, offset: float = 0.0):
         super().__init__()

@@ -14,8 +14,8 @@ from ..layers import ZERO, linear
 class VisionTower(nn.Layer):
     """Pixels [N, 3, side, side] to features [N, patches (+ 1 with the class token), hidden_size].
 
-    All layers of the checkpoint are held, so that it can be written back whole; only the layers before the selected
-    hidden state are computed.
+    Has all layers of the checkpoint, so that it can be saved whole, but computes only those up to the selected hidden
+    state.
     """
 
     def __init__(self, config: VisionConfig):
@@ -28,6 +28,7 @@ class VisionTower(nn.Layer):
         self.patch_embedding = nn.Conv2D(3, width, size, stride=size, weight_attr=zero, bias_attr=bias)
         self.position_embedding = self.create_parameter([config.num_positions, width], attr=zero)
         self.pre_norm = nn.LayerNorm(width, config.layer_norm_eps) if config.has_pre_norm else None
+        self.num_used_layers = config.num_used_layers
         self.layers = nn.LayerList([VisionLayer(config) for _ in range(config.num_hidden_layers)])
         self.post_norm = nn.LayerNorm(width, config.layer_norm_eps)
 
@@ -41,13 +42,13 @@ class VisionTower(nn.Layer):
         x = x + self.position_embedding
         if self.pre_norm is not None:
             x = self.pre_norm(x)
-        for layer in self.layers[: self.config.num_used_layers]:
+        for layer in self.layers[: self.num_used_layers]:
             x = layer(x)
         is_cut = self.class_embedding is not None and self.config.select_feature == "patch"
         return x[:, 1:] if is_cut else x
 
     def encode(self, pixels):
-        """Do it, on a CPU without gradients tile by tile: as fast, and in less memory."""
+        """Return the features; on a CPU without gradients tile by tile, which is as fast and needs less memory."""
         if not pixels.place.is_cpu_place() or paddle.is_grad_enabled() or len(pixels) < 2:
             return self(pixels)
         return paddle.concat([self(tile) for tile in paddle.split(pixels, len(pixels))])

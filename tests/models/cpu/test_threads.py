@@ -1,4 +1,4 @@
-"""Pieces of work that threads share come back in order, and so does what goes wrong."""
+"""Results of pieces of work on several threads are in order, and exceptions are raised."""
 
 import threading
 

@@ -1,4 +1,4 @@
-"""Draw a terminal transcript beside the picture it is about: `draw_chat.py PICTURE TRANSCRIPT OUTPUT.png`"""
+"""Draw a terminal transcript and its image side by side: `draw_chat.py IMAGE TRANSCRIPT OUTPUT.png`"""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ BACKGROUND, TEXT, QUESTION, ANSWER = (24, 26, 32), (222, 224, 230), (130, 200, 2
 
 
 def main() -> None:
-    """Draw as the command line says."""
-    picture, transcript, output = (Path(name) for name in sys.argv[1:4])
-    draw(Image.open(picture).convert("RGB"), transcript.read_text(encoding="utf-8"), output)
+    """Run the command line."""
+    image, transcript, output = (Path(name) for name in sys.argv[1:4])
+    draw(Image.open(image).convert("RGB"), transcript.read_text(encoding="utf-8"), output)
 
 
-def draw(picture: Image.Image, transcript: str, output: Path) -> None:
-    """Write a PNG with the transcript on the left and the picture on the right."""
+def draw(image: Image.Image, transcript: str, output: Path) -> None:
+    """Write a PNG with the transcript on the left and the image on the right."""
     font = ImageFont.load_default(SIZE)
     lines = [
         (part, QUESTION if line.startswith("USER:") else ANSWER if line.startswith("ASSISTANT:") else TEXT)
@@ -29,12 +29,12 @@ def draw(picture: Image.Image, transcript: str, output: Path) -> None:
         for part in textwrap.wrap(line, WIDTH) or [""]
     ]
     text_width = max(int(font.getlength(line)) for line, _ in lines)
-    height = max(len(lines) * LINE, picture.height) + 2 * PADDING
-    canvas = Image.new("RGB", (text_width + picture.width + 3 * PADDING, height), BACKGROUND)
+    height = max(len(lines) * LINE, image.height) + 2 * PADDING
+    canvas = Image.new("RGB", (text_width + image.width + 3 * PADDING, height), BACKGROUND)
     pen = ImageDraw.Draw(canvas)
-    for number, (line, colour) in enumerate(lines):
-        pen.text((PADDING, PADDING + number * LINE), line, font=font, fill=colour)
-    canvas.paste(picture, (text_width + 2 * PADDING, (height - picture.height) // 2))
+    for number, (line, color) in enumerate(lines):
+        pen.text((PADDING, PADDING + number * LINE), line, font=font, fill=color)
+    canvas.paste(image, (text_width + 2 * PADDING, (height - image.height) // 2))
     with replacing(output) as file:
         canvas.save(file, "PNG", optimize=True)
 

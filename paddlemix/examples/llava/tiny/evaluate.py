@@ -1,4 +1,4 @@
-"""Ask a model the held-out questions and print how many answers are right, by kind."""
+"""Ask a model the held-out questions and print how many answers are correct, by kind."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from paddlemix.output import replacing
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Evaluate as the command line says."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model-path", type=Path, required=True, help="model folder")
     parser.add_argument("--data", type=Path, required=True, help="folder that make_data.py wrote")
     parser.add_argument("--output", type=Path, help="JSONL file for the answers")
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--max-rows", type=int, default=None, help="only the first so many questions")
+    parser.add_argument("--max-rows", type=int, default=None, help="number of questions (default: all)")
     arguments = parser.parse_args(argv)
     rows = [json.loads(line) for line in (arguments.data / "test.jsonl").read_text(encoding="utf-8").splitlines()]
     rows = rows[: arguments.max_rows]
@@ -31,8 +31,8 @@ def main(argv: list[str] | None = None) -> None:
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in answered)
         with replacing(arguments.output) as file:
             file.write(text.encode())
-    num_pictures = len({row["image"] for row in rows} - {None})
-    print(f"{arguments.model_path}: {len(rows)} questions about {num_pictures} held-out pictures")
+    num_images = len({row["image"] for row in rows} - {None})
+    print(f"{arguments.model_path}: {len(rows)} questions about {num_images} held-out images")
     print(table(score(answered)))
 
 

@@ -1,12 +1,12 @@
-"""Write the pictures and the conversations that the tiny model is trained and judged on.
+"""Write the images and the conversations to train and evaluate the tiny model.
 
-OUTPUT/images/...png   the pictures, a thousand to a folder
+OUTPUT/images/...png   the images, a thousand per folder
 OUTPUT/pretrain.json   stage 1: [image mark, text] pairs for the template "plain"
-OUTPUT/train.json      stage 2: conversations in LLaVA's from/value form
-OUTPUT/val.json        a few conversations about pictures held out from training
-OUTPUT/test.jsonl      held-out pictures: a row for each question with image, kind, question and expected
+OUTPUT/train.json      stage 2: conversations in LLaVA's from/value format
+OUTPUT/val.json        a few conversations about images held out from training
+OUTPUT/test.jsonl      held-out images: a row for each question with image, kind, question and expected
 
-Image paths are relative to OUTPUT unless --image-root names another start.
+Image paths are relative to OUTPUT, with --image-root in front.
 """
 
 from __future__ import annotations
@@ -31,27 +31,27 @@ from paddlemix.examples.llava.tiny.questions import (
 from paddlemix.examples.llava.tiny.shapes import Scene, draw, split_scene
 from paddlemix.output import replacing
 
-SIDE = 48  # pixels, as the tiny model sees them: a patch of 24 for each cell
+SIDE = 48  # pixels, the input size of the tiny model: a patch of 24 for each cell
 NUM_VAL = 100
-TEXT_ONLY_EVERY = 25  # one conversation without a picture for so many with one
+TEXT_ONLY_EVERY = 25  # conversations with an image for each one without
 MAX_TEXT_TURNS = 3
-NUM_TURNS = 5  # questions of a conversation, drawn from so many of each kind
+NUM_TURNS = 5  # questions of a conversation
 TURN_SHARES = {"count": 3, "place": 3, "colour": 2, "shape": 1, "corner": 1, "yes_no": 3}
 DESCRIPTION_ALONE, DESCRIPTION_LAST = 0.15, 0.3  # shares of the conversations
-CAPTION_EVERY = 3  # of the texts of stage 1, one in so many is a description, the others are facts in any order
+CAPTION_EVERY = 3  # every third text of stage 1 is a description, the others are facts in random order
 JSON_NAMES = ("pretrain.json", "train.json", "val.json", "test.jsonl")
-PICTURES_PER_FOLDER = 1000
+IMAGES_PER_FOLDER = 1000
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Write a data set as the command line says."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="folder to write to, made if it is missing")
-    parser.add_argument("--num-train", type=int, default=20000, help="number of training pictures")
-    parser.add_argument("--num-eval", type=int, default=500, help="number of held-out pictures in test.jsonl")
+    parser.add_argument("--num-train", type=int, default=20000, help="number of training images")
+    parser.add_argument("--num-eval", type=int, default=500, help="number of held-out images in test.jsonl")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--side", type=int, default=SIDE, help="side of the pictures in pixels")
-    parser.add_argument("--image-root", default="", help="text to put before each image path, such as a folder")
+    parser.add_argument("--side", type=int, default=SIDE, help="side of the images in pixels")
+    parser.add_argument("--image-root", default="", help="text in front of each image path, such as a folder")
     arguments = parser.parse_args(argv)
     for name, least in (("num_train", 1), ("num_eval", 1), ("side", 16)):
         if getattr(arguments, name) < least:
@@ -63,16 +63,16 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def write_data(output: Path, num_train: int, num_eval: int, seed: int, side: int = SIDE, image_root: str = "") -> None:
-    """Write pictures and conversations; the same arguments give the same files.
+    """Write images and conversations; the same arguments write the same files.
 
-    The JSON files go first and come back last, each in one step, so an interrupted run leaves none that does not fit
-    its pictures.
+    Old JSON files are deleted first and new ones written last, each in one step, so that an interrupted run leaves none
+    that does not match the images.
     """
     output.mkdir(parents=True, exist_ok=True)
     for name in JSON_NAMES:
         (output / name).unlink(missing_ok=True)
     pretrain, train = [], []
-    for index, (path, scene, rng) in enumerate(_pictures(output, "train", num_train, seed, side)):
+    for index, (path, scene, rng) in enumerate(_images(output, "train", num_train, seed, side)):
         image = image_root + path
         train.append(conversation(path, image, _turns(scene, rng)))
         text = caption(scene) if index % CAPTION_EVERY == 0 else facts(scene, rng)
@@ -81,11 +81,11 @@ def write_data(output: Path, num_train: int, num_eval: int, seed: int, side: int
             train.append(conversation(f"text-{len(pretrain)}", None, _text_turns(rng)))
     val = [
         conversation(path, image_root + path, _turns(scene, rng))
-        for path, scene, rng in _pictures(output, "val", NUM_VAL, seed, side)
+        for path, scene, rng in _images(output, "val", NUM_VAL, seed, side)
     ]
     test = [
         {"image": image_root + path, "kind": qa.kind, "question": qa.question, "expected": qa.answer}
-        for path, scene, rng in _pictures(output, "test", num_eval, seed, side)
+        for path, scene, rng in _images(output, "test", num_eval, seed, side)
         for qa in ask_all(scene, rng)
     ]
     test += [{"image": None, "kind": qa.kind, "question": qa.question, "expected": qa.answer} for qa in text_only()]
@@ -95,7 +95,7 @@ def write_data(output: Path, num_train: int, num_eval: int, seed: int, side: int
 
 
 def conversation(name: str, image: str | None, turns: Iterable[QA]) -> dict[str, Any]:
-    """Make one row in LLaVA's from/value form; the picture stands before the first question."""
+    """Return a row in LLaVA's from/value formatat; the image is before the first question."""
     values = [value for qa in turns for value in (("human", qa.question), ("gpt", qa.answer))]
     row: dict[str, Any] = {"id": name}
     if image is not None:
@@ -106,7 +106,7 @@ def conversation(name: str, image: str | None, turns: Iterable[QA]) -> dict[str,
 
 
 def scenes(split: str, num: int, seed: int) -> Iterator[tuple[Scene, random.Random]]:
-    """Draw the scenes of "train", "val" or "test", each with the generator that its questions go on with.
+    """Yield the scenes of "train", "val" or "test", each with the random generator for its questions.
 
     Layouts of val and test never occur in train.
     """
@@ -115,10 +115,10 @@ def scenes(split: str, num: int, seed: int) -> Iterator[tuple[Scene, random.Rand
         yield split_scene(rng, is_held_out=split != "train"), rng
 
 
-def _pictures(output: Path, split: str, num: int, seed: int, side: int) -> Iterator[tuple[str, Scene, random.Random]]:
-    """Draw and save the pictures of a split; yield their paths relative to output."""
+def _images(output: Path, split: str, num: int, seed: int, side: int) -> Iterator[tuple[str, Scene, random.Random]]:
+    """Draw and save the images of a split; yield their paths relative to output."""
     for index, (scene, rng) in enumerate(scenes(split, num, seed)):
-        path = f"images/{split}/{index // PICTURES_PER_FOLDER:03}/{index:06}.png"
+        path = f"images/{split}/{index // IMAGES_PER_FOLDER:03}/{index:06}.png"
         with replacing(output / path) as file:
             draw(scene, side).save(file, "PNG")
         _report(split, index + 1, num)
@@ -126,23 +126,23 @@ def _pictures(output: Path, split: str, num: int, seed: int, side: int) -> Itera
 
 
 def _report(split: str, done: int, num: int) -> None:
-    """Print the progress, on one line where somebody watches."""
+    """Print the progress, on one line in a terminal."""
     if done == num:
-        print(f"\r{split}: {num} pictures", file=sys.stderr)
+        print(f"\r{split}: {num} images", file=sys.stderr)
     elif done % 500 == 0 and sys.stderr.isatty():
         print(f"\r{split}: {done} of {num}", end="", file=sys.stderr, flush=True)
 
 
 def _turns(scene: Scene, rng: random.Random) -> list[QA]:
-    """Ask a few questions, the harder kinds more often, and for a description last or, now and then, alone.
+    """Return a few questions, harder kinds more often, sometimes followed or replaced by one for a description.
 
-    After a description the other answers could be read off the text instead of the picture, and would teach less.
+    After a description, the other answers could be copied from the text, so that the model would learn less.
     """
     kinds = [kind for kind, share in TURN_SHARES.items() for _ in range(share)]
     asked = [ASKERS[kind](scene, rng) for kind in rng.sample(kinds, NUM_TURNS)]
     turns = list({qa.answer: qa for qa in asked if qa is not None}.values())
     form = rng.random()
-    if form < DESCRIPTION_ALONE or not turns:  # twins allow few questions
+    if form < DESCRIPTION_ALONE or not turns:  # repeated shapes allow few questions
         return [ask_description(scene, rng)]
     return [*turns, ask_description(scene, rng)] if form < DESCRIPTION_ALONE + DESCRIPTION_LAST else turns
 

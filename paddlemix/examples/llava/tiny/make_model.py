@@ -1,4 +1,4 @@
-"""Make an untrained tiny LLaVA: a folder with config, tokenizer and weights drawn from a seed."""
+"""Make an untrained tiny LLaVA: a folder with config, tokenizer and random weights by seed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ HERE = Path(__file__).parent
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Write the folder as the command line says."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", type=Path, default=HERE / "model_config.json", help="sizes of the parts")
     parser.add_argument("--tokenizer", type=Path, required=True, help="folder that make_tokenizer.py wrote")
@@ -27,9 +27,9 @@ def main(argv: list[str] | None = None) -> None:
 def make_model(config_file: Path, tokenizer_folder: Path, output: Path, seed: int = 0) -> int:
     """Write a model folder and return its number of parameters."""
     prepare_environment("cpu")
-    from paddlemix.conversation.tokenizer import load_tokenizer
+    from paddlemix import LlavaForConditionalGeneration
+    from paddlemix.conversation.load_tokenizer import load_tokenizer
     from paddlemix.models.config import LlavaConfig
-    from paddlemix.models.llava import LlavaForConditionalGeneration
 
     values = json.loads(config_file.read_text(encoding="utf-8"))
     initial_std = values.pop("initial_std", {})
@@ -46,7 +46,7 @@ def make_model(config_file: Path, tokenizer_folder: Path, output: Path, seed: in
 
 
 def _scale(model, initial_std: dict[str, float]) -> None:
-    """Bring weights drawn with 0.02 to the standard deviation of the longest start of their name that is listed."""
+    """Scale weights drawn with 0.02 to the standard deviation of the longest listed prefix of their name."""
     for name, parameter in model.named_parameters():
         prefix = max((prefix for prefix in initial_std if name.startswith(prefix)), key=len, default=None)
         if prefix is not None and (parameter.ndim > 1 or name.endswith("class_embedding")):

@@ -1,4 +1,4 @@
-"""Train the tiny model's SentencePiece vocabulary on the texts of the generator, with LLaMA's settings."""
+"""Train the tiny model's SentencePiece vocabulary on generated texts, with LLaMA's settings."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CONFIG = {
 
 
 def texts(num_scenes: int = NUM_SCENES, seed: int = SEED) -> Iterator[str]:
-    """Yield what the model reads and says: prompts, questions, answers and captions of random scenes."""
+    """Yield the texts of the model: prompts, questions, answers and captions of random scenes."""
     rng = random.Random(seed)
     for _ in range(num_scenes):
         scene = random_scene(rng)
@@ -45,7 +45,7 @@ def texts(num_scenes: int = NUM_SCENES, seed: int = SEED) -> Iterator[str]:
 
 
 def train_model(sentences: Iterable[str], vocab_size: int = VOCAB_SIZE) -> bytes:
-    """Train byte-pair encoding with byte fallback and LLaMA's ids (unk 0, bos 1, eos 2), the same bytes each time."""
+    """Train byte-pair encoding with byte fallback and LLaMA's ids (unk 0, bos 1, eos 2). Repeatable."""
     import sentencepiece
 
     model = io.BytesIO()

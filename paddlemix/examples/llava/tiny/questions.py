@@ -1,4 +1,4 @@
-"""Questions about a scene and their answers, in several wordings. Draws nothing and writes nothing."""
+"""Questions about a scene and their answers, in several wordings."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from paddlemix.examples.llava.tiny.shapes import COLOURS, KINDS, Scene, Shape
+from paddlemix.examples.llava.tiny.shapes import COLORS, KINDS, Scene, Shape
 
 NUMBERS = ("zero", "one", "two", "three", "four")
 PLACES = {
@@ -21,7 +21,7 @@ COUNT_WORDINGS = (
     "How many {} are in the picture?",
     "Count the {}.",
 )
-COLOUR_WORDINGS = (
+COLOR_WORDINGS = (
     "What colour is the {}?",
     "What color is the {}?",
     "Which colour does the {} have?",
@@ -45,7 +45,7 @@ DESCRIPTION_WORDINGS = (
     "List the shapes.",
 )
 MAX_FACTS = 3
-NAME_BY_KIND, NAME_BY_COLOUR = 0.6, 0.15  # share of the places that are told of a shape named by this alone
+NAME_BY_KIND, NAME_BY_COLOR = 0.6, 0.15  # share of the questions for a place that name the shape by this alone
 TEXT_ONLY = (
     ("Hello", "Hello! Show me a picture of coloured shapes and ask me about it."),
     ("Hello!", "Hello! Show me a picture of coloured shapes and ask me about it."),
@@ -69,7 +69,7 @@ TEXT_ONLY = (
 
 @dataclass(frozen=True)
 class QA:
-    """A question of some kind (see ASKERS, and "text" for one that needs no picture) and its one right answer."""
+    """A question and its only correct answer. kind: a key of ASKERS, or "text" for a question without an image."""
 
     kind: str
     question: str
@@ -77,17 +77,17 @@ class QA:
 
 
 def caption(scene: Scene) -> str:
-    """Name place, colour and kind of every shape, row by row: the text of stage 1."""
-    return _sentence([f"{PLACES[shape.cell]} a {shape.colour} {shape.kind}" for shape in scene.shapes])
+    """Return the text of stage 1: place, color and kind of every shape, row by row."""
+    return _sentence([f"{PLACES[shape.cell]} a {shape.color} {shape.kind}" for shape in scene.shapes])
 
 
 def ask_description(scene: Scene, rng: random.Random) -> QA:
-    """Ask for all shapes in order, with their places."""
+    """Return a question for all shapes in order, with their places."""
     return QA("description", rng.choice(DESCRIPTION_WORDINGS), caption(scene))
 
 
 def ask_count(scene: Scene, rng: random.Random) -> QA:
-    """Ask for the number of all shapes, of a colour or of a kind; the group is in the picture three times in four."""
+    """Return a question for the number of shapes, or of those of a color or kind; three of four are in the image."""
     form = rng.choice(("all", "colour", "kind", "kind"))
     seen = rng.random() < 0.75
     shape = rng.choice(scene.shapes)
@@ -95,8 +95,8 @@ def ask_count(scene: Scene, rng: random.Random) -> QA:
         group, num = "{}", len(scene.shapes)
         noun = "shape"
     elif form == "colour":
-        colour = shape.colour if seen else rng.choice(tuple(COLOURS))
-        group, num, noun = f"{colour} {{}}", sum(each.colour == colour for each in scene.shapes), "shape"
+        color = shape.color if seen else rng.choice(tuple(COLORS))
+        group, num, noun = f"{color} {{}}", sum(each.color == color for each in scene.shapes), "shape"
     else:
         noun = shape.kind if seen else rng.choice(KINDS)
         group, num = "{}", sum(each.kind == noun for each in scene.shapes)
@@ -104,61 +104,61 @@ def ask_count(scene: Scene, rng: random.Random) -> QA:
     return QA("count", question, f"The number of {group.format(noun + 's')} is {NUMBERS[num]}.")
 
 
-def ask_colour(scene: Scene, rng: random.Random) -> QA | None:
-    """Ask for the colour of a kind that stands in the picture exactly once; None if there is no such kind."""
+def ask_color(scene: Scene, rng: random.Random) -> QA | None:
+    """Return a question for the color of a kind that occurs exactly once, None if no kind does."""
     shape = _pick(rng, [shape for shape in scene.shapes if _count(scene, kind=shape.kind) == 1])
     if shape is None:
         return None
-    return QA("colour", rng.choice(COLOUR_WORDINGS).format(shape.kind), f"The {shape.kind} is {shape.colour}.")
+    return QA("colour", rng.choice(COLOR_WORDINGS).format(shape.kind), f"The {shape.kind} is {shape.color}.")
 
 
 def ask_shape(scene: Scene, rng: random.Random) -> QA | None:
-    """Ask for the kind of the only shape of a colour; None if no colour stands alone."""
-    shape = _pick(rng, [shape for shape in scene.shapes if _count(scene, colour=shape.colour) == 1])
+    """Return a question for the kind of a color that occurs exactly once, None if no color does."""
+    shape = _pick(rng, [shape for shape in scene.shapes if _count(scene, color=shape.color) == 1])
     if shape is None:
         return None
-    return QA("shape", rng.choice(SHAPE_WORDINGS).format(shape.colour), f"The {shape.colour} shape is a {shape.kind}.")
+    return QA("shape", rng.choice(SHAPE_WORDINGS).format(shape.color), f"The {shape.color} shape is a {shape.kind}.")
 
 
 def ask_place(scene: Scene, rng: random.Random) -> QA | None:
-    """Ask where a shape is that exists once, by colour, by kind or by both; the answer says both.
+    """Return a question for the place of a shape that occurs exactly once, None if no shape does.
 
-    None if all are twins.
+    The question names its color, its kind or both, the answer both.
     """
-    shape = _pick(rng, [shape for shape in scene.shapes if _count(scene, shape.kind, shape.colour) == 1])
+    shape = _pick(rng, [shape for shape in scene.shapes if _count(scene, shape.kind, shape.color) == 1])
     if shape is None:
         return None
     name = _name(scene, shape, rng)
-    answer = f"The {shape.colour} {shape.kind} is {PLACES[shape.cell]}."
+    answer = f"The {shape.color} {shape.kind} is {PLACES[shape.cell]}."
     return QA("place", rng.choice(PLACE_WORDINGS).format(name), answer)
 
 
 def ask_corner(scene: Scene, rng: random.Random) -> QA:
-    """Ask what stands in a corner; one time in four of any corner, which may be empty."""
+    """Return a question for the shape in a corner; one of four is about any corner, which may be empty."""
     cells = tuple(PLACES) if rng.random() < 0.25 else [shape.cell for shape in scene.shapes]
     cell = rng.choice(cells)
-    found = [f"a {shape.colour} {shape.kind}" for shape in scene.shapes if shape.cell == cell] or ["nothing"]
+    found = [f"a {shape.color} {shape.kind}" for shape in scene.shapes if shape.cell == cell] or ["nothing"]
     answer = _sentence([f"{PLACES[cell]} is {found[0]}"])
     return QA("corner", rng.choice(CORNER_WORDINGS).format(PLACES[cell]), answer)
 
 
 def ask_yes_no(scene: Scene, rng: random.Random) -> QA:
-    """Ask whether a shape is there, yes as often as no; half of the absent ones differ in colour or kind alone."""
+    """Return a yes-no question for a shape; half of the absent shapes differ only in color or kind from one there."""
     shape = rng.choice(scene.shapes)
     is_there = rng.random() < 0.5
-    name = f"{shape.colour} {shape.kind}"
-    while not is_there and any(name == f"{each.colour} {each.kind}" for each in scene.shapes):
+    name = f"{shape.color} {shape.kind}"
+    while not is_there and any(name == f"{each.color} {each.kind}" for each in scene.shapes):
         keep = rng.choice(("colour", "kind", "none", "none"))
-        colour = shape.colour if keep == "colour" else rng.choice(tuple(COLOURS))
+        color = shape.color if keep == "colour" else rng.choice(tuple(COLORS))
         kind = shape.kind if keep == "kind" else rng.choice(KINDS)
-        name = f"{colour} {kind}"
+        name = f"{color} {kind}"
     answer = f"Yes, there is a {name}." if is_there else f"No, there is no {name}."
     return QA("yes_no", rng.choice(YES_NO_WORDINGS).format(name), answer)
 
 
 ASKERS: dict[str, Callable[[Scene, random.Random], QA | None]] = {
     "count": ask_count,
-    "colour": ask_colour,
+    "colour": ask_color,
     "shape": ask_shape,
     "place": ask_place,
     "corner": ask_corner,
@@ -168,47 +168,47 @@ ASKERS: dict[str, Callable[[Scene, random.Random], QA | None]] = {
 
 
 def ask_all(scene: Scene, rng: random.Random) -> list[QA]:
-    """Ask one question of every kind that the scene allows, in the order of ASKERS."""
+    """Return one question of every kind that the scene allows, in the order of ASKERS."""
     return [qa for asker in ASKERS.values() if (qa := asker(scene, rng)) is not None]
 
 
 def facts(scene: Scene, rng: random.Random) -> str:
-    """Tell each shape's place and the colour of each single kind, and up to MAX_FACTS other things: a text of stage 1.
+    """Return a text of stage 1: the places of the shapes, the colors of unique kinds, and up to MAX_FACTS other facts.
 
-    Whatever a sentence asks of the picture stands right before the word that answers it.
+    In each sentence, the words that need the image come last.
     """
-    places = [f"The {shape.colour} {shape.kind} is {PLACES[shape.cell]}." for shape in scene.shapes]
+    places = [f"The {shape.color} {shape.kind} is {PLACES[shape.cell]}." for shape in scene.shapes]
     alone = [shape for shape in scene.shapes if _count(scene, kind=shape.kind) == 1]
-    colours = [f"The {shape.kind} is {shape.colour}." for shape in alone]
+    colors = [f"The {shape.kind} is {shape.color}." for shape in alone]
     askers = (ask_count, ask_count, ask_count, ask_shape, ask_corner)
     others = sorted({qa.answer for asker in askers if (qa := asker(scene, rng)) is not None})
-    sentences = places + colours + rng.sample(others, rng.randint(0, min(MAX_FACTS, len(others))))
+    sentences = places + colors + rng.sample(others, rng.randint(0, min(MAX_FACTS, len(others))))
     return " ".join(rng.sample(sentences, len(sentences)))
 
 
 def text_only() -> list[QA]:
-    """List the questions that need no picture."""
+    """Return the questions that need no image."""
     return [QA("text", question, answer) for question, answer in TEXT_ONLY]
 
 
 def _sentence(items: list[str]) -> str:
-    """Join items with commas and "and", start with a capital letter and end with a full stop."""
+    """Return the items joined with commas and "and", with a capital letter and a period."""
     text = items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
     return f"{text[0].upper()}{text[1:]}."
 
 
-def _count(scene: Scene, kind: str | None = None, colour: str | None = None) -> int:
-    return sum(kind in (None, shape.kind) and colour in (None, shape.colour) for shape in scene.shapes)
+def _count(scene: Scene, kind: str | None = None, color: str | None = None) -> int:
+    return sum(kind in (None, shape.kind) and color in (None, shape.color) for shape in scene.shapes)
 
 
 def _name(scene: Scene, shape: Shape, rng: random.Random) -> str:
-    """Name a shape by its kind or its colour where that is enough, else by both; mostly by both in any case."""
+    """Return the name of a shape: often its kind or color if that is unique, otherwise both."""
     form = rng.random()
     if form < NAME_BY_KIND and _count(scene, kind=shape.kind) == 1:
         return shape.kind
-    if form > 1 - NAME_BY_COLOUR and _count(scene, colour=shape.colour) == 1:
-        return f"{shape.colour} shape"
-    return f"{shape.colour} {shape.kind}"
+    if form > 1 - NAME_BY_COLOR and _count(scene, color=shape.color) == 1:
+        return f"{shape.color} shape"
+    return f"{shape.color} {shape.kind}"
 
 
 def _pick(rng: random.Random, shapes: list[Shape]) -> Shape | None:

@@ -1,4 +1,4 @@
-"""Compare answers with the expected ones, and print the shares that are right by kind of question."""
+"""Compare answers with the expected ones, and print the share of correct answers by kind of question."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from paddlemix.examples.llava.tiny.questions import NUMBERS, PLACES
-from paddlemix.examples.llava.tiny.shapes import COLOURS, KINDS
+from paddlemix.examples.llava.tiny.shapes import COLORS, KINDS
 
-# The words of a description that carry its content; the rest is glue.
-CONTENT = {*COLOURS, *KINDS, *NUMBERS, "not", *(word for place in PLACES.values() for word in place.split())}
+# The words of a description that carry its content; all others are ignored.
+CONTENT = {*COLORS, *KINDS, *NUMBERS, "not", *(word for place in PLACES.values() for word in place.split())}
 _NO_PUNCTUATION = str.maketrans(string.punctuation, " " * len(string.punctuation))
 
 
-def normalise(text: str) -> str:
-    """Lower the case, drop punctuation and put single spaces."""
+def normalize(text: str) -> str:
+    """Return a text in lower case, without punctuation, with single spaces."""
     return " ".join(text.lower().translate(_NO_PUNCTUATION).split())
 
 
 def is_correct(kind: str, answer: str, expected: str) -> bool:
-    """Tell whether an answer is right.
+    """Return whether an answer is correct.
 
-    Case and punctuation do not count. A description is right when it says the same colours, shapes and places in the
-    same order; every other answer has to be the expected one word for word.
+    Case and punctuation are ignored. A description is correct if it has the same colors, shapes and places in the same
+    order; any other answer must be the expected one, word for word.
     """
-    found, wanted = normalise(answer).split(), normalise(expected).split()
+    found, wanted = normalize(answer).split(), normalize(expected).split()
     if kind == "description":
         found, wanted = ([word for word in words if word in CONTENT] for words in (found, wanted))
     return found == wanted
 
 
 def score(answers: Iterable[Mapping[str, str]]) -> dict[str, dict[str, float]]:
-    """Count right answers by kind, and over all kinds under "all".
+    """Return the number of correct answers by kind, and of all kinds under "all".
 
-    Each answer has kind, answer and expected. Returns {kind: {"right", "asked", "share"}}. Raises ValueError if there
-    is no answer.
+    Each answer has kind, answer and expected. The result is {kind: {"right", "asked", "share"}}. Raises ValueError for
+    no answers.
     """
     counts: dict[str, list[int]] = {}
     for row in answers:
@@ -53,16 +53,16 @@ def score(answers: Iterable[Mapping[str, str]]) -> dict[str, dict[str, float]]:
 
 
 def table(scores: Mapping[str, Mapping[str, float]]) -> str:
-    """Lay the scores out as text, one kind a line."""
+    """Return the scores as a text table, one kind per line."""
     lines = [f"{'kind':<12} {'right':>6} {'asked':>6} {'share':>7}"]
     lines += [f"{kind:<12} {row['right']:>6} {row['asked']:>6} {row['share']:>7.1%}" for kind, row in scores.items()]
     return "\n".join(lines)
 
 
 def read_answers(path: Path) -> list[dict[str, str]]:
-    """Read a JSONL file of answers. Raises ValueError naming the line that is not a row with the three keys."""
+    """Return the answers of a JSONL file. Raises ValueError with the line that is not a row with the three keys."""
     if not path.is_file():
-        raise ValueError(f"{path} is not a file: give the JSONL file with the answers")
+        raise ValueError(f"{path} is not a file: name the JSONL file with the answers")
     rows = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:

@@ -9,7 +9,7 @@ from paddlemix.device import prepare_environment
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Copy as the command line says."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model-path", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)

@@ -1,4 +1,4 @@
-"""The kinds of decoders, one file each. A further one is a file and a line in FAMILIES."""
+"""The kinds of decoders, one file each. To add one, add a file and list it in FAMILIES."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ FAMILIES = {family.name: family for family in (LLAMA, MISTRAL, QWEN2, PHI3, INTE
 
 
 def get_family(name: str) -> Family:
-    """Return the family of a model_type. Raises ValueError with the names of all."""
+    """Return the family of a model_type. Raises ValueError with the known names."""
     if name not in FAMILIES:
         raise ValueError(f"language model of type {name!r}, expected one of {', '.join(FAMILIES)}")
     return FAMILIES[name]
 
 
 def by_architecture(names: Iterable[str]) -> Family | None:
-    """Return the family whose decoder in transformers has one of these class names, None for other classes."""
+    """Return the family whose class in transformers has one of these names, or None."""
     names = set(names)
     return next((one for one in FAMILIES.values() if names & {one.architecture, *one.other_architectures}), None)
 
 
 def by_llava_architecture(names: Iterable[str]) -> Family | None:
-    """Return the family over which LLaVA's own code has a class of one of these names, None for other classes."""
+    """Return the family whose class in LLaVA's own code has one of these names, or None."""
     names = set(names)
     return next((family for family in FAMILIES.values() if family.llava_architecture in names), None)

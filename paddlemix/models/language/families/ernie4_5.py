@@ -1,16 +1,16 @@
-"""ERNIE 4.5, the dense models: LLaMA's layout, rotary turns of neighbouring numbers, a head_dim of its own."""
+"""ERNIE 4.5, the dense models: LLaMA's layout with rotary positions in pairs, and an explicit head_dim."""
 
 from __future__ import annotations
 
 from .family import Family
 
-# What config.json may say, where other values need another decoder; transformers' class has no compression_ratio.
-HELD = {"use_bias": False, "compression_ratio": 1.0}
+# The only supported values; transformers' class has no compression_ratio.
+FIXED = {"use_bias": False, "compression_ratio": 1.0}
 
 
 def _read_options(values) -> dict:
-    """Raise ValueError for biases, and for positions that are divided by a number."""
-    others = [f"{key} {values[key]!r} (expected {held!r})" for key, held in HELD.items() if values[key] != held]
+    """Return the options. Raises ValueError for biases, and for positions that are divided by a number."""
+    others = [f"{key} {values[key]!r} (expected {value!r})" for key, value in FIXED.items() if values[key] != value]
     if others:
         raise ValueError(f"an ERNIE 4.5 with {', '.join(others)} is not supported")
     return {"rope_order": "pairs"}
@@ -24,7 +24,7 @@ ERNIE4_5 = Family(
     name="ernie4_5",
     title="ERNIE 4.5",
     architecture="Ernie4_5ForCausalLM",
-    # What the first released files say, before transformers had a class.
+    # In the first released files, before transformers had a class.
     other_architectures=("Ernie4_5_ForCausalLM",),
     llava_architecture="",
     llava_model_type="",
@@ -40,7 +40,7 @@ ERNIE4_5 = Family(
         "rope_theta": 500000.0,
         "max_position_embeddings": 131072,
         "tie_word_embeddings": True,
-        **HELD,
+        **FIXED,
     },
     read_options=_read_options,
     write_options=_write_options,

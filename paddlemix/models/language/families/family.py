@@ -1,4 +1,4 @@
-"""What tells one kind of decoder from another outside the decoder: keys, defaults and names, as data."""
+"""A kind of decoder as data: config keys, defaults and weight names."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SHARED = (
     "max_position_embeddings",
     "tie_word_embeddings",
 )
-# transformers' defaults where families do not differ; a file leaves out what equals them.
+# transformers' defaults that all families share. A file may omit keys that equal them.
 DEFAULTS = {
     "hidden_size": 4096,
     "num_hidden_layers": 32,
@@ -54,10 +54,10 @@ MLP_PROJECTIONS = r"language_model\.layers\.\d+\.mlp\.(gate|up|down)_proj"
 
 @dataclass(frozen=True)
 class Fused:
-    """A matrix of a family's own files that holds several of ours, the rows (outputs) of one below those of another.
+    """A matrix of a family's own files that contains several of ours, with their rows (outputs) concatenated.
 
-    name: theirs, ours: those of its parts, as in `layers.0.<name>`. is_grouped: the rows do not stand part by part, but
-    for each key-value head all that belong to it: of the queries as many heads as share it, of key and value one.
+    name: in the files; ours: names of its parts; both as in `layers.0.<name>`. is_grouped: the rows are ordered by
+    key-value head, not by part: for each the query heads that share it, then its key and its value.
     """
 
     name: str
@@ -67,10 +67,10 @@ class Fused:
 
 @dataclass(frozen=True)
 class WeightNames:
-    """What a family's own files call its weights.
+    """Weight names in a family's own files.
 
-    body: the module around the layers in `architecture`. renamed: our name -> theirs, for what LLaMA's files call
-    otherwise; names of layers' weights are those after `layers.0.`.
+    body: the module that contains the layers in `architecture`. renamed: our name -> theirs where it differs from
+    LLaMA's files; names of weights of layers are relative to `layers.0.`.
     """
 
     body: str = "model"
@@ -86,18 +86,18 @@ class Family:
     """A kind of decoder.
 
     name: its model_type. architecture: transformers' class; other_architectures: its names in other folders.
-    llava_architecture, llava_model_type: those of LLaVA's own code over it, empty where it has none. stand_in: name of
-    the family as which code without a class for this one can run it, with our names of the weights; with neither, the
-    official layout refuses it. remote_code: the classes of its configuration and model where its folders bring them
-    along, since transformers has none. weights: names in its own files.
-    defaults: transformers' values for absent keys, beside DEFAULTS. read_options: takes what config.json says, with
-    defaults, and returns the fields of LanguageConfig that are not SHARED, or are told otherwise; write_options: the
-    other way. keys: SHARED and the other common keys that are called otherwise, ours -> theirs, None for those that are
-    not there. activations: values of hidden_act -> LanguageConfig.activation.
-    template: chat format of a model that does not say its own. *_token_id: what config.json says if nothing else does.
-    lora_targets: patterns of the layers that get an adapter if a user names none. keys_held: keys of its config.json
-    that must have one of these values; keys_inert: those that change nothing here. aliases: keys by our names that
-    transformers' class takes as well as those of `keys`.
+    llava_architecture, llava_model_type: names in LLaVA's own code, empty if it has no class for the family. stand_in:
+    name of a family with the same computation, for code that has no class for this one but can run it by our weight
+    names; without a class and a stand-in, the official layout refuses the family. remote_code: the classes of its
+    configuration and model, if its folders contain them because transformers has none. weights: names in its own files.
+    defaults: transformers' values for absent keys, in addition to DEFAULTS. read_options: takes the values of
+    config.json with defaults and returns the fields of LanguageConfig that are not SHARED or differ; write_options: the
+    reverse. keys: our name -> theirs for common keys with another name, None for keys that do not exist. activations:
+    values of hidden_act -> LanguageConfig.activation.
+    template: chat format of a model that does not state one. *_token_id: written to config.json if not known otherwise.
+    lora_targets: patterns of the layers that get an adapter by default. fixed_keys: allowed values of keys that
+    exclude other values; inert_keys: keys that change nothing here. aliases: keys with our names that transformers'
+    class accepts in addition to those of `keys`.
     """
 
     name: str
@@ -119,20 +119,20 @@ class Family:
     other_architectures: tuple[str, ...] = ()
     remote_code: tuple[str, str] | None = None
     lora_targets: tuple[str, ...] = (ATTENTION_PROJECTIONS, MLP_PROJECTIONS)
-    keys_held: Mapping[str, tuple] = field(default_factory=dict)
-    keys_inert: tuple[str, ...] = ()
+    fixed_keys: Mapping[str, tuple] = field(default_factory=dict)
+    inert_keys: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
 
     @property
     def rules(self) -> KeyRules:
-        """Return what is made of the keys of a config.json."""
+        """Return how the keys of a config.json are treated."""
         theirs = {self.keys.get(name, name) for name in (*SHARED, *DEFAULTS, *self.defaults)} - {None}
         used = theirs | {"rope_parameters", "layer_types", *self.aliases}
-        return GENERIC | KeyRules(frozenset(used), frozenset(self.keys_inert), self.keys_held)
+        return GENERIC | KeyRules(frozenset(used), frozenset(self.inert_keys), self.fixed_keys)
 
     @property
     def _kinds(self) -> dict[str, Kind]:
-        """Return what the keys of a config.json that are checked may hold."""
+        """Return the valid values of the keys of a config.json."""
         sizes = {self.keys.get(name, name): LANGUAGE[name] for name in SHARED}
         sizes.pop(None, None)
         sizes |= {name: LANGUAGE[name] for name in self.aliases}
@@ -141,10 +141,10 @@ class Family:
     def read(
         self, stated: Mapping[str, Any], where: str = "config.json", beside: KeyRules | None = None
     ) -> LanguageConfig:
-        """Read what transformers' config.json says about a decoder.
+        """Return the configuration of a decoder from transformers' config.json.
 
-        where: the file and the object in it, for messages; beside: rules of keys that others read. Raises ValueError
-        for what is not supported.
+        where: the file and the object in it, for messages; beside: rules for keys that are read elsewhere. Raises
+        ValueError for unknown keys and unsupported values.
         """
         check_keys(stated, self.rules if beside is None else self.rules | beside, where)
         check_values(stated, self._kinds, where)
@@ -167,7 +167,7 @@ class Family:
         return language
 
     def _check_aliases(self, stated: Mapping[str, Any], where: str) -> None:
-        """Raise ValueError where a key and its alias say different things."""
+        """Raise ValueError if a key and its alias have different values."""
         for alias in self.aliases:
             theirs = self.keys[alias]
             if alias in stated and theirs in stated and stated[alias] != stated[theirs]:
@@ -193,7 +193,7 @@ class Family:
 
 
 def _check_layer_types(kinds: Any, language: LanguageConfig) -> None:
-    """Raise ValueError where layer_types, if it is stated, says another pattern of windows than the decoder has."""
+    """Raise ValueError if layer_types is stated and differs from the decoder's pattern of windows."""
     if kinds is None:
         return
     num_sliding = 0 if language.sliding_window is None else language.num_hidden_layers - language.num_full_layers

@@ -1,4 +1,4 @@
-"""Gemma 1 (2B, 7B): scaled embeddings, norms whose stored scales lack 1, GELU by tanh, a head_dim of its own."""
+"""Gemma 1 (2B, 7B): scaled embeddings, norm weights stored minus 1, GELU by tanh, an explicit head_dim."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu"}
 def _read_options(values) -> dict:
     """Return the options.
 
-    hidden_activation, where it is stated, is what counts: hidden_act of the first released files is not true. Without
-    it "gelu" is what transformers makes of it: itself in version 4, the approximation by tanh in version 5.
+    hidden_activation takes precedence: hidden_act of the first released files is wrong. Without it, "gelu" is exact in
+    transformers 4 and the approximation by tanh in transformers 5.
     """
     has_bias = bool(values["attention_bias"])
     is_tanh = values["hidden_act"] == "gelu" and written_since(values, 5)
@@ -59,5 +59,5 @@ GEMMA = Family(
     bos_token_id=2,
     eos_token_id=1,
     pad_token_id=0,
-    keys_held={"use_bidirectional_attention": (None, False)},
+    fixed_keys={"use_bidirectional_attention": (None, False)},
 )

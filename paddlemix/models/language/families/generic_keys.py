@@ -1,4 +1,4 @@
-"""Keys that any config.json of transformers (4 and 5) or PaddleNLP may have, whatever the model is."""
+"""Keys that the config.json of any model of transformers (4 and 5) or PaddleNLP may have."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from ....foreign_json import FLAG, TEXT, KeyRules, Kind, either, list_of, number, whole_number
 from ...config_kinds import MAX_ID, MAX_WIDTH
 
-# Who wrote the file and with what, and how a program runs what is in it.
+# The origin of the file, and how a program runs the model.
 ORIGIN = """
 _attn_implementation _attn_implementation_autoset _attn_implementation_internal _commit_hash _experts_implementation
 _name_or_path architectures attn_implementation auto_map base_model_name_or_path custom_pipelines dtype
@@ -17,7 +17,7 @@ experts_implementation finetuned_from init_config is_llama_config license model_
 paddlemix paddlenlp_version return_dict torch_dtype torchscript transformers.js_config transformers_version
 unsloth_fixed unsloth_version use_cache
 """
-# What only training and labels need.
+# For training and labels only.
 TRAINING = """
 attention_dropout attn_pdrop classifier_dropout emb_pdrop embd_pdrop finetuning_task gradient_checkpointing
 hidden_dropout id2label ignore_index init_device init_std initializer_cutoff_factor initializer_factor
@@ -26,14 +26,14 @@ output_hidden_states output_router_logits pretraining_tp problem_type resid_pdro
 router_aux_loss_coef seq_length task_specific_params tf_legacy_loss tokenizer_class tokenizer_name torch_compile
 use_bfloat16 verbose
 """
-# Suggestions for sampling that old files keep here; `generation_keys` says what is made of them.
+# Suggestions for sampling in old files, see `generation_keys`.
 SAMPLING = """
 diversity_penalty do_sample early_stopping length_penalty max_length max_new_tokens min_length num_beam_groups num_beams
 num_return_sequences output_scores repetition_penalty return_dict_in_generate temperature top_k top_p typical_p
 exponential_decay_length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size remove_invalid_values
 """
 TOKENS = "bos_token_id eos_token_id pad_token_id unk_token_id sep_token_id decoder_start_token_id prefix"
-# How PaddleNLP runs a model: the numbers are the same.
+# How PaddleNLP runs a model, with the same results.
 PADDLE = """
 fuse_sequence_parallel_allreduce immediate_clear_past_key_value no_recompute_layers offload_recompute_inputs
 pp_recompute_interval recompute recompute_granularity recompute_use_reentrant refined_recompute sequence_parallel
@@ -42,22 +42,22 @@ sep_parallel_degree context_parallel_degree use_flash_attention use_flash_attent
 use_fused_linear use_fused_linear_cross_entropy use_fused_rms_norm use_fused_rope use_last_token_for_generation
 long_sequence_init_args long_sequence_strategy_name long_sequence_strategy_type dpo_config
 """
-# What a decoder or a tower cannot be here.
-HELD = {
+# The only supported values.
+FIXED = {
     "add_cross_attention": (False,),
     "alibi": (False,),
     "chunk_size_feed_forward": (0,),
     "cross_attention_hidden_size": (None,),
     "fuse_attention_ffn": (False,),
     "fuse_attention_qkv": (False,),
-    "is_causal": (True,),  # transformers 5 lets every position see all where it is false
+    "is_causal": (True,),  # if false, transformers 5 lets every position see all others
     "is_decoder": (False, True),
     "is_encoder_decoder": (False,),
     "pruned_heads": ({}, None),
     "tie_encoder_decoder": (False,),
     "use_long_sequence_strategies": (False,),
 }
-# Rules for single tokens, which would change answers.
+# Rules for single tokens that would change answers.
 TOKEN_RULES = {
     "bad_words_ids": (None,),
     "begin_suppress_tokens": (None,),
@@ -67,14 +67,14 @@ TOKEN_RULES = {
 }
 
 GENERIC = KeyRules(
-    # quantization_config is refused, with advice, where the weights are opened.
+    # quantization_config is refused with advice when the weights are opened.
     used=frozenset(["quantization_config", *TOKENS.split()]),
     inert=frozenset(f"{ORIGIN} {TRAINING} {SAMPLING} {PADDLE}".split()),
-    held={**HELD, **TOKEN_RULES},
+    fixed={**FIXED, **TOKEN_RULES},
 )
-TOKEN_ID = whole_number(-1, MAX_ID)  # -1 for none, in older files
+TOKEN_ID = whole_number(-1, MAX_ID)  # -1 means none in older files
 RATE, SPREAD = number(0.0, 1.0).or_null(), number(0.0, 1e6).or_null()
-# What keys hold whose values change nothing here: what is none of that stands in no file that a tool wrote.
+# Valid values of keys that change nothing here: no tool writes others.
 GENERIC_KINDS: dict[str, Kind] = {
     **dict.fromkeys(("bos_token_id", "pad_token_id", "unk_token_id", "sep_token_id"), TOKEN_ID.or_null()),
     "eos_token_id": either(TOKEN_ID, list_of(TOKEN_ID, least=0)).or_null(),
@@ -88,6 +88,6 @@ GENERIC_KINDS: dict[str, Kind] = {
 
 
 def written_since(raw: Mapping[str, Any], *version: int) -> bool:
-    """Tell if a file says that it was written by this version of transformers or a later one; false if it is silent."""
+    """Return whether a file states that this version of transformers or a later one wrote it."""
     numbers = re.match(r"(\d+)\.(\d+)", raw.get("transformers_version") or "")
     return numbers is not None and tuple(map(int, numbers.groups())) >= version

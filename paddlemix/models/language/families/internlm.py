@@ -9,7 +9,7 @@ ORIGIN, DYNAMIC = "origin", "dynamic"
 
 
 def _read_options(values) -> dict:
-    """`rotary` holds the base and the kind of positions. Raises ValueError for other kinds than InternLM's two."""
+    """Return the options; `rotary` has the base and the kind of positions. Raises ValueError for an unknown kind."""
     has_bias, rotary = bool(values["bias"]), values["rotary"] or {}
     check_keys(rotary, KeyRules(frozenset(["base", "type", "scaling_factor"])), "rotary")
     kind = rotary.get("type", ORIGIN)

@@ -1,4 +1,4 @@
-"""InternLM 2 and 2.5: LLaMA with grouped heads under names of its own, queries, keys and values in one matrix."""
+"""InternLM 2 and 2.5: LLaMA with other weight names and a fused query, key and value matrix."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def _read_options(values) -> dict:
 
 
 def _write_options(language) -> dict:
-    """InternLM's own code wants `type` and `factor` in rope_scaling and nothing else."""
+    """Return the options. InternLM's own code accepts only `type` and `factor` in rope_scaling."""
     scaling = language.rope_scaling
     stated = None if scaling is None else {"type": scaling.kind, "factor": scaling.factor}
     return {"bias": language.has_qkv_bias, "rope_scaling": stated}

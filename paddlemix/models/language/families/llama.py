@@ -1,4 +1,4 @@
-"""LLaMA 1, 2, 3 and 3.1, and what has its layout: Vicuna, Yi, SmolLM2 (tied embeddings)."""
+"""LLaMA 1, 2, 3 and 3.1, and models with its layout: Vicuna, Yi, SmolLM2 (tied embeddings)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from .family import Family
 
 
 def _read_options(values) -> dict:
-    """attention_bias adds one to all four projections."""
+    """Return the options. attention_bias adds a bias to all four projections."""
     has_bias = bool(values["attention_bias"])
     return {"has_qkv_bias": has_bias, "has_out_bias": has_bias}
 

@@ -1,4 +1,4 @@
-"""Mistral 7B: LLaMA's layout; a token of v0.1 sees the last `sliding_window` positions, those of v0.2 and 0.3 all."""
+"""Mistral 7B: LLaMA's layout; v0.1 has a sliding window, v0.2 and v0.3 have none."""
 
 from __future__ import annotations
 

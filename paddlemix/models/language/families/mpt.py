@@ -1,4 +1,4 @@
-"""MosaicML's MPT (7B, 30B): ALiBi, LayerNorm without biases, no gate, queries, keys and values in one stored matrix."""
+"""MosaicML's MPT (7B, 30B): ALiBi, LayerNorm without biases, no gate, fused query, key and value matrices."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from ....foreign_json import KeyRules, check_keys
 from .family import KEY, QUERY, UP, VALUE, Family, Fused, WeightNames
 from .generic_keys import GENERIC
 
-EXPANSION = 4  # transformers' class has no other
-# What config.json and its attn_config may say, where other values need another decoder.
-HELD = {
+EXPANSION = 4  # the only value of transformers' class
+# The supported values of keys in config.json and its attn_config; the first is the default.
+FIXED = {
     "expansion_ratio": (EXPANSION,),
     "no_bias": (True,),
     "logit_scale": (None,),
     "norm_type": ("low_precision_layernorm", "layernorm"),
 }
-HELD_ATTENTION = {
+FIXED_ATTENTION = {
     "attn_type": ("multihead_attention",),
     "alibi": (True,),
     "alibi_bias_max": (8,),
@@ -25,12 +25,12 @@ HELD_ATTENTION = {
     "rope": (False,),
     "sliding_window_size": (-1,),
 }
-# What says how attention is computed, or stands for a rotary embedding that `rope` turns on.
+# Keys that choose an implementation of attention, or configure rotary positions, which `rope` switches on.
 INERT_ATTENTION = "attn_impl attn_pdrop fused_qkv rope_theta rope_impl rope_dail_config rope_hf_config".split()
 ATTENTION_RULES = GENERIC | KeyRules(
-    used=frozenset([*HELD_ATTENTION, "clip_qkv", "softmax_scale"]),
+    used=frozenset([*FIXED_ATTENTION, "clip_qkv", "softmax_scale"]),
     inert=frozenset(["tie_word_embeddings", *INERT_ATTENTION]),
-    held={"kv_n_heads": (None,)},
+    fixed={"kv_n_heads": (None,)},
 )
 
 
@@ -49,21 +49,21 @@ def _read_options(values) -> dict:
 
 
 def _check(values, attention) -> None:
-    """Raise ValueError that lists what this decoder does not do; an absent key has the first value."""
+    """Raise ValueError that lists unsupported values; an absent key has the first value."""
     check_keys(attention, ATTENTION_RULES, "attn_config")
-    stated = [(f"{key} {values[key]!r}", values[key], held) for key, held in HELD.items() if key in values]
+    stated = [(f"{key} {values[key]!r}", values[key], allowed) for key, allowed in FIXED.items() if key in values]
     stated += [
-        (f"attn_config.{key} {attention[key]!r}", attention[key], held)
-        for key, held in HELD_ATTENTION.items()
+        (f"attn_config.{key} {attention[key]!r}", attention[key], allowed)
+        for key, allowed in FIXED_ATTENTION.items()
         if key in attention
     ]
-    others = [f"{text} (expected {held[0]!r})" for text, value, held in stated if value not in held]
+    others = [f"{text} (expected {allowed[0]!r})" for text, value, allowed in stated if value not in allowed]
     if others:
         raise ValueError(f"an MPT with {', '.join(others)} is not supported")
 
 
 def _write_options(language) -> dict:
-    attention = {key: held[0] for key, held in HELD_ATTENTION.items() if key not in ("qk_gn", "rope")}
+    attention = {key: allowed[0] for key, allowed in FIXED_ATTENTION.items() if key not in ("qk_gn", "rope")}
     del attention["sliding_window_size"]
     return {
         "attn_config": {
@@ -73,7 +73,7 @@ def _write_options(language) -> dict:
             "clip_qkv": language.clip_qkv,
             "softmax_scale": language.softmax_scale,
         },
-        **{key: held[0] for key, held in HELD.items()},
+        **{key: allowed[0] for key, allowed in FIXED.items()},
         "emb_pdrop": 0.0,
         "resid_pdrop": 0.0,
     }
@@ -127,6 +127,6 @@ MPT = Family(
     bos_token_id=None,
     eos_token_id=None,
     aliases=("hidden_size", "num_hidden_layers", "num_attention_heads"),
-    keys_held=HELD,
-    keys_inert=("learned_pos_emb", "embedding_fraction"),
+    fixed_keys=FIXED,
+    inert_keys=("learned_pos_emb", "embedding_fraction"),
 )

@@ -1,4 +1,4 @@
-"""Phi-3-mini and its like: LLaMA's layout with fused matrices, a window, and in the 128k model rotary "longrope"."""
+"""Phi-3-mini and similar models: LLaMA's layout with fused matrices, a window, and "longrope" in the 128k model."""
 
 from __future__ import annotations
 

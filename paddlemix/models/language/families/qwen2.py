@@ -1,4 +1,4 @@
-"""Qwen2 and 2.5: biases in the projections to queries, keys and values; a window, if used, in the upper layers only."""
+"""Qwen2 and 2.5: biases in the query, key and value projections; an optional window in the upper layers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def _read_options(values) -> dict:
 
 
 def _num_full_layers(values) -> int:
-    """Return how many layers, from the first, see everything; `Family.read` refuses other patterns of layer_types."""
+    """Return the number of first layers without a window. `Family.read` refuses other patterns of layer_types."""
     kinds = values["layer_types"]
     if not isinstance(kinds, list):
         return values["max_window_layers"]

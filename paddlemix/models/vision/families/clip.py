@@ -1,4 +1,4 @@
-"""CLIP's towers (Radford et al. 2021): OpenAI's ViT-B/32, B/16 and L/14 at 224 and 336 px, and any of their shape."""
+"""CLIP's towers (Radford et al. 2021): OpenAI's ViT-B/32, B/16 and L/14 at 224 and 336 px, and others like them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CLIP = TowerFamily(
         "initializer_factor": 1.0,
         "initializer_range": 0.02,
         "num_channels": 3,
-        "projection_dim": 768,  # of CLIP's own head, which no LLaVA has
+        "projection_dim": 768,  # width of CLIP's projection head, which LLaVA does not have
     },
     parts=(
         ("class_embedding", "embeddings.class_embedding", "class_embedding"),

@@ -1,4 +1,4 @@
-"""What tells one kind of vision tower from another outside the tower: keys, names and pictures, as data."""
+"""A kind of vision tower as data: config keys, weight names and image preprocessing."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ SHAPE = (
     "hidden_act",
 )
 
-# What the towers of all kinds cannot have otherwise, and what belongs to a text model or a head beside them.
-HELD = {"num_channels": (3,)}
+# Keys with the only supported value; then keys of a text model or a head.
+FIXED = {"num_channels": (3,)}
 INERT = (
     *("dropout", "num_image_tokens", "projection_dim", "projector_hidden_act", "tie_word_embeddings"),
     *("vision_use_head", "vocab_size"),
@@ -35,15 +35,15 @@ INERT = (
 class TowerFamily:
     """A kind of vision tower.
 
-    model_type, architecture: transformers', of a tower alone; whole_model_type: of one with its text model.
-    options: the fields of VisionConfig that all of the kind share. defaults: transformers' values for absent keys.
-    constants: what config.json says beside them. parts, linears, norms, layers: our names, transformers' and
-    PaddleMIX's, those of linears and norms below one of the layers. unused: tensors below the tower's prefix that LLaVA
-    does not read. image_processor: transformers' class; mean, std, has_crop: its pictures, as fields of ImageSpec.
-    known: name on the hub -> keys of SHAPE that differ from the defaults. hub_owners: names that begin so are of this
-    kind wherever LLaVA's own code meets them. own_folder: a name by which that code knows the kind.
-    own_select_layer: the hidden state that LLaVA's own code takes whatever mm_vision_select_layer says, None where it
-    does as it is told; the layers behind it are then not in its files.
+    model_type, architecture: transformers' names of a tower alone; whole_model_type: of a tower with its text model.
+    options: fields of VisionConfig that are equal in all towers of this kind. defaults: transformers' values for absent
+    keys. constants: further keys that are written to config.json. parts, linears, norms, layers: our names, with those
+    of transformers and PaddleMIX; names of linears and norms are relative to a layer. unused: prefixes of the tower's
+    tensors that LLaVA does not read. image_processor: transformers' class; mean, std, has_crop: its preprocessing, as
+    fields of ImageSpec. known: name on the hub -> keys of SHAPE that differ from the defaults. hub_owners: LLaVA's own
+    code takes names with these prefixes for this kind. own_folder: a name that this code recognizes the kind by.
+    own_select_layer: the hidden state that LLaVA's own code selects in spite of mm_vision_select_layer, or None if it
+    follows that key. Its files then lack the later layers.
     """
 
     name: str
@@ -69,20 +69,20 @@ class TowerFamily:
     own_select_layer: int | None = None
 
     def fields(self, stated: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the fields of VisionConfig that transformers' config tells."""
+        """Return the fields of VisionConfig for keys of transformers' config."""
         values = {**self.defaults, **stated}
         return {"family": self.name, **self.options, **{name: values[name] for name in SHAPE}}
 
     def read(self, stated: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the same for a foreign file. Raises ValueError for keys that nobody knows and for wrong values."""
+        """Return the same for a file of another tool. Raises ValueError for unknown keys and for wrong values."""
         used = frozenset([*SHAPE, "model_type"])
-        constants = frozenset([*self.constants, *INERT]) - HELD.keys()
-        check_keys(stated, GENERIC | KeyRules(used, constants, HELD), f"the {self.title} tower")
+        constants = frozenset([*self.constants, *INERT]) - FIXED.keys()
+        check_keys(stated, GENERIC | KeyRules(used, constants, FIXED), f"the {self.title} tower")
         check_values(stated, GENERIC_KINDS | {name: VISION[name] for name in SHAPE}, f"the {self.title} tower")
         return self.fields(stated)
 
     def write(self, vision: VisionConfig) -> dict[str, Any]:
-        """Return transformers' config. Raises ValueError for a tower that is not of this kind."""
+        """Return transformers' config. Raises ValueError for a tower of another kind."""
         for name, value in self.options.items():
             if getattr(vision, name) != value:
                 raise ValueError(f"a {self.title} tower has {name} {value}, found {getattr(vision, name)}")
@@ -90,5 +90,5 @@ class TowerFamily:
 
     @property
     def pixels(self) -> dict[str, Any]:
-        """Return the fields of ImageSpec that go with the tower."""
+        """Return the fields of ImageSpec for the tower."""
         return {"mean": self.mean, "std": self.std, "has_crop": self.has_crop}

@@ -1,7 +1,7 @@
 """SigLIP's towers (Zhai et al. 2023): no class token, no norm before the layers, a bias in the patch embedding.
 
 LLaVA-NeXT's own class for them (`llava/model/multimodal_encoder/siglip_encoder.py`) removes the last layer and takes
-what comes out, before the norm behind the layers: the last hidden state but one of the whole tower, all patches.
+the output of the others before the final norm: the second to last hidden state of the whole tower, all patches.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ SO400M = {
     "num_attention_heads": 16,
     "patch_size": 14,
 }
-# PaddleMIX took transformers' names over.
+# PaddleMIX uses transformers' names.
 LINEARS = (*(f"self_attn.{name}_proj" for name in ("q", "k", "v", "out")), "mlp.fc1", "mlp.fc2")
 
 SIGLIP = TowerFamily(
@@ -39,7 +39,7 @@ SIGLIP = TowerFamily(
     constants={
         "attention_dropout": 0.0,
         "num_channels": 3,
-        "vision_use_head": False,  # the head that pools the patches, which no LLaVA has
+        "vision_use_head": False,  # the head that pools the patches, which LLaVA does not have
     },
     parts=tuple(
         (ours, theirs, theirs)

@@ -1,0 +1,61 @@
+"""The training commands: what `paddlemix pretrain`, `paddlemix sft` and their scripts have in common."""
+
+from __future__ import annotations
+
+import gc
+import signal
+import sys
+from importlib import import_module
+
+from ..accelerators import explained
+from ..device import prepare_environment
+from ..terminal.interrupts import Preempted, kept_interrupts, raised_terminations
+from ..terminal.log import print_error
+from ..terminal.streams import standard_streams
+from ..train.config_file import config_folder, convert, read_values
+
+STOPPED = 128 + signal.SIGTERM  # the exit code that a shell reports for a process that SIGTERM ended
+
+
+def main(argv: list[str], *, script: str, template: str | None) -> int:
+    """Train by a command line; a user's mistake is one line on standard error and code 1.
+
+    template: name of the chat template to train, None for the model's own.
+    """
+    try:
+        with kept_interrupts(), standard_streams(), explained():
+            if not argv:
+                raise ValueError(f"{script} needs a configuration: {script} CONFIG.json [--key value ...]; see --help")
+            return _run(argv, template)
+    except BrokenPipeError:  # before OSError, its base class
+        return 1
+    except (ValueError, OSError) as error:
+        print_error(error)
+        return 1
+    except Preempted as stop:
+        gc.freeze()  # see below
+        print(f"{stop}; without overwrite_output_dir the same command resumes from there", file=sys.stderr)
+        return STOPPED
+    except KeyboardInterrupt:
+        gc.freeze()  # otherwise Python searches all of paddle's objects at exit, for seconds
+        print(
+            "stopped; without overwrite_output_dir the same command resumes from the last checkpoint", file=sys.stderr
+        )
+        return 130
+
+
+def _run(argv: list[str], template: str | None) -> int:
+    """Train or check. Nothing but the settings is imported before the environment for the device is set."""
+    values = read_values(argv)
+    device = values.get("device")
+    prepare_environment(device if isinstance(device, str) else None)  # parse() rejects other types
+    options = {"template": template, "config_folder": config_folder(argv)}
+    with raised_terminations(lambda: import_module("paddlemix.train.run")):
+        if convert("dry_run", values.pop("dry_run", False), bool):
+            from .doctor import check_run
+
+            return check_run(values, **options)
+        from ..train.run import train
+
+        train(values, **options)
+    return 0

@@ -1,0 +1,63 @@
+"""Open a split of a run's data, from the `dataset` setting to rows. Needs no paddle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..checkpoints.processor import LlavaProcessor
+from ..conversation.templates import ChatTemplate
+from ..data.bad_rows import BadRowPolicy, refuse
+from ..data.measure import Measure
+from ..data.mixture import scan_mixture
+from ..data.row import Row
+from ..data.row_note import RowNote
+
+
+@dataclass(frozen=True)
+class Split:
+    """The rows of a split. left_out: notes on the rows that are wrong in their files."""
+
+    rows: list[Row]
+    left_out: list[RowNote]
+
+    @property
+    def num_rows(self) -> int:
+        """The number of rows, those left out included."""
+        return len(self.rows) + len(self.left_out)
+
+
+def open_split(
+    dataset: Any,
+    split: str,
+    *,
+    template: ChatTemplate,
+    config_folder: Path | None,
+    image_folder: str | None,
+    seed: int,
+    policy: BadRowPolicy | None = None,
+) -> Split:
+    """Read the files of a split and mix their rows.
+
+    policy: decides whether rows that are wrong in their files may be left out; None: they always may.
+    Raises ValueError for wrong files and for a split without rows, TooManyBadRowsError as the policy demands.
+    """
+    if dataset is None:
+        raise ValueError('dataset is missing: expected {"train": [{"name": "chatml_dataset", "data_files": "..."}]}')
+    rows, left_out = scan_mixture(
+        dataset, split, template=template, config_folder=config_folder, image_folder=image_folder, seed=seed
+    )
+    if not rows:
+        raise ValueError(f"the dataset has no rows for {split!r}: name data_files under that key")
+    found = Split(rows, left_out)
+    if policy is not None:
+        if not policy.is_structure_skipped:
+            refuse(left_out)
+        policy.check(left_out, found.num_rows, left_out)
+    return found
+
+
+def measure_of(processor: LlavaProcessor, max_length: int, *, is_thorough: bool = True) -> Measure:
+    """Return what measures rows as a processor encodes them. is_thorough: decode each image, not only its size."""
+    return Measure(processor.tokenizer, processor.template, processor.spec, max_length, is_thorough=is_thorough)
