@@ -51,9 +51,8 @@ def test_earlier_output_of_the_same_command_is_replaced_and_other_files_stay(tmp
 def test_folder_with_something_else_needs_to_be_asked_for(tmp_path):
     fill(tmp_path / "out", OLD | {"notes.md": "mine"})
     for _ in range(2):
-        with pytest.raises(
-            CheckpointError, match=r"not an earlier output of merge, it holds config\.json.*--overwrite"
-        ):
+        message = r"not an earlier output of merge, it holds config\.json.*--overwrite"
+        with pytest.raises(CheckpointError, match=message):
             write(tmp_path / "out", NEW)
         assert contents(tmp_path / "out") == OLD | {"notes.md": "mine"}
     write(tmp_path / "out", NEW, is_overwriting=True)

@@ -128,12 +128,12 @@ def test_full_disk_is_found_before_the_first_checkpoint(tmp_path, data, monkeypa
 
 
 def test_checkpoint_that_differs_from_memory_is_found(tmp_path, data, monkeypatch):
-    whole = save.as_stored
+    whole = save.stored_parameters
 
-    def rounded(parameter, dtype=None):
-        return whole(paddle.round(parameter * 8) / 8, dtype)
+    def rounded(parameters, dtype=None):
+        return whole({name: paddle.round(one * 8) / 8 for name, one in parameters.items()}, dtype)
 
-    monkeypatch.setattr(save, "as_stored", rounded)
+    monkeypatch.setattr(save, "stored_parameters", rounded)
     check = found(settings(tmp_path, data))["trial"]
     assert check.status == FAILED and "differ from those in memory" in " ".join(check.facts)
     assert not (tmp_path / "out").exists()
