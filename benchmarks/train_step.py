@@ -129,6 +129,7 @@ def run_ours(rows: list[tuple[int, int]], arguments: argparse.Namespace) -> dict
     prepare_environment("cpu")
     use_device("cpu")  # as the trainer does
     import paddle
+    from paddlemix.image.tiles import ImageTiles
     from paddlenlp.peft import LoRAConfig
 
     from paddlemix import LlavaForConditionalGeneration
@@ -137,7 +138,6 @@ def run_ours(rows: list[tuple[int, int]], arguments: argparse.Namespace) -> dict
     from paddlemix.data.packing import first_fit
     from paddlemix.data.sample import Sample
     from paddlemix.image.spec import ImageSpec
-    from paddlemix.image.tiles import ImageTiles
     from paddlemix.models.config import LanguageConfig, LlavaConfig, VisionConfig
     from paddlemix.train.lora import AdaptedModel
 

@@ -95,7 +95,7 @@ def test_pretraining_resumed_finetuning_merging_and_chat_work_in_separate_proces
     kill_after_first_checkpoint(config, tuned)
     assert not (tuned / "lora_config.json").exists()
     output = run("supervised_finetune.py", config)
-    assert "going on from " in output and "global_step: 1," not in output and "global_step: 30," in output
+    assert "resuming from " in output and "global_step: 1," not in output and "global_step: 30," in output
     state = json.loads((tuned / "trainer_state.json").read_text())
     assert state["global_step"] == 30
     assert [path.name for path in tuned.glob("checkpoint-*")] == ["checkpoint-30"]
@@ -103,7 +103,7 @@ def test_pretraining_resumed_finetuning_merging_and_chat_work_in_separate_proces
     options = ["--model_name_or_path", aligned, "--lora_path", tuned, "--merge_model_path", merged]
     assert str(merged) in run("merge_lora_params.py", *options)
 
-    image = tiny_folder.save_image(tmp_path / "picture.png", 1)
+    image = tiny_folder.save_image(tmp_path / "image.png", 1)
     answers = []
     for folder in (base, tuned, merged):
         options = ["--model-path", folder, "--image-file", image, "--temperature", 0, "--max-new-tokens", 12]

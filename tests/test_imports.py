@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import json
 import subprocess
 import sys
@@ -11,17 +12,20 @@ from pathlib import Path
 
 import pytest
 
+import paddlemix
+
 PACKAGE = Path(__file__).resolve().parents[1] / "paddlemix"
 HEAVY = ("paddle", "paddlenlp", "torch", "transformers")
-# A folder of the package may import folders of lower floors, but not others of its own floor.
+# Files and folders of the package, from the bottom up. Each may import those of lower floors, lazily as well.
 FLOORS = (
-    ("constants", "terminal", "output"),
+    ("__version__", "constants", "terminal", "output"),
     ("json_object",),
     ("foreign_json", "web"),
-    ("accelerators", "tensor_files"),
-    ("device", "device_memory", "conversation", "image"),
-    ("ops",),
+    ("conversation", "image"),
     ("data",),
+    ("accelerators", "tensor_files"),
+    ("device", "device_memory"),
+    ("ops",),
     ("models", "hub"),
     ("checkpoints",),
     ("generate",),
@@ -30,11 +34,9 @@ FLOORS = (
     ("api",),
     ("commands",),
     ("cli",),
-    ("examples", "__main__"),
+    ("examples", "__main__", "__init__"),
 )
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
-MODELS_MAY_READ = {"data.sample", "image.anyres", "image.spec"}
-PROCESSOR = "checkpoints.processor"
 FILES = sorted(path for path in PACKAGE.rglob("*.py"))
 
 
@@ -70,34 +72,23 @@ def imports_of(path: Path, is_lazy_too: bool) -> Iterator[str]:
 
 
 def own_imports(path: Path) -> list[str]:
-    """Return the names that a file imports from the package at module level, without "paddlemix."."""
-    names = imports_of(path, is_lazy_too=False)
-    return [name.partition(".")[2] for name in names if name.split(".")[0] == "paddlemix"]
+    """Return the names that a file imports from the package, lazily as well, without "paddlemix."."""
+    names = [name for name in imports_of(path, is_lazy_too=True) if name.split(".")[0] == "paddlemix"]
+    public = paddlemix._MODULES
+    return [public.get(name, name) for name in (name.partition(".")[2] for name in names)]
 
 
-def is_allowed(module: str, target: str) -> bool:
+def is_down(module: str, target: str) -> bool:
+    """Return whether a module may import a name: its room's own, or one of a lower floor."""
     room, wanted = module.split(".")[0], target.split(".")[0]
-    if wanted in (room, "__version__"):
-        return True
-    if wanted not in FLOOR_OF or FLOOR_OF[wanted] >= FLOOR_OF[room]:
-        return False
-    if room == "models" and wanted in ("conversation", "image", "data"):
-        return any(target == name or target.startswith(f"{name}.") for name in MODELS_MAY_READ)
-    if room == "data":
-        return wanted in ("terminal", "constants", "json_object", "foreign_json", "conversation", "image")
-    if room == "checkpoints" and wanted == "data":
-        return module == PROCESSOR
-    return True
+    return room == wanted or FLOOR_OF[wanted] < FLOOR_OF[room]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: module_of(path) or "paddlemix")
 def test_imports_go_only_down(path):
-    module = module_of(path)
-    if module:
-        assert module.split(".")[0] in FLOOR_OF, f"{module} has no floor: add its room to FLOORS"
-        assert [target for target in own_imports(path) if not is_allowed(module, target)] == []
-    else:
-        assert own_imports(path) == []
+    module = module_of(path) or "__init__"
+    assert module.split(".")[0] in FLOOR_OF, f"{module} has no floor: add its room to FLOORS"
+    assert [target for target in own_imports(path) if not is_down(module, target)] == []
 
 
 @pytest.mark.parametrize(
@@ -107,28 +98,34 @@ def test_imports_go_only_down(path):
         ("data.encode", "models.llava.Llava", False),
         ("data.encode", "device.use_device", False),
         ("models.llava", "data.sample.Batch", True),
-        ("models.llava", "data.collate.collate", False),
-        ("models.llava", "conversation.messages.Message", False),
+        ("models.llava", "checkpoints.load.load_model", False),
         ("image.load", "conversation.messages.Message", False),
         ("ops.rope", "models.config", False),
         ("checkpoints.load", "device", True),
-        ("checkpoints.load", "data.encode.encode", False),
-        ("checkpoints.processor", "data.encode.encode", True),
         ("generate.engine", "train.run", False),
+        ("train.run", "doctor.run_checks", False),
         ("cli", "commands.train.main", True),
     ],
 )
-def test_is_allowed_accepts_imports_down_and_rejects_others(module, target, expected):
-    assert is_allowed(module, target) == expected
+def test_is_down_accepts_imports_of_lower_floors_and_rejects_others(module, target, expected):
+    assert is_down(module, target) == expected
 
 
-def test_scan_finds_relative_and_lazy_imports(tmp_path):
-    path = PACKAGE / "models" / "llava.py"
-    assert "data.sample.Batch" in own_imports(path)
+def test_files_do_not_import_each_other_in_circles():
+    modules = {module_of(path): path for path in FILES}
+    graph = {}
+    for module, path in modules.items():
+        owners = ((name, name.rpartition(".")[0]) for name in own_imports(path))
+        graph[module] = {next((one for one in pair if one in modules), module) for pair in owners} - {module}
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
+
+
+def test_scan_finds_relative_and_lazy_imports():
+    assert "data.sample.Batch" in own_imports(PACKAGE / "models" / "llava.py")
+    assert "device" in own_imports(PACKAGE / "checkpoints" / "load.py")
     lazy = PACKAGE / "doctor" / "tiny_runs.py"
     assert "paddlemix.generate.session.ChatSession" not in imports_of(lazy, is_lazy_too=False)
-    assert "paddlemix.generate.session.ChatSession" in imports_of(lazy, is_lazy_too=True)
-    assert "device" in own_imports(PACKAGE / "checkpoints" / "load.py")
+    assert "generate.session.ChatSession" in own_imports(lazy)
 
 
 def test_only_train_imports_paddlenlp():

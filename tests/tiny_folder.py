@@ -43,7 +43,7 @@ SENTENCES = (
     "USER: How many shapes? ASSISTANT: There are two shapes.",
     "USER: Where is the blue circle? ASSISTANT: On the left of the green star.",
     "A green triangle on the right.",
-)  # what the vocabulary is made from
+)  # the text that the vocabulary is trained on
 STD = 0.12  # larger than the usual 0.02, so that every token influences the next one
 SIZES = ((40, 30), (90, 30), (28, 28), (30, 100), (64, 50))  # (width, height)
 

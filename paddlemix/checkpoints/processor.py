@@ -16,9 +16,8 @@ from ..data.encode import encode, encode_turns
 from ..data.sample import Batch, Sample
 from ..hub.resolve import resolve
 from ..image.load import load_image
-from ..image.preprocess import preprocess
+from ..image.preprocess import ImageTiles, preprocess
 from ..image.spec import ImageSpec
-from ..image.tiles import ImageTiles
 from ..output import write_json
 from ..terminal.log import notice
 from .layouts import find_layout

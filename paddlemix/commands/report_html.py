@@ -13,9 +13,8 @@ from PIL import Image
 from ..constants import IGNORE_INDEX, IMAGE_TOKEN_ID
 from ..data.sample import Sample
 from ..data.statistics import LengthFacts
-from ..image.preprocess import restore_values
+from ..image.preprocess import ImageTiles, restore_values
 from ..image.spec import ImageSpec
-from ..image.tiles import ImageTiles
 
 CHART = (860, 220)  # (width, height) px, including the labels below the bars
 MARGIN = 26  # px below the bars

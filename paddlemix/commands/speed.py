@@ -19,8 +19,7 @@ from ..generate.batch import generate
 from ..generate.engine import Engine
 from ..generate.sampling import SamplingParams
 from ..generate.session import ChatSession
-from ..image.preprocess import preprocess
-from ..image.tiles import ImageTiles
+from ..image.preprocess import ImageTiles, preprocess
 from ..models.config import LanguageConfig, LlavaConfig
 from ..models.quantized import quantized_layers
 from ..ops.dequantize import num_bytes

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..image.tiles import ImageTiles
+from ..image.preprocess import ImageTiles
 from .row_note import RowNote
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from ..constants import IMAGE_TOKEN_ID
 from ..data.sample import Batch
 from ..image.anyres import num_image_tokens
-from ..image.tiles import ImageTiles, content_key
+from ..image.preprocess import ImageTiles, content_key
 from ..models.image_features import check_counts, check_tiles
 from .cache_keys import Key, keys_of
 from .engine import decode_rows

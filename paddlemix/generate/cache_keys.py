@@ -12,7 +12,7 @@ import numpy as np
 import paddle
 
 from ..constants import IMAGE_TOKEN_ID
-from ..image.tiles import ImageTiles
+from ..image.preprocess import ImageTiles
 from ..models.image_features import place
 
 Key = int | tuple[str, int]

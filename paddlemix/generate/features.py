@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import paddle
 
-from ..image.tiles import ImageTiles
+from ..image.preprocess import ImageTiles
 
 MAX_BYTES = 256 * 1024 * 1024  # about 50 images of LLaVA 1.5 or 11 of 1.6, with 7B parameters in 16 bits
 MAX_TILES = 32  # tiles that the tower encodes at once: bounds its memory for any number of images

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..image.tiles import ImageTiles
+from ..image.preprocess import ImageTiles
 from .batch import eval_mode
 from .engine import decode_rows
 from .features import FeatureCache, cache_of, encode_missing

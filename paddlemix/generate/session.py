@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..image.tiles import ImageTiles
+from ..image.preprocess import ImageTiles
 from .cache_keys import Key, embed_keys, num_common
 from .engine import Engine
 from .features import cache_of, encode_missing

@@ -10,7 +10,7 @@ from ..conversation.detokenize import TextDecoder
 from ..conversation.messages import Message
 from ..conversation.tokenize import tokenize_turn
 from ..conversation.tokenizer import Tokenizer
-from ..image.tiles import ImageTiles, content_key
+from ..image.preprocess import ImageTiles, content_key
 from .cache_keys import Key, keys_of
 from .sampling import SamplingParams
 

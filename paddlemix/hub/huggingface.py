@@ -22,6 +22,7 @@ from ..web.request import PassingWebError, WebError, printable
 from .download import check_space, mismatch
 from .limits import HubLimits
 from .model_files import MAX_LIST_BYTES, RemoteFile, RemoteFolder, has_model, needed
+from .stores import complete_folder
 
 DOES_NOT_FIT = 416  # HTTP: the server has no bytes from there on
 # Raised by huggingface_hub for settings and answers that it cannot use. A second attempt does not help.
@@ -32,11 +33,13 @@ LASTING = (ValueError, TypeError, LookupError, AttributeError)
 class HuggingFace:
     """huggingface.co or a mirror. own_cache: where downloads go, None for huggingface_hub's cache.
 
+    earlier: the cache of this project's versions before they used huggingface_hub, None for none.
     Models in huggingface_hub's cache are found in any case, whichever tool downloaded them.
     """
 
     endpoint: str
     own_cache: Path | None
+    earlier: Path | None = None
 
     @property
     def title(self) -> str:
@@ -62,7 +65,7 @@ class HuggingFace:
             commit = ref.read_text(encoding="utf-8").strip() if ref.is_file() else revision
             if commit and _is_complete(repo / "snapshots" / commit):
                 return repo / "snapshots" / commit
-        return None
+        return None if self.earlier is None else complete_folder(self.earlier, name, revision)
 
     def open(self, name: str, revision: str | None, limits: HubLimits) -> RemoteFolder:
         """List the files of a model. Raises WebError."""

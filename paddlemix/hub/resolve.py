@@ -141,7 +141,7 @@ def hubs_of(choice: str, cache: str | os.PathLike[str] | None = None) -> list[Hu
     paddle = _endpoint(PADDLE_STORE)
     known: dict[str, Hub] = {
         "paddle": plain_store(paddle, f"the Paddle community store ({paddle})", models / "paddle"),
-        "hf": HuggingFace(_endpoint(HUGGING_FACE), models / "hf" if set_cache else None),
+        "hf": HuggingFace(_endpoint(HUGGING_FACE), models / "hf" if set_cache else None, earlier=models / "hf"),
         "modelscope": model_scope(_endpoint(MODEL_SCOPE), models / "modelscope"),
     }
     if choice == "auto":

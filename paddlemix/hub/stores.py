@@ -45,15 +45,11 @@ class Store:
         return [self.cache.parent]
 
     def target(self, name: str, revision: str | None) -> Path:
-        flat = name if revision is None else f"{name}@{revision}"
-        return self.cache / flat.replace("/", "--")  # flat, because one model's name can begin another's
+        return _folder_of(self.cache, name, revision)
 
     def find(self, name: str, revision: str | None) -> Path | None:
-        """Return the folder of a model if its marker exists and every file in it has its size."""
-        target = self.target(name, revision)
-        files = read_json(target / MARKER).get("files") if (target / MARKER).is_file() else None
-        is_complete = isinstance(files, dict) and all(_has_size(target / path, size) for path, size in files.items())
-        return target if is_complete else None
+        """Return the folder of a model if it is complete."""
+        return complete_folder(self.cache, name, revision)
 
     def fetch(
         self, name: str, revision: str | None, folder: RemoteFolder, files: list[RemoteFile], limits: HubLimits
@@ -67,6 +63,19 @@ class Store:
         write_json(staging / MARKER, {"url": folder.url, "facts": facts, "files": sizes})
         os.replace(staging, target)
         return target
+
+
+def complete_folder(cache: Path, name: str, revision: str | None) -> Path | None:
+    """Return the folder of a model in a cache if its marker exists and every file in it has its size."""
+    folder = _folder_of(cache, name, revision)
+    files = read_json(folder / MARKER).get("files") if (folder / MARKER).is_file() else None
+    is_complete = isinstance(files, dict) and all(_has_size(folder / path, size) for path, size in files.items())
+    return folder if is_complete else None
+
+
+def _folder_of(cache: Path, name: str, revision: str | None) -> Path:
+    flat = name if revision is None else f"{name}@{revision}"
+    return cache / flat.replace("/", "--")  # flat, because one model's name can begin another's
 
 
 def _has_size(path: Path, size: int) -> bool:

@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import dataclass
+
 import numpy as np
 from PIL import Image
 
 from .anyres import fitted_size, num_image_tokens, select_grid
 from .errors import ImageError
 from .spec import RESAMPLES, ImageSpec
-from .tiles import ImageTiles
 
 # Beyond these limits, the official steps take gigabytes for a small file (5000x1: 1,680,000x336 px).
-MAX_STRIP = (
-    16  # long edge over short edge, for a crop of the short edge's length; the rest is cut off before the resize
-)
+MAX_STRIP = 16  # long edge over short edge, to crop to the short edge; the rest is cut off before the resize
 MAX_PADDED_SIDE = 8192  # px: a longer image is first reduced by a whole factor, then padded
+
+
+@dataclass(frozen=True)
+class ImageTiles:
+    """One preprocessed image: pixels float32 [tiles, 3, side, side], size (width, height) px, its token count."""
+
+    pixels: np.ndarray
+    size: tuple[int, int]
+    num_tokens: int
+
+
+def content_key(tiles: ImageTiles) -> str:
+    """Return a hexadecimal sha256 of the pixels and the size: equal for images that the model cannot tell apart.
+
+    The size is part of it, because AnyRes crops the features by the size.
+    """
+    digest = hashlib.sha256(repr((tiles.pixels.shape, tiles.pixels.dtype.str, tuple(map(int, tiles.size)))).encode())
+    digest.update(np.ascontiguousarray(tiles.pixels))
+    return digest.hexdigest()
 
 
 def preprocess(image: Image.Image, spec: ImageSpec) -> ImageTiles:

@@ -94,9 +94,7 @@ class Llava(nn.Layer):
         if self.config.has_scaled_features:
             return features
         # The decoder multiplies them by the same scale again.
-        return [
-            scaled(feature, 1 / self.config.language.embedding_scale) for feature in features
-        ]  # the decoder undoes it
+        return [scaled(feature, 1 / self.config.language.embedding_scale) for feature in features]
 
     def embed(self, batch: Batch):
         """Return the decoder's input [B, T, hidden_size]: token embeddings, with image features at the placeholders."""

@@ -13,7 +13,7 @@ zephyr           HuggingFaceH4/zephyr-7b-beta, tokenizer_config.json
 mistral_instruct haotian-liu/LLaVA, llava/conversation.py: conv_mistral_instruct, separator style LLAMA_2
 chatml_direct    haotian-liu/LLaVA, llava/conversation.py: conv_chatml_direct, separator style MPT
 
-Templates whose licences allow it are kept in tests/assets/chat_templates.json, with their sources, and are compared in
+Templates whose licenses allow it are kept in tests/assets/chat_templates.json, with their sources, and are compared in
 every run. For the others put the models' tokenizer_config.json into FOLDER/<name of the format>/ and set
 PADDLEMIX_RELEASED_TOKENIZERS=FOLDER.
 """
@@ -199,7 +199,7 @@ def released(name):
     elif name in KEPT:
         config = KEPT[name]
     else:
-        pytest.skip("the licence of this model's files does not allow to keep them: see above")
+        pytest.skip("the license of this model's files does not allow to keep them: see above")
     eos = config["eos_token"]
     return config["chat_template"], eos["content"] if isinstance(eos, dict) else eos
 

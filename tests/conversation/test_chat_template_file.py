@@ -62,7 +62,7 @@ def test_other_roles_are_refused_with_the_models_template(content, write):
         ([], "holds a JSON list, expected an object"),
         ({"conversation": WORKING, "suffix": ""}, "has conversation, suffix: expected an object with the keys"),
         ({"system": "x"}, "'conversation' is None, expected a list"),
-        ({"conversation": WORKING, "query": 3}, "'query' is 3, expected a string"),
+        ({"conversation": WORKING, "query": 3}, "'query' is 3, expected a text"),
         ({"conversation": ["USER{{user}"]}, "cannot be rendered"),
         ({"conversation": ["{{1/0}}"]}, "cannot be rendered: division by zero"),
         ({"conversation": ["USER{{user}}"]}, "a round needs {{user}} and then {{bot}}"),

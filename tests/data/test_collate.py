@@ -9,7 +9,7 @@ import pytest
 
 from paddlemix.data.collate import collate
 from paddlemix.data.sample import Sample
-from paddlemix.image.tiles import ImageTiles
+from paddlemix.image.preprocess import ImageTiles
 
 
 def tiles(num_tiles, num_tokens, fill, size=(30, 20)):

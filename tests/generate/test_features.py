@@ -17,7 +17,7 @@ from paddlemix.checkpoints.load import load_model
 from paddlemix.conversation.messages import Conversation, Message
 from paddlemix.generate.features import MAX_TILES, FeatureCache, encode_missing
 from paddlemix.generate.sampling import SamplingParams
-from paddlemix.image.tiles import ImageTiles, content_key
+from paddlemix.image.preprocess import ImageTiles, content_key
 
 ONE_TOKEN = SamplingParams(max_new_tokens=1)
 

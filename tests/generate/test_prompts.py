@@ -14,7 +14,7 @@ from paddlemix import LlavaForConditionalGeneration
 from paddlemix.generate.cache_keys import embed_keys, keys_of
 from paddlemix.generate.features import FeatureCache, encode_missing
 from paddlemix.generate.prompts import PASS_COST, plan, read_prompts
-from paddlemix.image.tiles import content_key
+from paddlemix.image.preprocess import content_key
 from paddlemix.models.config import RopeScaling
 from paddlemix.models.language.families import FAMILIES
 

@@ -13,6 +13,7 @@ from huggingface_hub import constants, snapshot_download
 
 from paddlemix.cli import main
 from paddlemix.hub.resolve import HubError, resolve
+from paddlemix.hub.stores import MARKER
 
 UNREAD = {"README.md": b"x", "pytorch_model.bin": b"x", "images/view.jpg": b"x"}
 
@@ -49,6 +50,19 @@ def test_revision_that_another_tool_downloaded_is_not_taken_for_the_main_one(ser
     assert server.resolve("auto", revision="v2") == folder
     with pytest.raises(HubError, match="no complete copy"):
         server.resolve("auto")
+
+
+def test_model_in_the_cache_of_an_earlier_version_is_found(server, monkeypatch):
+    folder = Path(os.environ["PADDLEMIX_CACHE"]) / "models" / "hf" / NAME.replace("/", "--")
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    (folder / MARKER).write_text('{"files": {"config.json": 2}}')
+    monkeypatch.setenv("PADDLEMIX_OFFLINE", "1")
+
+    assert server.resolve("hf") == folder
+    (folder / "config.json").write_text("")
+    with pytest.raises(HubError, match="no complete copy"):
+        server.resolve("hf")
 
 
 @pytest.mark.parametrize("patterns", [["*.json", "tokenizer*"], ["*.json", SHARD], [SHARD]])
@@ -107,6 +121,7 @@ def test_offline_mode_of_huggingface_hub_is_respected(server, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     code = f"""
 from paddlemix.hub.resolve import HubError, resolve
+from paddlemix.hub.stores import MARKER
 try:
     resolve({NAME!r}, hub="hf")
 except HubError as error:

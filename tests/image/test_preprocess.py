@@ -9,9 +9,8 @@ from transformers import CLIPImageProcessor, LlavaNextImageProcessor
 
 from paddlemix.image.anyres import num_tiles
 from paddlemix.image.load import load_image
-from paddlemix.image.preprocess import preprocess
+from paddlemix.image.preprocess import ImageTiles, content_key, preprocess
 from paddlemix.image.spec import ANYRES_GRIDS, CLIP_MEAN, CLIP_STD, ImageSpec
-from paddlemix.image.tiles import ImageTiles, content_key
 
 PHOTOS = sorted((Path(__file__).parents[1] / "assets" / "photos").glob("*.*g"))
 SIZES = [(336, 336), (64, 64), (640, 480), (480, 641), (337, 336), (333, 500), (1000, 300), (300, 1000), (900, 25)]

@@ -95,12 +95,12 @@ def plan(folder: Path, device: str) -> Runs:
 @pytest.fixture(scope="module")
 def both(npu_sim, tmp_path_factory):
     """Return the runs on the simulated device and on the CPU."""
-    home = tmp_path_factory.mktemp("scripts")
-    tiny_folder.write_rows(home / "rows", kinds="0120")
-    tiny_folder.write_rows(home / "texts", kinds="0")
-    tiny_folder.write_captions(home / "captions")
-    tiny_folder.save_image(home / "picture.png", 1)
-    runs = [plan(home / device, device) for device in ("npu", "cpu")]
+    folder = tmp_path_factory.mktemp("scripts")
+    tiny_folder.write_rows(folder / "rows", kinds="0120")
+    tiny_folder.write_rows(folder / "texts", kinds="0")
+    tiny_folder.write_captions(folder / "captions")
+    tiny_folder.save_image(folder / "image.png", 1)
+    runs = [plan(folder / device, device) for device in ("npu", "cpu")]
     on_npu = runs[0]
     for name, level in HALVES:
         on_npu.train(f"{name} {level}", fp16_opt_level=level, **{name: True})
@@ -145,7 +145,7 @@ def test_evaluation_loss_equals_the_cpu(both):
 
 def test_resumed_run_equals_an_uninterrupted_one(both):
     runs = both[0]
-    assert "going on from " in runs.results["resumed"]["text"]
+    assert "resuming from " in runs.results["resumed"]["text"]
     assert runs.losses("first half") + runs.losses("resumed") == pytest.approx(runs.losses("whole"), abs=1e-6)
 
 
