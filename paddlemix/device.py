@@ -67,11 +67,6 @@ def _is_amd() -> bool:
         return False
 
 
-def available_devices() -> list[str]:
-    """Return the kinds of device that this paddle can use, best first."""
-    return [kind for kind in ("gpu", *_custom_kinds(), "cpu") if num_devices(kind)]
-
-
 def num_devices(kind: str) -> int | None:
     """Return how many devices of a kind paddle finds, or None if it does not know the kind."""
     import paddle
@@ -98,8 +93,9 @@ def use_device(device: str | None = None) -> str:
     """
     import paddle
 
-    found = available_devices()
-    chosen = device or _chosen_before() or found[0]
+    found = [kind for kind in ("gpu", *_custom_kinds(), "cpu") if num_devices(kind)]  # best first
+    current = paddle.get_device()  # "cpu" also where none was chosen
+    chosen = device or (found[0] if current == "cpu" else current)
     kind, _, number = chosen.partition(":")
     num_cards = num_devices(kind)
     if not num_cards:
@@ -122,16 +118,8 @@ def use_device(device: str | None = None) -> str:
     return chosen
 
 
-def _chosen_before() -> str | None:
-    """Return the current device, or None for the CPU that paddle starts with on a machine without a better one."""
-    import paddle
-
-    current = paddle.get_device()
-    return None if current == "cpu" else current
-
-
-def keep_freed_memory() -> bool:
-    """Make the C library keep freed memory for later requests; return whether it can.
+def keep_freed_memory() -> None:
+    """Make the C library keep freed memory for later requests, if it is glibc.
 
     Paddle's CPU tensors come from malloc, which returns large blocks to the kernel at once. The kernel then clears
     fresh pages for the next tensor, which takes longer than most operations.
@@ -142,9 +130,10 @@ def keep_freed_memory() -> bool:
     try:
         change = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # a C library other than glibc
-        return False
-    # Only one arena, because the arenas of other threads return memory in spite of these settings.
-    return bool(change(max_maps, 0) and change(trim_threshold, 2**31 - 1) and change(max_arenas, 1))
+        return
+    change(max_maps, 0)
+    change(trim_threshold, 2**31 - 1)
+    change(max_arenas, 1)  # the arenas of other threads return memory in spite of these settings
 
 
 @functools.cache

@@ -80,7 +80,8 @@ def check_file(path: str | Path) -> None:
     if stat.S_ISLNK(mode):
         raise OutputError(f"{path} is a link to {os.readlink(path)} and is not followed: name the file itself")
     if not stat.S_ISREG(mode):
-        kind = "a folder" if stat.S_ISDIR(mode) else "a device" if _is_device(mode) else "a pipe or a socket"
+        is_device = stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
+        kind = "a folder" if stat.S_ISDIR(mode) else "a device" if is_device else "a pipe or a socket"
         raise OutputError(f"{path} is {kind}, expected a file or a new name: name another path")
 
 
@@ -183,10 +184,6 @@ def sync(path: Path) -> None:
             raise
     finally:
         os.close(handle)
-
-
-def _is_device(mode: int) -> bool:
-    return stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
 
 
 def _umask() -> int:

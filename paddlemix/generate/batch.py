@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -19,15 +20,15 @@ from .prompts import read_prompts
 from .sampling import Sampler, SamplingParams
 
 
+@dataclass(eq=False)
 class IdRow:
     """A row's new ids, up to one of `stops` or to its budget."""
 
-    def __init__(self, sampling: SamplingParams, stops: set[int], budget: int):
-        self.sampler = Sampler(sampling)
-        self.stops = stops
-        self.budget = budget
-        self.token_ids: list[int] = []
-        self.is_open = True
+    sampler: Sampler
+    stops: set[int]
+    budget: int
+    token_ids: list[int] = field(default_factory=list)
+    is_open: bool = True
 
     def take(self, logits: np.ndarray) -> int:
         token = self.sampler(logits)
@@ -44,7 +45,7 @@ def generate(
     Rows may have any length and any images. Each row is answered as it would be alone: padding is hidden, and each row
     has its own positions and random state. Rows leave the batch when they are finished. Common prefixes are read once
     (shares_prefixes). Raises ValueError if a prompt leaves no room in the context, and for packed rows.
-    `sampling.stop` applies to text only, see `requests.answer_all`; `sampling.lookup` is not used.
+    `sampling.stop` applies to text only, see `requests.answer_each`; `sampling.lookup` is not used.
     """
     sampling = sampling or SamplingParams()
     prompts = [np.asarray(ids)[is_real] for ids, is_real in zip(batch.token_ids, real_places(batch), strict=True)]
@@ -53,7 +54,7 @@ def generate(
     if longest >= context:
         raise ValueError(f"the longest prompt has {longest} tokens, but the context holds {context}: shorten it")
     stops = set() if sampling.ignore_eos else set(model.config.eos_token_ids)
-    rows = [IdRow(sampling, stops, min(sampling.max_new_tokens, context - len(ids))) for ids in prompts]
+    rows = [IdRow(Sampler(sampling), stops, min(sampling.max_new_tokens, context - len(ids))) for ids in prompts]
     with eval_mode(model):
         keys, images = _keys(model, batch, prompts)
         features, budgets = encode_missing(model, images, cache_of(model)), [row.budget for row in rows]

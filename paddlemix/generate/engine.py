@@ -45,16 +45,9 @@ class Engine:
         visible[:, : is_real.shape[1]] = is_real
         self._set_visible(visible)
 
-    def take_rows(self, rows: Sequence[int], shifts: Sequence[int], length: int) -> None:
-        """Replace the rows by copies of these rows, each shifted to the right, with `length` positions in use.
-
-        The caller must hide the padding of the new rows.
-        """
-        self.cache.take_rows(rows, shifts, length)
-
     def keep_rows(self, rows: Sequence[int]) -> None:
         """Drop all other rows."""
-        self.take_rows(rows, [0] * len(rows), self.length)
+        self.cache.take_rows(rows, [0] * len(rows), self.length)
         if self._visible is not None:
             self._set_visible(self._visible[list(rows)])
 

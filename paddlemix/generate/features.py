@@ -27,9 +27,9 @@ class FeatureCache:
     def __init__(self, max_bytes: int = MAX_BYTES):
         self.max_bytes = max_bytes
         self._features: OrderedDict[str, Any] = OrderedDict()
-        self._num_bytes = 0
+        self.num_bytes = 0
         self._version = 0
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def __reduce__(self):
         """Copy and pickle as an empty cache: locks cannot be copied, and the copy's weights may change."""
@@ -41,10 +41,6 @@ class FeatureCache:
     def __len__(self) -> int:
         return len(self._features)
 
-    @property
-    def num_bytes(self) -> int:
-        return self._num_bytes
-
     def fetch(
         self, names: Sequence[str], encode: Callable[[list[str]], Sequence[Any]], version: int = 0
     ) -> dict[str, Any]:
@@ -52,7 +48,7 @@ class FeatureCache:
         wanted = list(dict.fromkeys(names))
         with self._lock:
             if version != self._version:
-                self._empty()
+                self.clear()
                 self._version = version
             features = self._features
             found = {name: features[name] for name in wanted if name in features}
@@ -67,28 +63,22 @@ class FeatureCache:
     def drop(self, name: str) -> None:
         """Forget an image, if it is cached."""
         with self._lock:
-            self._remove(name)
+            features = self._features.pop(name, None)
+            if features is not None:
+                self.num_bytes -= _size(features)
 
     def clear(self) -> None:
         with self._lock:
-            self._empty()
-
-    def _empty(self) -> None:
-        self._features = OrderedDict()
-        self._num_bytes = 0
+            self._features = OrderedDict()
+            self.num_bytes = 0
 
     def _keep(self, found: dict[str, Any]) -> None:
         for name, features in found.items():
-            self._remove(name)
+            self.drop(name)
             self._features[name] = features
-            self._num_bytes += _size(features)
-        while self._num_bytes > self.max_bytes:
-            self._remove(next(iter(self._features)))
-
-    def _remove(self, name: str) -> None:
-        features = self._features.pop(name, None)
-        if features is not None:
-            self._num_bytes -= _size(features)
+            self.num_bytes += _size(features)
+        while self.num_bytes > self.max_bytes:
+            self.drop(next(iter(self._features)))
 
 
 def cache_of(model) -> FeatureCache:

@@ -121,7 +121,7 @@ def _read(engine: Engine, level: Level, before: Level | None, features) -> np.nd
     start = level.length - level.num_new
     if before is not None:
         shifts = [pad - before.pads[source] for pad, source in zip(pads, level.sources, strict=True)]
-        engine.take_rows(level.sources, shifts, start)
+        engine.cache.take_rows(level.sources, shifts, start)
     columns = np.arange(level.length)
     engine.hide_padding(columns >= np.array(pads)[:, None])
     padded = [[None] * pad + row for pad, row in zip(pads, level.rows, strict=True)]

@@ -38,14 +38,14 @@ class Answer:
     num_prompt_tokens: int
 
 
+@dataclass(frozen=True, eq=False)
 class TurnRow:
-    """A turn as a row of a batch."""
+    """A turn as a row of a batch. num_known: size of the vocabulary; later logits are of padding of the weights."""
 
-    def __init__(self, turn: Turn, writer: Writer, sampling: SamplingParams, num_known: int):
-        self.turn = turn
-        self.writer = writer
-        self._sampler = Sampler(sampling)
-        self._num_known = num_known
+    turn: Turn
+    writer: Writer
+    sampler: Sampler
+    num_known: int
 
     @property
     def is_open(self) -> bool:
@@ -57,38 +57,13 @@ class TurnRow:
         return len(self.turn.prompt_ids) + self.writer.budget
 
     def take(self, logits: np.ndarray) -> int:
-        token = self._sampler(logits[: self._num_known])  # later rows are padding of the weights
+        token = self.sampler(logits[: self.num_known])
         self.writer.append(token)
         return token
 
     def answer(self) -> Answer:
         turn = self.turn
         return Answer(turn.answer, tuple(turn.answer_ids), turn.finish_reason, len(turn.prompt_ids))
-
-
-def answer_all(
-    model,
-    processor,
-    requests: Sequence[Request],
-    sampling: SamplingParams | None = None,
-    *,
-    system: str | None = None,
-    max_batch: int = 16,
-    max_places: int = 32_768,
-    shares_prefixes: bool = True,
-) -> list[Answer]:
-    """Return the answers in the order of the requests; see `answer_each`."""
-    numbered = answer_each(
-        model,
-        processor,
-        requests,
-        sampling,
-        system=system,
-        max_batch=max_batch,
-        max_places=max_places,
-        shares_prefixes=shares_prefixes,
-    )
-    return [answer for _, answer in sorted(numbered, key=lambda pair: pair[0])]
 
 
 def answer_each(
@@ -155,7 +130,7 @@ def _rows(model, processor, requests, sampling: SamplingParams, system: str | No
             raise ValueError(f"request {number}: {error}") from error
         own = request.sampling or sampling
         writer = Writer(turn, processor, own, eos_ids, room)
-        rows.append(TurnRow(turn, writer, own, processor.tokenizer.vocab_size))
+        rows.append(TurnRow(turn, writer, Sampler(own), processor.tokenizer.vocab_size))
     return rows
 
 

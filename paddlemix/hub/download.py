@@ -101,10 +101,8 @@ def _append(file: RemoteFile, part: Path, limits: HubLimits, advance: Callable[[
             for chunk in _in_time(chunks(response), clock, limits):  # raises when it ends before Content-Length
                 output.write(chunk)
                 advance(len(chunk))
-                if (
-                    file.size is not None and output.tell() > file.size
-                ):  # the rest may be endless; `mismatch` reports it
-                    break
+                if file.size is not None and output.tell() > file.size:
+                    break  # the rest may be endless; `mismatch` reports it
 
 
 def _in_time(blocks: Iterator[bytes], clock: ExchangeClock, limits: HubLimits) -> Iterator[bytes]:

@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Callable
 from concurrent.futures import wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from http.client import responses
 from pathlib import Path
@@ -19,12 +19,11 @@ from ..output import replacing
 from ..tensor_files.stored import CheckpointError
 from ..web.clock import in_thread
 from ..web.request import PassingWebError, WebError, printable
-from .download import check_space, mismatch
+from .download import RANGE_NOT_SATISFIABLE, check_space, mismatch
 from .limits import HubLimits
 from .model_files import MAX_LIST_BYTES, RemoteFile, RemoteFolder, has_model, needed
 from .stores import complete_folder
 
-DOES_NOT_FIT = 416  # HTTP: the server has no bytes from there on
 # Raised by huggingface_hub for settings and answers that it cannot use. A second attempt does not help.
 LASTING = (ValueError, TypeError, LookupError, AttributeError)
 
@@ -33,13 +32,13 @@ LASTING = (ValueError, TypeError, LookupError, AttributeError)
 class HuggingFace:
     """huggingface.co or a mirror. own_cache: where downloads go, None for huggingface_hub's cache.
 
-    earlier: the cache of this project's versions before they used huggingface_hub, None for none.
+    earlier: the cache of this project's versions before they used huggingface_hub.
     Models in huggingface_hub's cache are found in any case, whichever tool downloaded them.
     """
 
     endpoint: str
     own_cache: Path | None
-    earlier: Path | None = None
+    earlier: Path
 
     @property
     def title(self) -> str:
@@ -65,7 +64,7 @@ class HuggingFace:
             commit = ref.read_text(encoding="utf-8").strip() if ref.is_file() else revision
             if commit and _is_complete(repo / "snapshots" / commit):
                 return repo / "snapshots" / commit
-        return None if self.earlier is None else complete_folder(self.earlier, name, revision)
+        return complete_folder(self.earlier, name, revision)
 
     def open(self, name: str, revision: str | None, limits: HubLimits) -> RemoteFolder:
         """List the files of a model. Raises WebError."""
@@ -83,7 +82,8 @@ class HuggingFace:
             if (file.size or 0) > MAX_LIST_BYTES:
                 raise WebError(f"{file.path} is larger than {MAX_LIST_BYTES} bytes")
             with TemporaryDirectory() as folder:  # the cache takes nothing of a model that may be refused
-                return HuggingFace(self.endpoint, Path(folder))._download(name, info.sha, file, limits).read_bytes()
+                hub = replace(self, own_cache=Path(folder))
+                return hub._download(name, info.sha, file, limits).read_bytes()
 
         return RemoteFolder(f"{self.endpoint}/{name}", info.sha, files.get, read)
 
@@ -126,9 +126,9 @@ class HuggingFace:
             try:
                 self._call(call, seconds, late, partial(_num_partial_bytes, repo), limits.stall_bytes)
                 if problem := mismatch(file, path):
-                    raise PassingWebError(problem, DOES_NOT_FIT)
+                    raise PassingWebError(problem, RANGE_NOT_SATISFIABLE)
             except PassingWebError as error:
-                if error.status == DOES_NOT_FIT:
+                if error.status == RANGE_NOT_SATISFIABLE:
                     _forget(repo, path, file)
                 raise
             return path
@@ -176,7 +176,7 @@ class HuggingFace:
             text += ": there is no such revision"
         elif status in (401, 403) and not get_token():
             text += ": not there, private or gated (then set HF_TOKEN)"
-        may_pass = status >= 500 or status in (408, 429, DOES_NOT_FIT)
+        may_pass = status >= 500 or status in (408, 429, RANGE_NOT_SATISFIABLE)
         return (PassingWebError if may_pass else WebError)(text, status)
 
 
@@ -187,7 +187,7 @@ def _without_answer(error: BaseException) -> WebError:
     if isinstance(error, errors.OfflineModeIsEnabled):
         return WebError("not asked, because HF_HUB_OFFLINE is set")
     if type(error) is OSError:  # from its check of a file's size
-        return PassingWebError(printable(str(error).partition("\n")[0]), DOES_NOT_FIT)
+        return PassingWebError(printable(str(error).partition("\n")[0]), RANGE_NOT_SATISFIABLE)
     if isinstance(error, LASTING):
         return WebError(printable(f"huggingface_hub raised {type(error).__name__}: {error}"))
     root = error
@@ -207,7 +207,7 @@ def _library():
 def _remote_file(sibling) -> RemoteFile:
     if sibling.lfs:
         return RemoteFile(sibling.rfilename, "", sibling.lfs.size, "sha256", sibling.lfs.sha256)
-    return RemoteFile(sibling.rfilename, "", sibling.size, "git" if sibling.blob_id else "", sibling.blob_id or "")
+    return RemoteFile(sibling.rfilename, "", sibling.size, "git", sibling.blob_id or "")
 
 
 def _is_complete(snapshot: Path) -> bool:

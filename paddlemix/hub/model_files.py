@@ -14,7 +14,7 @@ from ..tensor_files.stored import CheckpointError
 class RemoteFile:
     """One file of a hub. path: below the model's folder, with "/". size: bytes, None where the hub does not state it.
 
-    hash_name, hash: "sha256", "md5" or "git" (SHA-1 of a git blob) and hex digits, "" where the hub states none.
+    hash_name, hash: "sha256", "md5" or "git" (SHA-1 of a git blob) and hex digits; hash is "" where none is stated.
     tag: changes when the content does, "" if unknown; only a file with a tag is resumed after a break.
     is_tag_http: the tag is an ETag or a date, which the server itself compares when asked for the rest of a file.
     """
@@ -58,12 +58,8 @@ PROCESSORS = ("processor/eval/preprocessor_config.json", "processor/train/prepro
 RECIPE = "xtuner_config.py"  # read as text, never run
 # Folders for a part of a model, each with the file that identifies it.
 PARTS = {
-    "llm": CONFIG,
-    "llm_adapter": "adapter_config.json",
-    "visual_encoder": CONFIG,
-    "visual_encoder_adapter": "adapter_config.json",
-    "projector": CONFIG,
-    "vision_tower": CONFIG,
+    **dict.fromkeys(("llm", "visual_encoder", "projector", "vision_tower"), CONFIG),
+    **dict.fromkeys(("llm_adapter", "visual_encoder_adapter"), "adapter_config.json"),
 }
 SIGNS = (CONFIG, *ADAPTER_CONFIGS, f"projector/{CONFIG}")  # a model has one of them
 SHARD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")

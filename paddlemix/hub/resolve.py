@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 
 from ..tensor_files.stored import CheckpointError
@@ -22,7 +23,7 @@ from .download import no_room
 from .huggingface import HuggingFace
 from .limits import DEFAULT_LIMITS, HubLimits
 from .model_files import RemoteFolder, has_model, needed
-from .stores import Store, model_scope, plain_store
+from .stores import Store, open_model_scope, open_plain_store
 
 # owner/name, or with more parts in the Paddle store. A single word is a misspelled folder.
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*){1,3}")
@@ -46,15 +47,14 @@ def resolve(
     *,
     hub: str | None = None,
     revision: str | None = None,
-    cache: str | os.PathLike[str] | None = None,
     limits: HubLimits = DEFAULT_LIMITS,
 ) -> Path:
     """Return the folder of a model: an existing path itself, else a folder in a cache, else a download.
 
     hub: "auto", "paddle", "hf", "modelscope" or an address. None takes $PADDLEMIX_HUB, else "auto", but then no hub is
-    asked for work_dirs/modle where the folder work_dirs exists: that is rather a misspelled path. cache: None takes
-    $PADDLEMIX_CACHE/models, else ~/.cache/paddlemix/models, and huggingface_hub's own cache for models on the Hugging
-    Face hub, where they are found in any case. PADDLEMIX_OFFLINE=1 forbids downloads.
+    asked for work_dirs/modle where the folder work_dirs exists: that is rather a misspelled path. Downloads go to
+    $PADDLEMIX_CACHE/models, else to ~/.cache/paddlemix/models, and for the Hugging Face hub to huggingface_hub's own
+    cache, where models are found in any case. PADDLEMIX_OFFLINE=1 forbids downloads.
     Raises HubError with the places that were tried.
     """
     path = Path(os.path.expanduser(name_or_path))  # pathlib's raises for a user that does not exist
@@ -66,7 +66,7 @@ def resolve(
     if revision is not None and (not REVISION.fullmatch(revision) or ".." in revision):
         raise HubError(f"revision {revision!r} is not the name of a branch, a tag or a commit")
     choice = hub or os.environ.get("PADDLEMIX_HUB")
-    hubs = hubs_of(choice or "auto", cache)
+    hubs = hubs_of(choice or "auto")
     for one in hubs:
         if found := one.find(name, revision):
             return found
@@ -129,20 +129,20 @@ def is_offline() -> bool:
     return _IS_OFFLINE.get() or os.environ.get("PADDLEMIX_OFFLINE", "").lower() in ("1", "true", "yes", "on")
 
 
-def hubs_of(choice: str, cache: str | os.PathLike[str] | None = None) -> list[Hub]:
+def hubs_of(choice: str) -> list[Hub]:
     """Return the hubs to ask, in order. Raises CheckpointError for an unknown choice or address."""
-    set_cache = cache or os.environ.get("PADDLEMIX_CACHE")
-    models = Path(cache or Path(set_cache or "~/.cache/paddlemix") / "models")
+    set_cache = os.environ.get("PADDLEMIX_CACHE")
+    models = Path(set_cache or "~/.cache/paddlemix") / "models"
     try:
         models = models.expanduser()
     except RuntimeError as error:
         raise HubError(f"the cache is {str(models)!r}, but there is no such user: set PADDLEMIX_CACHE") from error
     own = os.environ.get(OWN_STORE)
-    paddle = _endpoint(PADDLE_STORE)
+    paddle, scope = _endpoint(PADDLE_STORE), _endpoint(MODEL_SCOPE)
     known: dict[str, Hub] = {
-        "paddle": plain_store(paddle, f"the Paddle community store ({paddle})", models / "paddle"),
+        "paddle": Store(f"the Paddle community store ({paddle})", models / "paddle", partial(open_plain_store, paddle)),
         "hf": HuggingFace(_endpoint(HUGGING_FACE), models / "hf" if set_cache else None, earlier=models / "hf"),
-        "modelscope": model_scope(_endpoint(MODEL_SCOPE), models / "modelscope"),
+        "modelscope": Store(f"ModelScope ({scope})", models / "modelscope", partial(open_model_scope, scope)),
     }
     if choice == "auto":
         return [*([_store_at(own, OWN_STORE, models)] if own else []), *known.values()]
@@ -162,7 +162,8 @@ def _endpoint(place: tuple[str, str]) -> str:
 def _store_at(url: str, origin: str, models: Path) -> Store:
     base = _checked_address(url, origin)
     readable = re.sub(r"[^A-Za-z0-9.]+", "-", base.partition("://")[2])[:40]
-    return plain_store(base, base, models / f"{readable}-{hashlib.sha256(base.encode()).hexdigest()[:8]}")
+    cache = models / f"{readable}-{hashlib.sha256(base.encode()).hexdigest()[:8]}"
+    return Store(base, cache, partial(open_plain_store, base))
 
 
 def _checked_address(url: str, origin: str) -> str:

@@ -16,16 +16,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from ..output import write_json
 from ..tensor_files.stored import CheckpointError, read_json
 from ..web.clock import ExchangeClock
-from ..web.request import OutOfTimeError, PassingWebError, WebError, chunks, num_expected_bytes, printable, request
+from ..web.request import OutOfTimeError, WebError, num_expected_bytes, printable, read_body, request
 from .download import AGENT, download
 from .limits import HubLimits, Result
 from .model_files import MAX_LIST_BYTES, RemoteFile, RemoteFolder
+
+if TYPE_CHECKING:
+    from requests import Response
 
 MARKER = ".paddlemix_download.json"
 ABSENT = (403, 404, 410)  # 403: the answer of an object store for a missing file if its folder may not be listed
@@ -103,12 +106,8 @@ def _stage(target: Path, record: dict[str, Any]) -> Path:
     return staging
 
 
-def model_scope(endpoint: str, cache: Path) -> Store:
-    """Return modelscope.cn or a mirror."""
-    return Store(f"ModelScope ({endpoint})", cache, partial(_open_model_scope, endpoint))
-
-
-def _open_model_scope(endpoint: str, name: str, revision: str | None, limits: HubLimits) -> RemoteFolder:
+def open_model_scope(endpoint: str, name: str, revision: str | None, limits: HubLimits) -> RemoteFolder:
+    """List the files of a model on modelscope.cn or a mirror. Raises WebError."""
     api = f"{endpoint}/api/v1/models/{name}/repo"
     version = quote(revision or "master", safe="")
     url = f"{api}/files?Revision={version}&Recursive=true"
@@ -127,14 +126,9 @@ def _open_model_scope(endpoint: str, name: str, revision: str | None, limits: Hu
     files = {}
     for entry in entries:
         path, size, digest = entry["Path"], entry.get("Size"), entry.get("Sha256") or ""
-        files[path] = RemoteFile(
-            path,
-            f"{api}?Revision={version}&FilePath={quote(path, safe='')}",
-            size if isinstance(size, int) and size >= 0 else None,
-            "sha256" if digest else "",
-            digest,
-            tag=digest or entry.get("Revision") or "",
-        )
+        file_url = f"{api}?Revision={version}&FilePath={quote(path, safe='')}"
+        known_size = size if isinstance(size, int) and size >= 0 else None
+        files[path] = RemoteFile(path, file_url, known_size, "sha256", digest, digest or entry.get("Revision") or "")
     return RemoteFolder(f"{endpoint}/models/{name}", "", files.get, lambda file: read_small(file.url, limits))
 
 
@@ -142,12 +136,8 @@ def _is_entry(entry: Any) -> bool:
     return isinstance(entry, dict) and isinstance(entry.get("Path"), str)
 
 
-def plain_store(base: str, title: str, cache: Path) -> Store:
+def open_plain_store(base: str, name: str, revision: str | None, limits: HubLimits) -> RemoteFolder:
     """Return a web folder without a list, BASE/NAME/FILE: each file that a model may have is asked for."""
-    return Store(title, cache, partial(_open_plain_store, base))
-
-
-def _open_plain_store(base: str, name: str, revision: str | None, limits: HubLimits) -> RemoteFolder:
     if revision is not None:
         raise WebError(f"it keeps no revisions, so there is no {revision!r}")
     url = f"{base}/{name}"
@@ -164,16 +154,15 @@ def _open_plain_store(base: str, name: str, revision: str | None, limits: HubLim
 def _head(path: str, url: str, limits: HubLimits) -> RemoteFile | None:
     """Return what the server states of a file, None if it does not exist."""
 
-    def attempt(method: str, clock: ExchangeClock) -> RemoteFile:
-        with request(method, url, headers=AGENT, timeout=limits.timeout, clock=clock) as response:
-            tag = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
-            md5 = _hex_of_base64(response.headers.get("Content-MD5", ""))
-            size = num_expected_bytes(response)
-            return RemoteFile(path, url, size, "md5" if md5 else "", md5, tag, is_tag_http=bool(tag))
+    def describe(response: Response) -> RemoteFile:
+        tag = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
+        md5 = _hex_of_base64(response.headers.get("Content-MD5", ""))
+        size = num_expected_bytes(response)
+        return RemoteFile(path, url, size, "md5", md5, tag, is_tag_http=bool(tag))
 
     for method in ("HEAD", "GET"):  # the body of a GET is not read
         try:
-            return _retried(partial(attempt, method), limits)
+            return _ask(method, url, limits, describe)
         except WebError as error:
             if error.status in ABSENT:
                 return None
@@ -192,26 +181,19 @@ def _hex_of_base64(text: str) -> str:
 
 def read_small(url: str, limits: HubLimits) -> bytes:
     """Return a body of at most MAX_LIST_BYTES. Raises WebError."""
-
-    def attempt(clock: ExchangeClock) -> bytes:
-        body = bytearray()
-        with request("GET", url, headers=AGENT, timeout=limits.timeout, clock=clock) as response:
-            expected = num_expected_bytes(response)
-            for chunk in chunks(response):
-                body += chunk
-                if len(body) > MAX_LIST_BYTES:
-                    raise WebError(f"{url} is larger than {MAX_LIST_BYTES} bytes")
-        if expected is not None and len(body) < expected:
-            raise PassingWebError(f"short body: {len(body)} bytes of {expected}")
-        return bytes(body)
-
-    return _retried(attempt, limits)
+    return _ask("GET", url, limits, partial(read_body, max_bytes=MAX_LIST_BYTES, name=url))
 
 
-def _retried(attempt: Callable[[ExchangeClock], Result], limits: HubLimits) -> Result:
-    """Return the result of an attempt, repeated after failures that may pass, within list_seconds. Raises WebError."""
+def _ask(method: str, url: str, limits: HubLimits, use: Callable[[Response], Result]) -> Result:
+    """Return what `use` makes of the response. Repeats failures that may pass, within list_seconds. Raises WebError."""
     deadline = time.monotonic() + limits.list_seconds
+
+    def attempt() -> Result:
+        clock = ExchangeClock(deadline)
+        with request(method, url, headers=AGENT, timeout=limits.timeout, clock=clock) as response:
+            return use(response)
+
     try:
-        return limits.retry(lambda: attempt(ExchangeClock(deadline)), limits.list_retries)
+        return limits.retry(attempt, limits.list_retries)
     except OutOfTimeError as error:
         raise WebError(f"it took longer than {limits.list_seconds} s") from error

@@ -8,14 +8,10 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..web.clock import ExchangeClock
-from ..web.request import OutOfTimeError, PassingWebError, WebError, chunks, num_expected_bytes, printable, request
+from ..web.request import OutOfTimeError, PassingWebError, WebError, printable, read_body, request
 from .errors import ImageError
-
-if TYPE_CHECKING:
-    from requests import Response
 
 HEADERS = {"User-Agent": "paddlemix (image loader)"}  # some hosts refuse the default agent of requests
 
@@ -76,49 +72,20 @@ def store(path: Path, data: bytes) -> None:
 
 def download(url: str, limits: FetchLimits = DEFAULT_LIMITS) -> bytes:
     """Return the body at an http(s) URL. Raises ImageError that names the URL."""
+    timeout = (limits.connect_seconds, limits.read_seconds)
     deadline = time.monotonic() + limits.total_seconds
     for attempt in range(limits.max_retries + 1):
         if attempt:
             time.sleep(min(limits.retry_seconds * 2 ** (attempt - 1), max(0.0, deadline - time.monotonic())))
         try:
-            return _download_once(url, limits, deadline)
+            with request("GET", url, headers=HEADERS, timeout=timeout, clock=ExchangeClock(deadline)) as response:
+                return read_body(response, limits.max_bytes)
         except PassingWebError as error:
-            failure = error
-    raise ImageError(
-        f"cannot download {printable(url)}: {failure} (gave up after {limits.max_retries + 1} attempts)"
-    ) from failure
-
-
-def _download_once(url: str, limits: FetchLimits, deadline: float) -> bytes:
-    """Make one attempt. Raises PassingWebError if another one may help, else ImageError."""
-    timeout = (limits.connect_seconds, limits.read_seconds)
-    try:
-        with request("GET", url, headers=HEADERS, timeout=timeout, clock=ExchangeClock(deadline)) as response:
-            return _read_body(url, response, limits)
-    except PassingWebError:
-        raise
-    except OutOfTimeError as error:
-        raise ImageError(
-            f"cannot download {printable(url)}: it took longer than the limit of {limits.total_seconds} s"
-        ) from error
-    except WebError as error:
-        hint = "; check the address" if error.status else ""
-        raise ImageError(f"cannot download {printable(url)}: {error}{hint}") from error
-
-
-def _read_body(url: str, response: Response, limits: FetchLimits) -> bytes:
-    """Return the whole body. Raises ImageError if it is too large."""
-    expected = num_expected_bytes(response)
-    body = bytearray()
-    _check_size(url, expected or 0, limits)
-    for chunk in chunks(response):
-        body += chunk
-        _check_size(url, len(body), limits)
-    if expected is not None and len(body) < expected:  # urllib3 2 raises by itself, 1.26 does not
-        raise PassingWebError(f"short body: {len(body)} bytes of {expected}")
-    return bytes(body)
-
-
-def _check_size(url: str, num_bytes: int, limits: FetchLimits) -> None:
-    if num_bytes > limits.max_bytes:
-        raise ImageError(f"cannot download {printable(url)}: it is larger than the limit of {limits.max_bytes} bytes")
+            cause, reason = error, f"{error} (gave up after {limits.max_retries + 1} attempts)"
+        except OutOfTimeError as error:
+            cause, reason = error, f"it took longer than the limit of {limits.total_seconds} s"
+            break
+        except WebError as error:
+            cause, reason = error, f"{error}; check the address" if error.status else str(error)
+            break
+    raise ImageError(f"cannot download {printable(url)}: {reason}") from cause

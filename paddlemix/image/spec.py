@@ -8,8 +8,6 @@ from typing import Any
 
 from ..foreign_json import FLAG, Kind, check_values, list_of, number, one_of, whole_number
 
-MODES = ("square", "pad", "anyres")
-MERGES = ("spatial_unpad", "spatial", "flat")
 RESAMPLES = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # a place in this list is PIL's number
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -19,6 +17,8 @@ MEAN = list_of(number(-1e4, 1e4), 3, 3)
 STD = list_of(number(0, 1e4, is_open=True), 3, 3)
 RESCALE = number(0, 1e4, is_open=True)
 KINDS = {
+    "mode": one_of(("square", "pad", "anyres")),
+    "merge": one_of(("spatial_unpad", "spatial", "flat")),
     "side": EDGE,
     "patch_size": EDGE,
     "mean": MEAN,
@@ -67,10 +67,6 @@ class ImageSpec:
     has_rounded_sizes: bool = False
 
     def __post_init__(self):
-        if self.mode not in MODES:
-            raise ValueError(f"unknown image mode {self.mode!r}: expected one of {', '.join(MODES)}")
-        if self.merge not in MERGES:
-            raise ValueError(f"unknown tile merge {self.merge!r}: expected one of {', '.join(MERGES)}")
         check_values(vars(self), KINDS, "image spec")
         for name in ("mean", "std"):
             object.__setattr__(self, name, tuple(getattr(self, name)))

@@ -24,8 +24,8 @@ def arrange(tiles, size: tuple[int, int], spec: ImageSpec, image_newline=None):
     if spec.mode != "anyres" or spec.merge == "flat":
         return tiles.reshape([-1, width])
     if tiles.shape[0] == 1:
-        parts = [tiles[0]]
-        return paddle.concat([*parts, image_newline.reshape([1, width])]) if spec.merge == "spatial_unpad" else parts[0]
+        is_plain = spec.merge != "spatial_unpad"
+        return tiles[0] if is_plain else paddle.concat([tiles[0], image_newline.reshape([1, width])])
     columns, rows = grid_shape(size, spec)
     side = spec.patches_per_side
     if tiles.shape[0] != columns * rows + 1:
@@ -66,11 +66,10 @@ def place(embed_tokens, token_ids: np.ndarray, features: list):
     images = paddle.concat(features).astype(text.dtype)
     starts = np.flatnonzero(np.diff(is_image)) + 1
     lengths = np.diff(np.concatenate([[0], starts, [flat.size]]))
-    first_is_image = bool(is_image[0])
+    sources = (images, text) if is_image[0] else (text, images)
     pieces = [None] * len(lengths)
-    for source, offset in ((images, 0 if first_is_image else 1), (text, 1 if first_is_image else 0)):
-        if source.shape[0]:
-            pieces[offset::2] = paddle.split(source, lengths[offset::2].tolist())
+    for offset, source in enumerate(sources[: len(lengths)]):
+        pieces[offset::2] = paddle.split(source, lengths[offset::2].tolist())
     return paddle.concat(pieces).reshape([*token_ids.shape, text.shape[-1]])
 
 

@@ -62,15 +62,11 @@ class QuantizedLinear(nn.Layer):
 
 def quantize_layers(language_model: nn.Layer, kind: str) -> None:
     """Replace the linear layers of a decoder's layers by quantized ones without codes."""
-    for layer in language_model.layers:
-        for name, linear in list(layer.named_sublayers()):
+    for parent in language_model.layers.sublayers():
+        for name, linear in list(parent.named_children()):
             if isinstance(linear, nn.Linear):
-                path, _, last = name.rpartition(".")
-                parent = layer
-                for part in path.split("."):
-                    parent = getattr(parent, part)
                 weight = linear.weight
-                setattr(parent, last, QuantizedLinear(weight.shape, linear.bias, kind, weight.dtype))
+                setattr(parent, name, QuantizedLinear(weight.shape, linear.bias, kind, weight.dtype))
 
 
 def quantized_layers(model: nn.Layer) -> dict[str, QuantizedLinear]:

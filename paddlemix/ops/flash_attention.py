@@ -21,6 +21,7 @@ from .plain_attention import MASKED, causal_bias, plain_attention
 cuda = importlib.import_module("paddle.nn.functional.flash_attention")  # in some versions a function has this name too
 MAX_CUDA_DIM = 256
 NPU_OP = "flash_attention_npu"
+NAMES = {"npu": NPU_OP, "gpu": "flash attention"}
 CAUSAL, WHOLE, HIDDEN, PIECES = "causal", "whole", "hidden", "pieces"  # forms of attention
 FORMS = {"npu": (CAUSAL, WHOLE, HIDDEN, PIECES), "gpu": (CAUSAL, WHOLE, PIECES)}
 
@@ -88,7 +89,7 @@ def _is_right(kind: str, dtype: str, dim: int, form: str) -> bool:
         bias = paddle.concat([causal + apart * MASKED, causal])
         return plain_attention(*heads_first, bias=bias).transpose([0, 2, 1, 3])
 
-    name = NPU_OP if kind == "npu" else "flash attention"
+    name = NAMES[kind]
     return agrees(f"{name} ({form})" if form == PIECES else name, kernel, plain, shapes, dtype)
 
 

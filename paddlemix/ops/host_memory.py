@@ -14,13 +14,10 @@ def new_memory(parameter) -> np.ndarray | None:
     Return None and change nothing for a parameter that already has memory, is not float32, is empty, or belongs on a
     device. The array must not outlive the parameter. Large pages (madvise) were tried: fewer faults, but more time.
     """
-    if not paddle.get_device().startswith("cpu") or parameter.dtype != paddle.float32 or not parameter.size:
-        return None
-    if parameter._is_initialized():
+    is_float_on_cpu = paddle.get_device().startswith("cpu") and parameter.dtype == paddle.float32
+    if not is_float_on_cpu or not parameter.size or parameter._is_initialized():
         return None
     parameter.get_tensor()._alloc_float(paddle.CPUPlace())
     parameter._init_func = None  # as `initialize` does, without setting values
-    num_values = int(np.prod(parameter.shape))
-    return np.ctypeslib.as_array((ctypes.c_float * num_values).from_address(parameter.data_ptr())).reshape(
-        parameter.shape
-    )
+    memory = (ctypes.c_float * int(parameter.size)).from_address(parameter.data_ptr())
+    return np.ctypeslib.as_array(memory).reshape(parameter.shape)

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from . import activation, rms_norm, rope
-from .flash_attention import CAUSAL, HIDDEN, NPU_OP, PIECES, has_kernel
+from .flash_attention import CAUSAL, HIDDEN, NAMES, PIECES, has_kernel
 
-FLASH = {"npu": NPU_OP, "gpu": "flash attention"}
-NORM = {"npu": rms_norm.NPU_OP, "gpu": "fused_rms_norm"}
 DENSE, MASKED, PACKED, RMS_NORM, ROPE, SWIGLU = "dense", "masked", "packed", "rms norm", "rotary", "swiglu"
 
 
@@ -22,21 +20,21 @@ def path_of(operation: str, kind: str, dtype: str, dim: int) -> str | None:
 
 def _attention(form: str) -> Callable[[str, str, int], str | None]:
     def path(kind: str, dtype: str, dim: int) -> str | None:
-        return FLASH[kind] if has_kernel(kind, dtype, dim, form) else None
+        return NAMES[kind] if has_kernel(kind, dtype, dim, form) else None
 
     return path
 
 
 def _packed(kind: str, dtype: str, dim: int) -> str | None:
     if has_kernel(kind, dtype, dim, PIECES):
-        return f"{FLASH[kind]} (pieces)"
-    return f"{FLASH[kind]} (mask)" if has_kernel(kind, dtype, dim, HIDDEN) else None
+        return f"{NAMES[kind]} (pieces)"
+    return f"{NAMES[kind]} (mask)" if has_kernel(kind, dtype, dim, HIDDEN) else None
 
 
 def _rms_norm(kind: str, dtype: str, dim: int) -> str | None:
-    if kind not in NORM or not rms_norm.has_kernel(kind, dtype):
+    if kind not in rms_norm.NAMES or not rms_norm.has_kernel(kind, dtype):
         return None
-    return f"{NORM[kind]} (plain operations to train)" if kind == "gpu" else NORM[kind]
+    return f"{rms_norm.NAMES[kind]} (plain operations to train)" if kind == "gpu" else rms_norm.NAMES[kind]
 
 
 def _rope(kind: str, dtype: str, dim: int) -> str | None:
@@ -45,7 +43,7 @@ def _rope(kind: str, dtype: str, dim: int) -> str | None:
 
 
 def _swiglu(kind: str, dtype: str, dim: int) -> str | None:
-    return "swiglu" if kind in NORM and activation.has_kernel(kind, dtype) else None
+    return "swiglu" if kind in rms_norm.NAMES and activation.has_kernel(kind, dtype) else None
 
 
 PATHS = {

@@ -11,6 +11,7 @@ from paddle.incubate.nn.functional import fused_rms_norm
 from .kernels import agrees, is_trained, kind_of, name_of, run_custom, wants_own_gradient
 
 NPU_OP = "rms_norm_npu"
+NAMES = {"npu": NPU_OP, "gpu": "fused_rms_norm"}
 
 
 def rms_norm(x, weight, epsilon: float, offset: float = 0.0):
@@ -98,12 +99,5 @@ FUSED = {"npu": _npu, "gpu": _cuda}
 @functools.cache
 def has_kernel(kind: str, dtype: str) -> bool:
     """Return whether the current device, of this kind, has a correct fused RMSNorm."""
-
-    def kernel(x, weight):
-        return FUSED[kind](x, weight, 1e-5)
-
-    def plain(x, weight):
-        return plain_rms_norm(x, weight, 1e-5)
-
-    name = NPU_OP if kind == "npu" else "fused_rms_norm"
-    return agrees(name, kernel, plain, [[2, 3, 64], [64]], dtype, has_gradient=kind == "npu")
+    kernel, plain = (functools.partial(function, epsilon=1e-5) for function in (FUSED[kind], plain_rms_norm))
+    return agrees(NAMES[kind], kernel, plain, [[2, 3, 64], [64]], dtype, has_gradient=kind == "npu")

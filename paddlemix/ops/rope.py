@@ -67,27 +67,27 @@ def apply_rope(x, cos, sin, order: str = "halves"):
     if fits and kind_of(x) == "npu" and has_kernel(name_of(x.dtype)):
         return _npu(x, cos, sin)
     if wants_own_gradient(x):
-        return Rotation.apply(x, cos, sin, QUARTER_TURNS[order])
-    return x * cos + QUARTER_TURNS[order](x) * sin
+        return Rotation.apply(x, cos, sin, order)
+    return x * cos + quarter_turn(x, order) * sin
 
 
 class Rotation(PyLayer):
-    """x * cos + quarter_turn(x) * sin with its own gradient, see `wants_own_gradient`.
+    """x * cos + quarter_turn(x, order) * sin with its own gradient, see `wants_own_gradient`.
 
-    quarter_turn is linear, and its transpose is its opposite.
+    A quarter turn is linear, and its transpose is its opposite.
     """
 
     @staticmethod
-    def forward(ctx, x, cos, sin, quarter_turn):
+    def forward(ctx, x, cos, sin, order: str):
         """Return x rotated by tables of its shape."""
         ctx.save_for_backward(cos, sin)
-        ctx.quarter_turn = quarter_turn
-        return (x * cos).add_(quarter_turn(x).multiply_(sin))
+        ctx.order = order
+        return (x * cos).add_(quarter_turn(x, order).multiply_(sin))
 
     @staticmethod
     def backward(ctx, grad):
         cos, sin = ctx.saved_tensor()
-        return (grad * cos).subtract_(ctx.quarter_turn(grad * sin))
+        return (grad * cos).subtract_(quarter_turn(grad * sin, ctx.order))
 
 
 def rotation(cos, sin, order: str = "halves"):
@@ -97,7 +97,7 @@ def rotation(cos, sin, order: str = "halves"):
     """
     if list(cos.shape[1:3]) != [1, 1] or not cos.place.is_cpu_place():
         return functools.partial(apply_rope, cos=cos, sin=sin, order=order)
-    matrices = paddle.diag_embed(cos[:, 0, 0]) + TURN_MATRICES[order](cos.shape[-1]) * sin[:, 0]
+    matrices = paddle.diag_embed(cos[:, 0, 0]) + _turn_matrix(cos.shape[-1], order) * sin[:, 0]
     return functools.partial(_multiply, matrices=matrices)
 
 
@@ -130,43 +130,24 @@ def has_kernel(dtype: str) -> bool:
 
     def plain(x):
         cos, sin = (table.astype(dtype).astype("float32") for table in tables)
-        return x * cos + rotate_half(x) * sin
+        return x * cos + quarter_turn(x, "halves") * sin
 
     return agrees(NPU_OP, kernel, plain, [[2, 2, 3, NPU_WIDTH]], dtype)
 
 
-def rotate_half(x):
-    """Return [-x2, x1] for the halves [x1, x2] of the last axis."""
+def quarter_turn(x, order: str):
+    """Return [-x2, x1] for the halves [x1, x2] of the last axis, or for its "pairs" [-x2, x1, -x4, x3, ...]."""
     if x.place.is_cpu_place():
         # A product with a matrix of 0 and +-1 is exact, and much faster than slicing on a CPU.
-        return paddle.matmul(x, _half_turn(x.shape[-1]))
+        return paddle.matmul(x, _turn_matrix(x.shape[-1], order))
+    if order == "pairs":
+        return paddle.stack([-x[..., 1::2], x[..., ::2]], axis=-1).flatten(-2)
     first, second = paddle.split(x, 2, axis=-1)
     return paddle.concat([-second, first], axis=-1)
 
 
-def rotate_pairs(x):
-    """Return [-x2, x1, -x4, x3, ...] for the components [x1, x2, x3, x4, ...] of the last axis."""
-    if x.place.is_cpu_place():
-        return paddle.matmul(x, _pair_turn(x.shape[-1]))
-    return paddle.stack([-x[..., 1::2], x[..., ::2]], axis=-1).flatten(-2)
-
-
-QUARTER_TURNS = {"halves": rotate_half, "pairs": rotate_pairs}
-
-
 @functools.lru_cache(maxsize=8)
-def _half_turn(dim: int):
-    matrix = np.zeros((dim, dim), dtype=np.float32)
-    half = dim // 2
-    matrix[half:, :half] = -np.eye(half)
-    matrix[:half, half:] = np.eye(half)
-    return paddle.to_tensor(matrix, place=paddle.CPUPlace())
-
-
-@functools.lru_cache(maxsize=8)
-def _pair_turn(dim: int):
-    matrix = np.kron(np.eye(dim // 2), [[0, 1], [-1, 0]]).astype(np.float32)
-    return paddle.to_tensor(matrix, place=paddle.CPUPlace())
-
-
-TURN_MATRICES = {"halves": _half_turn, "pairs": _pair_turn}
+def _turn_matrix(dim: int, order: str):
+    identity, turn = np.eye(dim // 2), [[0, 1], [-1, 0]]
+    matrix = np.kron(turn, identity) if order == "halves" else np.kron(identity, turn)
+    return paddle.to_tensor(matrix.astype(np.float32), place=paddle.CPUPlace())

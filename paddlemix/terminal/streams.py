@@ -12,7 +12,8 @@ from types import TracebackType
 
 from .visible import visible
 
-STREAMS = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
+# Each stream's mode, and how it treats characters that its encoding lacks.
+STREAMS = {"stdin": ("r", "surrogateescape"), "stdout": ("w", "backslashreplace"), "stderr": ("w", "backslashreplace")}
 
 
 @contextmanager
@@ -42,21 +43,17 @@ def standard_streams() -> Iterator[None]:
 
 def _open_closed() -> None:
     """Replace closed streams by the null device. Otherwise a file would get their number and the printed text."""
-    closed = [name for name, _ in STREAMS if vars(sys)[name] is None]
-    for name, mode in STREAMS:
-        if name in closed:
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115  stays open
+    closed = [name for name in STREAMS if vars(sys)[name] is None]
+    for name in closed:
+        setattr(sys, name, open(os.devnull, STREAMS[name][0], encoding="utf-8"))  # noqa: SIM115  stays open
     if "stdout" in closed:
         print("paddlemix: standard output is closed: its text is lost", file=sys.stderr)
 
 
 def _accept_all_text() -> None:
     """Accept characters that a stream's encoding lacks: write them as escapes, read them as surrogates."""
-    for stream, errors in (
-        (sys.stdin, "surrogateescape"),
-        (sys.stdout, "backslashreplace"),
-        (sys.stderr, "backslashreplace"),
-    ):
+    for name, (_, errors) in STREAMS.items():
+        stream = vars(sys)[name]
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=errors)
 

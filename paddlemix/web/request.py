@@ -124,6 +124,22 @@ def num_expected_bytes(response: Response) -> int | None:
     return int(length[-MAX_DIGITS:]) if not length[:-MAX_DIGITS].strip("0") else 10**MAX_DIGITS
 
 
+def read_body(response: Response, max_bytes: int, name: str = "it") -> bytes:
+    """Return the whole body. Raises WebError if it is larger than max_bytes, PassingWebError if it ends early."""
+    expected = num_expected_bytes(response)
+    too_large = WebError(f"{name} is larger than the limit of {max_bytes} bytes")
+    if expected is not None and expected > max_bytes:
+        raise too_large
+    body = bytearray()
+    for chunk in chunks(response):
+        body += chunk
+        if len(body) > max_bytes:
+            raise too_large
+    if expected is not None and len(body) < expected:  # urllib3 2 raises by itself, 1.26 does not
+        raise PassingWebError(f"short body: {len(body)} bytes of {expected}")
+    return bytes(body)
+
+
 def chunks(response: Response) -> Iterator[bytes]:
     """Yield the body as it arrives, decompressed. A body can end early without an error."""
     # NOTE: read1 returns the bytes that have arrived. `read` waits for a full chunk, so the clock would not be checked

@@ -187,7 +187,7 @@ def test_sizes_that_are_not_understood_raise(text):
     [
         ({"projecter_type": "linear"}, "unknown key 'projecter_type' in config .did you mean 'projector_type'"),
         ({"language": {"hiden_size": 48}}, "unknown key 'hiden_size' in language .did you mean 'hidden_size'"),
-        ({"image": {"mode": "panorama"}}, "unknown image mode 'panorama'"),
+        ({"image": {"mode": "panorama"}}, "image spec: mode is 'panorama', expected 'square' or"),
         ({"paddlemix_format": 99}, "paddlemix_format 99, this version reads 1"),
         ({"projector_type": "resampler"}, "unknown projector type 'resampler'"),
         ({"dtype": "float8"}, "dtype is 'float8', expected 'float32'"),

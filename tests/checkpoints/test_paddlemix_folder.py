@@ -146,8 +146,8 @@ def test_anyres_folder_without_newline_loads(v1_6, tmp_path, merge):
     ("changes", "text"),
     [
         ({"mm_projector_type": "qformer"}, "unknown projector type 'qformer'"),
-        ({"mm_vision_select_feature": "cls"}, "unknown select_feature 'cls'"),
-        ({"image_aspect_ratio": "anyres_max_9"}, "unknown image mode 'anyres_max_9'"),
+        ({"mm_vision_select_feature": "cls"}, "select_feature is 'cls', expected 'patch' or"),
+        ({"image_aspect_ratio": "anyres_max_9"}, "image spec: mode is 'anyres_max_9', expected 'square' or"),
         ({**ANYRES, "image_grid_pinpoints": "[(1, "}, "image_grid_pinpoints"),
         ({**ANYRES, "image_grid_pinpoints": "__import__('os')"}, "image_grid_pinpoints"),
         ({**ANYRES, "image_grid_pinpoints": "5"}, "image_grid_pinpoints"),

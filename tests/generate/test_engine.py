@@ -90,7 +90,7 @@ def test_lengths_do_not_matter_without_two_rotary_scalings(model, ids):
     engine = Engine(model, 3, LENGTH)
     read(engine, model, ids)
     engine.set_lengths([10_000] * 3)
-    assert engine.length == LENGTH and not model.language_model.rotary.depends_on_length
+    assert engine.length == LENGTH and model.language_model.rotary.long is None
 
 
 class CountingEngine:

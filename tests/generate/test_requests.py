@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from operator import itemgetter
 from pathlib import Path
 
 import pytest
 import tiny_folder
 
 from paddlemix import ChatSession, LlavaForConditionalGeneration, LlavaProcessor
-from paddlemix.generate.requests import Request, answer_all, answer_each, batches
+from paddlemix.generate.requests import Request, answer_each, batches
 from paddlemix.generate.sampling import SamplingParams
 
 TINY = Path(__file__).parents[2] / "paddlemix" / "examples" / "llava" / "tiny"
@@ -39,6 +40,13 @@ def bundled():
 
 def requests_of(asked):
     return [Request(text, [tiny_folder.random_image(seed) for seed in seeds]) for text, seeds in asked]
+
+
+def answer_all(model, processor, requests, sampling, **options):
+    """Return the answers in the order of the requests."""
+    return [
+        answer for _, answer in sorted(answer_each(model, processor, requests, sampling, **options), key=itemgetter(0))
+    ]
 
 
 def chats(model, processor, requests, sampling, system=None):

@@ -94,10 +94,12 @@ def test_set_cache_takes_downloads_and_both_are_searched(server, monkeypatch):
     folder = server.resolve("hf")
     assert folder.is_relative_to(Path("cache/models/hf").absolute()) and not Path("hf_cache").exists()
 
-    assert resolve(NAME, hub="hf", cache="elsewhere").is_relative_to("elsewhere/hf")
+    monkeypatch.setenv("PADDLEMIX_CACHE", "elsewhere")
+    assert resolve(NAME, hub="hf").is_relative_to("elsewhere/models/hf")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", "cache/models/hf")
     monkeypatch.setenv("PADDLEMIX_OFFLINE", "1")
-    assert resolve(NAME, hub="hf", cache="nowhere").resolve() == folder
+    monkeypatch.setenv("PADDLEMIX_CACHE", "nowhere")
+    assert resolve(NAME, hub="hf").resolve() == folder
 
 
 def test_gated_model_is_reported_with_what_to_do(server):

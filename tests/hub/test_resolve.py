@@ -248,13 +248,14 @@ def test_a_malformed_list_is_an_error_of_its_hub(server, monkeypatch):
 
 def test_name_in_an_existing_folder_is_taken_for_a_misspelled_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PADDLEMIX_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PADDLEMIX_OFFLINE", "1")
     with pytest.raises(HubError, match=r"was not found\. Looked for"):
-        resolve("work_dirs/modle", cache=tmp_path / "cache")
+        resolve("work_dirs/modle")
     (tmp_path / "work_dirs").mkdir()
     with pytest.raises(HubError, match="work_dirs/modle does not exist"):
-        resolve("work_dirs/modle", cache=tmp_path / "cache")
+        resolve("work_dirs/modle")
     with pytest.raises(HubError, match=r"was not found\. Looked for"):
-        resolve("work_dirs/modle", hub="hf", cache=tmp_path / "cache")
+        resolve("work_dirs/modle", hub="hf")
     with pytest.raises(HubError, match=r"was not found\. Looked for"):  # names of three parts, as PaddleMIX's
-        resolve("work_dirs/llava/modle", cache=tmp_path / "cache")
+        resolve("work_dirs/llava/modle")

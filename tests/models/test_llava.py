@@ -217,7 +217,7 @@ def test_configs_whose_parts_do_not_fit_raise(changes, text):
     [
         (LanguageConfig, {"num_attention_heads": 6, "num_key_value_heads": 4}, "6 is not a multiple of .* 4"),
         (LanguageConfig, {"head_dim": 7}, "head_dim 7 is odd"),
-        (VisionConfig, {"hidden_act": "relu"}, "unknown hidden_act 'relu'"),
+        (VisionConfig, {"hidden_act": "relu"}, "hidden_act is 'relu', expected 'quick_gelu' or"),
         (VisionConfig, {"has_class_token": False, "select_feature": "cls_patch"}, "tower has no class token"),
         (VisionConfig, {"image_size": 13}, "image_size 13 px is smaller than patch_size 14 px"),
         (VisionConfig, {"select_layer": 25}, "select_layer 25 does not exist in a tower of 24 layers"),

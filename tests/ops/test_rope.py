@@ -13,7 +13,7 @@ from transformers.models.glm import modeling_glm
 from transformers.models.llama import modeling_llama
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
-from paddlemix.ops.rope import apply_rope, rope_tables, rotate_half, rotate_pairs
+from paddlemix.ops.rope import apply_rope, quarter_turn, rope_tables
 
 ROTARY = {
     "halves": (LlamaRotaryEmbedding, apply_rotary_pos_emb),
@@ -40,14 +40,14 @@ def test_rotary_embedding_equals_transformers(theta, order):
 def test_half_turn_equals_its_definition_by_slices():
     x = normal(2, 3, 4, 10)
     np.testing.assert_array_equal(
-        rotate_half(paddle.to_tensor(x)).numpy(), np.concatenate([-x[..., 5:], x[..., :5]], -1)
+        quarter_turn(paddle.to_tensor(x), "halves").numpy(), np.concatenate([-x[..., 5:], x[..., :5]], -1)
     )
 
 
 def test_turn_of_pairs_equals_its_definition_by_slices():
     x = normal(2, 3, 4, 10)
     expected = np.stack([-x[..., 1::2], x[..., ::2]], -1).reshape(x.shape)
-    np.testing.assert_array_equal(rotate_pairs(paddle.to_tensor(x)).numpy(), expected)
+    np.testing.assert_array_equal(quarter_turn(paddle.to_tensor(x), "pairs").numpy(), expected)
 
 
 @pytest.mark.parametrize("order", QUARTER_TURNS)

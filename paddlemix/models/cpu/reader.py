@@ -99,11 +99,10 @@ class FusedReader(nn.Layer):
 
     def row_logits(self, language: LanguageModel, row):
         """Return the head's output for a single row [1, H]."""
-        if self.config.tie_word_embeddings:
-            weight = language.embed_tokens.weight
-            return transposed_row_product(row, weight, num_blocks(weight, num_threads()))
-        weight = language.lm_head.weight
-        return row_product(row, weight, num_blocks(weight, num_threads()))
+        is_tied = self.config.tie_word_embeddings
+        weight = language.embed_tokens.weight if is_tied else language.lm_head.weight
+        product = transposed_row_product if is_tied else row_product
+        return product(row, weight, num_blocks(weight, num_threads()))
 
     def _rotation(self, position_ids, dtype, scales):
         """Return a function that rotates queries and keys concatenated, or None without rotary positions."""

@@ -65,13 +65,9 @@ class RotaryPositions:
         self.kind = scaling.kind if scaling else None
         self.short, self.amplitude = frequency_scales(config), amplitude(config)
         self.long = frequency_scales(config, is_long=True) if self.kind == "longrope" else None
-        limits = {"dynamic": config.max_position_embeddings}
-        self.limit = limits.get(self.kind) if self.kind != "longrope" else scaling.original_max_position_embeddings
-
-    @property
-    def depends_on_length(self) -> bool:
-        """Return whether long sequences have other frequencies."""
-        return self.long is not None
+        self.limit = config.max_position_embeddings if self.kind == "dynamic" else None
+        if self.kind == "longrope":
+            self.limit = scaling.original_max_position_embeddings
 
     def tables(self, position_ids, num_heads: int, dtype, scales: np.ndarray | None):
         """Return cos and sin as `rope_tables` does, or None without rotary positions."""

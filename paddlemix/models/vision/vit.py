@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import paddle
 import paddle.nn.functional as F
 from paddle import nn
@@ -105,9 +107,5 @@ def quick_gelu(x):
     return x * F.sigmoid(1.702 * x)
 
 
-def gelu_tanh(x):
-    """Return the approximation of GELU by tanh (Hendrycks and Gimpel 2016), SigLIP's activation."""
-    return F.gelu(x, approximate=True)
-
-
-ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": F.gelu, "gelu_pytorch_tanh": gelu_tanh}
+# SigLIP's is the approximation by tanh (Hendrycks and Gimpel 2016).
+ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": F.gelu, "gelu_pytorch_tanh": partial(F.gelu, approximate=True)}

@@ -4,15 +4,8 @@ from __future__ import annotations
 
 from .family import Family
 
-# The only supported values; transformers' class has no compression_ratio.
-FIXED = {"use_bias": False, "compression_ratio": 1.0}
-
 
 def _read_options(values) -> dict:
-    """Return the options. Raises ValueError for biases, and for positions that are divided by a number."""
-    others = [f"{key} {values[key]!r} (expected {value!r})" for key, value in FIXED.items() if values[key] != value]
-    if others:
-        raise ValueError(f"an ERNIE 4.5 with {', '.join(others)} is not supported")
     return {"rope_order": "pairs"}
 
 
@@ -26,8 +19,6 @@ ERNIE4_5 = Family(
     architecture="Ernie4_5ForCausalLM",
     # In the first released files, before transformers had a class.
     other_architectures=("Ernie4_5_ForCausalLM",),
-    llava_architecture="",
-    llava_model_type="",
     defaults={
         "vocab_size": 103424,
         "hidden_size": 1024,
@@ -40,10 +31,11 @@ ERNIE4_5 = Family(
         "rope_theta": 500000.0,
         "max_position_embeddings": 131072,
         "tie_word_embeddings": True,
-        **FIXED,
     },
     read_options=_read_options,
     write_options=_write_options,
     template="ernie",
     pad_token_id=0,
+    # compression_ratio divides the positions; transformers' class does not have it.
+    fixed_keys={"use_bias": (False,), "compression_ratio": (1.0,)},
 )

@@ -26,13 +26,15 @@ SHARED = (
     "max_position_embeddings",
     "tie_word_embeddings",
 )
-# transformers' defaults that all families share. A file may omit keys that equal them.
+# transformers' defaults for LLaMA, which most families share. A file may omit keys that equal them.
 DEFAULTS = {
     "hidden_size": 4096,
+    "intermediate_size": 11008,
     "num_hidden_layers": 32,
     "num_attention_heads": 32,
     "num_key_value_heads": None,
     "head_dim": None,
+    "max_position_embeddings": 2048,
     "rms_norm_eps": 1e-6,
     "rope_theta": 10000.0,
     "tie_word_embeddings": False,
@@ -103,12 +105,12 @@ class Family:
     name: str
     title: str
     architecture: str
-    llava_architecture: str
-    llava_model_type: str
     defaults: Mapping[str, Any]
     read_options: Callable[[Mapping[str, Any]], dict[str, Any]]
     write_options: Callable[[LanguageConfig], dict[str, Any]]
     template: str
+    llava_architecture: str = ""
+    llava_model_type: str = ""
     bos_token_id: int | None = 1
     eos_token_id: int | None = 2
     pad_token_id: int | None = None
@@ -190,6 +192,11 @@ class Family:
         if self.read(values) != language:
             raise ValueError(f"a decoder of family {self.name!r} cannot have the options of {language}")
         return values
+
+
+def attention_biases(has_bias: Any) -> dict[str, bool]:
+    """Return the options of a decoder with or without a bias in all four projections of attention."""
+    return {"has_qkv_bias": bool(has_bias), "has_out_bias": bool(has_bias)}
 
 
 def _check_layer_types(kinds: Any, language: LanguageConfig) -> None:

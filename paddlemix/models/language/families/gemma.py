@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .family import Family
+from .family import Family, attention_biases
 from .generic_keys import written_since
 
 ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu"}
@@ -14,14 +14,12 @@ def _read_options(values) -> dict:
     hidden_activation takes precedence: hidden_act of the first released files is wrong. Without it, "gelu" is exact in
     transformers 4 and the approximation by tanh in transformers 5.
     """
-    has_bias = bool(values["attention_bias"])
     is_tanh = values["hidden_act"] == "gelu" and written_since(values, 5)
     activation = values["hidden_activation"] or ("gelu_pytorch_tanh" if is_tanh else values["hidden_act"])
     if activation not in ACTIVATIONS:
         raise ValueError(f"hidden_activation is {activation!r}: expected {' or '.join(ACTIVATIONS)}")
     return {
-        "has_qkv_bias": has_bias,
-        "has_out_bias": has_bias,
+        **attention_biases(values["attention_bias"]),
         "activation": ACTIVATIONS[activation],
         "norm_offset": 1.0,
         "embedding_scale": values["hidden_size"] ** 0.5,

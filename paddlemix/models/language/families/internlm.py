@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 from ....foreign_json import KeyRules, check_keys
-from .family import Family
+from .family import Family, attention_biases
 
 ORIGIN, DYNAMIC = "origin", "dynamic"
 
 
 def _read_options(values) -> dict:
     """Return the options; `rotary` has the base and the kind of positions. Raises ValueError for an unknown kind."""
-    has_bias, rotary = bool(values["bias"]), values["rotary"] or {}
+    rotary = values["rotary"] or {}
     check_keys(rotary, KeyRules(frozenset(["base", "type", "scaling_factor"])), "rotary")
     kind = rotary.get("type", ORIGIN)
     if kind not in (ORIGIN, DYNAMIC):
         raise ValueError(f"rotary positions of type {kind!r}, expected {ORIGIN!r} or {DYNAMIC!r}")
-    options = {"has_qkv_bias": has_bias, "has_out_bias": has_bias}
+    options = attention_biases(values["bias"])
     if "base" in rotary:
         options["rope_theta"] = float(rotary["base"])
-    return options | ({"rope_scaling": _scaling(rotary)} if kind == DYNAMIC else {})
-
-
-def _scaling(rotary) -> dict:
-    return {"kind": DYNAMIC, "factor": float(rotary.get("scaling_factor", 1.0))}
+    if kind == DYNAMIC:
+        options["rope_scaling"] = {"kind": DYNAMIC, "factor": float(rotary.get("scaling_factor", 1.0))}
+    return options
 
 
 def _write_options(language) -> dict:
@@ -37,15 +35,7 @@ INTERNLM = Family(
     name="internlm",
     title="InternLM",
     architecture="InternLMForCausalLM",
-    llava_architecture="",
-    llava_model_type="",
-    defaults={
-        "vocab_size": 103168,
-        "intermediate_size": 11008,
-        "max_position_embeddings": 2048,
-        "bias": True,
-        "rotary": None,
-    },
+    defaults={"vocab_size": 103168, "bias": True, "rotary": None},
     read_options=_read_options,
     write_options=_write_options,
     template="internlm_chat",

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from .family import GATE, KEY, QUERY, UP, VALUE, Family, Fused, WeightNames
+from .family import GATE, KEY, QUERY, UP, VALUE, Family, Fused, WeightNames, attention_biases
 
 
 def _read_options(values) -> dict:
-    has_bias = bool(values["bias"])
-    return {"has_qkv_bias": has_bias, "has_out_bias": has_bias}
+    return attention_biases(values["bias"])
 
 
 def _write_options(language) -> dict:
@@ -21,14 +20,7 @@ INTERNLM2 = Family(
     name="internlm2",
     title="InternLM2",
     architecture="InternLM2ForCausalLM",
-    llava_architecture="",
-    llava_model_type="",
-    defaults={
-        "vocab_size": 103168,
-        "intermediate_size": 11008,
-        "max_position_embeddings": 2048,
-        "bias": True,
-    },
+    defaults={"vocab_size": 103168, "bias": True},
     read_options=_read_options,
     write_options=_write_options,
     template="internlm2_chat",

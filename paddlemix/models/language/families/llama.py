@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from .family import Family
+from .family import Family, attention_biases
 
 
 def _read_options(values) -> dict:
-    """Return the options. attention_bias adds a bias to all four projections."""
-    has_bias = bool(values["attention_bias"])
-    return {"has_qkv_bias": has_bias, "has_out_bias": has_bias}
+    return attention_biases(values["attention_bias"])
 
 
 def _write_options(language) -> dict:
@@ -21,12 +19,7 @@ LLAMA = Family(
     architecture="LlamaForCausalLM",
     llava_architecture="LlavaLlamaForCausalLM",
     llava_model_type="llava",
-    defaults={
-        "vocab_size": 32000,
-        "intermediate_size": 11008,
-        "max_position_embeddings": 2048,
-        "attention_bias": False,
-    },
+    defaults={"vocab_size": 32000, "attention_bias": False},
     read_options=_read_options,
     write_options=_write_options,
     template="vicuna_v1",

@@ -28,15 +28,15 @@ FIXED_ATTENTION = {
 # Keys that choose an implementation of attention, or configure rotary positions, which `rope` switches on.
 INERT_ATTENTION = "attn_impl attn_pdrop fused_qkv rope_theta rope_impl rope_dail_config rope_hf_config".split()
 ATTENTION_RULES = GENERIC | KeyRules(
-    used=frozenset([*FIXED_ATTENTION, "clip_qkv", "softmax_scale"]),
+    used=frozenset(["clip_qkv", "softmax_scale"]),
     inert=frozenset(["tie_word_embeddings", *INERT_ATTENTION]),
-    fixed={"kv_n_heads": (None,)},
+    fixed={**FIXED_ATTENTION, "kv_n_heads": (None,)},
 )
 
 
 def _read_options(values) -> dict:
     attention = values["attn_config"] or {}
-    _check(values, attention)
+    check_keys(attention, ATTENTION_RULES, "attn_config of an MPT")
     return {
         "intermediate_size": EXPANSION * values["hidden_size"],
         "norm": "layer",
@@ -46,20 +46,6 @@ def _read_options(values) -> dict:
         "clip_qkv": attention.get("clip_qkv") or None,
         "softmax_scale": attention.get("softmax_scale"),
     }
-
-
-def _check(values, attention) -> None:
-    """Raise ValueError that lists unsupported values; an absent key has the first value."""
-    check_keys(attention, ATTENTION_RULES, "attn_config")
-    stated = [(f"{key} {values[key]!r}", values[key], allowed) for key, allowed in FIXED.items() if key in values]
-    stated += [
-        (f"attn_config.{key} {attention[key]!r}", attention[key], allowed)
-        for key, allowed in FIXED_ATTENTION.items()
-        if key in attention
-    ]
-    others = [f"{text} (expected {allowed[0]!r})" for text, value, allowed in stated if value not in allowed]
-    if others:
-        raise ValueError(f"an MPT with {', '.join(others)} is not supported")
 
 
 def _write_options(language) -> dict:
@@ -88,11 +74,9 @@ MPT = Family(
     defaults={
         "vocab_size": 50368,
         "hidden_size": 2048,
-        "intermediate_size": None,
         "num_hidden_layers": 24,
         "num_attention_heads": 16,
         "rms_norm_eps": 1e-5,
-        "max_position_embeddings": 2048,
         "tie_word_embeddings": True,
         "hidden_act": "gelu",
         "attn_config": None,

@@ -26,8 +26,6 @@ PHI3 = Family(
     name="phi3",
     title="Phi-3",
     architecture="Phi3ForCausalLM",
-    llava_architecture="",
-    llava_model_type="",
     defaults={
         "vocab_size": 32064,
         "hidden_size": 3072,

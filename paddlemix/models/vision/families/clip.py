@@ -3,15 +3,7 @@
 from __future__ import annotations
 
 from ....image.spec import CLIP_MEAN, CLIP_STD
-from .family import TowerFamily
-
-LARGE = {
-    "hidden_size": 1024,
-    "intermediate_size": 4096,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 16,
-    "patch_size": 14,
-}
+from .family import ATTENTION, BASE, LARGE, TowerFamily
 
 CLIP = TowerFamily(
     name="clip",
@@ -21,10 +13,7 @@ CLIP = TowerFamily(
     architecture="CLIPVisionModel",
     options={"has_class_token": True, "has_pre_norm": True, "has_patch_bias": False},
     defaults={
-        "hidden_size": 768,
-        "intermediate_size": 3072,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 12,
+        **BASE,
         "image_size": 224,
         "patch_size": 32,
         "layer_norm_eps": 1e-5,
@@ -47,8 +36,7 @@ CLIP = TowerFamily(
         ("post_norm.bias", "post_layernorm.bias", "ln_post.bias"),
     ),
     linears=(
-        *((f"self_attn.{name}", f"self_attn.{name}", f"self_attn.{name}") for name in ("q_proj", "k_proj", "v_proj")),
-        ("self_attn.out_proj", "self_attn.out_proj", "self_attn.out_proj"),
+        *((name, name, name) for name in ATTENTION),
         ("fc1", "mlp.fc1", "linear1"),
         ("fc2", "mlp.fc2", "linear2"),
     ),
@@ -60,8 +48,8 @@ CLIP = TowerFamily(
     std=CLIP_STD,
     has_crop=True,
     known={
-        "openai/clip-vit-large-patch14-336": {**LARGE, "image_size": 336},
-        "openai/clip-vit-large-patch14": LARGE,
+        "openai/clip-vit-large-patch14-336": {**LARGE, "patch_size": 14, "image_size": 336},
+        "openai/clip-vit-large-patch14": {**LARGE, "patch_size": 14},
         "openai/clip-vit-base-patch16": {"patch_size": 16},
         "openai/clip-vit-base-patch32": {},
     },

@@ -22,7 +22,10 @@ SHAPE = (
     "layer_norm_eps",
     "hidden_act",
 )
-
+# Two sizes of ViT (Dosovitskiy et al. 2021).
+BASE = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
+LARGE = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
+ATTENTION = tuple(f"self_attn.{name}_proj" for name in ("q", "k", "v", "out"))  # our names, and those of most files
 # Keys with the only supported value; then keys of a text model or a head.
 FIXED = {"num_channels": (3,)}
 INERT = (

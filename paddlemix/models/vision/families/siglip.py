@@ -6,9 +6,8 @@ the output of the others before the final norm: the second to last hidden state 
 
 from __future__ import annotations
 
-from .family import TowerFamily
+from .family import ATTENTION, BASE, LARGE, TowerFamily
 
-LARGE = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
 SO400M = {
     "hidden_size": 1152,
     "intermediate_size": 4304,
@@ -17,7 +16,7 @@ SO400M = {
     "patch_size": 14,
 }
 # PaddleMIX uses transformers' names.
-LINEARS = (*(f"self_attn.{name}_proj" for name in ("q", "k", "v", "out")), "mlp.fc1", "mlp.fc2")
+LINEARS = (*ATTENTION, "mlp.fc1", "mlp.fc2")
 
 SIGLIP = TowerFamily(
     name="siglip",
@@ -27,10 +26,7 @@ SIGLIP = TowerFamily(
     architecture="SiglipVisionModel",
     options={"has_class_token": False, "has_pre_norm": False, "has_patch_bias": True},
     defaults={
-        "hidden_size": 768,
-        "intermediate_size": 3072,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 12,
+        **BASE,
         "image_size": 224,
         "patch_size": 16,
         "layer_norm_eps": 1e-6,
