@@ -151,7 +151,7 @@ def describe_text(source: Source, found: Inspection) -> None:
         if files is None:
             raise CheckpointError(f"there is no tokenizer, expected one of {', '.join(VOCABULARIES)}")
         found.notes += [files.notice] if files.notice else []
-        unused = ", ".join(f"{key} {shown(value)}" for key, value in read_settings(files).told.items())
+        unused = ", ".join(f"{key} {shown(value)}" for key, value in read_settings(files).unused.items())
         found.notes += [f"{CONFIG_FILE} states {unused}, which changes nothing here"] if unused else []
         path = source.tokenizer_folder / files.vocabulary
         found.text |= {

@@ -12,7 +12,7 @@ from ..conversation.messages import Conversation
 from ..conversation.templates import ChatTemplate, get_template
 from ..conversation.tokenizer import Tokenizer
 from ..data.collate import collate, collate_packs
-from ..data.encode import encode, encode_turns
+from ..data.encode import encode_turns
 from ..data.sample import Batch, Sample
 from ..hub.resolve import resolve
 from ..image.load import load_image
@@ -77,10 +77,10 @@ class LlavaProcessor:
     def encode(self, conversation: Conversation, **options: Any) -> Sample:
         """Return the sample of a conversation: with labels if it ends with an answer, else as a prompt.
 
-        options: folders, max_length and cache_folder of `data.encode.encode`.
+        options: folders, max_length and cache_folder of `data.encode.encode_turns`.
         """
         is_prompt = conversation.messages[-1].role == "user" if conversation.messages else False
-        return encode(conversation, add_generation_prompt=is_prompt, **self._parts(), **options)
+        return encode_turns(conversation, add_generation_prompt=is_prompt, **self._parts(), **options)[0]
 
     def encode_to_train(self, conversation: Conversation, **options: Any) -> tuple[Sample, int]:
         """Return a sample with labels, and how many turns were dropped to fit max_length."""

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 from ..terminal.visible import visible
-from .options import add_delta_options, resolve_models
+from .options import add_delta_options, output_options, resolve_models
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,14 +18,6 @@ def run(arguments: argparse.Namespace) -> int:
     from ..checkpoints.delta import apply_delta
 
     base, delta = resolve_models(arguments, arguments.base, arguments.delta)
-    title = "apply-delta" if sys.stderr.isatty() else None
-    apply_delta(
-        base,
-        delta,
-        arguments.target,
-        max_shard_size=arguments.max_shard_size,
-        title=title,
-        is_overwriting=arguments.overwrite,
-    )
+    apply_delta(base, delta, arguments.target, **output_options(arguments, "apply-delta"))
     print(visible(f"added {delta} to {base}: {arguments.target}"))
     return 0

@@ -7,17 +7,13 @@ import sys
 import time
 from typing import Any
 
-from ..constants import BUNDLED_MODEL
 from ..terminal.visible import visible, visible_json
-from .options import add_hub_options, resolve_models
+from .options import add_model_options, resolve_models
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
-    parser.add_argument("--model-path", default=BUNDLED_MODEL, help="model folder or name (default: the tiny model)")
-    parser.add_argument("--model-base", default=None, help="base model of the adapter or projector in --model-path")
-    parser.add_argument("--device", default=None, help="gpu, npu or cpu, or one of several: gpu:1 (default: the best)")
-    parser.add_argument("--dtype", default=None, choices=("float32", "float16", "bfloat16"), help="default: as stored")
+    add_model_options(parser)
     for bits in (8, 4):
         names = (f"--load-{bits}bit", f"--load-in-{bits}bit")
         parser.add_argument(*names, action="store_true", help=f"keep the decoder's weights in {bits} bits")
@@ -35,7 +31,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="repetitions, for the median (default 3)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     parser.epilog = "Sizes above the model's context are reduced to the largest that fits."
-    add_hub_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

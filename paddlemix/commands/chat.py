@@ -6,29 +6,21 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from ..constants import BUNDLED_MODEL
-from .options import add_hub_options, resolve_models
+from .options import add_model_options, resolve_models
 
 if TYPE_CHECKING:
     from ..checkpoints.source import Source
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's options: first the options of PaddleMIX's script, with its defaults."""
-    parser.add_argument(
-        "--model-path", default=BUNDLED_MODEL, help="model folder, or its name on a hub (default: the tiny model)"
-    )
+    """Add the command's options; those of PaddleMIX's script have its defaults."""
+    add_model_options(parser)
     parser.add_argument("--image-file", action="append", default=[], help="image file or URL; may be repeated")
     parser.add_argument("--conv-mode", default=None, help="chat template (default: the checkpoint's own)")
     parser.add_argument("--temperature", type=float, default=0.2, help="0: always the likeliest token (default 0.2)")
     parser.add_argument("--max-new-tokens", type=int, default=512, help="maximum tokens of an answer (default 512)")
     parser.add_argument("--fp16", action="store_true", help="the same as --dtype float16")
     parser.add_argument("--debug", action="store_true", help="print the prompt and the output of each turn")
-    parser.add_argument("--model-base", default=None, help="base model of the adapter or projector in --model-path")
-    parser.add_argument("--device", default=None, help="gpu, npu or cpu, or one of several: gpu:1 (default: the best)")
-    parser.add_argument(
-        "--dtype", default=None, choices=("float32", "float16", "bfloat16"), help="of the weights (default: as stored)"
-    )
     parser.add_argument("--load-8bit", action="store_true", help="keep the decoder's weights in 8 bits: less memory")
     parser.add_argument("--load-4bit", action="store_true", help="keep the decoder's weights in 4 bits: least memory")
     parser.add_argument("--top-p", type=float, default=1.0, help="sample from the smallest set with this probability")
@@ -42,7 +34,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="guess the next N tokens from the text so far: the answer is the same, but faster where text repeats "
         "(default 0)",
     )
-    add_hub_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

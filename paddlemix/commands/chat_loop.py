@@ -85,11 +85,9 @@ class ChatLoop:
             self._answer(line)
 
     def _answer(self, text: str) -> None:
-        session = self.session
-        if session.sampling.seed is not None:  # another seed for each turn, the same ones in each run
-            sampling = dataclasses.replace(session.sampling, seed=session.sampling.seed + len(session.turns))
-        else:
-            sampling = session.sampling
+        session, sampling = self.session, self.session.sampling
+        if sampling.seed is not None:  # another seed for each turn, the same ones in each run
+            sampling = dataclasses.replace(sampling, seed=sampling.seed + len(session.turns))
         try:
             pieces = session.stream(text, self.pending, sampling)
         except ValueError as error:  # no room, or a deleted image; the session is unchanged
@@ -136,10 +134,8 @@ class ChatLoop:
     def _prompt_text(self, turn: Turn) -> str:
         """Return a prompt's text with its special tokens and one mark for each image."""
         ids = turn.prompt_ids
-        is_kept = [token != IMAGE_TOKEN_ID or ids[index - 1] != token for index, token in enumerate(ids)]
-        return self.session.processor.tokenizer.decode(
-            [token for token, keep in zip(ids, is_kept, strict=True) if keep], skip_special=False
-        )
+        kept = [token for index, token in enumerate(ids) if token != IMAGE_TOKEN_ID or ids[index - 1] != token]
+        return self.session.processor.tokenizer.decode(kept, skip_special=False)
 
     def _add_image(self, path: str) -> None:
         if not path:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import ast
-import sys
 from pathlib import Path
 
 from ..models.projector_type import PROJECTOR_NAMES
 from ..terminal.visible import visible
-from .options import add_hub_options, add_output_options, resolve_models
+from .options import add_hub_options, add_output_options, output_options, resolve_models
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -85,15 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
         image_size=arguments.image_size,
     )
     parts = resolve_models(arguments, arguments.language_model, arguments.vision_tower)
-    title = "compose" if sys.stderr.isatty() else None
-    config = compose(
-        *parts,
-        arguments.output,
-        choices,
-        max_shard_size=arguments.max_shard_size,
-        title=title,
-        is_overwriting=arguments.overwrite,
-    )
+    config = compose(*parts, arguments.output, choices, **output_options(arguments, "compose"))
     print(visible(f"composed {arguments.output} from {arguments.language_model} and {arguments.vision_tower}"))
     if config.untrained:
         print(

@@ -6,10 +6,9 @@ import argparse
 import sys
 
 from ..terminal.visible import visible
-from .options import add_hub_options, add_output_options, resolve_models
+from .options import DTYPES, add_hub_options, add_output_options, resolve_models
 
 LAYOUTS = ("paddle", "paddlemix", "hf", "official", "xtuner", "peft")
-DTYPES = ("float32", "float16", "bfloat16")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -16,6 +16,7 @@ from ..data.measure import RowFacts, measure_rows
 from ..data.packing import fill_rate, pack_rows
 from ..data.row import Row
 from ..data.row_note import RowNote, in_words
+from ..data.sample import Sample
 from ..data.statistics import DataFacts, distinct_rows, summarize
 from ..terminal.visible import visible_line
 from ..train.settings import DataSettings
@@ -256,7 +257,7 @@ def as_html(report: Report, num_samples: int) -> str:
     """Return the report as an HTML page with random samples, the same ones each time."""
     processor, bad = report.processor, report.bad
     chosen = np.random.default_rng(report.settings.seed).permutation(len(report.rows))[:num_samples]
-    shown = (_shown(report, report.rows[index]) for index in sorted(chosen))
+    samples = (_sample(report, report.rows[index]) for index in sorted(chosen))
     names, rows = file_table(report)
     tables = [
         ("Files", names, rows),
@@ -269,12 +270,14 @@ def as_html(report: Report, num_samples: int) -> str:
         report.problems,
         report.data.lengths,
         report.settings.max_length,
-        shown,
+        samples,
         processor.spec,
         processor.tokenizer,
     )
 
 
-def _shown(report: Report, row: Row) -> report_html.Shown:
-    options = {"folders": row.folders, "max_length": report.settings.max_length}
-    return report_html.Shown(row.where, report.processor.encode_to_train(row.conversation, **options)[0])
+def _sample(report: Report, row: Row) -> Sample:
+    """Return a row as the model sees it."""
+    encode = report.processor.encode_to_train
+    sample, _ = encode(row.conversation, folders=row.folders, max_length=report.settings.max_length)
+    return dataclasses.replace(sample, where=row.where)

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .options import take_settings
+from .options import add_stage_options, take_settings
 
 USAGE = "paddlemix doctor CONFIG.json [--json] [--no-trial] [--processes N] [--stage STAGE] [--key value ...]"
 DEVICE_USAGE = "paddlemix doctor --device npu|gpu|cpu [--json] [--no-trial]"
@@ -25,19 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     parser.add_argument("--no-trial", action="store_true", help="do not load the model and train")
-    parser.add_argument(
-        "--stage",
-        choices=("pretrain", "sft"),
-        default="sft",
-        help="stage whose chat template is used: pretrain uses plain (default: sft)",
-    )
-    parser.add_argument(
-        "--processes",
-        type=int,
-        default=1,
-        metavar="N",
-        help="number of training processes, to estimate the memory (default: 1)",
-    )
+    add_stage_options(parser, "estimate the memory")
     parser.set_defaults(sets_environment=True)
 
 

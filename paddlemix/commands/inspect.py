@@ -94,6 +94,8 @@ def _component(component) -> tuple[str, str, str]:
 
 
 def _trained(found: Inspection) -> list[str]:
+    from ..tensor_files.stored import preview
+
     values = found.trained
     if not values:
         return []
@@ -103,15 +105,10 @@ def _trained(found: Inspection) -> list[str]:
         rows.append(_row("adapter", f"rank {values['rank']}, alpha {values['alpha']}{scaling}"))
         rows.append(_row("changes", f"{values['num_layers']} matrices: {', '.join(values['targets'])}"))
     whole = values["whole"]
-    rows.append(_row("trained whole", _first_few(whole) if whole else "nothing"))
+    rows.append(_row("trained whole", preview(whole, 4) if whole else "nothing"))
     if "base" in values:
         rows.append(_row("base", values["base"] or "not found"))
     return ["trained", *rows]
-
-
-def _first_few(names: list[str], most: int = 4) -> str:
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + rest
 
 
 def _use(found: Inspection) -> list[str]:

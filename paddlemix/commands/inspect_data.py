@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from ..terminal.visible import visible, visible_json
-from .options import add_hub_options, resolve_models, take_settings
+from .options import add_hub_options, add_stage_options, resolve_models, take_settings
 
 if TYPE_CHECKING:
     from .data_report import Report
@@ -24,21 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--samples", type=int, default=20, metavar="N", help="number of random rows in the HTML file (default: 20)"
     )
-    parser.add_argument(
-        "--stage",
-        choices=("pretrain", "sft"),
-        default="sft",
-        help="stage whose chat template is used: pretrain uses plain (default: sft)",
-    )
+    add_stage_options(parser, "count the steps")
     parser.add_argument(
         "--split", choices=("train", "eval"), default=None, help="(default: train, or eval if nothing is trained)"
-    )
-    parser.add_argument(
-        "--processes",
-        type=int,
-        default=1,
-        metavar="N",
-        help="number of training processes, to count the steps (default: 1)",
     )
     parser.add_argument(
         "--workers",
@@ -53,13 +41,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the report; raise ValueError with the first reason why training would stop."""
     from ..output import named_file, replacing
-    from .data_report import as_dict, as_html, as_text, inspect_data
+    from .data_report import as_dict, as_html, as_text
 
     _check(arguments)
     page = None if arguments.html is None else named_file(arguments.html)
     if page is not None and not page.absolute().parent.is_dir():
         raise ValueError(f"--html {page}: the folder {page.absolute().parent} does not exist")
-    report = _report(arguments, inspect_data)
+    report = _report(arguments)
     if page is not None:
         named_file(arguments.html, _read_files(arguments.settings, report))
         with replacing(page) as file:
@@ -87,12 +75,12 @@ def _check(arguments: argparse.Namespace) -> None:
         raise ValueError(f"name a configuration: {USAGE}")
 
 
-def _report(arguments: argparse.Namespace, inspect_data) -> Report:
-
+def _report(arguments: argparse.Namespace) -> Report:
     from ..checkpoints.processor import LlavaProcessor
     from ..data.measure import default_workers
     from ..train.config_file import config_folder, read_values
     from ..train.settings import DataSettings
+    from .data_report import inspect_data
 
     words = arguments.settings
     settings = DataSettings.read(read_values(words))

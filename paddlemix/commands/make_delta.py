@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 from ..terminal.visible import visible
-from .options import add_delta_options, resolve_models
+from .options import add_delta_options, output_options, resolve_models
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,14 +18,6 @@ def run(arguments: argparse.Namespace) -> int:
     from ..checkpoints.delta import make_delta
 
     base, target = resolve_models(arguments, arguments.base, arguments.target)
-    title = "make-delta" if sys.stderr.isatty() else None
-    make_delta(
-        base,
-        target,
-        arguments.delta,
-        max_shard_size=arguments.max_shard_size,
-        title=title,
-        is_overwriting=arguments.overwrite,
-    )
+    make_delta(base, target, arguments.delta, **output_options(arguments, "make-delta"))
     print(visible(f"subtracted {base} from {target}: {arguments.delta}"))
     return 0

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
+from typing import Any
+
+from ..constants import BUNDLED_MODEL
+
+DTYPES = ("float32", "float16", "bfloat16")
 
 
 def add_hub_options(parser: argparse.ArgumentParser) -> None:
@@ -16,6 +22,17 @@ def add_hub_options(parser: argparse.ArgumentParser) -> None:
         "web folder with NAME/config.json (default: $PADDLEMIX_HUB, else auto, which tries one after the other)",
     )
     parser.add_argument("--revision", default=None, help="branch, tag or commit of the model on its hub")
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a command that runs a model."""
+    parser.add_argument(
+        "--model-path", default=BUNDLED_MODEL, help="model folder, or its name on a hub (default: the tiny model)"
+    )
+    parser.add_argument("--model-base", default=None, help="base model of the adapter or projector in --model-path")
+    parser.add_argument("--device", default=None, help="gpu, npu or cpu, or one of several: gpu:1 (default: the best)")
+    parser.add_argument("--dtype", default=None, choices=DTYPES, help="dtype of the weights (default: as stored)")
+    add_hub_options(parser)
 
 
 def add_delta_options(parser: argparse.ArgumentParser, *, delta: str, target: str) -> None:
@@ -47,11 +64,37 @@ def add_training_settings(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(sets_environment=True)
 
 
+def add_stage_options(parser: argparse.ArgumentParser, purpose: str) -> None:
+    """Add --stage and --processes to a command that looks at a training run. purpose: of the number of processes."""
+    parser.add_argument(
+        "--stage",
+        choices=("pretrain", "sft"),
+        default="sft",
+        help="stage whose chat template is used: pretrain uses plain (default: sft)",
+    )
+    parser.add_argument(
+        "--processes",
+        type=int,
+        default=1,
+        metavar="N",
+        help=f"number of training processes, to {purpose} (default: 1)",
+    )
+
+
 def take_settings(parser: argparse.ArgumentParser, *usages: str) -> None:
     """Let a command take the settings of a training run: all words that are not its own options."""
     parser.usage = "\n       ".join(usages)
     parser.allow_abbrev = False  # or --max would count as one of the command's options
     parser.set_defaults(takes_settings=True)
+
+
+def output_options(arguments: argparse.Namespace, title: str) -> dict[str, Any]:
+    """Return how to write a model folder. title: of the progress bar, which only a terminal shows."""
+    return {
+        "max_shard_size": arguments.max_shard_size,
+        "title": title if sys.stderr.isatty() else None,
+        "is_overwriting": arguments.overwrite,
+    }
 
 
 def resolve_models(arguments: argparse.Namespace, *names: str) -> list[Path]:

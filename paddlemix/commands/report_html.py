@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import base64
-import html
 import io
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from html import escape
 
 from PIL import Image
 
@@ -36,14 +35,6 @@ th { font-weight: 600; } td.n, th.n { text-align: right; font-variant-numeric: t
 """
 
 
-@dataclass(frozen=True)
-class Shown:
-    """A row as the model sees it. where: its file and number."""
-
-    where: str
-    sample: Sample
-
-
 def page(
     title: str,
     facts: Sequence[tuple[str, str]],
@@ -51,23 +42,23 @@ def page(
     problems: Sequence[str],
     lengths: LengthFacts | None,
     max_length: int,
-    shown: Iterable[Shown],
+    samples: Iterable[Sample],
     spec: ImageSpec,
     tokenizer,
 ) -> str:
     """Return the page. facts: (label, text). tables: (heading, names of the columns, rows). All texts are escaped."""
-    parts = [f"<h1>{_text(title)}</h1>"]
-    parts += [f'<p class="problem">{_text(problem)}</p>' for problem in problems]
+    parts = [f"<h1>{escape(title)}</h1>"]
+    parts += [f'<p class="problem">{escape(problem)}</p>' for problem in problems]
     parts.append(_table((), [(label, value) for label, value in facts]))
     if lengths is not None:
         parts += ["<h2>Lengths</h2>", histogram(lengths, max_length)]
     for heading, names, rows in tables:
         if rows:
-            parts += [f"<h2>{_text(heading)}</h2>", f'<div class="wide">{_table(names, rows)}</div>']
+            parts += [f"<h2>{escape(heading)}</h2>", f'<div class="wide">{_table(names, rows)}</div>']
     parts.append("<h2>Samples as the model sees them</h2>")
     parts.append('<p class="note">One box per token, <span style="background:#aceebb">green</span> if trained.</p>')
-    parts += [sample_block(each, spec, tokenizer) for each in shown]
-    head = f'<meta charset="utf-8"><title>{_text(title)}</title><style>{STYLE}</style>'
+    parts += [sample_block(sample, spec, tokenizer) for sample in samples]
+    head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style>'
     return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n' + "\n".join(parts) + "\n</body></html>\n"
 
 
@@ -95,12 +86,11 @@ def histogram(lengths: LengthFacts, max_length: int) -> str:
     return f'<svg {size} role="img" aria-label="lengths">{"".join([*bars, axis, *labels])}</svg>'
 
 
-def sample_block(shown: Shown, spec: ImageSpec, tokenizer) -> str:
+def sample_block(sample: Sample, spec: ImageSpec, tokenizer) -> str:
     """Return the tiles of a row and its tokens one by one."""
-    sample = shown.sample
     num_trained = int((sample.labels != IGNORE_INDEX).sum())
     counts = f"{len(sample.token_ids):,} tokens, {num_trained:,} trained"
-    parts = [f'<h3>{_text(shown.where)} <span class="note">{counts}</span></h3>']
+    parts = [f'<h3>{escape(sample.where)} <span class="note">{counts}</span></h3>']
     for image in sample.images:
         width, height = image.size
         num_tiles = len(image.pixels)
@@ -122,7 +112,7 @@ def tokens_html(sample: Sample, tokenizer) -> str:
             position += length
             continue
         kind = ' class="t"' if sample.labels[position] != IGNORE_INDEX else ""
-        text = _text(_visible(tokenizer.token_bytes(token_id)))
+        text = escape(_visible(tokenizer.token_bytes(token_id)))
         spans.append(f'<span{kind} title="{token_id}">{text}</span>')
         position += 1
     return "".join(spans)
@@ -146,17 +136,13 @@ def _visible(content: bytes) -> str:
     return "".join(shown).replace("\n", "↵\n")
 
 
-def _text(text: str) -> str:
-    return html.escape(str(text), quote=True)
-
-
 def _table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a table. A "#" in front of a column's name means numbers, and is not shown."""
     classes = [' class="n"' if name.startswith("#") else "" for name in names]
-    head = "".join(f"<th{kind}>{_text(name.lstrip('#'))}</th>" for name, kind in zip(names, classes, strict=True))
+    head = "".join(f"<th{kind}>{escape(name.lstrip('#'))}</th>" for name, kind in zip(names, classes, strict=True))
     body = []
     for row in rows:
         kinds = classes or [""] * len(row)
-        body.append("".join(f"<td{kind}>{_text(cell)}</td>" for cell, kind in zip(row, kinds, strict=True)))
+        body.append("".join(f"<td{kind}>{escape(cell)}</td>" for cell, kind in zip(row, kinds, strict=True)))
     lines = ([f"<tr>{head}</tr>"] if names else []) + [f"<tr>{line}</tr>" for line in body]
     return f"<table>{''.join(lines)}</table>"

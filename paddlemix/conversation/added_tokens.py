@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..foreign_json import FLAG, Kind, check_values, whole_number
+from .messages import check_unicode
 from .templates import TEMPLATES
 
 MAX_ID = 1 << 24  # larger than any vocabulary; a table of this length must fit into memory
@@ -114,15 +115,6 @@ class AddedTokenSplitter:
                 texts += [text[start : match.start()], match.group()]
                 start = match.end()
         return [part for part in (*texts, text[start:]) if part]
-
-
-def check_unicode(text: str) -> None:
-    """Raise ValueError for half of a surrogate pair in a text, which no tokenizer can read."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        bad = text[error.start]
-        raise ValueError(f"character {error.start} of the text, {bad!r}, is half of a surrogate pair") from None
 
 
 def _apply_flags(texts: list[str], index: int, token: AddedToken) -> bool:

@@ -29,12 +29,12 @@ class TextDecoder:
         is_opening = self._is_first and token_id == self._tokenizer.bos_id
         self._is_first = False
         if token_id == IMAGE_TOKEN_ID:
-            text = self._flush() + ("" if self._is_special_skipped else IMAGE_MARK)
+            text = self.finish() + ("" if self._is_special_skipped else IMAGE_MARK)
             self._is_text_start = self._tokenizer.has_text_prefix
             return text
         content = self._tokenizer.token_bytes(token_id)
         if token_id in self._tokenizer.hidden_ids:
-            text = self._flush() + ("" if self._is_special_skipped else content.decode("utf-8"))
+            text = self.finish() + ("" if self._is_special_skipped else content.decode("utf-8"))
             if not is_opening:
                 self._is_text_start = self._tokenizer.has_prefix_after(token_id)
             return text
@@ -45,9 +45,6 @@ class TextDecoder:
 
     def finish(self) -> str:
         """Return the rest of the text, with an incomplete character as U+FFFD."""
-        return self._flush()
-
-    def _flush(self) -> str:
         text = self._bytes.decode(b"", final=True)
         self._bytes.reset()
         return text

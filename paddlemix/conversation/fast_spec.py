@@ -179,15 +179,11 @@ def check_prefix(spec: Mapping[str, Any], stated: bool | None, where: str) -> No
 
 def starts_with(spec: Mapping[str, Any], bos: str | None) -> bool:
     """Return whether the file itself adds the BOS token in front."""
-    return bos is not None and _special_at(spec, 0) == bos
+    return bos is not None and special_at(spec, 0) == bos
 
 
-def ends_with(spec: Mapping[str, Any]) -> str | None:
-    """Return the special token that the file adds to the end of every text, or None."""
-    return _special_at(spec, -1)
-
-
-def _special_at(spec: Mapping[str, Any], place: int) -> str | None:
+def special_at(spec: Mapping[str, Any], place: int) -> str | None:
+    """Return the special token that the file adds at the start (place 0) or end (-1) of every text, or None."""
     for step in steps_of(spec.get("post_processor")):
         single = step.get("single")
         if step["type"] == "TemplateProcessing" and isinstance(single, list) and single:

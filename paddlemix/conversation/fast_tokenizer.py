@@ -13,24 +13,25 @@ from typing import Any
 import tokenizers
 
 from ..foreign_json import number
-from .added_tokens import MAX_ID, NEVER_READ, AddedToken, check_ids, check_unicode
+from .added_tokens import MAX_ID, NEVER_READ, AddedToken, check_ids
 from .detokenize import decode
 from .fast_spec import (
     check_prefix,
     check_spec,
-    ends_with,
     plain_spec,
     prefix_schemes,
     read_added,
+    special_at,
     starts_with,
     steps_of,
     without_prefix,
 )
+from .messages import check_unicode
+from .step_check import NO_MODEL
 from .tokenizer_files import TokenizerFiles, write_files
-from .tokenizer_settings import TokenizerSettings, choose_bos, missing_special, read_settings
+from .tokenizer_settings import TokenizerSettings, choose_bos, find_special, read_settings
 
 SPACE_PIECE = "▁"
-NO_MODEL = {"type": "BPE", "vocab": {}, "merges": []}
 BYTE_PIECE = re.compile("<0x[0-9A-Fa-f]{2}>")
 SCORE = number(-1e30, 1e30)
 
@@ -43,7 +44,7 @@ class FastTokenizer:
 
     def __init__(self, files: TokenizerFiles):
         self._files = files
-        where = f"{files.vocabulary} in {files.folder}"
+        where = files.where
         spec, settings = files.read_json(files.vocabulary), read_settings(files)
         check_spec(spec, where)
         check_prefix(spec, settings.add_prefix_space, where)
@@ -74,15 +75,12 @@ class FastTokenizer:
         self.pad_id = self.specials.get(settings.pad, self.specials.get(settings.unk, self.eos_id))
         is_wanted = starts_with(spec, settings.bos) if settings.add_bos is None else settings.add_bos
         self.add_bos = choose_bos(files, self.bos_id, is_wanted)
-        if not settings.has_no_end and (end := ends_with(spec)) is not None:
-            raise ValueError(
-                f"{files.vocabulary} in {files.folder}: post_processor adds {end!r} to the end of every text"
-            )
+        if not settings.has_no_end and (end := special_at(spec, -1)) is not None:
+            raise ValueError(f"{files.where}: post_processor adds {end!r} to the end of every text")
 
     def _build_encoders(self, spec: Mapping[str, Any], tokens: Mapping[str, AddedToken], specials: set[str]) -> None:
         """Build the library's tokenizers for text that starts a stretch and for text that continues one."""
-        where = f"{self._files.vocabulary} in {self._files.folder}"
-        start = plain_spec(spec, tokens.values(), specials, where)
+        start = plain_spec(spec, tokens.values(), specials, self._files.where)
         self._start, contents = _build(self._files, start), list(tokens)
         self._start_ids = _renumbered(self._start, tokens.values(), contents)
         parts = {key: without_prefix(spec.get(key)) for key in ("normalizer", "pre_tokenizer")}
@@ -120,9 +118,7 @@ class FastTokenizer:
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # a panic of Rust if a pattern backtracks too much
-            raise ValueError(
-                f"{self._files.vocabulary} in {self._files.folder} cannot encode a text: {error}"
-            ) from error
+            raise ValueError(f"{self._files.where} cannot encode a text: {error}") from error
 
     def _encode(self, text: str, is_start: bool) -> list[int]:
         """Return the ids. In a continued text, only what follows the first added token gets a space in front."""
@@ -139,9 +135,7 @@ class FastTokenizer:
 
     def special_id(self, text: str) -> int:
         """See Tokenizer."""
-        if text not in self.specials:
-            raise missing_special(self.specials, text, self._files.folder)
-        return self.specials[text]
+        return find_special(self.specials, text, self._files.folder)
 
     def special_ids(self, text: str, *, is_start: bool) -> list[int]:
         """See Tokenizer."""
@@ -188,13 +182,12 @@ class FastTokenizer:
 
 
 def _build(files: TokenizerFiles, spec: Mapping[str, Any]) -> tokenizers.Tokenizer:
-    where = f"{files.vocabulary} in {files.folder}"
     try:
         built = tokenizers.Tokenizer.from_str(json.dumps(spec))
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # the library raises plain Exception, and panics of Rust are BaseException
-        raise ValueError(f"{where} is not a tokenizer file: {error}") from error
+        raise ValueError(f"{files.where} is not a tokenizer file: {error}") from error
     built.encode_special_tokens = True  # as text
     return built
 

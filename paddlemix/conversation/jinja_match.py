@@ -105,19 +105,25 @@ def _ours(template: ChatTemplate, probe: _Probe) -> str:
 
 
 def _is_equal(rendered: Sequence[str | None], template: ChatTemplate, tokens: Mapping[str, str]) -> bool:
-    """Return whether all probes are equal, except for a BOS in front and the text after the last answer.
+    """Return whether no probe is rendered differently; a template that refuses a system text may still be equal."""
+    return None not in rendered[:SYSTEM_PROBE] and _first_difference(rendered, template, tokens) is None
 
-    A template that refuses a system text, like Gemma's, may still be equal.
+
+def _first_difference(
+    rendered: Sequence[str | None], template: ChatTemplate, tokens: Mapping[str, str]
+) -> tuple[str, str] | None:
+    """Return the first probe that differs, as rendered by the folder's template and by this one, or None.
+
+    A BOS in front and the text after the last answer do not count, and neither do probes that are refused.
     """
-    for number, (probe, text) in enumerate(zip(PROBES, rendered, strict=True)):
-        if text is None and number == SYSTEM_PROBE:
-            continue
+    for probe, text in zip(PROBES, rendered, strict=True):
         if text is None:
-            return False
+            continue
         ours = _ours(template, probe)
-        if not _is_same(_without_bos(text, ours, tokens), ours, probe, template, tokens):
-            return False
-    return True
+        theirs = _without_bos(text, ours, tokens)
+        if not _is_same(theirs, ours, probe, template, tokens):
+            return theirs, ours
+    return None
 
 
 def _is_same(text: str, ours: str, probe: _Probe, template: ChatTemplate, tokens: Mapping[str, str]) -> bool:
@@ -145,7 +151,8 @@ def _nearest(
     def score(template: ChatTemplate) -> tuple[bool, bool, float]:
         text, ours = rendered[SYSTEM_PROBE], _ours(template, PROBES[SYSTEM_PROBE])
         is_same = text is not None and _without_bos(text, ours, tokens) == ours
-        return is_same, template.name == preferred, _similarity(rendered[0], _ours(template, PROBES[0]))
+        matcher = difflib.SequenceMatcher(None, rendered[0], _ours(template, PROBES[0]), autojunk=False)
+        return is_same, template.name == preferred, matcher.ratio()
 
     best = max(similar, key=score) if similar else TEMPLATES[preferred]
     return Match(best.name, _difference(rendered, best, tokens))
@@ -161,23 +168,14 @@ def _roles_of(text: str) -> tuple[str, ...] | None:
     return (*before_question[-1:], "", *before_answer)
 
 
-def _similarity(one: str, other: str) -> float:
-    return difflib.SequenceMatcher(None, one, other, autojunk=False).ratio()
-
-
 def _difference(rendered: Sequence[str | None], template: ChatTemplate, tokens: Mapping[str, str]) -> str:
-    """Return the first difference, as rendered by both."""
-    for probe, text in zip(PROBES, rendered, strict=True):
-        if text is None:
-            continue
-        ours = _ours(template, probe)
-        theirs = _without_bos(text, ours, tokens)
-        if not _is_same(theirs, ours, probe, template, tokens):
-            shorter = min(len(theirs), len(ours))
-            start = next((i for i, pair in enumerate(zip(theirs, ours, strict=False)) if pair[0] != pair[1]), shorter)
-            start = max(start - SHOWN // 3, 0)
-            return f"it renders {_cut(theirs, start)} where {template.name} renders {_cut(ours, start)}"
-    return "it refuses some conversations"
+    """Return the first difference in words."""
+    found = _first_difference(rendered, template, tokens)
+    if found is None:
+        return "it refuses some conversations"
+    num_equal = next((i for i, (one, other) in enumerate(zip(*found, strict=False)) if one != other), len(min(found)))
+    theirs, ours = (_cut(text, max(num_equal - SHOWN // 3, 0)) for text in found)
+    return f"it renders {theirs} where {template.name} renders {ours}"
 
 
 def _cut(text: str, start: int) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
+import resource
 import subprocess
 import sys
 
-MAX_SECONDS, MAX_WAIT = 2, 20  # of processor time, and of waiting on systems without this limit
+MAX_SECONDS, MAX_WAIT = 2, 20  # of processor time, and of waiting for a process that sleeps
 MAX_MEMORY, MAX_OUTPUT = 1 << 30, 1 << 20  # bytes and characters
 
 
@@ -29,17 +31,7 @@ def run_limited(module: str, request: str) -> str:
 
 
 def _work(module: str) -> None:
-    from importlib import import_module
-
-    _limit_resources()
-    import_module(module).main()
-
-
-def _limit_resources() -> None:
-    try:
-        import resource
-    except ImportError:  # Windows has none, so only the caller's time limit applies
-        return
     resource.setrlimit(resource.RLIMIT_CPU, (MAX_SECONDS, MAX_SECONDS))
     resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    importlib.import_module(module).main()

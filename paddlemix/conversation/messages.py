@@ -59,3 +59,14 @@ class Conversation:
     @property
     def num_marks(self) -> int:
         return sum(message.num_images for message in self.messages)
+
+
+def check_unicode(text: str, owner: str = "the text") -> None:
+    """Raise ValueError for half of a surrogate pair, which JSON can contain and UTF-8 cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{owner}: {text[error.start]!r} at character {error.start} is half of a surrogate pair, not a "
+            "character: write the text again from its source"
+        ) from None

@@ -64,16 +64,15 @@ def render_turn(
     if template.is_prompt_text_dropped:
         return [Segment("", False, "image")] * message.num_images + _marked(template, template.answer_prefix)
     system = template.system if system is None else system
-    block = template.system_prefix, system, template.system_suffix
     segments = _marked(template, template.start) if is_first else []
     if not is_first:
         segments += _marked(template, template.turn_separator)
     elif not template.is_system_in_user:
-        segments += _system_block(template, block)
+        segments += _system_block(template, system)
         segments += _examples(template)
     segments += _marked(template, template.user_prefix)
     if is_first and template.is_system_in_user:
-        segments += _system_block(template, block)
+        segments += _system_block(template, system)
     segments += _content(message, is_trained=False)
     return segments + _marked(template, template.user_suffix) + _marked(template, template.answer_prefix)
 
@@ -137,10 +136,11 @@ def _system_text(message: Message) -> str:
     return message.pieces[0]
 
 
-def _system_block(template: ChatTemplate, block: tuple[str, str, str]) -> list[Segment]:
+def _system_block(template: ChatTemplate, system: str) -> list[Segment]:
     """Return prefix, text and suffix, or nothing if there is no text."""
-    prefix, system, suffix = block
-    return _marked(template, prefix) + _text(system) + _marked(template, suffix) if system else []
+    if not system:
+        return []
+    return _marked(template, template.system_prefix) + _text(system) + _marked(template, template.system_suffix)
 
 
 def _examples(template: ChatTemplate) -> list[Segment]:

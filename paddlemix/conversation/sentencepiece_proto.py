@@ -88,13 +88,11 @@ def with_control_pieces(model: bytes, ids: Iterable[int]) -> bytes:
     ids = set(ids)
     if not ids:
         return model
-    parts, index = [], 0
+    parts, index = [], -1
     for field, value, raw in _fields(model):
-        if field == _PIECES:
-            is_changed = index in ids
-            index += 1
-            if is_changed:
-                raw = _field(_PIECES, value + _varint(_PIECE_TYPE << 3 | _VARINT) + _varint(CONTROL))
+        index += field == _PIECES
+        if field == _PIECES and index in ids:
+            raw = _field(_PIECES, value + _varint(_PIECE_TYPE << 3 | _VARINT) + _varint(CONTROL))
         parts.append(raw)
     return b"".join(parts)
 

@@ -20,8 +20,8 @@ from .sentencepiece_proto import (
     with_dummy_prefix,
 )
 from .tokenizer_files import TokenizerFiles, write_files
-from .tokenizer_settings import TokenizerSettings, choose_bos, missing_special, read_settings
-from .vocabulary_choice import is_tiktoken
+from .tokenizer_settings import TokenizerSettings, choose_bos, find_special, read_settings
+from .vocabulary_choice import TIKTOKEN, is_tiktoken
 
 SPACE_PIECE = "▁"
 CHAT_MARK = re.compile(r"<\|[^|<>]*\|>")  # like <|im_start|>: special even if no settings file says so
@@ -45,16 +45,17 @@ class SentencePieceTokenizer:
         check_ids(settings.added.values(), lambda token_id: None, where)
         self._added = {token.token_id: text for text, token in settings.added.items()}
         self.specials = _find_specials(facts, settings, ids)
-        self.hidden_ids = frozenset(i for text, i in self.specials.items() if text not in settings.shown)
+        ordinary = {text: token.token_id for text, token in settings.added.items() if not token.is_special}
+        self.hidden_ids = frozenset(i for text, i in self.specials.items() if text not in ordinary)
         self.vocab_size = max([len(facts.pieces) - 1, *self._added]) + 1
         self._splitter = AddedTokenSplitter(settings.added.values())
         # Ordinary tokens stay as they are: the model finds pieces like two spaces, which a text spells differently.
-        readable = {token.token_id for token in settings.added.values() if not token.is_special}
+        readable = set(ordinary.values())
         hidden = [i for i in self.specials.values() if i not in readable and _is_typable(facts, i)]
         model = with_control_pieces(model, hidden)
 
         self.has_text_prefix = facts.add_dummy_prefix if settings.is_legacy else settings.add_prefix_space is not False
-        self._stripping = {settings.added[text].token_id for text in settings.stripping}
+        self._stripping = {token.token_id for token in settings.added.values() if token.strips_right}
         self.is_legacy, self._named = settings.is_legacy, settings.named
         known = settings.specials.union(settings.added)
         self._symbol_ids = {
@@ -100,9 +101,7 @@ class SentencePieceTokenizer:
 
     def special_id(self, text: str) -> int:
         """See Tokenizer."""
-        if text not in self.specials:
-            raise missing_special(self.specials, text, self._files.folder)
-        return self.specials[text]
+        return find_special(self.specials, text, self._files.folder)
 
     def special_ids(self, text: str, *, is_start: bool) -> list[int]:
         """See Tokenizer.
@@ -155,26 +154,22 @@ def _read_model(files: TokenizerFiles, model: bytes) -> ModelFacts:
         facts = read_facts(model)
         sentencepiece.SentencePieceProcessor(model_proto=model)
     except (ValueError, KeyError, RuntimeError, AttributeError, TypeError) as error:
-        what = f"{files.vocabulary} in {files.folder} ({len(model)} bytes) is not a SentencePiece model: {error}"
-        raise ValueError(f"{what}. {_advice(model)}") from error
+        what = f"{files.where} ({len(model)} bytes) is not a SentencePiece model: {error}"
+        if is_tiktoken(model):
+            raise ValueError(f"{what}; {TIKTOKEN}: add its tokenizer.json to the folder") from error
+        raise ValueError(f"{what}; copy or download it again") from error
     return facts
-
-
-def _advice(model: bytes) -> str:
-    if is_tiktoken(model):
-        return "It is a list of byte pieces, the form of LLaMA 3's first release: add its tokenizer.json to the folder"
-    return "Copy or download it again"
 
 
 def _find_specials(facts: ModelFacts, settings: TokenizerSettings, ids: dict[str, int]) -> dict[str, int]:
     """Return all special tokens: of the model, of the settings, and marks like <|im_start|> among the symbols."""
-    specials = {}
-    for index, (text, kind) in enumerate(facts.pieces):
-        if kind in (CONTROL, UNKNOWN) or _is_mark(text, kind):
-            specials[text] = index
-    specials.update({text: ids[text] for text in settings.specials if text in ids})
-    specials.update({text: ids[text] for text in NEVER_READ if text in ids})
-    specials.update({text: token.token_id for text, token in settings.added.items()})
+    specials = {
+        text: index
+        for index, (text, kind) in enumerate(facts.pieces)
+        if kind in (CONTROL, UNKNOWN) or _is_mark(text, kind)
+    }
+    specials |= {text: ids[text] for text in settings.specials | NEVER_READ if text in ids}
+    specials |= {text: token.token_id for text, token in settings.added.items()}
     overridden = {token.token_id: text for text, token in settings.added.items()}
     return {text: index for text, index in specials.items() if overridden.get(index, text) == text}
 

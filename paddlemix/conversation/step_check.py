@@ -27,6 +27,7 @@ KNOWN_STEPS = frozenset(
 )
 PROBE = 8000  # characters of a text
 PROBED = ("a", "A", "1", " ", "\n", "!", "\u4e2d", "\u0301", "a ", "aB1! ", " \n")
+NO_MODEL = {"type": "BPE", "vocab": {}, "merges": []}
 MAX_OWN = 16  # probes made of the pattern's own characters
 
 
@@ -80,11 +81,7 @@ def _tried(request: Mapping[str, Any]) -> str:
     import tokenizers
 
     parts = {key: request[key] for key in ("normalizer", "pre_tokenizer")}
-    model = {"type": "BPE", "vocab": {}, "merges": []}
-    empty = dict.fromkeys(("truncation", "padding", "post_processor", "decoder"))
-    built = tokenizers.Tokenizer.from_str(
-        json.dumps({"version": "1.0", **empty, "added_tokens": [], "model": model, **parts})
-    )
+    built = tokenizers.Tokenizer.from_str(json.dumps({"model": NO_MODEL, **parts}))
     for text in _probes(request["patterns"]):
         read = text if built.normalizer is None else built.normalizer.normalize_str(text)
         if len(read) > request["max_growth"] * len(text):

@@ -135,17 +135,13 @@ _LLAMA_3 = ChatTemplate(
     extra_stop_tokens=("<|end_of_text|>",),
 )
 # Here and below, a line break follows the end of an answer. Models do not write it, so it belongs to the next turn.
-_QWEN_2 = ChatTemplate(
+_QWEN_2 = replace(
+    _CHATML,
     name="qwen_2",
     system="You are a helpful assistant.",
-    system_prefix="<|im_start|>system\n",
     system_suffix="<|im_end|>\n",
-    user_prefix="<|im_start|>user\n",
     user_suffix="<|im_end|>\n",
-    answer_prefix="<|im_start|>assistant\n",
-    answer_end="<|im_end|>",
     turn_separator="\n",
-    special_tokens=("<|im_start|>", "<|im_end|>"),
     extra_stop_tokens=("<|endoftext|>",),
 )
 _PHI_3 = ChatTemplate(

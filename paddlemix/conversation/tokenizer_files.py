@@ -33,6 +33,11 @@ class TokenizerFiles:
     notice: str = ""
 
     @property
+    def where(self) -> str:
+        """The vocabulary file, for messages."""
+        return f"{self.vocabulary} in {self.folder}"
+
+    @property
     def is_sentencepiece(self) -> bool:
         return self.vocabulary in MODELS
 

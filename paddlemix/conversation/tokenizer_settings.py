@@ -38,19 +38,13 @@ RULES = KeyRules(
         vision_feature_select_strategy""".split()
     ),
     fixed={
-        "add_eos_token": (False, None),
-        "split_special_tokens": (False, None),
-        "fix_mistral_regex": (False, None),
-        "do_lower_case": (False, None),
-        "strip_accents": (False, None),
+        **dict.fromkeys(("add_eos_token", "split_special_tokens", "fix_mistral_regex"), (False, None)),
+        **dict.fromkeys(("do_lower_case", "strip_accents"), (False, None)),
         "sp_model_kwargs": ({}, None),
     },
     ignored=frozenset(
-        (
-            "clean_up_tokenization_spaces",
-            "spaces_between_special_tokens",
-            "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output",
-        )
+        """clean_up_tokenization_spaces spaces_between_special_tokens
+        clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output""".split()
     ),
 )
 DECODER = Kind(lambda value: isinstance(value, dict), "an object of ids and tokens").or_null()
@@ -70,10 +64,9 @@ class TokenizerSettings:
 
     bos, eos, unk, pad: token texts or None. added: the added tokens by their texts; is_special is also set for tokens
     that always stay text in a text. named: texts with a role (bos, additional_special_tokens ...). specials: these and
-    the special added tokens. shown: added tokens that are not special. stripping: added tokens that remove the white
-    space after them (Phi-3's marks). add_bos, add_prefix_space: None if not stated. has_no_end: whether the settings
-    state that no EOS token is added to a text. told: keys without effect here whose effect a user could expect, with
-    their values.
+    the special added tokens. add_bos, add_prefix_space: None if not stated. has_no_end: whether the settings state that
+    no EOS token is added to a text. unused: keys without effect here whose effect a user could expect, with their
+    values.
     """
 
     bos: str | None
@@ -83,13 +76,11 @@ class TokenizerSettings:
     added: dict[str, AddedToken]
     named: frozenset[str]
     specials: frozenset[str]
-    shown: frozenset[str]
-    stripping: frozenset[str]
     add_bos: bool | None
     has_no_end: bool
     is_legacy: bool
     add_prefix_space: bool | None
-    told: dict[str, Any]
+    unused: dict[str, Any]
 
 
 def read_settings(files: TokenizerFiles) -> TokenizerSettings:
@@ -115,14 +106,12 @@ def read_settings(files: TokenizerFiles) -> TokenizerSettings:
         added=added,
         named=named,
         specials=named.union(text for text, token in added.items() if token.is_special),
-        shown=frozenset(text for text, token in added.items() if not token.is_special),
-        stripping=frozenset(text for text, token in added.items() if token.strips_right),
         add_bos=config.get("add_bos_token", False if config.get("tokenizer_class") in BARE_CLASSES else None),
         has_no_end=config.get("add_eos_token") is False,
         # PaddleMIX's tokenizer ignores the `legacy` key and always behaves like legacy = true.
         is_legacy=files.vocabulary == PADDLE_FILE or config.get("legacy") in (None, True),
         add_prefix_space=config.get("add_prefix_space"),
-        told=stated_but_unused(config, RULES),
+        unused=stated_but_unused(config, RULES),
     )
 
 
@@ -135,10 +124,12 @@ def choose_bos(files: TokenizerFiles, bos_id: int | None, add_bos: bool) -> bool
     return add_bos
 
 
-def missing_special(specials: Mapping[str, int], text: str, folder: str) -> ValueError:
-    """Return the error for a special token that the vocabulary lacks, with all that it has."""
+def find_special(specials: Mapping[str, int], text: str, folder: str) -> int:
+    """Return the id of a special token; raise ValueError, with all special tokens, if the vocabulary lacks it."""
+    if text in specials:
+        return specials[text]
     known = ", ".join(sorted(specials, key=specials.get)) or "none"
-    return ValueError(
+    raise ValueError(
         f"the vocabulary of {folder} has no special token {text!r} (it has {known}): "
         "use the chat template that the checkpoint was trained with"
     )
@@ -161,9 +152,7 @@ def _named(values: Mapping[str, Any], where: str) -> set[str | None]:
     for key in LISTED:
         tokens = values.get(key) or ()
         found += [(key, token) for token in (tokens.values() if isinstance(tokens, Mapping) else tokens)]
-    for key, value in values.items():
-        if _is_role(key):
-            found.append((key, value))
+    found += [(key, token) for key, token in values.items() if _is_role(key)]
     return {_text(token, key, where) for key, token in found}
 
 

@@ -20,10 +20,9 @@ TIKTOKEN = "it is a list of byte pieces, the form of LLaMA 3's first release"
 def read_files(folder: str | Path, read: Callable[[Path], bytes] = Path.read_bytes) -> TokenizerFiles:
     """Return the tokenizer files of a folder; raise ValueError if it has no vocabulary.
 
-    read: returns the bytes of a settings file, for a caller that has read it already.
-
     A SentencePiece model has priority over tokenizer.json, because LLaVA was trained with the slow tokenizer, unless it
     cannot be read or has another vocabulary. Tokens that only tokenizer.json adds to the vocabulary count in any case.
+    read: returns the bytes of a settings file, for a caller that has read it already.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -48,18 +47,12 @@ def _content(path: Path, read: Callable[[Path], bytes] = Path.read_bytes) -> byt
     return read(path) if size else b""  # reading a file that the kernel shows as empty may block
 
 
-def vocabulary_notice(folder: str | Path) -> str:
-    """Return why not the first vocabulary file of a folder is used, empty if it is."""
-    return read_files(folder).notice
-
-
 def _choose(first: TokenizerFiles, fast: TokenizerFiles) -> TokenizerFiles:
     try:
         spec = fast.read_json(FAST_FILE)
         named = _names(spec)
     except ValueError as error:
-        notice = f"{first.vocabulary} is used, since {error}"
-        return replace(first, notice=notice)
+        return replace(first, notice=f"{first.vocabulary} is used, since {error}")
     content = first.contents[first.vocabulary]
     try:
         if not content:

@@ -10,13 +10,9 @@ from ..constants import IGNORE_INDEX, IMAGE_TOKEN_ID
 from .sample import Batch, Sample
 
 
-def collate(
-    samples: Sequence[Sample], *, pad_id: int = 0, pad_to_multiple: int | None = None, max_length: int | None = None
-) -> Batch:
+def collate(samples: Sequence[Sample], *, pad_id: int = 0) -> Batch:
     """Return a batch with one sample in each row; see `collate_packs`."""
-    return collate_packs(
-        [[sample] for sample in samples], pad_id=pad_id, pad_to_multiple=pad_to_multiple, max_length=max_length
-    )
+    return collate_packs([[sample] for sample in samples], pad_id=pad_id)
 
 
 def collate_packs(
@@ -107,9 +103,6 @@ def _pad(rows: Sequence[Sequence[np.ndarray]], width: int, value: int) -> np.nda
     return padded
 
 
-REDUCTIONS = ("token", "sample")
-
-
 def loss_weights(batch: Batch, reduction: str) -> np.ndarray:
     """Return the loss weight of each token, float32 [B, T], 0 = not trained.
 
@@ -123,7 +116,7 @@ def loss_weights(batch: Batch, reduction: str) -> np.ndarray:
     if reduction == "token":
         return weights
     if reduction != "sample":
-        raise ValueError(f"loss reduction {reduction!r}: expected one of {', '.join(REDUCTIONS)}")
+        raise ValueError(f"loss reduction {reduction!r}: expected one of token, sample")
     for row, segments in enumerate(np.asarray(batch.segment_ids)):
         num_trained = np.bincount(segments, weights=weights[row])
         weights[row] /= np.maximum(num_trained, 1)[segments]

@@ -28,30 +28,6 @@ class SampleTooLongError(ValueError):
     """Not even the first question and answer fit into max_length."""
 
 
-def encode(
-    conversation: Conversation,
-    *,
-    tokenizer,
-    template: ChatTemplate,
-    spec: ImageSpec,
-    folders: Sequence[str] = (),
-    max_length: int | None = None,
-    add_generation_prompt: bool = False,
-    cache_folder: str | None = None,
-) -> Sample:
-    """Return the sample of `encode_turns`."""
-    return encode_turns(
-        conversation,
-        tokenizer=tokenizer,
-        template=template,
-        spec=spec,
-        folders=folders,
-        max_length=max_length,
-        add_generation_prompt=add_generation_prompt,
-        cache_folder=cache_folder,
-    )[0]
-
-
 def encode_turns(
     conversation: Conversation,
     *,

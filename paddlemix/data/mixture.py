@@ -25,9 +25,9 @@ import numpy as np
 
 from ..conversation.paddlemix_template import check_chat_template
 from ..conversation.templates import ChatTemplate
+from ..foreign_json import number, whole_number
 from ..image.load import describe
 from ..terminal.visible import visible
-from .bad_rows import refuse
 from .encode import MAX_PATH
 from .readers.fields import show
 from .readers.files import scan_rows
@@ -42,6 +42,7 @@ KEYS = ("name", "data_files", "chat_template", "splits", "lazy", "image_folder",
 
 MAX_WEIGHT = 10_000
 MAX_TAKEN = 10**8  # rows of an entry: their list alone takes a gigabyte
+WEIGHT, COUNT = number(0, MAX_WEIGHT, is_open=True), whole_number(1, MAX_TAKEN)
 
 
 @dataclass(frozen=True)
@@ -53,23 +54,6 @@ class Entry:
     image_folder: str | None = None
     weight: float | None = None
     num_samples: int | None = None
-
-
-def read_mixture(
-    value: Any,
-    split: str,
-    *,
-    template: ChatTemplate | None = None,
-    config_folder: str | Path | None = None,
-    image_folder: str | None = None,
-    seed: int = 0,
-) -> list[Row]:
-    """Return the rows of a split as `scan_mixture` does. Raises ValueError if any row is bad."""
-    rows, bad = scan_mixture(
-        value, split, template=template, config_folder=config_folder, image_folder=image_folder, seed=seed
-    )
-    refuse(bad)
-    return rows
 
 
 def scan_mixture(
@@ -89,8 +73,8 @@ def scan_mixture(
     the same rows and more. Raises ValueError for unknown keys and names, missing files, and entries with bad rows only.
     """
     rows, bad = [], []
-    for number, entry in enumerate(parse_entries(value, split), start=1):
-        owner = f"dataset {split!r}, entry {number}"
+    for index, entry in enumerate(parse_entries(value, split), start=1):
+        owner = f"dataset {split!r}, entry {index}"
         if entry.image_folder is None and image_folder is not None:
             entry = replace(entry, image_folder=image_folder)
         if entry.chat_template is not None:
@@ -104,7 +88,7 @@ def scan_mixture(
             first = entry_bad[0]
             raise ValueError(f"{owner}: none of its {len(entry_bad)} rows can be used; {first.where}: {first.reason}")
         bad += entry_bad
-        rows += take(entry_rows, entry, np.random.default_rng([seed, number]), owner)
+        rows += take(entry_rows, entry, np.random.default_rng([seed, index]), owner)
     return rows, bad
 
 
@@ -175,11 +159,9 @@ def _parse_amount(value: dict, owner: str) -> tuple[float | None, int | None]:
     weight, num_samples = value.get("weight"), value.get("num_samples")
     if weight is not None and num_samples is not None:
         raise ValueError(f"{owner}: has both 'weight' and 'num_samples': expected one of them")
-    is_number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
-    if weight is not None and not (is_number and 0 < weight <= MAX_WEIGHT):
+    if weight is not None and not WEIGHT.is_good(weight):
         raise ValueError(f"{owner}: 'weight' must be a number above 0, at most {MAX_WEIGHT:,}, found {show(weight)}")
-    is_count = isinstance(num_samples, int) and not isinstance(num_samples, bool)
-    if num_samples is not None and not (is_count and 0 < num_samples <= MAX_TAKEN):
+    if num_samples is not None and not COUNT.is_good(num_samples):
         raise ValueError(
             f"{owner}: 'num_samples' must be a whole number above 0, at most {MAX_TAKEN:,}, found {show(num_samples)}"
         )

@@ -154,9 +154,7 @@ def image_facts(facts: Sequence[RowFacts]) -> ImageFacts:
     """Return the counts and sizes of the rows' images."""
     sizes = [size for fact in facts for size in fact.sizes]
     array = np.asarray(sizes, dtype=np.int64).reshape(-1, 2)
-    named = [None] * 3
-    if sizes:
-        named = [tuple(map(int, of(array, axis=0))) for of in (np.min, np.median, np.max)]
+    named = [tuple(map(int, of(array, axis=0))) for of in (np.min, np.median, np.max)] if sizes else [None] * 3
     common = tuple((*size, count) for size, count in Counter(sizes).most_common(MAX_SIZES))
     num_missing, num_unreadable = (sum(vars(fact)[key] for fact in facts) for key in ("num_missing", "num_unreadable"))
     return ImageFacts(len(sizes), num_missing, num_unreadable, *named, common)

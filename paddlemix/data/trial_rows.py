@@ -16,6 +16,7 @@ from .row import Row
 from .row_note import RowNote, count_kinds, in_words
 
 NUM_TRIED, MIN_TRIED = 1024, 16  # rows of all files together, and at least of each file
+KINDS = (MISSING, UNREADABLE)  # of rows with bad images
 NUM_DEVIATIONS = 4  # standard deviations below the observed share, so that chance never ends a run
 
 
@@ -34,7 +35,7 @@ def check_images(
     num_certain, notes = 0.0, []
     for own in by_file.values():
         tried = _random_rows(own, num_tried)
-        bad = [(row, fact) for row, fact in zip(tried, measure_rows(tried, measure), strict=True) if _is_bad(fact)]
+        bad = [(row, fact) for row, fact in zip(tried, measure_rows(tried, measure), strict=True) if fact.kind in KINDS]
         notes += [RowNote.of(row, split, fact.kind, fact.reason) for row, fact in bad]
         num_certain += _at_least(len(bad), len(tried), len(own))
         if num_certain > limit:
@@ -65,10 +66,6 @@ def _with_images(rows: Sequence[Row]) -> dict[str, list[Row]]:
         if images and not any(isinstance(image, str) and SCHEME.match(image) for image in images):
             by_file[row.file].append(row)
     return by_file
-
-
-def _is_bad(fact: RowFacts) -> bool:
-    return fact.kind in (MISSING, UNREADABLE)
 
 
 def _describe(bad: list[tuple[Row, RowFacts]], num_tried: int, num_rows: int, limit: int, policy: BadRowPolicy) -> str:

@@ -172,9 +172,5 @@ def _send(connection: Connection, results: queue.Queue) -> None:
             result = results.get()
             try:
                 connection.send(result)
-            except (
-                TypeError,
-                AttributeError,
-                PickleError,
-            ) as error:  # not picklable, and nothing was sent
+            except (TypeError, AttributeError, PickleError) as error:  # not picklable, and nothing was sent
                 connection.send((None, RuntimeError(f"{type(error).__name__}: {error}")))

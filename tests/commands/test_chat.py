@@ -149,7 +149,7 @@ def test_save_writes_the_conversation_as_json(run_chat, image, tmp_path):
 
 
 def test_saved_conversation_is_a_row_to_train_on(parts, run_chat, image, tmp_path):
-    from paddlemix.data.mixture import read_mixture
+    from data_rows import read_mixture
 
     file = tmp_path / "chat.json"
     run_chat(f"/image {image}", "What is this?", f"/save {file}", options=["--temperature", "0"])

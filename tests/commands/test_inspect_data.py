@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_folder
+from data_rows import read_mixture
 from PIL import Image
 
 from paddlemix import cli
 from paddlemix.checkpoints.processor import LlavaProcessor
 from paddlemix.commands.report_html import tile_uris, tokens_html
-from paddlemix.data.mixture import read_mixture
 from paddlemix.train.loader import EpochBatchSampler
 from paddlemix.train.settings import Schedule
 

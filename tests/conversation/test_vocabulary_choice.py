@@ -15,7 +15,7 @@ from paddlemix.conversation.fast_tokenizer import FastTokenizer
 from paddlemix.conversation.load_tokenizer import load_tokenizer
 from paddlemix.conversation.sentencepiece_tokenizer import SentencePieceTokenizer
 from paddlemix.conversation.tokenizer_files import ADDED_FILE, CONFIG_FILE, FAST_FILE, SENTENCEPIECE_FILE
-from paddlemix.conversation.vocabulary_choice import read_files, vocabulary_notice
+from paddlemix.conversation.vocabulary_choice import read_files
 
 LLAMA_NAMES = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 TIKTOKEN = b"IQ== 0\nIg== 1\nIw== 2\n"
@@ -48,20 +48,19 @@ def test_invalid_sentencepiece_model_is_not_used_with_a_notice(tmp_path):
         assert (
             tokenizer.encode("Hello 123", is_start=True) == reference("Hello 123", add_special_tokens=False).input_ids
         )
-        assert "tokenizer.model in" in vocabulary_notice(folder) and "tokenizer.json is used" in vocabulary_notice(
-            folder
-        )
-    assert "a list of byte pieces, the form of LLaMA 3's first release" in vocabulary_notice(tmp_path / "0")
+        notice = read_files(folder).notice
+        assert "tokenizer.model in" in notice and "tokenizer.json is used" in notice
+    assert "a list of byte pieces, the form of LLaMA 3's first release" in read_files(tmp_path / "0").notice
 
 
 def test_model_with_another_vocabulary_is_not_used_with_a_notice(model, tmp_path):
     write(tmp_path, model=model, spec=train_llama("prepend"), settings=LLAMA_NAMES)
     assert isinstance(load_tokenizer(tmp_path), FastTokenizer)
-    assert "tokenizer.model" in vocabulary_notice(tmp_path) and "as id" in vocabulary_notice(tmp_path)
+    assert "tokenizer.model" in read_files(tmp_path).notice and "as id" in read_files(tmp_path).notice
     longer = own_json(model)
     longer["model"]["vocab"]["new piece"] = 500
     write(tmp_path, model=model, spec=longer, settings=LLAMA_NAMES)
-    assert "ends at id 499, tokenizer.json at 500" in vocabulary_notice(tmp_path)
+    assert "ends at id 499, tokenizer.json at 500" in read_files(tmp_path).notice
     other = own_json(train_model(("<|im_start|>",)))
     write(tmp_path, model=model, spec=other, settings=LLAMA_NAMES)
     assert isinstance(load_tokenizer(tmp_path), FastTokenizer)
@@ -69,11 +68,11 @@ def test_model_with_another_vocabulary_is_not_used_with_a_notice(model, tmp_path
 
 def test_model_is_used_if_both_agree_or_tokenizer_json_is_broken(model, tmp_path):
     write(tmp_path, model=model, spec=own_json(model), settings=LLAMA_NAMES)
-    assert isinstance(load_tokenizer(tmp_path), SentencePieceTokenizer) and not vocabulary_notice(tmp_path)
+    assert isinstance(load_tokenizer(tmp_path), SentencePieceTokenizer) and not read_files(tmp_path).notice
     for broken in (b"{", {"model": 5}, {"model": {"vocab": {"a": "b"}}}):
         write(tmp_path, model=model, spec=broken, settings=LLAMA_NAMES)
         assert isinstance(load_tokenizer(tmp_path), SentencePieceTokenizer)
-        assert "tokenizer.model is used, since" in vocabulary_notice(tmp_path)
+        assert "tokenizer.model is used, since" in read_files(tmp_path).notice
 
 
 def test_tiktoken_file_alone_is_refused_with_advice(tmp_path):

@@ -10,13 +10,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from data_rows import read_mixture
 
 from paddlemix.data import dataset as dataset_module
 from paddlemix.data.bad_rows import BadRowPolicy, TooManyBadRowsError, refuse
 from paddlemix.data.collate import collate
 from paddlemix.data.dataset import ConversationDataset, RowError
 from paddlemix.data.encode import encode_turns
-from paddlemix.data.mixture import read_mixture, scan_mixture
+from paddlemix.data.mixture import scan_mixture
 from paddlemix.data.readers.files import scan_rows
 from paddlemix.data.row_note import SKIPPED, count_kinds
 

@@ -7,7 +7,7 @@ import copy
 import numpy as np
 import pytest
 
-from paddlemix.data.collate import collate
+from paddlemix.data.collate import collate, collate_packs
 from paddlemix.data.sample import Sample
 from paddlemix.image.preprocess import ImageTiles
 
@@ -79,7 +79,7 @@ def test_labels_are_none_when_no_sample_has_any():
     ("multiple", "max_length", "width"), [(None, None, 13), (8, None, 16), (8, 14, 14), (32, 32, 32), (13, 13, 13)]
 )
 def test_width_is_rounded_up_but_not_over_max_length(multiple, max_length, width):
-    batch = collate([TEXT, MANY], pad_to_multiple=multiple, max_length=max_length)
+    batch = collate_packs([[TEXT], [MANY]], pad_to_multiple=multiple, max_length=max_length)
     assert batch.token_ids.shape == batch.position_ids.shape == (2, width)
 
 
@@ -105,4 +105,4 @@ def test_inputs_are_neither_changed_nor_shared():
 )
 def test_samples_that_do_not_fit_together_are_refused_with_both_numbers(samples, options, words):
     with pytest.raises(ValueError, match=words):
-        collate(samples, **options)
+        collate_packs([[sample] for sample in samples], **options)

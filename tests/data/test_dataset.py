@@ -7,10 +7,10 @@ import pickle
 
 import numpy as np
 import pytest
+from data_rows import read_mixture
 
 from paddlemix.data.dataset import ConversationDataset, RowError
 from paddlemix.data.encode import SampleTooLongError, encode_turns
-from paddlemix.data.mixture import read_mixture
 from paddlemix.data.sample import Sample
 from paddlemix.image.errors import ImageError
 

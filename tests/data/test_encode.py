@@ -12,7 +12,7 @@ from transformers import LlamaTokenizer
 
 from paddlemix.conversation.messages import Conversation, Message
 from paddlemix.conversation.templates import get_template
-from paddlemix.data.encode import SampleTooLongError, encode, encode_turns, fit_turns
+from paddlemix.data.encode import SampleTooLongError, encode_turns, fit_turns
 from paddlemix.data.readers.files import read_row
 from paddlemix.image.anyres import num_image_tokens
 from paddlemix.image.errors import ImageError
@@ -112,7 +112,7 @@ def test_text_only_row_has_no_images_and_no_placeholders(encode_row, tokenizer_f
 
 def test_typed_mark_stays_text(tokenizer, template, spec):
     conversation = Conversation([Message("user", ("What is <image> for?",)), Message("assistant", "A mark.")])
-    sample = encode(conversation, tokenizer=tokenizer, template=template, spec=spec)
+    sample, _ = encode_turns(conversation, tokenizer=tokenizer, template=template, spec=spec)
     assert -200 not in sample.token_ids
 
 
@@ -120,7 +120,7 @@ def test_generation_prompt_is_the_start_of_the_trained_sample(encode_row, tokeni
     trained, _ = encode_row({"image": "a.png", "conversations": TURNS[:1]})
     with Image.open(images / "a.png") as image:
         question = Conversation([Message("user", TURNS[0][0])], [image.convert("RGB")])
-    sample = encode(question, tokenizer=tokenizer, template=template, spec=spec, add_generation_prompt=True)
+    sample, _ = encode_turns(question, tokenizer=tokenizer, template=template, spec=spec, add_generation_prompt=True)
     assert sample.labels is None
     num_prompt = int(np.argmax(trained.labels != -100))
     assert sample.token_ids.tolist() == trained.token_ids[:num_prompt].tolist()
@@ -157,7 +157,7 @@ def test_first_turn_that_does_not_fit_is_an_error_with_both_lengths(encode_row):
 def test_open_question_is_never_dropped(tokenizer, template, spec):
     conversation = Conversation([Message("user", "Hi"), Message("assistant", "Hello."), Message("user", "So?")])
     with pytest.raises(SampleTooLongError, match=r"last question.*max_length is 50"):
-        encode(
+        encode_turns(
             conversation,
             tokenizer=tokenizer,
             template=template,

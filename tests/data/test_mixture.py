@@ -6,8 +6,9 @@ import json
 import logging
 
 import pytest
+from data_rows import read_mixture
 
-from paddlemix.data.mixture import parse_entries, read_mixture
+from paddlemix.data.mixture import parse_entries
 
 
 @pytest.fixture

@@ -8,12 +8,12 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from data_rows import read_mixture
 
 from paddlemix.data.bad_rows import BadRowPolicy
 from paddlemix.data.dataset import ConversationDataset, RowError
 from paddlemix.data.encode import encode_turns
 from paddlemix.data.measure import Measure
-from paddlemix.data.mixture import read_mixture
 
 MISSING, UNREADABLE = "missing_picture", "unreadable_picture"
 PLACES = {

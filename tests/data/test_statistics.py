@@ -6,10 +6,10 @@ import dataclasses
 
 import numpy as np
 import pytest
+from data_rows import read_mixture
 
 from paddlemix.data.encode import SampleTooLongError, encode_turns
 from paddlemix.data.measure import Measure, measure_rows
-from paddlemix.data.mixture import read_mixture
 from paddlemix.data.statistics import distinct_rows, image_facts, length_facts, summarize
 from paddlemix.image.errors import ImageError
 

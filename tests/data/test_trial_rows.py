@@ -6,13 +6,13 @@ import json
 import re
 
 import pytest
+from data_rows import read_mixture
 from PIL import Image
 
 from paddlemix.data import trial_rows
 from paddlemix.data.bad_rows import BadRowPolicy, TooManyBadRowsError
 from paddlemix.data.encode import find_image, hint_for
 from paddlemix.data.measure import Measure
-from paddlemix.data.mixture import read_mixture
 from paddlemix.image.errors import MissingImageError
 
 DEFAULT, SKIP, RAISE = BadRowPolicy(), BadRowPolicy("skip"), BadRowPolicy("raise")

@@ -10,6 +10,7 @@ import threading
 import numpy as np
 import pytest
 import tiny_folder
+from data_rows import read_rows
 from tiny_training import build, settings, train
 
 from paddlemix import cli
@@ -17,7 +18,6 @@ from paddlemix.checkpoints.processor import LlavaProcessor
 from paddlemix.data.bad_rows import BadRowPolicy
 from paddlemix.data.dataset import ConversationDataset
 from paddlemix.data.measure import Measure
-from paddlemix.data.readers.files import read_rows
 from paddlemix.doctor.run_checks import diagnose
 from paddlemix.train import results
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 
 from ...constants import IMAGE_MARK
-from ...conversation.messages import Conversation, Message
+from ...conversation.messages import Conversation, Message, check_unicode
 from ...conversation.render import check_roles
-from .errors import EmptyAnswerError, NoTrainedAnswerError, UnsupportedKeyError, WrongRoleError
-from .fields import check_unicode, get_text
+from .errors import BadRowError, UnsupportedKeyError
+from .fields import get_text
 from .keys import SYSTEM_KEYS, stated_keys
 
 # Qwen-VL's form: a path between two tags. In HTML the path is inside the tag, and there is no end tag.
@@ -48,14 +48,14 @@ def check_turns(conversation: Conversation) -> None:
     try:
         check_roles(conversation.messages, add_generation_prompt=False)
     except ValueError as error:
-        raise WrongRoleError(str(error)) from error
+        raise BadRowError(str(error), "wrong_role") from error
     answers = [(index, one) for index, one in enumerate(conversation.messages) if one.role == "assistant"]
     if not any(message.is_trained for _, message in answers):
-        raise NoTrainedAnswerError("no answer of the row is trained: all of them are marked as not trained")
+        raise BadRowError("no answer of the row is trained: all of them are marked as not trained", "nothing_trained")
     for index, message in answers:
         pieces = message.pieces
         if message.is_trained and len(pieces) == 1 and not pieces[0].strip():
-            raise EmptyAnswerError(f"message {index}: the answer is empty, so there is nothing to learn")
+            raise BadRowError(f"message {index}: the answer is empty, so there is nothing to learn", "empty_answer")
 
 
 def check_texts(conversation: Conversation) -> None:

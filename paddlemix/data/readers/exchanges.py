@@ -12,9 +12,10 @@ from ...conversation.messages import Conversation, Message
 from .fields import get, get_text, show
 from .images import image_objects, row_images
 from .keys import EXCHANGE, Stated, is_empty
-from .turns import first_turn, is_trained, list_key
+from .turns import first_turn, is_trained, list_key, list_keys
 
 SHAPE = '{"image"?: ..., "conversation": [{"input": ..., "output": ...}, ...]}'
+keys = list_keys
 QUESTION_KEYS, ANSWER_KEYS = ("input", "human", "user", "query"), ("output", "assistant", "gpt", "response")
 
 
@@ -27,11 +28,6 @@ def matches(row: dict) -> bool:
 def is_exchange(turn: dict) -> bool:
     """Return whether a turn has a question or an answer instead of a speaker."""
     return bool(turn.keys() & {*QUESTION_KEYS, *ANSWER_KEYS})
-
-
-def keys(row: dict) -> set[str]:
-    """Return the keys of the row that contain the conversation."""
-    return {list_key(row)}
 
 
 def stated(row: dict) -> Iterator[Stated]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .errors import UnsupportedKeyError, WrongRoleError
+from .errors import BadRowError, UnsupportedKeyError
 
 ROLES = {"human": "user", "gpt": "assistant", "system": "system", "user": "user", "assistant": "assistant"}
 _TOOL_ROLES = ("tool", "tool_call", "tool_response", "function", "function_call", "function_response", "observation")
@@ -22,17 +22,13 @@ def get(row: dict, key: str, kind: type, owner: str) -> Any:
 
 def one_key(values: dict, keys: tuple[str, ...], owner: str) -> str:
     """Return the one of some keys that a row or turn has. Raises ValueError for none, and for two different values."""
-    first = None
-    for key in keys:
-        if values.get(key) is None:
-            continue
-        if first is None:
-            first = key
-        elif not (isinstance(values[key], str) and values[key] == values[first]):
-            raise ValueError(f"{owner} has both {first!r} and {key!r}, which differ: expected one of them")
-    first = next((key for key in keys if key in values), None) if first is None else first
-    if first is None:
+    present = [key for key in keys if key in values]
+    if not present:
         raise ValueError(f"{owner} has no {' or '.join(map(repr, keys))}: found the keys {key_names(values)}")
+    first, *others = [key for key in present if values[key] is not None] or present[:1]
+    for key in others:
+        if not (isinstance(values[key], str) and values[key] == values[first]):
+            raise ValueError(f"{owner} has both {first!r} and {key!r}, which differ: expected one of them")
     return first
 
 
@@ -47,19 +43,8 @@ def get_role(name: Any, owner: str) -> str:
     if isinstance(name, str) and name.replace("-", "_") in TOOL_ROLES:
         raise UnsupportedKeyError(f"{owner}: role {name!r} belongs to tool calls, which are not supported; {expected}")
     if not isinstance(name, str) or name not in ROLES:
-        raise WrongRoleError(f"{owner}: unknown role {show(name)}, {expected}")
+        raise BadRowError(f"{owner}: unknown role {show(name)}, {expected}", "wrong_role")
     return ROLES[name]
-
-
-def check_unicode(text: str, owner: str) -> None:
-    """Raise ValueError for half of a surrogate pair, which JSON can contain and UTF-8 cannot."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"{owner}: {text[error.start]!r} at character {error.start} is half of a surrogate pair, not a "
-            "character: write the text again from its source"
-        ) from None
 
 
 def key_names(values: dict, max_names: int = 20) -> str:

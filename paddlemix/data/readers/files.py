@@ -13,12 +13,11 @@ from ...conversation.messages import Conversation
 from ...conversation.render import place_images
 from ...foreign_json import KeyRules
 from ...terminal.visible import visible
-from ..bad_rows import refuse
 from ..row import Row
 from ..row_note import RowNote
 from . import exchanges, llava, messages, pairs, query
 from .checks import add_system, check_marks, check_texts, check_turns, drop_leading_answer
-from .errors import BadRowError, UnknownFormatError
+from .errors import BadRowError
 from .fields import key_names, show
 from .json_rows import iterate_rows
 from .keys import CONVERSATION_KEYS, ROW, stated_keys, unused_keys
@@ -28,13 +27,6 @@ logger = logging.getLogger(__name__)
 READERS = {"pairs": pairs, "llava": llava, "messages": messages, "exchanges": exchanges, "query": query}
 MAX_NOTICES = 20  # notices per file
 MAX_NAME = 200  # characters of an id in reports
-
-
-def read_rows(path: str | Path, *, folders: Sequence[str] = ()) -> list[Row]:
-    """Return the rows of a file as `scan_rows` does. Raises ValueError with file and row if any row is bad."""
-    rows, bad = scan_rows(path, folders=folders)
-    refuse(bad)
-    return rows
 
 
 def scan_rows(
@@ -52,7 +44,7 @@ def scan_rows(
         try:
             conversation, row_changes = read_row(value)
         except ValueError as error:
-            kind = error.kind if isinstance(error, BadRowError) else BadRowError.kind
+            kind = error.kind if isinstance(error, BadRowError) else "wrong_row"
             bad.append(RowNote(split, str(path), number, line, name, kind, str(error)))
             continue
         changes.update(row_changes)
@@ -91,7 +83,7 @@ def read_row(value: Any) -> tuple[Conversation, list[str]]:
     if isinstance(value, BadRowError):
         raise value
     if not isinstance(value, dict):
-        raise UnknownFormatError(f"expected an object, found {show(value)}")
+        raise BadRowError(f"expected an object, found {show(value)}", "unknown_format")
     try:
         return _read_object(value)
     except RecursionError:
@@ -101,7 +93,7 @@ def read_row(value: Any) -> tuple[Conversation, list[str]]:
 def _read_object(row: dict) -> tuple[Conversation, list[str]]:
     name = format_of(row)
     if name is None:
-        raise UnknownFormatError(_describe_unknown(row))
+        raise BadRowError(_describe_unknown(row), "unknown_format")
     reader = READERS[name]
     notices = _check_keys(row, reader)
     conversation, is_dropped = drop_leading_answer(add_system(reader.read(row), row))

@@ -7,8 +7,9 @@ import urllib.parse
 from collections.abc import Iterator
 from typing import Any
 
+from ...conversation.messages import check_unicode
 from ...image.load import SCHEME
-from .fields import check_unicode, show
+from .fields import show
 from .keys import IMAGE, IMAGE_KEYS, Stated, stated_keys
 
 MAX_PATH = 4096  # bytes, on Linux (PATH_MAX in linux/limits.h); no other system allows more

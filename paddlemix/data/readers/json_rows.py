@@ -12,7 +12,7 @@ from typing import Any
 from ...foreign_json import is_silent
 from ...json_object import repeated_key
 from ...terminal.visible import visible
-from .errors import NotJsonError
+from .errors import BadRowError
 from .fields import key_names, show
 from .keys import CONVERSATION_KEYS
 
@@ -34,7 +34,7 @@ def iterate_rows(path: str | Path) -> Iterator[JsonRow]:
 
     `.json` contains a list, an object with a list under "data", or one row. `.jsonl` contains one row per line; empty
     lines are skipped. A file with the other suffix is read, too, by its content, and that is logged. The value of an
-    unreadable row is a NotJsonError: a line that is not JSON or not UTF-8, an object with a repeated key, NaN, a number
+    unreadable row is a BadRowError: a line that is not JSON or not UTF-8, an object with a repeated key, NaN, a number
     of more than MAX_DIGITS digits, lists nested too deeply. Raises ValueError with the file for any other fault.
     """
     path = Path(path)
@@ -104,9 +104,9 @@ def _value(text: str, what: str) -> Any:
         text.isascii() or text.encode()
         return parse(text)
     except UnicodeEncodeError:
-        return NotJsonError(f"the {what} is not UTF-8: save the file as UTF-8")
+        return BadRowError(f"the {what} is not UTF-8: save the file as UTF-8", "not_json")
     except ValueError as error:
-        return NotJsonError(f"the {what} is not JSON: {error}")
+        return BadRowError(f"the {what} is not JSON: {error}", "not_json")
 
 
 def _lines(path: Path) -> Iterator[str]:

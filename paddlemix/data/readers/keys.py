@@ -79,7 +79,7 @@ def unused_keys(stated: Iterable[Stated]) -> list[str]:
             if key in rules.used or key in rules.inert or key in restricted or is_empty(value):
                 continue
             _refuse(key, value, owner)
-            notices.append(f"the key {show_key(key)} of {name} is not used")
+            notices.append(f"the key {show(key, with_type=False)} of {name} is not used")
     return list(dict.fromkeys(notices))
 
 
@@ -91,11 +91,6 @@ def is_empty(value: Any) -> bool:
 def stated_keys(values: Mapping[str, Any], keys: tuple[str, ...]) -> list[str]:
     """Return the keys whose values are not empty."""
     return [key for key in keys if not is_empty(values.get(key))]
-
-
-def show_key(key: str) -> str:
-    """Return a key for a message, shortened."""
-    return repr(key) if len(key) <= 80 else f"{key[:80]!r}..."
 
 
 def _refuse(key: str, value: Any, owner: str) -> None:

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from ...conversation.messages import Conversation
 from .exchanges import is_exchange
 from .keys import Stated
-from .turns import ROLE_KEYS, TEXT_KEYS, first_turn, list_key, read_turns, stated_in_turns
+from .turns import ROLE_KEYS, TEXT_KEYS, first_turn, list_key, list_keys, read_turns, stated_in_turns
 
 SHAPE = '{"image"?: ..., "conversations": [{"from": "human", "value": ...}, {"from": "gpt", "value": ...}, ...]}'
+keys = list_keys
 
 
 def matches(row: dict) -> bool:
@@ -21,16 +22,11 @@ def matches(row: dict) -> bool:
     return isinstance(turn, dict) and (not is_exchange(turn) or bool(turn.keys() & {*ROLE_KEYS, *TEXT_KEYS}))
 
 
-def keys(row: dict) -> set[str]:
-    """Return the keys of the row that contain the conversation."""
-    return {list_key(row)}
-
-
 def stated(row: dict) -> Iterator[Stated]:
     """Yield the objects of the row with the rules of their keys, see `keys.unused_keys`."""
     return stated_in_turns(row, list_key(row))
 
 
 def read(row: dict) -> Conversation:
-    """Return the conversation of a row. Raises ValueError as `turn_objects.read_turns`."""
+    """Return the conversation of a row. Raises ValueError as `turns.read_turns`."""
     return read_turns(row, list_key(row))

@@ -27,5 +27,5 @@ def stated(row: dict) -> Iterator[Stated]:
 
 
 def read(row: dict) -> Conversation:
-    """Return the conversation of a row. Raises ValueError as `turn_objects.read_turns`."""
+    """Return the conversation of a row. Raises ValueError as `turns.read_turns`."""
     return read_turns(row, "messages")

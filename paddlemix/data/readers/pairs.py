@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from ...conversation.messages import Conversation, Message
 from .fields import show
 from .images import image_objects, row_images
-from .keys import Stated
-from .turns import first_turn, list_key
+from .turns import first_turn, list_key, list_keys
 
 SHAPE = '{"image"?: ..., "conversations": [[user, assistant], ...]}'
+keys, stated = list_keys, image_objects
 
 
 def matches(row: dict) -> bool:
     """Return whether the turns are pairs."""
     return isinstance(first_turn(row), (list, str))
-
-
-def keys(row: dict) -> set[str]:
-    """Return the keys of the row that contain the conversation."""
-    return {list_key(row)}
-
-
-def stated(row: dict) -> Iterator[Stated]:
-    """Yield the objects of the row with the rules of their keys, see `keys.unused_keys`."""
-    return image_objects(row)
 
 
 def read(row: dict) -> Conversation:

@@ -6,17 +6,16 @@ LLaMA-Factory read it: {"system"?, "instruction", "input"?, "output", "history"?
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from ...conversation.messages import Conversation, Message
 from .exchanges import check_question
 from .fields import get
 from .images import image_objects, row_images
-from .keys import Stated, is_empty
+from .keys import is_empty
 from .pairs import read_pairs
 
 SHAPE = '{"images"?: [...], "query": ..., "response": ..., "history"?: [[user, assistant], ...]}'
 ALPACA = ("instruction", "input")
+stated = image_objects
 
 
 def matches(row: dict) -> bool:
@@ -27,11 +26,6 @@ def matches(row: dict) -> bool:
 def keys(row: dict) -> set[str]:
     """Return the keys of the row that contain the conversation."""
     return {"history", *(("query", "response") if _is_swift(row) else (*ALPACA, "output"))}
-
-
-def stated(row: dict) -> Iterator[Stated]:
-    """Yield the objects of the row with the rules of their keys, see `keys.unused_keys`."""
-    return image_objects(row)
 
 
 def read(row: dict) -> Conversation:

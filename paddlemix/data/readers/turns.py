@@ -21,6 +21,11 @@ def list_key(row: dict) -> str | None:
     return next((key for key in LIST_KEYS if isinstance(row.get(key), list) and row[key]), None)
 
 
+def list_keys(row: dict) -> set[str]:
+    """Return the keys of a row that contain the conversation, if it is a list of turns."""
+    return {list_key(row)}
+
+
 def first_turn(row: dict) -> Any:
     """Return the first turn of that list, None for no list."""
     key = list_key(row)

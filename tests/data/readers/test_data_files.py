@@ -6,9 +6,9 @@ import json
 import logging
 
 import pytest
+from data_rows import read_rows
 
 from paddlemix.conversation.messages import Message
-from paddlemix.data.readers.files import read_rows
 
 ROWS = [{"conversations": [["Hi", f"你好 {number}"]]} for number in range(3)]
 

@@ -7,9 +7,10 @@ import logging
 import random
 
 import pytest
+from data_rows import read_rows
 
 from paddlemix.data.bad_rows import refuse
-from paddlemix.data.readers.files import read_row, read_rows, scan_rows
+from paddlemix.data.readers.files import read_row, scan_rows
 from paddlemix.data.readers.json_rows import find_parts
 
 GOOD = '{"conversations": [["Hi", "Yes."]]}'

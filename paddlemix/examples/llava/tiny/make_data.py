@@ -83,19 +83,17 @@ def write_data(output: Path, num_train: int, num_eval: int, seed: int, side: int
         conversation(path, image_root + path, _turns(scene, rng))
         for path, scene, rng in _images(output, "val", NUM_VAL, seed, side)
     ]
-    test = [
-        {"image": image_root + path, "kind": qa.kind, "question": qa.question, "expected": qa.answer}
-        for path, scene, rng in _images(output, "test", num_eval, seed, side)
-        for qa in ask_all(scene, rng)
-    ]
-    test += [{"image": None, "kind": qa.kind, "question": qa.question, "expected": qa.answer} for qa in text_only()]
+    scenes_to_ask = _images(output, "test", num_eval, seed, side)
+    asked = [(image_root + path, qa) for path, scene, rng in scenes_to_ask for qa in ask_all(scene, rng)]
+    asked += [(None, qa) for qa in text_only()]
+    test = [{"image": image, "kind": qa.kind, "question": qa.question, "expected": qa.answer} for image, qa in asked]
     for name, rows in zip(JSON_NAMES[:3], (pretrain, train, val), strict=True):
         _write(output / name, "[\n" + ",\n".join(_lines(rows)) + "\n]\n")
     _write(output / JSON_NAMES[3], "\n".join(_lines(test)) + "\n")
 
 
 def conversation(name: str, image: str | None, turns: Iterable[QA]) -> dict[str, Any]:
-    """Return a row in LLaVA's from/value formatat; the image is before the first question."""
+    """Return a row in LLaVA's from/value format; the image is before the first question."""
     values = [value for qa in turns for value in (("human", qa.question), ("gpt", qa.answer))]
     row: dict[str, Any] = {"id": name}
     if image is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import random
 import string
 from collections.abc import Iterable, Iterator
@@ -13,7 +12,7 @@ from pathlib import Path
 from paddlemix.conversation.templates import get_template
 from paddlemix.examples.llava.tiny.questions import ask_all, caption, text_only
 from paddlemix.examples.llava.tiny.shapes import random_scene
-from paddlemix.output import replacing
+from paddlemix.output import replacing, write_json
 
 SYSTEM_TEXT = get_template("vicuna_v1").system
 NUM_SCENES = 2000
@@ -83,14 +82,10 @@ def main(argv: list[str] | None = None) -> None:
 
 def write_tokenizer(output: Path, sentences: Iterable[str], vocab_size: int) -> None:
     """Train on sentences and write tokenizer.model and tokenizer_config.json into a folder."""
-    output.mkdir(parents=True, exist_ok=True)
-    _write(output / "tokenizer.model", train_model(sentences, vocab_size))
-    _write(output / "tokenizer_config.json", json.dumps(CONFIG, indent=2).encode() + b"\n")
-
-
-def _write(path: Path, content: bytes) -> None:
-    with replacing(path) as file:
-        file.write(content)
+    model = train_model(sentences, vocab_size)
+    with replacing(output / "tokenizer.model") as file:
+        file.write(model)
+    write_json(output / "tokenizer_config.json", CONFIG)
 
 
 if __name__ == "__main__":

@@ -9,12 +9,7 @@ from dataclasses import dataclass
 from paddlemix.examples.llava.tiny.shapes import COLORS, KINDS, Scene, Shape
 
 NUMBERS = ("zero", "one", "two", "three", "four")
-PLACES = {
-    (0, 0): "top left",
-    (1, 0): "top right",
-    (0, 1): "bottom left",
-    (1, 1): "bottom right",
-}
+PLACES = {(0, 0): "top left", (1, 0): "top right", (0, 1): "bottom left", (1, 1): "bottom right"}
 COUNT_WORDINGS = (
     "How many {} are there?",
     "How many {} do you see?",
@@ -46,25 +41,22 @@ DESCRIPTION_WORDINGS = (
 )
 MAX_FACTS = 3
 NAME_BY_KIND, NAME_BY_COLOR = 0.6, 0.15  # share of the questions for a place that name the shape by this alone
-TEXT_ONLY = (
-    ("Hello", "Hello! Show me a picture of coloured shapes and ask me about it."),
-    ("Hello!", "Hello! Show me a picture of coloured shapes and ask me about it."),
-    ("Hi", "Hello! Show me a picture of coloured shapes and ask me about it."),
-    ("Who are you?", "I am a tiny LLaVA model. I answer questions about pictures of coloured shapes."),
-    ("What are you?", "I am a tiny LLaVA model. I answer questions about pictures of coloured shapes."),
-    ("What can you do?", "I can count shapes, name their colours and places, and describe a picture."),
-    ("What can I ask you?", "I can count shapes, name their colours and places, and describe a picture."),
-    ("What shapes do you know?", "I know circles, squares, triangles and stars."),
-    ("Which shapes do you know?", "I know circles, squares, triangles and stars."),
-    ("What colours do you know?", "I know red, green, blue, yellow, pink, cyan and black."),
-    ("What colors do you know?", "I know red, green, blue, yellow, pink, cyan and black."),
-    ("Which colours do you know?", "I know red, green, blue, yellow, pink, cyan and black."),
-    ("Thank you", "You are welcome."),
-    ("Thank you!", "You are welcome."),
-    ("Thanks", "You are welcome."),
-    ("Goodbye", "Goodbye!"),
-    ("Bye", "Goodbye!"),
-)
+TEXT_ONLY = {  # answer -> questions
+    "Hello! Show me a picture of coloured shapes and ask me about it.": ("Hello", "Hello!", "Hi"),
+    "I am a tiny LLaVA model. I answer questions about pictures of coloured shapes.": ("Who are you?", "What are you?"),
+    "I can count shapes, name their colours and places, and describe a picture.": (
+        "What can you do?",
+        "What can I ask you?",
+    ),
+    "I know circles, squares, triangles and stars.": ("What shapes do you know?", "Which shapes do you know?"),
+    "I know red, green, blue, yellow, pink, cyan and black.": (
+        "What colours do you know?",
+        "What colors do you know?",
+        "Which colours do you know?",
+    ),
+    "You are welcome.": ("Thank you", "Thank you!", "Thanks"),
+    "Goodbye!": ("Goodbye", "Bye"),
+}
 
 
 @dataclass(frozen=True)
@@ -188,7 +180,7 @@ def facts(scene: Scene, rng: random.Random) -> str:
 
 def text_only() -> list[QA]:
     """Return the questions that need no image."""
-    return [QA("text", question, answer) for question, answer in TEXT_ONLY]
+    return [QA("text", question, answer) for answer, questions in TEXT_ONLY.items() for question in questions]
 
 
 def _sentence(items: list[str]) -> str:
