@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     if is_terminal:
         import readline  # noqa: F401  adds a history and line editing to input()
 
-        print("/help lists the commands, an empty line leaves.")
+        print("/help lists the commands, an empty line quits.")
     loop = ChatLoop(
         session, arguments.image_file, sources=source.folders, is_debug=arguments.debug, is_echoing=not is_terminal
     )

@@ -20,15 +20,15 @@ HELP = """/image PATH   add an image (file or URL) to the next question
 /clear        forget the conversation and its images
 /save FILE    write the conversation as JSON
 /help         show this list
-An empty line or the end of input leaves; Ctrl-C stops an answer.
+An empty line or the end of input quits; Ctrl-C stops an answer.
 To send text that starts with "/", type a space before it."""
 
 
 class ChatLoop:
     """A chat session and the images for its next question.
 
-    sources: folders of the model, where nothing is saved. is_echoing: print the questions, for input that is not a
-    terminal.
+    sources: folders of the model, into which `/save` refuses to write. is_echoing: print
+    the questions, for input that is not a terminal.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class ChatLoop:
                 print()
                 break
             except KeyboardInterrupt:
-                print("\n(an empty line leaves)")
+                print("\n(an empty line quits)")
                 continue
             if self.is_echoing:
                 print(visible(line))
@@ -152,7 +152,7 @@ class ChatLoop:
     def _clear(self, _: str) -> None:
         self.session.clear()
         self.pending, self.sent = [], []
-        print("(forgotten)")
+        print("(conversation cleared)")
 
     def _save(self, name: str) -> None:
         if not name:

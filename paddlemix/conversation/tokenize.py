@@ -1,4 +1,4 @@
-"""Tokenize segments to token ids and a mask in one pass, for training and for chat."""
+"""Tokenize segments to token ids and a mask of the trained ones in one pass, for training and for chat."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ def tokenize(
     counts = iter(num_image_tokens)
     ids = [tokenizer.bos_id] if is_start and tokenizer.add_bos else []
     is_trained = [False] * len(ids)
+    # SentencePiece puts a space before a text that starts a piece; some special tokens strip the spaces after them.
     is_text_start, is_stripped = is_start, False
     for segment in merged:
         if segment.kind == "image":

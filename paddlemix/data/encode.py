@@ -91,11 +91,12 @@ def tokenize_to_fit(
 def fit_turns(
     conversation: Conversation, num_tokens: Callable[[Conversation], int], max_length: int
 ) -> tuple[Conversation, int]:
-    """Return the longest start of a conversation that fits and ends with an answer, and the number of dropped turns.
+    """Return the longest prefix of a conversation that fits and ends with an answer, and the number of dropped turns.
 
-    num_tokens: returns the length of a conversation; called for about log2(turns) starts, so that nothing here depends
-    on how a template ends a turn. Keeps the system message and drops the images of dropped turns. Raises
-    SampleTooLongError if the first turn is too long, or the conversation ends with a question, which cannot be dropped.
+    num_tokens: returns the length of a conversation; called for about log2(turns) prefixes (a binary search), so that
+    nothing here depends on how a template ends a turn. Keeps the system message and drops the images of
+    dropped turns. Raises SampleTooLongError if the first turn is too long, or the conversation ends with a question,
+    which cannot be dropped.
     """
     length = num_tokens(conversation)
     if length <= max_length:

@@ -334,7 +334,7 @@ def test_interruption_at_the_prompt_stays_in_the_chat(parts, monkeypatch, capsys
     monkeypatch.setattr("builtins.input", typed)
     ChatLoop(ChatSession(*parts, sampling=GREEDY), []).run()
     output = capsys.readouterr().out
-    assert "(an empty line leaves)" in output and "ASSISTANT: " in output and output.endswith("exit...\n")
+    assert "(an empty line quits)" in output and "ASSISTANT: " in output and output.endswith("exit...\n")
 
 
 class Terminal:

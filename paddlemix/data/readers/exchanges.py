@@ -30,7 +30,7 @@ def is_exchange(turn: dict) -> bool:
     return bool(turn.keys() & {*QUESTION_KEYS, *ANSWER_KEYS})
 
 
-def stated(row: dict) -> Iterator[Stated]:
+def nested_objects(row: dict) -> Iterator[Stated]:
     """Yield the objects of the row with the rules of their keys, see `keys.unused_keys`."""
     yield from image_objects(row)
     key = list_key(row)

@@ -15,7 +15,7 @@ from ...foreign_json import KeyRules
 from ...terminal.visible import visible
 from ..row import Row
 from ..row_note import RowNote
-from . import exchanges, llava, messages, pairs, query
+from . import READERS
 from .checks import add_system, check_marks, check_texts, check_turns, drop_leading_answer
 from .errors import BadRowError
 from .fields import key_names, show
@@ -24,7 +24,6 @@ from .keys import CONVERSATION_KEYS, ROW, stated_keys, unused_keys
 from .turns import check_row
 
 logger = logging.getLogger(__name__)
-READERS = {"pairs": pairs, "llava": llava, "messages": messages, "exchanges": exchanges, "query": query}
 MAX_NOTICES = 20  # notices per file
 MAX_NAME = 200  # characters of an id in reports
 
@@ -116,7 +115,7 @@ def _check_keys(row: dict, reader: ModuleType) -> list[str]:
         raise BadRowError(f"the row has {found}, which are two conversations: expected one of them")
     check_row(row)
     rules = KeyRules(ROW.used | own, ROW.inert)
-    return unused_keys([("the row", row, rules, "the row"), *reader.stated(row)])
+    return unused_keys([("the row", row, rules, "the row"), *reader.nested_objects(row)])
 
 
 def _describe_unknown(row: dict) -> str:

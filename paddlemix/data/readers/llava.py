@@ -22,7 +22,7 @@ def matches(row: dict) -> bool:
     return isinstance(turn, dict) and (not is_exchange(turn) or bool(turn.keys() & {*ROLE_KEYS, *TEXT_KEYS}))
 
 
-def stated(row: dict) -> Iterator[Stated]:
+def nested_objects(row: dict) -> Iterator[Stated]:
     """Yield the objects of the row with the rules of their keys, see `keys.unused_keys`."""
     return stated_in_turns(row, list_key(row))
 

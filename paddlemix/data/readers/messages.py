@@ -21,7 +21,7 @@ def keys(row: dict) -> set[str]:
     return {"messages"}
 
 
-def stated(row: dict) -> Iterator[Stated]:
+def nested_objects(row: dict) -> Iterator[Stated]:
     """Yield the objects of the row with the rules of their keys, see `keys.unused_keys`."""
     return stated_in_turns(row, "messages")
 

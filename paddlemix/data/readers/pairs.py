@@ -10,7 +10,7 @@ from .images import image_objects, row_images
 from .turns import first_turn, list_key, list_keys
 
 SHAPE = '{"image"?: ..., "conversations": [[user, assistant], ...]}'
-keys, stated = list_keys, image_objects
+keys, nested_objects = list_keys, image_objects
 
 
 def matches(row: dict) -> bool:

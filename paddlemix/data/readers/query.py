@@ -15,7 +15,7 @@ from .pairs import read_pairs
 
 SHAPE = '{"images"?: [...], "query": ..., "response": ..., "history"?: [[user, assistant], ...]}'
 ALPACA = ("instruction", "input")
-stated = image_objects
+nested_objects = image_objects
 
 
 def matches(row: dict) -> bool:
