@@ -67,7 +67,7 @@ def measure(decoder: dict, num_steps: int) -> tuple[float, float, float]:
     watch = LossWatch(Path(tempfile.gettempdir()), 10.0, vocab_size=decoder["vocab_size"])
     state, batch, spent = SimpleNamespace(global_step=0), make_batch(decoder["vocab_size"]), [0.0]
     loss_file._flaw = timed(loss_file._flaw, spent)
-    look = timed(GradientCheck(watch, 1).on_optimizer_begin, spent)
+    look = timed(GradientCheck(watch).on_optimizer_begin, spent)
     steps, checks = [], []
     for _ in range(num_steps + 1):  # the first one is a warm-up
         start, spent[0] = time.perf_counter(), 0.0

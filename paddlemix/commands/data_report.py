@@ -60,11 +60,10 @@ def inspect_data(
 ) -> Report:
     """Read and measure a split. Raises ValueError for settings and files that training refuses."""
     opened = open_split(
-        settings.dataset,
+        settings,
         split,
         template=processor.template,
         config_folder=config_folder,
-        image_folder=settings.image_folder,
         seed=settings.seed,
     )
     mixture, left_out = opened.rows, opened.left_out
@@ -83,7 +82,7 @@ def inspect_data(
         tuple(bad),
         len(mixture),
         packed,
-        settings.schedule(num_processes).steps(packed[0] if packed else len(mixture)),
+        settings.steps(packed[0] if packed else len(mixture), num_processes),
         num_processes,
         tuple(_problems(data, bad, len(left_out), policy, opened.num_rows)),
     )

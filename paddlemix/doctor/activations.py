@@ -39,6 +39,11 @@ class Load:
     def num_tokens(self) -> int:
         return sum(self.rows)
 
+    @property
+    def has_runs(self) -> bool:
+        """Whether several samples are in one row, so that attention runs for each one separately."""
+        return len(self.lengths) > 1 and not self.is_padded
+
 
 @dataclass(frozen=True)
 class Arithmetic:
@@ -81,15 +86,14 @@ def decoder_layer(config: LanguageConfig, load: Load, arithmetic: Arithmetic) ->
     if arithmetic.is_adapter_dropped:
         elements += len(arithmetic.adapter_widths) * width
     floats = 2 * width + 2
-    weights = 0 if arithmetic.has_flash else config.num_attention_heads * _pairs(load)
-    return num_tokens * (elements * arithmetic.bytes_each + floats * FLOAT) + weights * arithmetic.weight_bytes
+    weights = _weights(config, load, arithmetic)
+    return num_tokens * (elements * arithmetic.bytes_each + floats * FLOAT) + weights
 
 
 def decoder_backward(config: LanguageConfig, load: Load, arithmetic: Arithmetic) -> int:
     """Return the bytes that a layer's backward pass needs, without what was kept and the gradients of weights."""
     inner = 2 * config.intermediate_size * load.num_tokens
-    weights = 0 if arithmetic.has_flash else config.num_attention_heads * _pairs(load)
-    return max(inner * arithmetic.bytes_each, weights * arithmetic.weight_bytes)
+    return max(inner * arithmetic.bytes_each, _weights(config, load, arithmetic))
 
 
 def shared_tables(config: LanguageConfig, load: Load, arithmetic: Arithmetic) -> int:
@@ -99,22 +103,20 @@ def shared_tables(config: LanguageConfig, load: Load, arithmetic: Arithmetic) ->
     around = 3 * config.hidden_size  # the last norm, and the embeddings before image features replace some
     if arithmetic.has_flash:
         mask = 0
-    elif _has_runs(load):
+    elif load.has_runs:
         mask = sum(height * length for height, length in {block for row in load.rows for block in blocks(row)})
     else:
         mask = sum(length * length for length in load.rows) if max(load.rows) <= WHOLE else 0
     return load.num_tokens * (tables + around) * arithmetic.bytes_each + config.num_attention_heads * mask * FLOAT
 
 
-def _has_runs(load: Load) -> bool:
-    """Return whether several samples are in one row, so that attention runs for each one separately."""
-    return len(load.lengths) > 1 and not load.is_padded
-
-
-def _pairs(load: Load) -> int:
-    """Return the number of attention weights that a head stores."""
-    whole = BLOCK if _has_runs(load) else WHOLE
-    return sum(causal_pairs(length, whole) for length in load.rows)
+def _weights(config: LanguageConfig, load: Load, arithmetic: Arithmetic) -> int:
+    """Return the bytes of the attention weights that a layer stores."""
+    if arithmetic.has_flash:
+        return 0
+    whole = BLOCK if load.has_runs else WHOLE
+    pairs = sum(causal_pairs(length, whole) for length in load.rows)
+    return config.num_attention_heads * pairs * arithmetic.weight_bytes
 
 
 def causal_pairs(length: int, whole: int) -> int:
@@ -135,10 +137,8 @@ def head(config: LanguageConfig, load: Load, arithmetic: Arithmetic) -> int:
     size = max(1, MAX_LOGITS // config.vocab_size)
     is_split = load.num_trained_tokens > size
     part = min(load.num_trained_tokens, size) * config.vocab_size
-    num_float = 3 if is_split else 2
-    return part * (
-        num_float * FLOAT + (arithmetic.bytes_each if arithmetic.is_half else 0)
-    ) + 2 * load.num_trained_tokens * (config.hidden_size * arithmetic.bytes_each)
+    in_logits = part * ((3 if is_split else 2) * FLOAT + (arithmetic.bytes_each if arithmetic.is_half else 0))
+    return in_logits + 2 * load.num_trained_tokens * config.hidden_size * arithmetic.bytes_each
 
 
 def tower(config: VisionConfig, load: Load, arithmetic: Arithmetic) -> tuple[int, int]:
@@ -165,10 +165,6 @@ def projector(config: LlavaConfig, load: Load, arithmetic: Arithmetic) -> int:
     return num_tokens * elements * arithmetic.bytes_each + load.num_image_tokens * 2 * width * arithmetic.bytes_each
 
 
-def pixels(config: LlavaConfig, load: Load) -> int:
-    return load.num_tiles * 3 * config.image.side**2 * FLOAT
-
-
 def activations(config: LlavaConfig, load: Load, arithmetic: Arithmetic, is_recomputed: bool) -> dict[str, int]:
     """Return the parts that add up to the peak of a step's forward and backward pass, in bytes."""
     language, num_layers = config.language, config.language.num_hidden_layers
@@ -180,7 +176,8 @@ def activations(config: LlavaConfig, load: Load, arithmetic: Arithmetic, is_reco
     else:
         kept = num_layers * layer
     kept_by_tower, in_tower = tower(config.vision, load, arithmetic)
-    fixed = pixels(config, load) + projector(config, load, arithmetic)
+    pixels = load.num_tiles * 3 * config.image.side**2 * FLOAT
+    fixed = pixels + projector(config, load, arithmetic)
     tables = shared_tables(language, load, arithmetic)
     decoder = kept + tables + max(backward - in_head, 0)
     # The tower's own peak is before the decoder's if it is frozen, and after it if it trains.

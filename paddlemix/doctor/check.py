@@ -50,7 +50,11 @@ class Diagnosis:
 
     @property
     def has_failed(self) -> bool:
-        return any(check.status == FAILED for check in self.checks)
+        return bool(self.names(FAILED))
+
+    def names(self, status: str) -> list[str]:
+        """Return the names of the checks with a status."""
+        return [check.name for check in self.checks if check.status == status]
 
     @contextmanager
     def check(self, name: str, *, is_notice_warned: bool = True) -> Iterator[Check]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
 from collections.abc import Iterator
@@ -10,24 +11,23 @@ from .. import __version__
 from ..terminal.visible import visible, visible_json
 from . import ascend, machine
 from .check import FAILED, OK, SKIPPED, WARNING, Check, Diagnosis
-from .processes import PATIENCE, CheckProcesses
+from .processes import CheckProcesses
 from .report import check_lines, paint, wants_color
-from .worker import PARTS, RUNS
+from .worker import NEEDED, PARTS, RUNS
 
 # Largest error of a loss, relative to the CPU's loss in float32.
 LOSS_TOLERANCES = {"float32": 1e-3, "bfloat16 O2": 5e-2, "float16 O2": 5e-2}
 
 
-def examine(device: str, *, is_tried: bool = True, is_json: bool = False, patience: float = PATIENCE) -> int:
+def examine(device: str, *, is_tried: bool = True, is_json: bool = False) -> int:
     """Check a device, print each check as soon as it is done, and return 1 if one failed.
 
-    device: "npu", "gpu", "cpu" or another kind, with or without ":N". is_tried: train and chat too. patience: seconds
-    after which a part is given up.
+    device: "npu", "gpu", "cpu" or another kind, with or without ":N". is_tried: train and chat too.
     """
     diagnosis, has_color = Diagnosis(), wants_color()
     if not is_json:
         print(visible(f"paddlemix {__version__} doctor --device {device}\n"), flush=True)
-    for check in checks_of(diagnosis, device, is_tried, patience):
+    for check in checks_of(diagnosis, device, is_tried):
         if not is_json:
             _show_progress("")
             print("\n".join(check_lines(check, has_color)), flush=True)
@@ -38,19 +38,16 @@ def examine(device: str, *, is_tried: bool = True, is_json: bool = False, patien
     return int(diagnosis.has_failed)
 
 
-def checks_of(diagnosis: Diagnosis, device: str, is_tried: bool, patience: float = PATIENCE) -> Iterator[Check]:
+def checks_of(diagnosis: Diagnosis, device: str, is_tried: bool) -> Iterator[Check]:
     """Yield the checks as they are done, and add them to a diagnosis."""
     kind = device.partition(":")[0]
     for name, function in _first_checks(kind):
         with diagnosis.check(name) as check:
             function(check)
         yield check
-    processes = CheckProcesses(device, patience=patience, report_part=_show_progress)
+    processes = CheckProcesses(device, report_part=_show_progress)
     parts = [part for part in PARTS if part not in RUNS]
-    for check in processes.run(parts):
-        diagnosis.checks.append(check)
-        yield check
-    for check in _runs(processes, diagnosis, kind, is_tried):
+    for check in itertools.chain(processes.run(parts), _runs(processes, diagnosis, kind, is_tried)):
         diagnosis.checks.append(check)
         yield check
 
@@ -67,7 +64,7 @@ def _first_checks(kind: str):
 
 def _runs(processes: CheckProcesses, diagnosis: Diagnosis, kind: str, is_tried: bool) -> Iterator[Check]:
     """Train and chat on the device, and on the CPU to compare, there in a process without a plugin."""
-    failed = [one.name for one in diagnosis.checks if one.status == FAILED and one.name in ("paddle", "device")]
+    failed = [name for name in diagnosis.names(FAILED) if name in NEEDED]
     if failed or not is_tried:
         reason = f"needs {failed[0]}, which failed" if failed else "not asked for"
         yield from (Check(name, SKIPPED, [reason]) for name in RUNS)
@@ -75,7 +72,7 @@ def _runs(processes: CheckProcesses, diagnosis: Diagnosis, kind: str, is_tried: 
     expected = {}
     if kind != "cpu":
         preload = {name: value for name, value in processes.variables.items() if name == "LD_PRELOAD"}
-        on_cpu = CheckProcesses("cpu", preload, processes.patience, processes.report_part)
+        on_cpu = CheckProcesses("cpu", preload, report_part=_show_progress)
         expected = {check.name: check for check in on_cpu.run(RUNS)}
     for check in processes.run(RUNS):
         if check.name in expected:
@@ -124,12 +121,12 @@ def _compare_answers(check: Check, wanted: dict[str, str]) -> None:
 def _verdict(diagnosis: Diagnosis, device: str) -> tuple[str, str]:
     """Return the last line, and the status whose color it has."""
     device = visible(device)
-    names = {status: [one.name for one in diagnosis.checks if one.status == status] for status in (FAILED, WARNING)}
-    if names[FAILED]:
-        text = f"{device}: {len(names[FAILED])} failed ({', '.join(names[FAILED])}); start with the first"
+    failed, warned = diagnosis.names(FAILED), diagnosis.names(WARNING)
+    if failed:
+        text = f"{device}: {len(failed)} failed ({', '.join(failed)}); start with the first"
         return f"{text}. To ask for help, paste all of this into an issue", FAILED
-    if names[WARNING]:
-        return f"{device} works; {len(names[WARNING])} with warnings ({', '.join(names[WARNING])})", WARNING
+    if warned:
+        return f"{device} works; {len(warned)} with warnings ({', '.join(warned)})", WARNING
     return f"{device} works", OK
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from ..checkpoints.inspection import inspect
 from ..checkpoints.processor import LlavaProcessor
 from ..checkpoints.source import read_config
+from ..data.bad_rows import BadRowPolicy
 from ..data.measure import RowFacts, measure_rows
 from ..data.row import Row
 from ..data.row_note import count_kinds, in_words
@@ -18,12 +19,13 @@ from ..models.config import LlavaConfig
 from ..train.arguments import RunArguments
 from ..train.run import choose_quantization, find_model, processor_to_train
 from ..train.run_folder import check_folder, last_checkpoint
-from ..train.settings import DataSettings
 from ..train.split import measure_of, open_split
 from .activations import Load
 from .check import Check
 
 MIN_MEASURED = 64  # rows to measure at least
+# The usable ones among the first rows of a split with what was measured, in the order of `_longest_first`.
+SampledRows = list[tuple[Row, RowFacts]]
 
 
 @dataclass(frozen=True)
@@ -33,13 +35,6 @@ class RunModel:
     folder: Path
     config: LlavaConfig
     train_processor: LlavaProcessor
-
-
-@dataclass(frozen=True)
-class SampledRows:
-    """The usable ones among the first rows of a split with what was measured, in the order of `_longest_first`."""
-
-    pairs: tuple[tuple[Row, RowFacts], ...]
 
 
 def check_settings(check: Check, settings: RunArguments) -> None:
@@ -78,57 +73,54 @@ def check_model(check: Check, settings: RunArguments, template: str | None) -> R
     return RunModel(folder, config, processor_to_train(LlavaProcessor.from_pretrained(folder), model_args, template))
 
 
-def check_data(
-    check: Check, values: dict, settings: RunArguments, model: RunModel, config_folder: Path | None
-) -> SampledRows:
-    """Read the files, measure the first rows and encode one, of each split. Returns the rows of the first split.
-
-    values, settings: raw and parsed.
-    """
-    data_settings, args = DataSettings.read(values), settings.training
+def check_data(check: Check, settings: RunArguments, model: RunModel, config_folder: Path | None) -> SampledRows:
+    """Read the files, measure the first rows and encode one, of each split. Return the rows of the first split."""
+    args = settings.training
     splits = [name for name, is_read in (("train", args.do_train), ("eval", args.do_eval)) if is_read]
-    sampled = [_check_split(check, data_settings, model.train_processor, name, config_folder) for name in splits]
+    sampled = [_check_split(check, settings, model.train_processor, name, config_folder) for name in splits]
     return sampled[0]
 
 
 def _check_split(
-    check: Check, settings: DataSettings, processor: LlavaProcessor, name: str, config_folder: Path | None
+    check: Check, settings: RunArguments, processor: LlavaProcessor, name: str, config_folder: Path | None
 ) -> SampledRows:
+    _, data_args, args = settings
     split = open_split(
-        settings.dataset,
+        data_args,
         name,
         template=processor.template,
         config_folder=config_folder,
-        image_folder=settings.image_folder,
-        seed=settings.seed,
-        policy=settings.policy,
+        seed=args.seed,
+        policy=data_args.policy,
     )
     rows, left_out = split.rows, split.left_out
     if left_out:
         first = f"the first one: {left_out[0].where}: {left_out[0].reason}"
         check.warn(f"{name}: {len(left_out):,} rows are left out ({in_words(count_kinds(left_out))}); {first}")
-    measure_sizes = measure_of(processor, settings.max_length, is_thorough=False)
-    check_images(rows, measure_sizes, settings.policy, name, len(left_out))
-    count = max(MIN_MEASURED, 4 * settings.per_device_train_batch_size)
-    pairs = list(
-        zip(rows[:count], measure_rows(rows[:count], measure_of(processor, settings.max_length)), strict=False)
-    )
+    measure_sizes = measure_of(processor, data_args.max_length, is_thorough=False)
+    check_images(rows, measure_sizes, data_args.policy, name, len(left_out))
+    first_rows = rows[: max(MIN_MEASURED, 4 * args.per_device_train_batch_size)]
+    facts = measure_rows(first_rows, measure_of(processor, data_args.max_length))
+    pairs = list(zip(first_rows, facts, strict=False))
     usable = [pair for pair in pairs if pair[1].kind is None]
     check.say(f"{name}: {len(rows):,} rows, template {processor.template.name}; {_in_numbers(usable, len(pairs))}")
     check.values[name] = {"num_rows": len(rows), "num_measured": len(pairs), "num_used": len(usable)}
     if len(usable) < len(pairs):
-        _report_skipped(check, [fact for _, fact in pairs if fact.kind], settings)
+        _report_skipped(check, [fact for _, fact in pairs if fact.kind], data_args.policy)
     if not usable:
         raise ValueError(f"{name}: none of the first {len(pairs)} rows can be used")
-    _encode_one(check, usable[0][0], processor, settings.max_length)
-    return SampledRows(_longest_first(usable))
+    row = usable[0][0]
+    sample, _ = processor.encode_to_train(row.conversation, folders=row.folders, max_length=data_args.max_length)
+    tiles = sum(len(image.pixels) for image in sample.images)
+    check.say(f"{row.where}: {len(sample.token_ids):,} tokens, images: {len(sample.images)}, tiles: {tiles}")
+    return _longest_first(usable)
 
 
-def _longest_first(pairs: list[tuple[Row, RowFacts]]) -> tuple[tuple[Row, RowFacts], ...]:
+def _longest_first(pairs: SampledRows) -> SampledRows:
     """Return the longest row with an image, if any has one, and then all others by falling length."""
     ordered = sorted(pairs, key=lambda pair: -pair[1].num_kept)
     first = next((index for index, (_, fact) in enumerate(ordered) if fact.sizes), 0)
-    return (ordered[first], *ordered[:first], *ordered[first + 1 :])
+    return [ordered[first], *ordered[:first], *ordered[first + 1 :]]
 
 
 def _in_numbers(usable: list, num_measured: int) -> str:
@@ -142,25 +134,19 @@ def _in_numbers(usable: list, num_measured: int) -> str:
     )
 
 
-def _report_skipped(check: Check, skipped: list[RowFacts], settings: DataSettings) -> None:
+def _report_skipped(check: Check, skipped: list[RowFacts], policy: BadRowPolicy) -> None:
     kinds = ", ".join(f"{name} {count}" for name, count in count_kinds(skipped).items())
     text = f"{len(skipped)} of the first rows cannot be used ({kinds}): {skipped[0].reason}"
-    add = check.warn if settings.policy.is_content_skipped else check.fail
+    add = check.warn if policy.is_content_skipped else check.fail
     add(text, "`paddlemix inspect-data` with the same configuration reads all rows")
-
-
-def _encode_one(check: Check, row: Row, processor: LlavaProcessor, max_length: int) -> None:
-    sample, _ = processor.encode_to_train(row.conversation, folders=row.folders, max_length=max_length)
-    tiles = sum(len(image.pixels) for image in sample.images)
-    check.say(f"{row.where}: {len(sample.token_ids):,} tokens, images: {len(sample.images)}, tiles: {tiles}")
 
 
 def load_of(sampled: SampledRows, model: RunModel, settings: RunArguments, *, is_padded: bool) -> Load:
     """Return the largest batch of a card: the longest rows that were measured, or full packs."""
     _, data_args, args = settings
-    facts = [fact for _, fact in sampled.pairs]
+    facts = [fact for _, fact in sampled]
     count = args.per_device_train_batch_size
-    if data_args.packing or data_args.mixtoken:
+    if data_args.is_packed:
         usual = max(int(statistics.median(fact.num_kept for fact in facts)), 1)
         count *= max(data_args.max_length // usual, 1)
         scale = data_args.max_length * args.per_device_train_batch_size / (count * usual)

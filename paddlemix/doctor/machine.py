@@ -16,17 +16,8 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from ..accelerators import (
-    PADDLES,
-    advice_for_missing,
-    has_plugin,
-    paddle_version,
-    plugin_folder,
-    version_of,
-)
-from ..accelerators import (
-    check_versions as check_plugin_versions,
-)
+from .. import accelerators
+from ..accelerators import PADDLES, advice_for_missing, version_of
 from ..terminal.sizes import in_bytes
 from .check import Check
 
@@ -115,7 +106,7 @@ def _release(name: str, version: str) -> str:
 
 def check_packages(check: Check, kind: str) -> None:
     """Report the installed versions, and whether paddle and its plugin for a kind of device fit together."""
-    name, paddle = paddle_version()
+    name, paddle = accelerators.paddle_version()
     plugin = version_of(f"paddle-custom-{kind}")
     versions = {name: paddle, **{other: version_of(other) for other in NAMED}}
     if kind not in ("cpu", "gpu"):
@@ -129,10 +120,9 @@ def check_packages(check: Check, kind: str) -> None:
         check.fail(f"{name} is a build for the CPU", advice_for_missing("gpu", None))
     if kind in ("cpu", "gpu"):
         return
-    folder = plugin_folder()
-    if has_plugin(kind):
-        check.say(f"plugin for {kind}: {folder}{'' if plugin else ', of unknown version'}")
-        check_plugin_versions(kind)
+    if accelerators.has_plugin(kind):
+        check.say(f"plugin for {kind}: {accelerators.plugin_folder()}{'' if plugin else ', of unknown version'}")
+        accelerators.check_versions(kind)
     else:
         check.fail(f"no plugin for {kind}", advice_for_missing(kind, None))
     if kind == "npu" and name == "paddlepaddle-gpu":

@@ -69,7 +69,7 @@ class Estimate:
 def estimate(config: LlavaConfig, trainable: Trainable, load: Load, method: Method) -> Estimate:
     """Return the memory at the peak of a step, when gradients and the optimizer's state exist."""
     shapes = parameter_shapes(config)
-    adapters = _adapters(shapes, trainable.targets, method.lora_rank)
+    adapters = {f"{name}.lora": method.lora_rank * sum(shapes[f"{name}.weight"]) for name in trainable.targets}
     trained = {name: math.prod(shapes[name]) for name in trainable.names} | adapters
     num_trained = sum(trained.values())
     state = MOMENTS + (FLOAT if method.weight_bytes < FLOAT else 0)  # half weights have a float32 copy
@@ -93,10 +93,6 @@ def estimate(config: LlavaConfig, trainable: Trainable, load: Load, method: Meth
         sum(math.prod(shape) for shape in shapes.values()),
         method.is_recomputed,
     )
-
-
-def _adapters(shapes: dict, targets: Sequence[str], rank: int) -> dict[str, int]:
-    return {f"{name}.lora": rank * sum(shapes[f"{name}.weight"]) for name in targets}
 
 
 def _share(number: int, method: Method, since: int) -> int:
@@ -137,7 +133,7 @@ def _arithmetic(trainable: Trainable, method: Method, load: Load) -> Arithmetic:
     return Arithmetic(
         bytes_each,
         # As in ops.packed_attention: the kernel is used for several samples in a row.
-        has_flash=method.device == "gpu" and bytes_each < FLOAT and len(load.lengths) > 1 and not load.is_padded,
+        has_flash=method.device == "gpu" and bytes_each < FLOAT and load.has_runs,
         has_own_gradients=method.device == "cpu" and bytes_each == FLOAT,
         adapter_widths=(method.lora_rank,) * len(in_layer),
         is_adapter_dropped=method.has_lora_dropout,

@@ -23,7 +23,9 @@ COMPONENTS = {
     "activations": "activations",
     "context": "driver and kernels (about)",
     "total": "total",
+    "on_host": "on the host (offloaded)",
 }
+OPTIONAL = ("context", "on_host")  # left out where they are 0
 OTHERWISE = {"activations_without": "without recompute", "activations_with_recompute": "with recompute"}
 
 
@@ -62,21 +64,20 @@ def _table(components: dict[str, int] | None) -> Iterator[str]:
     if components is None:
         return
     for key, title in COMPONENTS.items():
-        if components[key] or key != "context":
-            rest = "".join(f"  ({in_memory(components[name])} {text})" for name, text in OTHERWISE.items()
-                           if key == "activations" and name in components)  # fmt: skip
-            yield f"{' ' * INDENT}  {title:<28}{in_memory(components[key]):>12}{rest}"
-    if components["on_host"]:
-        yield f"{' ' * INDENT}  {'on the host (offloaded)':<28}{in_memory(components['on_host']):>12}"
+        line = f"{' ' * INDENT}  {title:<28}{in_memory(components[key]):>12}"
+        if key == "activations":
+            others = {text: components[name] for name, text in OTHERWISE.items() if name in components}
+            line += "".join(f"  ({in_memory(size)} {text})" for text, size in others.items())
+        if components[key] or key not in OPTIONAL:
+            yield line
 
 
 def _verdict(diagnosis: Diagnosis, has_color: bool) -> str:
-    counts = {status: sum(check.status == status for check in diagnosis.checks) for status in (FAILED, WARNING)}
-    if counts[FAILED]:
-        names = ", ".join(check.name for check in diagnosis.checks if check.status == FAILED)
-        return paint(f"{counts[FAILED]} failed ({names}): training would stop", FAILED, has_color)
-    if counts[WARNING]:
-        return paint(f"nothing failed, {counts[WARNING]} with warnings", WARNING, has_color)
+    failed, warned = diagnosis.names(FAILED), diagnosis.names(WARNING)
+    if failed:
+        return paint(f"{len(failed)} failed ({', '.join(failed)}): training would stop", FAILED, has_color)
+    if warned:
+        return paint(f"nothing failed, {len(warned)} with warnings", WARNING, has_color)
     return paint("ready to train", OK, has_color)
 
 

@@ -19,8 +19,6 @@ from .operations import try_basics
 from .trial import check_trial, compare_peak
 
 NEARLY_FULL = 0.9  # of the memory: fragmentation needs the rest
-NO_CHECKPOINTS = "no"
-NO_TOKENIZER = "needs the model's tokenizer"
 EVALUATES_ONLY = "nothing would be trained: do_train is false"
 
 
@@ -50,7 +48,7 @@ def diagnose(
     with diagnosis.check("model") as check:
         model = check_model(check, settings, template) if settings else check.skip("needs the settings")
     with diagnosis.check("data") as check:
-        sampled = check_data(check, values, settings, model, config_folder) if model else check.skip(NO_TOKENIZER)
+        sampled = check_data(check, settings, model, config_folder) if model else check.skip("needs the model")
     with diagnosis.check("memory") as check:
         found = _check_memory(check, values, settings, model, sampled, num_cards)
     with diagnosis.check("disk") as check:
@@ -153,7 +151,7 @@ def _check_disk(check: Check, settings: RunArguments | None, found: Estimate | N
     each = DTYPE_BYTES["float16" if is_half else "float32"]
     result = found.num_trained * each if model_args.lora else found.num_parameters * each
     state = found.num_trained * (MOMENTS + (DTYPE_BYTES["float32"] if is_half else 0))
-    is_saved = str(getattr(args.save_strategy, "value", args.save_strategy)) != NO_CHECKPOINTS
+    is_saved = str(getattr(args.save_strategy, "value", args.save_strategy)) != "no"
     limit = args.save_total_limit if (args.save_total_limit or 0) > 0 else None  # paddlenlp deletes nothing for 0
     check_disk(check, Path(args.output_dir), (result + state) if is_saved else 0, result, limit)
 
@@ -161,14 +159,14 @@ def _check_disk(check: Check, settings: RunArguments | None, found: Estimate | N
 def _reason_to_skip_trial(
     diagnosis: Diagnosis, settings: RunArguments | None, found: Estimate | None, is_tried: bool
 ) -> str | None:
-    statuses = {one.name: one.status for one in diagnosis.checks}
-    failed = [name for name in ("device", "model") if statuses[name] == FAILED]
+    failures = diagnosis.names(FAILED)
+    failed = [name for name in ("device", "model") if name in failures]
     if not is_tried:
         return "not asked for"
     if settings is not None and not settings.training.do_train:
         return EVALUATES_ONLY
     if found is None or failed:
         return f"needs {' and '.join(failed) or 'the estimate of the memory'}, which failed"
-    if statuses["memory"] == FAILED and settings.training.device.startswith("cpu"):
+    if "memory" in failures and settings.training.device.startswith("cpu"):
         return "the machine's memory would not suffice"
     return None

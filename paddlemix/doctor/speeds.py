@@ -30,7 +30,8 @@ def check_speed(check: Check, device: str) -> None:
             check.values[f"{dtype} TFLOP/s"] = round(rate, 3)
             check.say(f"matrix product in {dtype}: {rate:,.2f} TFLOP/s ({size} x {size})")
     paddle.set_device(device)
-    latency = _latency()
+    x = paddle.ones([8])
+    latency = _seconds(lambda: x + x)
     check.values["microseconds an operation"] = round(latency * 1e6, 1)
     check.say(f"{latency * 1e6:,.0f} microseconds for a tiny operation")
     _check_copies(check, device)
@@ -74,11 +75,6 @@ def _wait() -> None:
     """Wait for a device's queue. A CPU has none, and fails at this call."""
     if not paddle.get_device().startswith("cpu"):
         paddle.device.synchronize()
-
-
-def _latency() -> float:
-    x = paddle.ones([8])
-    return _seconds(lambda: x + x)
 
 
 def _check_copies(check: Check, device: str) -> None:

@@ -11,6 +11,7 @@ from ..terminal.sizes import in_bytes, in_memory
 from ..train.arguments import RunArguments
 from ..train.trial import TrialResult, try_run
 from .check import Check
+from .error_text import of_error
 from .inputs import RunModel, SampledRows
 
 
@@ -23,21 +24,16 @@ def check_trial(
     model: RunModel,
 ) -> None:
     """Train a few steps on the longest rows and save a checkpoint; nothing of it is left on the disk."""
-    rows = [row for row, _ in sampled.pairs]
-    found = try_run(
-        settings,
-        template=template,
-        config_folder=config_folder,
-        rows=rows,
-        train_processor=model.train_processor,
-    )
+    rows, processor = [row for row, _ in sampled], model.train_processor
+    found = try_run(settings, template=template, config_folder=config_folder, rows=rows, train_processor=processor)
     _judge_gradients(check, found)
     if found.losses is not None:
         _judge_steps(check, found, settings.training.learning_rate)
     if found.is_checkpoint_checked and found.error is None:
         _judge_checkpoint(check, found)
     if found.error is not None:
-        check.fail(_in_words(found.error))
+        is_user_error = isinstance(found.error, (ValueError, OSError))
+        check.fail(str(found.error).strip() if is_user_error else of_error(found.error))
 
 
 def _judge_gradients(check: Check, found: TrialResult) -> None:
@@ -69,20 +65,10 @@ def _judge_checkpoint(check: Check, found: TrialResult) -> None:
         num_differing, names = len(found.differing), preview(found.differing, 3)
         check.fail(f"{num_differing} tensors of the checkpoint differ from those in memory: {names}")
     if not found.has_same_tokens:
-        check.fail("the tokenizer of the checkpoint encodes the same row to other tokens")
+        check.fail("the tokenizer of the checkpoint tokenizes the same row differently")
     if not found.differing:
         check.values["checkpoint"] = found.checkpoint_bytes
-        check.say(f"checkpoint of {in_bytes(found.checkpoint_bytes)} written, read back and equal bit by bit")
-
-
-def _in_words(error: Exception) -> str:
-    """Return the text of a user's error, or the type and the line of another error that tells most."""
-    text = str(error).strip()
-    if isinstance(error, (ValueError, OSError)):
-        return text
-    lines = [line for line in text.splitlines() if line.strip()]
-    marked = [line for line in lines if "Error" in line and not line.lstrip().startswith(("File", "at "))]
-    return f"{type(error).__name__}: {(marked or lines or [''])[-1].strip()}"
+        check.say(f"checkpoint of {in_bytes(found.checkpoint_bytes)} written, read back and bit-identical")
 
 
 def compare_peak(check: Check, allocated: int) -> None:

@@ -75,13 +75,9 @@ def function_of(part: str) -> Callable[[Check, str], None]:
 
 def check_paddle(check: Check, device: str) -> None:
     """Set the device's environment and import paddle, with its plugin if there is one."""
-    try:
-        chosen = prepare_environment(device)
-        import paddle
-    except Exception as error:  # there are several types for a library that cannot be loaded
-        check.fail(of_error(error))
-        check.values["preload"] = library_to_preload(str(error))
-        return
+    chosen = prepare_environment(device)
+    import paddle
+
     from .machine import check_versions
 
     check_versions(check)

@@ -1,4 +1,8 @@
-"""All settings of a training run: this project's, PaddleMIX's and those of paddlenlp's TrainingArguments."""
+"""All settings of a training run: this project's, PaddleMIX's and those of paddlenlp's TrainingArguments.
+
+Numbers have their bounds in `bounds`. A setting that a resumed run must not change, or that changes what it learns, is
+listed in `run_facts`. `settings` has those that commands read without paddle.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ from .. import device as devices
 from ..terminal.log import notice
 from .bounds import check_bounds
 from .config_file import LAST, convert
-from .settings import trains
+from .settings import DataArguments, trains
 from .sharding import check_parallel
 
 
@@ -46,24 +50,6 @@ class ModelArguments:
     neftune_noise_alpha: float = field(default=5.0, metadata={"help": "amount of the noise"})
     version: str | None = field(default=None, metadata={"help": "PaddleMIX's older name of conv_mode"})
     conv_mode: str | None = field(default=None, metadata={"help": "template; default plain (stage 1) or the model's"})
-
-
-@dataclass
-class DataArguments:
-    """The data that it is trained on."""
-
-    dataset: dict | list | str | None = field(default=None, metadata={"help": '{"train": [...], "eval": [...]}'})
-    image_folder: str | None = field(default=None, metadata={"help": "folder that relative image paths start from"})
-    max_length: int = field(default=2048, metadata={"help": "maximum tokens of a sample, image tokens included"})
-    mixtoken: bool = field(default=False, metadata={"help": "PaddleMIX's name of packing"})
-    packing: bool = field(default=False, metadata={"help": "several samples in a row of max_length tokens"})
-    on_bad_sample: str | None = field(
-        default=None,
-        metadata={"help": "raise or skip; default: wrong rows raise, bad images and too long rows are skipped"},
-    )
-    max_bad_samples: int | float | None = field(
-        default=None, metadata={"help": "rows that may be skipped, a share if below 1; default: 1%, at least 10"}
-    )
 
 
 @dataclass
@@ -117,20 +103,17 @@ def parse(values: dict[str, Any]) -> RunArguments:
     _check_keys(values, set().union(*hints.values()))
     chosen = []
     for cls in classes:
-        own = {key: convert(key, value, hints[cls][key]) for key, value in values.items() if key in hints[cls]}
-        check_bounds(own)
-        chosen.append(_training_values(own) if cls is LlavaTrainingArguments else own)
-    # By paddlenlp's default a run would do nothing.
-    chosen[2] = {**chosen[2], "do_train": trains(chosen[2].get("do_train"), chosen[2].get("do_eval"))}
-    _check_rank(chosen[2])
-    check_parallel(chosen[2], paddle.distributed.get_world_size())
+        chosen.append({key: convert(key, value, hints[cls][key]) for key, value in values.items() if key in hints[cls]})
+        check_bounds(chosen[-1])
+    asked = chosen[2] = _training_values(chosen[2])
+    check_parallel(asked, paddle.distributed.get_world_size())
     try:
         model, data, training = (cls(**own) for cls, own in zip(classes, chosen, strict=True))
     except (AssertionError, NotImplementedError, ValueError) as error:
         raise ValueError(f"paddlenlp refuses these training settings: {' '.join(str(error).split())}") from error
-    check_supported(chosen[2])
+    check_supported(asked)
     _check_together(model, training)
-    _report_ignored(chosen[2], training)
+    _report_ignored(asked, training)
     return RunArguments(model, data, training)
 
 
@@ -175,15 +158,6 @@ def _check_keys(values: dict[str, Any], known: set[str]) -> None:
         notice(f"accepted because PaddleMIX does, without effect here as there: {', '.join(unused)}")
 
 
-def _check_rank(own: dict[str, Any]) -> None:
-    rank = own.get("local_rank", -1)
-    if rank >= 0 and paddle.distributed.get_world_size() <= 1:
-        raise ValueError(
-            f"local_rank is {rank}, and this is the only process: leave it out; python -m paddle.distributed.launch "
-            "starts more processes and numbers them"
-        )
-
-
 def _report_ignored(asked: dict[str, Any], training: TrainingArguments) -> None:
     """Print a notice on settings that a single process ignores."""
     ignored = [f"{key} {asked[key]}" for key in PARALLEL if asked.get(key) not in (None, "", -1, 1)]
@@ -192,10 +166,18 @@ def _report_ignored(asked: dict[str, Any], training: TrainingArguments) -> None:
 
 
 def _training_values(own: dict[str, Any]) -> dict[str, Any]:
-    """Fill in the device, and replace half precision if the device lacks it."""
+    """Fill in the device and do_train, and replace half precision if the device lacks it."""
     if not own.get("output_dir"):
         raise ValueError("output_dir is missing: name the folder for checkpoints and the result")
-    own = {**own, "device": devices.use_device(own.get("device"))}
+    rank = own.get("local_rank", -1)
+    if rank >= 0 and paddle.distributed.get_world_size() <= 1:
+        raise ValueError(
+            f"local_rank is {rank}, and this is the only process: leave it out; python -m paddle.distributed.launch "
+            "starts more processes and numbers them"
+        )
+    # By paddlenlp's default a run would do nothing.
+    is_trained = trains(own.get("do_train"), own.get("do_eval"))
+    own = {**own, "device": devices.use_device(own.get("device")), "do_train": is_trained}
     for key, dtype in (("fp16", "float16"), ("bf16", "bfloat16")):
         if own.get(key) and not devices.can_compute(dtype, own["device"]):
             notice(f"{key}: {own['device']} has no {dtype} kernels for matrix products and convolutions; using float32")

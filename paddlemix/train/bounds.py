@@ -33,27 +33,26 @@ def _written(number: float) -> str:
 
 
 RATE, STEPS, BATCH, DEGREE = between(0, 1), between(0, COUNT), between(1, CARDS), between(-1, CARDS)
-MODEL = {
+OFF = one_of((False,))
+BOUNDS: dict[str, Kind] = {
+    # The model.
     "lora_rank": between(1, 1 << 14),
     "lora_alpha": between(1, 1 << 20),
     "lora_dropout": between(0, 1, is_below=True),
     "lora_plus_scale": between(0, 10_000, is_above=True),
     "neftune_noise_alpha": between(0, 1000),
-}
-DATA = {
+    # The data.
     "max_length": between(1, 1 << 22),
     "max_bad_samples": between(0, COUNT),
     "seed": between(0, 2**32 - 1),
-}
-SIZES = {
+    # Batches and steps.
     "per_device_train_batch_size": BATCH,
     "per_device_eval_batch_size": BATCH,
     "gradient_accumulation_steps": BATCH,
     "eval_accumulation_steps": BATCH,
     "num_train_epochs": between(1e-6, 100_000),
     "max_steps": between(-1, COUNT),
-}
-OPTIMIZER = {
+    # The optimizer.
     "learning_rate": RATE,
     "mm_projector_lr": RATE,
     "mm_vision_tower_lr": RATE,
@@ -71,8 +70,7 @@ OPTIMIZER = {
     "max_loss_ratio": between(0, 1e9),
     "fp16_opt_level": one_of(("O0", "O1", "O2")),
     "loss_reduction": one_of(("token", "sample")),
-}
-SCHEDULE = {
+    # Logging, saving and evaluation.
     "logging_steps": STEPS,
     "save_steps": STEPS,
     "eval_steps": STEPS,
@@ -86,11 +84,11 @@ SCHEDULE = {
     "pad_token_id": STEPS,
     "expert_min_capacity": between(1, 2**32),
     "expert_max_capacity": between(1, 2**32),
-}
-OFF = one_of((False,))
-# For paddlenlp's own models only: here they would hang, or fail after the start.
-PADDLENLP_ONLY = {"to_static": OFF, "unified_checkpoint": OFF, "count_trained_tokens": OFF}
-MACHINE = {
+    # For paddlenlp's own models only: here they would hang, or fail after the start.
+    "to_static": OFF,
+    "unified_checkpoint": OFF,
+    "count_trained_tokens": OFF,
+    # Processes.
     "dataloader_num_workers": between(0, 256),
     "local_rank": between(-1, CARDS),
     "sharding_degree": DEGREE,
@@ -105,7 +103,6 @@ MACHINE = {
     "ordered_save_group_size": one_of((0,)),  # paddlenlp's own code fails with others
     "pdc_download_timeout": between(1, 10**6),
 }
-BOUNDS: dict[str, Kind] = MODEL | DATA | SIZES | OPTIMIZER | SCHEDULE | PADDLENLP_ONLY | MACHINE
 
 
 def check_bounds(values: Mapping[str, Any]) -> None:

@@ -25,11 +25,8 @@ SHOWN = {"loss": "loss", "tokens_per_second": "tok/s", "trained_tokens_per_secon
 HISTORY = "history.json"  # in a checkpoint
 LOGGED = ("loss", "eval_loss")
 FLOAT = number(-1e300, 1e300)
-PAIR = Kind(
-    lambda value: isinstance(value, list) and len(value) == 2 and all(map(FLOAT.is_good, value)), "a step and a number"
-)
 HISTORY_KINDS: dict[str, Kind] = {
-    **dict.fromkeys(LOGGED, list_of(PAIR, least=0, most=1 << 30)),
+    **dict.fromkeys(LOGGED, list_of(list_of(FLOAT, 2, 2), least=0, most=1 << 30)),  # pairs of step and loss
     "loss_sum": FLOAT,
     "num_summed": whole_number(0, 1 << 40),
 }
@@ -58,10 +55,6 @@ class History(TrainerCallback):
         """Add the loss of a step."""
         self.loss_sum, self.num_summed = self.loss_sum + loss, self.num_summed + 1
 
-    @property
-    def mean_loss(self) -> float:
-        return self.loss_sum / max(self.num_summed, 1)
-
     def write(self, folder: Path) -> None:
         """Write the history to a checkpoint."""
         write_json(folder / HISTORY, {**self.values, "loss_sum": self.loss_sum, "num_summed": self.num_summed})
@@ -86,7 +79,7 @@ class History(TrainerCallback):
 
         share: the part of all steps that were taken since then.
         """
-        metrics["train_loss"] = self.mean_loss
+        metrics["train_loss"] = self.loss_sum / max(self.num_summed, 1)
         for name in RATES:
             if name in metrics:
                 metrics[name] = round(metrics[name] * share, 4)
@@ -150,11 +143,6 @@ class SwanLab(TrainerCallback):
     def on_train_end(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
             self.service.finish()
-
-
-def split_reporters(names: list[str]) -> tuple[list[str], list[TrainerCallback]]:
-    """Return the names that paddlenlp knows, and callbacks for the others. Raises ValueError."""
-    return [name for name in names if name != SWANLAB], [SwanLab()] if SWANLAB in names else []
 
 
 class StopRequest(TrainerCallback):

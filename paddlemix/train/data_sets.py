@@ -75,11 +75,10 @@ def _read_split(
 ) -> ConversationDataset:
     if split is None:
         split = open_split(
-            data_args.dataset,
+            data_args,
             name,
             template=train_processor.template,
             config_folder=config_folder,
-            image_folder=data_args.image_folder,
             seed=args.seed,
             policy=tally.policy,
         )
@@ -96,9 +95,8 @@ def _arrange(
     train: ConversationDataset, train_processor: LlavaProcessor, data_args, args, tally: RowTally
 ) -> tuple[ConversationDataset | PackedRows, Grouping | None]:
     """Pack the training rows, or return what to group them by, as the settings ask."""
-    is_packed = data_args.packing or data_args.mixtoken
     is_grouped = args.group_by_length or args.group_by_modality_length
-    if not (is_packed or is_grouped):
+    if not (data_args.is_packed or is_grouped):
         return train, None
     lengths = row_lengths(
         train.rows,
@@ -108,7 +106,7 @@ def _arrange(
         policy=tally.policy,
         num_left_out=train.num_left_out,
     )
-    if is_packed:
+    if data_args.is_packed:
         if is_grouped:
             notice("group_by_length and group_by_modality_length have no effect with packing: every row is full")
         return _packed(train, lengths, data_args.max_length, args.seed), None
@@ -131,10 +129,9 @@ def row_lengths(
     rank: int = 0,
     num_processes: int = 1,
     policy: BadRowPolicy | None = None,
-    split: str = "train",
     num_left_out: int = 0,
 ) -> np.ndarray:
-    """Return the tokens of each row after cutting, int64 [rows], 0 for a row to skip; all processes must call it.
+    """Return the tokens of each training row after cutting, int64 [rows], 0 for a row to skip; all processes call it.
 
     Each process counts its share of the rows. Images are opened for their size only, to save time and memory.
     policy: raises TooManyBadRowsError, in every process, as soon as more rows are bad than it allows; None: never.
@@ -143,10 +140,13 @@ def row_lengths(
     total = len(rows) + num_left_out
     limit = math.inf if policy is None else policy.limit(total) if policy.is_content_skipped else 0
     workers = max(default_workers() // num_processes, 1)
-    lengths, bad = _count(rows[rank::num_processes], measure, workers, split, limit, has_bar=rank == 0)
+    lengths, bad = _count(rows[rank::num_processes], measure, workers, limit, has_bar=rank == 0)
     gathered = gather((lengths, bad), num_processes)
     if policy is not None:
-        _check([note for _, notes in gathered for note in notes], total, policy)
+        notes = [note for _, noted in gathered for note in noted]
+        if notes and not policy.is_content_skipped:
+            raise TooManyBadRowsError(f"{notes[0].where}: {notes[0].reason}", notes)
+        policy.check(notes, total, notes)
     counted = np.empty(len(rows), dtype=np.int64)
     for other, (part, _) in enumerate(gathered):
         counted[other::num_processes] = part
@@ -154,7 +154,7 @@ def row_lengths(
 
 
 def _count(
-    rows: Sequence[Row], measure: Measure, num_workers: int, split: str, limit: float, *, has_bar: bool
+    rows: Sequence[Row], measure: Measure, num_workers: int, limit: float, *, has_bar: bool
 ) -> tuple[np.ndarray, list[RowNote]]:
     """Return the lengths of rows and one note for each bad row; stop when more than limit rows are bad."""
     lengths, bad = [], {}
@@ -164,14 +164,8 @@ def _count(
             lengths.append(fact.num_kept)
             if fact.kind in (None, TOO_LONG):
                 continue
-            note = RowNote.of(row, split, fact.kind, fact.reason)
+            note = RowNote.of(row, "train", fact.kind, fact.reason)
             bad[note.key] = note  # a mixture may have a row twice
             if len(bad) > limit:
                 break
     return np.array(lengths, dtype=np.int64), list(bad.values())
-
-
-def _check(notes: list[RowNote], total: int, policy: BadRowPolicy) -> None:
-    if notes and not policy.is_content_skipped:
-        raise TooManyBadRowsError(f"{notes[0].where}: {notes[0].reason}", notes)
-    policy.check(notes, total, notes)

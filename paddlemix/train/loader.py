@@ -10,7 +10,6 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,8 +26,8 @@ from ..data.workers import map_in_processes, map_in_thread
 from .processes import sum_over_processes
 
 WEIGHTS = "loss_weights"
-SKIPPED = None  # index in place of a row that a resumed run has trained on already
-WIDTH_STEP = 128  # positions
+SKIPPED = None  # placeholder for the index of a row, the row or its batch if a resumed run has trained on it already
+PAD_MULTIPLE = 128  # positions
 
 
 @dataclass(frozen=True)
@@ -46,8 +45,8 @@ class EpochBatchSampler(DistributedBatchSampler):
     from the front so that every rank gets the same number. An epoch ends with a whole optimizer step of num_accumulated
     batches: the Trainer would add the gradients of further ones to the next epoch's first step.
 
-    grouping: put similar rows together. num_skipped: how many batches a resumed run skips in the first epoch that it
-    reads; they come as SKIPPED, so that nothing is read for them. is_over: no batch follows them.
+    grouping: put similar rows together. num_skipped: the batches that a resumed run skips in its first epoch. They are
+    yielded as SKIPPED, so that nothing is read for them. is_finished: nothing is left to train after them.
     """
 
     def __init__(
@@ -69,32 +68,18 @@ class EpochBatchSampler(DistributedBatchSampler):
         self.num_accumulated = num_accumulated
         self.grouping = grouping
         self.num_skipped = 0
-        self.is_over = False
-
-    @classmethod
-    def of(cls, dataset, args, grouping: Grouping | None) -> EpochBatchSampler:
-        """Return the sampler for a run's TrainingArguments."""
-        return cls(
-            dataset,
-            batch_size=args.per_device_train_batch_size,
-            num_replicas=args.dataset_world_size,
-            rank=args.dataset_rank,
-            drop_last=args.dataloader_drop_last,
-            seed=args.seed,
-            num_accumulated=args.gradient_accumulation_steps,
-            grouping=grouping,
-        )
+        self.is_finished = False
 
     @property
     def num_left_out(self) -> int:
-        """Batches of a rank that fill no optimizer step; 0 where all batches together fill none."""
+        """Leftover batches per rank that do not complete an optimizer step; 0 if an epoch has less than one step."""
         num_batches = super().__len__()
         return num_batches % self.num_accumulated if num_batches > self.num_accumulated else 0
 
-    def begin_after(self, num_done: int, num_steps: int) -> None:
-        """Skip what num_done of num_steps steps have read."""
+    def resume_after(self, num_done: int, num_steps: int) -> None:
+        """Skip the batches that the first num_done of num_steps steps consumed."""
         self.num_skipped = num_done % max(len(self) // self.num_accumulated, 1) * self.num_accumulated
-        self.is_over = num_done >= num_steps
+        self.is_finished = num_done >= num_steps
 
     def __len__(self) -> int:
         return super().__len__() - self.num_left_out
@@ -102,7 +87,7 @@ class EpochBatchSampler(DistributedBatchSampler):
     def __iter__(self):
         order = np.resize(self._order(), self.total_size)[self.rank :: self.num_ranks].tolist()
         num_skipped, self.num_skipped = self.num_skipped, 0
-        for number in range(num_skipped if self.is_over else len(self)):
+        for number in range(num_skipped if self.is_finished else len(self)):
             rows = order[number * self.batch_size : (number + 1) * self.batch_size]
             yield [SKIPPED] * len(rows) if number < num_skipped else rows
 
@@ -116,7 +101,10 @@ class EpochBatchSampler(DistributedBatchSampler):
 
 @dataclass(frozen=True)
 class Failure:
-    """An error while reading: a user's (its text) or our own (with its trace). notes: rows skipped before it."""
+    """An error while reading data: a user error (text only) or an internal error (with its trace).
+
+    notes: on the rows that were skipped before it.
+    """
 
     text: str
     trace: str | None = None
@@ -124,20 +112,13 @@ class Failure:
 
     @classmethod
     def of(cls, error: Exception) -> Failure:
-        is_users = isinstance(error, (ValueError, OSError))
+        is_user_error = isinstance(error, (ValueError, OSError))
         notes = error.notes if isinstance(error, TooManyBadRowsError) else ()
-        return cls(str(error), None if is_users else traceback.format_exc(), notes)
-
-
-@dataclass(frozen=True)
-class SkippedBatch:
-    """A batch that a resumed run has trained on already."""
-
-    notes: tuple[RowNote, ...] = ()
+        return cls(str(error), None if is_user_error else traceback.format_exc(), notes)
 
 
 def batch_or_raise(batch: Batch | Failure) -> Batch:
-    """Return the batch. Raises ValueError for a user's error, RuntimeError with the trace for our own."""
+    """Return the batch. Raises ValueError for a user error, RuntimeError with the trace for an internal error."""
     if not isinstance(batch, Failure):
         return batch
     if batch.trace is None:
@@ -165,7 +146,7 @@ class Collator:
     """Collates items into the dictionary that paddlenlp hands to `compute_loss`.
 
     is_flat: all samples of a batch in one row, one after the other, so that there is no padding. Else each item is a
-    row, padded to a multiple of WIDTH_STEP positions, for devices that compile for shapes.
+    row, padded to a multiple of PAD_MULTIPLE positions, for devices that compile one program per tensor shape.
     """
 
     def __init__(self, processor: LlavaProcessor, *, is_flat: bool = False):
@@ -177,9 +158,9 @@ class Collator:
         # paddlenlp counts the rows of the tensor beside it.
         return {"batch": self._batch(items), "segment_ids": np.zeros([len(items), 1])}
 
-    def _batch(self, items) -> Batch | Failure | SkippedBatch:
+    def _batch(self, items) -> Batch | Failure | None:
         if any(item is SKIPPED for item in items):
-            return SkippedBatch()
+            return SKIPPED
         failure = next((item for item in items if isinstance(item, Failure)), None)
         if failure is not None:
             return failure
@@ -187,7 +168,7 @@ class Collator:
         if self.is_flat:
             packs = [[sample for pack in packs for sample in pack]]
         try:
-            return self.processor.collate_packs(packs, None if self.is_flat else WIDTH_STEP)
+            return self.processor.collate_packs(packs, None if self.is_flat else PAD_MULTIPLE)
         except Exception as error:  # raised again by `batch_or_raise`
             return Failure.of(error)
 
@@ -199,7 +180,10 @@ class RowLoader(DataLoader):
     """
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        read = partial(_read_batch, self.dataset, self.collate_fn)
+
+        def read(indices: Sequence[int | None]) -> dict[str, Any]:
+            return self.collate_fn([self.dataset[index] for index in indices])
+
         if self.num_workers:
             batches = map_in_processes(read, self.batch_sampler, num_processes=self.num_workers, method="fork")
         else:
@@ -211,10 +195,6 @@ class RowLoader(DataLoader):
                     key: paddle.to_tensor(value, place=paddle.CPUPlace()) if isinstance(value, np.ndarray) else value
                     for key, value in inputs.items()
                 }
-
-
-def _read_batch(dataset, collate: Callable[[list], dict[str, Any]], numbers: Sequence[int | None]) -> dict[str, Any]:
-    return collate([dataset[number] for number in numbers])
 
 
 class StepLoader(RowLoader):

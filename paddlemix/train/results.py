@@ -39,36 +39,22 @@ def write_results(
     rates: Mapping[str, float],
 ) -> None:
     """Write train_results.json. data: fingerprints of the data files. rates: the throughput."""
-    write_json(
-        Path(folder) / RESULTS,
-        {
-            **metrics,
-            **rates,
-            "peak_memory_bytes": peak_memory(),
-            "versions": versions(),
-            "settings": dict(settings),
-            "data": list(data),
-        },
-    )
-
-
-def write_metrics(folder: Path, split: str, metrics: Mapping[str, Any], *, is_combined: bool) -> None:
-    """Write a split's metrics, and add them to all_results.json if is_combined."""
-    write_json(folder / f"{split}_results.json", dict(metrics))
-    if is_combined:
-        path = folder / ALL_RESULTS
-        write_json(path, {**(read_json(path) if path.is_file() else {}), **metrics})
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of the packages that the result depends on."""
-    return {
+    versions = {
         "paddlemix": __version__,
         "paddlepaddle": paddle.__version__,
         "paddlenlp": paddlenlp.__version__,
         "numpy": np.__version__,
         "python": platform.python_version(),
     }
+    values = {**metrics, **rates, "peak_memory_bytes": peak_memory(), "versions": versions}
+    write_json(folder / RESULTS, {**values, "settings": dict(settings), "data": list(data)})
+
+
+def write_evaluation(folder: Path, metrics: Mapping[str, Any]) -> None:
+    """Write the metrics of an evaluation, and add them to all_results.json."""
+    write_json(folder / EVAL_RESULTS, dict(metrics))
+    path = folder / ALL_RESULTS
+    write_json(path, {**(read_json(path) if path.is_file() else {}), **metrics})
 
 
 def fingerprint(path: Path) -> dict[str, Any]:

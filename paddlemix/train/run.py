@@ -12,7 +12,6 @@ import paddle
 from ..checkpoints.load import load_model
 from ..checkpoints.processor import LlavaProcessor
 from ..checkpoints.source import Source, open_source, partial_layout
-from ..data.bad_rows import BadRowPolicy
 from ..data.row import Row
 from ..hub.resolve import resolve
 from ..models.quantized import describe
@@ -20,12 +19,12 @@ from ..ops.quantize import choose_kind
 from ..terminal.interrupts import Preempted
 from ..terminal.log import notice
 from .arguments import RunArguments, parse
-from .callbacks import split_reporters
-from .data_sets import DataSets, read_data
+from .callbacks import SWANLAB, SwanLab
+from .data_sets import read_data
 from .freeze import freeze_parameters, report
 from .lora import add_lora
 from .processes import fail_together
-from .results import EVAL_RESULTS
+from .results import EVAL_RESULTS, write_evaluation
 from .resume import FINISHED, find_start, finished_step
 from .run_facts import describe_run
 from .run_folder import claim_folder
@@ -66,14 +65,14 @@ def build(
     quantization = choose_quantization(model_args, folder)
     source = open_source(folder)
     processor = LlavaProcessor.from_source(source)
-    policy = BadRowPolicy(data_args.on_bad_sample, data_args.max_bad_samples)
     is_writer = args.process_index == 0
-    tally = RowTally(args.output_dir, policy, num_processes=args.world_size, is_writer=is_writer)
+    tally = RowTally(args.output_dir, data_args.policy, num_processes=args.world_size, is_writer=is_writer)
     train_processor = processor_to_train(processor, model_args, template)
     data = read_data(train_processor, data_args, args, config_folder, tally, rows=rows)
     model = _load_to_train(source, model_args, args, quantization)
-    describe_this = functools.partial(_facts, settings, folder, model, data, quantization)
-    args.report_to, reporters = split_reporters(args.report_to)
+    describe_this = functools.partial(describe_run, settings, folder, model, data, quantization)
+    reporters = [SwanLab()] if SWANLAB in args.report_to else []
+    args.report_to = [name for name in args.report_to if name != SWANLAB]
     try:
         trainer = LlavaTrainer(
             processor=processor, model=model, args=args, tally=tally, data=data, describe=describe_this
@@ -115,20 +114,6 @@ def _load_to_train(source: Source, model_args, args, quantization: str | None):
     return wrapped
 
 
-def _facts(settings: RunArguments, folder: Path, model, data: DataSets, quantization: str | None) -> dict[str, Any]:
-    """Return the facts that identify a run, see `run_facts`."""
-    rows = data.train_rows
-    return describe_run(
-        settings,
-        model_folder=folder,
-        trained=[name for name, parameter in model.named_parameters() if not parameter.stop_gradient],
-        template=data.train_processor.template.name,
-        files=dict.fromkeys(row.file for row in rows),
-        num_rows=len(rows),
-        quantization=quantization,
-    )
-
-
 def choose_quantization(model_args, folder: Path) -> str | None:
     """Return the kind of quantization for the base, None for none. Raises ValueError where it cannot be trained."""
     kind = choose_kind(model_args.load_in_8bit, model_args.load_in_4bit)
@@ -142,8 +127,8 @@ def choose_quantization(model_args, folder: Path) -> str | None:
     partial = partial_layout(folder)
     if partial is not None:
         raise ValueError(
-            f"{folder} is {partial.title}: over {kind} weights start from its base, with lora_path to continue from "
-            "an adapter, or from the output of `paddlemix merge`"
+            f"{folder} is {partial.title}: to train on {kind} weights, start from its base, with lora_path to continue "
+            "from an adapter, or from the output of `paddlemix merge`"
         )
     return kind
 
@@ -179,7 +164,8 @@ def execute(trainer: LlavaTrainer, args, values: dict[str, Any] | None = None) -
 def _evaluate(trainer: LlavaTrainer) -> None:
     metrics = trainer.evaluate()
     trainer.log_metrics("eval", metrics)
-    trainer.save_metrics("eval", metrics)
+    if trainer.is_world_process_zero():
+        write_evaluation(Path(trainer.args.output_dir), metrics)
 
 
 def _evaluate_result(trainer: LlavaTrainer, args) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 from ..checkpoints.output_folder import NOTE
 from ..tensor_files.stored import read_json
 from .arguments import RunArguments
+from .data_sets import DataSets
 from .results import fingerprint
 from .run_folder import FORMAT, RUN
 
@@ -59,22 +60,15 @@ LEARNING = (
 
 
 def describe_run(
-    settings: RunArguments,
-    *,
-    model_folder: Path,
-    trained: Iterable[str],
-    template: str,
-    files: Iterable[str],
-    num_rows: int,
-    quantization: str | None,
+    settings: RunArguments, model_folder: Path, model, data: DataSets, quantization: str | None
 ) -> dict[str, Any]:
     """Return a run's facts as JSON values.
 
-    settings: a result of `arguments.parse`. trained: names of the parameters that train. files: of the training data.
     Reads the whole data files, and the beginnings and ends of the weight files.
     """
     model_args, data_args, args = settings
-    names = sorted(trained)
+    names = sorted(name for name, parameter in model.named_parameters() if not parameter.stop_gradient)
+    files = dict.fromkeys(row.file for row in data.train_rows)
     return {
         "model": _named(model_folder),
         "lora_rank": model_args.lora_rank if model_args.lora else NONE,
@@ -84,10 +78,10 @@ def describe_run(
         "quantization": quantization or NONE,
         "trained": {"name": f"{len(names)} tensors", "fingerprint": _digest(*(name.encode() for name in names))},
         "data": [fingerprint(Path(file)) for file in files],
-        "num_rows": num_rows,
-        "template": template,
+        "num_rows": len(data.train_rows),
+        "template": data.train_processor.template.name,
         "max_length": data_args.max_length,
-        "packing": bool(data_args.packing or data_args.mixtoken),
+        "packing": data_args.is_packed,
         **{name: _plain(vars(args)[name]) for name in LEARNING},
         "seed": args.seed,
         "samples_per_step": args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,

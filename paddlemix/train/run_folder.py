@@ -76,14 +76,8 @@ def check_folder(output_dir: str | Path, sources: Sequence[Path], *, is_overwrit
     """Return the real path of a run's folder. Raises CheckpointError like `claim_folder`."""
     place = OutputFolder(Path(output_dir), COMMAND, is_overwriting, "overwrite_output_dir", is_known=_is_of_a_run)
     folder = place.checked(sources).folder
-    if folder.is_dir():
-        _check_names(folder)
-    return folder
-
-
-def _check_names(folder: Path) -> None:
-    """Raise CheckpointError for a folder or link with the name of a file, or of a checkpoint, that a run will write."""
-    for path in sorted(folder.iterdir()):
+    # No folder or link may have the name of a file, or of a checkpoint, that the run will write.
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         try:
             if MODEL_FILES.fullmatch(path.name) or path.name in (*SIDE_OUTPUTS, LOCK):
                 check_file(path)
@@ -93,6 +87,7 @@ def _check_names(folder: Path) -> None:
             raise CheckpointError(
                 f"{path} has the name of an unfinished checkpoint but was not begun by this program: move it away"
             )
+    return folder
 
 
 def _is_of_a_run(folder: Path) -> bool:

@@ -24,13 +24,7 @@ from ..tensor_files.stored import CheckpointError, from_array, read_json
 from ..terminal.log import notice
 from .optimizer import MASTERS, host_weights, read_optimizer, restore, write_optimizer
 from .processes import fail_together, gather
-from .random_state import (
-    open_random_state,
-    random_state,
-    random_state_name,
-    read_random_state,
-    write_random_state,
-)
+from .random_state import open_random_state, random_state, random_state_name, read_random_state, write_random_state
 from .sharding import trained_parameters, updated_parameters
 
 WITHOUT_STATE = "set ignore_load_lr_and_optim to take the weights alone"

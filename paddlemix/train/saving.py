@@ -14,6 +14,7 @@ from .processes import wait_for_all
 from .results import ALL_RESULTS, EVAL_RESULTS, draw_losses, write_results
 from .resume import FINISHED
 from .run_folder import COMMAND, FORMAT, STATE, last_checkpoint, new_checkpoint, remove_old
+from .run_state import save_state
 from .sharding import write_division
 
 
@@ -28,7 +29,9 @@ def save_checkpoint(trainer, metrics: Mapping[str, float] | None) -> None:
             folder,
             final,
         ):
-            trainer.write_checkpoint(folder, final, metrics)
+            trainer.save_model(str(folder))
+            record_best(trainer.state, args, metrics, final)
+            save_state(trainer, folder)
             if trainer.is_world_process_zero():
                 trainer.tally.save(folder)
                 trainer.history.write(folder)
@@ -69,15 +72,10 @@ def save_result(trainer, metrics: Mapping[str, Any], settings: Mapping[str, Any]
     with output as folder:
         trainer.save_model(str(folder))
         if is_first:
-            write_json(folder / STATE, {**dataclasses.asdict(trainer.state), "consumed_samples": _num_samples(trainer)})
+            # paddlenlp counts samples from 0 in a run with no step left to do.
+            samples = trainer.state.global_step * trainer.facts["samples_per_step"]
+            write_json(folder / STATE, {**dataclasses.asdict(trainer.state), "consumed_samples": samples})
             write_json(folder / ALL_RESULTS, dict(metrics))
             write_results(folder, metrics, settings or {}, trainer.facts["data"], trainer.meter.overall())
             draw_losses(folder, trainer.history.values)
     wait_for_all(trainer.args.world_size)
-
-
-def _num_samples(trainer) -> int:
-    """Return the number of samples trained so far; paddlenlp counts from 0 in a run with no step left to do."""
-    args = trainer.args
-    each = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.dataset_world_size
-    return trainer.state.global_step * each

@@ -5,9 +5,8 @@ Names and defaults are those of `arguments` and of paddlenlp's TrainingArguments
 
 from __future__ import annotations
 
-import dataclasses
 import typing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..constants import DTYPE_BYTES
@@ -30,55 +29,35 @@ def check_work(do_train: bool, do_eval: bool) -> None:
         )
 
 
-def _read_fields(cls, values: dict[str, Any]) -> Any:
-    """Return a dataclass filled from the values of its keys; a key whose value is None keeps the default.
+class _Settings:
+    @classmethod
+    def read(cls, values: dict[str, Any]) -> Any:
+        """Take these settings from a run's values; a value of None keeps the default.
 
-    Raises ValueError for a value of the wrong type or out of bounds.
-    """
-    hints = typing.get_type_hints(cls)
-    names = [item.name for item in dataclasses.fields(cls)]
-    chosen = {name: convert(name, values[name], hints[name]) for name in names if values.get(name) is not None}
-    check_bounds(chosen)
-    return cls(**chosen)
+        Raises ValueError for a value of the wrong type or out of bounds.
+        """
+        hints = typing.get_type_hints(cls)
+        chosen = {name: convert(name, values[name], hints[name]) for name in hints if values.get(name) is not None}
+        check_bounds(chosen)
+        return cls(**chosen)
 
 
 @dataclass(frozen=True)
-class DataSettings:
-    """The settings that decide which rows a run reads, and in how many steps."""
+class DataArguments:
+    """The data of a run, and how its rows are used."""
 
-    model_name_or_path: str | None = None
-    dataset: dict | list | str | None = None
-    image_folder: str | None = None
-    max_length: int = 2048
-    conv_mode: str | None = None
-    version: str | None = None
-    seed: int = 42
-    on_bad_sample: str | None = None
-    max_bad_samples: int | float | None = None
-    per_device_train_batch_size: int = 8
-    per_device_eval_batch_size: int = 8
-    gradient_accumulation_steps: int = 1
-    num_train_epochs: float = 1.0
-    max_steps: int = -1
-    dataloader_drop_last: bool = False
-    mixtoken: bool = False
-    packing: bool = False
-    do_train: bool | None = None
-    do_eval: bool | None = None
-    evaluation_strategy: str = "no"
-
-    @classmethod
-    def read(cls, values: dict[str, Any]) -> DataSettings:
-        """Take these settings from a run's values. Raises ValueError for a wrong type or a value out of bounds."""
-        return _read_fields(cls, values)
-
-    @property
-    def split(self) -> str:
-        """The split that is read first. Raises ValueError where a run would read none."""
-        if trains(self.do_train, self.do_eval):
-            return "train"
-        check_work(False, self.do_eval or self.evaluation_strategy != "no")
-        return "eval"
+    dataset: dict | list | str | None = field(default=None, metadata={"help": '{"train": [...], "eval": [...]}'})
+    image_folder: str | None = field(default=None, metadata={"help": "folder that relative image paths start from"})
+    max_length: int = field(default=2048, metadata={"help": "maximum tokens of a sample, image tokens included"})
+    mixtoken: bool = field(default=False, metadata={"help": "PaddleMIX's name of packing"})
+    packing: bool = field(default=False, metadata={"help": "several samples in a row of max_length tokens"})
+    on_bad_sample: str | None = field(
+        default=None,
+        metadata={"help": "raise or skip; default: wrong rows raise, bad images and too long rows are skipped"},
+    )
+    max_bad_samples: int | float | None = field(
+        default=None, metadata={"help": "rows that may be skipped, a share if below 1; default: 1%, at least 10"}
+    )
 
     @property
     def policy(self) -> BadRowPolicy:
@@ -88,39 +67,43 @@ class DataSettings:
     def is_packed(self) -> bool:
         return self.mixtoken or self.packing
 
-    def schedule(self, num_processes: int) -> Schedule:
-        """Return what determines the number of steps."""
-        return Schedule(
-            self.per_device_train_batch_size,
-            self.gradient_accumulation_steps,
-            self.num_train_epochs,
-            self.max_steps,
-            num_processes,
-            self.dataloader_drop_last,
-        )
-
 
 @dataclass(frozen=True)
-class Schedule:
-    """The settings that determine the number of steps. max_steps: 0 or less for no limit."""
+class DataSettings(DataArguments, _Settings):
+    """The settings that decide which rows a run reads, and in how many steps."""
 
-    batch_size: int = 8
-    num_accumulated: int = 1
-    num_epochs: float = 1.0
+    model_name_or_path: str | None = None
+    conv_mode: str | None = None
+    version: str | None = None
+    seed: int = 42
+    per_device_train_batch_size: int = 8
+    per_device_eval_batch_size: int = 8
+    gradient_accumulation_steps: int = 1
+    num_train_epochs: float = 1.0
     max_steps: int = -1
-    num_processes: int = 1
-    is_last_dropped: bool = False
+    dataloader_drop_last: bool = False
+    do_train: bool | None = None
+    do_eval: bool | None = None
+    evaluation_strategy: str = "no"
 
-    def steps(self, num_rows: int) -> tuple[int, int]:
+    @property
+    def split(self) -> str:
+        """The split that is read first. Raises ValueError where a run would read none."""
+        if trains(self.do_train, self.do_eval):
+            return "train"
+        check_work(False, self.do_eval or self.evaluation_strategy != "no")
+        return "eval"
+
+    def steps(self, num_rows: int, num_processes: int) -> tuple[int, int]:
         """Return the optimizer steps of an epoch and of the whole run.
 
         The rows are dealt as `train.loader.EpochBatchSampler` does it: every process gets the same number, and an epoch
         ends with a whole step. An epoch of fewer batches than are accumulated is one step.
         """
-        num_each = -(-num_rows // self.num_processes)
-        num_batches = num_each // self.batch_size if self.is_last_dropped else -(-num_each // self.batch_size)
-        num_steps = max(num_batches // self.num_accumulated, 1)
-        return num_steps, self.max_steps if self.max_steps > 0 else int(num_steps * self.num_epochs)
+        num_each, batch_size = -(-num_rows // num_processes), self.per_device_train_batch_size
+        num_batches = num_each // batch_size if self.dataloader_drop_last else -(-num_each // batch_size)
+        num_steps = max(num_batches // self.gradient_accumulation_steps, 1)
+        return num_steps, self.max_steps if self.max_steps > 0 else int(num_steps * self.num_train_epochs)
 
 
 @dataclass(frozen=True)
@@ -150,7 +133,7 @@ class Method:
 
 
 @dataclass(frozen=True)
-class MemorySettings:
+class MemorySettings(_Settings):
     """The settings that decide how much memory a run needs."""
 
     fp16: bool = False
@@ -166,11 +149,6 @@ class MemorySettings:
     load_in_4bit: bool = False
     load_in_8bit: bool = False
     per_device_train_batch_size: int = 8
-
-    @classmethod
-    def read(cls, values: dict[str, Any]) -> MemorySettings:
-        """Take these settings from a run's values. Raises ValueError for a wrong type or a value out of bounds."""
-        return _read_fields(cls, values)
 
     def method(self, device: str, num_cards: int, has_half: bool = True) -> Method:
         """Return how num_cards devices train. has_half: they compute in 16 bits where the settings ask for it."""

@@ -62,8 +62,9 @@ def check_parallel(asked: dict[str, Any], num_processes: int) -> None:
             f"sharding {stage} with amp_master_grad works over all processes only: sharding_parallel_degree is "
             f"{degree}, expected {num_processes} or nothing"
         )
-    if stage == "stage3":
-        _check_stage_3(asked)
+    for key in ("num_eval_answers", "load_best_model_at_end"):
+        if stage == "stage3" and asked.get(key):
+            raise ValueError(f"{key} needs whole weights in a process: take sharding stage2, or leave it out")
 
 
 def _words(sharding) -> list[str]:
@@ -81,12 +82,6 @@ def _check_offload(stage: str, asked: dict[str, Any], has_groups: bool) -> None:
             'sharding "stage2 offload": Paddle supports it for fp16 with fp16_opt_level O2, without amp_master_grad '
             'and over all processes only; "stage3 offload" works in every dtype'
         )
-
-
-def _check_stage_3(asked: dict[str, Any]) -> None:
-    for key in ("num_eval_answers", "load_best_model_at_end"):
-        if asked.get(key):
-            raise ValueError(f"{key} needs whole weights in a process: take sharding stage2, or leave it out")
 
 
 def is_sliced(args) -> bool:
@@ -139,6 +134,11 @@ class UpdatedParameter:
     needs_master: bool
 
 
+def part_of(parameter: paddle.Tensor) -> paddle.Tensor:
+    """Return what is in this process of a parameter: a slice of it in stage 3."""
+    return parameter.fw_storage if hasattr(parameter, "fw_storage") else parameter
+
+
 def is_half(parameter: paddle.Tensor) -> bool:
     """Return whether a parameter has 16 bits."""
     return parameter.dtype in (paddle.float16, paddle.bfloat16)
@@ -164,8 +164,8 @@ def updated_parameters(optimizer, parameters: Iterable[paddle.Tensor], args) -> 
 
 
 def _described(parameter: paddle.Tensor, is_offloaded: bool) -> UpdatedParameter:
-    part = parameter.fw_storage if hasattr(parameter, "fw_storage") else parameter
-    return UpdatedParameter(parameter.name, tuple(part.shape), needs_master=is_half(parameter) and not is_offloaded)
+    shape = tuple(part_of(parameter).shape)
+    return UpdatedParameter(parameter.name, shape, needs_master=is_half(parameter) and not is_offloaded)
 
 
 def write_division(checkpoint: Path, args) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..checkpoints.processor import LlavaProcessor
 from ..conversation.templates import ChatTemplate
@@ -13,6 +12,7 @@ from ..data.measure import Measure
 from ..data.mixture import scan_mixture
 from ..data.row import Row
 from ..data.row_note import RowNote
+from .settings import DataArguments
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,11 @@ class Split:
 
 
 def open_split(
-    dataset: Any,
+    data: DataArguments,
     split: str,
     *,
     template: ChatTemplate,
     config_folder: Path | None,
-    image_folder: str | None,
     seed: int,
     policy: BadRowPolicy | None = None,
 ) -> Split:
@@ -43,10 +42,10 @@ def open_split(
     policy: decides whether rows that are wrong in their files may be left out; None: they always may.
     Raises ValueError for wrong files and for a split without rows, TooManyBadRowsError as the policy demands.
     """
-    if dataset is None:
+    if data.dataset is None:
         raise ValueError('dataset is missing: expected {"train": [{"name": "chatml_dataset", "data_files": "..."}]}')
     rows, left_out = scan_mixture(
-        dataset, split, template=template, config_folder=config_folder, image_folder=image_folder, seed=seed
+        data.dataset, split, template=template, config_folder=config_folder, image_folder=data.image_folder, seed=seed
     )
     if not rows:
         raise ValueError(f"the dataset has no rows for {split!r}: name data_files under that key")

@@ -26,10 +26,10 @@ from .lora import save_adapter
 from .optimizer import build_optimizer
 from .processes import fail_together, sum_over_processes
 from .random_state import set_random_state
-from .results import ANSWERS, append_answers, sample_answers, write_metrics
+from .results import ANSWERS, append_answers, sample_answers
 from .resume import best_checkpoint, check_checkpoint, hidden_from_paddlenlp, load_weights, num_done_steps
-from .run_state import load_state, save_state
-from .saving import record_best, save_checkpoint
+from .run_state import load_state
+from .saving import save_checkpoint
 from .sharding import check_can_be_sliced, gather_frozen, is_sliced
 from .tally import RowTally
 from .watch import GradientCheck, LossWatch, check_loss, check_weights
@@ -52,7 +52,13 @@ class LlavaTrainer(Trainer):
         self.num_done_steps = 0  # before the checkpoint that this run resumes from
         self._random_state: dict | None = None
         self.meter = Meter(args.dataset_world_size)
-        self.watch = LossWatch.of(args, (model.model if isinstance(model, LoRAModel) else model).config)
+        config = (model.model if isinstance(model, LoRAModel) else model).config
+        self.watch = LossWatch(
+            Path(args.output_dir),
+            args.max_loss_ratio,
+            vocab_size=config.language.vocab_size,
+            num_processes=args.world_size,
+        )
         self.history = History()
         self.stop_request = StopRequest()
         super().__init__(
@@ -61,7 +67,7 @@ class LlavaTrainer(Trainer):
             data_collator=Collator(processor, is_flat=not wants_equal_shapes()),
             train_dataset=None if data.train is None else GuardedRows(data.train),
             eval_dataset=None if data.eval is None else GuardedRows(data.eval),
-            callbacks=[self.history, self.stop_request, GradientCheck(self.watch, args.world_size)],
+            callbacks=[self.history, self.stop_request, GradientCheck(self.watch)],
         )
         self.llava.is_sliced = is_sliced(args)
         if self.llava.is_sliced:
@@ -168,11 +174,6 @@ class LlavaTrainer(Trainer):
         self._eval_sums += [float(loss) * total, total]
         return loss.detach(), None, None
 
-    def save_metrics(self, split, metrics, combined=True):
-        """Write a split's metrics. See `results.write_metrics`."""
-        if self.is_world_process_zero():
-            write_metrics(Path(self.args.output_dir), split, metrics, is_combined=combined)
-
     def create_optimizer(self, lr_scheduler=None):
         """Build the optimizer once. See `optimizer.build_optimizer`."""
         if self.optimizer is None:
@@ -192,7 +193,7 @@ class LlavaTrainer(Trainer):
         sampler = self._get_train_sampler()
         num_done, num_steps = self.num_done_steps, self.num_steps()
         self.args.ignore_data_skip &= num_done < num_steps  # else nothing is left to read
-        sampler.begin_after(0 if self.args.ignore_data_skip else num_done, num_steps)
+        sampler.resume_after(0 if self.args.ignore_data_skip else num_done, num_steps)
         loader = StepLoader(
             self.train_dataset,
             batch_sampler=sampler,
@@ -223,7 +224,16 @@ class LlavaTrainer(Trainer):
         return sampler
 
     def _sampler(self) -> EpochBatchSampler:
-        return EpochBatchSampler.of(self.train_dataset, self.args, self.data.grouping)
+        return EpochBatchSampler(
+            self.train_dataset,
+            batch_size=self.args.per_device_train_batch_size,
+            num_replicas=self.args.dataset_world_size,
+            rank=self.args.dataset_rank,
+            drop_last=self.args.dataloader_drop_last,
+            seed=self.args.seed,
+            num_accumulated=self.args.gradient_accumulation_steps,
+            grouping=self.data.grouping,
+        )
 
     def save_model(self, output_dir=None, merge_tensor_parallel=False):
         """Save the model, all processes together: divided weights are gathered first."""
@@ -249,12 +259,6 @@ class LlavaTrainer(Trainer):
     def _save_checkpoint(self, model, metrics=None):
         """Write a whole checkpoint or none. See `saving.save_checkpoint`."""
         save_checkpoint(self, metrics)
-
-    def write_checkpoint(self, folder: Path, final: Path, metrics) -> None:
-        """Write weights and state into a folder, all processes together. final: the path it will be renamed to."""
-        self.save_model(str(folder))
-        record_best(self.state, self.args, metrics, final)
-        save_state(self, folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint=None):
         if resume_from_checkpoint:

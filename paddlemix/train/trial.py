@@ -79,7 +79,7 @@ def try_run(
     try:
         _remove(scratch, args)
         wait_for_all(args.world_size)
-        if not (settings.data.packing or settings.data.mixtoken):
+        if not settings.data.is_packed:
             count = args.per_device_train_batch_size * args.dataset_world_size
             rows = [rows[index % len(rows)] for index in range(count)]
         trainer = _train(found, settings, template, config_folder, rows)

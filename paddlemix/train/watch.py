@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from paddlenlp.trainer import TrainerCallback
 from ..output import write_json
 from ..tensor_files.stored import CheckpointError, preview
 from .processes import gather, is_true_anywhere, sum_over_processes
+from .sharding import part_of
 
 FILE = "bad_step.json"
 NUM_REMEMBERED, NUM_NEEDED = 50, 20  # losses for the median that a leap is measured from
@@ -38,39 +38,20 @@ class LossWatch:
     """Checks the loss of every step before the optimizer changes the weights.
 
     max_ratio: a loss is a leap if it is more than max_ratio times the median of the last NUM_REMEMBERED losses, and
-    more than twice the highest; 0: never. folder: for bad_step.json. vocab_size: gives the limit while there are few
-    losses; None: no limit then. mean, gather: return the mean of a number, and the list of a value, over all processes,
-    which call them together. The mean loss is checked, so that all processes stop at the same step.
+    more than twice the highest; 0: never. folder: for bad_step.json. vocab_size: sets the limit while there are few
+    losses; None: no limit then. num_processes: all of them call `add` together. Their mean loss is checked, so that all
+    stop at the same step.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        max_ratio: float,
-        *,
-        vocab_size: int | None = None,
-        mean: Callable[[float], float] | None = None,
-        gather: Callable[[Any], list] = lambda value: [value],
-    ):
+    def __init__(self, folder: Path, max_ratio: float, *, vocab_size: int | None = None, num_processes: int = 1):
         self.folder = folder
         self.max_ratio = max_ratio
         self.guess = math.inf if vocab_size is None else math.log(vocab_size)
-        self._mean, self._gather = mean, gather
+        self.num_processes = num_processes
         self._losses: deque[float] = deque(maxlen=NUM_REMEMBERED)
         self._step_loss = self._loss = 0.0  # of this process, of all processes
         self._rows: list[str] = []
         self._is_step_over = False
-
-    @classmethod
-    def of(cls, args, config) -> LossWatch:
-        """Return the watch for a run's TrainingArguments and its model's config."""
-        options, num_processes = {}, args.world_size
-        if num_processes > 1:
-            options = {
-                "mean": lambda loss: float(sum_over_processes(np.array([loss]), num_processes)[0]) / num_processes,
-                "gather": partial(gather, num_processes=num_processes),
-            }
-        return cls(Path(args.output_dir), args.max_loss_ratio, vocab_size=config.language.vocab_size, **options)
 
     @property
     def losses(self) -> list[float]:
@@ -88,12 +69,13 @@ class LossWatch:
         self._step_loss += loss
         self._rows += rows
         # Several processes can only compare at the end of a step.
-        if is_last or (self._mean is None and not math.isfinite(self._step_loss)):
+        if is_last or (self.num_processes <= 1 and not math.isfinite(self._step_loss)):
             self._judge(step)
 
     def _judge(self, step: int) -> None:
         self._is_step_over = True
-        self._loss = loss = self._step_loss if self._mean is None else self._mean(self._step_loss)
+        total = sum_over_processes(np.array([self._step_loss]), self.num_processes)
+        self._loss = loss = float(total[0]) / self.num_processes
         if not math.isfinite(loss):
             self.stop(step, f"the loss is {loss}")
         if self.max_ratio and loss > self._limit():
@@ -116,7 +98,8 @@ class LossWatch:
     def stop(self, step: int, what: str, hint: str = "") -> None:
         """Raise LossError for the latest rows, and write them to the file. All processes must call it."""
         # The rows with a loss that is not finite come first, then those with the highest.
-        parts = sorted(self._gather((self._step_loss, self._rows)), key=lambda part: -_badness(part[0]))
+        parts = gather((self._step_loss, self._rows), self.num_processes)
+        parts = sorted(parts, key=lambda part: -part[0] if math.isfinite(part[0]) else -math.inf)
         rows = [row for _, part_rows in parts for row in part_rows]
         path = self.folder / FILE
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -129,10 +112,6 @@ class LossWatch:
         )
 
 
-def _badness(loss: float) -> float:
-    return loss if math.isfinite(loss) else math.inf
-
-
 class GradientCheck(TrainerCallback):
     """Ends a run, in all processes alike, before the optimizer uses gradients that are not finite.
 
@@ -141,9 +120,8 @@ class GradientCheck(TrainerCallback):
     trainer_state.json, which paddlenlp leaves empty.
     """
 
-    def __init__(self, watch: LossWatch, num_processes: int):
+    def __init__(self, watch: LossWatch):
         self.watch = watch
-        self.num_processes = num_processes
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.watch.remember(entry.get("loss") for entry in state.log_history or ())
@@ -158,10 +136,10 @@ class GradientCheck(TrainerCallback):
         if "scale" in scaler_state and scaler_state["scale"].item() >= MIN_SCALE:
             return
         gradients = dict(_gradients(model))
-        if not is_true_anywhere(not math.isfinite(_squared_norm(gradients.values())), self.num_processes):
+        if not is_true_anywhere(not math.isfinite(_squared_norm(gradients.values())), self.watch.num_processes):
             return
         bad = [name for name, one in gradients.items() if not math.isfinite(_squared_norm([one]))]
-        shown = _shown(bad, self.num_processes) or "their norm"
+        shown = _shown(bad, self.watch.num_processes) or "their norm"
         self.watch.stop(state.global_step + 1, f"its gradients are not finite: {shown}")
 
 
@@ -200,7 +178,7 @@ def check_weights(model, what: str, *, num_processes: int = 1, is_trained_only: 
     """
     named = [*model.named_parameters(), *model.named_buffers()]
     named = [(name, one) for name, one in named if not (is_trained_only and one.stop_gradient)]
-    bad = [name for name, one in named if one.dtype in FLOATS and not _is_finite(_part(one))]
+    bad = [name for name, one in named if one.dtype in FLOATS and not _is_finite(part_of(one))]
     if not is_true_anywhere(bool(bad), num_processes):
         return
     raise CheckpointError(f"{what}: values that are not finite in {_shown(bad, num_processes)}")
@@ -210,11 +188,6 @@ def _shown(names: list[str], num_processes: int) -> str:
     """Join the names of all processes, which must call it together."""
     parts = gather(names, num_processes)
     return preview(dict.fromkeys(name for part in parts for name in part), NUM_NAMED)
-
-
-def _part(parameter) -> paddle.Tensor:
-    """Return what is in this process of a parameter: a slice of it in sharding stage 3."""
-    return parameter.fw_storage if hasattr(parameter, "fw_storage") else parameter
 
 
 def _is_finite(tensor) -> bool:

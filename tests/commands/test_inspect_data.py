@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 import json
 import re
@@ -22,7 +23,7 @@ from paddlemix import cli
 from paddlemix.checkpoints.processor import LlavaProcessor
 from paddlemix.commands.report_html import tile_uris, tokens_html
 from paddlemix.train.loader import EpochBatchSampler
-from paddlemix.train.settings import Schedule
+from paddlemix.train.settings import DataSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 VOID = {"meta", "img", "br"}
@@ -149,9 +150,14 @@ def test_steps_equal_those_of_the_sampler(batch_size, num_accumulated, num_proce
             num_accumulated=num_accumulated,
         )
         expected = max(len(sampler) // num_accumulated, 1)
-        schedule = Schedule(batch_size, num_accumulated, 2.5, -1, num_processes, is_dropped)
-        assert schedule.steps(num_rows) == (expected, int(expected * 2.5))
-        assert Schedule(batch_size, num_accumulated, 2.5, 7, num_processes, is_dropped).steps(num_rows)[1] == 7
+        settings = DataSettings(
+            per_device_train_batch_size=batch_size,
+            gradient_accumulation_steps=num_accumulated,
+            num_train_epochs=2.5,
+            dataloader_drop_last=is_dropped,
+        )
+        assert settings.steps(num_rows, num_processes) == (expected, int(expected * 2.5))
+        assert dataclasses.replace(settings, max_steps=7).steps(num_rows, num_processes)[1] == 7
 
 
 def test_text_has_rows_images_lengths_and_steps(run, config, rows_path):

@@ -178,7 +178,7 @@ def test_fp16_loss_scale_may_be_lowered_but_not_below_one(tmp_path):
     (layer(paddle.ones([1, 2])) * math.inf).sum().backward()
     watch = LossWatch(tmp_path, 10.0)
     watch.add(1.0, ["a.json, row 1"], step=1, is_last=True)
-    check = GradientCheck(watch, 1)
+    check = GradientCheck(watch)
     state = type("State", (), {"global_step": 0})
     for scale in (2.0**15, 1.0):
         check.on_optimizer_begin(None, state, None, model=layer, scaler=Scaler(scale))

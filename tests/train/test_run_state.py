@@ -18,7 +18,7 @@ from tiny_training import LORA, differing, settings, train, weights
 from paddlemix.tensor_files.pdparams import read_saved
 from paddlemix.tensor_files.pickle_reader import ForbiddenPickle
 from paddlemix.tensor_files.stored import CheckpointError
-from paddlemix.train import trainer as trainer_module
+from paddlemix.train import saving
 
 STATE = ("optimizer.pdopt", "scheduler.pdparams", "rng_state.pth")
 SAVING = {"max_steps": 3, "save_strategy": "steps", "save_steps": 1, "lr_scheduler_type": "cosine"}
@@ -320,7 +320,7 @@ def _save_as_paddlenlp(trainer, folder) -> None:
 def test_a_checkpoint_of_paddlenlps_own_writer_resumes_bit_by_bit(tmp_path, data, runs, monkeypatch, kind):
     whole = runs(kind)[1]
     with monkeypatch.context() as patched:
-        patched.setattr(trainer_module, "save_state", _save_as_paddlenlp)
+        patched.setattr(saving, "save_state", _save_as_paddlenlp)
         train(_values(tmp_path / "theirs", data, kind))
     shutil.copytree(tmp_path / "theirs/out/checkpoint-2", tmp_path / "out/checkpoint-2")
     assert "StructuredToParameterName@@" in read_saved(tmp_path / "out/checkpoint-2/optimizer.pdopt")
