@@ -50,7 +50,7 @@ class Arithmetic:
     """How a step computes. bytes_each: of an element. has_flash: the attention kernel does not store its weights.
 
     adapter_widths: rank of every adapter in one decoder layer. is_tower_trained: the tower keeps what its backward pass
-    needs. has_own_gradients: see `ops.kernels.wants_own_gradient`; they keep inputs only.
+    needs. has_own_gradients: see `ops.kernel_checks.wants_own_gradient`; they keep inputs only.
     """
 
     bytes_each: int = FLOAT

@@ -13,10 +13,10 @@ import paddle
 import paddle.nn.functional as F
 
 from .. import device as devices
-from ..ops import paths
+from ..ops import kernels_in_use
 from ..ops.activation import swiglu
 from ..ops.attention import attention, kernel_mask
-from ..ops.kernels import name_of
+from ..ops.kernel_checks import name_of
 from ..ops.packed_attention import find_runs, packed_attention
 from ..ops.plain_attention import MASKED
 from ..ops.rms_norm import rms_norm
@@ -118,14 +118,14 @@ def _rotary(x):
 QKV = tuple((2, heads, LENGTH, DIM) for heads in (HEADS, KEY_HEADS, KEY_HEADS))
 WIDE = (2, LENGTH, HIDDEN)
 CASES = {
-    paths.DENSE: Case(QKV, _dense, numpy_operations.dense),
-    paths.MASKED: Case(QKV, _masked, lambda *x: numpy_operations.attend(*x, VISIBLE)),
-    paths.PACKED: Case(QKV, _packed, lambda *x: numpy_operations.packed(*x, SEGMENTS)),
-    paths.RMS_NORM: Case(
+    kernels_in_use.DENSE: Case(QKV, _dense, numpy_operations.dense),
+    kernels_in_use.MASKED: Case(QKV, _masked, lambda *x: numpy_operations.attend(*x, VISIBLE)),
+    kernels_in_use.PACKED: Case(QKV, _packed, lambda *x: numpy_operations.packed(*x, SEGMENTS)),
+    kernels_in_use.RMS_NORM: Case(
         (WIDE, (HIDDEN,)), lambda *x: rms_norm(*x, EPSILON), lambda *x: numpy_operations.rms_norm(*x, EPSILON)
     ),
-    paths.ROPE: Case((QKV[0],), _rotary, lambda x: numpy_operations.rotary(x, POSITIONS, THETA)),
-    paths.SWIGLU: Case((WIDE, WIDE), swiglu, numpy_operations.swiglu),
+    kernels_in_use.ROPE: Case((QKV[0],), _rotary, lambda x: numpy_operations.rotary(x, POSITIONS, THETA)),
+    kernels_in_use.SWIGLU: Case((WIDE, WIDE), swiglu, numpy_operations.swiglu),
 }
 
 
@@ -136,7 +136,7 @@ def check_operation(check: Check, operation: str, device: str) -> None:
         if not devices.can_compute(dtype, device):
             continue
         try:
-            path = paths.path_of(operation, device.partition(":")[0], dtype, DIM) or PLAIN
+            path = kernels_in_use.path_of(operation, device.partition(":")[0], dtype, DIM) or PLAIN
             forward, backward = _errors(CASES[operation], dtype)
         except Exception as error:  # the other dtypes are still to be tried
             check.fail(f"{dtype}: {of_error(error)}", _advice(device))

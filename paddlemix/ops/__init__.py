@@ -1,1 +1,1 @@
-"""Kernels: one function each, a plain version that runs on every device."""
+"""One file per operation: its plain version, and the kernels of devices, which `kernel_checks.py` tries before use."""

@@ -9,7 +9,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle.autograd import PyLayer
 
-from .kernels import agrees, is_trained, kind_of, name_of, wants_own_gradient
+from .kernel_checks import agrees, is_trained, kind_of, name_of, wants_own_gradient
 
 SMALL = 16_384  # elements up to which paddle's fused operation is faster on a CPU than separate ones
 

@@ -7,7 +7,7 @@ import math
 import paddle
 
 from .flash_attention import HIDDEN, flash_attention, has_kernel
-from .kernels import kind_of, product_dtype
+from .kernel_checks import kind_of, product_dtype
 from .plain_attention import MASKED, MAX_SHARED_QUERIES, causal_bias, plain_attention
 
 MAX_EXPANDED = 1 << 24  # elements of a mask that is repeated for every row and head

@@ -6,7 +6,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-from .kernels import kind_of
+from .kernel_checks import kind_of
 
 
 def dropout(x, probability: float, is_training: bool):

@@ -15,7 +15,7 @@ import math
 
 import paddle
 
-from .kernels import FAILURES, HALF, agrees, kind_of, name_of, run_custom
+from .kernel_checks import FAILURES, HALF, agrees, kind_of, name_of, run_custom
 from .plain_attention import MASKED, causal_bias, plain_attention
 
 cuda = importlib.import_module("paddle.nn.functional.flash_attention")  # in some versions a function has this name too

@@ -11,7 +11,7 @@ import paddle
 
 from .attention import attention
 from .flash_attention import HIDDEN, flash_attention, flash_pieces, has_kernel
-from .kernels import kind_of, name_of
+from .kernel_checks import kind_of, name_of
 from .plain_attention import BLOCK, attend_block, causal_bias, window_bias
 
 

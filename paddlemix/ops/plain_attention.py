@@ -7,7 +7,7 @@ import math
 import paddle
 import paddle.nn.functional as F
 
-from .kernels import is_trained
+from .kernel_checks import is_trained
 
 MAX_SHARED_QUERIES = 512  # up to this many queries, all layers share one causal mask
 BLOCK = 256  # queries computed at a time: bounds the score matrix, and a causal block skips the keys after it

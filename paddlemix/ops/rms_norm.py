@@ -8,7 +8,7 @@ import paddle
 from paddle.autograd import PyLayer
 from paddle.incubate.nn.functional import fused_rms_norm
 
-from .kernels import agrees, is_trained, kind_of, name_of, run_custom, wants_own_gradient
+from .kernel_checks import agrees, is_trained, kind_of, name_of, run_custom, wants_own_gradient
 
 NPU_OP = "rms_norm_npu"
 NAMES = {"npu": NPU_OP, "gpu": "fused_rms_norm"}

@@ -12,7 +12,7 @@ import numpy as np
 import paddle
 from paddle.autograd import PyLayer
 
-from .kernels import agrees, kind_of, name_of, run_custom, wants_own_gradient
+from .kernel_checks import agrees, kind_of, name_of, run_custom, wants_own_gradient
 
 NPU_OP = "fused_rope"
 NPU_WIDTH = 64  # Ascend's operation needs heads of a multiple of this

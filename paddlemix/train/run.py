@@ -110,7 +110,7 @@ def _load_to_train(source: Source, model_args, args, quantization: str | None):
     if quantization:
         notice(describe(model))
     if all(parameter.stop_gradient for parameter in model.parameters()):
-        raise ValueError("nothing would train: freeze_include and freeze_exclude freeze every parameter")
+        raise ValueError("no parameter is trainable: freeze_include and freeze_exclude freeze every parameter")
     return wrapped
 
 

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import paddle
 
-from paddlemix.ops import activation, flash_attention, kernels, rms_norm, rope
+from paddlemix.ops import activation, flash_attention, kernel_checks, rms_norm, rope
 from paddlemix.ops.attention import attention, kernel_mask
 from paddlemix.ops.packed_attention import find_runs, packed_attention
 from paddlemix.ops.plain_attention import MASKED
@@ -124,7 +124,7 @@ def check_rope(length: int, dtype: str) -> float:
 def main() -> None:
     paddle.set_device("npu")
     calls: dict[str, int] = {}
-    run_custom = kernels.run_custom
+    run_custom = kernel_checks.run_custom
 
     def counted(name, *arguments):
         calls[name] = calls.get(name, 0) + 1
@@ -134,7 +134,7 @@ def main() -> None:
         module.run_custom = counted
     found = {dtype: {**check_attention(dtype), **check_others(dtype)} for dtype in sys.argv[1].split(",")}
     names = ("flash_attention_npu", "flash_attention_npu (pieces)", "rms_norm_npu", "fused_rope")
-    rejections = {name: kernels.rejections(name) for name in names}
+    rejections = {name: kernel_checks.rejections(name) for name in names}
     print(json.dumps({"errors": found, "calls": calls, "rejections": rejections}))
 
 

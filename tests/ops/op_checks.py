@@ -6,7 +6,7 @@ import numpy as np
 import paddle
 import torch
 
-from paddlemix.ops.kernels import wants_own_gradient
+from paddlemix.ops.kernel_checks import wants_own_gradient
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:

@@ -24,7 +24,7 @@ class LanguageModel(nn.Layer):
     """Embeddings [B, T, hidden_size] to hidden states; `logits` applies the head.
 
     enable_recompute: set by paddlenlp's Trainer; the backward pass then computes the layers again.
-    reader: None, or what reads in place of `layers`, faster and for inference only, see `models.cpu.reader`.
+    reader: None, or a faster replacement of `layers` for inference only, see `models.cpu.reader`.
     """
 
     def __init__(self, config: LanguageConfig):
@@ -40,30 +40,31 @@ class LanguageModel(nn.Layer):
             self.lm_head = linear(config.hidden_size, config.vocab_size, has_bias=False)
 
     def forward(self, embeds, position_ids, *, bias=None):
-        """Read whole sequences: embeds [B, T, H], position_ids int64 [B, T].
+        """Return the hidden states of whole sequences: embeds [B, T, H], position_ids int64 [B, T].
 
-        bias: as in `attention`, or `Runs` for rows of several samples; None if a causal mask is enough.
+        bias: as in `attention`; `packed_attention.Runs`, the bounds of the samples, for packed rows; None if a causal
+        mask is enough.
         """
         hidden = scaled(embeds, self.config.embedding_scale)
         scales = self.rotary.scales(position_ids, hidden.shape[1])
         masks = whole_masks(self.config, bias, hidden)
-        distances = key_bias(self.config, hidden.shape[1], hidden.shape[1] - 1)
+        distance_bias = key_bias(self.config, hidden.shape[1], hidden.shape[1] - 1)
         if self.reader is not None:
-            return self.norm(self.reader.read(hidden, position_ids, scales, masks, distances))
+            return self.norm(self.reader.read(hidden, position_ids, scales, masks, distance_bias))
         ropes = self.rotary.layer_tables(position_ids, hidden.dtype, scales)
         if self.training and hidden.stop_gradient:
             hidden.stop_gradient = False  # recompute passes gradients on only if its input needs one
         for layer, mask in zip(self.layers, masks, strict=True):
             if self.enable_recompute and self.training:
-                hidden = recompute(partial(layer, ropes=ropes, bias=mask, key_bias=distances), hidden)
+                hidden = recompute(partial(layer, ropes=ropes, bias=mask, key_bias=distance_bias), hidden)
             else:
-                hidden = layer(hidden, ropes, mask, distances)
+                hidden = layer(hidden, ropes, mask, distance_bias)
         return self.norm(hidden)
 
     def forward_cached(self, embeds, position_ids, cache: KVCache, *, is_key_visible=None):
-        """Read the next T positions of every row and append them to the cache, which must have room for them.
+        """Return the hidden states of the next T positions of every row, and append them to the cache.
 
-        is_key_visible: bool [B, capacity] for rows with padding, or None.
+        The cache must have room for them. is_key_visible: bool [B, capacity] for rows with padding, or None.
         """
         hidden = scaled(embeds, self.config.embedding_scale)
         if self.reader is not None:
@@ -75,11 +76,11 @@ class LanguageModel(nn.Layer):
 
     def _read_cached(self, hidden, position_ids, cache: KVCache, is_key_visible):
         masks = cached_masks(self.config, cache, hidden, is_key_visible)
-        distances = key_bias(self.config, cache.capacity, cache.length + hidden.shape[1] - 1)
+        distance_bias = key_bias(self.config, cache.capacity, cache.length + hidden.shape[1] - 1)
         ropes = self.rotary.layer_tables(position_ids, hidden.dtype, self.rotary.scales_of(cache.is_long))
         rows = cache.rows(hidden.shape[1])
         for number, layer in enumerate(self.layers):
-            hidden = layer.forward_cached(hidden, ropes, masks[number], distances, cache, number, rows)
+            hidden = layer.forward_cached(hidden, ropes, masks[number], distance_bias, cache, number, rows)
         return hidden
 
     def logits(self, hidden):

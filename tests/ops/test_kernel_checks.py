@@ -9,16 +9,16 @@ import numpy as np
 import paddle
 import pytest
 
-from paddlemix.ops import activation, kernels, packed_attention, rms_norm
+from paddlemix.ops import activation, kernel_checks, packed_attention, rms_norm
 from paddlemix.ops import attention as attention_module
 from paddlemix.ops import flash_attention as flash
 from paddlemix.ops.attention import attention, kernel_mask, shared_mask
-from paddlemix.ops.kernels import wants_own_gradient
+from paddlemix.ops.kernel_checks import wants_own_gradient
 from paddlemix.ops.packed_attention import find_runs
 from paddlemix.ops.plain_attention import MASKED, plain_attention
 
 SEGMENTS = np.array([[1] * 5 + [2] * 3 + [3] * 4, [0, 0] + [1] * 6 + [0] + [2] * 3])
-CACHED = (flash._is_right, rms_norm.has_kernel, activation.has_kernel, kernels.rejections)
+CACHED = (flash._is_right, rms_norm.has_kernel, activation.has_kernel, kernel_checks.rejections)
 
 
 def normal(*shape: int, seed: int):
@@ -99,7 +99,7 @@ def test_plain_operations_replace_missing_cuda_kernels(cuda):
 
 
 def test_kernel_with_wrong_values_is_not_used_and_reported_once(cuda, monkeypatch, capsys):
-    monkeypatch.setattr(kernels, "notice", print)
+    monkeypatch.setattr(kernel_checks, "notice", print)
     monkeypatch.setattr(flash.cuda, "flash_attention", lambda q, k, v, causal: (q + k + v, None))
     tensors = inputs()
     for is_causal in (True, False):
@@ -144,8 +144,8 @@ def test_environment_variable_disables_kernels(cuda, monkeypatch):
 
 
 def test_custom_operation_without_a_plugin_raises_an_expected_failure():
-    run = functools.partial(kernels.run_custom, "rms_norm_npu", paddle.ones([1, 2]), paddle.ones([2]), 1e-5)
-    with pytest.raises(kernels.FAILURES):
+    run = functools.partial(kernel_checks.run_custom, "rms_norm_npu", paddle.ones([1, 2]), paddle.ones([2]), 1e-5)
+    with pytest.raises(kernel_checks.FAILURES):
         run()
 
 
