@@ -176,5 +176,5 @@ def outline(config: LlavaConfig, args: ModelArguments) -> Trainable:
     freeze_parameters(model, args)
     names = [name for name, parameter in model.named_parameters() if not parameter.stop_gradient]
     if not names:
-        raise ValueError("nothing would train: freeze_include and freeze_exclude freeze every parameter")
+        raise ValueError("no parameter is trainable: freeze_include and freeze_exclude freeze every parameter")
     return Trainable(names)

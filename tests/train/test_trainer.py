@@ -444,7 +444,7 @@ def test_stage_one_trains_captions_without_a_template(tmp_path):
         ({"dataset": None}, "dataset is missing"),
         ({"dataset": {"eval": []}}, "no rows for 'train'"),
         ({"resume_from_checkpoint": "absent/checkpoint-1"}, "absent/checkpoint-1"),
-        ({"freeze_include": ["*"]}, "nothing would train"),
+        ({"freeze_include": ["*"]}, "no parameter is trainable"),
         ({"conv_mode": "vicuna_v2"}, "did you mean 'vicuna_v1'"),
         ({"lora": True, "lora_target_modules": []}, "lora_target_modules is empty"),
         ({"lora": True, "lora_target_modules": ["llama.block.*"]}, "matches no layer"),
