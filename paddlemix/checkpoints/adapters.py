@@ -12,7 +12,7 @@ from pathlib import Path
 from ..models.language.families import FAMILIES
 from ..tensor_files.stored import CheckpointError, StoredTensor, preview
 from ..tensor_files.transforms import transposed
-from .merged import Factors, Rows, merged, num_columns, plus, with_rows
+from .changed_tensors import Factors, Rows, merged, num_columns, plus, with_rows
 
 # Ends of the names of embeddings and heads, ours and those of every family.
 VOCABULARY = tuple(

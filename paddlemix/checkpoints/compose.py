@@ -18,14 +18,13 @@ from ..tensor_files.stored import CheckpointError, StoredTensor
 from ..tensor_files.transforms import cast
 from ..terminal.log import notice
 from .layouts import decoder, tower
-from .layouts import paddle as layout
+from .layouts import own_folder as layout
 from .layouts.components import EMBEDDING
 from .layouts.config_keys import read_config_json
 from .layouts.folder import Folder
-from .layouts.part import read_own_json
+from .layouts.output_part import read_own_json
 from .layouts.positions import resize_tower
 from .layouts.shapes import check_complete
-from .layouts.translation import Translation
 from .output_folder import OutputFolder
 from .projector_file import fresh_newline, fresh_projector, read_projector
 from .source import Source, open_source
@@ -115,7 +114,7 @@ def compose(
         OutputFolder(Path(output), "compose", is_overwriting).checked([Path(language_model), Path(vision_tower)]),
         layout.parts(config, tensors),
         max_shard_size=max_shard_size,
-        finish=lambda folder: layout.write_tokenizer(language.tokenizer, config, folder),
+        finish=language.tokenizer.save,
         title=title,
     )
     return config
@@ -125,7 +124,7 @@ def _open_language(folder: Folder) -> _Language:
     """Open the language model in a decoder's folder or in a LLaVA. Raises CheckpointError."""
     if decoder.is_decoder(folder):
         config, raw, stored = decoder.read_language_folder(folder)
-        tensors, ends = _checked(folder, stored), decoder.read_eos(folder, raw, config)
+        tensors, ends = stored.checked(folder), decoder.read_eos(folder, raw, config)
         chat = decoder.template_of(read_own_json({}), config, folder)
         found = _Language(config, tensors, _tokenizer(folder), ends, chat.name)
         files = folder.tokenizer_files()
@@ -148,12 +147,6 @@ def _open_language(folder: Folder) -> _Language:
     return found
 
 
-def _checked(folder: Folder, found: Translation) -> dict[str, StoredTensor]:
-    """Return a part's tensors in our orientation. Raises CheckpointError for problems with them."""
-    found.check(folder)
-    return found.in_our_orientation()
-
-
 def _tokenizer(folder: Folder) -> Tokenizer:
     try:
         files = folder.tokenizer_files()
@@ -167,7 +160,7 @@ def _open_tower(folder: Folder, choices: Choices) -> _Tower:
     if tower.is_tower(folder) and tower.is_tower_type(read_config_json(folder).get("model_type")):
         chosen = -2 if choices.select_layer is None else choices.select_layer
         config, stored = tower.read_tower_folder(folder, chosen, choices.select_feature)
-        tensors = _checked(folder, stored)
+        tensors = stored.checked(folder)
         pixels = tower.read_pixels(config, folder)
     else:
         whole = _open_whole(folder, "vision tower", f"a {TOWERS} with safetensors or .bin files")

@@ -15,7 +15,7 @@ from ..conversation.tokenizer import Tokenizer
 from ..tensor_files.stored import CheckpointError, StoredTensor
 from .layouts import TARGETS
 from .layouts.layout import Layout, Vocabulary
-from .layouts.part import Part
+from .layouts.output_part import Part
 from .output_folder import OutputFolder
 from .report import Report, trace
 from .source import Source, open_source
@@ -49,9 +49,11 @@ def convert(
     target = TARGETS[to]
     source = _open_for(target, source_path, base, dtype)
     output = OutputFolder(Path(destination), "convert", is_overwriting).checked(source.folders)
-    vocabulary = Vocabulary(source.tokenizer, source.num_own_rows) if target.is_of_transformers else Vocabulary()
+    has_added_rows = target.loads_in_transformers
+    vocabulary = Vocabulary(source.tokenizer, source.num_original_rows) if has_added_rows else Vocabulary()
     parts = target.parts(source.config, source.tensors, vocabulary)
-    report = Report(str(source_path), str(output.folder), source.name, to, dropped=source.dropped, cut=source.cut)
+    report = Report(str(source_path), str(output.folder), source.name, to, dropped=source.dropped)
+    report.removed_rows = source.describe_removed_rows()
     report.notes += [*source.notices, *(note for part in parts for note in part.notes)]
     report.mapped = trace(source.tensors, _all_tensors(parts))
     report.num_bytes = bytes_of(parts)
@@ -74,7 +76,7 @@ def convert(
 def _open_for(target: Layout, path: str | Path, base: str | Path | None, dtype: str | None) -> Source:
     """Open a checkpoint to be written in a layout: with rows for added tokens only if that layout has them too."""
     source = open_source(path, base)
-    is_kept = target.is_of_transformers and source.tokenizer_files is not None
+    is_kept = target.loads_in_transformers and source.tokenizer_files is not None
     source = source if is_kept else source.without_added_rows()
     return dataclasses.replace(source, dtype=dtype, merge_dtype=dtype)
 

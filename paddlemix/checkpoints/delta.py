@@ -18,7 +18,7 @@ from ..tensor_files.stored import CheckpointError, StoredTensor, counted, previe
 from ..tensor_files.transforms import ALL, FLOATS, Derived, Region, cast_values, open_regions, row_blocks, widened
 from .layouts.components import open_torch_weights
 from .layouts.folder import Folder
-from .layouts.part import Part
+from .layouts.output_part import Part
 from .output_folder import OutputFolder
 from .write import write_folder
 
@@ -122,17 +122,15 @@ def _sum(tensor: StoredTensor, base: StoredTensor, sign: int) -> StoredTensor:
             added = second(slice(start, start + len(head)), columns)
             for block in row_blocks(head):
                 total = _wide(head[block], tensor.dtype)
-                total += sign * _wide(_rounded(added[block], base.dtype, tensor.dtype), tensor.dtype)
+                part = added[block]
+                part = part if base.dtype == tensor.dtype else cast_values(part, base.dtype, tensor.dtype)
+                total += sign * _wide(part, tensor.dtype)
                 head[block] = cast_values(total, str(total.dtype), tensor.dtype)
             return values
 
         return region
 
     return Derived(tensor.dtype, tensor.shape, lambda: open_both()(ALL, ALL), "added", (tensor, base), open_both)
-
-
-def _rounded(values: np.ndarray, dtype: str, target: str) -> np.ndarray:
-    return values if dtype == target else cast_values(values, dtype, target)
 
 
 def _wide(values: np.ndarray, dtype: str) -> np.ndarray:

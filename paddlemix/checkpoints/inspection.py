@@ -122,7 +122,7 @@ def _check_part(folder: Folder, raw: Mapping, found: Inspection) -> None:
         files = folder.tokenizer_files()
         if files is not None:
             make_tokenizer(files)  # raises if it cannot be used
-    compare(found, {name: tensor.shape for name, tensor in _reported(translation, found).items()}, expected, False)
+    compare(found, _reported(translation, found), expected, False)
 
 
 def _describe(source: Source, scan: Scan, found: Inspection) -> None:
@@ -145,7 +145,7 @@ def _describe(source: Source, scan: Scan, found: Inspection) -> None:
             found.problems.append(str(error))
     tensors = _reported(translation, found)
     count(found, {("", name): tensor for name, tensor in tensors.items()}, expected)
-    compare(found, {name: tensor.shape for name, tensor in tensors.items()}, expected, is_reported)
+    compare(found, tensors, expected, is_reported)
     found.image = describe_image(config.image)
     describe_text(source, found)
     with found.collecting():

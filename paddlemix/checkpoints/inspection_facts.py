@@ -85,17 +85,17 @@ def count(found: Inspection, tensors: Mapping[tuple[str, str], StoredTensor], ex
     found.num_parameters = sum(component.num_parameters for component in found.components)
 
 
-def compare(found: Inspection, shapes: Mapping, expected: Mapping, is_reported: bool) -> None:
+def compare(found: Inspection, tensors: Mapping[str, StoredTensor], expected: Mapping, is_reported: bool) -> None:
     """Report tensors that are missing, unrecognized or of another shape, and missing components by name.
 
     is_reported: the problems already say that and why a component is missing.
     """
-    found.missing = sorted(set(expected) - set(shapes))
-    found.unknown += sorted(set(shapes) - set(expected))
+    found.missing = sorted(set(expected) - set(tensors))
+    found.unknown += sorted(set(tensors) - set(expected))
     found.misshapen = [
-        f"{name} {list(shapes[name])}, expected {list(shape)}"
+        f"{name} {list(tensors[name].shape)}, expected {list(shape)}"
         for name, shape in expected.items()
-        if name in shapes and tuple(shapes[name]) != tuple(shape)
+        if name in tensors and tuple(tensors[name].shape) != tuple(shape)
     ]
     rest = found.missing
     for component in found.components:

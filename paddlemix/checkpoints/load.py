@@ -20,9 +20,10 @@ from ..models.llava import Llava
 from ..models.quantized import QuantizedLinear, quantize_layers, quantized_layers
 from ..ops.host_memory import new_memory
 from ..ops.quantize import check_kind
-from ..tensor_files.copying import copy_into
-from ..tensor_files.stored import CheckpointError, StoredTensor, counted, preview
+from ..tensor_files.copying import copy_into, widened
+from ..tensor_files.stored import CheckpointError, StoredTensor
 from ..tensor_files.transforms import contiguous
+from .layouts.shapes import misfits
 from .quantized import to_codes
 from .source import AS_RECORDED, Source, open_source
 
@@ -95,15 +96,7 @@ def fill(model: Llava, tensors: Mapping[str, StoredTensor], source: Path) -> Non
     """
     parameters: dict[str, Any] = dict(model.named_parameters())
     parameters |= {f"{name}.weight": layer for name, layer in quantized_layers(model).items()}
-    problems = []
-    for title, names in (
-        ("missing", sorted(set(parameters) - set(tensors))),
-        ("unexpected", sorted(set(tensors) - set(parameters))),
-        ("of another shape", _misshapen(parameters, tensors)),
-    ):
-        if names:
-            problems.append(f"{counted(names)} {title}: {preview(names)}")
-    if problems:
+    if problems := misfits({name: tuple(slot.shape) for name, slot in parameters.items()}, tensors):
         raise CheckpointError(f"{source}: the weights do not fit the model: {'; '.join(problems)}")
     try:
         _copy_all(parameters, tensors)
@@ -136,15 +129,6 @@ def _copy(parameters: dict[str, Any], tensors: Mapping[str, StoredTensor], name:
         _set(slot, values, tensors[name].dtype)
 
 
-def _misshapen(parameters, tensors) -> list[str]:
-    wrong = []
-    for name in sorted(set(parameters) & set(tensors)):
-        shape = tensors[name].shape
-        if tuple(parameters[name].shape) != tuple(shape):
-            wrong.append(f"{name} ({list(shape)}, expected {list(parameters[name].shape)})")
-    return wrong
-
-
 def assign(parameter: Any, tensor: StoredTensor) -> None:
     """Copy one tensor into a parameter of any float dtype."""
     _set(parameter, _ready(parameter, tensor), tensor.dtype)
@@ -167,11 +151,4 @@ def _set(parameter: Any, values: np.ndarray, dtype: str) -> None:
     if values.dtype == np.float32 and parameter.dtype == paddle.float32:
         parameter.set_value(values)
     else:
-        parameter.set_value(as_paddle(values, dtype).astype(parameter.dtype))
-
-
-def as_paddle(values: np.ndarray, dtype: str):
-    """Return a paddle tensor. bfloat16, given as bits in uint16, becomes float32, which loses nothing."""
-    if dtype == "bfloat16":
-        values = (values.astype(np.uint32) << 16).view(np.float32)
-    return paddle.to_tensor(values)
+        parameter.set_value(paddle.to_tensor(widened(values, dtype)).astype(parameter.dtype))

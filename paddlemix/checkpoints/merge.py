@@ -9,7 +9,7 @@ import paddle
 
 from ..tensor_files.stored import CheckpointError, preview
 from ..terminal.visible import visible
-from .layouts import find_layout, lora, peft
+from .layouts import find_layout, paddlemix_lora, peft
 from .layouts.folder import Folder
 from .load import load_model
 from .output_folder import OutputFolder
@@ -36,7 +36,7 @@ def merge(
     folder = Folder.of(lora_path)
     layout = find_layout(folder)
     if layout is None or layout.kind != "adapter":
-        raise CheckpointError(f"{folder} is not a LoRA folder: it has no {lora.CONFIG} and no {peft.CONFIG}")
+        raise CheckpointError(f"{folder} is not a LoRA folder: it has no {paddlemix_lora.CONFIG} and no {peft.CONFIG}")
     source = dataclasses.replace(open_source(folder, base), base_quantization=base_quantization)
     place = OutputFolder(Path(output), "merge", is_overwriting).checked(source.folders)
     processor = LlavaProcessor.from_source(source)

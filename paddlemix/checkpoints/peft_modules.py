@@ -12,12 +12,12 @@ import numpy as np
 from ..tensor_files.stored import CheckpointError, StoredTensor, preview
 from ..tensor_files.transforms import Derived, transposed
 from .adapters import Adapter
+from .changed_tensors import Factors, as_float32
 from .layouts import hf
 from .layouts.components import EMBEDDING, HEAD
 from .layouts.fused_weights import joined
 from .layouts.layout import Source
 from .layouts.rules import FusedRule, KeyTable
-from .merged import Factors, as_float32
 from .verify import is_same
 
 PROJECTOR, NEWLINE, TOWER = "projector.", "image_newline", "vision_tower."
@@ -80,7 +80,7 @@ def _check_vocabulary(source: Source, adapter: Adapter) -> None:
     changed = sorted({EMBEDDING, HEAD} & set(adapter.names()))
     rows = source.base.config.language.vocab_size
     is_other = any(name in adapter.whole and rows not in adapter.whole[name].shape for name in changed)
-    if changed and (not source.base.layout.is_of_transformers or is_other):
+    if changed and (not source.base.layout.loads_in_transformers or is_other):
         raise CheckpointError(
             f"{adapter.source} changes {preview(changed)}, whose rows in a llava-hf folder are not those of the base "
             f"{source.base.folder}: {MERGE}"

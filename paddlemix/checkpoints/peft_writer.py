@@ -18,13 +18,13 @@ import numpy as np
 
 from ..models.config import LlavaConfig
 from ..tensor_files.shards import SAFETENSORS
-from ..tensor_files.stored import CheckpointError, StoredTensor
-from ..tensor_files.transforms import Derived, ancestry, cast
+from ..tensor_files.stored import CheckpointError
+from ..tensor_files.transforms import cast
+from .changed_tensors import as_float32
 from .layouts import hf_json
 from .layouts.layout import Source
-from .layouts.part import Part
+from .layouts.output_part import Part
 from .layouts.peft_config import BASE_KEY, CONFIG
-from .merged import as_float32
 from .output_folder import OutputFolder
 from .peft_modules import Modules, collect
 from .report import Mapped, Report
@@ -66,7 +66,7 @@ def write_adapter(
     part = Part("", SAFETENSORS, "adapter_model", tensors, {CONFIG: _config_json(source, modules)})
     report = Report(str(source_path), str(output.folder), source.name, NAME, dropped=source.left_out())
     report.notes += [*modules.notes, *_notes(source)]
-    report.mapped = [_mapped(name, tensor) for name, tensor in tensors.items()]
+    report.mapped = [Mapped.of(name, (), tensor) for name, tensor in tensors.items()]
     report.num_bytes = bytes_of([part])
 
     def finish(folder: Path) -> None:
@@ -76,11 +76,6 @@ def write_adapter(
     report.files = write_folder(output, [part], max_shard_size=size, finish=finish, title=title)
     report.seconds = time.monotonic() - start
     return report
-
-
-def _mapped(name: str, tensor: StoredTensor) -> Mapped:
-    steps = (one.step for one in reversed(list(ancestry(tensor))) if isinstance(one, Derived))
-    return Mapped(name, (), tuple(dict.fromkeys(steps)), tensor.dtype, tuple(tensor.shape))
 
 
 def _config_json(source: Source, modules: Modules) -> dict[str, Any]:
@@ -127,7 +122,7 @@ def _pattern(values: Mapping[str, Any], common: Any) -> dict[str, Any]:
 def _notes(source: Source) -> list[str]:
     """Return notes for the user on how to get the same answers with peft."""
     base, notes = source.base, []
-    if not base.layout.is_of_transformers:
+    if not base.layout.loads_in_transformers:
         notes.append(
             f"peft loads the adapter over a llava-hf folder, and the base {base.folder} is not one: write one with "
             f"`paddlemix convert BASE OUT --to hf`, and set its name in {CONFIG} ({BASE_KEY})"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,8 @@ from ..output import write_json
 from ..terminal.log import notice
 from .layouts import find_layout
 from .layouts.folder import Folder
-from .layouts.paddle import FORMAT, FORMAT_KEY, read_processor_json
-from .layouts.paddle import PROCESSOR_FILE as FILE
+from .layouts.own_folder import PROCESSOR_FILE as FILE
+from .layouts.own_folder import processor_json, read_processor_json
 from .source import Source, open_source
 
 
@@ -67,8 +66,7 @@ class LlavaProcessor:
         path = Path(path)
         path.mkdir(parents=True, exist_ok=True)
         self.tokenizer.save(path)
-        spec = dataclasses.asdict(self.spec)
-        write_json(path / FILE, {FORMAT_KEY: FORMAT, "image": spec, "template": self.template.name})
+        write_json(path / FILE, processor_json(self.spec, self.template.name))
 
     def with_template(self, name: str) -> LlavaProcessor:
         """Return the same processor with another template. Raises ValueError for an unknown name."""
@@ -106,7 +104,7 @@ class LlavaProcessor:
 
 def _is_whole(folder: Folder) -> bool:
     """Return whether a folder's processor_config.json is enough, without the config of the model, which says more."""
-    if not folder.has(FILE):
+    if not folder.has_any(FILE):
         return False
     layout = find_layout(folder)
-    return not folder.has("config.json") if layout is None else layout.has_whole_processor
+    return not folder.has_any("config.json") if layout is None else layout.has_whole_processor

@@ -16,7 +16,7 @@ from ..tensor_files.stored import CheckpointError, StoredTensor, preview
 from ..tensor_files.transforms import transposed
 from .layouts.components import mm_projector_rules
 from .layouts.foreign_quantization import wrong_dtype, wrong_dtypes
-from .layouts.part import renamed
+from .layouts.output_part import renamed
 from .layouts.rules import KeyTable, Rule
 from .source import open_source
 
@@ -115,9 +115,8 @@ def extract_projector(model, output, *, base=None) -> list[str]:
     for folder in source.folders:
         if output.parent.resolve() == folder.resolve():
             raise CheckpointError(f"{output} is in {folder}, which is read: name a file in another folder")
-    source.translation.check(model)
-    found = source.translation.in_our_orientation()
-    ours = {name: tensor for name, tensor in found.items() if name.startswith(PARTS)}
+    tensors = source.translation.checked(model)
+    ours = {name: tensor for name, tensor in tensors.items() if name.startswith(PARTS)}
     if not any(name.startswith(PARTS[0]) for name in ours):
         raise CheckpointError(f"{model} has no projector with weights (its type is {source.config.projector_type})")
     rules = mm_projector_rules(f"{prefix}.mm_projector", source.config.projector_type, is_torch=is_torch)

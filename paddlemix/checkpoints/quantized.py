@@ -1,7 +1,7 @@
 """Quantization of stored tensors, to codes or to the rounded values of the codes. Needs no paddle.
 
 An adapter that was trained over quantized weights changes these, not the weights in its base's folder. So the base is
-rounded before such an adapter is merged into it, or quantized again with the adapter kept apart.
+rounded before the adapter is merged into it, or quantized again with the adapter kept apart.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ..ops.quantize import Codes, dequantize, quantize
 from ..tensor_files.stored import CheckpointError, StoredTensor
 from ..tensor_files.transforms import Derived, cast_values, contiguous, is_transposed, transposed
 from .adapters import Oriented
-from .merged import Factors, Merged, as_float32
+from .changed_tensors import Factors, Merged, as_float32
 
 QUANTIZED_NAME = re.compile(r"language_model\.layers\.\d+\.(self_attn|mlp)\.\w+_proj\.weight")
 
@@ -62,9 +62,8 @@ def _apart(tensor: StoredTensor, kind: str) -> tuple[StoredTensor, Factors | Non
     if is_transposed(tensor):
         base, factors = _apart(tensor.sources[0], kind)
         return transposed(base), factors.transposed if factors else None
-    is_plain = (
-        isinstance(tensor, Merged) and tensor.factors.magnitude is None
-    )  # the change of DoRA is not a product alone
+    # The change of DoRA is not only a product of factors, so that it cannot be separated.
+    is_plain = isinstance(tensor, Merged) and tensor.factors.magnitude is None
     tensor, factors = (tensor.sources[0], tensor.factors) if is_plain else (tensor, None)
     if isinstance(tensor, Rounded) and tensor.kind == kind:
         tensor = tensor.sources[0]

@@ -21,14 +21,19 @@ class Mapped:
     dtype: str
     shape: tuple[int, ...]
 
+    @classmethod
+    def of(cls, theirs: str, ours: tuple[str, ...], tensor: StoredTensor) -> Mapped:
+        steps = (one.step for one in reversed(list(ancestry(tensor))) if isinstance(one, Derived))
+        return cls(theirs, ours, tuple(dict.fromkeys(steps)), tensor.dtype, tuple(tensor.shape))
+
 
 @dataclass
 class Report:
     """The result of a conversion.
 
-    mapped: every tensor that was written. dropped: the source's names that are left out on purpose. cut: the rows of
-    the vocabulary that are left out, empty for none. notes: sentences on differences between the result and the source.
-    remarks: on how other tools read the result. num_bytes, seconds, files: of the result.
+    mapped: every tensor that was written. dropped: the source's names that are left out on purpose. removed_rows: the
+    rows of the vocabulary that are left out, empty for none. notes: sentences on differences between the result and
+    the source. remarks: on how other tools read the result. num_bytes, seconds, files: of the result.
     """
 
     source: str
@@ -37,7 +42,7 @@ class Report:
     layout: str
     mapped: list[Mapped] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
-    cut: str = ""
+    removed_rows: str = ""
     notes: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
@@ -58,7 +63,7 @@ class Report:
             if {"padded", "cut"} & set(one.steps):
                 lines.append(f"    {one.theirs} {list(one.shape)}: {', '.join(one.steps)}")
         names = f": {preview(self.dropped, 8)}" if self.dropped else ""
-        rows = f"; rows of the vocabulary: {self.cut}" if self.cut else ""
+        rows = f"; rows of the vocabulary: {self.removed_rows}" if self.removed_rows else ""
         lines.append(f"  dropped on purpose: {len(self.dropped)}{names}{rows}")
         lines += [f"  {note}" for note in (*self.notes, *self.remarks)]
         if with_names:
@@ -75,10 +80,8 @@ def trace(ours: Mapping[str, StoredTensor], written: Mapping[str, StoredTensor])
     names |= {id(transposed(tensor)): name for name, tensor in ours.items() if is_transposed(tensor)}
     mapped, reached = [], set()
     for theirs, tensor in written.items():
-        line = list(ancestry(tensor))
-        found = tuple(dict.fromkeys(names[id(one)] for one in line if id(one) in names))
-        steps = tuple(dict.fromkeys(one.step for one in reversed(line) if isinstance(one, Derived)))
-        mapped.append(Mapped(theirs, found, steps, tensor.dtype, tensor.shape))
+        found = tuple(dict.fromkeys(names[id(one)] for one in ancestry(tensor) if id(one) in names))
+        mapped.append(Mapped.of(theirs, found, tensor))
         reached.update(found)
     lost = sorted(set(ours) - reached)
     if lost:

@@ -16,7 +16,7 @@ from ..models.quantized import quantized_layers
 from ..output import write_json
 from ..tensor_files.shards import NUMPY_SAFETENSORS, parse_size, write_weights
 from ..tensor_files.stored import StoredTensor
-from .layouts import paddle as layout
+from .layouts import own_folder as layout
 from .output_folder import exchanged
 
 OURS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")

@@ -1,4 +1,4 @@
-"""Opening a checkpoint in any known layout, the one way by which models are loaded, converted, inspected and merged.
+"""Open a checkpoint in any known layout. The single entry point for loading, converting, inspecting and merging.
 
 A partial checkpoint (an adapter, a projector) is opened together with its base. Needs no paddle.
 """
@@ -34,29 +34,32 @@ def read_config(path: str | Path | Folder, base: str | Path | None = None) -> Ll
 
 
 def partial_layout(path: str | Path | Folder) -> Layout | None:
-    """Return the layout of a partial checkpoint, None for anything else. Raises CheckpointError if it is two things."""
+    """Return the layout of a partial checkpoint, None for anything else.
+
+    Raises CheckpointError for a folder that matches more than one layout.
+    """
     layout = find_layout(Folder.of(path))
     return None if layout is None or layout.kind == "model" else layout
 
 
-def _open(folder: Folder, base: str | Path | None, over: tuple[Path, ...]) -> Source:
-    """over: the partial checkpoints that this is the base of."""
+def _open(folder: Folder, base: str | Path | None, opened: tuple[Path, ...]) -> Source:
+    """Open a folder. opened: the partial checkpoints that it is the base of, to detect a circular chain of bases."""
     layout = detect(folder)
     if base is not None:
-        found = fetch_folder(
-            str(base), folder.path, what="was given the base", advice="give the path of a model folder"
-        )
-        base = folder.at(found)
+        found = fetch_folder(str(base), folder.path, what="needs the base", advice="give the path of a model folder")
+        base = folder.related(found)
     if base is not None and not layout.takes_base:
-        raise CheckpointError(f"{folder} is a whole model ({layout.name}), so that no base ({base}) is needed")
+        raise CheckpointError(
+            f"{folder} is a complete model ({layout.name}) and takes no base ({base}): drop --model-base or base="
+        )
     if layout.kind == "model":  # config.json of a partial checkpoint may describe the base as it was in training
         refuse_quantized(folder)
     real = folder.path.resolve()
-    if real in over:
+    if real in opened:
         raise CheckpointError(
-            f"{folder} is, by way of its base, its own base: give another one with --model-base or base="
+            f"the chain of bases is circular: it leads back to {folder}. Give another base with --model-base or base="
         )
-    options = Options(base, find_layout, partial(_open, base=None, over=(*over, real)))
+    options = Options(base, find_layout, partial(_open, base=None, opened=(*opened, real)))
     try:
         return layout.read(folder, options)
     except CheckpointError:

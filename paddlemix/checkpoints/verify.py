@@ -22,10 +22,11 @@ def compare_tensors(source: Source, result: Source) -> list[str]:
     different = [name for name, tensor in source.tensors.items() if not is_same(tensor, result.tensors[name])]
     if different:
         raise CheckpointError(f"verification failed: {counted(different)} differ: {preview(different)}")
-    if source.cut and not source.is_cut_padding:
+    removed = source.describe_removed_rows()
+    if removed and not source.removed_rows_are_untrained:
         kept = f"all {len(source.tensors)} tensors are the source's bit by bit, but for dropped rows of the vocabulary"
-        return [f"verified: {kept}: {source.cut}"]
-    rest = f" without its padding of the vocabulary: {source.cut}" if source.cut else ""
+        return [f"verified: {kept}: {removed}"]
+    rest = f" without its padding of the vocabulary: {removed}" if removed else ""
     return [f"verified: all {len(source.tensors)} tensors are bit-equal to the source's{rest}"]
 
 

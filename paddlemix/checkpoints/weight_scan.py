@@ -72,18 +72,18 @@ def scan_folder(folder: Folder) -> Scan:
 def scan_file(file: Folder) -> Scan:
     """Read the header of one file."""
     scan = Scan()
-    _scan_file(file.at(file.path.parent), file.path.name, scan)
+    _scan_file(file.related(file.path.parent), file.path.name, scan)
     return scan
 
 
 def _weight_files(folder: Folder, start: str, scan: Scan) -> Iterator[str]:
     """Yield the names of a folder's weight files, of the main ones only those of one save.
 
-    The order is that in which they are loaded, see `shards.open_weights`.
+    The order is that in which they are loaded, see `Folder.weights`.
     """
-    part, is_found = folder.at(folder / start), False
+    part, is_found = folder.related(folder / start), False
     for name in (both for whole in WEIGHTS for both in (whole, f"{whole}.index.json")):
-        if not part.has(name):
+        if not part.has_any(name):
             continue
         if is_found:
             scan.notes.append(f"{start}{name} is there as well and is not read")
@@ -91,10 +91,10 @@ def _weight_files(folder: Folder, start: str, scan: Scan) -> Iterator[str]:
         is_found = True
         yield from _shards(part, name, start, scan) if name.endswith(".json") else [start + name]
     index = f"{ADAPTER_SHARDS}.index.json"
-    if part.has(index, ADAPTER_SHARDS):
-        yield from _shards(part, index, start, scan) if part.has(index) else [start + ADAPTER_SHARDS]
+    if part.has_any(index, ADAPTER_SHARDS):
+        yield from _shards(part, index, start, scan) if part.has_any(index) else [start + ADAPTER_SHARDS]
     for name in (*ADAPTER_WEIGHTS, *PROJECTOR_FILES, BESIDE_ADAPTER):
-        if part.has(name):
+        if part.has_any(name):
             yield start + name
 
 
@@ -106,7 +106,7 @@ def _shards(folder: Folder, index: str, start: str, scan: Scan) -> list[str]:
         scan.problems.append(str(error))
         return []
     counts = Counter(weight_map.values())
-    absent = {name for name in counts if not folder.has(name)}
+    absent = {name for name in counts if not folder.has_any(name)}
     for name in sorted(absent)[:MAX_ABSENT]:
         what = visible_line(f"{start}{name}")
         scan.problems.append(f"shard {what} is missing ({counts[name]} of {len(weight_map)} tensors)")
@@ -117,7 +117,7 @@ def _shards(folder: Folder, index: str, start: str, scan: Scan) -> list[str]:
 
 def _scan_file(folder: Folder, name: str, scan: Scan) -> None:
     path = folder / name
-    size, part = path.stat().st_size, folder.at(path.parent)
+    size, part = path.stat().st_size, folder.related(path.parent)
     try:
         tensors = part.tensors(path.name, FORMATS[path.suffix].open)
     except (CheckpointError, OSError) as error:

@@ -14,7 +14,7 @@ from ..output import write_json
 from ..tensor_files.shards import parse_size, total_bytes, write_weights
 from ..tensor_files.stored import CheckpointError, StoredTensor
 from ..terminal.sizes import in_bytes
-from .layouts.part import Part
+from .layouts.output_part import Part
 from .output_folder import OutputFolder
 
 SPARE_BYTES = 64 << 20  # for other files, beside the tensors
@@ -40,8 +40,9 @@ def write_folder(
         with tqdm(total=num_bytes, unit="B", unit_scale=True, disable=title is None, desc=title) as bar:
             for part in parts:
                 names += write_part_weights(folder, part, max_bytes, bar)
-        for part in reversed(parts):  # so that the folder's own config.json is last
-            write_json_files(folder, part)
+        for part in reversed(parts):  # config.json of the folder itself comes last
+            for name, content in sorted(part.json_files.items(), key=lambda item: item[0] == "config.json"):
+                write_json(folder / part.folder / name, content)
         finish(folder)
     return names
 
@@ -66,15 +67,12 @@ def write_part_weights(output: Path, part: Part, max_bytes: int, bar: tqdm) -> l
         return []
     folder = output / part.folder
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: _Watched.of(name, tensor, bar) for name, tensor in part.tensors.items()}
+    tensors = {
+        name: _Watched(tensor.dtype, tensor.shape, tensor.read, name, tensor, bar)
+        for name, tensor in part.tensors.items()
+    }
     names = write_weights(folder, part.weights, part.file_format, tensors, max_bytes)
     return [f"{part.folder}/{name}" if part.folder else name for name in names]
-
-
-def write_json_files(output: Path, part: Part) -> None:
-    """Write the JSON files of one part, config.json last."""
-    for name, content in sorted(part.json_files.items(), key=lambda item: item[0] == "config.json"):
-        write_json(output / part.folder / name, content)
 
 
 @dataclass(frozen=True)
@@ -84,10 +82,6 @@ class _Watched(StoredTensor):
     name: str
     tensor: StoredTensor
     bar: tqdm
-
-    @classmethod
-    def of(cls, name: str, tensor: StoredTensor, bar: tqdm) -> StoredTensor:
-        return cls(tensor.dtype, tensor.shape, tensor.read, name, tensor, bar)
 
     def blocks(self) -> Iterator[np.ndarray]:
         """See StoredTensor."""

@@ -30,7 +30,7 @@ def copy_into(target: np.ndarray, values: np.ndarray, dtype: str) -> None:
     if values.flags.c_contiguous:
         target, values = target.reshape(-1), values.reshape(-1)
     row = max(values[:1].size, 1) if values.ndim else 1
-    for rows in _ranges(len(target), max(RUN // row, 1)):
+    for rows in ranges(len(target), max(RUN // row, 1)):
         _convert(target[rows], values[rows], dtype)
 
 
@@ -48,8 +48,8 @@ def _transpose(target: np.ndarray, source: np.ndarray, dtype: str) -> None:
     num_whole = num_columns // size
     pieces = source[:, : num_whole * size].view(PIECE)
     places = target[: num_whole * size].reshape(num_whole, size, num_rows)
-    for columns in _ranges(num_whole, max(TILE_COLUMNS // size, 1)):
-        for rows in _ranges(num_rows, TILE_ROWS):
+    for columns in ranges(num_whole, max(TILE_COLUMNS // size, 1)):
+        for rows in ranges(num_rows, TILE_ROWS):
             tile = np.ascontiguousarray(pieces[rows, columns].T)
             values = tile.view(source.dtype).reshape(*tile.shape, size).swapaxes(1, 2)
             _convert(places[columns, :, rows], values, dtype)
@@ -89,5 +89,6 @@ def _loses_subnormals() -> bool:
     return not (smallest * SCALE).all()
 
 
-def _ranges(length: int, step: int) -> Iterator[slice]:
+def ranges(length: int, step: int) -> Iterator[slice]:
+    """Return ranges of at most `step` each that together are the whole length."""
     return (slice(start, min(start + step, length)) for start in range(0, length, step))

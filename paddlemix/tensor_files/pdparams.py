@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,7 +27,16 @@ from .pickle_reader import (
     plain_opcode,
     text_opcode,
 )
-from .stored import CheckpointError, StoredTensor, is_shape, map_array, refuse_empty, refuse_pointer, storage_dtype
+from .stored import (
+    CheckpointError,
+    StoredTensor,
+    is_shape,
+    map_array,
+    refuse_empty,
+    refuse_pointer,
+    refusing,
+    storage_dtype,
+)
 
 PLAIN_DTYPES = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
 BYTE_ORDERS = ("|", "=", "<", ">")
@@ -115,15 +123,6 @@ def open_pdparams(path: Path) -> dict[str, StoredTensor]:
     path = Path(path)
     with refusing(path):
         return named_arrays(path, read_saved(path))
-
-
-@contextmanager
-def refusing(path: Path) -> Iterator[None]:
-    """Add the file's name to a CheckpointError, which keeps its class."""
-    try:
-        yield
-    except CheckpointError as error:
-        raise type(error)(f"{path} is refused: {error}") from None
 
 
 def read_saved(path: Path, known: Mapping[tuple[str, str], Any] = KNOWN, max_steps: int = MAX_STEPS) -> Any:
@@ -220,19 +219,11 @@ def _joined(parts: list[StoredTensor], shape: tuple[int, ...]) -> np.ndarray:
     return np.concatenate([part.values.reshape(-1) for part in parts]).reshape(shape)
 
 
-def write_pdparams(file: BinaryIO, tensors: Mapping[str, StoredTensor]) -> None:
-    """Write a state dict for paddle.load to a file that is open for bytes, one tensor at a time.
-
-    It is a pickle of protocol 4, as paddle.save writes it: {name: array}, bfloat16 as uint16.
-    """
-    write_saved(file, tensors)
-
-
 def write_saved(file: BinaryIO, values: Mapping[str, Any]) -> None:
     """Write a dict for paddle.load to a file that is open for bytes, one tensor at a time.
 
-    values: dicts with tensors, pairs (name, tensor), which paddle.load reads as a tensor of that name, and plain
-    values.
+    It is a pickle of protocol 4, as paddle.save writes it, with bfloat16 as uint16. values: dicts with tensors, pairs
+    (name, tensor), which paddle.load reads as a tensor of that name, and plain values.
     """
     file.write(b"\x80\x04")
     for part in _pickled(values):

@@ -11,7 +11,16 @@ from pathlib import Path
 
 from ..foreign_json import shown
 from ..json_object import parse_object
-from .stored import CheckpointError, StoredTensor, is_shape, map_array, refuse_empty, refuse_pointer, storage_dtype
+from .stored import (
+    CheckpointError,
+    StoredTensor,
+    is_shape,
+    map_array,
+    refuse_empty,
+    refuse_pointer,
+    refusing,
+    storage_dtype,
+)
 
 SAFETENSORS = {
     "F64": "float64",
@@ -47,10 +56,8 @@ def open_safetensors(path: Path) -> dict[str, StoredTensor]:
         start = file.read(64)
         num_header = int.from_bytes(start[:8], "little")
         if size < 8 or num_header > min(size - 8, MAX_HEADER):
-            try:
+            with refusing(path):
                 refuse_pointer(start)
-            except CheckpointError as error:
-                raise CheckpointError(f"{path} is refused: {error}") from None
             raise CheckpointError(
                 f"{path} is not a whole safetensors file: its header would be {num_header} bytes, expected "
                 f"{min(size - 8, MAX_HEADER)} at most"

@@ -11,9 +11,9 @@ from typing import Any, BinaryIO
 
 from ..foreign_json import OBJECT, KeyRules, check_finite, check_keys, check_values, shown
 from ..output import replacing, write_json
-from .pdparams import open_pdparams, write_pdparams
+from .pdparams import open_pdparams, write_saved
 from .safetensors import open_safetensors, write_safetensors
-from .stored import CheckpointError, StoredTensor, preview, read_json
+from .stored import CheckpointError, StoredTensor, read_json
 from .torch_bin import open_torch_bin, write_torch_bin
 
 Tensors = dict[str, StoredTensor]
@@ -41,42 +41,9 @@ def _safetensors(metadata: str) -> FileFormat:
 
 
 SAFETENSORS, NUMPY_SAFETENSORS = _safetensors("pt"), _safetensors("np")
-PDPARAMS = FileFormat(".pdparams", open_pdparams, write_pdparams)
+PDPARAMS = FileFormat(".pdparams", open_pdparams, write_saved)
 TORCH_BIN = FileFormat(".bin", open_torch_bin, write_torch_bin)
 FORMATS = {one.suffix: one for one in (TORCH_BIN, SAFETENSORS, PDPARAMS)}
-
-
-def open_weights(
-    folder: Path,
-    single: str,
-    index: str,
-    open_file: Callable[[Path], Tensors],
-    open_index: Callable[[Path], dict[str, str]] | None = None,
-) -> Tensors:
-    """Map a folder's tensors from the file `single`, else from `index` (a JSON with weight_map) and its shards.
-
-    The single file comes first, as in transformers: an index beside it belongs to an earlier save. An index can only
-    name files of its own folder. These may be symbolic links, as in the cache of the Hugging Face hub: an index cannot
-    create a link, and whoever can put a link there could put the file there as well. open_index: None for `read_index`.
-    """
-    if (folder / single).is_file():
-        return open_file(folder / single)
-    if not (folder / index).is_file():
-        raise CheckpointError(f"{folder} has neither {single} nor {index}: the weights are missing")
-    weight_map = (open_index or read_index)(folder / index)
-    tensors: Tensors = {}
-    for shard in sorted(set(weight_map.values())):
-        if not (folder / shard).is_file():
-            raise CheckpointError(f"shard {shard} is missing in {folder}: copy or download the folder again")
-        found = open_file(folder / shard)
-        twice = sorted(name for name in found if name in tensors)
-        if twice:
-            raise CheckpointError(f"{folder / shard} holds tensors that another shard holds too: {preview(twice)}")
-        tensors.update(found)
-    absent = sorted(set(weight_map) - set(tensors))
-    if absent:
-        raise CheckpointError(f"{folder}: {len(absent)} tensors of {index} are in no shard: {preview(absent)}")
-    return tensors
 
 
 def read_index(path: Path) -> dict[str, str]:
@@ -105,7 +72,7 @@ def read_index(path: Path) -> dict[str, str]:
 def write_weights(folder: Path, stem: str, file_format: FileFormat, tensors: Tensors, max_bytes: int) -> list[str]:
     """Write new files of at most max_bytes each, with an index if there are several; return their names.
 
-    stem: the name of a single file without its suffix. A tensor larger than max_bytes gets a file of its own.
+    stem: the name of a single file without its suffix. A tensor larger than max_bytes gets a separate file.
     """
     shards = split(tensors, max_bytes)
     names = [f"{stem}-{number:05d}-of-{len(shards):05d}{file_format.suffix}" for number in range(1, len(shards) + 1)]
@@ -125,7 +92,7 @@ def total_bytes(tensors: Mapping[str, StoredTensor]) -> int:
 
 
 def split(tensors: Tensors, max_bytes: int) -> list[Tensors]:
-    """Return shards of at most max_bytes each; a larger tensor is a shard of its own."""
+    """Return shards of at most max_bytes each. A larger tensor is a separate shard."""
     shards: list[Tensors] = [{}]
     filled = 0
     for name, tensor in tensors.items():

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,6 +74,15 @@ def is_shape(value) -> bool:
     if not all(type(number) is int and number >= 0 for number in value):
         return False
     return math.prod(number for number in value if number) < MAX_VALUES
+
+
+@contextmanager
+def refusing(path: Path) -> Iterator[None]:
+    """Add the file's name to a CheckpointError, which keeps its class."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise type(error)(f"{path} is refused: {error}") from None
 
 
 def refuse_pointer(start: bytes) -> None:

@@ -18,7 +18,16 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from .pickle_reader import PickleReader, as_tuple, integer_opcode, new_dict, text_opcode
-from .stored import CheckpointError, StoredTensor, is_shape, map_array, refuse_empty, refuse_pointer, storage_dtype
+from .stored import (
+    CheckpointError,
+    StoredTensor,
+    is_shape,
+    map_array,
+    refuse_empty,
+    refuse_pointer,
+    refusing,
+    storage_dtype,
+)
 from .torch_archive import SAVE_AGAIN, ZIP_MAGIC, content_of, read_records, write_record
 
 STORAGES = {
@@ -72,7 +81,7 @@ def open_torch_bin(path: Path) -> dict[str, StoredTensor]:
     Raises CheckpointError for a damaged file, and for anything but named tensors. No code in the file is run.
     """
     path = Path(path)
-    try:
+    with refusing(path):
         wrong = f"it does not begin as what torch.save writes; if torch can load it, {SAVE_AGAIN}"
         refuse_empty(path, wrong)
         with open(path, "rb") as file:
@@ -88,8 +97,6 @@ def open_torch_bin(path: Path) -> dict[str, StoredTensor]:
         if not isinstance(values, dict):
             raise CheckpointError(f"it holds a {type(values).__name__}, expected a dict of tensors")
         return {name: _stored(path, name, value, places) for name, value in values.items()}
-    except CheckpointError as error:
-        raise CheckpointError(f"{path} is refused: {error}") from None
 
 
 def _stored(path: Path, name: Any, value: Any, places: Mapping[str, int]) -> StoredTensor:

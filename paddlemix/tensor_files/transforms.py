@@ -6,13 +6,12 @@ mapped, and of one region of the result.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from .copying import copy_into, widened
+from .copying import copy_into, ranges, widened
 from .stored import CheckpointError, StoredTensor, storage_dtype
 
 FLOATS = ("float64", "float32", "float16", "bfloat16")
@@ -49,11 +48,9 @@ def open_regions(tensor: StoredTensor) -> Region:
 
 
 def row_ranges(tensor: StoredTensor) -> Iterator[slice]:
-    """Yield ranges of rows of about BLOCK_BYTES each, which together are the whole tensor."""
+    """Return ranges of rows of about BLOCK_BYTES each, which together are the whole tensor."""
     num_all = tensor.shape[0] if tensor.shape else 1
-    num_rows = max(BLOCK_BYTES * num_all // max(tensor.num_bytes, 1), 1)
-    for start in range(0, num_all, num_rows):
-        yield slice(start, min(start + num_rows, num_all))
+    return ranges(num_all, max(BLOCK_BYTES * num_all // max(tensor.num_bytes, 1), 1))
 
 
 def is_same(first: StoredTensor, second: StoredTensor) -> bool:
@@ -94,18 +91,7 @@ def sliced_rows(tensor: StoredTensor, start: int, stop: int) -> StoredTensor:
     """Return the rows from start to stop, which must exist."""
     if not 0 <= start <= stop <= tensor.shape[0]:
         raise CheckpointError(f"rows {start} to {stop} of a tensor of shape {list(tensor.shape)} do not exist")
-    shape = (stop - start, *tensor.shape[1:])
-
-    def open_source() -> Region:
-        source = open_regions(tensor)
-
-        def region(rows: slice, columns: slice) -> np.ndarray:
-            first, last, _ = rows.indices(stop - start)
-            return source(slice(start + first, start + last), columns)
-
-        return region
-
-    return _derived(tensor.dtype, shape, "cut", tensor, open_source)
+    return gathered_rows([tensor], [(0, start, stop)], "cut")
 
 
 def are_alike(tensor: StoredTensor, start: int) -> bool:
@@ -137,7 +123,7 @@ def gathered_rows(sources: Sequence[StoredTensor], runs: Sequence[tuple[int, int
             for (number, start, stop), end in zip(runs, ends, strict=True):
                 shift = stop - end  # from a row of the result to the row of the source
                 low, high = max(first_row, end - (stop - start)), min(last_row, end)
-                if low < high:
+                if low < high or len(runs) == 1:  # one run may be empty
                     parts.append(opened[number](slice(low + shift, high + shift), columns))
             return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
@@ -233,14 +219,10 @@ def to_bfloat16(values: np.ndarray) -> np.ndarray:
 
 
 def row_blocks(values: np.ndarray) -> Iterator[slice | tuple]:
-    """Yield ranges of rows of about BLOCK_BYTES each. An array without axes is one block."""
+    """Return ranges of rows of about BLOCK_BYTES each. An array without axes is one block."""
     if values.ndim == 0:
-        yield ()
-        return
-    row_bytes = max(math.prod(values.shape[1:]) * values.dtype.itemsize, 1)
-    num_rows = max(BLOCK_BYTES // row_bytes, 1)
-    for start in range(0, len(values), num_rows):
-        yield slice(start, start + num_rows)
+        return iter([()])
+    return ranges(len(values), max(BLOCK_BYTES * len(values) // max(values.nbytes, 1), 1))
 
 
 def _derived(dtype: str, shape: tuple, step: str, source: StoredTensor, opener: Callable[[], Region]) -> Derived:

@@ -15,7 +15,7 @@ from paddle import nn
 from paddlenlp.peft import LoRAConfig, LoRAModel
 from paddlenlp.peft.lora.lora_layers import LoRALinear
 
-from ..checkpoints.layouts import lora as adapter_files
+from ..checkpoints.layouts import paddlemix_lora as adapter_files
 from ..checkpoints.load import assign
 from ..models.llava import Llava
 from ..models.quantized import QuantizedLinear

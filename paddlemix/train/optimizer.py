@@ -22,8 +22,8 @@ from paddlenlp.trainer.trainer_utils import ShardingOption
 from ..checkpoints.save import stored_parameters
 from ..models.llava import Llava
 from ..output import replacing
-from ..tensor_files.pdparams import NAME_TABLE, named_arrays, read_saved, refusing, stored_array, write_saved
-from ..tensor_files.stored import CheckpointError, StoredTensor, preview
+from ..tensor_files.pdparams import NAME_TABLE, named_arrays, read_saved, stored_array, write_saved
+from ..tensor_files.stored import CheckpointError, StoredTensor, preview, refusing
 from .freeze import PROJECTOR_PARTS, TOWER_PARTS
 from .sharding import SLICE, UpdatedParameter, is_half
 

@@ -18,9 +18,9 @@ from paddle.distributed.fleet.meta_parallel import get_rng_state_tracker
 
 from ..foreign_json import Kind, check_values, number, one_of, whole_number
 from ..output import replacing
-from ..tensor_files.pdparams import KNOWN, read_saved, refusing, stored_array
+from ..tensor_files.pdparams import KNOWN, read_saved, stored_array
 from ..tensor_files.pickle_reader import Buildable
-from ..tensor_files.stored import CheckpointError
+from ..tensor_files.stored import CheckpointError, refusing
 
 TRACKER = "hybrid_parallel_rng_state_tracker"
 NUM_PYTHON, NUM_NUMPY = 625, 624  # words of a Mersenne twister; Python's last one is its position

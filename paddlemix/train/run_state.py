@@ -18,9 +18,9 @@ from paddlenlp.trainer.trainer import OPTIMIZER_NAME, SCALER_NAME, SCHEDULER_NAM
 
 from ..foreign_json import FLAG, Kind, check_values, number, whole_number
 from ..output import replacing, write_json
-from ..tensor_files.pdparams import NAME_TABLE, read_saved, refusing, stored_array, write_saved
+from ..tensor_files.pdparams import NAME_TABLE, read_saved, stored_array, write_saved
 from ..tensor_files.pickle_reader import ForbiddenPickle
-from ..tensor_files.stored import CheckpointError, from_array, read_json
+from ..tensor_files.stored import CheckpointError, from_array, read_json, refusing
 from ..terminal.log import notice
 from .optimizer import MASTERS, host_weights, read_optimizer, restore, write_optimizer
 from .processes import fail_together, gather

@@ -11,7 +11,7 @@ import paddle
 from paddlenlp.peft import LoRAModel
 from paddlenlp.trainer import ProgressCallback, Trainer
 
-from ..checkpoints.layouts.lora import remove_adapter
+from ..checkpoints.layouts.paddlemix_lora import remove_adapter
 from ..checkpoints.processor import LlavaProcessor
 from ..checkpoints.save import save_config, save_model
 from ..data.collate import loss_weights

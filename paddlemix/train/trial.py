@@ -20,7 +20,7 @@ from paddlenlp.trainer.trainer_utils import IntervalStrategy
 from paddlenlp.utils.log import logger as paddlenlp_logger
 
 from .. import device_memory
-from ..checkpoints.layouts import lora as adapter_files
+from ..checkpoints.layouts import paddlemix_lora as adapter_files
 from ..checkpoints.processor import LlavaProcessor
 from ..checkpoints.source import open_source
 from ..data.row import Row

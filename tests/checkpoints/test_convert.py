@@ -42,7 +42,7 @@ DTYPES = {"float32": "5GB", "float16": SHARD, "bfloat16": SHARD}  # and how larg
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """Return a function that gives the tiny model in a layout and dtype, made once."""
+    """Return a function that returns the tiny model in a layout and dtype, made once."""
     home = tmp_path_factory.mktemp("made")
 
     def get(mode: str, layout: str, dtype: str = "float32"):

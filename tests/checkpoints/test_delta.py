@@ -54,7 +54,7 @@ def make_other(folder, base, dtype=torch.float16, num_new_rows=2, **changes):
 
 
 def expected_sum(base, other, sign):
-    """Return what torch's addition in half precision gives, in the rows that the base has."""
+    """Return the result of torch's addition in half precision, in the rows that the base has."""
     result = {name: tensor.clone() for name, tensor in other.items() if "inv_freq" not in name}
     for name, tensor in base.items():
         rows = result[name][: len(tensor)]

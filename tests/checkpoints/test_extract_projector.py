@@ -1,4 +1,4 @@
-"""The projector as a file of its own: LLaVA's names and orientation, or PaddleMIX's, out of any layout."""
+"""The projector as a separate file: LLaVA's names and orientation, or PaddleMIX's, out of any layout."""
 
 from __future__ import annotations
 

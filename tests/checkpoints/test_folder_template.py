@@ -97,7 +97,7 @@ def test_files_count_in_the_order_of_transformers_processors(folder):
     assert choose_template(Folder(folder), "", "vicuna_v1").name == "internlm2_chat"
 
 
-def test_templates_that_somebody_must_ask_for_are_no_default(folder):
+def test_templates_that_are_used_only_on_request_are_no_default(folder):
     (folder / "additional_chat_templates").mkdir()
     put(folder, "additional_chat_templates/rag.jinja", ZEPHYR)
     put(folder, "tokenizer_config.json", [{"name": "tool_use", "template": ZEPHYR}])

@@ -34,7 +34,7 @@ PLACES = {
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """Return the function that gives a folder in a layout, each made once."""
+    """Return a function that returns a folder in a layout, each made once."""
     home = tmp_path_factory.mktemp("layouts")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(tiny_folder.VISION, "num_attention_heads", 1)  # PaddleMIX's config.json has no number of heads

@@ -240,7 +240,7 @@ def test_a_tower_that_the_config_only_names_is_reported_and_not_downloaded(folde
     (problem, *_) = inspect(folder).problems
 
     for part in (
-        "has no vision tower of its own and needs openai/clip-vit-large-patch14-336",
+        "has no vision tower and needs openai/clip-vit-large-patch14-336",
         f"{folder}/openai/clip-vit-large-patch14-336",
         f"the cache {tmp_path}/cache/models",
         "the Hugging Face hub (https://huggingface.co): not asked, because nothing is downloaded now",

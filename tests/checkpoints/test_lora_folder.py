@@ -14,7 +14,7 @@ import sentencepiece
 from safetensors.numpy import save_file
 
 from paddlemix.checkpoints.inspection import inspect
-from paddlemix.checkpoints.layouts.lora import read_adapter
+from paddlemix.checkpoints.layouts.paddlemix_lora import read_adapter
 from paddlemix.checkpoints.load import load_model
 from paddlemix.checkpoints.merge import merge
 from paddlemix.checkpoints.processor import LlavaProcessor

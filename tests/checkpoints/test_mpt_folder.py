@@ -16,7 +16,7 @@ from paddlemix.checkpoints.convert import convert
 from paddlemix.checkpoints.inspection import inspect
 from paddlemix.checkpoints.layouts.components import decoder_rules
 from paddlemix.checkpoints.layouts.fused_weights import as_ours
-from paddlemix.checkpoints.layouts.part import renamed
+from paddlemix.checkpoints.layouts.output_part import renamed
 from paddlemix.checkpoints.layouts.rules import KeyTable
 from paddlemix.checkpoints.load import load_model
 from paddlemix.checkpoints.source import open_source, read_config

@@ -1,4 +1,4 @@
-"""Folders of LLaVA's own code give the logits of the model that they were made from, wherever the tower lies."""
+"""Folders of LLaVA's own code have the logits of the model that they were made from, wherever the tower is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A folder that a command writes is the old one or the new one, whenever it is stopped, and never somebody else's."""
+"""A folder that a command writes is the old one or the new one, whenever it is stopped, and never a foreign one."""
 
 from __future__ import annotations
 

@@ -361,15 +361,15 @@ def test_base_that_is_not_known_or_does_not_fit_is_an_error(v1_5, tmp_path):
         CheckpointError, match=r"is a LoRA folder of peft and does not name its base model: .*--model-base"
     ):
         load_model(folder, device="cpu")
-    with pytest.raises(CheckpointError, match=r"(?s)was given the base lmsys/vicuna-7b, which does not exist"):
+    with pytest.raises(CheckpointError, match=r"(?s)needs the base lmsys/vicuna-7b, which does not exist"):
         load_model(folder, base="lmsys/vicuna-7b", device="cpu")
     with pytest.raises(CheckpointError, match="is a language model only: give a whole LLaVA"):
         load_model(folder, base=write_llama(tmp_path / "llama", v1_5.model), device="cpu")
-    with pytest.raises(CheckpointError, match=r"is a whole model \(hf\), so that no base"):
+    with pytest.raises(CheckpointError, match=r"is a complete model \(hf\) and takes no base"):
         load_model(v1_5.folder, base=folder, device="cpu")
     write_lora(tmp_path / "y", other, factors, folder)
     write_lora(folder, other, factors, tmp_path / "y")
-    with pytest.raises(CheckpointError, match="is, by way of its base, its own base"):
+    with pytest.raises(CheckpointError, match="chain of bases is circular"):
         load_model(folder, device="cpu")
 
 

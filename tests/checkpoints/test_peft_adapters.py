@@ -28,7 +28,7 @@ EMBEDDING = "base_model.model.model.language_model.embed_tokens.weight"
 
 @pytest.fixture(scope="session")
 def bases(make_reference, tmp_path_factory, v1_5, v1_6, phi):
-    """Return the function that gives a base by its name, made once."""
+    """Return a function that returns a base by its name, made once."""
     made = {"1.5": v1_5, "1.6": v1_6, "phi3": phi}
     options = {
         "tied": {"tie_word_embeddings": True},

@@ -75,7 +75,7 @@ def model(name):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, model, name):
-    """The model in our own layout."""
+    """The model in this project's layout."""
     home = tmp_path_factory.mktemp(name)
     source = with_tokenizer(tiny.save_hf(model, home / "hf", False))
     if name.startswith("siglip"):
@@ -170,7 +170,7 @@ def test_anyres_over_siglip_goes_there_and_back(tmp_path, layout):
 
 
 def as_llava_next_writes(model, home, num_layers: int):
-    """Write LLaVA-NeXT's layout: the tower lies inside, without the layers and the head that its class removes."""
+    """Write LLaVA-NeXT's layout: the tower is inside, without the layers and the head that its class removes."""
     model.model.vision_tower.save_pretrained(home / "siglip")
     folder = write_official(home / "model", model, str(home / "siglip"), kind="safetensors", has_tower=True)
     start = "model.vision_tower.vision_tower.vision_model."

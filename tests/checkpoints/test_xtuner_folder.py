@@ -45,7 +45,7 @@ def save_llm(folder, model, **options):
 
 
 def write_xtuner(home, model, llm="", tower=True):
-    """Write xtuner's folder; llm: where in it the language model lies, None for nowhere."""
+    """Write xtuner's folder; llm: the place of the language model in it, None to leave it out."""
     write_projector(home / "projector", model)
     if llm is not None:
         save_llm(home / llm, model)

@@ -10,7 +10,7 @@ import numpy as np
 import paddle
 import pytest
 
-from paddlemix.tensor_files.pdparams import open_pdparams, write_pdparams
+from paddlemix.tensor_files.pdparams import open_pdparams, write_saved
 from paddlemix.tensor_files.stored import CheckpointError, from_array
 
 CODES = ("b1", "i1", "i2", "i4", "i8", "u1", "f2", "f4", "f8")
@@ -44,7 +44,7 @@ def test_what_is_written_paddle_loads(tmp_path, return_numpy):
     state, halves = make_state(), np.array([0x3F80, 0xC000], np.uint16)
     tensors = {name: from_array(values) for name, values in state.items()} | {"half": from_array(halves, "bfloat16")}
     with open(tmp_path / "x.pdparams", "wb") as file:
-        write_pdparams(file, tensors)
+        write_saved(file, tensors)
     loaded = paddle.load(str(tmp_path / "x.pdparams"), return_numpy=return_numpy)
     assert list(loaded) == [*state, "half"]
     for name, values in state.items():
@@ -64,7 +64,7 @@ def test_written_file_loads_into_a_layer_and_an_optimizer_free_state_dict(tmp_pa
     layer = paddle.nn.Linear(3, 4)
     tensors = {name: from_array(value.numpy() + 1) for name, value in layer.state_dict().items()}
     with open(tmp_path / "x.pdparams", "wb") as file:
-        write_pdparams(file, tensors)
+        write_saved(file, tensors)
     missing, unexpected = layer.set_state_dict(paddle.load(str(tmp_path / "x.pdparams")))
     assert not missing and not unexpected
     np.testing.assert_array_equal(layer.weight.numpy(), tensors["weight"].values)
@@ -75,7 +75,7 @@ def test_written_file_is_read_by_the_loader_of_paddlemix(tmp_path):
 
     halves = from_array(np.array([0x3F80, 0xC000], np.uint16), "bfloat16")
     with open(tmp_path / "model_state.pdparams", "wb") as file:
-        write_pdparams(file, {"a": from_array(np.arange(6.0).reshape(2, 3)), "b": halves})
+        write_saved(file, {"a": from_array(np.arange(6.0).reshape(2, 3)), "b": halves})
     loaded = load_state_dict(str(tmp_path / "model_state.pdparams"))
     np.testing.assert_array_equal(np.asarray(loaded["a"]), np.arange(6.0).reshape(2, 3))
     assert paddle.to_tensor(loaded["b"]).astype("float32").tolist() == [1.0, -2.0]

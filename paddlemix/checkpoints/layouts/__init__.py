@@ -1,9 +1,12 @@
-"""The layouts of checkpoints: one file each. To add one, write its file and list it here."""
+"""The layouts of checkpoints. Each module with a LAYOUT is one; the others are shared by several or serve one of them.
+
+To add a layout, write its module and list it here.
+"""
 
 from __future__ import annotations
 
 from ...tensor_files.stored import CheckpointError
-from . import hf, lora, official, paddle, paddlemix, peft, projector, xtuner
+from . import hf, official, own_folder, paddlemix, paddlemix_lora, peft, projector, xtuner
 from .config_keys import config_or_empty
 from .folder import Folder
 from .layout import Layout
@@ -12,11 +15,11 @@ from .layout import Layout
 LAYOUTS: dict[str, Layout] = {
     one.name: one
     for one in (
-        lora.LAYOUT,
+        paddlemix_lora.LAYOUT,
         peft.LAYOUT,
         projector.LAYOUT,
         projector.FILE_LAYOUT,
-        paddle.LAYOUT,
+        own_folder.LAYOUT,
         hf.LAYOUT,
         paddlemix.LAYOUT,
         official.LAYOUT,
@@ -32,7 +35,7 @@ def find_layout(folder: Folder) -> Layout | None:
     """Return the layout of a folder or a weight file, None for an unknown one.
 
     The keys of config.json and the files beside it decide, never the folder's name. Raises CheckpointError for files
-    that cannot be read, and for a folder that is two things.
+    that cannot be read, and for a folder that matches more than one layout.
     """
     return next((layout for layout in LAYOUTS.values() if layout.matches(folder)), None)
 
@@ -48,7 +51,7 @@ def detect(folder: Folder) -> Layout:
             "model"
         )
     raw, known = config_or_empty(folder), _rules()
-    if not folder.has("config.json"):
+    if not folder.has_any("config.json"):
         raise CheckpointError(
             f"{folder} has no config.json, so it is not a model folder; it holds {_listed(folder)}; {known}"
         )

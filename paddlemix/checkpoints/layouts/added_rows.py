@@ -6,7 +6,7 @@ They belong to `<image>`, `<pad>` and padding. All other layouts do without them
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from ...conversation.fast_spec import read_added
@@ -73,16 +73,13 @@ def _strip_roles(values: dict, gone: set[str]) -> dict:
     """Remove the roles (pad_token, additional_special_tokens, ...) of the tokens."""
     values = {key: value for key, value in values.items() if not key.endswith("_token") or _text(value) not in gone}
     if isinstance(values.get("additional_special_tokens"), list):
-        values["additional_special_tokens"] = _kept(values["additional_special_tokens"], gone)
+        more = values["additional_special_tokens"]
+        values["additional_special_tokens"] = [token for token in more if _text(token) not in gone]
     return values
 
 
 def _strip_ids(added: dict, gone: set[str]) -> dict:
     return {text: number for text, number in added.items() if text not in gone}
-
-
-def _kept(tokens: Iterable, gone: set[str]) -> list:
-    return [token for token in tokens if _text(token) not in gone]
 
 
 def _text(token: Any) -> str | None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from ...foreign_json import list_of, shown
 from ...image.spec import EDGE
-from ...models.config import LanguageConfig, VisionConfig
+from ...models.config import LanguageConfig, LlavaConfig, VisionConfig
 from ...models.language.families import get_family
 from ...models.language.families.family import GATE, KEY, QUERY, UP, VALUE, Fused, WeightNames
 from ...models.projector_type import LINEAR, projector_layers
@@ -23,6 +24,7 @@ from .rules import FusedRule, Rule, linear_rules
 
 PAIRS = list_of(list_of(EDGE, 2, 2), 0, 4096)  # in pixels
 EMBEDDING, HEAD = "language_model.embed_tokens.weight", "language_model.lm_head.weight"
+COMPUTED = re.compile(r"(.*\.)?(rotary_emb\.inv_freq|embeddings\.position_ids)")
 OUR_LAYER = "language_model.layers.{n}"
 # A folder's weights in one format: (file, index of its shards, reader).
 SAFETENSORS_FILES = ("model.safetensors", "model.safetensors.index.json", open_safetensors)
@@ -97,6 +99,15 @@ def is_unused_by_llava(vision: VisionConfig, prefix: str, name: str) -> bool:
     return name.startswith(tuple(prefix + part for part in get_tower_family(vision.family).unused))
 
 
+def is_not_read(config: LlavaConfig, name: str, *, head: str, tower: str) -> bool:
+    """Return whether a tensor of torch's is a computed buffer, a copy of tied embeddings, or unused in the tower.
+
+    head: the name of the output layer. tower: the start of the tower's names.
+    """
+    is_tied_head = config.language.tie_word_embeddings and name == head
+    return is_tied_head or is_unused_by_llava(config.vision, tower, name) or COMPUTED.fullmatch(name) is not None
+
+
 def mm_projector_rules(prefix: str, projector_type: str, *, is_torch: bool) -> list[Rule]:
     """Return the rules of LLaVA's `mm_projector`. Layers of an MLP have numbers, a single linear layer has none."""
     if projector_type == "linear":
@@ -121,7 +132,7 @@ def read_pairs(folder: Folder | Path, value) -> tuple[tuple[int, int], ...]:
 
 def has_weights(folder: Folder, formats: Sequence[tuple]) -> bool:
     """Return whether a folder holds a whole model's weights in one of the formats."""
-    return folder.has(*(name for single, index, _ in formats for name in (single, index)))
+    return folder.has_any(*(name for single, index, _ in formats for name in (single, index)))
 
 
 def has_torch_weights(folder: Folder) -> bool:
@@ -132,14 +143,14 @@ def has_torch_weights(folder: Folder) -> bool:
 def safetensors_names(folder: Folder) -> list[str]:
     """Return the names of the tensors in a folder's safetensors, from the header of the one file or from the index."""
     single, index, open_file = SAFETENSORS_FILES
-    if folder.has(single):
+    if folder.has_any(single):
         return list(folder.tensors(single, open_file))
-    return list(folder.index(index)) if folder.has(index) else []
+    return list(folder.index(index)) if folder.has_any(index) else []
 
 
 def is_whole_twice(folder: Folder, single: str, index: str) -> bool:
     """Return whether a folder holds weights as one file and, with an index, as a full set of shards."""
-    return folder.has(single) and folder.has(index) and all(map(folder.has, folder.index(index).values()))
+    return folder.has_any(single) and folder.has_any(index) and all(map(folder.has_any, folder.index(index).values()))
 
 
 def open_first(folder: Folder, formats: Sequence[tuple]) -> dict[str, StoredTensor]:
@@ -149,7 +160,7 @@ def open_first(folder: Folder, formats: Sequence[tuple]) -> dict[str, StoredTens
     """
     refuse_quantized(folder)
     for single, index, open_file in formats:
-        if folder.has(single, index):
+        if folder.has_any(single, index):
             return folder.weights(single, index, open_file)
     names = " nor ".join(name for single, index, _ in formats for name in (single, index))
     others = sorted(place.name for place in folder.path.glob("*") if place.suffix in WEIGHT_ENDINGS)

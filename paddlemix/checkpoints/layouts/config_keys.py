@@ -18,7 +18,7 @@ from ...foreign_json import (
     stated_but_unused,
     whole_number,
 )
-from ...models.config import VisionConfig
+from ...models.config import LlavaConfig, VisionConfig
 from ...models.config_kinds import DTYPES, MAX_ID, MAX_LAYERS
 from ...models.language.families.generic_keys import GENERIC, GENERIC_KINDS
 from ...tensor_files.stored import CheckpointError
@@ -178,7 +178,7 @@ def read_config_json(folder: Folder) -> dict[str, Any]:
 
 def config_or_empty(folder: Folder) -> dict[str, Any]:
     """Return config.json as `read_config_json` does, empty if there is none."""
-    return read_config_json(folder) if folder.has(CONFIG_FILE) else {}
+    return read_config_json(folder) if folder.has_any(CONFIG_FILE) else {}
 
 
 def check_mm(folder: Folder, raw: Mapping[str, Any]) -> None:
@@ -189,6 +189,26 @@ def check_mm(folder: Folder, raw: Mapping[str, Any]) -> None:
             raise CheckpointError(f"{folder}: {key} is set, which is not supported (v1.5 and v1.6 do not use it)")
     if raw.get("mm_resampler_type") or raw.get("mm_vision_resampler"):
         raise CheckpointError(f"{folder}: a resampler between tower and projector is not supported")
+
+
+def mm_json(config: LlavaConfig) -> dict[str, Any]:
+    """Return the keys of a model in LLaVA's own config.json, beside the decoder's and the tower's name."""
+    image, vision = config.image, config.vision
+    return {
+        "image_aspect_ratio": image.mode,
+        "image_grid_pinpoints": [list(grid) for grid in image.grids] or None,
+        "mm_hidden_size": vision.hidden_size,
+        "mm_patch_merge_type": "spatial_unpad" if config.has_image_newline else image.merge,
+        "mm_projector_type": config.projector_type,
+        "mm_use_im_patch_token": False,
+        "mm_use_im_start_end": False,
+        "mm_vision_select_feature": vision.select_feature,
+        "mm_vision_select_layer": vision.select_layer,
+        "pretrain_mm_mlp_adapter": None,
+        "tokenizer_model_max_length": config.language.max_position_embeddings,
+        "tokenizer_padding_side": "right",
+        "use_mm_proj": True,
+    }
 
 
 def check_feature_width(folder: Folder, raw: Mapping[str, Any], vision: VisionConfig) -> None:
@@ -227,7 +247,7 @@ def stored_dtype(folder: Folder, *objects: Mapping[str, Any], default: str = "fl
 def read_generation(folder: Folder) -> dict[str, Any]:
     """Return generation_config.json, empty if there is none. Raises CheckpointError for keys that change answers."""
     path = str(folder / GENERATION_FILE)
-    values = folder.finite_json(GENERATION_FILE) if folder.has(GENERATION_FILE) else {}
+    values = folder.finite_json(GENERATION_FILE) if folder.has_any(GENERATION_FILE) else {}
     check_keys(values, GENERATION, path, CheckpointError)
     check_values(values, GENERATION_KINDS, path, CheckpointError)
     return values

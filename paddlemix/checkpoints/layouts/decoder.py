@@ -23,7 +23,7 @@ COMPUTED = "rotary_emb.inv_freq"
 
 def is_decoder(folder: Folder) -> bool:
     """Return whether a folder has a decoder of a known family and nothing else, by its config and its files."""
-    if not folder.has("config.json") or not has_torch_weights(folder):
+    if not folder.has_any("config.json") or not has_torch_weights(folder):
         return False
     raw = read_config_json(folder)
     return by_architecture(raw.get("architectures") or ()) is not None and not any(key.startswith("mm_") for key in raw)
@@ -33,12 +33,10 @@ def read_language_folder(folder: Folder) -> tuple[LanguageConfig, dict, Translat
     """Return a decoder's config, the content of config.json, and its tensors, not checked. Raises CheckpointError."""
     config, raw = read_decoder(folder)
     table = KeyTable(decoder_rules(config, f"{get_family(config.family).weights.body}.", "", is_torch=True))
-    naming = Naming(table, decoder_name, _is_computed, language_shapes(config), config.tie_word_embeddings)
+    naming = Naming(
+        table, decoder_name, lambda name: name.endswith(COMPUTED), language_shapes(config), config.tie_word_embeddings
+    )
     return config, raw, translate(naming, open_torch_weights(folder))
-
-
-def _is_computed(name: str) -> bool:
-    return name.endswith(COMPUTED)
 
 
 def read_decoder(folder: Folder) -> tuple[LanguageConfig, dict]:
@@ -101,7 +99,7 @@ def check_features_scaled(config: LlavaConfig, layout: str) -> None:
 
 
 def stand_in(config: LlavaConfig) -> LlavaConfig:
-    """Return a model whose decoder is of the family that runs in place of its own, where code has no class for that.
+    """Return the model as LLaVA's own code runs it: with a decoder of another family if it has no class for this one.
 
     NOTE: a LLaMA has no sliding window, so that it sees positions beyond it. The caller reports that. `flat_json` may
     refuse the result.
@@ -137,12 +135,9 @@ def generation_json(config: LlavaConfig) -> dict:
     family = get_family(config.language.family)
     ids = {"bos_token_id": family.bos_token_id, "pad_token_id": family.pad_token_id}
     ids = {name: value if (value or 0) < config.language.vocab_size else None for name, value in ids.items()}
-    return {"bos_token_id": ids["bos_token_id"], "eos_token_id": eos_json(config), "pad_token_id": ids["pad_token_id"]}
-
-
-def eos_json(config: LlavaConfig) -> int | list[int] | None:
     ends = list(config.eos_token_ids)
-    return ends[0] if len(ends) == 1 else ends or None
+    eos = ends[0] if len(ends) == 1 else ends or None
+    return {"bos_token_id": ids["bos_token_id"], "eos_token_id": eos, "pad_token_id": ids["pad_token_id"]}
 
 
 def template_of(own: dict, language: LanguageConfig, folder: Folder | None = None) -> TemplateChoice:
@@ -154,4 +149,4 @@ def template_of(own: dict, language: LanguageConfig, folder: Folder | None = Non
     if folder is None:
         return TemplateChoice(own["template"] or default, FROM_CONFIG if own["template"] else DEFAULT)
     key = "template", own["template"], default
-    return folder.once(key, lambda: choose_template(folder, own["template"], default))
+    return folder.cached(key, lambda: choose_template(folder, own["template"], default))

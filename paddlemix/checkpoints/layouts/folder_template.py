@@ -22,7 +22,7 @@ DEFAULT, FROM_CONFIG = "that of its language model's family", "from config.json"
 
 @dataclass(frozen=True)
 class TemplateChoice:
-    """name: of the format. source: where it comes from, for people. notice: why it may be wrong, empty if it is not."""
+    """name: of the format. source: where it comes from, in words. notice: why it may be wrong, empty if it is not."""
 
     name: str
     source: str
@@ -32,9 +32,9 @@ class TemplateChoice:
 def choose_template(folder: Folder, noted: str, default: str) -> TemplateChoice:
     """Return the chat format of a folder.
 
-    noted: the name in our own note in config.json, empty for none. default: the format of its language model. The
-    folder's Jinja template, which other tools use, comes before the note, which they do not know: if the two differ,
-    somebody has changed the template since. Raises CheckpointError for files that cannot be read.
+    noted: the name that this project recorded in config.json, empty for none. default: the format of its language
+    model. The folder's Jinja template comes before the recorded name, which other tools ignore: if the two differ, the
+    template has been changed since. Raises CheckpointError for files that cannot be read.
     """
     own = noted or default
     found = _find_source(folder)
@@ -69,7 +69,7 @@ def _is_known(name: str) -> bool:
 def _find_source(folder: Folder) -> tuple[str, str] | None:
     """Return a folder's Jinja text and the file it is from, in the order of transformers' processors."""
     for name in (PROCESSOR_FILE, JSON_FILE, JINJA_FILE, MORE_FILE, CONFIG_FILE):
-        if folder.has(name):
+        if folder.has_any(name):
             is_jinja = name in (JINJA_FILE, MORE_FILE)
             source = _read_jinja(folder, name) if is_jinja else _default_of(folder, name)
             if source:
@@ -106,7 +106,7 @@ def _default_of(folder: Folder, name: str) -> str:
 
 def _special_tokens(folder: Folder) -> dict[str, str]:
     """Return the texts of the special tokens, which a template may contain, by their roles."""
-    config, named = (folder.json(name) if folder.has(name) else {} for name in (CONFIG_FILE, SPECIALS_FILE))
+    config, named = (folder.json(name) if folder.has_any(name) else {} for name in (CONFIG_FILE, SPECIALS_FILE))
     found = {}
     for role in ROLES:
         token = config[role] if role in config else named.get(role)

@@ -73,14 +73,14 @@ def wrong_dtypes(problems: list[str]) -> str:
 
 def _statements(folder: Folder) -> Iterator[tuple[str, Any]]:
     """Yield where quantization is stated, in words, and the statement."""
-    raw = folder.json("config.json") if folder.has("config.json") else {}
+    raw = folder.json("config.json") if folder.has_any("config.json") else {}
     parts = {"": raw} | {f"{name}.": part for name, part in raw.items() if isinstance(part, Mapping)}
     for start, part in parts.items():
         for key in CONFIG_KEYS:
             if key in part:
                 yield f"config.json states {start}{key}", part[key]
     for name in FILES_BESIDE:
-        if folder.has(name):
+        if folder.has_any(name):
             values = folder.json(name)
             yield f"{name} states a quantization_config", values.get("quantization", values)
 

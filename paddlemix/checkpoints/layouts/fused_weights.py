@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from ...tensor_files.stored import CheckpointError, StoredTensor, preview
 from ...tensor_files.transforms import gathered_rows, transposed
 from ..adapters import Adapter, Added, Oriented
-from ..merged import Factors, Merged, merged
+from ..changed_tensors import Factors, Merged, merged
 from .rules import FusedRule, KeyTable
 
 

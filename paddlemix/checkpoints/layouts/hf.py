@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from pathlib import Path
 
 from ...conversation.load_tokenizer import make_tokenizer
@@ -24,7 +23,7 @@ from .components import (
     EMBEDDING,
     HEAD,
     decoder_rules,
-    is_unused_by_llava,
+    is_not_read,
     open_torch_weights,
     read_pairs,
     tower_rules,
@@ -37,7 +36,7 @@ from .image_processor import ImageProcessor, read_processor
 from .image_processor_file import Found, check_processor, find_processor
 from .layout import ALL_ROWS, Layout, Options, Source, Vocabulary
 from .names import decoder_name, tower_name
-from .part import OWN_KEY, Part, read_own_json, renamed
+from .output_part import OWN_KEY, Part, read_own_json, renamed
 from .rules import KeyTable, Rule, linear_rules
 
 NAME = "hf"
@@ -55,7 +54,6 @@ DEFAULT_TOWER = {
     name: value for name, value in KNOWN_TOWERS["openai/clip-vit-large-patch14-336"].items() if name in SHAPE
 }
 IN_MODEL = ("model.multi_modal_projector.", "model.image_newline")
-DROPPED = re.compile(r"(.*\.)?(rotary_emb\.inv_freq|embeddings\.position_ids)")
 DEFAULT_PINPOINTS = [list(pair) for pair in ANYRES_GRIDS]  # of LlavaNextConfig and of its image processor
 
 
@@ -193,9 +191,7 @@ def canonical(name: str) -> str:
 
 def is_dropped(name: str, config: LlavaConfig) -> bool:
     """Return whether a tensor is dropped: a computed buffer, a copy of tied embeddings, or a tower's unused head."""
-    is_tied_head = config.language.tie_word_embeddings and name == "language_model.lm_head.weight"
-    is_unused = is_unused_by_llava(config.vision, TOWER_PREFIX, name)
-    return is_tied_head or is_unused or DROPPED.fullmatch(name) is not None
+    return is_not_read(config, name, head="language_model.lm_head.weight", tower=TOWER_PREFIX)
 
 
 def parts(config: LlavaConfig, tensors: dict[str, StoredTensor], vocabulary: Vocabulary = ALL_ROWS) -> list[Part]:
@@ -206,7 +202,7 @@ def parts(config: LlavaConfig, tensors: dict[str, StoredTensor], vocabulary: Voc
     average one. Raises CheckpointError for a model for which transformers has no class.
     """
     hf_json.check_holdable(config)
-    places = hf_tokenizer.find_places(config.language.vocab_size, vocabulary.tokenizer, vocabulary.num_own)
+    places = hf_tokenizer.find_places(config.language.vocab_size, vocabulary.tokenizer, vocabulary.num_original)
     names, theirs = table(config), {}
     with_rows = [names.to_theirs(name)[0] for name in (EMBEDDING, HEAD)]
     for name, tensor in renamed(names, tensors, NAME).items():
@@ -237,10 +233,10 @@ def tokenizer_remarks(tokenizer: Tokenizer | None) -> list[str]:
     ]
 
 
-def num_own_rows(folder: Folder, source: Source) -> int | None:
-    """Return how many rows of the vocabulary are the model's own, None if that is unknown.
+def num_original_rows(folder: Folder, source: Source) -> int | None:
+    """Return how many rows the vocabulary had before tokens were added, None if that is unknown.
 
-    The others start at the recorded number, else at `<image>`, and they count as added if the tokenizer has
+    The added ones start at the recorded number, else at `<image>`. They count as added if the tokenizer has
     nothing but that token and `<pad>` there, as in llava-hf's folders. Without a tokenizer they count as added if our
     writer recorded it and they all are equal, as it writes them.
     """
@@ -273,6 +269,6 @@ LAYOUT = Layout(
     parts=parts,
     write_tokenizer=write_tokenizer,
     remarks=tokenizer_remarks,
-    is_of_transformers=True,
-    num_own_rows=num_own_rows,
+    loads_in_transformers=True,
+    num_original_rows=num_original_rows,
 )

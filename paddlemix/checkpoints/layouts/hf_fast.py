@@ -17,6 +17,7 @@ from ...conversation.sentencepiece_proto import BPE, CONTROL, UNKNOWN, USER_DEFI
 from ...conversation.tokenizer import Tokenizer
 
 SPACE = "▁"
+PRE_TOKENIZER = {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": "first", "split": False}
 
 
 def fast_json(
@@ -49,7 +50,7 @@ def fast_json(
         "padding": None,
         "added_tokens": [tokens[number].as_json() for number in sorted(tokens)],
         "normalizer": _normalizer(has_prefix) if is_legacy or not has_prefix else None,
-        "pre_tokenizer": None if is_legacy or not has_prefix else _pre_tokenizer(),
+        "pre_tokenizer": None if is_legacy or not has_prefix else PRE_TOKENIZER,
         "post_processor": None if bos is None else bos_processor(bos, specials[bos]),
         "decoder": _decoder(has_prefix),
         "model": {
@@ -94,10 +95,6 @@ def _normalizer(has_prefix: bool) -> dict:
     return (
         {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": SPACE}, replace]} if has_prefix else replace
     )
-
-
-def _pre_tokenizer() -> dict:
-    return {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": "first", "split": False}
 
 
 def _decoder(has_prefix: bool) -> dict:

@@ -14,7 +14,7 @@ from .decoder import class_json, generation_json, language_json, stand_in
 from .folder import Folder
 from .hf_chat import chat_template
 from .hf_tokenizer import Places
-from .part import OWN_KEY, own_json
+from .output_part import OWN_KEY, own_json
 
 # Before UNSCALED_VERSION transformers multiplies image features by a decoder's embedding_scale (Gemma's), from it on
 # it does not. Which of the two a model needs follows from the version in its folder.
@@ -162,7 +162,7 @@ def _config(config: LlavaConfig, places: Places) -> dict:
         "vision_config": {**vision_json(config.vision), "torch_dtype": config.dtype},
         "vision_feature_layer": vision.select_layer,
         "vision_feature_select_strategy": _strategy(config),
-        OWN_KEY: own_json(config, as_transformers(config)) | {"vocab_size": places.num_own},
+        OWN_KEY: own_json(config, as_transformers(config)) | {"vocab_size": places.num_original},
     }
     if is_next and not image.has_rounded_sizes:
         values[OWN_KEY]["has_rounded_sizes"] = False

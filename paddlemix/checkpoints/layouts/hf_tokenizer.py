@@ -26,21 +26,21 @@ VOCABULARY_STEP = 64  # llava-hf pads the vocabulary to a multiple of this
 class Places:
     """The ids of a folder's `<image>` and `<pad>`, and how many rows its vocabulary has.
 
-    added: which of the two are new, text -> id. num_own: how many rows are the model's own, for our reader.
+    added: which of the two are new, text -> id. num_original: how many rows the model had before.
     """
 
     image_id: int
     pad_id: int
     num_rows: int
     added: dict[str, int]
-    num_own: int
+    num_original: int
 
 
-def find_places(vocab_size: int, tokenizer: Tokenizer | None, num_own: int | None = None) -> Places:
+def find_places(vocab_size: int, tokenizer: Tokenizer | None, num_original: int | None = None) -> Places:
     """Return the ids of `<image>` and `<pad>`: the tokenizer's, else those behind the rows of the model.
 
-    A `<pad>` that is missing beside an `<image>` takes the next row without a token. num_own: see Places, None for all
-    rows.
+    A `<pad>` that is missing beside an `<image>` takes the next row without a token. num_original: see Places, None for
+    all rows.
     """
     known = {} if tokenizer is None else tokenizer.specials
     ids = {text: known[text] for text in (IMAGE, PAD) if text in known}
@@ -48,7 +48,7 @@ def find_places(vocab_size: int, tokenizer: Tokenizer | None, num_own: int | Non
     added = {text: free + place for place, text in enumerate(text for text in (IMAGE, PAD) if text not in ids)}
     num_needed = max([vocab_size, *(number + 1 for number in added.values())])
     num_rows = vocab_size if num_needed == vocab_size else -(-num_needed // VOCABULARY_STEP) * VOCABULARY_STEP
-    return Places((ids | added)[IMAGE], (ids | added)[PAD], num_rows, added, num_own or vocab_size)
+    return Places((ids | added)[IMAGE], (ids | added)[PAD], num_rows, added, num_original or vocab_size)
 
 
 def write_tokenizer(tokenizer: Tokenizer, folder: Path, vocab_size: int, processor_class: str) -> None:
@@ -63,7 +63,9 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, vocab_size: int, process
     new += [AddedToken(FILLER.format(n), n, is_special=True) for n in range(tokenizer.vocab_size, last)]
     new.sort(key=lambda token: token.token_id)
     if (folder / FAST_FILE).is_file():
-        _add_to_fast(folder / FAST_FILE, new)
+        spec = read_json(folder / FAST_FILE)
+        spec["added_tokens"] += [token.as_json() for token in new]
+        write_json(folder / FAST_FILE, spec)
     _add_to_settings(folder, new, processor_class)
     torch_tokenizer.write_fast(tokenizer, folder)
 
@@ -82,9 +84,3 @@ def _add_to_settings(folder: Path, new: list[AddedToken], processor_class: str) 
     write_json(folder / CONFIG_FILE, config)
     write_json(folder / SPECIALS_FILE, specials | {"pad_token": PAD})
     write_json(folder / ADDED_FILE, ids | {token.text: token.token_id for token in new})
-
-
-def _add_to_fast(path: Path, new: list[AddedToken]) -> None:
-    spec = read_json(path)
-    spec["added_tokens"] += [token.as_json() for token in new]
-    write_json(path, spec)

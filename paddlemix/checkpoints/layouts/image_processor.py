@@ -23,8 +23,11 @@ from ...foreign_json import (
     shown,
     whole_number,
 )
-from ...image.spec import CLIP_MEAN, CLIP_STD, EDGE, RESAMPLES, RESCALE
+from ...image.spec import CLIP_MEAN, CLIP_STD, EDGE, RESAMPLES, RESCALE, ImageSpec
+from ...models.config import VisionConfig
 from ...tensor_files.stored import CheckpointError
+from .components import read_pairs
+from .folder import Folder
 from .image_processor_file import Found
 
 CLASS_KEYS = ("image_processor_type", "feature_extractor_type")
@@ -123,13 +126,24 @@ def read_processor(found: Found, default: str, side: int) -> ImageProcessor:
     return ImageProcessor(kind, pixels, flags["do_pad"], values.get("image_grid_pinpoints") if kind.has_tiles else None)
 
 
-def in_llavas_code(pixels: dict[str, Any], mode: str) -> dict[str, Any]:
-    """Return the pixels with the filter that LLaVA's own code always uses for tiles.
+def llava_image(
+    folder: Folder, vision: VisionConfig, pixels: Mapping[str, Any], *, mode: str, grids: Any, merge: str
+) -> ImageSpec:
+    """Return the image spec of a folder with the keys of LLaVA's own code. grids, merge: used for tiles only.
 
-    `process_anyres_image` in `llava/mm_utils.py` resizes with Pillow's default. The processor then has nothing to
-    resize.
+    `process_anyres_image` in `llava/mm_utils.py` resizes tiles with Pillow's default filter, whatever the processor's
+    is. The processor then has nothing to resize.
     """
-    return {**pixels, "resample": "bicubic"} if mode == "anyres" else pixels
+    is_anyres = mode == "anyres"
+    return ImageSpec(
+        side=vision.image_size,
+        patch_size=vision.patch_size,
+        mode=mode,
+        grids=read_pairs(folder, grids) if is_anyres else (),
+        merge=merge if is_anyres else "flat",
+        has_class_token=vision.select_feature == "cls_patch",
+        **{**pixels, **({"resample": "bicubic"} if is_anyres else {})},
+    )
 
 
 def _kind(found: Found, default: str) -> ProcessorClass:
@@ -153,14 +167,10 @@ def _check_numbers(values: Mapping[str, Any], flags: Mapping[str, bool], where: 
     for key, (flag, kind) in NUMBERS.items():
         if key.startswith("image_"):
             channels = list_of(kind, 3, 3)
-            kind = Kind(_either(kind, channels), f"one or three numbers, each {kind.expected}")
+            kind = Kind(either(kind, channels).is_good, f"one or three numbers, each {kind.expected}")
         is_needed = flags[flag] or (key == "image_mean" and flags["do_pad"])
         kinds[key] = kind if is_needed else kind.or_null()
     check_values(values, kinds, where, CheckpointError)
-
-
-def _either(first: Kind, second: Kind):
-    return lambda value: first.is_good(value) or second.is_good(value)
 
 
 def _channels(value: Any, default: tuple[float, float, float]) -> tuple[float, float, float]:

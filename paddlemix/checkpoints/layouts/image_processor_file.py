@@ -39,18 +39,18 @@ def find_processor(folder: Folder) -> Found | None:
 
     As in transformers 5, the object in processor_config.json comes before preprocessor_config.json.
     """
-    nested = folder.finite_json(PROCESSOR_FILE).get(NESTED) if folder.has(PROCESSOR_FILE) else None
+    nested = folder.finite_json(PROCESSOR_FILE).get(NESTED) if folder.has_any(PROCESSOR_FILE) else None
     if isinstance(nested, dict):
         return Found(f"{folder / PROCESSOR_FILE}, {NESTED}", nested)
     if nested is not None:
         raise CheckpointError(f"{folder / PROCESSOR_FILE}: {NESTED} is {shown(nested)}, expected an object")
-    return Found(str(folder / FILE), folder.finite_json(FILE)) if folder.has(FILE) else None
+    return Found(str(folder / FILE), folder.finite_json(FILE)) if folder.has_any(FILE) else None
 
 
 def unread_processor(folder: Folder) -> str | None:
     """Return a sentence on a preprocessor_config.json that is not read and differs from what is read, else None."""
     found = find_processor(folder)
-    if found is None or found.where == str(folder / FILE) or not folder.has(FILE):
+    if found is None or found.where == str(folder / FILE) or not folder.has_any(FILE):
         return None
     if folder.finite_json(FILE) == found.values:
         return None
@@ -66,7 +66,7 @@ def check_processor(folder: Folder, patch_size: int, strategy: str) -> None:
     strategy: vision_feature_select_strategy. With other values transformers' processor makes more or fewer image tokens
     than its model has features, and fails.
     """
-    if folder.has(PROCESSOR_FILE):
+    if folder.has_any(PROCESSOR_FILE):
         path = str(folder / PROCESSOR_FILE)
         held = {"patch_size": (patch_size, None), "vision_feature_select_strategy": (strategy, None)}
         values = folder.finite_json(PROCESSOR_FILE)

@@ -23,34 +23,39 @@ from .added_rows import added_tokens_from, without_tokens_from
 from .components import EMBEDDING, HEAD
 from .folder import Folder
 from .folder_template import TemplateChoice
-from .part import Part
+from .output_part import Part
 from .rules import KeyTable
 from .shapes import check_complete, parameter_shapes
 from .translation import Translation, naming_of, translate
 
 Tensors = dict[str, StoredTensor]
-AS_RECORDED = "as recorded"  # by an adapter: the quantization of the base that it was trained on
+# The quantization of the base that an adapter recorded when it was trained.
+AS_RECORDED = "as recorded"
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How one tool stores a LLaVA. The defaults are those of a whole model under our own names.
+    """How one tool stores a LLaVA. The defaults are those of a complete model under this project's names.
 
-    title: for people. rule: how a folder is recognized, for the error that lists all layouts. kind: "model", or for a
-    partial checkpoint "adapter", "projector" or "file". takes_base: whether a user may name a base. matches: looks at
-    exact keys of config.json and at which files exist, never at a folder's name. read: see `open_source`.
-
-    table: names of tensors in both directions, None where they are ours. canonical: the spelling of a stored name that
-    the table has. is_dropped: whether a tensor of that name is left out on purpose. name_in_part: the name of a tensor
-    in the whole model, by the folder of the part that its file is in.
-
-    parts, write_tokenizer: see `Part`. None for a layout that is not written. remarks: notes for the report of a
-    conversion on the ids that other tools make. is_of_transformers: LlavaForConditionalGeneration loads it, so that
-    its vocabulary has rows for `<image>` and `<pad>`, and peft's adapters go over it.
-    num_own_rows: how many rows of the vocabulary the model had before these rows were added, None if that is unknown.
-
-    describe_adapter, recorded_quantization, has_whole_processor: of adapters. Scaling and the like, for a report; how
-    the base was quantized in training; whether processor_config.json is enough for the processor, without the base.
+    title: human-readable name, used in messages.
+    rule: how a folder is recognized, for the error that lists all layouts.
+    matches: whether a folder has this layout, by exact keys of config.json and by its files, never by its name.
+    read: opens a folder, see `open_source`.
+    kind: "model", or for a partial checkpoint "adapter", "projector" or "file".
+    takes_base: whether a user may name a base.
+    table: translates names of tensors in both directions, None where the names are ours.
+    canonical: normalizes a stored name to the spelling of the table.
+    is_dropped: whether a tensor of that name is left out on purpose.
+    name_in_part: the name of a tensor in the whole model, from the folder of its file and its name there.
+    parts, write_tokenizer: write a model, see `Part`. None for a layout that is not written.
+    remarks: notes for the report of a conversion on the ids that other tools make.
+    loads_in_transformers: LlavaForConditionalGeneration loads it. So it has rows for `<image>` and `<pad>`, and peft's
+        adapters fit it.
+    num_original_rows: how many rows the vocabulary had before tokens were added, None if that is unknown.
+    adapter_config: the JSON file that describes an adapter.
+    describe_adapter: facts about an adapter for a report, such as its scaling.
+    recorded_quantization: how the base was quantized while the adapter was trained.
+    has_whole_processor: processor_config.json is enough for the processor, without the base.
     """
 
     name: str
@@ -67,8 +72,8 @@ class Layout:
     parts: Callable[[LlavaConfig, Tensors, Vocabulary], list[Part]] | None = None
     write_tokenizer: Callable[[Tokenizer, LlavaConfig, Path], None] | None = None
     remarks: Callable[[Tokenizer | None], list[str]] = lambda tokenizer: []
-    is_of_transformers: bool = False
-    num_own_rows: Callable[[Folder, Source], int | None] = lambda folder, source: None
+    loads_in_transformers: bool = False
+    num_original_rows: Callable[[Folder, Source], int | None] = lambda folder, source: None
     adapter_config: str = ""
     describe_adapter: Callable[[Folder, bool], dict[str, Any]] = lambda folder, is_complete: {}
     recorded_quantization: Callable[[Folder], str | None] = lambda folder: None
@@ -79,8 +84,9 @@ class Layout:
 class Options:
     """The arguments of `Layout.read` beside the folder.
 
-    base: the model that a user names as the base. find: the layout of another folder, None for an unknown one. open:
-    opens another folder.
+    base: the model that a user names as the base.
+    find: returns the layout of another folder, None for an unknown one.
+    open: opens another folder.
     """
 
     base: Folder | None
@@ -90,10 +96,10 @@ class Options:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Facts for a layout that adds tokens. num_own: how many rows are the model's own, None for all."""
+    """Facts for a layout that adds tokens. num_original: see `Layout.num_original_rows`, None for all."""
 
     tokenizer: Tokenizer | None = None
-    num_own: int | None = None
+    num_original: int | None = None
 
 
 ALL_ROWS = Vocabulary()
@@ -103,16 +109,18 @@ ALL_ROWS = Vocabulary()
 class Source:
     """A checkpoint that is open for reading, a partial one together with its base.
 
-    stored_config: that of the files, from which `config` may differ. open_stored: takes merge_dtype and
-    `rounding` and maps the tensors under the layout's names. tokenizer_folder: the folder with the tokenizer, if there
-    is one. template: which chat format was chosen and why, None where only our own note names one.
-
-    base, changes, left_out: of a partial checkpoint. The model that it was trained on; what was trained, by our names,
-    and for each name whether the axes are swapped to be ours; the stored names that change nothing here.
-
-    kept_rows: the vocabulary is cut after so many rows, None for all of it. dtype: of the tensors, None as stored.
-    merge_dtype: of matrices that an adapter is merged into, None for the base's. base_quantization: what the base is
-    rounded to before an adapter is merged into it, None for nothing.
+    stored_config: the configuration in the files, from which `config` may differ.
+    open_stored: called as open_stored(merge_dtype, rounding), returns mapped tensors by the layout's names.
+    tokenizer_folder: the folder with the tokenizer, if there is one.
+    template: the chosen chat format and the reason, None where only this project's config.json names one.
+    base: the model that a partial checkpoint was trained on.
+    changes: returns a partial checkpoint's trained tensors by our names, and for each name whether its axes have to be
+        swapped to be ours.
+    left_out: returns the names in a partial checkpoint that change nothing here.
+    vocab_limit: keep only the first N rows of the vocabulary, None for all of them.
+    dtype: of the tensors, None as stored.
+    merge_dtype: of matrices that an adapter is merged into, None for the base's.
+    base_quantization: what the base is rounded to before an adapter is merged into it, None for nothing.
     """
 
     folder: Folder
@@ -124,7 +132,7 @@ class Source:
     base: Source | None = None
     changes: Callable[[], tuple[Adapter, dict[str, bool]]] | None = None
     left_out: Callable[[], list[str]] = list
-    kept_rows: int | None = None
+    vocab_limit: int | None = None
     dtype: str | None = None
     merge_dtype: str | None = None
     base_quantization: str | None = AS_RECORDED
@@ -147,7 +155,7 @@ class Source:
     def config(self) -> LlavaConfig:
         """Return the configuration of a model with these tensors."""
         stored, language = self.stored_config, self.stored_config.language
-        language = dataclasses.replace(language, vocab_size=self.kept_rows or language.vocab_size)
+        language = dataclasses.replace(language, vocab_size=self.vocab_limit or language.vocab_size)
         return dataclasses.replace(stored, language=language, dtype=self.dtype or stored.dtype)
 
     @property
@@ -169,8 +177,7 @@ class Source:
 
         Raises CheckpointError for tensors that are missing, unknown or of another shape.
         """
-        self.translation.check(self.path)
-        tensors = self.translation.in_our_orientation()
+        tensors = self.translation.checked(self.path)
         check_complete(self.path, self.stored_config, tensors)
         return {name: tensors[name] for name in parameter_shapes(self.stored_config)}
 
@@ -178,8 +185,8 @@ class Source:
     def tensors(self) -> Tensors:
         """Return the model's tensors under our names and in our orientation, not read yet. Raises CheckpointError."""
         tensors = dict(self.stored_tensors)
-        for name, rows in self._vocabularies() if self.kept_rows else ():
-            rows = sliced_rows(rows, 0, self.kept_rows)
+        for name, rows in self._vocab_matrices() if self.vocab_limit else ():
+            rows = sliced_rows(rows, 0, self.vocab_limit)
             tensors[name] = transposed(rows) if name == HEAD else rows
         return {name: cast(tensor, self.dtype) for name, tensor in tensors.items()} if self.dtype else tensors
 
@@ -192,13 +199,13 @@ class Source:
     def tokenizer_files(self) -> TokenizerFiles | None:
         """Return the files of the tokenizer, None where there is none. Raises ValueError."""
         files = self.tokenizer_folder.tokenizer_files()
-        return without_tokens_from(files, self.kept_rows) if files and self.kept_rows else files
+        return without_tokens_from(files, self.vocab_limit) if files and self.vocab_limit else files
 
     @property
     def tokenizer(self) -> Tokenizer | None:
         """Return the tokenizer, made once, None where there is none. Raises ValueError."""
-        key = "tokenizer", self.kept_rows
-        return self.tokenizer_folder.once(key, lambda: (files := self.tokenizer_files) and make_tokenizer(files))
+        key = "tokenizer", self.vocab_limit
+        return self.tokenizer_folder.cached(key, lambda: (files := self.tokenizer_files) and make_tokenizer(files))
 
     @property
     def notices(self) -> list[str]:
@@ -207,25 +214,24 @@ class Source:
         return [text for text in (self.template and self.template.notice, files and files.notice) if text]
 
     @cached_property
-    def num_own_rows(self) -> int | None:
-        """Return how many rows of the vocabulary are the model's own, None if that is unknown."""
+    def num_original_rows(self) -> int | None:
+        """Return how many rows the vocabulary had before tokens were added, None if that is unknown."""
         owner = self
         while owner.base is not None:
             if owner.base.stored_config.language.vocab_size != self.stored_config.language.vocab_size:
-                return None  # they were trained too
+                return None  # training added rows, so the added ones cannot be distinguished
             owner = owner.base
-        return owner.layout.num_own_rows(owner.folder, self)
+        return owner.layout.num_original_rows(owner.folder, self)
 
     def without_added_rows(self) -> Source:
         """Return the same without the rows, and the tokens, that its layout has added, where they are known."""
-        return self if self.num_own_rows is None else dataclasses.replace(self, kept_rows=self.num_own_rows)
+        return self if self.num_original_rows is None else dataclasses.replace(self, vocab_limit=self.num_original_rows)
 
-    @property
-    def cut(self) -> str:
-        """Return the ids that were cut off and their tokens, in words, empty for none."""
-        if self.kept_rows is None:
+    def describe_removed_rows(self) -> str:
+        """Return the ids beyond vocab_limit and their tokens, in words, empty for none."""
+        if self.vocab_limit is None:
             return ""
-        start, stop = self.kept_rows, self.stored_config.language.vocab_size
+        start, stop = self.vocab_limit, self.stored_config.language.vocab_size
         files = self.tokenizer_folder.tokenizer_files()
         names = added_tokens_from(files, start) if files else {}
         unnamed = stop - start - len(names)
@@ -233,11 +239,12 @@ class Source:
         return f"{stop - start} (ids {start} to {stop - 1}: {', '.join(words)})"
 
     @property
-    def is_cut_padding(self) -> bool:
-        """Return whether the rows that were cut off all hold the same values, so that they were never trained."""
-        return self.kept_rows is not None and all(are_alike(rows, self.kept_rows) for _, rows in self._vocabularies())
+    def removed_rows_are_untrained(self) -> bool:
+        """Return whether the rows beyond vocab_limit are all equal, which trained rows are not."""
+        limit = self.vocab_limit
+        return limit is not None and all(are_alike(rows, limit) for _, rows in self._vocab_matrices())
 
-    def _vocabularies(self) -> list[tuple[str, StoredTensor]]:
-        """Return the names of the matrices with a row for each token, and these rows."""
+    def _vocab_matrices(self) -> list[tuple[str, StoredTensor]]:
+        """Return the name and the rows of each matrix that has a row for each token."""
         found = [(EMBEDDING, self.stored_tensors[EMBEDDING])]
         return [*found, *[(HEAD, transposed(self.stored_tensors[HEAD]))] * (HEAD in self.stored_tensors)]

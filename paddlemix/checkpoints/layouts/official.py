@@ -6,26 +6,28 @@ weights have a tuned tower, which is used.
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
-from ...conversation.tokenizer import Tokenizer
-from ...image.spec import ImageSpec
 from ...models.config import LanguageConfig, LlavaConfig
 from ...models.language.families import FAMILIES, by_llava_architecture, get_family
 from ...models.vision.families import get_tower_family
 from ...tensor_files.shards import SAFETENSORS
 from ...tensor_files.stored import CheckpointError, StoredTensor
-from . import paddlemix, torch_tokenizer
+from . import paddlemix
 from .components import (
     decoder_rules,
-    is_unused_by_llava,
+    is_not_read,
     mm_projector_rules,
     open_torch_weights,
-    read_pairs,
     tower_rules,
 )
-from .config_keys import OFFICIAL, check_feature_width, check_mm, config_or_empty, read_config_json, stored_dtype
+from .config_keys import (
+    OFFICIAL,
+    check_feature_width,
+    check_mm,
+    config_or_empty,
+    mm_json,
+    read_config_json,
+    stored_dtype,
+)
 from .decoder import (
     check_features_scaled,
     flat_json,
@@ -38,17 +40,18 @@ from .decoder import (
 )
 from .folder import Folder
 from .folder_template import TemplateChoice
-from .image_processor import in_llavas_code
+from .hf_json import tower_preprocessor
+from .image_processor import llava_image
 from .layout import ALL_ROWS, Layout, Options, Source, Vocabulary
 from .names import tower_name as tower_tensor_name
 from .official_tower import TowerFacts, check_layers, fetch_tower, read_facts, select_layer
 from .official_tower import selection as selection
 from .official_tower import tower_name as tower_name
-from .part import OWN_KEY, Part, own_json, read_own_json, renamed
+from .output_part import OWN_KEY, Part, own_json, read_own_json, renamed
 from .rules import KeyTable, Rule
+from .torch_tokenizer import write_model_tokenizer
 from .tower import (
     IMAGE_FILE,
-    image_json,
     known_name,
     open_tower,
     tower_part,
@@ -58,7 +61,6 @@ from .tower import (
 NAME = "official"
 # Models of the same code over unsupported decoders. They are recognized so that the error can say why.
 OTHER_DECODERS = ("LlavaMixtralForCausalLM", "LlavaQwenMoeForCausalLM")
-DROPPED = re.compile(r"(.*\.)?(rotary_emb\.inv_freq|embeddings\.position_ids)")
 
 
 def matches(folder: Folder) -> bool:
@@ -126,15 +128,8 @@ def build_config(folder: Folder, raw: dict, language: LanguageConfig, facts: Tow
     check_feature_width(folder, raw, vision)
     mode = raw.get("image_aspect_ratio") or "square"
     merge = raw.get("mm_patch_merge_type") or "flat"
-    image = ImageSpec(
-        side=vision.image_size,
-        patch_size=vision.patch_size,
-        mode=mode,
-        grids=read_pairs(folder, raw.get("image_grid_pinpoints") or ()) if mode == "anyres" else (),
-        merge=merge if mode == "anyres" else "flat",
-        has_class_token=vision.select_feature == "cls_patch",
-        **in_llavas_code(facts.pixels, mode),
-    )
+    grids = raw.get("image_grid_pinpoints") or ()
+    image = llava_image(folder, vision, facts.pixels, mode=mode, grids=grids, merge=merge)
     return LlavaConfig(
         language=language,
         vision=vision,
@@ -176,11 +171,10 @@ def canonical(name: str) -> str:
 
 def is_dropped(name: str, config: LlavaConfig) -> bool:
     """Return whether a tensor is dropped: a computed buffer, a copy of tied embeddings, or an unused tensor."""
-    if is_unused_by_llava(config.vision, f"{tower_prefix(config.language.family)}vision_model.", name):
-        return True
-    is_tied_head = config.language.tie_word_embeddings and name == "lm_head.weight"
-    is_unused_newline = not config.has_image_newline and name == f"{body_of(config.language.family)}.image_newline"
-    return is_tied_head or is_unused_newline or DROPPED.fullmatch(name) is not None
+    family = config.language.family
+    is_unused_newline = not config.has_image_newline and name == f"{body_of(family)}.image_newline"
+    tower = f"{tower_prefix(family)}vision_model."
+    return is_unused_newline or is_not_read(config, name, head="lm_head.weight", tower=tower)
 
 
 def parts(config: LlavaConfig, tensors: dict[str, StoredTensor], vocabulary: Vocabulary = ALL_ROWS) -> list[Part]:
@@ -207,7 +201,7 @@ def parts(config: LlavaConfig, tensors: dict[str, StoredTensor], vocabulary: Voc
     json_files = {
         "config.json": _config_json(config, name, folder),
         "generation_config.json": generation_json(config),
-        IMAGE_FILE: image_json(config.image),
+        IMAGE_FILE: tower_preprocessor(config.image, NAME),
     }
     main = Part("", SAFETENSORS, "model", theirs, json_files, notes=_notes(config))
     return [main] if name else [main, tower_part(folder, tower, config)]
@@ -233,39 +227,24 @@ def _notes(config: LlavaConfig) -> tuple[str, ...]:
 
 def _config_json(config: LlavaConfig, tower: str, folder: str) -> dict:
     """Return config.json. tower: the name of the tower in the weights, "" if it is in `folder`."""
-    image, vision, decoder = config.image, config.vision, stand_in(config)
+    vision, decoder = config.vision, stand_in(config)
     family = get_family(decoder.language.family)
     values = {
         "architectures": [family.llava_architecture],
         "model_type": family.llava_model_type,
         **flat_json(decoder),
         **generation_json(config),
+        **mm_json(config),
         "freeze_mm_mlp_adapter": False,
-        "image_aspect_ratio": image.mode,
-        "image_grid_pinpoints": [list(grid) for grid in image.grids] or None,
-        "mm_hidden_size": vision.hidden_size,
-        "mm_patch_merge_type": "spatial_unpad" if config.has_image_newline else image.merge,
         "mm_projector_lr": None,
-        "mm_projector_type": config.projector_type,
-        "mm_use_im_patch_token": False,
-        "mm_use_im_start_end": False,
-        "mm_vision_select_feature": vision.select_feature,
         "mm_vision_select_layer": select_layer(vision, vision.select_layer),
         "mm_vision_tower": tower or folder,
-        "pretrain_mm_mlp_adapter": None,
-        "tokenizer_model_max_length": config.language.max_position_embeddings,
-        "tokenizer_padding_side": "right",
         "tune_mm_mlp_adapter": False,
         # NOTE: without this the official code builds the tower after the weights are read, and they are lost.
         "unfreeze_mm_vision_tower": bool(tower),
-        "use_mm_proj": True,
         OWN_KEY: own_json(config, decoder),
     }
     return values | ({"vision_config": vision_json(vision)} if tower else {})
-
-
-def write_tokenizer(tokenizer: Tokenizer, config: LlavaConfig, folder: Path) -> None:
-    torch_tokenizer.write_tokenizer(tokenizer, config.language.vocab_size, folder, config.template)
 
 
 LAYOUT = Layout(
@@ -279,5 +258,5 @@ LAYOUT = Layout(
     is_dropped=is_dropped,
     name_in_part=name_in_part,
     parts=parts,
-    write_tokenizer=write_tokenizer,
+    write_tokenizer=write_model_tokenizer,
 )

@@ -15,12 +15,12 @@ from ...models.vision.families import KNOWN_TOWERS, get_tower_family
 from ...tensor_files.stored import CheckpointError
 from .components import has_torch_weights, open_torch_weights, safetensors_names
 from .folder import Folder
-from .part import OWN_KEY, read_own_json
+from .output_part import OWN_KEY, read_own_json
 from .tower import is_tower, read_pixels, read_tower, shape_of
 
 LAYER = re.compile(r"model\.vision_tower\.vision_tower\.(?:vision_model\.)?encoder\.layers\.(\d+)\..*")
 
-NO_TOWER = "has no vision tower of its own and needs"
+NO_TOWER = "has no vision tower and needs"
 GIVE_TOWER = (
     "put the tower's folder there, or in the model folder as vision_tower/, or give its path as mm_vision_tower"
 )
@@ -52,7 +52,7 @@ def read_facts(folder: Folder, raw: dict) -> TowerFacts:
     """Describe the tower by vision_config, by its folder if it is on this machine, or by a known name."""
     name = tower_name(raw)
     found = find_folder(name, folder.path) if name else None
-    place = folder.at(found) if found is not None and is_tower(folder.at(found)) else None
+    place = folder.related(found) if found is not None and is_tower(folder.related(found)) else None
     own = raw.get("vision_config")
     if own is not None:
         vision = shape_of(folder, own, **selection(raw))
@@ -69,7 +69,7 @@ def fetch_tower(folder: Folder, name: str) -> Folder:
     """Return the folder of a named tower, downloaded if it is not on this machine. Raises CheckpointError."""
     if not name:
         raise CheckpointError(f"{folder}: config.json names no vision tower (mm_vision_tower): {GIVE_TOWER}")
-    place = folder.at(fetch_folder(name, folder.path, what=NO_TOWER, advice=GIVE_TOWER))
+    place = folder.related(fetch_folder(name, folder.path, what=NO_TOWER, advice=GIVE_TOWER))
     if not is_tower(place):
         raise CheckpointError(f"{folder} {NO_TOWER} {name}, but {place} has no config.json and weights: {GIVE_TOWER}")
     return place

@@ -26,18 +26,25 @@ from .components import (
     is_whole_twice,
     mm_projector_rules,
     open_first,
-    read_pairs,
     safetensors_names,
     tower_rules,
 )
-from .config_keys import PADDLEMIX, check_feature_width, check_mm, config_or_empty, read_config_json, stored_dtype
+from .config_keys import (
+    PADDLEMIX,
+    check_feature_width,
+    check_mm,
+    config_or_empty,
+    mm_json,
+    read_config_json,
+    stored_dtype,
+)
 from .decoder import flat_json, generation_json, read_eos, read_language, template_of
 from .folder import Folder
-from .image_processor import in_llavas_code, read_processor
+from .image_processor import llava_image, read_processor
 from .image_processor_file import Found, find_processor
 from .layout import ALL_ROWS, Layout, Options, Source, Vocabulary
+from .output_part import OWN_KEY, Part, own_json, read_own_json, renamed
 from .paddlenlp_rope import ROPE_KINDS, read_rope, rope_json
-from .part import OWN_KEY, Part, own_json, read_own_json, renamed
 from .rules import KeyTable, Rule
 
 NAME = "paddlemix"
@@ -127,7 +134,7 @@ def _shape_from_weights(folder: Folder, tensors: dict[str, StoredTensor]) -> dic
 
 def _read_image(folder: Folder, raw: dict, vision: VisionConfig) -> ImageSpec:
     """Read the image processor's files in processor/. Mode and grids may be there or in config.json."""
-    places = [folder.at(folder / "processor" / name) for name in ("eval", "train")]
+    places = [folder.related(folder / "processor" / name) for name in ("eval", "train")]
     files = [one for one in map(find_processor, places) if one is not None] or [Found(str(folder), {})]
     found, pixels = files[0], _read_pixels(files[0], vision)
     if any(_read_pixels(one, vision) != pixels for one in files[1:]):
@@ -137,15 +144,8 @@ def _read_image(folder: Folder, raw: dict, vision: VisionConfig) -> ImageSpec:
         )
     mode = raw.get("image_aspect_ratio") or found.values.get("image_aspect_ratio") or "square"
     grids = raw.get("image_grid_pinpoints") or found.values.get("image_grid_pinpoints") or ()
-    return ImageSpec(
-        side=vision.image_size,
-        patch_size=vision.patch_size,
-        mode=mode,
-        grids=read_pairs(folder, grids) if mode == "anyres" else (),
-        merge=raw.get("mm_patch_merge_type", "spatial_unpad") if mode == "anyres" else "flat",
-        has_class_token=vision.select_feature == "cls_patch",
-        **in_llavas_code(pixels, mode),
-    )
+    merge = raw.get("mm_patch_merge_type", "spatial_unpad")
+    return llava_image(folder, vision, pixels, mode=mode, grids=grids, merge=merge)
 
 
 def _read_pixels(found: Found, vision: VisionConfig) -> dict:
@@ -229,9 +229,9 @@ def _as_llama(language: LanguageConfig) -> LanguageConfig:
 def _config_json(config: LlavaConfig) -> dict:
     """Return PaddleMIX's flat config.json.
 
-    PaddleMIX has no default for the keys below `use_mm_proj`. It does not read `vision_config` and OWN_KEY.
+    PaddleMIX has no default for most keys of `mm_json`. It does not read `vision_config` and OWN_KEY.
     """
-    image, vision = config.image, config.vision
+    vision = config.vision
     return {
         "architectures": [ARCHITECTURE],
         "model_type": "llava",
@@ -239,20 +239,8 @@ def _config_json(config: LlavaConfig) -> dict:
         "paddlenlp_version": None,
         **flat_json(config),
         **rope_json(config.language),
-        "image_aspect_ratio": image.mode,
-        "image_grid_pinpoints": [list(grid) for grid in image.grids] or None,
-        "mm_patch_merge_type": image.merge,
-        "mm_projector_type": config.projector_type,
+        **mm_json(config),
         "mm_vision_tower": vision.name or _known_tower(vision),
-        "tokenizer_model_max_length": config.language.max_position_embeddings,
-        "tokenizer_padding_side": "right",
-        "use_mm_proj": True,
-        "mm_hidden_size": vision.hidden_size,
-        "mm_use_im_patch_token": False,
-        "mm_use_im_start_end": False,
-        "mm_vision_select_feature": vision.select_feature,
-        "mm_vision_select_layer": vision.select_layer,
-        "pretrain_mm_mlp_adapter": None,
         "pretraining_tp": 1,
         "version": "v1",
         "vision_config": {field: getattr(vision, field) for field in STATED},
@@ -262,10 +250,8 @@ def _config_json(config: LlavaConfig) -> dict:
 
 def _known_tower(vision: VisionConfig) -> str:
     """Return the name of OpenAI's tower of this shape, by which PaddleMIX builds the tower."""
-    for name, shape in KNOWN_TOWERS.items():
-        if all(getattr(vision, field) == value for field, value in shape.items()):
-            return name
-    return ""
+    own = vars(vision)
+    return next((name for name, shape in KNOWN_TOWERS.items() if shape.items() <= own.items()), "")
 
 
 def _preprocessor_json(config: LlavaConfig) -> dict:

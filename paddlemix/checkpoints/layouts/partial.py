@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from ...conversation.tokenizer_files import VOCABULARIES
 from ...hub.resolve import fetch_folder
@@ -59,7 +60,17 @@ def fetch_base(folder: Folder, title: str, name: object, revision: str | None = 
     if not name or not isinstance(name, str):
         raise CheckpointError(f"{folder} is {title} and does not name its base model: {GIVE_BASE}")
     what = f"is {title} for the base model"
-    return folder.at(fetch_folder(name, folder.path, what=what, advice=GIVE_BASE, revision=revision))
+    return folder.related(fetch_folder(name, folder.path, what=what, advice=GIVE_BASE, revision=revision))
+
+
+def layout_of(traits: Kind, **fields: Any) -> Layout:
+    """Return the layout of a kind of partial checkpoint. fields: the other fields of Layout."""
+
+    def read(folder: Folder, options: Options) -> Source:
+        return read_partial(traits, layout, folder, options)
+
+    layout = Layout(title=traits.title, read=read, takes_base=True, **fields)
+    return layout
 
 
 def read_partial(kind: Kind, layout: Layout, folder: Folder, options: Options) -> Source:
@@ -74,7 +85,7 @@ def read_partial(kind: Kind, layout: Layout, folder: Folder, options: Options) -
         layout,
         config,
         partial(checkpoint.open_tensors, config),
-        folder if folder.has(*VOCABULARIES) else base.tokenizer_folder,
+        folder if folder.has_any(*VOCABULARIES) else base.tokenizer_folder,
         checkpoint.template(config),
         base,
         partial(checkpoint.changes, config),
@@ -166,7 +177,7 @@ class PartialCheckpoint:
         return raw if official.tower_name(raw) else {}
 
     def _untied(self, config: LlavaConfig) -> LlavaConfig:
-        """Return the configuration with an output layer of its own if the adapter unties it from the embeddings."""
+        """Return the configuration with a separate output layer if the adapter unties it from the embeddings."""
         if not config.language.tie_word_embeddings:
             return config
         untied = dataclasses.replace(config, language=dataclasses.replace(config.language, tie_word_embeddings=False))
@@ -179,11 +190,7 @@ class PartialCheckpoint:
         return tables_of(self.base.layout, config, is_torch=self.kind.is_torch)
 
     def _translator(self, config: LlavaConfig, known: Mapping[str, tuple[str, bool]]) -> Translate:
-        return _same_name if self.kind.has_our_names else translator(self._tables(config), known)
-
-
-def _same_name(name: str) -> tuple[str, bool]:
-    return name, False
+        return (lambda name: (name, False)) if self.kind.has_our_names else translator(self._tables(config), known)
 
 
 def _changed(config: LlavaConfig, folder: Folder, raw: dict) -> LlavaConfig:

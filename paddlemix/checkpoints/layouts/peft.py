@@ -19,14 +19,13 @@ from ...tensor_files.shards import FORMATS
 from ...tensor_files.stored import CheckpointError, StoredTensor, preview
 from ...tensor_files.transforms import FLOATS, transposed
 from ..adapters import Adapter, Added, lay_over
-from ..merged import Factors, Rows, as_matrix
+from ..changed_tensors import Factors, Rows, as_matrix
 from . import official
 from .adapter_names import without_unused
 from .components import PADDLE_FILES, TORCH_FILES, has_weights
 from .config_keys import config_or_empty
 from .folder import Folder
-from .layout import Layout
-from .partial import Kind, fetch_base, read_partial
+from .partial import Kind, fetch_base, layout_of
 from .peft_config import BASE_KEY, CONFIG, PeftConfig, read_config
 
 OTHERS = "non_lora_trainables.bin"
@@ -45,7 +44,7 @@ Parts = dict[str, StoredTensor]
 
 
 def is_adapter(folder: Folder) -> bool:
-    return folder.has(CONFIG)
+    return folder.has_any(CONFIG)
 
 
 def base_name(folder: Folder) -> str | None:
@@ -57,7 +56,7 @@ def base_name(folder: Folder) -> str | None:
 def read_adapter(folder: Folder) -> Adapter:
     """Open an adapter. Raises CheckpointError if it cannot be merged, is incomplete or holds something else."""
     config = read_config(folder)
-    name = next((name for name in WEIGHTS if folder.has(name)), None)
+    name = next((name for name in WEIGHTS if folder.has_any(name)), None)
     if name is None:
         raise CheckpointError(f"{folder} has {CONFIG} but neither {' nor '.join(WEIGHTS)}: the weights are missing")
     path = folder / name
@@ -242,7 +241,7 @@ def _base_of(folder: Folder) -> Folder:
 def _open(folder: Folder, config: LlavaConfig) -> Adapter:
     """Return the adapter with the tensors that LLaVA's own code saves beside it."""
     adapter = read_adapter(folder)
-    if not folder.has(OTHERS) and official.tower_name(config_or_empty(folder)):
+    if not folder.has_any(OTHERS) and official.tower_name(config_or_empty(folder)):
         raise CheckpointError(
             f"{folder} is a LoRA folder of LLaVA's without {OTHERS}, which holds its projector: copy it too"
         )
@@ -253,7 +252,7 @@ def _open(folder: Folder, config: LlavaConfig) -> Adapter:
 def open_trained(folder: Folder, *names: str) -> dict[str, StoredTensor]:
     """Map the tensors of the files that exist, without the prefixes of peft's modules."""
     found = {}
-    for name in filter(folder.has, names):
+    for name in filter(folder.has_any, names):
         tensors = folder.tensors(name, FORMATS[Path(name).suffix].open)
         found |= {plain_name(one): tensor for one, tensor in tensors.items()}
     return found
@@ -266,14 +265,12 @@ def describe(folder: Folder, is_complete: bool) -> dict[str, Any]:
 
 
 KIND = Kind("a LoRA folder of peft", _base_of, _open, is_torch=True, has_config=True)
-LAYOUT = Layout(
+LAYOUT = layout_of(
+    KIND,
     name="peft",
-    title=KIND.title,
     rule=f"{CONFIG} (peft), of LLaVA's own code with {OTHERS}, over its base",
     matches=matches,
-    read=lambda folder, options: read_partial(KIND, LAYOUT, folder, options),
     kind="adapter",
-    takes_base=True,
     adapter_config=CONFIG,
     describe_adapter=describe,
 )

@@ -17,6 +17,7 @@ from ...foreign_json import (
     OBJECT,
     TEXT,
     KeyRules,
+    Kind,
     check_keys,
     check_values,
     either,
@@ -69,6 +70,7 @@ KINDS = {
     "use_dora": FLAG.or_null(),
     "lora_bias": FLAG.or_null(),
     "ensure_weight_tying": FLAG.or_null(),
+    "modules_to_save": Kind(NAMES.is_good, "a list of names of modules").or_null(),
     "rank_pattern": OBJECT.or_null(),
     "alpha_pattern": OBJECT.or_null(),
     BASE_KEY: TEXT.or_null(),
@@ -191,7 +193,6 @@ def read_config(folder: Folder) -> PeftConfig:
     check_keys(values, RULES, str(path), CheckpointError)
     check_values(values, KINDS, str(path), CheckpointError)
     _check_start(path, values.get("init_lora_weights"))
-    _check_names(path, values.get("modules_to_save"))
     for key in ("rank_pattern", "alpha_pattern"):
         _check_patterns(path, key, values.get(key) or {})
     for key in CHOICE_KEYS:
@@ -214,11 +215,6 @@ def _check_start(path: Path, start: Any) -> None:
             f"{path}: init_lora_weights is {start!r}, which changes the base model too, so that the adapter "
             "cannot be merged into the base as it is: let peft convert it to a plain LoRA, or merge it there"
         )
-
-
-def _check_names(path: Path, names: Any) -> None:
-    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
-        raise CheckpointError(f"{path}: modules_to_save is {shown(names)}, expected a list of names of modules")
 
 
 def _check_patterns(path: Path, key: str, patterns: Iterable[str]) -> None:

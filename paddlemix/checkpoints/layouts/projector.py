@@ -12,8 +12,7 @@ from .adapter_names import without_unused
 from .components import PADDLE_FILES, TORCH_FILES, has_weights
 from .config_keys import config_or_empty
 from .folder import Folder
-from .layout import Layout
-from .partial import Kind, fetch_base, read_partial
+from .partial import Kind, fetch_base, layout_of
 from .peft import OTHERS, open_trained
 from .peft_config import CONFIG as ADAPTER
 
@@ -24,11 +23,11 @@ def _is_projector(folder: Folder) -> bool:
     """Return whether a folder has a projector alone. Beside a whole model, a projector file is ignored."""
     if has_weights(folder, (*TORCH_FILES, *PADDLE_FILES)):
         return False
-    if folder.has(OTHERS):
+    if folder.has_any(OTHERS):
         raise CheckpointError(
             f"{folder} holds {OTHERS} of a LoRA run without its adapter: copy {ADAPTER} and adapter_model.*"
         )
-    return folder.has(*PROJECTOR_FILES)
+    return folder.has_any(*PROJECTOR_FILES)
 
 
 def _is_file(folder: Folder) -> bool:
@@ -52,27 +51,23 @@ def _open(names: tuple[str, ...], folder: Folder, config: LlavaConfig) -> Adapte
 
 def _open_file(folder: Folder, config: LlavaConfig) -> Adapter:
     path = folder.path
-    adapter = Adapter(path, whole=open_trained(folder.at(path.parent), path.name))
+    adapter = Adapter(path, whole=open_trained(folder.related(path.parent), path.name))
     return without_unused(adapter, config)
 
 
 PROJECTOR = Kind("a folder with a projector only", _base_of_projector, partial(_open, PROJECTOR_FILES), has_config=True)
 FILE = Kind("a file of trained tensors", _base_of_file, _open_file)
-LAYOUT = Layout(
+LAYOUT = layout_of(
+    PROJECTOR,
     name="trained",
-    title=PROJECTOR.title,
     rule=f"{', '.join(PROJECTOR_FILES)}, over its base",
     matches=_is_projector,
-    read=lambda folder, options: read_partial(PROJECTOR, LAYOUT, folder, options),
     kind="projector",
-    takes_base=True,
 )
-FILE_LAYOUT = Layout(
+FILE_LAYOUT = layout_of(
+    FILE,
     name="file",
-    title=FILE.title,
     rule=f"one file that ends in {', '.join(FORMATS)}, over its base",
     matches=_is_file,
-    read=lambda folder, options: read_partial(FILE, FILE_LAYOUT, folder, options),
     kind="file",
-    takes_base=True,
 )

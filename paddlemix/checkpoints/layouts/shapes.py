@@ -28,24 +28,27 @@ def parameter_shapes(config: LlavaConfig) -> Shapes:
 def check_complete(source, config: LlavaConfig, tensors: Mapping[str, StoredTensor]) -> None:
     """Raise CheckpointError for tensors that are missing, unexpected or of another shape, and for missing parts."""
     expected = parameter_shapes(config)
-    missing = sorted(set(expected) - set(tensors))
     problems = []
     for start, part in PARTS.items():
         names = [name for name in expected if name.startswith(start)]
-        if names and set(names) <= set(missing):
+        if names and not any(name in tensors for name in names):
             problems.append(f"the {part} is missing (all {len(names)} tensors)")
-            missing = [name for name in missing if not name.startswith(start)]
-    extra = sorted(set(tensors) - set(expected))
+            expected = {name: shape for name, shape in expected.items() if not name.startswith(start)}
+    problems += misfits(expected, tensors)
+    if problems:
+        raise CheckpointError(f"{source}: the weights do not fit its config.json: {'; '.join(problems)}")
+
+
+def misfits(expected: Shapes, tensors: Mapping[str, StoredTensor]) -> list[str]:
+    """Return one phrase each for tensors that are missing, unexpected and of another shape."""
     wrong = [
         f"{name} ({list(tensors[name].shape)}, expected {list(shape)})"
         for name, shape in expected.items()
-        if name in tensors and tuple(tensors[name].shape) != shape
+        if name in tensors and tuple(tensors[name].shape) != tuple(shape)
     ]
-    for title, names in (("missing", missing), ("unexpected", extra), ("of another shape", wrong)):
-        if names:
-            problems.append(f"{counted(names)} {title}: {preview(names)}")
-    if problems:
-        raise CheckpointError(f"{source}: the weights do not fit its config.json: {'; '.join(problems)}")
+    missing, extra = sorted(set(expected) - set(tensors)), sorted(set(tensors) - set(expected))
+    kinds = {"missing": missing, "unexpected": extra, "of another shape": wrong}
+    return [f"{counted(names)} {title}: {preview(names)}" for title, names in kinds.items() if names]
 
 
 def language_shapes(config: LanguageConfig) -> Shapes:

@@ -26,6 +26,7 @@ from ...conversation.tokenizer_files import (
 )
 from ...conversation.tokenizer_settings import read_settings
 from ...conversation.vocabulary_choice import read_files
+from ...models.config import LlavaConfig
 from ...output import write_json
 from ...tensor_files.stored import CheckpointError
 from .hf_chat import chat_template
@@ -34,6 +35,11 @@ from .hf_fast import fast_json, settled_json, without_gaps
 SLOW_CLASSES = ("LlamaTokenizer", "GemmaTokenizer", "CodeLlamaTokenizer")  # known to both versions
 KEPT = ("add_eos_token", "add_prefix_space", "legacy", "clean_up_tokenization_spaces", "errors", "padding_side")
 KEPT += ("model_max_length", "spaces_between_special_tokens", "truncation_side", "use_default_system_prompt")
+
+
+def write_model_tokenizer(tokenizer: Tokenizer, config: LlavaConfig, folder: Path) -> None:
+    """Write the tokenizer of a model. See `write_tokenizer`."""
+    write_tokenizer(tokenizer, config.language.vocab_size, folder, config.template)
 
 
 def write_tokenizer(

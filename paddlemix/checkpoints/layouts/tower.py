@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from functools import partial
 
 from ...foreign_json import KeyRules, check_keys
-from ...image.spec import ImageSpec
 from ...models.config import LlavaConfig, VisionConfig
 from ...models.language.families.generic_keys import GENERIC
 from ...models.vision.families import KNOWN_TOWERS, TOWER_FAMILIES, TowerFamily, get_tower_family
 from ...tensor_files.shards import SAFETENSORS
-from ...tensor_files.stored import CheckpointError, StoredTensor, preview
+from ...tensor_files.stored import CheckpointError, StoredTensor
 from .components import (
     PDPARAMS_FILES,
     has_torch_weights,
@@ -30,7 +29,7 @@ from .image_processor import read_processor
 from .image_processor_file import FILE as IMAGE_FILE
 from .image_processor_file import find_processor
 from .names import renamed_once, tower_name
-from .part import Part, renamed
+from .output_part import Part, renamed
 from .rules import KeyTable
 from .shapes import vision_shapes
 from .translation import Naming, Translation, translate
@@ -51,7 +50,7 @@ TYPES = tuple(name for one in TOWER_FAMILIES.values() for name in (one.whole_mod
 
 def is_tower(folder: Folder) -> bool:
     """Return whether a folder holds a tower's config and weights."""
-    return folder.has("config.json") and (has_torch_weights(folder) or _has_paddle_weights(folder))
+    return folder.has_any("config.json") and (has_torch_weights(folder) or _has_paddle_weights(folder))
 
 
 def _has_paddle_weights(folder: Folder) -> bool:
@@ -150,10 +149,7 @@ def open_tower(folder: Folder) -> dict[str, StoredTensor]:
             ours[target[0]] = tensor
         elif not DROPPED.fullmatch(name):
             unknown.append(name)
-    if unknown:
-        raise CheckpointError(
-            f"{folder} holds {len(unknown)} unrecognized tensor{'s' * (len(unknown) > 1)}: {preview(sorted(unknown))}"
-        )
+    Translation(unknown=unknown).check(folder)
     return renamed(KeyTable(tower_rules(vision, PREFIX, is_torch=True)), ours, vision.family)
 
 
@@ -184,10 +180,5 @@ def tower_part(folder: str, tensors: Mapping[str, StoredTensor], config: LlavaCo
         **vision_json(config.vision),
         "torch_dtype": config.dtype,
     }
-    json_files = {"config.json": values, IMAGE_FILE: image_json(config.image)}
+    json_files = {"config.json": values, IMAGE_FILE: tower_preprocessor(config.image, "official")}
     return Part(folder, SAFETENSORS, "model", dict(tensors), json_files)
-
-
-def image_json(image: ImageSpec) -> dict:
-    """Return the tower's image processor's file. Raises CheckpointError."""
-    return tower_preprocessor(image, "official")

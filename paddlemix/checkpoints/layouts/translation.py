@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 
 from ...models.config import LlavaConfig
 from ...tensor_files.stored import CheckpointError, StoredTensor, preview
@@ -58,6 +57,11 @@ class Translation:
                 f"{source} holds {len(self.unknown)} unrecognized tensor{'s' * (len(self.unknown) > 1)}: {names}"
             )
 
+    def checked(self, source) -> dict[str, StoredTensor]:
+        """Return our name -> tensor with our axes. Raises CheckpointError for problems, see `check`."""
+        self.check(source)
+        return self.in_our_orientation()
+
     def in_our_orientation(self) -> dict[str, StoredTensor]:
         """Return our name -> tensor with our axes."""
         return {
@@ -70,14 +74,10 @@ def naming_of(layout, config: LlavaConfig) -> Naming:
     return Naming(
         layout.table(config),
         layout.canonical,
-        partial(_is_dropped, layout, config),
+        lambda name: layout.is_dropped(name, config),
         parameter_shapes(config),
         config.language.tie_word_embeddings,
     )
-
-
-def _is_dropped(layout, config: LlavaConfig, name: str) -> bool:
-    return layout.is_dropped(name, config)
 
 
 def translate(naming: Naming, stored: Mapping[str, StoredTensor]) -> Translation:

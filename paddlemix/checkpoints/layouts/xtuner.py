@@ -10,9 +10,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import re
-from pathlib import Path
 
-from ...conversation.tokenizer import Tokenizer
 from ...conversation.tokenizer_files import VOCABULARIES
 from ...hub.resolve import fetch_folder, find_folder
 from ...image.spec import ImageSpec
@@ -22,36 +20,36 @@ from ...models.projector_type import projector_blocks
 from ...models.vision.families import KNOWN_TOWERS, get_tower_family
 from ...tensor_files.shards import SAFETENSORS
 from ...tensor_files.stored import CheckpointError, StoredTensor
-from . import peft, torch_tokenizer
-from .components import decoder_rules, has_torch_weights, is_unused_by_llava, open_torch_weights, tower_rules
+from . import peft
+from .components import decoder_rules, has_torch_weights, is_not_read, open_torch_weights, tower_rules
 from .config_keys import read_projector_json, stored_dtype
 from .decoder import check_features_scaled, class_json, flat_json, generation_json, read_decoder, read_eos, template_of
 from .folder import Folder
 from .layout import ALL_ROWS, Layout, Options, Source, Vocabulary
 from .names import decoder_name, renamed_once, tower_name
-from .part import OWN_KEY, Part, own_json, read_own_json, renamed
+from .output_part import OWN_KEY, Part, own_json, read_own_json, renamed
 from .peft import tied_names, with_adapter
 from .rules import KeyTable, linear_rules
+from .torch_tokenizer import write_model_tokenizer
 from .tower import is_tower, open_tower, read_pixels, read_tower, tower_part
 
 NAME = "xtuner"
 PROJECTOR, TOWER, LANGUAGE = "projector", "visual_encoder", "llm"
 RECIPE = "xtuner_config.py"
-DROPPED = re.compile(r"(.*\.)?(rotary_emb\.inv_freq|embeddings\.position_ids)")
 PROJECTOR_TYPE = re.compile(r"linear|mlp\d+x_gelu")
 
 
 def matches(folder: Folder) -> bool:
     """Return whether projector/config.json has xtuner's model_type."""
     name = f"{PROJECTOR}/config.json"
-    return folder.has(name) and folder.json(name).get("model_type") == "projector"
+    return folder.has_any(name) and folder.json(name).get("model_type") == "projector"
 
 
 def read(folder: Folder, options: Options) -> Source:
     """Read the three parts. The base of the options is the language model, for a folder without a whole one."""
     llm = _language_folder(folder, options.base)
-    tokenizer = folder if folder.has(*VOCABULARIES) else llm
-    projector = read_projector_json(folder.at(folder / PROJECTOR))
+    tokenizer = folder if folder.has_any(*VOCABULARIES) else llm
+    projector = read_projector_json(folder.related(folder / PROJECTOR))
     config = _read_config(folder, llm, projector, tokenizer)
     choice = template_of(read_own_json(projector), config.language, tokenizer)
     return Source(folder, LAYOUT, config, lambda dtype, _: open_tensors(folder, llm, dtype), tokenizer, choice)
@@ -84,8 +82,8 @@ def _read_config(folder: Folder, llm: Folder, projector: dict, tokenizer: Folder
 
 def _language_folder(folder: Folder, base: Folder | None) -> Folder:
     """Return the folder of the language model. Raises CheckpointError."""
-    adapter = folder.at(folder / "llm_adapter")
-    whole = [place for place in (folder, folder.at(folder / LANGUAGE)) if has_torch_weights(place)]
+    adapter = folder.related(folder / "llm_adapter")
+    whole = [place for place in (folder, folder.related(folder / LANGUAGE)) if has_torch_weights(place)]
     if len(whole) + adapter.path.is_dir() > 1:
         raise CheckpointError(
             f"{folder} holds more than one of a language model, llm/ and llm_adapter/: remove all but one"
@@ -98,13 +96,13 @@ def _language_folder(folder: Folder, base: Folder | None) -> Folder:
         named = peft.base_name(adapter) if peft.is_adapter(adapter) else None
         named = named or _recipe_value(folder, "llm_name_or_path")
         base = _fetch(folder, named, "language model", "give it with --model-base or base=")
-    if not base.has("config.json") or not has_torch_weights(base):
+    if not base.has_any("config.json") or not has_torch_weights(base):
         raise CheckpointError(f"{folder} needs a language model, but {base} has no config.json and weights of one")
     return base
 
 
 def _tower_name(folder: Folder) -> str | None:
-    adapter = folder.at(folder / f"{TOWER}_adapter")
+    adapter = folder.related(folder / f"{TOWER}_adapter")
     named = peft.base_name(adapter) if peft.is_adapter(adapter) else None
     return named or _recipe_value(folder, "visual_encoder_name_or_path")
 
@@ -114,7 +112,7 @@ def _tower_folder(folder: Folder) -> Folder:
     if (folder / TOWER).is_dir():
         if (folder / f"{TOWER}_adapter").is_dir():
             raise CheckpointError(f"{folder} holds both {TOWER}/ and {TOWER}_adapter/: remove one")
-        place = folder.at(folder / TOWER)
+        place = folder.related(folder / TOWER)
     else:
         place = _fetch(folder, _tower_name(folder), "vision tower", f"put the tower's folder there as {TOWER}/")
     if not is_tower(place):
@@ -125,7 +123,7 @@ def _tower_folder(folder: Folder) -> Folder:
 def _fetch(folder: Folder, name: str | None, part: str, advice: str) -> Folder:
     if not name:
         raise CheckpointError(f"{folder} has no {part} and neither an adapter nor {RECIPE} names one: {advice}")
-    return folder.at(fetch_folder(name, folder.path, what=f"has no {part} of its own and needs", advice=advice))
+    return folder.related(fetch_folder(name, folder.path, what=f"has no {part} and needs", advice=advice))
 
 
 def _read_tower(folder: Folder, select_layer: int | None) -> tuple[VisionConfig, dict]:
@@ -141,7 +139,7 @@ def _read_tower(folder: Folder, select_layer: int | None) -> tuple[VisionConfig,
     place = _tower_folder(folder)
     vision = read_tower(place, **chosen)
     named = find_folder(chosen["name"], folder.path) if chosen["name"] else None  # xtuner always uses its processor
-    return vision, read_pixels(vision, place, named and folder.at(named))
+    return vision, read_pixels(vision, place, named and folder.related(named))
 
 
 def _projector_type(folder: Folder, values: dict, vision: VisionConfig) -> str:
@@ -159,10 +157,10 @@ def _projector_type(folder: Folder, values: dict, vision: VisionConfig) -> str:
 
 def _recipe_value(folder: Folder, name: str):
     """Return a constant of xtuner_config.py that is assigned or passed under a name, None without one. Runs nothing."""
-    if not folder.has(RECIPE):
+    if not folder.has_any(RECIPE):
         return None
     try:
-        tree = folder.once("recipe", lambda: ast.parse((folder / RECIPE).read_text(encoding="utf-8")))
+        tree = folder.cached("recipe", lambda: ast.parse((folder / RECIPE).read_text(encoding="utf-8")))
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise CheckpointError(f"{folder / RECIPE} is not valid Python: {error}") from None
     for node in ast.walk(tree):
@@ -180,14 +178,14 @@ def open_tensors(folder: Folder, llm: Folder, merge_dtype: str | None) -> dict[s
 
     llm: the folder of the language model. merge_dtype: of the merged matrices, None for the base's.
     """
-    adapters = {part: folder.at(folder / f"{part}_adapter") for part in (LANGUAGE, TOWER)}
+    adapters = {part: folder.related(folder / f"{part}_adapter") for part in (LANGUAGE, TOWER)}
     language = renamed_once(llm, open_torch_weights(llm), decoder_name)
     tied = tied_names(read_decoder(llm)[0])
     tower = open_tower(_tower_folder(folder))
     parts = {
         LANGUAGE: with_adapter(language, adapters[LANGUAGE], merge_dtype, rename=decoder_name, tied=tied),
         TOWER: with_adapter(tower, adapters[TOWER], merge_dtype, rename=tower_name),
-        PROJECTOR: open_torch_weights(folder.at(folder / PROJECTOR)),
+        PROJECTOR: open_torch_weights(folder.related(folder / PROJECTOR)),
     }
     return {f"{part}.{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
 
@@ -207,9 +205,7 @@ def name_in_part(part: str, name: str, config: LlavaConfig) -> str:
 def is_dropped(name: str, config: LlavaConfig) -> bool:
     """Return whether a tensor is dropped: a computed buffer, a copy of tied embeddings, or a tower's unused head."""
     head = f"{LANGUAGE}.{get_family(config.language.family).weights.of('lm_head')}.weight"
-    is_tied_head = config.language.tie_word_embeddings and name == head
-    is_unused = is_unused_by_llava(config.vision, f"{TOWER}.vision_model.", name)
-    return is_tied_head or is_unused or DROPPED.fullmatch(name) is not None
+    return is_not_read(config, name, head=head, tower=f"{TOWER}.vision_model.")
 
 
 def parts(config: LlavaConfig, tensors: dict[str, StoredTensor], vocabulary: Vocabulary = ALL_ROWS) -> list[Part]:
@@ -273,10 +269,6 @@ def _projector_json(config: LlavaConfig) -> dict:
     }
 
 
-def write_tokenizer(tokenizer: Tokenizer, config: LlavaConfig, folder: Path) -> None:
-    torch_tokenizer.write_tokenizer(tokenizer, config.language.vocab_size, folder, config.template)
-
-
 LAYOUT = Layout(
     name=NAME,
     title="xtuner",
@@ -288,5 +280,5 @@ LAYOUT = Layout(
     is_dropped=is_dropped,
     name_in_part=name_in_part,
     parts=parts,
-    write_tokenizer=write_tokenizer,
+    write_tokenizer=write_model_tokenizer,
 )

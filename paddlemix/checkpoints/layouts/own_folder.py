@@ -1,11 +1,9 @@
-"""Our own folder: config.json that describes everything, safetensors with our names."""
+"""This project's own layout, "paddle": config.json that describes everything, safetensors with our names."""
 
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
-from ...conversation.tokenizer import Tokenizer
 from ...foreign_json import OBJECT, TEXT, check_values, one_of
 from ...image.spec import ImageSpec
 from ...models.config import LlavaConfig, strict
@@ -17,7 +15,7 @@ from .components import SAFETENSORS_FILES, open_first
 from .config_keys import config_or_empty, read_config_json
 from .folder import Folder
 from .layout import ALL_ROWS, Layout, Options, Source, Vocabulary
-from .part import Part
+from .output_part import Part
 
 NAME = "paddle"
 FORMAT_KEY = "paddlemix_format"
@@ -50,7 +48,7 @@ def read_config(folder: Folder, raw: dict) -> LlavaConfig:
         get_tower_family(config.vision.family)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{folder / 'config.json'}: {error}") from None
-    if folder.has(PROCESSOR_FILE):
+    if folder.has_any(PROCESSOR_FILE):
         read_processor_json(folder)  # not needed beside config.json, but it may be damaged
     return config
 
@@ -75,19 +73,15 @@ def config_json(config: LlavaConfig) -> dict:
     return {FORMAT_KEY: FORMAT, "model_type": "llava", **config.to_dict()}
 
 
-def processor_json(config: LlavaConfig) -> dict:
+def processor_json(image: ImageSpec, template: str) -> dict:
     """Return the content of processor_config.json."""
-    return {FORMAT_KEY: FORMAT, "image": dataclasses.asdict(config.image), "template": config.template}
+    return {FORMAT_KEY: FORMAT, "image": dataclasses.asdict(image), "template": template}
 
 
 def parts(config: LlavaConfig, tensors: dict[str, StoredTensor], vocabulary: Vocabulary = ALL_ROWS) -> list[Part]:
-    """Return our own folder, which can hold every model."""
-    json_files = {"config.json": config_json(config), PROCESSOR_FILE: processor_json(config)}
+    """Return the parts of a folder in this layout, which can hold every model."""
+    json_files = {"config.json": config_json(config), PROCESSOR_FILE: processor_json(config.image, config.template)}
     return [Part("", NUMPY_SAFETENSORS, "model", dict(tensors), json_files)]
-
-
-def write_tokenizer(tokenizer: Tokenizer, config: LlavaConfig, folder: Path) -> None:
-    tokenizer.save(folder)
 
 
 LAYOUT = Layout(
@@ -97,5 +91,5 @@ LAYOUT = Layout(
     matches=matches,
     read=read,
     parts=parts,
-    write_tokenizer=write_tokenizer,
+    write_tokenizer=lambda tokenizer, config, folder: tokenizer.save(folder),
 )

@@ -13,19 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from ...foreign_json import KeyRules, check_keys, is_silent, shown
-from ...hub.resolve import fetch_folder
 from ...models.config import LlavaConfig
 from ...ops.quantize import KINDS
 from ...tensor_files.pdparams import open_pdparams
 from ...tensor_files.safetensors import open_safetensors
 from ...tensor_files.stored import CheckpointError, StoredTensor, preview
 from ..adapters import Adapter
-from ..merged import Factors
-from . import paddle, paddlemix
+from ..changed_tensors import Factors
+from . import own_folder, paddlemix
 from .config_keys import config_or_empty
 from .folder import Folder
-from .layout import Layout
-from .partial import GIVE_BASE, Kind, read_partial
+from .partial import Kind, fetch_base, layout_of
 from .peft_config import CONFIG as PEFT_CONFIG
 from .peft_config import MAX_ALPHA, MAX_RANK
 
@@ -47,9 +45,9 @@ VARIANTS = ("pissa", "loraga", "lora_use_mixer", "use_mora", "mora", "nola", "do
 
 def matches(folder: Folder) -> bool:
     """Return whether a folder has an adapter. Raises CheckpointError if it has one of peft too."""
-    if not folder.has(CONFIG):
+    if not folder.has_any(CONFIG):
         return False
-    if folder.has(PEFT_CONFIG):
+    if folder.has_any(PEFT_CONFIG):
         raise CheckpointError(
             f"{folder} holds two adapters ({CONFIG} and {PEFT_CONFIG}): remove the files of one of them"
         )
@@ -71,8 +69,7 @@ def _base_of(folder: Folder) -> Folder:
             "--model-base or base=, or merge it first with merge_lora_params.py --model_name_or_path BASE --lora_path "
             "THIS --merge_model_path OUT"
         )
-    what = "is a LoRA folder for the base model"
-    return folder.at(fetch_folder(base, folder.path, what=what, advice=GIVE_BASE))
+    return fetch_base(folder, "a LoRA folder", base)
 
 
 def read_adapter(path: Path | Folder, config: LlavaConfig) -> dict[str, StoredTensor]:
@@ -96,8 +93,8 @@ def read_adapter(path: Path | Folder, config: LlavaConfig) -> dict[str, StoredTe
 
 def _open_weights(folder: Folder) -> tuple[Path, dict[str, StoredTensor]]:
     """Return the file with an adapter's weights, or the index of its shards, and its tensors."""
-    shards = next((name for name in (UNIFIED_INDEX, UNIFIED) if folder.has(name)), None)
-    if not folder.has(WEIGHTS):
+    shards = next((name for name in (UNIFIED_INDEX, UNIFIED) if folder.has_any(name)), None)
+    if not folder.has_any(WEIGHTS):
         if shards is None:
             raise CheckpointError(f"{folder} has {CONFIG} but no {WEIGHTS}: the adapter's weights are missing")
         return folder / shards, folder.weights(UNIFIED, UNIFIED_INDEX, open_safetensors)
@@ -177,33 +174,27 @@ def _check_variants(file: Path, values: Mapping[str, Any]) -> None:
 def _open(folder: Folder, config: LlavaConfig) -> Adapter:
     """Return an adapter under our names, to be merged into its base. Raises CheckpointError."""
     scaling, tensors = scaling_of(folder), read_adapter(folder, config)
-    _check_ranks(folder, tensors)
-    factors, whole = {}, {}
-    for name, tensor in tensors.items():
-        stem, _, tail = name.rpartition(".")
-        if tail == "lora_A":
-            factors[f"{stem}.weight"] = Factors(tensor, tensors[f"{stem}.lora_B"], scaling)
-        elif tail != "lora_B":
-            whole[name] = tensor
-    return Adapter(folder.path, factors, whole)
+    stems = [name.removesuffix(".lora_A") for name in tensors if name.endswith(".lora_A")]
+    pairs = {stem: Factors(tensors[f"{stem}.lora_A"], tensors[f"{stem}.lora_B"], scaling) for stem in stems}
+    _check_ranks(folder, pairs)
+    whole = {name: tensor for name, tensor in tensors.items() if not name.endswith((".lora_A", ".lora_B"))}
+    return Adapter(folder.path, {f"{stem}.weight": factors for stem, factors in pairs.items()}, whole)
 
 
-def _check_ranks(folder: Folder, tensors: dict[str, StoredTensor]) -> None:
+def _check_ranks(folder: Folder, pairs: dict[str, Factors]) -> None:
     rank = _rank_of(folder)
     odd = []
-    for name, tensor in tensors.items():
-        stem, _, tail = name.rpartition(".")
-        if tail == "lora_A":
-            first, second = tuple(tensor.shape), tuple(tensors[f"{stem}.lora_B"].shape)
-            if len(first) != 2 or len(second) != 2 or first[1] != rank or second[0] != rank:
-                odd.append(f"{stem} ({list(first)} and {list(second)})")
+    for stem, factors in pairs.items():
+        first, second = tuple(factors.left.shape), tuple(factors.right.shape)
+        if len(first) != 2 or len(second) != 2 or first[1] != rank or second[0] != rank:
+            odd.append(f"{stem} ({list(first)} and {list(second)})")
     if odd:
         raise CheckpointError(f"{folder} has factors that are not of rank {rank} (r of {CONFIG}): {preview(odd)}")
 
 
 def _recorded_config(folder: Folder) -> LlavaConfig | None:
     raw = config_or_empty(folder)
-    return paddle.read_config(folder, raw) if paddle.FORMAT_KEY in raw else None
+    return own_folder.read_config(folder, raw) if own_folder.FORMAT_KEY in raw else None
 
 
 def describe(folder: Folder, is_complete: bool) -> dict[str, Any]:
@@ -215,14 +206,12 @@ def describe(folder: Folder, is_complete: bool) -> dict[str, Any]:
 KIND = Kind(
     "a LoRA folder in PaddleMIX's format", _base_of, _open, recorded_config=_recorded_config, has_our_names=True
 )
-LAYOUT = Layout(
+LAYOUT = layout_of(
+    KIND,
     name="lora",
-    title=KIND.title,
     rule=f"{CONFIG} (PaddleMIX's LoRA), over its base",
     matches=matches,
-    read=lambda folder, options: read_partial(KIND, LAYOUT, folder, options),
     kind="adapter",
-    takes_base=True,
     adapter_config=CONFIG,
     describe_adapter=describe,
     recorded_quantization=quantization_of,

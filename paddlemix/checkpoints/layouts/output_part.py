@@ -14,7 +14,7 @@ from ...tensor_files.transforms import transposed
 from .fused_weights import joined
 from .rules import KeyTable
 
-# A key of our own in other layouts' config.json, for facts that they have no place for.
+# This project's key in the config.json of other layouts, for facts that they have no place for.
 OWN_KEY = "paddlemix"
 OWN_KINDS = {
     **dict.fromkeys(("template", "vision_tower", "image_aspect_ratio", "projector_type"), TEXT.or_null()),
