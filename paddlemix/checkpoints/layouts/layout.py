@@ -246,5 +246,6 @@ class Source:
 
     def _vocab_matrices(self) -> list[tuple[str, StoredTensor]]:
         """Return the name and the rows of each matrix that has a row for each token."""
-        found = [(EMBEDDING, self.stored_tensors[EMBEDDING])]
-        return [*found, *[(HEAD, transposed(self.stored_tensors[HEAD]))] * (HEAD in self.stored_tensors)]
+        tensors = self.stored_tensors
+        heads = [(HEAD, transposed(tensors[HEAD]))] if HEAD in tensors else []  # tied embeddings are the head
+        return [(EMBEDDING, tensors[EMBEDDING]), *heads]
