@@ -17,7 +17,7 @@ from .layouts import TARGETS
 from .layouts.layout import Layout, Vocabulary
 from .layouts.output_part import Part
 from .output_folder import OutputFolder
-from .report import Report, trace
+from .report import Report, flat, trace
 from .source import Source, open_source
 from .write import bytes_of, write_folder
 
@@ -98,13 +98,10 @@ def _all_tensors(parts: list[Part]) -> dict[str, StoredTensor]:
 
 def _differences(source: Source, result: Source) -> list[str]:
     """Return a sentence for each difference between what was written and what is read back, except for tensors."""
-    before, after = source.config.to_dict(), result.config.to_dict()
-    notes = []
-    for key, value in before.items():
-        pairs = {f"{key}.{name}": (value[name], after[key][name]) for name in value} if isinstance(value, dict) else {}
-        for name, (old, new) in (pairs or {key: (value, after[key])}).items():
-            if old != new:
-                notes.append(f"layout {result.name} does not keep {name}: {old!r} is read back as {new!r}")
+    after, notes = flat(result.config), []
+    for name, old in flat(source.config).items():
+        if old != after[name]:
+            notes.append(f"layout {result.name} does not keep {name}: {old!r} is read back as {after[name]!r}")
     if source.tokenizer is None:
         return [*notes, "the source has no tokenizer, so the result has none"]
     if not _is_same_tokenizer(source, result):

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from ..models.config import LlavaConfig
 from ..tensor_files.shards import SAFETENSORS
 from ..tensor_files.stored import CheckpointError
 from ..tensor_files.transforms import cast
@@ -27,7 +26,7 @@ from .layouts.output_part import Part
 from .layouts.peft_config import BASE_KEY, CONFIG
 from .output_folder import OutputFolder
 from .peft_modules import Modules, collect
-from .report import Mapped, Report
+from .report import Mapped, Report, flat
 from .source import open_source
 from .write import bytes_of, write_folder
 
@@ -127,7 +126,7 @@ def _notes(source: Source) -> list[str]:
             f"peft loads the adapter over a llava-hf folder, and the base {base.folder} is not one: write one with "
             f"`paddlemix convert BASE OUT --to hf`, and set its name in {CONFIG} ({BASE_KEY})"
         )
-    before, after = _flat(base.config), _flat(source.config)
+    before, after = flat(base.config), flat(source.config)
     for key in sorted(set(before) | set(after)):
         if before.get(key) != after.get(key) and key not in KEPT_BY_BASE:
             values = f"{key} {after.get(key)!r}, the base says {before.get(key)!r}"
@@ -137,13 +136,6 @@ def _notes(source: Source) -> list[str]:
             f"it was trained over weights rounded to {source.rounding}, over others its answers are slightly different"
         )
     return notes
-
-
-def _flat(config: LlavaConfig) -> dict[str, Any]:
-    found = {}
-    for key, value in config.to_dict().items():
-        found |= {f"{key}.{name}": one for name, one in value.items()} if isinstance(value, dict) else {key: value}
-    return found
 
 
 def _compare(source: Source, folder: Path) -> list[str]:

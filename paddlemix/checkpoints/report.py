@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
+from ..models.config import LlavaConfig
 from ..tensor_files.stored import CheckpointError, StoredTensor, preview
 from ..tensor_files.transforms import Derived, ancestry, is_transposed, transposed
 from ..terminal.sizes import in_bytes
@@ -71,6 +73,14 @@ class Report:
                 f"  {' + '.join(one.ours)} -> {one.theirs}  {' '.join(one.steps)}".rstrip() for one in self.mapped
             ]
         return "\n".join(lines)
+
+
+def flat(config: LlavaConfig) -> dict[str, Any]:
+    """Return the values of a configuration, those of its parts by "part.name"."""
+    found = {}
+    for key, value in config.to_dict().items():
+        found |= {f"{key}.{name}": one for name, one in value.items()} if isinstance(value, dict) else {key: value}
+    return found
 
 
 def trace(ours: Mapping[str, StoredTensor], written: Mapping[str, StoredTensor]) -> list[Mapped]:

@@ -43,13 +43,9 @@ MAGNITUDE, BIAS = "lora_magnitude_vector", "lora_B.bias"
 Parts = dict[str, StoredTensor]
 
 
-def is_adapter(folder: Folder) -> bool:
-    return folder.has_any(CONFIG)
-
-
 def base_name(folder: Folder) -> str | None:
-    """Return the name of the base in the adapter's config, None without one."""
-    value = folder.json(CONFIG).get(BASE_KEY)
+    """Return the name of the base in an adapter's config, None if there is no name or no adapter."""
+    value = folder.json(CONFIG).get(BASE_KEY) if folder.has_any(CONFIG) else None
     return value if isinstance(value, str) and value else None
 
 
@@ -223,7 +219,7 @@ def tied_names(language: LanguageConfig) -> tuple[str, ...]:
 
 def matches(folder: Folder) -> bool:
     """Return whether a folder has an adapter. Raises CheckpointError if it has a whole model too."""
-    if not is_adapter(folder):
+    if not folder.has_any(CONFIG):
         return False
     if has_weights(folder, (*TORCH_FILES, *PADDLE_FILES)):
         raise CheckpointError(

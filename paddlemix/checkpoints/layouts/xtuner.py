@@ -20,7 +20,6 @@ from ...models.projector_type import projector_blocks
 from ...models.vision.families import KNOWN_TOWERS, get_tower_family
 from ...tensor_files.shards import SAFETENSORS
 from ...tensor_files.stored import CheckpointError, StoredTensor
-from . import peft
 from .components import decoder_rules, has_torch_weights, is_not_read, open_torch_weights, tower_rules
 from .config_keys import read_projector_json, stored_dtype
 from .decoder import check_features_scaled, class_json, flat_json, generation_json, read_decoder, read_eos, template_of
@@ -28,7 +27,7 @@ from .folder import Folder
 from .layout import ALL_ROWS, Layout, Options, Source, Vocabulary
 from .names import decoder_name, renamed_once, tower_name
 from .output_part import OWN_KEY, Part, own_json, read_own_json, renamed
-from .peft import tied_names, with_adapter
+from .peft import base_name, tied_names, with_adapter
 from .rules import KeyTable, linear_rules
 from .torch_tokenizer import write_model_tokenizer
 from .tower import is_tower, open_tower, read_pixels, read_tower, tower_part
@@ -93,8 +92,7 @@ def _language_folder(folder: Folder, base: Folder | None) -> Folder:
             raise CheckpointError(f"{folder} holds a whole language model, so that no base ({base}) is needed")
         return whole[0]
     if base is None:
-        named = peft.base_name(adapter) if peft.is_adapter(adapter) else None
-        named = named or _recipe_value(folder, "llm_name_or_path")
+        named = base_name(adapter) or _recipe_value(folder, "llm_name_or_path")
         base = _fetch(folder, named, "language model", "give it with --model-base or base=")
     if not base.has_any("config.json") or not has_torch_weights(base):
         raise CheckpointError(f"{folder} needs a language model, but {base} has no config.json and weights of one")
@@ -103,8 +101,7 @@ def _language_folder(folder: Folder, base: Folder | None) -> Folder:
 
 def _tower_name(folder: Folder) -> str | None:
     adapter = folder.related(folder / f"{TOWER}_adapter")
-    named = peft.base_name(adapter) if peft.is_adapter(adapter) else None
-    return named or _recipe_value(folder, "visual_encoder_name_or_path")
+    return base_name(adapter) or _recipe_value(folder, "visual_encoder_name_or_path")
 
 
 def _tower_folder(folder: Folder) -> Folder:
