@@ -146,3 +146,14 @@ def check_ids(tokens: Iterable[AddedToken], piece_of: Callable[[int], str | None
         if other != token.text or piece not in (None, token.text):
             rival = other if other != token.text else piece
             raise ValueError(f"{where}: both {token.text!r} and {rival!r} have the id {token.token_id}")
+
+
+def find_special(specials: Mapping[str, int], text: str, folder: str) -> int:
+    """Return the id of a special token; raise ValueError, with all special tokens, if the vocabulary lacks it."""
+    if text in specials:
+        return specials[text]
+    known = ", ".join(sorted(specials, key=specials.get)) or "none"
+    raise ValueError(
+        f"the vocabulary of {folder} has no special token {text!r} (it has {known}): "
+        "use the chat template that the checkpoint was trained with"
+    )

@@ -13,7 +13,7 @@ from typing import Any
 import tokenizers
 
 from ..foreign_json import number
-from .added_tokens import MAX_ID, NEVER_READ, AddedToken, check_ids
+from .added_tokens import MAX_ID, NEVER_READ, AddedToken, check_ids, find_special
 from .detokenize import decode
 from .fast_spec import (
     check_prefix,
@@ -29,7 +29,7 @@ from .fast_spec import (
 from .messages import check_unicode
 from .step_check import NO_MODEL
 from .tokenizer_files import TokenizerFiles, write_files
-from .tokenizer_settings import TokenizerSettings, choose_bos, find_special, read_settings
+from .tokenizer_settings import TokenizerSettings, choose_bos, read_settings
 
 SPACE_PIECE = "▁"
 BYTE_PIECE = re.compile("<0x[0-9A-Fa-f]{2}>")

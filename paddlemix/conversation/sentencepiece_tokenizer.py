@@ -8,7 +8,7 @@ from pathlib import Path
 
 import sentencepiece
 
-from .added_tokens import NEVER_READ, AddedToken, AddedTokenSplitter, check_ids
+from .added_tokens import NEVER_READ, AddedToken, AddedTokenSplitter, check_ids, find_special
 from .detokenize import decode
 from .sentencepiece_proto import (
     CONTROL,
@@ -20,7 +20,7 @@ from .sentencepiece_proto import (
     with_dummy_prefix,
 )
 from .tokenizer_files import TokenizerFiles, write_files
-from .tokenizer_settings import TokenizerSettings, choose_bos, find_special, read_settings
+from .tokenizer_settings import TokenizerSettings, choose_bos, read_settings
 from .vocabulary_choice import TIKTOKEN, is_tiktoken
 
 SPACE_PIECE = "▁"

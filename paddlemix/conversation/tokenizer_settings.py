@@ -124,17 +124,6 @@ def choose_bos(files: TokenizerFiles, bos_id: int | None, add_bos: bool) -> bool
     return add_bos
 
 
-def find_special(specials: Mapping[str, int], text: str, folder: str) -> int:
-    """Return the id of a special token; raise ValueError, with all special tokens, if the vocabulary lacks it."""
-    if text in specials:
-        return specials[text]
-    known = ", ".join(sorted(specials, key=specials.get)) or "none"
-    raise ValueError(
-        f"the vocabulary of {folder} has no special token {text!r} (it has {known}): "
-        "use the chat template that the checkpoint was trained with"
-    )
-
-
 def _check(values: Mapping[str, Any], where: str) -> None:
     """Raise ValueError for unknown keys and invalid values. Roles may have any key."""
     check_keys({key: value for key, value in values.items() if not _is_role(key)}, RULES, where)
