@@ -1,4 +1,4 @@
-"""A model put together from its parts: it computes what transformers computes with them, and says what is untrained."""
+"""A model composed from its parts: it computes what transformers computes with them, and says what is untrained."""
 
 from __future__ import annotations
 
@@ -58,21 +58,21 @@ def language(tmp_path_factory):
 @pytest.fixture(scope="module")
 def towers(tmp_path_factory):
     """A CLIP tower, and by kind the folders of the tower and of a whole CLIP that holds it."""
-    home = tmp_path_factory.mktemp("towers")
+    parent = tmp_path_factory.mktemp("towers")
     torch.manual_seed(2)
     tower = widen(CLIPVisionModel(tiny.vision_config()))
     text = CLIPTextConfig(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=1)
     whole = CLIPModel(CLIPConfig(text_config=text.to_dict(), vision_config=tiny.vision_config().to_dict()))
     whole.vision_model.load_state_dict(tower.vision_model.state_dict())
-    tower.save_pretrained(home / "tower")
-    tower.save_pretrained(home / "tower-bin", safe_serialization=False)
-    whole.save_pretrained(home / "whole")
-    for folder in home.iterdir():
+    tower.save_pretrained(parent / "tower")
+    tower.save_pretrained(parent / "tower-bin", safe_serialization=False)
+    whole.save_pretrained(parent / "whole")
+    for folder in parent.iterdir():
         (folder / "preprocessor_config.json").write_text(json.dumps({"image_mean": MEAN, "image_std": STD}))
-    return tower, {folder.name: folder for folder in home.iterdir()}
+    return tower, {folder.name: folder for folder in parent.iterdir()}
 
 
-def put_together(language, tower, projector_file, is_next):
+def combine_parts(language, tower, projector_file, is_next):
     """Return transformers' LLaVA with these parts and the projector of a file."""
     model = tiny.hf_model(is_next, vocab_size=NUM_ROWS)
     model.model.language_model.load_state_dict(language.model.state_dict())
@@ -93,7 +93,7 @@ def test_composed_model_computes_what_transformers_does_with_the_parts(tmp_path,
     compose(language[1], towers[1][kind], tmp_path / "out", Choices(mode=mode))
     extract_projector(tmp_path / "out", tmp_path / "mm_projector.bin")
     torch.manual_seed(2)
-    expected = put_together(language[0], towers[0], tmp_path / "mm_projector.bin", is_next)
+    expected = combine_parts(language[0], towers[0], tmp_path / "mm_projector.bin", is_next)
     config = read_config(tmp_path / "out")
     batch = tiny.make_batch(np.random.default_rng(0), [[3, (60, 40), 5, (30, 90), 4]], config.image)
     logits = load_model(tmp_path / "out", device="cpu")(batch).numpy()

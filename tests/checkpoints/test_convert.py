@@ -43,10 +43,10 @@ DTYPES = {"float32": "5GB", "float16": SHARD, "bfloat16": SHARD}  # and how larg
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """Return a function that returns the tiny model in a layout and dtype, made once."""
-    home = tmp_path_factory.mktemp("made")
+    parent = tmp_path_factory.mktemp("made")
 
     def get(mode: str, layout: str, dtype: str = "float32"):
-        folder = home / f"{mode}-{layout}-{dtype}"
+        folder = parent / f"{mode}-{layout}-{dtype}"
         if not folder.exists():
             convert(tiny_folder.folder(mode), folder, layout, dtype=dtype, max_shard_size=DTYPES[dtype])
         return folder

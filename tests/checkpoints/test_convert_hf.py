@@ -42,15 +42,15 @@ TEXTS = (
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    home = tmp_path_factory.mktemp("hf")
+    folder = tmp_path_factory.mktemp("hf")
     for mode in MODES:
-        convert(tiny_folder.folder(mode), home / mode, "hf", max_shard_size="200KB")
-    return {mode: home / mode for mode in MODES}
+        convert(tiny_folder.folder(mode), folder / mode, "hf", max_shard_size="200KB")
+    return {mode: folder / mode for mode in MODES}
 
 
-def our_logits(mode: str, ids: np.ndarray, picture) -> np.ndarray:
+def our_logits(mode: str, ids: np.ndarray, image) -> np.ndarray:
     model, processor = tiny_folder.load(mode)
-    tiles = processor.tiles(picture)
+    tiles = processor.tiles(image)
     counts, sizes = np.array([len(tiles.pixels)]), np.array([tiles.size])
     batch = Batch(ids, None, np.arange(ids.shape[1])[None], np.ones_like(ids), tiles.pixels, counts, sizes)
     with paddle.no_grad():
@@ -67,13 +67,13 @@ def test_transformers_loads_it_whole_and_gives_our_logits(folders, mode, caplog)
     assert not [record for record in caplog.records if "weights" in record.message], caplog.text
     assert type(model).__name__ == MODES[mode]
     processor = transformers.AutoProcessor.from_pretrained(folders[mode])
-    picture = tiny_folder.random_image(1)
-    inputs = processor(images=picture, text="USER: <image>\nWhat colour? ASSISTANT:", return_tensors="pt")
+    image = tiny_folder.random_image(1)
+    inputs = processor(images=image, text="USER: <image>\nWhat colour? ASSISTANT:", return_tensors="pt")
     with torch.no_grad():
         logits = model(**inputs).logits.numpy()
     ids = np.where(inputs["input_ids"].numpy() == VOCAB, IMAGE_TOKEN_ID, inputs["input_ids"].numpy())
     assert (ids == IMAGE_TOKEN_ID).any()
-    np.testing.assert_allclose(our_logits(mode, ids, picture), logits[..., :VOCAB], atol=1e-4)
+    np.testing.assert_allclose(our_logits(mode, ids, image), logits[..., :VOCAB], atol=1e-4)
     # The new rows are the mean of the others, so that none of them can be the likeliest.
     np.testing.assert_allclose(
         logits[..., VOCAB:], logits[..., :VOCAB].mean(-1, keepdims=True).repeat(28, -1), atol=1e-4
@@ -91,16 +91,16 @@ def test_processor_of_transformers_makes_our_ids_and_pixels(folders, mode):
         Message("user", "Sure?"),
     )
     for seed in (0, 1, 3, 4):  # 2 is square and small: transformers takes another of two equally good canvases
-        picture = tiny_folder.random_image(seed)
-        sample = ours.encode(Conversation(messages, (picture,)))
+        image = tiny_folder.random_image(seed)
+        sample = ours.encode(Conversation(messages, (image,)))
         content = [{"type": "image"}, {"type": "text", "text": "What colour is it?"}]
         chat = [{"role": one.role, "content": one.text} for one in messages]
         prompt = processor.apply_chat_template([{"role": "user", "content": content}, *chat[1:]])
-        found = processor(images=picture, text=prompt, return_tensors="np")
+        found = processor(images=image, text=prompt, return_tensors="np")
         ids = np.where(found["input_ids"][0] == VOCAB, IMAGE_TOKEN_ID, found["input_ids"][0])
         np.testing.assert_array_equal(ids, sample.token_ids)
         pixels = found["pixel_values"].reshape(-1, 3, tiny_folder.SIDE, tiny_folder.SIDE)
-        np.testing.assert_allclose(pixels, ours.tiles(picture).pixels, atol=1e-5)
+        np.testing.assert_allclose(pixels, ours.tiles(image).pixels, atol=1e-5)
 
 
 @pytest.mark.parametrize("is_legacy", [True, False])

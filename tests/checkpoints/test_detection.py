@@ -27,10 +27,10 @@ MISLEADING = ("my-lora", "llava-v1.6-mistral-7b", "xtuner", "checkpoint-100", "m
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """Return one model as a folder of every layout."""
-    home = tmp_path_factory.mktemp("layouts")
+    folder = tmp_path_factory.mktemp("layouts")
     for layout in LAYOUT_NAMES:
-        convert(tiny_folder.folder(), home / layout, layout)
-    return home
+        convert(tiny_folder.folder(), folder / layout, layout)
+    return folder
 
 
 @pytest.mark.parametrize("layout", LAYOUT_NAMES)

@@ -29,7 +29,7 @@ ZEPHYR = (
 UNKNOWN = "{% for m in messages %}{{ m.role }} says {{ m.content }}{% endfor %}"
 
 
-def put(folder, name: str, template) -> None:
+def write_template(folder, name: str, template) -> None:
     """Write a template into one of the files that may hold one."""
     path = folder / name
     if name.endswith(".jinja"):
@@ -42,19 +42,19 @@ def put(folder, name: str, template) -> None:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """Return the tiny model in foreign layouts, without a template of their own or a note of ours."""
-    home = tmp_path_factory.mktemp("layouts")
+    folder = tmp_path_factory.mktemp("layouts")
     for layout in ("hf", "official", "xtuner"):
-        convert(tiny_folder.folder("pad"), home / layout, layout)
+        convert(tiny_folder.folder("pad"), folder / layout, layout)
         for name in ("config.json", "projector/config.json"):
-            path = home / layout / name
+            path = folder / layout / name
             if path.is_file():
                 values = json.loads(path.read_text())
                 values.get("paddlemix", {}).pop("template", None)
                 path.write_text(json.dumps(values))
-        (home / layout / "chat_template.json").unlink(missing_ok=True)
-        path = home / layout / "tokenizer_config.json"
+        (folder / layout / "chat_template.json").unlink(missing_ok=True)
+        path = folder / layout / "tokenizer_config.json"
         path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "chat_template"}))
-    return home
+    return folder
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def folder(made, tmp_path, request):
 @pytest.mark.parametrize("name", ["chat_template.jinja", "tokenizer_config.json"])
 def test_equal_template_is_taken_in_every_layout(folder, name, caplog):
     assert read_config(folder).template == "vicuna_v1"
-    put(folder, name, ZEPHYR)
+    write_template(folder, name, ZEPHYR)
     assert read_config(folder).template == "zephyr"
     LlavaProcessor.from_pretrained(folder)
     assert not caplog.records
@@ -77,7 +77,7 @@ def test_equal_template_is_taken_in_every_layout(folder, name, caplog):
 def test_language_model_to_compose_with_brings_its_template(made, tmp_path, caplog):
     shutil.copytree(made / "xtuner", tmp_path / "language")
     for number, (template, expected, num_notices) in enumerate(((ZEPHYR, "zephyr", 0), (UNKNOWN, "vicuna_v1", 1))):
-        put(tmp_path / "language", "tokenizer_config.json", template)
+        write_template(tmp_path / "language", "tokenizer_config.json", template)
         caplog.clear()
         parts = tmp_path / "language", made / "official", tmp_path / str(number)
         assert compose(*parts, Choices()).template == expected
@@ -87,25 +87,25 @@ def test_language_model_to_compose_with_brings_its_template(made, tmp_path, capl
 
 def test_files_count_in_the_order_of_transformers_processors(folder):
     named = [{"name": "tool_use", "template": UNKNOWN}, {"name": "default", "template": ZEPHYR}]
-    put(folder, "tokenizer_config.json", named)
+    write_template(folder, "tokenizer_config.json", named)
     assert choose_template(Folder(folder), "", "vicuna_v1").name == "zephyr"
-    put(folder, "chat_template.jinja", CHATML)
+    write_template(folder, "chat_template.jinja", CHATML)
     assert choose_template(Folder(folder), "", "vicuna_v1").name == "internlm2_chat"
-    put(folder, "chat_template.json", ZEPHYR)
+    write_template(folder, "chat_template.json", ZEPHYR)
     assert choose_template(Folder(folder), "", "vicuna_v1").name == "zephyr"
-    put(folder, "processor_config.json", CHATML)
+    write_template(folder, "processor_config.json", CHATML)
     assert choose_template(Folder(folder), "", "vicuna_v1").name == "internlm2_chat"
 
 
 def test_templates_that_are_used_only_on_request_are_no_default(folder):
     (folder / "additional_chat_templates").mkdir()
-    put(folder, "additional_chat_templates/rag.jinja", ZEPHYR)
-    put(folder, "tokenizer_config.json", [{"name": "tool_use", "template": ZEPHYR}])
+    write_template(folder, "additional_chat_templates/rag.jinja", ZEPHYR)
+    write_template(folder, "tokenizer_config.json", [{"name": "tool_use", "template": ZEPHYR}])
     assert choose_template(Folder(folder), "", "vicuna_v1").name == "vicuna_v1"
 
 
 def test_unknown_template_gives_a_notice_with_the_format_that_is_used(folder, tmp_path, caplog):
-    put(folder, "chat_template.jinja", UNKNOWN)
+    write_template(folder, "chat_template.jinja", UNKNOWN)
     LlavaProcessor.from_pretrained(folder)
     [message] = [record.getMessage() for record in caplog.records]
     assert "chat_template.jinja is not a known one" in message
@@ -119,22 +119,22 @@ def test_unknown_template_gives_a_notice_with_the_format_that_is_used(folder, tm
 
 def test_template_that_was_changed_goes_before_our_note(folder):
     assert choose_template(Folder(folder), "llava_v1", "vicuna_v1").name == "llava_v1"
-    put(folder, "chat_template.jinja", ZEPHYR)
+    write_template(folder, "chat_template.jinja", ZEPHYR)
     found = choose_template(Folder(folder), "llava_v1", "vicuna_v1")
     assert found.name == "zephyr" and "although config.json names llava_v1" in found.notice
-    put(folder, "chat_template.jinja", UNKNOWN)
+    write_template(folder, "chat_template.jinja", UNKNOWN)
     found = choose_template(Folder(folder), "llava_v1", "vicuna_v1")
     assert found.name == "llava_v1" and "not a known one" in found.notice
 
 
 @pytest.mark.parametrize("value", [3, [3], {"default": [1]}])
 def test_value_that_is_no_template_is_refused(folder, value):
-    put(folder, "processor_config.json", value)
+    write_template(folder, "processor_config.json", value)
     with pytest.raises(CheckpointError, match=r"processor_config\.json: chat_template is .*, expected a string"):
         choose_template(Folder(folder), "", "vicuna_v1")
 
 
 def test_template_that_is_named_default_in_the_folder_of_more_counts_as_in_transformers(tmp_path):
     (tmp_path / "additional_chat_templates").mkdir()
-    put(tmp_path, "additional_chat_templates/default.jinja", ZEPHYR)
+    write_template(tmp_path, "additional_chat_templates/default.jinja", ZEPHYR)
     assert choose_template(Folder(tmp_path), "", "vicuna_v1").name == "zephyr"

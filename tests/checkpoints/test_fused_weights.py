@@ -48,17 +48,17 @@ def llm(phi, tmp_path_factory) -> Path:
     }
     decoder.load_state_dict(state)
     decoder.generation_config.eos_token_id = 2
-    home = tmp_path_factory.mktemp("llm")
-    decoder.save_pretrained(home)
-    return home
+    folder = tmp_path_factory.mktemp("llm")
+    decoder.save_pretrained(folder)
+    return folder
 
 
-def write_xtuner(home: Path, phi, llm: Path | None) -> Path:
-    write_projector(home / "projector", phi.model)
-    write_tower(home / "visual_encoder", phi.model)
+def write_xtuner(folder: Path, phi, llm: Path | None) -> Path:
+    write_projector(folder / "projector", phi.model)
+    write_tower(folder / "visual_encoder", phi.model)
     if llm is not None:
-        shutil.copytree(llm, home, dirs_exist_ok=True)
-    return home
+        shutil.copytree(llm, folder, dirs_exist_ok=True)
+    return folder
 
 
 def unfused(llm: Path) -> dict[str, torch.Tensor]:
@@ -77,9 +77,9 @@ def unfused(llm: Path) -> dict[str, torch.Tensor]:
 
 
 def test_xtuners_phi_3_becomes_a_llama_for_llavas_own_code(phi, llm, tmp_path):
-    home = write_xtuner(tmp_path / "xtuner", phi, llm)
-    phi.check_folder(home)
-    report = convert(home, tmp_path / "official", "official", checks=[compare_tensors, compare_logits])
+    folder = write_xtuner(tmp_path / "xtuner", phi, llm)
+    phi.check_folder(folder)
+    report = convert(folder, tmp_path / "official", "official", checks=[compare_tensors, compare_logits])
     stored = load_file(tmp_path / "official" / "model.safetensors")
     expected = unfused(llm)
     decoder = {name for name in stored if name.startswith(("model.layers", "model.embed", "model.norm", "lm_head"))}
@@ -89,7 +89,7 @@ def test_xtuners_phi_3_becomes_a_llama_for_llavas_own_code(phi, llm, tmp_path):
     assert (raw["architectures"], raw["model_type"]) == (["LlavaLlamaForCausalLM"], "llava")
     assert "sliding_window" not in raw
     assert any(f"without its sliding window: the same up to {WINDOW} positions" in note for note in report.notes)
-    assert read_config(tmp_path / "official").language == read_config(home).language
+    assert read_config(tmp_path / "official").language == read_config(folder).language
     phi.check_folder(tmp_path / "official")
 
 
@@ -132,29 +132,29 @@ def adapted(phi):
 def test_adapter_on_fused_matrices_is_merged_over_every_kind_of_base(phi, llm, tmp_path, layout):
     other, factors = adapted(phi)
     if layout == "xtuner":  # names are the language model's
-        home = write_xtuner(tmp_path / "out", phi, None)
+        folder = write_xtuner(tmp_path / "out", phi, None)
         tensors = factor_tensors(factors, lambda name: name.replace("model.language_model.", "model."))
-        write_peft(home / "llm_adapter", tensors, base_model_name_or_path=str(llm))
+        write_peft(folder / "llm_adapter", tensors, base_model_name_or_path=str(llm))
     else:  # names are those of transformers' LLaVA
-        home = write_peft(tmp_path / "out", factor_tensors(factors, lambda name: name))
-        values = json.loads((home / "adapter_config.json").read_text())
-        (home / "adapter_config.json").write_text(json.dumps({**values, "base_model_name_or_path": str(phi.folder)}))
+        folder = write_peft(tmp_path / "out", factor_tensors(factors, lambda name: name))
+        values = json.loads((folder / "adapter_config.json").read_text())
+        (folder / "adapter_config.json").write_text(json.dumps({**values, "base_model_name_or_path": str(phi.folder)}))
     expected = tiny.hf_logits(other, phi.batch, False)
-    np.testing.assert_allclose(load_model(home, device="cpu")(phi.batch).numpy(), expected, atol=1e-4)
+    np.testing.assert_allclose(load_model(folder, device="cpu")(phi.batch).numpy(), expected, atol=1e-4)
     assert np.abs(expected - phi.logits).max() > 0.1
-    convert(home, tmp_path / "merged", "hf", checks=[compare_tensors])
+    convert(folder, tmp_path / "merged", "hf", checks=[compare_tensors])
     merged = LlavaForConditionalGeneration.from_pretrained(tmp_path / "merged").state_dict()
     for name in TARGETS:
         np.testing.assert_allclose(merged[name].numpy(), other.state_dict()[name].numpy(), atol=1e-5, err_msg=name)
 
 
 def test_adapter_of_another_height_is_refused(phi, llm, tmp_path):
-    home = write_xtuner(tmp_path / "out", phi, None)
+    folder = write_xtuner(tmp_path / "out", phi, None)
     tensors = {"model.layers.0.self_attn.qkv_proj.lora_A.weight": torch.ones(4, WIDTH)}
     tensors["model.layers.0.self_attn.qkv_proj.lora_B.weight"] = torch.ones(WIDTH, 4)
-    write_peft(home / "llm_adapter", tensors, base_model_name_or_path=str(llm))
+    write_peft(folder / "llm_adapter", tensors, base_model_name_or_path=str(llm))
     with pytest.raises(CheckpointError, match=r"was trained on another model, these do not fit the base: .*qkv_proj"):
-        load_model(home, device="cpu")
+        load_model(folder, device="cpu")
     other = write_peft(
         tmp_path / "hf",
         {name.replace("model.", "model.language_model.", 1): tensor for name, tensor in tensors.items()},
@@ -164,30 +164,31 @@ def test_adapter_of_another_height_is_refused(phi, llm, tmp_path):
 
 
 def damaged_phi(tmp_path: Path, phi, llm: Path) -> tuple[Path, str]:
-    home = write_xtuner(tmp_path / "out", phi, llm)
-    state = load_file(home / "model.safetensors")
+    folder = write_xtuner(tmp_path / "out", phi, llm)
+    state = load_file(folder / "model.safetensors")
     name = "model.layers.1.self_attn.qkv_proj.weight"
     state[name] = state[name][:-8].clone()
-    save_file(state, home / "model.safetensors", metadata={"format": "pt"})
-    return home, r"qkv_proj\.weight has the shape \[72, 48\], expected 80 rows: \(48 \+ 16 \+ 16\) for q_proj, k_proj"
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder, r"qkv_proj\.weight has the shape \[72, 48\], expected 80 rows: \(48 \+ 16 \+ 16\) for q_proj, k_proj"
 
 
 def damaged_internlm2(tmp_path: Path, phi, llm: Path) -> tuple[Path, str]:
-    home = write_xtuner(tmp_path / "out", phi, InternLM(2, num_key_value_heads=3).save(tmp_path / "llm"))
-    config = json.loads((home / "config.json").read_text())
-    (home / "config.json").write_text(json.dumps({**config, "num_key_value_heads": 2}))
-    return home, r"attention\.wqkv\.weight has the shape \[96, 48\], expected 80 rows: 2 x \(24 \+ 8 \+ 8\) for q_proj"
+    folder = write_xtuner(tmp_path / "out", phi, InternLM(2, num_key_value_heads=3).save(tmp_path / "llm"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_key_value_heads": 2}))
+    text = r"attention\.wqkv\.weight has the shape \[96, 48\], expected 80 rows: 2 x \(24 \+ 8 \+ 8\) for q_proj"
+    return folder, text
 
 
 @pytest.mark.parametrize("damage", [damaged_phi, damaged_internlm2])
 def test_wrong_height_of_a_fused_matrix_is_one_clear_error(phi, llm, tmp_path, damage):
-    home, text = damage(tmp_path, phi, llm)
+    folder, text = damage(tmp_path, phi, llm)
     with pytest.raises(CheckpointError, match=text):
-        load_model(home, device="cpu")
+        load_model(folder, device="cpu")
     with pytest.raises(CheckpointError, match=text):
-        convert(home, tmp_path / "converted", "paddle")
+        convert(folder, tmp_path / "converted", "paddle")
     assert not (tmp_path / "converted").exists()
-    assert any("expected 80 rows" in problem for problem in inspect(home).problems)
+    assert any("expected 80 rows" in problem for problem in inspect(folder).problems)
 
 
 @pytest.mark.parametrize("name", ["phi3", "internlm", "internlm2"])

@@ -35,15 +35,15 @@ PLACES = {
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """Return a function that returns a folder in a layout, each made once."""
-    home = tmp_path_factory.mktemp("layouts")
+    layouts = tmp_path_factory.mktemp("layouts")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(tiny_folder.VISION, "num_attention_heads", 1)  # PaddleMIX's config.json has no number of heads
-        tiny_folder.make_folder(home / "paddle", "pad")
+        tiny_folder.make_folder(layouts / "paddle", "pad")
 
     def folder(layout: str) -> Path:
-        if not (home / layout).is_dir():
-            convert(home / "paddle", home / layout, layout)
-        return home / layout
+        if not (layouts / layout).is_dir():
+            convert(layouts / "paddle", layouts / layout, layout)
+        return layouts / layout
 
     return folder
 

@@ -57,11 +57,11 @@ def test_parameters_are_counted_as_torch_counts_them(version, request):
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory) -> dict[str, Path]:
     """The tiny LLaVA 1.5 in every layout, in shards, some in half precision."""
-    home = tmp_path_factory.mktemp("layouts")
+    folder = tmp_path_factory.mktemp("layouts")
     for layout in LAYOUTS:
         dtype = "bfloat16" if layout == "hf" else "float16" if layout == "official" else None
-        convert(tiny_folder.folder("pad"), home / layout, layout, dtype=dtype, max_shard_size="100KB")
-    return {layout: home / layout for layout in LAYOUTS}
+        convert(tiny_folder.folder("pad"), folder / layout, layout, dtype=dtype, max_shard_size="100KB")
+    return {layout: folder / layout for layout in LAYOUTS}
 
 
 @pytest.fixture(scope="module")

@@ -166,13 +166,13 @@ def test_floats_of_eight_bits_are_named_with_file_and_tensor(hf_copy):
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
     """A decoder and a tower in folders of their own."""
-    home = tmp_path_factory.mktemp("parts")
+    folder = tmp_path_factory.mktemp("parts")
     model = tiny.hf_model(False, vocab_size=tiny_folder.VOCAB_SIZE)
-    language_model(model).save_pretrained(home / "language")
+    language_model(model).save_pretrained(folder / "language")
     for file in tiny_folder.folder("pad").glob("*token*"):
-        shutil.copy(file, home / "language")
-    write_tower(home / "tower", model)
-    return home
+        shutil.copy(file, folder / "language")
+    write_tower(folder / "tower", model)
+    return folder
 
 
 PART_CHANGES = {

@@ -40,18 +40,18 @@ def test_v1_6_folder_with_the_tower_inside_gives_the_reference_logits(v1_6, tmp_
 @pytest.mark.parametrize("kind", ["bin", "safetensors"])
 @pytest.mark.parametrize("place", ["absolute", "in the model folder", "from the working folder", "vision_tower"])
 def test_tower_is_found_by_a_path(v1_5, tmp_path, monkeypatch, place, kind):
-    home = tmp_path / "models" / "llava"
+    model_folder = tmp_path / "models" / "llava"
     folder = {
         "absolute": tmp_path / "elsewhere" / CLIP,
-        "in the model folder": home / "towers" / CLIP,
+        "in the model folder": model_folder / "towers" / CLIP,
         "from the working folder": tmp_path / "here" / "towers" / CLIP,
-        "vision_tower": home / "vision_tower",
+        "vision_tower": model_folder / "vision_tower",
     }[place]
     write_tower(folder, v1_5.model, kind)
     (tmp_path / "here").mkdir(exist_ok=True)
     monkeypatch.chdir(tmp_path / "here")
     name = {"absolute": str(folder), "vision_tower": "vision_tower"}.get(place, f"towers/{CLIP}")
-    v1_5.check_folder(write_official(home, v1_5.model, name))
+    v1_5.check_folder(write_official(model_folder, v1_5.model, name))
 
 
 def test_tower_may_be_part_of_a_whole_clip_model(v1_5, tmp_path):

@@ -58,15 +58,15 @@ def model(request, tmp_path_factory):
     """A LLaVA of torch with such a projector, its type, and its folder in LLaVA's own layout."""
     theirs = tiny.hf_model(False, vocab_size=tiny_folder.VOCAB_SIZE)
     theirs.model.multi_modal_projector = restated(*request.param)
-    home = tmp_path_factory.mktemp("official")
+    folder = tmp_path_factory.mktemp("official")
     projector_type = "mlp{}x_res{}x_gelu".format(*request.param)
-    write_torch(home, official_tensors(theirs), "safetensors")
-    theirs.model.vision_tower.save_pretrained(home / "vision_tower")
+    write_torch(folder, official_tensors(theirs), "safetensors")
+    theirs.model.vision_tower.save_pretrained(folder / "vision_tower")
     config = official_config(theirs, "vision_tower", mm_projector_type=projector_type)
-    (home / "config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_text(json.dumps(config))
     for file in tiny_folder.folder("pad").glob("*token*"):
-        (home / file.name).write_bytes(file.read_bytes())
-    return theirs, projector_type, home
+        (folder / file.name).write_bytes(file.read_bytes())
+    return theirs, projector_type, folder
 
 
 def official_tensors(model) -> dict[str, torch.Tensor]:

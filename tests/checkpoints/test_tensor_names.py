@@ -87,14 +87,14 @@ def test_tower_inside_an_official_folder_may_lack_vision_model(v1_6, tmp_path):
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
     """A decoder and a tower of one model in folders of their own, and what is composed of them as they are."""
-    home = tmp_path_factory.mktemp("parts")
+    folder = tmp_path_factory.mktemp("parts")
     model = tiny.hf_model(False, vocab_size=tiny_folder.VOCAB_SIZE)
-    language_model(model).save_pretrained(home / "language")
+    language_model(model).save_pretrained(folder / "language")
     for file in tiny_folder.folder("pad").glob("*token*"):
-        shutil.copy(file, home / "language")
-    write_tower(home / "tower", model)
-    compose(home / "language", home / "tower", home / "whole", Choices())
-    return home
+        shutil.copy(file, folder / "language")
+    write_tower(folder / "tower", model)
+    compose(folder / "language", folder / "tower", folder / "whole", Choices())
+    return folder
 
 
 DECODER_STYLES = {
@@ -122,7 +122,7 @@ def test_parts_are_composed_whatever_their_names_begin_with(parts, tmp_path, par
     save_file({rename(name): tensor for name, tensor in stored.items()}, folder / "model.safetensors")
     sources = {"language": parts / "language", "tower": parts / "tower", part: folder}
     compose(*sources.values(), tmp_path / "whole", Choices())
-    found, expected = (load_file(home / "whole" / "model.safetensors") for home in (tmp_path, parts))
+    found, expected = (load_file(parent / "whole" / "model.safetensors") for parent in (tmp_path, parts))
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 

@@ -76,17 +76,17 @@ def model(name):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, model, name):
     """The model in this project's layout."""
-    home = tmp_path_factory.mktemp(name)
-    source = with_tokenizer(tiny.save_hf(model, home / "hf", False))
+    folder = tmp_path_factory.mktemp(name)
+    source = with_tokenizer(tiny.save_hf(model, folder / "hf", False))
     if name.startswith("siglip"):
         side = VISIONS[name]["image_size"]
         values = {"image_processor_type": "SiglipImageProcessor", "size": {"height": side, "width": side}}
         (source / "preprocessor_config.json").write_text(json.dumps(values))
-    report = convert(source, home / "ours", "paddle")
+    report = convert(source, folder / "ours", "paddle")
     is_siglip = name.startswith("siglip")
     dropped = [one for one in report.dropped if "vision_model.head." in one]
     assert len(dropped) == (NUM_HEAD if is_siglip else 0) == len(report.dropped)
-    return home / "ours"
+    return folder / "ours"
 
 
 def logits(path, batch) -> np.ndarray:
@@ -147,9 +147,9 @@ def test_written_image_processor_gives_our_pixels(tmp_path, folder, name):
     convert(folder, tmp_path / "hf", "hf")
     processor = AutoImageProcessor.from_pretrained(tmp_path / "hf", use_fast=False)
     assert type(processor).__name__ == ("SiglipImageProcessor" if name.startswith("siglip") else "CLIPImageProcessor")
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8))
-    theirs = processor(picture, return_tensors="np")["pixel_values"]
-    np.testing.assert_allclose(preprocess(picture, read_config(folder).image).pixels, theirs, atol=1e-5)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8))
+    theirs = processor(image, return_tensors="np")["pixel_values"]
+    np.testing.assert_allclose(preprocess(image, read_config(folder).image).pixels, theirs, atol=1e-5)
 
 
 @pytest.mark.parametrize("layout", ["hf", "official"])
@@ -169,10 +169,10 @@ def test_anyres_over_siglip_goes_there_and_back(tmp_path, layout):
         assert not report["missing_keys"] and not report["unexpected_keys"]
 
 
-def as_llava_next_writes(model, home, num_layers: int):
+def as_llava_next_writes(model, parent, num_layers: int):
     """Write LLaVA-NeXT's layout: the tower is inside, without the layers and the head that its class removes."""
-    model.model.vision_tower.save_pretrained(home / "siglip")
-    folder = write_official(home / "model", model, str(home / "siglip"), kind="safetensors", has_tower=True)
+    model.model.vision_tower.save_pretrained(parent / "siglip")
+    folder = write_official(parent / "model", model, str(parent / "siglip"), kind="safetensors", has_tower=True)
     start = "model.vision_tower.vision_tower.vision_model."
     state = {
         key: tensor
@@ -234,22 +234,22 @@ def test_stage_1_folder_that_only_names_a_known_siglip_has_its_shape_and_its_pix
 @pytest.fixture(scope="module")
 def towers(tmp_path_factory):
     """Folders of a SigLIP tower with its head, and of a whole SigLIP that holds the same one."""
-    home = tmp_path_factory.mktemp("towers")
+    folder = tmp_path_factory.mktemp("towers")
     torch.manual_seed(3)
     vision = tiny.vision_config(**VISIONS["siglip-odd-side"])
     tower = SiglipVisionModel(vision)
     text = SiglipTextConfig(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=1)
     whole = SiglipModel(SiglipConfig(text_config=text.to_dict(), vision_config=vision.to_dict()))
     whole.vision_model.load_state_dict(tower.vision_model.state_dict())
-    tower.save_pretrained(home / "tower")
-    whole.save_pretrained(home / "whole")
-    return tower.eval(), home
+    tower.save_pretrained(folder / "tower")
+    whole.save_pretrained(folder / "whole")
+    return tower.eval(), folder
 
 
 @pytest.mark.parametrize("kind", ["tower", "whole"])
 def test_siglip_is_composed_and_gives_the_features_of_transformers(tmp_path, towers, kind):
-    tower, home = towers
-    config = compose(tiny_folder.folder("pad"), home / kind, tmp_path / "out", Choices(mode="square"))
+    tower, folder = towers
+    config = compose(tiny_folder.folder("pad"), folder / kind, tmp_path / "out", Choices(mode="square"))
     assert (config.vision.family, config.vision.select_layer, config.image.side) == ("siglip", -2, 31)
     assert (config.image.mean, config.image.std, config.image.has_crop) == ((0.5,) * 3, (0.5,) * 3, False)
     pixels = np.random.default_rng(0).standard_normal((2, 3, 31, 31)).astype(np.float32)

@@ -44,14 +44,14 @@ def save_llm(folder, model, **options):
     return folder
 
 
-def write_xtuner(home, model, llm="", tower=True):
+def write_xtuner(folder, model, llm="", tower=True):
     """Write xtuner's folder; llm: the place of the language model in it, None to leave it out."""
-    write_projector(home / "projector", model)
+    write_projector(folder / "projector", model)
     if llm is not None:
-        save_llm(home / llm, model)
+        save_llm(folder / llm, model)
     if tower:
-        write_tower(home / "visual_encoder", model)
-    return home
+        write_tower(folder / "visual_encoder", model)
+    return folder
 
 
 @pytest.mark.parametrize("place", ["", "llm"])
@@ -89,14 +89,14 @@ def tower_name(name: str) -> str:
 @pytest.mark.parametrize("is_rank_stabilised", [False, True])
 def test_adapters_are_merged_into_the_models_that_they_name(v1_5, tmp_path, is_rank_stabilised, kind):
     other, llm, tower = adapted(v1_5.model, is_rank_stabilised)
-    home = write_xtuner(tmp_path / "out", v1_5.model, None, tower=False)
+    folder = write_xtuner(tmp_path / "out", v1_5.model, None, tower=False)
     options = {"use_rslora": is_rank_stabilised, "kind": kind}
     base = str(save_llm(tmp_path / "elsewhere" / "vicuna", v1_5.model))
-    write_peft(home / "llm_adapter", factor_tensors(llm, llm_name), base_model_name_or_path=base, **options)
+    write_peft(folder / "llm_adapter", factor_tensors(llm, llm_name), base_model_name_or_path=base, **options)
     write_tower(tmp_path / "clip-vit-tiny", v1_5.model)
     clip = {"base_model_name_or_path": "openai/clip-vit-tiny"}
-    write_peft(home / "visual_encoder_adapter", factor_tensors(tower, tower_name), **clip, **options)
-    logits = load_model(home, device="cpu")(v1_5.batch).numpy()
+    write_peft(folder / "visual_encoder_adapter", factor_tensors(tower, tower_name), **clip, **options)
+    logits = load_model(folder, device="cpu")(v1_5.batch).numpy()
     np.testing.assert_allclose(logits, tiny.hf_logits(other, v1_5.batch, False), atol=1e-4)
     assert np.abs(logits - v1_5.logits).max() > 0.1
 
@@ -122,10 +122,10 @@ def test_what_peft_writes_is_merged_as_peft_merges_it(v1_5, tmp_path, options):
     for name, parameter in wrapped.named_parameters():
         if "lora" in name or "modules_to_save" in name:
             torch.nn.init.normal_(parameter, std=0.3)
-    home = write_xtuner(tmp_path / "out", v1_5.model, None)
-    wrapped.save_pretrained(home / "llm_adapter")
+    folder = write_xtuner(tmp_path / "out", v1_5.model, None)
+    wrapped.save_pretrained(folder / "llm_adapter")
     before, merged = v1_5.model.state_dict(), wrapped.merge_and_unload().state_dict()
-    loaded = dict(load_model(home, device="cpu").named_parameters())
+    loaded = dict(load_model(folder, device="cpu").named_parameters())
     num_changed = 0
     for name, values in merged.items():
         ours = loaded["language_model." + name.removeprefix("model.")].numpy()
@@ -138,34 +138,34 @@ def test_what_peft_writes_is_merged_as_peft_merges_it(v1_5, tmp_path, options):
 
 def test_adapter_of_a_tied_language_model_may_not_change_what_is_tied(make_reference, tmp_path):
     model = make_reference(tmp_path / "hf", False, tie_word_embeddings=True).model
-    home = write_xtuner(tmp_path / "out", model, None)
+    folder = write_xtuner(tmp_path / "out", model, None)
     base = str(save_llm(tmp_path / "base", model))
     for layer, rows in (("lm_head", 99), ("model.layers.0.self_attn.q_proj", 48)):
         factors = {f"{layer}.lora_A.weight": torch.zeros(4, 48), f"{layer}.lora_B.weight": torch.zeros(rows, 4)}
-        write_peft(home / "llm_adapter", factors, base_model_name_or_path=base)
+        write_peft(folder / "llm_adapter", factors, base_model_name_or_path=base)
         if layer == "lm_head":
             with pytest.raises(CheckpointError, match=r"changes lm_head\.weight of a model that ties"):
-                load_model(home, device="cpu")
-    load_model(home, device="cpu")
+                load_model(folder, device="cpu")
+    load_model(folder, device="cpu")
 
 
 def test_recipe_names_what_was_not_trained_and_is_not_run(v1_5, tmp_path):
-    home = write_xtuner(tmp_path / "out", v1_5.model, None, tower=False)
-    (home / "xtuner_config.py").write_text(RECIPE)
+    folder = write_xtuner(tmp_path / "out", v1_5.model, None, tower=False)
+    (folder / "xtuner_config.py").write_text(RECIPE)
     save_llm(tmp_path / "tiny-vicuna", v1_5.model)
     write_tower(tmp_path / "clip-vit-tiny", v1_5.model)
-    config = read_config(home)
+    config = read_config(folder)
     assert (config.vision.select_layer, config.vision.name) == (-3, "openai/clip-vit-tiny")
-    (home / "xtuner_config.py").write_text(RECIPE.replace("-3", "-2"))
-    v1_5.check_folder(home)
+    (folder / "xtuner_config.py").write_text(RECIPE.replace("-3", "-2"))
+    v1_5.check_folder(folder)
 
 
 def test_given_base_goes_before_the_one_that_is_named(v1_5, tmp_path):
-    home = write_xtuner(tmp_path / "out", v1_5.model, None)
-    (home / "xtuner_config.py").write_text(RECIPE.replace("-3", "-2"))
+    folder = write_xtuner(tmp_path / "out", v1_5.model, None)
+    (folder / "xtuner_config.py").write_text(RECIPE.replace("-3", "-2"))
     save_llm(tmp_path / "tiny-vicuna", tiny.hf_model(False, seed=1))
     base = save_llm(tmp_path / "base", v1_5.model)
-    v1_5.check(load_model(home, base=base, device="cpu"))
+    v1_5.check(load_model(folder, base=base, device="cpu"))
 
 
 def test_config_has_the_image_settings_of_xtuner(v1_5, tmp_path):
@@ -175,20 +175,20 @@ def test_config_has_the_image_settings_of_xtuner(v1_5, tmp_path):
 
 
 def test_images_are_those_of_the_named_tower_where_the_trained_one_came_without_a_processor(v1_5, tmp_path):
-    home = write_xtuner(tmp_path / "out", v1_5.model)
-    (home / "xtuner_config.py").write_text(RECIPE)
-    (home / "visual_encoder" / "preprocessor_config.json").unlink()
+    folder = write_xtuner(tmp_path / "out", v1_5.model)
+    (folder / "xtuner_config.py").write_text(RECIPE)
+    (folder / "visual_encoder" / "preprocessor_config.json").unlink()
     named = write_tower(tmp_path / "clip-vit-tiny", v1_5.model)
     (named / "preprocessor_config.json").write_text('{"resample": 2}')
-    assert read_config(home).image.resample == "bilinear"
+    assert read_config(folder).image.resample == "bilinear"
 
 
 def test_tokenizer_comes_from_the_language_model(v1_5, tmp_path):
     import tiny_folder
 
-    home = write_xtuner(tmp_path / "out", v1_5.model, "llm")
-    shutil.copy(tiny_folder.folder() / "tokenizer.model", home / "llm")
-    assert LlavaProcessor.from_pretrained(home).tokenizer.vocab_size == tiny_folder.VOCAB_SIZE
+    folder = write_xtuner(tmp_path / "out", v1_5.model, "llm")
+    shutil.copy(tiny_folder.folder() / "tokenizer.model", folder / "llm")
+    assert LlavaProcessor.from_pretrained(folder).tokenizer.vocab_size == tiny_folder.VOCAB_SIZE
 
 
 def edit(path, **changes) -> None:
@@ -199,78 +199,78 @@ def edit(path, **changes) -> None:
     ("damage", "text"),
     [
         (
-            lambda home: shutil.rmtree(home / "visual_encoder"),
+            lambda out: shutil.rmtree(out / "visual_encoder"),
             "has no vision tower and neither .* put the tower's folder",
         ),
-        (lambda home: (home / "config.json").unlink(), r"/config\.json does not exist"),
-        (lambda home: edit(home / "config.json", model_type="internlm3"), "language model of type 'internlm3'"),
-        (lambda home: edit(home / "visual_encoder/config.json", model_type="blip_2"), "vision tower of type 'blip_2'"),
-        (lambda home: edit(home / "projector/config.json", visual_hidden_size=128), r"\(token_merge_ratio\)"),
-        (lambda home: edit(home / "projector/config.json", hidden_act="silu"), "another activation than gelu"),
-        (lambda home: edit(home / "projector/config.json", bias=False), "a projector without bias"),
-        (lambda home: edit(home / "projector/config.json", depth=3), r"missing: projector\.4\.bias"),
-        (lambda home: edit(home / "projector/config.json", llm_hidden_size=99), "makes features 99 wide"),
-        (lambda home: edit(home / "projector/config.json", depth="two"), "depth is 'two', expected a whole number"),
-        (lambda home: (home / "projector/model.safetensors").unlink(), "the weights are missing"),
-        (lambda home: shutil.copytree(home / "visual_encoder", home / "llm"), "more than one of a language model"),
-        (lambda home: (home / "llm_adapter").mkdir(), "more than one of a language model, llm/ and llm_adapter/"),
+        (lambda out: (out / "config.json").unlink(), r"/config\.json does not exist"),
+        (lambda out: edit(out / "config.json", model_type="internlm3"), "language model of type 'internlm3'"),
+        (lambda out: edit(out / "visual_encoder/config.json", model_type="blip_2"), "vision tower of type 'blip_2'"),
+        (lambda out: edit(out / "projector/config.json", visual_hidden_size=128), r"\(token_merge_ratio\)"),
+        (lambda out: edit(out / "projector/config.json", hidden_act="silu"), "another activation than gelu"),
+        (lambda out: edit(out / "projector/config.json", bias=False), "a projector without bias"),
+        (lambda out: edit(out / "projector/config.json", depth=3), r"missing: projector\.4\.bias"),
+        (lambda out: edit(out / "projector/config.json", llm_hidden_size=99), "makes features 99 wide"),
+        (lambda out: edit(out / "projector/config.json", depth="two"), "depth is 'two', expected a whole number"),
+        (lambda out: (out / "projector/model.safetensors").unlink(), "the weights are missing"),
+        (lambda out: shutil.copytree(out / "visual_encoder", out / "llm"), "more than one of a language model"),
+        (lambda out: (out / "llm_adapter").mkdir(), "more than one of a language model, llm/ and llm_adapter/"),
         (
-            lambda home: (home / "visual_encoder_adapter").mkdir(),
+            lambda out: (out / "visual_encoder_adapter").mkdir(),
             "holds both visual_encoder/ and visual_encoder_adapter/",
         ),
     ],
     ids=range(14),
 )
 def test_what_is_missing_or_not_supported_is_one_clear_error(v1_5, tmp_path, damage, text):
-    home = write_xtuner(tmp_path, v1_5.model)
-    damage(home)
+    folder = write_xtuner(tmp_path, v1_5.model)
+    damage(folder)
     with pytest.raises(CheckpointError, match=text):
-        load_model(home, device="cpu")
+        load_model(folder, device="cpu")
 
 
 def test_language_model_that_is_nowhere_is_named(v1_5, tmp_path):
-    home = write_xtuner(tmp_path / "out", v1_5.model, None)
+    folder = write_xtuner(tmp_path / "out", v1_5.model, None)
     with pytest.raises(CheckpointError, match=r"has no language model and neither .* --model-base"):
-        load_model(home, device="cpu")
-    (home / "xtuner_config.py").write_text(RECIPE)
+        load_model(folder, device="cpu")
+    (folder / "xtuner_config.py").write_text(RECIPE)
     with pytest.raises(CheckpointError, match=r"(?s)needs lmsys/tiny-vicuna, which does not exist .*--model-base"):
-        load_model(home, device="cpu")
-    (home / "xtuner_config.py").write_text("llm_name_or_path = (")
+        load_model(folder, device="cpu")
+    (folder / "xtuner_config.py").write_text("llm_name_or_path = (")
     with pytest.raises(CheckpointError, match="is not valid Python"):
-        load_model(home, device="cpu")
+        load_model(folder, device="cpu")
     with pytest.raises(CheckpointError, match=r"has no config\.json and weights"):
-        load_model(home, base=tmp_path, device="cpu")
+        load_model(folder, base=tmp_path, device="cpu")
 
 
 def test_base_beside_a_whole_language_model_is_refused(v1_5, tmp_path):
-    home = write_xtuner(tmp_path / "out", v1_5.model)
+    folder = write_xtuner(tmp_path / "out", v1_5.model)
     with pytest.raises(CheckpointError, match="holds a whole language model, so that no base"):
-        load_model(home, base=save_llm(tmp_path / "base", v1_5.model), device="cpu")
+        load_model(folder, base=save_llm(tmp_path / "base", v1_5.model), device="cpu")
 
 
 @pytest.mark.parametrize("size", ["1GB", "30KB"])
 def test_written_folder_is_loaded_by_transformers_part_by_part(v1_5, tmp_path, caplog, size):
-    home = tmp_path / "out"
-    convert(v1_5.folder, home, "xtuner", max_shard_size=size)
+    folder = tmp_path / "out"
+    convert(v1_5.folder, folder, "xtuner", max_shard_size=size)
     model = tiny.hf_model(False, seed=5, vision={"num_attention_heads": 1})
-    llm, clip = LlamaForCausalLM.from_pretrained(home), CLIPVisionModel.from_pretrained(home / "visual_encoder")
+    llm, clip = LlamaForCausalLM.from_pretrained(folder), CLIPVisionModel.from_pretrained(folder / "visual_encoder")
     assert "newly initialized" not in caplog.text and "not used" not in caplog.text
     model.model.language_model.load_state_dict(llm.model.state_dict())
     model.lm_head.load_state_dict(llm.lm_head.state_dict())
     model.model.vision_tower.load_state_dict(clip.state_dict())
     projector = {}
-    for path in (home / "projector").glob("*.safetensors"):
+    for path in (folder / "projector").glob("*.safetensors"):
         projector |= load_file(path)
     for number, layer in ((0, "linear_1"), (2, "linear_2")):
         part = {name: projector.pop(f"model.{number}.{name}") for name in ("weight", "bias")}
         getattr(model.model.multi_modal_projector, layer).load_state_dict(part)
     assert not projector
     np.testing.assert_allclose(tiny.hf_logits(model, v1_5.batch, False), v1_5.logits, atol=1e-5)
-    raw = json.loads((home / "projector" / "config.json").read_text())
+    raw = json.loads((folder / "projector" / "config.json").read_text())
     expected = {"model_type": "projector", "depth": 2, "visual_hidden_size": 32, "llm_hidden_size": 48, "bias": True}
     assert {key: raw[key] for key in expected} == expected
-    assert read_config(home) == read_config(v1_5.folder)
-    v1_5.check_folder(home)
+    assert read_config(folder) == read_config(v1_5.folder)
+    v1_5.check_folder(folder)
 
 
 def test_v1_6_cannot_be_written(v1_6, tmp_path):

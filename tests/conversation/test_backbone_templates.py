@@ -14,7 +14,7 @@ mistral_instruct haotian-liu/LLaVA, llava/conversation.py: conv_mistral_instruct
 chatml_direct    haotian-liu/LLaVA, llava/conversation.py: conv_chatml_direct, separator style MPT
 
 Templates whose licenses allow it are kept in tests/assets/chat_templates.json, with their sources, and are compared in
-every run. For the others put the models' tokenizer_config.json into FOLDER/<name of the format>/ and set
+every run. For the others, copy the models' tokenizer_config.json to FOLDER/<name of the format>/ and set
 PADDLEMIX_RELEASED_TOKENIZERS=FOLDER.
 """
 

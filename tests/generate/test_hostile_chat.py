@@ -44,16 +44,16 @@ def talk(parts, monkeypatch, capsys):
 
 
 LINES = {
-    "home of nobody": "/image ~nosuchuser/x.png",
+    "home folder of an unknown user": "/image ~nosuchuser/x.png",
     "null in an image": "/image a\x00b.png",
     "null in a file": "/save a\x00b",
-    "folder": "/image {home}",
-    "fifo": "/image {home}/fifo",
+    "folder": "/image {folder}",
+    "fifo": "/image {folder}/fifo",
     "device": "/image /dev/zero",
     "long image": "/image " + "x" * 5000,
     "long file": "/save " + "x" * 5000,
-    "file below a file": "/save {home}/file/x",
-    "file that is a folder": "/save {home}",
+    "file below a file": "/save {folder}/file/x",
+    "file that is a folder": "/save {folder}",
     "surrogate": "What \udcff?",
     "long text": "word " * 50_000,
     "unknown": "/\x1b[31m",
@@ -67,10 +67,10 @@ LINES = {
 def test_what_cannot_be_done_is_one_line_and_the_conversation_is_kept(line, talk, tmp_path):
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "file").touch()
-    session, output = talk("Hello", line.format(home=tmp_path), "Why?")
+    session, output = talk("Hello", line.format(folder=tmp_path), "Why?")
     assert [turn.question.pieces for turn in session.turns] == [("Hello",), ("Why?",)]
-    told = output.split("USER: ")[2].splitlines()
-    assert len(told) == 1 and len(told[0]) < 600 and told[0].isprintable(), told
+    lines = output.split("USER: ")[2].splitlines()
+    assert len(lines) == 1 and len(lines[0]) < 600 and lines[0].isprintable(), lines
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names that are no UTF-8")

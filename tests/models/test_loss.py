@@ -62,7 +62,7 @@ def test_logit_that_is_no_number_makes_the_loss_nan(problem, monkeypatch, value,
     hidden, labels, weights, head = problem
     monkeypatch.setattr(loss_file, "MAX_LOGITS", max_logits)
     spoiled = paddle.to_tensor([[value] + [0.0] * (VOCAB - 1)])
-    for place in (-1, 0):  # the last of those that are trained, all of them
+    for place in (-1, 0):  # the last trained position, all of them
         states = paddle.to_tensor(hidden, stop_gradient=False)
         seen = []
 

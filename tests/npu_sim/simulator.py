@@ -98,8 +98,8 @@ def build() -> Path:
 
 def cache_folder() -> Path:
     """Return where builds are kept, outside the checkout."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "paddlemix-npu-sim"
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "paddlemix-npu-sim"
 
 
 def paddle_folder() -> Path:

@@ -104,10 +104,10 @@ def pair(make_pair, variant):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, pair, variant):
     """The reference model in our own layout."""
-    home = tmp_path_factory.mktemp(variant)
-    tiny.save_hf(pair.theirs, home / "hf", False)
-    convert(home / "hf", home / "ours", "paddle")
-    return home / "ours"
+    folder = tmp_path_factory.mktemp(variant)
+    tiny.save_hf(pair.theirs, folder / "hf", False)
+    convert(folder / "hf", folder / "ours", "paddle")
+    return folder / "ours"
 
 
 def batch_of(pair, *rows, seed: int = 4) -> Batch:

@@ -89,10 +89,10 @@ def variant(request) -> str:
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory, variant):
     llm, eyes = InternLM(**VARIANTS[variant]), tiny.hf_model(False)
-    home = llm.save(tmp_path_factory.mktemp(variant) / "xtuner")
-    torch_folders.write_projector(home / "projector", eyes)
-    torch_folders.write_tower(home / "visual_encoder", eyes)
-    return Pair(llm, eyes, home, OurLlava.from_pretrained(home, device="cpu"))
+    folder = llm.save(tmp_path_factory.mktemp(variant) / "xtuner")
+    torch_folders.write_projector(folder / "projector", eyes)
+    torch_folders.write_tower(folder / "visual_encoder", eyes)
+    return Pair(llm, eyes, folder, OurLlava.from_pretrained(folder, device="cpu"))
 
 
 def test_logits_equal_the_restatement(pair):
@@ -197,17 +197,17 @@ def test_adapter_of_internlms_own_layers_is_merged(tmp_path, pair, variant):
     changed = InternLM(**VARIANTS[variant])
     changed.load_state_dict(pair.llm.state_dict())
     torch_folders.change_weights(changed, factors, 6 / 4)
-    home = tmp_path / "out"
+    folder = tmp_path / "out"
     tensors = torch_folders.factor_tensors(factors, lambda name: name)
-    torch_folders.write_peft(home / "llm_adapter", tensors, base_model_name_or_path=str(pair.folder))
-    torch_folders.write_projector(home / "projector", pair.eyes)
-    torch_folders.write_tower(home / "visual_encoder", pair.eyes)
+    torch_folders.write_peft(folder / "llm_adapter", tensors, base_model_name_or_path=str(pair.folder))
+    torch_folders.write_projector(folder / "projector", pair.eyes)
+    torch_folders.write_tower(folder / "visual_encoder", pair.eyes)
     batch = batch_of(pair, *ROWS.values())
     is_real = batch.segment_ids > 0
     expected = dataclasses.replace(pair, llm=changed).logits(batch)
-    assert np.abs(our_logits(load_model(home, device="cpu"), batch) - expected)[is_real].max() < 2 * TOLERANCE
+    assert np.abs(our_logits(load_model(folder, device="cpu"), batch) - expected)[is_real].max() < 2 * TOLERANCE
     assert np.abs(pair.logits(batch) - expected)[is_real].max() > 0.1
-    convert(home, tmp_path / "merged", "xtuner", checks=[compare_tensors])
+    convert(folder, tmp_path / "merged", "xtuner", checks=[compare_tensors])
     merged = load_file(tmp_path / "merged" / "model.safetensors")
     for name, values in changed.state_dict().items():
         np.testing.assert_allclose(merged[name], values.numpy(), atol=1e-5, err_msg=name)

@@ -256,13 +256,13 @@ def test_interpolated_tower_gives_the_features_of_transformers(tmp_path, kind, s
     np.testing.assert_allclose(found, expected[:, 1:] if kind == "clip" else expected, atol=TOLERANCE)
 
 
-def source_folder(home: Path, model) -> Path:
+def source_folder(folder: Path, model) -> Path:
     """Return a folder of our own with a tokenizer, so that a model can be composed of it."""
     model.resize_token_embeddings(tiny_folder.VOCAB_SIZE)
-    convert(tiny.save_hf(model, home / "hf", False), home / "source", "paddle")
+    convert(tiny.save_hf(model, folder / "hf", False), folder / "source", "paddle")
     for file in tiny_folder.folder("pad").glob("*token*"):
-        shutil.copy(file, home / "source")
-    return home / "source"
+        shutil.copy(file, folder / "source")
+    return folder / "source"
 
 
 def test_side_stays_without_a_request_and_another_one_is_refused_by_name(tmp_path):

@@ -221,11 +221,11 @@ def test_storage_is_only_looked_up_among_the_archives_files(tmp_path, key):
 
 
 def test_file_with_a_path_in_the_archive_is_never_written(tmp_path):
-    (tmp_path / "home").mkdir()
-    path = tmp_path / "home" / "x.bin"
+    (tmp_path / "folder").mkdir()
+    path = tmp_path / "folder" / "x.bin"
     write_zip(path, PLAIN, extra={"../escaped": b"x", "/absolute": b"x"})
     assert list(open_torch_bin(path)) == ["a"]
-    assert sorted(file.name for file in tmp_path.rglob("*")) == ["home", "x.bin"]
+    assert sorted(file.name for file in tmp_path.rglob("*")) == ["folder", "x.bin"]
 
 
 def test_file_that_is_twice_in_the_archive_is_refused(tmp_path):

@@ -30,7 +30,7 @@ def samples() -> torch.Tensor:
     """Return floats of all sizes that float16 can hold, among them ties, subnormals, zeros and infinities."""
     rng = np.random.default_rng(0)
     wide = rng.standard_normal(5000) * 10.0 ** rng.integers(-9, 4, 5000)
-    ties = (np.arange(-600, 600) * 2 + 1) * 2.0**-9 + 1  # between two neighbours of bfloat16
+    ties = (np.arange(-600, 600) * 2 + 1) * 2.0**-9 + 1  # between two adjacent bfloat16 values
     edges = [0.0, -0.0, np.inf, -np.inf, 65504.0, 2.0**-24, 2.0**-25, 3 * 2.0**-25, 65519.0]
     return torch.tensor(np.concatenate([wide, ties, edges]), dtype=torch.float32)
 

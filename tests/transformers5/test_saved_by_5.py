@@ -21,14 +21,14 @@ QUESTION = "What is this?"
 @pytest.fixture(scope="module", params=["pad", "anyres"])
 def folders(request, tmp_path_factory):
     """Our folder as we write it for transformers, and as transformers 5 saves what it has read of that."""
-    home = tmp_path_factory.mktemp(request.param)
-    convert(tiny_folder.folder(request.param), home / "ours", "hf")
-    model, report = AutoModelForImageTextToText.from_pretrained(home / "ours", output_loading_info=True)
+    folder = tmp_path_factory.mktemp(request.param)
+    convert(tiny_folder.folder(request.param), folder / "ours", "hf")
+    model, report = AutoModelForImageTextToText.from_pretrained(folder / "ours", output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"]
-    model.save_pretrained(home / "theirs")
-    AutoProcessor.from_pretrained(home / "ours").save_pretrained(home / "theirs")
-    assert not (home / "theirs" / "preprocessor_config.json").exists()
-    return home / "ours", home / "theirs", model.eval()
+    model.save_pretrained(folder / "theirs")
+    AutoProcessor.from_pretrained(folder / "ours").save_pretrained(folder / "theirs")
+    assert not (folder / "theirs" / "preprocessor_config.json").exists()
+    return folder / "ours", folder / "theirs", model.eval()
 
 
 def test_what_transformers_5_saves_means_the_images_that_we_wrote(folders):

@@ -29,7 +29,7 @@ ODD = {
     "half of a pair in a path": (f'{HEAD}"image": "\\udcff.png"}}', "wrong_row"),
     "half of a pair in a URL": (f'{HEAD}"image": "http://a/\\ud83d.png"}}', "wrong_row"),
     "path of 5,000 characters": (f'{HEAD}"image": "{"x" * 5000}"}}', "wrong_row"),
-    "home of an unknown user": (f'{HEAD}"image": "~nosuchuser/x.png"}}', "wrong_row"),
+    "home folder of an unknown user": (f'{HEAD}"image": "~nosuchuser/x.png"}}', "wrong_row"),
     "URL without an end": (f'{HEAD}"image": "http://[::1"}}', "wrong_row"),
     "port of letters": (f'{HEAD}"image": ["http://a:b/c.png"]}}', "wrong_row"),
     "a number": ("5", "unknown_format"),
@@ -38,7 +38,7 @@ ODD = {
 
 
 @pytest.fixture(params=["a.jsonl", "list.json", "data.json"])
-def put(request, tmp_path):
+def write_rows(request, tmp_path):
     """Return a function that writes rows, as JSON texts, to a file of each form."""
 
     def write(rows: list[str]):
@@ -51,9 +51,9 @@ def put(request, tmp_path):
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_odd_row_is_one_bad_row_among_good_ones(name, put):
+def test_odd_row_is_one_bad_row_among_good_ones(name, write_rows):
     text, kind = ODD[name]
-    path = put([GOOD, text, GOOD])
+    path = write_rows([GOOD, text, GOOD])
     rows, bad = scan_rows(path)
     assert [row.number for row in rows] == [1, 3]
     assert [(note.number, note.kind) for note in bad] == [(2, kind)]
