@@ -42,7 +42,7 @@ def plugin(tmp_path, environment):
 
 @pytest.fixture
 def installed(monkeypatch):
-    """Return a dict that says which distributions are installed."""
+    """Return a dict of the installed distributions."""
     versions: dict[str, str] = {}
 
     def version(name):
@@ -78,12 +78,12 @@ def test_without_a_device_and_a_plugin_nothing_is_set_for_npu(environment, tmp_p
     assert not ONLY_NPU & device.prepare_environment(None).keys()
 
 
-def test_what_the_user_has_set_stays_and_is_named(plugin, environment, caplog):
+def test_flags_set_by_the_user_are_kept_and_reported(plugin, environment, caplog):
     environment.update(FLAGS_npu_jit_compile="1", FLAGS_use_stride_kernel="0")
     chosen = device.prepare_environment("npu")
     assert environment["FLAGS_npu_jit_compile"] == "1" and not {"FLAGS_npu_jit_compile"} & chosen.keys()
-    (said,) = caplog.messages
-    assert said.endswith("; as you set them: FLAGS_npu_jit_compile=1") and "FLAGS_use_stride_kernel" not in said
+    (message,) = caplog.messages
+    assert message.endswith("; as you set them: FLAGS_npu_jit_compile=1") and "FLAGS_use_stride_kernel" not in message
     assert device.prepare_environment("npu") == {} and len(caplog.messages) == 1
 
 
@@ -185,7 +185,7 @@ def test_other_errors_are_not_changed():
         ("mlu", 0, ["no card"]),
     ],
 )
-def test_missing_device_says_what_to_do(kind, num_cards, parts, environment, installed):
+def test_error_of_a_missing_device_names_the_fix(kind, num_cards, parts, environment, installed):
     installed["paddlepaddle"] = "3.0.0"
     environment["ASCEND_RT_VISIBLE_DEVICES"] = "9"
     assert all(part in accelerators.advice_for_missing(kind, num_cards) for part in parts)

@@ -1,4 +1,4 @@
-"""A model composed from its parts: it computes what transformers computes with them, and says what is untrained."""
+"""A model composed from its parts: its logits equal those of transformers, and it names the untrained parts."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def language(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def towers(tmp_path_factory):
-    """A CLIP tower, and by kind the folders of the tower and of a whole CLIP that holds it."""
+    """A CLIP tower, and by kind the folders of the tower and of a whole CLIP model that contains it."""
     parent = tmp_path_factory.mktemp("towers")
     torch.manual_seed(2)
     tower = widen(CLIPVisionModel(tiny.vision_config()))
@@ -88,7 +88,7 @@ def combine_parts(language, tower, projector_file, is_next):
 
 @pytest.mark.parametrize("kind", ["tower", "whole"])
 @pytest.mark.parametrize("is_next", [False, True], ids=["pad", "anyres"])
-def test_composed_model_computes_what_transformers_does_with_the_parts(tmp_path, language, towers, kind, is_next):
+def test_composed_model_equals_transformers_with_the_same_parts(tmp_path, language, towers, kind, is_next):
     mode = "anyres" if is_next else "pad"
     compose(language[1], towers[1][kind], tmp_path / "out", Choices(mode=mode))
     extract_projector(tmp_path / "out", tmp_path / "mm_projector.bin")
@@ -104,7 +104,7 @@ def test_composed_model_computes_what_transformers_does_with_the_parts(tmp_path,
 
 
 @pytest.mark.parametrize("is_nested", [False, True])
-def test_what_the_towers_image_processor_states_goes_into_the_model(tmp_path, language, towers, is_nested):
+def test_settings_of_the_towers_image_processor_are_kept_in_the_model(tmp_path, language, towers, is_nested):
     tower = shutil.copytree(towers[1]["tower"], tmp_path / "tower")
     (tower / "preprocessor_config.json").unlink()
     cases.write_processor(tower, {**cases.CLIP, "resample": 2, "size": {"shortest_edge": 37}}, is_nested)
@@ -321,7 +321,7 @@ def test_parts_that_do_not_fit_are_refused_and_nothing_is_written(tmp_path, lang
         assert not out.exists()
 
 
-def test_command_composes_and_says_what_is_random(tmp_path, language, towers, capsys):
+def test_command_composes_and_reports_the_random_parts(tmp_path, language, towers, capsys):
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
     flags = [

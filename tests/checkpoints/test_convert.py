@@ -103,7 +103,7 @@ def test_names_and_values_in_paddlemix_layout_are_those_that_it_would_write(v1_6
     assert {"processor/eval/preprocessor_config.json", "config.json"} <= set(files_of(tmp_path / "mix"))
 
 
-def test_report_lists_what_was_mapped_changed_and_dropped(v1_5, tmp_path):
+def test_report_lists_mapped_changed_and_dropped_tensors(v1_5, tmp_path):
     folder = shutil.copytree(v1_5.folder, tmp_path / "source")
     tensors = load_file(folder / "model.safetensors")
     extra = "language_model.model.layers.0.self_attn.rotary_emb.inv_freq"
@@ -123,7 +123,7 @@ def rewrite(path, tensors) -> None:
 
 
 def edit(name_part: str, change):
-    """Return a damage: every tensor whose name holds name_part becomes change(tensor), or goes for None."""
+    """Return a damage: every tensor whose name contains name_part becomes change(tensor), or is removed for None."""
 
     def damage(folder) -> None:
         for path in folder.glob("*.safetensors"):
@@ -217,7 +217,7 @@ def test_disk_without_room_is_noticed_before_anything_is_written(made, tmp_path,
     assert not list(tmp_path.iterdir())
 
 
-def test_interrupt_leaves_nothing_and_what_a_killed_run_left_is_thrown_away(made, tmp_path):
+def test_interrupt_leaves_no_files_and_remains_of_a_killed_run_are_removed(made, tmp_path):
     def interrupt(source, result):
         raise KeyboardInterrupt
 
@@ -279,7 +279,7 @@ def test_model_that_a_layout_has_no_place_for_is_refused(made, tmp_path):
 
 
 def with_config(folder, output, **changes):
-    """Copy a folder of ours, with another config and the tensors that go with it."""
+    """Copy a folder of ours, with another config and the tensors that match it."""
     shutil.copytree(folder, output)
     path = output / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
@@ -306,7 +306,7 @@ def test_verification_finds_one_wrong_number_and_leaves_nothing(made, tmp_path, 
     assert not list(tmp_path.iterdir())
 
 
-def test_what_a_layout_does_not_keep_is_reported(made, tmp_path):
+def test_settings_that_a_layout_cannot_keep_are_reported(made, tmp_path):
     folder = shutil.copytree(made("pad", "paddle"), tmp_path / "source")
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "legacy": False}))

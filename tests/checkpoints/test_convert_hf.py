@@ -125,7 +125,7 @@ def test_fast_tokenizer_that_is_written_gives_the_ids_of_the_slow_one(tmp_path, 
 
 
 @pytest.mark.parametrize("is_legacy", [True, False])
-def test_report_tells_where_ids_behind_an_image_differ(tmp_path, is_legacy):
+def test_report_warns_if_ids_behind_an_image_differ(tmp_path, is_legacy):
     source = tmp_path / "source"
     tiny_folder.make_folder(source, "pad")
     settings = json.loads((source / "tokenizer_config.json").read_text())
@@ -198,7 +198,7 @@ def test_rows_that_llava_hf_added_are_cut_off_and_reported(tmp_path, is_next):
     )
 
 
-def test_rows_are_kept_where_nothing_says_that_they_were_added(v1_5, tmp_path):
+def test_vocabulary_rows_are_kept_if_not_marked_as_added(v1_5, tmp_path):
     convert(v1_5.folder, tmp_path / "ours", "paddle")  # it has an image token, but no tokenizer
     assert open_source(tmp_path / "ours").config.language.vocab_size == 99
     save_like_llava_hf(tmp_path / "hf", False)
@@ -247,7 +247,7 @@ def test_tokenizer_with_more_tokens_than_the_model_has_rows_is_refused(tmp_path)
 
 @pytest.mark.parametrize("name", [name for name in TEMPLATES if name != "plain"])
 @pytest.mark.parametrize("system", [None, "Be brief."])
-def test_chat_template_renders_what_ours_does(name, system):
+def test_chat_template_renders_our_prompt(name, system):
     template = get_template(name)
     turns = [Message("user", "<image>\nWhat is it?"), Message("assistant", "A cat."), Message("user", 'Why "so"?')]
     turns = [Message("system", system), *turns] if system else turns

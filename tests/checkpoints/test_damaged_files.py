@@ -71,7 +71,7 @@ HEADERS = {
 
 
 @pytest.mark.parametrize("header", HEADERS.values(), ids=HEADERS)
-def test_safetensors_header_that_is_wrong_is_refused(tmp_path, header):
+def test_wrong_safetensors_header_is_refused(tmp_path, header):
     path = tmp_path / "x.safetensors"
     path.write_bytes(safetensors_bytes(header))
     with pytest.raises(CheckpointError, match=r"x\.safetensors"):
@@ -157,7 +157,7 @@ def test_missing_shard_is_named(own_copy):
         load_model(own_copy, device="cpu")
 
 
-def test_what_paddle_saves_is_read(tmp_path):
+def test_file_saved_by_paddle_is_read(tmp_path):
     path = str(tmp_path / "x.pdparams")
     fortran = np.asfortranarray(STATE["a.weight"])
     for protocol in (2, 3, 4):
@@ -200,7 +200,7 @@ class Call:
 
 
 def hostile(marker) -> dict[str, object]:
-    """Return what would make the file `marker` if it ran, or holds something that is no array of numbers."""
+    """Return what would make the file `marker` if it ran, or contains something other than an array of numbers."""
     command = f"touch {marker}"
     return {
         "system": {"a": Call(os.system, command)},

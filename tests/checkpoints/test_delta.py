@@ -71,7 +71,7 @@ def test_sum_is_the_same_by_blocks_of_rows(tmp_path, monkeypatch):
 
 
 def check(folder, expected):
-    """Compare a folder's shards, which no other weights may lie beside."""
+    """Compare a folder's shards, and check that it has no other weights."""
     found = {}
     for shard in folder.glob("*.safetensors"):
         found |= load_file(shard)

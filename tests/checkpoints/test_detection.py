@@ -77,13 +77,13 @@ def test_partial_checkpoints_are_recognized_by_their_files(tmp_path, name, kind)
         assert (layout and layout.name) == kind
 
 
-def test_what_is_left_of_a_lora_run_without_its_adapter_is_refused(tmp_path):
+def test_lora_run_without_its_adapter_is_refused(tmp_path):
     (tmp_path / "non_lora_trainables.bin").write_bytes(b"")
     with pytest.raises(CheckpointError, match=r"of a LoRA run without its adapter: copy adapter_config\.json"):
         load_model(tmp_path, device="cpu")
 
 
-def test_name_that_is_nowhere_lists_the_places_that_were_tried():
+def test_error_of_a_missing_folder_lists_the_searched_places():
     for read in (load_model, LlavaProcessor.from_pretrained):
         with pytest.raises(
             CheckpointError, match=r"(?s)model 'liuhaotian/llava-v9' was not found\. Looked for in:.*cache"

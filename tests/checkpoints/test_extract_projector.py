@@ -39,7 +39,7 @@ def reference(request):
 
 @pytest.fixture(params=["hf", "paddle", "paddlemix", "official", "xtuner"])
 def folder(request, reference, tmp_path):
-    """The reference model's folder in a layout; xtuner's holds no image_newline."""
+    """The reference model's folder in a layout; xtuner's has no image_newline."""
     if request.param == "hf":
         return reference.folder
     if request.param == "xtuner" and hasattr(reference.model.model, "image_newline"):
@@ -76,7 +76,7 @@ def test_file_loads_into_llavas_own_projector(v1_5, tmp_path):
     extract_projector(v1_5.folder, tmp_path / "p.bin")
     stored = torch.load(tmp_path / "p.bin", weights_only=True)
     module = torch.nn.Sequential(torch.nn.Linear(32, 48), torch.nn.GELU(), torch.nn.Linear(48, 48))
-    # As LLaVA's code takes what is its projector's out of the file.
+    # Select the projector's tensors as LLaVA's code does.
     module.load_state_dict({name.split("mm_projector.")[1]: tensor for name, tensor in stored.items()})
     features = torch.randn(3, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

@@ -41,7 +41,7 @@ def write_template(folder, name: str, template) -> None:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """Return the tiny model in foreign layouts, without a template of their own or a note of ours."""
+    """Return the tiny model in foreign layouts, without their own template or a note of ours."""
     folder = tmp_path_factory.mktemp("layouts")
     for layout in ("hf", "official", "xtuner"):
         convert(tiny_folder.folder("pad"), folder / layout, layout)

@@ -1,4 +1,4 @@
-"""Matrices that hold several of ours: xtuner's Phi-3-mini to every layout, adapters on them, and wrong heights."""
+"""Matrices that fuse several of ours: xtuner's Phi-3-mini to every layout, adapters on them, and wrong heights."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ TARGETS = [
 
 @pytest.fixture(scope="module")
 def llm(phi, tmp_path_factory) -> Path:
-    """The decoder as Microsoft's folder holds it."""
+    """The decoder in the layout of Microsoft's folder."""
     start = "model.language_model."
     decoder = Phi3ForCausalLM(phi.model.config.text_config)
     state = {

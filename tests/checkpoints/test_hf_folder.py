@@ -21,7 +21,7 @@ NEW = ("model.language_model.", "lm_head.", *(f"model.{name}" for name in OLD[2:
 
 
 def rewrite(folder, change) -> None:
-    """Replace the weight file by what `change` makes of its tensors."""
+    """Replace the weight file by one with the tensors that `change` returns."""
     tensors = change(load_file(folder / WEIGHTS))
     (folder / WEIGHTS).unlink()
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})

@@ -183,7 +183,7 @@ def test_an_index_of_many_files_ends_at_once(folders, tmp_path):
         assert time.process_time() - start < 10
 
 
-def test_a_tower_alone_is_held_to_the_same(change):
+def test_config_of_a_tower_alone_is_checked_too(change):
     folder = change("xtuner", ("visual_encoder/config.json", "num_hidden_layers"), 1.5) / "visual_encoder"
     assert "whole number" in inspect(folder).problems[0]
     with pytest.raises(CheckpointError, match="whole number"):

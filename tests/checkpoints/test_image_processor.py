@@ -1,4 +1,4 @@
-"""Image processors' files: pixels as AutoImageProcessor makes them, or refused; what we write says the same."""
+"""Files of image processors: pixels equal those of AutoImageProcessor, or the file is refused."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_pixels_equal_those_of_the_class_that_transformers_takes(tmp_path, name)
 
 
 @pytest.mark.parametrize(("changes", "message"), cases.REFUSED)
-def test_what_is_not_done_is_refused_in_one_line_that_names_it(tmp_path, changes, message):
+def test_unsupported_setting_is_refused_in_one_line_that_names_it(tmp_path, changes, message):
     folder = cases.write_processor(cases.write_config(tmp_path), cases.changed(cases.CLIP, changes))
     with pytest.raises(CheckpointError, match=message) as caught:
         read_config(folder)
@@ -47,7 +47,7 @@ def test_tiles_that_do_not_fit_the_model_are_refused(tmp_path, changes, message)
 
 
 @pytest.mark.parametrize("values", [{}, {"size": {"shortest_edge": 28}}, {"do_normalize": False}, {"crop_size": 28}])
-def test_a_file_without_a_class_states_what_differs_from_the_towers_images(tmp_path, values):
+def test_file_without_a_class_overrides_the_settings_of_the_tower(tmp_path, values):
     folder = cases.write_processor(cases.write_config(tmp_path), values)
     spec = read_config(folder).image
     assert (spec.has_crop, spec.resize) == (True, (224,) if "crop_size" in values else None)
@@ -77,7 +77,7 @@ def test_a_damaged_processor_file_is_named(tmp_path, content):
         ({"max_image_tiles": 4}, "states max_image_tiles 4, which this version does not know"),
     ],
 )
-def test_a_processor_of_another_model_is_refused_by_the_key_that_says_so(tmp_path, values, message):
+def test_processor_of_another_model_is_refused_by_its_keys(tmp_path, values, message):
     folder = cases.write_processor(cases.write_config(tmp_path), cases.CLIP)
     (folder / "processor_config.json").write_text(json.dumps({"processor_class": "LlavaProcessor", **values}))
     with pytest.raises(CheckpointError, match=message):
@@ -89,7 +89,7 @@ def test_without_a_class_an_absent_mean_is_that_of_the_class_of_the_model_not_of
     cases.check_pixels(folder, read_config(folder).image)
 
 
-def test_inspect_tells_what_is_done_otherwise_than_usual(tmp_path):
+def test_description_lists_unusual_pixel_settings(tmp_path):
     folder = cases.write_processor(cases.write_config(tmp_path), {**cases.CLIP, "resample": 2, "do_normalize": False})
     assert describe_image(read_config(folder).image)["pixels"] == {"resample": "bilinear", "has_normalize": False}
     cases.write_processor(folder, cases.CLIP)
@@ -97,7 +97,7 @@ def test_inspect_tells_what_is_done_otherwise_than_usual(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["clip", "siglip", "pad", "next", "size above the crop", "no normalization"])
-def test_what_is_written_is_read_back_and_gives_transformers_the_same_pixels(tmp_path, name):
+def test_written_file_is_read_back_and_transformers_makes_the_same_pixels(tmp_path, name):
     is_next = name.startswith("next")
     source = cases.write_config(tmp_path / "a", is_next)
     cases.write_processor(source, {**cases.HONORED[name], **cases.COLOR, "resample": 2, "rescale_factor": 0.01})

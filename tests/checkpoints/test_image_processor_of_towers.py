@@ -1,4 +1,4 @@
-"""The image processor's file of a tower and of other layouts than transformers', and what goes from one to another."""
+"""The image processor's file of a tower and of other layouts, and the settings that conversion keeps."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_tower_is_read_with_all_that_its_file_states(tmp_path, values):
     if values["image_processor_type"] != "LlavaNextImageProcessor":
         (folder / "config.json").write_text('{"model_type": "clip"}')
         cases.check_pixels(folder, spec)
-    else:  # its mean and std, for a model that says itself what becomes of an image
+    else:  # its mean and std, for a model with its own image settings
         assert (list(spec.mean), list(spec.std)) == (values["image_mean"], values["image_std"])
     assert read_pixels(VISION, Folder(cases.write_processor(nested, values, is_nested=True))) == spec.pixels
 
@@ -87,7 +87,7 @@ def test_absent_keys_of_a_file_without_a_class_are_those_of_the_towers_family(tm
         ({"image_processor_type": "LlavaImageProcessor", "do_pad": True}, "a tower does not pad"),
     ],
 )
-def test_what_a_tower_cannot_be_read_with_is_refused(tmp_path, changes, message):
+def test_unsupported_image_processor_of_a_tower_is_refused(tmp_path, changes, message):
     cases.write_processor(tmp_path, {**cases.CLIP, **changes}, is_nested=True)
     with pytest.raises(CheckpointError, match=message):
         read_pixels(VISION, Folder(tmp_path))
@@ -103,7 +103,7 @@ def changed(tmp_path_factory):
 
 
 @pytest.mark.parametrize("layout", ["hf", "official", "xtuner", "paddlemix"])
-def test_every_layout_keeps_what_is_done_to_an_image(tmp_path, changed, layout):
+def test_every_layout_keeps_the_image_settings(tmp_path, changed, layout):
     convert(changed, tmp_path / "there", layout)
     assert read_config(tmp_path / "there").image == read_config(changed).image
 
@@ -141,7 +141,7 @@ def test_the_filter_of_llavas_own_code_is_the_processors_for_whole_images_only(t
     assert paddlemix.read_config(Folder(tmp_path), raw).image.resample == resample
 
 
-def test_paddlemix_reads_mode_and_grids_from_its_processor_and_refuses_what_it_cannot_do(tmp_path):
+def test_paddlemix_reads_mode_and_grids_from_its_processor_and_refuses_unsupported_ones(tmp_path):
     place = tmp_path / "processor" / "eval"
     place.mkdir(parents=True)
     values = {**cases.CLIP, "image_aspect_ratio": "anyres", "image_grid_pinpoints": cases.PINPOINTS}

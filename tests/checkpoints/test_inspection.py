@@ -66,7 +66,7 @@ def folders(tmp_path_factory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def counted() -> dict[str, int]:
-    """The numbers of parameters of the same model as Paddle holds it."""
+    """The numbers of parameters of the same model in Paddle."""
     model, counts = tiny_folder.load("pad")[0], {}
     for name, parameter in model.named_parameters():
         part = name.split(".")[0] if not name.startswith("language_model") else name.split(".")[1]
@@ -179,7 +179,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_broken_folder_gets_a_report_that_says_what_is_wrong(damage, tmp_path):
+def test_report_of_a_broken_folder_lists_its_problems(damage, tmp_path):
     spoil, expected = DAMAGES[damage]
     folder = Path(shutil.copytree(tiny_folder.folder("pad"), tmp_path / "model"))
     spoil(folder)
@@ -215,7 +215,7 @@ def test_a_missing_shard_is_named_and_the_rest_is_counted(layout, folders, count
     assert 0 < found.num_parameters < sum(counted.values())
 
 
-def test_a_folder_with_two_formats_says_which_is_not_read(folders, tmp_path):
+def test_second_format_of_weights_is_reported_as_not_read(folders, tmp_path):
     folder = Path(shutil.copytree(folders["official"], tmp_path / "model"))
     torch.save({}, folder / "pytorch_model.bin")
 
@@ -248,7 +248,7 @@ def test_a_tower_that_the_config_only_names_is_reported_and_not_downloaded(folde
         assert part in problem
 
 
-def test_a_language_model_and_a_tower_alone_are_told_as_parts(folders, tmp_path):
+def test_language_model_and_tower_alone_are_reported_as_parts(folders, tmp_path):
     for path in folders["xtuner"].iterdir():
         if path.is_file() and not path.name.startswith("xtuner"):
             (tmp_path / "llama").mkdir(exist_ok=True)
@@ -275,7 +275,7 @@ def write_lora(folder: Path, **config) -> Path:
     return folder
 
 
-def test_an_adapter_is_described_with_rank_alpha_base_and_what_trained_whole(tmp_path):
+def test_adapter_is_described_with_rank_alpha_base_and_fully_trained_parts(tmp_path):
     found = inspect(write_lora(tmp_path / "lora"))
 
     base = str(tiny_folder.folder("pad"))
@@ -294,7 +294,7 @@ def test_an_adapter_is_described_with_rank_alpha_base_and_what_trained_whole(tmp
     assert found.image["mode"] == "pad" and found.text["tokenizer"] == f"{base}/tokenizer.model"
 
 
-def test_an_adapter_without_its_base_or_weights_says_so(tmp_path):
+def test_missing_base_or_weights_of_an_adapter_is_reported(tmp_path):
     lost = inspect(write_lora(tmp_path / "lost", base_model_name_or_path="/nowhere/base"))
     write_lora(tmp_path / "empty")
     (tmp_path / "empty" / "lora_model_state.pdparams").unlink()
@@ -334,7 +334,7 @@ def test_a_projector_of_stage_1_is_described_as_a_folder_and_as_a_file(tmp_path)
     assert any("does not name its base model" in problem for problem in folder.problems) and file.problems == []
 
 
-def test_what_is_no_checkpoint_is_refused(tmp_path):
+def test_path_without_a_checkpoint_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match=r"nothing does not exist \(looked for /"):
         inspect(tmp_path / "nothing")
     (tmp_path / "notes.txt").write_text("x")

@@ -1,4 +1,4 @@
-"""Adapter folders in PaddleMIX's format: merged as a restatement in NumPy says, or refused with the reason."""
+"""Adapter folders in PaddleMIX's format are merged as by NumPy, or refused with the reason."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def values_of(model) -> dict[str, np.ndarray]:
 
 
 def restated(before: dict[str, np.ndarray], state: dict[str, np.ndarray], scaling: float) -> dict[str, np.ndarray]:
-    """Return W + A B * scaling in float64, and what the adapter holds whole."""
+    """Return W + A B * scaling in float64, and the tensors that the adapter replaces."""
     after = dict(before)
     for theirs, (ours, *_) in TARGETS.items():
         delta = state[f"{theirs}.lora_A"].astype(np.float64) @ state[f"{theirs}.lora_B"]
@@ -79,7 +79,7 @@ def base(v1_6):
 
 
 @pytest.mark.parametrize(("is_rank_stabilized", "scaling"), [(False, ALPHA / RANK), (True, ALPHA / math.sqrt(RANK))])
-def test_merging_adds_the_scaled_product_and_puts_in_what_trained_whole(base, tmp_path, is_rank_stabilized, scaling):
+def test_merging_adds_the_product_and_replaces_trained_tensors(base, tmp_path, is_rank_stabilized, scaling):
     state, before = adapter_state(), values_of(load_model(base, device="cpu"))
     model = merged(base, write_adapter(tmp_path, state, rslora=is_rank_stabilized))
     expected, after = restated(before, state, scaling), values_of(model)

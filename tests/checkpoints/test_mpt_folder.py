@@ -24,7 +24,7 @@ from paddlemix.models.config import LanguageConfig
 from paddlemix.tensor_files.stored import CheckpointError, StoredTensor
 from paddlemix.tensor_files.transforms import transposed
 
-# What stands in transformers' names in memory, and what LLaVA's own code calls the same over MPT.
+# Parts of transformers' names in memory, and the same parts in LLaVA's own code over MPT.
 OFFICIAL = (
     ("model.language_model.", "transformer."),
     ("model.vision_tower.", "transformer.vision_tower.vision_tower."),

@@ -33,7 +33,7 @@ def edit_config(folder, **changes) -> None:
 
 
 def edit_weights(folder, end: str, change) -> None:
-    """Put in the place of each tensor whose name ends in `end` the tensors that `change` makes of it, by their ends."""
+    """Replace each tensor whose name ends in `end` by the tensors that `change` returns for it, by their ends."""
     out = {}
     for name, tensor in load_file(folder / "model.safetensors").items():
         changed = change(tensor) if name.endswith(end) else {"": tensor}
@@ -89,7 +89,7 @@ def test_statement_that_nothing_is_quantized_changes_nothing(tmp_path, stated):
     refuse_quantized(Folder(tmp_path))
 
 
-def test_modelopts_file_is_read_where_it_says_what(tmp_path):
+def test_modelopt_file_that_names_an_algorithm_is_refused(tmp_path):
     path = tmp_path / "hf_quant_config.json"
     path.write_text(json.dumps({"producer": {}, "quantization": {"quant_algo": None, "kv_cache_quant_algo": None}}))
     refuse_quantized(Folder(tmp_path))

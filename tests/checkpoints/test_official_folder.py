@@ -77,7 +77,7 @@ def test_tower_may_be_a_folder_of_paddlenlps(v1_5, tmp_path):
         load_model(folder, device="cpu")
 
 
-def test_tower_that_is_nowhere_is_named_with_the_places_and_what_to_do(v1_5, tmp_path):
+def test_missing_tower_is_reported_with_the_searched_places_and_a_fix(v1_5, tmp_path):
     name = "openai/clip-vit-large-patch14-336"
     folder = write_official(tmp_path / "model", v1_5.model, name, mm_hidden_size=1024)
     assert read_config(folder).vision.num_hidden_layers == 24  # known by that name
@@ -174,7 +174,7 @@ def test_computed_buffers_and_an_unused_newline_are_left_out(v1_5, tmp_path):
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_what_is_not_supported_is_refused_with_the_reason(v1_5, tmp_path, changes, text):
+def test_unsupported_option_is_refused_with_the_reason(v1_5, tmp_path, changes, text):
     write_tower(tmp_path / CLIP, v1_5.model)
     with pytest.raises(CheckpointError, match=text):
         load_model(write_official(tmp_path / "model", v1_5.model, CLIP, **changes), device="cpu")
@@ -219,7 +219,7 @@ def test_missing_shard_and_missing_weights_are_named(v1_5, tmp_path):
 
 
 def read_back(folder, is_next: bool):
-    """Return the torch model that an official folder holds, its tower taken from where LLaVA's own code takes it."""
+    """Return the torch model of an official folder, with the tower from where LLaVA's own code loads it."""
     raw = json.loads((folder / "config.json").read_text())
     state = {}
     for path in sorted(folder.glob("model*.safetensors")):

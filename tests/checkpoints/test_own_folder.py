@@ -1,4 +1,4 @@
-"""Our own folder: there and back, sharded or not, and what a failed save leaves."""
+"""Our own folder: there and back, sharded or not, and the files after a failed save."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def assert_bit_equal(first: dict[str, np.ndarray], second: dict[str, np.ndarray]
 
 
 def random_model(config, dtype: str):
-    """Return a model with random parameters of a dtype (CPU can hold what it cannot compute in)."""
+    """Return a model with random parameters of a dtype (also one in which the CPU cannot compute)."""
     model = build_model(config, dtype)
     rng = np.random.default_rng(0)
     for parameter in model.parameters():

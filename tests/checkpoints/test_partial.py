@@ -43,7 +43,7 @@ VISION = {"num_attention_heads": 1}
 
 
 def trained(model, is_next: bool, targets=TARGETS, scaling=ALPHA / RANK):
-    """Return what a LoRA run makes of a model, and its factors: matrices changed, projector and newline new."""
+    """Return a model after a LoRA run, and its factors: matrices changed, projector and newline new."""
     other = tiny.hf_model(is_next, vision=VISION)
     other.load_state_dict(model.state_dict())
     factors = random_factors(other, targets, RANK)

@@ -104,7 +104,7 @@ TIED = {
 
 
 @pytest.mark.parametrize(("settings", "is_tied"), TIED.values(), ids=TIED)
-def test_adapter_over_a_tied_model_unties_what_peft_unties(bases, tmp_path, settings, is_tied):
+def test_adapter_over_a_tied_model_unties_the_layers_that_peft_unties(bases, tmp_path, settings, is_tied):
     folder = peft_folders.train(tmp_path / "x", bases("tied").folder, **settings)
     check_adapter(folder, bases("tied"))
     assert read_config(folder).language.tie_word_embeddings is is_tied
@@ -195,7 +195,7 @@ def test_layers_are_known_by_every_name_that_they_had(v1_5, paddle_base, tmp_pat
 
 @pytest.mark.parametrize("layout", ["paddle", "official", "paddlemix", "xtuner"])
 def test_base_may_be_in_any_layout(bases, tmp_path, layout):
-    """The output layer has one name in torch's folders and in PaddleMIX's, but is turned there."""
+    """The output layer has one name in torch's folders and in PaddleMIX's, but is transposed there."""
     base = bases("tied")
     folder = peft_folders.train(tmp_path / "x", base.folder, target_modules=[*QV, "lm_head", "fc1"], use_dora=True)
     expected = peft_folders.logits_of(folder, base.folder, base.batch)
@@ -225,7 +225,7 @@ def test_head_of_siglip_is_left_out_and_reported(make_reference, tmp_path):
 
 
 def make_siglip(make_reference, tmp_path, vision):
-    """Return a LLaVA over SigLIP, whose features are all taken."""
+    """Return a LLaVA over SigLIP that uses all features of the tower."""
     model = tiny.hf_model(False, vision=vision, strategy="full")
     folder = tmp_path / "siglip"
     tiny.save_hf(model, folder, False)
@@ -374,7 +374,7 @@ def test_revision_of_the_base_goes_to_the_hub(plain, tmp_path, monkeypatch):
     assert asked == [("owner/llava", "v1"), ("owner/llava", None), ("owner/llava", None)]
 
 
-def test_dora_over_weights_held_as_codes_is_merged_first(v1_5, tmp_path):
+def test_dora_is_merged_before_weights_are_quantized(v1_5, tmp_path):
     folder = peft_folders.train(tmp_path / "x", v1_5.folder, target_modules=ALL, use_dora=True)
     convert(folder, tmp_path / "merged", "paddle")
     with paddle.no_grad():

@@ -163,7 +163,7 @@ def test_half_a_block_is_no_projector(model, tmp_path):
         compose(model[2], model[2], tmp_path / "out", Choices(projector=tmp_path / "half.bin"))
 
 
-def test_inspect_tells_the_type_and_lora_reaches_the_blocks(model):
+def test_inspect_reports_the_type_and_lora_targets_the_blocks(model):
     _, projector_type, folder = model
     found = inspect(folder)
     assert f"-> {projector_type} ->" in found.model and not found.problems

@@ -70,10 +70,10 @@ def test_head_of_siglip_is_left_out_in_every_style(tmp_path, style):
     assert {name.split("head.")[1] for name in found.dropped} == set(
         model.model.vision_tower.vision_model.head.state_dict()
     )
-    values, turned = found.tensors["vision_tower.layers.1.fc2.weight"]
+    values, is_transposed = found.tensors["vision_tower.layers.1.fc2.weight"]
     expected = model.model.vision_tower.vision_model.encoder.layers[1].mlp.fc2.weight.detach().numpy()
     np.testing.assert_array_equal(values.values, expected)
-    assert turned
+    assert is_transposed
 
 
 def test_tower_inside_an_official_folder_may_lack_vision_model(v1_6, tmp_path):
@@ -86,7 +86,7 @@ def test_tower_inside_an_official_folder_may_lack_vision_model(v1_6, tmp_path):
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
-    """A decoder and a tower of one model in folders of their own, and what is composed of them as they are."""
+    """Separate folders of the decoder and the tower of one model, and the model composed from them."""
     folder = tmp_path_factory.mktemp("parts")
     model = tiny.hf_model(False, vocab_size=tiny_folder.VOCAB_SIZE)
     language_model(model).save_pretrained(folder / "language")
@@ -173,7 +173,7 @@ def test_names_of_something_else_stay_as_they_are(rename, name):
 
 
 def tied_folder(tmp_path, change):
-    """Write a tied model whose file is what `change` makes of its tensors, with its name of the embeddings."""
+    """Write a tied model with the tensors that `change` returns for its tensors and the name of its embeddings."""
     model = tiny.hf_model(False, tie_word_embeddings=True)
     folder = tiny.save_hf(model, tmp_path / "tied", False)
     stored = load_file(folder / "model.safetensors")
@@ -183,7 +183,7 @@ def tied_folder(tmp_path, change):
 
 
 @pytest.mark.parametrize("head", ["lm_head.weight", "language_model.lm_head.weight"])
-def test_head_of_a_tied_model_stands_in_for_the_embeddings(tmp_path, head):
+def test_head_of_a_tied_model_replaces_missing_embeddings(tmp_path, head):
     def change(stored, embedding):
         return {head if name == embedding else name: tensor for name, tensor in stored.items()}
 

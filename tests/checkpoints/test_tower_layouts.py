@@ -117,7 +117,7 @@ def test_there_and_back_keeps_every_bit_and_the_configuration(tmp_path, folder, 
     np.testing.assert_allclose(logits(tmp_path / "there", batch), logits(folder, batch), atol=1e-5)
 
 
-def test_transformers_reads_what_we_write_without_a_tensor_too_many_or_too_few(tmp_path, folder, name):
+def test_transformers_reads_our_folder_without_missing_or_extra_tensors(tmp_path, folder, name):
     convert(folder, tmp_path / "hf", "hf")
     theirs, report = LlavaForConditionalGeneration.from_pretrained(tmp_path / "hf", output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"] and not report["mismatched_keys"]
@@ -185,9 +185,7 @@ def as_llava_next_writes(model, parent, num_layers: int):
 
 @pytest.mark.parametrize("num_layers", [2, 3], ids=["last-layer-removed", "whole-tower"])
 @pytest.mark.parametrize("stated", [-2, -1])
-def test_llava_next_takes_the_last_hidden_state_but_one_of_siglip_whatever_its_config_says(
-    tmp_path, num_layers, stated
-):
+def test_llava_next_takes_the_penultimate_state_of_siglip_for_any_config(tmp_path, num_layers, stated):
     model = tower_model("siglip-odd-side")
     folder = as_llava_next_writes(model, tmp_path, num_layers)
     path = folder / "config.json"
@@ -211,7 +209,7 @@ def test_tower_without_its_last_layer_is_used_whole_in_transformers_and_refused_
     assert (composed.vision.num_hidden_layers, composed.vision.select_layer) == (2, -1)
 
 
-def test_name_of_a_known_tower_stands_for_its_shape_with_and_without_its_last_layer():
+def test_shape_of_a_known_tower_has_its_name_with_and_without_the_last_layer():
     whole = VisionConfig(**KNOWN_TOWERS[SO400M])
     assert tower_layout.known_name(whole) == SO400M
     assert tower_layout.known_name(dataclasses.replace(whole, num_hidden_layers=26, select_layer=-1)) == SO400M
@@ -233,7 +231,7 @@ def test_stage_1_folder_that_only_names_a_known_siglip_has_its_shape_and_its_pix
 
 @pytest.fixture(scope="module")
 def towers(tmp_path_factory):
-    """Folders of a SigLIP tower with its head, and of a whole SigLIP that holds the same one."""
+    """Folders of a SigLIP tower with its head, and of a whole SigLIP model that contains the same tower."""
     folder = tmp_path_factory.mktemp("towers")
     torch.manual_seed(3)
     vision = tiny.vision_config(**VISIONS["siglip-odd-side"])

@@ -92,7 +92,7 @@ def test_bad_index_is_one_line_in_loading_and_in_inspect(hf_copy, index, text):
     assert any(text.replace("\\", "")[:20] in problem for problem in inspect(hf_copy).problems)
 
 
-def test_folder_without_weights_tells_of_files_that_are_none(hf_copy):
+def test_folder_without_weights_names_files_that_are_not_weights(hf_copy):
     (hf_copy / "model.safetensors").rename(hf_copy / "master_weights-00001-of-00001.safetensors")
     text = r"the weights are missing \(master_weights-00001-of-00001\.safetensors is not such a file"
     with pytest.raises(CheckpointError, match=text):

@@ -128,7 +128,7 @@ def test_base_in_another_layout_is_reported_and_kept(v1_5, tmp_path):
     check_result(source, tmp_path / "y", v1_5, False, 0.5)
 
 
-def test_what_peft_has_no_place_for_is_refused_with_a_way_out(v1_5, tmp_path):
+def test_tensors_that_peft_cannot_store_are_refused_with_an_alternative(v1_5, tmp_path):
     for number, (settings, text) in enumerate(
         (
             ({"target_modules": QV, "modules_to_save": ["post_layernorm"]}, "of the vision tower, whose names differ"),

@@ -30,7 +30,7 @@ def test_written_tokenizer_has_our_ids(kind, tmp_path):
         assert again.encode(text, is_start=True) == reference(text, add_special_tokens=False)["input_ids"], text
 
 
-def test_what_one_version_alone_understands_is_not_passed_on(tmp_path):
+def test_settings_of_one_transformers_version_are_not_written(tmp_path):
     source = load_tokenizer(made.write_folder(tmp_path / "source", "llama"))
     torch_tokenizer.write_tokenizer(source, source.vocab_size, tmp_path / "torch", "vicuna_v1")
     settings = json.loads((tmp_path / "torch" / "tokenizer_config.json").read_text())

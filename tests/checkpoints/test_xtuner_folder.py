@@ -112,7 +112,7 @@ PEFT_OPTIONS = {
 
 @pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to True")
 @pytest.mark.parametrize("options", PEFT_OPTIONS.values(), ids=PEFT_OPTIONS)
-def test_what_peft_writes_is_merged_as_peft_merges_it(v1_5, tmp_path, options):
+def test_adapter_written_by_peft_is_merged_as_peft_merges_it(v1_5, tmp_path, options):
     peft = pytest.importorskip("peft")
     torch.manual_seed(0)
     options = {"target_modules": ["q_proj", "v_proj", "up_proj"], **options}
@@ -136,7 +136,7 @@ def test_what_peft_writes_is_merged_as_peft_merges_it(v1_5, tmp_path, options):
     assert num_changed
 
 
-def test_adapter_of_a_tied_language_model_may_not_change_what_is_tied(make_reference, tmp_path):
+def test_adapter_that_changes_the_head_of_a_tied_model_is_refused(make_reference, tmp_path):
     model = make_reference(tmp_path / "hf", False, tie_word_embeddings=True).model
     folder = write_xtuner(tmp_path / "out", model, None)
     base = str(save_llm(tmp_path / "base", model))
@@ -149,7 +149,7 @@ def test_adapter_of_a_tied_language_model_may_not_change_what_is_tied(make_refer
     load_model(folder, device="cpu")
 
 
-def test_recipe_names_what_was_not_trained_and_is_not_run(v1_5, tmp_path):
+def test_recipe_names_the_untrained_parts_and_is_not_run(v1_5, tmp_path):
     folder = write_xtuner(tmp_path / "out", v1_5.model, None, tower=False)
     (folder / "xtuner_config.py").write_text(RECIPE)
     save_llm(tmp_path / "tiny-vicuna", v1_5.model)
@@ -221,14 +221,14 @@ def edit(path, **changes) -> None:
     ],
     ids=range(14),
 )
-def test_what_is_missing_or_not_supported_is_one_clear_error(v1_5, tmp_path, damage, text):
+def test_missing_file_or_unsupported_option_is_one_clear_error(v1_5, tmp_path, damage, text):
     folder = write_xtuner(tmp_path, v1_5.model)
     damage(folder)
     with pytest.raises(CheckpointError, match=text):
         load_model(folder, device="cpu")
 
 
-def test_language_model_that_is_nowhere_is_named(v1_5, tmp_path):
+def test_missing_language_model_is_named(v1_5, tmp_path):
     folder = write_xtuner(tmp_path / "out", v1_5.model, None)
     with pytest.raises(CheckpointError, match=r"has no language model and neither .* --model-base"):
         load_model(folder, device="cpu")

@@ -92,7 +92,7 @@ def write_tower(folder: Path, model, kind: str = "safetensors") -> Path:
 
 
 def write_official(folder: Path, model, tower: str, kind: str = "bin", has_tower: bool = False, **changes) -> Path:
-    """Write LLaVA's own layout; has_tower: the tower's weights lie inside."""
+    """Write LLaVA's own layout; has_tower: the folder includes the tower's weights."""
     state = official_state(model)
     if not has_tower:
         state = {name: tensor for name, tensor in state.items() if not name.startswith(TOWER)}
@@ -102,7 +102,7 @@ def write_official(folder: Path, model, tower: str, kind: str = "bin", has_tower
 
 
 def language_model(model) -> LlamaForCausalLM:
-    """Return a model's decoder as a LLaMA of its own."""
+    """Return a model's decoder as a separate LLaMA."""
     config = model.config.text_config
     config.architectures = ["LlamaForCausalLM"]
     llama = LlamaForCausalLM(config)

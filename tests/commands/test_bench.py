@@ -75,7 +75,7 @@ def test_sizes_below_one_are_refused_before_anything_is_loaded(words, message):
         run("--model-path", "/nowhere", *words)
 
 
-def test_costs_count_what_a_step_reads_and_computes():
+def test_costs_count_bytes_read_and_operations_of_a_step():
     model = load_model(tiny_folder.folder("anyres"), dtype="float32", device="cpu")
     config = model.config.language
     layers = sum(

@@ -309,7 +309,7 @@ def test_interrupted_answer_goes_on_with_the_next_question(num_pieces, parts, ty
     loop.run()
     output = capsys.readouterr().out
     expected = ChatSession(*parts, sampling=GREEDY)
-    if num_pieces <= 0:  # undone, so that its image goes with the next question
+    if num_pieces <= 0:  # undone, so that its image is sent with the next question
         assert [turn["content"] for turn in session.messages][::2] == ["<image>\nHello"]
         assert session.turns[-1].answer == expected.ask("Hello", [image])
     else:

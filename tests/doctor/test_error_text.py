@@ -31,7 +31,7 @@ TLS = "/lib/aarch64-linux-gnu/libgomp.so.1: cannot allocate memory in static TLS
         ("x" * 1000, "xxx..."),
     ],
 )
-def test_the_line_that_tells_most_is_chosen(text, part):
+def test_the_most_informative_line_is_chosen(text, part):
     line = error_text.one_line(text)
     assert part in line and "\n" not in line and len(line) <= error_text.MAX_LENGTH
 

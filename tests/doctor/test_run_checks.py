@@ -192,7 +192,7 @@ def test_versions_are_compared_with_the_bounds(installed, status, monkeypatch):
     ("installed", "status"),
     [("3.0.0.dev20250527", OK), ("0.0.0", OK), ("3.3.1", OK), ("2.6.1.dev20240801", FAILED), ("3.4.0", FAILED)],
 )
-def test_a_nightly_of_paddle_which_plugins_pair_with_stands_for_its_release(installed, status, monkeypatch):
+def test_nightly_build_that_plugins_require_counts_as_its_release(installed, status, monkeypatch):
     monkeypatch.setattr(machine, "_requirements", lambda: [machine.Requirement("paddlepaddle>=3.0.0,<3.4")])
     monkeypatch.setattr(machine, "_version", lambda name: installed)
     check = Check("versions")

@@ -94,7 +94,7 @@ def test_lengths_do_not_matter_without_two_rotary_scalings(model, ids):
 
 
 class CountingEngine:
-    """Returns each row's number as logits, and records what it was asked to read."""
+    """Returns each row's number as logits, and records the requested reads."""
 
     def __init__(self, num_rows: int):
         self.rows = list(range(num_rows))
@@ -132,6 +132,6 @@ def test_rows_are_decoded_in_lockstep_until_all_are_finished():
     assert engine.read[0] == ([0, 1, 2, 3], [0, 100, 200, 300], [10, 20, 30, 40])
     for step, (numbers, tokens, positions) in enumerate(engine.read):
         for number, token, position in zip(numbers, tokens, positions, strict=True):
-            if len(rows[number].taken) > step + 1:  # it goes on
+            if len(rows[number].taken) > step + 1:  # the row continues
                 assert (token, position) == (rows[number].taken[step], 10 * (number + 1) + step)
     assert engine.read[-1][0] == [1] and len(engine.read) == 4

@@ -1,4 +1,4 @@
-"""A chat goes on, with its conversation, whatever is typed, named or answered."""
+"""A chat continues and keeps its conversation after any input, file name or answer."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def parts():
 
 @pytest.fixture
 def talk(parts, monkeypatch, capsys):
-    """Return a function that runs a chat on lines and returns its session and what it printed."""
+    """Return a function that runs a chat on lines and returns its session and its printed output."""
 
     def run(*lines: str, session: ChatSession | None = None) -> tuple[ChatSession, str]:
         monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
@@ -64,7 +64,7 @@ LINES = {
 
 
 @pytest.mark.parametrize("line", LINES.values(), ids=LINES)
-def test_what_cannot_be_done_is_one_line_and_the_conversation_is_kept(line, talk, tmp_path):
+def test_impossible_command_is_one_error_line_and_keeps_the_conversation(line, talk, tmp_path):
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "file").touch()
     session, output = talk("Hello", line.format(folder=tmp_path), "Why?")

@@ -92,7 +92,7 @@ def test_each_request_may_have_its_own_sampling(parts):
     assert len(answers[2].token_ids) == 3
 
 
-def test_bundled_model_answers_in_a_batch_what_it_answers_in_chats(bundled):
+def test_bundled_model_gives_the_same_answers_in_a_batch_and_in_chats(bundled):
     image = str(TINY / "shapes.png")
     texts = (
         "Describe the picture.",

@@ -144,7 +144,7 @@ def reference_guess(keys, number):
     return []
 
 
-def test_lookup_finds_what_a_search_of_the_whole_text_finds():
+def test_lookup_equals_a_search_of_the_whole_text():
     rng = np.random.default_rng(0)
     for _ in range(60):
         keys, lookup = rng.integers(0, 4, rng.integers(0, 40)).tolist(), Lookup()

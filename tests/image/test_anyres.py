@@ -103,7 +103,7 @@ def test_canvas_and_count_equal_the_official_formulas_on_10000_sizes():
 
 
 @pytest.mark.parametrize("size", ARRAY_SIZES)
-def test_count_is_what_merging_real_feature_maps_gives(size):
+def test_count_equals_that_of_merged_feature_maps(size):
     columns, rows = grid_shape(size, ANYRES)
     tiles = torch.arange((1 + columns * rows) * 576).reshape(-1, 576, 1)
     mosaic = tiles[1:].view(rows, columns, 24, 24, 1).permute(4, 0, 2, 1, 3).flatten(1, 2).flatten(2, 3)

@@ -1,4 +1,4 @@
-"""Images from files, bytes, data URIs, PIL and NumPy load upright in RGB, or raise an error that says why not."""
+"""Images from files, bytes, data URIs, PIL and NumPy load upright in RGB, or raise an error with the reason."""
 
 import base64
 import io

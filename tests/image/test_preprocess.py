@@ -199,7 +199,7 @@ def test_image_in_another_mode_is_refused():
         preprocess(Image.new("RGBA", (5, 5)), SPECS["pad"])
 
 
-def test_content_key_tells_pixels_and_sizes_apart():
+def test_content_key_depends_on_pixels_and_size():
     tiles = preprocess(draw_image((64, 64)), SPECS["pad"])
     same = preprocess(draw_image((64, 64)), SPECS["pad"])
     other_pixels = ImageTiles(tiles.pixels + np.float32(1e-3), tiles.size, tiles.num_tokens)

@@ -149,7 +149,7 @@ def test_cache_capacity_is_rounded_up_to_a_bucket(capacity):
     assert bucketed(capacity) % BUCKET == 0 and 0 <= bucketed(capacity) - capacity < BUCKET
 
 
-def test_cache_holds_what_was_written_where_it_was_written():
+def test_cache_keeps_values_where_they_were_written():
     cache = KVCache(2, batch=2, num_kv_heads=3, head_dim=4, capacity=10, dtype="float32")
     rng = np.random.default_rng(0)
     expected = np.zeros((2, 2, 3, cache.capacity, 4), np.float32)

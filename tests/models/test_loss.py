@@ -1,4 +1,4 @@
-"""The loss against torch's, in parts and whole, and the weights that it is taken with."""
+"""The loss against torch's, in parts and whole, and its weights."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_by_sample_every_sample_counts_one_however_many_tokens_it_trains():
     assert weights.tolist() == [[0, 0, 0, 0, 1, 0, 0.25, 0.25, 0.25, 0.25]]
 
 
-def test_the_first_token_of_a_sample_is_not_trained_whatever_its_label_says():
+def test_first_token_of_a_sample_is_not_trained_despite_its_label():
     assert loss_weights(packed([5, 5]), "token").sum() == 8
 
 

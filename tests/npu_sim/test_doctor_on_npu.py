@@ -58,7 +58,7 @@ def test_kernels_that_crash_or_compute_wrong_results_are_named_and_the_others_ar
     assert checks["swiglu"]["status"] == "ok" and checks["training"]["status"] == "skipped"
 
 
-def test_without_a_plugin_the_report_says_what_to_install_and_skips_the_rest(doctor):
+def test_report_without_a_plugin_names_the_package_to_install_and_skips_the_rest(doctor):
     code, checks = doctor(CUSTOM_DEVICE_ROOT="")
     assert code == 1
     assert checks["packages"]["status"] == "FAILED" and "paddle-custom-npu" in checks["packages"]["advice"][0]

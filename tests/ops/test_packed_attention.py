@@ -1,4 +1,4 @@
-"""Attention in rows of several samples against one that knows which token is of which sample."""
+"""Attention in packed rows, against a reference that masks the tokens of other samples."""
 
 from __future__ import annotations
 

@@ -329,7 +329,7 @@ def assert_same_config(before: LlavaConfig, after: LlavaConfig, layout: str) -> 
     assert after.eos_token_ids == before.eos_token_ids
 
 
-def test_transformers_loads_what_we_write_and_computes_the_same(tmp_path, pair, folder, variant):
+def test_transformers_loads_our_folder_and_computes_the_same(tmp_path, pair, folder, variant):
     convert(folder, tmp_path / "hf", "hf")
     theirs, info = LlavaForConditionalGeneration.from_pretrained(tmp_path / "hf", output_loading_info=True)
     assert not any(info.values()), info
@@ -461,7 +461,7 @@ def test_absent_keys_have_the_defaults_of_transformers(name):
     theirs = tiny.TEXT_CONFIGS[name]()
     ours = FAMILIES[name].read({})
     assert ours == FAMILIES[name].read(theirs.to_dict())
-    inner = 4 * theirs.d_model if name == "mpt" else theirs.intermediate_size  # which MPT's class has no key for
+    inner = 4 * theirs.d_model if name == "mpt" else theirs.intermediate_size  # MPT's class has no key for it
     assert (ours.vocab_size, ours.intermediate_size) == (theirs.vocab_size, inner)
     assert ours.max_position_embeddings == (theirs.max_seq_len if name == "mpt" else theirs.max_position_embeddings)
     assert (ours.hidden_size, ours.num_attention_heads) == (theirs.hidden_size, theirs.num_attention_heads)

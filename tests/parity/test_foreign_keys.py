@@ -219,7 +219,7 @@ LLAMA_3 = {
     "scaling", [None, LLAMA_3, {"rope_type": "linear", "factor": 4.0}], ids=["plain", "llama3", "linear"]
 )
 @pytest.mark.parametrize("is_by_layer_type", [False, True])
-def test_rope_parameters_mean_what_rope_theta_and_rope_scaling_mean(edit, saved, scaling, is_by_layer_type):
+def test_rope_parameters_equal_rope_theta_with_rope_scaling(edit, saved, scaling, is_by_layer_type):
     text = json.loads((saved[1] / "config.json").read_text())["text_config"]
     inside = {"rope_theta": THETA, **(scaling or {"rope_type": "default"})}
     stated = {"full_attention": inside, "sliding_attention": dict(inside)} if is_by_layer_type else inside

@@ -137,7 +137,7 @@ def test_recompute_gives_the_same_gradients(pair, rows):
         ("no-image", "language_model.layers."),
     ],
 )
-def test_recompute_reaches_what_trains_when_everything_else_is_frozen(pair, kind, trained):
+def test_recompute_reaches_trained_parameters_when_the_rest_is_frozen(pair, kind, trained):
     batch = batch_of(pair, ROWS[kind])
     for name, parameter in pair.ours.named_parameters():
         parameter.stop_gradient = not name.startswith(trained)

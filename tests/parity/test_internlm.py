@@ -140,7 +140,7 @@ def test_there_and_back_keeps_every_bit_and_the_configuration(tmp_path, pair, va
     convert(pair.folder, tmp_path / "there", layout, checks=[compare_tensors])
     convert(tmp_path / "there", tmp_path / "back", "xtuner", checks=[compare_tensors])
     before, after = (load_file(place / "model.safetensors") for place in (pair.folder, tmp_path / "back"))
-    if layout == "paddlemix":  # which says that it is a LLaMA
+    if layout == "paddlemix":  # its config names a LLaMA
         convert(pair.folder, tmp_path / "ours", "paddle")
         convert(tmp_path / "there", tmp_path / "theirs", "paddle")
         before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("ours", "theirs"))
@@ -152,7 +152,7 @@ def test_there_and_back_keeps_every_bit_and_the_configuration(tmp_path, pair, va
     assert (last.template, last.eos_token_ids) == (first.template, first.eos_token_ids)
 
 
-def test_transformers_runs_what_we_write_as_a_llama(tmp_path, pair):
+def test_transformers_runs_our_folder_as_a_llama(tmp_path, pair):
     convert(pair.folder, tmp_path / "hf", "hf")
     theirs = LlavaForConditionalGeneration.from_pretrained(tmp_path / "hf").eval()
     assert theirs.config.text_config.model_type == "llama"
@@ -168,7 +168,7 @@ def test_transformers_runs_what_we_write_as_a_llama(tmp_path, pair):
     np.testing.assert_allclose(tiny.hf_logits(llama, batch, False), pair.logits(batch), atol=TOLERANCE)
 
 
-def test_xtuner_folder_names_the_code_that_it_needs_and_not_what_is_not_its_own(tmp_path, pair, variant):
+def test_xtuner_folder_names_the_code_files_to_copy(tmp_path, pair, variant):
     report = convert(pair.folder, tmp_path / "out", "xtuner")
     raw, stated = json.loads((tmp_path / "out" / "config.json").read_text()), pair.llm.config
     for key in ("architectures", "model_type", "bias", "hidden_size", "vocab_size", "rms_norm_eps"):

@@ -71,7 +71,7 @@ def test_answer_within_the_original_context_is_that_of_transformers(pair):
 
 def test_answer_whose_budget_crosses_the_boundary_has_the_long_factors_from_its_first_token(pair, monkeypatch):
     batch = batch_of(pair, CROSSING)
-    tiny.hf_logits(pair.theirs, batch_of(pair, [ORIGINAL]), False)  # so that it knows its long factors
+    tiny.hf_logits(pair.theirs, batch_of(pair, [ORIGINAL]), False)  # this sets its long factors
     rotary = next(module for module in pair.theirs.modules() if hasattr(module, "long_inv_freq"))
     monkeypatch.setattr(rotary, "original_inv_freq", rotary.long_inv_freq)  # for sequences of any length
     assert pair.ours.generate(batch, GREEDY) == [transformers_answer(pair, batch, NUM_NEW)]

@@ -25,7 +25,7 @@ def stored(shape: tuple[int, ...], dtype: str) -> tuple[np.ndarray, torch.Tensor
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_every_bit_pattern_becomes_what_torch_makes_of_it(dtype):
+def test_every_bit_pattern_is_widened_as_by_torch(dtype):
     bits = np.arange(1 << 16, dtype=np.uint16)
     expected = torch.from_numpy(bits.view(np.int16)).view(getattr(torch, dtype)).float().numpy()
     for part in (slice(None), np.isfinite(expected)):  # beside an infinity all go another way
@@ -39,7 +39,7 @@ def test_every_bit_pattern_becomes_what_torch_makes_of_it(dtype):
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-def test_turned_and_widened_values_are_those_of_torch(shape, dtype):
+def test_transposed_and_widened_values_equal_those_of_torch(shape, dtype):
     values, expected = stored(shape, dtype)
     for found, wanted in ((values, expected), (values.T, expected.T)):
         result = np.empty(found.shape, np.float32)
@@ -49,9 +49,9 @@ def test_turned_and_widened_values_are_those_of_torch(shape, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "int64", "int8", "bool"])
-def test_turning_keeps_the_bits_of_any_dtype(dtype):
+def test_transposing_keeps_the_bits_of_any_dtype(dtype):
     values = np.random.default_rng(0).integers(0, 2, (530, 141)).astype(dtype)
-    cut = values[3:, 7:]  # rows that do not lie one behind the other, at an odd address
+    cut = values[3:, 7:]  # rows that are not contiguous, at an odd address
     for source in (values.T, cut, cut.T):
         result = contiguous(source, dtype)
         assert result.dtype == values.dtype and result.flags.c_contiguous
@@ -65,7 +65,7 @@ def test_an_array_of_one_or_no_values_is_copied():
         np.testing.assert_array_equal(result, values)
 
 
-def test_a_lazy_parameter_gets_memory_once_and_holds_what_is_written_there():
+def test_lazy_parameter_is_allocated_once_and_keeps_written_values():
     with paddle.LazyGuard():
         layer = paddle.nn.Linear(7, 5)
     memory = new_memory(layer.weight)

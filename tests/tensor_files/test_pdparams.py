@@ -1,4 +1,4 @@
-"""Paddle's .pdparams files: values stay in the file until they are asked for, and Paddle reads what is written."""
+"""Paddle's .pdparams files: values stay in the file until they are used, and Paddle reads written files."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_every_dtype_that_paddle_saves_is_read(tmp_path, protocol):
 
 
 @pytest.mark.parametrize("return_numpy", [True, False])
-def test_what_is_written_paddle_loads(tmp_path, return_numpy):
+def test_paddle_loads_written_file(tmp_path, return_numpy):
     state, halves = make_state(), np.array([0x3F80, 0xC000], np.uint16)
     tensors = {name: from_array(values) for name, values in state.items()} | {"half": from_array(halves, "bfloat16")}
     with open(tmp_path / "x.pdparams", "wb") as file:
@@ -149,7 +149,7 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
-def test_array_that_is_not_what_it_says_is_refused_when_the_file_is_opened(tmp_path, content):
+def test_damaged_or_hostile_pickle_is_refused_on_opening(tmp_path, content):
     (tmp_path / "x.pdparams").write_bytes(content)
     with pytest.raises(CheckpointError, match=r"x\.pdparams is refused: "):
         open_pdparams(tmp_path / "x.pdparams")

@@ -1,4 +1,4 @@
-"""torch's .bin files without torch: what torch saves is read, what is written torch loads, the rest is refused."""
+"""torch's .bin files without torch: files saved by torch are read, torch loads written files, the rest is refused."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_every_dtype_and_stride_that_torch_saves_is_read(tmp_path, is_zip):
 
 @pytest.mark.parametrize("zip64_from", [1 << 30, 0], ids=["small", "as-above-4-GB"])
 @pytest.mark.parametrize("is_mapped", [False, True], ids=["read", "mapped"])
-def test_what_is_written_torch_loads_with_weights_only(tmp_path, monkeypatch, zip64_from, is_mapped):
+def test_torch_loads_written_file_with_weights_only(tmp_path, monkeypatch, zip64_from, is_mapped):
     monkeypatch.setattr(torch_archive, "ZIP64_FROM", zip64_from)
     state = make_state()
     torch.save(state, tmp_path / "x.bin")
@@ -118,7 +118,7 @@ class Call:
 
 
 def hostile(marker) -> dict[str, object]:
-    """Return what would make the file `marker` if it ran, or holds something that is no tensor."""
+    """Return what would make the file `marker` if it ran, or contains something other than a tensor."""
     ones = torch.ones(2)
     return {
         "system": {"a": Call(os.system, f"touch {marker}")},
@@ -287,7 +287,7 @@ def test_file_of_something_else_is_refused_with_a_hint(tmp_path, content, messag
 
 
 BOMBS = {
-    # Each level holds the one before it twice: what hashes or prints the last one never ends.
+    # Each level contains the previous one twice, so hashing or printing the last one never ends.
     "key": b"\x80\x02}" + b")" + b"2\x86" * 200 + b"Ns.",
     "name-of-dtype": b"\x80\x02}X\x01\x00\x00\x00a)" + b"2\x86" * 200 + b"s.",
     "memo": b"\x80\x02}r\xff\xff\xff\xff.",

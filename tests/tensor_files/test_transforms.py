@@ -63,7 +63,7 @@ def test_integers_are_not_cast():
     assert cast(tensor, "float16") is tensor
 
 
-def test_turning_twice_gives_the_tensor_itself_also_with_a_cast_between():
+def test_transposing_twice_returns_the_tensor_even_with_a_cast_between():
     tensor = from_array(np.arange(6, dtype=np.float32).reshape(2, 3))
     assert transposed(transposed(tensor)) is tensor
     both = transposed(cast(transposed(tensor), "float16"))
@@ -80,7 +80,7 @@ def test_rows_are_padded_with_zeros_or_their_mean():
     np.testing.assert_array_equal(to_torch(mean, "bfloat16").float(), [2.0, 4.0])
 
 
-def test_what_does_not_fit_is_refused_before_anything_is_read():
+def test_wrong_shapes_and_dtypes_are_refused_before_reading():
     tensor, both = from_array(np.zeros((2, 3), np.float32)), [(0, 0, 2), (1, 0, 2)]
     for wrong in (
         lambda: padded_rows(tensor, 1),
@@ -94,7 +94,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_read():
 
 
 def chains():
-    """Return tensors made in several steps, and what NumPy makes of the same values."""
+    """Return tensors made in several steps, and the same values made with NumPy."""
     values = np.random.default_rng(1).standard_normal((70, 9)).astype(np.float32)
     tensor = from_array(values)
     half = values.astype(np.float16)

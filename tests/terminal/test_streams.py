@@ -38,7 +38,7 @@ def test_a_full_disk_is_one_line():
     assert code == 1 and errors == "error: standard output cannot be written: No space left on device\n"
 
 
-def test_a_closed_output_is_told_and_gets_into_no_file():
+def test_closed_output_is_reported_and_written_to_no_file():
     code, _, errors = shell(f"{INSPECT} >&-")
     assert code == 0 and errors == "paddlemix: standard output is closed: its text is lost\n"
 

@@ -71,7 +71,7 @@ def test_json_that_is_printed_is_plain_and_loses_nothing():
     assert text.isascii() and text.replace("\n", "").isprintable() and json.loads(text) == value
 
 
-def test_an_answer_in_a_file_keeps_what_no_terminal_obeys():
+def test_answer_in_a_file_keeps_characters_that_terminals_ignore():
     assert harmless("a\x10\u200b\x1b[31m\x9b\u202e") == "a\x10\u200b\\x1b[31m\\x9b\\u202e"
 
 
@@ -97,5 +97,5 @@ def test_sizes_have_the_unit_of_which_there_is_one():
     assert {number: in_bytes(number) for number in sizes} == sizes
 
 
-def test_memory_is_told_in_units_of_1024():
+def test_memory_is_reported_in_units_of_1024():
     assert in_memory(3 << 30) == "3.0 GiB" and in_memory(1000) == "1000 B"

@@ -119,7 +119,7 @@ def test_shipped_file_parses_into_its_own_values(name):
     # Changed by paddlenlp: evaluation_strategy turns do_eval on; one process has nothing to shard.
     changed = {"do_eval", "sharding", "sharding_parallel_degree", "tensor_parallel_degree"}
     if values.get("bf16"):
-        changed |= {"bf16", "fp16_opt_level", "amp_master_grad"}  # this machine has no kernels for it, and says so
+        changed |= {"bf16", "fp16_opt_level", "amp_master_grad"}  # this machine has no kernels for them and reports it
     for key in set(values) - changed - set(WITHOUT_EFFECT) - set(SPEED_ONLY):
         assert getattr(found[key], "value", found[key]) == values[key], key
 
@@ -182,7 +182,7 @@ def test_dataset_as_list_of_entries_with_two_keys_stays_a_list():
     assert settings(dataset=entries)["dataset"] == entries
 
 
-def test_one_stands_for_true_as_in_paddlemix_benchmark_files():
+def test_one_means_true_as_in_paddlemix_benchmark_files():
     assert settings(lora=1)["lora"] is True
 
 

@@ -120,7 +120,7 @@ def test_run_without_its_images_ends_before_the_model_is_loaded(changes, missing
     assert len(notes) == 1024 and {note["kind"] for note in notes} == {"missing_picture"}
 
 
-def test_doctor_says_the_same(missing, tmp_path):
+def test_doctor_reports_the_missing_images_as_a_failure(missing, tmp_path):
     checks = diagnose(settings(tmp_path, missing), template=None, config_folder=None, is_tried=False).checks
     (data,) = (check for check in checks if check.name == "data")
     assert data.status == "FAILED" and "1,024 of the 1,024 rows" in data.facts[-1]

@@ -54,7 +54,7 @@ def batch_of(trainer, indices=(1, 3)):
 
 
 def expected_shapes():
-    """Return PaddleMIX's name -> shape of everything that an adapter of rank 4 holds."""
+    """Return PaddleMIX's name -> shape of every tensor of an adapter of rank 4."""
     shapes = {f"llama.mm_projector.{name}": shape for name, shape in PROJECTOR.items()}
     shapes["llama.image_newline"] = [48]
     for number in (0, 1):
@@ -131,7 +131,7 @@ def test_merged_logits_equal_those_with_the_adapter_and_not_the_base(run):
 
 
 class PaddleMixTree(nn.Layer):
-    """Our layers under the names that PaddleMIX's model gives them."""
+    """Our layers under the names of PaddleMIX's model."""
 
     def __init__(self, model):
         super().__init__()

@@ -71,7 +71,7 @@ def test_full_disk_ends_the_run_and_leaves_the_last_whole_checkpoint(tmp_path, d
     assert (output / "checkpoint-6" / COMPLETE).is_file()
 
 
-def test_first_save_that_fails_says_that_there_is_no_checkpoint_to_resume_from(tmp_path, data, monkeypatch):
+def test_failed_first_save_reports_that_no_checkpoint_can_be_resumed(tmp_path, data, monkeypatch):
     trainer = build(settings(tmp_path, data, max_steps=2, save_strategy="steps", save_steps=1))
 
     def fail(model, path):

@@ -185,7 +185,7 @@ def test_a_missing_file_is_named(resume, name):
         resume("full", lambda checkpoint: (checkpoint / name).unlink(), is_by_path=True)
 
 
-def test_a_run_without_its_random_state_says_so(resume, caplog):
+def test_missing_random_state_is_reported(resume, caplog):
     trainer = resume("full", lambda checkpoint: (checkpoint / "rng_state.pth").unlink())
     assert "rng_state.pth is missing: the run continues with other random numbers" in caplog.text
     assert trainer.state.global_step == 3

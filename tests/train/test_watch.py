@@ -85,7 +85,7 @@ def test_leap_stops_from_the_first_step_on(tmp_path):
         [20.0, 20.5, 18.0],  # a new projector
         [20.0, 50.0],  # the next losses are measured from a bad start
         [*[2.0] * 25, 19.0],
-        [*[0.01, 0.02, 9.5, 0.1] * 8, 9.9],  # a model that knows most rows, one row a step
+        [*[0.01, 0.02, 9.5, 0.1] * 8, 9.9],  # a model that has learned most rows, one row a step
     ],
 )
 def test_starts_of_usual_runs_are_no_leaps(tmp_path, losses):

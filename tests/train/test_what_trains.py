@@ -61,7 +61,7 @@ def test_lora_on_tower_and_projector_trains_their_adapters_only(tmp_path, data):
     assert {name.split(".")[0] for name in moved} == {"vision_tower", "projector"}
 
 
-def test_rslora_scales_by_the_root_of_the_rank_and_says_so_in_its_folder(tmp_path, data):
+def test_rslora_scales_by_the_root_of_the_rank_and_is_saved_in_the_config(tmp_path, data):
     trainer = train(settings(tmp_path, data, **{**LORA, "lora_rank": 16}, rslora=True, max_steps=1))
     layer = trainer.llava.language_model.layers[0].self_attn.q_proj
     assert layer.scaling == pytest.approx(LORA["lora_alpha"] / math.sqrt(16))
@@ -79,7 +79,7 @@ def test_lora_plus_moves_b_matrices_faster_by_its_scale(tmp_path, data):
     assert np.median(np.concatenate(ratios)) == pytest.approx(4.0, rel=1e-3)
 
 
-def test_neftune_noise_is_as_wide_as_the_paper_says_on_text_only():
+def test_neftune_noise_has_the_width_of_the_paper_on_text_only():
     ids = np.array([[5, 6, IMAGE_TOKEN_ID, 7, 5, 6, 0, 0]])
     segments = np.array([[1, 1, 1, 1, 2, 2, 0, 0]])
     paddle.seed(0)

@@ -44,7 +44,7 @@ class Base:
 
 @pytest.fixture(scope="session")
 def bases(tmp_path_factory):
-    """Return the function that gives a base by its name, made once."""
+    """Return a function that returns a base by its name, made once."""
     made: dict[str, Base] = {}
 
     def base(name: str) -> Base:

@@ -23,7 +23,7 @@ def test_pixels_equal_those_of_the_class_that_transformers_5_takes(tmp_path, nam
 
 @pytest.mark.parametrize("name", ["clip", "siglip", "pad", "next"])
 @pytest.mark.parametrize("ending", ["", "Pil", "Fast"])
-def test_what_transformers_5_saves_is_read_under_any_name_of_its_class(tmp_path, name, ending):
+def test_file_saved_by_transformers_5_is_read_under_any_class_name(tmp_path, name, ending):
     is_next = name.startswith("next")
     values = {**cases.HONORED[name], **cases.COLOR, "resample": 2}
     first = cases.write_processor(cases.write_config(tmp_path / "a", is_next), values)
@@ -40,7 +40,7 @@ def test_of_two_files_transformers_5_and_we_take_the_nested_one(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["clip", "siglip", "pad", "next", "size above the crop", "no resize"])
-def test_transformers_5_makes_the_same_pixels_of_what_we_write(tmp_path, name):
+def test_transformers_5_makes_the_same_pixels_with_our_file(tmp_path, name):
     is_next = name.startswith("next")
     source = cases.write_config(tmp_path / "a", is_next)
     cases.write_processor(source, {**cases.HONORED[name], **cases.COLOR, "resample": 2, "rescale_factor": 0.01})

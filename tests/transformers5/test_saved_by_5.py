@@ -31,7 +31,7 @@ def folders(request, tmp_path_factory):
     return folder / "ours", folder / "theirs", model.eval()
 
 
-def test_what_transformers_5_saves_means_the_images_that_we_wrote(folders):
+def test_folder_saved_by_transformers_5_keeps_our_image_settings(folders):
     ours, theirs, _ = folders
     assert read_config(theirs).image == read_config(ours).image
 

@@ -38,7 +38,7 @@ FAMILIES = sorted(set(tiny.TEXT_CONFIGS) - {"mpt"})
 def ours(translation) -> dict[str, np.ndarray]:
     translation.check("the folder")
     pairs = translation.tensors.items()
-    return {name: (transposed(tensor) if turned else tensor).values for name, (tensor, turned) in pairs}
+    return {name: (transposed(tensor) if is_transposed else tensor).values for name, (tensor, is_transposed) in pairs}
 
 
 def check_tower(found, tower, start="vision_tower.") -> None:
