@@ -109,7 +109,7 @@ def test_on_the_cpu_an_installed_plugin_is_not_loaded(tmp_path, environment, mon
     assert device.prepare_environment("cpu")["CUSTOM_DEVICE_ROOT"] == "" and not accelerators.has_plugin("npu")
 
 
-def test_shell_file_sets_the_same_and_keeps_what_is_set(environment):
+def test_shell_file_sets_the_same_variables_and_keeps_existing_ones(environment):
     script = f"set -eu; source '{SHELL_FILE}'; env"
     plain = {"PATH": os.environ["PATH"]}
     done = subprocess.run(["bash", "-c", script], env=plain, capture_output=True, text=True, check=True)

@@ -117,7 +117,7 @@ def test_unknown_template_gives_a_notice_with_the_format_that_is_used(folder, tm
     assert "note: the chat template of" in text
 
 
-def test_template_that_was_changed_goes_before_our_note(folder):
+def test_changed_template_overrides_our_note(folder):
     assert choose_template(Folder(folder), "llava_v1", "vicuna_v1").name == "llava_v1"
     write_template(folder, "chat_template.jinja", ZEPHYR)
     found = choose_template(Folder(folder), "llava_v1", "vicuna_v1")

@@ -192,7 +192,7 @@ def test_wrong_height_of_a_fused_matrix_is_one_clear_error(phi, llm, tmp_path, d
 
 
 @pytest.mark.parametrize("name", ["phi3", "internlm", "internlm2"])
-def test_language_model_of_its_own_is_composed(phi, llm, tmp_path, name):
+def test_separate_language_model_is_composed(phi, llm, tmp_path, name):
     rows = tiny_folder.VOCAB_SIZE
     if name == "phi3":
         torch.manual_seed(0)
@@ -215,7 +215,7 @@ def test_language_model_of_its_own_is_composed(phi, llm, tmp_path, name):
     np.testing.assert_allclose(ours, expected.numpy(), atol=1e-4)
 
 
-def test_tokenizer_of_a_class_with_code_of_its_own_becomes_one_that_transformers_has(phi, tmp_path):
+def test_tokenizer_with_remote_code_becomes_one_of_transformers(phi, tmp_path):
     InternLM(2, vocab_size=tiny_folder.VOCAB_SIZE).save(tmp_path / "llm")
     for file in tiny_folder.folder("pad").glob("*token*"):
         shutil.copy(file, tmp_path / "llm")

@@ -192,7 +192,7 @@ def test_config_that_is_no_json_object_is_refused(hf_copy, text):
 
 
 @pytest.mark.parametrize("name", ["my-lora", "clip", "llava-v1.6-mistral"])
-def test_the_name_of_a_folder_means_nothing(v1_6, hf_copy, tmp_path, name):
+def test_name_of_a_folder_is_ignored(v1_6, hf_copy, tmp_path, name):
     shutil.move(hf_copy, tmp_path / name)
     assert read_config(tmp_path / name) == read_config(v1_6.folder)
 

@@ -174,12 +174,12 @@ def test_an_index_of_many_files_ends_at_once(folders, tmp_path):
     """Each missing shard was counted in the whole index: 4,000 took seconds, a million for ever."""
     folder = Path(shutil.copytree(folders("hf"), tmp_path / "hf"))
     (folder / "model.safetensors").unlink()
-    for number, said in ((9000, "8980 more shards are missing"), (20_000, "names 20,000 files, expected 10,000")):
+    for number, message in ((9000, "8980 more shards are missing"), (20_000, "names 20,000 files, expected 10,000")):
         weight_map = {f"k{index}": f"model-{index}.safetensors" for index in range(number)}
         (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
         start = time.process_time()
         problems = inspect(folder).problems
-        assert any(said in problem for problem in problems) and len(problems) < 30
+        assert any(message in problem for problem in problems) and len(problems) < 30
         assert time.process_time() - start < 10
 
 

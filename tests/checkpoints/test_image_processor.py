@@ -84,7 +84,7 @@ def test_processor_of_another_model_is_refused_by_its_keys(tmp_path, values, mes
         read_config(folder)
 
 
-def test_without_a_class_an_absent_mean_is_that_of_the_class_of_the_model_not_of_the_tower(tmp_path):
+def test_absent_mean_without_a_class_is_that_of_the_models_class(tmp_path):
     folder = cases.write_processor(cases.write_config(tmp_path, tower="siglip_vision_model"), cases.FIT)
     cases.check_pixels(folder, read_config(folder).image)
 

@@ -109,8 +109,8 @@ def test_quantized_folder_is_one_line_in_loading_converting_and_inspect(hf_copy,
     else:
         (hf_copy / where).write_text(json.dumps(stated))
     edit_weights(hf_copy, UP, lambda tensor: {".qweight": tensor.int(), ".scales": tensor})
-    for said in refusals(hf_copy, tmp_path):
-        assert "quantization_config" in said and "quant_method 'gptq', bits 4" in said
+    for error in refusals(hf_copy, tmp_path):
+        assert "quantization_config" in error and "quant_method 'gptq', bits 4" in error
     assert len(inspect(hf_copy).problems) == 1
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
@@ -136,15 +136,15 @@ ODD = {
 @pytest.mark.parametrize(("change", "text", "detail"), ODD.values(), ids=ODD)
 def test_odd_tensor_is_named_with_its_folder_in_loading_converting_and_inspect(hf_copy, tmp_path, change, text, detail):
     edit_weights(hf_copy, UP, change)
-    for said in refusals(hf_copy, tmp_path):
-        assert text in said and detail in said and "mlp.up_proj" in said
+    for error in refusals(hf_copy, tmp_path):
+        assert text in error and detail in error and "mlp.up_proj" in error
 
 
 def test_swapped_axes_of_a_fused_matrix_are_named(phi, tmp_path):
     folder = shutil.copytree(phi.folder, tmp_path / "phi")
     edit_weights(folder, "qkv_proj.weight", lambda tensor: {"": tensor.T})
-    for said in refusals(folder, tmp_path):
-        assert "layers.0.self_attn.qkv_proj.weight has the shape [48, 80]" in said and "Its axes are swapped" in said
+    for error in refusals(folder, tmp_path):
+        assert "layers.0.self_attn.qkv_proj.weight has the shape [48, 80]" in error and "Its axes are swapped" in error
 
 
 def test_paddlemix_matrix_in_torchs_orientation_is_named(v1_5, tmp_path):
@@ -152,8 +152,8 @@ def test_paddlemix_matrix_in_torchs_orientation_is_named(v1_5, tmp_path):
     name = f"llama.{UP}"
     tiny.write_paddlemix_json(tmp_path / "model", tiny.paddlemix_config(v1_5.model))
     paddle.save(state | {name: state[name].T}, str(tmp_path / "model" / "model_state.pdparams"))
-    for said in refusals(tmp_path / "model", tmp_path):
-        assert f"axes swapped in 1 of the matrices: {name} [80, 48], expected [48, 80]" in said
+    for error in refusals(tmp_path / "model", tmp_path):
+        assert f"axes swapped in 1 of the matrices: {name} [80, 48], expected [48, 80]" in error
 
 
 def test_floats_of_eight_bits_are_named_with_file_and_tensor(hf_copy):

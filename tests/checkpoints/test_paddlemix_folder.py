@@ -227,7 +227,7 @@ def vocabulary() -> bytes:
     return model.getvalue()
 
 
-def test_processor_is_read_from_paddlemix_files_and_goes_along_to_our_folder(v1_5, tmp_path):
+def test_processor_is_read_from_paddlemix_files_and_written_to_our_folder(v1_5, tmp_path):
     folder = write_folder(tmp_path / "theirs", v1_5)
     (folder / "sentencepiece.bpe.model").write_bytes(vocabulary())
     processor = LlavaProcessor.from_pretrained(folder)

@@ -115,7 +115,7 @@ def test_lora_over_a_whole_model_in_any_layout(v1_6, tmp_path, layout):
     check(LlavaForConditionalGeneration.from_pretrained(folder, base=base), v1_6, other, True)
 
 
-def test_adapter_of_a_run_with_transformers_goes_by_their_names(v1_6, tmp_path):
+def test_adapter_of_a_run_with_transformers_uses_their_names(v1_6, tmp_path):
     other, factors = trained(v1_6.model, True)
     other.model.multi_modal_projector.load_state_dict(v1_6.model.model.multi_modal_projector.state_dict())
     other.model.image_newline.data = v1_6.model.model.image_newline.data

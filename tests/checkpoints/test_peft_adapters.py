@@ -358,7 +358,7 @@ def test_folder_with_two_adapters_is_refused(plain, tmp_path):
         load_model(folder, device="cpu")
 
 
-def test_revision_of_the_base_goes_to_the_hub(plain, tmp_path, monkeypatch):
+def test_revision_of_the_base_is_requested_from_the_hub(plain, tmp_path, monkeypatch):
     asked = []
 
     def resolve(name, *, revision=None):

@@ -258,7 +258,7 @@ def test_siglip_is_composed_and_gives_the_features_of_transformers(tmp_path, tow
     np.testing.assert_allclose(found, expected, atol=TOLERANCE)
 
 
-def test_interpolated_tower_loses_its_name_and_lies_beside_the_official_model(tmp_path, towers):
+def test_interpolated_tower_loses_its_name_and_is_written_beside_the_official_model(tmp_path, towers):
     compose(tiny_folder.folder("pad"), towers[1] / "tower", tmp_path / "out", Choices(image_size=49))
     convert(tmp_path / "out", tmp_path / "official", "official")
     values = json.loads((tmp_path / "official" / "config.json").read_text())

@@ -44,9 +44,9 @@ def own_adapter(folder, base, **whole):
 def test_folder_of_ours_becomes_an_adapter_of_peft(v1_5, tmp_path, capsys):
     source = own_adapter(tmp_path / "x", v1_5.folder)
     assert main(["convert", str(source), str(tmp_path / "y"), "--to", "peft", "--verify", "--list"]) == 0
-    said = capsys.readouterr().out
-    assert "written: 10 tensors" in said and "verified: all 89 tensors" in said
-    assert "base_model.model.model.language_model.layers.0.self_attn.q_proj.lora_A.weight" in said
+    output = capsys.readouterr().out
+    assert "written: 10 tensors" in output and "verified: all 89 tensors" in output
+    assert "base_model.model.model.language_model.layers.0.self_attn.q_proj.lora_A.weight" in output
     check_result(source, tmp_path / "y", v1_5, False)
     values = json.loads((tmp_path / "y" / "adapter_config.json").read_text())
     assert values["base_model_name_or_path"] == str(v1_5.folder.resolve())
@@ -105,7 +105,7 @@ def test_adapter_of_peft_there_and_back_answers_the_same(v1_5, tmp_path, setting
     check_result(source, tmp_path / "y", v1_5, False, 2e-5)
 
 
-def test_lora_of_llava_s_own_code_goes_over_the_llava_hf_base(v1_5, tmp_path):
+def test_lora_of_llavas_own_code_fits_the_llava_hf_base(v1_5, tmp_path):
     import torch_folders
 
     other, factors = trained(v1_5.model, False)

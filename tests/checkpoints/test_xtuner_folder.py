@@ -160,7 +160,7 @@ def test_recipe_names_the_untrained_parts_and_is_not_run(v1_5, tmp_path):
     v1_5.check_folder(folder)
 
 
-def test_given_base_goes_before_the_one_that_is_named(v1_5, tmp_path):
+def test_given_base_overrides_the_named_one(v1_5, tmp_path):
     folder = write_xtuner(tmp_path / "out", v1_5.model, None)
     (folder / "xtuner_config.py").write_text(RECIPE.replace("-3", "-2"))
     save_llm(tmp_path / "tiny-vicuna", tiny.hf_model(False, seed=1))

@@ -100,7 +100,7 @@ def test_command_without_a_model_folder_is_one_line(tmp_path):
     assert len(lines) == 1 and lines[0].startswith("error: model folder") and "absent" in lines[0]
 
 
-def test_image_of_a_command_goes_with_the_next_question(parts, run_chat, image):
+def test_image_of_a_command_is_sent_with_the_next_question(parts, run_chat, image):
     code, output, _ = run_chat(f"/image {image}", "What is this?", "Why?", "", options=["--temperature", "0"])
     session = ChatSession(*parts, sampling=GREEDY)
     assert code == 0 and answers_of(output) == [session.ask("What is this?", [image]), session.ask("Why?")]
@@ -169,18 +169,18 @@ def test_saved_conversation_is_a_row_to_train_on(parts, run_chat, image, tmp_pat
         ("/help", "/clear"),
     ],
 )
-def test_mistake_in_a_command_is_reported_and_the_chat_goes_on(line, expected, run_chat):
+def test_mistake_in_a_command_is_reported_and_the_chat_continues(line, expected, run_chat):
     code, output, _ = run_chat(line, "Hello")
     assert code == 0 and expected in output and len(answers_of(output)) == 1
 
 
-def test_corrupt_image_of_a_command_is_reported_and_the_chat_goes_on(run_chat, tmp_path):
+def test_corrupt_image_of_a_command_is_reported_and_the_chat_continues(run_chat, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nrest")
     code, output, _ = run_chat(f"/image {tmp_path / 'broken.png'}", "Hello")
     assert code == 0 and "error: " in output and len(answers_of(output)) == 1
 
 
-def test_deleted_image_is_reported_and_the_chat_goes_on(run_chat, image, monkeypatch):
+def test_deleted_image_is_reported_and_the_chat_continues(run_chat, image, monkeypatch):
     real = ChatLoop._add_image
 
     def add_and_delete(loop, path):
@@ -198,7 +198,7 @@ def test_empty_line_and_end_of_input_leave(lines, run_chat):
     assert code == 0 and output.endswith("exit...\n") and "never read" not in output
 
 
-def test_full_context_is_reported_and_the_chat_goes_on(run_chat):
+def test_full_context_is_reported_and_the_chat_continues(run_chat):
     code, output, _ = run_chat("word " * tiny_folder.CONTEXT, "Hello")
     assert code == 0 and "(not sent: " in output and len(answers_of(output)) == 1
 
@@ -301,7 +301,7 @@ class InterruptedSession(ChatSession):
 
 
 @pytest.mark.parametrize("num_pieces", [-1, 0, 2])
-def test_interrupted_answer_goes_on_with_the_next_question(num_pieces, parts, type_lines, capsys, image):
+def test_chat_continues_after_an_interrupted_answer(num_pieces, parts, type_lines, capsys, image):
     session = InterruptedSession(*parts, sampling=GREEDY)
     session.num_pieces = num_pieces
     loop = ChatLoop(session, [image])

@@ -24,13 +24,13 @@ def table(cards=(("910B3", "OK", 3350),), version: str = "24.1.0") -> str:
     return "\n".join([LINE, HEAD.format(version=version), LINE, *rows, LINE, REST])
 
 
-def write_smi(folder: Path, said: str, code: int = 0) -> Path:
+def write_smi(folder: Path, output: str, code: int = 0) -> Path:
     """Write an npu-smi to a folder that is on PATH."""
     folder.mkdir(exist_ok=True)
     tool = folder / "npu-smi"
     usages = "HBM Capacity(MB) : 65536\nHBM Usage Rate(%) : 5"
     tool.write_text(
-        f'#!/bin/sh\nif [ "$2" = "-t" ]; then echo "{usages}"; exit 0; fi\ncat <<"END"\n{said}\nEND\nexit {code}\n'
+        f'#!/bin/sh\nif [ "$2" = "-t" ]; then echo "{usages}"; exit 0; fi\ncat <<"END"\n{output}\nEND\nexit {code}\n'
     )
     tool.chmod(0o755)
     return folder

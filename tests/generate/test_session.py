@@ -389,7 +389,7 @@ def test_empty_answer_stays_in_the_conversation(template, pad_parts, monkeypatch
     assert text.count(end) == (1 if template == "vicuna_v1" else 4)
 
 
-def test_ignore_eos_goes_on_to_the_limit(pad_parts, monkeypatch):
+def test_ignore_eos_continues_to_the_limit(pad_parts, monkeypatch):
     processor = pad_parts[1]
     ids = processor.tokenizer.encode("A square", is_start=False)
     script(monkeypatch, [*ids[:2], processor.tokenizer.eos_id, *ids[2:], *ids])

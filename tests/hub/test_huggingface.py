@@ -81,7 +81,7 @@ def test_part_of_a_model_is_no_model_and_is_completed(server, monkeypatch, patte
     assert {one[1] for one in server.gets()} - index == make_model().keys() - had.keys() - index
 
 
-def test_other_tools_find_what_was_downloaded(server, monkeypatch):
+def test_other_tools_find_downloaded_files(server, monkeypatch):
     monkeypatch.delenv("PADDLEMIX_CACHE")
     folder = server.resolve("hf")
     server.seen.clear()
@@ -102,7 +102,7 @@ def test_set_cache_takes_downloads_and_both_are_searched(server, monkeypatch):
     assert resolve(NAME, hub="hf").resolve() == folder
 
 
-def test_gated_model_is_reported_with_what_to_do(server):
+def test_gated_model_is_reported_with_a_fix(server):
     server.is_gated = True
     with pytest.raises(HubError, match=r"HTTP status 403 Forbidden: gated; accept its terms at .* and set HF_TOKEN"):
         server.resolve("hf")

@@ -133,7 +133,7 @@ def test_anyres_equals_the_official_steps(size, canvas):
     np.testing.assert_allclose(tiles.pixels, normalized(restated_anyres(image, canvas)), rtol=0, atol=1e-5)
 
 
-def test_small_square_goes_on_an_upright_canvas_where_transformers_takes_a_wide_one():
+def test_small_square_gets_an_upright_canvas_where_transformers_takes_a_wide_one():
     image = draw_image((336, 336))
     # The released grids list reads the same in (width, height) and in (height, width), so that a tie ends differently.
     stock = LlavaNextImageProcessor(

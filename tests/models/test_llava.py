@@ -116,7 +116,7 @@ def test_tiles_keep_their_places_without_newlines(merge):
         ([[2, 2, 0]], False),
     ],
 )
-def test_right_padding_is_recognised(rows, expected):
+def test_right_padding_is_recognized(rows, expected):
     assert is_right_padded(np.array(rows)) == expected
 
 
@@ -133,7 +133,7 @@ def test_left_padded_row_gives_the_logits_of_the_row_alone(model):
         np.testing.assert_allclose(model(padded).numpy()[:, 5:], model(batch).numpy(), atol=1e-5)
 
 
-def test_initialising_with_a_seed_can_be_repeated_and_fills_every_matrix():
+def test_initialization_with_a_seed_is_repeatable_and_fills_every_matrix():
     first, second, other = (LlavaForConditionalGeneration(CONFIG) for _ in range(3))
     for model, seed in ((first, 1), (second, 1), (other, 2)):
         model.initialize_weights(seed=seed)

@@ -37,8 +37,8 @@ def test_cpu_is_used_when_it_is_named(npu_sim):
 
 
 def test_error_for_a_missing_card_lists_the_cards_that_exist(npu_sim):
-    (said,) = errors_of(chat(npu_sim, "--device", "npu:3", SIM_NPU_COUNT="2"))
-    assert said == "device 'npu:3' is not there: this machine has npu:0, npu:1; numbers start at 0"
+    (message,) = errors_of(chat(npu_sim, "--device", "npu:3", SIM_NPU_COUNT="2"))
+    assert message == "device 'npu:3' is not there: this machine has npu:0, npu:1; numbers start at 0"
 
 
 def test_launched_process_without_a_card_is_an_error(npu_sim):
@@ -46,13 +46,13 @@ def test_launched_process_without_a_card_is_an_error(npu_sim):
     if paddle.__version__.startswith("3.0."):  # ends inside `import paddle`
         assert done.returncode != 0 and "npu number on your machine is 1" in done.errors
         return
-    (said,) = errors_of(done)
-    assert "a card that does not exist (FLAGS_selected_npus=1)" in said and "--devices" in said
+    (message,) = errors_of(done)
+    assert "a card that does not exist (FLAGS_selected_npus=1)" in message and "--devices" in message
 
 
 def test_plugin_without_a_card_is_an_error_if_npu_is_requested(npu_sim):
-    (said,) = errors_of(chat(npu_sim, "--device", "npu", SIM_NPU_COUNT="0"))
-    assert "device 'npu' is not there: this machine has cpu" in said and "npu-smi info" in said
+    (message,) = errors_of(chat(npu_sim, "--device", "npu", SIM_NPU_COUNT="0"))
+    assert "device 'npu' is not there: this machine has cpu" in message and "npu-smi info" in message
 
 
 def test_plugin_without_a_card_falls_back_to_the_cpu_with_a_notice(npu_sim):
@@ -67,5 +67,5 @@ def test_plugin_without_its_libraries_is_a_one_line_error_with_the_fix(npu_sim, 
     (tmp_path / "plugin.cc").write_text("int acl(); int InitPlugin() { return acl(); }")
     for words in ("cann.cc -o lost/libascendcl.so", "plugin.cc -o libpaddle-custom-npu.so -L lost -lascendcl"):
         subprocess.run([npu_sim.compiler(), "-shared", "-fPIC", *words.split()], cwd=tmp_path, check=True)
-    (said,) = errors_of(chat(npu_sim, "--device", "npu", CUSTOM_DEVICE_ROOT=str(tmp_path)))
-    assert "libascendcl.so: cannot open shared object file" in said and "set_env.sh" in said
+    (message,) = errors_of(chat(npu_sim, "--device", "npu", CUSTOM_DEVICE_ROOT=str(tmp_path)))
+    assert "libascendcl.so: cannot open shared object file" in message and "set_env.sh" in message

@@ -43,7 +43,7 @@ def test_packed_attention_equals_a_mask_over_the_whole_row(window, num_kv_heads)
     np.testing.assert_allclose(out, dense_attention(query, key, value, SEGMENTS, window), atol=1e-5)
 
 
-def test_alibi_and_a_scale_of_its_own_go_through_packing():
+def test_packing_keeps_alibi_and_a_custom_scale():
     query, key, value = (normal(3, 4, 12, 8, seed=seed) for seed in range(3))
     slopes = alibi_slopes(4)
     key_bias = paddle.to_tensor(alibi_bias(slopes, 12, 11))

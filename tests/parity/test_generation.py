@@ -165,7 +165,7 @@ def test_trimmed_cache_gives_same_logits(pair):
         np.testing.assert_allclose(logits, expected, atol=1e-4)
 
 
-def test_growing_the_cache_keeps_what_it_holds(pair):
+def test_growing_the_cache_keeps_its_values(pair):
     batch = batch_of(pair, [ROWS["one-image"]])
     length = batch.token_ids.shape[1]
     engine = Engine(pair.ours, 1, length + 1)
@@ -179,7 +179,7 @@ def test_growing_the_cache_keeps_what_it_holds(pair):
     np.testing.assert_allclose(engine.read_ids([token], np.array([[length]])), expected, atol=1e-5)
 
 
-def test_generation_goes_across_a_cache_bucket(make_pair):
+def test_generation_continues_across_a_cache_bucket(make_pair):
     pair = make_pair(False, max_position_embeddings=512)
     batch = batch_of(pair, [[245]])
     assert pair.ours.generate(batch, GREEDY) == [their_answer(pair, batch)]

@@ -206,7 +206,7 @@ ARCHIVES = {
 
 
 @pytest.mark.parametrize(("options", "message"), ARCHIVES.values(), ids=ARCHIVES)
-def test_archive_that_is_not_of_a_state_dict_is_refused(tmp_path, options, message):
+def test_archive_without_a_state_dict_is_refused(tmp_path, options, message):
     write_zip(tmp_path / "x.bin", PLAIN, **options)
     with pytest.raises(CheckpointError, match=message):
         open_torch_bin(tmp_path / "x.bin")

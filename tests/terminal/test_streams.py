@@ -49,7 +49,7 @@ def test_closed_errors_do_not_get_into_the_output():
     assert shell(f"{INSPECT} <&- >&- 2>&-")[0] == 0
 
 
-def test_a_chat_without_input_ends_and_one_without_utf8_goes_on():
+def test_chat_ends_without_input_and_continues_without_utf8():
     code, output, _ = shell(f"{CHAT} <&-")
     assert code == 0 and output.endswith("exit...\n")
     odd = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}

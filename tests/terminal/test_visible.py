@@ -38,7 +38,7 @@ KEPT = (
 
 
 @pytest.mark.parametrize(("text", "expected"), ATTACKS.values(), ids=ATTACKS)
-def test_characters_that_a_terminal_obeys_or_hides_are_escaped(text, expected):
+def test_control_and_invisible_characters_are_escaped(text, expected):
     assert visible(text) == expected
 
 

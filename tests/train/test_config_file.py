@@ -48,7 +48,7 @@ def test_flag_values_are_marked_as_text_to_be_converted():
     assert all(isinstance(item, FlagText) for item in values["dataset"])
 
 
-def test_equals_sign_keeps_what_follows_it():
+def test_text_after_the_equals_sign_is_kept():
     assert read_values(["--output_dir=a=b", "--run_name=", "--mask=--x"]) == {
         "output_dir": "a=b",
         "run_name": "",

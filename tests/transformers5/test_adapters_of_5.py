@@ -108,7 +108,7 @@ def test_adapter_that_we_write_gives_the_same_answers(bases, tmp_path, kind):
     np.testing.assert_allclose(logits, our_logits(source, base), atol=1e-4)
 
 
-def test_adapter_goes_over_a_base_that_was_converted(bases, tmp_path):
+def test_adapter_loads_over_a_converted_base(bases, tmp_path):
     base = bases("1.5")
     folder = peft_folders.train(tmp_path / "x", base.folder, target_modules=ALL)
     expected = peft_folders.logits_of(folder, base.folder, base.batch)

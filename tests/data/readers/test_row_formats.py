@@ -73,7 +73,7 @@ def test_system_turn_is_kept_in_llava_and_messages_rows():
     assert read_row({"messages": messages})[0].messages[0] == Message("system", "Be brief.")
 
 
-def test_image_without_mark_goes_before_the_first_user_turn_and_is_reported():
+def test_image_without_mark_is_placed_before_the_first_user_turn_and_reported():
     conversation, changes = read_row({"image": "a.png", "conversations": [["What?", "A square."], ["So?", "Yes."]]})
     assert pieces_of(conversation)[0] == ("", "\nWhat?")
     assert len(changes) == 1 and "placed" in changes[0]
