@@ -151,7 +151,7 @@ def ours(arguments):
     from paddlemix.conversation.load_tokenizer import load_tokenizer
     from paddlemix.conversation.messages import Conversation, Message
     from paddlemix.conversation.templates import get_template
-    from paddlemix.data.encode import encode
+    from paddlemix.data.encode import encode_turns
     from paddlemix.image.load import load_image
     from paddlemix.image.preprocess import preprocess
 
@@ -160,7 +160,7 @@ def ours(arguments):
 
     def to_labels(turns: list[str]):
         messages = tuple(Message(("user", "assistant")[number % 2], text) for number, text in enumerate(turns))
-        sample = encode(Conversation(messages), tokenizer=tokenizer, template=template, spec=spec)
+        sample, _ = encode_turns(Conversation(messages), tokenizer=tokenizer, template=template, spec=spec)
         return sample.token_ids, sample.labels
 
     return answer_with(arguments, lambda kind, data: preprocess(load_image(data), spec).pixels, to_labels)

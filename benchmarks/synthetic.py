@@ -9,9 +9,11 @@ import numpy as np
 from tqdm import tqdm
 
 from paddlemix.checkpoints.layouts import LAYOUTS
+from paddlemix.checkpoints.layouts.layout import Vocabulary
 from paddlemix.checkpoints.layouts.shapes import parameter_shapes
-from paddlemix.checkpoints.write import write_json_files, write_part_weights
+from paddlemix.checkpoints.write import write_part_weights
 from paddlemix.models.config import LanguageConfig, LlavaConfig
+from paddlemix.output import write_json
 from paddlemix.tensor_files.stored import StoredTensor, storage_dtype
 from paddlemix.tensor_files.transforms import cast_values
 
@@ -54,6 +56,7 @@ def _draw(seed: int, name: str, shape: tuple[int, ...], dtype: str) -> np.ndarra
 def write_checkpoint(folder: Path, layout: str, config: LlavaConfig) -> None:
     """Write a checkpoint in a layout, without a tokenizer."""
     with tqdm(total=size_of(config), unit="B", unit_scale=True, desc=f"writing {layout}") as bar:
-        for part in LAYOUTS[layout].parts(config, random_tensors(config)):
+        for part in LAYOUTS[layout].parts(config, random_tensors(config), Vocabulary()):
             write_part_weights(folder, part, SHARD_BYTES, bar)
-            write_json_files(folder, part)
+            for name, content in part.json_files.items():
+                write_json(folder / part.folder / name, content)

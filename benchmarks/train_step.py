@@ -129,7 +129,6 @@ def run_ours(rows: list[tuple[int, int]], arguments: argparse.Namespace) -> dict
     prepare_environment("cpu")
     use_device("cpu")  # as the trainer does
     import paddle
-    from paddlemix.image.tiles import ImageTiles
     from paddlenlp.peft import LoRAConfig
 
     from paddlemix import LlavaForConditionalGeneration
@@ -137,6 +136,7 @@ def run_ours(rows: list[tuple[int, int]], arguments: argparse.Namespace) -> dict
     from paddlemix.data.collate import collate_packs
     from paddlemix.data.packing import first_fit
     from paddlemix.data.sample import Sample
+    from paddlemix.image.preprocess import ImageTiles
     from paddlemix.image.spec import ImageSpec
     from paddlemix.models.config import LanguageConfig, LlavaConfig, VisionConfig
     from paddlemix.train.lora import AdaptedModel
