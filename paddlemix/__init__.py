@@ -8,7 +8,6 @@ _MODULES = {
     "LlavaForConditionalGeneration": "api",
     "LlavaConfig": "models.config",
     "LlavaProcessor": "checkpoints.processor",
-    "fuse_projections": "models.cpu.reader",
     "ChatSession": "generate.session",
     "SamplingParams": "generate.sampling",
     "Conversation": "conversation.messages",
@@ -22,7 +21,7 @@ __all__ = ["__version__", *_MODULES]
 def __getattr__(name: str):
     if name not in _MODULES:
         raise AttributeError(f"module 'paddlemix' has no attribute {name!r}")
-    if name in ("LlavaForConditionalGeneration", "LlavaProcessor", "ChatSession", "fuse_projections"):
+    if name in ("LlavaForConditionalGeneration", "LlavaProcessor", "ChatSession"):
         from paddlemix.device import prepare_environment
 
         prepare_environment()

@@ -6,22 +6,13 @@ from .checkpoints.load import load_model
 from .checkpoints.save import save_model
 from .data.sample import Batch
 from .generate.batch import generate
-from .generate.features import FeatureCache
 from .generate.sampling import SamplingParams
-from .models.config import LlavaConfig
 from .models.llava import Llava
 from .ops.quantize import choose_kind
 
 
 class LlavaForConditionalGeneration(Llava):
-    """A `Llava` with files and generation around it.
-
-    feature_cache: features of the images that were encoded last, shared by all chat sessions and batches of the model.
-    """
-
-    def __init__(self, config: LlavaConfig):
-        super().__init__(config)
-        self.feature_cache = FeatureCache()
+    """A `Llava` with files and generation around it."""
 
     @classmethod
     def from_pretrained(

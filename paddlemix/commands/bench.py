@@ -49,7 +49,6 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     from .. import __version__
     from ..checkpoints.load import load_model
     from ..device_memory import peak_memory
-    from ..models.cpu.reader import fuse_projections
     from ..ops.quantize import choose_kind
     from .speed import Meter, Plan, machine_limits
 
@@ -62,7 +61,6 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     model = load_model(
         folder, base=arguments.model_base, dtype=arguments.dtype, device=arguments.device, quantization=kind
     )
-    fuse_projections(model)  # as the chat does
     seconds = time.perf_counter() - start
     dtype = str(model.language_model.norm.weight.dtype).split(".")[-1]
     meter, rows = Meter(model, dtype, plan), []

@@ -34,26 +34,27 @@ def num_common(first: Sequence[Key], second: Sequence[Key]) -> int:
     return number
 
 
-def embed_keys(model, rows: Sequence[Sequence[Key | None]], features: Mapping[str, Any]):
-    """Return embeddings [B, T, H] of rows with equally many keys; None is padding.
+def image_names(keys: Sequence[Key]) -> dict[str, None]:
+    """Return the content keys of the images among keys, in order."""
+    return dict.fromkeys(key[0] for key in keys if isinstance(key, tuple))
 
-    features: [num_tokens, H] by content key of all images in the rows. A row may contain a part of an image.
+
+def embed_keys(model, keys: Sequence[Key], features: Mapping[str, Any]):
+    """Return embeddings [1, T, H] of keys, which may begin and end within an image.
+
+    features: [num_tokens, H] by content key of all images among the keys.
     """
-    ids = [[_id_of(key) for key in row] for row in rows]
-    pieces = [features[name][start:end] for row in rows for name, start, end in _runs(row)]
+    ids = [key if isinstance(key, int) else IMAGE_TOKEN_ID for key in keys]
+    pieces = [features[name][start:end] for name, start, end in _runs(keys)]
     with paddle.no_grad():
-        return place(model.language_model.embed_tokens, np.array(ids, dtype=np.int64), pieces)
+        return place(model.language_model.embed_tokens, np.array([ids], dtype=np.int64), pieces)
 
 
-def _id_of(key: Key | None) -> int:
-    return 0 if key is None else key if isinstance(key, int) else IMAGE_TOKEN_ID
-
-
-def _runs(row: Sequence[Key | None]) -> list[tuple[str, int, int]]:
+def _runs(keys: Sequence[Key]) -> list[tuple[str, int, int]]:
     """Return (image, first place, place after the last) for each run of consecutive places of an image."""
     runs: list[tuple[str, int, int]] = []
     is_after = False
-    for key in row:
+    for key in keys:
         if isinstance(key, tuple):
             name, number = key
             if is_after and runs[-1][0] == name and runs[-1][2] == number:

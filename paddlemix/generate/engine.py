@@ -1,146 +1,341 @@
-"""Decodes rows in lockstep: reads embeddings or tokens into a key-value cache and returns the logits that follow.
+"""Generates the answers of many sequences at the same time; sequences join and leave at any step.
 
-Knows neither text nor turns.
+A step gives every running sequence its next token, and what is left of a budget of positions to waiting prompts, first
+come first served. Long prompts are computed in chunks, so that running answers wait for one chunk at most. Each answer
+is the one that its sequence would have alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+import dataclasses
+import threading
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import paddle
 
 from ..device import bucketed_length
+from ..models.fast_decoder import decoder_for
+from ..models.kv_cache import Run, bucketed
+from .cache_keys import embed_keys, image_names, num_common
+from .features import MAX_TILES, FeatureStore, ImageEncoder
+from .prefix_store import MAX_BYTES, PrefixStore
+from .sequence import Sequence
+from .slots import MIN_SHARED, Slots
+
+CHUNK = {"cpu": 256}  # positions a step while answers are running
+CARD_CHUNK = 2048
+ALONE = 4  # chunks a step while no answer is running
+PLACES = 32_768  # 16 GB of keys and values with 7B parameters in 16 bits
+RESERVED = 256  # places of an answer that must be free when its prompt starts
+
+
+class Event(NamedTuple):
+    """A token that a sequence got, and the text that it completed."""
+
+    sequence: Sequence
+    token: int
+    text: str
 
 
 class Engine:
-    """A model with a key-value cache for rows of equal length. num_passes counts the passes through the model.
+    """A model with the slots of a cache. Safe to use from several threads; one of them computes at a time.
 
-    lengths: how long each row's prompt and answer can become, see `set_lengths`; None for the capacity.
+    max_slots: sequences at a time. max_places: positions that the cache may hold, which are slots times the longest
+    sequence; by default PLACES or the model's context. chunk: positions a step while answers are running. prefix_bytes:
+    of the prefix store, 0 for none. features: the store of image features, to share it with other engines.
     """
 
-    def __init__(self, model, num_rows: int, capacity: int, lengths: Sequence[int] | None = None):
+    def __init__(
+        self,
+        model,
+        *,
+        max_slots: int = 16,
+        max_places: int | None = None,
+        chunk: int | None = None,
+        prefix_bytes: int = MAX_BYTES,
+        features: FeatureStore | None = None,
+    ):
+        if max_slots < 1:
+            raise ValueError(f"max_slots is {max_slots}: expected at least 1")
         self.model = model
-        self.cache = model.language_model.new_cache(num_rows, capacity)
-        self.is_key_visible = None
-        self.num_passes = 0
-        self._visible: np.ndarray | None = None
-        self.set_lengths([capacity] * num_rows if lengths is None else lengths)
+        self.features = FeatureStore() if features is None else features
+        self.chunk = chunk or CHUNK.get(paddle.get_device(), CARD_CHUNK)
+        max_places = max_places or max(PLACES, bucketed(model.config.language.max_position_embeddings))
+        self.slots = Slots(model.language_model, PrefixStore(prefix_bytes), max_slots, max_places)
+        self._encoder = ImageEncoder(model, self.features)
+        self._decoder = decoder_for(model.language_model)
+        self._active: list[Sequence] = []  # with a slot, in the order of their admission
+        self._waiting: deque[Sequence] = deque()
+        self._version = model.weights_version
+        self._lock = threading.RLock()
 
     @property
-    def length(self) -> int:
-        return self.cache.length
+    def has_work(self) -> bool:
+        return bool(self._active or self._waiting)
 
-    def set_lengths(self, lengths: Sequence[int]) -> None:
-        """Choose each row's rotary scaling by how long it can become; empty the cache if it was read with another."""
-        is_long = self.model.language_model.rotary.choose(lengths)
-        if is_long != self.cache.is_long:
-            self.cache.trim(0)
-            self.cache.is_long = is_long
+    @property
+    def num_running(self) -> int:
+        return len(self._active)
 
-    def hide_padding(self, is_real: np.ndarray) -> None:
-        """Hide the padding of the prompts from all rows. is_real: bool [B, prompt length]."""
-        visible = np.ones([is_real.shape[0], self.cache.capacity], dtype=bool)
-        visible[:, : is_real.shape[1]] = is_real
-        self._set_visible(visible)
+    @property
+    def num_waiting(self) -> int:
+        return len(self._waiting)
 
-    def keep_rows(self, rows: Sequence[int]) -> None:
-        """Drop all other rows."""
-        self.cache.take_rows(rows, [0] * len(rows), self.length)
-        if self._visible is not None:
-            self._set_visible(self._visible[list(rows)])
+    def check(self, sequence: Sequence) -> None:
+        """Raise ValueError for a sequence that cannot ever fit."""
+        self.model.language_model.rotary.choose([sequence.max_places])
+        if not self.slots.has_room([sequence.max_places]):
+            raise ValueError(
+                f"the prompt has {sequence.num_prompt} tokens and its answer may have {sequence.budget}, but the cache "
+                f"holds {self.slots.max_places} places: shorten the prompt, lower max_new_tokens or raise max_places"
+            )
 
-    def read(self, embeds, position_ids: np.ndarray) -> np.ndarray:
-        """Append embeds [B, T, H] at position_ids [B, T]; return the last position's logits, float32 [B, vocab]."""
-        with paddle.no_grad():
-            hidden = self._read(embeds, position_ids)
-            return self.model.language_model.logits(hidden[:, embeds.shape[1] - 1]).astype("float32").numpy()
+    def add(self, sequence: Sequence) -> None:
+        """Queue a sequence. Raises ValueError if it cannot ever fit."""
+        self.check(sequence)
+        with self._lock:
+            self._follow_weights()
+            self._waiting.append(sequence)
 
-    def read_ids(self, token_ids: Sequence[int], position_ids: np.ndarray) -> np.ndarray:
-        """Append one token a row; return logits float32 [B, vocab]."""
-        return self.read(self._embed(np.reshape(token_ids, [-1, 1])), position_ids)
+    def cancel(self, sequence: Sequence) -> None:
+        """End a sequence where it is, and free its slot."""
+        with self._lock:
+            sequence.interrupt()
+            self._retire(sequence)
+            if sequence in self._waiting:
+                self._waiting.remove(sequence)
 
-    def read_several(self, token_ids: Sequence[int], start: int) -> np.ndarray:
-        """Append tokens to the only row, at positions from `start` on; return the logits of each, [T, vocab]."""
-        number = len(token_ids)
-        with paddle.no_grad():
-            embeds = self._embed(np.reshape(token_ids, [1, -1]))
-            hidden = self._read(embeds, np.arange(start, start + number)[None])
-            return self.model.language_model.logits(hidden[0, :number]).astype("float32").numpy()
+    def __reduce__(self):
+        """Copy and pickle as None: a copy of the model makes its own engine."""
+        return type(None), ()
 
-    def _embed(self, token_ids: np.ndarray):
-        with paddle.no_grad():
-            return self.model.language_model.embed_tokens(paddle.to_tensor(token_ids.astype(np.int64)))
+    def clear(self) -> None:
+        """Forget what is known of earlier sequences and images. Call it after changing a model's weights."""
+        with self._lock:
+            self.slots.clear()
+            self._encoder.clear()
+            self._decoder = decoder_for(self.model.language_model)
 
-    def _read(self, embeds, position_ids: np.ndarray):
-        """Return the hidden states of the appended positions, followed by those of padding to a bucketed length."""
-        num_new = embeds.shape[1]
-        positions = paddle.to_tensor(np.asarray(position_ids, dtype=np.int64))
-        embeds, positions = self._padded(embeds, positions)
-        self.num_passes += 1
-        forward = self.model.language_model.forward_cached
-        hidden = forward(embeds, positions, self.cache, is_key_visible=self.is_key_visible)
-        # The keys of padding after the last position stay hidden from the positions that overwrite them.
-        self.cache.trim(self.cache.length - embeds.shape[1] + num_new)
-        return hidden
+    def step(self) -> list[Event]:
+        """Give each running sequence its next token, and compute some of the waiting prompts."""
+        with self._lock, paddle.no_grad():
+            events = self._decode()
+            is_alone = not any(sequence.num_generated for sequence in self._active)
+            self._prefill(events, self.chunk * ALONE if is_alone else self.chunk - len(events), is_alone)
+            if not self._waiting:
+                self.slots.shrink()
+            return events
 
-    def _padded(self, embeds, positions) -> tuple:
-        """Return embeds and positions padded with zeros and the last position, where equal shapes matter."""
-        num_new = embeds.shape[1]
-        size = bucketed_length(num_new)
-        if self.is_key_visible is not None:  # its width is the capacity, which must then stay
-            size = min(size, self.cache.capacity - self.cache.length)
-        if size <= num_new:
-            return embeds, positions
-        self.cache.reserve(self.cache.length + size)
-        rows, more = embeds.shape[0], size - num_new
-        embeds = paddle.concat([embeds, paddle.zeros([rows, more, embeds.shape[2]], dtype=embeds.dtype)], axis=1)
-        return embeds, paddle.concat([positions, positions[:, -1:].expand([rows, more])], axis=1)
+    def run(self, sequences: Iterable[Sequence]) -> None:
+        """Add sequences, and work until all of them have ended. Raises the error of one that failed."""
+        sequences = list(sequences)
+        for sequence in sequences:
+            self.add(sequence)
+        while any(sequence.is_open for sequence in sequences):
+            self.step()
+        for sequence in sequences:
+            if sequence.error is not None:
+                raise sequence.error
 
-    def _set_visible(self, visible: np.ndarray) -> None:
-        """Hide all other positions, bool [B, capacity], from each row."""
-        self._visible = None if visible.all() else visible
-        self.is_key_visible = None if self._visible is None else paddle.to_tensor(visible)
+    def stream(self, sequence: Sequence) -> Generator[str, None, None]:
+        """Add a sequence and yield its text as it comes, working when there is none yet; cancel it when closed.
 
+        Other sequences go on meanwhile. Raises the sequence's error if it fails.
+        """
+        self.add(sequence)
+        sent = 0
+        try:
+            while True:
+                with self._lock:
+                    if sequence.is_open and len(sequence.text) == sent:
+                        self.step()
+                if len(sequence.text) > sent:
+                    text, sent = sequence.text[sent:], len(sequence.text)
+                    yield text
+                elif not sequence.is_open:
+                    break
+            if sequence.error is not None:
+                raise sequence.error
+        finally:
+            self.cancel(sequence)
 
-class AnswerRow(Protocol):
-    """A row of a batch whose answer is being decoded."""
+    def _follow_weights(self) -> None:
+        """Forget what was computed with other weights than the model has now."""
+        if self.model.training or self._version != self.model.weights_version:
+            self.clear()
+            self._version = self.model.weights_version
+        self.features.use_version(self._version)
 
-    is_open: bool
+    def _decode(self) -> list[Event]:
+        """Compute the next position of each running sequence, and its guesses; return the new tokens."""
+        running = [sequence for sequence in self._active if self.slots.num_unread(sequence) == 1]
+        guesses = {sequence: sequence.guesses() for sequence in running}
+        self._make_room(guesses)
+        running = [sequence for sequence in running if sequence.slot is not None]
+        events: list[Event] = []
+        self._decode_plain([sequence for sequence in running if not guesses[sequence]], events)
+        self._decode_guessed({sequence: guesses[sequence] for sequence in running if guesses[sequence]}, events)
+        return events
 
-    def take(self, logits: np.ndarray) -> int:
-        """Choose the next token from logits [vocab], append it to the answer, and return it."""
+    def _make_room(self, guesses: dict[Sequence, list[int]]) -> None:
+        """Grow the cache for the next positions; put the newest sequences back into the queue if they do not fit."""
+        while self._active:
+            needs = [len(sequence.keys) + len(guesses.get(sequence, ())) for sequence in self._active]
+            if len(needs) == 1 or self.slots.has_room(needs):
+                self.slots.reserve(max(needs) + 1)
+                break
+            newest = self._active.pop()
+            self.slots.release(newest)
+            self._waiting.appendleft(newest)
 
-
-def decode_rows(engine: Engine, logits: np.ndarray, lengths: Sequence[int], rows: Sequence[AnswerRow]) -> None:
-    """Decode all rows in lockstep until all are finished.
-
-    logits: [B, vocab] after the prompts; lengths: of the prompts. A finished row stays until half of the rows are
-    finished, so that few batch sizes occur. It reads its last position again and again, and the result is not used.
-    """
-    rows, positions = list(rows), np.array(lengths)
-    tokens = np.zeros(len(rows), dtype=np.int64)
-    while True:
-        for place, row in enumerate(rows):
-            if row.is_open:
-                tokens[place] = row.take(logits[place])
-        kept = kept_rows([row.is_open for row in rows])
-        if not kept:
+    def _decode_plain(self, running: list[Sequence], events: list[Event]) -> None:
+        if not running:
             return
-        if len(kept) < len(rows):
-            engine.keep_rows(kept)
-            rows, tokens, positions = [rows[place] for place in kept], tokens[kept], positions[kept]
-        logits = engine.read_ids(tokens, positions[:, None])
-        positions = positions + [row.is_open for row in rows]
+        tokens = np.zeros([self.slots.cache.num_slots], dtype=np.int64)
+        for sequence in running:
+            tokens[sequence.slot] = sequence.keys[-1]
+        embeds = self.model.language_model.embed_tokens(paddle.to_tensor(tokens))
+        logits = self._logits(self._decoder.decode(embeds, self.slots.cache))
+        for sequence in running:
+            slot = sequence.slot
+            self._extend(sequence, self.slots.cache.lengths[slot] + 1, logits[slot : slot + 1], [], events)
+
+    def _decode_guessed(self, guesses: dict[Sequence, list[int]], events: list[Event]) -> None:
+        if not guesses:
+            return
+        starts = [self.slots.cache.lengths[sequence.slot] for sequence in guesses]
+        counts = [1 + len(tokens) for tokens in guesses.values()]
+        runs = [Run(seq.slot, start, n, n) for seq, start, n in zip(guesses, starts, counts, strict=True)]
+        ids = [token for sequence, tokens in guesses.items() for token in (sequence.keys[-1], *tokens)]
+        embeds = self.model.language_model.embed_tokens(paddle.to_tensor([ids], dtype="int64"))
+        logits = self._logits(self._decoder.prefill(embeds, runs, self.slots.cache))
+        ends = np.cumsum(counts)
+        for (sequence, tokens), run, rows in zip(guesses.items(), runs, np.split(logits, ends[:-1]), strict=True):
+            self._extend(sequence, run.end, rows, tokens, events)
+
+    def _prefill(self, events: list[Event], num_left: int, is_alone: bool) -> None:
+        """Compute at most num_left positions of prompts, in the order of their arrival."""
+        while num_left > 0:
+            runs, num_encoded = self._next_runs(num_left, is_alone)
+            num_left -= num_encoded + sum(run.count for run in runs.values())
+            if runs:
+                self._prefill_runs(runs, events)
+            elif not num_encoded:
+                break
+
+    def _prefill_runs(self, runs: dict[Sequence, Run], events: list[Event]) -> None:
+        parts = [
+            embed_keys(self.model, sequence.keys[run.start : run.end], sequence.features)
+            for sequence, run in runs.items()
+        ]
+        embeds = paddle.concat(parts, axis=1) if len(parts) > 1 else parts[0]
+        hidden = self._decoder.prefill(embeds, list(runs.values()), self.slots.cache)
+        logits = None if hidden is None else self._logits(hidden)
+        row = 0
+        for sequence, run in runs.items():
+            sequence.num_prefilled += run.count
+            if run.num_outputs:
+                sequence.features = {}  # may be large, and the answer may take long
+                self._extend(sequence, run.end, logits[row : row + 1], [], events)
+                row += 1
+            else:
+                self.slots.cache.lengths[run.slot] = run.end
+                sequence.num_passes += 1
+
+    def _next_runs(self, num_left: int, is_alone: bool) -> tuple[dict[Sequence, Run], int]:
+        """Return the next positions to compute, at most num_left, and how many the encoding of an image counts for."""
+        runs: dict[Sequence, Run] = {}
+        num_encoded = 0
+        for sequence in self._readers(runs):
+            num_encoded = self._encode(sequence, num_left, is_alone)
+            if num_encoded:
+                break
+            num_unread = self.slots.num_unread(sequence)
+            start, count = self.slots.cache.lengths[sequence.slot], min(num_unread, num_left)
+            self.slots.reserve(start + bucketed_length(count) + 1)
+            runs[sequence] = Run(sequence.slot, start, count, int(count == num_unread))
+            num_left -= count
+            if num_left <= 0:
+                break
+        # The slots may have been renumbered meanwhile.
+        return {each: dataclasses.replace(run, slot=each.slot) for each, run in runs.items()}, num_encoded
+
+    def _readers(self, runs: dict[Sequence, Run]) -> Iterator[Sequence]:
+        """Yield the sequences whose prompts are to be computed: those that have begun, then waiting ones that fit.
+
+        runs: what was chosen so far. A sequence that begins like one of these waits until that part is known.
+        """
+        unread = [each for each in self._active if not each.num_generated or self.slots.num_unread(each) > 1]
+        yield from unread
+        while self._waiting:
+            sequence = self._waiting[0]
+            needs = [len(each.keys) + min(each.num_left, RESERVED) for each in (*self._active, sequence)]
+            if not self.slots.has_room(needs if self._active else [len(sequence.keys)]):
+                return
+            known = self.slots.num_known(sequence)
+            shared = (min(num_common(other.keys, sequence.keys), run.end) for other, run in runs.items())
+            if max(shared, default=0) >= known + MIN_SHARED:
+                return
+            self._active.append(self._waiting.popleft())
+            self.slots.place(sequence, len(self._active) + len(self._waiting))
+            yield sequence
+
+    def _encode(self, sequence: Sequence, num_left: int, is_alone: bool) -> int:
+        """Make the image features available that a sequence needs next; return how many positions that counts for.
+
+        While others wait for it, it encodes as many tiles as correspond to num_left, and at least one.
+        """
+        start = self.slots.cache.lengths[sequence.slot]
+        names = image_names(sequence.keys[start:])
+        missing = {name: sequence.images[name] for name in names if name not in sequence.features}
+        if not missing:
+            return 0
+        sequence.features.update(self._encoder.fetch(missing))
+        missing = [(name, image) for name, image in missing.items() if name not in sequence.features]
+        num_patches = self.model.config.image.patches_per_side**2
+        num_tiles = MAX_TILES if is_alone else max(num_left // num_patches, 1)
+        number, finished = self._encoder.advance(missing, num_tiles)
+        sequence.features.update(finished)
+        return number * num_patches
+
+    def _logits(self, hidden) -> np.ndarray:
+        return self._decoder.logits(hidden).astype("float32").numpy()
+
+    def _extend(self, sequence: Sequence, end: int, logits, guesses: list[int], events: list[Event]) -> None:
+        """Choose tokens from logits [1 + guesses, vocab], as long as the guesses are right.
+
+        end: the positions up to there were computed. A sequence that has ended leaves its slot.
+        """
+        sequence.num_passes += 1
+        try:
+            for row, guess in zip(logits, [*guesses, None], strict=True):
+                token = sequence.choose(row)
+                events.append(Event(sequence, token, sequence.append(token)))
+                if not sequence.is_open or token != guess:
+                    break
+        except FloatingPointError as error:
+            sequence.fail(error)
+        self.slots.cache.lengths[sequence.slot] = min(end, len(sequence.keys) - 1)
+        if not sequence.is_open:
+            self._retire(sequence)
+
+    def _retire(self, sequence: Sequence) -> None:
+        if sequence in self._active:
+            self._active.remove(sequence)
+            self.slots.release(sequence)
+            sequence.features = {}
 
 
-def kept_rows(is_open: Sequence[bool]) -> list[int]:
-    """Return the rows to keep: half of the batch, rounded up, as often as all open rows fit into it."""
-    width, num_open = len(is_open), sum(is_open)
-    if not num_open:
-        return []
-    while width > 1 and num_open <= (width + 1) // 2:
-        width = (width + 1) // 2
-    first = sorted(range(len(is_open)), key=lambda row: not is_open[row])
-    return sorted(first[:width])
+def engine_of(model) -> Engine:
+    """Return the engine that all sessions of a model share. It is freed when training starts, see `Llava.training`."""
+    if model.engine is None:
+        model.engine = Engine(model)
+    return model.engine
+
+
+def features_of(model) -> FeatureStore:
+    """Return the image features that all engines of a model share."""
+    return engine_of(model).features

@@ -1,10 +1,10 @@
-"""Image features for generation: encoded in groups, and kept so that no image is encoded twice in a row."""
+"""Image features for generation: encoded a few tiles at a time, and kept so that no image is encoded twice in a row."""
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,24 +16,18 @@ MAX_BYTES = 256 * 1024 * 1024  # about 50 images of LLaVA 1.5 or 11 of 1.6, with
 MAX_TILES = 32  # tiles that the tower encodes at once: bounds its memory for any number of images
 
 
-class FeatureCache:
-    """Features by the content key of their image. The least recently used are dropped beyond max_bytes.
+class FeatureStore:
+    """Features [num_tokens, H] by the content key of their image; the least recently used are dropped beyond max_bytes.
 
-    Safe to use from several threads. The features belong to one version of a model's weights: those of an earlier
-    `weights_version` are never returned. Call `clear` after changing the tower or the projector of a model in eval
-    mode, which does not change its version.
+    They belong to one version of a model's weights. Safe to use from several threads.
     """
 
     def __init__(self, max_bytes: int = MAX_BYTES):
         self.max_bytes = max_bytes
-        self._features: OrderedDict[str, Any] = OrderedDict()
         self.num_bytes = 0
+        self._features: OrderedDict[str, Any] = OrderedDict()
         self._version = 0
-        self._lock = threading.RLock()
-
-    def __reduce__(self):
-        """Copy and pickle as an empty cache: locks cannot be copied, and the copy's weights may change."""
-        return FeatureCache, (self.max_bytes,)
+        self._lock = threading.Lock()
 
     def __contains__(self, name: str) -> bool:
         return name in self._features
@@ -41,85 +35,88 @@ class FeatureCache:
     def __len__(self) -> int:
         return len(self._features)
 
-    def fetch(
-        self, names: Sequence[str], encode: Callable[[list[str]], Sequence[Any]], version: int = 0
-    ) -> dict[str, Any]:
-        """Return the features of these images for a version of the weights; `encode` makes the missing ones."""
-        wanted = list(dict.fromkeys(names))
+    def get(self, name: str):
+        """Return an image's features, or None if they are not known."""
         with self._lock:
-            if version != self._version:
-                self.clear()
-                self._version = version
-            features = self._features
-            found = {name: features[name] for name in wanted if name in features}
-        missing = [name for name in wanted if name not in found]
-        if missing:  # without the lock, so that other threads continue; two may encode the same image, and agree
-            found.update(zip(missing, encode(missing), strict=True))
-        with self._lock:
-            if features is self._features:  # otherwise the cache was cleared while these were encoded
-                self._keep(found)
-        return found
+            if name in self._features:
+                self._features.move_to_end(name)
+            return self._features.get(name)
 
-    def drop(self, name: str) -> None:
-        """Forget an image, if it is cached."""
+    def add(self, name: str, features) -> None:
+        """Keep an image's features."""
         with self._lock:
-            features = self._features.pop(name, None)
-            if features is not None:
-                self.num_bytes -= _size(features)
+            if name not in self._features:
+                self._features[name] = features
+                self.num_bytes += _size(features)
+            while self.num_bytes > self.max_bytes:
+                _, dropped = self._features.popitem(last=False)
+                self.num_bytes -= _size(dropped)
+
+    def use_version(self, version: int) -> None:
+        """Forget the features of another version of the weights."""
+        if version != self._version:
+            self.clear()
+            self._version = version
 
     def clear(self) -> None:
+        """Forget all images."""
         with self._lock:
             self._features = OrderedDict()
             self.num_bytes = 0
 
-    def _keep(self, found: dict[str, Any]) -> None:
-        for name, features in found.items():
-            self.drop(name)
-            self._features[name] = features
-            self.num_bytes += _size(features)
-        while self.num_bytes > self.max_bytes:
-            self.drop(next(iter(self._features)))
 
+class ImageEncoder:
+    """Encodes images with a model, and keeps the tiles of those that are not finished."""
 
-def cache_of(model) -> FeatureCache:
-    """Return the cache that a model shares among its sessions (`api.LlavaForConditionalGeneration`), or a new one."""
-    return model.feature_cache if hasattr(model, "feature_cache") else FeatureCache()
+    def __init__(self, model, store: FeatureStore):
+        self.model, self.store = model, store
+        self._tiles: dict[str, list] = {}  # encoded tiles by the image's content key
 
+    def clear(self) -> None:
+        """Forget all images, finished or not."""
+        self.store.clear()
+        self._tiles = {}
 
-def encode_missing(model, images: Mapping[str, ImageTiles], cache: FeatureCache) -> dict[str, Any]:
-    """Return the features [num_tokens, H] of images by content key, encoding those that are not cached.
+    def fetch(self, images: Mapping[str, ImageTiles]) -> dict[str, Any]:
+        """Return the features of those of these images that are known."""
+        found = {name: self.store.get(name) for name in images}
+        return {name: features for name, features in found.items() if features is not None}
 
-    A model in training mode encodes all of them, and its cache stays empty.
-    """
+    def advance(self, images: Iterable[tuple[str, ImageTiles]], max_tiles: int) -> tuple[int, dict[str, Any]]:
+        """Encode at most max_tiles tiles of these images, in order; return their number, and the finished images.
 
-    def encode(names: Sequence[str]) -> list:
-        return _encode(model, [images[name] for name in names])
-
-    if model.training:
-        cache.clear()
-        return dict(zip(images, encode(list(images)), strict=True))
-    return cache.fetch(list(images), encode, model.weights_version)
-
-
-def _encode(model, images: Sequence[ImageTiles]) -> list:
-    features = []
-    for group in _groups(images):
-        pixels = np.concatenate([image.pixels for image in group]) if len(group) > 1 else group[0].pixels
+        Images that are known already take no time.
+        """
+        chosen: dict[str, tuple[ImageTiles, int, int]] = {}  # image, first tile, tile after the last
+        num_left = max_tiles
+        for name, image in images:
+            start = len(self._tiles.get(name, ()))
+            count = min(len(image.pixels) - start, num_left)
+            if count > 0 and name not in chosen and name not in self.store:
+                chosen[name] = (image, start, start + count)
+                num_left -= count
+        if not chosen:
+            return 0, {}
+        parts = [image.pixels[start:end] for image, start, end in chosen.values()]
         with paddle.no_grad():
-            found = model.encode_images(pixels, [len(image.pixels) for image in group], [image.size for image in group])
-            # A slice would keep the features of the whole group in memory.
-            features += [feature.clone() for feature in found] if len(group) > 1 else found
-    return features
+            encoded = self.model.encode_tiles(np.concatenate(parts) if len(parts) > 1 else parts[0])
+            return max_tiles - num_left, self._collect(chosen, encoded)
 
-
-def _groups(images: Sequence[ImageTiles]) -> list[list[ImageTiles]]:
-    """Split images into groups of at most MAX_TILES tiles; an image with more tiles is a group by itself."""
-    groups: list[list[ImageTiles]] = []
-    for image in images:
-        if not groups or sum(len(each.pixels) for each in groups[-1]) + len(image.pixels) > MAX_TILES:
-            groups.append([])
-        groups[-1].append(image)
-    return groups
+    def _collect(self, chosen: dict[str, tuple[ImageTiles, int, int]], encoded) -> dict[str, Any]:
+        """Add encoded tiles to their images; return the features of those that are finished."""
+        finished, first = {}, 0
+        for name, (image, start, end) in chosen.items():
+            number = end - start
+            tiles = self._tiles.setdefault(name, [])
+            tiles.append(encoded[first : first + number] if len(chosen) > 1 else encoded)
+            first += number
+            if end == len(image.pixels):
+                joined = paddle.concat(tiles) if len(tiles) > 1 else tiles[0]
+                del self._tiles[name]
+                # A copy, because a slice may keep the features of all images that were encoded together in memory.
+                finished[name] = self.model.arrange(joined, image.size).clone()
+                self.store.add(name, finished[name])
+        return finished
 
 
 def _size(features) -> int:

@@ -1,4 +1,4 @@
-"""Answers to many questions in batches, each as a new chat with the same template would answer it."""
+"""Answers to many questions at the same time, each as a new chat with the same template would answer it."""
 
 from __future__ import annotations
 
@@ -6,17 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from ..image.preprocess import ImageTiles
 from .batch import eval_mode
-from .engine import decode_rows
-from .features import FeatureCache, cache_of, encode_missing
-from .prompts import read_prompts
-from .sampling import Sampler, SamplingParams
-from .turn import Turn, Writer, check_room, named_image, new_turn
+from .engine import Engine, features_of
+from .sampling import SamplingParams
+from .turn import Turn, named_image, new_turn, sequence_of
 
-WINDOW = 4  # number of batches whose requests are sorted together, so that equal images meet in a batch
+WINDOW = 64  # requests that are sorted together, so that equal images meet
 
 
 @dataclass(frozen=True)
@@ -30,40 +26,12 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """finish_reason: "stop", "length" (max_new_tokens) or "context" (the context is full), as of a `Turn`."""
+    """finish_reason: "stop", "length" (max_new_tokens) or "context" (the context is full), as of a `Sequence`."""
 
     text: str
     token_ids: tuple[int, ...]
     finish_reason: str
     num_prompt_tokens: int
-
-
-@dataclass(frozen=True, eq=False)
-class TurnRow:
-    """A turn as a row of a batch. num_known: size of the vocabulary; later logits are of padding of the weights."""
-
-    turn: Turn
-    writer: Writer
-    sampler: Sampler
-    num_known: int
-
-    @property
-    def is_open(self) -> bool:
-        return self.writer.is_open
-
-    @property
-    def num_places(self) -> int:
-        """The maximum length of prompt and answer."""
-        return len(self.turn.prompt_ids) + self.writer.budget
-
-    def take(self, logits: np.ndarray) -> int:
-        token = self.sampler(logits[: self.num_known])
-        self.writer.append(token)
-        return token
-
-    def answer(self) -> Answer:
-        turn = self.turn
-        return Answer(turn.answer, tuple(turn.answer_ids), turn.finish_reason, len(turn.prompt_ids))
 
 
 def answer_each(
@@ -73,51 +41,43 @@ def answer_each(
     sampling: SamplingParams | None = None,
     *,
     system: str | None = None,
-    max_batch: int = 16,
-    max_places: int = 32_768,
-    shares_prefixes: bool = True,
+    engine: Engine | None = None,
 ) -> Iterator[tuple[int, Answer]]:
-    """Yield (number of the request, answer) batch by batch; requests with equal images are answered side by side.
+    """Yield (number of the request, answer) as the answers end; requests with equal images run side by side.
 
-    system: in place of the template's system text. A batch has at most max_batch rows and at most max_places places of
-    cache (16 GB of a 7B model in 16 bits), unless it is a single request. Raises ValueError with the number of the
-    request for a bad image, and if there is no room in the context.
+    system: in place of the template's system text. engine: by default a new one, whose cache is freed at the end.
+    Raises ValueError with the number of the request for a bad image, and if there is no room in the context.
     """
-    if max_batch < 1:
-        raise ValueError(f"max_batch is {max_batch}: expected at least 1")
-    cache = cache_of(model)
-    for start in range(0, len(requests), WINDOW * max_batch):
-        window = requests[start : start + WINDOW * max_batch]
-        rows = _rows(model, processor, window, sampling or SamplingParams(), system, start)
-        for numbers in batches([(_names(row), row.num_places) for row in rows], max_batch, max_places):
-            _answer_batch(model, [rows[number] for number in numbers], cache, shares_prefixes)
-            yield from ((start + number, rows[number].answer()) for number in numbers)
+    engine = engine or Engine(model, features=features_of(model))
+    waiting: dict[Any, int] = {}  # the number of the request by its sequence
+    for start in range(0, len(requests), WINDOW):
+        window = requests[start : start + WINDOW]
+        turns = _turns(model, processor, window, sampling or SamplingParams(), system, start)
+        for number in sorted(turns, key=lambda number: ([name for name, _ in turns[number].images], number)):
+            engine.add(turns[number].sequence)
+            waiting[turns[number].sequence] = number
+        is_last = start + WINDOW >= len(requests)
+        # The next window is prepared when the engine has free slots, so that it is never idle.
+        while waiting and (is_last or engine.num_waiting):
+            with eval_mode(model):
+                engine.step()
+            for sequence in [sequence for sequence in waiting if not sequence.is_open]:
+                if sequence.error is not None:
+                    raise sequence.error
+                answer = Answer(sequence.text, tuple(sequence.answer_ids), sequence.finish_reason, sequence.num_prompt)
+                yield waiting.pop(sequence), answer
 
 
-def batches(rows: Sequence[tuple[Any, int]], max_batch: int, max_places: int) -> list[list[int]]:
-    """Return the numbers of the rows (images, places) of each batch: equal images together, and similar lengths."""
-    longest: dict[Any, int] = {}
-    for images, places in rows:
-        longest[images] = max(longest.get(images, 0), places)
-    order = sorted(range(len(rows)), key=lambda number: (longest[rows[number][0]], *rows[number]))
-    found: list[list[int]] = []
-    for number in order:
-        last = [*found[-1], number] if found else []
-        if not last or len(last) > max_batch or len(last) * max(rows[each][1] for each in last) > max_places:
-            found.append([])
-        found[-1].append(number)
-    return found
+def answer_all(model, processor, requests: Sequence[Request], sampling: SamplingParams | None = None, **options):
+    """Return the answers in the order of the requests; see `answer_each`."""
+    answers = dict(answer_each(model, processor, requests, sampling, **options))
+    return [answers[number] for number in range(len(requests))]
 
 
-def _names(row: TurnRow) -> tuple[str, ...]:
-    return tuple(name for name, _ in row.turn.images)
-
-
-def _rows(model, processor, requests, sampling: SamplingParams, system: str | None, first: int) -> list[TurnRow]:
-    """Return the rows of some requests. An image that several of them pass as the same object is prepared once."""
-    context, eos_ids = model.config.language.max_position_embeddings, model.config.eos_token_ids
+def _turns(model, processor, requests, sampling: SamplingParams, system: str | None, first: int) -> dict[int, Turn]:
+    """Return the turns of some requests by number. An image that several pass as the same object is prepared once."""
     prepared: dict[Any, tuple[str, ImageTiles]] = {}
-    rows = []
+    turns = {}
     for number, request in enumerate(requests, start=first):
         try:
             for image in request.images:
@@ -125,24 +85,13 @@ def _rows(model, processor, requests, sampling: SamplingParams, system: str | No
                     prepared[_mark(image)] = named_image(processor, image)
             images = [prepared[_mark(image)] for image in request.images]
             turn = new_turn(processor, request.text, images, None, system)
-            room = check_room(len(turn.prompt_ids), context)
+            turn.sequence = sequence_of(processor, [turn], request.sampling or sampling, model.config)
         except ValueError as error:
             raise ValueError(f"request {number}: {error}") from error
-        own = request.sampling or sampling
-        writer = Writer(turn, processor, own, eos_ids, room)
-        rows.append(TurnRow(turn, writer, Sampler(own), processor.tokenizer.vocab_size))
-    return rows
+        turns[number] = turn
+    return turns
 
 
 def _mark(image: Any) -> Any:
     """Return a key for an image of a request: equal for the same object."""
     return image if isinstance(image, str) else id(image)
-
-
-def _answer_batch(model, rows: list[TurnRow], cache: FeatureCache, shares_prefixes: bool) -> None:
-    images = dict(image for row in rows for image in row.turn.images)
-    keys, budgets = [row.turn.prompt_keys for row in rows], [row.writer.budget for row in rows]
-    with eval_mode(model):
-        features = encode_missing(model, images, cache)
-        engine, logits = read_prompts(model, keys, features, budgets, shares_prefixes=shares_prefixes)
-        decode_rows(engine, logits, [len(each) for each in keys], rows)

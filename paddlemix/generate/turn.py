@@ -1,18 +1,19 @@
-"""A question of a conversation, its ids, and its answer while it is decoded. Knows no model."""
+"""A question of a conversation, its ids, and the sequence that answers it. Knows no model."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
-from ..conversation.detokenize import TextDecoder
 from ..conversation.messages import Message
 from ..conversation.tokenize import tokenize_turn
-from ..conversation.tokenizer import Tokenizer
 from ..image.preprocess import ImageTiles, content_key
+from ..models.config import LlavaConfig
 from .cache_keys import Key, keys_of
 from .sampling import SamplingParams
+from .sequence import Ending, Sequence
+from .stream import StreamDecoder
 
 
 class ContextFullError(ValueError):
@@ -21,23 +22,37 @@ class ContextFullError(ValueError):
 
 @dataclass(eq=False)
 class Turn:
-    """A question with its images, its ids, and the ids that were generated for it.
+    """A question with its images and its ids, and the sequence that answers it.
 
-    is_closed: the answer ended with its end mark. finish_reason: "stop", "length" (max_new_tokens), "context" (the
-    context is full) or "interrupted". Turns are not compared by value: the same question asked twice is two turns.
+    Turns are not compared by value: the same question asked twice is two turns.
     """
 
     question: Message
     images: list[tuple[str, ImageTiles]]
     prompt_ids: list[int]
-    answer_ids: list[int] = field(default_factory=list)
-    answer: str = ""
-    is_closed: bool = False
-    finish_reason: str = "interrupted"
+    sequence: Sequence | None = None
 
     @property
     def prompt_keys(self) -> list[Key]:
         return keys_of(self.prompt_ids, self.images)
+
+    @property
+    def answer_ids(self) -> list[int]:
+        return self.sequence.answer_ids if self.sequence else []
+
+    @property
+    def answer(self) -> str:
+        return self.sequence.text if self.sequence else ""
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the answer ended with its end mark."""
+        return self.sequence is not None and self.sequence.is_closed
+
+    @property
+    def finish_reason(self) -> str:
+        """As of `Sequence`; "interrupted" for an answer that has not ended."""
+        return (self.sequence and self.sequence.finish_reason) or "interrupted"
 
 
 def named_image(processor, image: Any) -> tuple[str, ImageTiles]:
@@ -52,13 +67,14 @@ def named_image(processor, image: Any) -> tuple[str, ImageTiles]:
 def new_turn(
     processor,
     text: str,
-    images: Sequence[tuple[str, ImageTiles]],
+    images: Iterable[tuple[str, ImageTiles]],
     previous: Turn | None = None,
     system: str | None = None,
 ) -> Turn:
     """Return a turn of a typed text with its images before it. system: in place of the template's system text."""
+    images = list(images)
     question = Message.typed(text, len(images))
-    return Turn(question, list(images), prompt_ids(processor, question, images, previous, system))
+    return Turn(question, images, prompt_ids(processor, question, images, previous, system))
 
 
 def prompt_ids(processor, question: Message, images, previous: Turn | None, system: str | None) -> list[int]:
@@ -84,101 +100,30 @@ def check_room(num_tokens: int, context: int) -> int:
     return context - num_tokens
 
 
-class Writer:
-    """Appends the tokens of an answer to its turn, and decides when it ends.
+def sequence_of(processor, turns: Iterable[Turn], sampling: SamplingParams, config: LlavaConfig) -> Sequence:
+    """Return the sequence that answers the last of these turns. Raises ContextFullError if there is no room.
 
-    eos_ids: of the model. room: how many more tokens fit into the context.
+    config: of the model.
     """
-
-    def __init__(self, turn: Turn, processor, sampling: SamplingParams, eos_ids: Sequence[int], room: int):
-        tokenizer, template = processor.tokenizer, processor.template
-        # A stop token that the vocabulary lacks cannot be generated: not every folder has all marks of its template.
-        ends = (token for token in template.stop_tokens if token == template.answer_end or token in tokenizer.specials)
-        end_ids = {tokenizer.special_id(token) for token in ends}
-        self.turn = turn
-        self.is_open = True
-        self.budget = min(sampling.max_new_tokens, room)
-        self._limit = "length" if self.budget == sampling.max_new_tokens else "context"
-        self._stops = set() if sampling.ignore_eos else end_ids | set(eos_ids)
-        self._end_id = tokenizer.special_id(template.answer_end) if template.is_end_special else None
-        self._end_texts = template.stop_strings
-        self._decoder = StreamDecoder(tokenizer, (*template.stop_strings, *sampling.stop))
-        self._num_left = self.budget
-
-    def append(self, token: int) -> str:
-        """Append the next token; return new text, often empty."""
-        turn, decoder = self.turn, self._decoder
-        self._num_left -= 1
-        if token in self._stops:
-            turn.is_closed = token == self._end_id
-            turn.answer_ids += [token] if turn.is_closed else []
-            return self._finish("stop")
-        turn.answer_ids.append(token)
-        text = decoder.append(token)
-        turn.answer += text
-        if decoder.is_stopped:
-            turn.is_closed = decoder.stop_string in self._end_texts
-            return text + self._finish("stop")
-        return text if self._num_left else text + self._finish(self._limit)
-
-    def _finish(self, reason: str) -> str:
-        self.is_open = False
-        self.turn.finish_reason = reason
-        rest = self._decoder.finish()
-        self.turn.answer += rest
-        return rest
+    keys: list[Key] = []
+    images: dict[str, ImageTiles] = {}
+    for turn in turns:
+        keys += turn.prompt_keys + list(turn.answer_ids)
+        images.update(turn.images)
+    room = check_room(len(keys), config.language.max_position_embeddings)
+    return Sequence(keys, images, sampling, room, ending_of(processor, sampling, config.eos_token_ids))
 
 
-class StreamDecoder:
-    """Text of an answer while it is generated.
-
-    All returned pieces together are the decoded ids, cut at the stop string that is complete first, without white space
-    at both ends. Text that may still change is held back: part of a character, a possible beginning of a stop string,
-    and white space that may turn out to be at the end. A step takes time for the text held back, not for the answer.
-    """
-
-    def __init__(self, tokenizer: Tokenizer, stop_strings: Sequence[str] = ()):
-        if isinstance(stop_strings, str) or not all(stop_strings):
-            raise ValueError(f"stop strings must be a list of non-empty texts, found {stop_strings!r}")
-        self._decoder = TextDecoder(tokenizer)
-        self._stop_strings = tuple(stop_strings)
-        self._held_back = ""
-        self._has_output = False
-        self.stop_string: str | None = None  # the one that ended the answer
-
-    @property
-    def is_stopped(self) -> bool:
-        return self.stop_string is not None
-
-    def append(self, token_id: int) -> str:
-        """Append the next id; return new text, often empty. After a stop string it is always empty."""
-        return "" if self.is_stopped else self._release(self._decoder.add(token_id), is_last=False)
-
-    def finish(self) -> str:
-        """Return the text held back, when there are no more ids."""
-        return "" if self.is_stopped else self._release(self._decoder.finish(), is_last=True)
-
-    def _release(self, text: str, *, is_last: bool) -> str:
-        text = self._held_back + text
-        self.stop_string = self._find_stop(text)
-        if self.stop_string is not None:
-            text, is_last = text[: text.find(self.stop_string)], True
-        end = len(text) if is_last else len(text) - self._num_stop_start(text)
-        ready = text[:end] if self._has_output else text[:end].lstrip()
-        output = ready.rstrip()
-        self._held_back = "" if is_last else ready[len(output) :] + text[end:]
-        self._has_output = self._has_output or bool(output)
-        return output
-
-    def _find_stop(self, text: str) -> str | None:
-        """Return the stop string that is complete first (the longer one of two that end together)."""
-        found = [stop for stop in self._stop_strings if stop in text]
-        return min(found, key=lambda stop: (text.find(stop) + len(stop), text.find(stop)), default=None)
-
-    def _num_stop_start(self, text: str) -> int:
-        """Return how many characters at the end may be the beginning of a stop string."""
-        longest = max(map(len, self._stop_strings), default=1) - 1
-        for length in range(min(longest, len(text)), 0, -1):
-            if any(stop.startswith(text[-length:]) and len(stop) > length for stop in self._stop_strings):
-                return length
-        return 0
+def ending_of(processor, sampling: SamplingParams, eos_ids: Iterable[int]) -> Ending:
+    """Return when an answer in the processor's template ends. eos_ids: of the model."""
+    tokenizer, template = processor.tokenizer, processor.template
+    # A stop token that the vocabulary lacks cannot be generated: not every folder has all marks of its template.
+    ends = (token for token in template.stop_tokens if token == template.answer_end or token in tokenizer.specials)
+    stop_ids = {tokenizer.special_id(token) for token in ends} | set(eos_ids)
+    return Ending(
+        stop_ids=frozenset() if sampling.ignore_eos else frozenset(stop_ids),
+        kept_ids=frozenset([tokenizer.special_id(template.answer_end)] if template.is_end_special else []),
+        decoder=StreamDecoder(tokenizer, (*template.stop_strings, *sampling.stop)),
+        closing_texts=tuple(template.stop_strings),
+        num_known=tokenizer.vocab_size,
+    )

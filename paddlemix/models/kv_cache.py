@@ -1,41 +1,91 @@
-"""Keys and values of the positions that the decoder has read."""
+"""Keys and values of the positions that the decoder has read, in slots of one sequence each."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import paddle
 from paddle import _C_ops
 
 from ..device import wants_equal_shapes
 
-BUCKET = 64  # capacities are multiples of this, so that few shapes occur
+BUCKET = 128  # capacities are multiples of this, so that few shapes occur
 EQUAL_BUCKET = 256  # where equal shapes matter
 
 
-class KVCache:
-    """Per layer K and V [B, kv_heads, capacity, head_dim], of which the first `length` positions are in use.
+@dataclass(frozen=True)
+class Run:
+    """The next positions of a slot: `start`, which is the slot's length, up to start + count.
 
-    is_long: for each row whether its keys are rotated as in a long sequence, see `language.positions`.
+    num_outputs: how many of the last positions' hidden states are wanted.
     """
 
-    def __init__(self, num_layers: int, batch: int, num_kv_heads: int, head_dim: int, capacity: int, dtype: str):
+    slot: int
+    start: int
+    count: int
+    num_outputs: int = 1
+
+    @property
+    def end(self) -> int:
+        return self.start + self.count
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a layer writes and reads keys and values.
+
+    rows: flat row numbers to write at, see `KVCache.rows`. slot: the one whose keys are read, None for all slots.
+    """
+
+    rows: object
+    slot: int | None = None
+
+
+class KVCache:
+    """Per layer K and V [slots, kv_heads, capacity, head_dim].
+
+    lengths: how many positions of each slot are in use. is_long: for each slot whether its keys are rotated as in a
+    long sequence, see `language.positions`.
+    """
+
+    def __init__(self, num_layers: int, num_slots: int, num_kv_heads: int, head_dim: int, capacity: int, dtype: str):
         self.capacity = bucketed(capacity)
-        self.length = 0
-        self.is_long: tuple[bool, ...] = (False,) * batch
-        shape = [batch, num_kv_heads, self.capacity, head_dim]
+        self.lengths = [0] * num_slots
+        self.is_long = [False] * num_slots
+        shape = [num_slots, num_kv_heads, self.capacity, head_dim]
         self.keys = [paddle.zeros(shape, dtype=dtype) for _ in range(num_layers)]
         self.values = [paddle.zeros(shape, dtype=dtype) for _ in range(num_layers)]
 
-    def rows(self, num_new: int):
-        """Return the flat row numbers of the next `num_new` positions, int64 [B * kv_heads * num_new]."""
-        assert self.length + num_new <= self.capacity, (self.length, num_new, self.capacity)
-        batch, heads, capacity, _ = self.keys[0].shape
-        starts = paddle.arange(batch * heads, dtype="int64").unsqueeze(1) * capacity + self.length
-        return (starts + paddle.arange(num_new, dtype="int64").unsqueeze(0)).flatten()
+    @property
+    def num_slots(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(int(store.size) * store.element_size() for store in (*self.keys, *self.values))
+
+    def rows(self, slots: Sequence[int], positions: Sequence[int]):
+        """Return the flat row numbers of these positions of these slots: of all positions for one head after another.
+
+        int64 [kv_heads * N], as `write` takes them for keys [1, kv_heads, N, head_dim].
+        """
+        heads = self.keys[0].shape[1]
+        first = np.asarray(slots)[None] * heads + np.arange(heads)[:, None]
+        return paddle.to_tensor((first * self.capacity + np.asarray(positions)).reshape(-1))
+
+    def next_rows(self, lengths):
+        """Return the flat row numbers of each slot's next position, for keys [slots, kv_heads, 1, head_dim].
+
+        lengths: int64 [slots] on the device.
+        """
+        slots, heads = self.keys[0].shape[:2]
+        starts = paddle.arange(slots * heads, dtype="int64").reshape([slots, heads]) * self.capacity
+        return (starts + lengths.unsqueeze(1)).flatten()
 
     def write(self, layer: int, rows, key, value) -> None:
-        """Write key and value [B, kv_heads, num_new, head_dim] at `rows` (from `rows`) of a layer, in place."""
+        """Write key and value [..., head_dim] at flat rows of a layer, in place."""
         for store, new in ((self.keys[layer], key), (self.values[layer], value)):
             shape, dim = store.shape, new.shape[-1]
             # NOTE: in-place reshapes keep the memory; a view would be a copy with FLAGS_use_stride_kernel=0 (Ascend).
@@ -43,44 +93,46 @@ class KVCache:
             _C_ops.scatter_(store, rows, _C_ops.reshape(new, [-1, dim]), True)
             _C_ops.reshape_(store, shape)
 
-    def reserve(self, capacity: int) -> None:
-        """Grow to at least `capacity` positions and keep the content."""
-        if capacity <= self.capacity:
-            return
-        grown = bucketed(capacity)
-        batch, heads, _, dim = self.keys[0].shape
-        tail = paddle.zeros([batch, heads, grown - self.capacity, dim], dtype=self.keys[0].dtype)
-        self.keys = [paddle.concat([key, tail], axis=2) for key in self.keys]
-        self.values = [paddle.concat([value, tail], axis=2) for value in self.values]
-        self.capacity = grown
+    def layer(self, number: int, slot: int | None) -> tuple:
+        """Return a layer's keys and values of one slot, [1, kv_heads, capacity, head_dim], or of all slots."""
+        if slot is None or self.num_slots == 1:
+            return self.keys[number], self.values[number]
+        return self.keys[number][slot : slot + 1], self.values[number][slot : slot + 1]
 
-    def trim(self, length: int) -> None:
-        """Forget everything from position `length` on."""
-        assert 0 <= length <= self.length, (length, self.length)
-        self.length = length
+    def take(self, slot: int, start: int, end: int) -> list:
+        """Return copies of a slot's positions start .. end, [1, kv_heads, n, head_dim]: keys of all layers, values."""
+        # A slice that takes everything may be the tensor itself.
+        return [store[slot : slot + 1, :, start:end].clone() for store in (*self.keys, *self.values)]
 
-    def take_rows(self, rows: Sequence[int], shifts: Sequence[int], length: int) -> None:
-        """Replace the rows by copies of these rows, each shifted to the right, with `length` positions in use."""
-        assert length <= self.capacity, (length, self.capacity)
+    def put(self, slot: int, start: int, parts: list) -> None:
+        """Write the result of `take` into a slot from position `start` on, which is then its length."""
+        count, num_layers = parts[0].shape[2], len(self.keys)
+        assert start + count <= self.capacity, (start, count, self.capacity)
+        rows = self.rows([slot] * count, range(start, start + count))
+        for layer in range(num_layers):
+            self.write(layer, rows, parts[layer], parts[num_layers + layer])
+        self.lengths[slot] = start + count
+
+    def copy_prefix(self, source: int, target: int, length: int) -> None:
+        """Make the first `length` positions of a slot those of another one."""
+        rows = self.rows([target] * length, range(length))
+        for layer in range(len(self.keys)):
+            key, value = self.keys[layer], self.values[layer]
+            part = (store[source : source + 1, :, :length] for store in (key, value))
+            self.write(layer, rows, *part)
+        self.lengths[target], self.is_long[target] = length, self.is_long[source]
+
+    def resize(self, slots: Sequence[int | None], capacity: int) -> None:
+        """Replace the slots by these former ones, None for an empty slot, with room for `capacity` positions each."""
+        capacity = bucketed(capacity)
+        longest = max((self.lengths[slot] for slot in slots if slot is not None), default=0)
+        assert longest <= capacity, (longest, capacity)
         for stores in (self.keys, self.values):
             for layer, store in enumerate(stores):  # one layer at a time, so that little memory is needed
-                stores[layer] = take_shifted(store, rows, shifts, self.capacity, axis=2)
-        self.is_long = tuple(self.is_long[row] for row in rows)
-        self.length = length
-
-    def head(self, length: int) -> list:
-        """Return copies of the first positions, [B, kv_heads, length, head_dim]: keys of all layers, then values."""
-        return [store[:, :, :length].clone() for store in (*self.keys, *self.values)]
-
-    def load(self, head: list, length: int) -> None:
-        """Copy the first `length` positions of a result of `head` to the start of the cache."""
-        assert length < self.capacity, (length, self.capacity)
-        joined = [
-            paddle.concat([part[:, :, :length], store[:, :, length:]], axis=2)
-            for part, store in zip(head, (*self.keys, *self.values), strict=True)
-        ]
-        self.keys, self.values = joined[: len(self.keys)], joined[len(self.keys) :]
-        self.length = length
+                stores[layer] = _resized(store, slots, capacity)
+        self.lengths = [0 if slot is None else self.lengths[slot] for slot in slots]
+        self.is_long = [slot is not None and self.is_long[slot] for slot in slots]
+        self.capacity = capacity
 
 
 def bucketed(capacity: int) -> int:
@@ -90,45 +142,19 @@ def bucketed(capacity: int) -> int:
     return -(-max(capacity, 1) // BUCKET) * BUCKET
 
 
-def take_rows(tensor, rows: Sequence[int]):
-    """Return the rows [len(rows), ...] of a tensor [B, ...] in this order; a row may be repeated.
+def _resized(store, slots: Sequence[int | None], capacity: int):
+    """Return rows of a tensor [B, heads, n, D] in this order, zeros for None, with n cut or filled up to capacity.
 
     By slices and concatenation only: every device has kernels for these in every dtype and with static shapes, unlike
     for a gather.
     """
-    starts = [place for place, row in enumerate(rows) if place == 0 or row != rows[place - 1] + 1]
-    ends = [*starts[1:], len(rows)]
-    pieces = [tensor[rows[start] : rows[end - 1] + 1] for start, end in zip(starts, ends, strict=True)]
-    return pieces[0] if len(pieces) == 1 else paddle.concat(pieces)
-
-
-def take_shifted(tensor, rows: Sequence[int], shifts: Sequence[int], length: int, axis: int):
-    """Return rows as `take_rows` does, each shifted along an axis, whose length becomes `length`.
-
-    Positions shifted in are zeros; positions shifted out are dropped.
-    """
-    if not any(shifts) and length == tensor.shape[axis]:
-        return take_rows(tensor, rows)
-    moved: dict[tuple[int, int], object] = {}
-    for row, shift in zip(rows, shifts, strict=True):
-        if (row, shift) not in moved:
-            moved[row, shift] = _window(tensor[row : row + 1], -shift, length, axis)
-    return paddle.concat([moved[pair] for pair in zip(rows, shifts, strict=True)])
-
-
-def _window(tensor, start: int, length: int, axis: int):
-    """Return positions start .. start + length of an axis, with zeros outside of the tensor."""
-    size = tensor.shape[axis]
-    first, last = min(max(start, 0), size), max(min(start + length, size), 0)
-    num_before = min(max(-start, 0), length)
-    num_kept = max(last - first, 0)
-    pieces = [_zeros(tensor, num_before, axis)] if num_before else []
-    if num_kept:
-        pieces.append(paddle.slice(tensor, [axis], [first], [last]))
-    if length > num_before + num_kept:
-        pieces.append(_zeros(tensor, length - num_before - num_kept, axis))
-    return paddle.concat(pieces, axis=axis)
-
-
-def _zeros(tensor, number: int, axis: int):
-    return paddle.zeros([*tensor.shape[:axis], number, *tensor.shape[axis + 1 :]], dtype=tensor.dtype)
+    _, heads, size, dim = store.shape
+    kept = store[:, :, :capacity] if capacity < size else store
+    pieces = [
+        paddle.zeros([1, *kept.shape[1:]], dtype=store.dtype) if slot is None else kept[slot : slot + 1]
+        for slot in slots
+    ]
+    rows = paddle.concat(pieces) if list(slots) != list(range(store.shape[0])) else kept
+    if capacity <= size:
+        return rows
+    return paddle.concat([rows, paddle.zeros([len(slots), heads, capacity - size, dim], dtype=store.dtype)], axis=2)

@@ -31,10 +31,12 @@ class Llava(nn.Layer):
     neftune_alpha: above 0, embeddings of text get `neftune_noise` in training.
     is_sliced: each process stores a slice of every weight and gathers a layer when it is called (sharding stage 3). A
     loss then calls the same layers in the same order whatever the batch contains.
-    weights_version: counts how often training started. Image features of an earlier version are stale.
+    weights_version: counts how often training started. What was computed with an earlier version is stale.
+    engine: None, or what generates with this model (`generate.engine.engine_of`), until training starts.
     """
 
     weights_version = 0
+    engine = None
 
     def __init__(self, config: LlavaConfig):
         super().__init__()
@@ -70,31 +72,37 @@ class Llava(nn.Layer):
         self._is_training = is_training
         if is_training:
             self.weights_version += 1
+            self.engine = None
 
     def encode_images(self, pixels, tiles_per_image, image_sizes) -> list:
         """Return the features of each image, [num_image_tokens, hidden_size].
 
         pixels float32 [sum of tiles, 3, side, side]; tiles_per_image [images]; image_sizes [images, 2] (width, height).
         """
-        tower, counts = self.vision_tower, [int(count) for count in tiles_per_image]
-        num_tiles = len(pixels)
-        check_tiles(counts, num_tiles)
+        counts = [int(count) for count in tiles_per_image]
+        check_tiles(counts, len(pixels))
+        hidden = self.encode_tiles(pixels)
+        tiles = paddle.split(hidden, counts) if len(counts) > 1 else [hidden]
+        return [self.arrange(tile, size) for tile, size in zip(tiles, image_sizes, strict=True)]
+
+    def encode_tiles(self, pixels):
+        """Return the projected features of tiles, [tiles, patches, hidden_size]. pixels: [tiles, 3, side, side]."""
+        tower, num_tiles = self.vision_tower, len(pixels)
         pixels = np.asarray(pixels, dtype=np.float32)
         if num_more := bucketed_count(num_tiles) - num_tiles:
             pixels = np.concatenate([pixels, np.zeros([num_more, *pixels.shape[1:]], np.float32)])
         with paddle.no_grad() if tower.is_frozen else nullcontext():
             hidden = tower.encode(paddle.to_tensor(pixels))
         hidden = self.projector(hidden)
-        hidden = hidden[:num_tiles] if num_more else hidden
-        tiles = paddle.split(hidden, counts) if len(counts) > 1 else [hidden]
-        features = [
-            arrange(tile, (int(size[0]), int(size[1])), self.config.image, self.image_newline)
-            for tile, size in zip(tiles, image_sizes, strict=True)
-        ]
+        return hidden[:num_tiles] if num_more else hidden
+
+    def arrange(self, tiles, size):
+        """Return the features [num_image_tokens, hidden_size] of one image. tiles: from `encode_tiles`; size: in px."""
+        features = arrange(tiles, (int(size[0]), int(size[1])), self.config.image, self.image_newline)
         if self.config.has_scaled_features:
             return features
         # The decoder multiplies them by the same scale again.
-        return [scaled(feature, 1 / self.config.language.embedding_scale) for feature in features]
+        return scaled(features, 1 / self.config.language.embedding_scale)
 
     def embed(self, batch: Batch):
         """Return the decoder's input [B, T, hidden_size]: token embeddings, with image features at the placeholders."""

@@ -11,7 +11,7 @@ from ...ops.packed_attention import Runs, packed_attention
 from ...ops.rms_norm import rms_norm
 from ...ops.rope import apply_rope
 from ..config import LanguageConfig
-from ..kv_cache import KVCache
+from ..kv_cache import KVCache, Places
 from ..layers import linear
 
 
@@ -29,8 +29,8 @@ class DecoderLayer(nn.Layer):
         x = x + self.self_attn(self.input_layernorm(x), ropes, bias, key_bias)
         return x + self.mlp(self.post_attention_layernorm(x))
 
-    def forward_cached(self, x, ropes, bias, key_bias, cache, number, rows):
-        x = x + self.self_attn.forward_cached(self.input_layernorm(x), ropes, bias, key_bias, cache, number, rows)
+    def forward_cached(self, x, ropes, bias, key_bias, cache, number, places):
+        x = x + self.self_attn.forward_cached(self.input_layernorm(x), ropes, bias, key_bias, cache, number, places)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -50,9 +50,9 @@ class DecoderAttention(nn.Layer):
         heads = self._project(x, ropes)
         return self._merge(attend(*heads, bias, key_bias, self.config.softmax_scale))
 
-    def forward_cached(self, x, ropes, bias, key_bias, cache: KVCache, number: int, rows):
+    def forward_cached(self, x, ropes, bias, key_bias, cache: KVCache, number: int, places: Places):
         heads = self._project(x, ropes)
-        return self._merge(attend_cached(*heads, bias, key_bias, self.config.softmax_scale, cache, number, rows))
+        return self._merge(attend_cached(*heads, bias, key_bias, self.config.softmax_scale, cache, number, places))
 
     def _project(self, x, ropes):
         query = self._heads(self.q_proj(x), self.config.num_attention_heads)
@@ -82,14 +82,16 @@ def attend(query, key, value, bias, key_bias, scale: float | None):
     return attention(query, key, value, is_causal=bias is None, bias=bias, scale=scale, key_bias=key_bias)
 
 
-def attend_cached(query, key, value, bias, key_bias, scale: float | None, cache: KVCache, number: int, rows):
-    """Write keys and values at `rows` of layer `number` of the cache; return the queries' attention to that layer."""
-    cache.write(number, rows, key, value)
-    if bias is not None:
-        return attend(query, cache.keys[number], cache.values[number], bias, key_bias, scale)
-    # These are the first positions: the rest of the capacity need not be read.
-    key_bias = None if key_bias is None else key_bias[..., : key.shape[2]]
-    return attend(query, key, value, None, key_bias, scale)
+def attend_cached(query, key, value, bias, key_bias, scale: float | None, cache: KVCache, number: int, places: Places):
+    """Write keys and values to layer `number` of the cache; return the queries' attention to what `places` says.
+
+    bias: over the capacity, or for the first positions of a slot over these alone, or None if they are causal.
+    """
+    cache.write(number, places.rows, key, value)
+    if bias is None or bias.shape[-1] == key.shape[2] != cache.capacity:
+        key_bias = None if key_bias is None else key_bias[..., : key.shape[2]]
+        return attend(query, key, value, bias, key_bias, scale)
+    return attend(query, *cache.layer(number, places.slot), bias, key_bias, scale)
 
 
 def clipped(x, limit: float | None):

@@ -13,7 +13,7 @@ from ...ops.attention import kernel_mask, shared_mask
 from ...ops.packed_attention import Runs
 from ...ops.plain_attention import MASKED, join_biases, window_bias
 from ..config import LanguageConfig
-from ..kv_cache import KVCache
+from ..kv_cache import Run
 
 MAX_BIAS = 8  # ALiBi's slopes fall from 2 ** -(MAX_BIAS / heads) to 2 ** -MAX_BIAS
 
@@ -30,15 +30,27 @@ def whole_masks(config: LanguageConfig, bias, embeds) -> list:
     return _per_layer(config, full, _prepared(config, windowed, embeds))
 
 
-def cached_masks(config: LanguageConfig, cache: KVCache, embeds, is_key_visible) -> list:
-    """Return each layer's mask for the next positions of a cache; None where they are the first, and causal."""
-    num_new, window = embeds.shape[1], config.sliding_window
-    is_fresh = cache.length == 0 and is_key_visible is None
-    full = None if is_fresh else _prepared(config, _cached_bias(cache, num_new, is_key_visible), embeds)
-    if sees_all(config, cache.length + num_new):
+def run_masks(config: LanguageConfig, run: Run, num_new: int, capacity: int, embeds) -> list:
+    """Return each layer's mask for num_new positions from a run's start on; None where they are the first, and causal.
+
+    Other masks are over the whole capacity of the run's slot.
+    """
+    queries = paddle.arange(run.start, run.start + num_new, dtype="int64").reshape([1, 1, -1, 1])
+    full = _prepared(config, _cached_bias(queries, capacity), embeds) if run.start else None
+    if sees_all(config, run.start + num_new):
         return _per_layer(config, full, full)
-    windowed = _cached_bias(cache, num_new, is_key_visible, window)
+    windowed = _cached_bias(queries, capacity, config.sliding_window)
+    windowed = windowed if run.start else windowed[..., :num_new]
     return _per_layer(config, full, _prepared(config, windowed, embeds))
+
+
+def step_masks(config: LanguageConfig, lengths, capacity: int) -> list:
+    """Return each layer's mask [slots, 1, 1, capacity] for one position a slot. lengths: int64 [slots]."""
+    queries = lengths.reshape([-1, 1, 1, 1])
+    full = _cached_bias(queries, capacity)
+    if sees_all(config, capacity):
+        return _per_layer(config, full, full)
+    return _per_layer(config, full, _cached_bias(queries, capacity, config.sliding_window))
 
 
 def sees_all(config: LanguageConfig, length: int) -> bool:
@@ -46,8 +58,11 @@ def sees_all(config: LanguageConfig, length: int) -> bool:
     return config.sliding_window is None or length <= config.sliding_window
 
 
-def key_bias(config: LanguageConfig, num_keys: int, last: int):
-    """Return ALiBi's bias for each key, or None without ALiBi. Only distances count, in every row and segment."""
+def key_bias(config: LanguageConfig, num_keys: int, last):
+    """Return ALiBi's bias for each key, or None without ALiBi. Only distances count, in every row and segment.
+
+    last: the last query, or that of each row.
+    """
     if config.positions != "alibi":
         return None
     return paddle.to_tensor(alibi_bias(alibi_slopes(config.num_attention_heads), num_keys, last))
@@ -67,14 +82,14 @@ def alibi_slopes(num_heads: int) -> np.ndarray:
     return slopes.astype(np.float32)
 
 
-def alibi_bias(slopes: np.ndarray, num_keys: int, last: int) -> np.ndarray:
-    """Return the bias of each key, float32 [1, heads, 1, num_keys].
+def alibi_bias(slopes: np.ndarray, num_keys: int, last) -> np.ndarray:
+    """Return the bias of each key, float32 [rows of `last` or 1, heads, 1, num_keys].
 
     ALiBi subtracts slope * (query - key). The part that depends on the query alone does not change a softmax, so that
     one row serves all queries: the distances to the key at `last`, the last query, where the values are small.
     """
-    distances = np.arange(num_keys, dtype=np.float32) - last
-    return (slopes[:, None] * distances).reshape([1, len(slopes), 1, num_keys])
+    distances = np.arange(num_keys, dtype=np.float32) - np.reshape(last, [-1, 1]).astype(np.float32)
+    return (slopes[:, None] * distances[:, None])[:, :, None]
 
 
 def _prepared(config: LanguageConfig, bias, embeds):
@@ -86,17 +101,13 @@ def _per_layer(config: LanguageConfig, full, windowed) -> list:
     return [full] * config.num_full_layers + [windowed] * (config.num_hidden_layers - config.num_full_layers)
 
 
-def _cached_bias(cache: KVCache, num_new: int, is_key_visible, window: int | None = None):
-    """Return the additive mask [B or 1, 1, T, capacity]: query i sees key j if j <= length + i and j is visible.
+def _cached_bias(queries, capacity: int, window: int | None = None):
+    """Return the additive mask [B, 1, T, capacity]: the query at position i sees key j if j <= i.
 
-    window: and if j > length + i - window.
+    queries: positions, int64 [B, 1, T, 1]. window: and if j > i - window.
     """
-    keys = paddle.arange(cache.capacity, dtype="int64").reshape([1, 1, 1, -1])
-    queries = paddle.arange(cache.length, cache.length + num_new, dtype="int64").reshape([1, 1, -1, 1])
+    keys = paddle.arange(capacity, dtype="int64").reshape([1, 1, 1, -1])
     is_hidden = (keys > queries).astype("float32")
     if window is not None:
         is_hidden = is_hidden + (keys <= queries - window).astype("float32")
-    if is_key_visible is not None:  # padding sees itself, so that no query is without any key
-        is_hidden = paddle.maximum(is_hidden, 1.0 - is_key_visible.astype("float32").unsqueeze(1).unsqueeze(1))
-        is_hidden = is_hidden * (keys != queries).astype("float32")
     return is_hidden * MASKED

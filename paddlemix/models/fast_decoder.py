@@ -1,0 +1,11 @@
+"""The fastest way through a decoder with a cache on the current device."""
+
+from __future__ import annotations
+
+from .language.cached_decoder import CachedDecoder
+from .language.decoder import LanguageModel
+
+
+def decoder_for(language: LanguageModel) -> CachedDecoder:
+    """Return the fastest decoder with a cache that fits a language model's weights and the current device."""
+    return CachedDecoder(language)
