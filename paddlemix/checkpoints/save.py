@@ -31,10 +31,8 @@ def save_model(
 ) -> None:
     """Write weights and config.json to a folder. Files of another model there are replaced, see `exchanged`.
 
-    dtype: of the weights on disk, None for that of the model. Raises ValueError for a quantized or fused model.
+    dtype: of the weights on disk, None for that of the model. Raises ValueError for a quantized model.
     """
-    if model.language_model.reader is not None:
-        raise ValueError("the model's layers are fused for inference: load it again to save it")
     _refuse_codes(model)
     tensors, max_bytes = stored_parameters(dict(model.named_parameters()), dtype), parse_size(max_shard_size)
     with exchanged(Path(path), None, is_replaced=OURS.fullmatch) as folder:

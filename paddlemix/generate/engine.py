@@ -7,29 +7,26 @@ is the one that its sequence would have alone.
 
 from __future__ import annotations
 
-import dataclasses
 import threading
-from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import NamedTuple
 
 import numpy as np
 import paddle
 
-from ..device import bucketed_length
 from ..models.fast_decoder import decoder_for
 from ..models.kv_cache import Run, bucketed
-from .cache_keys import embed_keys, image_names, num_common
-from .features import MAX_TILES, FeatureStore, ImageEncoder
+from .cache_keys import embed_keys
+from .features import FeatureStore, ImageEncoder
 from .prefix_store import MAX_BYTES, PrefixStore
+from .schedule import Schedule
 from .sequence import Sequence
-from .slots import MIN_SHARED, Slots
+from .slots import Slots
 
 CHUNK = {"cpu": 256}  # positions a step while answers are running
 CARD_CHUNK = 2048
 ALONE = 4  # chunks a step while no answer is running
 PLACES = 32_768  # 16 GB of keys and values with 7B parameters in 16 bits
-RESERVED = 256  # places of an answer that must be free when its prompt starts
 
 
 class Event(NamedTuple):
@@ -65,24 +62,27 @@ class Engine:
         self.chunk = chunk or CHUNK.get(paddle.get_device(), CARD_CHUNK)
         max_places = max_places or max(PLACES, bucketed(model.config.language.max_position_embeddings))
         self.slots = Slots(model.language_model, PrefixStore(prefix_bytes), max_slots, max_places)
-        self._encoder = ImageEncoder(model, self.features)
+        self._schedule = Schedule(self.slots, ImageEncoder(model, self.features))
         self._decoder = decoder_for(model.language_model)
-        self._active: list[Sequence] = []  # with a slot, in the order of their admission
-        self._waiting: deque[Sequence] = deque()
         self._version = model.weights_version
         self._lock = threading.RLock()
 
     @property
     def has_work(self) -> bool:
-        return bool(self._active or self._waiting)
+        return bool(self._schedule.active or self._schedule.waiting)
 
     @property
     def num_running(self) -> int:
-        return len(self._active)
+        return len(self._schedule.active)
+
+    @property
+    def num_preemptions(self) -> int:
+        """How often a sequence had to wait again, because the cache had no more room for all."""
+        return self._schedule.num_preemptions
 
     @property
     def num_waiting(self) -> int:
-        return len(self._waiting)
+        return len(self._schedule.waiting)
 
     def check(self, sequence: Sequence) -> None:
         """Raise ValueError for a sequence that cannot ever fit."""
@@ -98,15 +98,13 @@ class Engine:
         self.check(sequence)
         with self._lock:
             self._follow_weights()
-            self._waiting.append(sequence)
+            self._schedule.waiting.append(sequence)
 
     def cancel(self, sequence: Sequence) -> None:
         """End a sequence where it is, and free its slot."""
         with self._lock:
             sequence.interrupt()
-            self._retire(sequence)
-            if sequence in self._waiting:
-                self._waiting.remove(sequence)
+            self._schedule.remove(sequence)
 
     def __reduce__(self):
         """Copy and pickle as None: a copy of the model makes its own engine."""
@@ -116,16 +114,16 @@ class Engine:
         """Forget what is known of earlier sequences and images. Call it after changing a model's weights."""
         with self._lock:
             self.slots.clear()
-            self._encoder.clear()
+            self._schedule.encoder.clear()
             self._decoder = decoder_for(self.model.language_model)
 
     def step(self) -> list[Event]:
         """Give each running sequence its next token, and compute some of the waiting prompts."""
         with self._lock, paddle.no_grad():
             events = self._decode()
-            is_alone = not any(sequence.num_generated for sequence in self._active)
-            self._prefill(events, self.chunk * ALONE if is_alone else self.chunk - len(events), is_alone)
-            if not self._waiting:
+            is_answering = self._schedule.is_answering
+            events += self._prefill(self.chunk - len(events) if is_answering else self.chunk * ALONE)
+            if not self._schedule.waiting:
                 self.slots.shrink()
             return events
 
@@ -171,25 +169,10 @@ class Engine:
 
     def _decode(self) -> list[Event]:
         """Compute the next position of each running sequence, and its guesses; return the new tokens."""
-        running = [sequence for sequence in self._active if self.slots.num_unread(sequence) == 1]
-        guesses = {sequence: sequence.guesses() for sequence in running}
-        self._make_room(guesses)
-        running = [sequence for sequence in running if sequence.slot is not None]
-        events: list[Event] = []
-        self._decode_plain([sequence for sequence in running if not guesses[sequence]], events)
-        self._decode_guessed({sequence: guesses[sequence] for sequence in running if guesses[sequence]}, events)
+        guesses, events = self._schedule.running(), []
+        self._decode_plain([sequence for sequence, tokens in guesses.items() if not tokens], events)
+        self._decode_guessed({sequence: tokens for sequence, tokens in guesses.items() if tokens}, events)
         return events
-
-    def _make_room(self, guesses: dict[Sequence, list[int]]) -> None:
-        """Grow the cache for the next positions; put the newest sequences back into the queue if they do not fit."""
-        while self._active:
-            needs = [len(sequence.keys) + len(guesses.get(sequence, ())) for sequence in self._active]
-            if len(needs) == 1 or self.slots.has_room(needs):
-                self.slots.reserve(max(needs) + 1)
-                break
-            newest = self._active.pop()
-            self.slots.release(newest)
-            self._waiting.appendleft(newest)
 
     def _decode_plain(self, running: list[Sequence], events: list[Event]) -> None:
         if not running:
@@ -216,15 +199,17 @@ class Engine:
         for (sequence, tokens), run, rows in zip(guesses.items(), runs, np.split(logits, ends[:-1]), strict=True):
             self._extend(sequence, run.end, rows, tokens, events)
 
-    def _prefill(self, events: list[Event], num_left: int, is_alone: bool) -> None:
-        """Compute at most num_left positions of prompts, in the order of their arrival."""
+    def _prefill(self, num_left: int) -> list[Event]:
+        """Compute at most num_left positions of prompts, in the order of their arrival; return the first tokens."""
+        events: list[Event] = []
         while num_left > 0:
-            runs, num_encoded = self._next_runs(num_left, is_alone)
+            runs, num_encoded = self._schedule.next_runs(num_left)
             num_left -= num_encoded + sum(run.count for run in runs.values())
             if runs:
                 self._prefill_runs(runs, events)
             elif not num_encoded:
                 break
+        return events
 
     def _prefill_runs(self, runs: dict[Sequence, Run], events: list[Event]) -> None:
         parts = [
@@ -245,62 +230,6 @@ class Engine:
                 self.slots.cache.lengths[run.slot] = run.end
                 sequence.num_passes += 1
 
-    def _next_runs(self, num_left: int, is_alone: bool) -> tuple[dict[Sequence, Run], int]:
-        """Return the next positions to compute, at most num_left, and how many the encoding of an image counts for."""
-        runs: dict[Sequence, Run] = {}
-        num_encoded = 0
-        for sequence in self._readers(runs):
-            num_encoded = self._encode(sequence, num_left, is_alone)
-            if num_encoded:
-                break
-            num_unread = self.slots.num_unread(sequence)
-            start, count = self.slots.cache.lengths[sequence.slot], min(num_unread, num_left)
-            self.slots.reserve(start + bucketed_length(count) + 1)
-            runs[sequence] = Run(sequence.slot, start, count, int(count == num_unread))
-            num_left -= count
-            if num_left <= 0:
-                break
-        # The slots may have been renumbered meanwhile.
-        return {each: dataclasses.replace(run, slot=each.slot) for each, run in runs.items()}, num_encoded
-
-    def _readers(self, runs: dict[Sequence, Run]) -> Iterator[Sequence]:
-        """Yield the sequences whose prompts are to be computed: those that have begun, then waiting ones that fit.
-
-        runs: what was chosen so far. A sequence that begins like one of these waits until that part is known.
-        """
-        unread = [each for each in self._active if not each.num_generated or self.slots.num_unread(each) > 1]
-        yield from unread
-        while self._waiting:
-            sequence = self._waiting[0]
-            needs = [len(each.keys) + min(each.num_left, RESERVED) for each in (*self._active, sequence)]
-            if not self.slots.has_room(needs if self._active else [len(sequence.keys)]):
-                return
-            known = self.slots.num_known(sequence)
-            shared = (min(num_common(other.keys, sequence.keys), run.end) for other, run in runs.items())
-            if max(shared, default=0) >= known + MIN_SHARED:
-                return
-            self._active.append(self._waiting.popleft())
-            self.slots.place(sequence, len(self._active) + len(self._waiting))
-            yield sequence
-
-    def _encode(self, sequence: Sequence, num_left: int, is_alone: bool) -> int:
-        """Make the image features available that a sequence needs next; return how many positions that counts for.
-
-        While others wait for it, it encodes as many tiles as correspond to num_left, and at least one.
-        """
-        start = self.slots.cache.lengths[sequence.slot]
-        names = image_names(sequence.keys[start:])
-        missing = {name: sequence.images[name] for name in names if name not in sequence.features}
-        if not missing:
-            return 0
-        sequence.features.update(self._encoder.fetch(missing))
-        missing = [(name, image) for name, image in missing.items() if name not in sequence.features]
-        num_patches = self.model.config.image.patches_per_side**2
-        num_tiles = MAX_TILES if is_alone else max(num_left // num_patches, 1)
-        number, finished = self._encoder.advance(missing, num_tiles)
-        sequence.features.update(finished)
-        return number * num_patches
-
     def _logits(self, hidden) -> np.ndarray:
         return self._decoder.logits(hidden).astype("float32").numpy()
 
@@ -320,13 +249,7 @@ class Engine:
             sequence.fail(error)
         self.slots.cache.lengths[sequence.slot] = min(end, len(sequence.keys) - 1)
         if not sequence.is_open:
-            self._retire(sequence)
-
-    def _retire(self, sequence: Sequence) -> None:
-        if sequence in self._active:
-            self._active.remove(sequence)
-            self.slots.release(sequence)
-            sequence.features = {}
+            self._schedule.remove(sequence)
 
 
 def engine_of(model) -> Engine:

@@ -67,8 +67,7 @@ class ChatSession:
         caller stops iterating, the answer so far stays in the conversation. Raises ImageError for a bad image and
         ContextFullError if there is no room, before anything is changed.
         """
-        named = [named_image(self.processor, image) for image in images or ()]
-        turn = new_turn(self.processor, text, named, self.turns[-1] if self.turns else None, self.system)
+        turn = self._new_turn(text, images or ())
         turn.sequence = sequence_of(self.processor, [*self.turns, turn], sampling or self.sampling, self.model.config)
         self.engine.check(turn.sequence)
         self.turns.append(turn)
@@ -100,6 +99,10 @@ class ChatSession:
     def num_tokens(self) -> int:
         """How many tokens of the context the conversation takes."""
         return sum(len(turn.prompt_ids) + len(turn.answer_ids) for turn in self.turns)
+
+    def _new_turn(self, text: str, images: Sequence[Any]) -> Turn:
+        named = [named_image(self.processor, image) for image in images]
+        return new_turn(self.processor, text, named, self.turns[-1] if self.turns else None, self.system)
 
     def _answer(self, turn: Turn) -> Generator[str, None, None]:
         try:

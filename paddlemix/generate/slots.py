@@ -62,7 +62,8 @@ class Slots:
         slot = self._choose(shared)
         if slot is None:
             slot = self.cache.num_slots
-            self._resize([*range(slot), *[None] * (self._num_slots(max(num_wanted, slot + 1)) - slot)])
+            more = self._num_slots(max(num_wanted, slot + 1)) - slot
+            self._resize([*range(slot), *[None] * more], self.cache.capacity)
             shared += [0] * (self.cache.num_slots - len(shared))
         number = shared[slot] if shared[slot] >= MIN_SHARED else 0
         if self.cache.lengths[slot] - number >= MIN_SHARED:
