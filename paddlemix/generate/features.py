@@ -70,7 +70,7 @@ class ImageEncoder:
 
     def __init__(self, model, store: FeatureStore):
         self.model, self.store = model, store
-        self._tiles: dict[str, list] = {}  # encoded tiles by the image's content key
+        self._tiles: dict[str, list] = {}  # encoded tiles by the image's content key, in parts
 
     def clear(self) -> None:
         """Forget all images, finished or not."""
@@ -90,7 +90,7 @@ class ImageEncoder:
         chosen: dict[str, tuple[ImageTiles, int, int]] = {}  # image, first tile, tile after the last
         num_left = max_tiles
         for name, image in images:
-            start = len(self._tiles.get(name, ()))
+            start = sum(part.shape[0] for part in self._tiles.get(name, ()))
             count = min(len(image.pixels) - start, num_left)
             if count > 0 and name not in chosen and name not in self.store:
                 chosen[name] = (image, start, start + count)

@@ -10,7 +10,7 @@ import tiny_folder
 
 from paddlemix.conversation.messages import Conversation, Message
 from paddlemix.generate.batch import generate
-from paddlemix.generate.engine import kept_rows
+from paddlemix.generate.engine import Engine
 from paddlemix.generate.sampling import SamplingParams
 
 QUESTIONS = (
@@ -43,61 +43,22 @@ def batch_of(processor, questions):
     return processor.collate([processor.encode(each) for each in conversations])
 
 
-def record_widths(model, monkeypatch):
-    """Note the rows of every pass of a single token."""
-    widths, read = [], model.language_model.forward_cached
-
-    def recording(embeds, *args, **options):
-        widths.extend([embeds.shape[0]] if embeds.shape[1] == 1 else [])
-        return read(embeds, *args, **options)
-
-    monkeypatch.setattr(model.language_model, "forward_cached", recording)
-    return widths
-
-
 @pytest.mark.parametrize("sampling", [GREEDY, SEEDED], ids=["greedy", "seeded"])
-def test_answers_of_a_batch_are_those_of_each_row_alone(sampling, parts, monkeypatch):
+def test_answers_of_a_batch_are_those_of_each_row_alone(sampling, parts):
     model, processor = parts
     alone = [model.generate(batch_of(processor, [question]), sampling)[0] for question in QUESTIONS]
     lengths = sorted(map(len, alone))
     assert len(set(lengths)) > 3 and lengths[len(lengths) // 2] < lengths[-1]
-    widths = record_widths(model, monkeypatch)
     assert model.generate(batch_of(processor, QUESTIONS), sampling) == alone
-    assert generate(model, batch_of(processor, QUESTIONS), sampling, shares_prefixes=False) == alone
-    assert set(widths) <= {7, 4, 2, 1} and len(set(widths)) > 2
+    for options in ({"prefix_bytes": 0}, {"max_slots": 2}):
+        assert generate(model, batch_of(processor, QUESTIONS), sampling, engine=Engine(model, **options)) == alone
 
 
-def test_rows_leave_when_half_of_them_are_done(parts, monkeypatch):
+def test_a_batch_leaves_no_cache_behind(parts):
     model, processor = parts
-    widths = record_widths(model, monkeypatch)
-    answers = model.generate(batch_of(processor, QUESTIONS), SEEDED)
-    num_open = [sum(len(answer) > step for answer in answers) for step in range(1, max(map(len, answers)))]
-    # Every open row is in the batch, and more than half of the batch is open, as far as an odd width allows.
-    assert all(number <= width <= max(2 * number - 2, 1) for number, width in zip(num_open, widths, strict=True))
-    assert widths == sorted(widths, reverse=True) and sum(widths) < len(answers) * len(widths)
-
-
-@pytest.mark.parametrize(
-    ("is_open", "expected"),
-    [
-        ("0000", []),
-        ("1", [0]),
-        ("1111", [0, 1, 2, 3]),
-        ("1011", [0, 1, 2, 3]),
-        ("0101", [1, 3]),
-        ("0010", [2]),
-        ("01110", [1, 2, 3]),
-        ("10001", [0, 4]),
-        ("1010100", [0, 1, 2, 4]),
-        ("110000000", [0, 1]),
-        ("000010000", [4]),
-    ],
-)
-def test_halves_of_the_batch_are_kept_with_every_open_row(is_open, expected):
-    found = kept_rows([mark == "1" for mark in is_open])
-    assert len(found) == len(expected)
-    assert {row for row, mark in enumerate(is_open) if mark == "1"} <= set(found)
-    assert found == expected
+    model.generate(batch_of(processor, QUESTIONS), GREEDY)
+    assert model.engine.slots.cache.num_slots == 1 and not any(model.engine.slots.cache.lengths)
+    assert model.engine.slots.prefixes.num_bytes == 0
 
 
 def test_a_short_row_may_go_on_after_a_long_one_has_filled_the_context(parts):
@@ -120,7 +81,7 @@ def test_a_short_row_may_go_on_after_a_long_one_has_filled_the_context(parts):
 
 def test_same_image_twice_in_a_batch_is_encoded_once(parts, request):
     model, processor = parts
-    model.feature_cache.clear()
+    model.engine = None
     calls = []
     hook = model.vision_tower.register_forward_post_hook(lambda layer, inputs, output: calls.append(len(inputs[0])))
     request.addfinalizer(hook.remove)

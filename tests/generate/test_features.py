@@ -1,4 +1,4 @@
-"""Which image features stay cached, and when they are dropped."""
+"""Which image features are kept, and when they are dropped."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from paddle import nn
 from paddlemix import ChatSession, LlavaProcessor
 from paddlemix.checkpoints.load import load_model
 from paddlemix.conversation.messages import Conversation, Message
-from paddlemix.generate.features import MAX_TILES, FeatureCache, encode_missing
+from paddlemix.generate.engine import Engine, engine_of, features_of
+from paddlemix.generate.features import FeatureStore, ImageEncoder
 from paddlemix.generate.sampling import SamplingParams
 from paddlemix.image.preprocess import ImageTiles, content_key
 
@@ -30,7 +31,7 @@ def parts(request):
 @pytest.fixture
 def named(parts):
     """Five images by content key, of a model that has not seen them."""
-    parts[0].feature_cache.clear()
+    parts[0].engine = None
     tiles = [parts[1].tiles(tiny_folder.random_image(seed)) for seed in range(5)]
     return {content_key(tile): tile for tile in tiles}
 
@@ -48,65 +49,46 @@ def block(number: int = 0):
     return paddle.full([8, 4], number, dtype="float32")  # 128 bytes
 
 
-def fetch(cache, names):
-    """Return which names had to be encoded."""
-    made = []
-
-    def encode(missing):
-        made.extend(missing)
-        return [block() for _ in missing]
-
-    assert set(cache.fetch(names, encode)) == set(names)
-    return made
-
-
 def alone(model, tiles: ImageTiles):
     with paddle.no_grad():
         return model.encode_images(tiles.pixels, [len(tiles.pixels)], [tiles.size])[0].numpy()
 
 
+def encode_all(encoder: ImageEncoder, named, max_tiles: int) -> dict:
+    """Encode images as an engine does, step by step."""
+    finished: dict = {}
+    while len(finished) < len(named):
+        number, more = encoder.advance(named.items(), max_tiles)
+        assert 0 < number <= max_tiles
+        finished.update(more)
+    assert encoder.advance(named.items(), max_tiles) == (0, {})
+    return finished
+
+
 def test_least_recently_used_images_are_dropped_beyond_the_limit():
-    cache = FeatureCache(max_bytes=3 * 128)
-    assert fetch(cache, ["a", "b", "c"]) == ["a", "b", "c"]
-    assert fetch(cache, ["a"]) == []  # now b is the oldest
-    assert fetch(cache, ["d"]) == ["d"]
-    assert "b" not in cache and len(cache) == 3 and cache.num_bytes == 3 * 128
-    assert fetch(cache, ["c", "a", "b"]) == ["b"]
-    assert "d" not in cache
-
-
-def test_features_beyond_the_limit_are_returned_but_not_kept():
-    cache = FeatureCache(max_bytes=200)
-    found = cache.fetch(["a", "b", "a"], lambda names: [block(number) for number, _ in enumerate(names)])
-    assert [float(found[name][0, 0]) for name in "ab"] == [0, 1]
-    assert len(cache) == 1 and cache.num_bytes == 128
-    cache.drop("b")
-    cache.drop("absent")
-    assert len(cache) == 0 and cache.num_bytes == 0
-
-
-def test_features_encoded_while_the_cache_is_cleared_are_not_kept():
-    cache = FeatureCache()
-
-    def encode(names):
-        cache.clear()  # as when training starts in another thread
-        return [block() for _ in names]
-
-    assert list(cache.fetch(["a"], encode)) == ["a"]
-    assert len(cache) == 0 and cache.num_bytes == 0
+    store = FeatureStore(max_bytes=3 * 128)
+    for name in "abc":
+        store.add(name, block())
+    assert store.get("a") is not None  # now b is the oldest
+    store.add("d", block())
+    assert "b" not in store and len(store) == 3 and store.num_bytes == 3 * 128
+    assert store.get("b") is None
+    store.add("d", block())
+    assert store.num_bytes == 3 * 128
+    store.add("large", paddle.zeros([100, 4]))
+    assert len(store) == 0 and store.num_bytes == 0
 
 
 def test_many_threads_leave_the_counts_right():
-    cache = FeatureCache(max_bytes=5 * 128)
+    store = FeatureStore(max_bytes=5 * 128)
     errors = []
 
     def work(seed):
         rng = np.random.default_rng(seed)
         try:
-            for _ in range(150):
-                names = [str(number) for number in rng.integers(0, 9, 3)]
-                assert set(cache.fetch(names, lambda missing: [block() for _ in missing])) == set(names)
-                cache.drop(str(rng.integers(0, 9)))
+            for name in map(str, rng.integers(0, 9, 300)):
+                if store.get(name) is None:
+                    store.add(name, block())
         except Exception as error:
             errors.append(error)
 
@@ -115,45 +97,31 @@ def test_many_threads_leave_the_counts_right():
         thread.start()
     for thread in threads:
         thread.join()
-    assert errors == [] and len(cache) <= 5 and cache.num_bytes == len(cache) * 128
+    assert errors == [] and len(store) <= 5 and store.num_bytes == len(store) * 128
 
 
-def test_copies_and_pickles_are_empty():
-    cache = FeatureCache(max_bytes=999)
-    fetch(cache, ["a"])
-    for other in (copy.deepcopy(cache), pickle.loads(pickle.dumps(cache))):
-        assert len(other) == 0 and other.max_bytes == 999
-
-
-def test_features_equal_those_of_each_image_alone_and_are_encoded_once(parts, named, seen):
-    model = parts[0]
-    found = encode_missing(model, named, model.feature_cache)
-    num_tiles = sum(len(tiles.pixels) for tiles in named.values())
-    assert sum(seen) == num_tiles
-    assert encode_missing(model, named, model.feature_cache).keys() == found.keys() and sum(seen) == num_tiles
+@pytest.mark.parametrize("max_tiles", [1, 2, 3, 32])
+def test_features_encoded_tile_by_tile_equal_those_of_each_image_at_once(max_tiles, parts, named, seen):
+    model, store = parts[0], FeatureStore()
+    finished = encode_all(ImageEncoder(model, store), named, max_tiles)
+    assert sum(seen) == sum(len(tiles.pixels) for tiles in named.values()) and max(seen) <= max_tiles
     for name, tiles in named.items():
-        np.testing.assert_allclose(found[name].numpy(), alone(model, tiles), atol=1e-5)
-    assert model.feature_cache.num_bytes == sum(tiles.num_tokens for tiles in named.values()) * 48 * 4
+        np.testing.assert_allclose(finished[name].numpy(), alone(model, tiles), atol=1e-5)
+        assert store.get(name) is finished[name]
+    assert store.num_bytes == sum(tiles.num_tokens for tiles in named.values()) * 48 * 4
 
 
-def test_the_tower_sees_a_bounded_number_of_tiles_at_once(parts, seen):
-    model = parts[0]
-    model.feature_cache.clear()
-    rng = np.random.default_rng(0)
-    one = parts[1].tiles(tiny_folder.random_image(1))
-    number = 2 * MAX_TILES // len(one.pixels) + 3
-    named = {}
-    for _ in range(number):
-        tiles = ImageTiles(rng.standard_normal(one.pixels.shape, dtype=np.float32), one.size, one.num_tokens)
-        named[content_key(tiles)] = tiles
-    found = encode_missing(model, named, model.feature_cache)
-    assert max(seen) <= MAX_TILES and sum(seen) == number * len(one.pixels)
-    name, tiles = list(named.items())[-1]
-    np.testing.assert_allclose(found[name].numpy(), alone(model, tiles), atol=1e-5)
+def test_copy_of_a_model_has_no_engine_of_the_original(parts):
+    model, processor = parts
+    ChatSession(model, processor, sampling=ONE_TOKEN).ask("What is this?", [tiny_folder.random_image(0)])
+    assert len(features_of(model)) == 1
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps({"engine": model.engine}))):
+        assert (other["engine"] if isinstance(other, dict) else other.engine) is None
 
 
-def test_training_makes_features_stale_and_a_model_in_training_mode_keeps_none(parts, named, seen):
-    model = parts[0]
+def test_training_frees_the_engine_and_a_model_in_training_mode_keeps_nothing(parts, seen):
+    model, processor = parts
+    image = tiny_folder.random_image(0)
 
     class Wrapper(nn.Layer):
         def __init__(self):
@@ -162,23 +130,40 @@ def test_training_makes_features_stale_and_a_model_in_training_mode_keeps_none(p
 
     around = Wrapper()
     for start in (model.train, around.train):
-        encode_missing(model, named, model.feature_cache)
-        assert len(model.feature_cache) == len(named)
+        engine = Engine(model)
+        session = ChatSession(model, processor, sampling=ONE_TOKEN, engine=engine)
+        ChatSession(model, processor, sampling=ONE_TOKEN).ask("What is this?", [image])
+        session.ask("What is this?", [image])
+        assert len(engine.features) == 1 and len(features_of(model)) == 1
         start()
-        assert model.training
-        encode_missing(model, named, model.feature_cache)
-        assert len(model.feature_cache) == 0
+        assert model.training and model.engine is None
+        before = sum(seen)
+        session.ask("And this?", [image])  # everything is computed again, the image as well
+        assert sum(seen) == before + len(processor.tiles(image).pixels)
+        assert session.num_prefilled == session.num_tokens - len(session.turns[-1].answer_ids)
         around.eval()
         assert not model.training
+
+
+def test_changed_weights_are_used_after_training(parts):
+    model, processor = parts
+    engine, image = Engine(model), tiny_folder.random_image(0)
+    answers = []
     weight = model.projector.parameters()[0]
-    former, before = weight.numpy(), encode_missing(model, named, model.feature_cache)
-    around.train()
-    weight.set_value(former * 2)
-    around.eval()
-    after = encode_missing(model, named, model.feature_cache)  # the features of the former weights are not returned
+    former = weight.numpy()
+    for factor in (1, -3):
+        model.train()
+        weight.set_value(former * factor)
+        model.eval()
+        for each in (engine, Engine(model)):
+            sampling = SamplingParams(max_new_tokens=8, ignore_eos=True)
+            session = ChatSession(model, processor, sampling=sampling, engine=each)
+            session.ask("What is this?", [image])
+            answers.append(session.turns[0].answer_ids)
+    model.train()
     weight.set_value(former)
-    model.feature_cache.clear()
-    assert all(np.abs(after[name].numpy() - before[name].numpy()).max() > 1e-3 for name in named)
+    model.eval()
+    assert answers[0] == answers[1] != answers[2] == answers[3]
 
 
 def test_sessions_and_batches_of_one_model_share_its_features(parts, named, seen):
@@ -191,7 +176,7 @@ def test_sessions_and_batches_of_one_model_share_its_features(parts, named, seen
     assert sum(seen) == num_tiles
 
 
-def test_session_of_a_model_without_a_cache_has_its_own_and_drops_it_after_training(parts):
+def test_any_model_class_has_an_engine_until_training_starts(parts):
     model = load_model(tiny_folder.folder("pad"), device="cpu")
     processor = LlavaProcessor.from_pretrained(tiny_folder.folder("pad"))
     calls = []
@@ -202,6 +187,5 @@ def test_session_of_a_model_without_a_cache_has_its_own_and_drops_it_after_train
             act()
             model.eval()
             session.clear()
-            session._cached = []  # so that the image is read again
         session.ask("What is this?", [tiny_folder.random_image(0)])
-        assert len(calls) == num_calls
+        assert len(calls) == num_calls and session.engine is engine_of(model)

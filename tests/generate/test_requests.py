@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from operator import itemgetter
 from pathlib import Path
 
 import pytest
 import tiny_folder
 
 from paddlemix import ChatSession, LlavaForConditionalGeneration, LlavaProcessor
-from paddlemix.generate.requests import Request, answer_each, batches
+from paddlemix.generate.engine import Engine
+from paddlemix.generate.requests import WINDOW, Request, answer_all, answer_each
 from paddlemix.generate.sampling import SamplingParams
 
 TINY = Path(__file__).parents[2] / "paddlemix" / "examples" / "llava" / "tiny"
@@ -42,18 +42,12 @@ def requests_of(asked):
     return [Request(text, [tiny_folder.random_image(seed) for seed in seeds]) for text, seeds in asked]
 
 
-def answer_all(model, processor, requests, sampling, **options):
-    """Return the answers in the order of the requests."""
-    return [
-        answer for _, answer in sorted(answer_each(model, processor, requests, sampling, **options), key=itemgetter(0))
-    ]
-
-
 def chats(model, processor, requests, sampling, system=None):
     """Ask each request in a new chat; return (text, ids, finish reason, prompt tokens)."""
     found = []
     for request in requests:
-        session = ChatSession(model, processor, system=system, sampling=request.sampling or sampling)
+        own = request.sampling or sampling
+        session = ChatSession(model, processor, system=system, sampling=own, engine=Engine(model))
         text = session.ask(request.text, request.images)
         turn = session.turns[0]
         found.append((text, tuple(turn.answer_ids), turn.finish_reason, len(turn.prompt_ids)))
@@ -61,10 +55,10 @@ def chats(model, processor, requests, sampling, system=None):
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, SEEDED], ids=["greedy", "seeded"])
-@pytest.mark.parametrize("options", [{}, {"max_batch": 3}, {"shares_prefixes": False}, {"max_places": 150}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"max_slots": 3}, {"prefix_bytes": 0}, {"max_places": 512}], ids=str)
 def test_answers_are_those_of_a_new_chat_for_each(options, sampling, parts):
     requests = requests_of(ASKED)
-    answers = answer_all(*parts, requests, sampling, **options)
+    answers = answer_all(*parts, requests, sampling, engine=Engine(parts[0], **options))
     assert [dataclasses.astuple(answer) for answer in answers] == chats(*parts, requests, sampling)
     assert len({answer.text for answer in answers}) > 6
 
@@ -111,40 +105,33 @@ def test_bundled_model_gives_the_same_answers_in_a_batch_and_in_chats(bundled):
 
 def test_image_of_several_requests_is_preprocessed_and_encoded_once(parts, request, tmp_path, monkeypatch):
     model, processor = parts
-    model.feature_cache.clear()
+    model.engine = None
     path = str(tiny_folder.save_image(tmp_path / "a.png", 1))
     loaded, tiles = [], processor.tiles
     monkeypatch.setattr(processor, "tiles", lambda image: loaded.append(image) or tiles(image))
     seen = []
     hook = model.vision_tower.register_forward_post_hook(lambda layer, inputs, output: seen.append(len(inputs[0])))
     request.addfinalizer(hook.remove)
-    answer_all(model, processor, [Request(f"What is {number}?", [path]) for number in range(5)], GREEDY, max_batch=2)
+    requests = [Request(f"What is {number}?", [path]) for number in range(5)]
+    answer_all(model, processor, requests, GREEDY, engine=Engine(model, max_slots=2))
     assert loaded == [path] and sum(seen) == len(tiles(path).pixels)
 
 
-def test_answers_come_batch_by_batch_with_their_numbers(parts):
-    requests = requests_of(ASKED)
-    found = list(answer_each(*parts, requests, GREEDY, max_batch=2))
-    assert sorted(number for number, _ in found) == list(range(len(requests)))
+def test_answers_come_as_they_end_with_their_numbers(parts):
+    short = dataclasses.replace(GREEDY, max_new_tokens=2, ignore_eos=True)
+    requests = [dataclasses.replace(each, sampling=short if place % 2 else None) for place, each in enumerate(many(70))]
+    found = list(answer_each(*parts, requests, GREEDY))
+    assert len(requests) > WINDOW and sorted(number for number, _ in found) == list(range(len(requests)))
+    places = {number: place for place, (number, _) in enumerate(found)}
+    assert places[1] < places[0]  # the longer answer ends later
     answers = answer_all(*parts, requests, GREEDY)
     assert all(answers[number] == answer for number, answer in found)
     assert answer_all(*parts, [], GREEDY) == []
 
 
-def test_batches_group_equal_images_and_stay_within_bounds():
-    rows = [(("a",), 50), ((), 30), (("b",), 45), (("a",), 40), ((), 10), (("b",), 70), (("a",), 60)]
-    found = batches(rows, 3, 1000)
-    assert [[rows[number][0] for number in each] for each in found] == [
-        [(), (), ("a",)],
-        [("a",), ("a",), ("b",)],
-        [("b",)],
-    ]
-    for max_batch, max_places in ((2, 1000), (7, 130), (7, 1)):
-        found = batches(rows, max_batch, max_places)
-        assert sorted(number for each in found for number in each) == list(range(len(rows)))
-        for each in found:
-            size = len(each) * max(rows[number][1] for number in each)
-            assert len(each) <= max_batch and (size <= max_places or len(each) == 1)
+def many(number):
+    """Return requests without images."""
+    return [Request(f"What is {place}?") for place in range(number)]
 
 
 def test_bad_requests_are_named(parts, tmp_path):
@@ -153,8 +140,8 @@ def test_bad_requests_are_named(parts, tmp_path):
         answer_all(*parts, [good, Request("What?", [str(tmp_path / "absent.png")])], GREEDY)
     with pytest.raises(ValueError, match=f"request 2: .*{tiny_folder.CONTEXT}"):
         answer_all(*parts, [good, good, Request("word " * tiny_folder.CONTEXT)], GREEDY)
-    with pytest.raises(ValueError, match="max_batch is 0"):
-        answer_all(*parts, [good], GREEDY, max_batch=0)
+    with pytest.raises(ValueError, match="max_slots is 0"):
+        Engine(parts[0], max_slots=0)
 
 
 def test_mode_of_the_model_is_restored(parts):

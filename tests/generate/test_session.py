@@ -13,7 +13,9 @@ from paddlemix import LlavaForConditionalGeneration
 from paddlemix.checkpoints.processor import LlavaProcessor
 from paddlemix.conversation.messages import Conversation, Message
 from paddlemix.data.sample import Sample
-from paddlemix.generate import session as session_module
+from paddlemix.generate import sequence as sequence_module
+from paddlemix.generate.engine import Engine, engine_of
+from paddlemix.generate.features import FeatureStore
 from paddlemix.generate.sampling import Sampler, SamplingParams
 from paddlemix.generate.session import ChatSession, ContextFullError
 from paddlemix.image.errors import ImageError
@@ -37,10 +39,10 @@ def pad_parts():
 
 
 @pytest.fixture(autouse=True)
-def no_known_images(request):
-    """Start each test with a model that has encoded no image."""
+def new_engine(request):
+    """Start each test with a model that has computed nothing."""
     for name in {"parts", "pad_parts"} & set(request.fixturenames):
-        request.getfixturevalue(name)[0].feature_cache.clear()
+        request.getfixturevalue(name)[0].engine = None
 
 
 def images(seeds):
@@ -71,7 +73,10 @@ def reference_answer(session, sampling, max_new_tokens=None):
 
 def fresh_copy(session):
     """Return a session of the same turns that has computed nothing yet."""
-    fresh = ChatSession(session.model, session.processor, system=session.system, sampling=session.sampling)
+    engine = Engine(session.model)
+    fresh = ChatSession(
+        session.model, session.processor, system=session.system, sampling=session.sampling, engine=engine
+    )
     fresh.turns = [dataclasses.replace(turn) for turn in session.turns]
     return fresh
 
@@ -95,7 +100,7 @@ def count_tower_calls(model, request):
 def script(monkeypatch, ids):
     """Make the session draw these ids, one after the other, whatever the logits are."""
     source = iter(ids)
-    monkeypatch.setattr(session_module, "Sampler", lambda params: lambda logits: next(source))
+    monkeypatch.setattr(sequence_module, "Sampler", lambda params: lambda logits: next(source))
 
 
 class StopsAfterThree(Sampler):
@@ -145,13 +150,13 @@ def test_answers_depend_on_image_and_history(parts):
     assert len(answers) == 4
 
 
-def test_later_turn_reads_its_own_tokens_only(parts):
+def test_later_turn_computes_its_own_tokens_only(parts):
     session = ChatSession(*parts, sampling=GREEDY)
     session.ask("What is this?", images([1]))
     assert session.num_prefilled == len(session.turns[0].prompt_ids)
     for text, seeds in TURNS:
         session.ask(text, images(seeds))
-        # The last token of the answer before was never read: nothing had to follow it.
+        # The last token of the answer before was never computed: nothing had to follow it.
         assert session.num_prefilled == len(session.turns[-1].prompt_ids) + 1
 
 
@@ -166,7 +171,7 @@ def test_tower_sees_each_distinct_image_once(parts, request):
 
 
 def test_closed_turns_equal_a_full_pass(parts, monkeypatch):
-    monkeypatch.setattr(session_module, "Sampler", StopsAfterThree)
+    monkeypatch.setattr(sequence_module, "Sampler", StopsAfterThree)
     session = ChatSession(*parts, sampling=GREEDY)
     for text, seeds in TURNS[:3]:
         session.ask(text, images(seeds))
@@ -205,25 +210,32 @@ def test_prompt_that_ends_with_an_image_can_be_read_again(parts):
     session.clear()
     assert session.ask("", images([1])) == first
     assert session.turns[0].prompt_ids[-1] == -200  # the place that is always read is inside the image
-    assert session.num_prefilled == session.turns[0].images[0][1].num_tokens
+    assert session.num_prefilled == 1
     assert session.turns[0].answer_ids == reference_answer(session, GREEDY)
 
 
-@pytest.mark.parametrize("max_cached_images", [0, 1])
-def test_forgotten_images_are_encoded_again_when_they_are_read_again(max_cached_images, parts, request):
-    session = ChatSession(*parts, sampling=GREEDY, max_cached_images=max_cached_images)
+def feature_bytes(processor, seed):
+    """Return the bytes of an image's features in the tiny models."""
+    return processor.tiles(tiny_folder.random_image(seed)).num_tokens * tiny_folder.LANGUAGE["hidden_size"] * 4
+
+
+@pytest.mark.parametrize("is_kept", [False, True])
+def test_forgotten_images_are_encoded_again_when_they_are_needed_again(is_kept, parts, request):
+    max_bytes = max(feature_bytes(parts[1], seed) for seed in (1, 2)) if is_kept else 0
+    engine = Engine(parts[0], features=FeatureStore(max_bytes), prefix_bytes=0)
+    session = ChatSession(*parts, sampling=GREEDY, engine=engine)
     session.ask("Hello")
     session.ask("What is this?", images([1]))
     session.ask("And this?", images([2]))
-    session.drop_oldest()  # both images have to be read again, but only one is kept
+    session.drop_oldest()  # both images have to be computed again, but at most one is kept
     calls = count_tower_calls(parts[0], request)
     check_next_turn(session)
     assert calls
-    assert len(session._encoded) <= max_cached_images
+    assert len(engine.features) == is_kept and engine.features.num_bytes <= max_bytes
 
 
 def test_one_question_may_have_more_images_than_are_kept(parts):
-    session = ChatSession(*parts, sampling=GREEDY, max_cached_images=1)
+    session = ChatSession(*parts, sampling=GREEDY, engine=Engine(parts[0], features=FeatureStore(1)))
     session.ask("Compare.", images([1, 2]))
     assert session.turns[0].answer_ids == reference_answer(session, GREEDY)
     check_next_turn(session)
@@ -268,27 +280,28 @@ def test_interruption_before_the_first_token_leaves_no_trace(pad_parts, monkeypa
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(session_module, "Sampler", lambda params: interrupted)
+        patch.setattr(sequence_module, "Sampler", lambda params: interrupted)
         with pytest.raises(KeyboardInterrupt):
             session.ask("What is this?", images([1]))  # the same question, so that the turns are alike
     assert len(session.turns) == 1
     check_next_turn(session)
 
 
-def test_interruption_while_a_token_is_read_leaves_a_usable_cache(pad_parts, monkeypatch):
+def test_interruption_while_a_token_is_computed_leaves_a_usable_cache(pad_parts, monkeypatch):
     session = ChatSession(*pad_parts, sampling=GREEDY)
     session.ask("What is this?", images([1]))
-    read_ids, calls = session._engine.read_ids, []
+    decoder = engine_of(pad_parts[0])._decoder
+    decode, calls = decoder.decode, []
 
-    def interrupted(token_ids, position_ids):
-        logits = read_ids(token_ids, position_ids)
-        calls.append(logits)
+    def interrupted(embeds, cache):
+        hidden = decode(embeds, cache)
+        calls.append(hidden)
         if len(calls) == 3:
             raise KeyboardInterrupt  # after the model has written to the cache
-        return logits
+        return hidden
 
     with monkeypatch.context() as patch:
-        patch.setattr(session._engine, "read_ids", interrupted)
+        patch.setattr(decoder, "decode", interrupted)
         with pytest.raises(KeyboardInterrupt):
             session.ask("And now?")
     assert len(session.turns[-1].answer_ids) == 3
@@ -307,10 +320,10 @@ def test_answer_cut_by_length_is_closed_before_the_next_question(pad_parts):
 def test_question_that_does_not_fit_changes_nothing(pad_parts):
     session = ChatSession(*pad_parts, sampling=GREEDY)
     session.ask("What is this?", images([1]))
-    before = (list(session.messages), session.num_tokens, list(session._cached), list(session._encoded))
+    before = (list(session.messages), session.num_tokens, len(session.engine.features))
     with pytest.raises(ContextFullError, match=f"{tiny_folder.CONTEXT}"):
         session.ask("word " * tiny_folder.CONTEXT, images([2]))
-    assert before == (session.messages, session.num_tokens, session._cached, list(session._encoded))
+    assert before == (session.messages, session.num_tokens, len(session.engine.features))
     check_next_turn(session)
 
 
@@ -404,11 +417,11 @@ def test_bad_image_changes_nothing(pad_parts, tmp_path):
     session = ChatSession(*pad_parts, sampling=GREEDY)
     session.ask("Hello")
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    before = (list(session.messages), session.num_tokens, list(session._encoded))
+    before = (list(session.messages), session.num_tokens, len(session.engine.features))
     for bad in (str(tmp_path / "broken.png"), str(tmp_path / "absent.png")):
         with pytest.raises(ImageError):
             session.ask("What is this?", [tiny_folder.random_image(1), bad])
-    assert before == (session.messages, session.num_tokens, list(session._encoded))
+    assert before == (session.messages, session.num_tokens, len(session.engine.features))
     check_next_turn(session, images=images([1]))
 
 

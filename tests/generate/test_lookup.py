@@ -10,8 +10,9 @@ import pytest
 import tiny_folder
 
 from paddlemix import ChatSession, LlavaForConditionalGeneration, LlavaProcessor
+from paddlemix.generate.engine import Engine
+from paddlemix.generate.lookup import Lookup
 from paddlemix.generate.sampling import SamplingParams
-from paddlemix.generate.speculation import Lookup
 from paddlemix.models.config import RopeScaling
 
 TINY = Path(__file__).parents[2] / "paddlemix" / "examples" / "llava" / "tiny"
@@ -35,7 +36,7 @@ def repeating(model):
 
 def talk(model, processor, sampling, turns=TURNS):
     """Return each turn's ids, text and finish reason, and the passes of all."""
-    session, passes = ChatSession(model, processor, sampling=sampling), 0
+    session, passes = ChatSession(model, processor, sampling=sampling, engine=Engine(model)), 0
     for text, seeds in turns:
         session.ask(text, [tiny_folder.random_image(seed) for seed in seeds])
         passes += session.num_passes
@@ -66,7 +67,7 @@ def test_bundled_model_answers_the_same_in_fewer_passes():
     questions = ["Describe the picture.", "Describe the picture.", "How many shapes are there?"]
     results = []
     for lookup in (0, 4):
-        session, passes = ChatSession(model, processor), 0
+        session, passes = ChatSession(model, processor, engine=Engine(model)), 0
         sampling = SamplingParams(max_new_tokens=100, lookup=lookup)
         for number, question in enumerate(questions):
             session.ask(question, [TINY / "shapes.png"] if number == 0 else (), sampling)
