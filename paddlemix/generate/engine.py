@@ -19,6 +19,7 @@ from ..models.kv_cache import Run, bucketed
 from .cache_keys import embed_keys
 from .features import FeatureStore, ImageEncoder
 from .prefix_store import MAX_BYTES, PrefixStore
+from .sampling import highest_of
 from .schedule import Schedule
 from .sequence import Sequence
 from .slots import Slots
@@ -64,6 +65,7 @@ class Engine:
         self.slots = Slots(model.language_model, PrefixStore(prefix_bytes), max_slots, max_places)
         self._schedule = Schedule(self.slots, ImageEncoder(model, self.features))
         self._decoder = decoder_for(model.language_model)
+        self._is_on_card = paddle.get_device() != "cpu"
         self._version = model.weights_version
         self._lock = threading.RLock()
 
@@ -181,7 +183,7 @@ class Engine:
         for sequence in running:
             tokens[sequence.slot] = sequence.keys[-1]
         embeds = self.model.language_model.embed_tokens(paddle.to_tensor(tokens))
-        logits = self._logits(self._decoder.decode(embeds, self.slots.cache))
+        logits = self._logits(self._decoder.decode(embeds, self.slots.cache), running)
         for sequence in running:
             slot = sequence.slot
             self._extend(sequence, self.slots.cache.lengths[slot] + 1, logits[slot : slot + 1], [], events)
@@ -194,10 +196,11 @@ class Engine:
         runs = [Run(seq.slot, start, n, n) for seq, start, n in zip(guesses, starts, counts, strict=True)]
         ids = [token for sequence, tokens in guesses.items() for token in (sequence.keys[-1], *tokens)]
         embeds = self.model.language_model.embed_tokens(paddle.to_tensor([ids], dtype="int64"))
-        logits = self._logits(self._decoder.prefill(embeds, runs, self.slots.cache))
-        ends = np.cumsum(counts)
-        for (sequence, tokens), run, rows in zip(guesses.items(), runs, np.split(logits, ends[:-1]), strict=True):
-            self._extend(sequence, run.end, rows, tokens, events)
+        logits = self._logits(self._decoder.prefill(embeds, runs, self.slots.cache), guesses)
+        first = 0
+        for (sequence, tokens), run in zip(guesses.items(), runs, strict=True):
+            self._extend(sequence, run.end, logits[first : first + run.count], tokens, events)
+            first += run.count
 
     def _prefill(self, num_left: int) -> list[Event]:
         """Compute at most num_left positions of prompts, in the order of their arrival; return the first tokens."""
@@ -218,7 +221,7 @@ class Engine:
         ]
         embeds = paddle.concat(parts, axis=1) if len(parts) > 1 else parts[0]
         hidden = self._decoder.prefill(embeds, list(runs.values()), self.slots.cache)
-        logits = None if hidden is None else self._logits(hidden)
+        logits = None if hidden is None else self._logits(hidden, runs)
         row = 0
         for sequence, run in runs.items():
             sequence.num_prefilled += run.count
@@ -230,8 +233,14 @@ class Engine:
                 self.slots.cache.lengths[run.slot] = run.end
                 sequence.num_passes += 1
 
-    def _logits(self, hidden) -> np.ndarray:
-        return self._decoder.logits(hidden).astype("float32").numpy()
+    def _logits(self, hidden, sequences: Iterable[Sequence]):
+        """Return the logits after each position, or on a card the highest ones if that is all these sequences need."""
+        logits = self._decoder.logits(hidden)
+        num_known = {sequence.ending.num_known for sequence in sequences}
+        is_greedy = all(sequence.sampling.temperature == 0 for sequence in sequences)
+        if self._is_on_card and is_greedy and len(num_known) == 1:
+            return highest_of(logits[:, : num_known.pop()])
+        return logits.astype("float32").numpy()
 
     def _extend(self, sequence: Sequence, end: int, logits, guesses: list[int], events: list[Event]) -> None:
         """Choose tokens from logits [1 + guesses, vocab], as long as the guesses are right.

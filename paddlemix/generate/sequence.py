@@ -9,7 +9,7 @@ from typing import Any
 from ..image.preprocess import ImageTiles
 from .cache_keys import Key
 from .lookup import Lookup
-from .sampling import Sampler, SamplingParams
+from .sampling import Highest, Sampler, SamplingParams
 from .stream import StreamDecoder
 
 
@@ -83,8 +83,8 @@ class Sequence:
         return self.lookup.guess(self.sampling.lookup) if fits else []
 
     def choose(self, logits) -> int:
-        """Choose the next token from logits float32 [vocab]. Raises FloatingPointError if they are not finite."""
-        return self.sampler(logits[: self.ending.num_known])
+        """Choose the next token from logits float32 [vocab] or the highest of them, see `Sampler`."""
+        return self.sampler(logits if isinstance(logits, Highest) else logits[: self.ending.num_known])
 
     def append(self, token: int) -> str:
         """Append the next token; return new text, often empty."""

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import tiny_folder
 
+from paddlemix.generate import engine as engine_module
 from paddlemix.generate import schedule
 from paddlemix.generate.cache_keys import keys_of
 from paddlemix.generate.engine import Engine
-from paddlemix.generate.sampling import SamplingParams
+from paddlemix.generate.sampling import SamplingParams, highest_of
 from paddlemix.generate.sequence import Ending, Sequence
 from paddlemix.image.preprocess import content_key
 from paddlemix.models import kv_cache
@@ -293,3 +294,27 @@ def test_several_threads_may_stream_from_one_engine(parts):
         Engine(parts[0]).run([alone])
         check_same(sequence, alone, is_whole=True)
     assert not engine.has_work
+
+
+def test_greedy_answers_from_the_highest_logits_alone_are_the_same(parts, monkeypatch):
+    rng = np.random.default_rng(10)
+    prompts = [prompt(rng, 20) for _ in range(3)]
+    usual, reduced = (
+        [Sequence(list(ids), {}, GREEDY, 100, Ending(num_known=300)) for ids in prompts] for _ in range(2)
+    )
+    Engine(parts[0]).run(usual)
+    engine, copied = Engine(parts[0]), []
+    engine._is_on_card = True
+    monkeypatch.setattr(engine_module, "highest_of", lambda logits: copied.append(logits.shape) or highest_of(logits))
+    engine.run(reduced)
+    assert [each.answer_ids for each in reduced] == [each.answer_ids for each in usual]
+    assert len(copied) == GREEDY.max_new_tokens and {shape[1] for shape in copied} == {300}
+    with pytest.raises(FloatingPointError):
+        engine.run([broken(engine, monkeypatch)])
+
+
+def broken(engine: Engine, monkeypatch) -> Sequence:
+    """Return a sequence, and make the engine's logits infinite."""
+    logits = engine._decoder.logits
+    monkeypatch.setattr(engine._decoder, "logits", lambda hidden: logits(hidden) + float("inf"))
+    return Sequence([5, 6, 7], {}, GREEDY, 100, Ending())
