@@ -9,6 +9,9 @@ _MODULES = {
     "LlavaConfig": "models.config",
     "LlavaProcessor": "checkpoints.processor",
     "ChatSession": "generate.session",
+    "Engine": "generate.engine",
+    "Request": "generate.requests",
+    "answer_all": "generate.requests",
     "SamplingParams": "generate.sampling",
     "Conversation": "conversation.messages",
     "Message": "conversation.messages",
@@ -21,7 +24,7 @@ __all__ = ["__version__", *_MODULES]
 def __getattr__(name: str):
     if name not in _MODULES:
         raise AttributeError(f"module 'paddlemix' has no attribute {name!r}")
-    if name in ("LlavaForConditionalGeneration", "LlavaProcessor", "ChatSession"):
+    if name in ("LlavaForConditionalGeneration", "LlavaProcessor", "ChatSession", "Engine", "Request", "answer_all"):
         from paddlemix.device import prepare_environment
 
         prepare_environment()

@@ -124,7 +124,8 @@ class Engine:
         with self._lock, paddle.no_grad():
             events = self._decode()
             is_answering = self._schedule.is_answering
-            events += self._prefill(self.chunk - len(events) if is_answering else self.chunk * ALONE)
+            num_left = max(self.chunk - len(events), self.chunk // 4) if is_answering else self.chunk * ALONE
+            events += self._prefill(num_left)
             if not self._schedule.waiting:
                 self.slots.shrink()
             return events

@@ -68,9 +68,17 @@ def answer_each(
                 yield waiting.pop(sequence), answer
 
 
-def answer_all(model, processor, requests: Sequence[Request], sampling: SamplingParams | None = None, **options):
+def answer_all(
+    model,
+    processor,
+    requests: Sequence[Request],
+    sampling: SamplingParams | None = None,
+    *,
+    system: str | None = None,
+    engine: Engine | None = None,
+) -> list[Answer]:
     """Return the answers in the order of the requests; see `answer_each`."""
-    answers = dict(answer_each(model, processor, requests, sampling, **options))
+    answers = dict(answer_each(model, processor, requests, sampling, system=system, engine=engine))
     return [answers[number] for number in range(len(requests))]
 
 
