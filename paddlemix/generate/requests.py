@@ -49,23 +49,35 @@ def answer_each(
     Raises ValueError with the number of the request for a bad image, and if there is no room in the context.
     """
     engine = engine or Engine(model, features=features_of(model))
-    waiting: dict[Any, int] = {}  # the number of the request by its sequence
-    for start in range(0, len(requests), WINDOW):
-        window = requests[start : start + WINDOW]
-        turns = _turns(model, processor, window, sampling or SamplingParams(), system, start)
-        for number in sorted(turns, key=lambda number: ([name for name, _ in turns[number].images], number)):
-            engine.add(turns[number].sequence)
-            waiting[turns[number].sequence] = number
-        is_last = start + WINDOW >= len(requests)
-        # The next window is prepared when the engine has free slots, so that it is never idle.
-        while waiting and (is_last or engine.num_waiting):
-            with eval_mode(model):
-                engine.step()
-            for sequence in [sequence for sequence in waiting if not sequence.is_open]:
-                if sequence.error is not None:
-                    raise sequence.error
-                answer = Answer(sequence.text, tuple(sequence.answer_ids), sequence.finish_reason, sequence.num_prompt)
-                yield waiting.pop(sequence), answer
+    numbers: dict[Any, int] = {}  # of the requests, by their open sequences
+    try:
+        for start in range(0, len(requests), WINDOW):
+            window = requests[start : start + WINDOW]
+            turns = _turns(model, processor, window, sampling or SamplingParams(), system, start)
+            for number in sorted(turns, key=lambda number: ([name for name, _ in turns[number].images], number)):
+                engine.add(turns[number].sequence)
+                numbers[turns[number].sequence] = number
+            is_last = start + WINDOW >= len(requests)
+            # The next window is prepared when nothing waits any more, so that the engine is never idle.
+            while numbers and (is_last or engine.num_waiting):
+                yield from _ended(model, engine, numbers)
+    finally:
+        for sequence in numbers:
+            engine.cancel(sequence)
+
+
+def _ended(model, engine: Engine, numbers: dict[Any, int]) -> list[tuple[int, Answer]]:
+    """Do a step; return the answers that have ended, and take their sequences out of `numbers`."""
+    with eval_mode(model):
+        engine.step()
+    ended = [sequence for sequence in numbers if not sequence.is_open]
+    for sequence in ended:
+        if sequence.error is not None:
+            raise sequence.error
+    return [
+        (numbers.pop(each), Answer(each.text, tuple(each.answer_ids), each.finish_reason, each.num_prompt))
+        for each in ended
+    ]
 
 
 def answer_all(

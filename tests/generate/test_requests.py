@@ -150,3 +150,12 @@ def test_mode_of_the_model_is_restored(parts):
     answer_all(*parts, [Request("Hello")], SamplingParams(max_new_tokens=2))
     assert model.training
     model.eval()
+
+
+def test_requests_left_over_are_canceled_when_the_caller_stops(parts):
+    engine = Engine(parts[0], max_slots=2)
+    answers = answer_each(*parts, requests_of(ASKED), GREEDY, engine=engine)
+    next(answers)
+    assert engine.has_work
+    answers.close()
+    assert not engine.has_work and engine.slots.num_running == 0
