@@ -133,10 +133,14 @@ class Engine:
     def run(self, sequences: Iterable[Sequence]) -> None:
         """Add sequences, and work until all of them have ended. Raises the error of one that failed."""
         sequences = list(sequences)
-        for sequence in sequences:
-            self.add(sequence)
-        while any(sequence.is_open for sequence in sequences):
-            self.step()
+        try:
+            for sequence in sequences:
+                self.add(sequence)
+            while any(sequence.is_open for sequence in sequences):
+                self.step()
+        finally:
+            for sequence in sequences:
+                self.cancel(sequence)
         for sequence in sequences:
             if sequence.error is not None:
                 raise sequence.error
