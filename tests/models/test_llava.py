@@ -150,17 +150,20 @@ def test_cache_capacity_is_rounded_up_to_a_bucket(capacity):
 
 
 def test_cache_keeps_values_where_they_were_written():
-    cache = KVCache(2, batch=2, num_kv_heads=3, head_dim=4, capacity=10, dtype="float32")
+    cache = KVCache(2, num_slots=2, num_kv_heads=3, head_dim=4, capacity=10, dtype="float32")
     rng = np.random.default_rng(0)
     expected = np.zeros((2, 2, 3, cache.capacity, 4), np.float32)
-    for start, count in ((0, 5), (5, 1), (3, 4)):
-        cache.trim(start) if start < cache.length else None
-        rows = cache.rows(count)
+
+    def write(rows, places, shape: list[int]) -> None:
         for layer in range(2):
-            key = rng.standard_normal((2, 3, count, 4)).astype(np.float32)
+            key = rng.standard_normal(shape).astype(np.float32)
             cache.write(layer, rows, paddle.to_tensor(key), paddle.to_tensor(-key))
-            expected[layer, :, :, start : start + count] = key
-        cache.length += count
+            for slot, start, end in places:
+                expected[layer, slot, :, start:end] = key[slot if shape[0] > 1 else 0]
+
+    for slot, start, count in ((0, 0, 5), (1, 0, 2), (0, 5, 1), (0, 3, 4)):
+        write(cache.rows([slot] * count, range(start, start + count)), [(slot, start, start + count)], [1, 3, count, 4])
+    write(cache.next_rows(paddle.to_tensor([7, 2], dtype="int64")), [(0, 7, 8), (1, 2, 3)], [2, 3, 1, 4])
     for layer in range(2):
         np.testing.assert_array_equal(cache.keys[layer].numpy(), expected[layer])
         np.testing.assert_array_equal(cache.values[layer].numpy(), -expected[layer])

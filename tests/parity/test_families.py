@@ -10,6 +10,7 @@ import paddle
 import pytest
 import reference_models as tiny
 import torch
+from cached_reader import CachedReader
 from safetensors.numpy import load_file
 from transformers import AutoModelForCausalLM, LlavaForConditionalGeneration
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
@@ -18,7 +19,6 @@ from paddlemix.checkpoints.convert import convert
 from paddlemix.checkpoints.load import load_model
 from paddlemix.checkpoints.source import read_config
 from paddlemix.data.sample import Batch
-from paddlemix.generate.engine import Engine
 from paddlemix.generate.sampling import SamplingParams
 from paddlemix.models.config import LlavaConfig
 from paddlemix.models.language.families import FAMILIES
@@ -138,19 +138,20 @@ def test_prompts_longer_than_an_attention_block_give_transformers_logits(pair):
 
 @pytest.mark.parametrize("variant", ["mpt"], indirect=True)
 def test_distances_count_within_a_row_however_it_is_padded_packed_and_cut(pair):
-    parts = apart(batch_of(pair, [30], [560]), [[30], [560]])
+    batch = batch_of(pair, [30], [560])
+    parts = apart(batch, [[30], [560]])
     expected = [our_logits(pair.ours, part) for part in parts]
+    is_real = batch.segment_ids > 0
+    np.testing.assert_allclose(our_logits(pair.ours, batch)[is_real], np.concatenate(expected, 1)[0], atol=TOLERANCE)
     np.testing.assert_allclose(our_logits(pair.ours, packed(parts)), np.concatenate(expected, 1), atol=TOLERANCE)
     long = parts[1]
-    engine = Engine(pair.ours, 1, 600)
+    reader = CachedReader(pair.ours, 1, 600)
     with paddle.no_grad():
         embeds = pair.ours.embed(long)
     for start, end in ((0, 3), (3, 530), (530, 560), (560, 561)):
-        logits = engine.read(embeds[:, start:end], np.arange(start, end)[None])
+        logits = reader.read(embeds[:, start:end])
         np.testing.assert_allclose(logits, expected[1][:, end - 1], atol=TOLERANCE)
-    assert pair.ours.generate(batch_of(pair, [30], [560]), GREEDY) == [
-        pair.ours.generate(part, GREEDY)[0] for part in parts
-    ]
+    assert pair.ours.generate(batch, GREEDY) == [pair.ours.generate(part, GREEDY)[0] for part in parts]
 
 
 @pytest.mark.parametrize(
@@ -220,14 +221,14 @@ def test_cached_logits_equal_uncached_ones_however_the_prompt_is_cut(pair):
     with paddle.no_grad():
         embeds = pair.ours.embed(batch)
     for cuts in ((length,), (5, 7, 8, 9, 30, length), tuple(range(1, length + 1))):
-        engine, start = Engine(pair.ours, 1, length), 0
+        reader, start = CachedReader(pair.ours, 1, length), 0
         for end in cuts:
-            logits = engine.read(embeds[:, start:end], np.arange(start, end)[None])
+            logits = reader.read(embeds[:, start:end])
             np.testing.assert_allclose(logits, whole[:, end - 1], atol=TOLERANCE)
             start = end
 
 
-def test_left_padded_batch_equals_one_row_at_a_time(pair):
+def test_rows_of_different_lengths_answer_as_one_row_at_a_time(pair):
     rows = list(ROWS.values())
     together = pair.ours.generate(batch_of(pair, *rows), GREEDY)
     alone = [pair.ours.generate(part, GREEDY)[0] for part in apart(batch_of(pair, *rows), rows)]

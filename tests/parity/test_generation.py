@@ -9,12 +9,12 @@ import paddle
 import pytest
 import reference_models as tiny
 import torch
+from cached_reader import CachedReader
 from transformers.generation import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from paddlemix import LlavaForConditionalGeneration
 from paddlemix.data.sample import Batch
 from paddlemix.generate.batch import generate
-from paddlemix.generate.engine import Engine
 from paddlemix.generate.sampling import Sampler, SamplingParams
 
 NUM_NEW = 32
@@ -120,14 +120,14 @@ def test_a_row_that_has_ended_stays_as_it_is_while_others_go_on(pair):
 
 def test_cached_logits_equal_uncached_ones_step_by_step(pair):
     batch = batch_of(pair, [ROWS["two-images"]])
-    engine = Engine(pair.ours, 1, 256)
+    reader = CachedReader(pair.ours, 1, 256)
     with paddle.no_grad():
-        logits = engine.read(pair.ours.embed(batch), batch.position_ids)
+        logits = reader.read(pair.ours.embed(batch))
     for _ in range(8):
         np.testing.assert_allclose(logits, last_logits(pair.ours, batch), atol=1e-4)
-        token, length = int(logits.argmax()), batch.token_ids.shape[1]
+        token = int(logits.argmax())
         batch = continued(batch, token)
-        logits = engine.read_ids([token], np.array([[length]]))
+        logits = reader.read_ids([token])
 
 
 @pytest.mark.parametrize("cuts", [(1, 30), (7, 8, 9), (40,), (5, 39, 41)], ids=str)
@@ -135,14 +135,13 @@ def test_prompt_read_in_pieces_gives_the_logits_of_one_forward(pair, cuts):
     batch = batch_of(pair, [[10, (640, 480), 20]])
     with paddle.no_grad():
         embeds = pair.ours.embed(batch)
-    engine = Engine(pair.ours, 1, 16)
-    engine.cache.reserve(300)
+    reader = CachedReader(pair.ours, 1, 300)
     whole = pair_logits(pair.ours, batch)
     start = 0
     for end in (*cuts, embeds.shape[1]):
-        logits = engine.read(embeds[:, start:end], np.arange(start, end)[None])
+        logits = reader.read(embeds[:, start:end])
         np.testing.assert_allclose(logits, whole[:, end - 1], atol=1e-4)
-        assert engine.length == end
+        assert reader.length == end
         start = end
 
 
@@ -156,27 +155,27 @@ def test_trimmed_cache_gives_same_logits(pair):
     with paddle.no_grad():
         embeds = pair.ours.embed(batch)
     length = embeds.shape[1]
-    engine = Engine(pair.ours, 1, 256)
-    expected = engine.read(embeds, batch.position_ids)
+    reader = CachedReader(pair.ours, 1, 256)
+    expected = reader.read(embeds)
     for kept in (length - 1, 25, 3, 0):
-        engine.read_ids([7], np.array([[length]]))
-        engine.cache.trim(kept)
-        logits = engine.read(embeds[:, kept:], np.arange(kept, length)[None])
+        reader.read_ids([7])
+        reader.trim(kept)
+        logits = reader.read(embeds[:, kept:])
         np.testing.assert_allclose(logits, expected, atol=1e-4)
 
 
 def test_growing_the_cache_keeps_its_values(pair):
     batch = batch_of(pair, [ROWS["one-image"]])
     length = batch.token_ids.shape[1]
-    engine = Engine(pair.ours, 1, length + 1)
+    reader = CachedReader(pair.ours, 1, length + 1)
     with paddle.no_grad():
-        logits = engine.read(pair.ours.embed(batch), batch.position_ids)
+        logits = reader.read(pair.ours.embed(batch))
     token = int(logits.argmax())
-    expected = engine.read_ids([token], np.array([[length]]))
-    engine.cache.trim(length)
-    engine.cache.reserve(1000)
-    assert engine.cache.capacity >= 1000
-    np.testing.assert_allclose(engine.read_ids([token], np.array([[length]])), expected, atol=1e-5)
+    expected = reader.read_ids([token])
+    reader.trim(length)
+    reader.cache.resize([0], 1000)
+    assert reader.cache.capacity >= 1000
+    np.testing.assert_allclose(reader.read_ids([token]), expected, atol=1e-5)
 
 
 def test_generation_continues_across_a_cache_bucket(make_pair):

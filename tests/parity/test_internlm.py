@@ -12,6 +12,7 @@ import pytest
 import reference_models as tiny
 import torch
 import torch_folders
+from cached_reader import CachedReader
 from internlm_torch import InternLM
 from safetensors.numpy import load_file
 from test_families import GREEDY, LONG, NUM_NEW, ROWS, TOLERANCE, apart, batch_of, our_logits
@@ -24,7 +25,6 @@ from paddlemix.checkpoints.source import read_config
 from paddlemix.checkpoints.verify import compare_tensors
 from paddlemix.constants import IMAGE_TOKEN_ID
 from paddlemix.data.sample import Batch
-from paddlemix.generate.engine import Engine
 from paddlemix.tensor_files.stored import CheckpointError
 from paddlemix.train.freeze import lora_targets
 
@@ -118,14 +118,14 @@ def test_cached_logits_equal_uncached_ones_however_the_prompt_is_cut(pair):
     with paddle.no_grad():
         embeds = pair.ours.embed(batch)
     for cuts in ((whole.shape[1],), (5, 7, 30, whole.shape[1])):
-        engine, start = Engine(pair.ours, 1, whole.shape[1]), 0
+        reader, start = CachedReader(pair.ours, 1, whole.shape[1]), 0
         for end in cuts:
-            logits = engine.read(embeds[:, start:end], np.arange(start, end)[None])
+            logits = reader.read(embeds[:, start:end])
             np.testing.assert_allclose(logits, whole[:, end - 1], atol=TOLERANCE)
             start = end
 
 
-def test_left_padded_batch_equals_one_row_at_a_time(pair):
+def test_rows_of_different_lengths_answer_as_one_row_at_a_time(pair):
     rows = list(ROWS.values())
     together = pair.ours.generate(batch_of(pair, *rows), GREEDY)
     assert together == [pair.ours.generate(part, GREEDY)[0] for part in apart(batch_of(pair, *rows), rows)]

@@ -11,11 +11,14 @@ import pytest
 import reference_models as tiny
 import tiny_folder
 import torch
+from cached_reader import CachedReader
 from test_families import GREEDY, LONGROPE, NUM_NEW, TOLERANCE, apart, batch_of, our_logits, rebuilt
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from paddlemix.data.sample import Batch
 from paddlemix.generate.engine import Engine
+from paddlemix.generate.sampling import SamplingParams
+from paddlemix.generate.sequence import Ending, Sequence
 from paddlemix.generate.session import ChatSession
 from paddlemix.models.config import LanguageConfig, RopeScaling
 from paddlemix.models.language.families import FAMILIES
@@ -79,9 +82,9 @@ def test_answer_whose_budget_crosses_the_boundary_has_the_long_factors_from_its_
 
 def test_budget_decides_the_logits_of_a_short_prompt(pair):
     batch = batch_of(pair, [5])
-    short, long = (Engine(pair.ours, 1, capacity) for capacity in (ORIGINAL, ORIGINAL + 1))
+    short, long = (CachedReader(pair.ours, 1, capacity) for capacity in (ORIGINAL, ORIGINAL + 1))
     with paddle.no_grad():
-        found = [engine.read(pair.ours.embed(batch), batch.position_ids) for engine in (short, long)]
+        found = [reader.read(pair.ours.embed(batch)) for reader in (short, long)]
     np.testing.assert_allclose(found[0], our_logits(pair.ours, batch)[:, -1], atol=TOLERANCE)
     assert np.abs(found[0] - found[1]).max() > 10 * TOLERANCE
 
@@ -92,27 +95,47 @@ def test_cached_logits_equal_uncached_ones_of_the_whole_sequence(pair):
     assert length > ORIGINAL + 10
     with paddle.no_grad():
         embeds = pair.ours.embed(batch)
-    engine = Engine(pair.ours, 1, length)
 
-    def check(num_all: int, *cuts: int) -> None:
+    def check(reader: CachedReader, num_all: int, *cuts: int) -> None:
         """Read pieces of a sequence that becomes num_all positions long."""
         with paddle.no_grad():
             hidden = pair.ours.language_model(embeds[:, :num_all], paddle.arange(num_all).unsqueeze(0))
             whole = pair.ours.language_model.logits(hidden).numpy()
-        engine.set_lengths([num_all])
-        engine.cache.trim(min(cuts[0], engine.length))
-        for start, end in itertools.pairwise((engine.length, *cuts[1:])):
-            logits = engine.read(embeds[:, start:end], np.arange(start, end)[None])
+        reader.trim(cuts[0])
+        for start, end in itertools.pairwise(cuts):
+            logits = reader.read(embeds[:, start:end])
             np.testing.assert_allclose(logits, whole[:, end - 1], atol=TOLERANCE)
 
-    check(length, 0, 30, ORIGINAL, length)
-    check(length, 10, ORIGINAL + 1, length)
-    assert engine.length == length
-    engine.set_lengths([ORIGINAL])
-    assert engine.length == 0, "keys rotated by the long factors are of no use to a short sequence"
-    check(ORIGINAL, 0, 30, ORIGINAL)
-    engine.set_lengths([ORIGINAL - 1])
-    assert engine.length == ORIGINAL
+    reader = CachedReader(pair.ours, 1, length)
+    check(reader, length, 0, 30, ORIGINAL, length)
+    check(reader, length, 10, ORIGINAL + 1, length)
+    check(CachedReader(pair.ours, 1, ORIGINAL), ORIGINAL, 0, 30, ORIGINAL)
+
+
+def test_keys_rotated_by_the_long_factors_are_of_no_use_to_a_short_sequence(pair):
+    ids = np.random.default_rng(0).integers(3, 100, ORIGINAL).tolist()
+    engine = Engine(pair.ours, max_slots=1)
+
+    def num_read(length: int, budget: int) -> int:
+        sequence = new_sequence(ids[:length], budget)
+        engine.run([sequence])
+        assert sequence.answer_ids == answer_alone(pair.ours, ids[:length], budget)
+        return sequence.num_prefilled
+
+    assert num_read(50, ORIGINAL - 49) == 50
+    assert num_read(48, 2) == 48, "the slot has long factors"
+    assert num_read(50, ORIGINAL - 50) == 2
+    assert num_read(49, ORIGINAL - 48) == 1, "the store has those of the first sequence"
+
+
+def new_sequence(ids: list[int], budget: int) -> Sequence:
+    return Sequence(list(ids), {}, SamplingParams(max_new_tokens=budget), budget, Ending())
+
+
+def answer_alone(model, ids: list[int], budget: int) -> list[int]:
+    sequence = new_sequence(ids, budget)
+    Engine(model, prefix_bytes=0).run([sequence])
+    return sequence.answer_ids
 
 
 def test_short_row_beside_a_long_one_answers_as_alone(pair):
@@ -138,16 +161,13 @@ def test_conversation_answers_as_one_that_reads_all_of_it_anew(monkeypatch):
         "longrope", config.max_position_embeddings / 120, original_max_position_embeddings=120, **factors
     )
     model.language_model = rebuilt(model.language_model, dataclasses.replace(config, rope_scaling=scaling))
-    session, read = ChatSession(model, processor, sampling=GREEDY), model.language_model.forward_cached
+    session = ChatSession(model, processor, sampling=GREEDY, engine=Engine(model))
     was_long, num_prefilled = [], []
     for question in questions:
         session.ask(question)
         num_prefilled.append(session.num_prefilled)
-        fresh = ChatSession(model, processor, sampling=GREEDY)
-        fresh.turns = [dataclasses.replace(turn) for turn in session.turns[:-1]]
-        fresh.ask(question)
-        assert fresh.turns[-1].answer_ids == session.turns[-1].answer_ids
-        was_long.append(any(session._engine.cache.is_long))
+        assert answer_anew(session, question, session.turns[:-1]) == session.turns[-1].answer
+        was_long.append(any(session.engine.slots.cache.is_long))
     first_long = was_long.index(True)
     assert first_long > 0 and all(was_long[first_long:])
     num_before = [len(turn.prompt_ids) + len(turn.answer_ids) for turn in session.turns[:first_long]]
@@ -155,16 +175,21 @@ def test_conversation_answers_as_one_that_reads_all_of_it_anew(monkeypatch):
     assert num_prefilled[-1] < 60 and [turn.answer_ids for turn in session.turns] != plain
     session.drop_oldest(3)  # the rest is a short sequence again and has to be read with the short factors
 
-    def interrupted(*args, **options):
+    def interrupted(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(model.language_model, "forward_cached", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Engine, "_logits", interrupted)  # the cache has been written to
         session.ask("How many?")
-    monkeypatch.setattr(model.language_model, "forward_cached", read)
-    fresh.turns = [dataclasses.replace(turn) for turn in session.turns]
-    fresh._cached, fresh._engine = [], None
-    assert session.ask("How many?") == fresh.ask("How many?")
+    expected = answer_anew(session, "How many?", session.turns)
+    assert session.ask("How many?") == expected
+
+
+def answer_anew(session: ChatSession, question: str, turns) -> str:
+    """Return the answer of a session with these turns and an empty cache."""
+    fresh = ChatSession(session.model, session.processor, sampling=GREEDY, engine=Engine(session.model))
+    fresh.turns = list(turns)
+    return fresh.ask(question)
 
 
 def test_packed_sequences_go_by_their_own_lengths(pair):
@@ -197,4 +222,4 @@ def test_dynamic_changes_nothing_within_the_context_and_is_refused_beyond(make_p
     with pytest.raises(ValueError, match="a sequence of 65 positions is longer than max_position_embeddings 64"):
         our_logits(plain.ours, longer)
     with pytest.raises(ValueError, match="a sequence of 65 positions is longer"):
-        Engine(plain.ours, 1, ORIGINAL + 1)
+        Engine(plain.ours).check(new_sequence([5] * (ORIGINAL - 1), budget=2))

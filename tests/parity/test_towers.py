@@ -12,6 +12,7 @@ import pytest
 import reference_models as tiny
 import tiny_folder
 import torch
+from cached_reader import CachedReader
 from transformers import SiglipVisionConfig
 
 from paddlemix.checkpoints.compose import Choices, compose
@@ -22,7 +23,6 @@ from paddlemix.checkpoints.load import load_model
 from paddlemix.checkpoints.source import read_config
 from paddlemix.constants import IMAGE_TOKEN_ID
 from paddlemix.data.sample import Batch
-from paddlemix.generate.engine import Engine
 from paddlemix.generate.sampling import SamplingParams
 from paddlemix.image.anyres import num_image_tokens
 from paddlemix.image.spec import ANYRES_GRIDS, ImageSpec
@@ -136,9 +136,9 @@ def test_cached_logits_equal_uncached_ones(pair):
     length = whole.shape[1]
     with paddle.no_grad():
         embeds = pair.ours.embed(batch)
-    engine, start = Engine(pair.ours, 1, length), 0
+    reader, start = CachedReader(pair.ours, 1, length), 0
     for end in (4, length - 9, length - 1, length):
-        logits = engine.read(embeds[:, start:end], np.arange(start, end)[None])
+        logits = reader.read(embeds[:, start:end])
         np.testing.assert_allclose(logits, whole[:, end - 1], atol=TOLERANCE)
         start = end
 

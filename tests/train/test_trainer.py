@@ -11,11 +11,11 @@ import numpy as np
 import paddle
 import pytest
 import tiny_folder
+from cached_reader import CachedReader
 from tiny_training import PRETRAIN_FREEZE, build, differing, settings, train, weights
 
 from paddlemix import LlavaForConditionalGeneration, LlavaProcessor
 from paddlemix.commands.train import main
-from paddlemix.generate.engine import Engine
 from paddlemix.generate.sampling import SamplingParams
 from paddlemix.generate.session import ChatSession
 from paddlemix.output import write_json
@@ -139,13 +139,13 @@ def test_training_forward_is_inference_forward(mode, tmp_path, data):
         loss = model.loss(batch).item()
         model.eval()
         length = batch.token_ids.shape[1]
-        engine = Engine(model, 1, length)
+        reader = CachedReader(model, 1, length)
         split = length - 3  # most of it in one pass, the rest token by token, as in a chat
         with paddle.no_grad():
             embeds = model.embed(batch)
-        cached = [engine.read(embeds[:, :split], batch.position_ids[:, :split])]
+        cached = [reader.read(embeds[:, :split])]
         for at in range(split, length):
-            cached.append(engine.read(embeds[:, at : at + 1], batch.position_ids[:, at : at + 1]))
+            cached.append(reader.read(embeds[:, at : at + 1]))
         np.testing.assert_allclose(np.concatenate(cached), training_logits[0, split - 1 :], atol=2e-4)
         assert loss == pytest.approx(cross_entropy(training_logits, batch.labels), rel=1e-5)
 

@@ -12,7 +12,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from paddlemix.conversation.load_tokenizer import load_tokenizer
-from paddlemix.generate.turn import StreamDecoder
+from paddlemix.generate.stream import StreamDecoder
 
 LINES = ["Hello, who are you? A red square ### and a blue circle", "naïve café 你好 世界", "USER: what ASSISTANT: this"]
 STOPS = [(), ("###",), ("\n###", "USER:"), ("ab", "b", "xabc"), ("</s>", "你好")]
