@@ -26,7 +26,9 @@ def results(done) -> dict:
 @pytest.fixture(scope="module")
 def strict(npu_sim, tmp_path_factory):
     tasks = [f"train:{kind}:{dtype}" for kind in KINDS for dtype in HALF]
-    tasks += ["train:full:fp32", "train:packed:fp32", "train:full:bf16-O1", "chat:float16", "chat:bfloat16"]
+    tasks += ["train:full:fp32", "train:packed:fp32", "train:full:bf16-O1"]
+    tasks += [f"{task}:{dtype}" for task in ("chat", "company") for dtype in ("float32", "float16", "bfloat16")]
+    tasks += ["chat:float32:cpu", "company:float32:cpu"]
     script = [STEPS, tmp_path_factory.mktemp("strict"), *tasks]
     done = npu_sim.run(script, is_strict=True, environment={"OMP_NUM_THREADS": "1"}, timeout=900)
     return results(done)
@@ -52,18 +54,35 @@ def test_answers_in_16_bits_need_no_kernel_that_ascend_lacks(strict, dtype):
     assert found["greedy"] != found["sampled"]
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_sequences_side_by_side_in_16_bits_need_no_kernel_that_ascend_lacks(strict, dtype):
+    found = strict[f"company:{dtype}"]
+    assert [len(ids) for ids in found["answers"] + found["with lookup"]] == [20] * 20
+    assert found["stored"] > 0 and found["copied"] > 0, "nothing that was known was copied"
+
+
+@pytest.mark.parametrize("task", ["chat", "company"])
+def test_answers_in_float32_are_those_of_the_cpu(strict, task):
+    assert strict[f"{task}:float32"] == strict[f"{task}:float32:cpu"]
+
+
+def test_guesses_change_no_answer_on_the_device(strict):
+    found = strict["company:float32"]
+    assert found["with lookup"] == found["answers"] and len(set(map(tuple, found["answers"]))) > 5
+
+
 @pytest.fixture(scope="module")
 def measured(npu_sim):
     import npu_operations
 
-    return npu_operations.measure(list(npu_operations.STEPS))
+    return npu_operations.measure([*npu_operations.STEPS, "company:bfloat16"])
 
 
-def test_no_operation_of_a_training_or_decoding_step_is_missing_or_falls_back_to_the_cpu(measured):
+def test_no_operation_of_training_or_generation_is_missing_or_falls_back_to_the_cpu(measured):
     import audit
 
-    steps = [name for name in measured if name.startswith(("train", "greedy", "sampled"))]
-    assert len(steps) == 6
+    steps = [name for name in measured if name.startswith(("train", "greedy", "sampled", "company"))]
+    assert len(steps) == 8
     for name in steps:
         operations, _ = measured[name]
         assert {one.name for one in operations} >= {"matmul", "rms_norm_npu", "fused_rope", "swiglu"}, name
@@ -71,8 +90,8 @@ def test_no_operation_of_a_training_or_decoding_step_is_missing_or_falls_back_to
         assert not others, (name, others)
 
 
-def test_a_decoded_token_copies_at_most_two_small_tensors_to_the_card(measured):
-    for name in ("greedy bfloat16", "sampled bfloat16", "greedy float16", "sampled float16"):
+def test_a_step_of_decoding_copies_at_most_two_small_tensors_to_the_card(measured):
+    for name in ("greedy bfloat16", "sampled bfloat16", "greedy float16", "sampled float16", "four 0 bfloat16"):
         _, copies = measured[name]
         assert 1 <= len(copies) <= 2 and max(copies) <= 64, (name, copies)
 

@@ -1,7 +1,8 @@
 """Tiny training runs and chats on the simulated device, with a decoder whose heads are as wide as real ones.
 
 Run as a script, `tiny_steps.py FOLDER TASK ...` runs each task and prints a line of JSON for it. A task is
-train:KIND:DTYPE (kinds: see RUNS; a dtype is e.g. bf16-O2) or chat:DTYPE (greedy and sampled answers).
+train:KIND:DTYPE (kinds: see RUNS; a dtype is e.g. bf16-O2), chat:DTYPE (greedy and sampled answers) or
+company:DTYPE (answers of sequences that share a small cache).
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ sys.path[:0] = [str(Path(__file__).parents[1])]
 from paddlemix.device import prepare_environment  # noqa: E402
 
 prepare_environment("npu")  # before paddle is imported
-import numpy as np  # noqa: E402
 import paddle  # noqa: E402
 import tiny_folder  # noqa: E402
 
@@ -79,29 +79,93 @@ def train(folder: Path, kind: str, dtype: str, device: str = "npu") -> list[floa
 
 
 def chat(dtype: str, device: str = "npu") -> dict:
-    """Return the answer ids of two chats and a batch. The log marks one decoded token of each chat."""
-    from paddlemix import LlavaForConditionalGeneration, LlavaProcessor
+    """Return the answer ids of two chats and a batch. The log marks one decoded token in the way of each chat."""
     from paddlemix.generate.sampling import SamplingParams
     from paddlemix.generate.session import ChatSession
 
-    folder = tiny_folder.folder("anyres")
-    model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=dtype, device=device)
-    processor = LlavaProcessor.from_pretrained(folder)
+    model, processor = load(dtype, device)
     ways = {"greedy": {}, "sampled": {"temperature": 0.8, "top_p": 0.9, "top_k": 20, "seed": 0}}
     found = {}
     for way, values in ways.items():
         sampling = SamplingParams(max_new_tokens=6, ignore_eos=True, **values)
         session = ChatSession(model, processor, sampling=sampling)
         session.ask("What is this?", [tiny_folder.random_image(1)])
-        mark(f"begin {way} {dtype}")
-        session._engine.read_ids([5], np.array([[session._engine.length]]))
-        mark(f"end {way} {dtype}")
-        session._engine.cache.trim(session._engine.length - 1)
+        mark_step(session, f"{way} {dtype}")
         session.ask("And this?", [tiny_folder.random_image(2), tiny_folder.random_image(3)])
         found[way] = [turn.answer_ids for turn in session.turns]
     batch = processor.collate([processor.encode(_conversation(text)) for text in ("Hello", "What is all of this?")])
     found["batch"] = model.generate(batch, SamplingParams(max_new_tokens=4, ignore_eos=True))
     return found
+
+
+def load(dtype: str, device: str) -> tuple:
+    from paddlemix import LlavaForConditionalGeneration, LlavaProcessor
+
+    folder = tiny_folder.folder("anyres")
+    model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=dtype, device=device)
+    return model, LlavaProcessor.from_pretrained(folder)
+
+
+def mark_step(session, name: str) -> None:
+    """Mark the engine's step for one token of an answer that nobody reads."""
+    from paddlemix.generate.turn import new_turn, sequence_of
+
+    turn = new_turn(session.processor, "Hello", [])
+    sequence = sequence_of(session.processor, [turn], session.sampling, session.model.config)
+    session.engine.add(sequence)
+    while not sequence.num_generated:
+        session.engine.step()
+    mark(f"begin {name}")
+    session.engine.step()
+    mark(f"end {name}")
+    session.engine.cancel(sequence)
+
+
+def company(dtype: str, device: str = "npu") -> dict:
+    """Return the answer ids of sequences that share an engine, and how often it copied what was known.
+
+    stored: from the prefix store; copied: from other slots. The log marks all of it, and a step of four tokens alone.
+    """
+    from paddlemix.generate.engine import Engine
+    from paddlemix.generate.sampling import SamplingParams
+    from paddlemix.generate.turn import named_image, new_turn, sequence_of
+
+    model, processor = load(dtype, device)
+    images = [named_image(processor, tiny_folder.random_image(seed)) for seed in (1, 2)]
+    engine = Engine(model, max_slots=4, chunk=32)
+    stored, copied = [], []
+    engine.slots.cache.put = noting(engine.slots.cache.put, stored)
+    engine.slots.cache.copy_prefix = noting(engine.slots.cache.copy_prefix, copied)
+    questions = [("What is this? " * (1 + number % 5), images[: number % 3]) for number in range(10)]
+    found = []
+    for lookup in (0, 3):
+        sampling = SamplingParams(temperature=0, max_new_tokens=20, ignore_eos=True, lookup=lookup)
+        turns = [new_turn(processor, text, shown) for text, shown in questions]
+        sequences = [sequence_of(processor, [turn], sampling, model.config) for turn in turns]
+        mark(f"begin company {lookup} {dtype}")
+        for sequence in sequences:
+            engine.add(sequence)
+        while len(answering := [each for each in sequences if each.is_open and each.num_generated]) < 4:
+            engine.step()
+        assert all(each.num_left > 4 for each in answering), "one of them could end, and another one begin"
+        mark(f"begin four {lookup} {dtype}")
+        engine.step()
+        mark(f"end four {lookup} {dtype}")
+        while engine.has_work:
+            engine.step()
+        mark(f"end company {lookup} {dtype}")
+        found.append([sequence.answer_ids for sequence in sequences])
+    return {"answers": found[0], "with lookup": found[1], "stored": len(stored), "copied": len(copied)}
+
+
+def noting(method, calls: list):
+    """Return a method that notes its calls."""
+
+    def noted(*arguments):
+        calls.append(arguments)
+        return method(*arguments)
+
+    return noted
 
 
 def _conversation(text: str):
@@ -116,7 +180,7 @@ def main() -> None:
     mark_custom_operations()
     for task in sys.argv[2:]:
         name, *arguments = task.split(":")
-        result = train(folder, *arguments) if name == "train" else chat(*arguments)
+        result = train(folder, *arguments) if name == "train" else {"chat": chat, "company": company}[name](*arguments)
         print(json.dumps({task: result}), flush=True)
 
 
