@@ -9,6 +9,8 @@ import tiny_folder
 
 from paddlemix import LlavaForConditionalGeneration
 from paddlemix.conversation.messages import Conversation, Message
+from paddlemix.generate.engine import CARD_CHUNK, Engine
+from paddlemix.generate.requests import Request, answer_all
 from paddlemix.generate.sampling import SamplingParams
 from paddlemix.generate.session import ChatSession
 from paddlemix.models.language.decoder_layer import DecoderLayer
@@ -16,6 +18,7 @@ from paddlemix.models.vision.vit import VisionTower
 
 CONTEXT = 2048
 NUM_TURNS = 20
+NUM_REQUESTS = 40
 
 
 @pytest.fixture(scope="module")
@@ -32,18 +35,18 @@ def loaded():
 def shapes(monkeypatch):
     """Return the sets of shapes that decoder layers and the vision tower see, filled as they are called."""
     seen: dict[str, set] = {"cached": set(), "tower": set()}
-    cached, tower = DecoderLayer.forward_cached, VisionTower.forward
+    cached, tower = DecoderLayer.forward_cached, VisionTower.encode
 
-    def see_cached(self, x, ropes, bias, key_bias, cache, number, rows):
+    def see_cached(self, x, ropes, bias, key_bias, cache, number, places):
         seen["cached"].add((*x.shape, None if bias is None else cache.capacity))
-        return cached(self, x, ropes, bias, key_bias, cache, number, rows)
+        return cached(self, x, ropes, bias, key_bias, cache, number, places)
 
     def see_tower(self, pixels):
         seen["tower"].add(tuple(pixels.shape))
         return tower(self, pixels)
 
     monkeypatch.setattr(DecoderLayer, "forward_cached", see_cached)
-    monkeypatch.setattr(VisionTower, "forward", see_tower)
+    monkeypatch.setattr(VisionTower, "encode", see_tower)
     return seen
 
 
@@ -54,7 +57,8 @@ def want_equal_shapes(monkeypatch, is_wanted: bool) -> None:
 
 def converse(model, processor) -> list[list[int]]:
     """Return the answers of a long conversation with images of every shape, and turns of every length."""
-    session = ChatSession(model, processor, sampling=SamplingParams(max_new_tokens=9, ignore_eos=True))
+    engine = Engine(model, chunk=CARD_CHUNK)
+    session = ChatSession(model, processor, sampling=SamplingParams(max_new_tokens=9, ignore_eos=True), engine=engine)
     for turn in range(NUM_TURNS):
         images = [tiny_folder.random_image(turn)] if turn % 4 == 0 else []
         session.ask("What is this? " * (1 + turn * 5 % 7), images)
@@ -70,7 +74,33 @@ def test_a_chat_of_twenty_turns_has_few_shapes_and_the_same_answers(loaded, shap
     assert converse(*loaded) == expected
     print(f"shapes of a chat: {free} before, {len(shapes['cached'])} after, tower {len(shapes['tower'])}")
     assert free > 20 and len(shapes["cached"]) <= 12, shapes["cached"]
-    assert len(shapes["tower"]) <= 5
+    assert 1 <= len(shapes["tower"]) <= 5
+
+
+def answers_side_by_side(model, processor) -> list[tuple[int, ...]]:
+    """Return the answers to questions of all lengths, answered by one engine."""
+    requests = [
+        Request(
+            f"{number % 7} " + "What is this? " * (1 + number * 5 % 37),
+            [tiny_folder.random_image(number % 3)] * (number % 2),
+            SamplingParams(max_new_tokens=3 + number % 11, ignore_eos=True),
+        )
+        for number in range(NUM_REQUESTS)
+    ]
+    engine = Engine(model, chunk=CARD_CHUNK, max_slots=8)
+    return [answer.token_ids for answer in answer_all(model, processor, requests, engine=engine)]
+
+
+def test_requests_side_by_side_have_few_shapes_and_the_same_answers(loaded, shapes, monkeypatch):
+    expected = answers_side_by_side(*loaded)
+    free = len(shapes["cached"])
+    shapes["cached"].clear()
+    shapes["tower"].clear()
+    want_equal_shapes(monkeypatch, True)
+    assert answers_side_by_side(*loaded) == expected
+    print(f"shapes of requests: {free} before, {len(shapes['cached'])} after, tower {len(shapes['tower'])}")
+    assert free > 20 and len(shapes["cached"]) <= 12, shapes["cached"]
+    assert 1 <= len(shapes["tower"]) <= 5
 
 
 def test_answers_of_several_rows_are_the_same_when_prompts_are_padded(loaded, monkeypatch):

@@ -118,7 +118,7 @@ class Speaker(ChatSession):
     def stream(self, text, images=None, sampling=None):
         for _ in super().stream(text, images, sampling):
             pass
-        self.turns[-1].answer = "".join(self.pieces)
+        self.turns[-1].sequence.text = "".join(self.pieces)
         return (piece for piece in self.pieces)
 
 
