@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import paddle
 
 
 @dataclass(frozen=True)
@@ -15,7 +14,7 @@ class SamplingParams:
 
     temperature 0 is greedy. top_p in (0, 1]; top_k 0 is no limit. stop: strings that end an answer. seed None draws a
     new seed. ignore_eos: continue to max_new_tokens after an end token. lookup: how many tokens a chat guesses at a
-    time from the text so far, 0 for none; this changes the speed but not the answer, see `speculation`.
+    time from the text so far, 0 for none; this changes the speed but not the answer, see `lookup`.
     """
 
     temperature: float = 0.0
@@ -50,6 +49,8 @@ class Highest(NamedTuple):
 
 def highest_of(logits) -> list[Highest]:
     """Return the highest logit of each row of a tensor [N, vocab], which is all that is copied from the device."""
+    import paddle  # not above: settings are made without it
+
     values = logits.astype("float32")
     tokens = values.argmax(axis=-1)
     # In one copy: token ids are exact in float32 below 2 ** 24.
