@@ -99,5 +99,13 @@ def alternate(peers: dict[str, Peer], num_rounds: int, **request) -> dict[str, l
     return answers
 
 
+def print_processor(arguments) -> None:
+    """Print on what the sides are compared."""
+    from paddlemix.doctor.machine import num_cores, processor, vector_flags
+
+    flags = " ".join(vector_flags())
+    print(f"{processor()}, {num_cores()} cores ({arguments.threads} threads), {flags}", flush=True)
+
+
 def median(answers: list[dict], name: str = "seconds") -> float:
     return statistics.median(answer[name] for answer in answers)

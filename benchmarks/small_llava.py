@@ -48,11 +48,8 @@ def load_ours(folder: str, threads: int):
 
     prepare_environment("cpu")
     from paddlemix import LlavaForConditionalGeneration
-    from paddlemix.models.cpu.reader import fuse_projections
 
-    model = LlavaForConditionalGeneration.from_pretrained(folder, dtype="float32", device="cpu")
-    fuse_projections(model)  # as `paddlemix chat` does
-    return model
+    return LlavaForConditionalGeneration.from_pretrained(folder, dtype="float32", device="cpu")
 
 
 def load_theirs(folder: str, threads: int):

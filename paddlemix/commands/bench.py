@@ -49,6 +49,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     from .. import __version__
     from ..checkpoints.load import load_model
     from ..device_memory import peak_memory
+    from ..doctor.machine import num_cores, processor, vector_flags
+    from ..models.fast_decoder import decoder_for
     from ..ops.quantize import choose_kind
     from .speed import Meter, Plan, machine_limits
 
@@ -67,17 +69,20 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     for row in meter.rows(_processor(folder, arguments.model_base)):
         _report(_line(dataclasses.asdict(row)))
         rows.append(row)
+    choices = decoder_for(model.language_model).choices()
     peak = peak_memory()
     _report("measuring what the machine can do")
     limits = machine_limits(dtype, plan.num_rounds)
     return {
         "model": str(arguments.model_path),
         "device": paddle.get_device(),
+        "processor": {"name": processor(), "cores": num_cores(), "vector_flags": vector_flags()},
         "dtype": dtype,
         "weights": kind or dtype,
         "context": model.config.language.max_position_embeddings,
         "load_seconds": seconds,
         "limits": {"copy_bytes_per_second": limits["copy"], "matrix_flops_per_second": limits["matrix"]},
+        "row_products": [dataclasses.asdict(choice) for choice in choices],
         "rows": [dataclasses.asdict(row.compared(limits)) for row in rows],
         "peak_memory_bytes": peak,
         "versions": {"paddlemix": __version__, "paddlepaddle": paddle.__version__},
@@ -102,14 +107,18 @@ def _report(text: str) -> None:
 
 def as_text(found: dict[str, Any]) -> str:
     """Return the result as a table."""
-    limits = found["limits"]
+    from ..models.cpu.projection import Choice
+
+    limits, processor = found["limits"], found["processor"]
     copied, multiplied = limits["copy_bytes_per_second"] / 1e9, limits["matrix_flops_per_second"] / 1e9
     return "\n".join(
         [
             found["model"],
             f"  {found['device']}, {found['dtype']}, weights in {found['weights']}, context {found['context']:,}",
+            f"  {processor['name']}, {processor['cores']} cores, {' '.join(processor['vector_flags'])}",
             f"  loaded in {found['load_seconds']:.2f} s, peak memory {found['peak_memory_bytes'] / 1e6:,.0f} MB",
             f"  the machine copies {copied:.1f} GB/s (read and written) and multiplies {multiplied:,.0f} GFLOP/s",
+            *(f"  {Choice(**choice)}" for choice in found["row_products"]),
             "",
             f"{'':9}{'':16}{'time':>12}{'speed':>22}  of the machine's",
             *map(_line, found["rows"]),

@@ -13,11 +13,12 @@ from PIL import Image
 
 from ..constants import DTYPE_BYTES, IMAGE_TOKEN_ID
 from ..data.collate import collate
-from ..data.sample import Sample
+from ..data.sample import Batch, Sample
 from ..device import num_threads
 from ..generate.batch import generate
 from ..generate.engine import Engine
 from ..generate.sampling import SamplingParams
+from ..generate.sequence import Ending, Sequence
 from ..generate.session import ChatSession
 from ..image.preprocess import ImageTiles, preprocess
 from ..models.config import LanguageConfig, LlavaConfig
@@ -128,10 +129,9 @@ class Meter:
         return Measurement("vision", size, seconds, num_tiles / seconds, "tiles/s", MATRIX, flops)
 
     def _prefill(self, length: int) -> Measurement:
-        embed = self.model.language_model.embed_tokens
-        ids = paddle.to_tensor(self._ids(length)[None])
-        positions = np.arange(length)[None]
-        seconds = self._time(lambda: Engine(self.model, 1, length).read(embed(ids), positions))
+        """Measure the time to the first token of a prompt of text."""
+        batch = collate([Sample(self._ids(length), None)])
+        seconds = self._time(lambda: self._generate(batch, 1))
         flops = prefill_flops(self.model.config.language, length)
         return Measurement("prefill", f"{length} tokens", seconds, length / seconds, "tokens/s", MATRIX, flops)
 
@@ -140,35 +140,40 @@ class Meter:
         before = NUM_TEXT // 5
         text = self._ids(NUM_TEXT)
         ids = np.concatenate([text[:before], np.full(tiles.num_tokens, IMAGE_TOKEN_ID), text[before:]])
-        batch, positions = collate([Sample(ids, None, (tiles,))]), np.arange(len(ids))[None]
-        seconds = self._time(lambda: Engine(self.model, 1, len(ids)).read(self.model.embed(batch), positions))
+        batch = collate([Sample(ids, None, (tiles,))])
+        seconds = self._time(lambda: self._generate(batch, 1))
         config = self.model.config
         flops = prefill_flops(config.language, len(ids)) + vision_flops(config, len(tiles.pixels))
         return Measurement("prefill", f"image + {NUM_TEXT}", seconds, len(ids) / seconds, "tokens/s", MATRIX, flops)
 
     def _decode(self, context: int) -> Measurement:
-        num_steps = self.plan.num_steps
-        engine = Engine(self.model, 1, context + num_steps)
-        with paddle.no_grad():
-            embeds = self.model.language_model.embed_tokens(paddle.to_tensor(self._ids(context)[None]))
-        first = engine.read(embeds, np.arange(context)[None])
-
-        def steps() -> None:
-            engine.cache.trim(context)
-            logits = first
-            for step in range(num_steps):
-                logits = engine.read_ids([int(logits.argmax())], np.array([[context + step]]))
-
-        seconds = self._time(steps)
+        num_steps, engine = self.plan.num_steps, Engine(self.model, prefix_bytes=0)
+        seconds = float(np.median([self._steps(engine, context) for _ in range(self.plan.num_rounds + 1)][1:]))
         cost = num_steps * decode_bytes(self.model, context + num_steps // 2, self.dtype)
         return Measurement("decode", f"after {context}", seconds, num_steps / seconds, "tokens/s", COPY, cost)
+
+    def _steps(self, engine: Engine, context: int) -> float:
+        """Return the seconds that an engine takes for the tokens after the first one."""
+        sampling = SamplingParams(max_new_tokens=self.plan.num_steps + 1, ignore_eos=True)
+        sequence = Sequence(self._ids(context).tolist(), {}, sampling, sampling.max_new_tokens, Ending())
+        engine.add(sequence)
+        while not sequence.num_generated:
+            engine.step()
+        start = time.perf_counter()
+        while sequence.is_open:
+            engine.step()
+        return time.perf_counter() - start
+
+    def _generate(self, batch: Batch, num_tokens: int) -> None:
+        """Generate with a new engine, which knows neither the prompts nor the images."""
+        sampling = SamplingParams(max_new_tokens=num_tokens, ignore_eos=True)
+        generate(self.model, batch, sampling, engine=Engine(self.model, prefix_bytes=0))
 
     def _batch(self, num_rows: int) -> Measurement:
         """Measure short answers to text prompts: tokens of all rows a second, with the time of the prompts."""
         most = self.model.config.language.max_position_embeddings - self.plan.num_steps
         batch = collate([Sample(self._ids(min(PROMPT, most), seed), None) for seed in range(num_rows)])
-        sampling = SamplingParams(max_new_tokens=self.plan.num_steps, ignore_eos=True)
-        seconds = self._time(lambda: generate(self.model, batch, sampling))
+        seconds = self._time(lambda: self._generate(batch, self.plan.num_steps))
         num_done = num_rows * self.plan.num_steps
         return Measurement("batch", f"{num_rows} row{'s' * (num_rows != 1)}", seconds, num_done / seconds, "tokens/s")
 

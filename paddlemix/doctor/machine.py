@@ -11,6 +11,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -27,14 +28,14 @@ NAMED = ("paddlenlp", "numpy")
 NEEDED = ("paddlepaddle", "paddlenlp")  # other packages may work in another version
 ARM = ("aarch64", "arm64")
 SMI_SECONDS = 30
+VECTORS = ("avx", "fma", "amx", "asimd", "sve")
 QUERY = ["--query-gpu=index,name,driver_version,memory.free,memory.total", "--format=csv,noheader"]
 
 
 def check_machine(check: Check) -> None:
     """Report machine, system and Python, and what goes wrong on ARM machines."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     container = ", in a container" if Path("/.dockerenv").exists() else ""
-    check.say(f"{platform.machine()}, {processor()}, {cores} cores; {platform.platform()}{container}")
+    check.say(f"{platform.machine()}, {processor()}, {num_cores()} cores; {platform.platform()}{container}")
     check.say(f"python {platform.python_version()}, {platform.libc_ver()[0] or 'libc'} {platform.libc_ver()[1]}")
     preload = os.environ.get("LD_PRELOAD")
     if preload:
@@ -51,12 +52,28 @@ def check_machine(check: Check) -> None:
 
 def processor() -> str:
     """Return the processor's name."""
+    names = _processor_lines("model name", "hardware")
+    return next(names, "") or platform.processor() or "unknown processor"
+
+
+def vector_flags() -> list[str]:
+    """Return the vector instructions of the processor that Linux lists, such as "avx2"."""
+    flags = set(next(_processor_lines("flags", "features"), "").split())
+    return sorted(flag for flag in flags if flag.startswith(VECTORS))
+
+
+def num_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _processor_lines(*names: str) -> Iterator[str]:
+    """Yield the values of lines with such a name in Linux's description of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.lower().startswith(("model name", "hardware")))
-    return next(names, "") or platform.processor() or "unknown processor"
+    yield from (line.partition(":")[2].strip() for line in lines if line.lower().startswith(names))
 
 
 def check_versions(check: Check) -> None:

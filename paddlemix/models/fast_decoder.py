@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from .cpu.decoder import CpuDecoder, supports
 from .language.cached_decoder import CachedDecoder
 from .language.decoder import LanguageModel
 
 
 def decoder_for(language: LanguageModel) -> CachedDecoder:
     """Return the fastest decoder with a cache that fits a language model's weights and the current device."""
-    return CachedDecoder(language)
+    return CpuDecoder(language) if supports(language) else CachedDecoder(language)

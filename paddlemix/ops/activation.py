@@ -10,6 +10,8 @@ import paddle.nn.functional as F
 from paddle.autograd import PyLayer
 
 from .kernel_checks import agrees, is_trained, kind_of, name_of, wants_own_gradient
+from .vector_activation import silu_of_pair, silu_times, silu_times_grads, times_sigmoid
+from .vector_math import is_usable
 
 SMALL = 16_384  # elements up to which paddle's fused operation is faster on a CPU than separate ones
 
@@ -26,8 +28,11 @@ def gated(gate, up, kind: str):
 
 def gated_pair(x, kind: str):
     """Return what `gated` does, for gate and up concatenated along the last axis."""
-    if kind == "silu" and x.place.is_cpu_place() and math.prod(x.shape) <= SMALL:
-        return paddle._C_ops.swiglu(x, None)
+    if kind == "silu" and x.place.is_cpu_place() and not is_trained(x):
+        if math.prod(x.shape) <= SMALL:
+            return paddle._C_ops.swiglu(x, None)
+        if is_usable(x):
+            return silu_of_pair(x)
     return gated(*paddle.split(x, 2, axis=-1), kind)
 
 
@@ -43,7 +48,23 @@ def plain_swiglu(gate, up):
     """Return silu(gate) * up, unfused."""
     if wants_own_gradient(gate, up) and not (gate.stop_gradient or up.stop_gradient):
         return SwiGLU.apply(gate, up)
-    return F.silu(gate) * up if is_trained(gate, up) else F.silu(gate).multiply_(up)
+    return F.silu(gate) * up if is_trained(gate, up) else _silu_times(gate, up)
+
+
+def quick_gelu(x):
+    """Return x * sigmoid(1.702 x), CLIP's activation. On a CPU paddle's silu is twice as fast as its sigmoid."""
+    if not is_trained(x) and x.size > SMALL and is_usable(x):
+        return times_sigmoid(x, 1.702)
+    if x.place.is_cpu_place():
+        return F.silu(1.702 * x) * (1 / 1.702)
+    return x * F.sigmoid(1.702 * x)
+
+
+def _silu_times(gate, up):
+    """Return silu(gate) * up without a gradient."""
+    if gate.shape == up.shape and gate.size > SMALL and is_usable(gate, up):
+        return silu_times(gate, up)
+    return F.silu(gate).multiply_(up)
 
 
 class SwiGLU(PyLayer):
@@ -53,11 +74,13 @@ class SwiGLU(PyLayer):
     def forward(ctx, gate, up):
         """Return the product of two tensors of equal shape."""
         ctx.save_for_backward(gate, up)
-        return F.silu(gate).multiply_(up)
+        return _silu_times(gate, up)
 
     @staticmethod
     def backward(ctx, grad):
         gate, up = ctx.saved_tensor()
+        if gate.size > SMALL and is_usable(gate, up, grad):
+            return silu_times_grads(gate, up, grad)
         sigmoid = F.sigmoid(gate)
         silu = gate * sigmoid
         up_grad = grad * silu

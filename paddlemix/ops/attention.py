@@ -9,6 +9,8 @@ import paddle
 from .flash_attention import HIDDEN, flash_attention, has_kernel
 from .kernel_checks import kind_of, product_dtype
 from .plain_attention import MASKED, MAX_SHARED_QUERIES, causal_bias, plain_attention
+from .tiled_attention import pays
+from .vector_math import is_usable
 
 MAX_EXPANDED = 1 << 24  # elements of a mask that is repeated for every row and head
 
@@ -37,13 +39,19 @@ def shared_mask(bias, batch: int, length: int, num_heads: int, like=None):
     where adding tensors of equal shape is faster than broadcasting.
     """
     if bias is None:
-        if not 1 < length <= MAX_SHARED_QUERIES or (like is not None and kind_of(like) != "cpu"):
+        if not 1 < length <= MAX_SHARED_QUERIES or (like is not None and _needs_no_mask(like, num_heads)):
             return None
         bias = causal_bias(length, length)
     shape = [batch, num_heads, *bias.shape[2:]]
     if not bias.place.is_cpu_place() or math.prod(shape) > MAX_EXPANDED:
         return bias
     return bias.expand(shape).contiguous()
+
+
+def _needs_no_mask(embeds, num_heads: int) -> bool:
+    """Return whether attention in layers with input [B, T, H] hides the future by itself."""
+    length = embeds.shape[1]
+    return kind_of(embeds) != "cpu" or (pays(num_heads, length, length) and is_usable(embeds))
 
 
 def kernel_mask(bias, like, head_dim: int):

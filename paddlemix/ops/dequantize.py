@@ -1,7 +1,7 @@
 """Dequantization on the device: from the codes of `quantize` to weights.
 
-Uses only operations that Ascend has kernels for: casts, gather of float32 by int32, multiply, add, reshape. No shifts
-are needed: a table maps each byte to its two values.
+The plain version uses only operations that Ascend has kernels for: casts, gather of float32 by int32, multiply, add,
+reshape. No shifts are needed: a table maps each byte to its two values. On a CPU, loops that numba compiles are faster.
 """
 
 from __future__ import annotations
@@ -9,11 +9,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import paddle
+from paddle import _C_ops
 
-from .quantize import BLOCK, DYNAMIC, NF4_PAIRS, Codes, Int8Codes, Nf4Codes
+from .compiled_loops import has_numba, run, threads_for
+from .kernel_checks import agrees, name_of
+from .quantize import BLOCK, DYNAMIC, NF4_PAIRS, Codes, Int8Codes, Nf4Codes, quantize
 
 
 def on_device(codes: Codes) -> Codes:
@@ -23,8 +27,18 @@ def on_device(codes: Codes) -> Codes:
     return dataclasses.replace(codes, **tensors)
 
 
-def dequantize(codes: Codes, dtype):
-    """Return the weight [out, in]; computed in float32, then rounded to dtype."""
+def dequantize(codes: Codes, dtype, *more: Codes):
+    """Return the weight [out, in]; computed in float32, then rounded to dtype. more: of weights to put below it."""
+    parts = [codes, *more]
+    if all(is_for_loops(part) for part in parts) and has_loop(kind_of_codes(codes)):
+        weight = weights_of(parts)
+        return weight if name_of(dtype) == "float32" else weight.astype(dtype)
+    weights = [plain_dequantize(part, dtype) for part in parts]
+    return weights[0] if len(weights) == 1 else paddle.concat(weights)
+
+
+def plain_dequantize(codes: Codes, dtype):
+    """Return what `dequantize` does, by plain operations."""
     if isinstance(codes, Int8Codes):
         return (codes.codes.astype("float32") * codes.scales.unsqueeze(1)).astype(dtype)
     pairs, _ = _tables(paddle.get_device())
@@ -33,6 +47,53 @@ def dequantize(codes: Codes, dtype):
     values = values.reshape([-1])
     values = values if values.shape[0] == size else values[:size]
     return values.reshape(list(codes.shape)).astype(dtype)
+
+
+def kind_of_codes(codes: Codes) -> str:
+    return "int8" if isinstance(codes, Int8Codes) else "nf4"
+
+
+def tensors_of(codes: Codes) -> tuple:
+    """Return the tensors of codes in the order of a job of `row_kernels`."""
+    if isinstance(codes, Int8Codes):
+        return codes.codes, codes.scales
+    return codes.codes, codes.scale_codes, codes.group_scales, codes.offset
+
+
+def is_for_loops(codes: Codes) -> bool:
+    """Return whether `weights_of` can dequantize codes: on a CPU, in whole blocks."""
+    return codes.codes.place.is_cpu_place() and (isinstance(codes, Int8Codes) or math.prod(codes.shape) % BLOCK == 0)
+
+
+@functools.cache
+def has_loop(kind: str) -> bool:
+    """Return whether numba is there and its loop computes the same weights as plain operations."""
+    if not has_numba():
+        return False
+    codes = on_device(quantize(np.random.default_rng(2).standard_normal([72, 18 * BLOCK]).astype(np.float32), kind))
+
+    def kernel(x):
+        return weights_of([codes]) * x
+
+    def plain(x):
+        return plain_dequantize(codes, x.dtype) * x
+
+    return agrees(f"numba's dequantization of {kind}", kernel, plain, [[1]], "float32", has_gradient=False)
+
+
+def weights_of(parts: Sequence[Codes]):
+    """Return the weights [out, in] of codes on the CPU, one below the other, in float32. Requires `has_loop`."""
+    num_in = parts[0].shape[1]
+    result = _C_ops.empty([sum(codes.shape[0] for codes in parts), num_in], paddle.float32, paddle.CPUPlace())
+    place = result.data_ptr()
+    for codes in parts:
+        size = math.prod(codes.shape)
+        width = num_in if isinstance(codes, Int8Codes) else BLOCK
+        addresses = [tensor.data_ptr() for tensor in tensors_of(codes)]
+        threads = threads_for(size)
+        run(f"{kind_of_codes(codes)}_weights", [0, width, size // width, 0], [0, place, *addresses], threads)
+        place += 4 * size
+    return result
 
 
 def num_bytes(codes: Codes) -> int:

@@ -13,6 +13,7 @@ from .attention import attention
 from .flash_attention import HIDDEN, flash_attention, flash_pieces, has_kernel
 from .kernel_checks import kind_of, name_of
 from .plain_attention import BLOCK, attend_block, causal_bias, window_bias
+from .tiled_attention import Span, has_tiles, tiled_attention
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,20 @@ def packed_attention(query, key, value, runs: Runs, *, scale: float | None = Non
         out = _by_kernel(query, key, value, runs, scale)
         if out is not None:
             return out
+    if key_bias is None and any(runs.rows) and not _has_windows(runs) and has_tiles(query, key, value):
+        spans = [Span(row, start, end, start, end) for row, ends in enumerate(runs.rows) for start, end in ends]
+        scale = query.shape[3] ** -0.5 if scale is None else scale
+        return tiled_attention(query, key, value, spans, is_causal=True, scale=scale)
     # Split and concatenated, not sliced: the gradient of a slice is as large as the whole tensor.
     rows = zip(*(paddle.split(x, x.shape[0]) if x.shape[0] > 1 else [x] for x in (query, key, value)), strict=True)
     outs = [_attend_row(*row, number, runs, scale, key_bias) for number, row in enumerate(rows)]
     return paddle.concat(outs) if len(outs) > 1 else outs[0]
+
+
+def _has_windows(runs: Runs) -> bool:
+    """Return whether the window is shorter than a run."""
+    longest = max((end - start for row in runs.rows for start, end in row), default=0)
+    return runs.window is not None and longest > runs.window
 
 
 def _attend_row(query, key, value, number: int, runs: Runs, scale, key_bias):

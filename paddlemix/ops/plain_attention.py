@@ -8,18 +8,22 @@ import paddle
 import paddle.nn.functional as F
 
 from .kernel_checks import is_trained
+from .tiled_attention import MASKED, has_tiles, tiled_attention, whole_rows
 
 MAX_SHARED_QUERIES = 512  # up to this many queries, all layers share one causal mask
 BLOCK = 256  # queries computed at a time: bounds the score matrix, and a causal block skips the keys after it
-MASKED = -1e9  # finite in float32, so that a fully masked row stays finite
 
 
 def plain_attention(query, key, value, *, is_causal: bool = False, bias=None, scale=None, key_bias=None, block=BLOCK):
     """Return the attention of queries to keys and values. Arguments and result as in `attention`, with additive bias.
 
-    block: queries to compute at a time.
+    block: queries to compute at a time, if not in tiles.
     """
     scale = 1.0 / math.sqrt(query.shape[-1]) if scale is None else scale
+    biases = [each for each in (bias, key_bias) if each is not None]
+    if has_tiles(query, key, value, *biases) and (query.shape[2] <= key.shape[2] or not is_causal):
+        spans = whole_rows(query, key)
+        return tiled_attention(query, key, value, spans, is_causal=is_causal, scale=scale, biases=biases)
     query = query if scale == 1.0 else query * scale
     if key_bias is not None and _can_fold(query, key):
         query, key, key_bias = *_fold(query, key, key_bias), None

@@ -90,22 +90,13 @@ class Rotation(PyLayer):
         return (grad * cos).subtract_(quarter_turn(grad * sin, ctx.order))
 
 
-def rotation(cos, sin, order: str = "halves"):
-    """Return a function that applies these tables to queries and keys [B, heads, T, D].
+def rotation_matrices(cos, sin, order: str = "halves"):
+    """Return [B, D, D], by which a single position's heads [B, heads, D] are multiplied to rotate them.
 
-    On CPU, with tables of one head, it multiplies a single position by a matrix: one operation instead of four.
+    cos, sin: tables of one head and position on the CPU. There one product is faster than the four operations of
+    `apply_rope`.
     """
-    if list(cos.shape[1:3]) != [1, 1] or not cos.place.is_cpu_place():
-        return functools.partial(apply_rope, cos=cos, sin=sin, order=order)
-    matrices = paddle.diag_embed(cos[:, 0, 0]) + _turn_matrix(cos.shape[-1], order) * sin[:, 0]
-    return functools.partial(_multiply, matrices=matrices)
-
-
-def _multiply(x, matrices):
-    """Multiply x [B, heads, 1, D] by matrices [B, D, D]."""
-    if x.shape[0] == 1:
-        return paddle.matmul(x, matrices)
-    return paddle.matmul(x.squeeze(2), matrices).unsqueeze(2)
+    return paddle.diag_embed(cos[:, 0, 0]) + _turn_matrix(cos.shape[-1], order) * sin[:, 0]
 
 
 def _npu(x, cos, sin):

@@ -11,6 +11,8 @@ import tiny_folder
 from paddlemix.checkpoints.load import load_model
 from paddlemix.commands import bench, speed
 from paddlemix.commands.speed import decode_bytes, layer_weights, prefill_flops
+from paddlemix.doctor.machine import num_cores, processor, vector_flags
+from paddlemix.generate.engine import Engine
 from paddlemix.models.config import LanguageConfig
 from paddlemix.models.quantized import quantized_layers
 
@@ -48,6 +50,8 @@ def test_json_has_every_measurement_with_its_fraction_of_the_limit(capsys):
     ]
     assert found["device"] == "cpu" and found["dtype"] == found["weights"] == "float32" and found["context"] == 512
     assert found["peak_memory_bytes"] > 0 and found["load_seconds"] > 0
+    assert found["processor"] == {"name": processor(), "cores": num_cores(), "vector_flags": vector_flags()}
+    assert {choice["way"] for choice in found["row_products"]} == {"plain"}  # the weights are small
     for row in found["rows"]:
         assert row["seconds"] > 0
         if row["limit"] is not None:
@@ -55,15 +59,27 @@ def test_json_has_every_measurement_with_its_fraction_of_the_limit(capsys):
     assert "decode" in printed.err and "decode" not in printed.err.splitlines()[0]  # progress is printed meanwhile
 
 
+def test_decoding_counts_as_many_steps_as_asked_for_and_no_prefill():
+    model = load_model(tiny_folder.folder("anyres"), dtype="float32", device="cpu")
+    meter = speed.Meter(model, "float32", speed.Plan((8,), (12,), (1,), num_steps=5, num_rounds=1))
+    engine, sizes = Engine(model, prefix_bytes=0), []
+    decode = engine._decoder.decode
+    engine._decoder.decode = lambda embeds, cache: sizes.append(cache.lengths[0]) or decode(embeds, cache)
+    assert meter._steps(engine, 12) > 0
+    assert sizes == [12, 13, 14, 15, 16]
+
+
 def test_table_is_for_the_bundled_model_by_default_and_for_int8_weights_on_request(capsys):
     assert run("--device", "cpu", "--load-in-8bit", "--rounds", 1, "--steps", 1, "--lengths", 4, "--batches", 1) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("tiny/model") and "cpu, float32, weights in int8, context 1,024" in lines[1]
-    assert "copies 4.0 GB/s" in lines[3] and "2 GFLOP/s" in lines[3]
-    assert [line.split()[0] for line in lines[6:]] == [
+    assert lines[2].startswith(f"  {processor()}, {num_cores()} cores")
+    assert "copies 4.0 GB/s" in lines[4] and "2 GFLOP/s" in lines[4]
+    assert lines[5].startswith("  a row with a weight of ") and lines[5].endswith(": plain")  # only the head is float
+    assert [line.split()[0] for line in lines[8:]] == [
         "vision", "prefill", "prefill", "decode", "decode", "decode", "batch", "turn", "turn"
     ]  # fmt: skip
-    assert all(line.endswith(("matrix", "copy")) for line in lines[6:12])
+    assert all(line.endswith(("matrix", "copy")) for line in lines[8:14])
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,6 @@ from paddlemix.conversation.messages import Conversation, Message
 from paddlemix.image.spec import ImageSpec
 from paddlemix.models.config import LanguageConfig, LlavaConfig, VisionConfig
 from paddlemix.models.image_features import arrange, place
-from paddlemix.models.kv_cache import BUCKET, KVCache, bucketed
 from paddlemix.models.language.decoder import scaled
 from paddlemix.models.llava import is_right_padded
 from paddlemix.models.projector_type import projector_blocks
@@ -142,31 +141,6 @@ def test_initialization_with_a_seed_is_repeatable_and_fills_every_matrix():
         np.testing.assert_array_equal(one.numpy(), two.numpy())
         if one.ndim >= 2 or "class_embedding" in name:
             assert one.numpy().std() > 0.01 and not np.array_equal(one.numpy(), others[name].numpy()), name
-
-
-@pytest.mark.parametrize("capacity", [1, BUCKET, BUCKET + 1])
-def test_cache_capacity_is_rounded_up_to_a_bucket(capacity):
-    assert bucketed(capacity) % BUCKET == 0 and 0 <= bucketed(capacity) - capacity < BUCKET
-
-
-def test_cache_keeps_values_where_they_were_written():
-    cache = KVCache(2, num_slots=2, num_kv_heads=3, head_dim=4, capacity=10, dtype="float32")
-    rng = np.random.default_rng(0)
-    expected = np.zeros((2, 2, 3, cache.capacity, 4), np.float32)
-
-    def write(rows, places, shape: list[int]) -> None:
-        for layer in range(2):
-            key = rng.standard_normal(shape).astype(np.float32)
-            cache.write(layer, rows, paddle.to_tensor(key), paddle.to_tensor(-key))
-            for slot, start, end in places:
-                expected[layer, slot, :, start:end] = key[slot if shape[0] > 1 else 0]
-
-    for slot, start, count in ((0, 0, 5), (1, 0, 2), (0, 5, 1), (0, 3, 4)):
-        write(cache.rows([slot] * count, range(start, start + count)), [(slot, start, start + count)], [1, 3, count, 4])
-    write(cache.next_rows(paddle.to_tensor([7, 2], dtype="int64")), [(0, 7, 8), (1, 2, 3)], [2, 3, 1, 4])
-    for layer in range(2):
-        np.testing.assert_array_equal(cache.keys[layer].numpy(), expected[layer])
-        np.testing.assert_array_equal(cache.values[layer].numpy(), -expected[layer])
 
 
 @pytest.mark.parametrize(

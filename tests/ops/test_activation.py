@@ -9,7 +9,9 @@ import torch
 from op_checks import check_gradients, normal
 from transformers.activations import ACT2FN
 
-from paddlemix.ops.activation import activate, gated, swiglu
+from paddlemix.models.cpu.threads import in_parallel
+from paddlemix.ops import activation, vector_math
+from paddlemix.ops.activation import activate, gated, gated_pair, quick_gelu, swiglu
 from paddlemix.ops.rms_norm import rms_norm
 
 
@@ -45,3 +47,64 @@ def test_inputs_of_a_product_stay_as_they_were():
     rms_norm(tensors[0], tensors[1][0], 1e-6).sum().backward()
     for tensor, values in zip(tensors, inputs, strict=True):
         np.testing.assert_array_equal(tensor.numpy(), values)
+
+
+LARGE = (5, 4096)  # more elements than SMALL
+
+
+@pytest.fixture(params=[True, False], ids=["MKL", "plain"])
+def uses_mkl(request, monkeypatch):
+    """Run a test with MKL's functions and without."""
+    if not request.param:
+        monkeypatch.setattr(activation, "is_usable", lambda *tensors: False)
+    elif vector_math.vector_math() is None:
+        pytest.skip("paddle has no MKL on this platform")
+
+
+def extreme(*shape: int, seed: int = 0) -> np.ndarray:
+    """Return values of which some have an infinite or vanishing exponential."""
+    x = normal(*shape, seed=seed) * 5
+    x.flat[:8] = [0.0, -0.0, 100.0, -100.0, 1e4, -1e4, 1e-40, 1e38]
+    return x
+
+
+def test_large_activations_equal_torch(uses_mkl):
+    gate, up = extreme(*LARGE), normal(*LARGE, seed=1)
+    reference = torch.tensor(gate)
+    silu, quick = torch.nn.functional.silu(reference) * torch.tensor(up), reference * torch.sigmoid(1.702 * reference)
+    pair = paddle.to_tensor(np.concatenate([gate, up], axis=-1)[None])
+    found = [swiglu(paddle.to_tensor(gate), paddle.to_tensor(up)), gated_pair(pair, "silu")[0]]
+    for one in found:
+        np.testing.assert_allclose(one.numpy(), silu.numpy(), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(quick_gelu(paddle.to_tensor(gate)).numpy(), quick.numpy(), rtol=1e-6, atol=1e-6)
+
+
+def test_large_gradients_of_swiglu_equal_torch(uses_mkl):
+    gate, up = extreme(*LARGE), normal(*LARGE, seed=1)
+    gate[gate > 1e30] = 50.0
+    check_gradients(swiglu, lambda gate, up: torch.nn.functional.silu(gate) * up, gate, up)
+
+
+def test_gradient_passes_through_large_activations_of_every_kind(uses_mkl):
+    x = paddle.to_tensor(normal(4, 9000), stop_gradient=False)
+    for function in (quick_gelu, lambda x: gated_pair(x, "silu"), lambda x: swiglu(x, x)):
+        x.clear_gradient()
+        function(x).sum().backward()
+        assert float(x.grad.abs().min()) > 0.0
+
+
+def test_inputs_of_large_activations_stay_as_they_were(uses_mkl):
+    values = normal(4, 9000)
+    x = paddle.to_tensor(values, stop_gradient=False)
+    swiglu(x, x).sum().backward()
+    with paddle.no_grad():
+        quick_gelu(x), gated_pair(x, "silu"), swiglu(x, x)
+    np.testing.assert_array_equal(x.numpy(), values)
+
+
+def test_worker_threads_compute_the_same_activations(monkeypatch):
+    monkeypatch.setenv("PADDLEMIX_NUM_THREADS", "3")
+    given = [paddle.to_tensor(normal(20 + length, 1024, seed=length)) for length in range(30)]
+    expected = [gated_pair(x, "silu").numpy() for x in given]
+    for one, other in zip(in_parallel(lambda x: gated_pair(x, "silu").numpy(), given), expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)

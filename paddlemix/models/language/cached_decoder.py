@@ -52,8 +52,12 @@ class CachedDecoder:
         """Return the logits [N, vocab] of hidden states [N, H]."""
         return self.language.logits(hidden)
 
+    def choices(self) -> list:
+        """Return how single rows are multiplied with weights, where several ways were tried: see `models.cpu`."""
+        return []
+
     def _prefill(self, embeds, run: Run, cache: KVCache):
-        """Return the hidden states of a run, followed by those of padding to a bucketed length."""
+        """Return the hidden states of a run, then those of padding to a bucketed length; None if none is wanted."""
         size = min(bucketed_length(run.count), cache.capacity - run.start)
         if size > run.count:
             # The keys of padding stay hidden until they are overwritten: they are beyond the slot's length.
@@ -64,12 +68,17 @@ class CachedDecoder:
         ids = paddle.arange(run.start, run.start + size, dtype="int64").unsqueeze(0)
         ropes = self._ropes(ids, embeds.dtype, [cache.is_long[run.slot]])
         places = Places(cache.rows([run.slot] * size, positions), run.slot)
-        return self._layers(embeds, ropes, masks, distances, cache, places)
+        return self._layers(embeds, ropes, masks, distances, cache, places, is_wanted=run.num_outputs > 0)
 
     def _ropes(self, position_ids, dtype, is_long: Sequence[bool]):
         return self.rotary.layer_tables(position_ids, dtype, self.rotary.scales_of(is_long))
 
-    def _layers(self, hidden, ropes, masks: list, distances, cache: KVCache, places: Places):
-        for number, layer in enumerate(self.language.layers):
+    def _layers(self, hidden, ropes, masks: list, distances, cache: KVCache, places: Places, is_wanted: bool = True):
+        """Return the last layer's output, or None if it is not wanted: then only its keys and values are computed."""
+        *layers, last = self.language.layers
+        for number, layer in enumerate(layers):
             hidden = layer.forward_cached(hidden, ropes, masks[number], distances, cache, number, places)
-        return hidden
+        if is_wanted:
+            return last.forward_cached(hidden, ropes, masks[-1], distances, cache, len(layers), places)
+        last.write_cached(hidden, ropes, cache, len(layers), places)
+        return None

@@ -33,6 +33,10 @@ class DecoderLayer(nn.Layer):
         x = x + self.self_attn.forward_cached(self.input_layernorm(x), ropes, bias, key_bias, cache, number, places)
         return x + self.mlp(self.post_attention_layernorm(x))
 
+    def write_cached(self, x, ropes, cache, number, places) -> None:
+        """Write what `forward_cached` writes to the cache, without the layer's output."""
+        self.self_attn.write_cached(self.input_layernorm(x), ropes, cache, number, places)
+
 
 class DecoderAttention(nn.Layer):
     """Causal attention; several query heads may share one key-value head."""
@@ -54,14 +58,20 @@ class DecoderAttention(nn.Layer):
         heads = self._project(x, ropes)
         return self._merge(attend_cached(*heads, bias, key_bias, self.config.softmax_scale, cache, number, places))
 
+    def write_cached(self, x, ropes, cache: KVCache, number: int, places: Places) -> None:
+        cache.write(number, places.rows, *self._keys_values(x, ropes))
+
     def _project(self, x, ropes):
         query = self._heads(self.q_proj(x), self.config.num_attention_heads)
-        key = self._heads(self.k_proj(x), self.config.num_key_value_heads)
-        value = self._heads(self.v_proj(x), self.config.num_key_value_heads)
         if ropes is not None:
-            order = self.config.rope_order
-            query, key = apply_rope(query, *ropes[0], order), apply_rope(key, *ropes[1], order)
-        return query, key, value
+            query = apply_rope(query, *ropes[0], self.config.rope_order)
+        return query, *self._keys_values(x, ropes)
+
+    def _keys_values(self, x, ropes):
+        key = self._heads(self.k_proj(x), self.config.num_key_value_heads)
+        if ropes is not None:
+            key = apply_rope(key, *ropes[1], self.config.rope_order)
+        return key, self._heads(self.v_proj(x), self.config.num_key_value_heads)
 
     def _heads(self, x, num_heads: int):
         x = clipped(x, self.config.clip_qkv)

@@ -8,6 +8,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
+from ...ops.activation import quick_gelu
 from ...ops.attention import attention
 from ..config import VisionConfig
 from ..layers import ZERO, linear
@@ -98,13 +99,6 @@ class VisionAttention(nn.Layer):
         )
         out = attention(query, key, value)
         return self.out_proj(out.transpose([0, 2, 1, 3]).reshape([batch, length, width]))
-
-
-def quick_gelu(x):
-    """Return x * sigmoid(1.702 x), CLIP's activation. On a CPU paddle's silu is twice as fast as its sigmoid."""
-    if x.place.is_cpu_place():
-        return F.silu(1.702 * x) * (1 / 1.702)
-    return x * F.sigmoid(1.702 * x)
 
 
 # SigLIP's is the approximation by tanh (Hendrycks and Gimpel 2016).
