@@ -9,10 +9,12 @@ import tiny_folder
 
 from paddlemix import LlavaForConditionalGeneration
 from paddlemix.conversation.messages import Conversation, Message
+from paddlemix.generate import engine as engine_module
 from paddlemix.generate.engine import CARD_CHUNK, Engine
 from paddlemix.generate.requests import Request, answer_all
 from paddlemix.generate.sampling import SamplingParams
 from paddlemix.generate.session import ChatSession
+from paddlemix.models.language.cached_decoder import CachedDecoder
 from paddlemix.models.language.decoder_layer import DecoderLayer
 from paddlemix.models.vision.vit import VisionTower
 
@@ -33,7 +35,10 @@ def loaded():
 
 @pytest.fixture
 def shapes(monkeypatch):
-    """Return the sets of shapes that decoder layers and the vision tower see, filled as they are called."""
+    """Return the sets of shapes that decoder layers and the vision tower see, filled as they are called.
+
+    Decoding goes through the decoder's own layers, as on such a device.
+    """
     seen: dict[str, set] = {"cached": set(), "tower": set()}
     cached, tower = DecoderLayer.forward_cached, VisionTower.encode
 
@@ -45,6 +50,7 @@ def shapes(monkeypatch):
         seen["tower"].add(tuple(pixels.shape))
         return tower(self, pixels)
 
+    monkeypatch.setattr(engine_module, "decoder_for", CachedDecoder)
     monkeypatch.setattr(DecoderLayer, "forward_cached", see_cached)
     monkeypatch.setattr(VisionTower, "encode", see_tower)
     return seen
