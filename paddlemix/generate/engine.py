@@ -62,7 +62,7 @@ class Engine:
         self.features = FeatureStore() if features is None else features
         self.chunk = chunk or CHUNK.get(paddle.get_device(), CARD_CHUNK)
         max_places = max_places or max(PLACES, bucketed(model.config.language.max_position_embeddings))
-        self.slots = Slots(model.language_model, PrefixStore(prefix_bytes), max_slots, max_places)
+        self.slots = Slots(model, PrefixStore(prefix_bytes), max_slots, max_places)
         self._schedule = Schedule(self.slots, ImageEncoder(model, self.features))
         self._decoder = decoder_for(model.language_model)
         self._is_on_card = paddle.get_device() != "cpu"

@@ -77,6 +77,10 @@ class ImageEncoder:
         self.store.clear()
         self._tiles = {}
 
+    def drop_unfinished(self, kept: Iterable[str]) -> None:
+        """Forget the tiles of images that are not finished, apart from these."""
+        self._tiles = {name: self._tiles[name] for name in kept if name in self._tiles}
+
     def fetch(self, images: Mapping[str, ImageTiles]) -> dict[str, Any]:
         """Return the features of those of these images that are known."""
         found = {name: self.store.get(name) for name in images}

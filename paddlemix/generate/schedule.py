@@ -38,9 +38,13 @@ class Schedule:
         if sequence in self.waiting:
             self.waiting.remove(sequence)
         if sequence in self.active:
-            self.active.remove(sequence)
-            self.slots.release(sequence)
-            sequence.features = {}
+            self._free(sequence)
+        self.encoder.drop_unfinished(name for each in (*self.active, *self.waiting) for name in each.images)
+
+    def _free(self, sequence: Sequence) -> None:
+        self.active.remove(sequence)
+        self.slots.release(sequence)
+        sequence.features = {}
 
     def running(self) -> dict[Sequence, list[int]]:
         """Return the sequences of which only the last token is not computed, with their guesses of the next ones.
@@ -55,8 +59,8 @@ class Schedule:
                 self.slots.reserve(max(needs) + 1)
                 break
             newest = self.active[-1]
-            self.remove(newest)
             self.waiting.appendleft(newest)
+            self._free(newest)
             self.num_preemptions += 1
             guesses.pop(newest, None)
         return guesses

@@ -22,10 +22,10 @@ class Slots:
     max_slots: how many sequences at a time. max_places: slots times places of each.
     """
 
-    def __init__(self, language, prefixes: PrefixStore, max_slots: int, max_places: int):
+    def __init__(self, model, prefixes: PrefixStore, max_slots: int, max_places: int):
         self.prefixes, self.max_slots, self.max_places = prefixes, max_slots, max_places
-        self.cache = language.new_cache(1, 1)
-        self._language = language
+        self.cache = model.language_model.new_cache(1, 1)
+        self._model = model
         self._owners: list[Sequence | None] = [None]
         self._contents: list[list[Key]] = [[]]  # keys of a slot; as many as its length are in the cache
         self._used = [0]
@@ -47,7 +47,7 @@ class Slots:
 
     def num_known(self, sequence: Sequence) -> int:
         """Return how many places of a waiting sequence's keys some slot or the prefix store contains."""
-        is_long = self._language.rotary.choose([sequence.max_places])[0]
+        is_long = self._model.language_model.rotary.choose([sequence.max_places])[0]
         shared = (self._num_shared(slot, sequence.keys, is_long) for slot in range(self.cache.num_slots))
         return max(*shared, self.prefixes.find(sequence.keys[:-1], is_long)[0])
 
@@ -57,7 +57,7 @@ class Slots:
         num_wanted: for how many sequences slots are wanted now; the cache grows once for all of them.
         """
         self.reserve(self.num_known(sequence) + 1)  # may drop and renumber slots
-        is_long = self._language.rotary.choose([sequence.max_places])[0]
+        is_long = self._model.language_model.rotary.choose([sequence.max_places])[0]
         shared = [self._num_shared(slot, sequence.keys, is_long) for slot in range(self.cache.num_slots)]
         slot = self._choose(shared)
         if slot is None:

@@ -9,7 +9,7 @@ import numpy as np
 import paddle
 from paddle import _C_ops
 
-from ..device import wants_equal_shapes
+from ..device import bucketed_length, wants_equal_shapes
 
 BUCKET = 128  # capacities are multiples of this, so that few shapes occur
 EQUAL_BUCKET = 256  # where equal shapes matter
@@ -115,10 +115,11 @@ class KVCache:
 
     def copy_prefix(self, source: int, target: int, length: int) -> None:
         """Make the first `length` positions of a slot those of another one."""
-        rows = self.rows([target] * length, range(length))
+        size = min(bucketed_length(length), self.capacity)  # what follows is not in use
+        rows = self.rows([target] * size, range(size))
         for layer in range(len(self.keys)):
             key, value = self.keys[layer], self.values[layer]
-            part = (store[source : source + 1, :, :length] for store in (key, value))
+            part = (store[source : source + 1, :, :size] for store in (key, value))
             self.write(layer, rows, *part)
         self.lengths[target], self.is_long[target] = length, self.is_long[source]
 

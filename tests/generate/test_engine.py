@@ -233,6 +233,20 @@ def test_images_are_encoded_a_tile_at_a_time_while_answers_are_running(parts, re
     assert len(first.answer_ids) == num_steps + 1
 
 
+def test_a_canceled_sequence_leaves_no_tiles_of_an_unfinished_image_behind(parts):
+    rng = np.random.default_rng(11)
+    engine = Engine(parts[0], chunk=8)
+    engine.add(sequence_for(parts, prompt(rng, 10)))
+    engine.step()
+    second = sequence_for(parts, prompt(rng, 10), seeds=(1,))
+    engine.add(second)
+    engine.step()
+    encoder = engine._schedule.encoder
+    assert list(encoder._tiles) == list(second.images) or len(engine.features) == 1
+    engine.cancel(second)
+    assert not encoder._tiles
+
+
 def test_first_come_is_first_served(parts):
     rng = np.random.default_rng(4)
     engine = Engine(parts[0], max_slots=2, prefix_bytes=0)
