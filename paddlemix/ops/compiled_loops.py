@@ -2,7 +2,8 @@
 
 The loops are compiled by numba, an optional package, but without its threads: MKL's products run on those of OpenMP.
 Threads of another library would have to be woken for every loop, and those of MKL, which wait in a loop of their own
-for 200 ms after a product, would take their cores. Threads that a fork has lost are started again by the library.
+for 200 ms after a product, would take their cores. A forked process has none of its parent's threads and can wait for
+them forever, so that it uses one thread.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ import contextlib
 import ctypes
 import functools
 import importlib.util
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import paddle
 
+PROCESS = os.getpid()  # that may use threads
 SMALL = 1 << 15  # multiplications up to which a second thread does not pay
 
 
@@ -28,7 +31,7 @@ def has_numba() -> bool:
 def num_threads() -> int:
     """Return how many threads MKL uses for a product in the calling thread; 1 if a loop cannot use threads."""
     limit = _thread_limit()
-    return 1 if limit is None or _parallel() is None else limit()
+    return 1 if limit is None or _parallel() is None or os.getpid() != PROCESS else limit()
 
 
 def threads_for(work: int) -> int:
