@@ -48,7 +48,7 @@ def silu_times_grads(gate, up, grad) -> tuple:
     for part, sigmoid in _parts(gates):
         silu, rest = up_grads[part], gate_grads[part]
         _add_exp(gates[part], -1.0, sigmoid)
-        vector_math().invert(sigmoid)
+        np.reciprocal(sigmoid, out=sigmoid)
         np.multiply(gates[part], sigmoid, out=silu)
         # The derivative of x s(x) is s + x s (1 - s) = s (1 + x - x s).
         np.subtract(gates[part], silu, out=rest)
@@ -71,7 +71,8 @@ def _silu_times(gates: np.ndarray, ups: np.ndarray, out: np.ndarray) -> None:
 def _add_exp(x: np.ndarray, factor: float, out: np.ndarray) -> None:
     """Write 1 + exp(factor * x) to contiguous out."""
     np.multiply(x, np.float32(factor), out=out)
-    vector_math().quick_exp(out)
+    with vector_math().one_thread():
+        vector_math().quick_exp(out)
     out += 1.0
 
 

@@ -30,7 +30,6 @@ MATRIX = [POINTER, COUNT]  # with the distance between rows
 SIGNATURES = {
     "vmsExp": [COUNT, POINTER, POINTER, ctypes.c_int64],
     "vsMul": [COUNT, POINTER, POINTER, POINTER],
-    "vsInv": [COUNT, POINTER, POINTER],
     "cblas_sgemm": [*[COUNT] * 6, NUMBER, *MATRIX, *MATRIX, NUMBER, *MATRIX],
     "cblas_sgemv": [*[COUNT] * 4, NUMBER, *MATRIX, *MATRIX, NUMBER, *MATRIX],
     "cblas_sger": [*[COUNT] * 3, NUMBER, *MATRIX, *MATRIX, *MATRIX],
@@ -42,6 +41,15 @@ class VectorMath:
 
     def __init__(self, library):
         self.library = library
+
+    @contextlib.contextmanager
+    def one_thread(self) -> Iterator[None]:
+        """Use one thread for the calls within, where MKL's threads would wait for each other longer than they work."""
+        before = self.library.MKL_Set_Num_Threads_Local(1)
+        try:
+            yield
+        finally:
+            self.library.MKL_Set_Num_Threads_Local(before)
 
     def exp(self, x: np.ndarray) -> None:
         """Replace contiguous x by exp(x).
@@ -63,11 +71,6 @@ class VectorMath:
         """Replace x by x * y; both contiguous."""
         assert x.size == y.size and x.flags.c_contiguous and y.flags.c_contiguous, (x.strides, y.strides)
         self.library.vsMul(x.size, _address(x), _address(y), _address(x))
-
-    def invert(self, x: np.ndarray) -> None:
-        """Replace contiguous x by 1 / x."""
-        assert x.flags.c_contiguous, x.strides
-        self.library.vsInv(x.size, _address(x), _address(x))
 
     def matmul(self, out: np.ndarray, x: np.ndarray, y: np.ndarray, scale: float = 1.0, kept: float = 0.0) -> None:
         """Write scale * (x @ y) + kept * out to out. x and y may be transposed views."""
@@ -175,6 +178,7 @@ def _load():
             for name, signature in SIGNATURES.items():
                 function = getattr(library, name)
                 function.argtypes, function.restype = signature, None
+            library.MKL_Set_Num_Threads_Local.argtypes = [COUNT]
             return library
     return None
 
@@ -189,7 +193,6 @@ def trials(functions: VectorMath) -> Iterator[tuple[str, bool]]:
             for function in (functions.exp, functions.quick_exp):
                 yield "exp", _is_right(function, values, expected=np.exp(values.astype(np.float64)))
         yield "multiply", _is_right(functions.multiply, x, y, expected=x * y)
-        yield "reciprocal", _is_right(functions.invert, x, expected=1.0 / x.astype(np.float64))
         sums = x.sum(axis=1, dtype=np.float64)
         yield "row sums", _is_right(lambda out, x=x: np.copyto(out, functions.row_sums(x)), sums, expected=sums)
         yield "sums with rows", _is_right(functions.add_to_rows, x, y[:, 0].copy(), -1.0, expected=x - y[:, :1])

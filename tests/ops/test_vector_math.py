@@ -83,9 +83,27 @@ def test_values_with_any_distance_are_added_to_rows(functions):
 @needs_mkl
 def test_strided_arrays_are_refused_where_memory_must_be_contiguous(functions):
     strided = np.zeros((4, 8), np.float32)[:, ::2]
-    for call in (functions.exp, functions.quick_exp, functions.invert, functions.row_sums):
+    for call in (functions.exp, functions.quick_exp, functions.row_sums):
         with pytest.raises(AssertionError):
             call(strided)
+
+
+@needs_mkl
+def test_one_thread_is_used_within_only(functions):
+    def limit() -> int:
+        """Return the limit of this thread, 0 for none."""
+        before = functions.library.MKL_Set_Num_Threads_Local(0)
+        functions.library.MKL_Set_Num_Threads_Local(before)
+        return before
+
+    functions.library.MKL_Set_Num_Threads_Local(3)
+    try:
+        with pytest.raises(KeyError), functions.one_thread():
+            assert limit() == 1
+            raise KeyError
+        assert limit() == 3
+    finally:
+        functions.library.MKL_Set_Num_Threads_Local(0)
 
 
 def test_array_shares_the_memory_of_a_tensor_and_keeps_it():
