@@ -13,6 +13,7 @@ head, in the memory where the model has them.
 
 from __future__ import annotations
 
+import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from peers import OURS, ROLES, THEIRS, Peer, alternate, compare_peers, median, parse, print_processor
-from small_llava import load_ours, load_theirs, model_folder, text_ids
+from small_llava import decode_steps, load_ours, load_theirs, model_folder, text_ids
 
 NUM_READS = 20  # per round, of which the fastest counts
 
@@ -53,8 +54,6 @@ def add_options(parser) -> None:
 def ours(arguments):
     model = load_ours(arguments.folder, arguments.threads)
     from paddlemix.generate.engine import Engine
-    from paddlemix.generate.sampling import SamplingParams
-    from paddlemix.generate.sequence import Ending, Sequence
     from paddlemix.models.fast_decoder import decoder_for
 
     decoder = decoder_for(model.language_model)
@@ -62,17 +61,9 @@ def ours(arguments):
     read, how = reader([array_of(each) for each in (*weights, model.language_model.embed_tokens.weight)], arguments)
 
     def answer(context: int, steps: int) -> dict:
-        engine = Engine(model, prefix_bytes=0)
-        sampling = SamplingParams(max_new_tokens=steps + 1, ignore_eos=True)
-        sequence, seconds = Sequence(text_ids(context), {}, sampling, steps + 1, Ending()), []
-        engine.add(sequence)
-        while sequence.is_open:
-            start, number = time.perf_counter(), sequence.num_generated
-            engine.step()
-            if number:
-                seconds.append(time.perf_counter() - start)
+        seconds, ids = decode_steps(Engine(model, prefix_bytes=0), text_ids(context), steps)
         reading = min(read() for _ in range(NUM_READS))
-        found = {"seconds": float(np.median(seconds)), "ids": sequence.answer_ids, "reading": reading, "how": how}
+        found = {"seconds": statistics.median(seconds), "ids": ids, "reading": reading, "how": how}
         return found | {"choices": [str(choice) for choice in decoder.choices()]}
 
     return answer

@@ -84,29 +84,32 @@ def memory(name: str) -> int:
 
 def step(model, paddle, context: int):
     """Return a function that runs STEPS decoding steps after a context and returns their number."""
-    from paddlemix.generate.engine import Engine
+    from paddlemix.models.fast_decoder import decoder_for
 
-    engine = Engine(model, 1, context + STEPS)
+    language = model.language_model
+    decoder, cache = decoder_for(language), language.new_cache(1, context + STEPS)
 
     def work() -> int:
-        engine.cache.length = context
         for number in range(STEPS):
-            engine.read_ids([5], np.array([[context + number]]))
+            cache.lengths[0] = context + number
+            with paddle.no_grad():
+                decoder.logits(decoder.decode(language.embed_tokens(paddle.to_tensor([5])), cache)).numpy()
         return STEPS
 
     return work
 
 
 def prefill(model, paddle, length: int):
-    """Return a function that prefills a prompt and returns 1."""
-    from paddlemix.generate.engine import Engine
+    """Return a function that generates one token after a prompt and returns 1."""
+    from paddlemix import SamplingParams
+    from paddlemix.data.collate import collate
+    from paddlemix.data.sample import Sample
 
-    ids, positions = paddle.to_tensor([text_ids(length)]), np.arange(length)[None]
+    batch = collate([Sample(np.array(text_ids(length)), None)])
+    sampling = SamplingParams(max_new_tokens=1, ignore_eos=True)
 
     def work() -> int:
-        with paddle.no_grad():
-            embeds = model.language_model.embed_tokens(ids)
-        Engine(model, 1, length).read(embeds, positions)
+        model.generate(batch, sampling)
         return 1
 
     return work

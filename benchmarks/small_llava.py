@@ -8,6 +8,7 @@ image.
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -59,6 +60,22 @@ def load_theirs(folder: str, threads: int):
     torch.set_num_threads(threads)
     torch.set_grad_enabled(False)
     return LlavaNextForConditionalGeneration.from_pretrained(folder, torch_dtype=torch.float32).eval()
+
+
+def decode_steps(engine, ids: list[int], num_steps: int) -> tuple[list[float], list[int]]:
+    """Return the seconds of each decoding step after a prompt, and the tokens of the answer, one more."""
+    from paddlemix.generate.sampling import SamplingParams
+    from paddlemix.generate.sequence import Ending, Sequence
+
+    sampling = SamplingParams(max_new_tokens=num_steps + 1, ignore_eos=True)
+    sequence, seconds = Sequence(ids, {}, sampling, num_steps + 1, Ending()), []
+    engine.add(sequence)
+    while sequence.is_open:
+        start, number = time.perf_counter(), sequence.num_generated
+        engine.step()
+        if number:
+            seconds.append(time.perf_counter() - start)
+    return seconds, sequence.answer_ids
 
 
 def image_spec():

@@ -17,7 +17,6 @@ import statistics
 import sys
 import time
 
-import numpy as np
 from peers import OURS, THEIRS, Peer, compare_peers, parse
 from small_llava import load_ours, load_theirs, model_folder
 
@@ -101,24 +100,31 @@ def ids_of(text: str) -> tuple[list[int], list[int]]:
 
 def ours(arguments: argparse.Namespace):
     model = load_ours(arguments.folder, arguments.threads)
-    from paddlemix.generate.cache_keys import embed_keys
     from paddlemix.generate.engine import Engine
-    from paddlemix.generate.sampling import Sampler, SamplingParams
-    from paddlemix.generate.speculation import Speculation
+    from paddlemix.generate.sampling import SamplingParams
+    from paddlemix.generate.sequence import Ending, Sequence
 
-    sampler = Sampler(SamplingParams())
+    class Given(Sequence):
+        """A sequence that takes the tokens of a given answer."""
+
+        given: list[int]
+
+        def choose(self, logits) -> int:
+            super().choose(logits)  # part of every step, although its choice is replaced
+            return self.given[self.num_generated]
 
     def answer_text(text: str, guesses: int, new: int) -> dict:
         prompt, answer = ids_of(text)
-        limit = len(prompt) + new
-        engine = Engine(model, 1, limit)
-        logits = engine.read(embed_keys(model, [prompt], {}), np.arange(len(prompt))[None])[0]
-        reader = Speculation(engine, list(prompt), guesses, limit)
+        engine = Engine(model, prefix_bytes=0)
+        sequence = Given(prompt, {}, SamplingParams(max_new_tokens=new, lookup=guesses), new, Ending())
+        sequence.given = answer
+        engine.add(sequence)
+        while not sequence.num_generated:
+            engine.step()
         start = time.perf_counter()
-        for token in answer[: new - 1]:
-            sampler(logits)  # part of every step, although its choice is replaced
-            logits = reader.read(token)
-        return {"seconds": time.perf_counter() - start, "passes": engine.num_passes}
+        while sequence.is_open:
+            engine.step()
+        return {"seconds": time.perf_counter() - start, "passes": sequence.num_passes}
 
     return answer_text
 

@@ -21,6 +21,7 @@ from .pieces import LARGEST, LARGEST_CALLED, Piece, Segment, attend, masks_of, p
 from .projection import Choice, choose, ways
 from .threads import in_parallel
 
+SMALL_KEYS = 1 << 18  # elements of a layer's keys up to which a step attends with one thread
 COMPILED_BYTES = 1 << 30  # of weights from which a step is so long that compiling loops for it pays
 
 
@@ -86,8 +87,10 @@ class CpuDecoder(CachedDecoder):
         shape = [slots, num_keys, config.num_attention_heads // num_keys, cache.capacity]
         biases = {mask: mask.expand(shape).contiguous() for mask in set(masks)}  # adding equal shapes is fastest
         rows, hidden = cache.next_rows(lengths), scaled(embeds, config.embedding_scale)
+        # Waiting for each other costs threads more than they gain, in particular if other programs take their cores.
+        num_threads = 1 if math.prod(cache.keys[0].shape) <= SMALL_KEYS else 0
         for number, (layer, mask) in enumerate(zip(self.layers, masks, strict=True)):
-            hidden = layer.step(hidden, matrices, biases[mask], cache, number, rows)
+            hidden = layer.step(hidden, matrices, biases[mask], cache, number, rows, num_threads)
         return self.language.norm(hidden)
 
     @paddle.no_grad()

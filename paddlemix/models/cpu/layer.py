@@ -13,7 +13,8 @@ from ...ops.rope import quarter_turn
 from ..config import LanguageConfig
 from ..kv_cache import KVCache
 from ..language.decoder_layer import DecoderLayer, RMSNorm
-from .projection import Projection
+from .projection import Projection, few_rows
+from .threads import limit_threads
 
 
 class CpuLayer:
@@ -30,50 +31,48 @@ class CpuLayer:
         self.dim, self.activation = config.head_dim, config.activation
         self.norms = layer.input_layernorm, layer.post_attention_layernorm
         self.steps = tuple(step_norm(norm) for norm in self.norms)
-        self.query, self.key, self.value = (Projection(part) for part in attention_inputs(layer))
-        self.out, self.up, self.down = Projection(attention.o_proj), Projection(mlp.up_proj), Projection(mlp.down_proj)
-        self.gate = None if mlp.gate_proj is None else Projection(mlp.gate_proj)
+        self.qkv = [Projection(part) for part in (attention.q_proj, attention.k_proj, attention.v_proj)]
+        self.gate_up = [Projection(part) for part in (mlp.gate_proj, mlp.up_proj) if part is not None]
+        self.out, self.down = Projection(attention.o_proj), Projection(mlp.down_proj)
 
     @property
     def projections(self) -> list[Projection]:
-        found = [self.query, self.key, self.value, self.out, self.gate, self.up, self.down]
-        return [each for each in found if each is not None]
+        return [*self.qkv, self.out, *self.gate_up, self.down]
 
-    def step(self, x, matrices: tuple, bias, cache: KVCache, number: int, rows):
+    def step(self, x, matrices: tuple, bias, cache: KVCache, number: int, rows, num_threads: int):
         """Append one position to each slot, x [slots, H], to layer `number` of the cache; return the layer's output.
 
         matrices: that rotate queries, and scale them, and keys [slots, D, D]. bias [slots, kv_heads, heads of each,
-        capacity]. rows: from `KVCache.next_rows`.
+        capacity]. rows: from `KVCache.next_rows`. num_threads: of the attention's products, 0 for all.
         """
         slots, dim = x.shape[0], self.dim
-        apply = Projection.row if slots == 1 else Projection.__call__
-        normed = self.steps[0](x)
-        query = _C_ops.reshape(apply(self.query, normed), [slots, self.num_queries, dim])
-        key = _C_ops.reshape(apply(self.key, normed), [slots, self.num_keys, dim])
-        key = _C_ops.matmul(key, matrices[1], False, False)
-        cache.write(number, rows, key, _C_ops.reshape(apply(self.value, normed), [slots, self.num_keys, dim]))
-        query = _C_ops.matmul(query, matrices[0], False, False)
+        query, key, value = few_rows(self.qkv, self.steps[0](x))
+        num_before = limit_threads(num_threads)
+        query = _C_ops.matmul(_C_ops.reshape(query, [slots, self.num_queries, dim]), matrices[0], False, False)
+        key = _C_ops.matmul(_C_ops.reshape(key, [slots, self.num_keys, dim]), matrices[1], False, False)
+        cache.write(number, rows, key, _C_ops.reshape(value, [slots, self.num_keys, dim]))
         query = _C_ops.reshape(query, [slots, self.num_keys, self.num_queries // self.num_keys, dim])
         scores = _C_ops.add_(_C_ops.matmul(query, cache.keys[number], False, True), bias)
         heads = _C_ops.matmul(_C_ops.softmax_(scores, -1), cache.values[number], False, False)
-        x = _C_ops.add_(apply(self.out, _C_ops.reshape(heads, [slots, self.num_queries * dim])), x)
-        normed = self.steps[1](x)
-        if self.gate is None:
-            widened = activate(apply(self.up, normed), self.activation)
-        elif self.activation == "silu":
-            widened = _C_ops.swiglu(apply(self.gate, normed), apply(self.up, normed))
-        else:
-            widened = gated(apply(self.gate, normed), apply(self.up, normed), self.activation)
-        return _C_ops.add_(apply(self.down, widened), x)
+        limit_threads(num_before)
+        x = _C_ops.add_(self.out.few(_C_ops.reshape(heads, [slots, self.num_queries * dim])), x)
+        activated = self._activated(*few_rows(self.gate_up, self.steps[1](x)))
+        return _C_ops.add_(self.down.few(activated), x)
+
+    def _activated(self, *widened):
+        """Return the activation of the outputs of gate and up for a few rows, or of up alone."""
+        if len(widened) == 1:
+            return activate(widened[0], self.activation)
+        return _C_ops.swiglu(*widened) if self.activation == "silu" else gated(*widened, self.activation)
 
     def keys_values(self, normed, tables: tuple) -> tuple:
         """Return keys and values [1, kv_heads, N, D] for the normed input. tables: cos and sin of the keys' shape."""
-        key = rotated(self._heads(self.key(normed), self.num_keys), tables, self.config.rope_order)
-        return key, self._heads(self.value(normed), self.num_keys)
+        key = rotated(self._heads(self.qkv[1](normed), self.num_keys), tables, self.config.rope_order)
+        return key, self._heads(self.qkv[2](normed), self.num_keys)
 
     def queries(self, normed, tables: tuple):
         """Return queries [1, heads, N, D] for the normed input, scaled if the tables are."""
-        return rotated(self._heads(self.query(normed), self.num_queries), tables, self.config.rope_order)
+        return rotated(self._heads(self.qkv[0](normed), self.num_queries), tables, self.config.rope_order)
 
     def normed(self, number: int, x):
         """Return the output of the layer's first or second norm."""
@@ -85,18 +84,12 @@ class CpuLayer:
         heads = _C_ops.transpose(heads, [0, 2, 1, 3])
         x = self.out(_C_ops.reshape(heads, [x.shape[0], self.num_queries * self.dim])).add_(x)
         normed = self.normed(1, x)
-        if self.gate is None:
-            widened = activate(self.up(normed), self.activation)
-        else:
-            widened = gated(self.gate(normed), self.up(normed), self.activation)
-        return self.down(widened).add_(x)
+        widened = [part(normed) for part in self.gate_up]
+        activated = gated(*widened, self.activation) if len(widened) > 1 else activate(*widened, self.activation)
+        return self.down(activated).add_(x)
 
     def _heads(self, x, num_heads: int):
         return _C_ops.transpose(_C_ops.reshape(x, [1, x.shape[0], num_heads, self.dim]), [0, 2, 1, 3])
-
-
-def attention_inputs(layer: DecoderLayer) -> tuple[nn.Layer, nn.Layer, nn.Layer]:
-    return layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj
 
 
 def rotated(x, tables: tuple, order: str):

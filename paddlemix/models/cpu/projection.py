@@ -1,15 +1,17 @@
 """Linear layers of a decoder for one position a slot, with the fastest way to multiply a row found by measurement.
 
-A product of one row is as fast as its weight is read. MKL computes it with one thread, whatever the number of threads,
-but a batch of products with all of them. Which way is faster depends on the processor, its memory, the shape, and what
-else is running.
+A product of one row is as fast as its weight is read. MKL computes some of them with one thread, whatever the number
+of threads, but a batch of products with all of them. Which way is faster depends on the processor, its memory, the
+shape, and on what else is running: threads that have to wait for each other are slow where other programs take cores.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import os
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,10 +21,12 @@ from paddle import _C_ops, nn
 
 from ...device import num_threads
 from ...ops.compiled_loops import has_numba
-from ...ops.row_products import has_kernel, row_times_weight
+from ...ops.row_products import has_kernel, product_with_codes, row_times_weight
+from ..quantized import QuantizedLinear
+from .threads import limit_threads
 
 VARIABLE = "PADDLEMIX_ROW_PRODUCT"  # the name of a way, in place of the measurement
-PLAIN, LOOPS = "plain", "numba"
+PLAIN, ALONE, LOOPS = "plain", "1 thread", "numba"
 SMALL = 1 << 18  # elements of a weight up to which more threads do not pay
 MAX_BLOCKS = 16
 NUM_ROUNDS = 3
@@ -64,6 +68,7 @@ class Projection:
     def __init__(self, layer: nn.Layer):
         self.layer = layer
         self.is_plain = type(layer) is nn.Linear
+        self.has_codes = type(layer) is QuantizedLinear and layer.adapter is None
         self.weight, self.bias = (layer.weight, layer.bias) if self.is_plain else (None, None)
         self._multiply = multiply
 
@@ -72,18 +77,31 @@ class Projection:
         self._multiply = ways(*choice.shape, is_transposed=False)[choice.way]
 
     def __call__(self, rows):
-        """Return the layer's output for rows [N, in], N > 1."""
+        """Return the layer's output for rows [N, in]."""
         if not self.is_plain:
             return self.layer(rows)
         product = _C_ops.matmul(rows, self.weight, False, False)
         return product if self.bias is None else _C_ops.add_(product, self.bias)
 
-    def row(self, row):
-        """Return the layer's output for a single row [1, in]."""
-        if not self.is_plain:
-            return self.layer(row)
-        product = self._multiply(row, self.weight)
+    def few(self, rows):
+        """Return the same for one row, or a few."""
+        if not self.is_plain or rows.shape[0] > 1:
+            return self(rows)
+        product = self._multiply(rows, self.weight)
         return product if self.bias is None else _C_ops.add_(product, self.bias)
+
+
+def few_rows(parts: Sequence[Projection], rows) -> list:
+    """Return the outputs of layers for the same input, one row or a few [N, in]; by one product if all have codes."""
+    if len(parts) > 1 and all(part.has_codes for part in parts):
+        codes = [part.layer.codes for part in parts]
+        products = _C_ops.split(product_with_codes(rows, *codes), [each.shape[0] for each in codes], 1)
+        biases = (part.layer.bias for part in parts)
+        return [
+            product if bias is None else _C_ops.add_(product, bias)
+            for product, bias in zip(products, biases, strict=True)
+        ]
+    return [part.few(rows) for part in parts]
 
 
 def multiply(row, weight):
@@ -92,6 +110,14 @@ def multiply(row, weight):
 
 def multiply_transposed(row, weight):
     return _C_ops.matmul(row, weight, False, True)
+
+
+def multiply_alone(product: Callable, row, weight):
+    """Return what a product returns, computed by the calling thread alone."""
+    num_before = limit_threads(1)
+    result = product(row, weight)
+    limit_threads(num_before)
+    return result
 
 
 def multiply_blocks(blocks: int, row, weight):
@@ -113,6 +139,8 @@ def multiply_transposed_blocks(blocks: int, row, weight):
 def ways(num_first: int, num_second: int, *, is_transposed: bool) -> dict[str, Callable]:
     """Return the functions (row, weight) that multiply a row with a weight [num_first, num_second], by name."""
     found = {PLAIN: multiply_transposed if is_transposed else multiply}
+    if num_threads() > 1:
+        found[ALONE] = functools.partial(multiply_alone, found[PLAIN])
     in_blocks = multiply_transposed_blocks if is_transposed else multiply_blocks
     numbers = (number for number in range(min(num_threads(), MAX_BLOCKS), 1, -1) if num_first % number == 0)
     for number in numbers:
@@ -152,22 +180,26 @@ def _chosen(weights: Weights, wanted: str) -> Choice:
 
 
 def _measure(weights: Weights, found: dict[str, Callable]) -> dict[str, float]:
-    """Return the bytes a second at which each way reads weights, in the best of a few alternating rounds."""
+    """Return the bytes a second at which each way reads a weight: the median over weights and a few rounds.
+
+    The ways alternate, and a median is not changed by the few products during which other programs took the cores.
+    """
     row = paddle.ones([1, weights.shape[1 if weights.is_transposed else 0]])
-    best = dict.fromkeys(found, math.inf)
-    _seconds(found[PLAIN], row, weights.samples)  # weights may come from a file only now
+    seconds: dict[str, list[float]] = {name: [] for name in found}
+    _times(found[PLAIN], row, weights.samples)  # weights may come from a file only now
     end = time.perf_counter() + MAX_SECONDS
     for number in range(NUM_ROUNDS):
         if number and time.perf_counter() > end:
             break
         for name, way in found.items():
-            best[name] = min(best[name], _seconds(way, row, weights.samples))
-    num_bytes = 4 * math.prod(weights.shape) * len(weights.samples)
-    return {name: num_bytes / seconds for name, seconds in best.items()}
+            seconds[name] += _times(way, row, weights.samples)
+    num_bytes = 4 * math.prod(weights.shape)
+    return {name: num_bytes / statistics.median(times) for name, times in seconds.items()}
 
 
-def _seconds(way: Callable, row, samples: list) -> float:
-    start = time.perf_counter()
+def _times(way: Callable, row, samples: list) -> list[float]:
+    times = [time.perf_counter()]
     for weight in samples:
         way(row, weight)
-    return time.perf_counter() - start
+        times.append(time.perf_counter())
+    return [end - start for start, end in itertools.pairwise(times)]

@@ -35,6 +35,11 @@ def in_parallel(work: Callable, pieces: Iterable) -> list:
     return list(_pool(os.getpid(), num_workers()).map(work, pieces))
 
 
+def limit_threads(number: int) -> int:
+    """Set how many threads MKL uses for the calling thread's products, 0 for all; return the number before."""
+    return 0 if _mkl() is None else _mkl().MKL_Set_Num_Threads_Local(number)
+
+
 def _without_gradients(work: Callable, piece):
     with paddle.no_grad():
         return work(piece)

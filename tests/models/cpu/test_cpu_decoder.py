@@ -170,7 +170,7 @@ def test_a_single_slot_equals_a_pass_over_the_whole_sequence(name):
     np.testing.assert_allclose(np.stack(found), expected, atol=1e-5 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("way", ["plain", "2 blocks", "numba"])
+@pytest.mark.parametrize("way", ["plain", "1 thread", "2 blocks", "numba"])
 def test_each_way_to_multiply_rows_gives_the_same_logits(way, monkeypatch):
     if way == "numba" and not has_kernel("float32"):
         pytest.skip("no numba")

@@ -12,7 +12,7 @@ import pytest
 from paddle import nn
 
 from paddlemix.models.cpu import projection
-from paddlemix.models.cpu.projection import LOOPS, PLAIN, VARIABLE, Choice, Projection, Weights, choose, ways
+from paddlemix.models.cpu.projection import ALONE, LOOPS, PLAIN, VARIABLE, Choice, Projection, Weights, choose, ways
 from paddlemix.ops.row_products import has_kernel
 
 SHAPES = ([24, 16], [25, 7], [1, 5], [64, 1])
@@ -44,9 +44,9 @@ def test_every_way_is_the_product_of_numpy(shape, is_transposed):
 def test_there_are_as_many_blocks_as_threads_where_the_rows_allow_it(monkeypatch):
     monkeypatch.setattr(projection, "has_numba", lambda: False)
     found = {rows: list(ways(rows, 2, is_transposed=False)) for rows in (8, 9, 7)}
-    assert found == {8: [PLAIN, "4 blocks"], 9: [PLAIN, "3 blocks"], 7: [PLAIN]}
+    assert found == {8: [PLAIN, ALONE, "4 blocks"], 9: [PLAIN, ALONE, "3 blocks"], 7: [PLAIN, ALONE]}
     monkeypatch.setenv("PADDLEMIX_NUM_THREADS", "64")
-    assert list(ways(4096, 2, is_transposed=False)) == [PLAIN, f"{projection.MAX_BLOCKS} blocks"]
+    assert list(ways(4096, 2, is_transposed=False)) == [PLAIN, ALONE, f"{projection.MAX_BLOCKS} blocks"]
     monkeypatch.setenv("PADDLEMIX_NUM_THREADS", "1")
     assert list(ways(4096, 2, is_transposed=False)) == [PLAIN]
 
@@ -91,7 +91,7 @@ def test_a_measurement_is_short_and_finds_a_speed_for_every_way():
 
 def test_a_variable_replaces_the_measurement(monkeypatch):
     monkeypatch.setattr(projection, "_measure", None)
-    for name in (PLAIN, "4 blocks"):
+    for name in (PLAIN, ALONE, "4 blocks"):
         monkeypatch.setenv(VARIABLE, name)
         assert choose([paddle.ones([1040, 512])]) == Choice((1040, 512), name)
     monkeypatch.setenv(VARIABLE, "4 blocks")
@@ -118,7 +118,7 @@ def test_projections_equal_their_layers(has_bias):
         for way in ways(24, 16, is_transposed=False):
             plain.use(Choice((24, 16), way))
             np.testing.assert_allclose(plain(rows).numpy(), expected, atol=1e-5)
-            np.testing.assert_allclose(plain.row(rows[:1]).numpy(), expected[:1], atol=1e-5)
+            np.testing.assert_allclose(plain.few(rows[:1]).numpy(), expected[:1], atol=1e-5)
 
 
 def test_layers_of_other_kinds_are_called():
@@ -129,4 +129,4 @@ def test_layers_of_other_kinds_are_called():
     layer, rows = Doubled(24, 16), paddle.to_tensor(numbers(3, 24))
     assert not Projection(layer).is_plain
     np.testing.assert_array_equal(Projection(layer)(rows).numpy(), layer(rows).numpy())
-    np.testing.assert_array_equal(Projection(layer).row(rows[:1]).numpy(), layer(rows[:1]).numpy())
+    np.testing.assert_array_equal(Projection(layer).few(rows[:1]).numpy(), layer(rows[:1]).numpy())
