@@ -1,11 +1,15 @@
-"""Compare answers in batches with single answers and with transformers: total new tokens per second.
+"""Compare 16 answers at once with one after the other, and with transformers' padded batch: new tokens per second.
 
-    python benchmarks/batch.py [--loads short shared] [--rows 16] [--new 32] [--rounds 5] [--threads 2]
+    python benchmarks/batch.py [--loads short images shared] [--rows 16] [--new 32] [--rounds 5] [--threads 2]
 
-There are two loads. "short": questions of 20 to 60 tokens. "shared": the same questions after a common prefix of
---prefix tokens, as long as a system text and an image of LLaVA 1.5; ours is then also measured without sharing it. All
-use the model of small_llava.py, the same prompts, float32, greedy decoding and answers of a fixed length. The time
-includes the prompts. Candidates alternate within each round; ratios are of medians.
+There are three loads. "short": questions of 20 to 60 tokens. "images": the same, four of them each about another image
+of one tile, which LLaVA 1.5 cuts an image into (AnyRes images of up to five tiles take so long that the rest hardly
+counts). "shared": the questions of "short" after a common prefix of --prefix tokens; ours is then also measured with
+prefixes of the same length that differ from their first token on. "one by one" shares nothing, and forgets images.
+
+All use the model of one_tile_llava.py, the same prompts, float32, greedy decoding and answers of a fixed length. The
+time includes the prompts and the images' features. Candidates alternate within each round; ratios are of medians. The
+answers of all candidates that had the same prompts are compared.
 """
 
 from __future__ import annotations
@@ -16,18 +20,17 @@ import sys
 import time
 
 import numpy as np
-from peers import OURS, THEIRS, Peer, compare_peers, parse
-from small_llava import load_ours, load_theirs, model_folder, text_ids
+from one_tile_llava import NUM_IMAGE_TOKENS, load_theirs, model_folder, noise_tile
+from peers import OURS, THEIRS, Peer, compare_peers, parse, print_processor
+from small_llava import load_ours, text_ids
 
+AT_ONCE = {"at once": (OURS, "batch"), "one by one": (OURS, "single"), "transformers": (THEIRS, "batch")}
 CANDIDATES = {  # name: (process, mode)
-    "short": {"batch": (OURS, "batch"), "one by one": (OURS, "single"), "transformers": (THEIRS, "batch")},
-    "shared": {
-        "batch": (OURS, "batch"),
-        "not shared": (OURS, "unshared"),
-        "one by one": (OURS, "single"),
-        "transformers": (THEIRS, "batch"),
-    },
+    "short": AT_ONCE,
+    "images": AT_ONCE,
+    "shared": {**AT_ONCE, "not shared": (OURS, "unshared")},
 }
+WITH_IMAGE = 4  # every fourth question of "images" has one
 
 
 def main() -> int:
@@ -35,6 +38,7 @@ def main() -> int:
 
 
 def compare_loads(peers: dict[str, Peer], arguments) -> None:
+    print_processor(arguments)
     ratios = [line for load in arguments.loads for line in compare(load, peers, arguments)]
     print(*ratios, sep="\n")
 
@@ -57,37 +61,57 @@ def compare(load: str, peers: dict[str, Peer], arguments: argparse.Namespace) ->
             # The first round is a warm-up, for which a few tokens are enough.
             num_new = arguments.new if number else 2
             prefix = arguments.prefix if load == "shared" else 0
-            result = peers[role].ask(prefix=prefix, mode=mode, rows=arguments.rows, new=num_new)
+            work = {"has_images": load == "images", "prefix": prefix, "rows": arguments.rows, "new": num_new}
+            result = peers[role].ask(mode=mode, **work)
             if number:
                 seconds[name].append(result["seconds"])
                 answers[name] = result["answers"]
     speed = {name: arguments.rows * arguments.new / statistics.median(times) for name, times in seconds.items()}
     for name, tokens in speed.items():
-        same = sum(one == other for one, other in zip(answers["batch"], answers[name], strict=True))
-        print(f"{load:7} {name:13} {tokens:7.1f} tokens/s  {same} of {arguments.rows} answers as batch", flush=True)
-    return [f"{load}: batch to {name}: {speed['batch'] / speed[name]:.2f}" for name in list(speed)[1:]]
+        same = sum(one == other for one, other in zip(answers["at once"], answers[name], strict=True))
+        text = "other prompts" if name == "not shared" else f"{same} of {arguments.rows} answers as at once"
+        print(f"{load:7} {name:13} {tokens:7.1f} tokens/s  {text}", flush=True)
+    return [f"{load}: at once to {name}: {speed['at once'] / speed[name]:.2f}" for name in list(speed)[1:]]
 
 
-def prompts(num_rows: int, num_shared: int) -> list[list[int]]:
-    """Return the ids of each row; the first num_shared are the same in all rows."""
-    lengths = np.random.default_rng(0).integers(20, 61, num_rows).tolist()
-    shared = [1, *text_ids(num_shared)]
-    return [shared + text_ids(length, seed) for seed, length in enumerate(lengths, start=1)]
+def prompts(rows: int, has_images: bool, prefix: int, image_id: int, is_shared: bool = True) -> list[list[int]]:
+    """Return the ids of each row. is_shared: the first `prefix` ids are the same in all rows."""
+    lengths = np.random.default_rng(0).integers(20, 61, rows).tolist()
+    shared = text_ids(prefix)
+    found = []
+    for row, length in enumerate(lengths):
+        image = [image_id] * NUM_IMAGE_TOKENS if has_images and row % WITH_IMAGE == 0 else []
+        first = [1] if is_shared else [3 + row]
+        found.append([*first, *shared, *image, *text_ids(length, row + 1)])
+    return found
+
+
+def images_of(rows: int, has_images: bool) -> dict[int, object]:
+    """Return the images by row."""
+    return {row: noise_tile(row) for row in range(0, rows, WITH_IMAGE)} if has_images else {}
 
 
 def ours(arguments: argparse.Namespace):
     model = load_ours(arguments.folder, arguments.threads)
+    from paddlemix.constants import IMAGE_TOKEN_ID
     from paddlemix.data.collate import collate
     from paddlemix.data.sample import Sample
     from paddlemix.generate.batch import generate
+    from paddlemix.generate.engine import Engine
+    from paddlemix.generate.features import FeatureStore
     from paddlemix.generate.sampling import SamplingParams
 
-    def answer(prefix: int, mode: str, rows: int, new: int) -> dict:
-        samples = [Sample(np.array(ids), None) for ids in prompts(rows, prefix)]
+    def answer(mode: str, rows: int, has_images: bool, prefix: int, new: int) -> dict:
+        listed = prompts(rows, has_images, prefix, IMAGE_TOKEN_ID, mode != "unshared")
+        images = images_of(rows, has_images)
+        samples = [
+            Sample(np.array(ids), None, (images[row],) if row in images else ()) for row, ids in enumerate(listed)
+        ]
         sampling = SamplingParams(max_new_tokens=new, ignore_eos=True)
         start, answers = time.perf_counter(), []
         for part in [[sample] for sample in samples] if mode == "single" else [samples]:
-            answers += generate(model, collate(part), sampling, shares_prefixes=mode != "unshared")
+            engine = Engine(model, features=FeatureStore())
+            answers += generate(model, collate(part), sampling, engine=engine)
         return {"seconds": time.perf_counter() - start, "answers": answers}
 
     return answer
@@ -99,13 +123,17 @@ def theirs(arguments: argparse.Namespace):
 
     model.generation_config.eos_token_id = None  # answers have a fixed length
 
-    def answer(prefix: int, mode: str, rows: int, new: int) -> dict:
-        listed = prompts(rows, prefix)
+    def answer(mode: str, rows: int, has_images: bool, prefix: int, new: int) -> dict:
+        assert mode == "batch", mode
+        listed = prompts(rows, has_images, prefix, model.config.image_token_id)
         width = max(map(len, listed))
         ids = torch.tensor([[0] * (width - len(each)) + each for each in listed])
         mask = torch.tensor([[0] * (width - len(each)) + [1] * len(each) for each in listed])
+        tiles = [image.pixels for image in images_of(rows, has_images).values()]
+        pixels = {"pixel_values": torch.tensor(np.concatenate(tiles))} if tiles else {}
+        options = {"max_new_tokens": new, "do_sample": False, "pad_token_id": 0}
         start = time.perf_counter()
-        found = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=new, do_sample=False, pad_token_id=0)
+        found = model.generate(input_ids=ids, attention_mask=mask, **pixels, **options)
         return {"seconds": time.perf_counter() - start, "answers": found[:, width:].tolist()}
 
     return answer

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from children import run_child
-from peers import KIBIBYTE, parse
+from peers import KIBIBYTE, parse, print_processor
 from small_llava import load_ours, model_folder, text_ids
 
 FIGURE = Path(__file__).parent / "growth.png"
@@ -31,6 +31,7 @@ def main() -> int:
     if arguments.work:
         return measure(arguments)
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
+    print_processor(arguments)
     found = {}
     with model_folder(arguments.folder) as folder:
         for work, sizes in (("step", arguments.contexts), ("prefill", arguments.lengths)):
@@ -90,26 +91,25 @@ def step(model, paddle, context: int):
     decoder, cache = decoder_for(language), language.new_cache(1, context + STEPS)
 
     def work() -> int:
-        for number in range(STEPS):
-            cache.lengths[0] = context + number
-            with paddle.no_grad():
-                decoder.logits(decoder.decode(language.embed_tokens(paddle.to_tensor([5])), cache)).numpy()
+        with paddle.no_grad():
+            for number in range(STEPS):
+                cache.lengths[0] = context + number
+                embeds = language.embed_tokens(paddle.to_tensor([5]))
+                decoder.logits(decoder.decode(embeds, cache)).numpy()
         return STEPS
 
     return work
 
 
 def prefill(model, paddle, length: int):
-    """Return a function that generates one token after a prompt and returns 1."""
-    from paddlemix import SamplingParams
-    from paddlemix.data.collate import collate
-    from paddlemix.data.sample import Sample
-
-    batch = collate([Sample(np.array(text_ids(length)), None)])
-    sampling = SamplingParams(max_new_tokens=1, ignore_eos=True)
+    """Return a function that answers a prompt with one token and returns 1."""
+    from paddlemix.generate.engine import Engine
+    from paddlemix.generate.sampling import SamplingParams
+    from paddlemix.generate.sequence import Ending, Sequence
 
     def work() -> int:
-        model.generate(batch, sampling)
+        sequence = Sequence(text_ids(length), {}, SamplingParams(max_new_tokens=1), 1, Ending())
+        Engine(model, prefix_bytes=0).run([sequence])
         return 1
 
     return work

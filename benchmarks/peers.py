@@ -7,6 +7,7 @@ ends. Everything else they print goes to standard error.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
@@ -20,11 +21,11 @@ KIBIBYTE = 1024  # the unit of VmHWM in /proc/PID/status
 
 
 class Peer:
-    """A child process that answers requests. folder: of the model that it loads at startup."""
+    """A child process that answers requests. folder: of the model that it loads at startup. python: its interpreter."""
 
-    def __init__(self, script: str, role: str, folder: str, threads: int):
+    def __init__(self, script: str, role: str, folder: str, threads: int, python: str = sys.executable):
         self.role = role
-        command = [sys.executable, script, "--role", role, "--folder", folder, "--threads", str(threads)]
+        command = [python, script, "--role", role, "--folder", folder, "--threads", str(threads)]
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
         self.errors = Path(folder) / f"{role}.err"  # a pipe without a reader would fill up
         with self.errors.open("w") as errors:
@@ -33,8 +34,9 @@ class Peer:
 
     def ask(self, **request) -> dict:
         """Return the answer to a request. Raises SystemExit with the end of the child's errors if it has exited."""
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # of a child that has exited: its errors say more
+            self.process.stdin.write(json.dumps(request) + "\n")
+            self.process.stdin.flush()
         line = self.process.stdout.readline()
         if not line:
             raise SystemExit(f"{self.role} failed:\n{self.errors.read_text(errors='replace')[-3000:]}")
@@ -50,13 +52,15 @@ class Peer:
         self.process.wait()
 
 
-def parse(description: str, add: Callable[[argparse.ArgumentParser], None] | None = None) -> argparse.Namespace:
+def parse(
+    description: str, add: Callable[[argparse.ArgumentParser], None] | None = None, roles: tuple[str, ...] = ROLES
+) -> argparse.Namespace:
     """Parse the common options of the benchmarks and those that `add` adds."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="of both, in turn")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--folder", default=None, help="of the model (default: a temporary one)")
-    parser.add_argument("--role", choices=ROLES, default=None, help=argparse.SUPPRESS)
+    parser.add_argument("--role", choices=roles, default=None, help=argparse.SUPPRESS)
     if add:
         add(parser)
     return parser.parse_args()

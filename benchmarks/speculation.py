@@ -5,8 +5,8 @@
 There are two texts: in "ocr" the answer repeats much of the prompt, in "description" hardly anything. A model with
 random weights would produce neither answer, so the answer is given: both sides compute all logits (with the same
 weights, see small_llava.py) and then take the given token, as a trained model with this answer would. Each word is a
-token, as frequent words are in a vocabulary of this size. The time is that of the tokens after the first one.
-Candidates alternate within each round; ratios are of medians.
+token, as frequent words are in a vocabulary of this size. Ours is an engine with `SamplingParams(lookup=...)`. The time
+is that of the tokens after the first one. Candidates alternate within each round; ratios are of medians.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import statistics
 import sys
 import time
 
-from peers import OURS, THEIRS, Peer, compare_peers, parse
+from peers import OURS, THEIRS, Peer, compare_peers, parse, print_processor
 from small_llava import load_ours, load_theirs, model_folder
 
 INVOICE = """Invoice number 20417 of 12 March. Seller: Northwind Timber and Stone, 14 Harbour Road, Lower Haven.
@@ -60,6 +60,7 @@ def main() -> int:
 
 
 def compare_texts(peers: dict[str, Peer], arguments) -> None:
+    print_processor(arguments)
     ratios = [line for name in TEXTS for line in compare(name, peers, arguments)]
     print(*ratios, sep="\n")
 
@@ -101,30 +102,28 @@ def ids_of(text: str) -> tuple[list[int], list[int]]:
 def ours(arguments: argparse.Namespace):
     model = load_ours(arguments.folder, arguments.threads)
     from paddlemix.generate.engine import Engine
-    from paddlemix.generate.sampling import SamplingParams
+    from paddlemix.generate.sampling import Sampler, SamplingParams
     from paddlemix.generate.sequence import Ending, Sequence
-
-    class Given(Sequence):
-        """A sequence that takes the tokens of a given answer."""
-
-        given: list[int]
-
-        def choose(self, logits) -> int:
-            super().choose(logits)  # part of every step, although its choice is replaced
-            return self.given[self.num_generated]
 
     def answer_text(text: str, guesses: int, new: int) -> dict:
         prompt, answer = ids_of(text)
+        sampling = SamplingParams(max_new_tokens=new, lookup=guesses)
+        sequence, usual = Sequence(list(prompt), {}, sampling, new, Ending()), Sampler(sampling)
+
+        def give(logits) -> int:
+            usual(logits)  # part of every step, although its choice is replaced
+            return answer[sequence.num_generated]
+
+        sequence.sampler = give
         engine = Engine(model, prefix_bytes=0)
-        sequence = Given(prompt, {}, SamplingParams(max_new_tokens=new, lookup=guesses), new, Ending())
-        sequence.given = answer
         engine.add(sequence)
         while not sequence.num_generated:
             engine.step()
-        start = time.perf_counter()
+        start, before = time.perf_counter(), sequence.num_passes
         while sequence.is_open:
             engine.step()
-        return {"seconds": time.perf_counter() - start, "passes": sequence.num_passes}
+        assert sequence.answer_ids == answer[:new], "ours did not take the given answer"
+        return {"seconds": time.perf_counter() - start, "passes": sequence.num_passes - before}
 
     return answer_text
 
@@ -167,7 +166,7 @@ def theirs(arguments: argparse.Namespace):
             )
         end = time.perf_counter()
         assert found[0, len(prompt) :].tolist() == answer[:new], "transformers did not take the given answer"
-        return {"seconds": end - passes[0], "passes": len(passes)}
+        return {"seconds": end - passes[0], "passes": len(passes) - 1}
 
     return answer_text
 

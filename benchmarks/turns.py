@@ -2,10 +2,10 @@
 
     python benchmarks/turns.py [--turns 5] [--rounds 5] [--threads 2]
 
-Uses the model of small_llava.py with the tokenizer of the bundled tiny model, in float32. Ours is a ChatSession.
-transformers gets the whole history each time, as its users do it, with the ids of our session and a preprocessed image.
-Both must choose the same first token in every turn. Answers of 16 tokens go into the history. Each round has a
-different image.
+Uses the model of small_llava.py with the tokenizer of the bundled tiny model, in float32. Ours is a ChatSession as it
+is by default. transformers gets the whole history each time, as its users do it, with the ids of our session and a
+preprocessed image. Answers of 16 tokens go into the history, and both must choose the same ones in every turn. Each
+round has a different image.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import statistics
 import sys
 import time
 
-from peers import OURS, ROLES, THEIRS, Peer, compare_peers, parse
+from peers import OURS, ROLES, THEIRS, Peer, compare_peers, parse, print_processor
 from small_llava import load_ours, load_theirs, model_folder, noise, noise_tiles
 
 NUM_ANSWERED = 16
@@ -26,6 +26,7 @@ def main() -> int:
 
 
 def compare(peers: dict[str, Peer], arguments) -> None:
+    print_processor(arguments)
     seconds = {role: [[] for _ in range(arguments.turns)] for role in ROLES}
     for number in range(arguments.rounds + 1):
         for turn in range(arguments.turns):
@@ -37,7 +38,7 @@ def compare(peers: dict[str, Peer], arguments) -> None:
         text = "  ".join(f"{role} {times[role] * 1e3:8.1f} ms" for role in ROLES)
         print(f"turn {turn + 1}: {text}  {times[THEIRS] / times[OURS]:.1f} times as fast")
     later = {role: statistics.median(found for turn in seconds[role][1:] for found in turn) for role in ROLES}
-    print(f"first token of later turns, ours to transformers': {later[THEIRS] / later[OURS]:.2f}")
+    print(f"first token of later turns, ours to transformers': {later[THEIRS] / later[OURS]:.2f}, equal answers")
 
 
 def add_options(parser) -> None:
@@ -45,11 +46,11 @@ def add_options(parser) -> None:
 
 
 def ask(peers: dict[str, Peer], number: int, turn: int) -> dict[str, float]:
-    """Return the seconds of both sides for a turn. Raises SystemExit if their first tokens differ."""
+    """Return the seconds of both sides for a turn. Raises SystemExit if their answers differ."""
     mine = peers[OURS].ask(number=number, turn=turn)
     other = peers[THEIRS].ask(number=number, ids=mine["ids"], num_known=mine["num_known"])
-    if mine["token"] != other["token"]:
-        raise SystemExit(f"turn {turn + 1}: ours chose token {mine['token']}, transformers {other['token']}")
+    if mine["answer"] != other["answer"]:
+        raise SystemExit(f"turn {turn + 1}: ours answered {mine['answer']}, transformers {other['answer']}")
     return {OURS: mine["seconds"], THEIRS: other["seconds"]}
 
 
@@ -74,10 +75,10 @@ def ours(arguments):
         seconds = time.perf_counter() - start
         last = session.turns[-1]
         ids = [token for past in session.turns[:-1] for token in past.prompt_ids + past.answer_ids] + last.prompt_ids
-        token = last.answer_ids[0]
         session.turns.pop()
         session.ask(*question, whole)  # for the history; only the first token is timed
-        return {"seconds": seconds, "ids": ids, "token": token, "num_known": tiny.tokenizer.vocab_size}
+        answer_ids = session.turns[-1].answer_ids
+        return {"seconds": seconds, "ids": ids, "answer": answer_ids, "num_known": tiny.tokenizer.vocab_size}
 
     return answer
 
@@ -99,8 +100,13 @@ def theirs(arguments):
             use_cache=True,
             logits_to_keep=1,
         )
-        token = int(out.logits[0, -1, :num_known].argmax())
-        return {"seconds": time.perf_counter() - start, "token": token}
+        found = [int(out.logits[0, -1, :num_known].argmax())]
+        seconds = time.perf_counter() - start
+        while len(found) < NUM_ANSWERED:  # to compare the whole answer; only the first token is timed
+            step = torch.tensor([found[-1:]])
+            out = model(input_ids=step, past_key_values=out.past_key_values, use_cache=True)
+            found.append(int(out.logits[0, -1, :num_known].argmax()))
+        return {"seconds": seconds, "answer": found}
 
     return answer
 

@@ -56,15 +56,10 @@ class Slots:
 
         num_wanted: for how many sequences slots are wanted now; the cache grows once for all of them.
         """
-        self.reserve(self.num_known(sequence) + 1)  # may drop and renumber slots
+        self._make_place(len(sequence.keys) + 1, num_wanted)
         is_long = self._model.language_model.rotary.choose([sequence.max_places])[0]
         shared = [self._num_shared(slot, sequence.keys, is_long) for slot in range(self.cache.num_slots)]
         slot = self._choose(shared)
-        if slot is None:
-            slot = self.cache.num_slots
-            more = self._num_slots(max(num_wanted, slot + 1)) - slot
-            self._resize([*range(slot), *[None] * more], self.cache.capacity)
-            shared += [0] * (self.cache.num_slots - len(shared))
         number = shared[slot] if shared[slot] >= MIN_SHARED else 0
         if self.cache.lengths[slot] - number >= MIN_SHARED:
             self._store(slot)
@@ -108,13 +103,28 @@ class Slots:
     def _num_slots(self, number: int) -> int:
         return min(num_slots(number), self.max_slots)
 
-    def _choose(self, shared: list[int]) -> int | None:
+    def _make_place(self, capacity: int, num_wanted: int) -> None:
+        """Make sure that there is a free slot, and room for so many places in every slot.
+
+        The whole prompt gets its room at once, because each change of size copies the cache.
+        """
+        if None in self._owners:
+            self.reserve(capacity)  # may drop free slots
+        if None in self._owners:
+            return
+        number, capacity = self.cache.num_slots, max(capacity, self.cache.capacity)
+        target = self._num_slots(max(num_wanted, number + 1))
+        if target * bucketed(capacity) > self.max_places:
+            target = self._num_slots(number + 1)
+        self._resize([*range(number), *[None] * (target - number)], capacity)
+
+    def _choose(self, shared: list[int]) -> int:
         """Return the free slot with the longest useful content, or an empty one, or the one free for longest."""
         free = [slot for slot, owner in enumerate(self._owners) if owner is None]
         known = [slot for slot in free if shared[slot] >= MIN_SHARED]
         if known:
             return max(known, key=shared.__getitem__)
-        return min(free, key=lambda slot: (self.cache.lengths[slot] > 0, self._used[slot]), default=None)
+        return min(free, key=lambda slot: (self.cache.lengths[slot] > 0, self._used[slot]))
 
     def _num_shared(self, slot: int, keys: list[Key], is_long: bool) -> int:
         """Return how many places of a slot are those of keys, the last key left out, whose logits are needed."""

@@ -149,13 +149,32 @@ def _resized(store, slots: Sequence[int | None], capacity: int):
     By slices and concatenation only: every device has kernels for these in every dtype and with static shapes, unlike
     for a gather.
     """
-    _, heads, size, dim = store.shape
+    number, heads, size, dim = store.shape
     kept = store[:, :, :capacity] if capacity < size else store
-    pieces = [
-        paddle.zeros([1, *kept.shape[1:]], dtype=store.dtype) if slot is None else kept[slot : slot + 1]
-        for slot in slots
-    ]
-    rows = paddle.concat(pieces) if list(slots) != list(range(store.shape[0])) else kept
+    if list(slots) != list(range(number)):
+        rows = [_rows(kept, group) for group in _groups(slots)]
+        kept = paddle.concat(rows) if len(rows) > 1 else rows[0]
     if capacity <= size:
-        return rows
-    return paddle.concat([rows, paddle.zeros([len(slots), heads, capacity - size, dim], dtype=store.dtype)], axis=2)
+        return kept
+    return paddle.concat([kept, paddle.zeros([len(slots), heads, capacity - size, dim], dtype=store.dtype)], axis=2)
+
+
+def _groups(slots: Sequence[int | None]) -> list[list[int | None]]:
+    """Return slots in groups of empty ones and of consecutive ones, because each group is copied once."""
+    groups: list[list[int | None]] = []
+    for slot in slots:
+        last = groups[-1][-1] if groups else -1
+        is_next = slot is None if last is None else slot == last + 1
+        if groups and is_next:
+            groups[-1].append(slot)
+        else:
+            groups.append([slot])
+    return groups
+
+
+def _rows(store, group: list[int | None]):
+    """Return these consecutive rows of a tensor, or zeros for empty slots."""
+    if group[0] is None:
+        return paddle.zeros([len(group), *store.shape[1:]], dtype=store.dtype)
+    whole = len(group) == store.shape[0]
+    return store if whole else store[group[0] : group[0] + len(group)]
