@@ -1,0 +1,1 @@
+"""Benchmarks: what is asked, and how the answers are scored."""
