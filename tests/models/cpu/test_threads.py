@@ -5,7 +5,7 @@ import threading
 import paddle
 import pytest
 
-from paddlemix.models.cpu.threads import in_parallel, num_workers
+from paddlemix.models.cpu.threads import in_parallel, limit_threads, num_workers
 
 
 @pytest.fixture(params=["1", "2", "3"])
@@ -35,3 +35,9 @@ def test_no_thread_computes_gradients(threads):
     weight.stop_gradient = False
     assert all(out.stop_gradient for out in in_parallel(lambda x: paddle.matmul(x, weight), [paddle.ones([1, 2])] * 4))
     assert paddle.is_grad_enabled()
+
+
+def test_a_limit_of_threads_holds_until_the_number_before_is_set_again():
+    assert limit_threads(1) == 0  # all threads
+    assert limit_threads(0) == 1
+    assert limit_threads(0) == 0
