@@ -28,7 +28,7 @@ NAMED = ("paddlenlp", "numpy")
 NEEDED = ("paddlepaddle", "paddlenlp")  # other packages may work in another version
 ARM = ("aarch64", "arm64")
 SMI_SECONDS = 30
-VECTORS = ("avx", "fma", "amx", "asimd", "sve")
+VECTORS = ("avx", "avx2", "fma", "avx512f", "avx512_vnni", "amx_tile", "asimd", "sve")
 QUERY = ["--query-gpu=index,name,driver_version,memory.free,memory.total", "--format=csv,noheader"]
 
 
@@ -57,9 +57,9 @@ def processor() -> str:
 
 
 def vector_flags() -> list[str]:
-    """Return the vector instructions of the processor that Linux lists, such as "avx2"."""
+    """Return which of VECTORS the processor has, according to Linux."""
     flags = set(next(_processor_lines("flags", "features"), "").split())
-    return sorted(flag for flag in flags if flag.startswith(VECTORS))
+    return [flag for flag in VECTORS if flag in flags]
 
 
 def num_cores() -> int:

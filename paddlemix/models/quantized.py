@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import paddle
-from paddle import _C_ops, nn
+from paddle import nn
 from paddle.autograd import PyLayer
 
 from ..ops.dequantize import dequantize, num_bytes, on_device
@@ -60,42 +60,6 @@ class QuantizedLinear(nn.Layer):
 
     def extra_repr(self) -> str:
         return f"in_features={self.shape[0]}, out_features={self.shape[1]}, {self.kind}"
-
-
-class QuantizedProjection(nn.Layer):
-    """Quantized layers with the same input as one layer, for inference: their outputs side by side.
-
-    All parts have a bias, or none has; none has an adapter. The codes stay where they are. Factors that a plain layer
-    could multiply into its weight are applied to the input and the output.
-    """
-
-    def __init__(self, parts: list[QuantizedLinear]):
-        super().__init__()
-        assert all(part.adapter is None for part in parts), "an adapter cannot be joined"
-        self.parts = nn.LayerList(parts)
-        self.bias = None if parts[0].bias is None else paddle.concat([part.bias for part in parts])
-        self.input_factors = self.output_factors = None
-
-    def scale_inputs(self, factors) -> None:
-        """Multiply the input by float factors [in] from now on."""
-        self.input_factors = factors if self.input_factors is None else self.input_factors * factors
-
-    def scale_outputs(self, factors) -> None:
-        """Multiply the output, with its bias, by float factors [out] from now on."""
-        self.output_factors = factors if self.output_factors is None else self.output_factors * factors
-        self.bias = None if self.bias is None else self.bias * factors
-
-    def forward(self, x):
-        return self.apply_rows(x)
-
-    def apply_rows(self, rows):
-        """Return the outputs [..., sum of out] for rows [..., in]."""
-        if self.input_factors is not None:
-            rows = _C_ops.multiply(rows, self.input_factors)
-        product = product_with_codes(rows, *(part.codes for part in self.parts))
-        if self.output_factors is not None:
-            product = _C_ops.multiply_(product, self.output_factors)
-        return product if self.bias is None else _C_ops.add_(product, self.bias)
 
 
 def quantize_layers(language_model: nn.Layer, kind: str) -> None:

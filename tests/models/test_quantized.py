@@ -20,7 +20,7 @@ from paddlemix.constants import BUNDLED_MODEL
 from paddlemix.conversation.messages import Conversation, Message
 from paddlemix.generate.sampling import SamplingParams
 from paddlemix.generate.session import ChatSession
-from paddlemix.models.quantized import QuantizedLinear, QuantizedProjection, quantized_layers
+from paddlemix.models.quantized import QuantizedLinear, quantized_layers
 from paddlemix.ops import dequantize as on_device
 from paddlemix.ops.quantize import KINDS, dequantize, quantize
 
@@ -88,31 +88,6 @@ def test_layer_without_gradients_computes_the_same_with_bias_and_adapter(kind, s
     x.stop_gradient = False
     for result in (found, layer(x)):
         np.testing.assert_allclose(result.numpy(), expected, atol=1e-5 * np.abs(expected).max())
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("num_rows", [1, 5, 40])
-@pytest.mark.parametrize("has_bias", [False, True])
-def test_projection_computes_its_layers_with_factors_of_inputs_and_outputs(kind, num_rows, has_bias):
-    paddle.seed(0)
-    layers = []
-    for size in (40, 24):
-        bias = nn.Linear(2, size).bias if has_bias else None
-        layers.append(QuantizedLinear((128, size), bias, kind, paddle.float32))
-        layers[-1].set_codes(quantize(paddle.normal(shape=[size, 128]).numpy(), kind))
-        if has_bias:
-            bias.set_value(paddle.normal(shape=[size]))
-    inputs, outputs = paddle.normal(shape=[128]), paddle.normal(shape=[64])
-    projection = QuantizedProjection(layers)
-    projection.scale_inputs(inputs)
-    for _ in range(2):
-        projection.scale_outputs(outputs)
-    x = paddle.normal(shape=[num_rows, 128])
-    with paddle.no_grad():
-        expected = paddle.concat([layer(x * inputs) for layer in layers], axis=-1) * outputs * outputs
-        for found in (projection.apply_rows(x), projection(x.unsqueeze(0))[0]):
-            np.testing.assert_allclose(found.numpy(), expected.numpy(), atol=1e-5 * np.abs(expected.numpy()).max())
-    assert len(quantized_layers(projection)) == 2
 
 
 def test_layer_keeps_no_weight_between_forward_and_backward(layers):
