@@ -30,6 +30,7 @@ from small_llava import load_ours, model_folder, noise_tiles, text_ids
 PROMPT = 100  # tokens of the running requests
 AFTER = 60  # tokens of text after an image
 NEW = 8  # tokens of the joining request's answer
+MAX_PLACES = 65_536  # with the default, an image's request waits: every slot is as long as the longest sequence
 
 
 def main() -> int:
@@ -65,7 +66,7 @@ def measure(model, length: int | None, num_running: int, seed: int) -> dict[str,
     from paddlemix.generate.engine import Engine
     from paddlemix.generate.features import FeatureStore
 
-    engine = Engine(model, prefix_bytes=0, features=FeatureStore(0))
+    engine = Engine(model, max_places=MAX_PLACES, prefix_bytes=0, features=FeatureStore(0))
     running = [sequence_of(model, PROMPT, seed + 1 + number, 10_000) for number in range(num_running)]
     for sequence in running:
         engine.add(sequence)

@@ -56,7 +56,7 @@ class Slots:
 
         num_wanted: for how many sequences slots are wanted now; the cache grows once for all of them.
         """
-        self._make_place(len(sequence.keys) + 1, num_wanted)
+        self._make_place(_num_needed(sequence), num_wanted)
         is_long = self._model.language_model.rotary.choose([sequence.max_places])[0]
         shared = [self._num_shared(slot, sequence.keys, is_long) for slot in range(self.cache.num_slots)]
         slot = self._choose(shared)
@@ -112,10 +112,13 @@ class Slots:
             self.reserve(capacity)  # may drop free slots
         if None in self._owners:
             return
-        number, capacity = self.cache.num_slots, max(capacity, self.cache.capacity)
-        target = self._num_slots(max(num_wanted, number + 1))
+        number = self.cache.num_slots
+        least, target = self._num_slots(number + 1), self._num_slots(max(num_wanted, number + 1))
+        # A sequence that was longer than all of these may have left more places than they need.
+        is_fitting = least * self.cache.capacity <= self.max_places
+        capacity = max(capacity, self.cache.capacity if is_fitting else max(map(_num_needed, self._owners)))
         if target * bucketed(capacity) > self.max_places:
-            target = self._num_slots(number + 1)
+            target = least
         self._resize([*range(number), *[None] * (target - number)], capacity)
 
     def _choose(self, shared: list[int]) -> int:
@@ -166,6 +169,10 @@ class Slots:
         for slot, owner in enumerate(self._owners):
             if owner is not None:
                 owner.slot = slot
+
+
+def _num_needed(sequence: Sequence) -> int:
+    return len(sequence.keys) + 1
 
 
 def num_slots(number: int) -> int:
