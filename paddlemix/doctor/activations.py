@@ -1,7 +1,9 @@
 """The bytes that a training step keeps for its backward pass, counted from the configuration. Needs no paddle.
 
 The counts follow the code of `models/` operation by operation. In float32 on a CPU they equal what Paddle's allocator
-reports (tests/doctor/test_memory.py). "Elements" have the dtype of the computations, "floats" are float32.
+reports (tests/doctor/test_memory.py). "Elements" have the dtype of the computations, "floats" are float32. The scratch
+of tiles is not counted, because it is NumPy's and small: a backward pass has two arrays of at most `MAX_SCORES` floats
+(`ops.tiled_attention`), 8 MiB together, or more where a query has over 32,768 scores in the heads that share its keys.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ from ..models.projector_type import projector_blocks
 
 FLOAT = 4  # bytes
 WHOLE, BLOCK = 512, 256  # the same as in ops.attention
+FEWEST_QUERIES, FEWEST_SCORES = 8, 1 << 16  # the same as in ops.tiled_attention
+MAX_EXPANDED = 1 << 24  # the same as in ops.attention
 MAX_LOGITS = 1 << 26  # the same as in models.loss
 
 
@@ -50,12 +54,15 @@ class Arithmetic:
     """How a step computes. bytes_each: of an element. has_flash: the attention kernel does not store its weights.
 
     adapter_widths: rank of every adapter in one decoder layer. is_tower_trained: the tower keeps what its backward pass
-    needs. has_own_gradients: see `ops.kernel_checks.wants_own_gradient`; they keep inputs only.
+    needs. is_on_cpu: in float32; operations have own gradients (`ops.kernel_checks.wants_own_gradient`), which keep
+    inputs only, and a frozen tower encodes tile by tile. has_vector_math: `ops.vector_math` is used; large attentions
+    are in tiles (`ops.tiled_attention`), which keep their output instead of their weights.
     """
 
     bytes_each: int = FLOAT
     has_flash: bool = False
-    has_own_gradients: bool = False
+    is_on_cpu: bool = False
+    has_vector_math: bool = False
     adapter_widths: tuple[int, ...] = ()
     is_adapter_dropped: bool = False
     is_tower_trained: bool = False
@@ -74,7 +81,7 @@ def decoder_layer(config: LanguageConfig, load: Load, arithmetic: Arithmetic) ->
     """Return the bytes that a decoder layer keeps, its input included."""
     width, num_tokens = config.hidden_size, load.num_tokens
     queries, keys = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
-    if arithmetic.has_own_gradients:
+    if arithmetic.is_on_cpu:
         elements = 2 * width + 2 * queries + 2 * keys + config.intermediate_size * (3 if config.is_gated else 2)
     else:
         # Two norms keep their input in float32, its normalized values and their result. Queries and keys are kept
@@ -86,13 +93,17 @@ def decoder_layer(config: LanguageConfig, load: Load, arithmetic: Arithmetic) ->
     if arithmetic.is_adapter_dropped:
         elements += len(arithmetic.adapter_widths) * width
     floats = 2 * width + 2
+    # Tiles keep the output, beside its transposed copy that the projection takes, and the logarithms of the sums.
+    num_tiled = sum(_rows(config, load, arithmetic, is_tiled=True))
+    tiled = num_tiled * (queries * arithmetic.bytes_each + config.num_attention_heads * FLOAT)
     weights = _weights(config, load, arithmetic)
-    return num_tokens * (elements * arithmetic.bytes_each + floats * FLOAT) + weights
+    return num_tokens * (elements * arithmetic.bytes_each + floats * FLOAT) + tiled + weights
 
 
 def decoder_backward(config: LanguageConfig, load: Load, arithmetic: Arithmetic) -> int:
     """Return the bytes that a layer's backward pass needs, without what was kept and the gradients of weights."""
-    inner = 2 * config.intermediate_size * load.num_tokens
+    is_plain = arithmetic.is_on_cpu and config.is_gated and not arithmetic.has_vector_math
+    inner = (4 if is_plain else 2) * config.intermediate_size * load.num_tokens  # see `ops.activation.SwiGLU`
     return max(inner * arithmetic.bytes_each, _weights(config, load, arithmetic))
 
 
@@ -101,22 +112,58 @@ def shared_tables(config: LanguageConfig, load: Load, arithmetic: Arithmetic) ->
     queries, keys = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
     tables = 2 * queries + (2 * keys if keys != queries else 0) if config.positions == "rotary" else 0
     around = 3 * config.hidden_size  # the last norm, and the embeddings before image features replace some
+    return load.num_tokens * (tables + around) * arithmetic.bytes_each + _shared_masks(config, load, arithmetic) * FLOAT
+
+
+def _shared_masks(config: LanguageConfig, load: Load, arithmetic: Arithmetic) -> int:
+    """Return the floats of the masks that layers share."""
     if arithmetic.has_flash:
-        mask = 0
-    elif load.has_runs:
-        mask = sum(height * length for height, length in {block for row in load.rows for block in blocks(row)})
-    else:
-        mask = sum(length * length for length in load.rows) if max(load.rows) <= WHOLE else 0
-    return load.num_tokens * (tables + around) * arithmetic.bytes_each + config.num_attention_heads * mask * FLOAT
+        return 0
+    plain, num_heads = _rows(config, load, arithmetic, is_tiled=False), config.num_attention_heads
+    if load.has_runs:
+        pairs = {block for row in plain if not _is_windowed(config, row) for block in blocks(row)}
+        return num_heads * sum(height * length for height, length in pairs)
+    if _is_windowed(config, max(load.rows)):
+        single, size = max(load.rows) ** 2, num_heads * sum(row * row for row in load.rows)
+        return size if arithmetic.is_on_cpu and size <= MAX_EXPANDED else single
+    return num_heads * sum(row * row for row in plain) if max(load.rows) <= WHOLE else 0
 
 
 def _weights(config: LanguageConfig, load: Load, arithmetic: Arithmetic) -> int:
-    """Return the bytes of the attention weights that a layer stores."""
+    """Return the bytes of the attention weights that a layer stores, or of the masks that its tiles keep."""
     if arithmetic.has_flash:
         return 0
     whole = BLOCK if load.has_runs else WHOLE
-    pairs = sum(causal_pairs(length, whole) for length in load.rows)
-    return config.num_attention_heads * pairs * arithmetic.weight_bytes
+    plain, tiled = (_rows(config, load, arithmetic, is_tiled=is_tiled) for is_tiled in (False, True))
+    pairs = sum(row * row if _is_windowed(config, row) else causal_pairs(row, whole) for row in plain)
+    # The mask of a sample in a row with others is made in each layer.
+    masks = sum(row * row for row in tiled if load.has_runs and _is_windowed(config, row))
+    return config.num_attention_heads * pairs * arithmetic.weight_bytes + masks * FLOAT
+
+
+def _rows(config: LanguageConfig, load: Load, arithmetic: Arithmetic, *, is_tiled: bool) -> list[int]:
+    """Return the lengths of the samples whose attention is in tiles, or of the others."""
+    return [row for row in load.rows if _is_tiled(config, load, arithmetic, row) == is_tiled]
+
+
+def _is_tiled(config: LanguageConfig, load: Load, arithmetic: Arithmetic, length: int) -> bool:
+    """Return whether the attention of a sample is in tiles, as in `ops.packed_attention` and `ops.attention`."""
+    if not arithmetic.has_vector_math:
+        return False
+    if load.has_runs and _is_windowed(config, max(load.rows)):
+        return _is_windowed(config, length) and pays(config.num_attention_heads, length)
+    is_one_task = load.has_runs and config.positions != "alibi"
+    return pays(config.num_attention_heads, load.num_tokens if is_one_task else length)
+
+
+def _is_windowed(config: LanguageConfig, length: int) -> bool:
+    """Return whether the sliding window is shorter than a sample. It counts for all layers, as in most families."""
+    return config.sliding_window is not None and length > config.sliding_window
+
+
+def pays(num_heads: int, length: int) -> bool:
+    """Return whether the attention of all positions to all is worth the fixed costs of tiles."""
+    return length >= FEWEST_QUERIES and num_heads * length * length >= FEWEST_SCORES
 
 
 def causal_pairs(length: int, whole: int) -> int:
@@ -145,15 +192,30 @@ def tower(config: VisionConfig, load: Load, arithmetic: Arithmetic) -> tuple[int
     """Return the bytes that the tower keeps, and its peak: in its backward pass, or in the forward pass if frozen."""
     width, positions = config.hidden_size, config.num_positions
     num_tokens = load.num_tiles * positions
-    weights = num_tokens * config.num_attention_heads * positions * arithmetic.weight_bytes
+    is_tiled = arithmetic.has_vector_math and pays(config.num_attention_heads, positions)
+    of_token = 0 if is_tiled else config.num_attention_heads * positions * arithmetic.weight_bytes
     if not arithmetic.is_tower_trained:
-        in_block = weights * min(1.0, BLOCK / positions)
-        forward = num_tokens * max(9 * width, 2 * width + 3 * config.intermediate_size) * arithmetic.bytes_each
-        return 0, int(2 * in_block + forward)
+        return 0, _frozen_tower(config, load, arithmetic, int(of_token * min(1.0, BLOCK / positions)))
+    weights = num_tokens * of_token
     inner = config.intermediate_size * (3 if config.hidden_act == "quick_gelu" else 2)
-    layer = num_tokens * ((8 * width + inner) * arithmetic.bytes_each + 4 * FLOAT) + weights
+    elements, floats = 8 * width + inner, 4
+    if is_tiled:
+        elements, floats = elements + width, floats + config.num_attention_heads  # as in the decoder
+    layer = num_tokens * (elements * arithmetic.bytes_each + floats * FLOAT) + weights
     kept = layer * config.num_used_layers + num_tokens * 3 * width * arithmetic.bytes_each
     return kept, int(max(2 * num_tokens * config.intermediate_size * arithmetic.bytes_each, 1.6 * weights))
+
+
+def _frozen_tower(config: VisionConfig, load: Load, arithmetic: Arithmetic, weights: int) -> int:
+    """Return the peak of the forward pass. weights: the bytes for each token of a block."""
+    width, inner, num_tokens = config.hidden_size, config.intermediate_size, load.num_tiles * config.num_positions
+    if not arithmetic.is_on_cpu:
+        return num_tokens * (2 * weights + max(9 * width, 2 * width + 3 * inner) * arithmetic.bytes_each)
+    # Tile by tile, each a copy of its pixels. The softmax is in place.
+    num_inner = 3 if config.hidden_act == "quick_gelu" and not arithmetic.has_vector_math else 2
+    in_tile = config.num_positions * max(weights + 10 * width * FLOAT, (4 * width + num_inner * inner) * FLOAT)
+    copies = load.num_tiles * 3 * config.image_size**2 * FLOAT if load.num_tiles > 1 else 0
+    return in_tile + (load.num_tiles - 1) * config.num_positions * width * FLOAT + copies
 
 
 def projector(config: LlavaConfig, load: Load, arithmetic: Arithmetic) -> int:

@@ -13,6 +13,7 @@ from ..checkpoints.layouts.shapes import parameter_shapes
 from ..constants import DTYPE_BYTES
 from ..models.config import LlavaConfig
 from ..models.llava import Llava
+from ..ops.vector_math import vector_math
 from ..terminal.sizes import in_memory
 from ..train.arguments import ModelArguments
 from ..train.freeze import PROJECTOR_PARTS, freeze_parameters, lora_targets
@@ -129,16 +130,24 @@ def _copies(shapes: dict, method: Method, is_recomputed: bool) -> int:
 def _arithmetic(trainable: Trainable, method: Method, load: Load) -> Arithmetic:
     bytes_each = DTYPE_BYTES[method.dtype]
     in_layer = [name for name in trainable.targets if name.startswith("language_model.layers.0.")]
+    is_on_cpu = method.device == "cpu" and bytes_each == FLOAT
     is_in_tower = any(name.startswith("vision_tower.") for name in trainable.targets)
     return Arithmetic(
         bytes_each,
         # As in ops.packed_attention: the kernel is used for several samples in a row.
         has_flash=method.device == "gpu" and bytes_each < FLOAT and load.has_runs,
-        has_own_gradients=method.device == "cpu" and bytes_each == FLOAT,
+        is_on_cpu=is_on_cpu,
+        has_vector_math=is_on_cpu and _has_vector_math(),
         adapter_widths=(method.lora_rank,) * len(in_layer),
         is_adapter_dropped=method.has_lora_dropout,
         is_tower_trained=is_in_tower or any(name.startswith("vision_tower.") for name in trainable.names),
     )
+
+
+def _has_vector_math() -> bool:
+    """Return whether attention on the CPU uses `vector_math`, which needs heads in contiguous memory."""
+    is_strided = paddle.get_flags("FLAGS_use_stride_kernel")["FLAGS_use_stride_kernel"]
+    return not is_strided and vector_math() is not None
 
 
 def advice(found: Estimate, method: Method, num_samples: int, num_cards: int) -> list[str]:

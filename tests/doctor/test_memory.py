@@ -13,9 +13,13 @@ from paddlemix import LlavaForConditionalGeneration
 from paddlemix.checkpoints.layouts.shapes import parameter_shapes
 from paddlemix.constants import IMAGE_TOKEN_ID
 from paddlemix.data.sample import Batch
-from paddlemix.doctor.activations import Load, causal_pairs
+from paddlemix.doctor import activations, memory
+from paddlemix.doctor.activations import Arithmetic, Load, causal_pairs
 from paddlemix.doctor.memory import Trainable, advice, estimate, outline
-from paddlemix.models.config import LlavaConfig
+from paddlemix.models import loss
+from paddlemix.models.config import LlavaConfig, VisionConfig
+from paddlemix.models.vision.vit import VisionTower
+from paddlemix.ops import attention, plain_attention, tiled_attention, vector_math
 from paddlemix.train.arguments import ModelArguments
 from paddlemix.train.freeze import freeze, freeze_parameters, lora_targets
 from paddlemix.train.lora import add_lora, trained_tensors
@@ -40,9 +44,24 @@ VISION = {
 }
 
 
-def config_of(**language) -> LlavaConfig:
+MANY_HEADS = {"num_attention_heads": 16}  # of a tower, so that tiles pay for 65 positions
+
+
+@pytest.fixture(params=["tiles", "plain"])
+def has_vector_math(request, monkeypatch) -> bool:
+    """Whether operations use MKL's functions; without them they are plain."""
+    if request.param == "plain":
+        for module in (vector_math, memory):
+            monkeypatch.setattr(module, "vector_math", lambda: None)
+    elif vector_math.vector_math() is None:
+        pytest.skip("paddle has no MKL on this platform")
+    return request.param == "tiles"
+
+
+def config_of(vision=None, **language) -> LlavaConfig:
     image = {"side": SIDE, "patch_size": PATCH, "mode": "pad", "merge": "flat"}
-    return LlavaConfig.from_dict({"language": {**LANGUAGE, **language}, "vision": VISION, "image": image})
+    parts = {"language": {**LANGUAGE, **language}, "vision": {**VISION, **(vision or {})}, "image": image}
+    return LlavaConfig.from_dict(parts)
 
 
 def batch_of(lengths: tuple[int, ...], num_images: int, num_trained: int) -> Batch:
@@ -101,15 +120,21 @@ CASES = {
     "tower too": {"is_tower_trained": True},
     "many trained tokens": {"num_trained": 400, "language": {"vocab_size": 2000}},
     "no gate": {"language": {"is_gated": False, "activation": "gelu"}},
+    "too small for tiles": {"lengths": (100,), "num_trained": 20},
+    "wide recomputed": {"language": {"intermediate_size": 512}, "is_recomputed": True},
+    "window": {"lengths": (400, 100), "language": {"sliding_window": 256}},
+    "window over a row": {"lengths": (600,), "language": {"sliding_window": 128}},
+    "distances": {"lengths": (400, 300), "language": {"positions": "alibi", "num_key_value_heads": 4}},
+    "tower with many heads": {"is_tower_trained": True, "vision": MANY_HEADS},
 }
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_estimate_equals_the_allocators_report(name, tmp_path):
+def test_estimate_equals_the_allocators_report(name, tmp_path, has_vector_math):
     case = {"lengths": (200, 150, 90), "num_trained": 60, "frozen": [], "language": {}, **CASES[name]}
     rank = case.get("lora_rank", 0)
     before = allocated()
-    config = config_of(**case["language"])
+    config = config_of(case.get("vision"), **case["language"])
     model = LlavaForConditionalGeneration(config)
     model.initialize_weights(0)
     freeze(model, case["frozen"], is_tower_trained=case.get("is_tower_trained", False))
@@ -131,6 +156,48 @@ def test_estimate_equals_the_allocators_report(name, tmp_path):
     assert found.weights + found.num_trained * 4 + found.optimizer == pytest.approx(lasting, rel=0.03)
     assert 0.95 * peak <= found.allocated <= 1.2 * peak
     assert 0.9 * (peak - lasting) <= sum(found.activations.values()) <= 1.25 * (peak - lasting)
+
+
+@pytest.mark.parametrize("num_tiles", [1, 3])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {**MANY_HEADS, "hidden_act": "gelu"}, {"intermediate_size": 512}],
+    ids=["few heads", "many heads", "wide"],
+)
+def test_peak_of_a_frozen_tower_is_that_of_one_image_tile(changes, num_tiles, has_vector_math):
+    config = VisionConfig(**{**VISION, **changes})
+    tower, pixels = VisionTower(config), paddle.rand([num_tiles, 3, SIDE, SIDE])
+    with paddle.no_grad():
+        tower.encode(pixels)  # what is made once
+        before = allocated()
+        paddle.base.core.host_memory_stat_reset_peak_value("Allocated", 0)
+        tower.encode(pixels)
+        peak = paddle.base.core.host_memory_stat_peak_value("Allocated", 0) - before
+    arithmetic = Arithmetic(is_on_cpu=True, has_vector_math=has_vector_math)
+    kept, found = activations.tower(config, Load((10,), 1, num_tiles, 0), arithmetic)
+    assert kept == 0 and 0.95 * peak <= found <= 1.2 * peak
+
+
+def test_strided_heads_are_not_in_tiles(monkeypatch):
+    def layers(is_strided: bool) -> int:
+        monkeypatch.setattr(paddle, "get_flags", lambda name: {name: is_strided})
+        return estimate(config_of(), Trainable([]), Load((440,), 60, 2, 128), Method()).activations["layers"]
+
+    monkeypatch.setattr(memory, "vector_math", object)
+    assert layers(False) < layers(True)
+    monkeypatch.setattr(memory, "vector_math", lambda: None)
+    assert layers(False) == layers(True)
+
+
+def test_limits_are_those_of_the_operations():
+    for module, names in (
+        (tiled_attention, ("FEWEST_QUERIES", "FEWEST_SCORES")),
+        (plain_attention, ("BLOCK",)),
+        (attention, ("MAX_EXPANDED",)),
+        (loss, ("MAX_LOGITS",)),
+    ):
+        assert [getattr(activations, name) for name in names] == [getattr(module, name) for name in names]
+    assert activations.WHOLE == plain_attention.MAX_SHARED_QUERIES
 
 
 VICUNA = LlavaConfig()
