@@ -24,6 +24,6 @@ setup(
     packages=find_packages(include=["paddlemix", "paddlemix.*"]),
     package_data={"paddlemix": ["config/llava/*.json", "config/llava/*/*.json", "examples/llava/**/*"]},
     install_requires=read_requirements("requirements.txt"),
-    extras_require={"dev": read_requirements("requirements-dev.txt"), "cpu": read_requirements("requirements-cpu.txt")},
+    extras_require={name: read_requirements(f"requirements-{name}.txt") for name in ("cpu", "eval", "dev")},
     entry_points={"console_scripts": ["paddlemix = paddlemix.cli:main"]},
 )

@@ -41,8 +41,9 @@ def test_setup_takes_its_dependencies_from_the_requirement_files():
     values = setup_arguments()
     assert values["install_requires"] == requirement_lines("requirements.txt")
     extras = values["extras_require"]
-    assert extras["dev"] == requirement_lines("requirements-dev.txt")
-    assert extras["cpu"] == requirement_lines("requirements-cpu.txt") and set(extras["cpu"]) < set(extras["dev"])
+    for name in ("cpu", "eval", "dev"):
+        assert extras[name] == requirement_lines(f"requirements-{name}.txt")
+        assert set(extras[name]) <= set(extras["dev"])
 
 
 def test_package_data_includes_all_json_files():

@@ -1,0 +1,121 @@
+"""One item of a benchmark: the record that its files state, and the question that a model is asked.
+
+Readers make records, prompt styles make questions of them (prompts.py). What cannot be asked is a Problem with a name,
+so that nothing is dropped silently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..constants import IMAGE_MARK
+
+MAX_NAMED = 5  # problems that a report names one by one
+
+
+class ImageSource(Protocol):
+    """An image that is loaded when it is needed."""
+
+    def load(self) -> Path | bytes:
+        """Return a path or the bytes of a file, as image.load_image takes them."""
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An image in a file of its own."""
+
+    path: Path
+
+    def load(self) -> Path:
+        """Return the path."""
+        return self.path
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with a row or an answer. where: file and line. id: of the item, "" if it is not known."""
+
+    where: str
+    text: str
+    id: str = ""
+
+    def __str__(self) -> str:
+        name = f" ({self.id})" if self.id else ""
+        return f"{self.where}{name}: {self.text}"
+
+
+@dataclass(frozen=True)
+class Record:
+    """What the files of a benchmark state about one item.
+
+    id: unique in its task. other_ids: under which saved answers of other projects name it, not always unique. text: the
+    question alone. options: texts by letter. ocr: OCR tokens of the image joined by ", "; None where the files have
+    none. fields: what the scorer needs, without the prediction; an answer that the files do not tell is absent. row:
+    what submission files need, under the benchmark's own names.
+    """
+
+    id: str
+    text: str
+    images: tuple[ImageSource, ...] = ()
+    hint: str = ""
+    options: Mapping[str, str] = field(default_factory=dict)
+    ocr: str | None = None
+    other_ids: tuple[str, ...] = ()
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    row: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question as the model gets it.
+
+    pieces: the texts before, between and after the images, always one more than images, as Message.text takes them.
+    other_ids, fields, row: see Record. has_ocr: whether the prompt has a line of OCR tokens; None where the benchmark
+    has none.
+    """
+
+    id: str
+    pieces: tuple[str, ...]
+    images: tuple[ImageSource, ...] = ()
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    row: Mapping[str, Any] = field(default_factory=dict)
+    other_ids: tuple[str, ...] = ()
+    has_ocr: bool | None = None
+
+    def __post_init__(self):
+        if len(self.pieces) != len(self.images) + 1:
+            raise ValueError(f"Question {self.id} has {len(self.images)} images and {len(self.pieces)} pieces of text.")
+
+    @property
+    def prompt(self) -> str:
+        """The text of the user's turn, with a mark at the place of each image."""
+        return IMAGE_MARK.join(self.pieces)
+
+    def scored(self, prediction: Any) -> list[dict[str, Any]]:
+        """Return what the scorer gets: one item, or one for each category if the fields have a tuple of them."""
+        item = {**self.fields, "id": self.id, "prediction": prediction, "prompt": self.prompt}
+        categories = item.get("category")
+        return [{**item, "category": one} for one in categories] if isinstance(categories, tuple) else [item]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The questions of a task, in the order of its files, and what is wrong with the others."""
+
+    questions: tuple[Question, ...]
+    problems: tuple[Problem, ...] = ()
+    files: tuple[Path, ...] = ()
+
+    def summary(self) -> str:
+        """Return one line with the counts, and the first problems by name."""
+        line = f"{len(self.questions)} questions"
+        return line + (f", {named(self.problems, 'problems')}" if self.problems else "")
+
+
+def named(found: Sequence[Any], what: str) -> str:
+    """Return a count with the first of what was found, "2 problems: a; b"."""
+    shown = "; ".join(str(one) for one in found[:MAX_NAMED])
+    return f"{len(found)} {what}: {shown}" + (f"; and {len(found) - MAX_NAMED} more" if len(found) > MAX_NAMED else "")

@@ -1,0 +1,77 @@
+"""Sets whose answers a judge reads: LLaVA-Bench, the GPT review of LLaVA's first version, and MM-Vet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..item import Record
+from .rows import Files, Read, id_of, image_in, json_lines, read_json, records, text_of, texts_of
+
+CATEGORIES = ("conv", "detail", "complex")
+
+
+def read_llava_bench(files: Files) -> Read:
+    """Read questions.jsonl, context.jsonl and answers_gpt4.jsonl of LLaVA-Bench (In-the-Wild).
+
+    fields has what the judge gets: "question", "context" (the caption), "reference". Categories are llava_bench_conv
+    and so on, as rule.json names them.
+    """
+    return _reviewed(files, "llava_bench_", lambda row: text_of(row, "caption"))
+
+
+def read_gpt_review(files: Files) -> Read:
+    """Read qa90_questions.jsonl, caps_boxes_coco2014_val_80.jsonl and qa90_gpt4_answer.jsonl.
+
+    The context is the captions, a blank line, and a line "category: box" for each object.
+    """
+    return _reviewed(files, "", _captions_and_boxes)
+
+
+def _captions_and_boxes(row: dict) -> str:
+    boxes = [f"{one['category']}: {one['bbox']}" for one in row["instances"]]
+    return "\n".join(texts_of(row, "captions")) + "\n\n" + "\n".join(boxes)
+
+
+def _reviewed(files: Files, prefix: str, context_of) -> Read:
+    contexts = _by(files["context"], "image")
+    references = _by(files["reference"], "question_id")
+
+    def make(row: dict) -> Record:
+        name, image, category = id_of(row, "question_id"), text_of(row, "image"), row["category"]
+        if category not in CATEGORIES:
+            raise ValueError(f"the category is {category!r}, expected one of {', '.join(CATEGORIES)}")
+        for found, key, role in ((contexts, image, "context"), (references, name, "reference")):
+            if key not in found:
+                raise ValueError(f"{files[role].name} has no row for {key!r}")
+        question = text_of(row, "text")
+        fields = {
+            "question": question,
+            "context": context_of(contexts[image]),
+            "reference": text_of(references[name], "text"),
+            "category": prefix + category,
+        }
+        source = image_in(files["images"], image, f"COCO_val2014_{image}")
+        return Record(name, question, (source,), fields=fields, row={"question_id": row["question_id"]})
+
+    return records(json_lines(files["questions"]), make)
+
+
+def _by(path: Path, key: str) -> dict[str, dict[str, Any]]:
+    """Return the rows of a file by a key; lines that are broken are left out, and missed where they are needed."""
+    return {str(row[key]): row for _, row in json_lines(path) if isinstance(row, dict) and key in row}
+
+
+def read_mmvet(files: Files) -> Read:
+    """Read mm-vet.json. LLaVA's answer files name v1_7 just 7."""
+    found = read_json(files["questions"], dict)
+    placed = [(f"{files['questions'].name} {name}", {**row, "id": name}) for name, row in found.items()]
+
+    def make(row: dict) -> Record:
+        question = text_of(row, "question")
+        fields = {"answer": text_of(row, "answer"), "capabilities": texts_of(row, "capability"), "question": question}
+        image = image_in(files["images"], text_of(row, "imagename"))
+        name = row["id"]
+        return Record(name, question, (image,), fields=fields, row={"id": name}, other_ids=(name.rpartition("_")[2],))
+
+    return records(placed, make)

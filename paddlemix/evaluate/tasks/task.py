@@ -1,0 +1,182 @@
+"""What a task is: its files, its prompts and its scorer; and how its questions are loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ..item import Loaded, Problem, Question
+from ..prompts import STYLES, Style, ask
+from ..readers.rows import Files, Read
+from ..scores.result import Item, Scores, Verdict
+
+Names = tuple[str, ...]  # alternatives
+Texts = Mapping[str, str]  # answers by id
+Writer = Callable[[Path, Sequence[Question], Texts], None]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Files that a task can be read from, by role; each has one or more names, relative to the data folder.
+
+    A name that ends with "/" is a folder. optional: files that are used if they are there. images: folders to look for
+    images in.
+    """
+
+    reader: Callable[[Files], Read]
+    files: Mapping[str, Names]
+    optional: Mapping[str, Names] = field(default_factory=dict)
+    images: Names = ()
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """The functions of a metric; judge is None where single answers have no score of their own."""
+
+    rules: Names
+    score: Callable[[Sequence[Item], str], Scores]
+    judge: Callable[[Item, str], Verdict] | None = None
+
+    @classmethod
+    def of(cls, module: ModuleType, has_judge: bool = True) -> Scorer:
+        """Return the scorer of a file in scores/."""
+        return cls(module.RULES, module.score, module.judge if has_judge else None)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A benchmark.
+
+    sources: the first whose files are there is read. folders: below the data folder, in which files are looked for,
+    too. styles: prompts by the project's name, the default first. rule: the scorer's default. needs: key of the right
+    answer in the fields. has_judge: whether a judge model reads the answers first; it gets the fields. submission:
+    writes the file that the benchmark's server takes; its name is `submission_name`.
+    """
+
+    name: str
+    description: str
+    sources: tuple[Source, ...]
+    styles: Mapping[str, Style]
+    scorer: Scorer
+    rule: str
+    needs: str
+    folders: Names = ()
+    has_judge: bool = False
+    submission: Writer | None = None
+    submission_name: str = ""
+
+    def style(self, name: str | None = None) -> Style:
+        """Return a prompt style, the default without a name. Raises ValueError that names those that the task has."""
+        if name is None:
+            return next(iter(self.styles.values()))
+        if name not in self.styles:
+            what = "has no prompt style" if name in STYLES else "does not know the prompt style"
+            raise ValueError(f"{self.name} {what} {name!r}; it has {', '.join(self.styles)}")
+        return self.styles[name]
+
+    def expected(self) -> str:
+        """Return the files that the task is read from, for help and errors, with "or" between sources."""
+        return "; or ".join(_names_of(source) for source in self.sources)
+
+
+def _names_of(source: Source) -> str:
+    names = [" or ".join(names) for names in source.files.values()]
+    names += [f"{' or '.join(names)} (if there is one)" for names in source.optional.values()]
+    names += [f"images in {' or '.join(f'{name}/' for name in source.images)}"] if source.images else []
+    return ", ".join(names)
+
+
+def load(task: Task, data_dir: str | Path, style: str | None = None, ocr: bool | None = None) -> Loaded:
+    """Read the questions of a task, in the order of its files, and what is wrong with the others.
+
+    data_dir: the folder with the files as downloaded, or one file of questions. ocr: see `ask`. Raises ValueError if
+    files are missing or not of the right form, or the task does not have the style.
+    """
+    chosen = task.style(style)
+    source, files = find(task, Path(data_dir))
+    if chosen.has_ocr if ocr is None else ocr:
+        _check_ocr(task, chosen, files)
+    questions: list[Question] = []
+    problems: list[Problem] = []
+    for record in source.reader(files):
+        if isinstance(record, Problem):
+            problems.append(record)
+            continue
+        try:
+            questions.append(ask(record, chosen, ocr))
+        except ValueError as error:
+            problems.append(Problem(task.name, str(error), record.id))
+    return Loaded(tuple(questions), tuple(problems), tuple(path for path in files.values() if path.is_file()))
+
+
+def _check_ocr(task: Task, style: Style, files: Files) -> None:
+    """Raise ValueError if a prompt with OCR tokens cannot be made."""
+    if style.ocr_text is None:
+        raise ValueError(f"{task.name} has no prompt with OCR tokens in this style")
+    if "ocr" not in files:
+        names = (name for source in task.sources for name in source.optional.get("ocr", ()))
+        raise ValueError(
+            f"the prompt has OCR tokens, and there is no {' or '.join(names)} beside {files['questions'].name}: "
+            "add it, or ask without OCR tokens"
+        )
+
+
+def find(task: Task, data_dir: Path) -> tuple[Source, dict[str, Path]]:
+    """Return the first source of a task whose files are there, and their paths by role.
+
+    Raises ValueError that names the files of every source if none is complete.
+    """
+    if data_dir.is_file():
+        return _named(task, data_dir)
+    if not data_dir.is_dir():
+        raise ValueError(f"{data_dir} does not exist: expected a folder with {task.expected()}")
+    places = [data_dir, *(data_dir / name for name in (task.name, *task.folders))]
+    for source in task.sources:
+        found = {role: _first(places, names) for role, names in source.files.items()}
+        if all(found.values()):
+            return source, _completed(source, found, places)
+    raise ValueError(
+        f"{data_dir} has not the files of {task.name}: expected {task.expected()}; they may be in a folder "
+        f"{' or '.join(f'{name}/' for name in (task.name, *task.folders))} of it"
+    )
+
+
+def _named(task: Task, path: Path) -> tuple[Source, dict[str, Path]]:
+    """Return the first source whose questions have the ending of a file that the user names."""
+    places = [path.parent]
+    for source in task.sources:
+        names = source.files.get("questions", ())
+        found = {role: _first(places, names) for role, names in source.files.items()}
+        if any(Path(name).suffix == path.suffix for name in names) and all({**found, "questions": path}.values()):
+            return source, _completed(source, {**found, "questions": path}, places)
+    raise ValueError(f"{path} is no file of questions of {task.name}: expected {task.expected()}")
+
+
+def _completed(source: Source, found: Mapping[str, Path | None], places: Sequence[Path]) -> dict[str, Path]:
+    """Add optional files and the image folder, which is the first place if none of its names exists."""
+    files = {role: path for role, path in found.items() if path is not None}
+    for role, names in source.optional.items():
+        path = _first(places, names)
+        if path is not None:
+            files[role] = path
+    beside = next(iter(files.values())).parent
+    return {**files, "images": _first([*places, beside], tuple(f"{name}/" for name in source.images)) or beside}
+
+
+def _first(places: Iterable[Path], names: Names) -> Path | None:
+    """Return the first path that exists; one whose name ends with "/" is a folder."""
+    candidates = ((place / name, name.endswith("/")) for place in places for name in names)
+    return next((path for path, is_folder in candidates if (path.is_dir() if is_folder else path.is_file())), None)
+
+
+def without_answer(task: Task, questions: Sequence[Question]) -> list[Question]:
+    """Return the questions whose right answer the files do not tell, as in test sets. They cannot be scored here."""
+    return [question for question in questions if task.needs not in question.fields]
+
+
+def scored(questions: Sequence[Question], texts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the scorer's items of the questions that have an answer."""
+    return [item for one in questions if one.id in texts for item in one.scored(texts[one.id])]
