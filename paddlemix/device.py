@@ -37,6 +37,9 @@ def prepare_environment(device: str | None = None) -> dict[str, str]:
     if _is_amd():
         # The wheel's MKL takes its slow path on AMD processors; this makes matrix products 2.5 times faster.
         wanted["MKL_DEBUG_CPU_TYPE"] = "5"
+    if int(os.environ.get("PADDLE_TRAINERS_NUM", "1")) > 1:
+        # The libuv server of paddle 3.3, by which processes find each other, ends one start in ten with an assertion.
+        wanted["FLAGS_tcp_store_using_libuv"] = "0"
     # paddle sets OMP_NUM_THREADS to 1 when it is imported, so the user's value is stored under another name.
     wanted["PADDLEMIX_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS") or str(_num_cores())
     chosen = {name: value for name, value in wanted.items() if name not in os.environ}

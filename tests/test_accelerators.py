@@ -203,3 +203,11 @@ def test_memory_of_a_card_is_that_of_the_visible_one_in_npu_smi(tmp_path, enviro
     environment["ASCEND_RT_VISIBLE_DEVICES"] = "4,5"
     assert device_memory.memory_of("npu:1") == (64 * 1024**3, 48 * 1024**3)
     assert device_memory.memory_of("npu:0") is None
+
+
+@pytest.mark.parametrize(("number", "expected"), [(None, None), ("1", None), ("2", "0")])
+def test_several_processes_meet_without_the_libuv_server(number, expected, environment, monkeypatch):
+    monkeypatch.delenv("PADDLE_TRAINERS_NUM", raising=False)
+    if number:
+        monkeypatch.setenv("PADDLE_TRAINERS_NUM", number)
+    assert device.prepare_environment("cpu").get("FLAGS_tcp_store_using_libuv") == expected
