@@ -76,6 +76,7 @@ def _load(arguments: argparse.Namespace, source: Source, quantization: str | Non
     """Return the model and its processor, with a notice if parts of the model are untrained."""
     from ..checkpoints.load import load_model
     from ..checkpoints.processor import LlavaProcessor
+    from ..ops.row_products import report_missing
     from ..terminal.log import notice
 
     processor = LlavaProcessor.from_source(source)
@@ -83,6 +84,8 @@ def _load(arguments: argparse.Namespace, source: Source, quantization: str | Non
         processor = processor.with_template(arguments.conv_mode)
     dtype = "float16" if arguments.fp16 else arguments.dtype
     model = load_model(source, dtype=dtype, device=arguments.device, quantization=quantization)
+    if quantization:
+        report_missing()  # not in the middle of the first answer
     if model.config.untrained:
         parts = " and ".join(model.config.untrained)
         notice(f"{parts} of this model have random values: answers about images are meaningless before `pretrain`")

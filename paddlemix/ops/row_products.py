@@ -93,12 +93,15 @@ def has_kernel(kind: str) -> bool:
     if has_numba():
         return all(_is_correct(kind, num_rows) for num_rows in ((1,) if kind == "float32" else (1, 3)))
     if kind != "float32":
-        _report_missing()
+        report_missing()
     return False
 
 
 @functools.cache
-def _report_missing() -> None:
+def report_missing() -> None:
+    """Say once that quantized weights are slow here, if they are: on a CPU without numba."""
+    if paddle.get_device() != "cpu" or has_numba():
+        return
     notice("quantized weights are slow on a CPU without numba: pip install numba (the extra `cpu` of paddlemix)")
 
 

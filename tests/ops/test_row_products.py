@@ -20,7 +20,7 @@ from paddlemix.ops.row_products import MAX_ROWS, has_kernel, product_with_codes,
 
 # (out, in): whole parts and tiles; neither; inputs that are no multiple of a block or of two.
 SHAPES = [(64, 1024), (45, 1216), (7, 64), (33, 100), (5, 33)]
-CACHED = (has_kernel, row_products._report_missing, on_paddle.has_loop, kernel_checks.rejections)
+CACHED = (has_kernel, row_products.report_missing, on_paddle.has_loop, kernel_checks.rejections)
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:
