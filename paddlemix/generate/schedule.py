@@ -94,8 +94,8 @@ class Schedule:
             needs = [len(each.keys) + min(each.num_left, RESERVED) for each in (*self.active, sequence)]
             if self.active and not self.slots.has_room(needs):
                 return
-            shared = (min(num_common(other.keys, sequence.keys), run.end) for other, run in runs.items())
-            if max(shared, default=0) >= self.slots.num_known(sequence) + MIN_SHARED:
+            shared = max((min(num_common(each.keys, sequence.keys), run.end) for each, run in runs.items()), default=0)
+            if shared >= MIN_SHARED and shared >= self.slots.num_known(sequence) + MIN_SHARED:
                 return
             self.active.append(self.waiting.popleft())
             self.slots.place(sequence, len(self.active) + len(self.waiting))

@@ -31,10 +31,6 @@ class Slots:
         self._used = [0]
         self._clock = itertools.count(1)
 
-    @property
-    def num_running(self) -> int:
-        return sum(owner is not None for owner in self._owners)
-
     def num_unread(self, sequence: Sequence) -> int:
         """Return how many keys of a sequence in a slot are not in the cache yet; at least the last one."""
         lengths = self.cache.lengths
@@ -47,7 +43,7 @@ class Slots:
 
     def num_known(self, sequence: Sequence) -> int:
         """Return how many places of a waiting sequence's keys some slot or the prefix store contains."""
-        is_long = self._model.language_model.rotary.choose([sequence.max_places])[0]
+        is_long = self._is_long(sequence)
         shared = (self._num_shared(slot, sequence.keys, is_long) for slot in range(self.cache.num_slots))
         return max(*shared, self.prefixes.find(sequence.keys[:-1], is_long)[0])
 
@@ -57,7 +53,7 @@ class Slots:
         num_wanted: for how many sequences slots are wanted now; the cache grows once for all of them.
         """
         self._make_place(_num_needed(sequence), num_wanted)
-        is_long = self._model.language_model.rotary.choose([sequence.max_places])[0]
+        is_long = self._is_long(sequence)
         shared = [self._num_shared(slot, sequence.keys, is_long) for slot in range(self.cache.num_slots)]
         slot = self._choose(shared)
         number = shared[slot] if shared[slot] >= MIN_SHARED else 0
@@ -99,6 +95,9 @@ class Slots:
         for slot, owner in enumerate(self._owners):
             if owner is None:
                 self.cache.lengths[slot] = 0
+
+    def _is_long(self, sequence: Sequence) -> bool:
+        return self._model.language_model.rotary.choose([sequence.max_places])[0]
 
     def _num_slots(self, number: int) -> int:
         return min(num_slots(number), self.max_slots)

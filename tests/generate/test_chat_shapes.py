@@ -71,16 +71,21 @@ def converse(model, processor) -> list[list[int]]:
     return [turn.answer_ids for turn in session.turns]
 
 
-def test_a_chat_of_twenty_turns_has_few_shapes_and_the_same_answers(loaded, shapes, monkeypatch):
-    expected = converse(*loaded)
+def check_few_shapes(answer, loaded, shapes, monkeypatch) -> None:
+    """Compare the answers with those where equal shapes matter, and bound the number of shapes that occur there."""
+    expected = answer(*loaded)
     free = len(shapes["cached"])
     shapes["cached"].clear()
     shapes["tower"].clear()
     want_equal_shapes(monkeypatch, True)
-    assert converse(*loaded) == expected
-    print(f"shapes of a chat: {free} before, {len(shapes['cached'])} after, tower {len(shapes['tower'])}")
+    assert answer(*loaded) == expected
+    print(f"shapes: {free} before, {len(shapes['cached'])} after, tower {len(shapes['tower'])}")
     assert free > 20 and len(shapes["cached"]) <= 12, shapes["cached"]
     assert 1 <= len(shapes["tower"]) <= 5
+
+
+def test_a_chat_of_twenty_turns_has_few_shapes_and_the_same_answers(loaded, shapes, monkeypatch):
+    check_few_shapes(converse, loaded, shapes, monkeypatch)
 
 
 def answers_side_by_side(model, processor) -> list[tuple[int, ...]]:
@@ -98,15 +103,7 @@ def answers_side_by_side(model, processor) -> list[tuple[int, ...]]:
 
 
 def test_requests_side_by_side_have_few_shapes_and_the_same_answers(loaded, shapes, monkeypatch):
-    expected = answers_side_by_side(*loaded)
-    free = len(shapes["cached"])
-    shapes["cached"].clear()
-    shapes["tower"].clear()
-    want_equal_shapes(monkeypatch, True)
-    assert answers_side_by_side(*loaded) == expected
-    print(f"shapes of requests: {free} before, {len(shapes['cached'])} after, tower {len(shapes['tower'])}")
-    assert free > 20 and len(shapes["cached"]) <= 12, shapes["cached"]
-    assert 1 <= len(shapes["tower"]) <= 5
+    check_few_shapes(answers_side_by_side, loaded, shapes, monkeypatch)
 
 
 def test_answers_of_several_rows_are_the_same_when_prompts_are_padded(loaded, monkeypatch):

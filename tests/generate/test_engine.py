@@ -282,7 +282,7 @@ def test_cache_shrinks_when_sequences_leave(parts):
     engine = Engine(parts[0])
     short, long = dataclasses.replace(GREEDY, max_new_tokens=3), dataclasses.replace(GREEDY, max_new_tokens=40)
     engine.run([sequence_for(parts, prompt(rng, 30), sampling=long if n == 5 else short) for n in range(8)])
-    assert engine.slots.cache.num_slots == 1 and engine.slots.num_running == 0
+    assert engine.slots.cache.num_slots == 1 and engine.num_running == 0
 
 
 def test_logits_that_are_not_finite_end_their_sequence_alone(parts):

@@ -158,4 +158,4 @@ def test_requests_left_over_are_canceled_when_the_caller_stops(parts):
     next(answers)
     assert engine.has_work
     answers.close()
-    assert not engine.has_work and engine.slots.num_running == 0
+    assert not engine.has_work and engine.num_running == 0
