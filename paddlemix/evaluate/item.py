@@ -17,9 +17,9 @@ MAX_NAMED = 5  # problems that a report names one by one
 
 
 class ImageSource(Protocol):
-    """An image that is loaded when it is needed."""
+    """An image that is read when it is needed."""
 
-    def load(self) -> Path | bytes:
+    def __call__(self) -> Path | bytes:
         """Return a path or the bytes of a file, as image.load_image takes them."""
 
 
@@ -29,7 +29,7 @@ class ImageFile:
 
     path: Path
 
-    def load(self) -> Path:
+    def __call__(self) -> Path:
         """Return the path."""
         return self.path
 

@@ -36,7 +36,7 @@ class TableImage:
     column: int
     place: int = 0
 
-    def load(self) -> bytes:
+    def __call__(self) -> bytes:
         """Return the bytes of the image's file. Raises ValueError if the table has changed."""
         with self.path.open("rb") as file:
             file.seek(self.offset)

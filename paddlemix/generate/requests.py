@@ -17,9 +17,13 @@ WINDOW = 64  # requests that are sorted together, so that equal images meet
 
 @dataclass(frozen=True)
 class Request:
-    """A question, with images (path, URL, data URI, bytes, PIL) before its text. sampling: overrides the common one."""
+    """A question with images: path, URL, data URI, bytes, PIL, or a function that returns one when it is needed.
 
-    text: str
+    text: a string, with the images before it, each on its own line; or a tuple of texts with an image between each two.
+    sampling: overrides the common one.
+    """
+
+    text: str | tuple[str, ...]
     images: Sequence[Any] = ()
     sampling: SamplingParams | None = None
 
@@ -42,18 +46,24 @@ def answer_each(
     *,
     system: str | None = None,
     engine: Engine | None = None,
-) -> Iterator[tuple[int, Answer]]:
+    is_going_on: bool = False,
+) -> Iterator[tuple[int, Answer | Exception]]:
     """Yield (number of the request, answer) as the answers end; requests with equal images run side by side.
 
     system: in place of the template's system text. engine: by default a new one, whose cache is freed at the end.
-    Raises ValueError with the number of the request for a bad image, and if there is no room in the context.
+    Raises ValueError with the number of the request for a bad image, and if there is no room in the context; with
+    is_going_on the error, without the number, is yielded in place of the answer.
     """
     engine = engine or Engine(model, features=features_of(model))
     numbers: dict[Any, int] = {}  # of the requests, by their open sequences
     try:
         for start in range(0, len(requests), WINDOW):
             window = requests[start : start + WINDOW]
-            turns = _turns(model, processor, window, sampling or SamplingParams(), system, start)
+            turns, errors = _turns(engine, processor, window, sampling or SamplingParams(), system, start)
+            for number, error in errors.items():
+                if not is_going_on:
+                    raise ValueError(f"request {number}: {error}") from error
+                yield number, error
             for number in sorted(turns, key=lambda number: ([name for name, _ in turns[number].images], number)):
                 engine.add(turns[number].sequence)
                 numbers[turns[number].sequence] = number
@@ -94,24 +104,31 @@ def answer_all(
     return [answers[number] for number in range(len(requests))]
 
 
-def _turns(model, processor, requests, sampling: SamplingParams, system: str | None, first: int) -> dict[int, Turn]:
-    """Return the turns of some requests by number. An image that several pass as the same object is prepared once."""
+def _turns(
+    engine: Engine, processor, requests, sampling: SamplingParams, system: str | None, first: int
+) -> tuple[dict[int, Turn], dict[int, Exception]]:
+    """Return the turns of some requests by number, and the errors of the others.
+
+    An image that several pass as the same object, or as equal functions, is prepared once.
+    """
     prepared: dict[Any, tuple[str, ImageTiles]] = {}
-    turns = {}
+    turns, errors = {}, {}
     for number, request in enumerate(requests, start=first):
         try:
             for image in request.images:
                 if _mark(image) not in prepared:
-                    prepared[_mark(image)] = named_image(processor, image)
+                    prepared[_mark(image)] = named_image(processor, image() if callable(image) else image)
             images = [prepared[_mark(image)] for image in request.images]
             turn = new_turn(processor, request.text, images, None, system)
-            turn.sequence = sequence_of(processor, [turn], request.sampling or sampling, model.config)
-        except ValueError as error:
-            raise ValueError(f"request {number}: {error}") from error
-        turns[number] = turn
-    return turns
+            turn.sequence = sequence_of(processor, [turn], request.sampling or sampling, engine.model.config)
+            engine.check(turn.sequence)
+        except (ValueError, OSError) as error:
+            errors[number] = error
+        else:
+            turns[number] = turn
+    return turns, errors
 
 
 def _mark(image: Any) -> Any:
     """Return a key for an image of a request: equal for the same object."""
-    return image if isinstance(image, str) else id(image)
+    return image if isinstance(image, str) or callable(image) else id(image)

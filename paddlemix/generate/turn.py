@@ -66,14 +66,20 @@ def named_image(processor, image: Any) -> tuple[str, ImageTiles]:
 
 def new_turn(
     processor,
-    text: str,
+    text: str | tuple[str, ...],
     images: Iterable[tuple[str, ImageTiles]],
     previous: Turn | None = None,
     system: str | None = None,
 ) -> Turn:
-    """Return a turn of a typed text with its images before it. system: in place of the template's system text."""
+    """Return a turn of a typed text with its images.
+
+    text: a string, with the images before it; or a tuple of texts with an image between each two. system: in place of
+    the template's system text. Raises ValueError if texts and images do not fit together.
+    """
     images = list(images)
-    question = Message.typed(text, len(images))
+    question = Message.typed(text, len(images)) if isinstance(text, str) else Message("user", text)
+    if question.num_images != len(images):
+        raise ValueError(f"the text has places for {question.num_images} images, and there are {len(images)}")
     return Turn(question, images, prompt_ids(processor, question, images, previous, system))
 
 

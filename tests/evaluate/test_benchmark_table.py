@@ -36,7 +36,7 @@ def test_quotes_tabs_and_line_breaks_in_cells_come_back_exactly(tmp_path):
     text = 'He said "no"\tand left.\r\nWhy?\u2028So.'
     table = read(tmp_path, [row(question=text, A='5" pipe'), row("2", base64_of(BLUE))])
     assert table.rows[0].cells["question"] == text and table.rows[0].options["A"] == '5" pipe'
-    assert [one.images[0].load() for one in table.rows] == [RED, BLUE]
+    assert [one.images[0]() for one in table.rows] == [RED, BLUE]
 
 
 @pytest.mark.parametrize("line_end", ["\n", "\r\n"])
@@ -46,14 +46,14 @@ def test_byte_order_mark_and_windows_line_ends_change_nothing(tmp_path, line_end
     path.write_bytes(mark + table_text([row(), row("2", base64_of(BLUE))], COLUMNS, line_end).encode())
     table = read_table(path)
     assert table.columns == tuple(COLUMNS) and table.problems == ()
-    assert [(one.index, one.line, one.images[0].load()) for one in table.rows] == [("1", 2, RED), ("2", 3, BLUE)]
+    assert [(one.index, one.line, one.images[0]()) for one in table.rows] == [("1", 2, RED), ("2", 3, BLUE)]
 
 
 def test_image_references_are_followed_forwards_backwards_and_in_chains(tmp_path):
     rows = [row("3", "2"), row("2", "1"), row("1"), row("4", "1.0")]
     table = read(tmp_path, rows)
     assert table.problems == () and [one.index for one in table.rows] == ["3", "2", "1", "4"]
-    assert {one.images[0].load() for one in table.rows} == {RED}
+    assert {one.images[0]() for one in table.rows} == {RED}
 
 
 def test_an_index_that_a_spreadsheet_wrote_is_a_whole_number(tmp_path):
@@ -96,7 +96,7 @@ def test_a_damaged_line_is_named_and_the_next_one_read(tmp_path, line, problem):
     path = tmp_path / "t.tsv"
     path.write_bytes(table_text([row()], COLUMNS).encode() + line + b"5\tWhy?\t\tcat\tdog\t\tA\t1\n")
     table = read_table(path)
-    assert [one.index for one in table.rows] == ["1", "5"] and table.rows[1].images[0].load() == RED
+    assert [one.index for one in table.rows] == ["1", "5"] and table.rows[1].images[0]() == RED
     assert len(table.problems) == 1 and problem in str(table.problems[0])
 
 
@@ -134,12 +134,12 @@ def test_a_missing_table_is_a_value_error(tmp_path):
 
 def test_a_cell_larger_than_the_limit_of_csv_is_read(tmp_path):
     large = bytes(range(256)) * 4000
-    assert read(tmp_path, [row(image=base64_of(large))]).rows[0].images[0].load() == large
+    assert read(tmp_path, [row(image=base64_of(large))]).rows[0].images[0]() == large
 
 
 def test_a_cell_with_several_images_gives_them_in_order(tmp_path):
     cell = str([base64_of(RED), base64_of(BLUE)])
-    assert [image.load() for image in read(tmp_path, [row(image=cell)]).rows[0].images] == [RED, BLUE]
+    assert [image() for image in read(tmp_path, [row(image=cell)]).rows[0].images] == [RED, BLUE]
     broken = read(tmp_path, [row(image=str([base64_of(RED), "?"]))])
     assert "image 2 of 2 is not base64" in str(broken.problems[0])
 
@@ -152,7 +152,7 @@ def test_images_in_files_are_found_and_missing_ones_named(tmp_path):
         {"index": "2", "question": "?", "image_path": "b.jpg"},
     ]
     table = read_table(write_table(tmp_path / "t.tsv", rows), tmp_path / "images")
-    assert table.rows[0].images[0].load() == tmp_path / "images" / "a.jpg"
+    assert table.rows[0].images[0]() == tmp_path / "images" / "a.jpg"
     assert [one.index for one in table.rows] == ["1"] and "there is no image" in str(table.problems[0])
 
 
@@ -164,7 +164,7 @@ def test_an_image_of_a_table_that_was_changed_is_an_error(tmp_path):
     image = read(tmp_path, [row()]).rows[0].images[0]
     (tmp_path / "t.tsv").write_text("index\tquestion\n", encoding="utf-8")
     with pytest.raises(ValueError, match="has changed"):
-        image.load()
+        image()
 
 
 @pytest.mark.parametrize(

@@ -159,3 +159,30 @@ def test_requests_left_over_are_canceled_when_the_caller_stops(parts):
     assert engine.has_work
     answers.close()
     assert not engine.has_work and engine.num_running == 0
+
+
+def test_texts_with_images_between_them_are_asked_as_they_stand(parts):
+    model, processor = parts
+    red, blue = (tiny_folder.random_image(seed) for seed in (1, 2))
+    before = Request("What is this?", [red, blue])
+    between = Request(("", "\n", "\nWhat is this?"), [red, blue])
+    apart = Request(("First ", " then ", "?"), [red, blue])
+    first, second, third = answer_all(model, processor, [before, between, apart], GREEDY)
+    assert first == second and third.num_prompt_tokens != first.num_prompt_tokens
+    with pytest.raises(ValueError, match="request 0: the text has places for 2 images, and there are 1"):
+        answer_all(model, processor, [dataclasses.replace(apart, images=[red])], GREEDY)
+
+
+def test_errors_take_the_place_of_answers_and_the_others_go_on(parts, tmp_path):
+    model, processor = parts
+    loaded = []
+
+    def load():
+        loaded.append(1)
+        return tiny_folder.random_image(1)
+
+    requests = [Request("What is this?", [load]), Request("Where?", [tmp_path / "none.png"]), Request("How?", [load])]
+    found = dict(answer_each(model, processor, requests, GREEDY, is_going_on=True))
+    assert isinstance(found[1], ValueError) and "none.png" in str(found[1]) and loaded == [1]
+    alone = answer_all(model, processor, [requests[0], requests[2]], GREEDY)
+    assert [found[0], found[2]] == alone

@@ -30,7 +30,7 @@ def test_tiny_files_of_every_benchmark_are_read_and_scored(tmp_path, name, has_m
     found = load(task, tmp_path)
     problems = [str(one) for one in found.problems if "folder is missing" not in str(one)]
     assert found.questions and problems == [] and without_answer(task, found.questions) == []
-    assert all(image.load().is_file() for question in found.questions for image in question.images)
+    assert all(image().is_file() for question in found.questions for image in question.images)
     if not task.has_judge:
         items = scored(found.questions, {question.id: "yes" for question in found.questions})
         assert task.scorer.score(items, task.rule).num_items == len(items) > 0
@@ -42,7 +42,7 @@ def test_vqav2_has_ten_answers_and_types(tmp_path):
     one = questions["262148000"]
     assert problems == [] and one.fields["answers"] == ["yes"] * 10
     assert (one.fields["answer_type"], one.fields["question_type"]) == ("yes/no", "is it")
-    assert one.images[0].load().name == "COCO_val2014_000000262148.jpg"
+    assert one.images[0]().name == "COCO_val2014_000000262148.jpg"
 
 
 def test_vqav2_question_without_an_annotation_is_named(tmp_path):
@@ -183,7 +183,7 @@ def test_options_of_llavas_form_start_at_the_last_line_of_an_a(tmp_path):
 def test_seed_keeps_options_that_look_missing_and_finds_frames(tmp_path):
     questions, problems = loaded(tmp_path, "seed")
     assert problems == [] and "\nA. None\n" in questions["101669"].prompt and "\nD. N/A\n" in questions["v1"].prompt
-    assert questions["v1"].images[0].load().name == "v1.png"
+    assert questions["v1"].images[0]().name == "v1.png"
     assert questions["v1"].fields["question_type"] == "Action Recognition"
 
 

@@ -55,7 +55,7 @@ def test_every_table_is_read_and_its_right_answer_is_right(tmp_path, name, table
     task = TASKS[name]
     found = load(task, tmp_path, "vlmevalkit")
     (question,) = found.questions
-    assert found.problems == () and question.images[0].load() == RED and question.id == "0"
+    assert found.problems == () and question.images[0]() == RED and question.id == "0"
     assert fields.items() <= question.fields.items()
     items = scored(found.questions, {"0": answer})
     if task.scorer.judge is not None:

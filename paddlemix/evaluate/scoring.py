@@ -1,0 +1,100 @@
+"""From the saved answers to a task to its scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .item import Loaded, Problem, Question
+from .results import Answered, Saved, TaskResult
+from .scores.result import Item, Scores
+from .tasks.task import Task
+
+MISSING = "there is no answer"
+
+
+def score_task(
+    task: Task,
+    loaded: Loaded,
+    saved: Mapping[str, Saved],
+    *,
+    rule: str | None = None,
+    style: str = "",
+    judge: str = "",
+    num_questions: int = 0,
+) -> TaskResult:
+    """Return the answers to a task with their verdicts and scores.
+
+    saved: by the id of the question. rule: the task's own without one; see `Task.scorer`. num_questions: in the files,
+    if `loaded` has only the first of them. Questions without an answer, and those that could not be asked, are in no
+    score; they are among the problems. Raises ValueError for a rule that the task does not have.
+    """
+    rule = rule or task.rule
+    if rule not in task.scorer.rules:
+        raise ValueError(f"{task.name} has no rule {rule!r}: it has {', '.join(task.scorer.rules)}")
+    answered = tuple(_answered(task, one, saved.get(one.id) or Saved(None, MISSING), rule) for one in loaded.questions)
+    items = [item for one in answered if _is_scored(task, one) for item in _items(task, one)]
+    problems = [*loaded.problems, *(_problem(task, one) for one in answered if one.problem)]
+    return TaskResult(
+        task,
+        style,
+        rule,
+        answered,
+        task.scorer.score(items, rule) if items else None,
+        tuple(problems),
+        num_questions or len(loaded.questions),
+        judge,
+        tuple(_notes(task, answered)),
+    )
+
+
+def _answered(task: Task, question: Question, saved: Saved, rule: str) -> Answered:
+    one = Answered(question, saved.output, saved.problem, saved.finish_reason, saved.num_prompt_tokens, saved.judgement)
+    if task.scorer.judge is None or not _is_scored(task, one):
+        return one
+    verdict = task.scorer.judge(_items(task, one)[0], rule)
+    return Answered(**{**vars(one), "parsed": verdict.parsed, "credit": verdict.credit})
+
+
+def _is_scored(task: Task, one: Answered) -> bool:
+    """Return whether there is an answer, the right one is known, and the judge has read it where there is one."""
+    has_verdict = bool(one.judgement) or not task.has_judge
+    return one.output is not None and task.needs in one.question.fields and has_verdict
+
+
+def _items(task: Task, one: Answered) -> list[Item]:
+    """Return what the scorer gets: the judge's texts are beside the answer."""
+    read: dict[str, Any] = {"review": one.judgement[0], "grades": one.judgement} if task.has_judge else {}
+    return [{**item, **read} for item in one.question.scored(one.output)]
+
+
+def _problem(task: Task, one: Answered) -> Problem:
+    return Problem(task.name, one.problem, one.question.id)
+
+
+def _notes(task: Task, answered: Sequence[Answered]) -> list[str]:
+    """Return what a reader of the figures has to know."""
+    asked = [one for one in answered if one.output is not None]
+    notes = [f"{count} of {len(answered)} questions {text}" for count, text in _counts(task, answered, asked) if count]
+    has_ocr = {one.question.has_ocr for one in answered} - {None}
+    if has_ocr:
+        notes.append(f"OCR tokens in the prompt: {' and '.join(sorted('yes' if one else 'no' for one in has_ocr))}")
+    return notes
+
+
+def _counts(task: Task, answered: Sequence[Answered], asked: Sequence[Answered]) -> list[tuple[int, str]]:
+    is_judged = [bool(one.judgement) for one in asked] if task.has_judge else []
+    return [
+        (len(answered) - len(asked), "have no answer; they are not in the figures"),
+        (
+            sum(task.needs not in one.question.fields for one in asked),
+            "have no right answer in the files; their answers can be submitted",
+        ),
+        (is_judged.count(False), "have not been read by a judge"),
+        (sum(one.finish_reason in ("length", "context") for one in asked), "were cut at the limit of tokens"),
+    ]
+
+
+def main_value(scores: Scores | None) -> float | None:
+    """Return the figure that papers report, None if there is none."""
+    return None if scores is None else scores.value()
