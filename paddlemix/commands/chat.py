@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING
 
+from .loading import add_loading_options, load_with_processor
 from .options import add_model_options, resolve_models
-
-if TYPE_CHECKING:
-    from ..checkpoints.source import Source
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options; those of PaddleMIX's script have its defaults."""
     add_model_options(parser)
     parser.add_argument("--image-file", action="append", default=[], help="image file or URL; may be repeated")
-    parser.add_argument("--conv-mode", default=None, help="chat template (default: the checkpoint's own)")
+    add_loading_options(parser)
     parser.add_argument("--temperature", type=float, default=0.2, help="0: always the likeliest token (default 0.2)")
     parser.add_argument("--max-new-tokens", type=int, default=512, help="maximum tokens of an answer (default 512)")
-    parser.add_argument("--fp16", action="store_true", help="the same as --dtype float16")
     parser.add_argument("--debug", action="store_true", help="print the prompt and the output of each turn")
-    parser.add_argument("--load-8bit", action="store_true", help="keep the decoder's weights in 8 bits: less memory")
-    parser.add_argument("--load-4bit", action="store_true", help="keep the decoder's weights in 4 bits: least memory")
     parser.add_argument("--top-p", type=float, default=1.0, help="sample from the smallest set with this probability")
     parser.add_argument("--top-k", type=int, default=0, help="sample from this many likeliest tokens (0: all)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the sampling (default 0)")
@@ -50,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         lookup=arguments.speculate,
     )
-    quantization = choose_kind(arguments.load_8bit, arguments.load_4bit)
+    choose_kind(arguments.load_8bit, arguments.load_4bit)  # which raises for both, before images are read
     for image in arguments.image_file:
         load_image(image)  # so that a wrong image is an error before the model is loaded
     from ..checkpoints.source import open_source
@@ -59,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     (folder,) = resolve_models(arguments, arguments.model_path)
     source = open_source(folder, arguments.model_base)
-    session = ChatSession(*_load(arguments, source, quantization), sampling=sampling)
+    session = ChatSession(*load_with_processor(arguments, source), sampling=sampling)
     is_terminal = sys.stdin.isatty()
     if is_terminal:
         import readline  # noqa: F401  adds a history and line editing to input()
@@ -70,23 +64,3 @@ def run(arguments: argparse.Namespace) -> int:
     )
     loop.run()
     return 0
-
-
-def _load(arguments: argparse.Namespace, source: Source, quantization: str | None):
-    """Return the model and its processor, with a notice if parts of the model are untrained."""
-    from ..checkpoints.load import load_model
-    from ..checkpoints.processor import LlavaProcessor
-    from ..ops.row_products import report_missing
-    from ..terminal.log import notice
-
-    processor = LlavaProcessor.from_source(source)
-    if arguments.conv_mode:  # first, so that a wrong name is an error before the model is loaded
-        processor = processor.with_template(arguments.conv_mode)
-    dtype = "float16" if arguments.fp16 else arguments.dtype
-    model = load_model(source, dtype=dtype, device=arguments.device, quantization=quantization)
-    if quantization:
-        report_missing()  # not in the middle of the first answer
-    if model.config.untrained:
-        parts = " and ".join(model.config.untrained)
-        notice(f"{parts} of this model have random values: answers about images are meaningless before `pretrain`")
-    return model, processor

@@ -58,7 +58,7 @@ class Answers:
         """Return one line with the counts and the first names."""
         parts = [f"{len(self.texts)} answers ({self.kind})"]
         found = (("duplicate", self.duplicates), ("missing", self.missing), ("unknown", self.unknown))
-        parts += [named(members, what) for what, members in (*found, ("problems", self.problems)) if members]
+        parts += [named(members, what) for what, members in (*found, ("problem", self.problems)) if members]
         parts += [f"{self.num_by_order} matched by order"] if self.num_by_order else []
         return ", ".join(parts)
 

@@ -111,11 +111,12 @@ class Loaded:
 
     def summary(self) -> str:
         """Return one line with the counts, and the first problems by name."""
-        line = f"{len(self.questions)} questions"
-        return line + (f", {named(self.problems, 'problems')}" if self.problems else "")
+        line = f"{len(self.questions):,} question{'s' * (len(self.questions) != 1)}"
+        return line + (f", {named(self.problems, 'problem')}" if self.problems else "")
 
 
 def named(found: Sequence[Any], what: str) -> str:
-    """Return a count with the first of what was found, "2 problems: a; b"."""
+    """Return a count with the first of what was found: "2 problems: a; b"; "3 missing: a; b; c"."""
     shown = "; ".join(str(one) for one in found[:MAX_NAMED])
+    what += "s" * (what == "problem" and len(found) != 1)
     return f"{len(found)} {what}: {shown}" + (f"; and {len(found) - MAX_NAMED} more" if len(found) > MAX_NAMED else "")

@@ -29,9 +29,7 @@ def score_task(
     if `loaded` has only the first of them. Questions without an answer, and those that could not be asked, are in no
     score; they are among the problems. Raises ValueError for a rule that the task does not have.
     """
-    rule = rule or task.rule
-    if rule not in task.scorer.rules:
-        raise ValueError(f"{task.name} has no rule {rule!r}: it has {', '.join(task.scorer.rules)}")
+    rule = rule_of(task, rule)
     answered = tuple(_answered(task, one, saved.get(one.id) or Saved(None, MISSING), rule) for one in loaded.questions)
     items = [item for one in answered if _is_scored(task, one) for item in _items(task, one)]
     problems = [*loaded.problems, *(_problem(task, one) for one in answered if one.problem)]
@@ -46,6 +44,13 @@ def score_task(
         judge,
         tuple(_notes(task, answered)),
     )
+
+
+def rule_of(task: Task, name: str | None) -> str:
+    """Return a rule of a task's scorer, the task's own without a name. Raises ValueError that names those it has."""
+    if name is not None and name not in task.scorer.rules:
+        raise ValueError(f"{task.name} has no rule {name!r}: it has {', '.join(task.scorer.rules)}")
+    return name or task.rule
 
 
 def _answered(task: Task, question: Question, saved: Saved, rule: str) -> Answered:

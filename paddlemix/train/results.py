@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import platform
@@ -28,7 +27,6 @@ from ..tensor_files.stored import read_json
 RESULTS, ALL_RESULTS, EVAL_RESULTS, PLOT = "train_results.json", "all_results.json", "eval_results.json", "loss.png"
 ANSWERS = "eval_answers.jsonl"
 MAX_NEW_TOKENS = 128  # of an answer
-CHUNK = 1 << 20  # bytes
 
 
 def write_results(
@@ -55,15 +53,6 @@ def write_evaluation(folder: Path, metrics: Mapping[str, Any]) -> None:
     write_json(folder / EVAL_RESULTS, dict(metrics))
     path = folder / ALL_RESULTS
     write_json(path, {**(read_json(path) if path.is_file() else {}), **metrics})
-
-
-def fingerprint(path: Path) -> dict[str, Any]:
-    """Return name, size and SHA-256 of a data file, to recognize it later."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return {"file": str(path), "bytes": path.stat().st_size, "sha256": digest.hexdigest()}
 
 
 def draw_losses(folder: Path, values: Mapping[str, list[tuple[int, float]]]) -> None:

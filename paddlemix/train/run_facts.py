@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints.output_folder import NOTE
+from ..fingerprint import fingerprint
 from ..tensor_files.stored import read_json
 from .arguments import RunArguments
 from .data_sets import DataSets
-from .results import fingerprint
 from .run_folder import FORMAT, RUN
 
 ENDINGS = (".safetensors", ".pdparams", ".bin")  # of weight files

@@ -1,0 +1,110 @@
+"""`paddlemix eval run`: ask a model the questions of benchmarks, and score the answers."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from .loading import add_loading_options, load_with_processor
+from .options import add_model_options, resolve_models
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    parser.add_argument("task", nargs="+", metavar="TASK", help="benchmarks; `paddlemix eval list` lists them")
+    add_model_options(parser)
+    add_loading_options(parser)
+    parser.add_argument(
+        "--data-dir", required=True, metavar="DIR", help="folder with the benchmarks' files, or one file of questions"
+    )
+    parser.add_argument(
+        "--output", required=True, metavar="DIR", help="folder for the answers and scores; a run goes on where it ended"
+    )
+    parser.add_argument("--limit", type=_positive, default=None, metavar="N", help="ask only the first N questions")
+    parser.add_argument(
+        "--batch-size", type=_positive, default=16, metavar="N", help="questions answered side by side (default 16)"
+    )
+    parser.add_argument(
+        "--prompt-style",
+        default=None,
+        metavar="STYLE",
+        help="whose prompts and decoding: llava, lmms or vlmevalkit (default: the first that the benchmark has)",
+    )
+    ocr = parser.add_mutually_exclusive_group()
+    ocr.add_argument("--ocr", action="store_true", default=None, help="with OCR tokens in the prompt (TextVQA)")
+    ocr.add_argument("--no-ocr", dest="ocr", action="store_false", help="without OCR tokens in the prompt")
+    parser.add_argument("--rule", default=None, help="how answers are read (default: the benchmark's own)")
+    parser.add_argument("--max-new-tokens", type=_positive, default=None, metavar="N", help="(default: the style's)")
+    parser.add_argument("--temperature", type=float, default=None, help="0 is greedy (default: the style's)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the sampling, if temperature is not 0 (default 0)")
+    parser.epilog = (
+        "example: paddlemix eval run pope mme --model-path liuhaotian/llava-v1.5-7b --data-dir data --output out. "
+        "On several cards: python -m paddle.distributed.launch paddlemix/examples/llava/eval/run.py pope ..."
+    )
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return number
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Answer, score and report. Raises ValueError or OSError for a user's mistake, before the model is loaded."""
+    from ..evaluate.run import Plan, Share, claim, prepare
+    from ..evaluate.tasks import task_of
+    from ..terminal.log import notice
+
+    tasks = {task.name: task for task in map(task_of, arguments.task)}
+    plan = Plan(
+        data_dir=Path(arguments.data_dir).expanduser(),
+        output=Path(arguments.output).expanduser(),
+        style=arguments.prompt_style,
+        ocr=arguments.ocr,
+        limit=arguments.limit,
+        rule=arguments.rule,
+        max_new_tokens=arguments.max_new_tokens,
+        temperature=arguments.temperature,
+        seed=arguments.seed,
+        num_at_a_time=arguments.batch_size,
+    )
+    claim(plan.output)
+    works = [prepare(task, plan) for task in tasks.values()]
+    share = Share.of_environment()
+    if share.rank == 0:
+        for work in works:
+            if work.loaded.problems:
+                notice(f"{work.task.name}: {work.loaded.summary()}")
+    try:
+        _answer_all(arguments, works, plan, share)
+    except KeyboardInterrupt:
+        notice("the answers so far are kept: the same command goes on from there")
+        raise
+    if share.rank == 0:
+        _finish(works, plan)
+    return 0
+
+
+def _answer_all(arguments: argparse.Namespace, works, plan, share) -> None:
+    from ..checkpoints.source import open_source
+    from ..evaluate.identity import model_facts
+    from ..evaluate.run import answer
+    from ..generate.engine import Engine
+    from ..ops.quantize import choose_kind
+
+    quantization = choose_kind(arguments.load_8bit, arguments.load_4bit)
+    (folder,) = resolve_models(arguments, arguments.model_path)
+    model, processor = load_with_processor(arguments, open_source(folder, arguments.model_base))
+    facts = model_facts(model, processor, arguments.model_path, quantization)
+    engine = Engine(model, max_slots=plan.num_at_a_time)
+    for work in works:
+        answer(work, plan, model, processor, facts, share, engine)
+
+
+def _finish(works, plan) -> None:
+    from ..evaluate.run import result_of
+
+    for work in works:
+        result = result_of(work, plan, {})
+        print(work.task.name, result.scores and result.scores.value())

@@ -1,0 +1,171 @@
+"""The answers of a run on disk, so that a run that is killed goes on without a lost or doubled answer.
+
+While a task runs, each process appends its answers to a journal of its own, `journal-RANK.jsonl`, whose first line says
+how they came about. When all questions have an answer, the first process writes them in the order of the questions to
+`answers.jsonl` and removes the journals. So the result does not depend on who answered what, or when.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..output import OutputError, check_file, replacing
+from .results import Answered, Saved
+
+ANSWERS = "answers.jsonl"
+HEADER = "answers_of"  # key of a journal's first line
+
+
+class Journal:
+    """The journal of one process, open for appending. A line that was cut off by a kill is removed first."""
+
+    def __init__(self, folder: Path, rank: int, identity: Mapping[str, Any]):
+        self.path = folder / f"journal-{rank}.jsonl"
+        check_file(self.path)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+b")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._file.close()
+            raise OutputError(
+                f"another process is writing {self.path}: wait for it, or choose another output"
+            ) from error
+        content = self._file.read()
+        self._file.truncate(content.rfind(b"\n") + 1)
+        self._file.seek(0, os.SEEK_END)
+        if not self._file.tell():
+            self._write({HEADER: dict(identity)})
+
+    def add(self, name: str, saved: Saved) -> None:
+        """Append the answer to a question."""
+        self._write({"id": name, **_saved_row(saved)})
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _write(self, row: Mapping[str, Any]) -> None:
+        self._file.write(line_of(row))
+        self._file.flush()
+
+
+@contextmanager
+def journal(folder: Path, rank: int, identity: Mapping[str, Any]):
+    """Open the journal of a process, and close it at the end. Raises OutputError if another process has it open."""
+    one = Journal(folder, rank, identity)
+    try:
+        yield one
+    finally:
+        one.close()
+
+
+def journals_of(folder: Path) -> dict[int, Path]:
+    """Return the journals in a folder by rank."""
+    found = {path.stem.partition("-")[2]: path for path in folder.glob("journal-*.jsonl")}
+    return {int(rank): path for rank, path in sorted(found.items()) if rank.isdecimal()}
+
+
+def read_journals(folder: Path, identity: Mapping[str, Any]) -> dict[str, Saved]:
+    """Return what the journals in a folder hold, by the id of the question.
+
+    Raises OutputError for answers that came about in another way than `identity` says.
+    """
+    saved: dict[str, Saved] = {}
+    for path in journals_of(folder).values():
+        rows = read_rows(path)
+        if not rows:
+            continue  # its process has only just begun
+        if not isinstance(rows[0].get(HEADER), dict):
+            raise OutputError(f"{path} is no journal of an evaluation: move it away, or choose another output")
+        check_identity(rows[0][HEADER], identity, folder)
+        saved.update((row["id"], saved_of(row)) for row in rows[1:] if row.get("id") not in saved)
+    return saved
+
+
+def check_identity(found: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path) -> None:
+    """Raise OutputError if answers came about in another way than is wanted now."""
+    found, wanted = (json.loads(json.dumps(one)) for one in (found, wanted))
+    for name in (*wanted, *found):
+        if found.get(name) != wanted.get(name):
+            raise OutputError(
+                f"{folder} holds answers of another run, with {name} {_short(found.get(name))} where this one has "
+                f"{_short(wanted.get(name))}: choose another output, or remove that folder"
+            )
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Return the objects of a file of JSON lines, without a last line that is not complete.
+
+    Raises OutputError for a line that no run has written.
+    """
+    if not path.is_file():
+        return []
+    lines = path.read_bytes().split(b"\n")[:-1]
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if not isinstance(row, dict):
+            raise OutputError(f"{path} line {number} is damaged: remove the file; its questions are asked again")
+        rows.append(row)
+    return rows
+
+
+def read_answers_file(folder: Path) -> dict[str, Saved]:
+    """Return what answers.jsonl holds, by the id of the question; nothing if there is no such file."""
+    return {row["id"]: saved_of(row) for row in read_rows(folder / ANSWERS)}
+
+
+def write_answers(folder: Path, answered: Iterable[Answered]) -> None:
+    """Write all answers of a task with their prompts and verdicts, one a line."""
+    with replacing(folder / ANSWERS) as file:
+        for one in answered:
+            file.write(line_of(row_of(one)))
+
+
+def row_of(one: Answered) -> dict[str, Any]:
+    """Return the line of an answer: id, prompt, output, parsed answer, credit, and what the scorer knows of it."""
+    question = one.question
+    row: dict[str, Any] = {"id": question.id, "prompt": question.prompt, **_saved_row(one)}
+    if one.credit is not None:
+        row |= {"parsed": one.parsed, "credit": one.credit}
+    return {**row, "fields": dict(question.fields)}
+
+
+def _saved_row(one: Saved | Answered) -> dict[str, Any]:
+    if one.output is None:
+        return {"problem": one.problem}
+    row = {"output": one.output, "finish_reason": one.finish_reason, "num_prompt_tokens": one.num_prompt_tokens}
+    return {**row, "judgement": list(one.judgement)} if one.judgement else row
+
+
+def saved_of(row: Mapping[str, Any]) -> Saved:
+    """Return the answer in a line of a journal or an answers file."""
+    return Saved(
+        row.get("output"),
+        row.get("problem", ""),
+        row.get("finish_reason", ""),
+        row.get("num_prompt_tokens", 0),
+        tuple(row.get("judgement", ())),
+    )
+
+
+def line_of(row: Mapping[str, Any]) -> bytes:
+    """Return an object as a line of JSON. Characters that UTF-8 lacks, halves of surrogate pairs, are escaped."""
+    try:
+        return (json.dumps(row, ensure_ascii=False, default=str) + "\n").encode()
+    except UnicodeEncodeError:
+        return (json.dumps(row, default=str) + "\n").encode()
