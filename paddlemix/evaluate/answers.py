@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from .item import Problem, Question, named
-from .readers.rows import json_lines, read_json
-from .submission import import_openpyxl
+from .readers.rows import Placed, json_lines, read_json
+from .workbook import workbook_rows
 
 KINDS = ("paddlemix", "llava", "lmms", "vlmevalkit")
 FAILED_REQUESTS = ("[LMMS_EVAL_REQUEST_FAILED", "Failed to obtain answer via API")
@@ -169,20 +169,25 @@ def _text_of(question: Question) -> str:
 def _read(path: Path) -> tuple[str, list[SavedAnswer | Problem]]:
     if path.suffix.lower() == ".xlsx":
         return "vlmevalkit", list(_workbook(path))
-    if path.suffix.lower() == ".json":
-        found = read_json(path, dict)
-        if isinstance(found.get("outputs"), dict):
-            return "llava", [SavedAnswer(path.name, (name,), str(text)) for name, text in found["outputs"].items()]
-        if isinstance(found.get("logs"), list):
-            return "lmms", [_line(f"{path.name} log {n}", row, "lmms") for n, row in enumerate(found["logs"], 1)]
-        raise ValueError(f"{path} holds no answers: expected the key 'outputs' (LLaVA) or 'logs' (lmms-eval)")
-    rows = list(json_lines(path))
-    kind = _kind_of(path, next(row for _, row in rows if isinstance(row, dict)))
+    kind, rows = saved_rows(path)
     return kind, [_line(where, row, kind) for where, row in rows]
 
 
+def saved_rows(path: Path) -> tuple[str, list[Placed]]:
+    """Return the kind of a file of answers in JSON, and its rows. Raises ValueError for any other file."""
+    if path.suffix.lower() != ".json":
+        rows = list(json_lines(path))
+        return _kind_of(path, next(row for _, row in rows if isinstance(row, dict))), rows
+    found = read_json(path, dict)
+    if isinstance(found.get("outputs"), dict):
+        return "llava", [(path.name, {"question_id": name, "text": text}) for name, text in found["outputs"].items()]
+    if isinstance(found.get("logs"), list):
+        return "lmms", [(f"{path.name} log {number}", row) for number, row in enumerate(found["logs"], 1)]
+    raise ValueError(f"{path} holds no answers: expected the key 'outputs' (LLaVA) or 'logs' (lmms-eval)")
+
+
 def _kind_of(path: Path, row: Mapping[str, Any]) -> str:
-    if {"id", "output"} <= row.keys():
+    if "id" in row and row.keys() & {"output", "problem"}:
         return "paddlemix"
     if {"question_id", "text"} <= row.keys():
         if "image" in row and "answer_id" not in row:
@@ -209,6 +214,8 @@ def _line(where: str, row: Any, kind: str) -> SavedAnswer | Problem:
 
 
 def _ours(where: str, row: Mapping[str, Any]) -> SavedAnswer:
+    if "output" not in row and "problem" in row:
+        raise ValueError(row["problem"])
     return SavedAnswer(where, (str(row["id"]),), _checked(row["output"]))
 
 
@@ -243,29 +250,14 @@ def _checked(text: Any) -> str:
 
 def _workbook(path: Path) -> Iterator[SavedAnswer | Problem]:
     """Read the first sheet of VLMEvalKit's workbook. An empty prediction is an empty answer."""
-    openpyxl = import_openpyxl()
-    try:
-        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
-    except Exception as error:  # zipfile's, openpyxl's and xml's own errors
-        raise ValueError(f"{path} is not a workbook (.xlsx): {error}") from None
-    try:
-        rows = book.worksheets[0].iter_rows(values_only=True)
-        header = [str(cell) for cell in next(rows, ())]
-        if not {"index", "prediction"} <= set(header):
-            raise ValueError(f"{path} has the columns {', '.join(header)}, expected index and prediction among them")
-        index, prediction = header.index("index"), header.index("prediction")
-        for number, row in enumerate(rows, 2):
-            where = f"{path.name} row {number}"
-            if all(cell is None for cell in row):
-                continue
-            if row[index] is None:
-                yield Problem(where, "the row has no index")
-            else:
-                yield SavedAnswer(where, (_index(row[index]),), "" if row[prediction] is None else str(row[prediction]))
-    finally:
-        book.close()
-
-
-def _index(cell: Any) -> str:
-    """Return an index as text; a number that a spreadsheet made floating is a whole one."""
-    return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell)
+    rows = workbook_rows(path)
+    _, header = next(rows, (0, ()))
+    if not {"index", "prediction"} <= set(header):
+        raise ValueError(f"{path} has the columns {', '.join(header)}, expected index and prediction among them")
+    index, prediction = header.index("index"), header.index("prediction")
+    for number, cells in rows:
+        where = f"{path.name} row {number}"
+        if cells[index]:
+            yield SavedAnswer(where, (cells[index],), cells[prediction])
+        else:
+            yield Problem(where, "the row has no index")

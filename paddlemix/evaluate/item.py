@@ -35,6 +35,15 @@ class ImageFile:
 
 
 @dataclass(frozen=True)
+class AbsentImage:
+    """An image of a question that is read from a file of answers, to be scored and not to be asked."""
+
+    def __call__(self) -> Path:
+        """Raise ValueError."""
+        raise ValueError("the question comes from a file of answers, which holds no images: name the benchmark's files")
+
+
+@dataclass(frozen=True)
 class Problem:
     """What is wrong with a row or an answer. where: file and line. id: of the item, "" if it is not known."""
 

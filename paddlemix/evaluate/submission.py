@@ -17,6 +17,7 @@ from ..output import replacing, write_json
 from .item import Question
 from .scores.gqa import submitted
 from .scores.vqa_text import normalize_evalai
+from .workbook import import_openpyxl
 
 Texts = Mapping[str, str]
 PREDICTION_COLUMN = 6  # of MMBench's file, counted from 0, as LLaVA's convert_mmbench_for_submission.py inserts it
@@ -59,15 +60,6 @@ def write_workbook(path: Path, rows: Sequence[Sequence[Any]], number_columns: Se
     book.save(content)
     with replacing(path) as file:
         file.write(content.getvalue())
-
-
-def import_openpyxl():
-    """Return openpyxl. Raises ValueError that says how to install it."""
-    try:
-        import openpyxl
-    except ImportError:
-        raise ValueError('workbooks (.xlsx) need openpyxl: pip install "paddlemix[eval]"') from None
-    return openpyxl
 
 
 def vqav2(path: Path, questions: Sequence[Question], texts: Texts) -> None:

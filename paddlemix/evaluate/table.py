@@ -3,6 +3,9 @@
 All cells are text: "None", "N/A", "nan" and "007" stay as they are, and only an empty cell is absent. The image of a
 row is base64, a Python list of it, the index of another row, or a file named in the column image_path. Images are not
 kept: they are read from the file again when they are needed.
+
+The table may also be a workbook of VLMEvalKit, which has answers beside the columns, and no images. NOTE: pandas, which
+wrote it, has made empty cells of "None", "N/A" and the like.
 """
 
 from __future__ import annotations
@@ -16,11 +19,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from .item import ImageFile, ImageSource, Problem
+from .item import AbsentImage, ImageFile, ImageSource, Problem
+from .workbook import workbook_rows
 
 MAX_CELL = (1 << 31) - 1  # characters; csv's own limit is 131,072
 MAX_REFERENCE = 64  # characters; a longer cell is an image
 NEEDED = ("index", "question")
+WORKBOOK = ".xlsx"
 _RENAMED = {"L2-category": "l2-category", "l2_category": "l2-category"}
 _WHOLE = re.compile(r"(\d+)\.0+")  # an index that went through a spreadsheet
 _QUOTED = re.compile(r"""['"]([^'"]*)['"]""")
@@ -77,24 +82,27 @@ class Table:
 
 @dataclass(frozen=True)
 class _Raw:
-    """A row as the file has it, with its images as far as they are its own. error: csv's, "" if there is none."""
+    """A row as the file has it, with its images as far as they are its own. error: csv's, "" if there is none.
+
+    offset: in bytes; None in a workbook, which has no images.
+    """
 
     line: int
-    offset: int
+    offset: int | None
     size: int
     cells: tuple[str, ...]
     error: str = ""
 
 
 def read_table(path: str | Path, image_folder: str | Path | None = None) -> Table:
-    """Read a table, in one pass and without keeping images.
+    """Read a table (.tsv), in one pass and without keeping images, or a workbook (.xlsx).
 
     image_folder: of files named in image_path; the table's own folder if None. Problems are rows with a wrong number of
     cells, broken quotes or base64, no index, an index that occurred before, a reference to no image, or a missing file.
     A row without an image is kept: tasks decide. Raises ValueError for a file that is not such a table.
     """
     path = Path(path)
-    raw = _raw_rows(path)
+    raw = _workbook_rows(path) if path.suffix.lower() == WORKBOOK else _raw_rows(path)
     columns = _columns(path, next(raw, None))
     folder = path.parent if image_folder is None else Path(image_folder)
     rows: dict[str, TableRow] = {}
@@ -153,6 +161,11 @@ def _raw_rows(path: Path) -> Iterator[_Raw]:
                 yield _Raw(number, offset, lines.offset - offset, tuple(cells), error)
 
 
+def _workbook_rows(path: Path) -> Iterator[_Raw]:
+    for number, cells in workbook_rows(path):
+        yield _Raw(number, None, 0, cells)
+
+
 class _Lines:
     """Iterate over the lines of a file, counting them and their bytes."""
 
@@ -201,6 +214,8 @@ def _row(path: Path, columns: tuple[str, ...], raw: _Raw, folder: Path) -> tuple
     index = _plain_index(cells.get("index", ""))
     if not index or "question" not in cells:
         raise ValueError(f"the row has no {'question' if index else 'index'}")
+    if raw.offset is None:
+        return TableRow(raw.line, index, cells, (AbsentImage(),) * len(listed(cells.get("image_path", "")))), ""
     if not image:
         return TableRow(raw.line, index, cells, _named_files(cells, folder)), ""
     if len(image) <= MAX_REFERENCE and not image.startswith("["):
