@@ -30,7 +30,9 @@ class ImageFile:
     path: Path
 
     def __call__(self) -> Path:
-        """Return the path."""
+        """Return the path. Raises ValueError if there is no file."""
+        if not self.path.is_file():
+            raise ValueError(f"there is no image {self.path}")
         return self.path
 
 
@@ -63,7 +65,7 @@ class Record:
     id: unique in its task. other_ids: under which saved answers of other projects name it, not always unique. text: the
     question alone. options: texts by letter. ocr: OCR tokens of the image joined by ", "; None where the files have
     none. fields: what the scorer needs, without the prediction; an answer that the files do not tell is absent. row:
-    what submission files need, under the benchmark's own names.
+    what submission files need, under the benchmark's own names. where: file and line.
     """
 
     id: str
@@ -75,6 +77,7 @@ class Record:
     other_ids: tuple[str, ...] = ()
     fields: Mapping[str, Any] = field(default_factory=dict)
     row: Mapping[str, Any] = field(default_factory=dict)
+    where: str = ""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ def records(rows: Iterable[Placed], make: Callable[[dict], Record | Iterable[Rec
                     yield Problem(where, f"the id occurs before, in {seen[record.id]}", record.id)
                 else:
                     seen[record.id] = where
-                    yield record
+                    yield replace(record, where=where)
 
 
 def named_id(row: Any) -> str:
@@ -123,14 +124,17 @@ def id_of(row: Mapping[str, Any], key: str) -> str:
 
 
 def image_in(folder: Path, *names: str) -> ImageFile:
-    """Return the first of several names that is a file in a folder. Raises ValueError if none is, or one leads out."""
+    """Return the first of several names that is a file in a folder, or the first name if none is.
+
+    Missing images matter only to those who ask, see `tasks.task.load`. Raises ValueError for a name that leads out.
+    """
     for name in names:
         path = Path(name)
         if path.is_absolute() or ".." in path.parts or not path.name:
             raise ValueError(f"the image {name[:MAX_SHOWN]!r} is not in the image folder: expected a path in {folder}")
         if (folder / path).is_file():
             return ImageFile(folder / path)
-    raise ValueError(f"there is no image {folder / names[0]}")
+    return ImageFile(folder / names[0])
 
 
 def letters(texts: Iterable[Any]) -> dict[str, str]:

@@ -25,7 +25,7 @@ def reader(fields: Fields, needs_image: bool = True, ocr: bool = False) -> Calla
                 yield Problem(where, "the row has no image", row.index)
                 continue
             try:
-                yield _record(row, fields(row), table.columns)
+                yield _record(where, row, fields(row), table.columns)
             except KeyError as error:
                 yield Problem(where, f"the row has no {error}", row.index)
             except ValueError as error:
@@ -35,7 +35,7 @@ def reader(fields: Fields, needs_image: bool = True, ocr: bool = False) -> Calla
     return read
 
 
-def _record(row: TableRow, fields: dict[str, Any], columns: tuple[str, ...]) -> Record:
+def _record(where: str, row: TableRow, fields: dict[str, Any], columns: tuple[str, ...]) -> Record:
     submitted = {name: row.cells.get(name, "") for name in columns if name and name not in NOT_SUBMITTED}
     other = tuple(row.cells[name] for name in ("question_id", "questionId", "id") if name in row.cells)
     return Record(
@@ -47,6 +47,7 @@ def _record(row: TableRow, fields: dict[str, Any], columns: tuple[str, ...]) -> 
         fields=fields,
         row=submitted,
         other_ids=other,
+        where=where,
     )
 
 

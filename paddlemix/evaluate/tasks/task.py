@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ..item import Loaded, Problem, Question
+from ..item import ImageFile, Loaded, Problem, Question
 from ..prompts import STYLES, Style, ask
 from ..readers.rows import Files, Read
 from ..scores.result import Item, Scores, Verdict
@@ -89,10 +89,17 @@ def _names_of(source: Source) -> str:
     return ", ".join(names)
 
 
-def load(task: Task, data_dir: str | Path, style: str | None = None, ocr: bool | None = None) -> Loaded:
+def load(
+    task: Task,
+    data_dir: str | Path,
+    style: str | None = None,
+    ocr: bool | None = None,
+    needs_images: bool = True,
+) -> Loaded:
     """Read the questions of a task, in the order of its files, and what is wrong with the others.
 
-    data_dir: the folder with the files as downloaded, or one file of questions. ocr: see `ask`. Raises ValueError if
+    data_dir: the folder with the files as downloaded, or one file of questions. ocr: see `ask`. needs_images: whether a
+    question whose image file is missing is a problem; to score answers it is none. Raises ValueError if
     files are missing or not of the right form, or the task does not have the style.
     """
     chosen = task.style(style)
@@ -106,10 +113,20 @@ def load(task: Task, data_dir: str | Path, style: str | None = None, ocr: bool |
             problems.append(record)
             continue
         try:
-            questions.append(ask(record, chosen, ocr))
+            question = ask(record, chosen, ocr)
+            if needs_images:
+                _check_images(question)
+            questions.append(question)
         except ValueError as error:
-            problems.append(Problem(task.name, str(error), record.id))
+            problems.append(Problem(record.where, str(error), record.id))
     return Loaded(tuple(questions), tuple(problems), tuple(path for path in files.values() if path.is_file()))
+
+
+def _check_images(question: Question) -> None:
+    """Raise ValueError for an image file that is missing."""
+    for image in question.images:
+        if isinstance(image, ImageFile):
+            image()
 
 
 def _check_ocr(task: Task, style: Style, files: Files) -> None:

@@ -1,0 +1,65 @@
+"""`paddlemix eval score`: score answers that are in a file, of this project, LLaVA, lmms-eval or VLMEvalKit."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ..terminal.visible import visible, visible_json
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    parser.add_argument("task", metavar="TASK", help="benchmark; `paddlemix eval list` lists them")
+    parser.add_argument(
+        "--answers",
+        required=True,
+        metavar="FILE",
+        help="answers.jsonl, LLaVA's jsonl, lmms-eval's samples, a workbook",
+    )
+    parser.add_argument(
+        "--data-dir",
+        default=None,
+        metavar="DIR",
+        help="folder with the benchmark's files, or one file; needed if FILE does not hold the right answers",
+    )
+    parser.add_argument("--rule", default=None, help="how answers are read (default: the benchmark's own)")
+    parser.add_argument("--report", default=None, metavar="FILE", help="write a report (.html) too")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    parser.epilog = "example: paddlemix eval score pope --answers answers.jsonl --data-dir data/pope"
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Score and print. Raises ValueError or OSError for a user's mistake."""
+    from ..evaluate.answers import read_answers
+    from ..evaluate.report import write_report
+    from ..evaluate.results import Saved
+    from ..evaluate.scoring import rule_of, score_task
+    from ..evaluate.stand_alone import stand_alone
+    from ..evaluate.summary import scores_json, summary_lines
+    from ..evaluate.tasks import task_of
+    from ..evaluate.tasks.task import load
+    from ..output import named_file
+    from ..terminal.log import notice
+
+    task = task_of(arguments.task)
+    rule_of(task, arguments.rule)
+    answers = Path(arguments.answers).expanduser()
+    if not answers.is_file():
+        raise ValueError(f"{answers} is not a file: expected the answers to {task.name}")
+    report = named_file(arguments.report, [answers]) if arguments.report else None
+    if arguments.data_dir is None:
+        loaded, saved = stand_alone(task, answers)
+    else:
+        loaded = load(task, Path(arguments.data_dir).expanduser(), needs_images=False)
+        found = read_answers(answers, loaded.questions)
+        saved = {name: Saved(text) for name, text in found.texts.items()}
+        notice(f"{answers.name}: {found.summary()}")
+    if not saved:
+        raise ValueError(f"{answers} has no answer to a question of {task.name}")
+    result = score_task(task, loaded, saved, rule=arguments.rule)
+    if report is not None:
+        write_report(report, [result], [("Answers", str(answers))])
+    found = scores_json([result]) if arguments.json else "\n".join(summary_lines([result]))
+    print(visible_json(found) if arguments.json else visible(found))
+    return 0
