@@ -27,12 +27,12 @@ _KEYS = (
 
 
 def charts(scores: Scores) -> str:
-    """Return a chart for each group of figures that has more than the main one."""
+    """Return a chart for each group of figures. A group of one that says the same as the main figure is left out."""
     groups: dict[str, list[tuple[str, str]]] = {}
     for name in scores.figures:
         title, label = _parts(name)
         groups.setdefault(title, []).append((name, label))
-    shown = [_chart(scores, title, rows) for title, rows in groups.items() if len(rows) > 1 or title]
+    shown = [_chart(scores, title, rows) for title, rows in groups.items() if not _is_main(scores, rows)]
     return f'<div class="charts">{"".join(shown)}</div>' if shown else ""
 
 
@@ -67,7 +67,18 @@ def _parts(name: str) -> tuple[str, str]:
     if not rest:
         return "", name
     key, _, value = rest.partition("/")
+    if metric == "set":  # MM-Vet's
+        return "sets of capabilities", rest
     return (f"{metric} by {key}", value) if value and key in _KEYS else (f"{metric} by category", rest)
+
+
+def _is_main(scores: Scores, rows: Sequence[tuple[str, str]]) -> bool:
+    return len(rows) == 1 and scores.figures[rows[0][0]] == scores.figures[scores.main]
+
+
+def _breakable(label: str) -> str:
+    """Return a label that may be broken after an underscore."""
+    return isolated(label).replace("_", "_<wbr>")
 
 
 def _chart(scores: Scores, title: str, rows: Sequence[tuple[str, str]]) -> str:
@@ -90,9 +101,10 @@ def _line(scores: Scores, name: str, label: str) -> str:
     exact = "not defined" if figure.value is None else f"{figure.value:.6g}"
     value = f'<td class="n" title="{exact}">{printed(scores, name)} <small>{top}</small></td>'
     count = f'<td class="n count">{figure.count:,}</td>'
-    return f'<tr><th scope="row">{isolated(label)}</th><td class="b">{bar(share(scores, name))}</td>{value}{count}</tr>'
+    return f'<tr><th scope="row">{_breakable(label)}</th><td>{bar(share(scores, name))}</td>{value}{count}</tr>'
 
 
 def _bars(lines: Sequence[str]) -> str:
     names = '<th scope="col">name</th><th scope="col">bar</th><th scope="col">value</th><th scope="col">items</th>'
-    return f'<table class="bars"><thead><tr>{names}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
+    columns = '<colgroup><col class="name"><col><col class="value"><col class="count"></colgroup>'
+    return f'<table class="bars">{columns}<thead><tr>{names}</tr></thead><tbody>{"".join(lines)}</tbody></table>'

@@ -4,28 +4,35 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from ..item import Question
 from ..results import Answered, TaskResult
 from .markup import isolated, plural, safe, safe_line
 from .selection import STATES, categories_of, counts_of, state_of
-from .thumbnails import Thumbnails
+from .thumbnails import NO_BOXES, Boxes, Thumbnails
 
 MAX_TEXT = 3000  # characters of a prompt, an answer or a judge's text
-ENDS: Mapping[str, str] = {"length": "cut at the limit of tokens", "context": "cut at the end of the context"}
+ENDS: Mapping[str, str] = MappingProxyType(
+    {"length": "cut at the limit of tokens", "context": "cut at the end of the context"}
+)
+READ_COLOR, RIGHT_COLOR = " (red)", " (green)"  # of boxes, see report.css
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def group(result: TaskResult, shown: Sequence[Answered], thumbnails: Thumbnails, max_bytes: int) -> str:
-    """Return the items of a task below a heading with their counts; those beyond `max_bytes` are left out."""
-    parts, num_bytes = [], 0
+    """Return the items of a task below a heading with their counts. After `max_bytes` no further ones are added.
+
+    NOTE: an item that was made has to stay, because items after it may refer to its images.
+    """
+    parts: list[str] = []
+    num_bytes = 0
     for one in shown:
-        text = _with_images(result, one, thumbnails)
-        num_bytes += len(text.encode())
-        if num_bytes > max_bytes and parts:
+        if num_bytes >= max_bytes:
             break
-        parts.append(text)
+        parts.append(_with_images(result, one, thumbnails))
+        num_bytes += len(parts[-1].encode())
     name = safe_line(result.task.name)
     note = safe_line(_note(result, shown[: len(parts)]))
     head = f'<h3 id="items-{name}">{name} <small>{note}</small></h3>'
@@ -35,14 +42,10 @@ def group(result: TaskResult, shown: Sequence[Answered], thumbnails: Thumbnails,
 def _note(result: TaskResult, shown: Sequence[Answered]) -> str:
     """Return how many items are shown of how many: of all, and of each state."""
     every, here = counts_of(result.answered), counts_of(shown)
-    counts = ", ".join(
-        f"{here.get(state, 0):,} of {count:,} {STATES[state]}"
-        if here.get(state, 0) < count
-        else f"{count:,} {STATES[state]}"
-        for state, count in every.items()
-    )
+    parts = {state: f"{here.get(state, 0):,} of " * (here.get(state, 0) < every[state]) for state in every}
+    counts = ", ".join(f"{part}{every[state]:,} {STATES[state]}" for state, part in parts.items())
     if len(shown) == len(result.answered):
-        return f"{plural(len(shown), 'item')}" + (f": {counts}" if counts else "")
+        return ": ".join(filter(None, (plural(len(shown), "item"), counts)))
     return f"{len(shown):,} of {len(result.answered):,} shown: {counts}"
 
 
@@ -50,9 +53,18 @@ def _with_images(result: TaskResult, one: Answered, thumbnails: Thumbnails) -> s
     """Return an item, after the data of the images that no item before it has."""
     total = len(one.question.images)
     labels = [f"image {number} of {total}" if total > 1 else "image" for number in range(1, total + 1)]
-    images = [thumbnails.show(source, label) for source, label in zip(one.question.images, labels, strict=True)]
+    drawn = _boxes(one) if total == 1 else NO_BOXES
+    images = [thumbnails.show(source, label, drawn) for source, label in zip(one.question.images, labels, strict=True)]
     views = "".join(image.view for image in images)
     return "".join(image.data for image in images) + _item(result, one, views)
+
+
+def _boxes(one: Answered) -> Boxes:
+    """Return the right box and the one that was read, of RefCOCO's tasks; LLaVA has boxes in a padded square."""
+    fields = one.question.fields
+    if "box" not in fields:
+        return NO_BOXES
+    return Boxes(fields["box"], one.parsed, is_padded=fields["box"] == fields.get("padded_box"))
 
 
 def _item(result: TaskResult, one: Answered, views: str) -> str:
@@ -62,14 +74,16 @@ def _item(result: TaskResult, one: Answered, views: str) -> str:
     words = [f'<span class="state">{STATES[state]}</span>', *(isolated(name) for name in categories)]
     words += [f"<span>{text}</span>" for text in _remarks(one)]
     head = f'<h4>{isolated(one.question.id)}</h4><p class="words">{" ".join(words)}</p>'
-    rows = "".join(
-        f'<dt>{name}</dt><dd{" class=mark" * (name == "answer")} dir="auto">{_limited(text)}</dd>'
-        for name, text in _rows(result, one)
-    )
+    rows = "".join(_described(name, text) for name, text in _rows(result, one))
     return (
         f'<article class="item" {attributes}>\n<header>{head}</header>'
         f'<div class="images">{views}</div><dl>{rows}</dl></article>\n'
     )
+
+
+def _described(name: str, text: str) -> str:
+    kind = ' class="answer"' if name == "answer" else ""
+    return f'<dt>{name}</dt><dd{kind} dir="auto">{_limited(text)}</dd>'
 
 
 def _one_line(text: str) -> str:
@@ -84,20 +98,22 @@ def _remarks(one: Answered) -> list[str]:
 
 def _rows(result: TaskResult, one: Answered) -> list[tuple[str, str]]:
     """Return what is known of an item, each with its name."""
-    rows = [("prompt", one.question.prompt)]
+    rows, has_boxes = [("prompt", one.question.prompt)], "box" in one.question.fields
     if one.output is None:
         return [*rows, ("problem", one.problem), *_right(result, one.question)]
     rows.append(("answer", one.output or "(empty)"))
     if one.credit is not None:
-        rows.append(("read in it", "nothing" if one.parsed is None else value_text(one.parsed)))
+        rows.append(
+            (f"read in it{READ_COLOR * has_boxes}", "nothing" if one.parsed is None else value_text(one.parsed))
+        )
     rows += _right(result, one.question)
     names = ["judge"] if len(one.judgement) == 1 else [f"judge {number + 1}" for number in range(len(one.judgement))]
     return [*rows, *zip(names, one.judgement, strict=True)]
 
 
 def _right(result: TaskResult, question: Question) -> list[tuple[str, str]]:
-    found = right_answer(question, result.task.needs)
-    return [("right answer", found)] if found else [("right answer", "not in the files")]
+    name = f"right answer{RIGHT_COLOR * ('box' in question.fields)}"
+    return [(name, right_answer(question, result.task.needs) or "not in the files")]
 
 
 def right_answer(question: Question, key: str) -> str:

@@ -61,7 +61,7 @@ def _lead(results: Sequence[TaskResult]) -> str:
     )
     problems = sum(len(one.problems) for one in results)
     texts = [plural(len(results), "task"), plural(answers, "answer")]
-    texts.append(f"{failed:,} of them with nothing that the rule could read" if failed else "all of them could be read")
+    texts += [f"{failed:,} of them with nothing that the rule could read"] if failed else []
     return ", ".join([*texts, plural(problems, "problem")]) + "."
 
 
@@ -113,7 +113,7 @@ def _task(result: TaskResult) -> str:
     name, scores = safe_line(result.task.name), result.scores
     parts = [f"<h2>{name}</h2>\n<p>{safe_line(result.task.description)}</p>"]
     if scores:
-        texts = [f"<strong>{safe_line(scores.main)} {printed(scores)} {top_text(scores)}</strong>"]
+        texts = [f"<strong>{safe_line(' '.join((scores.main, printed(scores), top_text(scores))).rstrip())}</strong>"]
         parts.append(f"<p>{', '.join([*texts, *map(safe_line, beside(scores))])}</p>")
     said = [no_score(result)] if no_score(result) else notes(result)
     parts.append(f'<ul class="notes">{"".join(f"<li>{safe_line(note)}</li>" for note in said)}</ul>' if said else "")
@@ -158,6 +158,6 @@ def _filter() -> str:
         f'<label>{name}<select name="{name}"><option value="">all</option>{rows}</select></label>'
         for name, rows in selects
     )
-    search = '<label>text<input type="search" name="text" autocomplete="off" spellcheck="false"></label>'
+    search = '<label>search<input type="search" name="text" autocomplete="off" spellcheck="false"></label>'
     buttons = '<button type="reset">Show all</button><output aria-live="polite"></output>'
     return f'<form id="filter" hidden aria-label="Filter the items">{fields}{search}{buttons}</form>\n'
