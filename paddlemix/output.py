@@ -145,6 +145,22 @@ def locked(path: str | Path) -> Iterator[None]:
 
 
 @contextmanager
+def appending(path: Path) -> Iterator[BinaryIO]:
+    """Open a file, a new one if there is none, to append lines to; a last line that a kill has cut off is removed.
+
+    The file is locked while it is open. Raises OutputError if another process has it open here, or it is no regular
+    file.
+    """
+    check_file(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+b") as file:
+        _lock(fcntl.flock, file.fileno(), f"another process is writing {path}: wait for it, or name another file")
+        file.truncate(file.read().rfind(b"\n") + 1)
+        file.seek(0, os.SEEK_END)
+        yield file
+
+
+@contextmanager
 def lock_file(path: Path, text: str) -> Iterator[None]:
     """Hold a lock that forked processes do not inherit. text: of the OutputError if another process holds it."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)

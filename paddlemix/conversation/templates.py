@@ -232,6 +232,7 @@ TEMPLATES = {
         replace(_VICUNA_V1, name="llava_v1", system=_HUMAN_SYSTEM),
         _LLAVA_V0,
         replace(_LLAVA_V0, name="v0", examples=(_V0_EXAMPLE,)),
+        replace(_LLAVA_V0, name="simple", examples=(("Hi!", "Hi there! How can I help you today?"),)),
         ChatTemplate(name="plain", answer_end="\n", special_tokens=(), is_prompt_text_dropped=True),
         _LLAMA_2,
         replace(

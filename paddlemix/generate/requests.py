@@ -20,12 +20,14 @@ class Request:
     """A question with images: path, URL, data URI, bytes, PIL, or a function that returns one when it is needed.
 
     text: a string, with the images before it, each on its own line; or a tuple of texts with an image between each two.
-    sampling: overrides the common one.
+    sampling: overrides the common one. answer_start: how the answer starts; what is generated continues it and is the
+    text of the answer.
     """
 
     text: str | tuple[str, ...]
     images: Sequence[Any] = ()
     sampling: SamplingParams | None = None
+    answer_start: str = ""
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,7 @@ def _turns(
                     prepared[_mark(image)] = named_image(processor, image() if callable(image) else image)
             images = [prepared[_mark(image)] for image in request.images]
             turn = new_turn(processor, request.text, images, None, system)
+            turn.prompt_ids += processor.tokenizer.encode(request.answer_start, is_start=False)
             turn.sequence = sequence_of(processor, [turn], request.sampling or sampling, engine.model.config)
             engine.check(turn.sequence)
         except (ValueError, OSError) as error:

@@ -104,6 +104,7 @@ STYLES = {
     "llava_v1": (two, HUMAN_SYSTEM),
     "llava_v0": (single, HUMAN_SYSTEM),
     "v0": (single, HUMAN_SYSTEM),
+    "simple": (single, HUMAN_SYSTEM),
     "plain": (plain, ""),
     "llama_2": (llama_2, None),  # None: the long text of the table, checked by its hash
     "llava_llama_2": (llama_2, VISION_SYSTEM),
@@ -129,6 +130,7 @@ ENDS = {
     "mpt": "<|im_end|>",
     "llava_v0": "###",
     "v0": "###",
+    "simple": "###",
     "llama_3": "<|eot_id|>",
     "qwen_2": "<|im_end|>",
     "internlm2_chat": "<|im_end|>",
