@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ from ..terminal.visible import visible_line
 from .clock import ExchangeClock
 
 if TYPE_CHECKING:
-    from requests import Response, Session
+    from requests import PreparedRequest, Response, Session
 
 CHUNK_BYTES = 1 << 16
 MAX_REDIRECTS = 5
@@ -43,11 +43,13 @@ def request(
     headers: Mapping[str, str],
     timeout: tuple[float, float],
     clock: ExchangeClock,
-    accepted: tuple[int, ...] = (200,),
+    accepted: Container[int] = (200,),
+    body: bytes | None = None,
 ) -> Iterator[Response]:
     """Yield the response to one request, its body not yet read. timeout: seconds to connect, seconds to wait for bytes.
 
-    clock: of the whole exchange, with redirects and the body; a new one for each request.
+    clock: of the whole exchange, with redirects and the body; a new one for each request. body: what is sent; such a
+    request is not redirected, because most redirects would send it as a GET without its body.
     Failures to read the body inside the `with` block are raised as WebError, PassingWebError or OutOfTimeError too.
     """
     import requests  # here, because most commands download nothing
@@ -59,7 +61,7 @@ def request(
     headers = {"Accept-Encoding": "identity", **headers}
     try:
         with clock, make_session(clock, MAX_REDIRECTS) as session:
-            with _send(session, method, url, timeout=timeout, headers=headers) as response:
+            with _send(session, method, url, timeout=timeout, headers=headers, body=body) as response:
                 _check_clock(clock)  # the end of a connection looks like the end of the headers
                 _check_status(response, accepted)
                 yield response
@@ -79,15 +81,26 @@ def request(
         raise WebError(printable(str(error))) from error
 
 
-def _send(session: Session, method: str, url: str, *, timeout: tuple[float, float], headers: dict) -> Response:
+def _send(
+    session: Session, method: str, url: str, *, timeout: tuple[float, float], headers: dict, body: bytes | None
+) -> Response:
     import requests
 
+    # NOTE: requests replaces a header Authorization by what ~/.netrc has for the host, unless it is given an `auth`.
+    auth = _unchanged if "Authorization" in headers else None
+    redirects = body is None
     try:
-        return session.request(method, url, stream=True, timeout=timeout, headers=headers, allow_redirects=True)
+        return session.request(
+            method, url, data=body, stream=True, timeout=timeout, headers=headers, auth=auth, allow_redirects=redirects
+        )
     except requests.exceptions.RequestException:  # a subclass of OSError
         raise
     except OSError as error:  # the environment names a certificate file that does not exist
         raise WebError(printable(str(error))) from error
+
+
+def _unchanged(prepared: PreparedRequest) -> PreparedRequest:
+    return prepared
 
 
 def _check_clock(clock: ExchangeClock) -> None:
@@ -107,7 +120,7 @@ def _reason(error: Exception) -> object:
     return getattr(cause, "reason", None) or error
 
 
-def _check_status(response: Response, accepted: tuple[int, ...]) -> None:
+def _check_status(response: Response, accepted: Container[int]) -> None:
     if response.status_code not in accepted:
         may_pass = response.status_code >= 500 or response.status_code == TOO_MANY_REQUESTS
         status = printable(f"HTTP status {response.status_code} {response.reason or ''}".rstrip())

@@ -25,10 +25,11 @@ def read_gpt_review(files: Files) -> Read:
 
     The context is the captions, a blank line, and a line "category: box" for each object.
     """
-    return _reviewed(files, "", _captions_and_boxes)
+    return _reviewed(files, "", captions_and_boxes)
 
 
-def _captions_and_boxes(row: dict) -> str:
+def captions_and_boxes(row: dict) -> str:
+    """Return the context of a GPT review: captions, a blank line, and a line for each object."""
     boxes = [f"{one['category']}: {one['bbox']}" for one in row["instances"]]
     return "\n".join(texts_of(row, "captions")) + "\n\n" + "\n".join(boxes)
 
