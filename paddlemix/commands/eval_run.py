@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..terminal.visible import visible
 from .loading import add_loading_options, load_with_processor
 from .options import add_model_options, resolve_models
 
@@ -37,6 +38,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-new-tokens", type=_positive, default=None, metavar="N", help="(default: the style's)")
     parser.add_argument("--temperature", type=float, default=None, help="0 is greedy (default: the style's)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the sampling, if temperature is not 0 (default 0)")
+    parser.add_argument(
+        "--judge",
+        default=None,
+        metavar="MODEL",
+        help="judge of llava_bench, gpt_review and mmvet (key: OPENAI_API_KEY)",
+    )
+    parser.add_argument("--judge-url", default=None, metavar="URL", help="its server (default: $OPENAI_BASE_URL)")
+    parser.add_argument("--judge-rules", default=None, metavar="FILE", help="its instructions (default: our own)")
+    parser.add_argument(
+        "--judge-runs", type=_positive, default=1, metavar="N", help="gradings of an answer (default 1)"
+    )
     parser.epilog = (
         "example: paddlemix eval run pope mme --model-path liuhaotian/llava-v1.5-7b --data-dir data --output out. "
         "On several cards: python -m paddle.distributed.launch paddlemix/examples/llava/eval/run.py pope ..."
@@ -82,8 +94,35 @@ def run(arguments: argparse.Namespace) -> int:
         notice("the answers so far are kept: the same command goes on from there")
         raise
     if share.rank == 0:
-        _finish(works, plan)
+        _finish(arguments, works, plan)
     return 0
+
+
+def _finish(arguments: argparse.Namespace, works, plan) -> None:
+    """Score, write the files, and print the table and where the files are."""
+    from ..evaluate.outputs import REPORT, SCORES, finish
+    from ..evaluate.summary import summary_lines
+
+    results = finish(works, plan, _judge_of(arguments))
+    print(visible("\n".join(summary_lines(results))))
+    print(visible(f"\n{plan.output}: {SCORES}, {REPORT}, and a folder of answers for each benchmark"), flush=True)
+
+
+def _judge_of(arguments: argparse.Namespace):
+    """Return the function that asks the judge, None without one. Raises ValueError for settings that cannot be used."""
+    if not arguments.judge:
+        return None
+    from ..evaluate.judging.ask import judge_all
+    from ..evaluate.judging.judge import Judge
+    from ..evaluate.judging.rules import protocol_of
+
+    judge = Judge(arguments.judge, arguments.judge_url)
+
+    def ask(work, saved, journal):
+        protocol = protocol_of(work.task, arguments.judge_rules, num_runs=arguments.judge_runs)
+        return judge_all(work.task, work.asked, saved, judge, journal, protocol)
+
+    return ask
 
 
 def _answer_all(arguments: argparse.Namespace, works, plan, share) -> None:
@@ -100,11 +139,3 @@ def _answer_all(arguments: argparse.Namespace, works, plan, share) -> None:
     engine = Engine(model, max_slots=plan.num_at_a_time)
     for work in works:
         answer(work, plan, model, processor, facts, share, engine)
-
-
-def _finish(works, plan) -> None:
-    from ..evaluate.run import result_of
-
-    for work in works:
-        result = result_of(work, plan, {})
-        print(work.task.name, result.scores and result.scores.value())

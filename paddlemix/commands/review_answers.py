@@ -39,8 +39,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Ask the judge and write the reviews; 1 if some are missing."""
     from ..evaluate.item import named
     from ..evaluate.judging.judge import Judge
-    from ..evaluate.judging.rules import review_protocol
     from ..evaluate.judging.review_files import ReviewInputs, write_reviews
+    from ..evaluate.judging.rules import review_protocol
     from ..output import named_file
     from ..terminal.log import notice
     from ..terminal.visible import visible

@@ -7,15 +7,13 @@ how they came about. When all questions have an answer, the first process writes
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 from collections.abc import Iterable, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..output import OutputError, check_file, replacing
+from ..output import OutputError, replacing
+from .line_file import LineFile
 from .results import Answered, Saved
 
 ANSWERS = "answers.jsonl"
@@ -23,46 +21,25 @@ HEADER = "answers_of"  # key of a journal's first line
 
 
 class Journal:
-    """The journal of one process, open for appending. A line that was cut off by a kill is removed first."""
+    """The journal of one process, open for appending. Used in a `with` block, in which no other process can write."""
 
     def __init__(self, folder: Path, rank: int, identity: Mapping[str, Any]):
-        self.path = folder / f"journal-{rank}.jsonl"
-        check_file(self.path)
-        folder.mkdir(parents=True, exist_ok=True)
-        self._file = os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+b")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._file.close()
-            raise OutputError(
-                f"another process is writing {self.path}: wait for it, or choose another output"
-            ) from error
-        content = self._file.read()
-        self._file.truncate(content.rfind(b"\n") + 1)
-        self._file.seek(0, os.SEEK_END)
-        if not self._file.tell():
-            self._write({HEADER: dict(identity)})
+        self._file = LineFile(folder / f"journal-{rank}.jsonl", is_synced=False)
+        self._identity = dict(identity)
+
+    def __enter__(self) -> Journal:
+        """Open the journal. Raises OutputError if another process has it open."""
+        self._file.__enter__()
+        if not self._file.path.stat().st_size:
+            self._file.add({HEADER: self._identity})
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._file.__exit__(*exception)
 
     def add(self, name: str, saved: Saved) -> None:
         """Append the answer to a question."""
-        self._write({"id": name, **_saved_row(saved)})
-
-    def close(self) -> None:
-        self._file.close()
-
-    def _write(self, row: Mapping[str, Any]) -> None:
-        self._file.write(line_of(row))
-        self._file.flush()
-
-
-@contextmanager
-def journal(folder: Path, rank: int, identity: Mapping[str, Any]):
-    """Open the journal of a process, and close it at the end. Raises OutputError if another process has it open."""
-    one = Journal(folder, rank, identity)
-    try:
-        yield one
-    finally:
-        one.close()
+        self._file.add({"id": name, **_saved_row(saved)})
 
 
 def journals_of(folder: Path) -> dict[int, Path]:

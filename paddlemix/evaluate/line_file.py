@@ -12,10 +12,14 @@ from ..output import check_file, locked, sync
 
 
 class LineFile:
-    """A file that lines are added to. Used in a `with` block, in which no other process can write to it."""
+    """A file that lines are added to. Used in a `with` block, in which no other process can write to it.
 
-    def __init__(self, path: str | Path):
+    is_synced: whether a line is on the disk when `add` returns; else it survives a kill, but not a power failure.
+    """
+
+    def __init__(self, path: str | Path, *, is_synced: bool = True):
         self.path = Path(path)
+        self.is_synced = is_synced
 
     def __enter__(self) -> LineFile:
         """Open the file, or make it, and drop what a killed process left of its last line.
@@ -49,10 +53,11 @@ class LineFile:
             self._write(b"\n")
 
     def add(self, value: Any) -> None:
-        """Append a line; it is on the disk when this returns."""
+        """Append a line."""
         self._write(json.dumps(value).encode("ascii") + b"\n")
 
     def _write(self, data: bytes) -> None:
         self._file.write(data)
         self._file.flush()
-        sync(self.path)
+        if self.is_synced:
+            sync(self.path)

@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +24,14 @@ from .identity import data_files, identity
 from .item import Loaded, Question
 from .journal import (
     ANSWERS,
+    Journal,
     check_identity,
-    journal,
     journals_of,
     read_answers_file,
     read_journals,
     write_answers,
 )
-from .results import Saved, TaskResult
+from .results import Saved
 from .runner import NUM_AT_A_TIME, Decoding, ask_all
 from .scoring import rule_of, score_task
 from .tasks.task import Task, load
@@ -153,7 +153,7 @@ def answer(
     known = _answered(folder) | read_journals(folder, ident)
     if all(one.id in known for one in work.asked) and not journals_of(folder):
         return
-    with journal(folder, share.rank, ident) as log:
+    with Journal(folder, share.rank, ident) as log:
         _ask(work, model, processor, share, known, log, engine or Engine(model, max_slots=plan.num_at_a_time))
     if share.rank == 0:
         _complete(work, folder, share, ident)
@@ -249,20 +249,3 @@ def _record(plan: Plan, work: Work, facts: Mapping[str, Any], ident: Mapping[str
     }
     plan.output.mkdir(parents=True, exist_ok=True)
     write_json(plan.output / RUN, {"tasks": {**found.get("tasks", {}), work.task.name: entry}})
-
-
-def result_of(work: Work, plan: Plan, judgements: Mapping[str, tuple[str, ...]], judge: str = "") -> TaskResult:
-    """Return the scored answers of a task. judgements: texts of the judge of this name, by the id of the question."""
-    saved = {
-        name: replace(one, judgement=judgements.get(name, one.judgement))
-        for name, one in read_answers_file(plan.output / work.task.name).items()
-    }
-    return score_task(
-        work.task,
-        replace(work.loaded, questions=work.asked),
-        saved,
-        rule=plan.rule,
-        style=work.style,
-        judge=judge,
-        num_questions=len(work.loaded.questions),
-    )

@@ -20,8 +20,9 @@ from PIL import Image
 from paddlemix.evaluate import run as runs
 from paddlemix.evaluate.identity import model_facts, weights_fingerprint
 from paddlemix.evaluate.journal import Journal
+from paddlemix.evaluate.outputs import finish
 from paddlemix.evaluate.results import Saved
-from paddlemix.evaluate.run import Plan, Share, answer, claim, prepare, result_of
+from paddlemix.evaluate.run import Plan, Share, answer, claim, prepare
 from paddlemix.evaluate.tasks import task_of
 from paddlemix.generate.requests import Request, answer_all
 from paddlemix.generate.sampling import SamplingParams
@@ -157,8 +158,8 @@ def test_a_larger_limit_keeps_the_answers_and_a_smaller_one_loses_none(parts, qu
     assert run(parts, plan_of(questions, output, limit=3)) == b"".join(whole.splitlines(keepends=True)[:3])
     assert run(parts, plan_of(questions, output)) == whole
     assert run(parts, plan_of(questions, output, limit=2)) == whole
-    work = prepare(task_of("custom"), plan_of(questions, output, limit=2))
-    result = result_of(work, plan_of(questions, output, limit=2), {})
+    plan = plan_of(questions, output, limit=2)
+    (result,) = finish([prepare(task_of("custom"), plan)], plan)
     assert (len(result.answered), result.num_questions) == (2, NUM)
 
 
@@ -201,8 +202,8 @@ def test_answers_that_no_run_has_recorded_are_refused(parts, questions, tmp_path
 def test_journals_of_another_run_are_refused(parts, questions, tmp_path):
     plan = plan_of(questions, tmp_path / "out")
     run(parts, plan)
-    log = Journal(plan.output / "custom", 1, {"weights": "others"})
-    log.close()
+    with Journal(plan.output / "custom", 1, {"weights": "others"}):
+        pass
     with pytest.raises(OutputError, match='holds answers of another run, with weights "others"'):
         run(parts, plan)
 
@@ -222,11 +223,11 @@ def test_a_folder_with_other_content_is_left_alone(tmp_path, content):
 
 
 def test_two_runs_do_not_write_at_the_same_time(tmp_path):
-    first = Journal(tmp_path, 0, {})
-    with pytest.raises(OutputError, match="another process is writing"):
-        Journal(tmp_path, 0, {})
-    first.close()
-    Journal(tmp_path, 0, {}).close()
+    first, second = Journal(tmp_path, 0, {}), Journal(tmp_path, 0, {})
+    with first, pytest.raises(OutputError, match="another process is writing"):
+        second.__enter__()
+    with second:
+        pass
 
 
 def test_a_question_whose_image_went_missing_is_named_and_asked_again_later(parts, questions, tmp_path):
@@ -237,7 +238,7 @@ def test_a_question_whose_image_went_missing_is_named_and_asked_again_later(part
     content = image.read_bytes()
     image.write_bytes(content[: len(content) // 2])
     answer(work, plan, *parts, model_facts(*parts, "tiny", None), Share())
-    result = result_of(work, plan, {})
+    (result,) = finish([work], plan)
     assert [problem.id for problem in result.problems] == ["q2", "q6", "q10"] and result.scores.num_items == NUM - 3
     assert all("2.png" in problem.text for problem in result.problems)
     assert result.notes[0] == "3 of 12 questions have no answer; they are not in the figures"
@@ -249,9 +250,8 @@ def test_a_damaged_line_of_a_journal_is_named(parts, questions, tmp_path):
     plan = plan_of(questions, tmp_path / "out")
     run(parts, plan)
     ident = json.loads((plan.output / "run.json").read_text())["tasks"]["custom"]["identity"]
-    log = Journal(plan.output / "custom", 0, ident)
-    log.add("q1", Saved("x"))
-    log.close()
+    with Journal(plan.output / "custom", 0, ident) as log:
+        log.add("q1", Saved("x"))
     path = plan.output / "custom" / "journal-0.jsonl"
     path.write_bytes(path.read_bytes() + b'{"id": \n')
     with pytest.raises(OutputError, match=r"journal-0\.jsonl line 3 is damaged"):

@@ -12,13 +12,13 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ..item import Problem, Question
+from ..results import Saved
+from ..tasks.task import Task
 from .journal import Journal, Line, hash_of, read_lines, texts_by_prompt
 from .judge import Judge, NoAnswer
 from .replies import RefusedRequest, Reply
 from .rules import OWN_RULES, Messages, Protocol
-from ..results import Saved
 from .side_by_side import side_by_side
-from ..tasks.task import Task
 
 NUM_PARALLEL = 8
 MAX_AGAIN = 3  # further requests after one that brought no grade

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from ..item import Problem
-from .judge import Judge
-from .replies import Reply
-from .rules import Protocol
-from .ask import NUM_PARALLEL, Job, ask_jobs
 from ..line_file import LineFile
 from ..readers.judged import captions_and_boxes
 from ..readers.rows import json_lines, text_of
 from ..scores import gpt_review
+from .ask import NUM_PARALLEL, Job, ask_jobs
+from .judge import Judge
+from .replies import Reply
+from .rules import Protocol
 
 BENCH = "llava_bench_"  # before the categories of LLaVA-Bench, whose contexts are one text
 FAILED = (-1, -1)

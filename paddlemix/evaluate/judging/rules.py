@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .journal import hash_of
 from ..readers.rows import read_json
 from ..scores import gpt_review, mmvet
 from ..tasks.task import Task
+from .journal import hash_of
 
 Messages = list[dict[str, str]]
 OWN_RULES = "paddlemix"

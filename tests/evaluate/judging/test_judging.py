@@ -14,10 +14,10 @@ import pytest
 from fake_judge import KEY, LIMITS, FakeJudge, completion, refusal, running
 
 from paddlemix.evaluate.item import Question
+from paddlemix.evaluate.judging.ask import judge_all, saved_judgements
 from paddlemix.evaluate.judging.judge import Judge
 from paddlemix.evaluate.judging.replies import JudgeError
 from paddlemix.evaluate.judging.rules import protocol_of
-from paddlemix.evaluate.judging.ask import judge_all, saved_judgements
 from paddlemix.evaluate.results import Saved
 from paddlemix.evaluate.scoring import score_task
 from paddlemix.evaluate.tasks import task_of

@@ -1,0 +1,115 @@
+"""Write what comes out of a run: scores, a report, and the files that the benchmarks' servers take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..output import write_json
+from ..terminal.log import notice
+from .journal import read_answers_file, write_answers
+from .judging.ask import Judged, saved_judgements
+from .report import write_report
+from .results import Saved, TaskResult
+from .run import Plan, Work, claim, prepare
+from .scoring import score_task
+from .summary import scores_json
+from .tasks import TASKS
+
+SCORES, REPORT, JUDGEMENTS = "scores.json", "report.html", "judgements.jsonl"
+# Asks a judge about the answers to a task: its work, the saved answers, the file of judgements.
+AskJudge = Callable[[Work, Mapping[str, Saved], Path], Judged]
+
+
+def finish(works: Sequence[Work], plan: Plan, ask_judge: AskJudge | None = None) -> list[TaskResult]:
+    """Score all tasks of an output folder whose answers are complete, and write its files.
+
+    works: the tasks of this run; earlier ones are read again. ask_judge: None uses the judgements that are there.
+    """
+    recorded = claim(plan.output)["tasks"]
+    current = {work.task.name: work for work in works}
+    results = []
+    for name, entry in recorded.items():
+        work, its_plan = (current[name], plan) if name in current else _earlier(plan, name, entry)
+        if work is not None:
+            asks = ask_judge if name in current else None
+            results.append(_finish_task(work, its_plan, asks))
+    write_json(plan.output / SCORES, scores_json(results))
+    write_report(plan.output / REPORT, results, _facts(recorded, [result.task.name for result in results]))
+    return results
+
+
+def _earlier(plan: Plan, name: str, entry: Mapping[str, Any]) -> tuple[Work | None, Plan]:
+    """Return a task that an earlier run answered, with its plan, or None with a notice if it cannot be read again."""
+    decoding = entry["identity"]["decoding"]
+    its_plan = replace(
+        plan,
+        data_dir=Path(entry["data_dir"]),
+        style=entry["style"],
+        ocr=entry["ocr"],
+        limit=entry["num_asked"],
+        rule=entry["rule"],
+        **{key: decoding[key] for key in ("max_new_tokens", "temperature", "seed")},
+    )
+    try:
+        return prepare(TASKS[name], its_plan), its_plan
+    except (ValueError, OSError, KeyError) as error:
+        notice(f"{name} was answered earlier and is left out of {SCORES} and {REPORT}: {error}")
+        return None, its_plan
+
+
+def _finish_task(work: Work, plan: Plan, ask_judge: AskJudge | None) -> TaskResult:
+    """Judge and score the answers to a task, and write its files."""
+    folder = plan.output / work.task.name
+    saved, judged = read_answers_file(folder), Judged({})
+    if work.task.has_judge:
+        journal = folder / JUDGEMENTS
+        judged = ask_judge(work, saved, journal) if ask_judge else saved_judgements(work.asked, saved, journal)
+        saved = judged.add_to(saved)
+    result = score_task(
+        work.task,
+        replace(work.loaded, questions=work.asked),
+        saved,
+        rule=plan.rule,
+        style=work.style,
+        judge=judged.judge,
+        num_questions=len(work.loaded.questions),
+    )
+    result = replace(result, problems=(*result.problems, *judged.problems), notes=(*result.notes, *judged.notes))
+    everything = tuple(one for one in work.loaded.questions if one.id in saved)
+    write_answers(
+        folder, score_task(work.task, replace(work.loaded, questions=everything), saved, rule=plan.rule).answered
+    )
+    _submit(work, folder, saved)
+    return result
+
+
+def _submit(work: Work, folder: Path, saved: Mapping[str, Saved]) -> None:
+    """Write the file that the benchmark's server takes, of all its questions."""
+    if work.task.submission is None:
+        return
+    texts = {name: one.output for name, one in saved.items() if one.output is not None}
+    try:
+        work.task.submission(folder / work.task.submission_name, work.loaded.questions, texts)
+    except ValueError as error:
+        notice(f"{work.task.submission_name} is not written: {error}; the same command writes it later")
+
+
+def _facts(recorded: Mapping[str, Any], names: Sequence[str]) -> list[tuple[str, str]]:
+    """Return what the report says of a run: (label, text)."""
+    facts: dict[str, str] = {}
+    for name in names:
+        run, ident = recorded[name]["run"], recorded[name]["identity"]
+        for label in ("model", "dtype", "quantization", "template", "system text", "images", "device"):
+            facts.setdefault(label.capitalize(), str(run[label]))
+        facts.setdefault("Versions", ", ".join(f"{key} {value}" for key, value in run["versions"].items()))
+        decoding = ident["decoding"]
+        facts[f"Decoding of {name}"] = (
+            f"{'greedy' if not decoding['temperature'] else 'temperature ' + str(decoding['temperature'])}, "
+            f"at most {decoding['max_new_tokens']:,} tokens"
+        )
+        for file in recorded[name]["files"]:
+            facts[f"Data of {name}: {Path(file['file']).name}"] = f"SHA-256 {file['sha256']}, {file['bytes']:,} bytes"
+    return list(facts.items())
