@@ -252,7 +252,7 @@ def test_wrong_inputs_are_one_line_and_exit_code_1(reviews, monkeypatch, capsys,
     assert error.startswith("error: ") and error.count("\n") == 1 and text in error
 
 
-@pytest.mark.parametrize("name", ["eval_gpt_review_visual", "summarize_gpt_review"])
+@pytest.mark.parametrize("name", ["eval_gpt_review_visual", "eval_gpt_review_bench", "summarize_gpt_review"])
 def test_script_runs_as_a_file(name, tmp_path):
     done = subprocess.run(
         [sys.executable, str(SCRIPTS / f"{name}.py"), "--help"], capture_output=True, text=True, check=False, cwd=ROOT
