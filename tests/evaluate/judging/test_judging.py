@@ -310,7 +310,7 @@ def test_protocol_that_makes_no_sense_is_refused(task, num_runs, text):
 
 KILLED = """
 import sys
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {tests!r}
 import test_judging
 test_judging.judge_in_a_process({url!r}, {path!r})
 """
@@ -324,7 +324,7 @@ def judge_in_a_process(url: str, path: str) -> None:
 
 def test_killed_in_the_middle_and_run_again_loses_and_repeats_nothing(server, path):
     server.seconds = 0.05
-    code = KILLED.format(tests=str(TESTS), url=server.url, path=str(path))
+    code = KILLED.format(tests=[str(TESTS), str(TESTS.parent)], url=server.url, path=str(path))
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE)
     deadline = time.monotonic() + 120
     while len(server.seen) < 5:
