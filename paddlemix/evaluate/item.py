@@ -36,6 +36,12 @@ class ImageFile:
         return self.path
 
 
+def first_file(folders: Sequence[Path], *names: str) -> ImageFile:
+    """Return the first file of one of several names in one of several folders; the first of both if there is none."""
+    candidates = [folder / name for folder in folders for name in names]
+    return ImageFile(next((path for path in candidates if path.is_file()), candidates[0]))
+
+
 @dataclass(frozen=True)
 class AbsentImage:
     """An image of a question that is read from a file of answers, to be scored and not to be asked."""

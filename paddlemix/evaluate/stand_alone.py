@@ -118,7 +118,7 @@ def _workbook(task: Task, path: Path) -> tuple[Loaded, dict[str, Saved]]:
     style = task.style(STYLES[-1] if STYLES[-1] in task.styles else None)
     questions: list[Question] = []
     problems: list[Problem] = []
-    for record in source.reader({"questions": path, "images": path.parent}):
+    for record in source.reader({"questions": path, "images": (path.parent,)}):
         if isinstance(record, Problem):
             problems.append(record)
         else:

@@ -15,11 +15,11 @@ import base64
 import binascii
 import csv
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .item import AbsentImage, ImageFile, ImageSource, Problem
+from .item import ImageSource, Problem, first_file
 from .workbook import workbook_rows
 
 MAX_CELL = (1 << 31) - 1  # characters; csv's own limit is 131,072
@@ -94,23 +94,23 @@ class _Raw:
     error: str = ""
 
 
-def read_table(path: str | Path, image_folder: str | Path | None = None) -> Table:
+def read_table(path: str | Path, image_folders: Sequence[Path] = ()) -> Table:
     """Read a table (.tsv), in one pass and without keeping images, or a workbook (.xlsx).
 
-    image_folder: of files named in image_path; the table's own folder if None. Problems are rows with a wrong number of
+    image_folders: of files named in image_path; the table's own without any. Problems are rows with a wrong number of
     cells, broken quotes or base64, no index, an index that occurred before, a reference to no image, or a missing file.
     A row without an image is kept: tasks decide. Raises ValueError for a file that is not such a table.
     """
     path = Path(path)
     raw = _workbook_rows(path) if path.suffix.lower() == WORKBOOK else _raw_rows(path)
     columns = _columns(path, next(raw, None))
-    folder = path.parent if image_folder is None else Path(image_folder)
+    folders = image_folders or (path.parent,)
     rows: dict[str, TableRow] = {}
     references: dict[str, str] = {}
     problems: list[Problem] = []
     for one in raw:
         try:
-            row, reference = _row(path, columns, one, folder)
+            row, reference = _row(path, columns, one, folders)
             if row.index in rows:
                 raise ValueError(f"index {row.index} occurs before, in line {rows[row.index].line}")
         except ValueError as error:
@@ -201,7 +201,7 @@ def _columns(path: Path, header: _Raw | None) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _row(path: Path, columns: tuple[str, ...], raw: _Raw, folder: Path) -> tuple[TableRow, str]:
+def _row(path: Path, columns: tuple[str, ...], raw: _Raw, folders: Sequence[Path]) -> tuple[TableRow, str]:
     """Return a row, and the index of the row that holds its image, "" if it does itself. Raises ValueError."""
     if raw.error:
         raise ValueError(f"the quotes of the row are broken: {raw.error}")
@@ -217,7 +217,7 @@ def _row(path: Path, columns: tuple[str, ...], raw: _Raw, folder: Path) -> tuple
     if raw.offset is None:
         return TableRow(raw.line, index, cells, (AbsentImage(),) * len(listed(cells.get("image_path", "")))), ""
     if not image:
-        return TableRow(raw.line, index, cells, _named_files(cells, folder)), ""
+        return TableRow(raw.line, index, cells, _named_files(cells, folders)), ""
     if len(image) <= MAX_REFERENCE and not image.startswith("["):
         return TableRow(raw.line, index, cells, ()), _plain_index(image)
     parts = _parts(image)
@@ -228,10 +228,10 @@ def _row(path: Path, columns: tuple[str, ...], raw: _Raw, folder: Path) -> tuple
     return TableRow(raw.line, index, cells, images), ""
 
 
-def _named_files(cells: Mapping[str, str], folder: Path) -> tuple[ImageSource, ...]:
+def _named_files(cells: Mapping[str, str], folders: Sequence[Path]) -> tuple[ImageSource, ...]:
     """Return the images that image_path names."""
     names = listed(cells["image_path"]) if "image_path" in cells else []
-    return tuple(ImageFile(folder / name) for name in names)
+    return tuple(first_file(folders, name) for name in names)
 
 
 def _linked(

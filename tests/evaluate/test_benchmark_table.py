@@ -151,7 +151,7 @@ def test_images_in_files_are_found_and_missing_ones_named_when_they_are_read(tmp
         {"index": "1", "question": "?", "image_path": "a.jpg"},
         {"index": "2", "question": "?", "image_path": "b.jpg"},
     ]
-    table = read_table(write_table(tmp_path / "t.tsv", rows), tmp_path / "images")
+    table = read_table(write_table(tmp_path / "t.tsv", rows), [tmp_path / "images"])
     assert table.rows[0].images[0]() == tmp_path / "images" / "a.jpg"
     with pytest.raises(ValueError, match=r"there is no image .*b\.jpg"):
         table.rows[1].images[0]()

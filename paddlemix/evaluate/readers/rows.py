@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..item import ImageFile, Problem, Record
+from ..item import ImageFile, Problem, Record, first_file
 
-Files = Mapping[str, Path]
+Files = Mapping[str, Any]  # paths by role; "images": the folders in which images may be
 Read = Iterator[Record | Problem]
 Placed = tuple[str, Any]  # where a row stands, and its value
 MAX_SHOWN = 60  # characters of a value in a message
@@ -123,18 +123,19 @@ def id_of(row: Mapping[str, Any], key: str) -> str:
     return str(value)
 
 
-def image_in(folder: Path, *names: str) -> ImageFile:
-    """Return the first of several names that is a file in a folder, or the first name if none is.
+def image_in(folders: Path | Sequence[Path], *names: str) -> ImageFile:
+    """Return the first of several names that is a file in one of several folders; the first of both if none is.
 
     Missing images matter only to those who ask, see `tasks.task.load`. Raises ValueError for a name that leads out.
     """
+    folders = [folders] if isinstance(folders, Path) else folders
     for name in names:
         path = Path(name)
         if path.is_absolute() or ".." in path.parts or not path.name:
-            raise ValueError(f"the image {name[:MAX_SHOWN]!r} is not in the image folder: expected a path in {folder}")
-        if (folder / path).is_file():
-            return ImageFile(folder / path)
-    return ImageFile(folder / names[0])
+            raise ValueError(
+                f"the image {name[:MAX_SHOWN]!r} is not in the image folder: expected a path in {folders[0]}"
+            )
+    return first_file(folders, *names)
 
 
 def letters(texts: Iterable[Any]) -> dict[str, str]:

@@ -18,7 +18,7 @@ def reader(fields: Fields, needs_image: bool = True, ocr: bool = False) -> Calla
     """Return a reader of a table whose scorer gets `fields` of a row. Rows without an image are problems if needed."""
 
     def read(files: Files) -> Iterator[Record | Problem]:
-        table = read_table(files["questions"], files.get("images"))
+        table = read_table(files["questions"], files["images"])
         for row in table.rows:
             where = f"{table.path.name} line {row.line}"
             if needs_image and not row.images:

@@ -119,7 +119,11 @@ def load(
             questions.append(question)
         except ValueError as error:
             problems.append(Problem(record.where, str(error), record.id))
-    return Loaded(tuple(questions), tuple(problems), tuple(path for path in files.values() if path.is_file()))
+    return Loaded(
+        tuple(questions),
+        tuple(problems),
+        tuple(path for role, path in files.items() if role != "images" and path.is_file()),
+    )
 
 
 def _check_images(question: Question) -> None:
@@ -141,7 +145,7 @@ def _check_ocr(task: Task, style: Style, files: Files) -> None:
         )
 
 
-def find(task: Task, data_dir: Path) -> tuple[Source, dict[str, Path]]:
+def find(task: Task, data_dir: Path) -> tuple[Source, dict[str, Any]]:
     """Return the first source of a task whose files are there, and their paths by role.
 
     Raises ValueError that names the files of every source if none is complete.
@@ -161,7 +165,7 @@ def find(task: Task, data_dir: Path) -> tuple[Source, dict[str, Path]]:
     )
 
 
-def _named(task: Task, path: Path) -> tuple[Source, dict[str, Path]]:
+def _named(task: Task, path: Path) -> tuple[Source, dict[str, Any]]:
     """Return the first source whose questions have the ending of a file that the user names."""
     places = [path.parent]
     for source in task.sources:
@@ -172,15 +176,16 @@ def _named(task: Task, path: Path) -> tuple[Source, dict[str, Path]]:
     raise ValueError(f"{path} is no file of questions of {task.name}: expected {task.expected()}")
 
 
-def _completed(source: Source, found: Mapping[str, Path | None], places: Sequence[Path]) -> dict[str, Path]:
-    """Add optional files and the image folder, which is the first place if none of its names exists."""
-    files = {role: path for role, path in found.items() if path is not None}
+def _completed(source: Source, found: Mapping[str, Path | None], places: Sequence[Path]) -> dict[str, Any]:
+    """Add optional files, and the folders in which images may be: beside the questions first."""
+    files: dict[str, Any] = {role: path for role, path in found.items() if path is not None}
     for role, names in source.optional.items():
         path = _first(places, names)
         if path is not None:
             files[role] = path
     beside = next(iter(files.values())).parent
-    return {**files, "images": _first([*places, beside], tuple(f"{name}/" for name in source.images)) or beside}
+    folders = [place / name for place in dict.fromkeys((beside, *places)) for name in source.images]
+    return {**files, "images": tuple(folder for folder in folders if folder.is_dir()) or (beside,)}
 
 
 def _first(places: Iterable[Path], names: Names) -> Path | None:
