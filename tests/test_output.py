@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from paddlemix.output import OutputError, named_file, replacing, write_json
+from paddlemix.output import OutputError, appending, named_file, replacing, write_json
 
 
 def write(path, content=b"new"):
@@ -86,3 +86,17 @@ def test_temporary_files_of_killed_processes_are_removed_and_those_of_running_on
         assert len(list(tmp_path.iterdir())) == 3
     assert {path.name for path in tmp_path.iterdir()} == {"a[1]", ".a[1].mine.tmp"}
     assert (tmp_path / "a[1]").read_bytes() == b"slow"
+
+
+def test_lines_are_appended_after_whole_ones_by_one_process_at_a_time(tmp_path):
+    path = tmp_path / "sub" / "a"
+    with appending(path) as file:
+        file.write(b"one\ntw")
+    with appending(path) as file:
+        file.write(b"two\n")
+        with pytest.raises(OutputError, match="another process is writing"), appending(path):
+            pytest.fail("it was opened twice")
+    assert path.read_bytes() == b"one\ntwo\n"
+    (tmp_path / "link").symlink_to(path)
+    with pytest.raises(OutputError, match="is a link to"), appending(tmp_path / "link"):
+        pytest.fail("a link was followed")

@@ -120,7 +120,8 @@ def compare(first: str | Path, second: str | Path) -> Comparison:
 def compare_rows(first: Rows, second: Rows, *, notes: Sequence[str] = ()) -> Comparison:
     """Compare lines of answers files by id; see `compare`."""
     answered = [{name for name, row in rows.items() if "output" in row} for rows in (first, second)]
-    both = [name for name in first if name in answered[0] & answered[1]]
+    common = answered[0] & answered[1]
+    both = [name for name in first if name in common]
     scored = [name for name in both if _credit(first[name]) is not None and _credit(second[name]) is not None]
     pairs = [(float(first[name]["credit"]), float(second[name]["credit"])) for name in scored]
     groups = [_group(name, first[name]) for name in scored]

@@ -186,3 +186,18 @@ def test_errors_take_the_place_of_answers_and_the_others_go_on(parts, tmp_path):
     assert isinstance(found[1], ValueError) and "none.png" in str(found[1]) and loaded == [1]
     alone = answer_all(model, processor, [requests[0], requests[2]], GREEDY)
     assert [found[0], found[2]] == alone
+
+
+def test_answer_that_was_begun_continues_as_if_it_had_been_generated(bundled):
+    model, processor = bundled
+    request = Request("How many shapes are there?", [tiny_folder.random_image(1)])
+    (whole,) = answer_all(model, processor, [request], GREEDY)
+    ids = list(whole.token_ids)
+    # A start whose text is tokenized to the ids that were generated.
+    starts = {count: processor.tokenizer.decode(ids[:count]) for count in range(1, len(ids) - 1)}
+    encoded = {count: processor.tokenizer.encode(" " + text.lstrip(), is_start=False) for count, text in starts.items()}
+    count = max(count for count, found in encoded.items() if found == ids[:count])
+    begun = dataclasses.replace(request, answer_start=" " + starts[count].lstrip())
+    (rest,) = answer_all(model, processor, [begun], GREEDY)
+    assert list(rest.token_ids) == ids[count:] and rest.finish_reason == whole.finish_reason
+    assert rest.num_prompt_tokens == whole.num_prompt_tokens + count
