@@ -119,6 +119,8 @@ def row_of(one: Answered) -> dict[str, Any]:
     row: dict[str, Any] = {"id": question.id, "prompt": question.prompt, **_saved_row(one)}
     if one.credit is not None:
         row |= {"parsed": one.parsed, "credit": one.credit}
+    if question.has_ocr is not None:
+        row["has_ocr"] = question.has_ocr
     return {**row, "fields": dict(question.fields)}
 
 

@@ -26,6 +26,9 @@ class Decoding:
     seed: int = 0
     top_p: float = 1.0
 
+    def __post_init__(self):
+        self.sampling("")  # which raises ValueError for values that make no sense
+
     @classmethod
     def of(cls, style: Style, max_new_tokens: int | None = None, temperature: float | None = None, seed: int = 0):
         """Return the decoding of a style; None keeps what the style says."""

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .item import ImageSource, Problem, first_file
+from .item import AbsentImage, ImageSource, Problem, first_file
 from .workbook import workbook_rows
 
 MAX_CELL = (1 << 31) - 1  # characters; csv's own limit is 131,072

@@ -161,7 +161,7 @@ def test_runs_are_compared_by_task(evaluate, data, tmp_path):
     for name, more in (("a", ()), ("b", ("--seed", "3", "--temperature", "2"))):
         evaluate(*of_model("gqa", "pope", *more, data=data, output=tmp_path / name))
     code, printed, _ = evaluate("compare", tmp_path / "a", tmp_path / "b")
-    assert code == 0 and "gqa\n" in printed and "pope\n" in printed and "95% interval" in printed
+    assert code == 0 and "gqa\n" in printed and "pope\n" in printed and "mean credit: " in printed
     code, printed, _ = evaluate("compare", tmp_path / "a", tmp_path / "a", "--task", "gqa", "--json")
     found = json.loads(printed)
     assert list(found) == ["gqa"] and found["gqa"]["changes"] == [] and found["gqa"]["difference"] == 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import operator
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
@@ -53,8 +54,10 @@ def points(items: Sequence[Item], rule: str = "official") -> Figure:
 def score(items: Sequence[Item], rule: str = "official") -> Scores:
     """Return the points of each category, and the sums "perception", "cognition" and "total".
 
-    A sum is over the categories that have items; a note names those that are missing.
+    A sum is over the categories that have items; a note names those that are missing. An image with an
+    answer to one question only is left out, and counted in a note.
     """
+    items, num_halves = _whole(items)
     categories = {name: points(members, rule) for name, members in grouped(items, "category").items()}
     unknown = set(categories) - {*PERCEPTION, *COGNITION}
     if unknown:
@@ -65,8 +68,17 @@ def score(items: Sequence[Item], rule: str = "official") -> Scores:
     figures["total"] = _sum([figure for figure in figures.values() if figure.count])
     missing = [name for name in (*PERCEPTION, *COGNITION) if name not in categories]
     notes = (f"no items of {', '.join(missing)}: the sums are over the other categories",) if missing else ()
+    if num_halves:
+        notes += (f"{num_halves} answers are left out, because the other question of their image has none",)
     num_failed = sum(judge(item, rule).is_failed for item in items)
     return Scores("perception", {**figures, **categories}, len(items), num_failed, notes)
+
+
+def _whole(items: Sequence[Item]) -> tuple[list[Item], int]:
+    """Return the items of images with more than one question, and the number of the others."""
+    counts = Counter((item["category"], str(item["image"])) for item in items)
+    whole = [item for item in items if counts[item["category"], str(item["image"])] > 1]
+    return whole, len(items) - len(whole)
 
 
 def _sum(figures: Sequence[Figure]) -> Figure:

@@ -73,8 +73,14 @@ def test_mme_adds_accuracy_of_questions_and_of_whole_images():
     assert "no items of existence" in scores.notes[0] and "count" not in scores.notes[0].split(":")[0]
 
 
-def test_mme_refuses_an_image_without_two_questions_and_unknown_categories():
-    with pytest.raises(ValueError, match="Image '0' has 1 questions, expected 2"):
-        mme.score(mme_items("count", ["Yes"]))
+def test_mme_leaves_out_an_image_of_which_one_answer_is_missing():
+    scores = mme.score(mme_items("count", ["Yes", "No", "Yes"]))
+    assert scores.value("count") == 200 and scores.num_items == 2
+    assert "1 answers are left out, because the other question of their image has none" in scores.notes[-1]
+
+
+def test_mme_refuses_an_image_with_three_questions_and_unknown_categories():
+    with pytest.raises(ValueError, match="Image '0' has 3 questions, expected 2"):
+        mme.score([{**item, "image": "0"} for item in mme_items("count", ["Yes", "No", "Yes"])])
     with pytest.raises(ValueError, match="Unknown categories of MME: counting"):
         mme.score(mme_items("counting", ["Yes", "No"]))
