@@ -22,7 +22,14 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["paddlemix", "paddlemix.*"]),
-    package_data={"paddlemix": ["config/llava/*.json", "config/llava/*/*.json", "examples/llava/**/*"]},
+    package_data={
+        "paddlemix": [
+            "config/llava/*.json",
+            "config/llava/*/*.json",
+            "evaluate/report/report.*",
+            "examples/llava/**/*",
+        ]
+    },
     install_requires=read_requirements("requirements.txt"),
     extras_require={name: read_requirements(f"requirements-{name}.txt") for name in ("cpu", "eval", "dev")},
     entry_points={"console_scripts": ["paddlemix = paddlemix.cli:main"]},

@@ -1,0 +1,47 @@
+"""Benchmarks on simulated cards: two cards, one process each, write the file of one card."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import tiny_folder
+from simulator import ROOT, read_statistics
+
+SCRIPT = ROOT / "paddlemix" / "examples" / "llava" / "eval" / "run.py"
+NUM = 14
+
+
+@pytest.fixture
+def questions(tmp_path):
+    rows = []
+    for number in range(NUM):
+        tiny_folder.save_image(tmp_path / "images" / f"{number // 3}.png", number // 3)
+        rows.append({"question": f"What is number {number}?", "image": f"{number // 3}.png", "answer": "x"})
+    path = tmp_path / "questions.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_two_cards_write_the_file_of_one(npu_sim, questions, tmp_path):
+    environment = {"OMP_NUM_THREADS": "1", "PADDLE_XCCL_BACKEND": "npu"}  # the launcher of paddle 3.0.0 needs it
+    files = {}
+    for count in (1, 2):
+        launch = ["-m", "paddle.distributed.launch", "--host", "127.0.0.1", "--devices", "0,1", "--log_dir",
+                  tmp_path / "log"]  # fmt: skip
+        words = ["custom", "--model-path", tiny_folder.folder("anyres"), "--data-dir", questions, "--output",
+                 tmp_path / f"out-{count}", "--device", "npu", "--max-new-tokens", "6"]  # fmt: skip
+        done = npu_sim.run(
+            [*(launch if count > 1 else []), SCRIPT, *words],
+            num_cards=count,
+            environment=environment,
+            folder=tmp_path,
+        )
+        logs = [log.read_text() for log in sorted(tmp_path.glob("log/workerlog.*"))]
+        assert done.returncode == 0, done.text[-4000:] + "".join(log[-4000:] for log in logs)
+        statistics = [read_statistics(text)[0][-1] for text in (logs or [done.errors])]
+        assert len(statistics) == count and all(one.copies["h2d"] > 0 for one in statistics)
+        files[count] = (tmp_path / f"out-{count}" / "custom" / "answers.jsonl").read_bytes()
+        recorded = json.loads((tmp_path / f"out-{count}" / "run.json").read_text())["tasks"]["custom"]
+        assert recorded["run"]["device"] == "npu"
+    assert files[1] == files[2] and files[1].count(b"\n") == NUM
