@@ -69,6 +69,7 @@ def all_cases(root: Path) -> list[Case]:
         Case("packed", values=packed),
         Case("bad-rows", values={**bad, "save_total_limit": 1}, is_kept=False),
         Case("best", values={**LORA, **best, "num_eval_answers": 1}, share=0.5),
+        Case("tasks", values=_tasks(root), share=0.5),
         Case("two", values={}, num_processes=2, share=2.0),
         Case("two-lora", values={**LORA, "sharding": "stage1"}, num_processes=2),
         Case("launched", values={}, num_processes=2, is_launched=True, share=0.3),
@@ -85,6 +86,12 @@ def all_cases(root: Path) -> list[Case]:
         Case("compose", words=_compose(root)),
         Case("projector", words=_projector(root), output="projector.bin"),
     ]
+
+
+def _tasks(root: Path) -> dict:
+    """Return the settings of a run that answers questions after every second step, and not after its last one."""
+    task = {"task": "custom", "data_dir": str(root / "data/questions.jsonl"), "rule": "regex", "max_new_tokens": 8}
+    return {"eval_tasks": [task], "evaluation_strategy": "steps", "eval_steps": 2, "max_steps": 5}
 
 
 LAYOUTS = ("paddle", "paddlemix", "hf", "official", "xtuner")
@@ -156,6 +163,8 @@ def _make_models(root: Path) -> int:
     rows[2]["image"] = "images/nowhere.png"
     rows[5]["conversations"][1]["from"] = "robot"
     (root / "data/bad.json").write_text(json.dumps(rows))
+    questions = [{"question": f"What colour is shape {number}?", "answer": "[a-m]"} for number in range(4)]
+    (root / "data/questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in questions))
     return 0
 
 

@@ -22,8 +22,8 @@ from paddlemix.tensor_files.safetensors import open_safetensors
 
 MARK = "complete"  # marks a complete checkpoint
 MEASURED = ("runtime", "per_second", "peak_memory", "begun")  # parts of the keys of measured values
-# Files that a run appends to while it runs, so they are not part of the result until it ends.
-RUNNING = frozenset(("bad_samples.jsonl", "eval_answers.jsonl", "bad_step.json"))
+# Files that a run writes while it runs, so they are not part of the result until it ends.
+RUNNING = frozenset(("bad_samples.jsonl", "eval_answers.jsonl", "eval_tasks/custom.jsonl", "bad_step.json"))
 METRICS = frozenset(("train_results.json", "all_results.json", "eval_results.json", "trainer_state.json", "loss.png"))
 State = Mapping[str, str]  # path from the folder -> digest
 
@@ -110,7 +110,7 @@ def _files(state: State) -> dict[str, str]:
     return {
         path: value
         for path, value in state.items()
-        if not path.startswith(("checkpoint-", ".")) and path not in RUNNING and value != "folder"
+        if not path.startswith(("checkpoint-", ".", "eval_tasks/.")) and path not in RUNNING and value != "folder"
     }
 
 

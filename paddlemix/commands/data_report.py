@@ -19,6 +19,7 @@ from ..data.row_note import RowNote, in_words
 from ..data.sample import Sample
 from ..data.statistics import DataFacts, distinct_rows, summarize
 from ..terminal.visible import visible_line
+from ..train.eval_tasks import EvalTask, load_tasks
 from ..train.settings import DataSettings
 from ..train.split import measure_of, open_split
 from . import report_html
@@ -32,7 +33,8 @@ class Report:
     """A split of a configuration.
 
     rows: rows that can be trained on, each once. bad: notes of all other rows. num_in_mixture: rows of an epoch.
-    packed: number of rows after packing and their fill rate, or None. problems: reasons why training would stop.
+    packed: number of rows after packing and their fill rate, or None. problems: reasons why training would stop. tasks:
+    questions that are answered at each evaluation, of the whole run.
     """
 
     settings: DataSettings
@@ -46,6 +48,7 @@ class Report:
     steps: tuple[int, int]
     num_processes: int
     problems: tuple[str, ...]
+    tasks: tuple[EvalTask, ...] = ()
 
 
 def inspect_data(
@@ -59,6 +62,7 @@ def inspect_data(
     has_progress: bool,
 ) -> Report:
     """Read and measure a split. Raises ValueError for settings and files that training refuses."""
+    tasks = load_tasks(settings.eval_tasks, config_folder)
     opened = open_split(
         settings,
         split,
@@ -85,6 +89,7 @@ def inspect_data(
         settings.steps(packed[0] if packed else len(mixture), num_processes),
         num_processes,
         tuple(_problems(data, bad, len(left_out), policy, opened.num_rows)),
+        tasks,
     )
 
 
@@ -141,6 +146,7 @@ def facts_of(report: Report) -> list[tuple[str, str]]:
         *_length_rows(report),
         ("tokens", f"{num_tokens:,} after cutting, {num_trained:,} of them trained{share}"),
         *_step_rows(report),
+        *((f"task {task.name}", task.summary()) for task in report.tasks),
     ]
     if data.num_repeated > 0:
         text = f"{report.num_in_mixture:,} rows per epoch: weight and num_samples repeat {data.num_repeated:,}"
@@ -247,6 +253,7 @@ def as_dict(report: Report) -> dict[str, Any]:
         "packed": report.packed and {"num_rows": report.packed[0], "fill": report.packed[1]},
         "steps_per_epoch": report.steps[0],
         "steps": report.steps[1],
+        "eval_tasks": [task.as_dict() for task in report.tasks],
         "bad_rows": [note.as_dict() for note in report.bad],
         "problems": list(report.problems),
     }

@@ -171,17 +171,17 @@ def _parse_amount(value: dict, owner: str) -> tuple[float | None, int | None]:
 def _read_file(
     file: str, entry: Entry, owner: str, config_folder: str | Path | None, split: str
 ) -> tuple[list[Row], list[RowNote]]:
-    _check_exists(file, os.path.isfile, "data file", owner, config_folder)
+    check_exists(file, os.path.isfile, "data file", owner, config_folder)
     folders = [os.path.dirname(os.path.abspath(file)), os.getcwd()]
     if entry.image_folder is not None:
-        _check_exists(entry.image_folder, os.path.isdir, "image_folder", owner, config_folder)
+        check_exists(entry.image_folder, os.path.isdir, "image_folder", owner, config_folder)
         folders.insert(0, os.path.abspath(entry.image_folder))
     return scan_rows(file, folders=tuple(dict.fromkeys(folders)), split=split)
 
 
 def _check_template(file: str, template: ChatTemplate | None, owner: str, config_folder: str | Path | None) -> None:
     what = "chat_template (a file to compare the model's template with; the key may be left out)"
-    _check_exists(file, os.path.isfile, what, owner, config_folder)
+    check_exists(file, os.path.isfile, what, owner, config_folder)
     if template is None:
         return
     try:
@@ -192,7 +192,7 @@ def _check_template(file: str, template: ChatTemplate | None, owner: str, config
         logger.warning("%s", visible(f"{owner}: chat_template {file}: {difference}"))
 
 
-def _check_exists(file: str, is_there, what: str, owner: str, config_folder: str | Path | None) -> None:
+def check_exists(file: str, is_there, what: str, owner: str, config_folder: str | Path | None) -> None:
     """Raise ValueError with the absolute path, and a hint if the path exists relative to the configuration file."""
     if is_there(file or "."):
         return

@@ -17,6 +17,7 @@ from ..data.trial_rows import check_images
 from ..image.anyres import num_image_tokens, num_tiles
 from ..models.config import LlavaConfig
 from ..train.arguments import RunArguments
+from ..train.eval_tasks import check_best_metric, load_tasks
 from ..train.run import choose_quantization, find_model, processor_to_train
 from ..train.run_folder import check_folder, last_checkpoint
 from ..train.split import measure_of, open_split
@@ -74,11 +75,24 @@ def check_model(check: Check, settings: RunArguments, template: str | None) -> R
 
 
 def check_data(check: Check, settings: RunArguments, model: RunModel, config_folder: Path | None) -> SampledRows:
-    """Read the files, measure the first rows and encode one, of each split. Return the rows of the first split."""
-    args = settings.training
-    splits = [name for name, is_read in (("train", args.do_train), ("eval", args.do_eval)) if is_read]
+    """Read the files, measure the first rows and encode one, of each split; read the questions of eval_tasks.
+
+    Return the rows of the first split, none for a run that only answers questions.
+    """
+    args, has_eval_rows = settings.training, settings.training.do_eval and settings.data.has_eval_rows
+    splits = [name for name, is_read in (("train", args.do_train), ("eval", has_eval_rows)) if is_read]
     sampled = [_check_split(check, settings, model.train_processor, name, config_folder) for name in splits]
-    return sampled[0]
+    if args.do_eval:
+        _check_tasks(check, settings, config_folder, has_eval_rows)
+    return sampled[0] if sampled else []
+
+
+def _check_tasks(check: Check, settings: RunArguments, config_folder: Path | None, has_rows: bool) -> None:
+    tasks = load_tasks(settings.data.eval_tasks, config_folder)
+    check_best_metric(settings.training.metric_for_best_model, tasks, has_rows)
+    for task in tasks:
+        (check.warn if task.loaded.problems else check.say)(f"eval_tasks {task.name}: {task.summary()}")
+        check.values[f"eval_tasks {task.name}"] = task.as_dict()
 
 
 def _check_split(

@@ -1,7 +1,8 @@
 """All settings of a training run: this project's, PaddleMIX's and those of paddlenlp's TrainingArguments.
 
 Numbers have their bounds in `bounds`. A setting that a resumed run must not change, or that changes what it learns, is
-listed in `run_facts`. `settings` has those that commands read without paddle.
+listed in `run_facts`. `settings` has those that commands read without paddle; `eval_tasks.py` checks the entries of
+`eval_tasks`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from .. import device as devices
 from ..terminal.log import notice
 from .bounds import check_bounds
 from .config_file import LAST, convert
+from .eval_tasks import LOSS, parse_tasks, with_prefix
 from .settings import DataArguments, trains
 from .sharding import check_parallel
 
@@ -106,13 +108,14 @@ def parse(values: dict[str, Any]) -> RunArguments:
         chosen.append({key: convert(key, value, hints[cls][key]) for key, value in values.items() if key in hints[cls]})
         check_bounds(chosen[-1])
     asked = chosen[2] = _training_values(chosen[2])
-    check_parallel(asked, paddle.distributed.get_world_size())
+    check_parallel({**asked, "eval_tasks": chosen[1].get("eval_tasks")}, paddle.distributed.get_world_size())
     try:
         model, data, training = (cls(**own) for cls, own in zip(classes, chosen, strict=True))
     except (AssertionError, NotImplementedError, ValueError) as error:
         raise ValueError(f"paddlenlp refuses these training settings: {' '.join(str(error).split())}") from error
     check_supported(asked)
     _check_together(model, training)
+    _check_evaluation(data, training)
     _report_ignored(asked, training)
     return RunArguments(model, data, training)
 
@@ -128,6 +131,26 @@ def _check_together(model: ModelArguments, training: LlavaTrainingArguments) -> 
         raise ValueError(
             f"minimum_eval_times is {training.minimum_eval_times}: it changes eval_steps, so set eval_steps and "
             'evaluation_strategy: "steps", or leave it out'
+        )
+
+
+def _check_evaluation(data: DataArguments, training: LlavaTrainingArguments) -> None:
+    """Raise ValueError for eval_tasks and a best metric that no evaluation could have, as far as no file tells."""
+    settings = parse_tasks(data.eval_tasks)
+    if settings and not training.do_eval:
+        raise ValueError(
+            "eval_tasks are answered at each evaluation, and this run has none: set evaluation_strategy to "
+            '"steps" or "epoch" (do_eval: true without do_train only evaluates)'
+        )
+    if training.num_eval_answers and not data.has_eval_rows:
+        raise ValueError("num_eval_answers needs rows to answer: name an eval split in dataset, or leave it out")
+    wanted = training.metric_for_best_model
+    names = [setting.name for setting in settings]
+    if wanted is not None and wanted not in LOSS and not with_prefix(wanted).startswith(tuple(map(with_prefix, names))):
+        known = " or ".join(map(repr, (*LOSS, *names)))
+        raise ValueError(
+            f"settings: metric_for_best_model is {wanted!r}, expected {known}"
+            + ("; eval_tasks add metrics" if not names else " or another metric of these eval_tasks")
         )
 
 

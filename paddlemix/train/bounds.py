@@ -78,7 +78,6 @@ BOUNDS: dict[str, Kind] = {
     "max_evaluate_steps": between(-1, COUNT),
     "minimum_eval_times": between(1, COUNT),
     "num_eval_answers": between(0, 10_000),
-    "metric_for_best_model": one_of(("loss", "eval_loss")),  # the metrics of an evaluation here
     "skip_data_intervals": list_of(list_of(STEPS, 2, 2), least=0),
     "past_index": one_of((-1,)),  # only for models that pass a state from step to step
     "pad_token_id": STEPS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from numbers import Number
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,14 @@ from ..output import write_json
 from ..tensor_files.stored import CheckpointError, read_json
 from ..terminal.interrupts import Preempted
 from ..terminal.log import notice
+from .eval_tasks import PREFIX
 
 SHOWN = {"loss": "loss", "tokens_per_second": "tok/s", "trained_tokens_per_second": "trained/s", "eval_loss": "eval"}
 HISTORY = "history.json"  # in a checkpoint
 LOGGED = ("loss", "eval_loss")
 FLOAT = number(-1e300, 1e300)
+PAIRS = list_of(list_of(FLOAT, 2, 2), least=0, most=1 << 30)  # of step and value
 HISTORY_KINDS: dict[str, Kind] = {
-    **dict.fromkeys(LOGGED, list_of(list_of(FLOAT, 2, 2), least=0, most=1 << 30)),  # pairs of step and loss
     "loss_sum": FLOAT,
     "num_summed": whole_number(0, 1 << 40),
 }
@@ -45,9 +46,13 @@ class Progress(ProgressCallback):
 
 
 class History(TrainerCallback):
-    """Records (step, value) of the logged losses, and their sum; it is saved in checkpoints."""
+    """Records (step, value) of the logged losses, and their sum; it is saved in checkpoints.
 
-    def __init__(self):
+    metrics: of evaluations, to record as well.
+    """
+
+    def __init__(self, metrics: Iterable[str] = ()):
+        self.names = (*LOGGED, *metrics)
         self.values: dict[str, list[tuple[int, float]]] = {}
         self.loss_sum, self.num_summed = 0.0, 0
 
@@ -64,13 +69,15 @@ class History(TrainerCallback):
         if not (folder / HISTORY).is_file():
             return
         values = read_json(folder / HISTORY)
-        check_values(values, HISTORY_KINDS, str(folder / HISTORY), CheckpointError)
-        pairs = {name: [(int(step), float(value)) for step, value in values.get(name, [])] for name in LOGGED}
+        names = [name for name in values if name in LOGGED or name.startswith(PREFIX)]
+        kinds = {**dict.fromkeys(names, PAIRS), **HISTORY_KINDS}
+        check_values(values, kinds, str(folder / HISTORY), CheckpointError)
+        pairs = {name: [(int(step), float(value)) for step, value in values[name]] for name in names}
         self.values = {name: one for name, one in pairs.items() if one}
         self.loss_sum, self.num_summed = float(values.get("loss_sum", 0.0)), int(values.get("num_summed", 0))
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        for name in LOGGED:
+        for name in self.names:
             if logs and name in logs:
                 self.values.setdefault(name, []).append((state.global_step, float(logs[name])))
 

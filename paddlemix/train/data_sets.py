@@ -22,6 +22,7 @@ from ..data.row import Row
 from ..data.row_note import TOO_LONG, RowNote
 from ..data.trial_rows import check_images
 from ..terminal.log import notice
+from .eval_tasks import EvalTask, check_best_metric, load_tasks
 from .loader import Grouping
 from .processes import gather
 from .split import Split, measure_of, open_split
@@ -32,13 +33,14 @@ from .tally import RowTally
 class DataSets:
     """What a run reads: samples or packs to train on, samples to evaluate on, None where not needed.
 
-    train_processor: encodes the rows, with the template that is trained.
+    train_processor: encodes the rows, with the template that is trained. tasks: to answer at each evaluation.
     """
 
     train: ConversationDataset | PackedRows | None
     eval: ConversationDataset | None
     grouping: Grouping | None
     train_processor: LlavaProcessor
+    tasks: tuple[EvalTask, ...] = ()
 
     @property
     def train_rows(self) -> list[Row]:
@@ -62,12 +64,13 @@ def read_data(
     read = functools.partial(_read_split, train_processor, data_args, args, config_folder, tally)
     try:
         train = read("train", None if rows is None else Split(rows, [])) if args.do_train else None
-        evaluated = read("eval") if args.do_eval else None
+        evaluated = read("eval") if args.do_eval and data_args.has_eval_rows else None
         train, grouping = (None, None) if train is None else _arrange(train, train_processor, data_args, args, tally)
     except TooManyBadRowsError as error:
         tally.give_up(error.notes, is_fresh=args.overwrite_output_dir)
         raise
-    return DataSets(train, evaluated, grouping, train_processor)
+    tasks = _read_tasks(data_args, args, config_folder, evaluated is not None) if args.do_eval else ()
+    return DataSets(train, evaluated, grouping, train_processor, tasks)
 
 
 def _read_split(
@@ -89,6 +92,14 @@ def _read_split(
     encode = functools.partial(train_processor.encode_to_train, max_length=data_args.max_length)
     options = {"policy": tally.policy, "split": name, "seed": args.seed, "num_left_out": len(split.left_out)}
     return ConversationDataset(split.rows, encode, **options)
+
+
+def _read_tasks(data_args, args, config_folder: Path | None, has_rows: bool) -> tuple[EvalTask, ...]:
+    tasks = load_tasks(data_args.eval_tasks, config_folder)
+    check_best_metric(args.metric_for_best_model, tasks, has_rows)
+    for task in tasks:
+        print(f"eval_tasks {task.name}: {task.summary()}", flush=True)
+    return tasks
 
 
 def _arrange(

@@ -27,6 +27,7 @@ from ..tensor_files.stored import read_json
 RESULTS, ALL_RESULTS, EVAL_RESULTS, PLOT = "train_results.json", "all_results.json", "eval_results.json", "loss.png"
 ANSWERS = "eval_answers.jsonl"
 MAX_NEW_TOKENS = 128  # of an answer
+Curves = Mapping[str, list[tuple[int, float]]]  # (step, value) by name
 
 
 def write_results(
@@ -48,22 +49,46 @@ def write_results(
     write_json(folder / RESULTS, {**values, "settings": dict(settings), "data": list(data)})
 
 
-def write_evaluation(folder: Path, metrics: Mapping[str, Any]) -> None:
-    """Write the metrics of an evaluation, and add them to all_results.json."""
+def write_evaluation(folder: Path, metrics: Mapping[str, Any], task_metrics: Mapping[str, Any]) -> None:
+    """Write the metrics of an evaluation, and add them to all_results.json.
+
+    task_metrics: those of eval_tasks, to add to train_results.json. The last file tells that the evaluation is done.
+    """
+    for name, values in ((ALL_RESULTS, metrics), (RESULTS, task_metrics)):
+        if values:
+            path = folder / name
+            write_json(path, {**(read_json(path) if path.is_file() else {}), **values})
     write_json(folder / EVAL_RESULTS, dict(metrics))
-    path = folder / ALL_RESULTS
-    write_json(path, {**(read_json(path) if path.is_file() else {}), **metrics})
 
 
-def draw_losses(folder: Path, values: Mapping[str, list[tuple[int, float]]]) -> None:
-    """Plot the training loss, a smoothed line over it, and the evaluation loss to loss.png, if there are any."""
+def draw_losses(folder: Path, values: Curves, metrics: Sequence[str] = ()) -> None:
+    """Plot the losses to loss.png, if there are any; below them the metrics of eval_tasks, each scale on its own."""
     if not values.get("loss"):
         return
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.add_subplot(xlabel="step", ylabel="loss")
+    found = {name: values[name] for name in metrics if values.get(name)}
+    shares = [name for name, pairs in found.items() if all(0 <= value <= 1 for _, value in pairs)]
+    panels = [shares] * bool(shares) + [[name] for name in found if name not in shares]
+    heights = [4.5, *[2.5] * len(panels)]
+    figure = Figure(figsize=(8, sum(heights)), layout="constrained")
+    axes = figure.subplots(len(heights), sharex=True, squeeze=False, height_ratios=heights)[:, 0]
+    _draw_losses(axes[0], values)
+    for place, names in zip(axes[1:], panels, strict=True):
+        _draw_metrics(place, {name: found[name] for name in names}, is_share=names is shares)
+    axes[-1].set_xlabel("step")
+    axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.align_ylabels()
+    FigureCanvasAgg(figure)
+    with replacing(Path(folder) / PLOT) as file:
+        figure.savefig(file, format="png", dpi=120)
+
+
+def _draw_losses(axes, values: Curves) -> None:
+    """Draw the training loss, a smoothed line over it, and the evaluation loss."""
+    axes.set_ylabel("loss")
     steps, losses = (np.array(column) for column in zip(*values["loss"], strict=True))
     axes.plot(steps, losses, color="#9db8d9", linewidth=1, label="training")
     axes.plot(steps, smoothed(losses), color="#1f5fa8", linewidth=2, label="training, smoothed")
@@ -71,9 +96,17 @@ def draw_losses(folder: Path, values: Mapping[str, list[tuple[int, float]]]) -> 
         axes.plot(*zip(*values["eval_loss"], strict=True), "o-", color="#d1662b", label="evaluation")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
-    FigureCanvasAgg(figure)
-    with replacing(Path(folder) / PLOT) as file:
-        figure.savefig(file, format="png", dpi=120)
+
+
+def _draw_metrics(axes, values: Curves, is_share: bool) -> None:
+    """Draw metrics of one scale. is_share: all are from 0 to 1."""
+    axes.set_ylabel("score")
+    if is_share:
+        axes.set_ylim(-0.03, 1.03)
+    for name, pairs in values.items():
+        axes.plot(*zip(*pairs, strict=True), "o-", markersize=4, label=name)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
 
 
 def smoothed(losses: np.ndarray, memory: float = 0.9) -> np.ndarray:

@@ -146,6 +146,13 @@ def num_done_steps(checkpoint: str | Path | None, args) -> int:
     return read_json(path)["global_step"] if path.is_file() else 0
 
 
+def recorded_epoch(folder: str | Path) -> float | None:
+    """Return the epoch that a checkpoint or a result has reached, None if it does not tell. Raises CheckpointError."""
+    check_state(folder, is_needed=False)
+    path = Path(folder) / STATE
+    return read_json(path).get("epoch") if path.is_file() else None
+
+
 def best_checkpoint(best: str, output_dir: str) -> Path:
     """Return the folder of the best checkpoint, even if the run's folder was moved. Raises CheckpointError."""
     folder = next((path for path in (Path(best), Path(output_dir) / Path(best).name) if path.is_dir()), None)

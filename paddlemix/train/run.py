@@ -24,13 +24,14 @@ from .data_sets import read_data
 from .freeze import freeze_parameters, report
 from .lora import add_lora
 from .processes import fail_together
-from .results import EVAL_RESULTS, write_evaluation
-from .resume import FINISHED, find_start, finished_step
+from .results import EVAL_RESULTS, draw_losses, write_evaluation
+from .resume import FINISHED, find_start, finished_step, num_done_steps, recorded_epoch
 from .run_facts import describe_run
-from .run_folder import claim_folder
+from .run_folder import claim_folder, last_checkpoint
 from .saving import save_result
 from .settings import check_work
 from .tally import RowTally
+from .task_runs import defined
 from .trainer import LlavaTrainer
 from .watch import check_weights
 
@@ -162,15 +163,23 @@ def execute(trainer: LlavaTrainer, args, values: dict[str, Any] | None = None) -
 
 
 def _evaluate(trainer: LlavaTrainer) -> None:
-    metrics = trainer.evaluate()
-    trainer.log_metrics("eval", metrics)
-    if trainer.is_world_process_zero():
-        write_evaluation(Path(trainer.args.output_dir), metrics)
+    metrics, args = trainer.evaluate(), trainer.args
+    trainer.log_metrics("eval", defined(metrics))
+    if not trainer.is_world_process_zero():
+        return
+    output_dir = Path(args.output_dir)
+    if not args.load_best_model_at_end:  # the result is of an earlier step than the last point of the plot
+        draw_losses(output_dir, trainer.history.values, [task.main for task in trainer.data.tasks])
+    write_evaluation(output_dir, metrics, trainer.task_metrics if args.do_train else {})
 
 
 def _evaluate_result(trainer: LlavaTrainer, args) -> None:
     """Evaluate the result of a finished run that was stopped before its evaluation."""
     if args.do_eval and not (Path(args.output_dir) / EVAL_RESULTS).is_file():
         trainer.state.global_step, _ = finished_step(args.output_dir)
+        trainer.state.epoch = recorded_epoch(args.output_dir)
+        checkpoint = last_checkpoint(args.output_dir)
+        if checkpoint is not None and num_done_steps(checkpoint, args) == trainer.state.global_step:
+            trainer.history.read(checkpoint)  # for the plot
         trainer._load_from_checkpoint(args.output_dir)
         _evaluate(trainer)

@@ -17,6 +17,7 @@ from ..fingerprint import fingerprint
 from ..tensor_files.stored import read_json
 from .arguments import RunArguments
 from .data_sets import DataSets
+from .eval_tasks import best_metric_fact
 from .run_folder import FORMAT, RUN
 
 ENDINGS = (".safetensors", ".pdparams", ".bin")  # of weight files
@@ -36,6 +37,7 @@ MUST_MATCH = (
     "template",
     "max_length",
     "packing",
+    "metric_for_best_model",  # the best checkpoint so far is recorded with its value of this metric
 )
 ORDER = ("seed", "samples_per_step")  # facts that only the order of the rows depends on
 # Facts that may change when a run resumes, for example after its loss has leapt.
@@ -82,6 +84,7 @@ def describe_run(
         "template": data.train_processor.template.name,
         "max_length": data_args.max_length,
         "packing": data_args.is_packed,
+        "metric_for_best_model": best_metric_fact(args.metric_for_best_model, data.tasks),
         **{name: _plain(vars(args)[name]) for name in LEARNING},
         "seed": args.seed,
         "samples_per_step": args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,
@@ -192,4 +195,4 @@ def _shown(value: Any) -> str:
     if isinstance(value, list):
         names = (entry.get("file") if isinstance(entry, Mapping) else entry for entry in value)
         return ", ".join(map(str, names)) or NONE
-    return str(value)
+    return NONE if value is None else str(value)

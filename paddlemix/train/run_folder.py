@@ -33,6 +33,7 @@ UNFINISHED = re.compile(r"\.checkpoint-\d+(-\d+)?\.(partial|old)")
 LOCK = ".paddlemix.lock"
 # Names that may exist before a run begins: of `paddlemix doctor`'s trial, of launchers and of reporters.
 EXPECTED_BEFORE = (".doctor", LOCK, "log", "logs", "runs")
+TASKS = "eval_tasks"  # folder with the answers of the last evaluation, see task_runs
 # Files in the folder that a killed run may have left half written, under a temporary name.
 WRITTEN = (NOTE, "config.json", "model.safetensors", "bad_step.json", "eval_answers.jsonl", "eval_results.json")
 STATE = "trainer_state.json"  # written by paddlenlp, into the output_dir and the checkpoints
@@ -67,6 +68,8 @@ def _prepare(folder: Path) -> None:
     remove_unfinished(folder)
     for name in WRITTEN:
         remove_leftovers(folder / name)
+    for path in (folder / TASKS).glob(".*.jsonl.*.tmp"):
+        remove_leftovers(path.with_name(path.name[1:].rpartition(".jsonl.")[0] + ".jsonl"))
     others = [path.name for path in sorted(folder.glob(f"{PREFIX}*")) if not is_removable(path)]
     if others:
         notice(f"in {folder} {', '.join(others)} is not from this program or an earlier version: it is left alone")
@@ -77,9 +80,13 @@ def check_folder(output_dir: str | Path, sources: Sequence[Path], *, is_overwrit
     place = OutputFolder(Path(output_dir), COMMAND, is_overwriting, "overwrite_output_dir", is_known=_is_of_a_run)
     folder = place.checked(sources).folder
     # No folder or link may have the name of a file, or of a checkpoint, that the run will write.
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+    tasks = folder / TASKS
+    if os.path.lexists(tasks) and (tasks.is_symlink() or not tasks.is_dir()):
+        raise CheckpointError(f"{tasks} is not a folder: move it away, this run will write there")
+    for path in sorted((*folder.iterdir(), *tasks.glob("*.jsonl"))) if folder.is_dir() else ():
         try:
-            if MODEL_FILES.fullmatch(path.name) or path.name in (*SIDE_OUTPUTS, LOCK):
+            is_written = MODEL_FILES.fullmatch(path.name) or path.name in (*SIDE_OUTPUTS, LOCK)
+            if is_written or path.parent == tasks:
                 check_file(path)
         except OutputError as error:
             raise CheckpointError(f"{error}; or move it away, this run will write there") from None

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..checkpoints.output_folder import exchanged
 from ..output import write_json
+from .eval_tasks import with_prefix
 from .processes import wait_for_all
 from .results import ALL_RESULTS, EVAL_RESULTS, draw_losses, write_results
 from .resume import FINISHED
@@ -48,10 +49,12 @@ def record_best(state, args, metrics: Mapping[str, float] | None, checkpoint: Pa
     """Record in a trainer's state if a checkpoint is the best so far. metrics: of its evaluation. Raises ValueError."""
     if metrics is None or args.metric_for_best_model is None:
         return
-    name = "eval_" + args.metric_for_best_model.removeprefix("eval_")
+    name = with_prefix(args.metric_for_best_model)
     if name not in metrics:
         raise ValueError(f"metric_for_best_model is {args.metric_for_best_model!r}: expected one of {sorted(metrics)}")
     value, best = metrics[name], state.best_metric
+    if value is None:  # a figure that is not defined for the answers, such as a precision without positive ones
+        return
     is_better = best is None or (value > best if args.greater_is_better else value < best)
     if is_better or state.best_model_checkpoint is None:
         state.best_metric, state.best_model_checkpoint = value, str(checkpoint)
@@ -77,5 +80,5 @@ def save_result(trainer, metrics: Mapping[str, Any], settings: Mapping[str, Any]
             write_json(folder / STATE, {**dataclasses.asdict(trainer.state), "consumed_samples": samples})
             write_json(folder / ALL_RESULTS, dict(metrics))
             write_results(folder, metrics, settings or {}, trainer.facts["data"], trainer.meter.overall())
-            draw_losses(folder, trainer.history.values)
+            draw_losses(folder, trainer.history.values, [task.main for task in trainer.data.tasks])
     wait_for_all(trainer.args.world_size)

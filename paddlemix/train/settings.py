@@ -11,6 +11,7 @@ from typing import Any
 
 from ..constants import DTYPE_BYTES
 from ..data.bad_rows import BadRowPolicy
+from ..data.mixture import parse_entries
 from .bounds import check_bounds
 from .config_file import convert
 
@@ -58,6 +59,16 @@ class DataArguments:
     max_bad_samples: int | float | None = field(
         default=None, metadata={"help": "rows that may be skipped, a share if below 1; default: 1%, at least 10"}
     )
+
+    eval_tasks: list[dict] | None = field(
+        default=None,
+        metadata={"help": 'benchmarks to answer at each evaluation: [{"task": "custom", "data_dir": "a.jsonl"}]'},
+    )
+
+    @property
+    def has_eval_rows(self) -> bool:
+        """Whether an evaluation reads an eval split; it may be left out where there are eval_tasks."""
+        return not self.eval_tasks or bool(parse_entries(self.dataset, "eval"))
 
     @property
     def policy(self) -> BadRowPolicy:

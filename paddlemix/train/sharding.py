@@ -62,7 +62,7 @@ def check_parallel(asked: dict[str, Any], num_processes: int) -> None:
             f"sharding {stage} with amp_master_grad works over all processes only: sharding_parallel_degree is "
             f"{degree}, expected {num_processes} or nothing"
         )
-    for key in ("num_eval_answers", "load_best_model_at_end"):
+    for key in ("num_eval_answers", "eval_tasks", "load_best_model_at_end"):
         if stage == "stage3" and asked.get(key):
             raise ValueError(f"{key} needs whole weights in a process: take sharding stage2, or leave it out")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import paddle
@@ -32,6 +33,7 @@ from .run_state import load_state
 from .saving import save_checkpoint
 from .sharding import check_can_be_sliced, gather_frozen, is_sliced
 from .tally import RowTally
+from .task_runs import defined, remove_answers, run_tasks
 from .watch import GradientCheck, LossWatch, check_loss, check_weights
 
 
@@ -50,6 +52,7 @@ class LlavaTrainer(Trainer):
         self.describe = describe
         self.tally = tally
         self.num_done_steps = 0  # before the checkpoint that this run resumes from
+        self.task_metrics: dict[str, float | None] = {}  # of the last evaluation
         self._random_state: dict | None = None
         self.meter = Meter(args.dataset_world_size)
         config = (model.model if isinstance(model, LoRAModel) else model).config
@@ -59,7 +62,7 @@ class LlavaTrainer(Trainer):
             vocab_size=config.language.vocab_size,
             num_processes=args.world_size,
         )
-        self.history = History()
+        self.history = History(metric for task in data.tasks for metric in task.figures.values())
         self.stop_request = StopRequest()
         super().__init__(
             model=model,
@@ -92,6 +95,7 @@ class LlavaTrainer(Trainer):
         self.tally.begin(resume_from_checkpoint, is_fresh=not resume_from_checkpoint)
         if not resume_from_checkpoint and self.is_world_process_zero():
             (Path(self.args.output_dir) / ANSWERS).unlink(missing_ok=True)
+            remove_answers(Path(self.args.output_dir))
         self.num_done_steps = num_done_steps(resume_from_checkpoint, self.args)
         if self.num_done_steps:
             self.history.read(Path(resume_from_checkpoint))
@@ -145,13 +149,24 @@ class LlavaTrainer(Trainer):
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
         """Evaluate, count the rows that were skipped or cut, and write answers if the settings ask for them."""
         self.tally.begin(None, is_fresh=False)
+        step = self.state.global_step
+        self.task_metrics = run_tasks(self.llava, self.data.train_processor, self.data.tasks, self.args, step)
+        if self.eval_dataset is None:
+            return self._report_tasks()
         metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         self.tally.count(is_reported=True)
         if self.args.num_eval_answers and self.is_world_process_zero():
             rows = self.eval_dataset.rows.rows
             answers = sample_answers(self.llava, self.data.train_processor, rows, self.args.num_eval_answers)
-            append_answers(Path(self.args.output_dir), self.state.global_step, answers)
-        return {**metrics, **self.tally.metrics("eval")}
+            append_answers(Path(self.args.output_dir), step, answers)
+        return {**metrics, **self.task_metrics, **self.tally.metrics("eval")}
+
+    def _report_tasks(self) -> dict[str, Any]:
+        """Report an evaluation without rows, as paddlenlp reports one with rows."""
+        logs = defined(self.task_metrics)
+        self.log(logs)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, logs)
+        return {**logs, **self.task_metrics}
 
     def evaluation_loop(self, dataloader, description, prediction_loss_only=None, ignore_keys=None, **options):
         """Evaluate; the loss is the mean that `loss_reduction` names, not paddlenlp's mean over batches."""
@@ -160,6 +175,7 @@ class LlavaTrainer(Trainer):
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, **options)
         loss, total = sum_over_processes(self._eval_sums, self.args.world_size)
         output.metrics[f"{prefix}_loss"] = check_loss(float(loss / max(total, 1e-6)), f"{prefix}_loss")
+        output.metrics.update(defined(self.task_metrics))
         return output
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):

@@ -113,6 +113,28 @@ def test_lora_over_nf4_and_packing_in_two_processes_train_as_in_one(tmp_path, da
     assert losses(one) == pytest.approx(losses(two), abs=1e-5)
 
 
+def test_two_processes_answer_tasks_as_one_does_and_so_do_resumed_ones(tmp_path, data):
+    """Five questions for two processes, and one question, of which one process has none."""
+    rows = [{"question": f"What colour is shape {number}?", "answer": "(?i)e"} for number in range(5)]
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = {"task": "custom", "data_dir": str(questions), "rule": "regex", "max_new_tokens": 24}
+    tasks = [{**task, "name": "five"}, {**task, "name": "one", "limit": 1}]
+    shared = {"eval_tasks": tasks, "evaluation_strategy": "steps", "eval_steps": 2}
+    options = {"per_device_train_batch_size": 2, "sharding": "stage1", **shared}
+    one = run(tmp_path / "one", values_of(tmp_path / "one", data, per_device_train_batch_size=4, **shared), 1)
+    two = run(tmp_path / "two", values_of(tmp_path / "two", data, **options), 2)
+    for name in ("eval_tasks/five.jsonl", "eval_tasks/one.jsonl"):
+        assert (two / name).read_bytes() == (one / name).read_bytes()
+    first, second = (json.loads((out / "eval_results.json").read_text()) for out in (one, two))
+    assert {name: first[name] for name in ("eval_five", "eval_one")}.items() <= second.items()
+    assert losses(one) == pytest.approx(losses(two), abs=1e-5)
+    rest = tmp_path / "rest"
+    shutil.copytree(two / "checkpoint-2", rest / "out/checkpoint-2")
+    again = run(rest, {**values_of(rest, data, **options), "overwrite_output_dir": False}, 2)
+    assert (again / "eval_tasks/five.jsonl").read_bytes() == (two / "eval_tasks/five.jsonl").read_bytes()
+
+
 def test_a_folder_with_other_files_ends_both_processes(tmp_path, data):
     """Only the first process looks at it: the second one would find what the first is writing."""
     values = {**values_of(tmp_path, data, per_device_train_batch_size=1), "overwrite_output_dir": False}
