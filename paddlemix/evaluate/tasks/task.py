@@ -185,7 +185,7 @@ def _completed(source: Source, found: Mapping[str, Path | None], places: Sequenc
             files[role] = path
     beside = next(iter(files.values())).parent
     folders = [place / name for place in dict.fromkeys((beside, *places)) for name in source.images]
-    return {**files, "images": tuple(folder for folder in folders if folder.is_dir()) or (beside,)}
+    return {**files, "images": (*(folder for folder in folders if folder.is_dir()), beside)}
 
 
 def _first(places: Iterable[Path], names: Names) -> Path | None:
