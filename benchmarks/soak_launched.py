@@ -31,9 +31,9 @@ def warm_up() -> None:
     import paddlemix.checkpoints.merge
     import paddlemix.train.lora
     import paddlemix.train.trainer  # noqa: F401
-    from paddlemix.cli import COMMANDS, GROUPS, command_parser
+    from paddlemix.cli import COMMANDS, command_parser
 
-    for name in (name for name in COMMANDS if name not in GROUPS):
+    for name in COMMANDS:
         command_parser(name)
 
 

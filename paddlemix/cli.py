@@ -31,17 +31,9 @@ COMMANDS = {
     "extract-projector": "write a model's projector to a file",
     "apply-delta": "add delta weights to their base model",
     "make-delta": "subtract a base model from a model",
+    "prepare": "convert a public data set, as it is downloaded, to LLaVA's rows; check, join and encode rows",
     "eval": "score a model on benchmarks or on questions of your own",
     "bench": "measure how fast a model is on this machine",
-}
-# Commands that have commands of their own, as modules commands/COMMAND_NAME.py.
-GROUPS = {
-    "eval": {
-        "list": "list the benchmarks, their files and prompts",
-        "run": "ask a model the questions of benchmarks, and score the answers",
-        "score": "score answers that are in a file",
-        "compare": "compare the answers of two runs",
-    },
 }
 LIKE_AN_OPTION = 0.8  # similarity from which a setting counts as a mistyped option
 
@@ -54,6 +46,9 @@ class Parser(argparse.ArgumentParser):
 
     def parse(self, words: list[str]) -> argparse.Namespace:
         """Return the arguments; words that are not options go to `settings` if the command takes settings."""
+        part = self._named_part(words)
+        if part is not None:
+            return argparse.Namespace(**{**self._defaults, **vars(part.parse(words[1:]))})
         takes_settings = bool(self.get_default("takes_settings"))
         self._check_options(words, takes_settings)
         arguments, rest = self.parse_known_args(words)
@@ -62,6 +57,18 @@ class Parser(argparse.ArgumentParser):
         elif rest:
             self.error(f"unrecognized arguments: {' '.join(rest)}")
         return arguments
+
+    def _named_part(self, words: list[str]) -> Parser | None:
+        """Return the parser of the part that the first word names, None for a command without parts.
+
+        Exits for a word that names none.
+        """
+        if self._subparsers is None or not words or words[0].startswith("-"):
+            return None
+        parts = self._subparsers._group_actions[0].choices
+        if words[0] not in parts:
+            self.error(f"unknown name {words[0]}{nearest(words[0], parts) or '; --help lists the names'}")
+        return parts[words[0]]
 
     def _check_options(self, words: list[str], takes_settings: bool) -> None:
         """Exit for the first unknown option, before a missing one is reported. A setting may have any other name."""
@@ -85,11 +92,6 @@ def nearest(name: str, known: Iterable[str], similarity: float = 0.6) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Run the command that a command line names; return the exit code."""
     argv = sys.argv[1:] if argv is None else argv
-    if argv and argv[0] in GROUPS:
-        if argv[1:] and argv[1] in GROUPS[argv[0]]:
-            name = " ".join(argv[:2])
-            return run_command(name, argv[2:], prog=f"paddlemix {name}")
-        return _guarded(lambda: _show_commands(argv[1:], argv[0]))
     if argv and argv[0] in COMMANDS:
         return run_command(argv[0], argv[1:], prog=f"paddlemix {argv[0]}")
     return _guarded(lambda: _show_commands(argv))
@@ -102,16 +104,11 @@ def run_command(name: str, words: list[str], *, prog: str | None = None) -> int:
 
 def command_parser(name: str, prog: str | None = None) -> Parser:
     """Return the parser of a command; its default `run` is the command's function."""
-    module = importlib.import_module(f".commands.{module_of(name)}", __package__)
+    module = importlib.import_module(f".commands.{name.replace('-', '_')}", __package__)
     parser = Parser(prog=prog, description=module.__doc__)
     module.add_arguments(parser)
     parser.set_defaults(run=module.run)
     return parser
-
-
-def module_of(name: str) -> str:
-    """Return the name of a command's module: "inspect_data" for "inspect-data", "eval_run" for "eval run"."""
-    return name.replace("-", "_").replace(" ", "_")
 
 
 def _run(name: str, words: list[str], prog: str | None) -> int:
@@ -121,21 +118,15 @@ def _run(name: str, words: list[str], prog: str | None) -> int:
     return arguments.run(arguments)
 
 
-def _show_commands(argv: list[str], group: str = "") -> int:
-    """Print the help or the version, or exit with an error for a command line that names no command.
-
-    group: the command whose own commands are shown, "" for the commands of paddlemix.
-    """
-    known = GROUPS[group] if group else COMMANDS
-    description = COMMANDS[group] if group else "LLaVA v1.5 and v1.6 on PaddlePaddle"
-    parser = Parser(prog=f"paddlemix {group}".strip(), description=description)
-    if not group:
-        parser.add_argument("--version", action="version", version=f"paddlemix {__version__}")
+def _show_commands(argv: list[str]) -> int:
+    """Print the help or the version, or exit with an error for a command line that names no command."""
+    parser = Parser(prog="paddlemix", description="LLaVA v1.5 and v1.6 on PaddlePaddle")
+    parser.add_argument("--version", action="version", version=f"paddlemix {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for name, text in known.items():
+    for name, text in COMMANDS.items():
         commands.add_parser(name, help=text)
     if argv and not argv[0].startswith("-"):
-        parser.error(f"unknown command {argv[0]}{nearest(argv[0], known) or '; --help lists the commands'}")
+        parser.error(f"unknown command {argv[0]}{nearest(argv[0], COMMANDS) or '; --help lists the commands'}")
     parser.parse(argv)
     return 0
 

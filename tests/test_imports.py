@@ -24,6 +24,7 @@ FLOORS = (
     ("foreign_json", "web"),
     ("conversation", "image"),
     ("data",),
+    ("prepare",),
     ("accelerators", "tensor_files"),
     ("device", "device_memory"),
     ("ops",),
@@ -157,7 +158,7 @@ def test_nothing_imports_torch_or_transformers():
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: module_of(path) or "paddlemix")
 def test_text_image_and_data_folders_never_import_a_framework(path):
-    if module_of(path).split(".")[0] in ("conversation", "image", "data"):
+    if module_of(path).split(".")[0] in ("conversation", "image", "data", "prepare"):
         assert not {name.split(".")[0] for name in imports_of(path, is_lazy_too=True)} & set(HEAVY)
 
 
@@ -176,7 +177,7 @@ def test_importing_the_package_and_its_command_line_loads_no_framework():
 
 
 def test_importing_text_image_and_data_folders_loads_no_framework():
-    folders = ("conversation", "image", "data")
+    folders = ("conversation", "image", "data", "prepare")
     modules = [module_of(path) for path in FILES if module_of(path).split(".")[0] in folders]
     assert len(modules) > 20
     assert loaded_by("\n".join(f"import paddlemix.{module}" for module in modules)) == []

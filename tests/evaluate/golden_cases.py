@@ -15,7 +15,6 @@ from typing import Any
 from golden_sets import captions, mmbench_circular, pope_end_to_end, scienceqa_end_to_end
 from released_reviews import review_rows
 
-from paddlemix.evaluate import scienceqa_forms
 from paddlemix.evaluate.scores import (
     anls,
     choice,
@@ -35,6 +34,7 @@ from paddlemix.evaluate.scores import (
     vqa_text,
     yes_no,
 )
+from paddlemix.prepare import scienceqa_forms
 
 Case = Mapping[str, Any]
 Value = tuple[str, Any, Callable[[], Any]]

@@ -26,6 +26,7 @@ from .turns import check_row
 logger = logging.getLogger(__name__)
 MAX_NOTICES = 20  # notices per file
 MAX_NAME = 200  # characters of an id in reports
+LEADING_ANSWER = "an answer before the first user turn was dropped"
 
 
 def scan_rows(
@@ -102,7 +103,7 @@ def _read_object(row: dict) -> tuple[Conversation, list[str]]:
     if conversation.images and not any(message.num_images for message in conversation.messages):
         conversation, is_placed = place_images(conversation)
     check_marks(conversation)
-    notices += ["an answer before the first user turn was dropped"] * is_dropped
+    notices += [LEADING_ANSWER] * is_dropped
     return conversation, notices + ["an image without <image> was placed before the first user turn"] * is_placed
 
 

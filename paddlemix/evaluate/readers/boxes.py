@@ -6,22 +6,11 @@ width, as xtuner makes them.
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
+from ...prepare.refer_files import in_image, in_square, read_references
 from ..item import Record
 from .rows import Files, Placed, Read, image_in, json_list, read_json, records, text_of
-
-Box = tuple[float, float, float, float]
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    """Read lists, dicts, texts and numbers; refuse everything that would run code."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        raise pickle.UnpicklingError(f"the file wants to load {module}.{name}, which lists of phrases do not need")
 
 
 def read_refer(files: Files, split: str) -> Read:
@@ -29,7 +18,7 @@ def read_refer(files: Files, split: str) -> Read:
 
     Each phrase is a question. Raises ValueError for a pickle that holds anything but plain values.
     """
-    references = [one for one in _unpickled(files["questions"]) if one.get("split") == split]
+    references = [one for one in read_references(files["questions"]) if one.get("split") == split]
     if not references:
         raise ValueError(f"{files['questions']} has no phrases of the split {split!r}")
     found = read_json(files["instances"], dict)
@@ -45,17 +34,6 @@ def read_refer(files: Files, split: str) -> Read:
             yield _record(name, text_of(sentence, "sent"), source, boxes[row["ann_id"]], size, split)
 
     return records([(f"ref {one.get('ref_id')}", one) for one in references], make)
-
-
-def _unpickled(path: Path) -> list[dict]:
-    try:
-        with path.open("rb") as file:
-            value = _PlainUnpickler(file).load()
-    except (pickle.UnpicklingError, EOFError, AttributeError, IndexError, ValueError, KeyError) as error:
-        raise ValueError(f"{path} is not a file of REFER: {error}") from None
-    if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
-        raise ValueError(f"{path} holds a {type(value).__name__}, expected a list of references")
-    return value
 
 
 def read_rows(files: Files) -> Read:
@@ -84,19 +62,3 @@ def _record(name: str, phrase: str, source, box, size: tuple[int, int], split: s
     if split:
         fields["category"] = split
     return Record(name, phrase, (source,), fields=fields, row={"id": name})
-
-
-def in_image(corners: Box, size: tuple[int, int]) -> Box:
-    """Return a box (left, top, right, bottom, px) as fractions of the image's (width, height)."""
-    width, height = size
-    return corners[0] / width, corners[1] / height, corners[2] / width, corners[3] / height
-
-
-def in_square(corners: Box, size: tuple[int, int]) -> Box:
-    """Return a box as fractions of the image padded to a square, centered, in which LLaVA's training has boxes.
-
-    Source: haotian-liu/LLaVA issue 606.
-    """
-    side = max(size)
-    x, y = (side - size[0]) / 2, (side - size[1]) / 2
-    return (corners[0] + x) / side, (corners[1] + y) / side, (corners[2] + x) / side, (corners[3] + y) / side

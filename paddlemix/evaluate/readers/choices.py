@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from ...prepare.scienceqa_forms import IMAGE, LETTERS
 from ..item import Record
-from ..scienceqa_forms import IMAGE, LETTERS
 from .rows import Files, Read, id_of, image_in, json_list, letters, read_json, records, text_of, texts_of
 from .rows import json_lines as lines_of
 

@@ -5,4 +5,4 @@ import sys
 from paddlemix.cli import run_command
 
 if __name__ == "__main__":
-    sys.exit(run_command("eval run", sys.argv[1:]))
+    sys.exit(run_command("eval", ["run", *sys.argv[1:]]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from paddlemix.evaluate.scienceqa_forms import conversation, instruction_and_output, released_prompt
+from paddlemix.prepare.scienceqa_forms import conversation, instruction_and_output, released_prompt
 
 PROBLEM = {
     "question": "Which is a cat?",

@@ -1,0 +1,1 @@
+"""The converters, one file a data set or tool, each with a CONVERTER that table.py lists."""

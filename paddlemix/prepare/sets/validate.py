@@ -1,0 +1,214 @@
+"""Check rows as training reads them, and open every image that they name."""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import os
+from collections import Counter
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ...data.encode import find_image
+from ...data.readers.errors import BadRowError
+from ...data.readers.files import read_row
+from ...data.row_note import SKIPPED
+from ...image.errors import ImageError, MissingImageError
+from ...image.load import is_address, load_image, read_image_size
+from ...output import named_file, replacing
+from ...terminal.log import notice
+from ...terminal.visible import visible
+from ..converter import Argument, Converter, num_workers_of
+from ..image_tree import ImageTree, image_folder
+from ..job import Job, made_rows
+from ..progress import Progress
+from ..record import Record, check_own, content_of, read_record, write_record
+from ..row import Problem, RowError
+from ..row_files import JsonLines
+from ..summary import Summary
+from ..training_rows import FILES, parsed_row, row_paths, row_texts
+
+MAX_KNOWN = 1 << 14  # images whose result a process keeps: neighboring rows often share them
+MAX_SHOWN = 3  # bad rows of each kind that are printed
+WRITTEN = ("id", "kind", "reason")
+SWITCH = {"action": "store_true"}
+MISSING, UNREADABLE = "missing_picture", "unreadable_picture"
+
+
+@dataclass
+class RowCheck:
+    """Checks rows. folders: where images are looked up, in order. is_fast: read only the headers of images."""
+
+    folders: tuple[str, ...]
+    is_fast: bool = False
+    has_images: bool = True
+    _known: dict[str, tuple[str, str] | None] = field(default_factory=dict, repr=False)
+    _trees: dict[str, ImageTree] = field(default_factory=dict, repr=False)
+
+    def __call__(self, text: str) -> dict[str, Any]:
+        """Return the verdict on a row: {"num_images", "num_unopened"}, and of a bad one "kind", "reason" and "id"."""
+        try:
+            row = parsed_row(text)
+        except RowError as error:
+            return _verdict(None, "not_json", str(error))
+        try:
+            images = read_row(row)[0].images
+        except ValueError as error:
+            return _verdict(row, error.kind if isinstance(error, BadRowError) else "wrong_row", str(error))
+        opened = [one for one in images if one[:4].lower() != "http" or not is_address(one)] if self.has_images else []
+        counts = {"num_images": len(opened), "num_unopened": len(images) - len(opened)}
+        for one in opened:
+            fault = self._fault(one)
+            if fault is not None:
+                return {**counts, **_verdict(row, *fault)}
+        return counts
+
+    def _fault(self, image: str) -> tuple[str, str] | None:
+        """Return kind and reason why an image cannot be used, None if it can."""
+        if image not in self._known:
+            if len(self._known) >= MAX_KNOWN:
+                self._known.clear()
+            self._known[image] = self._opened(image)
+        return self._known[image]
+
+    def _opened(self, image: str) -> tuple[str, str] | None:
+        if self.folders and _leaves_folder(image):
+            return "wrong_row", f"the image {image!r} is outside of the image folder"
+        try:
+            path = find_image(image, self.folders)
+            _ = read_image_size(path) if self.is_fast else load_image(path, allow_url=False).size
+        except MissingImageError as error:
+            return MISSING, f"{error}{self._suggestion(image)}"
+        except ImageError as error:
+            return UNREADABLE, str(error)
+        return None
+
+    def _suggestion(self, image: str) -> str:
+        """Return where an image with another ending or other capitals is, "" for none."""
+        if os.path.isabs(image):
+            return ""
+        for folder in self.folders:
+            found = self._trees.setdefault(folder, ImageTree(folder)).find(image)
+            if found:
+                return f"; there is {os.path.join(folder, found)}"
+        return ""
+
+
+def _leaves_folder(image: str) -> bool:
+    return not is_address(image) and ".." in image.replace("\\", "/").split("/")
+
+
+def _verdict(row: dict[str, Any] | None, kind: str, reason: str) -> dict[str, Any]:
+    name = row.get("id") if row else None
+    return {"kind": kind, "reason": reason, "id": name if isinstance(name, str | int) else None}
+
+
+@dataclass
+class Tally:
+    """The counts of all files. named: the first bad rows of each kind."""
+
+    num_rows: int = 0
+    num_images: int = 0
+    num_unopened: int = 0
+    kinds: Counter[str] = field(default_factory=Counter)
+    named: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, where: str, verdict: dict[str, Any]) -> None:
+        """Count a row."""
+        self.num_rows += 1
+        self.num_images += verdict.get("num_images", 0)
+        self.num_unopened += verdict.get("num_unopened", 0)
+        if "kind" in verdict:
+            self.kinds[verdict["kind"]] += 1
+            named = self.named.setdefault(verdict["kind"], [])
+            if len(named) < MAX_SHOWN:
+                named.append(f"{where}: {verdict['reason']}")
+
+    def lines(self) -> list[str]:
+        """Return the counts as text."""
+        num_bad = self.kinds.total()
+        text = [f"{self.num_rows:,} rows, {num_bad:,} bad; {self.num_images:,} images looked at"]
+        if self.num_unopened:
+            text.append(f"  {self.num_unopened:,} images were not opened")
+        for kind, number in self.kinds.most_common():
+            text += [f"  {number:,}: {SKIPPED[kind]}", *(f"    {one}" for one in self.named[kind])]
+        return text
+
+
+def checked_rows(path: Path, check: RowCheck, num_workers: int) -> Iterator[tuple[str, float, dict[str, Any]]]:
+    """Yield place, share of the file and verdict of each row of a file, in order."""
+    job = Job(path, (), partial(row_texts, path), check, is_heavy=check.has_images)
+    with closing(made_rows(job, num_workers)) as rows:
+        for where, share, (verdict,) in rows:
+            yield where, share, _verdict(None, "not_json", str(verdict)) if isinstance(verdict, Problem) else verdict
+
+
+def command(arguments: argparse.Namespace) -> int:
+    """Print what is wrong; return 1 if there are bad rows, or no rows."""
+    paths = row_paths(arguments.files)
+    folders = tuple(image_folder(one) for one in arguments.image_dir or ())
+    check = RowCheck(folders, arguments.fast, not arguments.no_images)
+    tally, num_workers = Tally(), num_workers_of(arguments.workers)
+    with closing(_all_rows(paths, check, num_workers, tally)) as bad:
+        if arguments.bad_rows:
+            _write(named_file(arguments.bad_rows, paths), bad, arguments.overwrite)
+        collections.deque(bad, maxlen=0)
+    print(visible("\n".join(tally.lines())), flush=True)
+    if not tally.num_rows:
+        notice("there are no rows")
+    return 1 if tally.kinds or not tally.num_rows else 0
+
+
+def _all_rows(
+    paths: Sequence[Path], check: RowCheck, num_workers: int, tally: Tally
+) -> Generator[dict[str, Any], None, None]:
+    """Count the rows of files, and yield for each bad one where it is and what is wrong."""
+    for path in paths:
+        with Progress(path.name) as progress, closing(checked_rows(path, check, num_workers)) as rows:
+            for number, (where, share, verdict) in enumerate(rows, 1):
+                tally.add(where, verdict)
+                if "kind" in verdict:
+                    yield {"file": str(path), "row": number, "place": where, **{key: verdict[key] for key in WRITTEN}}
+                progress.show(number, share)
+
+
+def _write(path: Path, bad: Iterable[dict[str, Any]], is_overwriting: bool) -> None:
+    """Write the bad rows to a file, which is empty if there are none. Raises OutputError over a foreign file."""
+    before = content_of(path)
+    if not is_overwriting:
+        check_own(path, before, read_record(path))
+    summary = Summary()
+    with replacing(path) as file:
+        rows = JsonLines(file)
+        for one in bad:
+            rows.write({key: visible(value) if isinstance(value, str) else value for key, value in one.items()})
+            summary.add(one)
+        content = rows.finish()
+        write_record(path, Record({"converter": "validate"}, content, before if before != content else None, summary))
+
+
+CONVERTER = Converter(
+    name="validate",
+    description="check rows as training reads them, and open all their images; exit code 1 if there are bad rows",
+    files="any files of rows that training reads (a JSON list, or one JSON object a line)",
+    example="validate all.jsonl --image_dir playground/data --bad_rows bad.jsonl",
+    arguments=(
+        FILES,
+        Argument(
+            "--image_dir",
+            "folders in which the images are looked up, in order (default: the current one)",
+            False,
+            {"nargs": "+", "metavar": "DIR"},
+        ),
+        Argument("--bad_rows", "file to write the bad rows to: where, which, and why", False, {"metavar": "FILE"}),
+        Argument("--fast", "read only the headers of images: cut files are not found", False, SWITCH),
+        Argument("--no_images", "do not open images", False, SWITCH),
+        Argument("--overwrite", "replace a file of bad rows that this command did not write", False, SWITCH),
+    ),
+    has_images=True,
+    command=command,
+)

@@ -1,0 +1,132 @@
+"""validate finds every bad row and every bad image, says why, and gives the same report for any number of processes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from data_sets import row, write_image, write_lines, write_list
+from prepared import prepare, rows_of
+
+
+@pytest.fixture
+def images(tmp_path):
+    folder = tmp_path / "images"
+    for name in ("good.jpg", "ocr/1.png", "ocr/UPPER.JPG"):
+        write_image(folder / name)
+    cut = write_image(folder / "cut.jpg", (200, 200))
+    cut.write_bytes(cut.read_bytes()[:-100])
+    (folder / "page.jpg").write_text("<html>404</html>", encoding="utf-8")
+    (folder / "empty.jpg").touch()
+    (folder / "folder.jpg").mkdir()
+    (folder / "dangling.jpg").symlink_to(folder / "nowhere.jpg")
+    return folder
+
+
+def turns(*pairs):
+    return [{"from": role, "value": text} for role, text in pairs]
+
+
+# id -> (row, kind, part of the reason)
+BAD = {
+    "missing": (row("missing", "no.jpg"), "missing_picture", "not found"),
+    "ending": (row("ending", "ocr/1.jpg"), "missing_picture", "ocr/1.png"),
+    "capitals": (row("capitals", "OCR/upper.jpg"), "missing_picture", "ocr/UPPER.JPG"),
+    "cut": (row("cut", "cut.jpg"), "unreadable_picture", "broken or cut off"),
+    "page": (row("page", "page.jpg"), "unreadable_picture", "not an image"),
+    "empty": (row("empty", "empty.jpg"), "unreadable_picture", "0 bytes"),
+    "folder": (row("folder", "folder.jpg"), "missing_picture", "not found"),
+    "dangling": (row("dangling", "dangling.jpg"), "missing_picture", "not found"),
+    "outside": (row("outside", "../images/good.jpg"), "wrong_row", "outside of the image folder"),
+    "second": ({**row("second", ["good.jpg", "no.jpg"], "<image>")}, "missing_picture", "no.jpg"),
+    "answer": (row("answer", answer=" "), "empty_answer", "empty"),
+    "number": ({"id": "number", "conversations": turns(("human", 3), ("gpt", "a"))}, "wrong_row", "string"),
+    "odd": ({"id": "odd", "conversations": turns(("human", "q"))}, "wrong_role", ""),
+    "role": ({"id": "role", "conversations": turns(("alien", "q"), ("gpt", "a"))}, "wrong_role", "alien"),
+    "mark": ({"id": "mark", "conversations": turns(("human", "<image>"), ("gpt", "a"))}, "wrong_row", "1 <image>"),
+    "mark in answer": (row("mark in answer", "good.jpg", answer="<image>"), "wrong_row", "in the text of 'assistant'"),
+    "surrogate": (row("surrogate", question="\ud800"), "wrong_row", "surrogate"),
+    "format": ({"id": "format", "text": "x"}, "unknown_format", "not a known row format"),
+    "video": ({**row("video"), "video": "a.mp4"}, "unsupported_key", "videos"),
+}
+GOOD = [
+    row(1, "good.jpg"),
+    row("text only"),
+    {**row("two", ["good.jpg", "good.jpg"], "<image>")},
+    row("address", "http://example.org/a.jpg"),
+    {"id": "messages", "messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]},
+    {"id": "pairs", "conversations": [["q", "a"]]},
+]
+
+
+def test_every_bad_row_is_written_with_its_place_and_reason(images, tmp_path, capsys):
+    rows = [*GOOD, *(bad for bad, _, _ in BAD.values())]
+    file, output = write_lines(tmp_path / "rows.jsonl", rows), tmp_path / "bad.jsonl"
+    assert prepare("validate", file, "--image_dir", images, "--bad_rows", output, "--workers", 1) == 1
+    found = {one["id"]: one for one in rows_of(output)}
+    assert list(found) == list(BAD)
+    for number, (name, (_, kind, reason)) in enumerate(BAD.items(), len(GOOD) + 1):
+        one = found[name]
+        assert (one["kind"], one["row"], one["place"]) == (kind, number, f"rows.jsonl line {number}"), name
+        assert reason in one["reason"], name
+    printed = capsys.readouterr().out
+    assert f"{len(rows)} rows, {len(BAD)} bad" in printed
+    assert "1 images were not opened" in printed
+
+
+def test_good_rows_give_exit_code_0_and_an_empty_file_of_bad_rows(images, tmp_path):
+    file, output = write_list(tmp_path / "rows.json", GOOD), tmp_path / "bad.jsonl"
+    words = ("validate", file, "--image_dir", images, "--bad_rows", output, "--workers", 1)
+    assert prepare(*words) == 0
+    assert output.read_bytes() == b""
+    assert prepare(*words) == 0  # its own file is replaced
+
+
+def test_report_and_file_are_the_same_for_any_number_of_processes(images, tmp_path, capsys):
+    rows = [*GOOD, *(bad for bad, _, _ in BAD.values())] * 5
+    files = [write_lines(tmp_path / "a.jsonl", rows), write_list(tmp_path / "b.json", rows[:13])]
+    reports = []
+    for workers in (1, 4):
+        output = tmp_path / f"bad_{workers}.jsonl"
+        words = ("--image_dir", images, "--bad_rows", output, "--workers", workers)
+        assert prepare("validate", *files, *words) == 1
+        reports.append((output.read_bytes(), capsys.readouterr().out))
+    assert reports[0] == reports[1]
+
+
+def test_lines_that_are_not_json_are_bad_rows(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    good = json.dumps(row("x")).encode()
+    file.write_bytes(b"\n".join([good, b'{"cut', b'{"id": "\xff"}', b'{"a": 1, "a": 2}', b"[]", b"", good]))
+    output = tmp_path / "bad.jsonl"
+    assert prepare("validate", file, "--bad_rows", output, "--no_images") == 1
+    assert [(one["kind"], one["row"]) for one in rows_of(output)] == [("not_json", number) for number in range(2, 6)]
+    assert rows_of(output)[-1]["place"] == "rows.jsonl line 5"
+
+
+def test_images_are_looked_up_in_several_folders_in_order(images, tmp_path):
+    other = tmp_path / "other"
+    write_image(other / "more.jpg")
+    file = write_lines(tmp_path / "rows.jsonl", [row(1, "good.jpg"), row(2, "more.jpg")])
+    assert prepare("validate", file, "--image_dir", images, other, "--workers", 1) == 0
+    assert prepare("validate", file, "--image_dir", images, "--workers", 1) == 1
+
+
+def test_fast_check_passes_cut_images_and_no_images_passes_missing_ones(images, tmp_path):
+    cut = write_lines(tmp_path / "cut.jsonl", [row(1, "cut.jpg")])
+    assert prepare("validate", cut, "--image_dir", images, "--workers", 1, "--fast") == 0
+    missing = write_lines(tmp_path / "missing.jsonl", [row(1, "no.jpg")])
+    assert prepare("validate", missing, "--image_dir", images, "--workers", 1, "--fast") == 1
+    assert prepare("validate", missing, "--no_images") == 0
+
+
+def test_file_without_rows_is_an_error_and_a_foreign_file_stays(tmp_path, capsys, caplog):
+    empty = tmp_path / "empty.jsonl"
+    empty.touch()
+    assert prepare("validate", empty, "--no_images") == 1
+    assert "no rows" in caplog.text
+    foreign, good = write_lines(tmp_path / "mine.jsonl", [1]), write_lines(tmp_path / "good.jsonl", [row(1)])
+    assert prepare("validate", good, "--no_images", "--bad_rows", foreign) == 1
+    assert "not written by this command" in capsys.readouterr().err
+    assert prepare("validate", good, "--no_images", "--bad_rows", good) == 1
+    assert prepare("validate", good, "--no_images", "--bad_rows", foreign, "--overwrite") == 0
