@@ -12,6 +12,7 @@ from ..conversation.templates import ChatTemplate, get_template
 from ..conversation.tokenizer import Tokenizer
 from ..data.collate import collate, collate_packs
 from ..data.encode import encode_turns
+from ..data.row import Row
 from ..data.sample import Batch, Sample
 from ..hub.resolve import resolve
 from ..image.load import load_image
@@ -83,6 +84,12 @@ class LlavaProcessor:
     def encode_to_train(self, conversation: Conversation, **options: Any) -> tuple[Sample, int]:
         """Return a sample with labels, and how many turns were dropped to fit max_length."""
         return encode_turns(conversation, **self._parts(), **options)
+
+    def encode_row(self, row: Row, *, max_length: int | None = None) -> Sample:
+        """Return the sample of a row to train on: as it was encoded before if it comes from a cache."""
+        if row.encoded is not None:
+            return row.encoded.sample(row.folders)[0]
+        return self.encode_to_train(row.conversation, folders=row.folders, max_length=max_length)[0]
 
     def tiles(self, image: Any) -> ImageTiles:
         """Load and preprocess one image: a path, URL, data URI, bytes, PIL image or array. Raises ImageError."""

@@ -66,7 +66,7 @@ def inspect_data(
     opened = open_split(
         settings,
         split,
-        template=processor.template,
+        processor=processor,
         config_folder=config_folder,
         seed=settings.seed,
     )
@@ -284,6 +284,5 @@ def as_html(report: Report, num_samples: int) -> str:
 
 def _sample(report: Report, row: Row) -> Sample:
     """Return a row as the model sees it."""
-    encode = report.processor.encode_to_train
-    sample, _ = encode(row.conversation, folders=row.folders, max_length=report.settings.max_length)
+    sample = report.processor.encode_row(row, max_length=report.settings.max_length)
     return dataclasses.replace(sample, where=row.where)

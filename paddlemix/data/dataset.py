@@ -37,6 +37,7 @@ KIND_OF = {
     SampleTooLongError: TOO_LONG,
     NothingTrainedError: "nothing_trained",
 }
+ERROR_OF = {kind: cls for cls, kind in KIND_OF.items()}
 
 
 class ConversationDataset:
@@ -119,19 +120,27 @@ class ConversationDataset:
 
         A missing file is not retried, and downloads have retries already.
         """
+        if row.encoded is not None and (failure := row.encoded.failure()):
+            kind, reason = failure
+            raise ERROR_OF[kind](reason)
         has_downloads = any(isinstance(image, str) and SCHEME.match(image) for image in row.conversation.images)
         is_retried = not has_downloads and self._num_failed_retries < MAX_FAILED_RETRIES
         for pause in RETRY_SECONDS if is_retried else ():
             try:
-                return self.encode_function(row.conversation, folders=row.folders)
+                return self._encode_once(row)
             except MissingImageError:
                 raise
             except ImageError:
                 time.sleep(pause)
         self._num_failed_retries += is_retried
-        encoded = self.encode_function(row.conversation, folders=row.folders)
+        encoded = self._encode_once(row)
         self._num_failed_retries = 0
         return encoded
+
+    def _encode_once(self, row: Row) -> tuple[Sample, int]:
+        if row.encoded is not None:
+            return row.encoded.sample(row.folders)
+        return self.encode_function(row.conversation, folders=row.folders)
 
 
 def _check_trained(sample: Sample) -> None:

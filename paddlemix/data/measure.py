@@ -49,6 +49,15 @@ class RowFacts:
 
 
 @dataclass(frozen=True)
+class Tokens:
+    """The tokens of a row after cutting: ids, which of them are trained, and the number of each kept image's."""
+
+    ids: list[int]
+    is_trained: list[bool]
+    image_tokens: list[int]
+
+
+@dataclass(frozen=True)
 class Measure:
     """Measures rows as `encode.encode_turns` would encode them.
 
@@ -63,33 +72,43 @@ class Measure:
 
     def row(self, row: Row, sizes: dict[str, Any]) -> RowFacts:
         """Measure one row. sizes: a cache from an image's path to its size or error, which is added to."""
+        if row.encoded is not None:
+            return row.encoded.facts(row.folders, sizes, is_thorough=self.is_thorough)
+        return self.tokens(row, sizes)[0]
+
+    def tokens(self, row: Row, sizes: dict[str, Any]) -> tuple[RowFacts, Tokens | None]:
+        """Measure one row and return the tokens that were counted, None for a row that is skipped."""
         sources = [_located(source, row.folders) for source in row.conversation.images]
         found = [_size(source, sizes, self.is_thorough) for source in sources]
-        failures = [size for size in found if isinstance(size, ImageError)]
-        num_missing = sum(isinstance(failure, MissingImageError) for failure in failures)
-        facts = {
-            "sizes": tuple(size for size in found if not isinstance(size, ImageError)),
-            "num_missing": num_missing,
-            "num_unreadable": len(failures) - num_missing,
-            "digest": _digest(row.conversation, sources),
-        }
-        if failures:
-            kind = MISSING if isinstance(failures[0], MissingImageError) else UNREADABLE
-            return RowFacts(None, 0, 0, 0, kind=kind, reason=str(failures[0]), **facts)
+        facts = {**_image_facts(found), "digest": _digest(row.conversation, sources)}
+        failure = next((size for size in found if isinstance(size, ImageError)), None)
+        if failure is not None:
+            kind = MISSING if isinstance(failure, MissingImageError) else UNREADABLE
+            return RowFacts(None, 0, 0, 0, kind=kind, reason=str(failure), **facts), None
         return self._tokens(row.conversation, [num_image_tokens(size, self.spec) for size in found], facts)
 
-    def _tokens(self, conversation: Conversation, counts: Sequence[int], facts: dict) -> RowFacts:
+    def _tokens(self, conversation: Conversation, counts: Sequence[int], facts: dict) -> tuple[RowFacts, Tokens | None]:
         tokenize = partial(tokenize_to_fit, tokenizer=self.tokenizer, template=self.template)
-        _, ids, is_trained, num_dropped = tokenize(conversation, counts, max_length=None)
+        kept, ids, is_trained, num_dropped = tokenize(conversation, counts, max_length=None)
         length = len(ids)
         if self.max_length is not None and length > self.max_length:
             try:
-                _, ids, is_trained, num_dropped = tokenize(conversation, counts, max_length=self.max_length)
+                kept, ids, is_trained, num_dropped = tokenize(conversation, counts, max_length=self.max_length)
             except SampleTooLongError as error:
-                return RowFacts(length, 0, 0, 0, kind=TOO_LONG, reason=str(error), **facts)
+                return RowFacts(length, 0, 0, 0, kind=TOO_LONG, reason=str(error), **facts), None
         if not any(is_trained):
-            return RowFacts(length, 0, 0, 0, kind="nothing_trained", reason="no token of the row is trained", **facts)
-        return RowFacts(length, len(ids), sum(is_trained), num_dropped, kind=None, reason="", **facts)
+            reason = "no token of the row is trained"
+            return RowFacts(length, 0, 0, 0, kind="nothing_trained", reason=reason, **facts), None
+        tokens = Tokens(ids, is_trained, list(counts[: len(kept.images)]))
+        return RowFacts(length, len(ids), sum(is_trained), num_dropped, kind=None, reason="", **facts), tokens
+
+
+def _image_facts(found: Sequence[tuple[int, int] | ImageError]) -> dict[str, Any]:
+    """Return the sizes of the images that can be opened and the numbers of the others."""
+    failures = [size for size in found if isinstance(size, ImageError)]
+    num_missing = sum(isinstance(failure, MissingImageError) for failure in failures)
+    sizes = tuple(size for size in found if not isinstance(size, ImageError))
+    return {"sizes": sizes, "num_missing": num_missing, "num_unreadable": len(failures) - num_missing}
 
 
 def measure_rows(rows: Sequence[Row], measure: Measure, *, num_workers: int = 1) -> Iterator[RowFacts]:

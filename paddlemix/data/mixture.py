@@ -5,7 +5,9 @@
 
 A split may also be one entry or one path, and the whole value one path or a list of entries, which is then "train".
 More keys of an entry: `image_folder`, and `weight` (a share: 0.5 takes half of the rows, 2 takes each row twice) or
-`num_samples` (a count). The format does not depend on the name; it is detected for each row.
+`num_samples` (a count). The format does not depend on the name; it is detected for each row. Two names are of rows that
+were encoded before: `token_cache` (data_files: its folder; `order`: "stored" trains in the order of its files) and
+`llava_hdf5` (data_files: a folder with data_params.json, or its files).
 
 A relative image path is looked for in `image_folder`, if there is one, then beside the data file, then in the current
 directory, the only one that PaddleMIX uses.
@@ -29,16 +31,20 @@ from ..foreign_json import number, whole_number
 from ..image.load import describe
 from ..terminal.visible import visible
 from .encode import MAX_PATH
+from .encoding import Encoding
 from .readers.fields import show
 from .readers.files import scan_rows
 from .row import Row
 from .row_note import RowNote
+from .row_sequence import Part, StoredRows, joined
 
 logger = logging.getLogger(__name__)
 SPLITS = ("train", "eval")
 NAMES = ("chatml_dataset", "llava_dataset", "messages")
 # PaddleMIX reads `splits` and `lazy`, too. With data files named, neither has an effect there, and so neither has here.
-KEYS = ("name", "data_files", "chat_template", "splits", "lazy", "image_folder", "weight", "num_samples")
+CACHE, HDF5 = "token_cache", "llava_hdf5"
+KEYS = ("name", "data_files", "chat_template", "splits", "lazy", "image_folder", "weight", "num_samples", "order")
+ORDERS = ("mixture", "stored")
 
 MAX_WEIGHT = 10_000
 MAX_TAKEN = 10**8  # rows of an entry: their list alone takes a gigabyte
@@ -47,13 +53,15 @@ WEIGHT, COUNT = number(0, MAX_WEIGHT, is_open=True), whole_number(1, MAX_TAKEN)
 
 @dataclass(frozen=True)
 class Entry:
-    """One data set of a mixture, as in the configuration."""
+    """One data set of a mixture, as in the configuration. is_in_order: train a cache's rows as they are stored."""
 
     data_files: tuple[str, ...]
     chat_template: str | None = None
     image_folder: str | None = None
     weight: float | None = None
     num_samples: int | None = None
+    name: str = NAMES[0]
+    is_in_order: bool = False
 
 
 def scan_mixture(
@@ -61,35 +69,73 @@ def scan_mixture(
     split: str,
     *,
     template: ChatTemplate | None = None,
+    encoding: Encoding | None = None,
     config_folder: str | Path | None = None,
     image_folder: str | None = None,
     seed: int = 0,
-) -> tuple[list[Row], list[RowNote]]:
+) -> tuple[Sequence[Row], list[RowNote]]:
     """Return the good rows of a split, entry by entry, and notes of the bad rows. Both are empty for a missing split.
 
     template: the template of the training. A `chat_template` file is only compared with it: differences are logged, and
-    other roles raise. config_folder: only for a hint if a path exists relative to it. image_folder: for entries without
-    their own. seed: chooses the rows that `weight` and `num_samples` take; with the same seed, a larger number takes
-    the same rows and more. Raises ValueError for unknown keys and names, missing files, and entries with bad rows only.
+    other roles raise. encoding: what rows that were encoded before are compared with. config_folder: only for a hint if
+    a path exists relative to it. image_folder: for entries without their own. seed: chooses the rows that `weight` and
+    `num_samples` take; with the same seed, a larger number takes the same rows and more. Raises ValueError for unknown
+    keys and names, missing files, and entries with bad rows only.
     """
-    rows, bad = [], []
+    parts, bad = [], []
     for index, entry in enumerate(parse_entries(value, split), start=1):
         owner = f"dataset {split!r}, entry {index}"
         if entry.image_folder is None and image_folder is not None:
             entry = replace(entry, image_folder=image_folder)
         if entry.chat_template is not None:
             _check_template(entry.chat_template, template, owner, config_folder)
-        entry_rows, entry_bad = [], []
-        for file in entry.data_files:
-            file_rows, file_bad = _read_file(file, entry, owner, config_folder, split)
-            entry_rows += file_rows
-            entry_bad += file_bad
-        if not entry_rows:
+        entry_rows, entry_bad = _read_entry(entry, owner, config_folder, split, encoding)
+        if not len(entry_rows):
             first = entry_bad[0]
             raise ValueError(f"{owner}: none of its {len(entry_bad)} rows can be used; {first.where}: {first.reason}")
         bad += entry_bad
-        rows += take(entry_rows, entry, np.random.default_rng([seed, index]), owner)
+        parts.append(take(entry_rows, entry, np.random.default_rng([seed, index]), owner))
+    return joined(parts), bad
+
+
+def _read_entry(
+    entry: Entry, owner: str, config_folder: str | Path | None, split: str, encoding: Encoding | None
+) -> tuple[Part, list[RowNote]]:
+    """Return the good rows of an entry and notes of the bad ones."""
+    if entry.name in (CACHE, HDF5):
+        return _open_stored(entry, owner, config_folder, split, encoding)
+    rows, bad = [], []
+    for file in entry.data_files:
+        file_rows, file_bad = _read_file(file, entry, owner, config_folder, split)
+        rows += file_rows
+        bad += file_bad
     return rows, bad
+
+
+def _open_stored(
+    entry: Entry, owner: str, config_folder: str | Path | None, split: str, encoding: Encoding | None
+) -> tuple[StoredRows, list[RowNote]]:
+    # Only runs that use them load Arrow and HDF5.
+    if entry.image_folder is not None:
+        check_exists(entry.image_folder, os.path.isdir, "image_folder", owner, config_folder)
+    image_folder = None if entry.image_folder is None else os.path.abspath(entry.image_folder)
+    if entry.name == HDF5:
+        from .hdf5.read import open_hdf5
+
+        for file in entry.data_files:
+            check_exists(file, os.path.exists, "data file or folder", owner, config_folder)
+        return open_hdf5(entry.data_files, split, encoding=encoding, image_folder=image_folder), []
+    from .token_cache.cached_rows import open_cache
+    from .token_cache.fingerprint import encoding_facts
+
+    if len(entry.data_files) != 1:
+        raise ValueError(f"{owner}: 'data_files' must be the folder of one token cache, found {len(entry.data_files)}")
+    (folder,) = entry.data_files
+    check_exists(folder, os.path.isdir, "token cache", owner, config_folder)
+    facts = None
+    if encoding is not None:
+        facts = encoding_facts(encoding.tokenizer, encoding.template, encoding.spec, encoding.max_length)
+    return open_cache(folder, split, encoding=facts, image_folder=image_folder, is_in_order=entry.is_in_order)
 
 
 def parse_entries(value: Any, split: str) -> list[Entry]:
@@ -116,8 +162,14 @@ def parse_entry(value: Any, owner: str) -> Entry:
         raise ValueError(f"{owner}: expected an object or the path of a data file, found {show(value)}")
     check_keys(value, KEYS, owner)
     name = value.get("name", NAMES[0])
-    if name not in NAMES:
-        raise ValueError(f"{owner}: unknown dataset name {name!r}, known are {', '.join(NAMES)} (they read the same)")
+    if name not in (*NAMES, CACHE, HDF5):
+        known = f"known are {', '.join(NAMES)} (they read the same), {CACHE} and {HDF5}"
+        raise ValueError(f"{owner}: unknown dataset name {name!r}, {known}")
+    order = value.get("order", ORDERS[0])
+    if order not in ORDERS or (order == "stored" and name != CACHE):
+        raise ValueError(
+            f"{owner}: 'order' is {show(order)}: expected {' or '.join(ORDERS)}, 'stored' only for {CACHE}"
+        )
     files = value.get("data_files")
     files = [files] if isinstance(files, str) else files
     if not isinstance(files, list) or not files or not all(isinstance(file, str) and file for file in files):
@@ -126,13 +178,14 @@ def parse_entry(value: Any, owner: str) -> Entry:
         if not isinstance(value.get(key), (str, type(None))):
             raise ValueError(f"{owner}: {key!r} must be a path, found {show(value[key])}")
     weight, num_samples = _parse_amount(value, owner)
-    return Entry(tuple(files), value.get("chat_template"), value.get("image_folder"), weight, num_samples)
+    paths = (tuple(files), value.get("chat_template"), value.get("image_folder"))
+    return Entry(*paths, weight, num_samples, name, order == "stored")
 
 
-def take(rows: Sequence[Row], entry: Entry, generator: np.random.Generator, owner: str) -> list[Row]:
+def take(rows: Part, entry: Entry, generator: np.random.Generator, owner: str) -> Part:
     """Return as many rows as the entry asks for, in file order. For more than all, all rows are repeated first."""
     if entry.weight is None and entry.num_samples is None:
-        return list(rows)
+        return rows if isinstance(rows, StoredRows) else list(rows)
     num_taken = round(len(rows) * entry.weight) if entry.num_samples is None else entry.num_samples
     if num_taken < 1:
         raise ValueError(f"{owner}: weight {entry.weight} of {len(rows)} rows is less than one row")
@@ -143,6 +196,8 @@ def take(rows: Sequence[Row], entry: Entry, generator: np.random.Generator, owne
         )
     num_rounds, num_rest = divmod(num_taken, len(rows))
     rest = sorted(generator.permutation(len(rows))[:num_rest])
+    if isinstance(rows, StoredRows):
+        return rows.pick(np.concatenate([np.tile(np.arange(len(rows)), num_rounds), rest]).astype(np.int64))
     return list(rows) * num_rounds + [rows[index] for index in rest]
 
 

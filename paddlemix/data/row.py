@@ -13,7 +13,8 @@ class Row:
     """A conversation and its origin.
 
     number: row number, from 1. line: line number, from 1, or None if rows are not lines. folders: where to look for
-    images with a relative path, in order. id: as in the file. format: name of the reader.
+    images with a relative path, in order. id: as in the file. format: name of the reader. encoded: the row as it was
+    encoded before, an `encoded.Encoded` or None; its conversation then has images, and no messages.
     """
 
     conversation: Conversation
@@ -23,6 +24,7 @@ class Row:
     folders: tuple[str, ...] = ()
     id: Any = None
     format: str = ""
+    encoded: Any = None
 
     @property
     def where(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from .encode import hint_for
 from .measure import MISSING, UNREADABLE, Measure, RowFacts, measure_rows
 from .row import Row
 from .row_note import RowNote, count_kinds, in_words
+from .row_sequence import Part, StoredRows, parts_of
 
 NUM_TRIED, MIN_TRIED = 1024, 16  # rows of all files together, and at least of each file
 KINDS = (MISSING, UNREADABLE)  # of rows with bad images
@@ -30,10 +31,10 @@ def check_images(
     """
     num_rows = len(rows) + num_left_out
     limit = policy.limit(num_rows) if policy.is_content_skipped else 0
-    by_file = _with_images(rows)
+    by_file = list(_with_images(rows))
     num_tried = max(NUM_TRIED // max(len(by_file), 1), MIN_TRIED)
     num_certain, notes = 0.0, []
-    for own in by_file.values():
+    for own in by_file:
         tried = _random_rows(own, num_tried)
         bad = [(row, fact) for row, fact in zip(tried, measure_rows(tried, measure), strict=True) if fact.kind in KINDS]
         notes += [RowNote.of(row, split, fact.kind, fact.reason) for row, fact in bad]
@@ -44,28 +45,42 @@ def check_images(
             raise TooManyBadRowsError(_describe(bad, len(tried), len(own), limit, policy), notes)
 
 
-def _random_rows(rows: list[Row], count: int) -> list[Row]:
-    """Return random rows in their order, the same ones each time."""
+def _random_rows(rows: Part, count: int) -> list[Row]:
+    """Return random rows in their order, the same ones each time, without images on the network."""
     chosen = np.random.default_rng(0).permutation(len(rows))[:count]
-    return [rows[index] for index in sorted(chosen)]
+    return [row for row in (rows[index] for index in sorted(chosen)) if not _has_downloads(row)]
 
 
 def _at_least(num_bad: int, num_tried: int, num_rows: int) -> float:
     """Return a lower bound for the number of bad rows, from the tried ones (standard deviation of the binomial)."""
-    if num_tried == num_rows:
+    if num_tried in (0, num_rows):
         return num_bad
     share = num_bad / num_tried
     return max(share - NUM_DEVIATIONS * math.sqrt(share * (1 - share) / num_tried), 0.0) * num_rows
 
 
-def _with_images(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Return, by file, the rows that have images, all of them on this machine."""
-    by_file: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        images = row.conversation.images
-        if images and not any(isinstance(image, str) and SCHEME.match(image) for image in images):
-            by_file[row.file].append(row)
-    return by_file
+def _with_images(rows: Sequence[Row]) -> Iterator[Part]:
+    """Yield, by file, the rows that have images, all of them on this machine."""
+    for part in parts_of(rows):
+        if isinstance(part, StoredRows):
+            yield from () if part.has_images else _stored_with_images(part)
+            continue
+        by_file: dict[str, list[Row]] = defaultdict(list)
+        for row in part:
+            if row.conversation.images and not _has_downloads(row):
+                by_file[row.file].append(row)
+        yield from by_file.values()
+
+
+def _stored_with_images(part: StoredRows) -> Iterator[StoredRows]:
+    """Yield, by file, the stored rows that have images. Of none of them is it known where the images are."""
+    files = np.where(part.num_images > 0, part.files, -1)[part.numbers]
+    for file in np.unique(files[files >= 0]):
+        yield part.pick(np.flatnonzero(files == file))
+
+
+def _has_downloads(row: Row) -> bool:
+    return any(isinstance(image, str) and SCHEME.match(image) for image in row.conversation.images)
 
 
 def _describe(bad: list[tuple[Row, RowFacts]], num_tried: int, num_rows: int, limit: int, policy: BadRowPolicy) -> str:

@@ -102,7 +102,7 @@ def _check_split(
     split = open_split(
         data_args,
         name,
-        template=processor.template,
+        processor=processor,
         config_folder=config_folder,
         seed=args.seed,
         policy=data_args.policy,
@@ -124,7 +124,7 @@ def _check_split(
     if not usable:
         raise ValueError(f"{name}: none of the first {len(pairs)} rows can be used")
     row = usable[0][0]
-    sample, _ = processor.encode_to_train(row.conversation, folders=row.folders, max_length=data_args.max_length)
+    sample = processor.encode_row(row, max_length=data_args.max_length)
     tiles = sum(len(image.pixels) for image in sample.images)
     check.say(f"{row.where}: {len(sample.token_ids):,} tokens, images: {len(sample.images)}, tiles: {tiles}")
     return _longest_first(usable)

@@ -17,13 +17,14 @@ from ..checkpoints.processor import LlavaProcessor
 from ..data.bad_rows import BadRowPolicy, TooManyBadRowsError
 from ..data.dataset import ConversationDataset, PackedRows
 from ..data.measure import Measure, default_workers, measure_rows
-from ..data.packing import fill_rate, pack_rows
+from ..data.packing import fill_rate, first_fit, pack_rows
 from ..data.row import Row
 from ..data.row_note import TOO_LONG, RowNote
+from ..data.row_sequence import have_images, known_lengths, stored_order
 from ..data.trial_rows import check_images
 from ..terminal.log import notice
 from .eval_tasks import EvalTask, check_best_metric, load_tasks
-from .loader import Grouping
+from .loader import Grouping, StoredOrder
 from .processes import gather
 from .split import Split, measure_of, open_split
 from .tally import RowTally
@@ -38,12 +39,12 @@ class DataSets:
 
     train: ConversationDataset | PackedRows | None
     eval: ConversationDataset | None
-    grouping: Grouping | None
+    grouping: Grouping | StoredOrder | None
     train_processor: LlavaProcessor
     tasks: tuple[EvalTask, ...] = ()
 
     @property
-    def train_rows(self) -> list[Row]:
+    def train_rows(self) -> Sequence[Row]:
         """The rows to train on, before they are packed."""
         return self.train.rows.rows if isinstance(self.train, PackedRows) else self.train.rows
 
@@ -80,7 +81,7 @@ def _read_split(
         split = open_split(
             data_args,
             name,
-            template=train_processor.template,
+            processor=train_processor,
             config_folder=config_folder,
             seed=args.seed,
             policy=tally.policy,
@@ -104,11 +105,16 @@ def _read_tasks(data_args, args, config_folder: Path | None, has_rows: bool) -> 
 
 def _arrange(
     train: ConversationDataset, train_processor: LlavaProcessor, data_args, args, tally: RowTally
-) -> tuple[ConversationDataset | PackedRows, Grouping | None]:
-    """Pack the training rows, or return what to group them by, as the settings ask."""
-    is_grouped = args.group_by_length or args.group_by_modality_length
+) -> tuple[ConversationDataset | PackedRows, Grouping | StoredOrder | None]:
+    """Pack the training rows, or return what to order them by, as the settings ask."""
+    is_grouped, order = args.group_by_length or args.group_by_modality_length, stored_order(train.rows)
+    if order is not None and is_grouped:
+        raise ValueError(
+            "group_by_length and group_by_modality_length order the rows, and so does 'order': 'stored' of the "
+            "dataset: leave one of them out"
+        )
     if not (data_args.is_packed or is_grouped):
-        return train, None
+        return train, None if order is None else StoredOrder(order)
     lengths = row_lengths(
         train.rows,
         measure_of(train_processor, data_args.max_length, is_thorough=False),
@@ -120,14 +126,20 @@ def _arrange(
     if data_args.is_packed:
         if is_grouped:
             notice("group_by_length and group_by_modality_length have no effect with packing: every row is full")
-        return _packed(train, lengths, data_args.max_length, args.seed), None
-    has_image = [bool(row.conversation.images) for row in train.rows]
-    return train, Grouping(lengths, has_image if args.group_by_modality_length else None)
+        packed = _packed(train, lengths, data_args.max_length, args.seed, order)
+        return packed, None if order is None else StoredOrder(np.arange(len(packed)))
+    has_image = have_images(train.rows) if args.group_by_modality_length else None
+    return train, Grouping(lengths, has_image)
 
 
-def _packed(rows: ConversationDataset, lengths: np.ndarray, max_length: int, seed: int) -> PackedRows:
-    """Pack the rows, the same way in every epoch, and print how full the packs are."""
-    packs = pack_rows(lengths, max_length, seed)
+def _packed(
+    rows: ConversationDataset, lengths: np.ndarray, max_length: int, seed: int, order: np.ndarray | None
+) -> PackedRows:
+    """Pack the rows, the same way in every epoch, and print how full the packs are. order: None for a random one."""
+    if order is None:
+        packs = pack_rows(lengths, max_length, seed)
+    else:
+        packs = first_fit(np.maximum(lengths, 1), max_length, order)
     fill = fill_rate(packs, lengths, max_length)
     print(f"train: packed into {len(packs)} rows of up to {max_length} tokens, {fill:.1%} full", flush=True)
     return PackedRows(rows, packs, max_length)
@@ -144,23 +156,26 @@ def row_lengths(
 ) -> np.ndarray:
     """Return the tokens of each training row after cutting, int64 [rows], 0 for a row to skip; all processes call it.
 
-    Each process counts its share of the rows. Images are opened for their size only, to save time and memory.
+    Lengths that are stored are taken from there. Each process counts its share of the other rows. Images are opened for
+    their size only, to save time and memory.
     policy: raises TooManyBadRowsError, in every process, as soon as more rows are bad than it allows; None: never.
     num_left_out: rows that were skipped before because they are wrong in their files.
     """
     total = len(rows) + num_left_out
     limit = math.inf if policy is None else policy.limit(total) if policy.is_content_skipped else 0
     workers = max(default_workers() // num_processes, 1)
-    lengths, bad = _count(rows[rank::num_processes], measure, workers, limit, has_bar=rank == 0)
+    counted = known_lengths(rows)
+    unknown = np.flatnonzero(counted == 0)  # stored rows to skip as well, for their reasons
+    own = rows if len(unknown) == len(rows) and num_processes <= 1 else [rows[n] for n in unknown[rank::num_processes]]
+    lengths, bad = _count(own, measure, workers, limit, has_bar=rank == 0)
     gathered = gather((lengths, bad), num_processes)
     if policy is not None:
         notes = [note for _, noted in gathered for note in noted]
         if notes and not policy.is_content_skipped:
             raise TooManyBadRowsError(f"{notes[0].where}: {notes[0].reason}", notes)
         policy.check(notes, total, notes)
-    counted = np.empty(len(rows), dtype=np.int64)
     for other, (part, _) in enumerate(gathered):
-        counted[other::num_processes] = part
+        counted[unknown[other::num_processes]] = part
     return counted
 
 

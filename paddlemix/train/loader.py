@@ -38,6 +38,13 @@ class Grouping:
     has_image: Sequence[bool] | None = None
 
 
+@dataclass(frozen=True)
+class StoredOrder:
+    """The order in which rows are stored, int64 [rows], so that the files of a cache are read from front to back."""
+
+    numbers: np.ndarray
+
+
 class EpochBatchSampler(DistributedBatchSampler):
     """Shuffles rows by (seed, epoch) and deals the batches to the ranks.
 
@@ -45,8 +52,9 @@ class EpochBatchSampler(DistributedBatchSampler):
     from the front so that every rank gets the same number. An epoch ends with a whole optimizer step of num_accumulated
     batches: the Trainer would add the gradients of further ones to the next epoch's first step.
 
-    grouping: put similar rows together. num_skipped: the batches that a resumed run skips in its first epoch. They are
-    yielded as SKIPPED, so that nothing is read for them. is_finished: nothing is left to train after them.
+    grouping: put similar rows together, or take them as they are stored, in each epoch. num_skipped: the batches that a
+    resumed run skips in its first epoch. They are yielded as SKIPPED, so that nothing is read for them. is_finished:
+    nothing is left to train after them.
     """
 
     def __init__(
@@ -59,7 +67,7 @@ class EpochBatchSampler(DistributedBatchSampler):
         drop_last: bool,
         seed: int,
         num_accumulated: int = 1,
-        grouping: Grouping | None = None,
+        grouping: Grouping | StoredOrder | None = None,
     ):
         super().__init__(dataset, batch_size, num_replicas=num_replicas, rank=rank, shuffle=True, drop_last=drop_last)
         self.seed = seed
@@ -92,6 +100,8 @@ class EpochBatchSampler(DistributedBatchSampler):
             yield [SKIPPED] * len(rows) if number < num_skipped else rows
 
     def _order(self) -> np.ndarray:
+        if isinstance(self.grouping, StoredOrder):
+            return self.grouping.numbers
         generator = np.random.default_rng([self.seed, self.epoch])
         if self.grouping is None:
             return generator.permutation(len(self.dataset))

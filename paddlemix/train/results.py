@@ -6,6 +6,7 @@ import json
 import math
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ import paddlenlp
 
 from .. import __version__
 from ..checkpoints.processor import LlavaProcessor
+from ..constants import IGNORE_INDEX, IMAGE_TOKEN_ID
 from ..data.encode import first_messages
 from ..data.row import Row
+from ..data.sample import Sample
 from ..device_memory import peak_memory
 from ..generate.batch import generate
 from ..generate.sampling import SamplingParams
@@ -128,17 +131,40 @@ def sample_answers(
     found = []
     for index in np.unique(np.linspace(0, len(rows) - 1, num_answers).astype(int)):
         row = rows[index]
-        answers = [message.role == "assistant" and message.is_trained for message in row.conversation.messages]
-        end = answers.index(True)
         try:
-            sample = train_processor.encode(first_messages(row.conversation, end), folders=row.folders)
+            sample, question, expected = _first_question(row, train_processor)
         except (ValueError, OSError):
             continue  # the evaluation counts and reports it
         (ids,) = generate(model, train_processor.collate([sample]), SamplingParams(max_new_tokens=MAX_NEW_TOKENS))
-        question, expected = (str(row.conversation.messages[index].text) for index in (end - 1, end))
         answer = train_processor.decode(ids)
         found.append({"row": row.where, "question": question, "expected": expected, "answer": answer})
     return found
+
+
+def _first_question(row: Row, processor: LlavaProcessor) -> tuple[Sample, str, str]:
+    """Return the prompt of the first question whose answer is trained, its text, and that answer."""
+    if row.encoded is not None:
+        return _first_encoded(row, processor)
+    messages = row.conversation.messages
+    end = [message.role == "assistant" and message.is_trained for message in messages].index(True)
+    sample = processor.encode(first_messages(row.conversation, end), folders=row.folders)
+    return sample, str(messages[end - 1].text), str(messages[end].text)
+
+
+def _first_encoded(row: Row, processor: LlavaProcessor) -> tuple[Sample, str, str]:
+    """Return the same of a row that was encoded before; the text is that of the whole prompt."""
+    failure = row.encoded.failure()
+    if failure:
+        raise ValueError(failure[1])
+    sample, _ = row.encoded.sample(row.folders)
+    ids, is_trained = sample.token_ids, sample.labels != IGNORE_INDEX
+    start = int(is_trained.argmax())
+    end = start + int(np.append(~is_trained[start:], True).argmax())
+    is_image = ids[:start] == IMAGE_TOKEN_ID
+    counts = np.cumsum([tiles.num_tokens for tiles in sample.images])
+    images = sample.images[: int(np.searchsorted(counts, is_image.sum(), side="right"))]
+    prompt = replace(sample, token_ids=ids[:start], labels=None, images=images)
+    return prompt, processor.decode(ids[:start][~is_image]), processor.decode(ids[start:end])
 
 
 def append_answers(folder: Path, step: int, answers: Sequence[dict[str, str]]) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints.output_folder import NOTE
+from ..data.row_sequence import data_files
 from ..fingerprint import fingerprint
 from ..tensor_files.stored import read_json
 from .arguments import RunArguments
@@ -70,7 +71,6 @@ def describe_run(
     """
     model_args, data_args, args = settings
     names = sorted(name for name, parameter in model.named_parameters() if not parameter.stop_gradient)
-    files = dict.fromkeys(row.file for row in data.train_rows)
     return {
         "model": _named(model_folder),
         "lora_rank": model_args.lora_rank if model_args.lora else NONE,
@@ -79,7 +79,7 @@ def describe_run(
         "lora_path": _named(model_args.lora_path) if model_args.lora and model_args.lora_path else NONE,
         "quantization": quantization or NONE,
         "trained": {"name": f"{len(names)} tensors", "fingerprint": _digest(*(name.encode() for name in names))},
-        "data": [fingerprint(Path(file)) for file in files],
+        "data": [_data_file(file) for file in data_files(data.train_rows)],
         "num_rows": len(data.train_rows),
         "template": data.train_processor.template.name,
         "max_length": data_args.max_length,
@@ -89,6 +89,11 @@ def describe_run(
         "seed": args.seed,
         "samples_per_step": args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,
     }
+
+
+def _data_file(file: str | Mapping[str, Any]) -> dict[str, Any]:
+    """Return the facts of a data file; a cache has those of the files that it was made of."""
+    return fingerprint(Path(file)) if isinstance(file, str) else {key: file[key] for key in ("file", "bytes", "sha256")}
 
 
 def _plain(value: Any) -> Any:

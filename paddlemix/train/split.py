@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..checkpoints.processor import LlavaProcessor
-from ..conversation.templates import ChatTemplate
 from ..data.bad_rows import BadRowPolicy, refuse
+from ..data.encoding import Encoding
 from ..data.measure import Measure
 from ..data.mixture import scan_mixture
 from ..data.row import Row
@@ -19,7 +20,7 @@ from .settings import DataArguments
 class Split:
     """The rows of a split. left_out: notes on the rows that are wrong in their files."""
 
-    rows: list[Row]
+    rows: Sequence[Row]
     left_out: list[RowNote]
 
     @property
@@ -32,22 +33,29 @@ def open_split(
     data: DataArguments,
     split: str,
     *,
-    template: ChatTemplate,
+    processor: LlavaProcessor,
     config_folder: Path | None,
     seed: int,
     policy: BadRowPolicy | None = None,
 ) -> Split:
     """Read the files of a split and mix their rows.
 
-    policy: decides whether rows that are wrong in their files may be left out; None: they always may.
+    processor: encodes the rows; rows that were encoded before are compared with it. policy: decides whether rows that
+    are wrong in their files may be left out; None: they always may.
     Raises ValueError for wrong files and for a split without rows, TooManyBadRowsError as the policy demands.
     """
     if data.dataset is None:
         raise ValueError('dataset is missing: expected {"train": [{"name": "chatml_dataset", "data_files": "..."}]}')
     rows, left_out = scan_mixture(
-        data.dataset, split, template=template, config_folder=config_folder, image_folder=data.image_folder, seed=seed
+        data.dataset,
+        split,
+        template=processor.template,
+        encoding=Encoding(processor.tokenizer, processor.template, processor.spec, data.max_length),
+        config_folder=config_folder,
+        image_folder=data.image_folder,
+        seed=seed,
     )
-    if not rows:
+    if not len(rows):
         raise ValueError(f"the dataset has no rows for {split!r}: name data_files under that key")
     found = Split(rows, left_out)
     if policy is not None:

@@ -189,10 +189,7 @@ def _check_checkpoint(found: TrialResult, trainer, folder: Path, row: Row, train
     found.checkpoint_bytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     found.differing = [name for name, stored, now in _pairs(trainer, folder) if stored.tobytes() != now.tobytes()]
     stored_processor = LlavaProcessor.from_pretrained(folder).with_template(train_processor.template.name)
-    stored, now = (
-        one.encode_to_train(row.conversation, folders=row.folders)[0].token_ids
-        for one in (stored_processor, train_processor)
-    )
+    stored, now = (one.encode_row(row).token_ids for one in (stored_processor, train_processor))
     found.has_same_tokens = stored.tobytes() == now.tobytes()
 
 
