@@ -1,8 +1,9 @@
-"""`paddlemix prepare`: convert a public data set, as it is downloaded, to LLaVA's rows."""
+"""`paddlemix prepare`: convert a public data set, as it is downloaded, to LLaVA's rows; check, join and encode rows."""
 
 from __future__ import annotations
 
 import argparse
+from functools import partial
 
 DESCRIPTION = """{description}
 
@@ -14,8 +15,10 @@ Example:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add a command for each converter, with the converter's arguments."""
+    """Add a command for each converter, with the converter's arguments, and `cache`."""
+    from ..prepare.converter import run as run_converter
     from ..prepare.table import CONVERTERS
+    from . import prepare_cache
 
     prog = parser.prog
     commands = parser.add_subparsers(title="data sets and tools", required=True, metavar="NAME")
@@ -24,12 +27,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         raw = argparse.RawDescriptionHelpFormatter
         part = commands.add_parser(one.name, help=one.description, description=text, formatter_class=raw)
         one.add_arguments(part)
-        part.set_defaults(converter=one)
+        part.set_defaults(work=partial(run_converter, one))
+    text = "encode the data of a training configuration once, for any number of runs"
+    cache = commands.add_parser("cache", help=text, description=prepare_cache.__doc__)
+    prepare_cache.add_arguments(cache)
+    cache.set_defaults(work=prepare_cache.run)
     parser.set_defaults(sets_environment=True)  # nothing here uses paddle
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Convert; return 1 if nothing was written."""
-    from ..prepare.converter import run as run_converter
-
-    return run_converter(arguments.converter, arguments)
+    """Do the work that the command line names; return 1 if nothing was written."""
+    return arguments.work(arguments)
