@@ -1,4 +1,4 @@
-"""From raw files to one checked file of rows, through the command line."""
+"""From raw files to one checked file of rows, to a token cache, to training, through the command line."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 
 from data_sets import row, write_image, write_lines, write_list
 from prepared import ROOT, rows_of
+from tiny_training import settings, train
 
 from paddlemix.data.readers.files import scan_rows
 
@@ -55,3 +56,17 @@ def test_raw_files_become_one_checked_file_that_training_reads(tmp_path):
     paddlemix("split", merged, "--val_share", "0.3")
     parts = [rows_of(tmp_path / f"all_{part}.jsonl") for part in ("train", "val")]
     assert sorted(map(len, parts), reverse=True)[0] < sum(map(len, parts)) == 15
+    check_cache(tmp_path, merged, images)
+
+
+def check_cache(folder, rows, images):
+    """Check that two training steps from the token cache of a file equal those from the file itself."""
+    entry = {"name": "llava_dataset", "data_files": str(rows), "image_folder": str(images)}
+    values = settings(folder, rows, dataset={"train": [entry]}, max_steps=2, max_length=400)
+    config = folder / "config.json"
+    config.write_text(json.dumps(values))
+    printed = paddlemix("cache", config, "--output", folder / "cache", "--workers", "2")
+    assert "15" in printed
+    raw = train(values)
+    cached = train({**values, "dataset": {"name": "token_cache", "data_files": str(folder / "cache")}})
+    assert cached.recorder.losses == raw.recorder.losses and len(raw.recorder.losses) == 2
