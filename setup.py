@@ -31,6 +31,6 @@ setup(
         ]
     },
     install_requires=read_requirements("requirements.txt"),
-    extras_require={name: read_requirements(f"requirements-{name}.txt") for name in ("cpu", "eval", "dev")},
+    extras_require={name: read_requirements(f"requirements-{name}.txt") for name in ("cpu", "eval", "hdf5", "dev")},
     entry_points={"console_scripts": ["paddlemix = paddlemix.cli:main"]},
 )
