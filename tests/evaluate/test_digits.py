@@ -9,27 +9,27 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
+from documentation import EVAL, ROOT, blocks, linked_folder, run
 
-ROOT = Path(__file__).parents[2]
-EXAMPLES = ROOT / "paddlemix" / "examples" / "llava"
 NUM_UNSEEN, NUM_KILLS = 397, 3
+AFTER = "work_dirs/digits/after"  # where EVAL.md evaluates the trained model
+ON_CPU = {"CUDA_VISIBLE_DEVICES": ""}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Return a folder in which the model was trained, as EVAL.md says."""
-    folder = tmp_path_factory.mktemp("digits")
-    call(folder, "-m", "paddlemix.examples.llava.eval.make_digits", "--output", "work_dirs/digits")
-    model = ("--model_name_or_path", EXAMPLES / "tiny" / "model", "--device", "cpu")
-    call(folder, EXAMPLES / "supervised_finetune.py", EXAMPLES / "eval" / "digits.json", *model)
+    """Return a folder in which the model was trained and evaluated with the commands of EVAL.md as they stand."""
+    folder = linked_folder(tmp_path_factory.mktemp("digits"))
+    (make,) = (line for block in blocks(EVAL[0], "bash") for line in block.splitlines() if "make_digits" in line)
+    (train,) = (block for block in blocks(EVAL[0], "bash") if "digits.json" in block and "supervised_finetune" in block)
+    (folder / "printed.txt").write_text(run(f"{make}\n{train}", folder, timeout=900, variables=ON_CPU))
     return folder
 
 
 def environment():
-    return {**os.environ, "PYTHONPATH": str(ROOT)}
+    return {**os.environ, "PYTHONPATH": str(ROOT), **ON_CPU}
 
 
 def call(folder, *words):
@@ -42,7 +42,7 @@ def call(folder, *words):
 
 def command(name):
     return ("-m", "paddlemix", "eval", "run", "custom", "--model-path", "work_dirs/digits/model", "--data-dir",
-            "work_dirs/digits/questions.jsonl", "--output", name, "--device", "cpu")  # fmt: skip
+            "work_dirs/digits/questions.jsonl", "--output", name)  # fmt: skip
 
 
 def rows_of(path):
@@ -61,9 +61,9 @@ def test_digits_are_learned_and_every_evaluation_says_so(folder):
 
 
 def test_a_run_that_is_killed_three_times_writes_the_same_file_as_one_that_is_not(folder):
-    printed = call(folder, *command("whole"))
-    whole = (folder / "whole" / "custom" / "answers.jsonl").read_bytes()
-    rows = rows_of(folder / "whole" / "custom" / "answers.jsonl")
+    printed = (folder / "printed.txt").read_text()
+    whole = (folder / AFTER / "custom" / "answers.jsonl").read_bytes()
+    rows = rows_of(folder / AFTER / "custom" / "answers.jsonl")
     trained = rows_of(folder / "work_dirs" / "digits" / "model" / "eval_tasks" / "digits.jsonl")
     assert [(row["id"], row["output"]) for row in rows] == [(row["id"], row["output"]) for row in trained]
     assert len(rows) == NUM_UNSEEN and f"{sum(row['credit'] for row in rows) / NUM_UNSEEN:.1%}" in printed
@@ -83,5 +83,5 @@ def test_a_run_that_is_killed_three_times_writes_the_same_file_as_one_that_is_no
     printed = call(folder, *command("out"))
     assert "answers are there already" in printed
     assert (folder / "out" / "custom" / "answers.jsonl").read_bytes() == whole
-    scores = [json.loads((folder / name / "scores.json").read_text()) for name in ("whole", "out")]
+    scores = [json.loads((folder / name / "scores.json").read_text()) for name in (AFTER, "out")]
     assert scores[0] == scores[1]

@@ -1,0 +1,72 @@
+"""The pages of the documentation as tests read them: their commands, sections, tables and words in code style."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "paddlemix" / "examples" / "llava"
+# Pages and their Chinese twins.
+READMES = (ROOT / "README.md", ROOT / "README_zh.md")
+ASCEND = (EXAMPLES / "ASCEND.md", EXAMPLES / "ASCEND_zh.md")
+EVAL = (EXAMPLES / "EVAL.md", EXAMPLES / "EVAL_zh.md")
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading and what follows it up to the next one, without blocks of code. code: the words in code style."""
+
+    heading: str
+    level: int
+    text: str
+    code: frozenset[str]
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    """Return the blocks of code of a language in a page."""
+    return re.findall(rf"```{language}\n(.*?)```", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def sections(path: Path) -> list[Section]:
+    """Return the sections of a page, in order."""
+    text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    found = []
+    for part in re.split(r"^(?=#+ )", text, flags=re.MULTILINE)[1:]:
+        marks, heading = re.match(r"(#+) (.*)", part).groups()
+        code = frozenset(" ".join(words.split()) for words in re.findall(r"`([^`]+)`", part))
+        found.append(Section(heading, len(marks), part, code))
+    return found
+
+
+def table_shapes(text: str) -> list[list[int]]:
+    """Return the number of cell borders of every row of every table in a text."""
+    tables = re.findall(r"(?:^\|.*\n?)+", text, flags=re.MULTILINE)
+    return [[row.count("|") for row in table.splitlines()] for table in tables]
+
+
+def linked_folder(folder: Path) -> Path:
+    """Link the package in a folder, so that commands run there as written and write outside the repository."""
+    (folder / "paddlemix").symlink_to(ROOT / "paddlemix")
+    return folder
+
+
+def run(command: str, folder: Path, *, timeout: float = 600, variables: dict[str, str] | None = None, **options) -> str:
+    """Run lines of a shell in a folder; return standard output. timeout: in seconds. variables: of the environment."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), **(variables or {})}
+    result = subprocess.run(
+        ["bash", "-euc", command],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        **options,
+    )
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
+    return result.stdout
