@@ -22,7 +22,7 @@ def workspace(tmp_path_factory):
 
 
 def training_block() -> str:
-    return next(block for block in blocks(ROOT / "README.md", "bash") if "make_data" in block)
+    return next(block for block in blocks(ROOT / "README.md", "bash") if "pretrain.py" in block)
 
 
 def test_training_commands_run_and_the_merged_model_chats(workspace):
