@@ -82,14 +82,14 @@ def value_of(row: Mapping[str, Any], key: str) -> Any:
 
 def text_of(row: Mapping[str, Any], key: str) -> str:
     """Return a text that is not blank, or a number as text. Raises RowError for anything else."""
-    value = value_of(row, key)
-    if is_number(value):
-        return str(value)
-    if not isinstance(value, str):
+    value = row.get(key)
+    if isinstance(value, str):
+        if not value.strip():
+            raise RowError(f"no {key}", f"{key!r} is empty")
+        return value
+    if not is_number(value_of(row, key)):
         raise RowError(f"{key} is not a text", f"{key!r} is {shown(value)}, expected a text")
-    if not value.strip():
-        raise RowError(f"no {key}", f"{key!r} is empty")
-    return value
+    return str(value)
 
 
 def texts_of(row: Mapping[str, Any], key: str) -> list[str]:

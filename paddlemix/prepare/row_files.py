@@ -12,6 +12,7 @@ from .row import NOT_UNICODE, Problem
 PIECE = 1 << 16  # bytes that are written at once
 GROUP = 4096  # rows of a row group
 BLOCK = 1 << 20  # bytes
+_ENCODE = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode  # json.dumps would make an encoder for each row
 
 
 class RowFile(Protocol):
@@ -129,7 +130,7 @@ class ParquetRows:
 def encoded(row: dict[str, Any]) -> bytes | Problem:
     """Return a row as JSON in UTF-8, or why it cannot be written."""
     try:
-        return json.dumps(row, ensure_ascii=False, allow_nan=False).encode()
+        return _ENCODE(row).encode()
     except UnicodeEncodeError:
         return Problem(*NOT_UNICODE)
     except (ValueError, RecursionError) as error:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import random
 
 import pytest
 import raw_sets
+from hostile_values import HOSTILE, changed, places
 
 from paddlemix.prepare.job import made_of_row
 from paddlemix.prepare.row import Note, Problem
 from paddlemix.prepare.sets import ai2d, arxivcap, arxivqa, chartqa, docvqa, dvqa, json2jsonl, synthdog
 from paddlemix.prepare.sets.parquet_images import Figure
 
-HOSTILE = [None, True, 0, -1, 10**30, 1.5, float("nan"), "", " ", "a", "\ud800", "<image>", "../x", "A)", b"x"]
-HOSTILE += [[], {}, [None], [[]], {"a": 1}, {"": []}, "[" * 2000, "I.e. x", ["a"] * 30, ["", "\0"], [{"cil_pairs": 1}]]
 ASKED = {"answerTexts": ["a", "b"], "correctAnswer": 1, "questionId": "0.png-0"}
 LABEL = {"label": "B", "rationale": "Because.", "options": ["A) a", "B) b"], "id": "x", "question": "?", "image": "i/x"}
 DOCUMENT = {"questionId": 1, "question": "Q?", "image": "a/b.png", "answers": ["x", "y"]}
@@ -50,29 +48,6 @@ CASES = {
     "synthdog": (document, {"image": {"bytes": b"x"}, "ground_truth": '{"gt_parse": {"text_sequence": "t"}}'}),
     "json2jsonl": (json2jsonl.convert, {"id": 1}),
 }
-
-
-def places(value, path=()):
-    """Yield the path of each value in a row."""
-    yield path
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, inner in items:
-        yield from places(inner, (*path, key))
-
-
-def changed(row, path, new):
-    """Return a copy of a row with the value at a path replaced, or its key removed if new is Ellipsis."""
-    if not path:
-        return new if new is not ... else None
-    row = copy.deepcopy(row)
-    owner = row
-    for key in path[:-1]:
-        owner = owner[key]
-    if new is ...:
-        del owner[path[-1]]
-    else:
-        owner[path[-1]] = new
-    return row
 
 
 def as_object(value):

@@ -6,8 +6,9 @@ import os
 
 import pytest
 import raw_sets
-from prepared import killed_at, prepare, tree
+from prepared import killed_at, prepare, rows_of, tree
 
+from paddlemix.data.readers.files import scan_rows
 from paddlemix.prepare import job
 
 IMAGE_SETS = ("arxivcap", "synthdog_en")
@@ -105,3 +106,15 @@ def test_output_is_made_again_if_what_it_was_made_of_changes(tmp_path, capsys, c
     states = [line.rpartition(": ")[2] for line in capsys.readouterr().out.splitlines() if line.startswith("/")]
     expected = {"content": (1, 4), "touch": (1, 4), "argument": (5, 0), "more files": (1, 5)}
     assert (states.count("written"), states.count("unchanged")) == expected[change]
+
+
+@pytest.mark.parametrize("name", [name for name in raw_sets.SETS if name != "convert_json2jsonl"])
+def test_rows_can_be_trained_on(tmp_path, name):
+    assert prepare(*raw_sets.SETS[name](tmp_path)) == 0
+    outputs = [path for path in tmp_path.rglob("*llava*.jsonl") if path.is_file()]
+    outputs = outputs or list((tmp_path).rglob("llava_processed_jsons/*.jsonl"))
+    assert outputs
+    for path in outputs:
+        rows, bad = scan_rows(path)
+        assert bad == [] and len(rows) == len(rows_of(path))
+        assert all(len(row.conversation.images) == 1 and row.format == "llava" for row in rows)
