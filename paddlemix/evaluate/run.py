@@ -38,7 +38,7 @@ from .tasks.task import Task, load
 
 RUN = "run.json"
 SECONDS = 0.5  # between looks at the journals of the other processes
-PATIENCE = 300.0  # seconds until a process that has written nothing is missed
+PATIENCE = 900.0  # seconds until a process that has written nothing is missed
 
 
 @dataclass(frozen=True)
