@@ -20,6 +20,7 @@ from paddlemix.evaluate.tasks import TASKS, task_of
 MODEL = "paddlemix/examples/llava/tiny/model"
 HUB_NAME = "liuhaotian/llava-v1.5-7b"
 DIGITS = "work_dirs/digits"
+LAUNCHED = "paddlemix/examples/llava/eval/run.py"
 
 
 def block_with(words: str, path=EVAL[0]) -> str:
@@ -133,9 +134,9 @@ def test_every_command_is_valid():
     assert len(lines) >= 10
     for words in lines:
         if words[0] == "paddlemix":
-            command_parser(" ".join(words[1:3])).parse(words[3:])
+            command_parser(words[1]).parse(words[2:])
         elif "paddle.distributed.launch" in words:
-            command_parser("eval run").parse(words[words.index("paddlemix/examples/llava/eval/run.py") + 1 :])
+            command_parser("eval").parse(["run", *words[words.index(LAUNCHED) + 1 :]])
         else:
             assert words[0] == "python" and any((ROOT / word).is_file() or "make_digits" in word for word in words)
 
