@@ -82,6 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
         num_at_a_time=arguments.batch_size,
     )
     claim(plan.output)
+    ask_judge = _judge_of(arguments, list(tasks.values()))
     works = [prepare(task, plan) for task in tasks.values()]
     share = Share.of_environment()
     if share.rank == 0:
@@ -94,33 +95,36 @@ def run(arguments: argparse.Namespace) -> int:
         notice("the answers so far are kept: the same command goes on from there")
         raise
     if share.rank == 0:
-        _finish(arguments, works, plan)
+        _finish(works, plan, ask_judge)
     return 0
 
 
-def _finish(arguments: argparse.Namespace, works, plan) -> None:
+def _finish(works, plan, ask_judge) -> None:
     """Score, write the files, and print the table and where the files are."""
     from ..evaluate.outputs import REPORT, SCORES, finish
     from ..evaluate.summary import summary_lines
 
-    results = finish(works, plan, _judge_of(arguments))
+    results = finish(works, plan, ask_judge)
     print(visible("\n".join(summary_lines(results))))
     print(visible(f"\n{plan.output}: {SCORES}, {REPORT}, and a folder of answers for each benchmark"), flush=True)
 
 
-def _judge_of(arguments: argparse.Namespace):
+def _judge_of(arguments: argparse.Namespace, tasks):
     """Return the function that asks the judge, None without one. Raises ValueError for settings that cannot be used."""
     if not arguments.judge:
+        if arguments.judge_url or arguments.judge_rules or arguments.judge_runs > 1:
+            raise ValueError("there are settings of a judge, and no judge: name its model with --judge")
         return None
     from ..evaluate.judging.ask import judge_all
     from ..evaluate.judging.judge import Judge
     from ..evaluate.judging.rules import protocol_of
 
     judge = Judge(arguments.judge, arguments.judge_url)
+    judged = [task for task in tasks if task.has_judge]
+    protocols = {task.name: protocol_of(task, arguments.judge_rules, num_runs=arguments.judge_runs) for task in judged}
 
     def ask(work, saved, journal):
-        protocol = protocol_of(work.task, arguments.judge_rules, num_runs=arguments.judge_runs)
-        return judge_all(work.task, work.asked, saved, judge, journal, protocol)
+        return judge_all(work.task, work.asked, saved, judge, journal, protocols[work.task.name])
 
     return ask
 

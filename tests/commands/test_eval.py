@@ -188,11 +188,17 @@ def test_the_list_names_files_prompts_and_rules(evaluate):
         (["gqa", "--conv-mode", "vicuna"], "vicuna"),
         (["gqa", "--temperature", "-1"], "temperature is -1.0: expected at least 0"),
         (["gqa", "--model-path", "none/none"], "none"),
+        (["mmvet", "--judge", "gpt-test", "--judge-url", ""], "there is no key for https://api.openai.com/v1: set "),
+        (["mmvet", "--judge", "gpt-test", "--judge-url", "localhost"], "the judge's base URL cannot be used"),
+        (["mmvet", "--judge", "m", "--judge-url", "http://a/v1", "--judge-rules", "none"], "none cannot be read"),
+        (["llava_bench", "--judge", "m", "--judge-url", "http://a/v1", "--judge-runs", "2"], "only MM-Vet has several"),
+        (["mmvet", "--judge-url", "http://a/v1"], "name its model with --judge"),
         (["mmstar"], "has not the files of mmstar: expected MMStar.tsv"),
     ],
 )
 def test_mistakes_are_named_before_anything_is_written(evaluate, data, tmp_path, monkeypatch, words, text):
     monkeypatch.setenv("PADDLEMIX_HUB", "http://127.0.0.1:9")
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.chdir(tmp_path)
     code, _, errors = evaluate(*of_model(*words[:1], data=data, output=tmp_path / "out"), *words[1:])
     assert code == 1 and text in errors and errors.count("error:") == 1

@@ -116,8 +116,8 @@ class Judge:
             raise NoAnswer(f"{failure}: the judge's server asks to wait {failure.asked_wait:.0f} s: try again then")
         if not self._has_answered and attempt >= limits.max_early_retries:
             raise JudgeError(
-                f"{self.server.url} does not answer: {failure} ({attempt + 1} tries); check OPENAI_BASE_URL, and that "
-                "the server runs"
+                f"{self.server.url} does not answer: {failure} ({attempt + 1} tries); check OPENAI_BASE_URL or "
+                "--judge-url, and that the server runs"
             )
         if attempt >= limits.max_retries:
             raise NoAnswer(f"{failure} ({attempt + 1} tries)")

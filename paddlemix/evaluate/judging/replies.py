@@ -93,7 +93,7 @@ def _refusal(server: Server, status: int, headers: Mapping[str, str], found: str
     if status == NOT_FOUND:
         return JudgeError(
             f"{url} has no model {model!r}, or is no chat endpoint ({found}): check the judge's name and "
-            "OPENAI_BASE_URL, which usually ends with /v1"
+            "OPENAI_BASE_URL or --judge-url, which usually ends with /v1"
         )
     if 300 <= status < 400:
         place = printable(server.shown(headers.get("Location", "another address")))

@@ -29,14 +29,15 @@ class Server:
         if not is_usable or "@" in parts.netloc or parts.query or parts.fragment:
             raise ValueError(
                 "the judge's base URL cannot be used: expected http:// or https://, a host and a path like /v1, and no "
-                "user, password, ? or #; check OPENAI_BASE_URL"
+                "user, password, ? or #; check OPENAI_BASE_URL or --judge-url"
             )
         key = key.strip()
         if not (key.isascii() and key.isprintable()) or " " in key:
             raise ValueError("the judge's key has characters that no key has, as spaces: check OPENAI_API_KEY")
         if base == OPENAI and not key:
             raise ValueError(
-                f"there is no key for {OPENAI}: set OPENAI_API_KEY, or set OPENAI_BASE_URL to the server of your judge"
+                f"there is no key for {OPENAI}: set OPENAI_API_KEY, or set OPENAI_BASE_URL (or "
+                "--judge-url) to the server of your judge"
             )
         return cls(base + PATH, key)
 
