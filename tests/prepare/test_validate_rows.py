@@ -130,3 +130,12 @@ def test_file_without_rows_is_an_error_and_a_foreign_file_stays(tmp_path, capsys
     assert "not written by this command" in capsys.readouterr().err
     assert prepare("validate", good, "--no_images", "--bad_rows", good) == 1
     assert prepare("validate", good, "--no_images", "--bad_rows", foreign, "--overwrite") == 0
+
+
+def test_images_are_found_beside_the_rows_from_any_folder_and_a_nearby_folder_is_named(images, tmp_path, capsys):
+    beside, above = images / "rows.jsonl", write_lines(tmp_path / "rows.jsonl", [row(1, "good.jpg"), row(2, "no.jpg")])
+    write_lines(beside, [row(1, "good.jpg")])
+    assert prepare("validate", beside, "--workers", 1) == 0
+    assert prepare("validate", beside, above, "--workers", 2) == 1
+    printed = capsys.readouterr().out
+    assert "3 rows, 2 bad" in printed and f"it would be found with image_folder '{images}'" in printed

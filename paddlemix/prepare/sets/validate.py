@@ -8,12 +8,12 @@ import os
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ...data.encode import find_image
+from ...data.encode import find_image, hint_for
 from ...data.readers.errors import BadRowError
 from ...data.readers.files import read_row
 from ...data.row_note import SKIPPED
@@ -41,16 +41,23 @@ MISSING, UNREADABLE = "missing_picture", "unreadable_picture"
 
 @dataclass
 class RowCheck:
-    """Checks rows. folders: where images are looked up, in order. is_fast: read only the headers of images."""
+    """Checks rows. folders: where images are looked up, in order. is_fast: read only the headers of images.
+
+    is_named: whether the user named the folders. No image may then be outside of them.
+    """
 
     folders: tuple[str, ...]
+    is_named: bool = False
     is_fast: bool = False
     has_images: bool = True
     _known: dict[str, tuple[str, str] | None] = field(default_factory=dict, repr=False)
     _trees: dict[str, ImageTree] = field(default_factory=dict, repr=False)
 
     def __call__(self, text: str) -> dict[str, Any]:
-        """Return the verdict on a row: {"num_images", "num_unopened"}, and of a bad one "kind", "reason" and "id"."""
+        """Return the verdict on a row: {"num_images", "num_unopened"}, and of a bad one "kind", "reason" and "id".
+
+        "image": the one at fault.
+        """
         try:
             row = parsed_row(text)
         except RowError as error:
@@ -64,7 +71,7 @@ class RowCheck:
         for one in opened:
             fault = self._fault(one)
             if fault is not None:
-                return {**counts, **_verdict(row, *fault)}
+                return {**counts, "image": one, **_verdict(row, *fault)}
         return counts
 
     def _fault(self, image: str) -> tuple[str, str] | None:
@@ -76,7 +83,7 @@ class RowCheck:
         return self._known[image]
 
     def _opened(self, image: str) -> tuple[str, str] | None:
-        if self.folders and _leaves_folder(image):
+        if self.is_named and _leaves_folder(image):
             return "wrong_row", f"the image {image!r} is outside of the image folder"
         try:
             path = find_image(image, self.folders)
@@ -109,20 +116,23 @@ def _verdict(row: dict[str, Any] | None, kind: str, reason: str) -> dict[str, An
 
 @dataclass
 class Tally:
-    """The counts of all files. named: the first bad rows of each kind."""
+    """The counts of all files. named: the first bad rows of each kind. hint: where the first missing image may be."""
 
     num_rows: int = 0
     num_images: int = 0
     num_unopened: int = 0
     kinds: Counter[str] = field(default_factory=Counter)
     named: dict[str, list[str]] = field(default_factory=dict)
+    hint: str = ""
 
-    def add(self, where: str, verdict: dict[str, Any]) -> None:
-        """Count a row."""
+    def add(self, where: str, verdict: dict[str, Any], folders: Sequence[str]) -> None:
+        """Count a row, whose images were looked up in folders."""
         self.num_rows += 1
         self.num_images += verdict.get("num_images", 0)
         self.num_unopened += verdict.get("num_unopened", 0)
         if "kind" in verdict:
+            if verdict["kind"] == MISSING and MISSING not in self.kinds:  # one search: there may be a million
+                self.hint = hint_for(verdict["image"], folders).lstrip("; ")
             self.kinds[verdict["kind"]] += 1
             named = self.named.setdefault(verdict["kind"], [])
             if len(named) < MAX_SHOWN:
@@ -136,6 +146,7 @@ class Tally:
             text.append(f"  {self.num_unopened:,} images were not opened")
         for kind, number in self.kinds.most_common():
             text += [f"  {number:,}: {SKIPPED[kind]}", *(f"    {one}" for one in self.named[kind])]
+            text += [f"    the first one: {self.hint}"] if kind == MISSING and self.hint else []
         return text
 
 
@@ -151,7 +162,7 @@ def command(arguments: argparse.Namespace) -> int:
     """Print what is wrong; return 1 if there are bad rows, or no rows."""
     paths = row_paths(arguments.files)
     folders = tuple(image_folder(one) for one in arguments.image_dir or ())
-    check = RowCheck(folders, arguments.fast, not arguments.no_images)
+    check = RowCheck(folders, bool(folders), arguments.fast, not arguments.no_images)
     tally, num_workers = Tally(), num_workers_of(arguments.workers)
     with closing(_all_rows(paths, check, num_workers, tally)) as bad:
         if arguments.bad_rows:
@@ -168,12 +179,18 @@ def _all_rows(
 ) -> Generator[dict[str, Any], None, None]:
     """Count the rows of files, and yield for each bad one where it is and what is wrong."""
     for path in paths:
-        with Progress(path.name) as progress, closing(checked_rows(path, check, num_workers)) as rows:
+        its_check = check if check.is_named else replace(check, folders=_default_folders(path), _known={})
+        with Progress(path.name) as progress, closing(checked_rows(path, its_check, num_workers)) as rows:
             for number, (where, share, verdict) in enumerate(rows, 1):
-                tally.add(where, verdict)
+                tally.add(where, verdict, its_check.folders)
                 if "kind" in verdict:
                     yield {"file": str(path), "row": number, "place": where, **{key: verdict[key] for key in WRITTEN}}
                 progress.show(number, share)
+
+
+def _default_folders(path: Path) -> tuple[str, ...]:
+    """Return where training looks for images if no folder is named: beside the file, then in the current folder."""
+    return (str(path.absolute().parent), str(Path.cwd()))
 
 
 def _write(path: Path, bad: Iterable[dict[str, Any]], is_overwriting: bool) -> None:
@@ -200,7 +217,7 @@ CONVERTER = Converter(
         FILES,
         Argument(
             "--image_dir",
-            "folders in which the images are looked up, in order (default: the current one)",
+            "folders in which the images are looked up, in order (default: that of the file, then the current one)",
             False,
             {"nargs": "+", "metavar": "DIR"},
         ),
