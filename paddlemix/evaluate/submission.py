@@ -39,7 +39,7 @@ def mmbench(path: Path, questions: Sequence[Question], texts: Texts) -> None:
 def write_workbook(path: Path, rows: Sequence[Sequence[Any]], number_columns: Sequence[str] = ()) -> None:
     """Write rows, the header first, as texts; whole numbers in the columns that are named so. Empty cells stay empty.
 
-    Needs openpyxl (pip install "paddlemix[eval]"). Text that starts with "=" stays text. Characters that a workbook
+    Needs openpyxl. Text that starts with "=" stays text. Characters that a workbook
     cannot hold are left out.
     """
     openpyxl = import_openpyxl()

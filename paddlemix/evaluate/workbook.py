@@ -12,7 +12,7 @@ def import_openpyxl():
     try:
         import openpyxl
     except ImportError:
-        raise ValueError('workbooks (.xlsx) need openpyxl: pip install "paddlemix[eval]"') from None
+        raise ValueError("workbooks (.xlsx) need the package openpyxl: pip install 'openpyxl>=3.1,<4'") from None
     return openpyxl
 
 

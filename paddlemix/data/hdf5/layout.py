@@ -98,5 +98,5 @@ def load_h5py() -> ModuleType:
     try:
         import h5py
     except ImportError:
-        raise ValueError("HDF5 files need the package h5py: pip install 'paddlemix[hdf5]'") from None
+        raise ValueError("HDF5 files need the package h5py: pip install 'h5py>=3.10,<4'") from None
     return h5py
