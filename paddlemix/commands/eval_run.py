@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..terminal.visible import visible
 from .loading import add_loading_options, load_with_processor
-from .options import add_model_options, resolve_models
+from .options import BUNDLED_MODEL, add_model_options, resolve_models
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -86,6 +86,8 @@ def run(arguments: argparse.Namespace) -> int:
     works = [prepare(task, plan) for task in tasks.values()]
     share = Share.of_environment()
     if share.rank == 0:
+        if arguments.model_path == BUNDLED_MODEL:
+            notice("the bundled tiny model answers, which knows colored shapes only: --model-path names another one")
         for work in works:
             if work.loaded.problems:
                 notice(f"{work.task.name}: {work.loaded.summary()}")

@@ -55,6 +55,8 @@ def run(arguments: argparse.Namespace) -> int:
         found = read_answers(answers, loaded.questions)
         saved = {name: Saved(text) for name, text in found.texts.items()}
         notice(f"{answers.name}: {found.summary()}")
+        if len(found.unknown) > len(found.texts):
+            notice(f"most of these answers are to other questions than those of {task.name} in --data-dir: check both")
     if not saved:
         raise ValueError(f"{answers} has no answer to a question of {task.name}")
     result = score_task(task, loaded, saved, rule=arguments.rule)

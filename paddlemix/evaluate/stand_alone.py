@@ -53,7 +53,7 @@ def stand_alone(task: Task, path: str | Path) -> tuple[Loaded, dict[str, Saved]]
 
 
 def _needs_files(task: Task, path: Path) -> str:
-    return f"{path} cannot be scored alone; give --data-dir with {task.expected()}"
+    return f"{path} cannot be scored alone; give --data-dir with {task.expected(needs_images=False)}"
 
 
 def _reason(kind: str) -> str:

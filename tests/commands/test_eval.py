@@ -210,6 +210,7 @@ def test_mistakes_are_named_before_anything_is_written(evaluate, data, tmp_path,
     [
         (["score", "pope", "--answers", "none.jsonl"], "none.jsonl is not a file: expected the answers to pope"),
         (["score", "pope", "--answers", "llava.jsonl"], "cannot be scored alone; give --data-dir with "),
+        (["score", "pope", "--answers", "llava.jsonl"], "coco_pope_random.json; or POPE.tsv: LLaVA's files"),
         (["score", "pope", "--answers", "other.json"], "other.json"),
         (["score", "pope", "--answers", "llava.jsonl", "--rule", "no"], "pope has no rule 'no'"),
         (["compare", "none", "none"], "none does not exist: expected the output folder of `paddlemix eval run`"),
@@ -222,6 +223,20 @@ def test_mistakes_in_scoring_are_named(evaluate, tmp_path, monkeypatch, words, t
     (tmp_path / "other.json").write_text("{}")
     code, _, errors = evaluate(*words)
     assert code == 1 and text in errors
+
+
+def test_answers_to_another_benchmark_and_a_run_without_a_model_are_pointed_out(evaluate, tmp_path, caplog):
+    answers = [{"id": "q1", "output": "Yes"}, *({"id": f"other {number}", "output": "A"} for number in range(9))]
+    benchmark_files.custom(tmp_path)
+    benchmark_files.write_lines(tmp_path / "custom.jsonl", [{"id": "q1", "question": "Is it?", "answer": "yes"}])
+    benchmark_files.write_lines(tmp_path / "answers.jsonl", answers)
+    code, _, _ = evaluate("score", "custom", "--answers", tmp_path / "answers.jsonl", "--data-dir", tmp_path)
+    assert code == 0 and "most of these answers are to other questions than those of custom" in caplog.text
+    words = ("run", "custom", "--data-dir", tmp_path, "--output", tmp_path / "out", "--device", "cpu")
+    assert evaluate(*words)[0] == 0 and "the bundled tiny model answers" in caplog.text
+    caplog.clear()
+    assert evaluate(*of_model("custom", data=tmp_path, output=tmp_path / "own"))[0] == 0
+    assert "the bundled tiny model" not in caplog.text
 
 
 def test_an_image_that_cannot_be_read_is_named_in_scores_and_report(evaluate, data, tmp_path):

@@ -77,15 +77,16 @@ class Task:
             raise ValueError(f"{self.name} {what} {name!r}; it has {', '.join(self.styles)}")
         return self.styles[name]
 
-    def expected(self) -> str:
+    def expected(self, needs_images: bool = True) -> str:
         """Return the files that the task is read from, for help and errors, with "or" between sources."""
-        return "; or ".join(_names_of(source) for source in self.sources)
+        return "; or ".join(_names_of(source, needs_images) for source in self.sources)
 
 
-def _names_of(source: Source) -> str:
+def _names_of(source: Source, needs_images: bool) -> str:
     names = [" or ".join(names) for names in source.files.values()]
     names += [f"{' or '.join(names)} (if there is one)" for names in source.optional.values()]
-    names += [f"images in {' or '.join(f'{name}/' for name in source.images)}"] if source.images else []
+    if source.images and needs_images:
+        names.append(f"images in {' or '.join(f'{name}/' for name in source.images)}")
     return ", ".join(names)
 
 
@@ -103,7 +104,7 @@ def load(
     files are missing or not of the right form, or the task does not have the style.
     """
     chosen = task.style(style)
-    source, files = find(task, Path(data_dir))
+    source, files = find(task, Path(data_dir), needs_images)
     if chosen.has_ocr if ocr is None else ocr:
         _check_ocr(task, chosen, files)
     questions: list[Question] = []
@@ -145,22 +146,22 @@ def _check_ocr(task: Task, style: Style, files: Files) -> None:
         )
 
 
-def find(task: Task, data_dir: Path) -> tuple[Source, dict[str, Any]]:
+def find(task: Task, data_dir: Path, needs_images: bool = True) -> tuple[Source, dict[str, Any]]:
     """Return the first source of a task whose files are there, and their paths by role.
 
-    Raises ValueError that names the files of every source if none is complete.
+    Raises ValueError that names the files of every source if none is complete, and their images if they are needed.
     """
     if data_dir.is_file():
         return _named(task, data_dir)
     if not data_dir.is_dir():
-        raise ValueError(f"{data_dir} does not exist: expected a folder with {task.expected()}")
+        raise ValueError(f"{data_dir} does not exist: expected a folder with {task.expected(needs_images)}")
     places = [data_dir, *(data_dir / name for name in (task.name, *task.folders))]
     for source in task.sources:
         found = {role: _first(places, names) for role, names in source.files.items()}
         if all(found.values()):
             return source, _completed(source, found, places)
     raise ValueError(
-        f"{data_dir} has not the files of {task.name}: expected {task.expected()}; they may be in a folder "
+        f"{data_dir} has not the files of {task.name}: expected {task.expected(needs_images)}; they may be in a folder "
         f"{' or '.join(f'{name}/' for name in (task.name, *task.folders))} of it"
     )
 
