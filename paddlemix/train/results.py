@@ -112,8 +112,12 @@ def _draw_metrics(axes, values: Curves, is_share: bool) -> None:
     axes.legend(frameon=False)
 
 
-def smoothed(losses: np.ndarray, memory: float = 0.9) -> np.ndarray:
-    """Return the exponential moving average of the losses, corrected for its start at 0 (Kingma and Ba 2015)."""
+def smoothed(losses: np.ndarray) -> np.ndarray:
+    """Return the exponential moving average of the losses, corrected for its start at 0 (Kingma and Ba 2015).
+
+    It reaches over ten losses, but at most a fifth of the run: the end of a short one would still show its beginning.
+    """
+    memory = 1 - 1 / min(max(len(losses) / 5, 1.0), 10.0)
     mean, means = 0.0, []
     for number, loss in enumerate(losses, start=1):
         mean = memory * mean + (1 - memory) * loss

@@ -178,6 +178,11 @@ def test_smoothed_losses_start_at_the_first_and_end_near_the_last():
     assert smoothed(np.array([9.0] + [1.0] * 80))[-1] == pytest.approx(1.0, abs=0.01)
 
 
+def test_smoothed_losses_of_a_short_run_end_near_its_last():
+    assert smoothed(np.array([5.0, 0.4, 0.3, 0.2, 0.1, 0.1]))[-1] == pytest.approx(0.1, abs=0.02)
+    assert smoothed(np.array([9.0] + [1.0] * 19))[-1] == pytest.approx(1.0, abs=0.1)
+
+
 def test_figures_go_to_swanlab_where_it_is_installed(tmp_path, data, monkeypatch):
     calls = []
     service = types.ModuleType("swanlab")
