@@ -7,7 +7,7 @@ import difflib
 import gc
 import importlib
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from . import __version__
 from .accelerators import explained
@@ -50,6 +50,8 @@ class Parser(argparse.ArgumentParser):
         if part is not None:
             return argparse.Namespace(**{**self._defaults, **vars(part.parse(words[1:]))})
         takes_settings = bool(self.get_default("takes_settings"))
+        if not takes_settings:  # of settings, as dry_run, some have the name of an option and another form
+            words = self._in_our_spelling(words)
         self._check_options(words, takes_settings)
         arguments, rest = self.parse_known_args(words)
         if takes_settings:
@@ -69,6 +71,17 @@ class Parser(argparse.ArgumentParser):
         if words[0] not in parts:
             self.error(f"unknown name {words[0]}{nearest(words[0], parts) or '; --help lists the names'}")
         return parts[words[0]]
+
+    def _in_our_spelling(self, words: list[str]) -> list[str]:
+        """Return the words with options as they are declared: --data_dir is --data-dir, --image-dir is --image_dir."""
+        known = {option.replace("_", "-"): option for option in self._option_string_actions}
+        end = words.index("--") if "--" in words else len(words)
+        parts = [word.partition("=") for word in words[:end]]
+        return [self._declared(name, known) + sign + value for name, sign, value in parts] + words[end:]
+
+    def _declared(self, name: str, known: Mapping[str, str]) -> str:
+        is_other = name.startswith("--") and name not in self._option_string_actions
+        return known.get(name.replace("_", "-"), name) if is_other else name
 
     def _check_options(self, words: list[str], takes_settings: bool) -> None:
         """Exit for the first unknown option, before a missing one is reported. A setting may have any other name."""

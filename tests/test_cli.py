@@ -120,6 +120,14 @@ def test_unknown_option_without_a_similar_one_and_extra_word_are_refused(refused
     assert refused("inspect", "a", "b") == "unrecognized arguments: b"
 
 
+def test_options_may_be_spelled_with_hyphens_or_underscores():
+    words = ["run", "pope", "--data_dir", "a", "--output", "b", "--no_ocr", "--batch_size=3"]
+    found = command_parser("eval").parse(words)
+    assert (found.data_dir, found.ocr, found.batch_size) == ("a", False, 3)
+    found = command_parser("prepare").parse(["validate", "a_b.json", "--image-dir", "c_d", "--bad-rows=--e_f"])
+    assert (found.image_dir, found.bad_rows, found.files) == (["c_d"], "--e_f", ["a_b.json"])
+
+
 def test_unambiguous_abbreviation_of_an_option_is_accepted(monkeypatch):
     parser = command_parser("chat")
     assert parser.parse(["--model-p", "x"]).model_path == "x"
