@@ -56,7 +56,7 @@ class Journal:
             if other is not None:
                 raise ValueError(
                     f"{self._file.path} has judgements of {other}, and the judge is {self.judge}: figures of two "
-                    "judges do not compare; name another output folder, or remove the file"
+                    "judges do not compare; to keep both, copy the folder and remove the file from the copy"
                 )
             opened.pop_all()
         return self
