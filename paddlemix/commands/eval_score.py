@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--answers",
         required=True,
         metavar="FILE",
-        help="answers.jsonl, LLaVA's jsonl, lmms-eval's samples, a workbook",
+        help="answers.jsonl, LLaVA's jsonl, lmms-eval's samples, VLMEvalKit's .xlsx or .tsv",
     )
     parser.add_argument(
         "--data-dir",

@@ -15,6 +15,7 @@ from typing import Any
 
 from .item import Problem, Question, named
 from .readers.rows import Placed, json_lines, read_json
+from .table import ANSWER, TABLES, WORKBOOK, read_table
 from .workbook import workbook_rows
 
 KINDS = ("paddlemix", "llava", "lmms", "vlmevalkit")
@@ -67,8 +68,8 @@ def read_answers(path: str | Path, questions: Sequence[Question]) -> Answers:
     """Read the answers to questions from a file whose kind its content tells.
 
     .jsonl: ours ("id", "output"), LLaVA's ("question_id", "text") or lmms-eval's ("doc_id", "filtered_resps"). .json:
-    what LLaVA's eval_science_qa.py writes ("outputs"), or lmms-eval's "logs". .xlsx: VLMEvalKit's ("index",
-    "prediction"). Raises ValueError for any other file, and for questions that share an id.
+    what LLaVA's eval_science_qa.py writes ("outputs"), or lmms-eval's "logs". .xlsx, .tsv: VLMEvalKit's
+    ("index", "prediction"). Raises ValueError for any other file, and for questions that share an id.
     """
     path = Path(path)
     if len({question.id for question in questions}) < len(questions):
@@ -167,8 +168,8 @@ def _text_of(question: Question) -> str:
 
 
 def _read(path: Path) -> tuple[str, list[SavedAnswer | Problem]]:
-    if path.suffix.lower() == ".xlsx":
-        return "vlmevalkit", list(_workbook(path))
+    if path.suffix.lower() in TABLES:
+        return "vlmevalkit", list(_workbook(path) if path.suffix.lower() == WORKBOOK else _table(path))
     kind, rows = saved_rows(path)
     return kind, [_line(where, row, kind) for where, row in rows]
 
@@ -261,3 +262,13 @@ def _workbook(path: Path) -> Iterator[SavedAnswer | Problem]:
             yield SavedAnswer(where, (cells[index],), cells[prediction])
         else:
             yield Problem(where, "the row has no index")
+
+
+def _table(path: Path) -> Iterator[SavedAnswer | Problem]:
+    """Read VLMEvalKit's answers in tab-separated values, which it writes if PRED_FORMAT is tsv."""
+    table = read_table(path)
+    if ANSWER not in table.columns:
+        raise ValueError(f"{path} has the columns {', '.join(table.columns)}, expected prediction among them")
+    yield from table.problems
+    for row in table.rows:
+        yield SavedAnswer(f"{path.name} line {row.line}", (row.index,), row.cells.get(ANSWER, ""))

@@ -1,6 +1,6 @@
 """Answers that stand alone: files that hold the right answers too, and are scored without the files of the benchmark.
 
-These are ours (answers.jsonl), VLMEvalKit's workbooks, and lmms-eval's samples of the sets in sample_documents.py. The
+These are ours (answers.jsonl), VLMEvalKit's tables, and lmms-eval's samples of the sets in sample_documents.py. The
 questions can be scored, not asked again: their images are absent. Submission files need the benchmark's own files.
 """
 
@@ -16,7 +16,7 @@ from .item import AbsentImage, Loaded, Problem, Question
 from .prompts import STYLES, ask
 from .results import Saved
 from .sample_documents import DOCUMENTS
-from .table import WORKBOOK
+from .table import TABLES
 from .tasks.task import Source, Task
 
 Found = tuple[Question, Saved]
@@ -30,8 +30,8 @@ def stand_alone(task: Task, path: str | Path) -> tuple[Loaded, dict[str, Saved]]
     ValueError for a file that does not hold the right answers, with the data folder that is needed instead.
     """
     path = Path(path)
-    if path.suffix.lower() == WORKBOOK:
-        return _workbook(task, path)
+    if path.suffix.lower() in TABLES:
+        return _answer_table(task, path)
     kind, rows = saved_rows(path)
     readers: dict[str, Callable[[Task, str, Mapping[str, Any]], Found]] = {"paddlemix": _ours, "lmms": _sample}
     if kind not in readers or (kind == "lmms" and task.name not in DOCUMENTS):
@@ -110,8 +110,8 @@ def _sample(task: Task, where: str, row: Mapping[str, Any]) -> Found:
     return Question(name, (prompt,), fields=known.fields), Saved(answer)
 
 
-def _workbook(task: Task, path: Path) -> tuple[Loaded, dict[str, Saved]]:
-    """Read VLMEvalKit's workbook as the task's table, with the answers beside it."""
+def _answer_table(task: Task, path: Path) -> tuple[Loaded, dict[str, Saved]]:
+    """Read VLMEvalKit's workbook, or its tab-separated values, as the task's table, with the answers beside it."""
     source = next((one for one in task.sources if _is_table(one)), None)
     if source is None:
         raise ValueError(f"{_needs_files(task, path)}: {task.name} has no table of VLMEvalKit")
@@ -127,7 +127,7 @@ def _workbook(task: Task, path: Path) -> tuple[Loaded, dict[str, Saved]]:
         raise ValueError(f"{path} holds no question of {task.name}: {problems[0] if problems else 'it has no rows'}")
     answers = read_answers(path, questions)
     return (
-        Loaded(tuple(questions), (*problems, *answers.duplicates, *answers.problems), (path,)),
+        Loaded(tuple(questions), tuple(dict.fromkeys((*problems, *answers.duplicates, *answers.problems))), (path,)),
         {name: Saved(text) for name, text in answers.texts.items()},
     )
 

@@ -4,8 +4,8 @@ All cells are text: "None", "N/A", "nan" and "007" stay as they are, and only an
 row is base64, a Python list of it, the index of another row, or a file named in the column image_path. Images are not
 kept: they are read from the file again when they are needed.
 
-The table may also be a workbook of VLMEvalKit, which has answers beside the columns, and no images. NOTE: pandas, which
-wrote it, has made empty cells of "None", "N/A" and the like.
+The table may also be one of answers that VLMEvalKit saved, a workbook or tab-separated: it has answers beside the
+columns, and no images. NOTE: pandas, which wrote it, has made empty cells of "None", "N/A" and the like.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ MAX_CELL = (1 << 31) - 1  # characters; csv's own limit is 131,072
 MAX_REFERENCE = 64  # characters; a longer cell is an image
 NEEDED = ("index", "question")
 WORKBOOK = ".xlsx"
+TABLES = (WORKBOOK, ".tsv")  # in which VLMEvalKit saves answers
+ANSWER = "prediction"  # their column
 _RENAMED = {"L2-category": "l2-category", "l2_category": "l2-category"}
 _WHOLE = re.compile(r"(\d+)\.0+")  # an index that went through a spreadsheet
 _QUOTED = re.compile(r"""['"]([^'"]*)['"]""")
@@ -214,7 +216,7 @@ def _row(path: Path, columns: tuple[str, ...], raw: _Raw, folders: Sequence[Path
     index = _plain_index(cells.get("index", ""))
     if not index or "question" not in cells:
         raise ValueError(f"the row has no {'question' if index else 'index'}")
-    if raw.offset is None:
+    if raw.offset is None or (ANSWER in columns and "image" not in columns):
         return TableRow(raw.line, index, cells, (AbsentImage(),) * len(listed(cells.get("image_path", "")))), ""
     if not image:
         return TableRow(raw.line, index, cells, _named_files(cells, folders)), ""

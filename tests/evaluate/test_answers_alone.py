@@ -99,6 +99,19 @@ def test_workbook_of_vlmevalkit_gives_the_figures_of_its_table(tmp_path):
         result.answered[0].question.images[0]()
 
 
+def test_tab_separated_answers_of_vlmevalkit_are_read_like_a_workbook(tmp_path):
+    pytest.importorskip("openpyxl")
+    task, answers = TASKS["mmbench_en_dev"], ["A", "B. 2", ""]
+    rows = [{**row, "prediction": text} for row, text in zip(MMBENCH, answers, strict=True)]
+    write_table(tmp_path / "m_MMBench_DEV_EN.tsv", rows)
+    found = score_task(task, *stand_alone(task, tmp_path / "m_MMBench_DEV_EN.tsv"))
+    expected = score_task(task, *stand_alone(task, workbook(tmp_path / "m.xlsx", MMBENCH, answers)))
+    assert found.scores == expected.scores and found.answered == expected.answered and not found.problems
+    write_table(tmp_path / "MMBench_DEV_EN.tsv", [{**row, "image": CELL} for row in MMBENCH])
+    with pytest.raises(ValueError, match="expected prediction among them"):
+        stand_alone(task, tmp_path / "MMBench_DEV_EN.tsv")
+
+
 def test_bad_rows_of_a_workbook_are_named(tmp_path):
     pytest.importorskip("openpyxl")
     rows = [MMBENCH[0], {**MMBENCH[1], "question": ""}, {**MMBENCH[2], "index": "1"}]
