@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from ..terminal.visible import visible
+from .judge_options import add_judge_options, judge_of, positive
 from .loading import add_loading_options, load_with_processor
 from .options import BUNDLED_MODEL, add_model_options, resolve_models
 
@@ -21,9 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", required=True, metavar="DIR", help="folder for the answers and scores; a run goes on where it ended"
     )
-    parser.add_argument("--limit", type=_positive, default=None, metavar="N", help="ask only the first N questions")
+    parser.add_argument("--limit", type=positive, default=None, metavar="N", help="ask only the first N questions")
     parser.add_argument(
-        "--batch-size", type=_positive, default=16, metavar="N", help="questions answered side by side (default 16)"
+        "--batch-size", type=positive, default=16, metavar="N", help="questions answered side by side (default 16)"
     )
     parser.add_argument(
         "--prompt-style",
@@ -35,31 +36,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ocr.add_argument("--ocr", action="store_true", default=None, help="with OCR tokens in the prompt (TextVQA)")
     ocr.add_argument("--no-ocr", dest="ocr", action="store_false", help="without OCR tokens in the prompt")
     parser.add_argument("--rule", default=None, help="how answers are read (default: the benchmark's own)")
-    parser.add_argument("--max-new-tokens", type=_positive, default=None, metavar="N", help="(default: the style's)")
+    parser.add_argument("--max-new-tokens", type=positive, default=None, metavar="N", help="(default: the style's)")
     parser.add_argument("--temperature", type=float, default=None, help="0 is greedy (default: the style's)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the sampling, if temperature is not 0 (default 0)")
-    parser.add_argument(
-        "--judge",
-        default=None,
-        metavar="MODEL",
-        help="judge of llava_bench, gpt_review and mmvet (key: OPENAI_API_KEY)",
-    )
-    parser.add_argument("--judge-url", default=None, metavar="URL", help="its server (default: $OPENAI_BASE_URL)")
-    parser.add_argument("--judge-rules", default=None, metavar="FILE", help="its instructions (default: our own)")
-    parser.add_argument(
-        "--judge-runs", type=_positive, default=1, metavar="N", help="gradings of an answer (default 1)"
-    )
+    add_judge_options(parser)
     parser.epilog = (
         "example: paddlemix eval run pope mme --model-path liuhaotian/llava-v1.5-7b --data-dir data --output out. "
         "On several cards: python -m paddle.distributed.launch paddlemix/examples/llava/eval/run.py pope ..."
     )
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
-    return number
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -82,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
         num_at_a_time=arguments.batch_size,
     )
     claim(plan.output)
-    ask_judge = _judge_of(arguments, list(tasks.values()))
+    ask_judge = judge_of(arguments, tasks.values())
     works = [prepare(task, plan) for task in tasks.values()]
     share = Share.of_environment()
     if share.rank == 0:
@@ -106,29 +90,12 @@ def _finish(works, plan, ask_judge) -> None:
     from ..evaluate.outputs import REPORT, SCORES, finish
     from ..evaluate.summary import summary_lines
 
-    results = finish(works, plan, ask_judge)
+    def ask(work, saved, journal):
+        return ask_judge(work.task, work.asked, saved, journal)
+
+    results = finish(works, plan, ask if ask_judge else None)
     print(visible("\n".join(summary_lines(results))))
     print(visible(f"\n{plan.output}: {SCORES}, {REPORT}, and a folder of answers for each benchmark"), flush=True)
-
-
-def _judge_of(arguments: argparse.Namespace, tasks):
-    """Return the function that asks the judge, None without one. Raises ValueError for settings that cannot be used."""
-    if not arguments.judge:
-        if arguments.judge_url or arguments.judge_rules or arguments.judge_runs > 1:
-            raise ValueError("there are settings of a judge, and no judge: name its model with --judge")
-        return None
-    from ..evaluate.judging.ask import judge_all
-    from ..evaluate.judging.judge import Judge
-    from ..evaluate.judging.rules import protocol_of
-
-    judge = Judge(arguments.judge, arguments.judge_url)
-    judged = [task for task in tasks if task.has_judge]
-    protocols = {task.name: protocol_of(task, arguments.judge_rules, num_runs=arguments.judge_runs) for task in judged}
-
-    def ask(work, saved, journal):
-        return judge_all(work.task, work.asked, saved, judge, journal, protocols[work.task.name])
-
-    return ask
 
 
 def _answer_all(arguments: argparse.Namespace, works, plan, share) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from ..terminal.visible import visible, visible_json
+from .judge_options import add_judge_options, judge_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder with the benchmark's files, or one file; needed if FILE does not hold the right answers",
     )
     parser.add_argument("--rule", default=None, help="how answers are read (default: the benchmark's own)")
+    add_judge_options(parser)
     parser.add_argument("--report", default=None, metavar="FILE", help="write a report (.html) too")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     parser.epilog = "example: paddlemix eval score pope --answers answers.jsonl --data-dir data/pope"
@@ -44,6 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     task = task_of(arguments.task)
     rule_of(task, arguments.rule)
+    ask_judge = _checked_judge(arguments, task)
     answers = Path(arguments.answers).expanduser()
     if not answers.is_file():
         raise ValueError(f"{answers} is not a file: expected the answers to {task.name}")
@@ -59,9 +63,30 @@ def run(arguments: argparse.Namespace) -> int:
             notice(f"most of these answers are to other questions than those of {task.name} in --data-dir: check both")
     if not saved:
         raise ValueError(f"{answers} has no answer to a question of {task.name}")
-    result = score_task(task, loaded, saved, rule=arguments.rule)
+    judged = _judged(task, loaded.questions, saved, answers, ask_judge)
+    saved = judged.add_to(saved) if judged.texts else saved  # our own answers hold the judgements of their run
+    result = score_task(task, loaded, saved, rule=arguments.rule, judge=judged.judge)
+    result = replace(result, problems=(*result.problems, *judged.problems), notes=(*result.notes, *judged.notes))
     if report is not None:
         write_report(report, [result], [("Answers", str(answers))])
     found = scores_json([result]) if arguments.json else "\n".join(summary_lines([result]))
     print(visible_json(found) if arguments.json else visible(found))
     return 0
+
+
+def _checked_judge(arguments: argparse.Namespace, task):
+    """Return the function that asks the judge, None without one. Raises ValueError if the task has none."""
+    if arguments.judge and not task.has_judge:
+        raise ValueError(f"the answers to {task.name} are scored without a judge: leave out --judge")
+    return judge_of(arguments, [task])
+
+
+def _judged(task, questions, saved, answers: Path, ask_judge):
+    """Return what the judge wrote about the answers, now or before. It is kept beside them in NAME.judgements.jsonl."""
+    from ..evaluate.judging.ask import Judged, saved_judgements
+
+    journal = answers.with_name(f"{answers.stem}.judgements.jsonl")
+    if ask_judge is not None:
+        return ask_judge(task, questions, saved, journal)
+    has_some = task.has_judge and journal.is_file()
+    return saved_judgements(questions, saved, journal) if has_some else Judged({})

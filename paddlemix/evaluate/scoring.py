@@ -95,7 +95,7 @@ def _counts(task: Task, answered: Sequence[Answered], asked: Sequence[Answered])
             sum(task.needs not in one.question.fields for one in asked),
             "have no right answer in the files; their answers can be submitted",
         ),
-        (is_judged.count(False), "have not been read by a judge: `paddlemix eval run` with --judge asks one"),
+        (is_judged.count(False), "have not been read by a judge: --judge names one"),
         (sum(one.finish_reason in ("length", "context") for one in asked), "were cut at the limit of tokens"),
     ]
 

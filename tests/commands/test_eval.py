@@ -157,6 +157,19 @@ def test_a_judge_reads_the_answers_once(evaluate, data, tmp_path, monkeypatch):
     assert "gpt-test" in (output / "report.html").read_text()
 
 
+def test_a_judge_reads_answers_of_another_tool_once(evaluate, data, tmp_path, monkeypatch):
+    answers = tmp_path / "vet.jsonl"
+    benchmark_files.write_lines(answers, [{"question_id": "v1_0", "prompt": "x", "text": "y", "model_id": "m"}])
+    words = ("score", "mmvet", "--answers", answers, "--data-dir", data, "--report", tmp_path / "vet.html")
+    assert "have not been read by a judge: --judge names one" in " ".join(evaluate(*words)[1].split())
+    with running(lambda body: "0.5") as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        code, printed, _ = evaluate(*words, "--judge", "gpt-test")
+        assert code == 0 and "50.0%" in printed and "judge: gpt-test" in printed and len(server.seen) == 1
+        assert evaluate(*words, "--judge", "gpt-test")[1] == evaluate(*words)[1] == printed and len(server.seen) == 1
+    assert "gpt-test" in (tmp_path / "vet.html").read_text() and (tmp_path / "vet.judgements.jsonl").is_file()
+
+
 def test_runs_are_compared_by_task(evaluate, data, tmp_path):
     for name, more in (("a", ()), ("b", ("--seed", "3", "--temperature", "2"))):
         evaluate(*of_model("gqa", "pope", *more, data=data, output=tmp_path / name))
@@ -212,6 +225,7 @@ def test_mistakes_are_named_before_anything_is_written(evaluate, data, tmp_path,
         (["score", "pope", "--answers", "llava.jsonl"], "cannot be scored alone; give --data-dir with "),
         (["score", "pope", "--answers", "llava.jsonl"], "coco_pope_random.json; or POPE.tsv: LLaVA's files"),
         (["score", "pope", "--answers", "other.json"], "other.json"),
+        (["score", "pope", "--answers", "llava.jsonl", "--judge", "m"], "scored without a judge: leave out --judge"),
         (["score", "pope", "--answers", "llava.jsonl", "--rule", "no"], "pope has no rule 'no'"),
         (["compare", "none", "none"], "none does not exist: expected the output folder of `paddlemix eval run`"),
         (["compare", ".", "."], "there is nothing to compare"),

@@ -1,0 +1,49 @@
+"""The options that name a judge, and the function that asks it."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_judge_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a judge."""
+    parser.add_argument(
+        "--judge",
+        default=None,
+        metavar="MODEL",
+        help="judge of llava_bench, gpt_review and mmvet (key: OPENAI_API_KEY)",
+    )
+    parser.add_argument("--judge-url", default=None, metavar="URL", help="its server (default: $OPENAI_BASE_URL)")
+    parser.add_argument("--judge-rules", default=None, metavar="FILE", help="its instructions (default: our own)")
+    parser.add_argument("--judge-runs", type=positive, default=1, metavar="N", help="gradings of an answer (default 1)")
+
+
+def positive(text: str) -> int:
+    """Return a number of an option. Raises ArgumentTypeError below 1."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return number
+
+
+def judge_of(arguments: argparse.Namespace, tasks):
+    """Return the function that asks the judge about a task: (task, questions, saved, journal) -> Judged.
+
+    None without a judge. Raises ValueError for settings that cannot be used.
+    """
+    if not arguments.judge:
+        if arguments.judge_url or arguments.judge_rules or arguments.judge_runs > 1:
+            raise ValueError("there are settings of a judge, and no judge: name its model with --judge")
+        return None
+    from ..evaluate.judging.ask import judge_all
+    from ..evaluate.judging.judge import Judge
+    from ..evaluate.judging.rules import protocol_of
+
+    judge = Judge(arguments.judge, arguments.judge_url)
+    judged = [task for task in tasks if task.has_judge]
+    protocols = {task.name: protocol_of(task, arguments.judge_rules, num_runs=arguments.judge_runs) for task in judged}
+
+    def ask(task, questions, saved, journal):
+        return judge_all(task, questions, saved, judge, journal, protocols[task.name])
+
+    return ask
