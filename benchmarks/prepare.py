@@ -102,15 +102,16 @@ def run(kind: str, words: list[str]) -> dict[str, float]:
 
 def child(kind: str, words: list[str]) -> int:
     """Convert, and print the cost as JSON."""
-    start = time.monotonic()
+    from paddlemix.cli import main as command
+
+    start, before = time.monotonic(), time.process_time()
     if kind == "whole":
         convert_whole(Path(words[0]), Path(words[1]))
     else:
-        from paddlemix.cli import main as command
-
         assert command(["prepare", *words]) == 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIBIBYTE
-    print(json.dumps({"seconds": time.monotonic() - start, "processor": time.process_time(), "peak": peak}))
+    seconds, processor = time.monotonic() - start, time.process_time()
+    print(json.dumps({"seconds": seconds, "processor": processor, "start": before, "peak": peak}))
     return 0
 
 

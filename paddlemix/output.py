@@ -154,7 +154,7 @@ def appending(path: Path) -> Iterator[BinaryIO]:
     check_file(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+b") as file:
-        _lock(fcntl.flock, file.fileno(), f"another process is writing {path}: wait for it, or name another file")
+        _lock(fcntl.flock, file.fileno(), f"another process is writing {path}: wait for it, or choose another output")
         file.truncate(file.read().rfind(b"\n") + 1)
         file.seek(0, os.SEEK_END)
         yield file

@@ -15,6 +15,10 @@ EXAMPLES = ROOT / "paddlemix" / "examples" / "llava"
 READMES = (ROOT / "README.md", ROOT / "README_zh.md")
 ASCEND = (EXAMPLES / "ASCEND.md", EXAMPLES / "ASCEND_zh.md")
 EVAL = (EXAMPLES / "EVAL.md", EXAMPLES / "EVAL_zh.md")
+DATA = (EXAMPLES / "DATA.md", EXAMPLES / "DATA_zh.md")
+TWINS = (READMES, ASCEND, EVAL, DATA)
+
+FENCED = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -28,13 +32,19 @@ class Section:
 
 
 def blocks(path: Path, language: str) -> list[str]:
-    """Return the blocks of code of a language in a page."""
-    return re.findall(rf"```{language}\n(.*?)```", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    """Return the blocks of code of a language in a page; "" is the language of blocks that name none."""
+    return [code for name, code in FENCED.findall(path.read_text(encoding="utf-8")) if name == language]
+
+
+def block_with(words: str, path: Path) -> str:
+    """Return the only block of commands with these words."""
+    (found,) = (block for block in blocks(path, "bash") if words in block)
+    return found
 
 
 def sections(path: Path) -> list[Section]:
     """Return the sections of a page, in order."""
-    text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    text = FENCED.sub("", path.read_text(encoding="utf-8"))
     found = []
     for part in re.split(r"^(?=#+ )", text, flags=re.MULTILINE)[1:]:
         marks, heading = re.match(r"(#+) (.*)", part).groups()

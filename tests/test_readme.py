@@ -1,19 +1,33 @@
 """The commands in the documentation run as written, and the files that it names exist."""
 
+import itertools
+import json
 import re
 import shlex
 
 import pytest
-from documentation import ASCEND, EVAL, READMES, ROOT, blocks, linked_folder, run, sections, table_shapes
+from documentation import (
+    ASCEND,
+    EXAMPLES,
+    READMES,
+    ROOT,
+    TWINS,
+    block_with,
+    blocks,
+    linked_folder,
+    run,
+    sections,
+    table_shapes,
+)
 
 from paddlemix.cli import command_parser
+from paddlemix.evaluate.tasks import TASKS
 from paddlemix.models.language.families import FAMILIES
 
-EXAMPLES = ROOT / "paddlemix/examples/llava"
 WEIGHTS = EXAMPLES / "WEIGHTS.md"
-PAGES = [*READMES, *ASCEND, *EVAL, EXAMPLES / "README.md", WEIGHTS, ROOT / "CONTRIBUTING.md"]
-PAGES += [ROOT / "benchmarks/NOTES.md"]
-PAGES += [ROOT / "paddlemix/examples/llava/tiny/README.md", ROOT / "tests/npu_sim/plugin/README.md"]
+PAGES = [*itertools.chain(*TWINS), EXAMPLES / "README.md", WEIGHTS, ROOT / "CONTRIBUTING.md"]
+PAGES += [ROOT / "benchmarks/NOTES.md", EXAMPLES / "tiny/README.md", ROOT / "tests/npu_sim/plugin/README.md"]
+NUMBER = r"\d[\d,.]*\d|\d"
 
 
 @pytest.fixture(scope="module")
@@ -21,32 +35,42 @@ def workspace(tmp_path_factory):
     return linked_folder(tmp_path_factory.mktemp("readme"))
 
 
-def training_block() -> str:
-    return next(block for block in blocks(ROOT / "README.md", "bash") if "pretrain.py" in block)
-
-
 def test_training_commands_run_and_the_merged_model_chats(workspace):
-    output = run(training_block(), workspace, input="How many shapes are there?\n")
+    output = run(block_with("pretrain.py", READMES[0]), workspace, input="How many shapes are there?\n")
     assert "ASSISTANT: The number of shapes is " in output
     assert (workspace / "work_dirs/example_merged/model.safetensors").is_file()
 
 
 def test_chat_command_answers(workspace):
-    commands = blocks(ROOT / "README.md", "bash")
+    commands = blocks(READMES[0], "bash")
     command = next(block for block in commands if block.startswith("python paddlemix/examples"))
     output = run(command.strip() + " --temperature 0", workspace, input="How many shapes are there?\n")
     assert "The number of shapes is four." in output
 
 
 def test_python_example_runs(workspace):
-    (code,) = blocks(ROOT / "README.md", "python")
+    (code,) = blocks(READMES[0], "python")
     output = run(f"python - <<'END'\n{code}\nEND", workspace)
     assert "The number of shapes is four." in output
 
 
+def test_commands_that_prepare_data_find_no_bad_row(workspace):
+    output = run(block_with("paddlemix prepare", READMES[0]), workspace)
+    assert "66 rows, 0 bad; 64 images looked at" in output
+
+
+def test_commands_that_evaluate_score_the_model(workspace):
+    output = run(block_with("paddlemix eval", READMES[0]), workspace)
+    assert "50 of 397 questions" in output
+    assert json.loads((workspace / "work_dirs/digits/before/scores.json").read_text(encoding="utf-8"))["custom"]
+
+
 def test_commands_about_weights_run_on_the_bundled_model(workspace):
-    (block,) = (block for block in blocks(WEIGHTS, "bash") if "tiny_official" in block)
-    output = run(block.strip() + " --temperature 0", workspace, input="How many shapes are there?\n")
+    output = run(
+        block_with("tiny_official", WEIGHTS).strip() + " --temperature 0",
+        workspace,
+        input="How many shapes are there?\n",
+    )
     assert "ASSISTANT: The number of shapes is four." in output
 
 
@@ -58,7 +82,7 @@ def test_commands_about_large_models_are_valid():
         command_parser(name).parse(words)
 
 
-@pytest.mark.parametrize("pages", [READMES, ASCEND, EVAL], ids=lambda pages: pages[0].stem)
+@pytest.mark.parametrize("pages", TWINS, ids=lambda pages: pages[0].stem)
 def test_chinese_page_has_the_same_commands_headings_and_tables(pages):
     for language in ("bash", "python", "json"):
         ours, theirs = ([re.sub(r"#.*", "", block).split() for block in blocks(path, language)] for path in pages)
@@ -68,6 +92,32 @@ def test_chinese_page_has_the_same_commands_headings_and_tables(pages):
     for one, other in zip(ours, theirs, strict=True):
         assert one.code == other.code, one.heading
         assert table_shapes(one.text) == table_shapes(other.text), one.heading
+
+
+@pytest.mark.parametrize("pages", TWINS, ids=lambda pages: pages[0].stem)
+def test_chinese_page_has_the_same_examples_and_numbers(pages):
+    # What follows two spaces is the description of a file, as in the table of the repository.
+    ours, theirs = (
+        [[line.strip().partition("  ")[0] for line in block.splitlines()] for block in blocks(path, "")]
+        for path in pages
+    )
+    assert ours == theirs
+    for one, other in zip(*map(sections, pages), strict=True):
+        in_millions = re.sub(r"(\d+) 万", lambda found: f"{int(found[1]) / 100:g}", other.text)
+        assert set(re.findall(NUMBER, one.text)) <= set(re.findall(NUMBER, in_millions)), one.heading
+
+
+def test_repository_layout_names_what_exists_and_every_folder_of_the_package():
+    (tree,) = (block for block in blocks(READMES[0], "") if block.startswith("paddlemix/"))
+    named = {name for line in tree.splitlines() if line[0] == " " for name in line.strip().partition("  ")[0].split()}
+    package = ROOT / "paddlemix"
+    assert all((package / name).exists() for name in named), named
+    folders = {f"{path.parent.name}/" for path in package.glob("*/__init__.py")} - {"examples/"}
+    assert folders <= named, folders - named
+
+
+def test_readme_states_the_number_of_benchmarks():
+    assert f"{len(TASKS.keys() - {'custom'})} benchmarks" in READMES[0].read_text(encoding="utf-8")
 
 
 def test_both_pages_on_ascend_have_the_same_messages():

@@ -27,13 +27,14 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(facts, indent=2, ensure_ascii=False))
     elif arguments.task:
-        print("\n\n".join(_described(name, one) for name, one in facts.items()))
+        print("\n\n".join("\n".join(map(_wrapped, _described(name, one))) for name, one in facts.items()))
     else:
         width = max(shutil.get_terminal_size().columns, 60)
         for name, one in facts.items():
             lines = textwrap.wrap(one["description"], width - NAME_WIDTH - 1)
             print(f"{name:<{NAME_WIDTH}} {lines[0]}", *(" " * (NAME_WIDTH + 1) + line for line in lines[1:]), sep="\n")
-        print("\n`paddlemix eval list TASK` shows the files that a benchmark is read from, its prompts and its rules.")
+        end = "`paddlemix eval list TASK` shows the files that a benchmark is read from, its prompts and its rules."
+        print("", *textwrap.wrap(end, width), sep="\n")
     return 0
 
 
@@ -50,7 +51,21 @@ def _facts(task, aliases) -> dict:
     }
 
 
-def _described(name: str, facts: dict) -> str:
+def _wrapped(line: str) -> str:
+    """Return a line as lines that fit on the terminal; those after the first stand further right. Names stay whole."""
+    indent = " " * (len(line) - len(line.lstrip()))
+    width = max(shutil.get_terminal_size().columns, 60)
+    wrap = textwrap.TextWrapper(
+        width,
+        initial_indent=indent,
+        subsequent_indent=indent + "    ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return wrap.fill(line.strip())
+
+
+def _described(name: str, facts: dict) -> list[str]:
     lines = [f"{name}: {facts['description']}"]
     for key, value in facts.items():
         if key == "description" or not value:
@@ -63,7 +78,7 @@ def _described(name: str, facts: dict) -> str:
             lines.append(
                 f"  {key}{' (the first is the default)' if len(value) > 1 and key in _ORDERED else ''}: {text}"
             )
-    return "\n".join(lines)
+    return lines
 
 
 _ORDERED = ("prompt styles", "rules")

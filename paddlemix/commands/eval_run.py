@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from importlib import import_module
 from pathlib import Path
 
+from ..terminal.interrupts import STOPPED, Preempted, raised_terminations
 from ..terminal.visible import visible
 from .judge_options import add_judge_options, judge_of, positive
 from .loading import add_loading_options, load_with_processor
@@ -66,9 +68,9 @@ def run(arguments: argparse.Namespace) -> int:
         num_at_a_time=arguments.batch_size,
     )
     claim(plan.output)
-    ask_judge = judge_of(arguments, tasks.values())
     works = [prepare(task, plan) for task in tasks.values()]
     share = Share.of_environment()
+    ask_judge = judge_of(arguments, tasks.values()) if share.rank == 0 else None
     if share.rank == 0:
         if arguments.model_path == BUNDLED_MODEL:
             notice("the bundled tiny model answers, which knows colored shapes only: --model-path names another one")
@@ -76,9 +78,12 @@ def run(arguments: argparse.Namespace) -> int:
             if work.loaded.problems:
                 notice(f"{work.task.name}: {work.loaded.summary()}")
     try:
-        _answer_all(arguments, works, plan, share)
-    except KeyboardInterrupt:
+        with raised_terminations(lambda: import_module("paddlemix.generate.engine")):
+            _answer_all(arguments, works, plan, share)
+    except (KeyboardInterrupt, Preempted) as stop:
         notice("the answers so far are kept: the same command goes on from there")
+        if isinstance(stop, Preempted):
+            return STOPPED
         raise
     if share.rank == 0:
         _finish(works, plan, ask_judge)

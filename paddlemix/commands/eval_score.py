@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     task = task_of(arguments.task)
     rule_of(task, arguments.rule)
-    ask_judge = _checked_judge(arguments, task)
+    ask_judge = judge_of(arguments, [task])
     answers = Path(arguments.answers).expanduser()
     if not answers.is_file():
         raise ValueError(f"{answers} is not a file: expected the answers to {task.name}")
@@ -72,13 +72,6 @@ def run(arguments: argparse.Namespace) -> int:
     found = scores_json([result]) if arguments.json else "\n".join(summary_lines([result]))
     print(visible_json(found) if arguments.json else visible(found))
     return 0
-
-
-def _checked_judge(arguments: argparse.Namespace, task):
-    """Return the function that asks the judge, None without one. Raises ValueError if the task has none."""
-    if arguments.judge and not task.has_judge:
-        raise ValueError(f"the answers to {task.name} are scored without a judge: leave out --judge")
-    return judge_of(arguments, [task])
 
 
 def _judged(task, questions, saved, answers: Path, ask_judge):

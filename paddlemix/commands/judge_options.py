@@ -20,27 +20,29 @@ def add_judge_options(parser: argparse.ArgumentParser) -> None:
 
 def positive(text: str) -> int:
     """Return a number of an option. Raises ArgumentTypeError below 1."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
-    return number
+    if not text.isascii() or not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
 
 
 def judge_of(arguments: argparse.Namespace, tasks):
     """Return the function that asks the judge about a task: (task, questions, saved, journal) -> Judged.
 
-    None without a judge. Raises ValueError for settings that cannot be used.
+    None without a judge. Raises ValueError for settings that cannot be used, and if no task has answers for a judge.
     """
     if not arguments.judge:
         if arguments.judge_url or arguments.judge_rules or arguments.judge_runs > 1:
             raise ValueError("there are settings of a judge, and no judge: name its model with --judge")
         return None
+    judged = [task for task in tasks if task.has_judge]
+    if not judged:
+        names = ", ".join(task.name for task in tasks)
+        raise ValueError(f"--judge {arguments.judge}: no judge reads the answers to {names}; leave --judge out")
     from ..evaluate.judging.ask import judge_all
     from ..evaluate.judging.judge import Judge
     from ..evaluate.judging.rules import protocol_of
 
     judge = Judge(arguments.judge, arguments.judge_url)
-    judged = [task for task in tasks if task.has_judge]
     protocols = {task.name: protocol_of(task, arguments.judge_rules, num_runs=arguments.judge_runs) for task in judged}
 
     def ask(task, questions, saved, journal):

@@ -136,7 +136,7 @@ def _make_hdf5(
 ) -> None:
     from ..data.hdf5.write import HdfEncoder, find_layout, write_hdf5
     from ..data.measure import default_workers
-    from ..data.row_note import in_words
+    from ..data.row_note import NOTES_FILE, in_words
     from ..train.split import measure_of
 
     measure = measure_of(processor, settings.max_length, is_thorough=False)
@@ -148,12 +148,14 @@ def _make_hdf5(
         processor.tokenizer,
         settings.policy,
         num_workers=arguments.workers or default_workers(),
-        num_left_out=len(split.left_out),
+        split=arguments.split,
+        left_out=split.left_out,
         progress=_Bar() if sys.stderr.isatty() else _silent,
     )
     counts = params["post-process"]
     skipped = in_words(counts["skipped"]) or "none"
-    print(visible(f"{arguments.output}: {counts['n_examples']:,} rows in HDF5; skipped: {skipped}"), flush=True)
+    where = f"; listed in {Path(arguments.output, NOTES_FILE)}" if counts["skipped"] or split.left_out else ""
+    print(visible(f"{arguments.output}: {counts['n_examples']:,} rows in HDF5; skipped: {skipped}{where}"), flush=True)
 
 
 def _silent(what: str, done: int, total: int) -> None:
@@ -183,13 +185,12 @@ class _Bar:
 
 
 def _summary(output: str, manifest: dict[str, Any]) -> str:
-    from ..data.row_note import in_words
-    from ..data.token_cache.build import NOTES
+    from ..data.row_note import NOTES_FILE, in_words
 
     totals, left_out = manifest["totals"], manifest["left_out"]
     num_bytes = sum(shard["bytes"] for shard in manifest["shards"])
     skipped = in_words(totals["skipped"]) or "none"
-    where = f"; listed in {Path(output, NOTES)}" if totals["skipped"] or left_out else ""
+    where = f"; listed in {Path(output, NOTES_FILE)}" if totals["skipped"] or left_out else ""
     return (
         f"{output}: {manifest['num_rows']:,} rows in {len(manifest['shards']):,} files of {num_bytes:,} bytes, "
         f"{totals['num_tokens']:,} tokens, {totals['num_images']:,} images; checksum {manifest['checksum_after']}\n"

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import gc
-import signal
 import sys
 from importlib import import_module
 
 from ..accelerators import explained
 from ..device import prepare_environment
-from ..terminal.interrupts import Preempted, kept_interrupts, raised_terminations
+from ..terminal.interrupts import STOPPED, Preempted, kept_interrupts, raised_terminations
 from ..terminal.log import print_error
 from ..terminal.streams import standard_streams
 from ..train.config_file import config_folder, convert, read_values
-
-STOPPED = 128 + signal.SIGTERM  # the exit code that a shell reports for a process that SIGTERM ended
 
 
 def main(argv: list[str], *, script: str, template: str | None) -> int:

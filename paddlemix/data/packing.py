@@ -24,23 +24,21 @@ def first_fit(lengths: Sequence[int], max_length: int, order: Sequence[int] | No
     packs: list[list[int]] = []
     shortest = int(lengths.min()) if len(lengths) else 0
     open_packs: list[int] = []
-    room = np.zeros(0, dtype=np.int64)  # tokens left in each open pack
-    for number in order:
-        length = int(lengths[number])
-        fitting = np.flatnonzero(room >= length)
-        if len(fitting):
-            index = int(fitting[0])
-        else:
+    room = np.zeros(NUM_OPEN + 1, dtype=np.int64)  # tokens left in each open pack, 0 behind the last one
+    for number, length in zip(order, lengths[np.asarray(order, dtype=np.int64)].tolist(), strict=True):
+        index = int((room >= length).argmax())  # the first one with room
+        if room[index] < length:
             index = len(open_packs)
             open_packs.append(len(packs))
             packs.append([])
-            room = np.append(room, max_length)
+            room[index] = max_length
         packs[open_packs[index]].append(int(number))
-        room[index] -= length
-        if room[index] < shortest or len(open_packs) > NUM_OPEN:
-            closed = index if room[index] < shortest else int(room.argmin())
+        left = room[index] = room[index] - length
+        if left < shortest or len(open_packs) > NUM_OPEN:
+            closed = index if left < shortest else int(room.argmin())
             del open_packs[closed]
-            room = np.delete(room, closed)
+            room[closed:-1] = room[closed + 1 :]
+            room[-1] = 0
     return packs
 
 

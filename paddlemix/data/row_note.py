@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from ..output import replacing
 from .row import Row, row_name
 
+NOTES_FILE = "bad_samples.jsonl"  # of a folder of encoded rows, as in the output of a run
 CUT = "cut"
 TOO_LONG = "too_long"
 # The kinds of skipped rows with their names in reports. The kinds are also values in files and JSON reports. The first
@@ -65,6 +69,14 @@ class RowNote:
         values = {"split": self.split, "file": self.file, "row": self.number, "line": self.line, "id": self.id}
         values |= {"kind": self.kind, "reason": self.reason, "dropped_turns": self.num_dropped_turns}
         return {key: value for key, value in values.items() if value or key not in ("reason", "dropped_turns")}
+
+
+def write_notes(path: Path, notes: Iterable[RowNote]) -> None:
+    """Write notes to a file, one a line, in the order of their rows; write no file if there are none."""
+    ordered = sorted(notes, key=lambda note: (note.file, note.number))
+    if ordered:
+        with replacing(path) as file:
+            file.writelines(json.dumps(note.as_dict()).encode() + b"\n" for note in ordered)
 
 
 def count_kinds(notes: Iterable[RowNote]) -> dict[str, int]:

@@ -59,11 +59,12 @@ def identity(
     facts: Mapping[str, Any], style: str, ocr: bool | None, decoding: Decoding, files: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
     """Return what the answers to a task depend on. The files' paths do not matter, only their content."""
+    seed = decoding.seed if decoding.temperature else 0  # greedy answers do not depend on it
     names = ("weights", "dtype", "quantization", "template", "system text", "images", "device")
     return {
         **{name: facts[name] for name in names},
         "prompt style": style,
         "OCR tokens": "as the style" if ocr is None else "yes" if ocr else "no",
-        "decoding": {**asdict(decoding), "stop": list(decoding.stop)},
+        "decoding": {**asdict(decoding), "stop": list(decoding.stop), "seed": seed},
         "data": [file["sha256"] for file in files],
     }

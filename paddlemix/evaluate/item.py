@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from ..constants import IMAGE_MARK
 
 MAX_NAMED = 5  # problems that a report names one by one
+MAX_NAME = 60  # characters of a file's name in a message
 
 
 class ImageSource(Protocol):
@@ -31,15 +32,26 @@ class ImageFile:
 
     def __call__(self) -> Path:
         """Return the path. Raises ValueError if there is no file."""
-        if not self.path.is_file():
+        if not _is_file(self.path):
             raise ValueError(f"there is no image {self.path}")
         return self.path
 
 
 def first_file(folders: Sequence[Path], *names: str) -> ImageFile:
-    """Return the first file of one of several names in one of several folders; the first of both if there is none."""
+    """Return the first file of one of several names in one of several folders; the first of both if there is none.
+
+    Raises ValueError for a name that no file can have.
+    """
     candidates = [folder / name for folder in folders for name in names]
-    return ImageFile(next((path for path in candidates if path.is_file()), candidates[0]))
+    return ImageFile(next((path for path in candidates if _is_file(path)), candidates[0]))
+
+
+def _is_file(path: Path) -> bool:
+    """Return whether there is a file. Raises ValueError if that cannot be told: a name too long, a closed folder."""
+    try:
+        return path.is_file()
+    except OSError as error:
+        raise ValueError(f"the image {path.name[:MAX_NAME]!r} cannot be looked for: {error.strerror}") from None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ how they came about. When all questions have an answer, the first process writes
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,8 @@ def read_journals(folder: Path, identity: Mapping[str, Any]) -> dict[str, Saved]
         if not isinstance(rows[0].get(HEADER), dict):
             raise OutputError(f"{path} is no journal of an evaluation: move it away, or choose another output")
         check_identity(rows[0][HEADER], identity, folder)
-        saved.update((row["id"], saved_of(row)) for row in rows[1:] if row.get("id") not in saved)
+        found = _saved_rows(path, rows[1:], 2)
+        saved.update((name, one) for name, one in found if name not in saved)
     return saved
 
 
@@ -96,14 +97,37 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         except ValueError:
             row = None
         if not isinstance(row, dict):
-            raise OutputError(f"{path} line {number} is damaged: remove the file; its questions are asked again")
+            raise _damaged(path, number)
         rows.append(row)
     return rows
 
 
+def _damaged(path: Path, number: int) -> OutputError:
+    return OutputError(f"{path} line {number} is damaged: remove the file; its questions are asked again")
+
+
+def _saved_rows(path: Path, rows: Sequence[Mapping[str, Any]], first: int) -> Iterator[tuple[str, Saved]]:
+    """Yield ids and answers of rows, the first of which stands in the line `first`.
+
+    Raises OutputError for a row that no run has written.
+    """
+    for number, row in enumerate(rows, first):
+        texts = [row.get("id"), row.get("output", ""), row.get("problem", ""), row.get("finish_reason", "")]
+        judgement = row.get("judgement", [])
+        texts += judgement if isinstance(judgement, list) else [None]
+        is_whole = row.keys() & {"output", "problem"} and isinstance(row.get("num_prompt_tokens", 0), int)
+        if not is_whole or not all(isinstance(text, str) for text in texts):
+            raise _damaged(path, number)
+        yield row["id"], saved_of(row)
+
+
 def read_answers_file(folder: Path) -> dict[str, Saved]:
-    """Return what answers.jsonl holds, by the id of the question; nothing if there is no such file."""
-    return {row["id"]: saved_of(row) for row in read_rows(folder / ANSWERS)}
+    """Return what answers.jsonl holds, by the id of the question; nothing if there is no such file.
+
+    Raises OutputError for a line that no run has written.
+    """
+    path = folder / ANSWERS
+    return dict(_saved_rows(path, read_rows(path), 1))
 
 
 def write_answers(folder: Path, answered: Iterable[Answered]) -> None:

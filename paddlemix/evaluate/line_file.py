@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import json
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from ..output import appending, sync
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Give an OSError of writing the name of the file, which it lacks."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 class LineFile:
@@ -28,11 +38,13 @@ class LineFile:
         return self
 
     def __exit__(self, *exception) -> None:
-        self._opened.close()
+        with _naming(self.path):
+            self._opened.close()  # which writes again what a full disk did not take
 
     def add(self, value: Any) -> None:
-        """Append a line."""
-        self._file.write(json.dumps(value).encode("ascii") + b"\n")
-        self._file.flush()
+        """Append a line. Raises OSError with the file's name if it cannot be written, as on a full disk."""
+        with _naming(self.path):
+            self._file.write(json.dumps(value).encode("ascii") + b"\n")
+            self._file.flush()
         if self.is_synced:
             sync(self.path)

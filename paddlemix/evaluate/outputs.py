@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 from ..output import write_json
 from ..terminal.log import notice
-from .journal import read_answers_file, write_answers
+from .journal import ANSWERS, read_answers_file, write_answers
 from .judging.ask import Judged, saved_judgements
 from .report import write_report
 from .results import Saved, TaskResult
@@ -27,18 +28,33 @@ def finish(works: Sequence[Work], plan: Plan, ask_judge: AskJudge | None = None)
     """Score all tasks of an output folder whose answers are complete, and write its files.
 
     works: the tasks of this run; earlier ones are read again. ask_judge: None uses the judgements that are there.
+    Raises the error of a judge that cannot be asked, after all else is written.
     """
     recorded = claim(plan.output)["tasks"]
     current = {work.task.name: work for work in works}
-    results = []
+    results, entries, failures = [], _entries(plan.output / SCORES), []
     for name, entry in recorded.items():
         work, its_plan = (current[name], plan) if name in current else _earlier(plan, name, entry)
-        if work is not None:
-            asks = ask_judge if name in current else None
-            results.append(_finish_task(work, its_plan, asks))
-    write_json(plan.output / SCORES, scores_json(results))
+        if work is None:
+            continue
+        result, failure = _finish_task(work, its_plan, ask_judge if name in current else None)
+        results.append(result)
+        failures += [] if failure is None else [failure]
+    found = entries | scores_json(results)
+    write_json(plan.output / SCORES, {name: found[name] for name in recorded if name in found})
     write_report(plan.output / REPORT, results, _facts(recorded, [result.task.name for result in results]))
+    if failures:
+        raise failures[0]
     return results
+
+
+def _entries(path: Path) -> dict[str, Any]:
+    """Return what an earlier run wrote to scores.json, nothing if that cannot be read."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _earlier(plan: Plan, name: str, entry: Mapping[str, Any]) -> tuple[Work | None, Plan]:
@@ -53,20 +69,22 @@ def _earlier(plan: Plan, name: str, entry: Mapping[str, Any]) -> tuple[Work | No
         rule=entry["rule"],
         **{key: decoding[key] for key in ("max_new_tokens", "temperature", "seed")},
     )
+    if not (plan.output / name / ANSWERS).is_file():
+        notice(f"{name} is not complete: run it again with the same output to go on")
+        return None, its_plan
     try:
         return prepare(TASKS[name], its_plan), its_plan
     except (ValueError, OSError, KeyError) as error:
-        notice(f"{name} was answered earlier and is left out of {SCORES} and {REPORT}: {error}")
+        notice(f"{name} was answered earlier and is left out of {REPORT}; its scores stay as they are: {error}")
         return None, its_plan
 
 
-def _finish_task(work: Work, plan: Plan, ask_judge: AskJudge | None) -> TaskResult:
-    """Judge and score the answers to a task, and write its files."""
+def _finish_task(work: Work, plan: Plan, ask_judge: AskJudge | None) -> tuple[TaskResult, ValueError | None]:
+    """Judge and score the answers to a task, and write its files. Also return why the judge could not be asked."""
     folder = plan.output / work.task.name
-    saved, judged = read_answers_file(folder), Judged({})
+    saved, judged, failure = read_answers_file(folder), Judged({}), None
     if work.task.has_judge:
-        journal = folder / JUDGEMENTS
-        judged = ask_judge(work, saved, journal) if ask_judge else saved_judgements(work.asked, saved, journal)
+        judged, failure = _judged(work, saved, folder / JUDGEMENTS, ask_judge)
         saved = judged.add_to(saved)
     result = score_task(
         work.task,
@@ -83,7 +101,19 @@ def _finish_task(work: Work, plan: Plan, ask_judge: AskJudge | None) -> TaskResu
         folder, score_task(work.task, replace(work.loaded, questions=everything), saved, rule=plan.rule).answered
     )
     _submit(work, folder, saved)
-    return result
+    return result, failure
+
+
+def _judged(
+    work: Work, saved: Mapping[str, Saved], journal: Path, ask_judge: AskJudge | None
+) -> tuple[Judged, ValueError | None]:
+    """Return what the judge wrote, or what is there of it and why the judge could not be asked."""
+    if ask_judge is not None:
+        try:
+            return ask_judge(work, saved, journal), None
+        except ValueError as error:
+            return saved_judgements(work.asked, saved, journal), error
+    return saved_judgements(work.asked, saved, journal), None
 
 
 def _submit(work: Work, folder: Path, saved: Mapping[str, Saved]) -> None:

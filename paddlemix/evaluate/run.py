@@ -120,6 +120,7 @@ def claim(output: Path) -> dict[str, Any]:
     if (output / RUN).is_file():
         found = _read(output / RUN)
         if isinstance(found.get("tasks"), dict):
+            _check_entries(output / RUN, found["tasks"])
             return found
     elif not any(output.iterdir()):
         return {}
@@ -132,6 +133,15 @@ def _read(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise OutputError(f"{path} is damaged ({error}): choose another output, or remove it") from None
     return found if isinstance(found, dict) else {}
+
+
+def _check_entries(path: Path, tasks: Mapping[str, Any]) -> None:
+    """Raise OutputError for an entry that no run has written."""
+    kinds = {"identity": dict, "run": dict, "files": list, "data_dir": str, "style": str, "num_asked": int}
+    for name, entry in tasks.items():
+        is_whole = isinstance(entry, dict) and all(isinstance(entry.get(key), kind) for key, kind in kinds.items())
+        if not is_whole or not isinstance(entry["identity"].get("decoding"), dict):
+            raise OutputError(f"{path} is damaged (what it says of {name!r}): choose another output, or remove it")
 
 
 def answer(

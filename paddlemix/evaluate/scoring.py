@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from .item import Loaded, Problem, Question
@@ -11,6 +12,9 @@ from .scores.result import Item, Scores
 from .tasks.task import Task
 
 MISSING = "there is no answer"
+UNSCORED = "it cannot be scored"
+# What scorers raise for fields of another type or with other values than their files should have.
+UNUSABLE = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError)
 
 
 def score_task(
@@ -26,19 +30,20 @@ def score_task(
     """Return the answers to a task with their verdicts and scores.
 
     saved: by the id of the question. rule: the task's own without one; see `Task.scorer`. num_questions: in the files,
-    if `loaded` has only the first of them. Questions without an answer, and those that could not be asked, are in no
-    score; they are among the problems. Raises ValueError for a rule that the task does not have.
+    if `loaded` has only the first of them. Questions without an answer, those that could not be asked, and those whose
+    fields the scorer cannot use are in no score; they are among the problems. Raises ValueError for a rule that the
+    task does not have.
     """
     rule = rule_of(task, rule)
     answered = tuple(_answered(task, one, saved.get(one.id) or Saved(None, MISSING), rule) for one in loaded.questions)
-    items = [item for one in answered if _is_scored(task, one) for item in _items(task, one)]
+    answered, scores = _scored(task, answered, rule)
     problems = [*loaded.problems, *(_problem(task, one) for one in answered if one.problem)]
     return TaskResult(
         task,
         style,
         rule,
         answered,
-        task.scorer.score(items, rule) if items else None,
+        scores,
         tuple(problems),
         num_questions or len(loaded.questions),
         judge,
@@ -57,14 +62,40 @@ def _answered(task: Task, question: Question, saved: Saved, rule: str) -> Answer
     one = Answered(question, saved.output, saved.problem, saved.finish_reason, saved.num_prompt_tokens, saved.judgement)
     if task.scorer.judge is None or not _is_scored(task, one):
         return one
-    verdict = task.scorer.judge(_items(task, one)[0], rule)
-    return Answered(**{**vars(one), "parsed": verdict.parsed, "credit": verdict.credit})
+    try:
+        verdict = task.scorer.judge(_items(task, one)[0], rule)
+    except UNUSABLE as error:
+        return replace(one, problem=f"{UNSCORED}: {error!r}")
+    return replace(one, parsed=verdict.parsed, credit=verdict.credit)
+
+
+def _scored(task: Task, answered: Sequence[Answered], rule: str) -> tuple[tuple[Answered, ...], Scores | None]:
+    """Return the answers and their scores. If the scorer refuses them, those that it refuses alone are left out."""
+    try:
+        return tuple(answered), _scores(task, answered, rule)
+    except UNUSABLE:
+        kept = tuple(_refused_alone(task, one, rule) for one in answered)
+        return kept, _scores(task, kept, rule)
+
+
+def _scores(task: Task, answered: Sequence[Answered], rule: str) -> Scores | None:
+    items = [item for one in answered if _is_scored(task, one) for item in _items(task, one)]
+    return task.scorer.score(items, rule) if items else None
+
+
+def _refused_alone(task: Task, one: Answered, rule: str) -> Answered:
+    """Return an answer; with a problem and without a verdict if it cannot be scored on its own."""
+    try:
+        _scores(task, [one], rule)
+    except UNUSABLE as error:
+        return replace(one, problem=f"{UNSCORED}: {error!r}", parsed=None, credit=None)
+    return one
 
 
 def _is_scored(task: Task, one: Answered) -> bool:
-    """Return whether there is an answer, the right one is known, and the judge has read it where there is one."""
+    """Return whether there is a good answer, the right one is known, and the judge has read it where there is one."""
     has_verdict = bool(one.judgement) or not task.has_judge
-    return one.output is not None and task.needs in one.question.fields and has_verdict
+    return one.output is not None and not one.problem and task.needs in one.question.fields and has_verdict
 
 
 def _items(task: Task, one: Answered) -> list[Item]:
@@ -98,8 +129,3 @@ def _counts(task: Task, answered: Sequence[Answered], asked: Sequence[Answered])
         (is_judged.count(False), "have not been read by a judge: --judge names one"),
         (sum(one.finish_reason in ("length", "context") for one in asked), "were cut at the limit of tokens"),
     ]
-
-
-def main_value(scores: Scores | None) -> float | None:
-    """Return the figure that papers report, None if there is none."""
-    return None if scores is None else scores.value()

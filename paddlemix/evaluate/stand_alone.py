@@ -76,10 +76,13 @@ def _read(task: Task, rows, reader) -> Iterator[tuple[str, Found | Problem]]:
 
 def _ours(task: Task, where: str, row: Mapping[str, Any]) -> Found:
     """Read a line of answers.jsonl. A category that was a tuple has come back as a list."""
-    fields = dict(row.get("fields") or {})
+    found, has_ocr = row.get("fields") or {}, row.get(OCR_KEY)
+    if not isinstance(found, dict) or not isinstance(has_ocr, bool | None):
+        raise ValueError(f"the line has 'fields' or {OCR_KEY!r} that no run has written")
+    fields = dict(found)
     if isinstance(fields.get("category"), list):
         fields["category"] = tuple(fields["category"])
-    question = _question(str(row["id"]), str(row["prompt"]), fields, row.get(OCR_KEY))
+    question = _question(str(row["id"]), str(row["prompt"]), fields, has_ocr)
     if "output" not in row:
         return question, Saved(None, str(row["problem"]))
     if not isinstance(row["output"], str):

@@ -82,9 +82,12 @@ def textvqa(path: Path, questions: Sequence[Question], texts: Texts) -> None:
 
 
 def vizwiz(path: Path, questions: Sequence[Question], texts: Texts) -> None:
-    """Write a list of image and the answer, normalized as on EvalAI."""
-    rows = [{"image": one.row["image"], "answer": normalize_evalai(texts.get(one.id, ""))} for one in questions]
-    write_json(path, rows)
+    """Write a list of image and the answer, normalized as on EvalAI. Raises ValueError if images have no names."""
+    names = [str(one.row.get("image") or one.row.get("image_path", "")).rpartition("/")[2] for one in questions]
+    if not all(names):
+        raise ValueError("the table does not name the images, which VizWiz's server knows the answers by")
+    answers = [normalize_evalai(texts.get(one.id, "")) for one in questions]
+    write_json(path, [{"image": name, "answer": answer} for name, answer in zip(names, answers, strict=True)])
 
 
 def gqa(path: Path, questions: Sequence[Question], texts: Texts) -> None:
@@ -152,9 +155,9 @@ def mme(path: Path, questions: Sequence[Question], texts: Texts) -> None:
     lines: dict[str, list[str]] = {}
     for one in questions:
         answer = " ".join(texts.get(one.id, "").split())  # a tab or a new line would break the four columns
-        row = one.row
-        parts = (row["image"], row["question"], row["answer"], answer)
-        lines.setdefault(row["category"], []).append("\t".join(parts))
+        image = one.fields["image"].rpartition("/")[2]  # a table names it with its folder
+        parts = (image, one.row["question"], one.fields["answer"], answer)
+        lines.setdefault(one.fields["category"], []).append("\t".join(parts))
     for category, members in lines.items():
         with replacing(path.parent / f"{category}.txt") as file:
             file.write(("\n".join(members) + "\n").encode())

@@ -6,6 +6,8 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+STOPPED = 128 + signal.SIGTERM  # the exit code that a shell reports for a process that SIGTERM ended
+
 
 class Preempted(BaseException):
     """A run was asked to stop. Not an Exception, so that code that catches all errors does not catch it."""

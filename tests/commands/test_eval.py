@@ -225,7 +225,10 @@ def test_mistakes_are_named_before_anything_is_written(evaluate, data, tmp_path,
         (["score", "pope", "--answers", "llava.jsonl"], "cannot be scored alone; give --data-dir with "),
         (["score", "pope", "--answers", "llava.jsonl"], "coco_pope_random.json; or POPE.tsv: LLaVA's files"),
         (["score", "pope", "--answers", "other.json"], "other.json"),
-        (["score", "pope", "--answers", "llava.jsonl", "--judge", "m"], "scored without a judge: leave out --judge"),
+        (
+            ["score", "pope", "--answers", "llava.jsonl", "--judge", "m"],
+            "no judge reads the answers to pope; leave --judge out",
+        ),
         (["score", "pope", "--answers", "llava.jsonl", "--rule", "no"], "pope has no rule 'no'"),
         (["compare", "none", "none"], "none does not exist: expected the output folder of `paddlemix eval run`"),
         (["compare", ".", "."], "there is nothing to compare"),
@@ -265,3 +268,28 @@ def test_an_image_that_cannot_be_read_is_named_in_scores_and_report(evaluate, da
     assert found["problems"]["count"] == 1 and "b.png" in found["problems"]["first"][0]["text"]
     assert "1 of 3 questions have no answer; they are not in the figures" in printed
     assert "b.png" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_number_that_is_none_is_said_in_words(capsys):
+    with pytest.raises(SystemExit):
+        main(["eval", "run", "pope", "--data-dir", "x", "--output", "y", "--limit", "abc"])
+    assert "--limit: 'abc' is not a whole number of at least 1" in capsys.readouterr().err
+
+
+def test_list_keeps_to_a_narrow_terminal(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "60")
+    assert main(["eval", "list"]) == 0
+    assert main(["eval", "list", "pope", "vqav2"]) == 0
+    printed = capsys.readouterr().out
+    assert all(len(line) <= 60 or " " not in line.strip() for line in printed.splitlines())  # a long name stays whole
+
+
+@pytest.mark.parametrize(
+    ("task", "words"), [("llava_bench", "set OPENAI_API_KEY"), ("pope", "no judge reads the answers to pope")]
+)
+def test_judge_that_cannot_be_used_is_said_before_the_model_is_asked(data, tmp_path, monkeypatch, capsys, task, words):
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    run = ["eval", "run", task, "--data-dir", str(data), "--output", str(tmp_path / "out"), "--judge", "gpt"]
+    assert main([*run, "--model-path", "no-such-model"]) == 1
+    assert words in capsys.readouterr().err and not (tmp_path / "out").exists()

@@ -24,7 +24,7 @@ from paddlemix.data.mixture import scan_mixture
 from paddlemix.data.token_cache import shuffle
 from paddlemix.data.token_cache.build import Work
 from paddlemix.data.token_cache.manifest import FILE, INDEX, PLAN
-from paddlemix.data.token_cache.shards import CacheError, Shard
+from paddlemix.data.token_cache.shards import CacheError, Shard, write_records
 from paddlemix.data.token_cache.shuffle import bucket_edges, buckets, keys_of, num_buckets
 from paddlemix.output import OutputError
 
@@ -338,6 +338,45 @@ def test_any_flipped_byte_of_a_shard_is_found_or_changes_nothing(cache, encoding
             assert read(cache, encoding) == expected
         except CacheError as error:
             assert "make the cache again" in str(error)
+
+
+FORGED = {
+    "ids above the vocabulary": ({"token_ids": [3, 99_999]}, "token ids from 3 to 99999, expected 0 to 399"),
+    "ids below 0": ({"token_ids": [3, -7]}, "token ids from -7 to 3, expected 0 to 399"),
+    "an image without end": (
+        {"token_ids": [3, -200], "image_tokens": [2**31 - 1], "num_kept": 2**31},
+        "2147483648 tokens, expected 2147483648, at most 200",
+    ),
+    "more tokens than stated": ({"num_kept": 3}, "expected 3, at most 200"),
+    "a place without an image": ({"token_ids": [3, -200], "num_kept": 1}, "1 placeholders for 0 of 0 images"),
+    "another number": ({"number": 12}, "is not where its index says"),
+    "an unknown file": ({"file": 5}, "is not where its index says"),
+    "half a run": ({"trained": [1]}, "with other counts"),
+}
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_forged_row_with_a_right_checksum_is_one_clear_error(cache, encoding, name):
+    """A cache may come from somebody else: no row of it may reach the model with wrong ids or take all memory."""
+    changes, text = FORGED[name]
+    changes = {key: np.array(value, np.int32) if isinstance(value, list) else value for key, value in changes.items()}
+    path = next(cache.glob("shard-*"))
+    first, *rest = (record for record, _ in Shard(path).records())
+    write_records(path, iter([dataclasses.replace(first, **changes), *rest]))
+    values = json.loads((cache / FILE).read_text())
+    for shard in values["shards"]:
+        shard["bytes"] = (cache / shard["file"]).stat().st_size
+    (cache / FILE).write_text(json.dumps(values))
+    with pytest.raises(CacheError, match=text):
+        read(cache, encoding)
+
+
+def test_manifest_that_names_a_device_as_its_data_file_is_refused_and_the_device_is_not_read(cache, encoding):
+    values = json.loads((cache / FILE).read_text())
+    values["files"][0] |= {"path": "/dev/zero", "bytes": 0}
+    (cache / FILE).write_text(json.dumps(values))
+    with pytest.raises(CacheError, match="has changed since"):
+        read(cache, encoding)
 
 
 def test_finished_parts_of_a_damaged_cache_are_found_when_it_goes_on(data, encoding, tmp_path):

@@ -71,6 +71,7 @@ def test_fields_are_those_of_the_layout(data, encoding, tmp_path):
     write_files(tmp_path / "h5", data, encoding, file_rows=4)
     pad_id, start = encoding.tokenizer.pad_id, None
     assert sorted(path.name for path in (tmp_path / "h5").glob("*")) == [
+        "bad_samples.jsonl",
         "data_params.json",
         "examples-0.h5",
         "examples-1.h5",
@@ -104,6 +105,8 @@ def test_fields_are_those_of_the_layout(data, encoding, tmp_path):
         "vocab_size".split()
     )
     assert (stats["num_sequences"], stats["non_pad_tokens"], stats["loss_valid_tokens"]) == (count, non_pad, loss)
+    notes = [json.loads(line) for line in (tmp_path / "h5" / "bad_samples.jsonl").read_text().splitlines()]
+    assert [(note["row"], note["kind"]) for note in notes] == [(5, "wrong_row"), (6, "wrong_row"), (9, "too_long")]
     assert stats["num_tokens"] == count * MAX_LENGTH and post["n_examples"] == count == 9
     assert (post["discarded_files"], post["processed_files"], post["successful_files"]) == (3, 12, 9)
     assert post["skipped"] == {"wrong_row": 2, "too_long": 1} and params["processing"]["num_patches"] == 16

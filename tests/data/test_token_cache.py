@@ -257,7 +257,7 @@ def test_images_of_urls_and_data_uris_go_along(images, write, encoding, tmp_path
 
 def test_first_rank_names_the_ranks_whose_parts_are_missing(data, encoding, tmp_path):
     assert make(tmp_path / "cache", data, encoding, work=Work(1, 1, 3, patience=0.0)) is None
-    with pytest.raises(CacheError, match="1 parts are missing, of the ranks 2, and none was written for 0 s"):
+    with pytest.raises(CacheError, match="missing parts: 1, of the ranks 2, and none was written for 0 s"):
         make(tmp_path / "cache", data, encoding, work=Work(1, 0, 3, patience=0.0))
 
 

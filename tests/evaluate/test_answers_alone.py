@@ -181,3 +181,10 @@ def test_broken_and_second_lines_are_named_and_the_first_answer_counts(tmp_path)
     loaded, saved = stand_alone(TASKS["gqa"], write(tmp_path / "a.jsonl", rows))
     assert saved == {"1": Saved("no")}
     assert [one.where for one in loaded.problems] == [f"a.jsonl line {number}" for number in (2, 3, 4, 5)]
+
+
+def test_line_whose_fields_no_run_has_written_is_named(tmp_path):
+    good = {"id": "1", "prompt": "p", "output": "a", "fields": {"answer": "a"}}
+    rows = [good, {**good, "id": "2", "fields": "x"}, {**good, "id": "3", "has_ocr": []}]
+    loaded, saved = stand_alone(TASKS["gqa"], write(tmp_path / "a.jsonl", rows))
+    assert list(saved) == ["1"] and len(loaded.problems) == 2 and "no run has written" in loaded.summary()

@@ -94,6 +94,8 @@ def test_sampled_answers_do_not_depend_on_the_company_either(parts, questions, t
         run(parts, plan_of(questions, tmp_path / str(count), temperature=1.0, num_at_a_time=count)) for count in (1, 7)
     ]
     assert files[0] == files[1]
+    greedy = [run(parts, plan_of(questions, tmp_path / "greedy", seed=seed)) for seed in (0, 1)]
+    assert greedy[0] == greedy[1]  # of the same folder: greedy answers with another seed are not refused
     other_seed = run(parts, plan_of(questions, tmp_path / "seed", temperature=1.0, seed=1))
     assert other_seed != files[0]
 
@@ -170,6 +172,7 @@ def test_a_larger_limit_keeps_the_answers_and_a_smaller_one_loses_none(parts, qu
         ({}, {"device": "gpu"}, 'device "cpu" where this one has "gpu"'),
         ({"temperature": 0.5}, {}, "decoding {"),
         ({"max_new_tokens": 7}, {}, "decoding {"),
+        ({"temperature": 0.5, "seed": 4}, {}, "decoding {"),
         ({"ocr": False}, {}, 'OCR tokens "as the style" where this one has "no"'),
     ],
 )
@@ -297,6 +300,20 @@ def test_kills_at_any_moment_leave_the_same_file(questions, tmp_path):
     done = subprocess.run(command(questions, output), check=True, capture_output=True, text=True, cwd=ROOT, timeout=300)
     assert "answers are there already" in done.stderr
     assert (output / "custom" / "answers.jsonl").read_bytes() == whole
+
+
+def test_a_terminated_run_says_that_it_can_go_on(questions, tmp_path):
+    output, log = tmp_path / "out", tmp_path / "out" / "custom" / "journal-0.jsonl"
+    rows = [json.loads(line) for line in questions.read_text().splitlines()]
+    many = [{**row, "id": f"{row['id']}-{copy}"} for copy in range(40) for row in rows]
+    questions.write_text("".join(json.dumps(row) + "\n" for row in many))
+    process = subprocess.Popen(command(questions, output), stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    while process.poll() is None and not (log.exists() and log.read_bytes().count(b"\n") > 1):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143 and "the same command goes on from there" in errors
+    assert "Traceback" not in errors and "FatalError" not in errors
 
 
 def test_two_launched_processes_write_the_file_of_one(questions, tmp_path):

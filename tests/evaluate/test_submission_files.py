@@ -91,3 +91,37 @@ def test_missing_workbook_library_is_an_error_that_says_what_to_install(tmp_path
     with pytest.raises(ValueError, match=r"paddlemix\[eval\]"):
         submission.write_workbook(tmp_path / "a.xlsx", [["index"]])
     assert not (tmp_path / "a.xlsx").exists()
+
+
+def test_table_of_mme_gives_the_same_four_columns(tmp_path):
+    row = {"index": "1", "question": "Is it?", "answer": "Yes", "category": "existence", "image": base64_of(RED)}
+    write_table(tmp_path / "MME.tsv", [{**row, "image_path": "existence/a.jpg"}])
+    questions = load(TASKS["mme"], tmp_path).questions
+    TASKS["mme"].submission(tmp_path / "out" / "mme.txt", questions, {"1": "No"})
+    assert (tmp_path / "out" / "existence.txt").read_text() == "a.jpg\tIs it?\tYes\tNo\n"
+
+
+def test_table_of_vizwiz_is_submitted_only_if_it_names_its_images(tmp_path):
+    row = {"index": "1", "question": "What?", "answer": "a", "image": base64_of(RED)}
+    task, path = TASKS["vizwiz"], tmp_path / "vizwiz.json"
+    write_table(tmp_path / "VizWiz.tsv", [{**row, "image_path": "val/a.jpg"}])
+    task.submission(path, load(task, tmp_path).questions, {"1": "The dog"})
+    assert json.loads(path.read_text()) == [{"image": "a.jpg", "answer": "dog"}]
+    write_table(tmp_path / "VizWiz.tsv", [row])
+    with pytest.raises(ValueError, match="does not name the images"):
+        task.submission(path, load(task, tmp_path).questions, {"1": "The dog"})
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "cells", "text"),
+    [
+        ("mme", "MME.tsv", {"answer": "Yes", "category": "smell", "image_path": "a.jpg"}, "category is 'smell'"),
+        ("mmmu", "MMMU_DEV_VAL.tsv", {"answer": "[]", "category": "Art"}, "list of answers is empty"),
+        ("ocrbench", "OCRBench.tsv", {"answer": "[]", "category": "x"}, "list of answers is empty"),
+        ("mmvet", "MMVet.tsv", {"answer": "x", "category": "rec,smell"}, "unknown capability 'smell'"),
+    ],
+)
+def test_row_of_a_table_that_cannot_be_scored_is_named_before_it_is_asked(tmp_path, name, file, cells, text):
+    write_table(tmp_path / file, [{"index": "1", "question": "?", **cells, "image": base64_of(RED)}])
+    found = load(TASKS[name], tmp_path)
+    assert found.questions == () and text in found.summary()

@@ -35,10 +35,13 @@ MAX_CHUNK = 64 << 20  # bytes of a chunk: a file could state one that fills the 
 
 @dataclass(frozen=True)
 class HdfFile:
-    """One file: its path, and the path of each row's image."""
+    """One file: its path, and the path of each row's image. Another process reads them again."""
 
     path: str
     images: tuple[str, ...]
+
+    def __reduce__(self):
+        return _file, (self.path,)
 
 
 @dataclass(frozen=True)
@@ -213,6 +216,12 @@ def _opened(path: str) -> tuple[HdfFile, int]:
             return HdfFile(path, tuple(names)), int(data.shape[2])
     except (OSError, KeyError, RuntimeError) as error:
         raise LayoutError(f"{path} cannot be read as HDF5: {' '.join(str(error).split())[:300]}") from None
+
+
+@functools.lru_cache(maxsize=1024)
+def _file(path: str) -> HdfFile:
+    """Return a file in another process, once for all of its rows."""
+    return _opened(path)[0]
 
 
 def _own_dataset(file, name: str, path: str):

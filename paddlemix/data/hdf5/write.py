@@ -19,7 +19,7 @@ from ...output import OutputError, replacing, write_json
 from ..bad_rows import BadRowPolicy
 from ..measure import Measure
 from ..row import Row
-from ..row_note import RowNote, count_kinds
+from ..row_note import NOTES_FILE, RowNote, count_kinds, write_notes
 from ..workers import map_in_processes
 from .layout import COUNT, DATA, FILE_ROWS, HIDDEN, LOSS, NAME, NO_IMAGE, PARAMS, PATHS, Layout, LayoutError, load_h5py
 
@@ -91,13 +91,15 @@ def write_hdf5(
     policy: BadRowPolicy,
     *,
     num_workers: int = 1,
-    num_left_out: int = 0,
+    split: str = "train",
+    left_out: Sequence[RowNote] = (),
     file_rows: int = FILE_ROWS,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> dict[str, Any]:
     """Write rows to NAME-0.h5, NAME-1.h5, ... and data_params.json last; return its values.
 
-    Rows that are skipped, or that the layout cannot hold, are left out and counted. A stopped run is repeated from its
+    Rows that are skipped, or that the layout cannot hold, are counted and listed. left_out: rows that are wrong in
+    their files. A stopped run is repeated from its
     start. Raises TooManyBadRowsError, and OutputError for a folder with anything else.
     """
     h5py = load_h5py()
@@ -106,9 +108,9 @@ def write_hdf5(
     with closing(_encoded(rows, encoder, num_workers)) as encoded:
         for done, (row, found) in enumerate(zip(rows, encoded, strict=True), start=1):
             if isinstance(found[0], str):
-                note = RowNote.of(row, "train", *found)
+                note = RowNote.of(row, split, *found)
                 totals.notes[note.key] = note
-                _check(totals, policy, len(rows) + num_left_out)
+                _check(totals, left_out, policy, len(rows) + len(left_out))
                 continue
             _count(totals, row, found[0], tokenizer)
             group.append(found)
@@ -120,6 +122,7 @@ def write_hdf5(
         _write_file(h5py, folder / f"{NAME}-{num_files}.h5", group)
     if not totals.num_rows:
         raise LayoutError(f"{folder}: none of the {len(rows)} rows can be written")
+    write_notes(folder / NOTES_FILE, [*left_out, *totals.notes.values()])
     params = _params(totals, encoder.layout, tokenizer, len(rows), file_rows)
     write_json(folder / PARAMS, params)
     return params
@@ -128,13 +131,13 @@ def write_hdf5(
 def _claim(folder: Path) -> None:
     """Make the folder, or remove what an earlier run wrote into it. Raises OutputError for other content."""
     folder.mkdir(parents=True, exist_ok=True)
-    own = re.compile(rf"{NAME}-\d+\.h5|{re.escape(PARAMS)}|\..*\.tmp")
+    own = re.compile(rf"{NAME}-\d+\.h5|{re.escape(PARAMS)}|{re.escape(NOTES_FILE)}|\..*\.tmp")
     others = [path.name for path in folder.iterdir() if not own.fullmatch(path.name)]
     if others:
         raise OutputError(
             f"{folder} has other content than HDF5 files of this command ({others[0]}): name a new folder"
         )
-    for path in (folder / PARAMS, *folder.glob(f"{NAME}-*.h5")):
+    for path in (folder / PARAMS, folder / NOTES_FILE, *folder.glob(f"{NAME}-*.h5")):
         path.unlink(missing_ok=True)
 
 
@@ -149,11 +152,11 @@ def _encoded(rows: Sequence[Row], encoder: HdfEncoder, num_workers: int) -> Iter
         yield from part
 
 
-def _check(totals: Totals, policy: BadRowPolicy, num_rows: int) -> None:
+def _check(totals: Totals, left_out: Sequence[RowNote], policy: BadRowPolicy, num_rows: int) -> None:
     notes = list(totals.notes.values())
     if not policy.is_content_skipped:
         raise ValueError(f"{notes[-1].where}: {notes[-1].reason} (on_bad_sample is raise)")
-    policy.check(notes, num_rows, notes)
+    policy.check([*left_out, *notes], num_rows, notes)
 
 
 def _count(totals: Totals, row: Row, values: np.ndarray, tokenizer: Tokenizer) -> None:
@@ -172,11 +175,13 @@ def _write_file(h5py, path: Path, group: list[tuple[np.ndarray, str]]) -> None:
     """Write rows to one file, as the Model Zoo does: a row a chunk, compressed."""
     images = [name.encode() for _, name in group]
     width = max(map(len, images), default=len(NO_IMAGE))
-    data = np.stack([values for values, _ in group]) if group else np.zeros([0, 4, 1], dtype=np.int32)
+    shape = (len(group), *(group[0][0].shape if group else (4, 1)))
     with replacing(path) as file, h5py.File(file, "w") as target:
         target.attrs[COUNT] = len(group)
-        chunks = (1, *data.shape[1:]) if group else None
-        target.create_dataset(DATA, data=data, dtype="i4", chunks=chunks, compression="gzip" if group else None)
+        chunks = {"chunks": (1, *shape[1:]), "compression": "gzip"} if group else {}
+        data = target.create_dataset(DATA, shape, "i4", **chunks)
+        for number, (values, _) in enumerate(group):
+            data[number] = values
         target.create_dataset(PATHS, data=np.array(images, dtype=f"S{width}").reshape(-1, 1))
 
 

@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from ...output import OutputError, lock_file, replacing
+from ...output import OutputError, lock_file
 from ..bad_rows import BadRowPolicy
 from ..row import Row
-from ..row_note import RowNote
+from ..row_note import NOTES_FILE, RowNote, write_notes
 from ..workers import map_in_processes
 from .encoder import Part, RowEncoder, write_part
 from .fingerprint import differences
@@ -31,7 +31,6 @@ from .shards import CacheError, Shard
 from .shuffle import buckets, num_buckets, order_of, write_bucket
 
 PART_ROWS = 4096
-NOTES = "bad_samples.jsonl"  # as a run writes it
 LOCK = ".lock"
 PARTS = "parts"  # folder of the encoded rows before they are shuffled
 WAIT_SECONDS, PATIENCE_SECONDS = 0.5, 900.0
@@ -85,7 +84,7 @@ def build(
         parts = part_paths(folder, plan)
         _wait_for(parts, work)
         notes = {note.key: note for path in parts for note in _notes_of(path, plan)}
-        _write_notes(folder / NOTES, [*data.left_out, *notes.values()])
+        write_notes(folder / NOTES_FILE, [*data.left_out, *notes.values()])
         check_notes(data.left_out, list(notes.values()), policy, len(data.left_out) + plan.num_rows)
         shards = _shuffle(folder, plan, parts, work)
         manifest = finish(folder, plan, data, parts, shards, partial(_mapped, work=work))
@@ -170,14 +169,6 @@ def _notes_of(path: Path, plan: Plan) -> Iterator[RowNote]:
         yield RowNote(plan.split, *where, record.kind, record.reason)
 
 
-def _write_notes(path: Path, notes: list[RowNote]) -> None:
-    """Write the rows that are left out, one a line, in the order of their files; no file if there are none."""
-    ordered = sorted(notes, key=lambda note: (note.file, note.number))
-    if ordered:
-        with replacing(path) as file:
-            file.writelines(json.dumps(note.as_dict()).encode() + b"\n" for note in ordered)
-
-
 def _part(plan: Plan, data: CacheRows, part: int, path: Path) -> Part:
     numbers = tuple(map(int, part_numbers(plan, part)))
     files, rows = ([column[number] for number in numbers] for column in (data.files, data.rows))
@@ -205,7 +196,7 @@ def _wait_for(parts: list[Path], work: Work) -> None:
         if time.monotonic() - since > work.patience:
             ranks = sorted({parts.index(path) % work.num_ranks for path in missing})
             raise CacheError(
-                f"{len(missing)} parts are missing, of the ranks {', '.join(map(str, ranks))}, and none was written "
+                f"missing parts: {len(missing)}, of the ranks {', '.join(map(str, ranks))}, and none was written "
                 f"for {work.patience:.0f} s: run these ranks again, and then rank 0"
             )
         time.sleep(WAIT_SECONDS)

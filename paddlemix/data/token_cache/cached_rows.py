@@ -24,7 +24,7 @@ from ..row_sequence import StoredRows
 from ..sample import Sample
 from .fingerprint import differences, has_changed
 from .finish import INDEX_DTYPES, MIXTURE_DTYPES, digest_of
-from .manifest import INDEX, MIXTURE, Manifest, read_manifest
+from .manifest import FILE, INDEX, MIXTURE, Manifest, read_manifest
 from .records import Record
 from .shards import AGAIN, CacheError, ShardFiles, read_columns
 
@@ -79,6 +79,7 @@ class CacheReader:
         self.folder = folder
         self.manifest = manifest
         self.image_folder = image_folder
+        self.vocab_size, self.max_length = _limits(folder, manifest.plan.encoding)
         self.files = ShardFiles(folder, tuple(shard["file"] for shard in manifest.shards))
         self.index = read_columns(self._checked(INDEX, manifest.index_digest), INDEX_DTYPES)
         self._check_shards()
@@ -108,6 +109,9 @@ class CacheReader:
         record = self.files.record(int(self.index["shard"][number]), int(self.index["row"][number]))
         if record.number != number or not 0 <= record.file < len(self.manifest.plan.files):
             raise CacheError(f"{self.folder} is damaged: row {number} is not where its index says; {AGAIN}")
+        problem = record.problem(self.vocab_size, self.max_length)
+        if problem:
+            raise CacheError(f"{self.folder} is damaged: row {number} has {problem}; {AGAIN}")
         return record
 
     def row(self, number: int) -> Row:
@@ -139,6 +143,15 @@ class CacheReader:
         is_inside &= row < num_rows[np.where(is_inside, shard, 0)]
         if len(shard) != self.manifest.plan.num_rows or not is_inside.all():
             raise CacheError(f"{self.folder / INDEX} is damaged: it has other rows than the manifest; {AGAIN}")
+
+
+def _limits(folder: Path, encoding: dict[str, Any]) -> tuple[int, int]:
+    """Return vocabulary size and maximum length of the rows. Raises CacheError for other values."""
+    tokenizer = encoding.get("tokenizer")
+    limits = tokenizer.get("vocab_size") if isinstance(tokenizer, dict) else None, encoding.get("max_length")
+    if not all(type(limit) is int and limit > 0 for limit in limits):
+        raise CacheError(f"{folder / FILE}: encoding states no vocab_size and max_length; {AGAIN}")
+    return limits
 
 
 @functools.lru_cache(maxsize=4)

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -55,7 +56,7 @@ def _shown(value: Any) -> str:
 
 
 def file_facts(path: str | Path) -> dict[str, Any]:
-    """Return name, size, time of the last change and SHA-256 of a data file."""
+    """Return name, absolute path, size, time of the last change and SHA-256 of a data file."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         found = os.fstat(file.fileno())
@@ -63,6 +64,7 @@ def file_facts(path: str | Path) -> dict[str, Any]:
             digest.update(chunk)
     return {
         "file": str(path),
+        "path": os.path.abspath(path),
         "bytes": found.st_size,
         "mtime_ns": found.st_mtime_ns,
         "sha256": digest.hexdigest(),
@@ -76,12 +78,12 @@ def has_changed(facts: Mapping[str, Any]) -> bool:
     machine without the raw files.
     """
     try:
-        found = os.stat(facts["file"])
+        found = os.stat(facts["path"])
     except (OSError, ValueError):
         return False
-    if found.st_size != facts["bytes"]:
+    if found.st_size != facts["bytes"] or not stat.S_ISREG(found.st_mode):
         return True
-    return found.st_mtime_ns != facts["mtime_ns"] and file_facts(facts["file"])["sha256"] != facts["sha256"]
+    return found.st_mtime_ns != facts["mtime_ns"] and file_facts(facts["path"])["sha256"] != facts["sha256"]
 
 
 def _tokenizer_digest(tokenizer: Tokenizer) -> str:

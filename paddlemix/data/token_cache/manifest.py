@@ -20,6 +20,7 @@ KIND, VERSION = "token_cache", 1
 SHARD_NAME = re.compile(r"shard-\d{5,9}\.arrow")
 
 COUNT = whole_number(0, 1 << 48)
+NAME = Kind(lambda value: isinstance(value, str), "a string")  # of a file: not always UTF-8
 LINES = list_of(OBJECT, 0, 1 << 30)
 HEX = Kind(lambda value: isinstance(value, str) and re.fullmatch("[0-9a-f]{1,64}", value) is not None, "a hex number")
 PLAN_KINDS: dict[str, Kind] = {
@@ -47,8 +48,9 @@ MANIFEST_KINDS: dict[str, Kind] = {
     "left_out": LINES,
 }
 FILE_KINDS = {
-    "file": Kind(lambda value: isinstance(value, str), "a string"),
-    "folders": list_of(Kind(lambda value: isinstance(value, str), "a string"), 0),
+    "file": NAME,
+    "path": NAME,
+    "folders": list_of(NAME, 0),
     "bytes": COUNT,
     "mtime_ns": Kind(lambda value: type(value) is int, "a whole number"),
     "sha256": HEX,

@@ -100,6 +100,21 @@ class Record:
         lengths = struct.pack(f"<{len(parts)}q", *map(len, parts))
         return int.from_bytes(hashlib.blake2b(lengths + b"".join(parts), digest_size=8).digest(), "little")
 
+    def problem(self, vocab_size: int, max_length: int) -> str | None:
+        """Return what is wrong with the tokens or the images of a record, None for a record of a row."""
+        is_image = self.token_ids == IMAGE_TOKEN_ID
+        texts = self.token_ids[~is_image]
+        num_images, num_tokens = len(self.image_tokens), len(texts) + int(self.image_tokens.astype(np.int64).sum())
+        if len(texts) and not 0 <= texts.min() <= texts.max() < vocab_size:
+            return f"token ids from {texts.min()} to {texts.max()}, expected 0 to {vocab_size - 1}"
+        if num_tokens != self.num_kept or num_tokens > max_length or (num_images and self.image_tokens.min() < 1):
+            return f"{num_tokens} tokens, expected {self.num_kept}, at most {max_length}"
+        is_placed = is_image.sum() == num_images <= len(self.sources)
+        has_sizes = bool(self.kind) or len(self.sizes) == 2 * len(self.sources)
+        if not is_placed or not has_sizes or len(self.contents) not in (0, num_images) or len(self.trained) % 2:
+            return f"{is_image.sum()} placeholders for {num_images} of {len(self.sources)} images, with other counts"
+        return None
+
     def tokens(self) -> tuple[np.ndarray, np.ndarray]:
         """Return token ids and labels, int64 [T], with the placeholders repeated."""
         ids = self.token_ids.astype(np.int64)

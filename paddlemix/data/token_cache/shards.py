@@ -101,15 +101,21 @@ class ShardFiles:
         self.names = names
         self._shards: OrderedDict[int, Shard] = OrderedDict()
         self._batches: OrderedDict[tuple[int, int], pa.RecordBatch] = OrderedDict()
+        self._last: tuple[tuple[int, int] | None, Record | None] = (None, None)  # a row is read for several purposes
 
     def record(self, shard: int, row: int) -> Record:
         """Return a row of a shard. Raises CacheError if it is damaged."""
+        place, last = self._last
+        if place == (shard, row):
+            return last
         number, index = divmod(row, BATCH_ROWS)
         path = self.folder / self.names[shard]
         batch = _recent(self._batches, (shard, number), lambda: self.shard(shard).batch(number), MAX_BATCHES)
         if index >= len(batch):
             raise CacheError(f"{path} is damaged: it has no row {row}; {AGAIN}")
-        return checked_record(batch, index, path)[0]
+        record, _ = checked_record(batch, index, path)
+        self._last = (shard, row), record
+        return record
 
     def shard(self, shard: int) -> Shard:
         return _recent(self._shards, shard, lambda: Shard(self.folder / self.names[shard]), MAX_OPEN)

@@ -7,10 +7,11 @@ width, as xtuner makes them.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from ...prepare.refer_files import in_image, in_square, read_references
 from ..item import Record
-from .rows import Files, Placed, Read, image_in, json_list, read_json, records, text_of
+from .rows import Files, Placed, Read, id_of, image_in, json_list, records, rows_by, text_of
 
 
 def read_refer(files: Files, split: str) -> Read:
@@ -21,19 +22,25 @@ def read_refer(files: Files, split: str) -> Read:
     references = [one for one in read_references(files["questions"]) if one.get("split") == split]
     if not references:
         raise ValueError(f"{files['questions']} has no phrases of the split {split!r}")
-    found = read_json(files["instances"], dict)
-    images = {one["id"]: one for one in found["images"]}
-    boxes = {one["id"]: one["bbox"] for one in found["annotations"]}
+    images = rows_by(json_list(files["instances"], "images"), "id")
+    boxes = rows_by(json_list(files["instances"], "annotations"), "id")
 
     def make(row: dict) -> Iterator[Record]:
-        image = images[row["image_id"]]
+        image, box = _one(images, row, "image_id"), _one(boxes, row, "ann_id")["bbox"]
         size = (image["width"], image["height"])
         source = image_in(files["images"], image["file_name"], f"COCO_train2014_{int(image['id']):012d}.jpg")
         for sentence in row["sentences"]:
             name = f"{row['ref_id']}/{sentence['sent_id']}"
-            yield _record(name, text_of(sentence, "sent"), source, boxes[row["ann_id"]], size, split)
+            yield _record(name, text_of(sentence, "sent"), source, box, size, split)
 
     return records([(f"ref {one.get('ref_id')}", one) for one in references], make)
+
+
+def _one(rows: dict[str, dict[str, Any]], row: dict, key: str) -> dict[str, Any]:
+    name = id_of(row, key)
+    if name not in rows:
+        raise ValueError(f"instances.json has nothing for {key} {name}")
+    return rows[name]
 
 
 def read_rows(files: Files) -> Read:
@@ -46,7 +53,14 @@ def read_rows(files: Files) -> Read:
         sentences = row["sents"] if isinstance(row["sents"], list) else [row["sents"]]
         for place, sentence in enumerate(sentences):
             identity = f"{row['number']}/{place}"
-            yield _record(identity, sentence, source, row["bbox"], (row["width"], row["height"]), None)
+            yield _record(
+                identity,
+                text_of({"sents": sentence}, "sents"),
+                source,
+                row["bbox"],
+                (row["width"], row["height"]),
+                None,
+            )
 
     placed: list[Placed] = [
         (where, {**row, "number": number} if isinstance(row, dict) else row)

@@ -7,9 +7,10 @@ from typing import Any
 
 from ...prepare.scienceqa_forms import IMAGE, LETTERS
 from ..item import Record
-from .rows import Files, Read, id_of, image_in, json_list, letters, read_json, records, text_of, texts_of
+from .rows import Files, Read, id_of, image_in, json_list, labels_of, letters, read_json, records, text_of, texts_of
 from .rows import json_lines as lines_of
 
+_GRADE = re.compile(r"grade\d{1,2}")
 _OPTION = re.compile(r"([A-E])\. (.*)")
 
 
@@ -18,10 +19,8 @@ def read_scienceqa(files: Files, split: str = "test") -> Read:
 
     Images are SPLIT/PID/NAME below images/, or PID/NAME.
     """
-    problems, splits = read_json(files["questions"], dict), read_json(files["splits"], dict)
-    if split not in splits:
-        raise ValueError(f"{files['splits']} has no split {split!r}, expected one of {', '.join(splits)}")
-    placed = [(f"{files['questions'].name} problem {name}", _problem(problems, str(name))) for name in splits[split]]
+    problems, names = read_json(files["questions"], dict), read_json(files["splits"], list, split)
+    placed = [(f"{files['questions'].name} problem {name}", _problem(problems, str(name))) for name in names]
 
     def make(row: dict) -> Record:
         name, choices = row["id"], texts_of(row, "choices")
@@ -30,7 +29,9 @@ def read_scienceqa(files: Files, split: str = "test") -> Read:
         images = (_image(files, name, row["image"], split),) if row.get("image") else ()
         hint = row.get("hint") or ""
         fields = {"answer": row["answer"], "choices": choices, "hint": hint}
-        fields |= {key: row[key] for key in ("subject", "grade") if row.get(key)}
+        fields |= labels_of(row, "subject", "grade")
+        if not _GRADE.fullmatch(fields.get("grade", "grade1")):
+            raise ValueError(f"'grade' is {fields['grade'][:40]!r}, expected grade1 to grade12")
         return Record(
             name,
             text_of(row, "question"),
@@ -99,7 +100,7 @@ def read_seed(files: Files) -> Read:
     Role "frames": LLaVA's llava-seed-bench.jsonl, which names the image of every question. Without it the frame of a
     video is looked for under the question's id.
     """
-    types = {number: name for name, number in read_json(files["questions"], dict, "question_type").items()}
+    types = {str(number): name for name, number in read_json(files["questions"], dict, "question_type").items()}
     named = {}
     if "frames" in files:
         rows = (row for _, row in lines_of(files["frames"]) if isinstance(row, dict))
@@ -109,7 +110,7 @@ def read_seed(files: Files) -> Read:
         name, kind = id_of(row, "question_id"), text_of(row, "data_type")
         options = letters(row[f"choice_{letter}"] for letter in "abcd")
         fields = {"answer": text_of(row, "answer"), "data_type": kind, "options": options}
-        fields["question_type"] = types[row["question_type_id"]]
+        fields["question_type"] = types[id_of(row, "question_type_id")]
         frames = [f"SEED-Bench-video-image/{name}{ending}" for ending in (".png", ".jpg")]
         names = [named[name]] if named.get(name) else frames if kind == "video" else [_seed_image(row)]
         image = image_in(files["images"], *names)

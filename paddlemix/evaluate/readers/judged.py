@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 from ..item import Record
-from .rows import Files, Read, id_of, image_in, json_lines, read_json, records, text_of, texts_of
+from ..scores.mmvet import CAPABILITIES
+from .rows import Files, Read, id_of, image_in, json_items, json_lines, records, rows_by, text_of, texts_of
 
 CATEGORIES = ("conv", "detail", "complex")
 
@@ -35,8 +33,8 @@ def captions_and_boxes(row: dict) -> str:
 
 
 def _reviewed(files: Files, prefix: str, context_of) -> Read:
-    contexts = _by(files["context"], "image")
-    references = _by(files["reference"], "question_id")
+    contexts = rows_by(json_lines(files["context"]), "image")
+    references = rows_by(json_lines(files["reference"]), "question_id")
 
     def make(row: dict) -> Record:
         name, image, category = id_of(row, "question_id"), text_of(row, "image"), row["category"]
@@ -58,21 +56,23 @@ def _reviewed(files: Files, prefix: str, context_of) -> Read:
     return records(json_lines(files["questions"]), make)
 
 
-def _by(path: Path, key: str) -> dict[str, dict[str, Any]]:
-    """Return the rows of a file by a key; lines that are broken are left out, and missed where they are needed."""
-    return {str(row[key]): row for _, row in json_lines(path) if isinstance(row, dict) and key in row}
-
-
 def read_mmvet(files: Files) -> Read:
     """Read mm-vet.json. LLaVA's answer files name v1_7 just 7."""
-    found = read_json(files["questions"], dict)
-    placed = [(f"{files['questions'].name} {name}", {**row, "id": name}) for name, row in found.items()]
 
     def make(row: dict) -> Record:
         question = text_of(row, "question")
-        fields = {"answer": text_of(row, "answer"), "capabilities": texts_of(row, "capability"), "question": question}
+        capabilities = known_capabilities(texts_of(row, "capability"))
+        fields = {"answer": text_of(row, "answer"), "capabilities": capabilities, "question": question}
         image = image_in(files["images"], text_of(row, "imagename"))
         name = row["id"]
         return Record(name, question, (image,), fields=fields, row={"id": name}, other_ids=(name.rpartition("_")[2],))
 
-    return records(placed, make)
+    return records(json_items(files["questions"]), make)
+
+
+def known_capabilities(names: list[str]) -> list[str]:
+    """Return the names of MM-Vet's capabilities as they are. Raises ValueError for another one."""
+    unknown = [name for name in names if name not in CAPABILITIES]
+    if unknown:
+        raise ValueError(f"unknown capability {unknown[0][:40]!r}, expected some of {', '.join(CAPABILITIES)}")
+    return names

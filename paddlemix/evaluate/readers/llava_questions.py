@@ -12,7 +12,7 @@ from typing import Any
 
 from ..item import Record
 from ..prompt_texts import OCR_LINE, OPTION_LETTER, SINGLE_WORD, UNANSWERABLE
-from .rows import Files, Read, id_of, image_in, json_lines, records, text_of
+from .rows import Files, Read, id_of, image_in, json_lines, labels_of, records, text_of
 
 
 def read(files: Files) -> Read:
@@ -21,7 +21,7 @@ def read(files: Files) -> Read:
     def make(row: dict) -> Record:
         name = id_of(row, "question_id")
         question, ocr = split_text(text_of(row, "text"))
-        fields = {"category": row["category"]} if row.get("category") else {}
+        fields = labels_of(row, "category")
         image = image_in(files["images"], text_of(row, "image"))
         row_out = {"question_id": row["question_id"], "image": row["image"]}
         return Record(name, question, (image,), ocr=ocr, fields=fields, row=row_out)

@@ -43,6 +43,20 @@ def json_list(path: Path, key: str = "") -> list[Placed]:
     return [(f"{path.name} row {number}", row) for number, row in enumerate(read_json(path, list, key), 1)]
 
 
+def json_items(path: Path, key: str = "id") -> list[Placed]:
+    """Return the rows of a JSON object whose keys are their ids, each with its id under `key`."""
+    found = read_json(path, dict)
+    return [
+        (f"{path.name} {name[:MAX_SHOWN]}", {**row, key: name} if isinstance(row, dict) else row)
+        for name, row in found.items()
+    ]
+
+
+def rows_by(rows: Iterable[Placed], key: str) -> dict[str, dict[str, Any]]:
+    """Return the rows of a file beside the questions by an id. Broken ones are missed where they are needed."""
+    return {str(row[key]): row for _, row in rows if isinstance(row, dict) and isinstance(row.get(key), str | int)}
+
+
 def json_lines(path: Path) -> Iterator[Placed]:
     """Yield the rows of a file with one JSON value a line; blank lines are skipped. A bad line has its ValueError.
 
@@ -81,7 +95,7 @@ def records(rows: Iterable[Placed], make: Callable[[dict], Record | Iterable[Rec
             made = [made] if isinstance(made, Record) else list(made)
         except KeyError as error:
             yield Problem(where, f"the row has no {error}", named_id(row))
-        except (ValueError, TypeError, AttributeError, IndexError, ZeroDivisionError) as error:  # values of other types
+        except (ValueError, TypeError, AttributeError, IndexError, ArithmeticError) as error:  # values of other types
             yield Problem(where, str(error), named_id(row))
         else:
             for record in made:
@@ -105,6 +119,11 @@ def text_of(row: Mapping[str, Any], key: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{key!r} is {_shown(value)}, expected a text")
     return value
+
+
+def labels_of(row: Mapping[str, Any], *keys: str) -> dict[str, str]:
+    """Return the texts of keys that name a group of questions; those that are absent or empty are left out."""
+    return {key: text_of(row, key) for key in keys if row.get(key)}
 
 
 def texts_of(row: Mapping[str, Any], key: str) -> list[str]:

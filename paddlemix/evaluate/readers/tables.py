@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..item import Problem, Record
+from ..scores.mme import COGNITION, PERCEPTION
 from ..table import TableRow, listed, read_table
+from .judged import known_capabilities
 from .rows import Files, Read
 
 Fields = Callable[[TableRow], dict[str, Any]]
@@ -80,7 +82,15 @@ def answers(row: TableRow) -> dict[str, Any]:
     """For metrics with several references, which the table has as a Python list under "answer" or "answers"."""
     cell = row.cells.get("answers", row.cells.get("answer"))
     fields = _present(row, category="category", answer_type="answer_type")
-    return fields if cell is None else {**fields, "answers": listed(cell)}
+    return fields if cell is None else {**fields, "answers": _texts(cell)}
+
+
+def _texts(cell: str) -> list[str]:
+    """Return the texts of a cell, see `listed`. Raises ValueError if there are none."""
+    texts = listed(cell)
+    if not texts:
+        raise ValueError("the list of answers is empty")
+    return texts
 
 
 def answer(row: TableRow) -> dict[str, Any]:
@@ -98,7 +108,7 @@ def chartqa(row: TableRow) -> dict[str, Any]:
 
 def captions(row: TableRow) -> dict[str, Any]:
     """For scores/captions.py."""
-    return {"references": listed(row.cells["answer"])} if "answer" in row.cells else {}
+    return {"references": _texts(row.cells["answer"])} if "answer" in row.cells else {}
 
 
 def pope(row: TableRow) -> dict[str, Any]:
@@ -109,7 +119,13 @@ def pope(row: TableRow) -> dict[str, Any]:
 
 
 def mme(row: TableRow) -> dict[str, Any]:
-    """For scores/mme.py. The column image_path names the image, which two rows share."""
+    """For scores/mme.py. The column image_path names the image, which two rows share.
+
+    Raises ValueError for a category that MME does not have.
+    """
+    category = row.cells["category"]
+    if category not in (*PERCEPTION, *COGNITION):
+        raise ValueError(f"the category is {category[:40]!r}, expected one of {', '.join((*PERCEPTION, *COGNITION))}")
     return {**answer(row), "image": row.cells["image_path"]}
 
 
@@ -124,14 +140,14 @@ def mmmu(row: TableRow) -> dict[str, Any]:
     """For scores/mmmu.py; the category is the subject. Questions without options are open."""
     fields = _present(row, subject="category")
     if "answer" in row.cells:
-        texts = listed(row.cells["answer"])
+        texts = _texts(row.cells["answer"])
         fields["answer"] = texts if len(texts) > 1 else texts[0]
     return {**fields, "options": list(row.options.values())}
 
 
 def mmvet(row: TableRow) -> dict[str, Any]:
     """For scores/mmvet.py and its judge; the category lists capabilities."""
-    capabilities = [one.strip() for one in row.cells["category"].split(",")]
+    capabilities = known_capabilities([one.strip() for one in row.cells["category"].split(",")])
     return {**_present(row, answer="answer"), "capabilities": capabilities, "question": row.cells["question"]}
 
 

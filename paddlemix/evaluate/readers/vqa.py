@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..item import Record
+from ..scores.vqa import NUM_ANSWERS
 from . import llava_questions
-from .rows import Files, Read, id_of, image_in, json_list, read_json, records, text_of, texts_of
+from .rows import Files, Read, id_of, image_in, json_items, json_list, labels_of, read_json, records, rows_by, text_of
 
 
 def read_vqav2(files: Files) -> Read:
@@ -15,18 +17,21 @@ def read_vqav2(files: Files) -> Read:
 
     NOTE: the images of test-dev2015 are those of test2015.
     """
-    subtype = read_json(files["questions"], dict).get("data_subtype") or _subtype_of(files["questions"])
+    found = read_json(files["questions"], dict)
+    subtype = labels_of(found, "data_subtype").get("data_subtype") or _subtype_of(files["questions"])
     prefix = f"COCO_{'test2015' if subtype.startswith('test') else subtype}_"
-    answered = _by_question(files["annotations"]) if "annotations" in files else {}
+    rows = json_list(files["annotations"], "annotations") if "annotations" in files else []
+    answered = rows_by(rows, "question_id")
 
     def make(row: dict) -> Record:
         name, fields = id_of(row, "question_id"), {}
-        if answered:
+        if "annotations" in files:
             if name not in answered:
                 raise ValueError(f"there is no annotation in {files['annotations'].name}")
-            one = answered[name]
-            fields = {key: one[key] for key in ("answer_type", "question_type")}
-            fields["answers"] = [text_of(answer, "answer") for answer in one["answers"]]
+            fields = {
+                **labels_of(answered[name], "answer_type", "question_type"),
+                "answers": _ten(_answers(answered[name])),
+            }
         image = image_in(files["images"], f"{prefix}{int(row['image_id']):012d}.jpg")
         row_out = {"question_id": int(name), "image_id": int(row["image_id"])}
         return Record(name, text_of(row, "question"), (image,), fields=fields, row=row_out)
@@ -39,8 +44,15 @@ def _subtype_of(path: Path) -> str:
     return path.stem.removesuffix("_questions").rpartition("_")[2]
 
 
-def _by_question(path: Path) -> dict[str, dict[str, Any]]:
-    return {str(row["question_id"]): row for row in read_json(path, list, "annotations")}
+def _answers(row: Mapping[str, Any]) -> list[Any]:
+    return [one["answer"] for one in row["answers"]]
+
+
+def _ten(texts: list[Any]) -> list[str]:
+    """Return human answers, which may be blank, as they are. Raises ValueError if they are not ten texts."""
+    if len(texts) != NUM_ANSWERS or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"the question has {len(texts)} human answers, expected {NUM_ANSWERS} texts")
+    return texts
 
 
 def read_vizwiz(files: Files) -> Read:
@@ -49,9 +61,8 @@ def read_vizwiz(files: Files) -> Read:
     def make(row: dict) -> Record:
         name, fields = text_of(row, "image"), {}
         if "answers" in row:
-            fields["answers"] = [text_of(answer, "answer") for answer in row["answers"]]
-        if row.get("answer_type"):
-            fields["answer_type"] = row["answer_type"]
+            fields["answers"] = _ten(_answers(row))
+        fields |= labels_of(row, "answer_type")
         image = image_in(files["images"], name)
         return Record(name, text_of(row, "question"), (image,), fields=fields, row={"image": name})
 
@@ -68,7 +79,7 @@ def read_textvqa(files: Files) -> Read:
 
     def make(row: dict) -> Record:
         name, image_id, question = id_of(row, "question_id"), id_of(row, "image_id"), text_of(row, "question")
-        fields = {"answers": texts_of(row, "answers")} if "answers" in row else {}
+        fields = {"answers": _ten(row["answers"])} if "answers" in row else {}
         ocr = tokens.get((image_id, question.lower()), tokens.get((image_id, "")))
         if tokens and ocr is None:
             raise ValueError(f"{files['ocr'].name} has no OCR tokens for image {image_id}")
@@ -84,21 +95,22 @@ def _ocr_tokens(path: Path) -> dict[tuple[str, str], str]:
     if path.suffix == ".jsonl":
         found = llava_questions.rows(path)
         return {(str(row["question_id"]), row["text"].lower()): row["ocr"] for row in found if row["ocr"] is not None}
-    rows = read_json(path, list, "data")
-    return {(str(row["image_id"]), ""): ", ".join(row["ocr_tokens"]) for row in rows}
+    rows = rows_by(json_list(path, "data"), "image_id")
+    return {(name, ""): ", ".join(row["ocr_tokens"]) for name, row in rows.items() if _is_texts(row.get("ocr_tokens"))}
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
 
 
 def read_gqa(files: Files) -> Read:
     """Read testdev_balanced_questions.json; the id of a question is its key."""
-    found = read_json(files["questions"], dict)
-    placed = [(f"{files['questions'].name} question {name}", {"id": name, **row}) for name, row in found.items()]
 
     def make(row: dict) -> Record:
-        types = row.get("types") or {}
-        fields = {key: types[key] for key in ("structural", "semantic") if types.get(key)}
+        fields: dict[str, Any] = labels_of(row.get("types") or {}, "structural", "semantic")
         if "answer" in row:
             fields["answer"] = text_of(row, "answer")
         image = image_in(files["images"], f"{id_of(row, 'imageId')}.jpg")
         return Record(row["id"], text_of(row, "question"), (image,), fields=fields, row={"questionId": row["id"]})
 
-    return records(placed, make)
+    return records(json_items(files["questions"]), make)

@@ -39,7 +39,7 @@ def state_of(one: Answered) -> str:
 def categories_of(question: Question) -> tuple[str, ...]:
     """Return the categories of a question, () if its files have none."""
     found = next((question.fields[key] for key in _CATEGORY_KEYS if question.fields.get(key)), ())
-    return (found,) if isinstance(found, str) else tuple(str(one) for one in found)
+    return tuple(str(one) for one in found) if isinstance(found, list | tuple) else (str(found),)
 
 
 def chosen(answered: Sequence[Answered], limit: int) -> list[Answered]:
