@@ -21,6 +21,7 @@ TEMPORARY = r"\.{name}\.\w{{8}}\.tmp"  # the name that tempfile makes of the pre
 
 MAX_NAME = 300  # characters of a path in a message
 NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)  # of file systems that cannot sync a folder
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # of file systems without locks
 
 
@@ -32,7 +33,7 @@ class replacing:
     """Open a temporary file beside `path` for writing bytes. Rename it to `path` on success, remove it on failure.
 
     Temporary files of killed processes are removed first. Raises OutputError before anything is written if `path` is
-    neither a regular file nor a new name.
+    neither a regular file nor a new name. The OSError of a full disk, which names no file, gets the name of this one.
     """
 
     def __init__(self, path: str | Path):
@@ -49,8 +50,22 @@ class replacing:
         return self.file
 
     def __exit__(self, kind, error, traceback) -> bool:
+        if isinstance(error, OSError):
+            self._name(error)
         try:
-            if kind is None:
+            self._close(is_complete=kind is None)
+        except OSError as failure:
+            self._name(failure)
+            raise
+        return False
+
+    def _name(self, error: OSError) -> None:
+        if error.errno in NO_SPACE and error.filename is None:
+            error.filename = str(self.path)
+
+    def _close(self, is_complete: bool) -> None:
+        try:
+            if is_complete:
                 self.file.flush()
                 check_file(self.path)  # it may have become something else meanwhile
                 os.replace(self.temporary, self.path)
@@ -59,7 +74,6 @@ class replacing:
                 self.file.close()  # flushes, so it can fail too
             finally:
                 Path(self.temporary).unlink(missing_ok=True)
-        return False
 
 
 def write_json(path: str | Path, value: Any) -> None:

@@ -72,6 +72,18 @@ def test_failed_write_keeps_the_old_file(tmp_path):
     assert (tmp_path / "a").read_bytes() == before and len(list(tmp_path.iterdir())) == 1
 
 
+def test_full_disk_is_an_error_that_names_the_file(tmp_path):
+    code = (
+        "import resource, sys; from paddlemix.output import replacing; "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))\n"
+        "with replacing(sys.argv[1]) as file: file.write(bytes(int(sys.argv[2])))"
+    )
+    for size in ("6000", "100000"):  # fails when the file is closed, and when it is written
+        done = subprocess.run([sys.executable, "-c", code, tmp_path / "x", size], capture_output=True, text=True)
+        assert f"OSError: [Errno 27] File too large: '{tmp_path / 'x'}'" in done.stderr
+        assert not any(tmp_path.iterdir())
+
+
 def test_temporary_files_of_killed_processes_are_removed_and_those_of_running_ones_are_not(tmp_path):
     program = (
         "import os, sys; from paddlemix.output import replacing\n"

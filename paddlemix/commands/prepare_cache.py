@@ -205,10 +205,17 @@ def _ranks(arguments: argparse.Namespace) -> tuple[int, int]:
     if arguments.rank is not None:
         rank, num_ranks = arguments.rank, arguments.ranks
     else:
-        rank, num_ranks = (int(os.environ.get(name) or default) for name, default in ((RANK, 0), (NUM_RANKS, 1)))
+        rank, num_ranks = _environment(RANK, 0), _environment(NUM_RANKS, 1)
     if not 0 <= rank < num_ranks:
         raise ValueError(f"--rank is {rank} of {num_ranks}: expected 0 to {num_ranks - 1}")
     return rank, num_ranks
+
+
+def _environment(name: str, default: int) -> int:
+    text = os.environ.get(name) or str(default)
+    if not (text.isascii() and text.isdigit()):
+        raise ValueError(f"{name} is {text!r}: expected a number, as paddle.distributed.launch sets it")
+    return int(text)
 
 
 def _check(arguments: argparse.Namespace, num_ranks: int) -> None:

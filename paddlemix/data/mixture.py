@@ -91,6 +91,8 @@ def scan_mixture(
             _check_template(entry.chat_template, template, owner, config_folder)
         entry_rows, entry_bad = _read_entry(entry, owner, config_folder, split, encoding)
         if not len(entry_rows):
+            if not entry_bad:
+                raise ValueError(f"{owner}: {', '.join(map(str, entry.data_files))} has no rows")
             first = entry_bad[0]
             raise ValueError(f"{owner}: none of its {len(entry_bad)} rows can be used; {first.where}: {first.reason}")
         bad += entry_bad

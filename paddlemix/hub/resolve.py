@@ -5,7 +5,6 @@ Looks for a local folder, then in the caches, then on the hubs. Processes that w
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import os
@@ -16,6 +15,7 @@ from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
 
+from ..output import NO_SPACE
 from ..tensor_files.stored import CheckpointError
 from ..terminal.log import notice
 from ..web.request import WebError
@@ -33,7 +33,6 @@ PADDLE_STORE = ("COMMUNITY_MODEL_PREFIX", "https://bj.bcebos.com/paddlenlp/model
 HUGGING_FACE = ("HF_ENDPOINT", "https://huggingface.co")
 MODEL_SCOPE = ("MODELSCOPE_DOMAIN", "https://www.modelscope.cn")
 OWN_STORE = "PADDLEMIX_HUB_URL"
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 Hub = Store | HuggingFace
 _IS_OFFLINE: ContextVar[bool] = ContextVar("_IS_OFFLINE", default=False)
 

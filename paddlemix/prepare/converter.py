@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.measure import default_workers
+from ..output import OutputError
 from ..terminal.log import notice
 from ..terminal.visible import visible
 from .job import Job, run_job
@@ -70,10 +71,23 @@ def run(converter: Converter, arguments: argparse.Namespace) -> int:
     if converter.command is not None:
         return converter.command(arguments)
     num_workers = num_workers_of(arguments.workers) if converter.has_images else 1
-    num_written = sum(_run_one(converter.name, job, num_workers, arguments) for job in converter.jobs(arguments))
+    jobs = converter.jobs(arguments)
+    _check_outputs(jobs)
+    num_written = sum(_run_one(converter.name, job, num_workers, arguments) for job in jobs)
     if not num_written:
         notice("nothing was written: no row can be used")
     return 0 if num_written else 1
+
+
+def _check_outputs(jobs: Sequence[Job]) -> None:
+    """Raise OutputError if two jobs would write one file: the second would replace the first one's rows."""
+    made: dict[Path, Job] = {}
+    for job in jobs:
+        own = job.output.resolve()
+        if own in made:
+            inputs = " and ".join(str(one.inputs[0]) for one in (made[own], job))
+            raise OutputError(f"{inputs} would both become {job.output}: convert them one by one, to different folders")
+        made[own] = job
 
 
 def _run_one(name: str, job: Job, num_workers: int, arguments: argparse.Namespace) -> int:

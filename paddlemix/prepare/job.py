@@ -18,7 +18,7 @@ from ..output import OutputError, lock_file, replacing
 from .paths import RawPath, stamp_of
 from .progress import Progress
 from .record import Record, check_own, content_of, read_record, write_record
-from .row import Made, Placed, Problem, RowError
+from .row import Made, Note, Placed, Problem, RowError
 from .row_files import JsonLines, RowFile
 from .summary import Summary
 
@@ -66,7 +66,7 @@ def run_job(name: str, job: Job, *, num_workers: int = 1, is_overwriting: bool =
     made_of = {"converter": name, "version": __version__, "settings": dict(job.settings), "inputs": stamps}
     record, content = read_record(job.output), content_of(job.output)
     if not is_overwriting:
-        check_own(job.output, content, record)
+        check_own(job.output, content, record, name)
         if content is not None and record.content == content and record.made_of == json.loads(json.dumps(made_of)):
             return record.summary, True
     summary = Summary()
@@ -100,7 +100,7 @@ def scratch_folder(path: Path | None) -> Iterator[None]:
 def _write_rows(file: RowFile, rows: Iterator[MadeRow], summary: Summary, title: str) -> None:
     with Progress(title) as progress, closing(rows):
         for where, share, made in rows:
-            summary.num_read += 1
+            summary.num_read += max(1, sum(not isinstance(one, Note) for one in made))
             for one in made:
                 problem = file.write(one) if isinstance(one, dict) else one
                 problem = replace(problem, where=problem.where or where) if isinstance(problem, Problem) else problem

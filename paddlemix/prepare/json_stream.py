@@ -13,7 +13,9 @@ MAX_VALUE = 1 << 28  # characters of one value; a missing quotation mark would o
 CUT = 16  # characters: as long as the longest escape or name that the end of a block can cut
 _SPACE = re.compile(r"[ \t\n\r]*")
 _DECODER = json.JSONDecoder()
-UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+# The first two bytes of files that are no JSON in UTF-8, and what they are.
+FOREIGN = dict.fromkeys((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE), "is UTF-16: save it as UTF-8")
+FOREIGN |= {b"\x1f\x8b": "is compressed by gzip: unpack it first"}
 
 
 class JsonStream:
@@ -119,8 +121,8 @@ class JsonStream:
         """Add a block to the text that is not yet read, as long as that text; return False at the end of the file."""
         try:
             block = self._file.read(max(BLOCK, len(self._text) - self._at))
-            if not self.num_bytes and block[:2] in UTF16:
-                raise ValueError(f"{self.name} is UTF-16: save it as UTF-8")
+            if not self.num_bytes:
+                check_start(block, self.name)
             text = self._decoder.decode(block, final=not block)
         except UnicodeDecodeError as error:
             raise self.error(f"the file is not UTF-8 near byte {self.num_bytes + error.start:,}") from None
@@ -128,6 +130,12 @@ class JsonStream:
             self.num_bytes += len(block)
             self._text, self._at = self._text[self._at :] + text, 0
         return bool(block)
+
+
+def check_start(start: bytes, name: object) -> None:
+    """Raise ValueError if the first bytes of a file show that it is not JSON in UTF-8. name: of the file."""
+    if start[:2] in FOREIGN:
+        raise ValueError(f"{name} {FOREIGN[start[:2]]}")
 
 
 def _reason(error: Exception, text: str) -> str:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 RawPath = Path | zipfile.Path
+MAX_WHOLE = 1 << 28  # bytes of a file that is read at once: an archive of a few MB can hold any number of GB
 
 
 def raw_path(name: str) -> RawPath:
@@ -33,7 +37,9 @@ def raw_path(name: str) -> RawPath:
 
 
 def user_path(name: str) -> Path:
-    """Return the path that a user names, with `~` expanded where that is possible."""
+    """Return the path that a user names, with `~` expanded where that is possible. Raises ValueError for no name."""
+    if not name:
+        raise ValueError("the name of a file or folder is empty: expected a path (. is the current folder)")
     return Path(os.path.expanduser(name))
 
 
@@ -83,12 +89,27 @@ def output_folder(folder: RawPath, name: str | None) -> Path:
     return folder
 
 
-def opened(path: RawPath) -> BinaryIO:
-    """Open a file for reading bytes. Raises ValueError if it cannot be read."""
+@contextmanager
+def opened(path: RawPath) -> Iterator[BinaryIO]:
+    """Open a file for reading bytes. Raises ValueError if it cannot be read, or its archive turns out to be damaged."""
     try:
-        return path.open("rb")
+        file = path.open("rb")
     except (OSError, RuntimeError, zipfile.BadZipFile) as error:  # RuntimeError: an encrypted member
         raise ValueError(f"{path} cannot be read: {error}") from None
+    with file:
+        try:
+            yield file
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            raise ValueError(f"{path} is in a damaged archive: {error}; download it again") from None
+
+
+def read_whole(path: RawPath) -> bytes:
+    """Return the content of a file. Raises ValueError if it cannot be read, or is too long to be one of a data set."""
+    with opened(path) as file:
+        content = file.read(MAX_WHOLE + 1)
+    if len(content) > MAX_WHOLE:
+        raise ValueError(f"{path} has more than {MAX_WHOLE:,} bytes: expected a file of the data set")
+    return content
 
 
 def size_of(path: RawPath) -> int:

@@ -6,21 +6,15 @@ Raised as ValueError is what makes the rest of a file unreadable, and a file of 
 from __future__ import annotations
 
 import codecs
-import csv
-import io
 import json
-import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
-from typing import Any, BinaryIO
+from typing import Any
 
-from .json_stream import BLOCK, MAX_VALUE, UTF16, JsonStream
+from .json_stream import BLOCK, MAX_VALUE, JsonStream, check_start
 from .paths import RawPath, opened, size_of
 from .row import Placed, Problem
 
-MAX_CELL = (1 << 31) - 1  # characters; csv's own limit is 131,072
 BATCH = 16  # rows of a Parquet file at once; they may hold images
 
 
@@ -31,10 +25,9 @@ def json_rows(path: RawPath) -> Iterator[Placed]:
 
 def first_character(path: RawPath) -> str:
     """Return the first character of a JSON text that is not white space, "" for none, whatever follows it."""
-    with _reading(path) as file:
+    with opened(path) as file:
         block = file.read(len(codecs.BOM_UTF8))
-        if block[:2] in UTF16:
-            raise ValueError(f"{path} is UTF-16: save it as UTF-8")
+        check_start(block, path)
         block = block.removeprefix(codecs.BOM_UTF8)
         while not block.strip(b" \t\r\n"):
             block = file.read(BLOCK)
@@ -46,7 +39,8 @@ def first_character(path: RawPath) -> str:
 def json_list(path: RawPath, key: str = "", *, as_text: bool = False) -> Iterator[Placed]:
     """Yield the elements of a JSON list, or of the list under a key of the one object in the file, or their texts."""
     size = size_of(path)
-    with _stream(path) as stream:
+    with opened(path) as file:
+        stream = JsonStream(file, str(path))
         if not key:
             if stream.peek() != "[":
                 raise ValueError(f"{path} starts with {stream.peek()!r}, expected a JSON list")
@@ -66,17 +60,6 @@ def json_list(path: RawPath, key: str = "", *, as_text: bool = False) -> Iterato
         stream.end()
 
 
-def json_items(path: RawPath) -> Iterator[Placed]:
-    """Yield (key, value) for each member of the one object in a file."""
-    size = size_of(path)
-    with _stream(path) as stream:
-        if stream.peek() != "{":
-            raise ValueError(f"{path} starts with {stream.peek()!r}, expected an object")
-        for name in stream.members():
-            yield Placed(f"{path.name} {name[:60]!r}", (name, stream.value()), stream.num_bytes / size)
-        stream.end()
-
-
 def _placed(path: RawPath, stream: JsonStream, size: int, as_text: bool) -> Iterator[Placed]:
     name = path.name
     for number, value in enumerate(stream.elements(as_text=as_text), 1):
@@ -89,10 +72,10 @@ def json_lines(path: RawPath, *, as_text: bool = False) -> Iterator[Placed]:
     Blank lines are skipped. A line that is not JSON in UTF-8 is a Problem.
     """
     name, size, done = path.name, size_of(path), 0
-    with _reading(path) as file:
+    with opened(path) as file:
         for number, line in enumerate(iter(partial(file.readline, MAX_VALUE), b""), 1):
-            if number == 1 and line[:2] in UTF16:
-                raise ValueError(f"{path} is UTF-16: save it as UTF-8")
+            if number == 1:
+                check_start(line, path)
             if len(line) == MAX_VALUE:
                 raise ValueError(f"{path} line {number} is longer than {MAX_VALUE:,} bytes: expected one row a line")
             done += len(line)
@@ -110,11 +93,14 @@ def _parsed(line: bytes, as_text: bool) -> Any:
 
 
 def parquet_rows(path: RawPath, columns: Sequence[str]) -> Iterator[Placed]:
-    """Yield the rows of a Parquet file as dicts with some of its columns, all of which it must have."""
+    """Yield the rows of a Parquet file as dicts with some of its columns, all of which it must have.
+
+    A row with a text that is not UTF-8 is a Problem.
+    """
     import pyarrow
     import pyarrow.parquet
 
-    with _reading(path) as file:
+    with opened(path) as file:
         try:
             table = pyarrow.parquet.ParquetFile(file, pre_buffer=False)
             missing = [name for name in columns if name not in table.schema_arrow.names]
@@ -122,51 +108,18 @@ def parquet_rows(path: RawPath, columns: Sequence[str]) -> Iterator[Placed]:
                 raise ValueError(f"{path} has no column {missing[0]!r}: it has {', '.join(table.schema_arrow.names)}")
             number, total = 0, max(1, table.metadata.num_rows)
             for batch in table.iter_batches(BATCH, columns=list(columns), use_threads=False):
-                for row in batch.to_pylist():
+                for row in _batch_rows(batch):
                     number += 1
                     yield Placed(f"{path.name} row {number}", row, number / total)
         except (pyarrow.ArrowException, OSError) as error:
             raise ValueError(f"{path} is not a complete Parquet file: {error}") from None
 
 
-def table_rows(path: RawPath, delimiter: str) -> Iterator[Placed]:
-    """Yield the rows of a table with a header as dicts of texts. An empty cell is "", and nothing else is.
-
-    Quotation marks are doubled inside quoted cells, as spreadsheets write them.
-    """
-    csv.field_size_limit(MAX_CELL)
-    size = size_of(path)
-    with _reading(path) as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
-        rows = csv.reader(text, delimiter=delimiter)
-        try:
-            header = next(rows, None)
-            if not header or len(set(header)) < len(header):
-                raise ValueError(f"{path} has no header with a different name for each column: found {header}")
-            for number, cells in enumerate(rows, 1):
-                if not cells:
-                    continue
-                yield Placed(f"{path.name} row {number}", _named(header, cells), min(1.0, file.tell() / size))
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} is not a table in UTF-8: {error}") from None
-
-
-def _named(header: list[str], cells: list[str]) -> dict[str, str] | Problem:
-    if len(cells) != len(header):
-        return Problem("cells do not fit the header", f"the row has {len(cells)} cells, the header {len(header)}")
-    return dict(zip(header, cells, strict=True))
-
-
-@contextmanager
-def _stream(path: RawPath) -> Iterator[JsonStream]:
-    with _reading(path) as file:
-        yield JsonStream(file, str(path))
-
-
-@contextmanager
-def _reading(path: RawPath) -> Iterator[BinaryIO]:
-    """Open a file. Raises ValueError for an archive that turns out to be damaged."""
-    with opened(path) as file:
-        try:
-            yield file
-        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-            raise ValueError(f"{path} is in a damaged archive: {error}; download it again") from None
+def _batch_rows(batch: Any) -> list[Any]:
+    """Return the rows of a batch as dicts, one by one if a text in it is not UTF-8, and Problems in place of those."""
+    try:
+        return batch.to_pylist()
+    except UnicodeDecodeError as error:
+        if len(batch) == 1:
+            return [Problem("a text is not UTF-8", f"a text of the row is not UTF-8: {error}")]
+        return [row for number in range(len(batch)) for row in _batch_rows(batch.slice(number, 1))]

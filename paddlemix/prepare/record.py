@@ -39,7 +39,8 @@ def read_record(output: Path) -> Record | None:
     """Return the record of an output; None if there is none that can be read."""
     try:
         found = parse_object(record_path(output).read_bytes(), ValueError, "the record")
-        return Record(found["made_of"], found["content"], found["replaces"], Summary.from_dict(found["summary"]))
+        made_of = {**found["made_of"], "converter": str(found["made_of"]["converter"])}
+        return Record(made_of, found["content"], found["replaces"], Summary.from_dict(found["summary"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -60,9 +61,12 @@ def content_of(path: Path) -> list[Any] | None:
         return content_in(file)
 
 
-def check_own(output: Path, content: Sequence[Any] | None, record: Record | None) -> None:
-    """Raise OutputError if there is a file that is not an earlier output, or one that was changed since."""
-    if content is None or (record is not None and content in (record.content, record.replaces)):
+def check_own(output: Path, content: Sequence[Any] | None, record: Record | None, name: str) -> None:
+    """Raise OutputError if there is a file that is not an earlier output of a converter, or that was changed since."""
+    if content is None:
         return
-    what = "was not written by this command" if record is None else "was changed after this command wrote it"
+    maker = None if record is None else record.made_of["converter"]
+    if maker == name and content in (record.content, record.replaces):
+        return
+    what = "was changed after this command wrote it" if maker == name else "was not written by this command"
     raise OutputError(f"{output} {what}: move it away, or replace it with --overwrite")

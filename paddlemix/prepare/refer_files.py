@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import pickle
-from pathlib import Path
+from io import BytesIO
 from typing import Any
 
+from .paths import RawPath, read_whole
+
 Box = tuple[float, float, float, float]
+# What a damaged pickle raises: a number that is no list to append to, a key that is a list, a length beyond any memory.
+BAD_PICKLE = (pickle.UnpicklingError, EOFError, AttributeError, LookupError, ValueError, TypeError)
+BAD_PICKLE += (OverflowError, MemoryError)
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -16,13 +21,13 @@ class _PlainUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"the file wants to load {module}.{name}, which lists of phrases do not need")
 
 
-def read_references(path: Path) -> list[dict]:
+def read_references(path: RawPath) -> list[dict]:
     """Return the references in a pickle, as refs(unc).p. Raises ValueError if it holds anything but plain values."""
+    content = BytesIO(read_whole(path))
     try:
-        with path.open("rb") as file:
-            value = _PlainUnpickler(file, encoding="utf-8").load()  # Python 2 wrote bytes
-    except (pickle.UnpicklingError, EOFError, AttributeError, IndexError, ValueError, KeyError) as error:
-        raise ValueError(f"{path} is not a file of REFER: {error}") from None
+        value = _PlainUnpickler(content, encoding="utf-8").load()  # Python 2 wrote bytes
+    except BAD_PICKLE as error:
+        raise ValueError(f"{path} is not a file of REFER: {error or 'it asks for more memory than there is'}") from None
     if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
         raise ValueError(f"{path} holds a {type(value).__name__}, expected a list of references")
     return value

@@ -15,7 +15,10 @@ OTHER = "other reasons"
 
 @dataclass
 class Summary:
-    """The counts of one output. dropped, notes: by reason. examples: the first problems of each reason."""
+    """The counts of one output. dropped, notes: by reason. examples: the first problems of each reason.
+
+    num_read: what was written or dropped, or gave no row. A raw row that holds several counts once for each.
+    """
 
     num_read: int = 0
     num_written: int = 0
@@ -39,7 +42,9 @@ class Summary:
     def lines(self) -> list[str]:
         """Return the counts as text."""
         num_dropped = sum(self.dropped.values())
-        found = [f"{self.num_read:,} rows read, {self.num_written:,} written, {num_dropped:,} dropped"]
+        num_rest = self.num_read - self.num_written - num_dropped
+        rest = f", {num_rest:,} not taken" if num_rest else ""
+        found = [f"{self.num_read:,} rows read, {self.num_written:,} written, {num_dropped:,} dropped{rest}"]
         for reason, count in self.dropped.most_common():
             found.append(f"  dropped {count:,}: {reason}")
             found += [f"    {one}" for one in self.examples[reason]]

@@ -5,6 +5,7 @@ Names and defaults are those of `arguments` and of paddlenlp's TrainingArguments
 
 from __future__ import annotations
 
+import difflib
 import typing
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,9 @@ from ..data.bad_rows import BadRowPolicy
 from ..data.mixture import parse_entries
 from .bounds import check_bounds
 from .config_file import convert
+
+MISTYPED = 0.8  # similarity from which an unknown name counts as a mistyped setting
+NOT_MISTYPED = ("text_model_name_or_path", "eval_accumulation_steps")  # of training, and nearly names of the data
 
 
 def trains(do_train: bool | None, do_eval: bool | None) -> bool:
@@ -96,6 +100,19 @@ class DataSettings(DataArguments, _Settings):
     do_train: bool | None = None
     do_eval: bool | None = None
     evaluation_strategy: str = "no"
+
+    @classmethod
+    def read(cls, values: dict[str, Any]) -> DataSettings:
+        """Take these settings from a run's values, which have many others, that only training knows.
+
+        Raises ValueError for a value of the wrong type or out of bounds, and for a name that is nearly one of these.
+        """
+        names = list(cls.__dataclass_fields__)
+        for key in values:
+            near = difflib.get_close_matches(key, names, n=1, cutoff=MISTYPED)
+            if near and key not in names and key not in NOT_MISTYPED:
+                raise ValueError(f"unknown setting {key!r}: did you mean {near[0]!r}?")
+        return super().read(values)
 
     @property
     def split(self) -> str:

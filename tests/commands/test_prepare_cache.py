@@ -69,7 +69,14 @@ def test_second_call_changes_nothing(data, tmp_path):
     assert digests(tmp_path / "cache") == before
 
 
+def test_rank_that_a_launcher_did_not_set_is_refused(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("PADDLE_TRAINER_ID", "first")
+    with pytest.raises(ValueError, match="PADDLE_TRAINER_ID is 'first': expected a number"):
+        prepare(tmp_path, str(data), tmp_path / "cache")
+
+
 WRONG = {
+    "--max_lenght 99": "unknown setting 'max_lenght': did you mean 'max_length'",
     "--workers 0": "--workers is 0: expected 1 to 256",
     "--shuffle -1": "--shuffle is -1: expected a seed",
     "--rank 1": "--rank and --ranks belong together",

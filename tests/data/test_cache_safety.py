@@ -65,7 +65,7 @@ def test_run_with_other_settings_is_refused_by_what_differs(cache, encoding, spe
         ),
     }
     for text, other in others.items():
-        with pytest.raises(CacheError, match=r"was made for another run: .*Make the cache again") as caught:
+        with pytest.raises(CacheError, match=r"was made for another run: .*Make one for it with") as caught:
             read(cache, other)
         assert text in str(caught.value)
     assert len(read(cache, encoding)) == NUM_ROWS
@@ -193,7 +193,7 @@ def test_lost_and_doubled_rows_are_found_before_the_manifest_is_written(data, en
 def test_buckets_share_the_rows_and_none_is_much_larger_than_a_shard():
     numbers = [np.arange(start, start + 4096) for start in range(0, 1 << 19, 4096)]
     shards = [Path(str(index)) for index in range(num_buckets(1 << 19, 0, 4096))]
-    found = buckets([Path(str(index)) for index in range(len(numbers))], numbers, shards, seed=3)
+    found = buckets([Path(str(index)) for index in range(len(numbers))], numbers, shards, 3, "a plan")
     counts = [bucket.num_rows for bucket in found]
     assert len(shards) == 128 and sum(counts) == 1 << 19
     assert max(counts) < 1.1 * 4096
@@ -208,14 +208,14 @@ def test_bucket_is_the_only_thing_in_memory_while_rows_are_shuffled(data, encodi
     """Count the rows that are read for each shard: no more than its own, from all parts."""
     seen, rows = [], Shard.rows
     monkeypatch.setattr(Shard, "rows", lambda self, start, stop: seen.append(stop - start) or rows(self, start, stop))
-    written, write = [], shuffle.write_batches
+    written, write = [], shuffle.write_shard
 
-    def counted(path, batches):
+    def counted(path, batches, owner):
         written.append(sum(seen))
         seen.clear()
-        write(path, batches)
+        write(path, batches, owner)
 
-    monkeypatch.setattr(shuffle, "write_batches", counted)
+    monkeypatch.setattr(shuffle, "write_shard", counted)
     manifest = make(tmp_path / "cache", data, encoding, shuffle=1, part_rows=5)
     assert written == [shard["rows"] for shard in manifest.shards] and max(written) < 15
 
@@ -232,7 +232,7 @@ def unfinished(cache: Path) -> str:
     values = json.loads((cache / FILE).read_text())
     (cache / PLAN).write_text(json.dumps(values))
     (cache / FILE).unlink()
-    return "is not finished: make the cache again"
+    return "is not finished: repeat"
 
 
 def no_cache(cache: Path) -> str:
@@ -327,6 +327,43 @@ def test_damaged_cache_is_one_clear_error(cache, encoding, damage):
     with pytest.raises(CacheError, match=text) as caught:
         read(cache, encoding)
     assert "\n" not in str(caught.value)
+
+
+def test_shard_of_another_cache_is_not_taken_for_one_of_this(cache, write, encoding, tmp_path):
+    """Its rows have the same numbers and its file the same size; only their answers differ."""
+    rows = [{"conversations": [["Who?", f"It is {number}."]]} for number in reversed(range(NUM_ROWS))]
+    make(tmp_path / "other", str(write("other.json", rows)), encoding, shuffle=4)
+    swapped = 0
+    for path in cache.glob("shard-*"):
+        other = tmp_path / "other" / path.name
+        swapped += other.stat().st_size == path.stat().st_size and other.read_bytes() != path.read_bytes()
+        shutil.copy(other, path)
+    assert swapped
+    with pytest.raises(CacheError, match=r"is a file of another cache|is missing or cut off"):
+        read(cache, encoding)
+
+
+def test_command_checks_a_finished_cache_and_says_what_mends_it(data, encoding, tmp_path):
+    """Training refuses a damaged cache, so the command must not call it finished: it would never be mended."""
+    folder = tmp_path / "cache"
+    make(folder, data, encoding)
+    whole = digests(folder)
+    flipped_bytes(folder)
+    for num_workers in (1, 2):
+        with pytest.raises(CacheError, match=r"remove the folder and make the cache again"):
+            make(folder, data, encoding, work=Work(num_workers))
+    shutil.rmtree(folder)
+    make(folder, data, encoding)
+    make(folder, data, encoding)
+    assert digests(folder) == whole
+
+
+@pytest.mark.parametrize("image", [None, [], {}, {"side": 336, "depth": 3}])
+def test_manifest_whose_plan_was_edited_has_no_shards(cache, image):
+    values = json.loads((cache / FILE).read_text())
+    changed(encoding={**values["encoding"], "image": image})(cache)
+    with pytest.raises(CacheError, match="is a file of another cache"):
+        read(cache)
 
 
 def test_any_flipped_byte_of_a_shard_is_found_or_changes_nothing(cache, encoding):

@@ -276,7 +276,8 @@ DAMAGES = {
     "ids": (added(999, 0, 999, 0), "not in the model's vocabulary"),
     "names": (changed("img_path", without_names), "img_path is not bytes"),
     "start": (set_params(image_patch_start_idx="x"), "image_patch_start_idx is 'x': expected a whole number"),
-    "patches": (set_params(num_patches=20), "16 tokens for this model, and 20 in the HDF5|are hidden"),
+    "patches": (set_params(num_patches=20), "are not one repeated token: num_patches"),
+    "other start": (set_params(image_patch_start_idx=0), "are not one repeated token"),
     "eos": (set_params(eos_id=77), "eos_id is 77, and the model's is"),
 }
 
@@ -290,6 +291,18 @@ def test_other_files_are_one_clear_error(name, data, encoding, images, tmp_path)
         for row in read(tmp_path / "h5", encoding, image_folder=str(images)):
             row.encoded.sample(row.folders)
     assert re.search(text, str(caught.value)) and "\n" not in str(caught.value)
+
+
+def test_files_without_rows_are_one_clear_error(data, encoding, tmp_path):
+    write_files(tmp_path / "h5", data, encoding)
+    with h5py.File(tmp_path / "h5" / "examples-0.h5", "r+") as file:
+        for name in ("data", "img_path"):
+            values = file[name][:0]
+            del file[name]
+            file.create_dataset(name, data=values)
+        file.attrs["n_examples"] = 0
+    with pytest.raises(ValueError, match="h5 has no rows"):
+        read(tmp_path / "h5", encoding)
 
 
 def test_row_that_is_longer_than_max_length_is_skipped(data, encoding, tmp_path):

@@ -173,11 +173,11 @@ def test_rows_can_be_pickled_for_other_processes(data, encoding, tmp_path):
 
 
 def test_stored_order_is_that_of_the_files(data, encoding, tmp_path):
-    make(tmp_path / "cache", data, encoding, shuffle=9)
+    owner = make(tmp_path / "cache", data, encoding, shuffle=9).plan.owner
     entry = {"name": "token_cache", "data_files": str(tmp_path / "cache")}
     rows, _ = scan_mixture({**entry, "order": "stored"}, "train")
     shards = sorted((tmp_path / "cache").glob("shard-*.arrow"))
-    stored = [(record.number, record.row) for shard in shards for record, _ in Shard(shard).records()]
+    stored = [(record.number, record.row) for shard in shards for record, _ in Shard(shard, owner).records()]
     assert stored_order(rows).tolist() == [number for number, _ in stored] != list(range(29))
     assert [rows[number].number for number, _ in stored] == [row for _, row in stored]
     assert stored_order(scan_mixture(entry, "train")[0]) is None
@@ -263,9 +263,9 @@ def test_first_rank_names_the_ranks_whose_parts_are_missing(data, encoding, tmp_
 
 def test_batches_hold_few_rows(encoding, write, tmp_path):
     rows = [{"conversations": [["Who?", f"{number}"]]} for number in range(3 * BATCH_ROWS)]
-    make(tmp_path / "cache", str(write("rows.json", rows)), encoding, part_rows=1000)
+    owner = make(tmp_path / "cache", str(write("rows.json", rows)), encoding, part_rows=1000).plan.owner
     (shard,) = (tmp_path / "cache").glob("shard-*.arrow")
-    assert [len(batch) for batch in Shard(shard).batches()] == [BATCH_ROWS] * 3
+    assert [len(batch) for batch in Shard(shard, owner).batches()] == [BATCH_ROWS] * 3
 
 
 def test_two_images_side_by_side_keep_their_places(images, write, encoding, tmp_path):

@@ -12,6 +12,9 @@ import raw_sets
 from PIL import Image
 from prepared import counts, llava, prepare, rows_of, tree
 
+from paddlemix.prepare.row import Problem
+from paddlemix.prepare.sets import arxivcap
+
 CAPTION = "Create a caption for the provided figure."
 
 
@@ -170,3 +173,30 @@ def test_another_image_with_the_name_is_kept_unless_overwritten(tmp_path, capsys
     assert path.read_bytes() == b"mine" and "dropped 1: another image has the name" in capsys.readouterr().out
     assert prepare(*words, "--overwrite") == 0
     assert path.read_bytes() == raw_sets.JPEG_2
+
+
+def foreign_texts(*contents: bytes) -> pyarrow.Array:
+    """Return a column of texts whose bytes nothing has checked, as writers of other languages leave them."""
+    ends = np.cumsum([0, *map(len, contents)], dtype=np.int32)
+    buffers = [None, pyarrow.py_buffer(ends), pyarrow.py_buffer(b"".join(contents))]
+    return pyarrow.Array.from_buffers(pyarrow.string(), len(contents), buffers)
+
+
+def test_row_of_a_parquet_file_that_is_not_utf8_is_counted(tmp_path, capsys):
+    good = b'{"gt_parse": {"text_sequence": "x"}}'
+    images = pyarrow.array([raw_sets.JPEG] * 3, pyarrow.binary())
+    table = pyarrow.table({"image": images, "ground_truth": foreign_texts(good, b"\xff\xfe", good)})
+    words = raw_sets.synthdog_en(tmp_path)
+    data = tmp_path / "synthdog-en" / "data"
+    for path in data.iterdir():
+        path.unlink()
+    pyarrow.parquet.write_table(table, data / "train-00003-of-00084-x.parquet")
+    assert prepare(*words) == 0
+    printed = capsys.readouterr().out
+    assert "3 rows read, 2 written, 1 dropped" in printed and "x.parquet row 2: a text of the row is not" in printed
+    figure = foreign_texts(b"\xff"), pyarrow.array([[]], pyarrow.list_(pyarrow.string()))
+    figures = pyarrow.StructArray.from_arrays(figure, names=["caption", "cil_pairs"])
+    column = pyarrow.ListArray.from_arrays(pyarrow.array([0, 1], pyarrow.int32()), figures)
+    pyarrow.parquet.write_table(pyarrow.table({"caption_images": column}), tmp_path / "arXiv_src_0003_001.parquet")
+    (row,) = arxivcap.figures(tmp_path / "arXiv_src_0003_001.parquet")
+    assert isinstance(row.value, Problem) and row.value.reason == "a text is not UTF-8"

@@ -13,7 +13,7 @@ import pytest
 import raw_sets
 from prepared import ROOT, prepare, rows_of, tree
 
-from paddlemix.prepare import progress
+from paddlemix.prepare import paths, progress
 from paddlemix.prepare.row import Note, Problem
 from paddlemix.prepare.summary import MAX_REASONS, Summary
 
@@ -126,6 +126,54 @@ def test_ai2d_is_read_from_its_archive(tmp_path):
     assert tree(tmp_path / "zipped") == tree(tmp_path / "out")
 
 
+def test_damaged_file_in_an_archive_is_one_error(tmp_path, capsys):
+    raw_sets.write(
+        tmp_path / "q/1.png.json", json.dumps({"imageName": "1.png", "questions": {str(n): n for n in range(999)}})
+    )
+    archive = Path(shutil.make_archive(str(tmp_path / "z"), "zip", tmp_path, "q"))
+    content = bytearray(archive.read_bytes())
+    middle = content.find(b"1.png.json") + 300
+    content[middle : middle + 200] = bytes(200)
+    archive.write_bytes(content)
+    assert prepare("ai2d", "--question_dir", archive / "q", "--output_jsonl_dir", tmp_path) == 1
+    assert "1.png.json is in a damaged archive" in capsys.readouterr().err
+
+
+def test_file_that_is_read_whole_has_a_limit(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(paths, "MAX_WHOLE", 1000)
+    for name in ("problems.json", "pid_splits.json"):
+        raw_sets.write(tmp_path / name, " " * 1001)
+    assert prepare("scienceqa", "--base_dir", tmp_path, "--split", "train") == 1
+    assert "has more than 1,000 bytes" in capsys.readouterr().err
+
+
+def test_two_files_that_would_become_one_are_refused_before_anything_is_written(tmp_path, capsys):
+    rows = json.dumps([{"id": "1", "conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}])
+    files = [tmp_path / name for name in ("a/train.json", "b/train.json")]
+    for file in files:
+        raw_sets.write(file, rows)
+    assert prepare("llava_pretrain", "--input_file", *files, "--output_dir", tmp_path / "out") == 1
+    assert f"{files[0]} and {files[1]} would both become" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_output_of_another_command_is_not_replaced(tmp_path, capsys):
+    rows = json.dumps([{"id": "1", "conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}])
+    raw_sets.write(tmp_path / "rows.json", rows)
+    words = (tmp_path / "rows.json", "--output", tmp_path / "out.jsonl")
+    assert prepare("sample", *words, "--num_rows", 1) == 0
+    assert prepare("merge", *words) == 1
+    assert "was not written by this command" in capsys.readouterr().err
+    assert prepare("sample", *words, "--num_rows", 1, "--seed", 1) == 0
+
+
+def test_empty_path_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = raw_sets.ai2d(tmp_path)
+    assert prepare(*words[:-1], "") == 1
+    assert "the name of a file or folder is empty" in capsys.readouterr().err
+
+
 def test_damaged_archive_is_one_error(tmp_path, capsys):
     raw_sets.write(tmp_path / "x.zip", b"PK\3\4 cut")
     assert prepare("dvqa", "--dataset_folder", tmp_path / "x.zip", "--output_dir", tmp_path) == 1
@@ -141,6 +189,19 @@ def test_summary_names_the_first_problems_and_limits_the_reasons():
     assert len(summary.dropped) == MAX_REASONS + 1 and summary.dropped["other reasons"] == 50
     assert summary.examples["reason 3"] == ["row 3: text 3"] * 3
     assert Summary.from_dict(json.loads(json.dumps(summary.as_dict()))) == summary
+
+
+def test_rows_read_are_the_sum_of_those_written_dropped_and_not_taken(tmp_path, capsys):
+    rows = [{"id": str(n), "conversations": [["q", "a"]]} for n in range(50)]
+    raw_sets.write(tmp_path / "rows.json", json.dumps(rows))
+    raw_sets.ai2d(tmp_path)
+    prepare("ai2d", "--question_dir", tmp_path / "ai2d/questions", "--output_jsonl_dir", tmp_path / "out")
+    prepare("sample", tmp_path / "rows.json", "--num_rows", 10, "--output", tmp_path / "out.jsonl")
+    prepare("split", tmp_path / "rows.json", "--val_share", 0.3)
+    pattern = r"(\d+) rows read, (\d+) written, (\d+) dropped(?:, (\d+) not taken)?"
+    found = [[int(one or 0) for one in line] for line in re.findall(pattern, capsys.readouterr().out)]
+    assert len(found) == 4 and [50, 10, 0, 40] in found
+    assert all(read == sum(rest) for read, *rest in found)
 
 
 def test_text_of_a_row_is_printed_visibly(tmp_path, capsys):
@@ -170,7 +231,7 @@ def test_help_of_a_converter_has_an_example_that_parses(name, capsys):
     example = CONVERTERS[name].example
     assert f"paddlemix prepare {example.splitlines()[0]}" in printed
     parsed = command_parser("prepare").parse(example.replace("\\\n", "").split())
-    assert parsed.converter.name == name
+    assert parsed.work.args[0].name == name
     assert {one.name for one in CONVERTERS[name].arguments} <= set(printed.replace(",", " ").split())
 
 

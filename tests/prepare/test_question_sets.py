@@ -133,7 +133,14 @@ def test_json_lists_become_lines_with_names_kept(tmp_path, capsys):
     target = tmp_path / "in_to_jsonl"
     assert (target / "my_json_a.jsonl").read_text(encoding="utf-8") == '{"id": 1, "text": "é\u2028水"}\n{"id": 2}\n'
     assert (target / "lines.jsonl").read_text(encoding="utf-8") == '{"id": 1}\n{"id": 2.5}\n'
-    assert counts(capsys.readouterr().out) == {"not an object": 1, "not writable as JSON": 1}
+    assert counts(capsys.readouterr().out) == {"not an object": 1, "not JSON": 1}
+
+
+def test_json_row_with_a_repeated_key_is_counted_and_not_halved(tmp_path, capsys):
+    raw_sets.write(tmp_path / "in" / "a.json", '[{"id": 1, "text": "a", "text": "b"}, {"id": 2}]')
+    assert prepare("convert_json2jsonl", "--input_dir", tmp_path / "in") == 0
+    assert "an object has the key 'text' twice" in capsys.readouterr().out
+    assert (tmp_path / "in_to_jsonl" / "a.jsonl").read_text(encoding="utf-8") == '{"id": 2}\n'
 
 
 def test_one_object_is_not_a_list_of_rows(tmp_path, capsys):

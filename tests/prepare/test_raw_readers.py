@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import zipfile
 
 import pyarrow
@@ -10,8 +11,8 @@ import pytest
 
 from paddlemix.prepare import readers
 from paddlemix.prepare.paths import files_in, raw_folder, raw_path, size_of, stamp_of
-from paddlemix.prepare.readers import json_items, json_lines, json_list, json_rows, parquet_rows, table_rows
-from paddlemix.prepare.row import Problem, RowError, file_name_of, is_number, llava_row, text_of
+from paddlemix.prepare.readers import json_lines, json_list, json_rows, parquet_rows
+from paddlemix.prepare.row import RowError, file_name_of, is_number, llava_row, text_of
 
 
 def made(path, content: bytes | str):
@@ -36,8 +37,6 @@ def test_places_are_named_and_shares_grow_to_1(tmp_path):
     assert 0 < rows[0].share < rows[1].share == 1
     rows = list(json_list(made(tmp_path / "x.json", '{"b": [1], "a": [5, 6], "c": {}}'), "a"))
     assert [(row.where, row.value) for row in rows] == [("x.json row 1", 5), ("x.json row 2", 6)]
-    items = json_items(made(tmp_path / "y.json", '{"p": {"a": 1}, "q": 2}'))
-    assert [(row.where, row.value) for row in items] == [("y.json 'p'", ("p", {"a": 1})), ("y.json 'q'", ("q", 2))]
 
 
 @pytest.mark.parametrize(
@@ -47,12 +46,9 @@ def test_places_are_named_and_shares_grow_to_1(tmp_path):
         (lambda path: json_list(path, "a"), "[1]", "expected an object with the list 'a'"),
         (lambda path: json_list(path, "a"), '{"b": 1}', "has no 'a': its keys are b"),
         (lambda path: json_list(path, "a"), '{"a": [1], "b"', "the file ends there"),
-        (json_items, "[1]", "expected an object"),
         (json_lines, '{"a": 1}'.encode("utf-16"), "is UTF-16: save it as UTF-8"),
+        (json_lines, gzip.compress(b'{"a": 1}'), "is compressed by gzip: unpack it first"),
         (json_rows, '[{"a": 1}] [2]', "text follows the end"),
-        (lambda path: table_rows(path, "\t"), "", "has no header"),
-        (lambda path: table_rows(path, "\t"), "a\ta\n1\t2", "has no header with a different name for each column"),
-        (lambda path: table_rows(path, ","), b"a,b\n\xff,1\n", "is not a table in UTF-8"),
     ],
 )
 def test_file_of_another_kind_is_one_error(tmp_path, read, text, message):
@@ -64,19 +60,6 @@ def test_line_without_end_is_one_error(tmp_path, monkeypatch):
     monkeypatch.setattr(readers, "MAX_VALUE", 100)
     with pytest.raises(ValueError, match="line 1 is longer than 100 bytes"):
         list(json_lines(made(tmp_path / "x", '{"a": "' + "b" * 200)))
-
-
-def test_cells_of_a_table_are_texts(tmp_path):
-    text = (
-        '\ufeffindex\tA\tB\r\n007\tNone\t\r\n1e5\t"Do ""cans""\nroll?"\tnan\r\n1\t2\r\n\r\n2\t'
-        + "x" * 200_000
-        + "\t3\r\n"
-    )
-    found = values(table_rows(made(tmp_path / "x.tsv", text), "\t"))
-    assert found[0] == {"index": "007", "A": "None", "B": ""}
-    assert found[1] == {"index": "1e5", "A": 'Do "cans"\nroll?', "B": "nan"}
-    assert isinstance(found[2], Problem) and "2 cells, the header 3" in found[2].text
-    assert len(found) == 4 and found[3]["A"] == "x" * 200_000
 
 
 def test_columns_of_parquet_are_read_by_name_in_any_number_of_batches(tmp_path):

@@ -131,7 +131,12 @@ def test_pickle_that_would_run_code_is_refused_by_name(folder, monkeypatch, caps
     assert not (folder / "made-by-a-pickle").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"\x80\x02", b"text", pickle.dumps({"a": 1}), pickle.dumps([1])])
+# Opcodes that call a number, use a list as a key, set an item of a number, and ask for 2^40 and 2^60 bytes.
+DAMAGED = [b"K\1)R.", b"}](K\1e]s.", b"K\1K\2K\3s.", b"\x8e" + (1 << 40).to_bytes(8, "little") + b"a."]
+DAMAGED += [b"\x80\4\x95" + (1 << 60).to_bytes(8, "little") + b"."]
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80\x02", b"text", pickle.dumps({"a": 1}), pickle.dumps([1]), *DAMAGED])
 def test_file_that_is_no_list_of_references_is_refused(folder, content, capsys):
     (folder / "refs(unc).p").write_bytes(content)
     assert prepare("refcoco", "--dataset_folder", folder) == 1
@@ -152,7 +157,7 @@ def test_hostile_references_are_dropped_by_reason(folder, capsys):
     assert prepare("refcoco", "--dataset_folder", folder) == 0
     assert len(rows_of(folder / "refcoco_unc_train_locate_llava.jsonl")) == 2
     printed = capsys.readouterr().out
-    assert "6 rows read, 2 written, 8 dropped" in printed
+    assert "10 rows read, 2 written, 8 dropped" in printed
     assert "dropped 2: not in instances.json" in printed
 
 

@@ -38,6 +38,7 @@ BAD = {
     "folder": (row("folder", "folder.jpg"), "missing_picture", "not found"),
     "dangling": (row("dangling", "dangling.jpg"), "missing_picture", "not found"),
     "outside": (row("outside", "../images/good.jpg"), "wrong_row", "outside of the image folder"),
+    "elsewhere": (row("elsewhere", "/etc/hostname"), "wrong_row", "outside of the image folder"),
     "second": ({**row("second", ["good.jpg", "no.jpg"], "<image>")}, "missing_picture", "no.jpg"),
     "answer": (row("answer", answer=" "), "empty_answer", "empty"),
     "number": ({"id": "number", "conversations": turns(("human", 3), ("gpt", "a"))}, "wrong_row", "string"),

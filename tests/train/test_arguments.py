@@ -195,6 +195,15 @@ def test_unknown_key_names_the_nearest(key, near):
         settings(**{key: 1})
 
 
+def test_mistyped_setting_of_the_data_is_refused_without_paddlenlp_and_no_other_setting_is():
+    classes = (TrainingArguments, LlavaTrainingArguments, ModelArguments, DataArguments)
+    names = {item.name for one in classes for item in dataclasses.fields(one)} | set(WITHOUT_EFFECT)
+    assert DataSettings.read(dict.fromkeys(names)) == DataSettings()
+    for mistyped, near in (("max_lenght", "max_length"), ("image_foler", "image_folder"), ("datasets", "dataset")):
+        with pytest.raises(ValueError, match=f"unknown setting '{mistyped}': did you mean '{near}'"):
+            DataSettings.read({mistyped: 1})
+
+
 def test_unknown_key_without_a_near_one():
     with pytest.raises(ValueError, match=r"unknown setting 'zzzzzzzz'$"):
         settings(zzzzzzzz=1)

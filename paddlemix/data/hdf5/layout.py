@@ -85,6 +85,11 @@ class Layout:
         if has_image:
             if not is_seen[self.patches].all() or end < self.start + self.num_patches:
                 raise LayoutError(f"its image tokens, {self.num_patches} from {self.start} on, are hidden")
+            if (ids[self.patches] != ids[self.start]).any():
+                raise LayoutError(
+                    f"its image tokens, {self.num_patches} from {self.start} on, are not one repeated token: "
+                    "num_patches or image_patch_start_idx is not that of these files"
+                )
             ids[self.patches] = IMAGE_TOKEN_ID
         if row[LOSS, end - 1] == 1:  # the last token is only a label
             ids, is_seen = np.append(ids, row[LABELS, end - 1]), np.append(is_seen, True)

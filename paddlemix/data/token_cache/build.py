@@ -23,6 +23,7 @@ from ..bad_rows import BadRowPolicy
 from ..row import Row
 from ..row_note import NOTES_FILE, RowNote, write_notes
 from ..workers import map_in_processes
+from .cached_rows import check_cache
 from .encoder import Part, RowEncoder, write_part
 from .fingerprint import differences
 from .finish import finish
@@ -66,7 +67,8 @@ def build(
 ) -> Manifest | None:
     """Make the cache of a plan in a folder; return its manifest, None in a process that only encodes its parts.
 
-    Raises CacheError for a folder with anything else, TooManyBadRowsError, and OutputError if another process works on
+    A finished cache is checked, row by row. Raises CacheError if it is damaged, and for a folder with anything else;
+    TooManyBadRowsError, and OutputError if another process works on
     the folder.
     """
     claim(folder, plan)
@@ -76,6 +78,7 @@ def build(
         return None
     if (folder / FILE).is_file():
         manifest = read_manifest(folder)
+        check_cache(folder, manifest, partial(_mapped, work=work), work.progress)
         _tidy(folder)
         return manifest
     busy = f"another process is making a cache in {folder}: wait for it"
@@ -163,7 +166,7 @@ def check_notes(left_out: list[RowNote], notes: list[RowNote], policy: BadRowPol
 
 def _notes_of(path: Path, plan: Plan) -> Iterator[RowNote]:
     """Yield notes of the skipped rows of an encoded part."""
-    for record in Shard(path).skipped():
+    for record in Shard(path, plan.owner).skipped():
         line = None if record.line < 0 else record.line
         where = plan.files[record.file]["file"], record.row, line, json.loads(record.id)
         yield RowNote(plan.split, *where, record.kind, record.reason)
@@ -172,7 +175,7 @@ def _notes_of(path: Path, plan: Plan) -> Iterator[RowNote]:
 def _part(plan: Plan, data: CacheRows, part: int, path: Path) -> Part:
     numbers = tuple(map(int, part_numbers(plan, part)))
     files, rows = ([column[number] for number in numbers] for column in (data.files, data.rows))
-    return Part(path, plan.split, numbers, tuple(files), tuple(rows))
+    return Part(path, plan.owner, plan.split, numbers, tuple(files), tuple(rows))
 
 
 def _shuffle(folder: Path, plan: Plan, parts: list[Path], work: Work) -> list[Path]:
@@ -182,7 +185,7 @@ def _shuffle(folder: Path, plan: Plan, parts: list[Path], work: Work) -> list[Pa
     count = num_buckets(plan.num_rows, sum(path.stat().st_size for path in parts), plan.part_rows)
     shards = [folder / f"shard-{number:05d}.arrow" for number in range(count)]
     numbers = [part_numbers(plan, part) for part in range(len(parts))]
-    todo = [bucket for bucket in buckets(parts, numbers, shards, plan.shuffle) if not bucket.path.is_file()]
+    todo = [bucket for bucket in buckets(parts, numbers, shards, plan.shuffle, plan.owner) if not bucket.path.is_file()]
     with closing(_mapped(write_bucket, todo, len(todo), work)) as written:
         for done, _ in enumerate(written, start=1):
             work.progress("shuffling", done, len(todo))

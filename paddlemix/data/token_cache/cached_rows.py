@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,10 @@ from ..row_note import RowNote
 from ..row_sequence import StoredRows
 from ..sample import Sample
 from .fingerprint import differences, has_changed
-from .finish import INDEX_DTYPES, MIXTURE_DTYPES, digest_of
+from .finish import INDEX_DTYPES, MIXTURE_DTYPES, SUMS, digest_of, read_shard
 from .manifest import FILE, INDEX, MIXTURE, Manifest, read_manifest
 from .records import Record
-from .shards import AGAIN, CacheError, ShardFiles, read_columns
+from .shards import AGAIN, COMMAND, CacheError, ShardFiles, read_columns
 
 
 def open_cache(
@@ -66,10 +67,30 @@ def check_fingerprint(folder: Path, manifest: Manifest, encoding: dict[str, Any]
     """Raise CacheError, with what differs, for a cache of other settings or of data files that have changed since."""
     found = [] if encoding is None else differences(manifest.plan.encoding, encoding)
     if found:
-        raise CacheError(f"the token cache {folder} was made for another run: {'; '.join(found)}. {AGAIN.capitalize()}")
+        raise CacheError(
+            f"the token cache {folder} was made for another run: {'; '.join(found)}. Make one for it with {COMMAND}"
+        )
     changed = next((file["file"] for file in manifest.plan.files if has_changed(file)), None)
     if changed is not None:
-        raise CacheError(f"{changed} has changed since the token cache {folder} was made of it: {AGAIN}")
+        raise CacheError(f"{changed} has changed since the token cache {folder} was made of it; {AGAIN}")
+
+
+def check_cache(
+    folder: Path,
+    manifest: Manifest,
+    mapped: Callable[..., Iterator[Any]],
+    progress: Callable[[str, int, int], None],
+) -> None:
+    """Read a whole cache. mapped: build._mapped. Raises CacheError if a file is missing or a row has changed."""
+    CacheReader(folder, manifest).mixture()
+    paths = [folder / shard["file"] for shard in manifest.shards]
+    total = 0
+    with closing(mapped(functools.partial(read_shard, manifest.plan.owner), paths, len(paths))) as read:
+        for done, facts in enumerate(read, start=1):
+            total += facts.checksum
+            progress("checking", done, len(paths))
+    if f"{total % SUMS:016x}" != manifest.checksum_after:
+        raise CacheError(f"{folder} is damaged: its rows are not those that were encoded; {AGAIN}")
 
 
 class CacheReader:
@@ -80,7 +101,7 @@ class CacheReader:
         self.manifest = manifest
         self.image_folder = image_folder
         self.vocab_size, self.max_length = _limits(folder, manifest.plan.encoding)
-        self.files = ShardFiles(folder, tuple(shard["file"] for shard in manifest.shards))
+        self.files = ShardFiles(folder, tuple(shard["file"] for shard in manifest.shards), manifest.plan.owner)
         self.index = read_columns(self._checked(INDEX, manifest.index_digest), INDEX_DTYPES)
         self._check_shards()
 

@@ -27,9 +27,13 @@ MAX_FILE = 1 << 30  # bytes of an image file that goes along
 
 @dataclass(frozen=True)
 class Part:
-    """Rows that one process encodes to one file. numbers, files, rows: of each row, in the order of the file."""
+    """Rows that one process encodes to one file. numbers, files, rows: of each row, in the order of the file.
+
+    owner: of the plan, see `manifest.Plan`.
+    """
 
     path: Path
+    owner: str
     split: str
     numbers: tuple[int, ...]
     files: tuple[int, ...]
@@ -108,5 +112,5 @@ def write_part(encoder: RowEncoder, part: Part) -> list[RowNote]:
                 notes.append(RowNote.of(row, part.split, record.kind, record.reason))
             yield record
 
-    write_records(part.path, records())
+    write_records(part.path, records(), part.owner)
     return notes

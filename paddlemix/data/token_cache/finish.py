@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,10 @@ class ShardFacts:
     totals: Counter
 
 
-def read_shard(path: Path) -> ShardFacts:
-    """Read all rows of a shard. Raises CacheError for a row that is not as it was written."""
+def read_shard(owner: str, path: Path) -> ShardFacts:
+    """Read all rows of a shard of the plan with an owner. Raises CacheError for a row that is not as it was written."""
     rows, checksum, totals = [], 0, Counter()
-    for record, own in Shard(path).records():
+    for record, own in Shard(path, owner).records():
         rows.append((record.number, record.num_kept, len(record.sources), record.file))
         checksum += own
         totals["num_tokens"] += record.num_kept
@@ -49,11 +50,11 @@ def read_shard(path: Path) -> ShardFacts:
     return ShardFacts(*columns, checksum % SUMS, totals)
 
 
-def sum_of_checksums(paths: list[Path]) -> int:
+def sum_of_checksums(owner: str, paths: list[Path]) -> int:
     """Return the sum of the stored checksums of the encoded parts, whatever their order, modulo 2^64."""
     total = 0
     for path in paths:
-        for batch in Shard(path).batches():
+        for batch in Shard(path, owner).batches():
             total += sum(batch.column("checksum").to_pylist())
     return total % SUMS
 
@@ -64,15 +65,15 @@ def finish(folder: Path, plan: Plan, data, parts: list[Path], shards: list[Path]
     data: the `build.CacheRows`. Raises CacheError if a row is missing, is there twice, or has changed since it was
     encoded.
     """
-    before = sum_of_checksums(parts)
-    with closing(mapped(read_shard, shards, len(shards))) as read:
+    before = sum_of_checksums(plan.owner, parts)
+    with closing(mapped(partial(read_shard, plan.owner), shards, len(shards))) as read:
         found = list(read)
     after = sum(facts.checksum for facts in found) % SUMS
     numbers = np.concatenate([facts.numbers for facts in found])
     if before != after or not np.array_equal(np.sort(numbers), np.arange(plan.num_rows)):
         raise CacheError(
             f"{folder}: its shards have {len(numbers):,} rows, expected {plan.num_rows:,}, each once and as it was "
-            f"encoded; remove the folder and {AGAIN}"
+            f"encoded; {AGAIN}"
         )
     columns = _index(found, numbers)
     write_columns(folder / INDEX, columns)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from ...foreign_json import FLAG, OBJECT, TEXT, KeyRules, Kind, check_keys, chec
 from ...json_object import read_object
 from ...output import replacing
 from ..row_note import RowNote
-from .shards import AGAIN, CacheError
+from .shards import AGAIN, COMMAND, CacheError
 
 FILE, PLAN = "manifest.json", "plan.json"
 INDEX, MIXTURE = "index.arrow", "mixture.arrow"
@@ -86,6 +88,16 @@ class Plan:
     def as_dict(self) -> dict[str, Any]:
         return json.loads(json.dumps({"kind": KIND, "version": VERSION, **asdict(self)}))
 
+    @cached_property
+    def owner(self) -> str:
+        """A hash of the plan, which its shards carry, so that none of another cache is taken for one of them.
+
+        The times of the data files are left out: a cache is finished although a file was touched.
+        """
+        values = self.as_dict()
+        values["files"] = [{**file, "mtime_ns": 0} for file in values["files"]]
+        return hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=16).hexdigest()
+
 
 @dataclass(frozen=True)
 class Manifest:
@@ -136,7 +148,9 @@ def read_manifest(folder: Path) -> Manifest:
     if not folder.is_dir():
         raise CacheError(f"token cache not found: {folder.absolute()} is not a folder")
     if not path.is_file():
-        hint = f"is not finished: {AGAIN}, which goes on" if (folder / PLAN).is_file() else "is not a token cache"
+        hint = (
+            f"is not finished: repeat {COMMAND}, which goes on" if (folder / PLAN).is_file() else "is not a token cache"
+        )
         raise CacheError(f"{folder} {hint} (there is no {FILE})")
     values = read_object(path, CacheError)
     what = str(path)

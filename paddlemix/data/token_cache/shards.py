@@ -22,19 +22,26 @@ class CacheError(ValueError):
     """A token cache that is damaged, not finished, or of other data or settings. The text says what to do."""
 
 
-AGAIN = "make the cache again with `paddlemix prepare cache`"
+COMMAND = "`paddlemix prepare cache`"
+AGAIN = f"remove the folder and make the cache again with {COMMAND}"  # which goes on with what is there
+OWNER = "cache"  # key of a shard's metadata: the plan that it was made for, see `manifest.Plan.owner`
 
 
-def write_batches(path: Path, batches: Iterable[pa.RecordBatch], schema: pa.Schema = SCHEMA) -> None:
+def write_batches(path: Path, batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> None:
     """Write batches to an Arrow file, which appears when it is complete."""
     with replacing(path) as file, pa.ipc.new_file(file, schema) as writer:
         for batch in batches:
             writer.write_batch(batch)
 
 
-def write_records(path: Path, records: Iterator[Record]) -> None:
-    """Write records to a shard. No more than BATCH_ROWS are in memory."""
-    write_batches(path, (batch_of(group) for group in iter(lambda: list(islice(records, BATCH_ROWS)), [])))
+def write_shard(path: Path, batches: Iterable[pa.RecordBatch], owner: str) -> None:
+    """Write batches of records to a shard of the cache of a plan."""
+    write_batches(path, batches, SCHEMA.with_metadata({OWNER: owner}))
+
+
+def write_records(path: Path, records: Iterator[Record], owner: str) -> None:
+    """Write records to a shard of the cache of a plan. No more than BATCH_ROWS are in memory."""
+    write_shard(path, (batch_of(group) for group in iter(lambda: list(islice(records, BATCH_ROWS)), [])), owner)
 
 
 def write_columns(path: Path, columns: dict[str, np.ndarray]) -> None:
@@ -53,11 +60,13 @@ def read_columns(path: Path, dtypes: dict[str, type]) -> dict[str, np.ndarray]:
 
 
 class Shard:
-    """A shard that is mapped into memory."""
+    """A shard that is mapped into memory. Raises CacheError for one of another plan's cache than that of `owner`."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, owner: str):
         self.path = path
         self.reader = _opened(path, SCHEMA)
+        if (self.reader.schema.metadata or {}).get(OWNER.encode()) != owner.encode():
+            raise CacheError(f"{path} is a file of another cache; {AGAIN}")
 
     def batch(self, number: int) -> pa.RecordBatch:
         """Return a batch, checked so that no offset in it leads out of the file. Raises CacheError."""
@@ -94,10 +103,11 @@ class Shard:
 
 
 class ShardFiles:
-    """The shards of a folder, opened when a row of them is read."""
+    """The shards of a folder, opened when a row of them is read. owner: of their plan."""
 
-    def __init__(self, folder: Path, names: tuple[str, ...]):
+    def __init__(self, folder: Path, names: tuple[str, ...], owner: str):
         self.folder = folder
+        self.owner = owner
         self.names = names
         self._shards: OrderedDict[int, Shard] = OrderedDict()
         self._batches: OrderedDict[tuple[int, int], pa.RecordBatch] = OrderedDict()
@@ -118,7 +128,7 @@ class ShardFiles:
         return record
 
     def shard(self, shard: int) -> Shard:
-        return _recent(self._shards, shard, lambda: Shard(self.folder / self.names[shard]), MAX_OPEN)
+        return _recent(self._shards, shard, lambda: Shard(self.folder / self.names[shard], self.owner), MAX_OPEN)
 
 
 def checked_record(batch: pa.RecordBatch, index: int, path: Path) -> tuple[Record, int]:

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from .records import BATCH_ROWS
-from .shards import Shard, write_batches
+from .shards import Shard, write_shard
 
 BUCKET_BYTES = 256 << 20
 KEYS = 1 << 64
@@ -53,35 +53,40 @@ def bucket_edges(numbers: np.ndarray, seed: int, count: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Bucket:
-    """The rows of a range of keys. runs: path, first row and end of its rows in each part."""
+    """The rows of a range of keys. runs: path, first row and end of its rows in each part. owner: of their plan."""
 
     path: Path
     runs: tuple[tuple[str, int, int], ...]
     seed: int
+    owner: str
 
     @property
     def num_rows(self) -> int:
         return sum(stop - start for _, start, stop in self.runs)
 
 
-def buckets(parts: Sequence[Path], numbers: Sequence[np.ndarray], shards: Sequence[Path], seed: int) -> list[Bucket]:
+def buckets(
+    parts: Sequence[Path], numbers: Sequence[np.ndarray], shards: Sequence[Path], seed: int, owner: str
+) -> list[Bucket]:
     """Return the buckets of all parts, one for each shard. numbers: of the rows of each part, in any order."""
     edges = [bucket_edges(own, seed, len(shards)) for own in numbers]
     found = []
     for index, path in enumerate(shards):
         runs = ((str(part), int(own[index]), int(own[index + 1])) for part, own in zip(parts, edges, strict=True))
-        found.append(Bucket(path, tuple(run for run in runs if run[1] < run[2]), seed))
+        found.append(Bucket(path, tuple(run for run in runs if run[1] < run[2]), seed, owner))
     return found
 
 
 def write_bucket(bucket: Bucket) -> int:
     """Write the rows of a bucket to its shard, in the order of their keys; return how many there are."""
-    batches = [batch for path, start, stop in bucket.runs for batch in Shard(Path(path)).rows(start, stop)]
+    batches = [
+        batch for path, start, stop in bucket.runs for batch in Shard(Path(path), bucket.owner).rows(start, stop)
+    ]
     if not batches:
-        write_batches(bucket.path, ())
+        write_shard(bucket.path, (), bucket.owner)
         return 0
     table = pa.Table.from_batches(batches)
     order = order_of(table.column("number").to_numpy(), bucket.seed)
     table = table.take(pa.array(order)).combine_chunks()
-    write_batches(bucket.path, table.to_batches(max_chunksize=BATCH_ROWS))
+    write_shard(bucket.path, table.to_batches(max_chunksize=BATCH_ROWS), bucket.owner)
     return len(order)

@@ -27,6 +27,9 @@ def figures(path: RawPath) -> Iterator[Placed]:
     """Yield the figures of a file. A second figure with the same image file is a Problem."""
     seen: set[str] = set()
     for paper in parquet_rows(path, ["caption_images"]):
+        if isinstance(paper.value, Problem):
+            yield paper
+            continue
         found = paper.value["caption_images"] or []
         if not isinstance(found, list):
             raise ValueError(f"{path}: caption_images is {shown(found)}, expected a list of figures")

@@ -10,8 +10,8 @@ from ..converter import Argument, Converter
 from ..job import Job
 from ..json_stream import JsonStream
 from ..paths import RawPath, files_in, opened, output_folder, raw_folder
-from ..readers import json_rows
 from ..row import object_of
+from ..training_rows import rows_of
 
 
 def convert(value: Any) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def jobs(arguments: argparse.Namespace) -> list[Job]:
         target = output_folder(folder, arguments.output_dir)
     names = [f"{path.name.removesuffix('.json')}.jsonl" for path in paths]
     return [
-        Job(target / name, (path,), partial(json_rows, path), convert) for name, path in zip(names, paths, strict=True)
+        Job(target / name, (path,), partial(rows_of, [path]), convert) for name, path in zip(names, paths, strict=True)
     ]
 
 

@@ -10,13 +10,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from pathlib import Path
 from typing import Any
 
 from ...json_object import parse_object
 from ..converter import OUTPUT_DIR, Argument, Converter
 from ..job import Job
-from ..paths import output_folder, raw_folder
+from ..paths import RawPath, output_folder, raw_folder, read_whole
 from ..refer_files import Box, in_image, in_square, read_references
 from ..row import Made, Placed, RowError, is_number, llava_row, object_of, shown, text_of, value_of
 
@@ -127,8 +126,8 @@ def references_of(read: Any, split: str) -> Iterator[Placed]:
             yield Placed(f"ref {shown(one.get('ref_id'))}", (one, images, boxes), number / len(references))
 
 
-def _read(pickle: Path, instances: Path) -> tuple[list[dict], dict[Any, dict], dict[Any, Any]]:
-    found = parse_object(instances.read_bytes(), ValueError, str(instances))
+def _read(pickle: RawPath, instances: RawPath) -> tuple[list[dict], dict[Any, dict], dict[Any, Any]]:
+    found = parse_object(read_whole(instances), ValueError, str(instances))
     try:
         images = {one["id"]: one for one in found["images"]}
         boxes = {one["id"]: one["bbox"] for one in found["annotations"]}
@@ -163,7 +162,7 @@ def jobs(arguments: argparse.Namespace) -> list[Job]:
     return made
 
 
-def _splits(pickle: Path) -> list[str]:
+def _splits(pickle: RawPath) -> list[str]:
     """Return the splits that a file names, which become names of files."""
     splits: dict[str, None] = {}
     for one in read_references(pickle):

@@ -16,7 +16,7 @@ from ...json_object import parse_object
 from ..converter import OUTPUT_DIR, Argument, Converter
 from ..image_tree import ImageTree, image_folder, looked_up
 from ..job import Job
-from ..paths import RawPath, inside, opened, output_folder, raw_folder
+from ..paths import RawPath, inside, output_folder, raw_folder, read_whole
 from ..row import Placed, Problem, RowError, file_name_of, object_of, shown, text_of, texts_of, value_of
 from ..scienceqa_forms import LETTERS, conversation, flat_row, instruction_and_output, released_prompt
 
@@ -103,8 +103,7 @@ def _names(folder: RawPath, split: str) -> list[Any]:
 
 
 def _object(path: RawPath) -> dict[str, Any]:
-    with opened(path) as file:
-        return parse_object(file.read(), ValueError, str(path))
+    return parse_object(read_whole(path), ValueError, str(path))
 
 
 def jobs(arguments: argparse.Namespace) -> list[Job]:

@@ -43,6 +43,9 @@ def documents(has_short_ids: bool, seed: int, keeps_jpeg: bool, path: RawPath) -
     """Yield the documents of a file."""
     split, shard = _NAME.fullmatch(path.name).groups()
     for number, row in enumerate(parquet_rows(path, ["image", "ground_truth"])):
+        if isinstance(row.value, Problem):
+            yield row
+            continue
         name = f"{number:07d}"
         identity = name if has_short_ids else f"{split}_{shard}_{name}"
         content = bytes_of(row.value["image"])

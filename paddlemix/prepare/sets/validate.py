@@ -32,6 +32,7 @@ from ..row_files import JsonLines
 from ..summary import Summary
 from ..training_rows import FILES, parsed_row, row_paths, row_texts
 
+NAME = "validate"
 MAX_KNOWN = 1 << 14  # images whose result a process keeps: neighboring rows often share them
 MAX_SHOWN = 3  # bad rows of each kind that are printed
 WRITTEN = ("id", "kind", "reason")
@@ -83,7 +84,7 @@ class RowCheck:
         return self._known[image]
 
     def _opened(self, image: str) -> tuple[str, str] | None:
-        if self.is_named and _leaves_folder(image):
+        if self.is_named and _leaves(image, self.folders):
             return "wrong_row", f"the image {image!r} is outside of the image folder"
         try:
             path = find_image(image, self.folders)
@@ -105,8 +106,13 @@ class RowCheck:
         return ""
 
 
-def _leaves_folder(image: str) -> bool:
-    return not is_address(image) and ".." in image.replace("\\", "/").split("/")
+def _leaves(image: str, folders: Sequence[str]) -> bool:
+    """Return whether a path leads out of the folders: by "..", or as an absolute path of another place."""
+    if is_address(image):
+        return False
+    if ".." in image.replace("\\", "/").split("/"):
+        return True
+    return os.path.isabs(image) and not any(Path(image).is_relative_to(Path(one).absolute()) for one in folders)
 
 
 def _verdict(row: dict[str, Any] | None, kind: str, reason: str) -> dict[str, Any]:
@@ -197,7 +203,7 @@ def _write(path: Path, bad: Iterable[dict[str, Any]], is_overwriting: bool) -> N
     """Write the bad rows to a file, which is empty if there are none. Raises OutputError over a foreign file."""
     before = content_of(path)
     if not is_overwriting:
-        check_own(path, before, read_record(path))
+        check_own(path, before, read_record(path), NAME)
     summary = Summary()
     with replacing(path) as file:
         rows = JsonLines(file)
@@ -205,11 +211,11 @@ def _write(path: Path, bad: Iterable[dict[str, Any]], is_overwriting: bool) -> N
             rows.write({key: visible(value) if isinstance(value, str) else value for key, value in one.items()})
             summary.add(one)
         content = rows.finish()
-        write_record(path, Record({"converter": "validate"}, content, before if before != content else None, summary))
+        write_record(path, Record({"converter": NAME}, content, before if before != content else None, summary))
 
 
 CONVERTER = Converter(
-    name="validate",
+    name=NAME,
     description="check rows as training reads them, and open all their images; exit code 1 if there are bad rows",
     files="any files of rows that training reads (a JSON list, or one JSON object a line)",
     example="validate all.jsonl --image_dir playground/data --bad_rows bad.jsonl",
