@@ -23,7 +23,7 @@ from paddlemix.data.encoding import Encoding
 from paddlemix.data.mixture import scan_mixture
 from paddlemix.data.token_cache import shuffle
 from paddlemix.data.token_cache.build import Work
-from paddlemix.data.token_cache.manifest import FILE, INDEX, PLAN
+from paddlemix.data.token_cache.manifest import FILE, INDEX, PLAN, read_manifest
 from paddlemix.data.token_cache.shards import CacheError, Shard, write_records
 from paddlemix.data.token_cache.shuffle import bucket_edges, buckets, keys_of, num_buckets
 from paddlemix.output import OutputError
@@ -398,8 +398,9 @@ def test_forged_row_with_a_right_checksum_is_one_clear_error(cache, encoding, na
     changes, text = FORGED[name]
     changes = {key: np.array(value, np.int32) if isinstance(value, list) else value for key, value in changes.items()}
     path = next(cache.glob("shard-*"))
-    first, *rest = (record for record, _ in Shard(path).records())
-    write_records(path, iter([dataclasses.replace(first, **changes), *rest]))
+    owner = read_manifest(cache).plan.owner
+    first, *rest = (record for record, _ in Shard(path, owner).records())
+    write_records(path, iter([dataclasses.replace(first, **changes), *rest]), owner)
     values = json.loads((cache / FILE).read_text())
     for shard in values["shards"]:
         shard["bytes"] = (cache / shard["file"]).stat().st_size
