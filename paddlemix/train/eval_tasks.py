@@ -16,7 +16,7 @@ from ..data.mixture import check_exists
 from ..evaluate.item import Loaded, Problem, named
 from ..evaluate.results import Saved
 from ..evaluate.scores.result import Scores
-from ..evaluate.scoring import rule_of, score_task
+from ..evaluate.scoring import UNSCORED, rule_of, score_task
 from ..evaluate.tasks import task_of
 from ..evaluate.tasks.task import Task, load, without_answer
 from ..foreign_json import TEXT, Kind, check_values, whole_number
@@ -220,7 +220,11 @@ def _trial_scores(setting: TaskSetting, loaded: Loaded) -> Scores:
     So a rule that cannot score the questions ends a run before its first step.
     """
     empty = {question.id: Saved("") for question in loaded.questions}
-    scores = score_task(setting.task, loaded, empty, rule=setting.rule).scores
+    result = score_task(setting.task, loaded, empty, rule=setting.rule)
+    unusable = next((problem for problem in result.problems if problem.text.startswith(UNSCORED)), None)
+    if unusable is not None:
+        raise ValueError(str(unusable))
+    scores = result.scores
     assert scores is not None, "every question has its right answer"
     return scores
 
