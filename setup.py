@@ -5,6 +5,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
+EXTRAS = ("cpu", "eval", "hdf5", "serve", "structured", "cluster", "dev")
 
 
 def read_requirements(name: str) -> list[str]:
@@ -28,9 +29,10 @@ setup(
             "config/llava/*/*.json",
             "evaluate/report/report.*",
             "examples/llava/**/*",
+            "serve/page/*",
         ]
     },
     install_requires=read_requirements("requirements.txt"),
-    extras_require={name: read_requirements(f"requirements-{name}.txt") for name in ("cpu", "eval", "hdf5", "dev")},
+    extras_require={name: read_requirements(f"requirements-{name}.txt") for name in EXTRAS},
     entry_points={"console_scripts": ["paddlemix = paddlemix.cli:main"]},
 )

@@ -9,12 +9,24 @@ import numpy as np
 
 
 @dataclass(frozen=True)
+class Grammar:
+    """What an answer must match: any JSON object, or with a schema (JSON text) what the schema describes."""
+
+    schema: str | None = None
+
+
+@dataclass(frozen=True)
 class SamplingParams:
     """How to choose tokens and when to stop.
 
     temperature 0 is greedy. top_p in (0, 1]; top_k 0 is no limit. stop: strings that end an answer. seed None draws a
     new seed. ignore_eos: continue to max_new_tokens after an end token. lookup: how many tokens a chat guesses at a
     time from the text so far, 0 for none; this changes the speed but not the answer, see `lookup`.
+    min_p in [0, 1]: drop tokens less likely than this part of the likeliest one. repetition_penalty > 0: of tokens of
+    prompt and answer (CTRL, Keskar et al. 2019). frequency_penalty, presence_penalty in [-2, 2]: of tokens of the
+    answer (OpenAI's API reference). logit_bias: (token id, addend) pairs. min_new_tokens: no end before. stop_ids:
+    further ids that end an answer. num_logprobs: None for none, else how many of the likeliest tokens are reported
+    beside the chosen one. grammar: what the answer must match.
     """
 
     temperature: float = 0.0
@@ -25,6 +37,15 @@ class SamplingParams:
     seed: int | None = None
     ignore_eos: bool = False
     lookup: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    min_new_tokens: int = 0
+    stop_ids: tuple[int, ...] = ()
+    num_logprobs: int | None = None
+    grammar: Grammar | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "stop", tuple(self.stop))
