@@ -95,14 +95,14 @@ def ours(arguments):
         engine = engines[kind]
         sampling = SamplingParams(max_new_tokens=steps, ignore_eos=True)
         sequence = Sequence(text_ids(context), {}, sampling, steps, Ending())
-        logits, usual = [], sequence.sampler
+        logits, usual = [], sequence.choose
 
         def choose(row) -> int:
             if not logits:
                 logits.extend(row[:NUM_COMPARED].tolist())
             return usual(row)
 
-        sequence.sampler = choose
+        sequence.choose = choose
         engine.add(sequence)
         while not sequence.num_generated:
             engine.step()

@@ -102,7 +102,8 @@ def ids_of(text: str) -> tuple[list[int], list[int]]:
 def ours(arguments: argparse.Namespace):
     model = load_ours(arguments.folder, arguments.threads)
     from paddlemix.generate.engine import Engine
-    from paddlemix.generate.sampling import Sampler, SamplingParams
+    from paddlemix.generate.sampler import Sampler
+    from paddlemix.generate.sampling import SamplingParams
     from paddlemix.generate.sequence import Ending, Sequence
 
     def answer_text(text: str, guesses: int, new: int) -> dict:
@@ -114,7 +115,7 @@ def ours(arguments: argparse.Namespace):
             usual(logits)  # part of every step, although its choice is replaced
             return answer[sequence.num_generated]
 
-        sequence.sampler = give
+        sequence.choose = give
         engine = Engine(model, prefix_bytes=0)
         engine.add(sequence)
         while not sequence.num_generated:

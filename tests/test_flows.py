@@ -84,7 +84,7 @@ def row_to_loss(folder: Path) -> Callable[[], object]:
     ("flow", "prepare", "rooms", "max_files"),
     [
         ("A row to its loss", row_to_loss, "", 25),
-        ("A turn of a chat", chat_turn, "", 31),
+        ("A turn of a chat", chat_turn, "", 32),
         ("A conversion", conversion, CONVERSION, 33),
     ],
 )

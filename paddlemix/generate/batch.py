@@ -21,7 +21,7 @@ from .sequence import Ending, Sequence
 def generate(
     model, batch: Batch, sampling: SamplingParams | None = None, *, engine: Engine | None = None
 ) -> list[list[int]]:
-    """Return the new ids of each row, its end token included.
+    """Return the new ids of each row, its end token included, but none of `sampling.stop_ids`.
 
     Rows may have any length and any images, and each is answered as it would be alone. engine: by default a new one,
     whose cache is freed at the end. Raises ValueError if a prompt leaves no room in the context, and for packed rows.
@@ -66,7 +66,8 @@ def _sequences(model, batch: Batch, prompts: list[np.ndarray], sampling: Samplin
     images = _images(model, batch)
     check_counts(ids, [image.num_tokens for image in images])
     named = [(content_key(image), image) for image in images]
-    stops = frozenset() if sampling.ignore_eos else frozenset(model.config.eos_token_ids)
+    ends = frozenset() if sampling.ignore_eos else frozenset(model.config.eos_token_ids)
+    stops = ends.union(sampling.stop_ids)
     context = model.config.language.max_position_embeddings
     sequences, start = [], 0
     for prompt in prompts:
@@ -75,7 +76,7 @@ def _sequences(model, batch: Batch, prompts: list[np.ndarray], sampling: Samplin
             num_places -= images[end].num_tokens
             end += 1
         keys, own = keys_of(prompt.tolist(), named[start:end]), dict(named[start:end])
-        sequences.append(Sequence(keys, own, sampling, context - len(keys), Ending(stops, stops)))
+        sequences.append(Sequence(keys, own, sampling, context - len(keys), Ending(stops, ends)))
         start = end
     return sequences
 

@@ -8,21 +8,21 @@ is the one that its sequence would have alone.
 from __future__ import annotations
 
 import threading
+import time
+import traceback
 from collections.abc import Generator, Iterable
 from typing import NamedTuple
 
-import numpy as np
 import paddle
 
-from ..models.fast_decoder import decoder_for
 from ..models.kv_cache import Run, bucketed
-from .cache_keys import embed_keys
 from .features import FeatureStore, ImageEncoder
+from .passes import Passes
 from .prefix_store import MAX_BYTES, PrefixStore
-from .sampling import highest_of
 from .schedule import Schedule
 from .sequence import Sequence
 from .slots import Slots
+from .stats import EngineCounts
 
 CHUNK = {"cpu": 256}  # positions a step while answers are running
 CARD_CHUNK = 2048
@@ -64,8 +64,9 @@ class Engine:
         max_places = max_places or max(PLACES, bucketed(model.config.language.max_position_embeddings))
         self.slots = Slots(model, PrefixStore(prefix_bytes), max_slots, max_places)
         self._schedule = Schedule(self.slots, ImageEncoder(model, self.features))
-        self._decoder = decoder_for(model.language_model)
-        self._is_on_card = paddle.get_device() != "cpu"
+        self._passes = Passes(model, self.slots)
+        self._computed: list[Sequence] = []  # take part in what is computed now
+        self._num_failures = 0
         self._version = model.weights_version
         self._lock = threading.RLock()
 
@@ -86,8 +87,27 @@ class Engine:
     def num_waiting(self) -> int:
         return len(self._schedule.waiting)
 
+    def stats(self) -> EngineCounts:
+        """Return counters and gauges, without waiting for a step that is running."""
+        schedule, encoder = self._schedule, self._schedule.encoder
+        return EngineCounts(
+            num_running=self.num_running,
+            num_waiting=self.num_waiting,
+            num_preemptions=self.num_preemptions,
+            num_failures=self._num_failures,
+            num_places=self.slots.num_taken([len(sequence.keys) for sequence in list(schedule.active)]),
+            max_places=self.slots.max_places,
+            prefix_queries=self.slots.num_queried,
+            prefix_hits=self.slots.num_found,
+            image_queries=schedule.num_images,
+            image_hits=schedule.num_known_images,
+            num_encoded=encoder.num_encoded,
+            encode_seconds=encoder.seconds,
+        )
+
     def check(self, sequence: Sequence) -> None:
-        """Raise ValueError for a sequence that cannot ever fit."""
+        """Raise ValueError for a sequence that cannot ever fit, or has ids that the vocabulary lacks."""
+        sequence.check_ids(self.model.config.language.vocab_size)
         self.model.language_model.rotary.choose([sequence.max_places])
         if not self.slots.has_room([sequence.max_places]):
             raise ValueError(
@@ -100,6 +120,7 @@ class Engine:
         self.check(sequence)
         with self._lock:
             self._follow_weights()
+            sequence.arrived = time.monotonic() if sequence.arrived is None else sequence.arrived
             self._schedule.waiting.append(sequence)
 
     def cancel(self, sequence: Sequence) -> None:
@@ -117,17 +138,21 @@ class Engine:
         with self._lock:
             self.slots.clear()
             self._schedule.encoder.clear()
-            self._decoder = decoder_for(self.model.language_model)
+            self._passes.use_weights()
 
     def step(self) -> list[Event]:
-        """Give each running sequence its next token, and compute some of the waiting prompts."""
+        """Give each running sequence its next token, and compute some of the waiting prompts.
+
+        What goes wrong, as too little memory, ends the sequences that it was for with the error, and no other.
+        """
+        events: list[Event] = []
         with self._lock, paddle.no_grad():
-            events = self._decode()
-            is_answering = self._schedule.is_answering
-            num_left = max(self.chunk - len(events), self.chunk // 4) if is_answering else self.chunk * ALONE
-            events += self._prefill(num_left)
-            if not self._schedule.waiting:
-                self.slots.shrink()
+            for work in (self._decode, self._prefill, self._shrink):
+                self._computed = []
+                try:
+                    work(events)
+                except Exception as error:
+                    self._recover(error)
             return events
 
     def run(self, sequences: Iterable[Sequence]) -> None:
@@ -174,21 +199,32 @@ class Engine:
             self._version = self.model.weights_version
         self.features.use_version(self._version)
 
-    def _decode(self) -> list[Event]:
-        """Compute the next position of each running sequence, and its guesses; return the new tokens."""
-        guesses, events = self._schedule.running(), []
-        self._decode_plain([sequence for sequence, tokens in guesses.items() if not tokens], events)
+    def _shrink(self, events: list[Event]) -> None:
+        if not self._schedule.waiting:
+            self.slots.shrink()
+
+    def _recover(self, error: Exception) -> None:
+        """End the sequences for which a computation failed, and compute the others anew in an empty cache."""
+        traceback.clear_frames(error.__traceback__)  # they hold tensors, and memory may be short
+        failed = [sequence for sequence in self._computed if sequence.is_open] or self._schedule.blamed()
+        self._schedule.start_again()
+        for sequence in failed:
+            sequence.fail(error)
+            self._schedule.remove(sequence)
+        self._num_failures += len(failed)
+
+    def _decode(self, events: list[Event]) -> None:
+        """Compute the next position of each running sequence, and its guesses; add the new tokens to events."""
+        guesses = self._schedule.running()
+        plain = [sequence for sequence, tokens in guesses.items() if not tokens]
+        self._decode_plain(plain, events)
         self._decode_guessed({sequence: tokens for sequence, tokens in guesses.items() if tokens}, events)
-        return events
 
     def _decode_plain(self, running: list[Sequence], events: list[Event]) -> None:
         if not running:
             return
-        tokens = np.zeros([self.slots.cache.num_slots], dtype=np.int64)
-        for sequence in running:
-            tokens[sequence.slot] = sequence.keys[-1]
-        embeds = self.model.language_model.embed_tokens(paddle.to_tensor(tokens))
-        logits = self._logits(self._decoder.decode(embeds, self.slots.cache), running)
+        self._computed = running
+        logits = self._passes.decode(running)
         for sequence in running:
             slot = sequence.slot
             self._extend(sequence, self.slots.cache.lengths[slot] + 1, logits[slot : slot + 1], [], events)
@@ -196,37 +232,29 @@ class Engine:
     def _decode_guessed(self, guesses: dict[Sequence, list[int]], events: list[Event]) -> None:
         if not guesses:
             return
-        starts = [self.slots.cache.lengths[sequence.slot] for sequence in guesses]
-        counts = [1 + len(tokens) for tokens in guesses.values()]
-        runs = [Run(seq.slot, start, n, n) for seq, start, n in zip(guesses, starts, counts, strict=True)]
-        ids = [token for sequence, tokens in guesses.items() for token in (sequence.keys[-1], *tokens)]
-        embeds = self.model.language_model.embed_tokens(paddle.to_tensor([ids], dtype="int64"))
-        logits = self._logits(self._decoder.prefill(embeds, runs, self.slots.cache), guesses)
+        self._computed = list(guesses)
+        logits, runs = self._passes.decode_guessed(guesses)
         first = 0
         for (sequence, tokens), run in zip(guesses.items(), runs, strict=True):
             self._extend(sequence, run.end, logits[first : first + run.count], tokens, events)
             first += run.count
 
-    def _prefill(self, num_left: int) -> list[Event]:
-        """Compute at most num_left positions of prompts, in the order of their arrival; return the first tokens."""
-        events: list[Event] = []
+    def _prefill(self, events: list[Event]) -> None:
+        """Compute some positions of prompts, in the order of their arrival; add the first tokens to events."""
+        is_answering = self._schedule.is_answering
+        num_left = max(self.chunk - len(events), self.chunk // 4) if is_answering else self.chunk * ALONE
         while num_left > 0:
+            self._computed = []
             runs, num_encoded = self._schedule.next_runs(num_left)
             num_left -= num_encoded + sum(run.count for run in runs.values())
             if runs:
                 self._prefill_runs(runs, events)
             elif not num_encoded:
                 break
-        return events
 
     def _prefill_runs(self, runs: dict[Sequence, Run], events: list[Event]) -> None:
-        parts = [
-            embed_keys(self.model, sequence.keys[run.start : run.end], sequence.features)
-            for sequence, run in runs.items()
-        ]
-        embeds = paddle.concat(parts, axis=1) if len(parts) > 1 else parts[0]
-        hidden = self._decoder.prefill(embeds, list(runs.values()), self.slots.cache)
-        logits = None if hidden is None else self._logits(hidden, runs)
+        self._computed = list(runs)
+        logits = self._passes.prefill(runs)
         row = 0
         for sequence, run in runs.items():
             sequence.num_prefilled += run.count
@@ -237,15 +265,6 @@ class Engine:
             else:
                 self.slots.cache.lengths[run.slot] = run.end
                 sequence.num_passes += 1
-
-    def _logits(self, hidden, sequences: Iterable[Sequence]):
-        """Return the logits after each position, or on a card the highest ones if that is all these sequences need."""
-        logits = self._decoder.logits(hidden)
-        num_known = {sequence.ending.num_known for sequence in sequences}
-        is_greedy = all(sequence.sampling.temperature == 0 for sequence in sequences)
-        if self._is_on_card and is_greedy and len(num_known) == 1:
-            return highest_of(logits[:, : num_known.pop()])
-        return logits.astype("float32").numpy()
 
     def _extend(self, sequence: Sequence, end: int, logits, guesses: list[int], events: list[Event]) -> None:
         """Choose tokens from logits [1 + guesses, vocab], as long as the guesses are right.
@@ -259,8 +278,9 @@ class Engine:
                 events.append(Event(sequence, token, sequence.append(token)))
                 if not sequence.is_open or token != guess:
                     break
-        except FloatingPointError as error:
+        except Exception as error:  # of this answer alone: its logits, its limits or its grammar
             sequence.fail(error)
+            self._num_failures += 1
         self.slots.cache.lengths[sequence.slot] = min(end, len(sequence.keys) - 1)
         if not sequence.is_open:
             self._schedule.remove(sequence)

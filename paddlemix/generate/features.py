@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -70,6 +71,8 @@ class ImageEncoder:
 
     def __init__(self, model, store: FeatureStore):
         self.model, self.store = model, store
+        self.num_encoded = 0  # images
+        self.seconds = 0.0  # in the vision tower, see `EngineCounts`
         self._tiles: dict[str, list] = {}  # encoded tiles by the image's content key, in parts
 
     def clear(self) -> None:
@@ -103,7 +106,9 @@ class ImageEncoder:
             return 0, {}
         parts = [image.pixels[start:end] for image, start, end in chosen.values()]
         with paddle.no_grad():
+            started = time.monotonic()
             encoded = self.model.encode_tiles(np.concatenate(parts) if len(parts) > 1 else parts[0])
+            self.seconds += time.monotonic() - started
             return max_tiles - num_left, self._collect(chosen, encoded)
 
     def _collect(self, chosen: dict[str, tuple[ImageTiles, int, int]], encoded) -> dict[str, Any]:
@@ -120,6 +125,7 @@ class ImageEncoder:
                 # A copy, because a slice may keep the features of all images that were encoded together in memory.
                 finished[name] = self.model.arrange(joined, image.size).clone()
                 self.store.add(name, finished[name])
+                self.num_encoded += 1
         return finished
 
 

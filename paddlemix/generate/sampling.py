@@ -1,11 +1,9 @@
-"""From the logits of one position to a token id. Runs on the host in float32, with equal results on every device."""
+"""The settings of an answer: how to choose its tokens and when to stop."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import NamedTuple
-
-import numpy as np
 
 
 @dataclass(frozen=True)
@@ -24,9 +22,13 @@ class SamplingParams:
     time from the text so far, 0 for none; this changes the speed but not the answer, see `lookup`.
     min_p in [0, 1]: drop tokens less likely than this part of the likeliest one. repetition_penalty > 0: of tokens of
     prompt and answer (CTRL, Keskar et al. 2019). frequency_penalty, presence_penalty in [-2, 2]: of tokens of the
-    answer (OpenAI's API reference). logit_bias: (token id, addend) pairs. min_new_tokens: no end before. stop_ids:
-    further ids that end an answer. num_logprobs: None for none, else how many of the likeliest tokens are reported
-    beside the chosen one. grammar: what the answer must match.
+    answer (OpenAI's API reference). logit_bias: (token id, addend in [-100, 100]) pairs. min_new_tokens: no end before.
+    stop_ids: further ids that end an answer, with ignore_eos too. num_logprobs: None for none, else how many of the
+    likeliest tokens are reported beside the chosen one. grammar: what the answer must match; it decides where it ends.
+
+    The order: logit_bias, repetition_penalty, frequency_penalty and presence_penalty, then the tokens that cannot come
+    (vLLM, `vllm/v1/sample/sampler.py`; transformers, `_get_logits_processor` in `generation/utils.py`, has the first
+    two in the same order), temperature, top_k, top_p, min_p (transformers; vLLM drops by min_p first).
     """
 
     temperature: float = 0.0
@@ -48,67 +50,39 @@ class SamplingParams:
     grammar: Grammar | None = None
 
     def __post_init__(self):
-        object.__setattr__(self, "stop", tuple(self.stop))
-        checks = (
-            ("temperature", self.temperature >= 0, "at least 0"),
-            ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
-            ("top_k", self.top_k >= 0, "at least 0"),
-            ("max_new_tokens", self.max_new_tokens >= 1, "at least 1"),
-            ("lookup", self.lookup >= 0, "at least 0"),
-        )
-        for name, is_good, expected in checks:
+        object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
+        object.__setattr__(self, "stop_ids", tuple(self.stop_ids))
+        object.__setattr__(self, "logit_bias", tuple((token, addend) for token, addend in self.logit_bias))
+        for name, is_good, expected in self._checks():
             if not is_good:
                 raise ValueError(f"{name} is {getattr(self, name)}: expected {expected}")
 
-
-class Highest(NamedTuple):
-    """The highest logit of a position and its token: all that a greedy answer needs from a card."""
-
-    token: int
-    logit: float
-
-
-def highest_of(logits) -> list[Highest]:
-    """Return the highest logit of each row of a tensor [N, vocab], which is all that is copied from the device."""
-    import paddle  # not above: settings are made without it
-
-    values = logits.astype("float32")
-    tokens = values.argmax(axis=-1)
-    # In one copy: token ids are exact in float32 below 2 ** 24.
-    pairs = paddle.stack([tokens.astype("float32"), values.max(axis=-1)]).numpy()
-    return [Highest(int(token), float(logit)) for token, logit in pairs.T]
-
-
-class Sampler:
-    """Chooses the tokens of one answer, with its own random state."""
-
-    def __init__(self, params: SamplingParams):
-        self.params = params
-        self.random = np.random.default_rng(params.seed)
-
-    def __call__(self, logits: np.ndarray | Highest) -> int:
-        """Choose from logits float32 [vocab], greedily also from the highest of them.
-
-        Raises FloatingPointError if they are not finite.
-        """
-        is_highest = isinstance(logits, Highest)
-        if not np.isfinite(logits.logit if is_highest else logits.max()):
-            raise FloatingPointError("the model's logits are not finite: its weights or its dtype are at fault")
-        if self.params.temperature == 0:
-            return logits.token if is_highest else int(logits.argmax())
-        order, weights = _candidates((logits - logits.max()).astype(np.float64) / self.params.temperature, self.params)
-        return int(order[self.random.choice(len(order), p=weights)])
+    def _checks(self) -> tuple[tuple[str, bool, str], ...]:
+        """Return (field, whether it is good, what is expected) for each field."""
+        return (
+            ("temperature", _is_in(self.temperature, 0), "a number of at least 0"),
+            ("top_p", _is_in(self.top_p, 0, 1) and self.top_p > 0, "a number above 0 and at most 1"),
+            ("top_k", _is_in(self.top_k, 0), "at least 0"),
+            ("max_new_tokens", _is_in(self.max_new_tokens, 1), "at least 1"),
+            ("stop", all(self.stop), "texts that are not empty"),
+            ("seed", self.seed is None or _is_in(self.seed, 0), "at least 0"),
+            ("lookup", _is_in(self.lookup, 0), "at least 0"),
+            ("min_p", _is_in(self.min_p, 0, 1), "a number from 0 to 1"),
+            ("repetition_penalty", _is_in(self.repetition_penalty, 0) and self.repetition_penalty > 0, "above 0"),
+            ("frequency_penalty", _is_in(self.frequency_penalty, -2, 2), "a number from -2 to 2"),
+            ("presence_penalty", _is_in(self.presence_penalty, -2, 2), "a number from -2 to 2"),
+            (
+                "logit_bias",
+                all(token >= 0 and _is_in(addend, -100, 100) for token, addend in self.logit_bias),
+                "token ids of at least 0 with numbers from -100 to 100",
+            ),
+            ("min_new_tokens", _is_in(self.min_new_tokens, 0, self.max_new_tokens), "from 0 to max_new_tokens"),
+            ("stop_ids", all(token >= 0 for token in self.stop_ids), "token ids of at least 0"),
+            ("num_logprobs", self.num_logprobs is None or _is_in(self.num_logprobs, 0), "None or at least 0"),
+            ("ignore_eos", not (self.ignore_eos and self.grammar), "False with a grammar, which says where to end"),
+        )
 
 
-def _candidates(logits: np.ndarray, params: SamplingParams):
-    """Return token ids, likeliest first, and their probabilities after top_k and then top_p (Holtzman et al. 2020)."""
-    order = np.argsort(-logits, kind="stable")
-    if params.top_k:
-        order = order[: params.top_k]
-    weights = np.exp(logits[order] - logits[order[0]])
-    weights /= weights.sum()
-    if params.top_p < 1:
-        before = np.cumsum(weights) - weights
-        keep = max(int((before < params.top_p).sum()), 1)
-        order, weights = order[:keep], weights[:keep]
-    return order, weights / weights.sum()
+def _is_in(number: float, least: float, most: float = math.inf) -> bool:
+    """Return whether a number is finite and in a range."""
+    return (isinstance(number, int) or math.isfinite(number)) and least <= number <= most

@@ -27,6 +27,9 @@ class Schedule:
         self.active: list[Sequence] = []
         self.waiting: deque[Sequence] = deque()
         self.num_preemptions = 0
+        self.current: Sequence | None = None  # the one that is being placed or whose images are encoded
+        self.num_images = 0  # of sequences that got a slot for the first time
+        self.num_known_images = 0  # of these, images that needed no encoding
 
     @property
     def is_answering(self) -> bool:
@@ -41,6 +44,20 @@ class Schedule:
             self._free(sequence)
         self.encoder.drop_unfinished(name for each in (*self.active, *self.waiting) for name in each.images)
 
+    def blamed(self) -> list[Sequence]:
+        """Return the sequence for which something failed beside a forward pass, or the newest one, if any."""
+        found = self.current or (self.active or self.waiting or [None])[-1]
+        return [] if found is None else [found]
+
+    def start_again(self) -> None:
+        """Let all sequences wait again, with an empty cache."""
+        self.slots.start_again()
+        for sequence in reversed(self.active):
+            sequence.features = {}
+            self.waiting.appendleft(sequence)
+        self.active = []
+        self.encoder.drop_unfinished(())
+
     def _free(self, sequence: Sequence) -> None:
         self.active.remove(sequence)
         self.slots.release(sequence)
@@ -53,6 +70,7 @@ class Schedule:
         """
         running = [sequence for sequence in self.active if self.slots.num_unread(sequence) == 1]
         guesses = {sequence: sequence.guesses() for sequence in running}
+        self.current = None
         while self.active:
             needs = [len(sequence.keys) + len(guesses.get(sequence, ())) for sequence in self.active]
             if len(needs) == 1 or self.slots.has_room(needs):
@@ -69,7 +87,9 @@ class Schedule:
         """Return the next positions of prompts, at most num_left, and how many the encoding of an image counts for."""
         runs: dict[Sequence, Run] = {}
         num_encoded = 0
+        self.current = None
         for sequence in self._prompts(runs):
+            self.current = sequence
             num_encoded = self._encode(sequence, num_left)
             if num_encoded:
                 break
@@ -98,8 +118,17 @@ class Schedule:
             if shared >= MIN_SHARED and shared >= self.slots.num_known(sequence) + MIN_SHARED:
                 return
             self.active.append(self.waiting.popleft())
-            self.slots.place(sequence, len(self.active) + len(self.waiting))
+            self._place(sequence)
             yield sequence
+
+    def _place(self, sequence: Sequence) -> None:
+        self.current, is_first = sequence, sequence.started is None
+        self.slots.place(sequence, len(self.active) + len(self.waiting))
+        if is_first and sequence.images:
+            unread = image_names(sequence.keys[sequence.num_cached :])
+            num_unknown = sum(name not in self.encoder.store for name in unread)
+            self.num_images += len(sequence.images)
+            self.num_known_images += len(sequence.images) - num_unknown
 
     def _encode(self, sequence: Sequence, num_left: int) -> int:
         """Make the image features available that a sequence needs next; return how many positions that counts for.

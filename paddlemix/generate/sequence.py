@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..image.preprocess import ImageTiles
 from .cache_keys import Key
+from .logprobs import TokenLogprobs, token_logprobs
 from .lookup import Lookup
-from .sampling import Highest, Sampler, SamplingParams
+from .sampler import Highest, Sampler
+from .sampling import SamplingParams
 from .stream import StreamDecoder
 
 
@@ -36,8 +39,12 @@ class Sequence:
     keys: of the prompt and of the answer's tokens. images: by content key, of the prompt's. room: how many tokens fit
     into the model's context after the prompt. finish_reason: None while the answer is open, then "stop", "length"
     (max_new_tokens), "context" (the context is full), "interrupted" (canceled) or "error", with the error.
-    is_closed: the answer ended with its end mark. slot: of the cache. num_prefilled: prompt positions that were
-    computed, not known before. num_passes: forward passes through the decoder that this sequence took part in.
+    stop_reason: the id or string of the sampling parameters that ended it, None for the model's own end.
+    is_closed: the answer ended with its end mark. logprobs: of each generated token, the last one included even if it
+    is not in the answer. slot: of the cache. num_cached: prompt positions that were known when the sequence first got
+    a slot. num_prefilled: prompt positions that were computed, not known before. num_passes: forward passes through
+    the decoder that this sequence took part in. arrived, started (its first slot), first_token, ended: seconds of
+    `time.monotonic`, None before.
     """
 
     keys: list[Key]
@@ -49,17 +56,25 @@ class Sequence:
     text: str = ""
     is_closed: bool = False
     finish_reason: str | None = None
+    stop_reason: int | str | None = None
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
     error: Exception | None = None
     slot: int | None = None
     features: dict[str, Any] = field(default_factory=dict)
+    num_cached: int = 0
     num_prefilled: int = 0
     num_passes: int = 0
     num_generated: int = 0
+    arrived: float | None = None
+    started: float | None = None
+    first_token: float | None = None
+    ended: float | None = None
 
     def __post_init__(self):
         self.num_prompt = len(self.keys)
         self.budget = min(self.sampling.max_new_tokens, self.room)
-        self.sampler = Sampler(self.sampling)
+        prompt_ids = (key for key in self.keys if isinstance(key, int))
+        self.sampler = Sampler(self.sampling, prompt_ids, self.ending.stop_ids)
         self.lookup = Lookup(self.keys) if self.sampling.lookup else None
 
     @property
@@ -76,6 +91,14 @@ class Sequence:
         """The greatest possible length of prompt and answer."""
         return self.num_prompt + self.budget
 
+    def check_ids(self, num_vocabulary: int) -> None:
+        """Raise ValueError for an id of the sampling parameters that is outside of the vocabulary."""
+        number = self.ending.num_known or num_vocabulary
+        biased = [token for token, _ in self.sampling.logit_bias]
+        for name, ids in (("logit_bias", biased), ("stop_ids", self.sampling.stop_ids)):
+            if max(ids, default=0) >= number:
+                raise ValueError(f"{name} has token id {max(ids)}: the vocabulary has {number} tokens")
+
     def guesses(self) -> list[int]:
         """Return tokens that may come next, or none; see `lookup`."""
         # Only where all of them fit, so that passes have few lengths.
@@ -84,22 +107,35 @@ class Sequence:
 
     def choose(self, logits) -> int:
         """Choose the next token from logits float32 [vocab] or the highest of them, see `Sampler`."""
-        return self.sampler(logits if isinstance(logits, Highest) else logits[: self.ending.num_known])
+        if isinstance(logits, Highest):
+            return self.sampler(logits)
+        logits = logits[: self.ending.num_known]
+        token = self.sampler(logits)
+        if self.sampling.num_logprobs is not None:
+            self.logprobs.append(token_logprobs(logits, token, self.sampling.num_logprobs))
+        return token
 
     def append(self, token: int) -> str:
         """Append the next token; return new text, often empty."""
         ending = self.ending
         self.num_generated += 1
+        if self.first_token is None:
+            self.first_token = time.monotonic()
+        self.sampler.append(token)
         if token in ending.stop_ids:
+            self.stop_reason = token if token in self.sampling.stop_ids else None
             self.is_closed = token in ending.kept_ids
             if self.is_closed:
                 self._extend(token)
             return self._finish("stop")
         self._extend(token)
-        text = ending.decoder.append(token) if ending.decoder else ""
+        may_stop = self.num_generated >= self.sampling.min_new_tokens
+        text = ending.decoder.append(token, may_stop=may_stop) if ending.decoder else ""
         self.text += text
         if ending.decoder and ending.decoder.is_stopped:
-            self.is_closed = ending.decoder.stop_string in ending.closing_texts
+            stop = ending.decoder.stop_string
+            self.is_closed = stop in ending.closing_texts
+            self.stop_reason = stop if stop in self.sampling.stop else None
             return text + self._finish("stop")
         if self.num_left > 0:
             return text
@@ -108,11 +144,12 @@ class Sequence:
     def interrupt(self) -> None:
         """End an open answer where it is. Text that is held back stays out of it."""
         if self.is_open:
-            self.finish_reason = "interrupted"
+            self._end("interrupted")
 
     def fail(self, error: Exception) -> None:
         """End the answer with an error, which the caller of `Engine.stream` gets."""
-        self.finish_reason, self.error = "error", error
+        self.error = error
+        self._end("error")
 
     def _extend(self, token: int) -> None:
         self.answer_ids.append(token)
@@ -120,8 +157,11 @@ class Sequence:
         if self.lookup is not None:
             self.lookup.append([token])
 
+    def _end(self, reason: str) -> None:
+        self.finish_reason, self.ended = reason, time.monotonic()
+
     def _finish(self, reason: str) -> str:
-        self.finish_reason = reason
+        self._end(reason)
         rest = self.ending.decoder.finish() if self.ending.decoder else ""
         self.text += rest
         return rest

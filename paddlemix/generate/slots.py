@@ -7,6 +7,7 @@ its prompt is known. What is overwritten goes to the prefix store.
 from __future__ import annotations
 
 import itertools
+import time
 
 from ..models.kv_cache import bucketed
 from .cache_keys import Key, num_common
@@ -24,12 +25,17 @@ class Slots:
 
     def __init__(self, model, prefixes: PrefixStore, max_slots: int, max_places: int):
         self.prefixes, self.max_slots, self.max_places = prefixes, max_slots, max_places
-        self.cache = model.language_model.new_cache(1, 1)
         self._model = model
+        self._begin()
+        self._clock = itertools.count(1)
+        self.num_queried = 0  # places of prompts that got a slot for the first time
+        self.num_found = 0  # of these, places that were known
+
+    def _begin(self) -> None:
+        self.cache = self._model.language_model.new_cache(1, 1)
         self._owners: list[Sequence | None] = [None]
         self._contents: list[list[Key]] = [[]]  # keys of a slot; as many as its length are in the cache
         self._used = [0]
-        self._clock = itertools.count(1)
 
     def num_unread(self, sequence: Sequence) -> int:
         """Return how many keys of a sequence in a slot are not in the cache yet; at least the last one."""
@@ -39,7 +45,11 @@ class Slots:
 
     def has_room(self, needs: list[int]) -> bool:
         """Return whether sequences with so many places each fit at the same time."""
-        return len(needs) <= self.max_slots and self._num_slots(len(needs)) * bucketed(max(needs)) <= self.max_places
+        return len(needs) <= self.max_slots and self.num_taken(needs) <= self.max_places
+
+    def num_taken(self, needs: list[int]) -> int:
+        """Return how many places of the cache sequences with so many places each take."""
+        return self._num_slots(len(needs)) * bucketed(max(needs)) if needs else 0
 
     def num_known(self, sequence: Sequence) -> int:
         """Return how many places of a waiting sequence's keys some slot or the prefix store contains."""
@@ -62,6 +72,10 @@ class Slots:
         self.cache.lengths[slot], self.cache.is_long[slot] = number, is_long
         self._owners[slot], self._contents[slot], sequence.slot = sequence, sequence.keys, slot
         self._load(sequence, shared, is_long)
+        if sequence.started is None:
+            sequence.started, sequence.num_cached = time.monotonic(), self.cache.lengths[slot]
+            self.num_queried += sequence.num_prompt
+            self.num_found += sequence.num_cached
 
     def release(self, sequence: Sequence) -> None:
         """Free a sequence's slot. Its content stays until another sequence needs the slot."""
@@ -88,6 +102,13 @@ class Slots:
         for slot in set(free) - set(kept):
             self._store(slot)
         self._resize(kept)
+
+    def start_again(self) -> None:
+        """Take their slots from all sequences, and begin with an empty cache. The prefix store is kept."""
+        for owner in self._owners:
+            if owner is not None:
+                owner.slot = None
+        self._begin()
 
     def clear(self) -> None:
         """Forget the content of all free slots and of the prefix store."""
@@ -172,6 +193,19 @@ class Slots:
 
 def _num_needed(sequence: Sequence) -> int:
     return len(sequence.keys) + 1
+
+
+def places_in(model, num_bytes: int) -> int:
+    """Return how many places a cache of so many bytes holds. Raises ValueError if it holds none."""
+    config = model.config.language
+    item = model.language_model.norm.weight.element_size()
+    num_each = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * item
+    if num_bytes < num_each * bucketed(1):
+        raise ValueError(
+            f"{num_bytes} bytes of cache hold {num_bytes // num_each} places of this model, at {num_each} bytes each: "
+            f"give it at least {num_each * bucketed(1)}"
+        )
+    return num_bytes // num_each
 
 
 def num_slots(number: int) -> int:

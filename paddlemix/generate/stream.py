@@ -29,17 +29,20 @@ class StreamDecoder:
     def is_stopped(self) -> bool:
         return self.stop_string is not None
 
-    def append(self, token_id: int) -> str:
-        """Append the next id; return new text, often empty. After a stop string it is always empty."""
-        return "" if self.is_stopped else self._release(self._decoder.add(token_id), is_last=False)
+    def append(self, token_id: int, *, may_stop: bool = True) -> str:
+        """Append the next id; return new text, often empty. After a stop string it is always empty.
+
+        may_stop: whether a stop string that this id completes ends the answer.
+        """
+        return "" if self.is_stopped else self._release(self._decoder.add(token_id), may_stop=may_stop)
 
     def finish(self) -> str:
         """Return the text held back, when there are no more ids."""
         return "" if self.is_stopped else self._release(self._decoder.finish(), is_last=True)
 
-    def _release(self, text: str, *, is_last: bool) -> str:
+    def _release(self, text: str, *, is_last: bool = False, may_stop: bool = True) -> str:
         text = self._held_back + text
-        self.stop_string = self._find_stop(text)
+        self.stop_string = self._find_stop(text) if may_stop else None
         if self.stop_string is not None:
             text, is_last = text[: text.find(self.stop_string)], True
         end = len(text) if is_last else len(text) - self._num_stop_start(text)

@@ -106,17 +106,20 @@ def check_room(num_tokens: int, context: int) -> int:
     return context - num_tokens
 
 
-def sequence_of(processor, turns: Iterable[Turn], sampling: SamplingParams, config: LlavaConfig) -> Sequence:
+def sequence_of(
+    processor, turns: Iterable[Turn], sampling: SamplingParams, config: LlavaConfig, max_length: int | None = None
+) -> Sequence:
     """Return the sequence that answers the last of these turns. Raises ContextFullError if there is no room.
 
-    config: of the model.
+    config: of the model. max_length: tokens of prompt and answer, if fewer than its context holds.
     """
     keys: list[Key] = []
     images: dict[str, ImageTiles] = {}
     for turn in turns:
         keys += turn.prompt_keys + list(turn.answer_ids)
         images.update(turn.images)
-    room = check_room(len(keys), config.language.max_position_embeddings)
+    context = config.language.max_position_embeddings
+    room = check_room(len(keys), context if max_length is None else min(context, max_length))
     return Sequence(keys, images, sampling, room, ending_of(processor, sampling, config.eos_token_ids))
 
 
@@ -127,7 +130,7 @@ def ending_of(processor, sampling: SamplingParams, eos_ids: Iterable[int]) -> En
     ends = (token for token in template.stop_tokens if token == template.answer_end or token in tokenizer.specials)
     stop_ids = {tokenizer.special_id(token) for token in ends} | set(eos_ids)
     return Ending(
-        stop_ids=frozenset() if sampling.ignore_eos else frozenset(stop_ids),
+        stop_ids=frozenset(sampling.stop_ids) | (frozenset() if sampling.ignore_eos else stop_ids),
         kept_ids=frozenset([tokenizer.special_id(template.answer_end)] if template.is_end_special else []),
         decoder=StreamDecoder(tokenizer, (*template.stop_strings, *sampling.stop)),
         closing_texts=tuple(template.stop_strings),

@@ -63,8 +63,9 @@ def test_decoding_counts_as_many_steps_as_asked_for_and_no_prefill():
     model = load_model(tiny_folder.folder("anyres"), dtype="float32", device="cpu")
     meter = speed.Meter(model, "float32", speed.Plan((8,), (12,), (1,), num_steps=5, num_rounds=1))
     engine, sizes = Engine(model, prefix_bytes=0), []
-    decode = engine._decoder.decode
-    engine._decoder.decode = lambda embeds, cache: sizes.append(cache.lengths[0]) or decode(embeds, cache)
+    decoder = engine._passes.decoder
+    decode = decoder.decode
+    decoder.decode = lambda embeds, cache: sizes.append(cache.lengths[0]) or decode(embeds, cache)
     assert meter._steps(engine, 12) > 0
     assert sizes == [12, 13, 14, 15, 16]
 

@@ -9,7 +9,7 @@ import tiny_folder
 
 from paddlemix import LlavaForConditionalGeneration
 from paddlemix.conversation.messages import Conversation, Message
-from paddlemix.generate import engine as engine_module
+from paddlemix.generate import passes
 from paddlemix.generate.engine import CARD_CHUNK, Engine
 from paddlemix.generate.requests import Request, answer_all
 from paddlemix.generate.sampling import SamplingParams
@@ -50,7 +50,7 @@ def shapes(monkeypatch):
         seen["tower"].add(tuple(pixels.shape))
         return tower(self, pixels)
 
-    monkeypatch.setattr(engine_module, "decoder_for", CachedDecoder)
+    monkeypatch.setattr(passes, "decoder_for", CachedDecoder)
     monkeypatch.setattr(DecoderLayer, "forward_cached", see_cached)
     monkeypatch.setattr(VisionTower, "encode", see_tower)
     return seen

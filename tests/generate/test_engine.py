@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import tiny_folder
 
-from paddlemix.generate import engine as engine_module
-from paddlemix.generate import schedule
+from paddlemix.generate import passes, schedule
 from paddlemix.generate.cache_keys import keys_of
 from paddlemix.generate.engine import Engine
-from paddlemix.generate.sampling import SamplingParams, highest_of
+from paddlemix.generate.sampler import highest_of
+from paddlemix.generate.sampling import SamplingParams
 from paddlemix.generate.sequence import Ending, Sequence
 from paddlemix.image.preprocess import content_key
 from paddlemix.models import kv_cache
@@ -318,8 +318,8 @@ def test_greedy_answers_from_the_highest_logits_alone_are_the_same(parts, monkey
     )
     Engine(parts[0]).run(usual)
     engine, copied = Engine(parts[0]), []
-    engine._is_on_card = True
-    monkeypatch.setattr(engine_module, "highest_of", lambda logits: copied.append(logits.shape) or highest_of(logits))
+    engine._passes.is_on_card = True
+    monkeypatch.setattr(passes, "highest_of", lambda logits: copied.append(logits.shape) or highest_of(logits))
     engine.run(reduced)
     assert [each.answer_ids for each in reduced] == [each.answer_ids for each in usual]
     assert len(copied) == GREEDY.max_new_tokens and {shape[1] for shape in copied} == {300}
@@ -329,6 +329,7 @@ def test_greedy_answers_from_the_highest_logits_alone_are_the_same(parts, monkey
 
 def broken(engine: Engine, monkeypatch) -> Sequence:
     """Return a sequence, and make the engine's logits infinite."""
-    logits = engine._decoder.logits
-    monkeypatch.setattr(engine._decoder, "logits", lambda hidden: logits(hidden) + float("inf"))
+    decoder = engine._passes.decoder
+    logits = decoder.logits
+    monkeypatch.setattr(decoder, "logits", lambda hidden: logits(hidden) + float("inf"))
     return Sequence([5, 6, 7], {}, GREEDY, 100, Ending())

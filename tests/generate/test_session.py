@@ -16,7 +16,8 @@ from paddlemix.data.sample import Sample
 from paddlemix.generate import sequence as sequence_module
 from paddlemix.generate.engine import Engine, engine_of
 from paddlemix.generate.features import FeatureStore
-from paddlemix.generate.sampling import Sampler, SamplingParams
+from paddlemix.generate.sampler import Sampler
+from paddlemix.generate.sampling import SamplingParams
 from paddlemix.generate.session import ChatSession, ContextFullError
 from paddlemix.image.errors import ImageError
 from paddlemix.models.language.families import FAMILIES
@@ -290,7 +291,7 @@ def test_interruption_before_the_first_token_leaves_no_trace(pad_parts, monkeypa
 def test_interruption_while_a_token_is_computed_leaves_a_usable_cache(pad_parts, monkeypatch):
     session = ChatSession(*pad_parts, sampling=GREEDY)
     session.ask("What is this?", images([1]))
-    decoder = engine_of(pad_parts[0])._decoder
+    decoder = engine_of(pad_parts[0])._passes.decoder
     decode, calls = decoder.decode, []
 
     def interrupted(embeds, cache):

@@ -15,7 +15,8 @@ from transformers.generation import TemperatureLogitsWarper, TopKLogitsWarper, T
 from paddlemix import LlavaForConditionalGeneration
 from paddlemix.data.sample import Batch
 from paddlemix.generate.batch import generate
-from paddlemix.generate.sampling import Sampler, SamplingParams
+from paddlemix.generate.sampler import Sampler
+from paddlemix.generate.sampling import SamplingParams
 
 NUM_NEW = 32
 GREEDY = SamplingParams(max_new_tokens=NUM_NEW, ignore_eos=True)
