@@ -101,7 +101,13 @@ def count_tower_calls(model, request):
 def script(monkeypatch, ids):
     """Make the session draw these ids, one after the other, whatever the logits are."""
     source = iter(ids)
-    monkeypatch.setattr(sequence_module, "Sampler", lambda params: lambda logits: next(source))
+    choose_by(monkeypatch, lambda logits: next(source))
+
+
+def choose_by(monkeypatch, function):
+    """Let a function of the logits choose the ids of sequences that are made from now on."""
+    made = type("Scripted", (Sampler,), {"__call__": lambda self, logits: function(logits)})
+    monkeypatch.setattr(sequence_module, "Sampler", made)
 
 
 class StopsAfterThree(Sampler):
@@ -281,7 +287,7 @@ def test_interruption_before_the_first_token_leaves_no_trace(pad_parts, monkeypa
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(sequence_module, "Sampler", lambda params: interrupted)
+        choose_by(patch, interrupted)
         with pytest.raises(KeyboardInterrupt):
             session.ask("What is this?", images([1]))  # the same question, so that the turns are alike
     assert len(session.turns) == 1
