@@ -121,6 +121,18 @@ def use_device(device: str | None = None) -> str:
     return chosen
 
 
+def use_device_in_thread() -> None:
+    """Let the calling thread compute as the one that called `use_device`.
+
+    CUDA's current card and OpenMP's number of threads belong to a thread: a new one has card 0 and one thread.
+    """
+    import paddle
+
+    paddle.set_device(paddle.get_device())
+    if paddle.get_device() == "cpu":
+        paddle.base.core.set_num_threads(num_threads())
+
+
 def keep_freed_memory() -> None:
     """Make the C library keep freed memory for later requests, if it is glibc.
 

@@ -18,22 +18,14 @@ def add_loading_options(parser: argparse.ArgumentParser) -> None:
 
 
 def load_with_processor(arguments: argparse.Namespace, source: Source):
-    """Return the model of an open checkpoint and its processor, with a notice if parts of the model are untrained."""
-    from ..checkpoints.load import load_model
-    from ..checkpoints.processor import LlavaProcessor
+    """Return the model of an open checkpoint and its processor, see `checkpoints.load_both`."""
+    from ..checkpoints.load_both import load_both
     from ..ops.quantize import choose_kind
-    from ..ops.row_products import report_missing
-    from ..terminal.log import notice
 
-    quantization = choose_kind(arguments.load_8bit, arguments.load_4bit)
-    processor = LlavaProcessor.from_source(source)
-    if arguments.conv_mode:  # first, so that a wrong name is an error before the model is loaded
-        processor = processor.with_template(arguments.conv_mode)
-    dtype = "float16" if arguments.fp16 else arguments.dtype
-    model = load_model(source, dtype=dtype, device=arguments.device, quantization=quantization)
-    if quantization:
-        report_missing()  # not in the middle of the first answer
-    if model.config.untrained:
-        parts = " and ".join(model.config.untrained)
-        notice(f"{parts} of this model have random values: answers about images are meaningless before `pretrain`")
-    return model, processor
+    return load_both(
+        source,
+        template=arguments.conv_mode,
+        dtype="float16" if arguments.fp16 else arguments.dtype,
+        device=arguments.device,
+        quantization=choose_kind(arguments.load_8bit, arguments.load_4bit),
+    )

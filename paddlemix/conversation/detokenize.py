@@ -14,15 +14,16 @@ if TYPE_CHECKING:
 class TextDecoder:
     """Decodes ids piece by piece. All pieces together are the decoded text.
 
-    The space that encoding puts before the start of a text is removed, wherever encoding puts it.
+    The space that encoding puts before the start of a text is removed, wherever encoding puts it. is_start: whether the
+    ids start a text or continue one.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, skip_special: bool = True):
+    def __init__(self, tokenizer: Tokenizer, *, skip_special: bool = True, is_start: bool = True):
         self._tokenizer = tokenizer
         self._is_special_skipped = skip_special
         self._bytes = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        self._is_text_start = tokenizer.has_text_prefix
-        self._is_first = True
+        self._is_text_start = is_start and tokenizer.has_text_prefix
+        self._is_first = is_start
 
     def add(self, token_id: int) -> str:
         """Return the text that this id completes; raise ValueError for an id outside the vocabulary."""

@@ -14,12 +14,14 @@ class StreamDecoder:
     All returned pieces together are the decoded ids, cut at the stop string that is complete first, without white space
     at both ends. Text that may still change is held back: part of a character, a possible beginning of a stop string,
     and white space that may turn out to be at the end. A step takes time for the text held back, not for the answer.
+    is_continuing: the text continues one that was given, so that white space at both ends belongs to it.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stop_strings: Sequence[str] = ()):
+    def __init__(self, tokenizer: Tokenizer, stop_strings: Sequence[str] = (), *, is_continuing: bool = False):
         if isinstance(stop_strings, str) or not all(stop_strings):
             raise ValueError(f"stop strings must be a list of non-empty texts, found {stop_strings!r}")
-        self._decoder = TextDecoder(tokenizer)
+        self._decoder = TextDecoder(tokenizer, is_start=not is_continuing)
+        self._is_continuing = is_continuing
         self._stop_strings = tuple(stop_strings)
         self._held_back = ""
         self._has_output = False
@@ -46,6 +48,9 @@ class StreamDecoder:
         if self.stop_string is not None:
             text, is_last = text[: text.find(self.stop_string)], True
         end = len(text) if is_last else len(text) - self._num_stop_start(text)
+        if self._is_continuing:
+            self._held_back = "" if is_last else text[end:]
+            return text[:end]
         ready = text[:end] if self._has_output else text[:end].lstrip()
         output = ready.rstrip()
         self._held_back = "" if is_last else ready[len(output) :] + text[end:]

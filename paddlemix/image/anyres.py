@@ -103,6 +103,13 @@ def num_image_tokens(size: tuple[int, int], spec: ImageSpec) -> int:
     return num_patches + (bottom - top) * (right - left + 1)  # + 1: a newline after each row
 
 
+def num_overview_tokens(spec: ImageSpec) -> int:
+    """Return how many tokens an image of any size becomes as its overview tile alone, see `preprocess.overview`."""
+    num_patches = spec.patches_per_side**2 + int(spec.has_class_token)
+    # LLaVA-NeXT puts a newline after a single tile that "spatial_unpad" has nothing to join to (`llava_arch.py`).
+    return num_patches + int(spec.mode == "anyres" and spec.merge == "spatial_unpad")
+
+
 def checked_size(size: tuple[int, int]) -> tuple[int, int]:
     """Return a size as plain ints; raise ValueError unless it is (width, height) of at least 1 px each."""
     width, height = (int(edge) for edge in size)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from .anyres import fitted_size, num_image_tokens, select_grid
+from .anyres import fitted_size, num_image_tokens, num_overview_tokens, select_grid
 from .errors import ImageError
 from .spec import RESAMPLES, ImageSpec
 
@@ -41,11 +41,25 @@ def preprocess(image: Image.Image, spec: ImageSpec) -> ImageTiles:
 
     Raises ImageError for another mode and ValueError for an image without pixels.
     """
-    if image.mode != "RGB":
-        raise ImageError(f"expected an image in mode RGB, found {image.mode}: read it with load_image")
+    _check_mode(image)
     size, num_tokens = image.size, num_image_tokens(image.size, spec)
     tiles = _anyres_tiles(image, spec) if spec.mode == "anyres" else [np.asarray(_one_tile(image, spec))]
     return ImageTiles(_normalize(tiles, spec), size, num_tokens)
+
+
+def overview(image: Image.Image, spec: ImageSpec) -> ImageTiles:
+    """Cut and normalize an image as `preprocess` does, but to one tile whatever its size: tile 0 of anyres.
+
+    For images of which little detail is needed. Raises ImageError for another mode than RGB.
+    """
+    _check_mode(image)
+    tile = _resized(image, (spec.side, spec.side), spec) if spec.mode == "anyres" else _one_tile(image, spec)
+    return ImageTiles(_normalize([np.asarray(tile)], spec), image.size, num_overview_tokens(spec))
+
+
+def _check_mode(image: Image.Image) -> None:
+    if image.mode != "RGB":
+        raise ImageError(f"expected an image in mode RGB, found {image.mode}: read it with load_image")
 
 
 def _one_tile(image: Image.Image, spec: ImageSpec) -> Image.Image:
