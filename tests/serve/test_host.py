@@ -1,0 +1,342 @@
+"""The process with the model: its answers are those of a chat, whoever else asks, and jobs fail one by one."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import queue
+import time
+from pathlib import Path
+
+import pytest
+import tiny_folder
+
+from paddlemix import ChatSession, LlavaForConditionalGeneration, LlavaProcessor, SamplingParams
+from paddlemix.constants import BUNDLED_MODEL
+from paddlemix.conversation.messages import Message
+from paddlemix.serve import engine_thread
+from paddlemix.serve.host import EngineHost
+from paddlemix.serve.protocol import Accepted, Delta, Ended, Failed, ImageInput, Job
+from paddlemix.serve.settings import ModelOptions
+
+PNG = Path(BUNDLED_MODEL).with_name("shapes.png").read_bytes()
+GREEDY = SamplingParams(max_new_tokens=24)
+SEEDED = SamplingParams(temperature=4.0, top_p=0.95, max_new_tokens=16, seed=7)  # the model is very certain
+ENDLESS = SamplingParams(max_new_tokens=900, ignore_eos=True)
+QUESTION = "How many shapes are there?"
+
+
+def png(seed: int) -> bytes:
+    output = io.BytesIO()
+    tiny_folder.random_image(seed, (60, 40)).save(output, "PNG")
+    return output.getvalue()
+
+
+@pytest.fixture(scope="module")
+def host():
+    host = EngineHost(ModelOptions(Path(BUNDLED_MODEL), max_running=8))
+    yield host
+    host.close()
+
+
+@pytest.fixture(scope="module")
+def new_session():
+    """A function that returns a chat with another copy of the model."""
+    model = LlavaForConditionalGeneration.from_pretrained(BUNDLED_MODEL)
+    processor = LlavaProcessor.from_pretrained(BUNDLED_MODEL)
+
+    def new(**options):
+        model.engine = None
+        return ChatSession(model, processor, **options)
+
+    return new
+
+
+class Caller:
+    """Sends a job, and collects its events."""
+
+    def __init__(self, host, job: Job):
+        self.job = job
+        self.events: list = []
+        self._queue: queue.Queue = queue.Queue()
+        host.submit(job, self._queue.put)
+
+    def next(self, seconds: float = 30):
+        self.events.append(self._queue.get(timeout=seconds))
+        return self.events[-1]
+
+    def all(self) -> list:
+        while sum(isinstance(event, Ended) for event in self.events) < self.job.num_answers:
+            if isinstance(self.next(), Failed):
+                break
+        return self.events
+
+    def texts(self) -> list[str]:
+        self.all()
+        assert not isinstance(self.events[-1], Failed), self.events[-1]
+        return [
+            "".join(event.text for event in self.events if isinstance(event, Delta) and event.index == index)
+            for index in range(self.job.num_answers)
+        ]
+
+    @property
+    def ended(self) -> list[Ended]:
+        return sorted((event for event in self.all() if isinstance(event, Ended)), key=lambda event: event.index)
+
+    def is_silent(self, seconds: float) -> bool:
+        time.sleep(seconds)
+        return self._queue.empty()
+
+
+def user(text: str, num_images: int = 0) -> Message:
+    return Message.typed(text, num_images)
+
+
+def chat_job(name: str, *messages: Message, images=(), sampling=GREEDY, **options) -> Job:
+    inputs = tuple(image if isinstance(image, ImageInput) else ImageInput(image) for image in images)
+    return Job(name, sampling, tuple(messages), inputs, **options)
+
+
+def mixed_jobs() -> list[Job]:
+    """Return twelve jobs: texts, one and two images, greedy and seeded."""
+    jobs = []
+    for number in range(12):
+        images = [PNG, png(number)][: number % 3]
+        sampling = SEEDED if number % 2 else GREEDY
+        jobs.append(chat_job(f"mixed-{number}", user(QUESTION, len(images)), images=images, sampling=sampling))
+    return jobs
+
+
+def expected(new_session, job: Job) -> str:
+    return new_session().ask(job.messages[-1].pieces[-1].removeprefix("\n"), [i.data for i in job.images], job.sampling)
+
+
+def test_answers_equal_those_of_a_chat_alone_and_in_company(host, new_session):
+    jobs = mixed_jobs()
+    wanted = [expected(new_session, job) for job in jobs]
+    assert len(set(wanted)) > 5
+    callers = [Caller(host, job) for job in jobs]
+    assert [caller.texts()[0] for caller in callers] == wanted
+    assert [Caller(host, job).texts()[0] for job in jobs[:4]] == wanted[:4]
+
+
+def test_events_come_in_order_with_counts_that_fit(host):
+    caller = Caller(host, chat_job("order", user(QUESTION, 1), images=[png(99)]))
+    accepted, *deltas, ended = caller.all()
+    assert isinstance(accepted, Accepted) and isinstance(ended, Ended)
+    assert accepted.images[0].size == (60, 40) and not accepted.images[0].is_known
+    assert accepted.images[0].num_tokens == 4 and accepted.images[0].num_tiles == 1
+    assert sum(len(delta.token_ids) for delta in deltas) == ended.num_tokens
+    assert ended.finish_reason == "stop" and ended.stop_reason is None
+    assert min(ended.queue_seconds, ended.prefill_seconds, ended.decode_seconds) >= 0
+    again = Caller(host, chat_job("again", user(QUESTION, 1), images=[png(99)]))
+    assert again.all()[0].images[0].is_known
+    assert again.ended[0].num_cached_tokens > accepted.num_prompt_tokens // 2
+
+
+@pytest.mark.parametrize("max_new_tokens", [24, 3])
+def test_second_turn_equals_that_of_a_chat_and_reads_only_what_is_new(host, new_session, max_new_tokens):
+    sampling = SamplingParams(max_new_tokens=max_new_tokens)
+    session = new_session(sampling=sampling)
+    first = session.ask(QUESTION, [PNG])
+    second = session.ask("Describe the image.")
+    name = f"turns-{max_new_tokens}"
+    assert Caller(host, chat_job(name, user(QUESTION, 1), images=[PNG], sampling=sampling)).texts() == [first]
+    messages = (user(QUESTION, 1), Message("assistant", first), user("Describe the image."))
+    caller = Caller(host, chat_job(name + "b", *messages, images=[PNG], sampling=sampling))
+    assert caller.texts() == [second]
+    accepted, ended = caller.events[0], caller.ended[0]
+    assert accepted.num_prompt_tokens == session.num_tokens - len(session.turns[-1].answer_ids)
+    # All of the first turn is known: at most its last token and the second question were computed.
+    assert accepted.num_prompt_tokens - ended.num_cached_tokens <= len(session.turns[-1].prompt_ids) + 1
+
+
+def test_image_of_a_later_turn_is_seen(host, new_session):
+    session = new_session(sampling=GREEDY)
+    first, second = session.ask("Hello"), session.ask(QUESTION, [PNG])
+    messages = (user("Hello"), Message("assistant", first), user(QUESTION, 1))
+    assert Caller(host, chat_job("later", *messages, images=[PNG])).texts() == [second]
+
+
+def test_system_text_replaces_that_of_the_template(host, new_session):
+    wanted = new_session(system="Answer in capitals.", sampling=SEEDED).ask(QUESTION, [PNG])
+    messages = (Message("system", ("Answer in capitals.",)), user(QUESTION, 1))
+    assert Caller(host, chat_job("system", *messages, images=[PNG], sampling=SEEDED)).texts() == [wanted]
+
+
+def test_typed_mark_of_an_image_is_text(host, new_session):
+    text = "What is <image> in <image>?"
+    wanted = new_session(sampling=SEEDED).ask(text, [PNG])
+    assert Caller(host, chat_job("typed", user(text, 1), images=[PNG], sampling=SEEDED)).texts() == [wanted]
+
+
+def test_begun_answer_is_continued_with_its_white_space(host):
+    whole = Caller(host, chat_job("whole", user(QUESTION, 1), images=[PNG])).texts()[0]
+    begun = " ".join(whole.split(" ")[:3])
+    messages = (user(QUESTION, 1), Message("assistant", begun))
+    rest = Caller(host, chat_job("begun", *messages, images=[PNG], is_continued=True)).texts()[0]
+    assert rest.startswith(" ") and begun + rest == whole
+
+
+def test_raw_prompt_is_continued_as_text_and_as_ids(host):
+    sampling = SamplingParams(max_new_tokens=5)
+    text = "USER: How many shapes are there? ASSISTANT: The number of"
+    caller = Caller(host, Job("raw", sampling, prompt=text))
+    assert caller.texts()[0].startswith(" ")
+    assert caller.events[0].prompt_text == text and caller.events[0].images == ()
+    ids = LlavaProcessor.from_pretrained(BUNDLED_MODEL).tokenizer
+    numbers = (ids.bos_id, *ids.encode(text, is_start=True))
+    assert Caller(host, Job("ids", sampling, prompt=numbers)).texts() == caller.texts()
+
+
+def test_several_answers_have_the_seeds_that_follow(host):
+    several = Caller(host, chat_job("n", user(QUESTION, 1), images=[PNG], sampling=SEEDED, num_answers=3))
+    seeds = [SamplingParams(temperature=4.0, top_p=0.95, max_new_tokens=16, seed=7 + index) for index in range(3)]
+    singles = [
+        Caller(host, chat_job(f"n{index}", user(QUESTION, 1), images=[PNG], sampling=sampling)).texts()[0]
+        for index, sampling in enumerate(seeds)
+    ]
+    assert several.texts() == singles and len(set(singles)) > 1
+    assert [ended.index for ended in several.ended] == [0, 1, 2]
+
+
+def test_answers_without_a_seed_differ(host):
+    sampling = SamplingParams(temperature=4.0, max_new_tokens=16)
+    assert len(set(Caller(host, chat_job("random", user("Hi"), sampling=sampling, num_answers=4)).texts())) > 1
+
+
+def test_logprobs_are_of_the_tokens_of_each_delta(host):
+    sampling = SamplingParams(max_new_tokens=6, num_logprobs=2)
+    caller = Caller(host, chat_job("logprobs", user(QUESTION, 1), images=[PNG], sampling=sampling))
+    found = [(delta.token_ids, delta.logprobs) for delta in caller.all() if isinstance(delta, Delta)]
+    assert len(found) >= 3
+    for token_ids, logprobs in found:
+        assert tuple(each.token_id for each in logprobs) == token_ids
+        assert all(each.top[0] == dataclasses.replace(each, top=()) for each in logprobs)
+    assert b"".join(each.text_bytes for _, logprobs in found for each in logprobs).decode().startswith(" The")
+
+
+def test_canceled_job_is_silent_at_once_and_others_go_on(host):
+    running = Caller(host, chat_job("cancel-1", user("Hi"), sampling=ENDLESS))
+    assert isinstance(running.next(), Accepted) and isinstance(running.next(), Delta)
+    waiting = [Caller(host, chat_job(f"cancel-2{number}", user("Hi"), sampling=ENDLESS)) for number in range(12)]
+    other = Caller(host, chat_job("cancel-3", user(QUESTION, 1), images=[PNG]))
+    for caller in (running, *waiting):
+        host.cancel(caller.job.id)
+    assert len(other.texts()[0]) > 5
+    host.cancel("cancel-3")  # which has ended
+    host.cancel("unknown")
+    running.events.clear()
+    while not running.is_silent(0.2):
+        running.next()
+    assert not any(isinstance(event, Ended | Failed) for event in running.events)
+    assert host.stats().num_running == host.stats().num_waiting == 0
+
+
+def test_job_that_takes_too_long_fails_and_is_forgotten(host):
+    caller = Caller(host, chat_job("late", user("Hi"), sampling=ENDLESS, seconds=0.2))
+    failed = caller.all()[-1]
+    assert (failed.status, failed.type, failed.code) == (504, "timeout_error", "timeout")
+    assert caller.is_silent(0.1) and host.stats().num_running == 0
+
+
+def test_job_that_is_late_before_it_is_prepared_fails_too(host):
+    failed = Caller(host, chat_job("too-late", user("Hi"), sampling=ENDLESS, seconds=0)).all()[-1]
+    assert failed.status == 504
+
+
+def test_bad_images_among_good_jobs_disturb_nobody(host, new_session):
+    jobs = mixed_jobs()[:6]
+    wanted = [expected(new_session, job) for job in jobs]
+    bad = [b"", b"GIF89a", PNG[:400], b"<svg/>"]
+    bombs = [chat_job(f"bad-{index}", user("?", 2), images=[PNG, data]) for index, data in enumerate(bad)]
+    callers = [Caller(host, job) for pair in zip(jobs, [*bombs, *bombs[:2]], strict=True) for job in pair]
+    assert [caller.texts()[0] for caller in callers[::2]] == wanted
+    for caller in callers[1::2]:
+        (failed,) = caller.all()
+        assert (failed.status, failed.code, failed.param) == (400, "invalid_image", "messages")
+        assert failed.message.startswith("image 2 of 2 ")
+
+
+def test_image_of_too_many_pixels_is_refused():
+    small = EngineHost(ModelOptions(Path(BUNDLED_MODEL), max_image_pixels=1000))
+    try:
+        failed = Caller(small, chat_job("pixels", user("?", 1), images=[png(1)])).all()[-1]
+        assert failed.code == "invalid_image" and "60x40, the limit is 1000" in failed.message
+    finally:
+        small.close()
+
+
+def test_prompt_longer_than_the_context_is_refused_with_its_counts(host):
+    job = chat_job("long", user("word " * 2000, 1), images=[PNG])
+    failed = Caller(host, job).all()[-1]
+    assert (failed.status, failed.code, failed.param) == (400, "context_length_exceeded", "messages")
+    assert "4 of 1 image" in failed.message and "holds 1024" in failed.message
+    raw = Caller(host, Job("long-raw", GREEDY, prompt=(300,) * 1024)).all()[-1]
+    assert (raw.code, raw.param) == ("context_length_exceeded", "prompt") and "1024 tokens" in raw.message
+
+
+def test_shorter_context_is_told_and_kept():
+    host = EngineHost(ModelOptions(Path(BUNDLED_MODEL), max_model_len=64))
+    try:
+        assert host.info.max_model_len == 64
+        caller = Caller(host, Job("short", ENDLESS, prompt=(300,) * 60))
+        assert caller.ended[0].num_tokens == 4 and caller.ended[0].finish_reason == "length"
+    finally:
+        host.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"max_model_len": 2048}, "max-model-len is 2048, but the context of the model holds 1024"),
+        ({"max_model_len": 1024, "cache_bytes": 1 << 20}, "max-model-len is 1024, but the cache holds 256"),
+        ({"conv_mode": "vicuna_v2"}, "unknown chat template 'vicuna_v2'"),
+        ({"device": "tpu"}, "device 'tpu' is not there"),
+        ({"model_path": Path("/nowhere/model")}, "/nowhere/model"),
+    ],
+)
+def test_options_that_cannot_be_are_errors_of_the_user(options, expected):
+    with pytest.raises((ValueError, OSError), match=expected):
+        EngineHost(ModelOptions(**{"model_path": Path(BUNDLED_MODEL), **options}))
+
+
+def test_mistake_in_our_own_code_is_told_without_the_inside_and_logged_once(host, monkeypatch, caplog):
+    def broken(*_):
+        raise RuntimeError("secret")
+
+    monkeypatch.setattr(host._preparation, "_prompt", broken)
+    failed = Caller(host, chat_job("broken", user("Hi"))).all()[-1]
+    assert (failed.status, failed.type) == (500, "server_error") and "secret" not in failed.message
+    monkeypatch.undo()
+    monkeypatch.setattr(host._engine, "step", broken)
+    failed = Caller(host, chat_job("step", user("Hi"))).all()[-1]
+    assert failed.status == 500
+    monkeypatch.undo()
+    assert caplog.text.count("RuntimeError: secret") == 2
+    assert Caller(host, chat_job("after", user("Hi"))).texts()[0]
+
+
+def test_listener_that_fails_ends_only_its_job(host):
+    def broken(_):
+        raise OSError("closed")
+
+    host.submit(chat_job("deaf", user("Hi"), sampling=ENDLESS), broken)
+    assert Caller(host, chat_job("hearing", user("Hi"))).texts()[0]
+    while host.stats().num_running + host.stats().num_waiting:
+        time.sleep(0.01)
+
+
+def test_images_of_waiting_jobs_are_prepared_only_as_far_as_memory_allows(host, monkeypatch):
+    monkeypatch.setattr(engine_thread, "MAX_BYTES", 1)  # of one job
+    callers = [Caller(host, chat_job(f"room-{n}", user(QUESTION, 1), images=[png(n)])) for n in range(6)]
+    assert all(caller.texts()[0] for caller in callers)
+
+
+def test_closed_host_tells_all_that_wait():
+    host = EngineHost(ModelOptions(Path(BUNDLED_MODEL), max_running=1))
+    callers = [Caller(host, chat_job(f"close-{number}", user("Hi"), sampling=ENDLESS)) for number in range(4)]
+    assert isinstance(callers[0].next(), Accepted)
+    host.close()
+    for caller in callers:
+        assert caller.all()[-1].status == 503
