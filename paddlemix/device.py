@@ -89,6 +89,11 @@ def _custom_kinds() -> list[str]:
     return [name for name in paddle.device.get_all_custom_device_type() or [] if name]
 
 
+def available_kinds() -> list[str]:
+    """Return the kinds of device of which this machine has one, best first."""
+    return [kind for kind in ("gpu", *_custom_kinds(), "cpu") if num_devices(kind)]
+
+
 def use_device(device: str | None = None) -> str:
     """Make a device current and return its name. None keeps a device chosen earlier, else takes the best available.
 
@@ -96,7 +101,7 @@ def use_device(device: str | None = None) -> str:
     """
     import paddle
 
-    found = [kind for kind in ("gpu", *_custom_kinds(), "cpu") if num_devices(kind)]  # best first
+    found = available_kinds()
     current = paddle.get_device()  # "cpu" also where none was chosen
     chosen = device or (found[0] if current == "cpu" else current)
     kind, _, number = chosen.partition(":")

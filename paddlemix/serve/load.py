@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..checkpoints.load_both import load_both
 from ..checkpoints.source import open_source
-from ..device import num_devices, use_device
+from ..device import available_kinds, num_devices
 from ..generate.engine import Engine
 from ..generate.features import MAX_BYTES as FEATURE_BYTES
 from ..generate.features import FeatureStore
@@ -32,12 +32,12 @@ def load_engine(options: ModelOptions):
 def own_device(device: str | None, worker: int, num_workers: int) -> str | None:
     """Return the device of one of several processes: a card each if there are enough, else in turn.
 
-    A device with a number is for all of them.
+    A device with a number is for all of them. What is not there is returned as it is, for an error when it is used.
     """
-    if num_workers == 1 or (device and ":" in device):
+    kind = device or available_kinds()[0]
+    if num_workers == 1 or kind == "cpu" or ":" in kind or not num_devices(kind):
         return device
-    kind = use_device(device).partition(":")[0]
-    return kind if kind == "cpu" else f"{kind}:{worker % num_devices(kind)}"
+    return f"{kind}:{worker % num_devices(kind)}"
 
 
 def new_engine(model, options: ModelOptions) -> Engine:

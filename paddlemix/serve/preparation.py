@@ -22,8 +22,8 @@ class Preparation:
         self.processor, self.engine, self.max_length = processor, engine, max_length
         self.tiles, self.memory = tiles, memory
 
-    def prepare(self, work: Work) -> bool:
-        """Give a job its prompt and sequences, and tell that it is accepted. Tell why and return False if it is not.
+    def prepare(self, work: Work) -> None:
+        """Give a job its prompt and sequences and tell that it is accepted, or tell why it is not.
 
         Raises what is nobody's mistake but ours.
         """
@@ -32,20 +32,26 @@ class Preparation:
         try:
             check_length(job.messages, job.prompt, self.max_length)
             prompt = self._prompt(job)
-            sequences = self._sequences(job, prompt)
+            room = check_room(prompt, self.max_length)
         except ImageError as error:
-            work.fail(400, str(error), param="messages", code="invalid_image")
+            work.fail(400, str(error), param=param, code="invalid_image")
         except PromptTooLongError as error:
             work.fail(400, str(error), param=param, code="context_length_exceeded")
         except ValueError as error:
             work.fail(400, str(error), param=param)
         else:
-            for sequence in sequences:
-                sequence.arrived = work.arrived
-            work.prompt, work.sequences = prompt, sequences
-            work.tell(self._accepted(job, prompt))
-            return True
-        return False
+            self._accept(work, prompt, room)
+
+    def _accept(self, work: Work, prompt: Prompt, room: int) -> None:
+        try:
+            sequences = self._sequences(work.job, prompt, room)
+        except ValueError as error:  # of the sampling: a grammar, an id that the vocabulary lacks
+            work.fail(400, str(error))
+            return
+        for sequence in sequences:
+            sequence.arrived = work.arrived
+        work.prompt, work.sequences = prompt, sequences
+        work.tell(self._accepted(work.job, prompt))
 
     def _prompt(self, job: Job) -> Prompt:
         if job.prompt is not None:
@@ -58,8 +64,7 @@ class Preparation:
         names = [f"image {index} of {number}" if number > 1 else "the image" for index in range(1, number + 1)]
         return [self.tiles.prepare(image, name) for image, name in zip(job.images, names, strict=True)]
 
-    def _sequences(self, job: Job, prompt: Prompt) -> list[Sequence]:
-        room = check_room(prompt, self.max_length)
+    def _sequences(self, job: Job, prompt: Prompt, room: int) -> list[Sequence]:
         eos_ids = self.engine.model.config.eos_token_ids
         sequences = [
             sequence_for(prompt, self.processor, sampling, room, eos_ids)

@@ -118,3 +118,19 @@ def test_stop_strings_must_be_a_list_of_texts(tokenizer):
     for stops in ("###", [""]):
         with pytest.raises(ValueError, match="stop strings must be a list"):
             StreamDecoder(tokenizer, stops)
+
+
+def test_text_that_continues_another_is_exact_at_both_ends(tokenizer):
+    rng = random.Random(4)
+    for _ in range(100):
+        rest = "".join(rng.choices(PARTS, k=6))
+        ids = tokenizer.encode(rest, is_start=False)
+        decoder = StreamDecoder(tokenizer, is_continuing=True)
+        text = "".join([decoder.append(token_id) for token_id in ids]) + decoder.finish()
+        assert text == rest
+
+
+def test_stop_string_cuts_a_text_that_continues_another_before_it_only(tokenizer):
+    decoder = StreamDecoder(tokenizer, ["###"], is_continuing=True)
+    text = "".join(map(decoder.append, tokenizer.encode(" \n b \n### c", is_start=False))) + decoder.finish()
+    assert text == " \n b \n" and decoder.stop_string == "###"

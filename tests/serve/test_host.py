@@ -276,6 +276,12 @@ def test_prompt_longer_than_the_context_is_refused_with_its_counts(host):
     assert (raw.code, raw.param) == ("context_length_exceeded", "prompt") and "1024 tokens" in raw.message
 
 
+@pytest.mark.parametrize("settings", [{"logit_bias": ((768, 1.0),)}, {"stop_ids": (4000,)}])
+def test_id_that_the_vocabulary_lacks_is_the_mistake_of_its_client(host, settings):
+    failed = Caller(host, chat_job(f"id-{settings}", user("Hi"), sampling=SamplingParams(**settings))).all()[-1]
+    assert failed.status == 400 and next(iter(settings)) in failed.message
+
+
 def test_shorter_context_is_told_and_kept():
     host = EngineHost(ModelOptions(Path(BUNDLED_MODEL), max_model_len=64))
     try:
