@@ -114,7 +114,7 @@ class Metrics:
         for name, value in _observations(record):
             if value is not None:
                 self._histograms[name].observe(value)
-        for number in record.num_answer_tokens:
+        for number in filter(None, record.num_answer_tokens):
             self._histograms["request_generation_tokens"].observe(number)
 
     def _add(self, name: str, number: float) -> None:
@@ -206,7 +206,8 @@ def _mean_usage(workers: tuple[EngineStats, ...]) -> float:
 def _observations(record: RequestRecord) -> Iterator[tuple[str, float | None]]:
     """Yield histograms and what a request adds to them, None for what it did not reach."""
     answers, first, decode = record.num_answer_tokens, record.first_token_seconds, record.decode_seconds
-    yield "e2e_request_latency_seconds", record.total_seconds if record.finish_reasons else None
+    is_answered = not {"stop", "length"}.isdisjoint(record.finish_reasons)  # others would count as fast ones
+    yield "e2e_request_latency_seconds", record.total_seconds if is_answered else None
     yield "time_to_first_token_seconds", first
     yield "request_queue_time_seconds", record.queue_seconds
     yield "request_prefill_time_seconds", record.prefill_seconds
