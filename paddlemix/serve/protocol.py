@@ -166,13 +166,17 @@ class EngineStats:
 
 @dataclass(frozen=True)
 class Status:
-    """How a server is. workers: stats of each process that is ready. num_restarts: processes that were replaced."""
+    """How a server is. workers: stats of each process that is ready. num_restarts: processes that were replaced.
+
+    num_queued: jobs that no process has yet.
+    """
 
     is_ready: bool
     is_stopping: bool = False
     num_workers: int = 1
     num_restarts: int = 0
     workers: tuple[EngineStats, ...] = field(default=())
+    num_queued: int = 0
 
     @property
     def num_running(self) -> int:
@@ -180,7 +184,7 @@ class Status:
 
     @property
     def num_waiting(self) -> int:
-        return sum(worker.num_waiting for worker in self.workers)
+        return self.num_queued + sum(worker.num_waiting for worker in self.workers)
 
 
 class Backend(Protocol):
