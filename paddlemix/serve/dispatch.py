@@ -37,6 +37,8 @@ class Dispatch:
         self.queue: deque[OpenJob] = deque()
         self.mean_seconds = FIRST_GUESS
         self._sessions: OrderedDict[str, int] = OrderedDict()  # -> number of the worker that had it last
+        self._num_taken = 0
+        self._last_turns: dict[int, int] = {}  # number of a worker -> which job it got last
 
     def check_room(self, desks: list[Desk]) -> None:
         """Raise ApiError 429 if a job would have to wait and too many wait already."""
@@ -48,7 +50,7 @@ class Dispatch:
         seconds = self.retry_seconds(num_waiting, len(desks))
         raise ApiError(
             429,
-            f"the server is busy: {num_waiting} requests wait, and at most {self.max_queue} may; try again in {seconds} s",
+            f"the server is busy: {num_waiting} requests wait, at most {self.max_queue} may; try again in {seconds} s",
             code="queue_full",
             headers={"Retry-After": str(seconds)},
         )
@@ -65,6 +67,8 @@ class Dispatch:
             return None
         open_job = self.queue.popleft()
         desk = self._choose(open_job.session, free)
+        self._num_taken += 1
+        self._last_turns[desk.number] = self._num_taken
         self._sessions[open_job.session] = desk.number
         self._sessions.move_to_end(open_job.session)
         if len(self._sessions) > MAX_SESSIONS:
@@ -76,7 +80,8 @@ class Dispatch:
         self.mean_seconds += SHARE_OF_LAST * (seconds - self.mean_seconds)
 
     def _choose(self, session: str, free: list[Desk]) -> Desk:
-        least = min(free, key=load)
+        # Among equals the one whose turn was longest ago, so that the sessions of a quiet server spread, too.
+        least = min(free, key=lambda desk: (load(desk), self._last_turns.get(desk.number, 0)))
         last = self._sessions.get(session)
         usual = next((desk for desk in free if desk.number == last), None)
         return usual if usual is not None and load(usual) <= load(least) + self.max_extra else least

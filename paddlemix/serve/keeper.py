@@ -6,13 +6,13 @@ import asyncio
 import time
 import traceback
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from ..terminal.log import notice
 from .messages import Cancel, FromWorker, Heartbeat, NotReady, Ready, Start, Submit
 from .open_job import OpenJob
-from .protocol import EngineStats, JobEvent, ModelInfo
+from .protocol import Delta, Ended, EngineStats, JobEvent, ModelInfo
 from .worker_process import WorkerProcess, ending
 
 NUM_MISSES = 2  # checks in a row: after a halt of this process the first one may come before what arrived meanwhile
@@ -150,13 +150,13 @@ class Keeper:
             self._take_event(message)
 
     def _take_stats(self, stats: EngineStats) -> None:
-        is_idle = stats.num_running == stats.num_waiting == 0
-        if is_idle or replace(stats, memory_bytes=0) != replace(self.stats, memory_bytes=0):
+        if stats.num_running == 0 or _progress(stats) != _progress(self.stats):
             self._stuck_since = None
         self.stats = stats
 
     def _take_event(self, event: JobEvent) -> None:
-        self._stuck_since = None
+        if isinstance(event, Delta | Ended):  # others do not come from the model
+            self._stuck_since = None
         open_job = self.jobs.get(event.job_id)
         if open_job is None:  # cancelled
             return
@@ -181,6 +181,11 @@ class Keeper:
             return OSError(f"the model could not be loaded: {how}")
         hint = "; perhaps the machine has too little memory for it" if how == "signal 9" else ""
         return OSError(f"the process that loads the model ended ({how}){hint}")
+
+
+def _progress(stats: EngineStats) -> tuple:
+    """Return the figures that change only when the model computes."""
+    return stats.num_preemptions, stats.prefix_queries, stats.images_encoded, stats.cache_usage
 
 
 async def _whole(work: Coroutine[Any, Any, int]) -> int:

@@ -121,12 +121,16 @@ class Pool:
             raise _unavailable("loading", "the model is being loaded", LOADING_SECONDS)
         if not ready:
             seconds = min(keeper.restart_at for keeper in self._keepers) - time.monotonic()
-            text = "no process with the model is running: it ended and is started again; the server's log has the reason"
+            text = (
+                "no process with the model is running: it ended and is started again; the server's log has the reason"
+            )
             raise _unavailable("no_worker", text, max(math.ceil(seconds), 0) + LOADING_SECONDS)
         self._dispatch.check_room(ready)
         free = self._memory.free()
         if free is not None and free < self.min_free_bytes:
-            text = f"the server's machine is short of memory: {free >> 20} MB are free, and {self.min_free_bytes >> 20} MB"
+            text = (
+                f"the server's machine is short of memory: {free >> 20} MB are free, and {self.min_free_bytes >> 20} MB"
+            )
             seconds = self._dispatch.retry_seconds(max(len(self._open), 1), len(ready))
             raise ApiError(429, f"{text} stay free", code="memory", headers={"Retry-After": str(seconds)})
 
@@ -180,7 +184,7 @@ class Pool:
 
     async def _watch(self) -> None:
         while True:
-            await asyncio.sleep(min(CHECK_SECONDS, self.patience.silence / 4))
+            await asyncio.sleep(min(CHECK_SECONDS, self.patience.silence / 4, self.patience.stuck / 4))
             for keeper in self._keepers:
                 keeper.check()
 

@@ -1,8 +1,8 @@
 """A process with the model. `worker_process` starts it; `main` says how they talk.
 
 The host is the object that has the model: built as `Host(options)`; `info: ModelInfo`; `submit(job, emit)`, which
-returns at once and later calls `emit(event)` from its threads; `cancel(job_id)`; `stats() -> EngineStats`; `close()`.
-paddle is imported only when the host is built.
+returns at once and later calls `emit(event)` from its threads; `cancel(job_id)`; `stats() -> EngineStats`, which waits
+for no step of the model, since the heartbeat is made of it; `close()`. paddle is imported when the host is built.
 """
 
 from __future__ import annotations

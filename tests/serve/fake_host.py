@@ -1,8 +1,8 @@
 """A host for workers without a model: answers as the prompt of a job tells it to.
 
 A prompt is words: `say N` tokens one after another with `every S` seconds between them and `width W` characters each,
-`logprobs K` of them with each; then an error with `die` (kill -9 to itself), `freeze` (no heartbeat any more), `hang`
-(no event any more) or `raise`. `echo` answers with facts about the process. How it loads stands in the model's path.
+`logprobs K` of them with each; then an error with `die` (kill -9 to itself), `freeze` (as Ctrl-Z does) or `hang` (no
+event any more). `echo` answers with facts about the process. How it loads stands in the model's path.
 """
 
 from __future__ import annotations
@@ -26,8 +26,6 @@ class FakeHost:
         self.options = options
         self.running: dict[str, threading.Event] = {}
         self.num_submitted = 0
-        self.is_frozen = False
-        self.is_hanging = False
         words = options.model_path.name.split("-")
         if "wrong" in words:
             raise ValueError(f"{options.model_path} is no model: expected config.json; name a model folder")
@@ -60,9 +58,7 @@ class FakeHost:
             cancelled.set()
 
     def stats(self) -> EngineStats:
-        while self.is_frozen:
-            time.sleep(1)
-        return EngineStats(num_running=len(self.running), prefix_queries=self.num_submitted)
+        return EngineStats(num_running=len(self.running), image_queries=self.num_submitted)
 
     def close(self) -> None:
         if "note" in self.options.model_path.name:
@@ -70,12 +66,16 @@ class FakeHost:
 
     def _answer(self, job: Job, emit, cancelled: threading.Event) -> None:
         words = job.prompt.split() if isinstance(job.prompt, str) else ["say", "1"]
-        numbers = {name: float(words[words.index(name) + 1]) for name in ("say", "every", "width", "logprobs") if name in words}
+        numbers = {
+            name: float(words[words.index(name) + 1]) for name in ("say", "every", "width", "logprobs") if name in words
+        }
         emit(Accepted(job.id, num_prompt_tokens=3))
         if "echo" in words:
             emit(Delta(job.id, 0, self._facts(job), (1,)))
         text = "x" * int(numbers.get("width", 1))
-        logprobs = (TokenLogprob(1, "x", b"x", -0.5, (TokenLogprob(1, "x", b"x", -0.5),) * int(numbers.get("logprobs", 0))),)
+        logprobs = (
+            TokenLogprob(1, "x", b"x", -0.5, (TokenLogprob(1, "x", b"x", -0.5),) * int(numbers.get("logprobs", 0))),
+        )
         for index in range(job.num_answers):
             for _ in range(int(numbers.get("say", 0))):
                 if cancelled.wait(numbers.get("every", 0.0)):
@@ -89,8 +89,9 @@ class FakeHost:
     def _misbehave(self, words: list[str]) -> None:
         if "die" in words:
             os.kill(os.getpid(), signal.SIGKILL)
-        self.is_frozen = "freeze" in words
-        while "freeze" in words or "hang" in words:
+        if "freeze" in words:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        while "hang" in words:
             time.sleep(1)
 
     def _facts(self, job: Job) -> str:

@@ -203,17 +203,17 @@ def test_slow_reader_stops_no_other_and_gets_everything():
     run(main())
 
 
-def test_reader_too_slow_for_its_probabilities_loses_its_job():
+def test_reader_too_slow_for_its_probabilities_loses_its_job_which_is_cancelled():
     async def main():
         async with running() as pool:
-            slow = pool.answer(job("say 100000 logprobs 20"), "")
-            await anext(slow)
+            slow = pool.answer(job("say 100000 logprobs 20 every 0.00001"), "")
+            first = await anext(slow)
             await until(lambda: _is_free(pool))
-            last = [event async for event in slow][-1]
+            last = [first, *[event async for event in slow]][-1]
             assert isinstance(last, Failed) and (last.status, last.code) == (408, "slow_client")
 
     async def _is_free(pool):
-        return not any(keeper.jobs for keeper in pool._keepers)
+        return not any(keeper.jobs or keeper.stats.num_running for keeper in pool._keepers)
 
     run(main())
 
