@@ -91,7 +91,7 @@ class FakeHost:
             os.kill(os.getpid(), signal.SIGKILL)
         if "freeze" in words:
             os.kill(os.getpid(), signal.SIGSTOP)
-        while "hang" in words:
+        while "hang" in words or "freeze" in words:  # other threads may run on for a moment
             time.sleep(1)
 
     def _facts(self, job: Job) -> str:
