@@ -52,7 +52,8 @@ class Limits:
 class ServeSettings:
     """A server. names: under which the model is served, the first is told. image_hosts: from which images are fetched.
 
-    api_keys: any of them opens /v1; none for a server without keys.
+    api_keys: any of them opens /v1; none for a server without keys. origins: of web pages of other servers that may use
+    this one ("https://chat.example.com", "*" for all), see `origins`.
     """
 
     model: ModelOptions
@@ -61,6 +62,7 @@ class ServeSettings:
     port: int = 8000
     api_keys: tuple[str, ...] = field(default=(), repr=False)
     image_hosts: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
     limits: Limits = field(default_factory=Limits)
     num_workers: int = 1
     is_logging_requests: bool = False  # with prompts and answers

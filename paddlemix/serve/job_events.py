@@ -1,0 +1,108 @@
+"""Run the jobs of a request: one stream of their events, which ends all of them when it is closed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from typing import TypeVar
+
+from fastapi import Request
+
+from .body_limit import ClientGone
+from .errors import ApiError
+from .protocol import Backend, Failed, Job, JobEvent
+
+MAX_RUNNING = 8  # jobs of one request at a time; the rest wait here, not in the queue for all
+Numbered = tuple[int, JobEvent]  # the number of a job, and its event
+Result = TypeVar("Result")
+
+
+async def events_of(backend: Backend, jobs: Sequence[Job], session: str) -> AsyncIterator[Numbered]:
+    """Yield the events of all jobs as they come. Raises ApiError if one fails, which ends the others."""
+    if len(jobs) == 1:
+        async for event in _checked(backend, jobs[0], session):
+            yield 0, event
+        return
+    queue: asyncio.Queue[Numbered | Exception | None] = asyncio.Queue(maxsize=MAX_RUNNING)
+    places = asyncio.Semaphore(MAX_RUNNING)
+    tasks = [
+        asyncio.create_task(_feed(queue, places, number, _checked(backend, job, session)))
+        for number, job in enumerate(jobs)
+    ]
+    try:
+        num_open = len(tasks)
+        while num_open:
+            item = await queue.get()
+            if isinstance(item, Exception):
+                raise item
+            num_open -= item is None
+            if item is not None:
+                yield item
+    finally:
+        await _cancelled(tasks)
+
+
+async def opened(events: AsyncIterator[Numbered]) -> AsyncIterator[Numbered]:
+    """Wait for the first event, so that a request that is refused has a status of its own; return all events."""
+    first = await anext(events, None)
+    return _with_first(first, events)
+
+
+async def while_connected(request: Request, work: Awaitable[Result]) -> Result:
+    """Return the result of some work, or cancel it and raise ClientGone when the client goes away."""
+    task, gone = asyncio.ensure_future(work), asyncio.create_task(disconnected(request.receive))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise ClientGone
+    finally:
+        await _cancelled([task, gone])
+
+
+async def disconnected(receive) -> None:
+    """Wait until the client closes its connection. receive: of ASGI, after the body."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _checked(backend: Backend, job: Job, session: str) -> AsyncIterator[JobEvent]:
+    events = backend.answer(job, session)
+    try:
+        async for event in events:
+            if isinstance(event, Failed):
+                raise ApiError(event.status, event.message, type=event.type, param=event.param, code=event.code)
+            yield event
+    finally:
+        await events.aclose()
+
+
+async def _with_first(first: Numbered | None, events: AsyncIterator[Numbered]) -> AsyncIterator[Numbered]:
+    try:
+        if first is not None:
+            yield first
+        async for item in events:
+            yield item
+    finally:
+        await events.aclose()
+
+
+async def _feed(queue: asyncio.Queue, places: asyncio.Semaphore, number: int, events: AsyncIterator[JobEvent]) -> None:
+    """Put the events of one job into the queue of all, then None or the error that ended it."""
+    last = None
+    try:
+        async with places:
+            async for event in events:
+                await queue.put((number, event))
+    except Exception as error:  # raised again by the reader of the queue
+        last = error
+    finally:
+        await events.aclose()
+    await queue.put(last)
+
+
+async def _cancelled(tasks: Sequence[asyncio.Future]) -> None:
+    """Cancel tasks and wait until they have ended."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
