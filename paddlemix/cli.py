@@ -20,6 +20,7 @@ from .terminal.visible import visible
 # Name -> help line. The command is the module of that name in commands/, with add_arguments(parser) and run(arguments).
 COMMANDS = {
     "chat": "talk with a model about images",
+    "serve": "serve a model to OpenAI clients and on a web page",
     "pretrain": "stage 1: train the projector",
     "sft": "stage 2: fine-tune the whole model, or with LoRA",
     "merge": "merge a LoRA adapter into its base model",

@@ -9,14 +9,12 @@ from typing import Any
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 
-from .answers import Answers
 from .body_limit import ClientGone
 from .errors import ApiError
 from .exchange import Exchange
 from .field_rules import ignored_header
 from .job_events import Numbered, events_of, opened, while_connected
 from .plan import Plan
-from .protocol import Accepted
 from .serving import Serving, serving_of
 from .sse import EventStream
 
@@ -44,39 +42,38 @@ async def _respond(request: Request, planner: Planner, exchange: Exchange) -> Re
     serving = exchange.serving
     await serving.bodies.read(request, exchange.body)
     plan = await while_connected(request, planner(serving, exchange.body.taken(), uuid.uuid4().hex))
-    answers = Answers(len(plan.jobs), plan.num_each)
-    exchange.begin(plan, answers)
+    exchange.begin(plan)
     events = await while_connected(request, opened(events_of(serving.backend, plan.jobs, plan.session)))
+    exchange.body.release()  # a process with the model has the images
     headers = ignored_header(plan.ignored)
     if plan.is_stream:
         seconds = serving.settings.limits.request_seconds + GRACE_SECONDS
-        return EventStream(_chunks(plan, answers, events), exchange.end_stream, seconds, headers)
-    await while_connected(request, _collect(answers, events))
+        return EventStream(_chunks(plan, exchange, events), exchange.end_stream, seconds, headers)
+    await while_connected(request, _collect(exchange, events))
+    answer = plan.shape.whole(exchange.answers)
     exchange.end(200)
-    return JSONResponse(plan.shape.whole(answers), headers=headers)
+    return JSONResponse(answer, headers=headers)
 
 
-async def _collect(answers: Answers, events: AsyncIterator[Numbered]) -> None:
+async def _collect(exchange: Exchange, events: AsyncIterator[Numbered]) -> None:
     try:
         async for job, event in events:
-            answers.take(job, event)
+            exchange.take(job, event)
     finally:
         await events.aclose()
 
 
-async def _chunks(plan: Plan, answers: Answers, events: AsyncIterator[Numbered]) -> AsyncIterator[dict[str, Any]]:
+async def _chunks(plan: Plan, exchange: Exchange, events: AsyncIterator[Numbered]) -> AsyncIterator[dict[str, Any]]:
     """Yield the chunks of a stream."""
     try:
-        for chunk in plan.shape.opening(answers):
+        for chunk in plan.shape.opening(exchange.answers):
             yield chunk
         async for job, event in events:
-            index = answers.take(job, event)
-            if isinstance(event, Accepted):
-                continue
-            chunk = plan.shape.chunk(index, event, answers)
+            index = exchange.take(job, event)
+            chunk = None if index is None else plan.shape.chunk(index, event, exchange.answers)
             if chunk is not None:
                 yield chunk
-        for chunk in plan.shape.closing(answers):
+        for chunk in plan.shape.closing(exchange.answers):
             yield chunk
     finally:
         await events.aclose()

@@ -23,6 +23,11 @@ class Answer:
     def text(self) -> str:
         return "".join(self.pieces)
 
+    @property
+    def num_tokens(self) -> int:
+        """The tokens of the answer; those that have come if it has not ended."""
+        return self.ended.num_tokens if self.ended else len(self.token_ids)
+
 
 class Answers:
     """The answers of all jobs of a request: num_each of the first job, then of the second, and so on."""
@@ -57,8 +62,7 @@ class Answers:
 
     @property
     def num_answer_tokens(self) -> int:
-        """The tokens of all answers; of one that has not ended those that have come."""
-        return sum(answer.ended.num_tokens if answer.ended else len(answer.token_ids) for answer in self.list)
+        return sum(answer.num_tokens for answer in self.list)
 
     @property
     def num_cached_tokens(self) -> int:

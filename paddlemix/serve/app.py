@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI
 from starlette.middleware.cors import CORSMiddleware
@@ -13,9 +12,12 @@ from starlette.middleware.cors import CORSMiddleware
 from . import chat_route, completions_route, model_routes
 from .auth import check_key
 from .error_handlers import add_error_handlers
+from .image_urls import ImageFetcher
+from .metrics import Metrics
 from .openapi import describe
 from .page_files import add_page, read_page
 from .protocol import Backend
+from .request_log import RequestLog
 from .request_scope import RequestScope
 from .serving import Fetcher, Serving
 from .settings import ServeSettings
@@ -25,14 +27,17 @@ def create_app(
     settings: ServeSettings,
     backend: Backend,
     fetcher: Fetcher | None = None,
-    metrics: Any = None,
-    log: Any = None,
+    metrics: Metrics | None = None,
+    log: RequestLog | None = None,
 ) -> FastAPI:
     """Return the application of a server. Its lifespan starts and stops the backend.
 
-    fetcher: of images by URL, None refuses them. metrics: of `metrics.Metrics`, None for none. log: of
-    `request_log.RequestLog`, None for none.
+    fetcher, metrics, log: None makes those of the settings; without allowed hosts, images by URL are refused.
     """
+    if fetcher is None and settings.image_hosts:
+        fetcher = ImageFetcher(settings.image_hosts)
+    metrics = metrics or Metrics(settings.names[0], settings.metrics_prefix)
+    log = log or RequestLog(settings.is_logging_requests)
     serving = Serving(settings, backend, fetcher, metrics, log)
     app = FastAPI(title="paddlemix", lifespan=_lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.serving = serving

@@ -17,17 +17,22 @@ Numbered = tuple[int, JobEvent]  # the number of a job, and its event
 Result = TypeVar("Result")
 
 
-async def events_of(backend: Backend, jobs: Sequence[Job], session: str) -> AsyncIterator[Numbered]:
-    """Yield the events of all jobs as they come. Raises ApiError if one fails, which ends the others."""
+async def events_of(backend: Backend, jobs: list[Job], session: str) -> AsyncIterator[Numbered]:
+    """Yield the events of all jobs as they come. Raises ApiError if one fails, which ends the others.
+
+    The jobs are taken out of the list, so that their images are freed when a process with the model has them.
+    """
     if len(jobs) == 1:
-        async for event in _checked(backend, jobs[0], session):
+        async for event in _checked(backend, jobs, session):
             yield 0, event
         return
+    lists = [[job] for job in jobs]
+    jobs.clear()
     queue: asyncio.Queue[Numbered | Exception | None] = asyncio.Queue(maxsize=MAX_RUNNING)
     places = asyncio.Semaphore(MAX_RUNNING)
     tasks = [
-        asyncio.create_task(_feed(queue, places, number, _checked(backend, job, session)))
-        for number, job in enumerate(jobs)
+        asyncio.create_task(_feed(queue, places, number, _checked(backend, one, session)))
+        for number, one in enumerate(lists)
     ]
     try:
         num_open = len(tasks)
@@ -66,8 +71,9 @@ async def disconnected(receive) -> None:
         pass
 
 
-async def _checked(backend: Backend, job: Job, session: str) -> AsyncIterator[JobEvent]:
-    events = backend.answer(job, session)
+async def _checked(backend: Backend, jobs: list[Job], session: str) -> AsyncIterator[JobEvent]:
+    """Yield the events of the one job of a list, which is empty then."""
+    events = backend.answer(jobs.pop(), session)
     try:
         async for event in events:
             if isinstance(event, Failed):

@@ -101,8 +101,6 @@ async def show_ready(request: Request) -> Response:
 async def show_metrics(request: Request) -> Response:
     """Give the metrics to Prometheus."""
     serving = serving_of(request)
-    if serving.metrics is None:
-        raise ApiError(404, "this server has no metrics", code="unknown_path")
     body, kind = serving.metrics.render(await status_of(serving))
     return Response(body, headers={"Content-Type": kind})
 

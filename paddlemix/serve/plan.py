@@ -14,13 +14,14 @@ from .protocol import ImageInput, Job
 
 @dataclass(frozen=True)
 class Plan:
-    """The jobs of a request and the shape of their answers. session: equal for requests that begin alike.
+    """The jobs of a request, which are taken out when they run, and the shape of their answers.
 
+    session: equal for requests that begin alike.
     ignored: names of fields that have no effect.
     """
 
     model: str
-    jobs: Sequence[Job]
+    jobs: list[Job]
     session: str
     shape: ChatShape | CompletionShape
     is_stream: bool = False

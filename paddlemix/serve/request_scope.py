@@ -47,7 +47,7 @@ class RequestScope:
                 error = ApiError(500, f"the server failed; its log has the reason under the request id {request_id}")
                 await JSONResponse(error.body, 500)(scope, receive, answer.send)
         finally:
-            if self._serving.metrics is not None and answer.status is not None:
+            if answer.status is not None:
                 self._serving.metrics.http_answered(answer.status, _template(scope))
 
 
@@ -71,4 +71,4 @@ class _Answer:
 def _template(scope) -> str:
     """Return the path of the route that answered, so that clients cannot invent labels."""
     route = scope.get("route")
-    return route.path if route is not None else "other"
+    return "none" if route is None else route.path

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 from fastapi import Request
 
 from .body_limit import BodyReader
 from .errors import ApiError
+from .metrics import Metrics
 from .protocol import Backend, ModelInfo
+from .request_log import RequestLog
 from .settings import ServeSettings
 
 LOADING_SECONDS = "5"  # Retry-After while the model is loaded
@@ -30,7 +32,14 @@ class Serving:
     on_ready: called when it is loaded, on_failure: with the error if it cannot be.
     """
 
-    def __init__(self, settings: ServeSettings, backend: Backend, fetcher: Fetcher | None, metrics: Any, log: Any):
+    def __init__(
+        self,
+        settings: ServeSettings,
+        backend: Backend,
+        fetcher: Fetcher | None,
+        metrics: Metrics,
+        log: RequestLog,
+    ):
         self.settings, self.backend, self.fetcher, self.metrics, self.log = settings, backend, fetcher, metrics, log
         self.bodies = BodyReader(settings.limits)
         self.created = int(time.time())

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..constants import BUNDLED_MODEL
+
 
 @dataclass(frozen=True)
 class ModelOptions:
@@ -67,3 +69,8 @@ class ServeSettings:
     num_workers: int = 1
     is_logging_requests: bool = False  # with prompts and answers
     metrics_prefix: str = "paddlemix"
+
+
+def default_name(model_path: str) -> str:
+    """Return the name of a model that its owner has not named: the last part of its path, or of its name on a hub."""
+    return "tiny" if model_path == BUNDLED_MODEL else Path(model_path).resolve().name

@@ -16,6 +16,7 @@ import uvicorn
 from fake_backend import FakeBackend
 
 from paddlemix.serve.app import create_app
+from paddlemix.serve.request_log import RequestLog
 from paddlemix.serve.settings import Limits, ModelOptions, ServeSettings
 
 SETTINGS = ServeSettings(ModelOptions(Path("tiny")), names=("tiny", "other"), limits=Limits(stop_seconds=2.0))
@@ -47,10 +48,13 @@ def served(app) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def fake_server(backend: FakeBackend | None = None, **changes: Any) -> Iterator[tuple[str, FakeBackend]]:
-    """Serve a fake backend; yield the address and the backend, when it is ready."""
-    backend = backend or FakeBackend()
-    app = create_app(settings(**changes), backend)
+def fake_server(
+    backend: FakeBackend | None = None, *, log_lines: list[str] | None = None, **changes: Any
+) -> Iterator[tuple[str, FakeBackend]]:
+    """Serve a fake backend; yield the address and the backend, when it is ready. log_lines: gets those of the log."""
+    backend, served_settings = backend or FakeBackend(), settings(**changes)
+    lines = [] if log_lines is None else log_lines
+    app = create_app(served_settings, backend, log=RequestLog(served_settings.is_logging_requests, lines.append))
     with served(app) as address:
         while not app.state.serving.is_loaded and backend.start_error is None and not backend.start_seconds:
             threading.Event().wait(0.01)

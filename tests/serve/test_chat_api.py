@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import urllib3
 import pytest
+import urllib3
 from fake_backend import FakeBackend, text_of
 from live_server import DOT, chunks_of, fake_server, image_part, question
 
@@ -86,7 +86,12 @@ def test_logprobs_have_tokens_bytes_and_alternatives(ask, is_stream):
 
 
 def test_images_stay_at_their_places_and_typed_marks_stay_text(ask, server):
-    parts = [{"type": "text", "text": "a <image> b"}, image_part(), image_part(detail="low"), {"type": "text", "text": "c"}]
+    parts = [
+        {"type": "text", "text": "a <image> b"},
+        image_part(),
+        image_part(detail="low"),
+        {"type": "text", "text": "c"},
+    ]
     assert ask(**question(parts)).status == 200
     job = server[1].jobs[-1]
     assert job.messages[-1].pieces == ("a <image> b\n", "\n", "\nc")
@@ -131,7 +136,11 @@ def test_turns_of_a_conversation_have_one_session(ask, server):
     first = question([image_part(), {"type": "text", "text": "What?"}])["messages"]
     ask(messages=first)
     ask(messages=[*first, {"role": "assistant", "content": "A dot."}, {"role": "user", "content": "Sure?"}])
-    ask(messages=[{"role": "user", "content": [image_part(DOT.replace("o=", "oAAAA")), {"type": "text", "text": "What?"}]}])
+    ask(
+        messages=[
+            {"role": "user", "content": [image_part(DOT.replace("o=", "oAAAA")), {"type": "text", "text": "What?"}]}
+        ]
+    )
     same, second, other = server[1].sessions[-3:]
     assert same == second != other
 

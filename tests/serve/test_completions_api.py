@@ -76,7 +76,7 @@ def test_logprobs_have_the_old_shape_with_offsets(ask, is_stream):
     response = ask(prompt="abc", logprobs=1, stream=is_stream)
     if is_stream:
         parts = [chunk["choices"][0]["logprobs"] for chunk in chunks_of(response.data.decode())[:-1]]
-        logprobs = {name: sum((part[name] for part in parts if part), []) for name in parts[0]}
+        logprobs = {name: [one for part in parts if part for one in part[name]] for name in parts[0]}
     else:
         logprobs = response.json()["choices"][0]["logprobs"]
     assert logprobs["tokens"] == [" (", "ab", "c)"] and logprobs["text_offset"] == [0, 2, 4]

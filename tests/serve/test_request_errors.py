@@ -181,7 +181,9 @@ def test_unknown_fields_are_named_in_a_header(server):
 
 
 def test_fields_with_neutral_values_are_accepted(server):
-    body = question(tools=[], tool_choice="auto", parallel_tool_calls=True, modalities=["text"], store=False, audio=None)
+    body = question(
+        tools=[], tool_choice="auto", parallel_tool_calls=True, modalities=["text"], store=False, audio=None
+    )
     response = urllib3.request("POST", server[0] + CHAT, json=body)
     assert response.status == 200 and "x-ignored-fields" not in response.headers
     assert urllib3.request("POST", server[0] + CHAT, json=question(tools=[{}], tool_choice="none")).status == 200

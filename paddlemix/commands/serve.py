@@ -1,0 +1,98 @@
+"""`paddlemix serve`: serve a model to clients of OpenAI's API, and on a web page."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .loading import add_loading_options
+from .options import add_model_options
+from .serve_options import add_limits, add_web_options, all_keys, checked_origins
+
+if TYPE_CHECKING:
+    from ..serve.settings import Limits, ModelOptions, ServeSettings
+
+PACKAGES = ("fastapi", "uvicorn", "prometheus_client")  # of the extra `serve`
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    add_model_options(parser)
+    add_loading_options(parser)
+    add_web_options(parser)
+    add_limits(parser)
+    parser.set_defaults(sets_environment=True)  # processes with the model prepare their own
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve until SIGTERM or Ctrl-C. Raises ValueError or OSError for a user's mistake."""
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ValueError(
+            f"a server needs {' and '.join(missing)}: install the extra with pip install 'paddlemix[serve]' (in a "
+            "checkout: pip install -e '.[serve]')"
+        )
+    from ..serve.web_server import open_socket, run_server
+
+    with open_socket(arguments.host, arguments.port) as listener:  # first: what follows may download for an hour
+        settings = settings_of(arguments)
+        from ..serve.pool import Pool
+
+        return run_server(settings, Pool(settings.model, settings.limits, settings.num_workers), listener)
+
+
+def settings_of(arguments: argparse.Namespace) -> ServeSettings:
+    """Return what the options say. Raises ValueError for values that cannot be used."""
+    from ..serve.settings import ServeSettings, default_name
+
+    limits = _limits(arguments)
+    return ServeSettings(
+        model=_model(arguments, limits),
+        names=tuple(arguments.served_model_name or [default_name(arguments.model_path)]),
+        host=arguments.host,
+        port=arguments.port,
+        api_keys=all_keys(arguments.api_key),
+        image_hosts=tuple(arguments.allow_image_urls),
+        origins=checked_origins(arguments.allow_origins, has_keys=bool(all_keys(arguments.api_key))),
+        limits=limits,
+        num_workers=arguments.workers,
+        is_logging_requests=arguments.log_requests,
+        metrics_prefix=arguments.metrics_prefix,
+    )
+
+
+def _limits(arguments: argparse.Namespace) -> Limits:
+    from ..serve.settings import Limits
+    from ..tensor_files.shards import parse_size
+
+    return Limits(
+        max_queue=arguments.max_queue,
+        max_images=arguments.max_images,
+        max_body_bytes=parse_size(arguments.max_body),
+        request_seconds=arguments.request_timeout,
+        stop_seconds=arguments.stop_timeout,
+    )
+
+
+def _model(arguments: argparse.Namespace, limits: Limits) -> ModelOptions:
+    """Return how to load the model, which is downloaded here if it must be: once, not in each process."""
+    from ..ops.quantize import choose_kind
+    from ..serve.settings import ModelOptions
+    from .options import resolve_models
+
+    quantization = choose_kind(arguments.load_8bit, arguments.load_4bit)
+    (folder,) = resolve_models(arguments, arguments.model_path)
+    return ModelOptions(
+        model_path=Path(folder),
+        model_base=arguments.model_base,
+        device=arguments.device,
+        dtype="float16" if arguments.fp16 else arguments.dtype,
+        conv_mode=arguments.conv_mode,
+        quantization=quantization,
+        max_running=arguments.max_running,
+        max_model_len=arguments.max_model_len,
+        cache_bytes=None if arguments.cache_gb is None else int(arguments.cache_gb * (1 << 30)),
+        max_image_pixels=limits.max_image_pixels,
+    )

@@ -1,0 +1,152 @@
+"""The options of `paddlemix serve` that are not those of every command with a model."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+KEY_VARIABLE = "PADDLEMIX_API_KEY"
+
+
+def add_web_options(parser: argparse.ArgumentParser) -> None:
+    """Add where the server listens and who may use it."""
+    group = parser.add_argument_group("network")
+    group.add_argument("--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1, this machine)")
+    group.add_argument("--port", type=_whole(0), default=8000, help="port, 0 for any free one (default: 8000)")
+    group.add_argument(
+        "--api-key",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help=f"a key that opens /v1; or @FILE or an existing file, with a key on each line; may be repeated (also "
+        f"${KEY_VARIABLE}, which other users of the machine do not see)",
+    )
+    group.add_argument(
+        "--served-model-name",
+        nargs="+",
+        metavar="NAME",
+        help="names under which clients ask for the model (default: the last part of --model-path)",
+    )
+    group.add_argument(
+        "--allow-image-urls",
+        nargs="+",
+        default=[],
+        metavar="HOST",
+        help="hosts from which images are fetched: example.com, *.example.com (default: none, images come as data: "
+        "URIs)",
+    )
+    group.add_argument(
+        "--allow-origins",
+        nargs="+",
+        default=[],
+        metavar="ORIGIN",
+        help="web pages of other servers that may use this one: https://chat.example.com; with a key also * (default: "
+        "none)",
+    )
+    group.add_argument("--log-requests", action="store_true", help="log prompts and answers too")
+    group.add_argument(
+        "--metrics-prefix",
+        default="paddlemix",
+        metavar="WORD",
+        help="first part of the names in /metrics; vllm lets its dashboards work (default: paddlemix)",
+    )
+
+
+def add_limits(parser: argparse.ArgumentParser) -> None:
+    """Add how much the server takes on at a time."""
+    group = parser.add_argument_group("limits")
+    group.add_argument(
+        "--workers", type=_whole(1), default=1, metavar="N", help="processes with the model (default: 1)"
+    )
+    group.add_argument(
+        "--max-running", type=_whole(1), default=16, metavar="N", help="answers at a time in a process (default: 16)"
+    )
+    group.add_argument("--max-queue", type=_whole(0), default=64, metavar="N", help="requests that wait (default: 64)")
+    group.add_argument(
+        "--max-model-len",
+        type=_whole(1),
+        default=None,
+        metavar="N",
+        help="tokens of a prompt and its answer (default: the model's context)",
+    )
+    group.add_argument(
+        "--cache-gb",
+        type=_positive,
+        default=None,
+        metavar="GB",
+        help="memory of each process for keys and values (default: for --max-running short conversations)",
+    )
+    group.add_argument("--max-images", type=_whole(0), default=8, metavar="N", help="images in a request (default: 8)")
+    group.add_argument("--max-body", default="64MB", metavar="SIZE", help="size of a request (default: 64MB)")
+    group.add_argument(
+        "--request-timeout", type=_positive, default=600.0, metavar="S", help="seconds for an answer (default: 600)"
+    )
+    group.add_argument(
+        "--stop-timeout",
+        type=_positive,
+        default=30.0,
+        metavar="S",
+        help="seconds for running answers when the server is stopped (default: 30)",
+    )
+
+
+def all_keys(words: Sequence[str]) -> tuple[str, ...]:
+    """Return the keys of --api-key and of the environment. Raises ValueError for a file or a key that is none."""
+    keys = [key for word in words for key in _keys_of(word)]
+    from_environment = os.environ.get(KEY_VARIABLE, "").strip()
+    keys += [from_environment] if from_environment else []
+    for key in keys:
+        if not (key.isascii() and key.isprintable()) or " " in key:
+            raise ValueError("a key has spaces or characters other than printable ASCII, which no header can hold")
+    return tuple(dict.fromkeys(keys))
+
+
+def _keys_of(word: str) -> list[str]:
+    path = Path(word.removeprefix("@"))
+    if not word.startswith("@") and not path.is_file():
+        if not word.strip():
+            raise ValueError("--api-key is empty: leave the option out for a server without keys")
+        return [word.strip()]
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"the file of keys {path} cannot be read: {error}") from None
+    keys = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    if not keys:
+        raise ValueError(f"the file of keys {path} has no key: expected one on each line")
+    return keys
+
+
+def checked_origins(origins: Sequence[str], *, has_keys: bool) -> tuple[str, ...]:
+    """Return the origins of --allow-origins. Raises ValueError for one that is none."""
+    for origin in origins:
+        if origin == "*":
+            if not has_keys:
+                raise ValueError("--allow-origins * lets every web page use the server: it needs --api-key")
+            continue
+        parts = urlsplit(origin)
+        if parts.scheme not in ("http", "https") or not parts.netloc or parts.path.strip("/") or parts.query:
+            raise ValueError(f"--allow-origins has {origin!r}: expected an origin as https://chat.example.com")
+    return tuple(origin.rstrip("/") for origin in origins)
+
+
+def _whole(least: int):
+    """Return the type of an option that is a whole number."""
+
+    def whole_number(text: str) -> int:
+        number = int(text)
+        if number < least:
+            raise argparse.ArgumentTypeError(f"{number} is too small: expected at least {least}")
+        return number
+
+    return whole_number
+
+
+def _positive(text: str) -> float:
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is out of range: expected a number above 0")
+    return number

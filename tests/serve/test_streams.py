@@ -1,0 +1,163 @@
+"""Streams on a real socket: pings, clients that go away, errors in the middle, limits of bodies."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import time
+
+import pytest
+import urllib3
+from fake_backend import FakeBackend
+from live_server import chunks_of, fake_server, question
+
+from paddlemix.serve import body_limit, sse
+from paddlemix.serve.body_limit import Body, BodyReader
+from paddlemix.serve.errors import ApiError
+from paddlemix.serve.protocol import Accepted, Delta, Ended, Failed
+from paddlemix.serve.settings import Limits
+from paddlemix.serve.sse import with_pauses
+
+CHAT = "/v1/chat/completions"
+OPENING = [Accepted("x", 10), Delta("x", 0, "some", (1,))]
+
+
+def connect(address):
+    host, port = address.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), timeout=10)
+
+
+def raw_request(body: bytes, *, length: int | None = None, headers: str = "") -> bytes:
+    """Return the bytes of a chat request. length: that it states."""
+    length = len(body) if length is None else length
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {length}\r\n{headers}\r\n"
+    return head.encode() + body
+
+
+def wait_for(condition, seconds=5.0):
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert condition()
+
+
+@pytest.mark.parametrize("is_stream", [True, False])
+def test_client_that_goes_away_ends_its_job_and_disturbs_nobody(is_stream):
+    script = [*OPENING, *(Delta("x", 0, "more", (2,)) for _ in range(1000))]
+    with fake_server(FakeBackend(script=script, seconds=0.02)) as (address, backend):
+        with connect(address) as client:
+            client.sendall(raw_request(json.dumps(question(stream=is_stream)).encode()))
+            if is_stream:
+                assert client.recv(100).startswith(b"HTTP/1.1 200")
+            else:
+                wait_for(lambda: backend.num_running == 1)
+        assert backend.has_cancelled.wait(5)
+        wait_for(lambda: backend.num_running == 0)
+        assert b'client_disconnects_total{engine="0",model_name="tiny"} 1.0' in metrics_of(address)
+        assert urllib3.request("GET", address + "/health").status == 200
+
+
+def metrics_of(address):
+    return urllib3.request("GET", address + "/metrics").data
+
+
+def test_waiting_stream_has_comments_that_clients_skip(monkeypatch):
+    monkeypatch.setattr(sse, "PING_SECONDS", 0.02)
+    with fake_server(FakeBackend(script=[*OPENING, Ended("x", 0, "stop", 1)], seconds=0.2)) as (address, _):
+        text = urllib3.request("POST", address + CHAT, json=question(stream=True)).data.decode()
+    assert text.count(": ping\n\n") >= 3 and len(chunks_of(text)) == 4
+
+
+@pytest.mark.parametrize(
+    ("event", "code"), [(Failed("x", 504, "too slow", type="timeout_error", code="timeout"), "timeout"), (None, None)]
+)
+def test_error_in_a_stream_is_an_event_and_then_done(event, code, capsys):
+    class Broken:  # an event that no backend sends
+        pass
+
+    with fake_server(FakeBackend(script=[*OPENING, event or Broken()])) as (address, _):
+        response = urllib3.request("POST", address + CHAT, json=question(stream=True))
+        *_, error, done = chunks_of(response.data.decode())
+    assert response.status == 200 and done == "[DONE]" and error["error"]["code"] == code
+    assert error["error"]["message"] and "Broken" not in error["error"]["message"]
+
+
+def test_unexpected_error_is_a_500_without_its_text(capsys):
+    with fake_server(FakeBackend(answer_error=RuntimeError("secret"))) as (address, _):
+        response = urllib3.request("POST", address + CHAT, json=question(), retries=False)
+    assert response.status == 500 and b"secret" not in response.data
+    assert response.json()["error"]["type"] == "server_error"
+    assert response.headers["x-request-id"] in response.json()["error"]["message"]
+
+
+def test_failure_of_one_prompt_ends_the_others():
+    with fake_server(FakeBackend(script=[*OPENING, Failed("x", 500, "gone", type="server_error")])) as (
+        address,
+        backend,
+    ):
+        body = {"prompt": ["a", "b", "c"]}
+        response = urllib3.request("POST", address + "/v1/completions", json=body, retries=False)
+        assert response.status == 500 and response.json()["error"]["message"] == "gone"
+        wait_for(lambda: backend.num_running == 0)
+
+
+def test_body_that_states_too_much_is_refused_at_once():
+    with fake_server(max_body_bytes=1000) as (address, _), connect(address) as client:
+        client.sendall(raw_request(b"{", length=200 << 20, headers="Expect: 100-continue\r\n"))
+        answer = client.recv(4096)
+        assert answer.startswith(b"HTTP/1.1 413") and b"request_too_large" in answer
+
+
+def test_chunked_body_is_counted():
+    with fake_server(max_body_bytes=1000) as (address, _):
+        response = urllib3.request("POST", address + CHAT, body=iter([b"x" * 600] * 2), retries=False)
+        assert response.status == 413
+
+
+def test_half_a_body_is_given_up_after_its_time():
+    with fake_server(body_seconds=0.2) as (address, _), connect(address) as client:
+        client.sendall(raw_request(b'{"messages"', length=100))
+        assert client.recv(4096).startswith(b"HTTP/1.1 408")
+        assert urllib3.request("POST", address + CHAT, json=question()).status == 200
+
+
+def test_memory_of_all_bodies_is_bounded_and_freed(monkeypatch):
+    monkeypatch.setattr(body_limit, "SMALL", 10)
+    reader = BodyReader(Limits(max_body_bytes=100))
+    bodies = [Body(reader) for _ in range(body_limit.MAX_BODIES + 1)]
+    for body in bodies[:-1]:
+        body.add(b"x" * 50)
+        body.add(b"x" * 50)
+    with pytest.raises(ApiError) as caught:
+        bodies[-1].add(b"x" * 50)
+    assert caught.value.status == 429 and "Retry-After" in caught.value.headers
+    bodies[-1].add(b"small")
+    bodies[0].release()
+    bodies[0].release()
+    bodies[-1].add(b"x" * 95)
+    with pytest.raises(ApiError) as caught:
+        bodies[-1].add(b"x")
+    assert caught.value.status == 413
+
+
+def test_pauses_do_not_lose_items_and_closing_ends_the_source():
+    closed = []
+
+    async def source():
+        try:
+            for number in range(3):
+                await asyncio.sleep(0.03)
+                yield number
+        finally:
+            closed.append(True)
+
+    async def run():
+        items = [item async for item in with_pauses(source(), 0.01)]
+        assert [item for item in items if item is not None] == [0, 1, 2] and None in items
+        early = with_pauses(source(), 0.01)
+        assert await anext(early) is None
+        await early.aclose()
+
+    asyncio.run(run())
+    assert closed == [True, True]
