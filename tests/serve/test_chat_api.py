@@ -7,6 +7,8 @@ import urllib3
 from fake_backend import FakeBackend, text_of
 from live_server import DOT, chunks_of, fake_server, image_part, question
 
+from paddlemix.generate.sampling import Grammar
+
 CHAT = "/v1/chat/completions"
 
 
@@ -163,7 +165,6 @@ def test_settings_arrive_as_they_were_sent(ask, server):
             stop_token_ids=[9],
             ignore_eos=True,
             min_tokens=2,
-            response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}},
         )
     )
     sampling = server[1].jobs[-1].sampling
@@ -171,7 +172,16 @@ def test_settings_arrive_as_they_were_sent(ask, server):
     assert (sampling.max_new_tokens, sampling.min_new_tokens, sampling.stop) == (5, 2, ("END",))
     assert sampling.seed == 2**63 - 1 and sampling.ignore_eos and sampling.stop_ids == (9,)
     assert (sampling.frequency_penalty, sampling.presence_penalty, sampling.repetition_penalty) == (1, -1, 1.2)
-    assert sampling.logit_bias == ((3, 2.5),) and sampling.grammar.schema == '{"type": "object"}'
+    assert sampling.logit_bias == ((3, 2.5),)
+
+
+def test_formats_become_grammars(ask, server):
+    schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}}
+    for sent, expected in ((schema, Grammar('{"type": "object"}')), ({"type": "json_object"}, Grammar())):
+        assert ask(**question(response_format=sent)).status == 200
+        assert server[1].jobs[-1].sampling.grammar == expected
+    refused = ask(**question(response_format=schema, ignore_eos=True))
+    assert refused.status == 400 and "ignore_eos" in refused.json()["error"]["message"]
 
 
 def test_defaults_are_those_of_openai_and_the_rest_of_the_context(ask, server):
