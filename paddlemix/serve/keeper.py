@@ -141,6 +141,8 @@ class Keeper:
             self._take_stats(message.stats)
         elif isinstance(message, Ready):
             self.is_ready = True
+            if self.num_restarts:
+                notice(f"worker {self.number} is ready again")
             if not self.loaded.done():
                 self.loaded.set_result(message.info)
             self.report(None)

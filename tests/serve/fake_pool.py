@@ -70,6 +70,6 @@ async def until(condition, seconds: float = 10.0) -> None:
     raise AssertionError("it did not come to that")
 
 
-def run(main: Coroutine) -> Any:
-    """Run a test's coroutine; it fails if it takes longer than a minute."""
-    return asyncio.run(asyncio.wait_for(main, 60))
+def run(main: Coroutine, seconds: float = 60.0) -> Any:
+    """Run a test's coroutine; it fails if it takes longer."""
+    return asyncio.run(asyncio.wait_for(main, seconds))
