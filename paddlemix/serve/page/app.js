@@ -1,0 +1,307 @@
+// The page: its parts, and what they do to the conversations.
+
+import { Answering } from "./answering.js";
+import { announce } from "./announcer.js";
+import { standardOptions } from "./chat_request.js";
+import { acceptEverywhere, Composer } from "./composer.js";
+import { addTurn, chooseVersion, newConversation, numShownImages, parentOf, shownTurns } from "./conversation.js";
+import { askKey, showImage } from "./dialogs.js";
+import { byId, icon } from "./dom.js";
+import { editInPlace } from "./editing.js";
+import { ImageShelf, readImage } from "./images.js";
+import { chooseLanguage, language, text as say, translatePage } from "./language.js";
+import { Library } from "./library.js";
+import { showMeter } from "./meter.js";
+import { notify } from "./notices.js";
+import { read, write } from "./preferences.js";
+import { ServerStatus } from "./server_status.js";
+import { SettingsPanel } from "./settings_panel.js";
+import { listenToKeys, showShortcuts } from "./shortcuts.js";
+import { showStatus, Sidebar } from "./sidebar.js";
+import { openStore } from "./store.js";
+import { Thread } from "./thread.js";
+
+const THEMES = ["system", "light", "dark"];
+const THEME_LOOKS = { system: ["system", "themeSystem"], light: ["sun", "themeLight"], dark: ["moon", "themeDark"] };
+const ICONS = { "close-sidebar": "close", language: "language", "show-shortcuts": "keyboard", "show-settings": "sliders",
+  "open-sidebar": "menu", "show-settings-bar": "sliders", "to-latest": "down" };
+
+class App {
+  constructor(store) {
+    this.current = null;
+    this.shelf = new ImageShelf(store);
+    this.status = new ServerStatus((before) => this.onStatus(before));
+    this.library = new Library({ store, shelf: this.shelf, changed: () => this.sidebar.show() });
+    this.answering = new Answering({ shelf: this.shelf, modelName: () => this.status.model,
+      changed: (conversation, turn) => this.onAnswer(conversation, turn), save: (row) => this.library.save(row) });
+    this.buildParts();
+    this.listen();
+  }
+
+  buildParts() {
+    const openImage = (image) => showImage(image, this.shelf);
+    const { shelf, status, answering } = this;
+    this.composer = new Composer({ shelf, status, openImage, onSend: (message) => this.send(message),
+      numOther: () => (this.current ? numShownImages(this.current) : 0), onStop: () => this.stop(), onUp: () => this.editLast() });
+    byId("composer-place").append(this.composer.element);
+    this.thread = new Thread({ shelf, answering, status, todo: { ...this.turnActions(), openImage } },
+      (question) => this.sendExample(question));
+    this.sidebar = new Sidebar({ list: () => this.library.conversations, current: () => this.current,
+      isRunning: (conversation) => answering.isRunning(conversation),
+      todo: { open: (row) => this.open(row), rename: (row, title) => this.rename(row, title),
+        exportOne: (row) => this.library.exportFile([row]), remove: (row) => this.remove(row) } });
+    this.settings = new SettingsPanel({ status, options: () => this.options, todo: {
+      changeOptions: (changes) => this.changeOptions(changes), changeKey: (key) => this.changeKey(key),
+      exportAll: () => this.library.exportFile(this.library.conversations), importFile: (file) => this.library.importFile(file),
+      removeAll: () => this.removeAll(), showShortcuts } });
+  }
+
+  turnActions() {
+    return {
+      edit: (turn) => this.edit(turn),
+      regenerate: (turn) => this.regenerate(turn),
+      retry: (turn) => this.answer(turn),
+      continueAnswer: (turn) => this.answer(turn, { isContinued: true }),
+      chooseVersion: (turn, step) => this.chooseVersion(turn, step),
+      stop: () => this.stop(),
+      retryNow: () => this.answering.retryNow(this.current),
+      enterKey: (turn) => this.enterKey(turn),
+    };
+  }
+
+  listen() {
+    for (const [id, name] of Object.entries(ICONS)) byId(id).append(icon(name));
+    byId("new-conversation").prepend(icon("plus"));
+    const on = (id, action) => byId(id).addEventListener("click", action);
+    on("new-conversation", () => this.open(null));
+    on("theme", () => this.nextTheme());
+    on("language", () => this.switchLanguage());
+    on("show-shortcuts", () => showShortcuts());
+    on("show-settings", () => this.settings.open());
+    on("show-settings-bar", () => this.settings.open());
+    acceptEverywhere(() => this.editor ?? this.composer);
+    listenToKeys({ newConversation: () => this.open(null), search: () => this.sidebar.focusSearch(),
+      neighbor: (step) => this.openNeighbor(step), settings: () => this.settings.open(), escape: () => this.escape(),
+      focusMessage: () => this.composer.focus(), regenerate: () => this.regenerateLast() });
+    addEventListener("hashchange", () => this.openNamed());
+  }
+
+  async start() {
+    await this.library.load();
+    this.show();
+    this.openNamed();
+    this.composer.focus();
+    if (!this.library.isLasting) notify(say("notLasting"), { kind: "warning" });
+    await this.status.watch();
+    if (this.status.state === "key") await this.enterKey(null);
+  }
+
+  /** Show everything in the present language. */
+  show() {
+    translatePage();
+    const [name, label] = THEME_LOOKS[this.theme];
+    byId("theme").replaceChildren(icon(name));
+    byId("theme").title = say(label);
+    byId("theme").setAttribute("aria-label", say(label));
+    this.composer.translate();
+    this.sidebar.show();
+    this.thread.show(this.current);
+    this.showFrame();
+  }
+
+  /** Show what is around the turns: title, status, meter, and whether an answer is being written. */
+  showFrame() {
+    const title = this.current ? this.current.title || say("untitled") : "";
+    byId("title").textContent = title;
+    document.title = title ? `${title} · LLaVA` : "LLaVA";
+    this.composer.setBusy(Boolean(this.current) && this.answering.isRunning(this.current));
+    showStatus(this.status);
+    showMeter(this.current, this.status.info.max_model_len);
+  }
+
+  // Conversations
+
+  get options() {
+    return this.current?.options ?? this.library.lastOptions;
+  }
+
+  changeOptions(changes) {
+    this.library.lastOptions = { ...standardOptions(), ...this.options, ...changes };
+    if (!this.current) return;
+    this.current.options = this.library.lastOptions;
+    this.library.save(this.current);
+  }
+
+  open(conversation) {
+    this.editor = null;
+    this.current = conversation;
+    history.replaceState(null, "", conversation ? `#${conversation.id}` : location.pathname);
+    if (this.sidebar.isOpen) this.sidebar.toggle(false);
+    this.thread.show(conversation);
+    this.sidebar.show();
+    this.showFrame();
+    this.composer.focus();
+  }
+
+  openNamed() {
+    const named = this.library.conversations.find(({ id }) => id === location.hash.slice(1));
+    if (named && named !== this.current) this.open(named);
+  }
+
+  openNeighbor(step) {
+    const { found } = this.sidebar;
+    const next = found[this.current ? found.indexOf(this.current) + step : 0];
+    if (next) this.open(next);
+  }
+
+  rename(conversation, title) {
+    Object.assign(conversation, { title, isNamed: true });
+    this.library.save(conversation);
+    this.showFrame();
+  }
+
+  async remove(conversation) {
+    if (!(await this.library.remove(conversation, () => this.answering.stop(conversation)))) return;
+    if (conversation === this.current) this.open(null);
+  }
+
+  async removeAll() {
+    const stopAll = () => this.library.conversations.forEach((row) => this.answering.stop(row));
+    if (!(await this.library.removeAll(stopAll))) return;
+    byId("settings").close();
+    this.open(null);
+  }
+
+  // Turns
+
+  /** Add a question below a turn (null: a first one) and answer it. */
+  async ask(parent, { text, images }) {
+    await this.library.keepImages(images);
+    const turn = addTurn(this.current, parent, { role: "user", text, images: images.map(({ id }) => id) });
+    await this.answerBelow(turn);
+  }
+
+  async answerBelow(question) {
+    const turn = addTurn(this.current, question, { role: "assistant", finish: null });
+    this.thread.show(this.current);
+    await this.answer(turn);
+  }
+
+  async answer(turn, options) {
+    const conversation = this.current;
+    if (this.answering.isRunning(conversation)) return;
+    if (!options?.isContinued) turn.text = "";
+    this.library.save(conversation);
+    const done = this.answering.start(conversation, turn, options);
+    this.status.look();
+    this.showFrame();
+    this.sidebar.show();
+    await done;
+    this.sidebar.show();
+    this.status.look();
+    if (turn.error?.status === 401) await this.enterKey(turn);
+  }
+
+  async send(message) {
+    if (!this.current) {
+      this.current = this.library.add(newConversation(this.library.lastOptions));
+      history.replaceState(null, "", `#${this.current.id}`);
+    }
+    await this.ask(shownTurns(this.current).at(-1) ?? null, message);
+  }
+
+  async sendExample(text) {
+    const response = await fetch("example.png");
+    const file = new File([await response.blob()], "example.png", { type: "image/png" });
+    await this.send({ text, images: [await readImage(file, this.status.limits)] });
+    this.composer.focus();
+  }
+
+  stop() {
+    if (this.current) this.answering.stop(this.current);
+  }
+
+  regenerate(turn) {
+    return this.answerBelow(parentOf(this.current, turn));
+  }
+
+  regenerateLast() {
+    const last = this.current && shownTurns(this.current).at(-1);
+    if (last?.role === "assistant" && !this.answering.isRunning(this.current)) this.regenerate(last);
+  }
+
+  chooseVersion(turn, step) {
+    chooseVersion(this.current, turn, step);
+    this.library.save(this.current);
+    this.thread.show(this.current);
+    this.showFrame();
+  }
+
+  async edit(turn) {
+    if (this.editor || this.answering.isRunning(this.current)) return;
+    const place = this.thread.element(turn);
+    const { shelf, status, current } = this;
+    const parts = { shelf, status, openImage: (image) => showImage(image, shelf), numOther: () => numShownImages(current, turn) };
+    const message = await editInPlace(turn, place, parts, (editor) => (this.editor = editor));
+    this.editor = null;
+    if (message) await this.ask(parentOf(current, turn), message);
+  }
+
+  editLast() {
+    const last = this.current && shownTurns(this.current).findLast((turn) => turn.role === "user");
+    if (last) this.edit(last);
+  }
+
+  escape() {
+    if (this.sidebar.isOpen) this.sidebar.toggle(false);
+    else this.stop();
+  }
+
+  // The server and this browser
+
+  onAnswer(conversation, turn) {
+    this.thread.update(conversation, turn);
+    if (conversation === this.current && turn.finish !== null) this.showFrame();
+  }
+
+  onStatus(before) {
+    const { state, model } = this.status;
+    this.shelf.serve(model);
+    if (before === "offline" && state === "ready") notify(say("serverBack"));
+    this.showFrame();
+    if (this.current && this.answering.isRunning(this.current)) this.thread.update(this.current, null);
+    if (before !== state && model) this.composer.showTray();
+  }
+
+  async enterKey(turn) {
+    if (byId("question").open) return;
+    const key = await askKey(read("key") ? say("keyWrong") : null);
+    if (!key) return;
+    this.changeKey(key);
+    if (turn) await this.answer(turn);
+  }
+
+  changeKey(key) {
+    write("key", key);
+    this.status.look();
+  }
+
+  get theme() {
+    const chosen = read("theme");
+    return THEMES.includes(chosen) ? chosen : "system";
+  }
+
+  nextTheme() {
+    write("theme", THEMES[(THEMES.indexOf(this.theme) + 1) % THEMES.length]);
+    dispatchEvent(new Event("paddlemix-theme"));
+    this.show();
+    announce(say(THEME_LOOKS[this.theme][1]));
+  }
+
+  switchLanguage() {
+    chooseLanguage(language() === "en" ? "zh" : "en");
+    this.show();
+  }
+}
+
+new App(await openStore()).start();

@@ -1,0 +1,50 @@
+// Watch the server: its model, its queue, whether it answers.
+
+import { fetchStatus } from "./api.js";
+
+const EVERY = 5000; // ms
+const EVERY_WHEN_GONE = 2000;
+// Until the server has said its own.
+const FIRST = { models: [], max_model_len: null, template: "", num_running: 0, num_waiting: 0, is_ready: false, version: "",
+  limits: { max_images: 8, max_body_bytes: 64 << 20, max_image_pixels: 64_000_000 } };
+
+/** state: "loading", "ready", "offline" or "key". changed(before) is called after each look. */
+export class ServerStatus {
+  constructor(changed) {
+    this.changed = changed;
+    this.state = "loading";
+    this.info = FIRST;
+    this.timer = null;
+  }
+
+  get model() {
+    return this.info.models[0] ?? "";
+  }
+
+  get limits() {
+    return this.info.limits;
+  }
+
+  /** Look now and then, only while the page is visible. */
+  watch() {
+    document.addEventListener("visibilitychange", () => document.hidden || this.look());
+    addEventListener("online", () => this.look());
+    addEventListener("offline", () => this.look());
+    return this.look();
+  }
+
+  async look() {
+    clearTimeout(this.timer);
+    const before = this.state;
+    try {
+      const found = await fetchStatus();
+      this.info = { ...FIRST, ...found, limits: { ...FIRST.limits, ...found.limits } };
+      this.state = this.info.is_ready ? "ready" : "loading";
+    } catch (error) {
+      this.state = { 401: "key", 503: "loading" }[error.status] ?? "offline";
+    }
+    clearTimeout(this.timer);
+    if (!document.hidden) this.timer = setTimeout(() => this.look(), this.state === "ready" ? EVERY : EVERY_WHEN_GONE);
+    this.changed(before);
+  }
+}

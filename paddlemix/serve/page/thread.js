@@ -1,0 +1,78 @@
+// The shown turns of a conversation, and the empty page before the first one.
+
+import { shownTurns } from "./conversation.js";
+import { byId, icon, make } from "./dom.js";
+import { text as say } from "./language.js";
+import { TurnView } from "./turn_view.js";
+
+// The bundled model knows only English, and LLaVA's training data is mostly English: the questions stay so.
+const EXAMPLES = [["example1", "Describe the picture."], ["example2", "Where is the star?"], ["example3", "How many shapes are there?"]];
+const NEAR_END = 80; // px: closer to the end, the page follows an answer
+
+export class Thread {
+  constructor(context, onExample) {
+    this.context = context;
+    this.onExample = onExample;
+    this.views = new Map();
+    this.frame = byId("thread");
+    this.list = byId("turns");
+    this.isFollowing = true;
+    this.lastTop = 0;
+    this.frame.addEventListener("scroll", () => this.noteScroll(), { passive: true });
+    byId("to-latest").addEventListener("click", () => this.toEnd());
+    new ResizeObserver(() => this.isFollowing && this.toEnd()).observe(this.list);
+  }
+
+  /** Show a conversation from its beginning to its end; null or an empty one: the welcome. */
+  show(conversation) {
+    this.conversation = conversation;
+    const turns = conversation ? shownTurns(conversation) : [];
+    this.views = new Map(turns.map((turn) => [turn.id, new TurnView(turn, { ...this.context, conversation })]));
+    const content = [...this.views.values()].map((view) => view.element);
+    this.list.replaceChildren(...(turns.length ? content : [this.welcome()]));
+    document.body.classList.toggle("is-empty", !turns.length);
+    this.toEnd();
+  }
+
+  /** Show the new state of a turn, if it is on the page. */
+  update(conversation, turn) {
+    if (conversation !== this.conversation) return;
+    for (const view of this.views.values()) {
+      if (view.turn === turn || !turn) view.update();
+      else view.showActions();
+    }
+  }
+
+  element(turn) {
+    return this.views.get(turn.id)?.element;
+  }
+
+  toEnd() {
+    this.isFollowing = true;
+    this.frame.scrollTop = this.frame.scrollHeight;
+    this.noteScroll();
+  }
+
+  noteScroll() {
+    const { scrollTop, clientHeight, scrollHeight } = this.frame;
+    const isNearEnd = scrollHeight - scrollTop - clientHeight < NEAR_END;
+    // An image that is loaded moves the end away without anybody scrolling: only a move upwards lets go of the end.
+    if (isNearEnd) this.isFollowing = true;
+    else if (scrollTop < this.lastTop) this.isFollowing = false;
+    this.lastTop = scrollTop;
+    byId("to-latest").hidden = this.isFollowing;
+  }
+
+  welcome() {
+    const cards = EXAMPLES.map(([key, question]) =>
+      make("button", { type: "button", class: "example", click: () => this.onExample(question) },
+        make("strong", {}, say(key)), make("span", { lang: "en" }, question), icon("send")));
+    return make("div", { class: "welcome" },
+      make("h1", {}, say("welcome")),
+      make("p", { class: "lead" }, say(matchMedia("(hover: none)").matches ? "welcomeTouch" : "welcomeMore")),
+      make("section", { class: "try", "aria-label": say("tryExample") },
+        make("figure", {}, make("img", { src: "example.png", alt: say("tryExample"), width: 360, height: 360 }),
+          make("figcaption", {}, say("tryExample"))),
+        make("div", { class: "examples" }, cards)));
+  }
+}
