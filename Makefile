@@ -23,13 +23,14 @@ TRANSFORMERS5 := .venv-transformers5
 TRANSFORMERS5_TESTS := tests/transformers5 tests/hub/test_huggingface.py \
 	$(addprefix tests/parity/test_,logits.py towers.py families.py foreign_keys.py)
 
-.PHONY: help chat test test-paddle300 test-transformers5 lint tiny clean install install-dev
+.PHONY: help chat test test-paddle300 test-transformers5 test-browser lint tiny clean install install-dev
 
 help:
 	@echo "make chat    chat with the bundled model   (MODEL=folder IMAGE=file ARGS='--temperature 0.7')"
 	@echo "make test    run the tests                 (ARGS='tests/image -k anyres')"
 	@echo "make test-paddle300       some tests on paddlepaddle 3.0.0, with the simulated Ascend device"
 	@echo "make test-transformers5   the tests of Hugging Face folders with the newest transformers and peft"
+	@echo "make test-browser         the web page in Chromium (on Debian and Ubuntu: apt install chromium)"
 	@echo "make lint    check style and format"
 	@echo "make tiny    retrain the bundled model"
 	@echo "make clean   remove .venv, caches and build folders"
@@ -48,6 +49,9 @@ test-paddle300:
 
 test-transformers5: $(TRANSFORMERS5)/.installed-newest
 	$(TRANSFORMERS5)/bin/python -m pytest $(TRANSFORMERS5_TESTS) $(ARGS)
+
+test-browser: install-dev $(VENV)/.installed-browser
+	PADDLEMIX_TEST_BROWSER=1 $(BIN)/python -m pytest tests/browser $(ARGS)
 
 lint: install-dev
 	$(BIN)/python -m ruff check .
@@ -74,6 +78,10 @@ $(VENV)/.installed: requirements.txt setup.py | $(BIN)/python
 
 $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
 	@echo "installing requirements-dev.txt into $(VENV): about 1-2 minutes, once" >&2
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -r $< -c $(VENV)/requirements.txt </dev/null >&2
+	@touch $@
+
+$(VENV)/.installed-browser: tests/browser/requirements.txt $(VENV)/.installed-dev
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -r $< -c $(VENV)/requirements.txt </dev/null >&2
 	@touch $@
 

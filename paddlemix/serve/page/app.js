@@ -1,7 +1,6 @@
 // The page: its parts, and what they do to the conversations.
 
 import { Answering } from "./answering.js";
-import { announce } from "./announcer.js";
 import { standardOptions } from "./chat_request.js";
 import { acceptEverywhere, Composer } from "./composer.js";
 import { addTurn, chooseVersion, newConversation, numShownImages, parentOf, shownTurns } from "./conversation.js";
@@ -9,7 +8,7 @@ import { askKey, showImage } from "./dialogs.js";
 import { byId, icon } from "./dom.js";
 import { editInPlace } from "./editing.js";
 import { ImageShelf, readImage } from "./images.js";
-import { chooseLanguage, language, text as say, translatePage } from "./language.js";
+import { switchLanguage, text as say, translatePage } from "./language.js";
 import { Library } from "./library.js";
 import { showMeter } from "./meter.js";
 import { notify } from "./notices.js";
@@ -19,10 +18,9 @@ import { SettingsPanel } from "./settings_panel.js";
 import { listenToKeys, showShortcuts } from "./shortcuts.js";
 import { showStatus, Sidebar } from "./sidebar.js";
 import { openStore } from "./store.js";
+import { nextTheme, showTheme } from "./theme_button.js";
 import { Thread } from "./thread.js";
 
-const THEMES = ["system", "light", "dark"];
-const THEME_LOOKS = { system: ["system", "themeSystem"], light: ["sun", "themeLight"], dark: ["moon", "themeDark"] };
 const ICONS = { "close-sidebar": "close", language: "language", "show-shortcuts": "keyboard", "show-settings": "sliders",
   "open-sidebar": "menu", "show-settings-bar": "sliders", "to-latest": "down" };
 
@@ -74,8 +72,11 @@ class App {
     byId("new-conversation").prepend(icon("plus"));
     const on = (id, action) => byId(id).addEventListener("click", action);
     on("new-conversation", () => this.open(null));
-    on("theme", () => this.nextTheme());
-    on("language", () => this.switchLanguage());
+    on("theme", nextTheme);
+    on("language", () => {
+      switchLanguage();
+      this.show();
+    });
     on("show-shortcuts", () => showShortcuts());
     on("show-settings", () => this.settings.open());
     on("show-settings-bar", () => this.settings.open());
@@ -99,10 +100,7 @@ class App {
   /** Show everything in the present language. */
   show() {
     translatePage();
-    const [name, label] = THEME_LOOKS[this.theme];
-    byId("theme").replaceChildren(icon(name));
-    byId("theme").title = say(label);
-    byId("theme").setAttribute("aria-label", say(label));
+    showTheme();
     this.composer.translate();
     this.sidebar.show();
     this.thread.show(this.current);
@@ -271,6 +269,7 @@ class App {
     this.showFrame();
     if (this.current && this.answering.isRunning(this.current)) this.thread.update(this.current, null);
     if (before !== state && model) this.composer.showTray();
+    if (before === "loading" && state === "ready" && !this.editor) this.thread.show(this.current); // with counts of tiles
   }
 
   async enterKey(turn) {
@@ -284,23 +283,6 @@ class App {
   changeKey(key) {
     write("key", key);
     this.status.look();
-  }
-
-  get theme() {
-    const chosen = read("theme");
-    return THEMES.includes(chosen) ? chosen : "system";
-  }
-
-  nextTheme() {
-    write("theme", THEMES[(THEMES.indexOf(this.theme) + 1) % THEMES.length]);
-    dispatchEvent(new Event("paddlemix-theme"));
-    this.show();
-    announce(say(THEME_LOOKS[this.theme][1]));
-  }
-
-  switchLanguage() {
-    chooseLanguage(language() === "en" ? "zh" : "en");
-    this.show();
   }
 }
 

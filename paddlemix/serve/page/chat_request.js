@@ -29,7 +29,7 @@ export async function chatBody({ turns, options, model, imageUri, isContinued })
     stream_options: { include_usage: true },
     ...Object.fromEntries(values),
     ...(stop.length ? { stop } : {}),
-    ...(isContinued ? { continue_final_message: true, add_generation_prompt: false } : {}),
+    ...(isContinued ? { continue_final_message: true } : {}),
   };
 }
 

@@ -41,7 +41,7 @@ export function imageTile(image, shelf, { onRemove = null, onOpen = null } = {})
     : make("div", { class: "image-frame" }, picture);
   const caption = make("figcaption", {}, size);
   const figure = make("figure", { class: "image-tile" }, frame, caption,
-    onRemove && iconButton("close", `${say("removeImage")}: ${image.name}`, () => onRemove(image), { class: "remove" }));
+    onRemove && iconButton("close", `${say("removeImage")}: ${image.name}`, () => onRemove(image), { kind: "remove" }));
   if (image.original) figure.append(shrunkNote(image));
   shelf.count(image).then((count) => {
     if (!count) return;

@@ -14,8 +14,8 @@ export function language() {
   return (navigator.languages ?? []).map((tag) => tag.slice(0, 2).toLowerCase()).find((tag) => tag in WORDS) ?? "en";
 }
 
-export function chooseLanguage(name) {
-  write("language", name);
+export function switchLanguage() {
+  write("language", language() === "en" ? "zh" : "en");
 }
 
 /** Return a text, with values if it needs some. */

@@ -6,6 +6,8 @@ import { text as say } from "./language.js";
 import { parseBlocks } from "./markdown_blocks.js";
 import { parseInline } from "./markdown_inline.js";
 
+const SHORT = 14; // characters of a cell that is not broken into lines
+
 export class MarkdownView {
   constructor() {
     this.element = make("div", { class: "markdown" });
@@ -51,7 +53,8 @@ function tight(blocks) {
 
 function showTable(table) {
   const row = (cells, tag) =>
-    make("tr", {}, cells.map((cell, column) => make(tag, { class: `align-${table.alignments[column]}` }, inline(cell))));
+    make("tr", {}, cells.map((cell, column) =>
+      make(tag, { class: `align-${table.alignments[column]}${cell.length > SHORT ? "" : " short"}` }, inline(cell))));
   const head = make("thead", {}, row(table.head, "th"));
   const body = make("tbody", {}, table.rows.map((cells) => row(cells, "td")));
   return make("div", { class: "table-frame", tabindex: "0", role: "region", "aria-label": say("table") },

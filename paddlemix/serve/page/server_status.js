@@ -8,7 +8,7 @@ const EVERY_WHEN_GONE = 2000;
 const FIRST = { models: [], max_model_len: null, template: "", num_running: 0, num_waiting: 0, is_ready: false, version: "",
   limits: { max_images: 8, max_body_bytes: 64 << 20, max_image_pixels: 64_000_000 } };
 
-/** state: "loading", "ready", "offline" or "key". changed(before) is called after each look. */
+/** state: "loading", "ready", "stopping", "offline" or "key". changed(before) is called after each look. */
 export class ServerStatus {
   constructor(changed) {
     this.changed = changed;
@@ -39,7 +39,7 @@ export class ServerStatus {
     try {
       const found = await fetchStatus();
       this.info = { ...FIRST, ...found, limits: { ...FIRST.limits, ...found.limits } };
-      this.state = this.info.is_ready ? "ready" : "loading";
+      this.state = this.info.is_ready ? "ready" : this.info.is_stopping ? "stopping" : "loading";
     } catch (error) {
       this.state = { 401: "key", 503: "loading" }[error.status] ?? "offline";
     }

@@ -55,7 +55,8 @@ export class SettingsPanel {
     const input = make("input", { id: "option-key", type: "password", autocomplete: "off", spellcheck: "false",
       placeholder: say("keyHint"), change: () => this.todo.changeKey(input.value.trim() || null) });
     input.value = read("key") ?? "";
-    return section("keySection", field("option-key", say("keyHint"), say("keyNote"), input));
+    return section("keySection", make("form", { submit: (event) => event.preventDefault() },
+      field("option-key", say("keyHint"), say("keyNote"), input)));
   }
 
   data() {

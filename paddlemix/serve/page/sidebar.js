@@ -111,7 +111,7 @@ function groupBy(rows, key) {
 /** Show the server's state beside the name of the model. */
 export function showStatus({ state, info, model }) {
   const isBusy = info.num_running + info.num_waiting > 0;
-  const words = state !== "ready" ? say({ loading: "statusLoading", offline: "statusOffline", key: "statusKey" }[state])
+  const words = state !== "ready" ? say({ loading: "statusLoading", stopping: "statusStopping", offline: "statusOffline", key: "statusKey" }[state])
     : isBusy ? say("statusBusy", { running: info.num_running, waiting: info.num_waiting }) : say("statusReady");
   byId("status").className = `status ${state}${state === "ready" && isBusy ? " busy" : ""}`;
   byId("status-model").textContent = model;

@@ -68,7 +68,7 @@ export class Thread {
       make("button", { type: "button", class: "example", click: () => this.onExample(question) },
         make("strong", {}, say(key)), make("span", { lang: "en" }, question), icon("send")));
     return make("div", { class: "welcome" },
-      make("h1", {}, say("welcome")),
+      make("h2", {}, say("welcome")),
       make("p", { class: "lead" }, say(matchMedia("(hover: none)").matches ? "welcomeTouch" : "welcomeMore")),
       make("section", { class: "try", "aria-label": say("tryExample") },
         make("figure", {}, make("img", { src: "example.png", alt: say("tryExample"), width: 360, height: 360 }),

@@ -8,7 +8,7 @@ import { imageTile } from "./image_tile.js";
 import { number, text as say } from "./language.js";
 import { MarkdownView } from "./markdown_view.js";
 
-const brief = (seconds) => number(seconds, { maximumFractionDigits: seconds < 10 ? 1 : 0 });
+const brief = (seconds) => number(Math.max(seconds, 0.1), { maximumFractionDigits: seconds < 10 ? 1 : 0 });
 
 /** do: what the reader can do: {edit, regenerate, continueAnswer, chooseVersion, stop, retryNow, openImage, enterKey}. */
 export class TurnView {
@@ -88,11 +88,11 @@ export class TurnView {
   }
 
   errorCard(error) {
-    const { title, detail, action } = explain(error);
+    const { title, details, action } = explain(error);
     const buttons = action === "key"
       ? [textButton(say("enterKey"), () => this.todo.enterKey(this.turn), { iconName: "key", kind: "strong" })]
       : [textButton(say("tryAgain"), () => this.todo.retry(this.turn), { iconName: "retry", kind: "strong" })];
-    const element = card(action === "key" ? "key" : "warning", "failed", title, [detail], buttons);
+    const element = card(action === "key" ? "key" : "warning", "failed", title, details, buttons);
     element.setAttribute("role", "alert");
     return element;
   }
@@ -137,7 +137,7 @@ export class TurnView {
     const tokens = usage.completion_tokens;
     const writing = seconds - firstSeconds;
     const parts = [say("answerStats", { tokens: number(tokens), seconds: brief(seconds) })];
-    if (tokens > 1 && writing > 0.05) parts.push(say("answerRate", { rate: brief((tokens - 1) / writing) }));
+    if (tokens > 1 && writing > 0.2) parts.push(say("answerRate", { rate: brief((tokens - 1) / writing) }));
     const cached = usage.prompt_tokens_details?.cached_tokens ?? 0;
     const more = { prompt: number(usage.prompt_tokens), cached: number(cached), first: brief(firstSeconds) };
     return make("span", { class: "stats", title: say("promptStats", more) }, parts.join(" · "));

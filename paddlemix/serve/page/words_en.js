@@ -128,6 +128,7 @@ export const ENGLISH = {
   // Status
   statusReady: "Ready",
   statusLoading: "The model is loading",
+  statusStopping: "The server is stopping",
   statusOffline: "No connection",
   statusKey: "Key needed",
   statusBusy: ({ running, waiting }) => (waiting ? `${running} running, ${waiting} waiting` : `${running} running`),

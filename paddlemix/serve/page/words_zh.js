@@ -119,6 +119,7 @@ export const CHINESE = {
 
   statusReady: "就绪",
   statusLoading: "正在加载模型",
+  statusStopping: "服务器正在停止",
   statusOffline: "未连接",
   statusKey: "需要密钥",
   statusBusy: ({ running, waiting }) => (waiting ? `${running} 个进行中，${waiting} 个排队` : `${running} 个进行中`),
