@@ -160,7 +160,7 @@ def test_every_stop_of_the_tab_key_can_be_seen(page, api):
         name, style, is_shown = page.evaluate(
             """() => {
               const element = document.activeElement;
-              const frame = element.closest(".composer") && element.matches("textarea") ? element.closest(".composer") : element;
+              const frame = (element.matches("textarea") && element.closest(".composer")) || element;
               const { outlineStyle, outlineWidth } = getComputedStyle(frame);
               const { width, height } = element.getBoundingClientRect();
               const label = element.getAttribute("aria-label") ?? element.textContent;
