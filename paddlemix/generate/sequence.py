@@ -9,6 +9,7 @@ from typing import Any
 
 from ..image.preprocess import ImageTiles
 from .cache_keys import Key
+from .grammar import Guide
 from .logprobs import TokenLogprobs, token_logprobs
 from .lookup import Lookup
 from .sampler import Highest, Sampler
@@ -22,7 +23,8 @@ class Ending:
 
     stop_ids: ids that end it. kept_ids: those of them that stay in the answer, which is then closed. decoder: makes
     text of the ids and finds stop strings; None for an answer of ids only. closing_texts: stop strings that close it.
-    num_known: size of the vocabulary; later logits are of padding of the weights. None for all logits.
+    num_known: size of the vocabulary; later logits are of padding of the weights. None for all logits. guide: says
+    which tokens may come, for answers with a grammar.
     """
 
     stop_ids: frozenset[int] = frozenset()
@@ -30,6 +32,7 @@ class Ending:
     decoder: StreamDecoder | None = None
     closing_texts: tuple[str, ...] = ()
     num_known: int | None = None
+    guide: Guide | None = None
 
 
 @dataclass(eq=False)
@@ -71,6 +74,8 @@ class Sequence:
     ended: float | None = None
 
     def __post_init__(self):
+        if self.sampling.grammar is not None and self.ending.guide is None:
+            raise ValueError("a grammar needs the text of tokens: ask with a processor, as a ChatSession does")
         self.num_prompt = len(self.keys)
         self.budget = min(self.sampling.max_new_tokens, self.room)
         prompt_ids = (key for key in self.keys if isinstance(key, int))
@@ -110,7 +115,8 @@ class Sequence:
         if isinstance(logits, Highest):
             return self.sampler(logits)
         logits = logits[: self.ending.num_known]
-        token = self.sampler(logits)
+        guide = self.ending.guide
+        token = self.sampler(logits) if guide is None else self.sampler(logits, guide.allowed()[: len(logits)])
         if self.sampling.num_logprobs is not None:
             self.logprobs.append(token_logprobs(logits, token, self.sampling.num_logprobs))
         return token
@@ -137,6 +143,10 @@ class Sequence:
             self.is_closed = stop in ending.closing_texts
             self.stop_reason = stop if stop in self.sampling.stop else None
             return text + self._finish("stop")
+        if ending.guide is not None:
+            ending.guide.append(token)
+            if ending.guide.is_complete:
+                return text + self._finish("stop")
         if self.num_left > 0:
             return text
         return text + self._finish("length" if self.budget == self.sampling.max_new_tokens else "context")

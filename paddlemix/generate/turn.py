@@ -11,6 +11,7 @@ from ..conversation.tokenize import tokenize_turn
 from ..image.preprocess import ImageTiles, content_key
 from ..models.config import LlavaConfig
 from .cache_keys import Key, keys_of
+from .grammar import Guide
 from .sampling import SamplingParams
 from .sequence import Ending, Sequence
 from .stream import StreamDecoder
@@ -124,15 +125,22 @@ def sequence_of(
 
 
 def ending_of(processor, sampling: SamplingParams, eos_ids: Iterable[int]) -> Ending:
-    """Return when an answer in the processor's template ends. eos_ids: of the model."""
+    """Return when an answer in the processor's template ends. eos_ids: of the model.
+
+    Raises ValueError for a grammar that cannot be followed.
+    """
     tokenizer, template = processor.tokenizer, processor.template
     # A stop token that the vocabulary lacks cannot be generated: not every folder has all marks of its template.
     ends = (token for token in template.stop_tokens if token == template.answer_end or token in tokenizer.specials)
     stop_ids = {tokenizer.special_id(token) for token in ends} | set(eos_ids)
+    stop_ids = (set() if sampling.ignore_eos else stop_ids).union(sampling.stop_ids)
+    # A grammar says where an answer ends, even if it contains what ends one in plain text.
+    own_strings = template.stop_strings if sampling.grammar is None else ()
     return Ending(
-        stop_ids=frozenset(sampling.stop_ids) | (frozenset() if sampling.ignore_eos else stop_ids),
+        stop_ids=frozenset(stop_ids),
         kept_ids=frozenset([tokenizer.special_id(template.answer_end)] if template.is_end_special else []),
-        decoder=StreamDecoder(tokenizer, (*template.stop_strings, *sampling.stop)),
+        decoder=StreamDecoder(tokenizer, (*own_strings, *sampling.stop)),
         closing_texts=tuple(template.stop_strings),
         num_known=tokenizer.vocab_size,
+        guide=None if sampling.grammar is None else Guide(tokenizer, sampling.grammar, stop_ids),
     )
