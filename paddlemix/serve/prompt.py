@@ -89,10 +89,13 @@ def _turns(messages: Seq[Message], images: Seq[NamedTiles]) -> list[tuple[Messag
 
 def _check(messages: Seq[Message], images: Seq[NamedTiles], is_continued: bool) -> None:
     check_roles(messages, add_generation_prompt=not is_continued)
-    for index, message in enumerate(messages):
-        for piece in _typed(message).pieces:
+    num_places = 0
+    for index, message in enumerate(map(_typed, messages)):
+        if message.num_images and message.role != "user":
+            raise ValueError(f"messages[{index}] has images and the role {message.role!r}: only users send images")
+        num_places += message.num_images
+        for piece in message.pieces:
             check_unicode(piece, f"messages[{index}]")
-    num_places = sum(_typed(message).num_images for message in messages if message.role == "user")
     if num_places != len(images):
         raise ValueError(f"the messages of users have {num_places} places for {len(images)} images: expected one each")
 
@@ -204,7 +207,10 @@ def sequence_for(prompt: Prompt, processor, sampling: SamplingParams, room: int,
 
 
 def _continuing(ending: Ending, processor, sampling: SamplingParams, *, is_raw: bool) -> Ending:
-    """Return an ending whose text keeps its white space; a raw prompt has no template, whose stop strings end it."""
-    closing_texts = () if is_raw else ending.closing_texts
+    """Return an ending whose text keeps its white space.
+
+    The stop strings of the template do not end an answer to a raw prompt, nor one whose end a grammar decides.
+    """
+    closing_texts = () if is_raw or sampling.grammar is not None else ending.closing_texts
     decoder = StreamDecoder(processor.tokenizer, (*closing_texts, *sampling.stop), is_continuing=True)
     return dataclasses.replace(ending, decoder=decoder, closing_texts=closing_texts)

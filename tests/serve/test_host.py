@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import queue
+import random
 import time
 from pathlib import Path
 
@@ -231,6 +232,24 @@ def test_canceled_job_is_silent_at_once_and_others_go_on(host):
         running.next()
     assert not any(isinstance(event, Ended | Failed) for event in running.events)
     assert host.stats().num_running == host.stats().num_waiting == 0
+
+
+def test_storm_of_jobs_of_which_half_are_canceled_leaves_nothing_and_answers_the_others(host, new_session):
+    draw, kinds = random.Random(3), mixed_jobs()
+    wanted = [expected(new_session, job) for job in kinds]
+    callers, canceled = [], set()
+    for number in range(120):
+        callers.append(Caller(host, dataclasses.replace(kinds[number % 12], id=f"storm-{number}")))
+        if draw.random() < 0.5:
+            one = draw.choice(callers[-8:]).job.id  # which waits, is prepared, runs or has ended
+            canceled.add(one)
+            host.cancel(one)
+        time.sleep(draw.choice((0, 0, 0.01)))
+    for number, caller in enumerate(callers):
+        if caller.job.id not in canceled:
+            assert caller.texts() == [wanted[number % 12]]
+    while host.stats().num_running + host.stats().num_waiting:
+        time.sleep(0.01)
 
 
 def test_job_that_takes_too_long_fails_and_is_forgotten(host):

@@ -123,6 +123,11 @@ def test_answer_to_another_image_is_not_known(processor):
         ([Message("user", ("a",)), Message("assistant", "b")], 0, "is an answer already"),
         ([Message("user", ("a",))], 1, "0 places for 1 images"),
         ([Message("user", ("a", "b"))], 0, "1 places for 0 images"),
+        (
+            [Message("system", ("a", "b")), Message("user", ("a",))],
+            1,
+            r"messages\[0\] has images and the role 'system'",
+        ),
         ([Message("user", ("a\ud800",))], 0, r"messages\[0\].*half of a surrogate pair"),
     ],
 )
