@@ -90,12 +90,12 @@ def _max_length(engine: Engine, options: ModelOptions) -> int:
     context, places = engine.model.config.language.max_position_embeddings, engine.slots.max_places
     wanted = options.max_model_len or context
     if wanted > context:
-        raise ValueError(f"max-model-len is {wanted}, but the context of the model holds {context} tokens")
+        raise ValueError(f"--max-model-len is {wanted}, but the context of the model holds {context} tokens")
     if wanted <= places:
         return wanted
     if options.max_model_len is not None:
-        raise ValueError(f"max-model-len is {wanted}, but the cache holds {places} tokens: raise cache-gb")
-    notice(f"the cache holds {places} of the {context} tokens of the model's context: a larger cache-gb makes room")
+        raise ValueError(f"--max-model-len is {wanted}, but the cache holds {places} tokens: raise --cache-gb")
+    notice(f"the cache holds {places} of the {context} tokens of the model's context: a larger --cache-gb makes room")
     return places
 
 

@@ -9,6 +9,7 @@ from ..generate.engine import Engine
 from ..generate.features import MAX_BYTES as FEATURE_BYTES
 from ..generate.features import FeatureStore
 from ..generate.prefix_store import MAX_BYTES as PREFIX_BYTES
+from ..generate.slots import places_in
 from ..hub.resolve import resolve
 from .settings import ModelOptions
 
@@ -51,7 +52,3 @@ def new_engine(model, options: ModelOptions) -> Engine:
     return Engine(
         model, max_slots=options.max_running, max_places=max_places, prefix_bytes=prefix_bytes, features=features
     )
-
-
-def places_in(model, num_bytes: int) -> int:
-    return num_bytes // (4 * 2 * 4 * 4 * 32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 import queue
 import random
 import time
@@ -15,6 +16,7 @@ import tiny_folder
 from paddlemix import ChatSession, LlavaForConditionalGeneration, LlavaProcessor, SamplingParams
 from paddlemix.constants import BUNDLED_MODEL
 from paddlemix.conversation.messages import Message
+from paddlemix.generate.sampling import Grammar
 from paddlemix.serve import engine_thread
 from paddlemix.serve.host import EngineHost
 from paddlemix.serve.protocol import Accepted, Delta, Ended, Failed, ImageInput, Job
@@ -295,6 +297,21 @@ def test_prompt_longer_than_the_context_is_refused_with_its_counts(host):
     assert (raw.code, raw.param) == ("context_length_exceeded", "prompt") and "1024 tokens" in raw.message
 
 
+def test_answer_matches_its_schema_and_a_schema_that_cannot_be_followed_is_refused(host):
+    pytest.importorskip("llguidance")
+    fields = {"properties": {"n": {"enum": [3, 4]}}, "required": ["n"], "additionalProperties": False}
+    schema = json.dumps({"type": "object", **fields})
+    sampling = SamplingParams(max_new_tokens=60, grammar=Grammar(schema))
+    caller = Caller(host, chat_job("schema", user(QUESTION, 1), images=[PNG], sampling=sampling))
+    assert json.loads(caller.texts()[0])["n"] in (3, 4) and caller.ended[0].finish_reason == "stop"
+    begun = (user(QUESTION, 1), Message("assistant", "Here:"))
+    rest = Caller(host, chat_job("schema-2", *begun, images=[PNG], sampling=sampling, is_continued=True)).texts()
+    assert json.loads(rest[0])["n"] in (3, 4)
+    bad = dataclasses.replace(sampling, grammar=Grammar('{"type": "nothing"}'))
+    failed = Caller(host, chat_job("schema-3", user("Hi"), sampling=bad)).all()[-1]
+    assert failed.status == 400 and "schema cannot be followed" in failed.message
+
+
 @pytest.mark.parametrize("settings", [{"logit_bias": ((768, 1.0),)}, {"stop_ids": (4000,)}])
 def test_id_that_the_vocabulary_lacks_is_the_mistake_of_its_client(host, settings):
     failed = Caller(host, chat_job(f"id-{settings}", user("Hi"), sampling=SamplingParams(**settings))).all()[-1]
@@ -316,6 +333,7 @@ def test_shorter_context_is_told_and_kept():
     [
         ({"max_model_len": 2048}, "max-model-len is 2048, but the context of the model holds 1024"),
         ({"max_model_len": 1024, "cache_bytes": 1 << 20}, "max-model-len is 1024, but the cache holds 256"),
+        ({"cache_bytes": 1000}, "1000 bytes of cache hold 0 places"),
         ({"conv_mode": "vicuna_v2"}, "unknown chat template 'vicuna_v2'"),
         ({"device": "tpu"}, "device 'tpu' is not there"),
         ({"model_path": Path("/nowhere/model")}, "/nowhere/model"),
