@@ -29,7 +29,7 @@ class Patience:
     before are forgotten.
     """
 
-    beat: float = 1.0
+    beat: float = 0.5
     silence: float = 120.0
     stuck: float = 300.0
     late: float = 10.0
