@@ -15,6 +15,10 @@ from .protocol import Accepted, ImageCount, Job
 from .work import Work
 
 
+class JobOver(Exception):
+    """Nobody waits for a job any more."""
+
+
 class Preparation:
     """Prepares jobs for an engine. max_length: tokens of a prompt and its answer. Safe to use from several threads."""
 
@@ -31,8 +35,10 @@ class Preparation:
         param = "messages" if job.prompt is None else "prompt"
         try:
             check_length(job.messages, job.prompt, self.max_length)
-            prompt = self._prompt(job)
+            prompt = self._prompt(work)
             room = check_room(prompt, self.max_length)
+        except JobOver:
+            return
         except ImageError as error:
             work.fail(400, str(error), param=param, code="invalid_image")
         except PromptTooLongError as error:
@@ -53,16 +59,20 @@ class Preparation:
         work.prompt, work.sequences = prompt, sequences
         work.tell(self._accepted(work.job, prompt))
 
-    def _prompt(self, job: Job) -> Prompt:
+    def _prompt(self, work: Work) -> Prompt:
+        job = work.job
         if job.prompt is not None:
             return raw_prompt(self.processor, job.prompt)
-        images = self._images(job)
-        return chat_prompt(self.processor, job.messages, images, self.memory, is_continued=job.is_continued)
+        return chat_prompt(self.processor, job.messages, self._images(work), self.memory, is_continued=job.is_continued)
 
-    def _images(self, job: Job) -> list[NamedTiles]:
-        number = len(job.images)
-        names = [f"image {index} of {number}" if number > 1 else "the image" for index in range(1, number + 1)]
-        return [self.tiles.prepare(image, name) for image, name in zip(job.images, names, strict=True)]
+    def _images(self, work: Work) -> list[NamedTiles]:
+        """Return the images of a job; large ones take seconds, so that each asks whether the job is over."""
+        number, prepared = len(work.job.images), []
+        for index, image in enumerate(work.job.images, start=1):
+            if work.is_over:
+                raise JobOver
+            prepared.append(self.tiles.prepare(image, f"image {index} of {number}" if number > 1 else "the image"))
+        return prepared
 
     def _sequences(self, job: Job, prompt: Prompt, room: int) -> list[Sequence]:
         eos_ids = self.engine.model.config.eos_token_ids

@@ -360,6 +360,19 @@ def test_mistake_in_our_own_code_is_told_without_the_inside_and_logged_once(host
     assert Caller(host, chat_job("after", user("Hi"))).texts()[0]
 
 
+def test_images_of_a_canceled_job_are_not_prepared(host, monkeypatch):
+    prepared, prepare = [], host._preparation.tiles.prepare
+
+    def slow(image, name):
+        prepared.append(name)
+        host.cancel("slow")
+        return prepare(image, name)
+
+    monkeypatch.setattr(host._preparation.tiles, "prepare", slow)
+    caller = Caller(host, chat_job("slow", user(QUESTION, 3), images=[PNG] * 3))
+    assert caller.is_silent(0.2) and prepared == ["image 1 of 3"]
+
+
 def test_listener_that_fails_ends_only_its_job(host):
     def broken(_):
         raise OSError("closed")
