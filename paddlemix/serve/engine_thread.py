@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict, deque
+from collections.abc import Mapping
 
 from ..conversation.tokenizer import Tokenizer
 from ..device import use_device_in_thread
@@ -33,6 +34,11 @@ class EngineThread:
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
+
+    def check(self) -> None:
+        """Raise RuntimeError if the thread has ended by a mistake of ours, so that nothing is answered any more."""
+        if not (self._is_closing or self._thread.is_alive()):
+            raise RuntimeError("the thread that drives the engine has ended; the log says why")
 
     @property
     def num_preparing(self) -> int:
@@ -159,17 +165,25 @@ class EngineThread:
         for event in events:
             tokens[event.sequence].append(event.token)
         for work in self._running:
-            for index, sequence in enumerate(work.sequences):
-                if sequence in tokens:
-                    work.tell(delta(work, index, tokens[sequence], self.tokenizer))
-                if not (sequence.is_open or work.is_over or index in work.told):
-                    self._tell_end(work, index, sequence)
+            try:
+                self._tell_one(work, tokens)
+            except Exception as error:
+                report(error, "an answer failed")
+                work.fail(500, SERVER_ERROR)
+
+    def _tell_one(self, work: Work, tokens: Mapping[Sequence, list[int]]) -> None:
+        for index, sequence in enumerate(work.sequences):
+            if sequence in tokens:
+                work.tell(delta(work, index, tokens[sequence], self.tokenizer))
+            if not (sequence.is_open or work.is_over or index in work.told):
+                self._tell_end(work, index, sequence)
 
     def _tell_end(self, work: Work, index: int, sequence: Sequence) -> None:
-        if sequence.error is not None:
-            report(sequence.error, "an answer failed")
-            work.fail(500, SERVER_ERROR)
+        if isinstance(sequence.error, ValueError) and sequence.sampling.grammar is not None:
+            work.fail(400, str(sequence.error))  # a schema that takes too long
             return
+        if sequence.error is not None:
+            raise sequence.error
         self._remember(work, sequence)  # first: the next question may come at once
         work.told.add(index)
         work.tell(ended(work, index))

@@ -53,7 +53,11 @@ class EngineHost:
         self._thread.cancel(job_id)
 
     def stats(self) -> EngineStats:
-        """Return counters and gauges, without waiting for a step that is running."""
+        """Return counters and gauges, without waiting for a step that is running.
+
+        Raises RuntimeError if nothing can be answered any more, so that the process has to be started anew.
+        """
+        self._thread.check()
         counts = self._engine.stats()
         return EngineStats(
             num_running=counts.num_running,

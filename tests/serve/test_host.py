@@ -7,6 +7,7 @@ import io
 import json
 import queue
 import random
+import threading
 import time
 from pathlib import Path
 
@@ -356,7 +357,11 @@ def test_mistake_in_our_own_code_is_told_without_the_inside_and_logged_once(host
     failed = Caller(host, chat_job("step", user("Hi"))).all()[-1]
     assert failed.status == 500
     monkeypatch.undo()
-    assert caplog.text.count("RuntimeError: secret") == 2
+    monkeypatch.setattr(host._thread.tokenizer, "token_bytes", broken)
+    failed = Caller(host, chat_job("tell", user("Hi"), sampling=SamplingParams(num_logprobs=1))).all()[-1]
+    assert failed.status == 500
+    monkeypatch.undo()
+    assert caplog.text.count("RuntimeError: secret") == 3
     assert Caller(host, chat_job("after", user("Hi"))).texts()[0]
 
 
@@ -396,3 +401,15 @@ def test_closed_host_tells_all_that_wait():
     host.close()
     for caller in callers:
         assert caller.all()[-1].status == 503
+
+
+def test_host_whose_engine_thread_has_ended_says_so(monkeypatch):
+    host = EngineHost(ModelOptions(Path(BUNDLED_MODEL)))
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    monkeypatch.setattr(host._thread, "_admit", lambda: 1 / 0)
+    host.stats()
+    host.submit(chat_job("dead", user("Hi")), lambda _: None)
+    host._thread._thread.join(10)
+    with pytest.raises(RuntimeError, match="thread that drives the engine has ended"):
+        host.stats()
+    host.close()
