@@ -47,15 +47,15 @@ def settings_of(arguments: argparse.Namespace) -> ServeSettings:
     """Return what the options say. Raises ValueError for values that cannot be used."""
     from ..serve.settings import ServeSettings, default_name
 
-    limits = _limits(arguments)
+    limits, keys = _limits(arguments), all_keys(arguments.api_key)
     return ServeSettings(
         model=_model(arguments, limits),
         names=tuple(arguments.served_model_name or [default_name(arguments.model_path)]),
         host=arguments.host,
         port=arguments.port,
-        api_keys=all_keys(arguments.api_key),
+        api_keys=keys,
         image_hosts=tuple(arguments.allow_image_urls),
-        origins=checked_origins(arguments.allow_origins, has_keys=bool(all_keys(arguments.api_key))),
+        origins=checked_origins(arguments.allow_origins, has_keys=bool(keys)),
         limits=limits,
         num_workers=arguments.workers,
         is_logging_requests=arguments.log_requests,

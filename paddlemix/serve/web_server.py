@@ -24,6 +24,7 @@ from .settings import ServeSettings
 
 KEEP_ALIVE_SECONDS = 75  # longer than the 60 s after which proxies reuse no connection, so that they close it first
 CLOSING_SECONDS = 5  # for connections when all answers are given
+MAX_PORT = 65535
 NO_LOOPBACK = ("0.0.0.0", "::", "")
 
 
@@ -48,14 +49,14 @@ def run_server(settings: ServeSettings, backend: Backend, listener: socket.socke
 
 def open_socket(host: str, port: int) -> socket.socket:
     """Return a socket for a server. Raises ValueError if the address cannot be used."""
+    if not 0 <= port <= MAX_PORT:  # the system would take its lower 16 bits
+        raise ValueError(f"--port {port} is no port: expected 0 to {MAX_PORT}")
     try:
         family, _, _, _, address = socket.getaddrinfo(
             host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except (socket.gaierror, UnicodeError) as error:
         raise ValueError(f"--host {host} is no address of this machine: {error}") from None
-    except OverflowError:
-        raise ValueError(f"--port {port} is no port: expected 0 to 65535") from None
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
