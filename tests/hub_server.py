@@ -10,7 +10,7 @@ import random
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -19,7 +19,7 @@ from paddlemix.hub.limits import HubLimits
 
 NAME = "liuhaotian/llava-v1.6-tiny"
 SHARD = "model-00001-of-00002.safetensors"
-LIMITS = HubLimits(connect_seconds=2, read_seconds=1, list_retries=1, retry_seconds=0.01)
+LIMITS = HubLimits(connect_seconds=10, read_seconds=1.5, list_retries=1, retry_seconds=0.01)
 LARGE = 1000  # bytes: larger files are stored outside of git
 
 
@@ -48,6 +48,14 @@ def contents(folder: Path) -> dict[str, bytes]:
     found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     found.pop(".paddlemix_download.json", None)
     return found
+
+
+def wait_until(is_true: Callable[[], bool], seconds: float = 120) -> None:
+    """Return when something is true. seconds: for a busy machine."""
+    deadline = time.monotonic() + seconds
+    while not is_true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 class HubServer(ThreadingHTTPServer):
@@ -208,7 +216,7 @@ class Handler(BaseHTTPRequestHandler):
         if fault == "500":
             return self._empty(500)
         if fault == "silent":
-            time.sleep(1.2)
+            time.sleep(4)  # longer than any test waits
         self._send(content, start, fault)
         return None
 

@@ -53,7 +53,7 @@ def environment():
 def run(script, *arguments, typed=None):
     """Run a script to its end; return standard output and standard error."""
     done = subprocess.run(
-        command(script, *arguments), input=typed, capture_output=True, text=True, env=environment(), timeout=120
+        command(script, *arguments), input=typed, capture_output=True, text=True, env=environment(), timeout=600
     )
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stdout + done.stderr
     return done.stdout + done.stderr
@@ -73,7 +73,7 @@ def kill_after_first_checkpoint(config, output):
             command("supervised_finetune.py", config), stdout=log, stderr=subprocess.STDOUT, env=environment()
         )
         try:
-            end = time.monotonic() + 60
+            end = time.monotonic() + 300
             while not list(output.glob("checkpoint-*/complete")):
                 assert process.poll() is None and time.monotonic() < end, config.with_suffix(".log").read_text()
                 time.sleep(0.02)

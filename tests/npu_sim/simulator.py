@@ -6,6 +6,7 @@ but not an Ascend's numerics or speed. See plugin/README.md.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import importlib.util
@@ -17,6 +18,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,13 +89,24 @@ def build() -> Path:
     Raises RuntimeError with the compiler's output.
     """
     folder = cache_folder() / _key()
-    if not (folder / LIBRARY).is_file():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="build-", dir=folder.parent) as scratch:
-            made = _compile(Path(scratch))
-            folder.mkdir(exist_ok=True)
-            made.replace(folder / LIBRARY)  # atomically: another process may be building the same plugin
+    if (folder / LIBRARY).is_file():
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    with _alone(folder / ".lock"):
+        if not (folder / LIBRARY).is_file():  # another process has not built it meanwhile
+            with tempfile.TemporaryDirectory(prefix="build-", dir=folder.parent) as scratch:
+                _compile(Path(scratch)).replace(folder / LIBRARY)  # atomically, in case that this process is killed
     return folder
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Let one process at a time enter; the others wait."""
+    import fcntl
+
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def cache_folder() -> Path:

@@ -110,7 +110,7 @@ def _train(npu_sim, root: Path, num_cards: int, runs: list) -> None:
     items = [f"{script}:{folder / 'config.json'}" for script, folder in runs]
     arguments = [*(launch if num_cards > 1 else []), DRIVER, *items]
     environment = {"OMP_NUM_THREADS": "1", "PADDLE_XCCL_BACKEND": "npu"}  # the launcher of paddle 3.0.0 needs it
-    done = npu_sim.run(arguments, num_cards=num_cards, environment=environment, folder=root, timeout=540)
+    done = npu_sim.run(arguments, num_cards=num_cards, environment=environment, folder=root, timeout=600)
     logs = "".join(log.read_text()[-4000:] for log in root.glob("log/workerlog.*"))
     assert done.returncode == 0, done.text[-4000:] + logs
 

@@ -24,8 +24,8 @@ from paddlemix.train.run_folder import last_checkpoint
 
 SCRIPT = Path(paddlemix.__file__).parent / "examples/llava/supervised_finetune.py"
 SHIPPED = Path(paddlemix.__file__).parent / "config/llava/v1_5/lora_sft_argument_stage2.json"
-PATIENCE = 200  # seconds for training to start on a busy machine
-BOUND = 90  # seconds for a run to end: the launcher waits 30 before it kills the processes
+PATIENCE = 600  # seconds for training to start on a busy machine
+BOUND = 240  # seconds for a run to end: the launcher waits 30 before it kills the processes
 
 
 @pytest.fixture(scope="module")

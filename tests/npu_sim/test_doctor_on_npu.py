@@ -23,7 +23,7 @@ def doctor(npu_sim, tmp_path_factory):
     base = {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}", "ASCEND_HOME_PATH": str(cann), "OMP_NUM_THREADS": "1"}
 
     def run(*words: str, **variables: str):
-        done = npu_sim.run([*COMMAND, *words], environment={**base, **variables}, timeout=500)
+        done = npu_sim.run([*COMMAND, *words], environment={**base, **variables}, timeout=600)
         checks = {check["name"]: check for check in json.loads(done.output)["checks"]}
         assert list(checks) == NAMES, done.text[-3000:]
         return done.returncode, checks

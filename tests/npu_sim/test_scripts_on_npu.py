@@ -112,7 +112,7 @@ def both(npu_sim, tmp_path_factory):
         jobs, results = one.folder / "jobs.json", one.folder / "results.json"
         jobs.write_text(json.dumps(one.jobs))
         variables = {"CUSTOM_DEVICE_ROOT": ""} if one.device == "cpu" else {}
-        done = npu_sim.run([RUNNER, jobs, results], environment=variables, timeout=400)
+        done = npu_sim.run([RUNNER, jobs, results], environment=variables, timeout=600)
         assert done.returncode == 0, done.text[-3000:]
         assert len(done.statistics) == (one.device == "npu"), done.text[-3000:]
         one.results = json.loads(results.read_text())

@@ -186,12 +186,12 @@ BAD_VALUES = [
 def test_a_wrong_value_is_one_line_at_once_in_loading_and_in_inspect(edit, changes, text):
     if "dtype" in changes:
         changes = {"dtype": "x", "torch_dtype": "x"}
-    folder, start = edit(changes), time.monotonic()
+    folder, start = edit(changes), time.process_time()
     with pytest.raises(CheckpointError, match=text) as caught:
         load_model(folder, device="cpu")
     assert "\n" not in str(caught.value) and "config.json" in str(caught.value)
     assert inspect(folder).problems
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
 
 
 def rope_of(folder):

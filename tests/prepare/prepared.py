@@ -62,7 +62,7 @@ def counts(text: str) -> dict[str, int]:
 def killed_at(module: str, name: str, number: int, *words: object) -> bool:
     """Run the command in a process that is killed at a numbered call of a function; return whether it got that far."""
     command = [sys.executable, "-c", KILLED, module, name, str(number), *map(str, words)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode in (0, -9), done.stderr
     return done.returncode == -9
 

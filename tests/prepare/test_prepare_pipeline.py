@@ -15,7 +15,7 @@ from paddlemix.data.readers.files import scan_rows
 
 def paddlemix(*words, code=0):
     command = [sys.executable, "-m", "paddlemix", "prepare", *map(str, words)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout
 

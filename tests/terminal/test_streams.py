@@ -21,7 +21,7 @@ def shell(command: str, *, is_buffered: bool = True, **variables: str) -> tuple[
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     environment |= {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore", "PADDLEMIX_OFFLINE": "1", **variables}
     environment |= {} if is_buffered else {"PYTHONUNBUFFERED": "1"}
-    done = subprocess.run(["bash", "-c", command], capture_output=True, env=environment, timeout=120, check=False)
+    done = subprocess.run(["bash", "-c", command], capture_output=True, env=environment, timeout=600, check=False)
     output, errors = (stream.decode(errors="surrogateescape") for stream in (done.stdout, done.stderr))
     assert "Traceback" not in errors and "Exception ignored" not in errors, errors
     return done.returncode, output, errors

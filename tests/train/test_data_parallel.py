@@ -53,7 +53,7 @@ def launched(folder: Path, values: dict, num_processes: int) -> tuple[subprocess
         command += ["--log_dir", str(folder / "log")]
     environment = {**os.environ, "PADDLEMIX_NUM_THREADS": "1"}
     command += [str(SCRIPT), str(config)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, cwd=folder)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, cwd=folder)
     return done, [log.read_text() for log in sorted(folder.glob("log/workerlog.*"))]
 
 

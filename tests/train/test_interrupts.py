@@ -20,6 +20,8 @@ from paddlemix.doctor.run_checks import diagnose
 from paddlemix.terminal.interrupts import kept_interrupts
 from paddlemix.train.tally import FILE
 
+BOUND = 10  # seconds, for a busy machine; the server goes on for twice as long
+
 
 @pytest.fixture
 def slow(tmp_path, monkeypatch):
@@ -68,14 +70,14 @@ def slow(tmp_path, monkeypatch):
 def test_ctrl_c_ends_a_run_that_waits_for_data(splits, changes, num_workers, slow, tmp_path, capsys):
     files = {split: [{"data_files": str(tmp_path / f"data/{name}.json")}] for split, name in splits.items()}
     code, seconds = slow({**settings(tmp_path, ""), "dataset": files, "dataloader_num_workers": num_workers, **changes})
-    assert code == 130 and seconds < 2
+    assert code == 130 and seconds < BOUND
     assert capsys.readouterr().err.splitlines()[-1].startswith("stopped; without overwrite_output_dir")
     assert not multiprocessing.active_children()
 
 
 def test_sigterm_before_the_first_step_ends_the_run_at_once(slow, tmp_path, capsys):
     code, seconds = slow(settings(tmp_path, tmp_path / "data/slow.json"), signal.SIGTERM)
-    assert code == 143 and seconds < 2
+    assert code == 143 and seconds < BOUND
     assert "stopped by SIGTERM before the first step" in capsys.readouterr().err
 
 
@@ -83,7 +85,7 @@ def test_sigterm_while_it_evaluates_ends_the_run_at_once(slow, tmp_path, capsys)
     files = {split: [{"data_files": str(tmp_path / "data/slow.json")}] for split in ("train", "eval")}
     before = signal.getsignal(signal.SIGTERM)
     code, seconds = slow(settings(tmp_path, "", dataset=files, do_train=False, do_eval=True), signal.SIGTERM)
-    assert code == 143 and seconds < 2
+    assert code == 143 and seconds < BOUND
     assert "stopped by SIGTERM" in capsys.readouterr().err and signal.getsignal(signal.SIGTERM) == before
 
 

@@ -176,7 +176,7 @@ def test_merge_script_writes_a_folder_that_chats_without_its_inputs(run, tmp_pat
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
-        timeout=120,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in (tmp_path / "merged").iterdir()) == [

@@ -120,7 +120,7 @@ def test_no_answer_after_all_retries_is_an_error_of_this_question_alone(server):
 def test_slow_answer_is_a_timeout_and_tried_again():
     answers = iter([None, "8 9"])
     with running(lambda body: next(answers)) as server:
-        assert ask(judge_of(server, read=0.2)).text == "8 9"
+        assert ask(judge_of(server, read=1)).text == "8 9"
 
 
 @pytest.mark.parametrize("seconds", ["0.3", "date"])
@@ -134,7 +134,7 @@ def test_retry_after_is_obeyed_by_all_threads(server, seconds):
     threads = [threading.Thread(target=ask, args=(judge,)) for _ in range(3)]
     threads[0].start()
     while not judge._resume_at:
-        assert time.monotonic() - start < 5
+        assert time.monotonic() - start < 60
         time.sleep(0.005)
     for thread in threads[1:]:
         thread.start()
