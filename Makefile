@@ -41,7 +41,7 @@ chat: install
 
 # Several processes (tests/conftest.py says how many) start slower: files or folders in ARGS are tested by one process.
 test: install-dev
-	$(BIN)/python -m pytest $(if $(findstring tests/,$(ARGS)),,-n auto --dist loadfile) $(ARGS)
+	$(BIN)/python -m pytest $(if $(findstring tests/,$(ARGS)),,-n auto --dist loadfile )$(ARGS)
 
 test-paddle300:
 	@PIP_CONSTRAINT="$(abspath tests/npu_sim/paddle300.txt)" $(MAKE) -s install VENV=$(PADDLE300)
