@@ -12,7 +12,7 @@ import os
 import re
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -159,17 +159,19 @@ def locked(path: str | Path) -> Iterator[None]:
 
 
 @contextmanager
-def appending(path: Path) -> Iterator[BinaryIO]:
+def appending(path: Path, check: Callable[[bytes], object] = len) -> Iterator[BinaryIO]:
     """Open a file, a new one if there is none, to append lines to; a last line that a kill has cut off is removed.
 
-    The file is locked while it is open. Raises OutputError if another process has it open here, or it is no regular
-    file.
+    The file is locked while it is open. check: gets the content before anything is removed, and raises for a file that
+    must stay as it is. Raises OutputError if another process has it open here, or it is no regular file.
     """
     check_file(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+b") as file:
         _lock(fcntl.flock, file.fileno(), f"another process is writing {path}: wait for it, or choose another output")
-        file.truncate(file.read().rfind(b"\n") + 1)
+        content = file.read()
+        check(content)
+        file.truncate(content.rfind(b"\n") + 1)
         file.seek(0, os.SEEK_END)
         yield file
 

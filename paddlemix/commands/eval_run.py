@@ -8,9 +8,9 @@ from pathlib import Path
 
 from ..terminal.interrupts import STOPPED, Preempted, raised_terminations
 from ..terminal.visible import visible
-from .judge_options import add_judge_options, judge_of, positive
+from .judge_options import add_judge_options, judge_of
 from .loading import add_loading_options, load_with_processor
-from .options import BUNDLED_MODEL, add_model_options, resolve_models
+from .options import BUNDLED_MODEL, add_model_options, positive, resolve_models
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

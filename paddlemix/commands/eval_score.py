@@ -34,11 +34,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Score and print. Raises ValueError or OSError for a user's mistake."""
-    from ..evaluate.answers import read_answers
+    from ..evaluate.files.answers import read_answers
+    from ..evaluate.files.stand_alone import stand_alone
     from ..evaluate.report import write_report
     from ..evaluate.results import Saved
     from ..evaluate.scoring import rule_of, score_task
-    from ..evaluate.stand_alone import stand_alone
     from ..evaluate.summary import scores_json, summary_lines
     from ..evaluate.tasks import task_of
     from ..evaluate.tasks.task import load

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from .options import positive
+
 
 def add_judge_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of a judge."""
@@ -16,13 +18,6 @@ def add_judge_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--judge-url", default=None, metavar="URL", help="its server (default: $OPENAI_BASE_URL)")
     parser.add_argument("--judge-rules", default=None, metavar="FILE", help="its instructions (default: our own)")
     parser.add_argument("--judge-runs", type=positive, default=1, metavar="N", help="gradings of an answer (default 1)")
-
-
-def positive(text: str) -> int:
-    """Return a number of an option. Raises ArgumentTypeError below 1."""
-    if not text.isascii() or not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
 
 
 def judge_of(arguments: argparse.Namespace, tasks):

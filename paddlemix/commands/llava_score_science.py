@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print LLaVA's line and write its two files. Raises ValueError or OSError for a user's mistake."""
-    from ..evaluate.scienceqa_results import read_results
+    from ..evaluate.files.scienceqa_results import read_results
     from ..output import named_file, replacing
 
     base, answers = Path(arguments.base_dir).expanduser(), Path(arguments.result_file).expanduser()

@@ -50,7 +50,7 @@ def add_script_options(parser: argparse.ArgumentParser, questions: str) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Answer the questions that have no answer yet. Raises ValueError or OSError for a user's mistake."""
-    from ..evaluate.question_file import read_questions
+    from ..evaluate.files.question_file import read_questions
     from ..evaluate.runner import ask_all
 
     questions = read_questions(Path(arguments.question_file).expanduser(), Path(arguments.image_folder).expanduser())
@@ -74,8 +74,8 @@ def answer_file_of(arguments: argparse.Namespace, questions: Sequence[Question],
 
     Raises ValueError after the last answer for questions that could not be asked.
     """
+    from ..evaluate.files.question_file import answer_file, chunk_of, model_id_of
     from ..evaluate.item import Problem, named
-    from ..evaluate.question_file import answer_file, chunk_of, model_id_of
     from ..output import named_file
     from ..terminal.log import notice
 

@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Answer the questions that have no answer yet. Raises ValueError or OSError for a user's mistake."""
-    from ..evaluate.question_file import read_conversations
+    from ..evaluate.files.question_file import read_conversations
     from ..evaluate.runner import ask_all
 
     path, folder = Path(arguments.question_file).expanduser(), Path(arguments.image_folder).expanduser()
@@ -52,7 +52,7 @@ def _ask_twice(arguments: argparse.Namespace, model, processor, questions: Seque
 
     NOTE: as in the original, the reasoning follows the prompt without the space that was there in training.
     """
-    from ..evaluate.question_file import ANSWER_LEAD, REASONING_END
+    from ..evaluate.files.question_file import ANSWER_LEAD, REASONING_END
     from ..evaluate.runner import ask_all
 
     decoding = decoding_of(arguments)

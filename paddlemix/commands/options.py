@@ -97,6 +97,13 @@ def output_options(arguments: argparse.Namespace, title: str) -> dict[str, Any]:
     }
 
 
+def positive(text: str) -> int:
+    """Return a number of an option. Raises ArgumentTypeError below 1."""
+    if not text.isascii() or not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
 def resolve_models(arguments: argparse.Namespace, *names: str) -> list[Path]:
     """Return the folders of models, downloaded if they are not on this machine."""
     from ..hub.resolve import resolve

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..terminal.sizes import plural
 from ..terminal.visible import visible
 from .options import add_hub_options, resolve_models, take_settings
 
@@ -155,7 +156,8 @@ def _make_hdf5(
     counts = params["post-process"]
     skipped = in_words(counts["skipped"]) or "none"
     where = f"; listed in {Path(arguments.output, NOTES_FILE)}" if counts["skipped"] or split.left_out else ""
-    print(visible(f"{arguments.output}: {counts['n_examples']:,} rows in HDF5; skipped: {skipped}{where}"), flush=True)
+    rows = plural(counts["n_examples"], "row")
+    print(visible(f"{arguments.output}: {rows} in HDF5; skipped: {skipped}{where}"), flush=True)
 
 
 def _silent(what: str, done: int, total: int) -> None:
@@ -191,9 +193,11 @@ def _summary(output: str, manifest: dict[str, Any]) -> str:
     num_bytes = sum(shard["bytes"] for shard in manifest["shards"])
     skipped = in_words(totals["skipped"]) or "none"
     where = f"; listed in {Path(output, NOTES_FILE)}" if totals["skipped"] or left_out else ""
+    rows, files = plural(manifest["num_rows"], "row"), plural(len(manifest["shards"]), "file")
+    tokens, images = plural(totals["num_tokens"], "token"), plural(totals["num_images"], "image")
     return (
-        f"{output}: {manifest['num_rows']:,} rows in {len(manifest['shards']):,} files of {num_bytes:,} bytes, "
-        f"{totals['num_tokens']:,} tokens, {totals['num_images']:,} images; checksum {manifest['checksum_after']}\n"
+        f"{output}: {rows} in {files} of {num_bytes:,} bytes, {tokens}, {images}; "
+        f"checksum {manifest['checksum_after']}\n"
         f"skipped: {skipped}; cut: {totals['num_cut']:,}; wrong in their files: {len(left_out):,}{where}"
     )
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..output import OutputError, replacing
-from .line_file import LineFile
+from .line_file import LineFile, complete_lines
 from .results import Answered, Saved
 
 ANSWERS = "answers.jsonl"
@@ -66,14 +66,21 @@ def read_journals(folder: Path, identity: Mapping[str, Any]) -> dict[str, Saved]
     return saved
 
 
-def check_identity(found: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path) -> None:
-    """Raise OutputError if answers came about in another way than is wanted now."""
+def check_identity(
+    found: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path, models: tuple[str, str] | None = None
+) -> None:
+    """Raise OutputError if answers came about in another way than is wanted now.
+
+    models: names of the model that gave the answers and of the one that is wanted, which the error adds to the hashes
+    of their weights.
+    """
     found, wanted = (json.loads(json.dumps(one)) for one in (found, wanted))
     for name in (*wanted, *found):
         if found.get(name) != wanted.get(name):
+            whose = [f" (of the model {model})" for model in models] if models and name == "weights" else ["", ""]
             raise OutputError(
-                f"{folder} holds answers of another run, with {name} {_short(found.get(name))} where this one has "
-                f"{_short(wanted.get(name))}: choose another output, or remove that folder"
+                f"{folder} holds answers of another run, with {name} {_short(found.get(name))}{whose[0]} where this "
+                f"one has {_short(wanted.get(name))}{whose[1]}: choose another output, or remove that folder"
             )
 
 
@@ -87,11 +94,8 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
     Raises OutputError for a line that no run has written.
     """
-    if not path.is_file():
-        return []
-    lines = path.read_bytes().split(b"\n")[:-1]
     rows = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(complete_lines(path), 1):
         try:
             row = json.loads(line)
         except ValueError:

@@ -20,6 +20,11 @@ def _naming(path: Path) -> Iterator[None]:
         raise OSError(error.errno, error.strerror, str(path)) from None
 
 
+def complete_lines(path: Path) -> list[bytes]:
+    """Return the lines of a file, without a last one that a kill has cut off; none if there is no file."""
+    return path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
+
+
 class LineFile:
     """A file that lines are added to. Used in a `with` block, in which no other process can write to it.
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..output import write_json
 from ..terminal.log import notice
+from .item import Loaded
 from .journal import ANSWERS, read_answers_file, write_answers
 from .judging.ask import Judged, saved_judgements
 from .report import write_report
@@ -97,9 +98,9 @@ def _finish_task(work: Work, plan: Plan, ask_judge: AskJudge | None) -> tuple[Ta
     )
     result = replace(result, problems=(*result.problems, *judged.problems), notes=(*result.notes, *judged.notes))
     everything = tuple(one for one in work.loaded.questions if one.id in saved)
-    write_answers(
-        folder, score_task(work.task, replace(work.loaded, questions=everything), saved, rule=plan.rule).answered
-    )
+    is_all = everything == work.asked  # no earlier run had a higher limit
+    all_of_it = result if is_all else score_task(work.task, Loaded(everything), saved, rule=plan.rule)
+    write_answers(folder, all_of_it.answered)
     _submit(work, folder, saved)
     return result, failure
 
@@ -108,12 +109,13 @@ def _judged(
     work: Work, saved: Mapping[str, Saved], journal: Path, ask_judge: AskJudge | None
 ) -> tuple[Judged, ValueError | None]:
     """Return what the judge wrote, or what is there of it and why the judge could not be asked."""
+    failure = None
     if ask_judge is not None:
         try:
             return ask_judge(work, saved, journal), None
         except ValueError as error:
-            return saved_judgements(work.asked, saved, journal), error
-    return saved_judgements(work.asked, saved, journal), None
+            failure = error
+    return saved_judgements(work.asked, saved, journal), failure
 
 
 def _submit(work: Work, folder: Path, saved: Mapping[str, Saved]) -> None:

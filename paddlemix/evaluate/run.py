@@ -33,7 +33,7 @@ from .journal import (
 )
 from .results import Saved
 from .runner import NUM_AT_A_TIME, Decoding, ask_all
-from .scoring import rule_of, score_task
+from .scoring import rule_of, unscored
 from .tasks.task import Task, load
 
 RUN = "run.json"
@@ -155,11 +155,11 @@ def answer(
     folder = plan.output / work.task.name
     ident = identity(facts, work.style, plan.ocr, work.decoding, work.files)
     if share.rank == 0:
-        _check_recorded(plan, work, ident)
+        _check_recorded(plan, work, facts, ident)
         _record(plan, work, facts, ident)
     else:
         _wait(lambda: _is_recorded(plan, work), f"{plan.output / RUN} of process 0")
-        _check_recorded(plan, work, ident)
+        _check_recorded(plan, work, facts, ident)
     known = _answered(folder) | read_journals(folder, ident)
     if all(one.id in known for one in work.asked) and not journals_of(folder):
         return
@@ -178,11 +178,12 @@ def _is_recorded(plan: Plan, work: Work) -> bool:
     return (plan.output / RUN).is_file() and _recorded(plan, work) is not None
 
 
-def _check_recorded(plan: Plan, work: Work, ident: Mapping[str, Any]) -> None:
+def _check_recorded(plan: Plan, work: Work, facts: Mapping[str, Any], ident: Mapping[str, Any]) -> None:
     """Raise OutputError if a folder has answers that came about in another way, or that no run has recorded."""
     recorded, folder = _recorded(plan, work), plan.output / work.task.name
     if recorded is not None:
-        check_identity(recorded.get("identity", {}), ident, folder)
+        models = str(recorded["run"].get("model")), str(facts["model"])
+        check_identity(recorded.get("identity", {}), ident, folder, models)
     elif (folder / ANSWERS).exists() or journals_of(folder):
         raise OutputError(f"{plan.output / RUN} says nothing of {folder}: choose another output, or remove that folder")
 
@@ -224,7 +225,10 @@ def _progress(name: str, total: int, done: int, share: Share) -> tqdm:
 
 
 def _complete(work: Work, folder: Path, share: Share, ident: Mapping[str, Any]) -> None:
-    """Wait until all questions have an answer, write them in the order of the files, and remove the journals."""
+    """Wait until all questions have an answer, write them in the order of the files, and remove the journals.
+
+    The verdicts are added when the task is scored (outputs.py).
+    """
     wanted = {one.id for one in work.asked}
     for rank in range(share.count):
         _wait(lambda rank=rank: rank in journals_of(folder), f"the journal of process {rank} in {folder}")
@@ -232,7 +236,7 @@ def _complete(work: Work, folder: Path, share: Share, ident: Mapping[str, Any]) 
         time.sleep(SECONDS)
     saved = read_answers_file(folder) | found
     questions = tuple(one for one in work.loaded.questions if one.id in saved)
-    write_answers(folder, score_task(work.task, Loaded(questions), saved).answered)
+    write_answers(folder, (unscored(one, saved[one.id]) for one in questions))
     for path in journals_of(folder).values():
         path.unlink(missing_ok=True)
 

@@ -58,14 +58,21 @@ def rule_of(task: Task, name: str | None) -> str:
     return name or task.rule
 
 
+def unscored(question: Question, saved: Saved) -> Answered:
+    """Return a question with its answer, without a verdict."""
+    return Answered(
+        question, saved.output, saved.problem, saved.finish_reason, saved.num_prompt_tokens, saved.judgement
+    )
+
+
 def _answered(task: Task, question: Question, saved: Saved, rule: str) -> Answered:
-    one = Answered(question, saved.output, saved.problem, saved.finish_reason, saved.num_prompt_tokens, saved.judgement)
+    one = unscored(question, saved)
     if task.scorer.judge is None or not _is_scored(task, one):
         return one
     try:
         verdict = task.scorer.judge(_items(task, one)[0], rule)
     except UNUSABLE as error:
-        return replace(one, problem=f"{UNSCORED}: {error!r}")
+        return replace(one, problem=_unusable(error))
     return replace(one, parsed=verdict.parsed, credit=verdict.credit)
 
 
@@ -88,8 +95,17 @@ def _refused_alone(task: Task, one: Answered, rule: str) -> Answered:
     try:
         _scores(task, [one], rule)
     except UNUSABLE as error:
-        return replace(one, problem=f"{UNSCORED}: {error!r}", parsed=None, credit=None)
+        return replace(one, problem=_unusable(error), parsed=None, credit=None)
     return one
+
+
+def _unusable(error: Exception) -> str:
+    """Return why a question is in no score, for a reader who knows the benchmark's files and not this code."""
+    if isinstance(error, KeyError):
+        return f"{UNSCORED}: its file does not give {error}"
+    if isinstance(error, ValueError):
+        return f"{UNSCORED}: {error}"
+    return f"{UNSCORED}: one of its fields has another type or form than in the benchmark's own files ({error})"
 
 
 def _is_scored(task: Task, one: Answered) -> bool:

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from ..output import replacing, write_json
+from .files.workbook import import_openpyxl
 from .item import Question
 from .scores.gqa import submitted
 from .scores.vqa_text import normalize_evalai
-from .workbook import import_openpyxl
 
 Texts = Mapping[str, str]
 PREDICTION_COLUMN = 6  # of MMBench's file, counted from 0, as LLaVA's convert_mmbench_for_submission.py inserts it

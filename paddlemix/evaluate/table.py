@@ -19,8 +19,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from .files.workbook import workbook_rows
 from .item import AbsentImage, ImageSource, Problem, first_file
-from .workbook import workbook_rows
 
 MAX_CELL = (1 << 31) - 1  # characters; csv's own limit is 131,072
 MAX_REFERENCE = 64  # characters; a longer cell is an image

@@ -18,6 +18,7 @@ from pathlib import Path
 from ..output import NO_SPACE
 from ..tensor_files.stored import CheckpointError
 from ..terminal.log import notice
+from ..terminal.sizes import plural
 from ..web.request import WebError
 from .download import no_room
 from .huggingface import HuggingFace
@@ -181,7 +182,9 @@ def _fetch(name: str, revision: str | None, hub: Hub, folder: RemoteFolder, limi
             if found := hub.find(name, revision):
                 return found
             megabytes = sum(file.size or 0 for file in files) / 1e6
-            notice(f"downloading {name} from {hub.title}: {megabytes:.1f} MB in {len(files)} files, to {target}")
+            notice(
+                f"downloading {name} from {hub.title}: {megabytes:.1f} MB in {plural(len(files), 'file')}, to {target}"
+            )
             return hub.fetch(name, revision, folder, files, limits)
     except WebError as error:
         raise HubError(

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..terminal.sizes import plural
 from .row import Made, Note, Problem
 
 MAX_NAMED = 3  # problems of each reason that are named
@@ -44,7 +45,7 @@ class Summary:
         num_dropped = sum(self.dropped.values())
         num_rest = self.num_read - self.num_written - num_dropped
         rest = f", {num_rest:,} not taken" if num_rest else ""
-        found = [f"{self.num_read:,} rows read, {self.num_written:,} written, {num_dropped:,} dropped{rest}"]
+        found = [f"{plural(self.num_read, 'row')} read, {self.num_written:,} written, {num_dropped:,} dropped{rest}"]
         for reason, count in self.dropped.most_common():
             found.append(f"  dropped {count:,}: {reason}")
             found += [f"    {one}" for one in self.examples[reason]]

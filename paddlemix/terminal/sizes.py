@@ -1,4 +1,4 @@
-"""Format numbers of bytes for messages."""
+"""Format counts and numbers of bytes for messages."""
 
 from __future__ import annotations
 
@@ -17,3 +17,8 @@ def in_bytes(number: int, units: tuple[tuple[int, str], ...] = DISK) -> str:
 def in_memory(number: int) -> str:
     """Return a number of bytes of memory in units of 1024."""
     return in_bytes(number, MEMORY)
+
+
+def plural(count: int, noun: str) -> str:
+    """Return a count with its noun: "1 item", "1,200 items"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

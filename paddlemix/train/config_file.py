@@ -12,6 +12,15 @@ from typing import Any
 from ..json_object import read_object
 
 LAST = "true"  # value of resume_from_checkpoint that means the last checkpoint in output_dir
+# Types of settings in words: one value, and several.
+IN_WORDS = {
+    bool: ("true or false", "values true or false"),
+    int: ("a whole number", "whole numbers"),
+    float: ("a number", "numbers"),
+    str: ("a text", "texts"),
+    list: ("a list", "lists"),
+    dict: ("an object", "objects"),
+}
 
 
 class FlagText(str):
@@ -85,11 +94,15 @@ def _kind(option) -> type:
 
 
 def _describe(option) -> str:
-    if typing.get_args(option):
-        return str(option).replace("typing.", "").lower()
-    if issubclass(option, enum.Enum):
-        return "one of " + ", ".join(item.value for item in option)
-    return option.__name__
+    """Return in words what a type takes."""
+    kind = _kind(option)
+    if isinstance(kind, type) and issubclass(kind, enum.Enum):
+        return "one of " + ", ".join(item.value for item in kind)
+    if kind not in IN_WORDS:
+        return str(getattr(option, "__name__", option)).replace("typing.", "")
+    one, _ = IN_WORDS[kind]
+    items = [_kind(item) for item in typing.get_args(option) if kind is list]
+    return f"{one} of {IN_WORDS[items[0]][1]}" if items and items[0] in IN_WORDS else one
 
 
 def _as(option, value):

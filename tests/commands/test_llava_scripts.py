@@ -14,7 +14,7 @@ import tiny_folder
 
 from paddlemix import cli
 from paddlemix.evaluate import runner
-from paddlemix.evaluate.question_file import (
+from paddlemix.evaluate.files.question_file import (
     ANSWER_LEAD,
     REASONING_END,
     chunk_of,

@@ -44,7 +44,7 @@ def test_summary_names_rows_tokens_and_what_was_skipped(data, tmp_path, capsys):
     assert prepare(tmp_path, value, tmp_path / "cache", "--on_bad_sample", "skip", "--workers", "1") == 0
     manifest = read_manifest(tmp_path / "cache")
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-2].startswith(f"{tmp_path / 'cache'}: 12 rows in 1 files of ")
+    assert lines[-2].startswith(f"{tmp_path / 'cache'}: 12 rows in 1 file of ")
     assert f"{manifest.totals['num_tokens']:,} tokens" in lines[-2] and manifest.checksum_after in lines[-2]
     listed = tmp_path / "cache" / "bad_samples.jsonl"
     assert lines[-1] == f"skipped: 1 missing image; cut: 0; wrong in their files: 1; listed in {listed}"

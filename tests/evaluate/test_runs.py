@@ -17,6 +17,7 @@ import pytest
 import tiny_folder
 from PIL import Image
 
+from paddlemix.evaluate import outputs
 from paddlemix.evaluate import run as runs
 from paddlemix.evaluate.identity import model_facts, weights_fingerprint
 from paddlemix.evaluate.journal import Journal
@@ -69,18 +70,45 @@ def run(parts, plan, share=None, task="custom", **facts):
 
 
 def test_answers_are_in_the_order_of_the_file_and_those_of_each_question_alone(parts, questions, tmp_path):
-    found = run(parts, plan_of(questions, tmp_path / "out"))
-    rows = [json.loads(line) for line in found.splitlines()]
+    plan = plan_of(questions, tmp_path / "out")
+    rows = [json.loads(line) for line in run(parts, plan).splitlines()]
     assert [row["id"] for row in rows] == [f"q{number}" for number in range(NUM)]
     for number in (0, 5):
         request = Request(f"What is number {number}?", [questions.parent / "images" / f"{number % 4}.png"])
         (alone,) = answer_all(*parts, [request], SamplingParams(max_new_tokens=6))
         assert rows[number]["output"] == alone.text.strip()
-        assert rows[number]["prompt"] == f"<image>\nWhat is number {number}?" and rows[number]["credit"] == 0.0
+        assert rows[number]["prompt"] == f"<image>\nWhat is number {number}?"
     assert not list((tmp_path / "out" / "custom").glob("journal-*"))
     recorded = json.loads((tmp_path / "out" / "run.json").read_text())["tasks"]["custom"]
     assert recorded["identity"]["decoding"]["max_new_tokens"] == 6 and recorded["num_asked"] == NUM
     assert recorded["files"][0]["bytes"] == questions.stat().st_size
+    finish([prepare(task_of("custom"), plan)], plan)
+    scored = [json.loads(line) for line in (tmp_path / "out/custom/answers.jsonl").read_text().splitlines()]
+    assert [{**row, "parsed": "", "credit": 0.0} for row in rows] == [{**row, "parsed": ""} for row in scored]
+
+
+def test_answers_of_another_model_are_refused_with_both_names(parts, questions, tmp_path):
+    run(parts, plan_of(questions, tmp_path / "out"))
+    named = r'with weights "\w+" \(of the model tiny\) where this one has "other" \(of the model 7b\): choose'
+    with pytest.raises(OutputError, match=named):
+        run(parts, plan_of(questions, tmp_path / "out"), model="7b", weights="other")
+
+
+@pytest.mark.parametrize("limit", [None, 5])
+def test_every_answer_is_scored_once_unless_an_earlier_run_asked_more(parts, questions, tmp_path, monkeypatch, limit):
+    plan = plan_of(questions, tmp_path / "out")
+    run(parts, plan)
+    plan, counts, score_task = dataclasses.replace(plan, limit=limit), [], outputs.score_task
+
+    def counting(task, loaded, *words, **more):
+        counts.append(len(loaded.questions))
+        return score_task(task, loaded, *words, **more)
+
+    monkeypatch.setattr(outputs, "score_task", counting)
+    finish([prepare(task_of("custom"), plan)], plan)
+    assert counts == ([NUM] if limit is None else [5, NUM])
+    lines = (tmp_path / "out/custom/answers.jsonl").read_text().splitlines()
+    assert len(lines) == NUM and all("credit" in json.loads(line) for line in lines)
 
 
 @pytest.mark.parametrize("changes", [{"num_at_a_time": 1}, {"num_at_a_time": 5}], ids=str)

@@ -10,7 +10,7 @@ import pytest
 from tables import RED, base64_of, write_table
 
 from paddlemix.evaluate import submission
-from paddlemix.evaluate.answers import read_answers
+from paddlemix.evaluate.files.answers import read_answers
 from paddlemix.evaluate.tasks import TASKS
 from paddlemix.evaluate.tasks.task import load
 

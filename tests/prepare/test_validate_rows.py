@@ -72,7 +72,7 @@ def test_every_bad_row_is_written_with_its_place_and_reason(images, tmp_path, ca
         assert reason in one["reason"], name
     printed = capsys.readouterr().out
     assert f"{len(rows)} rows, {len(BAD)} bad" in printed
-    assert "1 images were not opened" in printed
+    assert "not opened: 1 image\n" in printed
 
 
 def test_good_rows_give_exit_code_0_and_an_empty_file_of_bad_rows(images, tmp_path):

@@ -73,7 +73,7 @@ def test_a_mistake_in_an_entry_is_one_error_before_any_file_is_read(folder, chan
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"eval_tasks": "custom"}, r"eval_tasks is 'custom': expected list\[dict\]"),
+        ({"eval_tasks": "custom"}, r"eval_tasks is 'custom': expected a list of objects"),
         ({"evaluation_strategy": "no"}, "this run has none: set evaluation_strategy"),
         ({"num_eval_answers": 2}, "num_eval_answers needs rows"),
         ({**BEST, "metric_for_best_model": "digits"}, "is 'digits', expected 'loss' or 'eval_loss' or 'custom'"),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from ...terminal.sizes import plural
 from ..item import Problem, Question
 from ..results import Saved
 from ..tasks.task import Task
@@ -114,10 +115,13 @@ def saved_judgements(questions: Sequence[Question], saved: Mapping[str, Saved], 
     num_runs = max(map(len, found.values()), default=0)
     texts = {name: some for name, some in found.items() if len(some) == num_runs}
     counts = (
-        (len({line.id for line in written} & hashes.keys() - found.keys()), "changed after they were judged"),
-        (len(found) - len(texts), f"were judged fewer than {num_runs} times; run the judge again to complete them"),
+        (len({line.id for line in written} & hashes.keys() - found.keys()), "changed after judging"),
+        (
+            len(found) - len(texts),
+            f"judged fewer than {num_runs} times; run the judge again to complete the judgements",
+        ),
     )
-    notes = [f"{count} answers {text}" for count, text in counts if count]
+    notes = [f"{plural(count, 'answer')} {text}" for count, text in counts if count]
     return Judged(texts, (), lines[0].judge if lines else "", (*_notes(lines), *notes))
 
 

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..line_file import LineFile
+from ..line_file import LineFile, complete_lines
 
 HASH_LENGTH = 16
 
@@ -76,10 +76,7 @@ def read_lines(path: str | Path) -> list[Line]:
     Raises ValueError that names the first damaged line.
     """
     path = Path(path)
-    if not path.exists():
-        return []
-    parts = path.read_bytes().split(b"\n")
-    return [_line(path, number, part) for number, part in enumerate(parts[:-1], 1) if part.strip()]
+    return [_line(path, number, part) for number, part in enumerate(complete_lines(path), 1) if part.strip()]
 
 
 def _line(path: Path, number: int, text: bytes) -> Line:

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from ...terminal.sizes import plural
 from ..item import Question
 from ..results import Answered, TaskResult
-from .markup import isolated, plural, safe, safe_line
+from .markup import isolated, safe, safe_line
 from .selection import STATES, categories_of, counts_of, state_of
 from .thumbnails import NO_BOXES, Boxes, Thumbnails
 

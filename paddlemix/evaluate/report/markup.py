@@ -42,8 +42,3 @@ def table(caption: str, names: Sequence[str], rows: Iterable[Sequence[str]], kin
         f"<caption>{safe_line(caption)}</caption><thead><tr>{head}</tr></thead>"
         f"<tbody>\n{chr(10).join(body)}\n</tbody></table></div>"
     )
-
-
-def plural(count: int, noun: str) -> str:
-    """Return a count with its noun: "1 item", "1,200 items"."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -6,12 +6,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ...output import replacing
+from ...terminal.sizes import plural
 from ..results import TaskResult
 from ..summary import beside, no_score, notes, ocr_tokens
 from ..units import NO_VALUE, printed, share, top_text
 from .charts import bar, charts, published_table
 from .gallery import group
-from .markup import isolated, plural, safe, safe_line, table
+from .markup import isolated, safe, safe_line, table
 from .selection import STATES, chosen
 from .thumbnails import Thumbnails, side_for
 

@@ -95,7 +95,9 @@ def _notes(items: Sequence[Item], questions: Mapping[int, Sequence[Item]]) -> tu
     num_single = sum(len(rows) == 1 for rows in questions.values())
     notes = []
     if num_rows < len(items):
-        notes.append(f"{len(items) - num_rows} rows are not scored: the first rotation of their question is missing")
+        notes.append(
+            f"rows not scored, because the first rotation of their question is missing: {len(items) - num_rows}"
+        )
     if num_short:
         notes.append(f"{num_short} questions have fewer rotations than options")
     if 0 < num_single < len(questions):

@@ -69,7 +69,7 @@ def score(items: Sequence[Item], rule: str = "official") -> Scores:
     missing = [name for name in (*PERCEPTION, *COGNITION) if name not in categories]
     notes = (f"no items of {', '.join(missing)}: the sums are over the other categories",) if missing else ()
     if num_halves:
-        notes += (f"{num_halves} answers are left out, because the other question of their image has none",)
+        notes += (f"left out, because the other question of the image has no answer: {num_halves}",)
     num_failed = sum(judge(item, rule).is_failed for item in items)
     return Scores("perception", {**figures, **categories}, len(items), num_failed, notes)
 

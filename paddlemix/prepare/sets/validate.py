@@ -21,6 +21,7 @@ from ...image.errors import ImageError, MissingImageError
 from ...image.load import is_address, load_image, read_image_size
 from ...output import named_file, replacing
 from ...terminal.log import notice
+from ...terminal.sizes import plural
 from ...terminal.visible import visible
 from ..converter import Argument, Converter, num_workers_of
 from ..image_tree import ImageTree, image_folder
@@ -147,9 +148,9 @@ class Tally:
     def lines(self) -> list[str]:
         """Return the counts as text."""
         num_bad = self.kinds.total()
-        text = [f"{self.num_rows:,} rows, {num_bad:,} bad; {self.num_images:,} images looked at"]
+        text = [f"{plural(self.num_rows, 'row')}, {num_bad:,} bad; {plural(self.num_images, 'image')} looked at"]
         if self.num_unopened:
-            text.append(f"  {self.num_unopened:,} images were not opened")
+            text.append(f"  not opened: {plural(self.num_unopened, 'image')}")
         for kind, number in self.kinds.most_common():
             text += [f"  {number:,}: {SKIPPED[kind]}", *(f"    {one}" for one in self.named[kind])]
             text += [f"    the first one: {self.hint}"] if kind == MISSING and self.hint else []

@@ -152,7 +152,7 @@ def test_answers_that_lack_runs_are_left_out_and_counted(server, path):
     judged(server, questions, path, task=MMVET, num_runs=2)
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:3]))
     found = saved_judgements(questions, answers_to(questions), path)
-    assert len(found.texts) == 1 and "1 answers were judged fewer than 2 times" in found.notes[-1]
+    assert len(found.texts) == 1 and "1 answer judged fewer than 2 times" in found.notes[-1]
 
 
 def test_changed_answers_and_instructions_are_judged_again(server, path, tmp_path):
@@ -160,7 +160,7 @@ def test_changed_answers_and_instructions_are_judged_again(server, path, tmp_pat
     judged(server, questions, path)
     saved = {**answers_to(questions), "1": Saved("another answer")}
     assert set(saved_judgements(questions, saved, path).texts) == {"0", "2"}
-    assert "1 answers changed" in saved_judgements(questions, saved, path).notes[-1]
+    assert "1 answer changed after judging" in saved_judgements(questions, saved, path).notes[-1]
     judged(server, questions, path, saved=saved)
     assert len(server.seen) == 4 and "another answer" in texts_of(server)[3]
     rule = {"llava_bench_conv": {"role": "Bot", "prompt": "Compare."}}

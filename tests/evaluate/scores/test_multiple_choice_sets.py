@@ -41,7 +41,7 @@ def test_missing_rotations_are_reported():
     scores = mmbench.score(rows)
     assert scores.figures["circular"].count == 3 and scores.value() == 1
     assert scores.notes == (
-        "3 rows are not scored: the first rotation of their question is missing",
+        "rows not scored, because the first rotation of their question is missing: 3",
         "1 questions have fewer rotations than options",
         "1 questions have no rotations, others do",
     )

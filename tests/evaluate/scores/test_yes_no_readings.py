@@ -76,7 +76,7 @@ def test_mme_adds_accuracy_of_questions_and_of_whole_images():
 def test_mme_leaves_out_an_image_of_which_one_answer_is_missing():
     scores = mme.score(mme_items("count", ["Yes", "No", "Yes"]))
     assert scores.value("count") == 200 and scores.num_items == 2
-    assert "1 answers are left out, because the other question of their image has none" in scores.notes[-1]
+    assert "left out, because the other question of the image has no answer: 1" in scores.notes[-1]
 
 
 def test_mme_refuses_an_image_with_three_questions_and_unknown_categories():

@@ -184,7 +184,7 @@ def test_prompt_with_ocr_tokens_needs_their_file(tmp_path):
 
 
 def test_tasks_load_no_framework_and_no_workbook_library():
-    code = "import sys, paddlemix.evaluate.tasks, paddlemix.evaluate.answers\n"
+    code = "import sys, paddlemix.evaluate.tasks, paddlemix.evaluate.files.answers\n"
     code += "print([name for name in ('paddle', 'paddlenlp', 'torch', 'numpy', 'openpyxl') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -8,7 +8,7 @@ from pathlib import Path
 import benchmark_files
 import pytest
 
-from paddlemix.evaluate.answers import read_answers
+from paddlemix.evaluate.files.answers import read_answers
 from paddlemix.evaluate.item import Question
 from paddlemix.evaluate.submission import write_workbook
 from paddlemix.evaluate.tasks import TASKS
@@ -82,7 +82,7 @@ def test_duplicate_missing_and_unknown_answers_are_counted_and_named(tmp_path):
     ]
     assert [str(one) for one in found.unknown] == ["a.jsonl line 4 (9): there is no question of this id"]
     assert [one.where for one in found.problems] == ["a.jsonl line 5", "a.jsonl line 6"]
-    for part in ("1 answers (llava)", "2 duplicate", "2 missing: 2; 3", "1 unknown", "2 problems"):
+    for part in ("1 answer (llava)", "2 duplicate", "2 missing: 2; 3", "1 unknown", "2 problems"):
         assert part in found.summary()
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..constants import IMAGE_MARK
-from .readers.rows import json_lines, read_json
-from .scores.scienceqa import LETTERS, index_of, line, parse, score
+from ...constants import IMAGE_MARK
+from ..readers.rows import json_lines, read_json
+from ..scores.scienceqa import LETTERS, index_of, line, parse, score
 
 FAILED = "FAILED"
 MISSING = {"text": FAILED, "prompt": "Unknown"}

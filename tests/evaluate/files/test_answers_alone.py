@@ -9,9 +9,9 @@ import benchmark_files
 import pytest
 from tables import RED, base64_of, write_table
 
+from paddlemix.evaluate.files.stand_alone import stand_alone
 from paddlemix.evaluate.results import Saved, TaskResult
 from paddlemix.evaluate.scoring import score_task
-from paddlemix.evaluate.stand_alone import stand_alone
 from paddlemix.evaluate.submission import write_workbook
 from paddlemix.evaluate.tasks import TASKS
 from paddlemix.evaluate.tasks.task import Task, load

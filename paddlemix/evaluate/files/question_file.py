@@ -14,11 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..constants import IMAGE_MARK
-from ..output import OutputError, appending, check_file, replacing
-from .item import ImageSource, Problem, Question, named
-from .prompt_texts import OPTION_LETTER
-from .readers.rows import Placed, id_of, image_in, json_lines, json_list, named_id, text_of
+from ...constants import IMAGE_MARK
+from ...output import OutputError, appending, replacing
+from ..item import ImageSource, Problem, Question, named
+from ..prompt_texts import OPTION_LETTER
+from ..readers.rows import Placed, id_of, image_in, json_lines, json_list, named_id, text_of
 
 ID_MARKS = "23456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"  # shortuuid's: none looks like another
 ID_LENGTH = 22  # of these marks hold the 128 bits of a UUID
@@ -119,13 +119,16 @@ def short_id(number: int | None = None) -> str:
 class AnswerFile:
     """A file of answers, open for writing. An answer waits until those to the questions before it are there.
 
-    left: the questions that had no answer when it was opened.
+    lines: those that it has, by the id of the question, in the order of the file. left: the questions that had no
+    answer when it was opened.
     """
 
-    def __init__(self, path: Path, file: BinaryIO, questions: Sequence[Question], model_id: str):
+    def __init__(
+        self, path: Path, file: BinaryIO, lines: Mapping[str, str], questions: Sequence[Question], model_id: str
+    ):
         self.path, self.model_id = path, model_id
         self._file = file
-        self._lines = _kept(path, questions, model_id)  # by the id of the question, in the order of the file
+        self._lines = dict(lines)
         self.left = [one for one in questions if one.id not in self._lines]
         self._order = [one.id for one in questions]
         self._next = 0  # place in `left`
@@ -158,22 +161,24 @@ def answer_file(path: Path, questions: Sequence[Question], model_id: str) -> Ite
 
     Raises OutputError if it holds anything else, or answers of another model.
     """
-    check_file(path)
-    if path.exists():
-        _kept(path, questions, model_id)  # before a last line is cut off that may not be ours
-    with appending(path) as file:
-        answers = AnswerFile(path, file, questions, model_id)
+    lines: dict[str, str] = {}
+
+    def keep(content: bytes) -> None:
+        lines.update(_kept(path, content, questions, model_id))
+
+    with appending(path, keep) as file:
+        answers = AnswerFile(path, file, lines, questions, model_id)
         yield answers
         answers.put_in_order()
 
 
-def _kept(path: Path, questions: Sequence[Question], model_id: str) -> dict[str, str]:
+def _kept(path: Path, content: bytes, questions: Sequence[Question], model_id: str) -> dict[str, str]:
     """Return the lines of a file by the id of the question; rows that are alike answer one question after the other."""
     places: dict[tuple[str, str], list[str]] = defaultdict(list)
     for one in questions:
         places[_key(one.row)].append(one.id)
     lines: dict[str, str] = {}
-    *whole, cut = path.read_bytes().decode("utf-8", "replace").split("\n")
+    *whole, cut = content.decode("utf-8", "replace").split("\n")
     if cut and not cut.startswith(LINE_START) and not LINE_START.startswith(cut):
         raise OutputError(f"{path} ends with {cut[:40]!r}, which is no answer: name another --answers-file")
     for number, line in enumerate(whole, 1):

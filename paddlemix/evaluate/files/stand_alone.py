@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..constants import IMAGE_MARK
-from .answers import read_answers, saved_rows
-from .item import AbsentImage, Loaded, Problem, Question
-from .prompts import STYLES, ask
-from .results import Saved
+from ...constants import IMAGE_MARK
+from ..item import AbsentImage, Loaded, Problem, Question
+from ..prompts import STYLES, ask
+from ..results import Saved
+from ..table import TABLES
+from ..tasks.task import Source, Task
+from .answers import lmms_answer, read_answers, saved_rows
 from .sample_documents import DOCUMENTS
-from .table import TABLES
-from .tasks.task import Source, Task
 
 Found = tuple[Question, Saved]
 OCR_KEY = "has_ocr"  # of our lines
@@ -102,11 +102,7 @@ def _sample(task: Task, where: str, row: Mapping[str, Any]) -> Found:
     """Read a sample of lmms-eval. The prompt is that of its request where the file has it, else the question."""
     document = row["doc"]
     known = DOCUMENTS[task.name](document)
-    answer = row["filtered_resps"] if "filtered_resps" in row else row["resps"]
-    while isinstance(answer, list):
-        answer = answer[0]
-    if not isinstance(answer, str):
-        raise ValueError(f"the answer is {answer!r}, expected a text")
+    answer = lmms_answer(row)
     name = str(row["doc_id"]) if known.id is None else known.id
     asked = row.get("input")
     prompt = asked if isinstance(asked, str) and asked else str(document["question"])

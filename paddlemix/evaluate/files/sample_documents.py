@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from .readers.rows import id_of, letters, text_of, texts_of
+from ..readers.rows import id_of, letters, text_of, texts_of
 
 Document = Mapping[str, Any]
 

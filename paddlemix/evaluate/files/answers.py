@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .item import Problem, Question, named
-from .readers.rows import Placed, json_lines, read_json
-from .table import ANSWER, TABLES, WORKBOOK, read_table
+from ...terminal.sizes import plural
+from ..item import Problem, Question, named
+from ..readers.rows import Placed, json_lines, read_json
+from ..table import ANSWER, TABLES, WORKBOOK, read_table
 from .workbook import workbook_rows
 
 KINDS = ("paddlemix", "llava", "lmms", "vlmevalkit")
@@ -57,7 +58,7 @@ class Answers:
 
     def summary(self) -> str:
         """Return one line with the counts and the first names."""
-        parts = [f"{len(self.texts)} answers ({self.kind})"]
+        parts = [f"{plural(len(self.texts), 'answer')} ({self.kind})"]
         found = (("duplicate", self.duplicates), ("missing", self.missing), ("unknown", self.unknown))
         parts += [named(members, what) for what, members in (*found, ("problem", self.problems)) if members]
         parts += [f"{self.num_by_order} matched by order"] if self.num_by_order else []
@@ -230,14 +231,20 @@ def _lmms(where: str, row: Mapping[str, Any]) -> SavedAnswer:
 
     POPE's ids are unique in their category only.
     """
-    answer = row["filtered_resps"] if "filtered_resps" in row else row["resps"]
-    while isinstance(answer, list):
-        answer = answer[0]
+    answer = lmms_answer(row)
     document = row.get("doc") if isinstance(row.get("doc"), dict) else {}
     ids = [str(document[name]) for name in _LMMS_IDS if isinstance(document.get(name), str | int)]
     ids = [f"{document['category']}/{name}" for name in ids if "category" in document] + ids
     question = document["question"] if isinstance(document.get("question"), str) else None
-    return SavedAnswer(where, tuple(ids), _checked(answer), question=question, place=int(row["doc_id"]))
+    return SavedAnswer(where, tuple(ids), answer, question=question, place=int(row["doc_id"]))
+
+
+def lmms_answer(row: Mapping[str, Any]) -> str:
+    """Return the answer of a sample, which lmms-eval puts into lists of one. Raises ValueError if it is no text."""
+    answer = row["filtered_resps"] if "filtered_resps" in row else row["resps"]
+    while isinstance(answer, list):
+        answer = answer[0]
+    return _checked(answer)
 
 
 _READERS = {"paddlemix": _ours, "llava": _llava, "lmms": _lmms}
