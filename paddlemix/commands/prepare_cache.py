@@ -229,3 +229,5 @@ def _check(arguments: argparse.Namespace, num_ranks: int) -> None:
         raise ValueError(f"--shuffle is {arguments.shuffle}: expected a seed from 0 to {(1 << 48) - 1}")
     if arguments.format == "hdf5" and (arguments.with_images or num_ranks > 1):
         raise ValueError("--format hdf5 stores names of images, and is written by one process: leave the other out")
+    if arguments.format == "hdf5" and arguments.shuffle is not None:
+        raise ValueError("--shuffle is for the token cache; a run on HDF5 files draws their rows in a random order")

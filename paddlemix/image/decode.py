@@ -25,6 +25,9 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# Formats whose loaded images keep only pixels and notes; others keep the file, for its other images. None is the format
+# of an image that was made here.
+LIGHT = ("JPEG", "PNG", None)
 SIDEWAYS = (5, 6, 7, 8)  # orientations that swap width and height
 BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # TIFF 6.0, section 8
 MAX_VALUE = (1 << 16) - 1
@@ -92,6 +95,8 @@ def _in_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    if image.mode == "RGB" and image.format in LIGHT:
+        return image  # `convert` would copy it
     return image.convert("RGB")
 
 

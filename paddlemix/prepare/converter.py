@@ -95,8 +95,11 @@ def _run_one(name: str, job: Job, num_workers: int, arguments: argparse.Namespac
     if any(isinstance(one, Path) and not one.exists() for one in job.inputs):  # a job before has written nothing
         print(visible(f"{job.output}: not written, as there are no rows"), flush=True)
         return 0
+    was_there = job.output.exists()
     summary, was_done = run_job(name, job, num_workers=num_workers, is_overwriting=arguments.overwrite)
     state = "unchanged" if was_done else "written" if summary.num_written else "not written"
+    if was_there and not job.output.exists():
+        state = "removed, as no row belongs to it any more"
     print(visible("\n".join([f"{job.output}: {state}", *summary.lines()])), flush=True)
     return summary.num_written
 

@@ -17,7 +17,7 @@ from ..data.workers import map_in_processes
 from ..output import OutputError, lock_file, replacing
 from .paths import RawPath, stamp_of
 from .progress import Progress
-from .record import Record, check_own, content_of, read_record, write_record
+from .record import Record, check_own, content_of, is_own, read_record, record_path, write_record
 from .row import Made, Note, Placed, Problem, RowError
 from .row_files import JsonLines, RowFile
 from .summary import Summary
@@ -37,7 +37,8 @@ class Job:
     raise RowError. It must give the same whatever came before. settings: arguments that the output depends on.
     is_heavy: whether converting takes longer than sending a row to another process; `convert` can then be pickled.
     scratch: folder for temporary files, which exists while the job runs; one run at a time can have it.
-    form: of the output.
+    form: of the output. is_part: of a whole that other jobs have the rest of, so that without a row for it now an
+    earlier output is wrong and is removed; other earlier outputs stay.
     """
 
     output: Path
@@ -48,6 +49,7 @@ class Job:
     is_heavy: bool = False
     scratch: Path | None = None
     form: Callable[[BinaryIO], RowFile] = JsonLines
+    is_part: bool = False
 
 
 class _NothingWrittenError(Exception):
@@ -57,8 +59,8 @@ class _NothingWrittenError(Exception):
 def run_job(name: str, job: Job, *, num_workers: int = 1, is_overwriting: bool = False) -> tuple[Summary, bool]:
     """Write the output of a job; return the counts, and whether it was done before. name: of the converter.
 
-    Without a row to write, nothing is written. Raises OutputError if the output is one of the inputs, or a file that is
-    not an earlier output (is_overwriting allows the latter).
+    Without a row to write, nothing is written; see `Job.is_part`. Raises OutputError if the output is one of the
+    inputs, or a file that is not an earlier output (is_overwriting allows the latter).
     """
     if job.output.resolve() in [one.resolve() for one in job.inputs if isinstance(one, Path)]:
         raise OutputError(f"{job.output} is an input: name another folder for the output")
@@ -78,6 +80,9 @@ def run_job(name: str, job: Job, *, num_workers: int = 1, is_overwriting: bool =
             raise _NothingWrittenError
         new = rows.finish()
         write_record(job.output, Record(made_of, new, content if content != new else None, summary))
+    if job.is_part and not summary.num_written and is_own(content, record, name):
+        job.output.unlink()
+        record_path(job.output).unlink()
     return summary, False
 
 

@@ -61,12 +61,16 @@ def content_of(path: Path) -> list[Any] | None:
         return content_in(file)
 
 
+def is_own(content: Sequence[Any] | None, record: Record | None, name: str) -> bool:
+    """Return whether there is a file that a converter wrote and nobody has changed since."""
+    is_known = record is not None and record.made_of["converter"] == name
+    return content is not None and is_known and content in (record.content, record.replaces)
+
+
 def check_own(output: Path, content: Sequence[Any] | None, record: Record | None, name: str) -> None:
     """Raise OutputError if there is a file that is not an earlier output of a converter, or that was changed since."""
-    if content is None:
+    if content is None or is_own(content, record, name):
         return
     maker = None if record is None else record.made_of["converter"]
-    if maker == name and content in (record.content, record.replaces):
-        return
     what = "was changed after this command wrote it" if maker == name else "was not written by this command"
     raise OutputError(f"{output} {what}: move it away, or replace it with --overwrite")

@@ -8,6 +8,9 @@ import sys
 from .visible import visible
 
 MAX_LENGTH = 8000  # characters of an error
+# NOTE: `import paddle` gives the root logger a handler with this format (paddle/distributed/utils/log_utils.py), which
+# would print the notices of a program that has set up no logging with the time and a line of this file.
+PADDLE_FORMAT = "[%(asctime)-15s] [%(levelname)8s] %(filename)s:%(lineno)s - %(message)s"
 _LOGGER = logging.getLogger("paddlemix")
 
 
@@ -19,9 +22,13 @@ def print_error(error: BaseException) -> None:
 
 
 def notice(text: str) -> None:
-    """Print a notice for the user on standard error, or pass it to the handlers of the logger if there are any."""
+    """Print a notice for the user on standard error, or pass it to the handlers that a program has set up, if any."""
     text = visible(text)
-    if not _LOGGER.handlers and not logging.getLogger().handlers:
+    if not _LOGGER.handlers and all(map(_is_paddles, logging.getLogger().handlers)):
         print(f"paddlemix: {text}", file=sys.stderr, flush=True)
         return
     _LOGGER.warning(text)
+
+
+def _is_paddles(handler: logging.Handler) -> bool:
+    return handler.formatter is not None and handler.formatter._fmt == PADDLE_FORMAT

@@ -179,6 +179,12 @@ def test_hdf5_files_train_like_the_raw_rows(tmp_path, capsys):
         assert cached == raw
 
 
+def test_a_shuffle_of_hdf5_files_is_refused_as_it_would_change_nothing(data, tmp_path, capsys):
+    words = ["--output", str(tmp_path / "h5"), "--format", "hdf5", "--shuffle", "1"]
+    assert cli.main(["prepare", "cache", config_with(tmp_path, str(data)), *words]) == 1
+    assert "--shuffle is for the token cache" in capsys.readouterr().err and not (tmp_path / "h5").exists()
+
+
 def test_progress_is_reported_for_every_part(data, tmp_path):
     from cache_folder import make
 

@@ -312,3 +312,11 @@ def test_paths_and_urls_can_be_forbidden():
     with pytest.raises(ImageError, match="URLs are not allowed"):
         load_image("http://127.0.0.1:9/a.png", allow_url=False)
     assert load_image(encoded(marked()), allow_path=False, allow_url=False).size == (4, 3)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png"])
+def test_rgb_pixels_are_not_copied_after_they_are_decoded(name, tmp_path, monkeypatch):
+    Image.new("RGB", (5, 4), (200, 10, 20)).save(tmp_path / name)
+    monkeypatch.setattr(Image.Image, "copy", None)  # what `convert` to the same mode calls
+    image = load_image(tmp_path / name)
+    assert image.mode == "RGB" and image.size == (5, 4) and image.getpixel((2, 2))[0] > 190

@@ -8,6 +8,8 @@ import pytest
 from data_sets import row, write_lines, write_list
 from prepared import prepare, rows_of
 
+from paddlemix.prepare.record import record_path
+
 ROWS = [row(number, f"{number // 3}.jpg" if number % 5 else None) for number in range(400)]
 
 
@@ -176,3 +178,25 @@ def test_rerun_changes_nothing_and_foreign_files_stay(file, tmp_path, capsys):
     foreign = write_lines(tmp_path / "mine.jsonl", ROWS[:1])
     assert prepare("merge", file, "--output", foreign) == 1
     assert json.loads(foreign.read_text(encoding="utf-8")) == ROWS[0]
+
+
+def test_a_part_of_an_earlier_split_that_has_no_row_any_more_is_removed(file, tmp_path, capsys):
+    """Its rows are in the other parts now, and an evaluation on them would be on rows that were trained."""
+    assert prepare("split", file, "--val_share", 0.2, "--test_share", 0.2) == 0
+    parts = {part: tmp_path / f"{file.stem}_{part}.jsonl" for part in ("train", "val", "test")}
+    assert all(path.is_file() for path in parts.values())
+    assert prepare("split", file, "--val_share", 0.2) == 0
+    assert not parts["test"].exists() and not record_path(parts["test"]).exists()
+    assert f"{parts['test']}: removed, as no row belongs to it any more" in capsys.readouterr().out
+    assert len(rows_of(parts["train"])) + len(rows_of(parts["val"])) == len(ROWS)
+
+    write_list(file, ROWS[:1])
+    assert prepare("split", file, "--val_share", 0.2) == 0
+    assert [path.exists() for path in parts.values()].count(True) == 1
+
+
+def test_a_split_leaves_files_of_others_alone(file, tmp_path, capsys):
+    foreign = tmp_path / f"{file.stem}_test.jsonl"
+    foreign.write_text("mine")
+    assert prepare("split", file, "--val_share", 0.2) == 0
+    assert foreign.read_text() == "mine" and str(foreign) not in capsys.readouterr().out

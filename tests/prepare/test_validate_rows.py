@@ -140,3 +140,41 @@ def test_images_are_found_beside_the_rows_from_any_folder_and_a_nearby_folder_is
     assert prepare("validate", beside, above, "--workers", 2) == 1
     printed = capsys.readouterr().out
     assert "3 rows, 2 bad" in printed and f"it would be found with image_folder '{images}'" in printed
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_good_rows_are_written_as_they_are_in_their_order(num_workers, images, tmp_path, capsys):
+    bad = [row for row, _, _ in BAD.values()]
+    mixed = [one for pair in zip(GOOD, bad, strict=False) for one in pair] + bad[len(GOOD) :]
+    file, output = write_lines(tmp_path / "rows.jsonl", mixed), tmp_path / "good.jsonl"
+    words = ("validate", file, "--image_dir", images, "--output", output, "--workers", num_workers)
+    assert prepare(*words) == 1
+    assert rows_of(output) == GOOD and list(rows_of(output)[0]) == list(GOOD[0])
+    printed = capsys.readouterr().out
+    assert f"{output}: written\n" in printed and f"{len(GOOD)} rows read, {len(GOOD)} written, 0 dropped" in printed
+    assert prepare("validate", output, "--image_dir", images) == 0
+    assert prepare(*words, "--bad_rows", tmp_path / "bad.jsonl") == 1  # its own output is written again
+    assert rows_of(output) == GOOD and len(rows_of(tmp_path / "bad.jsonl")) == len(BAD)
+
+
+def test_outputs_of_validate_are_never_over_other_files(images, tmp_path, capsys):
+    file, foreign = write_lines(tmp_path / "rows.jsonl", GOOD), write_lines(tmp_path / "mine.jsonl", GOOD[:1])
+    for words in (("--output", foreign), ("--output", file), ("--output", "x.jsonl", "--bad_rows", "x.jsonl")):
+        assert prepare("validate", file, "--image_dir", images, *words) == 1
+    errors = capsys.readouterr().err
+    assert "was not written by this command" in errors and "expected two files" in errors
+    assert rows_of(file) == GOOD and rows_of(foreign) == GOOD[:1]
+
+
+def test_without_a_good_row_no_file_of_good_rows_is_written(images, tmp_path, capsys):
+    file, output = write_lines(tmp_path / "rows.jsonl", [BAD["cut"][0]]), tmp_path / "good.jsonl"
+    assert prepare("validate", file, "--image_dir", images, "--output", output) == 1
+    assert not output.exists() and f"{output}: not written, as there are no good rows" in capsys.readouterr().out
+
+
+def test_a_good_row_that_json_cannot_hold_is_counted(tmp_path, capsys):
+    odd = tmp_path / "rows.jsonl"
+    odd.write_text(json.dumps({**row("a"), "id": "\ud800"}) + "\n" + json.dumps(row("b")) + "\n", encoding="utf-8")
+    prepare("validate", odd, "--output", tmp_path / "good.jsonl")
+    assert [one["id"] for one in rows_of(tmp_path / "good.jsonl")] == ["b"]
+    assert "2 rows read, 1 written, 1 dropped" in capsys.readouterr().out

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
 import sys
 import unicodedata
+from pathlib import Path
 
 import pytest
 
 from paddlemix.terminal import streams
 from paddlemix.terminal.log import notice, print_error
-from paddlemix.terminal.sizes import in_bytes, in_memory
+from paddlemix.terminal.sizes import in_bytes, in_memory, plural
 from paddlemix.terminal.visible import harmless, visible, visible_json, visible_line
 from paddlemix.web.request import printable
 
+ROOT = Path(__file__).parents[2]
 ATTACKS = {
     "title": ("\x1b]0;PW\x07", r"\x1b]0;PW\x07"),
     "colour": ("\x9b31mred", r"\x9b31mred"),
@@ -84,6 +87,15 @@ def test_notices_are_made_visible_for_streams_and_for_handlers(capsys, monkeypat
     assert capsys.readouterr().err == "paddlemix: \\x1b[31mred\n"
 
 
+def test_a_notice_after_the_import_of_paddle_is_the_plain_line_that_it_is_before():
+    code = "from paddlemix.terminal.log import notice\nnotice('one')\nimport paddle\nnotice('two')\n"
+    code += "import logging; logging.getLogger().addHandler(logging.StreamHandler())\nnotice('three')"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, cwd=ROOT)
+    lines = done.stderr.splitlines()
+    assert lines[:2] == ["paddlemix: one", "paddlemix: two"], done.stderr
+    assert "three" in lines[2:]  # through the program's own handler
+
+
 def test_unexpected_errors_are_made_visible_too(capsys):
     streams._show_error(KeyError, KeyError("k"), None)
     streams._show_error(RuntimeError, RuntimeError("\x1b[31mred"), None)
@@ -95,6 +107,10 @@ def test_unexpected_errors_are_made_visible_too(capsys):
 def test_sizes_have_the_unit_of_which_there_is_one():
     sizes = {0: "0 B", 999: "999 B", 12_345: "12.3 kB", 5 * 10**6: "5.0 MB", 10**11: "100.0 GB"}
     assert {number: in_bytes(number) for number in sizes} == sizes
+
+
+def test_one_thing_has_no_plural():
+    assert [plural(count, "file") for count in (0, 1, 1200)] == ["0 files", "1 file", "1,200 files"]
 
 
 def test_memory_is_reported_in_units_of_1024():

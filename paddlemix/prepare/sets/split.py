@@ -13,10 +13,12 @@ from ..draw import draw
 from ..groups import IMAGE, ROW, Links, group_of, links_in
 from ..job import Job
 from ..paths import user_path
+from ..record import content_of, is_own, read_record
 from ..row import Placed, Problem
 from ..training_rows import FILES, row_paths, rows_of
 from .sample import SEED
 
+NAME = "split"
 PARTS = ("train", "val", "test")
 
 
@@ -51,11 +53,16 @@ def jobs(arguments: argparse.Namespace) -> list[Job]:
     made = []
     for part in PARTS:
         start, end = ends[part]
-        if start < end:
-            output = folder / f"{paths[0].stem}_{part}.jsonl"
+        output = folder / f"{paths[0].stem}_{part}.jsonl"
+        if start < end or _is_earlier_part(output):
             settings = {"seed": seed, "group": by, "from": start, "to": end}
-            made.append(Job(output, paths, rows, partial(convert, start, end), settings))
+            made.append(Job(output, paths, rows, partial(convert, start, end), settings, is_part=True))
     return made
+
+
+def _is_earlier_part(path: Path) -> bool:
+    """Return whether a part was written by an earlier split, whose rows are in other parts now."""
+    return is_own(content_of(path), read_record(path), NAME)
 
 
 def _links(paths: Sequence[Path], by: str) -> Links:
@@ -63,7 +70,7 @@ def _links(paths: Sequence[Path], by: str) -> Links:
 
 
 CONVERTER = Converter(
-    name="split",
+    name=NAME,
     description="split rows into training and validation files, with each image in one of them",
     files="any files of rows that training reads (a JSON list, or one JSON object a line)",
     example="split all.jsonl --val_share 0.02",

@@ -1,13 +1,12 @@
-"""Check rows as training reads them, and open every image that they name."""
+"""Check rows as training reads them, and open every image that they name; write the good ones."""
 
 from __future__ import annotations
 
 import argparse
-import collections
 import os
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -45,20 +44,22 @@ MISSING, UNREADABLE = "missing_picture", "unreadable_picture"
 class RowCheck:
     """Checks rows. folders: where images are looked up, in order. is_fast: read only the headers of images.
 
-    is_named: whether the user named the folders. No image may then be outside of them.
+    is_named: whether the user named the folders. No image may then be outside of them. keeps_rows: whether the verdict
+    on a good row has the row.
     """
 
     folders: tuple[str, ...]
     is_named: bool = False
     is_fast: bool = False
     has_images: bool = True
+    keeps_rows: bool = False
     _known: dict[str, tuple[str, str] | None] = field(default_factory=dict, repr=False)
     _trees: dict[str, ImageTree] = field(default_factory=dict, repr=False)
 
     def __call__(self, text: str) -> dict[str, Any]:
         """Return the verdict on a row: {"num_images", "num_unopened"}, and of a bad one "kind", "reason" and "id".
 
-        "image": the one at fault.
+        "image": the one at fault. "row": the row, if it is good and wanted.
         """
         try:
             row = parsed_row(text)
@@ -74,7 +75,7 @@ class RowCheck:
             fault = self._fault(one)
             if fault is not None:
                 return {**counts, "image": one, **_verdict(row, *fault)}
-        return counts
+        return {**counts, "row": row} if self.keeps_rows else counts
 
     def _fault(self, image: str) -> tuple[str, str] | None:
         """Return kind and reason why an image cannot be used, None if it can."""
@@ -169,13 +170,18 @@ def command(arguments: argparse.Namespace) -> int:
     """Print what is wrong; return 1 if there are bad rows, or no rows."""
     paths = row_paths(arguments.files)
     folders = tuple(image_folder(one) for one in arguments.image_dir or ())
-    check = RowCheck(folders, bool(folders), arguments.fast, not arguments.no_images)
+    check = RowCheck(folders, bool(folders), arguments.fast, not arguments.no_images, bool(arguments.output))
     tally, num_workers = Tally(), num_workers_of(arguments.workers)
-    with closing(_all_rows(paths, check, num_workers, tally)) as bad:
-        if arguments.bad_rows:
-            _write(named_file(arguments.bad_rows, paths), bad, arguments.overwrite)
-        collections.deque(bad, maxlen=0)
-    print(visible("\n".join(tally.lines())), flush=True)
+    bad_path, good_path = (name and named_file(name, paths) for name in (arguments.bad_rows, arguments.output))
+    if bad_path and good_path and bad_path.resolve() == good_path.resolve():
+        raise ValueError(f"--output and --bad_rows both name {good_path}: expected two files")
+    with ExitStack() as opened:
+        bad = opened.enter_context(_written(bad_path, arguments.overwrite, is_empty_kept=True))
+        good = opened.enter_context(_written(good_path, arguments.overwrite))
+        rows = opened.enter_context(closing(_all_rows(paths, check, num_workers, tally)))
+        for is_bad, row in rows:
+            (bad if is_bad else good).add(row)
+    print(visible("\n".join([*tally.lines(), *good.lines()])), flush=True)
     if not tally.num_rows:
         notice("there are no rows")
     return 1 if tally.kinds or not tally.num_rows else 0
@@ -183,15 +189,21 @@ def command(arguments: argparse.Namespace) -> int:
 
 def _all_rows(
     paths: Sequence[Path], check: RowCheck, num_workers: int, tally: Tally
-) -> Generator[dict[str, Any], None, None]:
-    """Count the rows of files, and yield for each bad one where it is and what is wrong."""
+) -> Generator[tuple[bool, dict[str, Any]], None, None]:
+    """Count the rows of files; yield (True, where it is and what is wrong) for a bad row, (False, it) for a good one.
+
+    A good row is yielded only if the check keeps rows.
+    """
     for path in paths:
         its_check = check if check.is_named else replace(check, folders=_default_folders(path), _known={})
         with Progress(path.name) as progress, closing(checked_rows(path, its_check, num_workers)) as rows:
             for number, (where, share, verdict) in enumerate(rows, 1):
                 tally.add(where, verdict, its_check.folders)
                 if "kind" in verdict:
-                    yield {"file": str(path), "row": number, "place": where, **{key: verdict[key] for key in WRITTEN}}
+                    what = {key: _shown(verdict[key]) for key in WRITTEN}
+                    yield True, {"file": _shown(str(path)), "row": number, "place": _shown(where), **what}
+                elif "row" in verdict:
+                    yield False, verdict["row"]
                 progress.show(number, share)
 
 
@@ -200,26 +212,64 @@ def _default_folders(path: Path) -> tuple[str, ...]:
     return (str(path.absolute().parent), str(Path.cwd()))
 
 
-def _write(path: Path, bad: Iterable[dict[str, Any]], is_overwriting: bool) -> None:
-    """Write the bad rows to a file, which is empty if there are none. Raises OutputError over a foreign file."""
+def _shown(value: Any) -> Any:
+    return visible(value) if isinstance(value, str) else value
+
+
+@dataclass
+class _Output:
+    """A file of rows that is being written. path: None for no file."""
+
+    path: Path | None
+    file: JsonLines | None = None
+    summary: Summary = field(default_factory=Summary)
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Write a row, or count why it cannot be written."""
+        if self.file is not None:
+            self.summary.num_read += 1
+            self.summary.add(self.file.write(row) or row)
+
+    def lines(self) -> list[str]:
+        """Return the counts as text."""
+        if self.path is None:
+            return []
+        state = "written" if self.summary.num_written else "not written, as there are no good rows"
+        return [f"{self.path}: {state}", *(f"  {line}" for line in self.summary.lines() if self.summary.num_read)]
+
+
+class _NoRowsError(Exception):
+    """Keeps an empty file from being renamed."""
+
+
+@contextmanager
+def _written(path: Path | None, is_overwriting: bool, *, is_empty_kept: bool = False) -> Iterator[_Output]:
+    """Yield an output, which appears at the end of the block. is_empty_kept: also without a row.
+
+    Raises OutputError over a foreign file.
+    """
+    output = _Output(path)
+    if path is None:
+        yield output
+        return
     before = content_of(path)
     if not is_overwriting:
         check_own(path, before, read_record(path), NAME)
-    summary = Summary()
-    with replacing(path) as file:
-        rows = JsonLines(file)
-        for one in bad:
-            rows.write({key: visible(value) if isinstance(value, str) else value for key, value in one.items()})
-            summary.add(one)
-        content = rows.finish()
-        write_record(path, Record({"converter": NAME}, content, before if before != content else None, summary))
+    with suppress(_NoRowsError), replacing(path) as file:
+        output.file = JsonLines(file)
+        yield output
+        if not output.summary.num_written and not is_empty_kept:
+            raise _NoRowsError
+        content = output.file.finish()
+        replaced = before if before != content else None
+        write_record(path, Record({"converter": NAME}, content, replaced, output.summary))
 
 
 CONVERTER = Converter(
     name=NAME,
     description="check rows as training reads them, and open all their images; exit code 1 if there are bad rows",
     files="any files of rows that training reads (a JSON list, or one JSON object a line)",
-    example="validate all.jsonl --image_dir playground/data --bad_rows bad.jsonl",
+    example="validate all.jsonl --image_dir playground/data --output good.jsonl --bad_rows bad.jsonl",
     arguments=(
         FILES,
         Argument(
@@ -228,10 +278,11 @@ CONVERTER = Converter(
             False,
             {"nargs": "+", "metavar": "DIR"},
         ),
+        Argument("--output", "file to write the good rows to, as they are", False, {"metavar": "FILE"}),
         Argument("--bad_rows", "file to write the bad rows to: where, which, and why", False, {"metavar": "FILE"}),
         Argument("--fast", "read only the headers of images: cut files are not found", False, SWITCH),
         Argument("--no_images", "do not open images", False, SWITCH),
-        Argument("--overwrite", "replace a file of bad rows that this command did not write", False, SWITCH),
+        Argument("--overwrite", "replace files that this command did not write", False, SWITCH),
     ),
     has_images=True,
     command=command,
