@@ -215,7 +215,7 @@ def test_cut_answer_is_reported(run_chat):
         (["--device", "npu"], "device 'npu' is not there: this machine has cpu"),
         (["--device", "gpu"], "device 'gpu' is not there"),
         (["--device", "tpu"], "check the name"),
-        (["--temperature", "-1"], "temperature is -1.0: expected at least 0"),
+        (["--temperature", "-1"], "temperature is -1.0: expected a number of at least 0"),
         (["--max-new-tokens", "0"], "max_new_tokens is 0"),
     ],
 )

@@ -199,7 +199,7 @@ def test_the_list_names_files_prompts_and_rules(evaluate):
         (["gqa", "--data-dir", "none"], "none does not exist: expected a folder with testdev_balanced_questions.json"),
         (["gqa", "--ocr"], "gqa has no prompt with OCR tokens in this style"),
         (["gqa", "--conv-mode", "vicuna"], "vicuna"),
-        (["gqa", "--temperature", "-1"], "temperature is -1.0: expected at least 0"),
+        (["gqa", "--temperature", "-1"], "temperature is -1.0: expected a number of at least 0"),
         (["gqa", "--model-path", "none/none"], "none"),
         (["mmvet", "--judge", "gpt-test", "--judge-url", ""], "there is no key for https://api.openai.com/v1: set "),
         (["mmvet", "--judge", "gpt-test", "--judge-url", "localhost"], "the judge's base URL cannot be used"),
