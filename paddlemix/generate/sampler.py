@@ -10,6 +10,8 @@ import numpy as np
 from .adjustment import Adjustment
 from .sampling import SamplingParams
 
+NUM_SORTED = 1024  # tokens to sort at first
+
 
 class Highest(NamedTuple):
     """The highest logit of a position and its token: all that a greedy answer needs from a card."""
@@ -61,8 +63,7 @@ class Sampler:
             return logits.token if is_highest else int(logits.argmax())
         with np.errstate(over="ignore"):  # at a temperature near 0, all but the highest are -inf
             scaled = (logits - logits.max()).astype(np.float64) / self.params.temperature
-        order, weights = _candidates(scaled, self.params)
-        return int(order[self.random.choice(len(order), p=weights)])
+        return _draw(scaled, self.params, self.random.random())
 
     def append(self, token: int) -> None:
         """Note a token of the answer, for the penalties."""
@@ -76,21 +77,43 @@ def _is_adjusting(params: SamplingParams) -> bool:
     return any(numbers) or bool(params.logit_bias) or params.grammar is not None
 
 
-def _candidates(logits: np.ndarray, params: SamplingParams):
-    """Return token ids, likeliest first, and their probabilities.
+def _draw(logits: np.ndarray, params: SamplingParams, number: float) -> int:
+    """Return the token at a number in [0, 1) of the distribution, in which the likeliest tokens come first.
 
-    After top_k, then top_p (Holtzman et al. 2020), then min_p (Nguyen et al. 2024).
+    logits: the highest is 0. The tokens that top_k, then top_p (Holtzman et al. 2020), then min_p (Nguyen et al. 2024)
+    leave are the first ones. Sorting the whole vocabulary takes longer than all else, and the first ones mostly do.
     """
-    order = np.argsort(-logits, kind="stable")
-    if params.top_k:
-        order = order[: params.top_k]
-    weights = np.exp(logits[order] - logits[order[0]])
-    weights /= weights.sum()
+    most = min(params.top_k or len(logits), len(logits))
+    order = _likeliest(logits, min(most, params.top_k or NUM_SORTED))
+    weights = np.exp(logits[order])
+    total = weights.sum() if len(order) == most else np.exp(logits).sum()
+    keep = _num_kept(weights / total, params)
+    if keep == len(order) < most:  # there may be more
+        sums = weights.cumsum()
+        if params.top_p == 1 and not params.min_p and number * total < sums[-1]:
+            return int(order[sums.searchsorted(number * total, side="right")])
+        order = _likeliest(logits, most)
+        weights = np.exp(logits[order])
+        keep = _num_kept(weights / weights.sum(), params)
+    sums = weights[:keep].cumsum()
+    return int(order[min(sums.searchsorted(number * sums[-1], side="right"), keep - 1)])
+
+
+def _likeliest(logits: np.ndarray, number: int) -> np.ndarray:
+    """Return this many tokens of the highest logits, the highest first, and of equal ones the lowest id first."""
+    if number < len(logits):
+        lowest = np.partition(logits, len(logits) - number)[len(logits) - number]
+        found = np.flatnonzero(logits >= lowest)
+    else:
+        found = np.arange(len(logits))
+    return found[np.argsort(-logits[found], kind="stable")][:number]
+
+
+def _num_kept(weights: np.ndarray, params: SamplingParams) -> int:
+    """Return how many of the first tokens top_p and min_p leave. weights: probabilities, the highest first."""
+    keep = np.count_nonzero(weights)
     if params.top_p < 1:
-        before = np.cumsum(weights) - weights
-        keep = max(int((before < params.top_p).sum()), 1)
-        order, weights = order[:keep], weights[:keep]
+        keep = min(keep, max(int((weights.cumsum() - weights < params.top_p).sum()), 1))
     if params.min_p:
-        keep = int((weights >= params.min_p * weights[0]).sum())
-        order, weights = order[:keep], weights[:keep]
-    return order, weights / weights.sum()
+        keep = min(keep, int((weights >= params.min_p * weights[0]).sum()))
+    return keep

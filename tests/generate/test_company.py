@@ -103,7 +103,7 @@ def test_the_drawn_answers_differ_in_what_they_have_and_how_they_end(lonely):
     assert ends == {"stop", "length"} and reasons == {type(None), int, str}
     with_grammar = [each for each in lonely.values() if each.sampling.grammar and each.finish_reason == "stop"]
     whole = [each for each in with_grammar if each.stop_reason is None]
-    assert len(whole) > 3
+    assert len(whole) > 2
     assert all(set(map(str, json.loads(each.text))) <= {"red", "blue", "{'n': 1}"} for each in whole)
     assert any(each.sampling.lookup and each.num_passes < each.num_generated for each in lonely.values())
 

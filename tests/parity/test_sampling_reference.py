@@ -178,3 +178,32 @@ def test_a_repetition_penalty_gives_the_greedy_answer_of_transformers(pair):
         )
     params = SamplingParams(max_new_tokens=24, repetition_penalty=1.6, min_new_tokens=24)
     assert pair.ours.generate(batch, params) == [out[0, batch.token_ids.shape[1] :].tolist()]
+
+
+LARGE = ({}, {"top_k": 30}, {"top_k": 2500}, {"top_p": 0.9}, {"top_p": 0.1, "top_k": 2000}, {"min_p": 0.1})
+LARGE += ({"min_p": 1e-5}, {"min_p": 0.9, "top_p": 0.5})
+
+
+def sorted_draw(logits: np.ndarray, params: SamplingParams, number: float) -> int:
+    """Return the token at a number of the distribution by sorting the whole vocabulary."""
+    scaled = (logits - logits.max()).astype(np.float64) / params.temperature
+    order = sorted(range(len(logits)), key=lambda token: (-scaled[token], token))[: params.top_k or None]
+    weights = np.exp(scaled[order])
+    weights /= weights.sum()
+    keep = max(int((weights.cumsum() - weights < params.top_p).sum()), 1)
+    keep = min(keep, int((weights >= params.min_p * weights[0]).sum()))
+    sums = weights[:keep].cumsum()
+    return order[int((sums <= number * sums[-1]).sum())]
+
+
+@pytest.mark.parametrize("is_rounded", [False, True])
+@pytest.mark.parametrize("spread", [0.01, 1.0, 4.0])
+@pytest.mark.parametrize("options", LARGE, ids=str)
+def test_a_large_vocabulary_gives_the_tokens_of_a_sorted_one(options, spread, is_rounded):
+    rng = np.random.default_rng(0)
+    params = SamplingParams(temperature=0.9, seed=4, **options)
+    sampler, numbers = Sampler(params), np.random.default_rng(4)
+    for _ in range(6):
+        logits = rng.normal(0, spread, 5000).astype(np.float32)
+        logits = logits.round(1) if is_rounded else logits  # many equal ones, as of 16 bits
+        assert sampler(logits) == sorted_draw(logits, params, numbers.random())
