@@ -13,6 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options; those of PaddleMIX's script have its defaults."""
     add_model_options(parser)
     parser.add_argument("--image-file", action="append", default=[], help="image file or URL; may be repeated")
+    parser.add_argument("--query", default=None, metavar="TEXT", help="print the answer to one question, and exit")
     add_loading_options(parser)
     parser.add_argument("--temperature", type=float, default=0.2, help="0: always the likeliest token (default 0.2)")
     parser.add_argument("--max-new-tokens", type=int, default=512, help="maximum tokens of an answer (default 512)")
@@ -31,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Load the model and chat until an empty line. Raises ValueError or OSError for a user's mistake."""
+    """Load the model and chat until an empty line, or answer --query. Raises ValueError or OSError for a mistake."""
     from ..generate.sampling import SamplingParams
     from ..image.load import load_image
     from ..ops.quantize import choose_kind
@@ -44,6 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         lookup=arguments.speculate,
     )
+    if arguments.query is not None and not arguments.query.strip():
+        raise ValueError("--query is empty: expected a question, or leave the option out to chat")
     choose_kind(arguments.load_8bit, arguments.load_4bit)  # which raises for both, before images are read
     for image in arguments.image_file:
         load_image(image)  # so that a wrong image is an error before the model is loaded
@@ -55,12 +58,15 @@ def run(arguments: argparse.Namespace) -> int:
     source = open_source(folder, arguments.model_base)
     session = ChatSession(*load_with_processor(arguments, source), sampling=sampling)
     is_terminal = sys.stdin.isatty()
-    if is_terminal:
+    if is_terminal and arguments.query is None:
         import readline  # noqa: F401  adds a history and line editing to input()
 
         print("/help lists the commands, an empty line quits.")
     loop = ChatLoop(
         session, arguments.image_file, sources=source.folders, is_debug=arguments.debug, is_echoing=not is_terminal
     )
-    loop.run()
+    if arguments.query is not None:
+        loop.answer_once(arguments.query)
+    else:
+        loop.run()
     return 0

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
+from typing import TextIO
 
 from ..constants import IMAGE_TOKEN_ID
 from ..generate.session import ChatSession, Turn
@@ -75,6 +76,16 @@ class ChatLoop:
                 print("(stopped)")
         print("exit...")
 
+    def answer_once(self, text: str) -> None:
+        """Print the answer to one question and nothing else on standard output; notes go to standard error.
+
+        Raises ValueError for a question that does not fit or a bad image.
+        """
+        for piece in self.session.stream(text, self.pending):
+            print(self.clean(piece), end="", flush=True)
+        print()
+        self._print_notes(self.session.turns[-1], sys.stderr)
+
     def _handle(self, line: str) -> None:
         word, _, rest = line.partition(" ")
         if word in self.commands:
@@ -119,17 +130,17 @@ class ChatLoop:
         print()
         return turn
 
-    def _print_notes(self, turn: Turn) -> None:
+    def _print_notes(self, turn: Turn, file: TextIO | None = None) -> None:
         """Print why an answer ended early, how full the context is, and with --debug the prompt and the output."""
         context = self.session.model.config.language.max_position_embeddings
         if turn.finish_reason == "length":
-            print("(cut at --max-new-tokens)")
+            print("(cut at --max-new-tokens)", file=file)
         elif turn.finish_reason == "context":
-            print(f"(the context of {context} tokens is full: /clear starts again)")
+            print(f"(the context of {context} tokens is full: /clear starts again)", file=file)
         elif self.session.num_tokens > 0.9 * context:
-            print(f"({self.session.num_tokens} of {context} tokens of context are used)")
+            print(f"({self.session.num_tokens} of {context} tokens of context are used)", file=file)
         if self.is_debug:
-            print({"prompt": self._prompt_text(turn), "outputs": turn.answer})
+            print({"prompt": self._prompt_text(turn), "outputs": turn.answer}, file=file)
 
     def _prompt_text(self, turn: Turn) -> str:
         """Return a prompt's text with its special tokens and one mark for each image."""

@@ -107,6 +107,27 @@ def test_image_of_a_command_is_sent_with_the_next_question(parts, run_chat, imag
     assert "(1 image for the next question)" in output
 
 
+def test_query_prints_one_answer_and_nothing_else(parts, run_chat, image, tmp_path):
+    other = str(tiny_folder.save_image(tmp_path / "b.png", 2))
+    options = ["--temperature", "0", "--query", "What is this?", "--image-file", image, "--image-file", other]
+    code, output, errors = run_chat("never read", options=options)
+    assert code == 0
+    assert output == ChatSession(*parts, sampling=GREEDY).ask("What is this?", [image, other]) + "\n"
+    assert errors.splitlines()[-1] == "(cut at --max-new-tokens)"
+
+
+def test_sampled_query_equals_the_first_turn_of_a_chat(run_chat):
+    options = ["--temperature", "1.0", "--seed", "5"]
+    answer = run_chat(options=[*options, "--query", "Hello"])[1]
+    assert answers_of(run_chat("Hello", options=options)[1]) == [answer.rstrip("\n")]
+
+
+def test_empty_query_or_a_missing_image_is_an_error(run_chat):
+    assert run_chat(options=["--query", " "])[0] == 1
+    code, output, errors = run_chat(options=["--query", "What?", "--image-file", "/absent.png"])
+    assert code == 1 and output == "" and "/absent.png" in errors
+
+
 def test_images_of_options_and_commands_add_up(parts, run_chat, image, tmp_path):
     other = str(tiny_folder.save_image(tmp_path / "b.png", 2))
     options = ["--temperature", "0", "--image-file", image]
