@@ -1,0 +1,186 @@
+"""Serve a model on several machines, with `paddlemix serve --ray` or `serve run paddlemix.serve.ray_app:app`.
+
+The application is that of one machine: the same FastAPI app, in front of replicas instead of processes. Ray's proxies
+take the requests, one deployment has the app, one the board with the state of the replicas, and one the replicas.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import threading
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..accelerators import version_of
+from ..terminal.log import notice
+from .ray_backend import RayBackend
+from .ray_replica import HOST, ModelReplica, StatusBoard
+from .ray_settings import RaySettings, settings_of
+from .settings import ServeSettings
+
+if TYPE_CHECKING:
+    from ray.serve import Application
+
+NAME = "paddlemix"
+REPORT_SECONDS = 1.0  # between two reports of a replica
+# Requests that a replica takes at a time, for each sequence that runs: the next ones are prepared meanwhile.
+TAKEN_AHEAD = 2
+QUIET = {"log_level": "WARNING", "enable_access_log": False}  # the app has a log of requests
+
+
+def app(arguments: Mapping[str, Any]) -> Application:
+    """Return the application for `serve run paddlemix.serve.ray_app:app model_path=M num_replicas=2`.
+
+    The names are those of `ray_settings.settings_of`; in a file of `serve deploy` they are the `args`.
+    """
+    return application(*settings_of(arguments))
+
+
+def application(settings: ServeSettings, cluster: RaySettings, host: str = HOST) -> Application:
+    """Return the application for `serve.run`. host: module and class that answer jobs in a replica.
+
+    Ray must be running: a replica's part of the processors, and the kind of card, are the cluster's.
+    """
+    from ray import serve
+
+    path = Path(settings.model.model_path)
+    model = replace(settings.model, model_path=path.absolute() if path.exists() else path, worker=0, num_workers=1)
+    settings = replace(settings, model=model)
+    limits = settings.limits
+    resources = resources_of(model.device, cluster)
+    board = serve.deployment(StatusBoard).options(ray_actor_options={"num_cpus": 0}, logging_config=QUIET).bind()
+    models = (
+        serve.deployment(ModelReplica, logging_config=QUIET)
+        .options(
+            **scale_of(cluster, model.max_running),
+            max_ongoing_requests=TAKEN_AHEAD * model.max_running,
+            health_check_period_s=REPORT_SECONDS,
+            health_check_timeout_s=30.0,
+            graceful_shutdown_timeout_s=limits.stop_seconds,
+            ray_actor_options=resources,
+        )
+        .bind(model, board, host)
+    )
+    ingress = serve.deployment(serve.ingress(lambda: _web_app(settings))(Ingress), logging_config=QUIET)
+    return ingress.options(
+        name="web",
+        max_ongoing_requests=10_000,  # the app and the replicas have limits of their own
+        graceful_shutdown_timeout_s=limits.stop_seconds,
+        ray_actor_options={"num_cpus": 0},
+    ).bind(models, board)
+
+
+class Ingress:
+    """The deployment that has the app. It keeps the other deployments in the application."""
+
+    def __init__(self, models: Any, board: Any):
+        self._deployments = models, board
+
+
+def _web_app(settings: ServeSettings):
+    """Return the app with the replicas of the application behind it. Runs in the process that serves it."""
+    from ray import serve
+
+    from .app import create_app
+
+    name = serve.get_replica_context().app_name
+    models, board = (serve.get_deployment_handle(each, name) for each in ("ModelReplica", "StatusBoard"))
+    return create_app(settings, RayBackend(models, board, settings.limits, settings.model.max_running))
+
+
+def scale_of(cluster: RaySettings, max_running: int) -> dict[str, Any]:
+    """Return the options of a deployment that say how many replicas it has."""
+    if cluster.max_replicas is None:
+        return {"num_replicas": cluster.num_replicas}
+    return {
+        "autoscaling_config": {
+            "min_replicas": cluster.min_replicas,
+            "max_replicas": cluster.max_replicas,
+            "target_ongoing_requests": cluster.target_ongoing_requests or max_running,
+        }
+    }
+
+
+def resources_of(device: str | None, cluster: RaySettings) -> dict[str, Any]:
+    """Return what a replica takes of its machine: one card, or an equal part of the processors.
+
+    Ray shows each replica only its own card.
+    """
+    import ray
+
+    found = ray.cluster_resources()
+    kind = (device or _best(found)).partition(":")[0]
+    cores = max(int(found.get("CPU", 1)) // cluster.most, 1)
+    cpus = cluster.cpus or (cores if kind == "cpu" else 1)
+    # The process that starts Ray has set the number of threads for itself, and replicas inherit its environment.
+    options = {"num_cpus": cpus, "runtime_env": {"env_vars": {"PADDLEMIX_NUM_THREADS": str(cpus)}}}
+    cards = {"gpu": {"num_gpus": 1}, "npu": {"resources": {"NPU": 1}}}
+    return options | cards.get(kind, {})
+
+
+def _best(found: Mapping[str, float]) -> str:
+    if found.get("GPU") and version_of("paddlepaddle-gpu") is not None:
+        return "gpu"
+    return "npu" if found.get("NPU") else "cpu"
+
+
+def serve_on_ray(settings: ServeSettings, cluster: RaySettings, host: str = HOST) -> int:
+    """Serve until SIGTERM or Ctrl-C; return the exit code. Raises ValueError for what a user can cause."""
+    if importlib.util.find_spec("ray") is None:
+        raise ValueError("--ray needs Ray Serve: install it with `pip install -r requirements-cluster.txt`")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+    from ray import serve
+
+    stopped = _stop_signals()
+    try:
+        ray.init(address=cluster.address, include_dashboard=False, log_to_driver=True, logging_level="WARNING")
+    except ConnectionError as error:
+        raise ValueError(f"there is no Ray cluster at {cluster.address}: {error}") from None
+    try:
+        serve.start(http_options={"host": settings.host, "port": settings.port}, logging_config=QUIET)
+        _run(application(settings, cluster, host))
+        address = f"http://{settings.host}:{settings.port}"
+        notice(f"{settings.names[0]} is served at {address}, with {cluster.most} replicas at most")
+        stopped.wait()
+        notice("stopping: running answers are finished")
+    finally:
+        serve.delete(NAME) if cluster.address else serve.shutdown()
+        ray.shutdown()
+    return 0
+
+
+def _run(application: Application) -> None:
+    """Deploy the application and wait until it answers. Raises ValueError with what its replicas have said."""
+    from ray import serve
+
+    try:
+        serve.run(application, name=NAME, route_prefix="/")
+    except RuntimeError as error:
+        deployments = serve.status().applications[NAME].deployments.values()
+        said = next((each.message for each in deployments if "FAILED" in each.status), str(error))
+        raise ValueError(f"the replicas cannot start: {_last_error(said)}") from None
+
+
+def _last_error(text: str) -> str:
+    """Return the error at the end of a traceback that Ray passes on."""
+    lines = [line.strip() for line in text.splitlines() if "Error: " in line]
+    return lines[-1].partition("Error: ")[2] if lines else text.strip()
+
+
+def _stop_signals() -> threading.Event:
+    """Return an event that SIGTERM and the first Ctrl-C set. The second Ctrl-C raises KeyboardInterrupt."""
+    stopped = threading.Event()
+
+    def stop(number, frame):
+        if stopped.is_set():
+            raise KeyboardInterrupt
+        stopped.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    return stopped
