@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import signal
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
@@ -21,6 +20,7 @@ from .ray_backend import RayBackend
 from .ray_replica import HOST, ModelReplica, StatusBoard
 from .ray_settings import RaySettings, settings_of
 from .settings import ServeSettings
+from .stop_signals import stop_signals
 
 if TYPE_CHECKING:
     from ray.serve import Application
@@ -136,7 +136,7 @@ def serve_on_ray(settings: ServeSettings, cluster: RaySettings, host: str = HOST
     import ray
     from ray import serve
 
-    stopped = _stop_signals()
+    stopped = threading.Event()
     try:
         ray.init(address=cluster.address, include_dashboard=False, log_to_driver=True, logging_level="WARNING")
     except ConnectionError as error:
@@ -146,7 +146,8 @@ def serve_on_ray(settings: ServeSettings, cluster: RaySettings, host: str = HOST
         _run(application(settings, cluster, host))
         address = f"http://{settings.host}:{settings.port}"
         notice(f"{settings.names[0]} is served at {address}, with {cluster.most} replicas at most")
-        stopped.wait()
+        with stop_signals(stopped.set):
+            stopped.wait()
         notice("stopping: running answers are finished")
     finally:
         serve.delete(NAME) if cluster.address else serve.shutdown()
@@ -170,17 +171,3 @@ def _last_error(text: str) -> str:
     """Return the error at the end of a traceback that Ray passes on."""
     lines = [line.strip() for line in text.splitlines() if "Error: " in line]
     return lines[-1].partition("Error: ")[2] if lines else text.strip()
-
-
-def _stop_signals() -> threading.Event:
-    """Return an event that SIGTERM and the first Ctrl-C set. The second Ctrl-C raises KeyboardInterrupt."""
-    stopped = threading.Event()
-
-    def stop(number, frame):
-        if stopped.is_set():
-            raise KeyboardInterrupt
-        stopped.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
-    return stopped
