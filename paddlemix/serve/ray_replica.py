@@ -6,7 +6,6 @@ import asyncio
 import importlib
 import time
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from typing import Any
 
 from .protocol import Ended, EngineStats, Failed, Job, JobEvent, ModelInfo, Status
@@ -50,12 +49,10 @@ class ModelReplica:
         from ray import serve
 
         from ..device import prepare_environment
-        from ..hub.resolve import resolve
 
         prepare_environment(options.device)
         module, _, name = host.partition(":")
-        folder = resolve(str(options.model_path))  # each machine downloads a model that it lacks
-        self._host = getattr(importlib.import_module(module), name)(replace(options, model_path=folder))
+        self._host = getattr(importlib.import_module(module), name)(options)
         self._board = board
         self._name = serve.get_replica_context().replica_id.unique_id
         # Ray prefers a replica that has "loaded" a session, as it does for models that share a deployment.
