@@ -7,11 +7,13 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..serve.access import all_keys, checked_origins
 from .loading import add_loading_options
 from .options import add_model_options
-from .serve_options import add_limits, add_web_options, all_keys, checked_origins
+from .serve_options import add_cluster_options, add_limits, add_web_options
 
 if TYPE_CHECKING:
+    from ..serve.ray_settings import RaySettings
     from ..serve.settings import Limits, ModelOptions, ServeSettings
 
 PACKAGES = ("fastapi", "uvicorn", "prometheus_client")  # of the extra `serve`
@@ -23,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_loading_options(parser)
     add_web_options(parser)
     add_limits(parser)
+    add_cluster_options(parser)
     parser.set_defaults(sets_environment=True)  # processes with the model prepare their own
 
 
@@ -34,6 +37,10 @@ def run(arguments: argparse.Namespace) -> int:
             f"a server needs {' and '.join(missing)}: install the extra with pip install 'paddlemix[serve]' (in a "
             "checkout: pip install -e '.[serve]')"
         )
+    if arguments.ray:
+        from ..serve.ray_app import serve_on_ray
+
+        return serve_on_ray(settings_of(arguments), cluster_of(arguments))
     from ..serve.web_server import open_socket, run_server
 
     with open_socket(arguments.host, arguments.port) as listener:  # first: what follows may download for an hour
@@ -60,6 +67,18 @@ def settings_of(arguments: argparse.Namespace) -> ServeSettings:
         num_workers=arguments.workers,
         is_logging_requests=arguments.log_requests,
         metrics_prefix=arguments.metrics_prefix,
+    )
+
+
+def cluster_of(arguments: argparse.Namespace) -> RaySettings:
+    """Return how many replicas --ray starts, and where."""
+    from ..serve.ray_settings import RaySettings
+
+    return RaySettings(
+        num_replicas=arguments.replicas,
+        min_replicas=arguments.min_replicas,
+        max_replicas=arguments.max_replicas,
+        address=arguments.ray_address,
     )
 
 

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import os
-from collections.abc import Sequence
-from pathlib import Path
-from urllib.parse import urlsplit
 
-KEY_VARIABLE = "PADDLEMIX_API_KEY"
+from ..serve.access import KEY_VARIABLE
 
 
 def add_web_options(parser: argparse.ArgumentParser) -> None:
@@ -93,44 +89,20 @@ def add_limits(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def all_keys(words: Sequence[str]) -> tuple[str, ...]:
-    """Return the keys of --api-key and of the environment. Raises ValueError for a file or a key that is none."""
-    keys = [key for word in words for key in _keys_of(word)]
-    from_environment = os.environ.get(KEY_VARIABLE, "").strip()
-    keys += [from_environment] if from_environment else []
-    for key in keys:
-        if not (key.isascii() and key.isprintable()) or " " in key:
-            raise ValueError("a key has spaces or characters other than printable ASCII, which no header can hold")
-    return tuple(dict.fromkeys(keys))
-
-
-def _keys_of(word: str) -> list[str]:
-    path = Path(word.removeprefix("@"))
-    if not word.startswith("@") and not path.is_file():
-        if not word.strip():
-            raise ValueError("--api-key is empty: leave the option out for a server without keys")
-        return [word.strip()]
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"the file of keys {path} cannot be read: {error}") from None
-    keys = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
-    if not keys:
-        raise ValueError(f"the file of keys {path} has no key: expected one on each line")
-    return keys
-
-
-def checked_origins(origins: Sequence[str], *, has_keys: bool) -> tuple[str, ...]:
-    """Return the origins of --allow-origins. Raises ValueError for one that is none."""
-    for origin in origins:
-        if origin == "*":
-            if not has_keys:
-                raise ValueError("--allow-origins * lets every web page use the server: it needs --api-key")
-            continue
-        parts = urlsplit(origin)
-        if parts.scheme not in ("http", "https") or not parts.netloc or parts.path.strip("/") or parts.query:
-            raise ValueError(f"--allow-origins has {origin!r}: expected an origin as https://chat.example.com")
-    return tuple(origin.rstrip("/") for origin in origins)
+def add_cluster_options(parser: argparse.ArgumentParser) -> None:
+    """Add how several machines share the work."""
+    group = parser.add_argument_group("several machines")
+    group.add_argument("--ray", action="store_true", help="answer with replicas of a Ray cluster in place of workers")
+    group.add_argument("--replicas", type=_whole(1), default=1, metavar="N", help="with --ray (default: 1)")
+    group.add_argument(
+        "--min-replicas", type=_whole(1), default=1, metavar="N", help="with --max-replicas (default: 1)"
+    )
+    group.add_argument(
+        "--max-replicas", type=_whole(1), default=None, metavar="N", help="let Ray choose, by load, up to this many"
+    )
+    group.add_argument(
+        "--ray-address", default=None, metavar="HOST:PORT", help="a cluster that runs (default: start one here)"
+    )
 
 
 def _whole(least: int):

@@ -3,30 +3,42 @@
 from __future__ import annotations
 
 import difflib
-import os
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from ..constants import BUNDLED_MODEL
 from ..ops.quantize import choose_kind
-from .settings import Limits, ModelOptions, ServeSettings
+from ..tensor_files.shards import parse_size
+from .access import all_keys, checked_origins
+from .settings import Limits, ModelOptions, ServeSettings, default_name
 
-# Names of `paddlemix serve`'s options whose fields are called otherwise.
-FIELD_OF_OPTION = {
-    "served_model_name": "names",
-    "api_key": "api_keys",
-    "allow_image_urls": "image_hosts",
-    "log_requests": "is_logging_requests",
+# Options of `paddlemix serve` whose fields are called otherwise, and how their values are read.
+OPTIONS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
+    "served_model_name": ("names", lambda value: value),
+    "api_key": ("api_keys", lambda value: value),
+    "allow_image_urls": ("image_hosts", lambda value: value),
+    "allow_origins": ("origins", lambda value: value),
+    "log_requests": ("is_logging_requests", lambda value: value),
+    "max_body": ("max_body_bytes", parse_size),
+    "request_timeout": ("request_seconds", lambda value: value),
+    "stop_timeout": ("stop_seconds", lambda value: value),
+    "cache_gb": ("cache_bytes", lambda value: float(value) * (1 << 30)),
+    "replicas": ("num_replicas", lambda value: value),
+    "ray_address": ("address", lambda value: value),
 }
-# The proxies of Ray listen, and replicas take the place of workers.
+LISTEN = "Ray's proxies listen: set http_options in the file of `serve deploy`, or `serve start --http-{}`"
 ELSEWHERE = {
-    "host": "Ray's proxies listen: set http_options in the file of `serve deploy`, or `serve start --http-host`",
-    "port": "Ray's proxies listen: set http_options in the file of `serve deploy`, or `serve start --http-port`",
-    "num_workers": "a replica is one process: set num_replicas",
-    "worker": "a replica is one process: set num_replicas",
+    "host": LISTEN.format("host"),
+    "port": LISTEN.format("port"),
+    "workers": "a replica is one process: set replicas",
+    "num_workers": "a replica is one process: set replicas",
+    "worker": "a replica is one process: set replicas",
+    "hub": "set the environment variable PADDLEMIX_HUB on the machines of the cluster",
+    "revision": "download the model on each machine before, and give its folder as model_path",
+    "ray": "the application runs on Ray already",
 }
 TRUE, FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
 
@@ -62,41 +74,53 @@ class RaySettings:
 
 
 def settings_of(arguments: Mapping[str, Any]) -> tuple[ServeSettings, RaySettings]:
-    """Return the settings that names and values describe, as in `serve run ... model_path=M num_replicas=2`.
+    """Return the settings that names and values describe, as in `serve run ... model_path=M replicas=2`.
 
-    The names are the fields of the settings and the options of `paddlemix serve`; values may be text. Without api_key,
-    $PADDLEMIX_API_KEY counts. Raises ValueError for a name or value that cannot be used.
+    The names are the options of `paddlemix serve`, with underscores, and the fields of the settings; values may be
+    text. Raises ValueError for a name or value that cannot be used.
     """
     given = _by_field(arguments)
     kind = choose_kind(given.pop("load_8bit", False), given.pop("load_4bit", False))
     given.setdefault("quantization", kind)
+    if given.pop("fp16", False):
+        given["dtype"] = "float16"
     given.setdefault("model_path", Path(BUNDLED_MODEL))
-    given.setdefault("names", (Path(given["model_path"]).name,))
-    given.setdefault("api_keys", tuple(filter(None, os.environ.get("PADDLEMIX_API_KEY", "").split())))
-    parts = {kind: _part(given, kind) for kind in (ModelOptions, Limits, RaySettings, ServeSettings)}
-    model = replace(ModelOptions(**parts[ModelOptions]), max_image_pixels=Limits(**parts[Limits]).max_image_pixels)
-    served = ServeSettings(model=model, limits=Limits(**parts[Limits]), **parts[ServeSettings])
-    return served, RaySettings(**parts[RaySettings])
+    given.setdefault("names", (default_name(str(given["model_path"])),))
+    given["api_keys"] = all_keys(given.get("api_keys", ()))
+    given["origins"] = checked_origins(given.get("origins", ()), has_keys=bool(given["api_keys"]))
+    limits = Limits(**_part(given, Limits))
+    model = replace(ModelOptions(**_part(given, ModelOptions)), max_image_pixels=limits.max_image_pixels)
+    served = ServeSettings(model=model, limits=limits, **_part(given, ServeSettings))
+    return served, RaySettings(**_part(given, RaySettings))
 
 
 def _by_field(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values by the names of fields, each with the field's type."""
-    known = {"load_8bit": bool, "load_4bit": bool}
-    for kind in (ModelOptions, Limits, RaySettings, ServeSettings):
-        hints = typing.get_type_hints(kind)
-        known.update({field.name: hints[field.name] for field in fields(kind)})
-    del known["model"], known["limits"]
+    types = _field_types()
     given = {}
     for written, value in arguments.items():
         name = written.replace("-", "_")
-        name = FIELD_OF_OPTION.get(name, name)
         if name in ELSEWHERE:
             raise ValueError(f"{written} is not used here: {ELSEWHERE[name]}")
-        if name not in known:
-            near = difflib.get_close_matches(name, known.keys() - ELSEWHERE, n=1)
+        if name in OPTIONS:
+            name, read = OPTIONS[name]
+            try:
+                value = read(value)
+            except ValueError as error:
+                raise ValueError(f"{written} is {value!r}: {error}") from None
+        if name not in types:
+            near = difflib.get_close_matches(name, (types.keys() | OPTIONS) - ELSEWHERE.keys(), n=1)
             raise ValueError(f"unknown setting {written}" + (f": did you mean {near[0]}?" if near else ""))
-        given[name] = _value(written, value, known[name])
+        given[name] = _value(written, value, types[name])
     return given
+
+
+def _field_types() -> dict[str, Any]:
+    types = {"load_8bit": bool, "load_4bit": bool, "fp16": bool}
+    for kind in (ModelOptions, Limits, RaySettings, ServeSettings):
+        hints = typing.get_type_hints(kind)
+        types.update({field.name: hints[field.name] for field in fields(kind)})
+    return {name: kind for name, kind in types.items() if name not in ("model", "limits")}
 
 
 def _part(given: Mapping[str, Any], kind: type) -> dict[str, Any]:

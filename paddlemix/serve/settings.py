@@ -38,7 +38,7 @@ class Limits:
 
     max_queue: int = 64  # jobs that wait, beside those that run
     max_images: int = 8
-    max_body_bytes: int = 64 << 20
+    max_body_bytes: int = 64_000_000
     max_image_pixels: int = 64_000_000
     max_stops: int = 16
     max_stop_length: int = 256  # characters

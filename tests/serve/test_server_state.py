@@ -39,7 +39,7 @@ def test_status_tells_the_page_what_it_needs(address):
     status = get(address + "/v1/status").json()
     assert status["models"] == ["tiny", "other"] and status["is_ready"] and status["template"] == "v1"
     assert status["num_running"] == status["num_waiting"] == 0 and status["limits"]["max_images"] == 8
-    assert status["limits"]["max_body_bytes"] == 64 << 20 and status["version"]
+    assert status["limits"]["max_body_bytes"] == 64_000_000 and status["version"]
 
 
 def test_tokens_of_an_image_are_those_of_the_model(address):
