@@ -23,7 +23,10 @@ TRANSFORMERS5 := .venv-transformers5
 TRANSFORMERS5_TESTS := tests/transformers5 tests/hub/test_huggingface.py \
 	$(addprefix tests/parity/test_,logits.py towers.py families.py foreign_keys.py)
 
-.PHONY: help chat test test-paddle300 test-transformers5 test-browser lint tiny clean install install-dev
+# Ray for several machines, without the packages of training. nginx is tried too if it is installed.
+CLUSTER := .venv-cluster
+
+.PHONY: help chat test test-paddle300 test-transformers5 test-browser test-cluster lint tiny clean install install-dev
 
 help:
 	@echo "make chat    chat with the bundled model   (MODEL=folder IMAGE=file ARGS='--temperature 0.7')"
@@ -31,6 +34,7 @@ help:
 	@echo "make test-paddle300       some tests on paddlepaddle 3.0.0, with the simulated Ascend device"
 	@echo "make test-transformers5   the tests of Hugging Face folders with the newest transformers and peft"
 	@echo "make test-browser         the web page in Chromium (on Debian and Ubuntu: apt install chromium)"
+	@echo "make test-cluster         the tests of Ray replicas and of nginx, for a server on several machines"
 	@echo "make lint    check style and format"
 	@echo "make tiny    retrain the bundled model"
 	@echo "make clean   remove .venv, caches and build folders"
@@ -54,6 +58,9 @@ test-transformers5: $(TRANSFORMERS5)/.installed-newest
 test-browser: install-dev $(VENV)/.installed-browser
 	PADDLEMIX_TEST_BROWSER=1 $(BIN)/python -m pytest tests/browser $(ARGS)
 
+test-cluster: $(CLUSTER)/.installed-cluster
+	$(CLUSTER)/bin/python -m pytest tests/cluster $(ARGS)
+
 lint: install-dev
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
@@ -62,7 +69,7 @@ tiny: install
 	PATH="$(abspath $(BIN)):$$PATH" bash $(TINY)/train.sh
 
 clean:
-	rm -rf .venv $(PADDLE300) $(TRANSFORMERS5) build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv $(PADDLE300) $(TRANSFORMERS5) $(CLUSTER) build dist *.egg-info .pytest_cache .ruff_cache
 	find paddlemix tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 install: $(VENV)/.installed
@@ -93,6 +100,15 @@ $(TRANSFORMERS5)/.installed-newest: requirements.txt tests/transformers5/require
 	@$(TRANSFORMERS5)/bin/python -m pip install -q --disable-pip-version-check -r $(TRANSFORMERS5)/requirements.txt \
 		-r tests/transformers5/requirements.txt </dev/null >&2
 	@$(TRANSFORMERS5)/bin/python -m pip install -q --disable-pip-version-check --no-deps -e . </dev/null >&2
+	@touch $@
+
+$(CLUSTER)/.installed-cluster: requirements.txt requirements-serve.txt requirements-cluster.txt setup.py
+	@$(MAKE) -s $(CLUSTER)/bin/python VENV=$(CLUSTER)
+	@echo "installing Ray into $(CLUSTER): about 1-2 minutes, once" >&2
+	@grep -Ev '^(paddlenlp|aistudio-sdk|datasets|pyarrow|matplotlib)' requirements.txt > $(CLUSTER)/requirements.txt
+	@$(CLUSTER)/bin/python -m pip install -q --disable-pip-version-check -r $(CLUSTER)/requirements.txt \
+		-r requirements-serve.txt -r requirements-cluster.txt 'pytest>=8' </dev/null >&2
+	@$(CLUSTER)/bin/python -m pip install -q --disable-pip-version-check --no-deps -e . </dev/null >&2
 	@touch $@
 
 $(BIN)/python:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..accelerators import version_of
-from ..terminal.log import notice
 from .ray_backend import RayBackend
 from .ray_replica import HOST, ModelReplica, StatusBoard
 from .ray_settings import RaySettings, settings_of
@@ -136,6 +135,9 @@ def serve_on_ray(settings: ServeSettings, cluster: RaySettings, host: str = HOST
     import ray
     from ray import serve
 
+    from .web_server import address_of, open_socket
+
+    open_socket(settings.host, settings.port).close()  # for a clear error if the port is taken
     stopped = threading.Event()
     try:
         ray.init(address=cluster.address, include_dashboard=False, log_to_driver=True, logging_level="WARNING")
@@ -144,15 +146,26 @@ def serve_on_ray(settings: ServeSettings, cluster: RaySettings, host: str = HOST
     try:
         serve.start(http_options={"host": settings.host, "port": settings.port}, logging_config=QUIET)
         _run(application(settings, cluster, host))
-        address = f"http://{settings.host}:{settings.port}"
-        notice(f"{settings.names[0]} is served at {address}, with {cluster.most} replicas at most")
+        address = address_of(settings.host, settings.port)
+        print(
+            f"Serving {settings.names[0]} with {_counted(cluster)}\nPage:  {address}/\nAPI:   {address}/v1", flush=True
+        )
         with stop_signals(stopped.set):
             stopped.wait()
-        notice("stopping: running answers are finished")
+        print("stopping: running answers are finished", flush=True)
     finally:
         serve.delete(NAME) if cluster.address else serve.shutdown()
         ray.shutdown()
     return 0
+
+
+def _counted(cluster: RaySettings) -> str:
+    most = cluster.most
+    return (
+        f"{most} replica{'s' * (most > 1)}"
+        if cluster.max_replicas is None
+        else f"{cluster.min_replicas} to {most} replicas"
+    )
 
 
 def _run(application: Application) -> None:

@@ -12,6 +12,7 @@ from .protocol import Failed, Job, JobEvent, ModelInfo, Status
 from .settings import Limits
 
 RETRY_SECONDS = 5  # that a client is asked to wait
+MAX_SESSIONS = 10_000  # whose replica is remembered
 STATUS_SECONDS = 2.0  # to wait for the board
 
 
@@ -25,6 +26,7 @@ class RayBackend:
         self._board = board
         self._max_queue = limits.max_queue
         self._max_running = max_running
+        self._homes: dict[str, str] = {}  # sessions -> names of replicas, the oldest first
         self._is_stopping = False
         self._num_open = 0
         self._last = Status(is_ready=False)
@@ -48,21 +50,23 @@ class RayBackend:
         # Not left to Ray, which counts requests as waiting while it looks for a replica, idle ones included.
         if self._num_open >= self._room(self._last) and self._num_open >= self._room(await self.status()):
             raise self._busy(429, f"the queue is full: {self._max_queue} requests wait already", "queue_full")
-        routing = {"multiplexed_model_id": session} if session else {}
-        response = self._models.options(stream=True, **routing).answer.remote(job, session)
+        home = self._homes.get(session)
+        routing = {"multiplexed_model_id": home} if home else {}
+        response = self._models.options(stream=True, **routing).answer.remote(job)
         self._num_open += 1
         try:
-            async for event in self._events(job, response):
+            async for event in self._events(job, session, response):
                 yield event
         finally:
             self._num_open -= 1
 
-    async def _events(self, job: Job, response: Any) -> AsyncIterator[JobEvent]:
+    async def _events(self, job: Job, session: str, response: Any) -> AsyncIterator[JobEvent]:
         from ray.exceptions import RayActorError, RayError
 
         is_complete = False
         try:
-            async for events in response:
+            async for name, events in response:
+                self._remember(session, name)
                 for event in events:
                     yield event
             is_complete = True
@@ -77,6 +81,13 @@ class RayBackend:
         finally:
             if not is_complete:  # the client has gone
                 response.cancel()
+
+    def _remember(self, session: str, name: str) -> None:
+        """Note which replica has the beginning of a session's prompts in its prefix store."""
+        if session and self._homes.get(session) != name:
+            self._homes[session] = name
+            while len(self._homes) > MAX_SESSIONS:
+                del self._homes[next(iter(self._homes))]
 
     def _room(self, status: Status) -> int:
         return max(status.num_workers, 1) * self._max_running + self._max_queue

@@ -12,7 +12,6 @@ from .protocol import Ended, EngineStats, Failed, Job, JobEvent, ModelInfo, Stat
 from .settings import ModelOptions
 
 HOST = "paddlemix.serve.host:EngineHost"
-MAX_SESSIONS = 1024  # that a replica is remembered for; the prefix store forgets much earlier
 SECONDS_TO_LOSS = 10.0  # without a report, after which a replica counts as dead; it reports every second or two
 
 
@@ -55,8 +54,8 @@ class ModelReplica:
         self._host = getattr(importlib.import_module(module), name)(options)
         self._board = board
         self._name = serve.get_replica_context().replica_id.unique_id
-        # Ray prefers a replica that has "loaded" a session, as it does for models that share a deployment.
-        self._load_session = serve.multiplexed(max_num_models_per_replica=MAX_SESSIONS)(_session)
+        # Ray sends what asks for a model to a replica that has loaded it. Here each replica has one of its own name.
+        self._announce = serve.multiplexed(max_num_models_per_replica=1)(_same)
 
     async def info(self) -> ModelInfo:
         """Return what the model is."""
@@ -64,12 +63,14 @@ class ModelReplica:
 
     async def check_health(self) -> None:
         """Report to the board. Ray calls this every `health_check_period_s` and replaces a replica that raises."""
+        await self._announce(self._name)
         await self._board.report.remote(self._name, self._host.stats())
 
-    async def answer(self, job: Job, session: str) -> AsyncIterator[list[JobEvent]]:
-        """Yield the events of a job, those that have come together in one list. Closing the iterator cancels it."""
-        if session:
-            await self._load_session(session)
+    async def answer(self, job: Job) -> AsyncIterator[tuple[str, list[JobEvent]]]:
+        """Yield the events of a job, those that have come together in one list, with the name of this replica.
+
+        Closing the iterator cancels the job.
+        """
         loop, events = asyncio.get_running_loop(), asyncio.Queue()
         self._host.submit(job, lambda event: loop.call_soon_threadsafe(events.put_nowait, event))
         num_open = job.num_answers
@@ -78,7 +79,7 @@ class ModelReplica:
                 found = [await events.get()]
                 while not events.empty():
                     found.append(events.get_nowait())
-                yield found
+                yield self._name, found
                 num_open -= sum(isinstance(event, Ended) for event in found)
                 if any(isinstance(event, Failed) for event in found):
                     return
@@ -92,6 +93,6 @@ class ModelReplica:
             await self._board.leave.remote(self._name)
 
 
-async def _session(session: str) -> str:
-    """Return what a replica keeps for a session: its name. What was computed is in the engine's prefix store."""
-    return session
+async def _same(name: str) -> str:
+    """Return what a replica has loaded under its name: nothing but the name."""
+    return name
