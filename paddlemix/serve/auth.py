@@ -12,11 +12,18 @@ from .errors import ApiError
 from .serving import serving_of
 
 
-def check_key(request: Request) -> None:
+async def check_key(request: Request) -> None:
     """Raise ApiError 401 unless the request has one of the server's keys, if it has any."""
-    keys = serving_of(request).settings.api_keys
-    if not keys:
-        return
+    serving = serving_of(request)
+    if serving.settings.api_keys:
+        try:
+            _check(request, serving.settings.api_keys)
+        except ApiError as error:
+            serving.metrics.rejected(error.code)
+            raise
+
+
+def _check(request: Request, keys: Sequence[str]) -> None:
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not key.strip():
         raise _unauthorized("this server needs a key: send the header Authorization: Bearer KEY")

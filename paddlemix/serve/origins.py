@@ -26,9 +26,12 @@ class OriginRules:
         self._checks_host = not settings.api_keys and is_loopback(settings.host) and not self._is_open
 
     def check(self, host: str, origin: str | None) -> None:
-        """Raise ApiError 403 for a request that another page sends. host, origin: its headers."""
+        """Raise ApiError 403 for a request that another page sends.
+
+        host, origin: its headers. Browsers always send a host, and some health checks do not.
+        """
         name = _host_of(host)
-        if self._checks_host and name not in self._names and not is_loopback(name):
+        if self._checks_host and name and name not in self._names and not is_loopback(name):
             raise ApiError(
                 403,
                 f"this server is called under the name {name[:100]!r}, which is not its own: call it as localhost, or "

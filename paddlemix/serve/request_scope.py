@@ -39,7 +39,8 @@ class RequestScope:
             await self._app(scope, receive, answer.send)
         except ClientGone:
             answer.status = 499  # nginx's number for a client that has gone; nobody reads it
-        except ApiError as error:
+        except ApiError as error:  # of the rules
+            self._serving.metrics.rejected(error.code)
             await JSONResponse(error.body, error.status, error.headers)(scope, receive, answer.send)
         except Exception:
             notice(f"request {request_id} failed:\n{traceback.format_exc()}")

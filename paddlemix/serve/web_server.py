@@ -17,6 +17,7 @@ import uvicorn
 
 from ..terminal.log import notice
 from .app import create_app
+from .connections import TimedProtocol
 from .origins import is_loopback
 from .protocol import Backend
 from .serving import Serving
@@ -93,7 +94,7 @@ class WebServer(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http="h11",
+                http=TimedProtocol,
                 ws="none",
                 lifespan="on",
                 log_config=None,

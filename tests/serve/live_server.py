@@ -16,6 +16,7 @@ import uvicorn
 from fake_backend import FakeBackend
 
 from paddlemix.serve.app import create_app
+from paddlemix.serve.connections import TimedProtocol
 from paddlemix.serve.request_log import RequestLog
 from paddlemix.serve.settings import Limits, ModelOptions, ServeSettings
 
@@ -33,7 +34,8 @@ def settings(**changes: Any) -> ServeSettings:
 def served(app) -> Iterator[str]:
     """Serve an app on a free port of this machine; yield its address."""
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on", timeout_graceful_shutdown=3))
+    config = uvicorn.Config(app, http=TimedProtocol, log_config=None, lifespan="on", timeout_graceful_shutdown=3)
+    server = uvicorn.Server(config)
     server.install_signal_handlers = lambda: None
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])), daemon=True)
     thread.start()

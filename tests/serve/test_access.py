@@ -50,6 +50,13 @@ def test_stranger_is_refused_before_a_large_body_is_read(keyed):
         assert response.status == 401
 
 
+def test_refusals_are_counted_by_reason(keyed):
+    request("GET", keyed + "/v1/models")
+    request("GET", keyed + "/v1/models", headers={"Origin": "https://evil.example"})
+    text = request("GET", keyed + "/metrics").data.decode()
+    assert 'reason="invalid_api_key"' in text and 'reason="origin_refused"' in text
+
+
 def test_health_ready_metrics_and_page_need_no_key(keyed):
     for path in ("/health", "/ready", "/metrics", "/openapi.json"):
         assert request("GET", keyed + path).status == 200
@@ -75,7 +82,7 @@ def test_a_key_must_be_equal_as_a_whole():
         ("evil.example:8000", "http://evil.example:8000", False),
         ("evil.example", None, False),
         ("127.0.0.1.evil.example", None, False),
-        ("", None, False),
+        ("", None, True),
     ],
 )
 def test_loopback_server_without_a_key_serves_only_its_own_page(host, origin, is_allowed):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import socket
 import time
@@ -12,7 +13,7 @@ import urllib3
 from fake_backend import FakeBackend
 from live_server import chunks_of, fake_server, question
 
-from paddlemix.serve import body_limit, sse
+from paddlemix.serve import body_limit, connections, sse
 from paddlemix.serve.body_limit import Body, BodyReader
 from paddlemix.serve.errors import ApiError
 from paddlemix.serve.protocol import Accepted, Delta, Ended, Failed
@@ -33,6 +34,13 @@ def raw_request(body: bytes, *, length: int | None = None, headers: str = "") ->
     length = len(body) if length is None else length
     head = f"POST {CHAT} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {length}\r\n{headers}\r\n"
     return head.encode() + body
+
+
+def answer_from(client: socket.socket) -> http.client.HTTPResponse:
+    """Return the next answer on a connection."""
+    answer = http.client.HTTPResponse(client)
+    answer.begin()
+    return answer
 
 
 def wait_for(condition, seconds=5.0):
@@ -105,8 +113,8 @@ def test_failure_of_one_prompt_ends_the_others():
 def test_body_that_states_too_much_is_refused_at_once():
     with fake_server(max_body_bytes=1000) as (address, _), connect(address) as client:
         client.sendall(raw_request(b"{", length=200 << 20, headers="Expect: 100-continue\r\n"))
-        answer = client.recv(4096)
-        assert answer.startswith(b"HTTP/1.1 413") and b"request_too_large" in answer
+        answer = answer_from(client)
+        assert answer.status == 413 and b"request_too_large" in answer.read()
 
 
 def test_chunked_body_is_counted():
@@ -118,8 +126,23 @@ def test_chunked_body_is_counted():
 def test_half_a_body_is_given_up_after_its_time():
     with fake_server(body_seconds=0.2) as (address, _), connect(address) as client:
         client.sendall(raw_request(b'{"messages"', length=100))
-        assert client.recv(4096).startswith(b"HTTP/1.1 408")
+        assert answer_from(client).status == 408
         assert urllib3.request("POST", address + CHAT, json=question()).status == 200
+
+
+@pytest.mark.parametrize("is_second", [False, True])
+def test_half_a_head_is_given_up_after_its_time_and_a_slow_answer_is_not(monkeypatch, is_second):
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.3)
+    with fake_server(FakeBackend(script=[*OPENING, Ended("x", 0, "stop", 1)], seconds=0.8)) as (address, _):
+        with connect(address) as client:
+            if is_second:
+                client.sendall(raw_request(json.dumps(question()).encode()))
+                answer = answer_from(client)
+                assert answer.status == 200 and answer.read()
+            client.sendall(b"GET /health HTTP/1.1\r\nHost: ")
+            assert client.recv(4096) == b""
+        with connect(address) as silent:
+            assert silent.recv(4096) == b""
 
 
 def test_memory_of_all_bodies_is_bounded_and_freed(monkeypatch):
