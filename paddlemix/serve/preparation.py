@@ -57,7 +57,8 @@ class Preparation:
         for sequence in sequences:
             sequence.arrived = work.arrived
         work.prompt, work.sequences = prompt, sequences
-        work.tell(self._accepted(work.job, prompt))
+        work.job = dataclasses.replace(work.job, messages=(), images=(), prompt=None)  # they may be large
+        work.tell(self._accepted(work.job.id, prompt))
 
     def _prompt(self, work: Work) -> Prompt:
         job = work.job
@@ -83,12 +84,12 @@ class Preparation:
         self.engine.check(sequences[0])
         return sequences
 
-    def _accepted(self, job: Job, prompt: Prompt) -> Accepted:
+    def _accepted(self, job_id: str, prompt: Prompt) -> Accepted:
         images = tuple(
             ImageCount(tiles.size, len(tiles.pixels), tiles.num_tokens, name in self.engine.features)
             for name, tiles in prompt.images
         )
-        return Accepted(job.id, len(prompt.keys), images, prompt.text)
+        return Accepted(job_id, len(prompt.keys), images, prompt.text)
 
 
 def seeded(sampling: SamplingParams, index: int) -> SamplingParams:

@@ -262,6 +262,13 @@ def test_job_that_takes_too_long_fails_and_is_forgotten(host):
     assert caller.is_silent(0.1) and host.stats().num_running == 0
 
 
+def test_files_of_images_are_dropped_when_a_job_is_prepared(host):
+    caller = Caller(host, chat_job("files", user(QUESTION, 1), images=[PNG], sampling=ENDLESS))
+    assert isinstance(caller.next(), Accepted)
+    assert host._thread._works["files"].job.images == ()
+    host.cancel("files")
+
+
 def test_job_that_is_late_before_it_is_prepared_fails_too(host):
     failed = Caller(host, chat_job("too-late", user("Hi"), sampling=ENDLESS, seconds=0)).all()[-1]
     assert failed.status == 504
