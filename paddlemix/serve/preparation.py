@@ -54,8 +54,6 @@ class Preparation:
         except ValueError as error:  # of the sampling: a grammar, an id that the vocabulary lacks
             work.fail(400, str(error))
             return
-        for sequence in sequences:
-            sequence.arrived = work.arrived
         work.prompt, work.sequences = prompt, sequences
         work.job = dataclasses.replace(work.job, messages=(), images=(), prompt=None)  # they may be large
         work.tell(self._accepted(work.job.id, prompt))

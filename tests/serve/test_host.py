@@ -26,6 +26,7 @@ from paddlemix.serve.settings import ModelOptions
 PNG = Path(BUNDLED_MODEL).with_name("shapes.png").read_bytes()
 GREEDY = SamplingParams(max_new_tokens=24)
 SEEDED = SamplingParams(temperature=4.0, top_p=0.95, max_new_tokens=16, seed=7)  # the model is very certain
+NOISE = SamplingParams(temperature=50.0, max_new_tokens=12, seed=5)  # tokens that its text would not have
 ENDLESS = SamplingParams(max_new_tokens=900, ignore_eos=True)
 QUESTION = "How many shapes are there?"
 
@@ -138,13 +139,12 @@ def test_events_come_in_order_with_counts_that_fit(host):
     assert again.ended[0].num_cached_tokens > accepted.num_prompt_tokens // 2
 
 
-@pytest.mark.parametrize("max_new_tokens", [24, 3])
-def test_second_turn_equals_that_of_a_chat_and_reads_only_what_is_new(host, new_session, max_new_tokens):
-    sampling = SamplingParams(max_new_tokens=max_new_tokens)
+@pytest.mark.parametrize("sampling", [GREEDY, SamplingParams(max_new_tokens=3), NOISE], ids=["whole", "cut", "noise"])
+def test_second_turn_equals_that_of_a_chat_and_reads_only_what_is_new(host, new_session, sampling, request):
     session = new_session(sampling=sampling)
     first = session.ask(QUESTION, [PNG])
     second = session.ask("Describe the image.")
-    name = f"turns-{max_new_tokens}"
+    name = request.node.name
     assert Caller(host, chat_job(name, user(QUESTION, 1), images=[PNG], sampling=sampling)).texts() == [first]
     messages = (user(QUESTION, 1), Message("assistant", first), user("Describe the image."))
     caller = Caller(host, chat_job(name + "b", *messages, images=[PNG], sampling=sampling))
