@@ -208,7 +208,7 @@ def test_end_tokens_come_only_where_the_answer_matches(parts):
 
 def test_a_token_that_the_grammar_excludes_raises(parts):
     guide = Guide(parts[1].tokenizer, Grammar(), [])
-    with pytest.raises(ValueError, match="cannot go on with token"):
+    with pytest.raises(ValueError, match="cannot be followed after token"):
         guide.append(parts[1].tokenizer.encode("x", is_start=False)[-1])
 
 
