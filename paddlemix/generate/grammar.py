@@ -50,7 +50,9 @@ class Guide:
     def append(self, token: int) -> None:
         """Go on with a token. Raises ValueError for one that may not come, or if the grammar takes too long."""
         if not self._matcher.consume_token(token):
-            raise ValueError(f"the grammar cannot be followed after token {token}: {_reason(self._matcher.get_error())}")
+            raise ValueError(
+                f"the grammar cannot be followed after token {token}: {_reason(self._matcher.get_error())}"
+            )
 
 
 class _Bytes:

@@ -27,7 +27,6 @@ class Schedule:
         self.active: list[Sequence] = []
         self.waiting: deque[Sequence] = deque()
         self.num_preemptions = 0
-        self.current: Sequence | None = None  # the one that is being placed or whose images are encoded
         self.num_images = 0  # of sequences that got a slot for the first time
         self.num_known_images = 0  # of these, images that needed no encoding
 
@@ -45,9 +44,11 @@ class Schedule:
         self.encoder.drop_unfinished(name for each in (*self.active, *self.waiting) for name in each.images)
 
     def blamed(self) -> list[Sequence]:
-        """Return the sequence for which something failed beside a forward pass, or the newest one, if any."""
-        found = self.current or (self.active or self.waiting or [None])[-1]
-        return [] if found is None else [found]
+        """Return the sequence for which something failed beside a forward pass, if there is any.
+
+        It is the newest one: a prompt gets its slot and its images when all before it are computed.
+        """
+        return self.active[-1:] or list(self.waiting)[:1]
 
     def start_again(self) -> None:
         """Let all sequences wait again, with an empty cache."""
@@ -70,7 +71,6 @@ class Schedule:
         """
         running = [sequence for sequence in self.active if self.slots.num_unread(sequence) == 1]
         guesses = {sequence: sequence.guesses() for sequence in running}
-        self.current = None
         while self.active:
             needs = [len(sequence.keys) + len(guesses.get(sequence, ())) for sequence in self.active]
             if len(needs) == 1 or self.slots.has_room(needs):
@@ -87,9 +87,7 @@ class Schedule:
         """Return the next positions of prompts, at most num_left, and how many the encoding of an image counts for."""
         runs: dict[Sequence, Run] = {}
         num_encoded = 0
-        self.current = None
         for sequence in self._prompts(runs):
-            self.current = sequence
             num_encoded = self._encode(sequence, num_left)
             if num_encoded:
                 break
@@ -122,7 +120,7 @@ class Schedule:
             yield sequence
 
     def _place(self, sequence: Sequence) -> None:
-        self.current, is_first = sequence, sequence.started is None
+        is_first = sequence.started is None
         self.slots.place(sequence, len(self.active) + len(self.waiting))
         if is_first and sequence.images:
             unread = image_names(sequence.keys[sequence.num_cached :])
