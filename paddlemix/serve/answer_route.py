@@ -42,6 +42,7 @@ async def _respond(request: Request, planner: Planner, exchange: Exchange) -> Re
     serving = exchange.serving
     await serving.bodies.read(request, exchange.body)
     plan = await while_connected(request, planner(serving, exchange.body.taken(), uuid.uuid4().hex))
+    await while_connected(request, serving.schemas.check(plan.jobs[0].sampling.grammar))
     exchange.begin(plan)
     events = await while_connected(request, opened(events_of(serving.backend, plan.jobs, plan.session)))
     exchange.body.release()  # a process with the model has the images

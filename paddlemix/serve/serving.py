@@ -14,6 +14,7 @@ from .errors import ApiError
 from .metrics import Metrics
 from .protocol import Backend, ModelInfo
 from .request_log import RequestLog
+from .schema_check import SchemaChecks
 from .settings import ServeSettings
 
 LOADING_SECONDS = "5"  # Retry-After while the model is loaded
@@ -42,6 +43,7 @@ class Serving:
     ):
         self.settings, self.backend, self.fetcher, self.metrics, self.log = settings, backend, fetcher, metrics, log
         self.bodies = BodyReader(settings.limits)
+        self.schemas = SchemaChecks()
         self.created = int(time.time())
         self.on_ready: Callable[[], None] = lambda: None
         self.on_failure: Callable[[BaseException], None] | None = None

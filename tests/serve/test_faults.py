@@ -207,6 +207,15 @@ def test_faults_of_many_requests_at_once_disturb_nobody(server):
         assert {status for status, _, _ in pool.map(server.ask, FAULTS.values())} == {400}
 
 
+def test_schema_of_hours_is_refused_and_holds_up_nobody(server):
+    pytest.importorskip("llguidance")
+    patterns = [{"type": "string", "pattern": f".*[a-m]{{{number}}}.*"} for number in range(1, 60)]
+    asked = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"allOf": patterns}}}
+    with undisturbed(server):
+        status, answer, _ = server.ask(chat(response_format=asked))
+    assert status == 400 and "takes too long" in answer["error"]["message"]
+
+
 def test_noise_on_the_socket_is_survived(server):
     hello = bytes.fromhex("16030100c8010000c40303") + os.urandom(190)  # of TLS
     noise = [
