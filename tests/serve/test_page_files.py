@@ -22,7 +22,7 @@ def read(path: Path) -> str:
 
 
 def read_words(language: str) -> dict[str, str]:
-    return dict(re.findall(r"^  (\w+): (.+),$", read(PAGE / f"words_{language}.js"), re.MULTILINE))
+    return dict(re.findall(r"^  (\w+):\s+(.+),$", read(PAGE / f"words_{language}.js"), re.MULTILINE))
 
 
 class Attributes(HTMLParser):

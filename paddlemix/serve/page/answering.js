@@ -39,8 +39,15 @@ export class Answering {
 
   /** Write the answer of a turn, or go on with it. Resolves when it has ended, whatever the reason. */
   async start(conversation, turn, { isContinued = false } = {}) {
-    const run = { turn, conversation, controller: new AbortController(), pause: null, savedAt: Date.now(),
-      startedAt: performance.now(), reader: new AnswerReader() };
+    const run = {
+      turn,
+      conversation,
+      controller: new AbortController(),
+      pause: null,
+      savedAt: Date.now(),
+      startedAt: performance.now(),
+      reader: new AnswerReader(),
+    };
     run.reader.numRead = turn.text.length;
     Object.assign(turn, { finish: null, error: null, usage: null, model: this.modelName() });
     this.runs.set(conversation.id, run);
@@ -59,7 +66,10 @@ export class Answering {
     const turns = turnsUpTo(conversation, turn);
     const body = await chatBody({
       turns: turns.filter((other) => other.role === "user" || other.text),
-      options: conversation.options, model: this.modelName(), imageUri: (id) => this.shelf.uri(id), isContinued,
+      options: conversation.options,
+      model: this.modelName(),
+      imageUri: (id) => this.shelf.uri(id),
+      isContinued,
     });
     for (let tries = 1; ; tries += 1) {
       try {
@@ -107,7 +117,10 @@ export class Answering {
         run.pause = null;
         resolve();
       };
-      const ticks = setInterval(() => (Date.now() >= run.pause.until ? end() : this.changed(run.conversation, run.turn)), 250);
+      const ticks = setInterval(
+        () => (Date.now() >= run.pause.until ? end() : this.changed(run.conversation, run.turn)),
+        250,
+      );
       run.pause = { until: Date.now() + seconds * 1000, status: error.status, message: error.message, end };
       run.controller.signal.addEventListener("abort", () => {
         clearInterval(ticks);
@@ -123,9 +136,10 @@ export class Answering {
       turn.finish = "stopped";
     } else {
       turn.finish = "failed";
-      turn.error = error instanceof ServerError
-        ? { status: error.status, code: error.code, message: error.message }
-        : { status: null, code: null, message: error.message };
+      turn.error =
+        error instanceof ServerError
+          ? { status: error.status, code: error.code, message: error.message }
+          : { status: null, code: null, message: error.message };
     }
   }
 

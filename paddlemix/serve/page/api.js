@@ -27,7 +27,10 @@ export function fetchImageTokens(width, height) {
 /** Yield the chunks of a streamed answer. signal cancels it: an AbortError. */
 export async function* streamChat(body, signal) {
   const response = await request("v1/chat/completions", {
-    method: "POST", body: JSON.stringify(body), signal, headers: { "Content-Type": "application/json" },
+    method: "POST",
+    body: JSON.stringify(body),
+    signal,
+    headers: { "Content-Type": "application/json" },
   });
   let isComplete = false;
   try {
@@ -76,6 +79,10 @@ async function errorOf(response) {
     // NOTE: a proxy between answers in HTML; its status says enough.
   }
   const wait = Number.parseFloat(response.headers.get("Retry-After"));
-  return new ServerError(found.message ?? "", { status: response.status, code: found.code ?? null,
-    param: found.param ?? null, waitSeconds: Number.isFinite(wait) ? Math.max(1, wait) : null });
+  return new ServerError(found.message ?? "", {
+    status: response.status,
+    code: found.code ?? null,
+    param: found.param ?? null,
+    waitSeconds: Number.isFinite(wait) ? Math.max(1, wait) : null,
+  });
 }

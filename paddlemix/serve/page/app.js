@@ -3,11 +3,10 @@
 import { Answering } from "./answering.js";
 import { standardOptions } from "./chat_request.js";
 import { acceptEverywhere, Composer } from "./composer.js";
-import { addTurn, chooseVersion, newConversation, numShownImages, parentOf, shownTurns } from "./conversation.js";
+import { numShownImages } from "./conversation.js";
 import { askKey, showImage } from "./dialogs.js";
 import { byId, icon } from "./dom.js";
-import { editInPlace } from "./editing.js";
-import { ImageShelf, readImage } from "./images.js";
+import { ImageShelf } from "./images.js";
 import { switchLanguage, text as say, translatePage } from "./language.js";
 import { Library } from "./library.js";
 import { showMeter } from "./meter.js";
@@ -20,51 +19,77 @@ import { showStatus, Sidebar } from "./sidebar.js";
 import { openStore } from "./store.js";
 import { nextTheme, showTheme } from "./theme_button.js";
 import { Thread } from "./thread.js";
+import { TurnActions } from "./turn_actions.js";
 
-const ICONS = { "close-sidebar": "close", language: "language", "show-shortcuts": "keyboard", "show-settings": "sliders",
-  "open-sidebar": "menu", "show-settings-bar": "sliders", "to-latest": "down" };
+const ICONS = {
+  "close-sidebar": "close",
+  language: "language",
+  "show-shortcuts": "keyboard",
+  "show-settings": "sliders",
+  "open-sidebar": "menu",
+  "show-settings-bar": "sliders",
+  "to-latest": "down",
+};
 
 class App {
   constructor(store) {
     this.current = null;
     this.shelf = new ImageShelf(store);
     this.status = new ServerStatus((before) => this.onStatus(before));
-    this.library = new Library({ store, shelf: this.shelf, changed: () => this.sidebar.show() });
-    this.answering = new Answering({ shelf: this.shelf, modelName: () => this.status.model,
-      changed: (conversation, turn) => this.onAnswer(conversation, turn), save: (row) => this.library.save(row) });
+    this.library = new Library({
+      store,
+      shelf: this.shelf,
+      changed: () => this.sidebar.show(),
+      changedElsewhere: (row) => this.onOtherTab(row),
+      isBusy: (row) => this.answering.isRunning(row) || (row === this.current && this.turns.editor !== null),
+    });
+    this.answering = new Answering({
+      shelf: this.shelf,
+      modelName: () => this.status.model,
+      changed: (conversation, turn) => this.onAnswer(conversation, turn),
+      save: (row) => this.library.save(row),
+    });
     this.buildParts();
     this.listen();
   }
 
   buildParts() {
-    const openImage = (image) => showImage(image, this.shelf);
     const { shelf, status, answering } = this;
-    this.composer = new Composer({ shelf, status, openImage, onSend: (message) => this.send(message),
-      numOther: () => (this.current ? numShownImages(this.current) : 0), onStop: () => this.stop(), onUp: () => this.editLast() });
+    this.turns = new TurnActions(this);
+    this.composer = new Composer({
+      shelf,
+      status,
+      openImage: (image) => showImage(image, shelf),
+      onSend: (message) => this.turns.send(message),
+      numOther: () => (this.current ? numShownImages(this.current) : 0),
+      onStop: () => this.turns.stop(),
+      onUp: () => this.turns.editLast(),
+    });
     byId("composer-place").append(this.composer.element);
-    this.thread = new Thread({ shelf, answering, status, todo: { ...this.turnActions(), openImage } },
-      (question) => this.sendExample(question));
-    this.sidebar = new Sidebar({ list: () => this.library.conversations, current: () => this.current,
+    this.thread = new Thread({ shelf, answering, status, todo: this.turns }, (text) => this.turns.sendExample(text));
+    this.sidebar = new Sidebar({
+      list: () => this.library.conversations,
+      current: () => this.current,
       isRunning: (conversation) => answering.isRunning(conversation),
-      todo: { open: (row) => this.open(row), rename: (row, title) => this.rename(row, title),
-        exportOne: (row) => this.library.exportFile([row]), remove: (row) => this.remove(row) } });
-    this.settings = new SettingsPanel({ status, options: () => this.options, todo: {
-      changeOptions: (changes) => this.changeOptions(changes), changeKey: (key) => this.changeKey(key),
-      exportAll: () => this.library.exportFile(this.library.conversations), importFile: (file) => this.library.importFile(file),
-      removeAll: () => this.removeAll(), showShortcuts } });
-  }
-
-  turnActions() {
-    return {
-      edit: (turn) => this.edit(turn),
-      regenerate: (turn) => this.regenerate(turn),
-      retry: (turn) => this.answer(turn),
-      continueAnswer: (turn) => this.answer(turn, { isContinued: true }),
-      chooseVersion: (turn, step) => this.chooseVersion(turn, step),
-      stop: () => this.stop(),
-      retryNow: () => this.answering.retryNow(this.current),
-      enterKey: (turn) => this.enterKey(turn),
-    };
+      todo: {
+        open: (row) => this.open(row),
+        rename: (row, title) => this.rename(row, title),
+        exportOne: (row) => this.library.exportFile([row]),
+        remove: (row) => this.remove(row),
+      },
+    });
+    this.settings = new SettingsPanel({
+      status,
+      options: () => this.options,
+      todo: {
+        changeOptions: (changes) => this.changeOptions(changes),
+        changeKey: (key) => this.changeKey(key),
+        exportAll: () => this.library.exportFile(this.library.conversations),
+        importFile: (file) => this.library.importFile(file),
+        removeAll: () => this.removeAll(),
+        showShortcuts,
+      },
+    });
   }
 
   listen() {
@@ -80,10 +105,16 @@ class App {
     on("show-shortcuts", () => showShortcuts());
     on("show-settings", () => this.settings.open());
     on("show-settings-bar", () => this.settings.open());
-    acceptEverywhere(() => this.editor ?? this.composer);
-    listenToKeys({ newConversation: () => this.open(null), search: () => this.sidebar.focusSearch(),
-      neighbor: (step) => this.openNeighbor(step), settings: () => this.settings.open(), escape: () => this.escape(),
-      focusMessage: () => this.composer.focus(), regenerate: () => this.regenerateLast() });
+    acceptEverywhere(() => this.turns.editor ?? this.composer);
+    listenToKeys({
+      newConversation: () => this.open(null),
+      search: () => this.sidebar.focusSearch(),
+      neighbor: (step) => this.openNeighbor(step),
+      settings: () => this.settings.open(),
+      escape: () => this.escape(),
+      focusMessage: () => this.composer.focus(),
+      regenerate: () => this.turns.regenerateLast(),
+    });
     addEventListener("hashchange", () => this.openNamed());
   }
 
@@ -103,8 +134,13 @@ class App {
     showTheme();
     this.composer.translate();
     this.sidebar.show();
-    this.thread.show(this.current);
+    this.showTurns();
     this.showFrame();
+  }
+
+  showTurns() {
+    this.turns.leaveEditor();
+    this.thread.show(this.current);
   }
 
   /** Show what is around the turns: title, status, meter, and whether an answer is being written. */
@@ -131,11 +167,10 @@ class App {
   }
 
   open(conversation) {
-    this.editor = null;
     this.current = conversation;
     history.replaceState(null, "", conversation ? `#${conversation.id}` : location.pathname);
     if (this.sidebar.isOpen) this.sidebar.toggle(false);
-    this.thread.show(conversation);
+    this.showTurns();
     this.sidebar.show();
     this.showFrame();
     this.composer.focus();
@@ -170,92 +205,20 @@ class App {
     this.open(null);
   }
 
-  // Turns
-
-  /** Add a question below a turn (null: a first one) and answer it. */
-  async ask(parent, { text, images }) {
-    await this.library.keepImages(images);
-    const turn = addTurn(this.current, parent, { role: "user", text, images: images.map(({ id }) => id) });
-    await this.answerBelow(turn);
-  }
-
-  async answerBelow(question) {
-    const turn = addTurn(this.current, question, { role: "assistant", finish: null });
-    this.thread.show(this.current);
-    await this.answer(turn);
-  }
-
-  async answer(turn, options) {
-    const conversation = this.current;
-    if (this.answering.isRunning(conversation)) return;
-    if (!options?.isContinued) turn.text = "";
-    this.library.save(conversation);
-    const done = this.answering.start(conversation, turn, options);
-    this.status.look();
-    this.showFrame();
-    this.sidebar.show();
-    await done;
-    this.sidebar.show();
-    this.status.look();
-    if (turn.error?.status === 401) await this.enterKey(turn);
-  }
-
-  async send(message) {
-    if (!this.current) {
-      this.current = this.library.add(newConversation(this.library.lastOptions));
-      history.replaceState(null, "", `#${this.current.id}`);
-    }
-    await this.ask(shownTurns(this.current).at(-1) ?? null, message);
-  }
-
-  async sendExample(text) {
-    const response = await fetch("example.png");
-    const file = new File([await response.blob()], "example.png", { type: "image/png" });
-    await this.send({ text, images: [await readImage(file, this.status.limits)] });
-    this.composer.focus();
-  }
-
-  stop() {
-    if (this.current) this.answering.stop(this.current);
-  }
-
-  regenerate(turn) {
-    return this.answerBelow(parentOf(this.current, turn));
-  }
-
-  regenerateLast() {
-    const last = this.current && shownTurns(this.current).at(-1);
-    if (last?.role === "assistant" && !this.answering.isRunning(this.current)) this.regenerate(last);
-  }
-
-  chooseVersion(turn, step) {
-    chooseVersion(this.current, turn, step);
-    this.library.save(this.current);
-    this.thread.show(this.current);
-    this.showFrame();
-  }
-
-  async edit(turn) {
-    if (this.editor || this.answering.isRunning(this.current)) return;
-    const place = this.thread.element(turn);
-    const { shelf, status, current } = this;
-    const parts = { shelf, status, openImage: (image) => showImage(image, shelf), numOther: () => numShownImages(current, turn) };
-    const message = await editInPlace(turn, place, parts, (editor) => (this.editor = editor));
-    this.editor = null;
-    if (message) await this.ask(parentOf(current, turn), message);
-  }
-
-  editLast() {
-    const last = this.current && shownTurns(this.current).findLast((turn) => turn.role === "user");
-    if (last) this.edit(last);
-  }
-
   escape() {
     if (this.sidebar.isOpen) this.sidebar.toggle(false);
-    else this.stop();
+    else this.turns.stop();
   }
 
   // The server and this browser
+
+  /** Show what another tab did to the conversation that is open. */
+  onOtherTab(conversation) {
+    if (this.current?.id !== conversation.id) return;
+    this.current = this.library.conversations.includes(conversation) ? conversation : null;
+    this.showTurns();
+    this.showFrame();
+  }
 
   onAnswer(conversation, turn) {
     this.thread.update(conversation, turn);
@@ -269,7 +232,7 @@ class App {
     this.showFrame();
     if (this.current && this.answering.isRunning(this.current)) this.thread.update(this.current, null);
     if (before !== state && model) this.composer.showTray();
-    if (before === "loading" && state === "ready" && !this.editor) this.thread.show(this.current); // with counts of tiles
+    if (before === "loading" && state === "ready" && !this.turns.editor) this.thread.show(this.current); // with counts of tiles
   }
 
   async enterKey(turn) {
@@ -277,7 +240,7 @@ class App {
     const key = await askKey(read("key") ? say("keyWrong") : null);
     if (!key) return;
     this.changeKey(key);
-    if (turn) await this.answer(turn);
+    if (turn) await this.turns.retry(turn);
   }
 
   changeKey(key) {

@@ -19,16 +19,34 @@ export class Composer {
 
   build() {
     this.tray = make("div", { class: "tray", hidden: true });
-    this.field = make("textarea", { rows: "1", dir: "auto", id: this.onCancel ? null : "message", input: () => this.fit(),
-      keydown: (event) => this.onKey(event), paste: (event) => this.onPaste(event) });
-    this.picker = make("input", { type: "file", accept: "image/*", multiple: true, class: "unseen", tabindex: "-1",
-      "aria-hidden": "true", change: () => this.onPicked() });
+    this.field = make("textarea", {
+      rows: "1",
+      dir: "auto",
+      id: this.onCancel ? null : "message",
+      input: () => this.fit(),
+      keydown: (event) => this.onKey(event),
+      paste: (event) => this.onPaste(event),
+    });
+    this.picker = make("input", {
+      type: "file",
+      accept: "image/*",
+      multiple: true,
+      class: "unseen",
+      tabindex: "-1",
+      "aria-hidden": "true",
+      change: () => this.onPicked(),
+    });
     this.attach = iconButton("image", say("addImages"), () => this.picker.click());
     this.hint = make("span", { class: "keys-hint" });
     this.sendButton = make("button", { type: "submit", class: "send" });
     const cancel = this.onCancel && textButton(say("cancel"), () => this.onCancel());
-    this.element = make("form", { class: "composer", submit: (event) => this.onSubmit(event) }, this.tray, this.field,
-      make("div", { class: "composer-row" }, this.attach, this.picker, this.hint, cancel, this.sendButton));
+    this.element = make(
+      "form",
+      { class: "composer", submit: (event) => this.onSubmit(event) },
+      this.tray,
+      this.field,
+      make("div", { class: "composer-row" }, this.attach, this.picker, this.hint, cancel, this.sendButton),
+    );
   }
 
   /** Put the texts of the present language in. */

@@ -12,8 +12,16 @@ const MAX_TITLE = 60;
 
 export function newConversation(options) {
   const now = Date.now();
-  return { id: newId(), title: "", isNamed: false, createdAt: now, updatedAt: now, options: { ...options }, turns: [],
-    chosen: {} };
+  return {
+    id: newId(),
+    title: "",
+    isNamed: false,
+    createdAt: now,
+    updatedAt: now,
+    options: { ...options },
+    turns: [],
+    chosen: {},
+  };
 }
 
 /** Append a turn below a parent (null for the top) and choose it. */
@@ -85,5 +93,6 @@ export function numShownImages(conversation, before = null) {
 export function contains(conversation, words) {
   const sought = words.toLowerCase();
   return [conversation.title, ...conversation.turns.map((turn) => turn.text)].some((text) =>
-    text.toLowerCase().includes(sought));
+    text.toLowerCase().includes(sought),
+  );
 }

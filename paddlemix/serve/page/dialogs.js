@@ -17,19 +17,32 @@ export function openDialog(id, ...content) {
 
 /** Return a heading with a button that closes the dialog. */
 export function dialogHead(title, id) {
-  return make("header", { class: "dialog-head" }, make("h2", { id: `${id}-title` }, title),
-    iconButton("close", say("close"), () => byId(id).close()));
+  return make(
+    "header",
+    { class: "dialog-head" },
+    make("h2", { id: `${id}-title` }, title),
+    iconButton("close", say("close"), () => byId(id).close()),
+  );
 }
 
 /** Ask a question. Resolves to whether the reader agrees. */
 export async function ask(question, agreeLabel) {
   let isAgreed = false;
   const dialog = byId("question");
-  const agree = textButton(agreeLabel, () => {
-    isAgreed = true;
-    dialog.close();
-  }, { kind: "danger" });
-  const buttons = make("div", { class: "dialog-buttons" }, textButton(say("cancel"), () => dialog.close()), agree);
+  const agree = textButton(
+    agreeLabel,
+    () => {
+      isAgreed = true;
+      dialog.close();
+    },
+    { kind: "danger" },
+  );
+  const buttons = make(
+    "div",
+    { class: "dialog-buttons" },
+    textButton(say("cancel"), () => dialog.close()),
+    agree,
+  );
   await openDialog("question", make("p", { id: "question-title" }, question), buttons);
   return isAgreed;
 }
@@ -38,25 +51,58 @@ export async function ask(question, agreeLabel) {
 export async function askKey(note) {
   let key = null;
   const dialog = byId("question");
-  const field = make("input", { type: "password", autocomplete: "off", spellcheck: "false", "aria-label": say("keySection"),
-    placeholder: say("keyHint"), required: true });
-  const form = make("form", { class: "key-form", submit: (event) => {
-    event.preventDefault();
-    key = field.value.trim();
-    if (key) dialog.close();
-  } }, field, make("div", { class: "dialog-buttons" }, textButton(say("cancel"), () => dialog.close()),
-    make("button", { class: "button strong" }, say("save"))));
-  await openDialog("question", make("h2", { id: "question-title" }, say("keyTitle")),
-    note && make("p", { class: "warning-text" }, note), make("p", { class: "quiet" }, `${say("keyMore")} ${say("keyNote")}`), form);
+  const field = make("input", {
+    type: "password",
+    autocomplete: "off",
+    spellcheck: "false",
+    "aria-label": say("keySection"),
+    placeholder: say("keyHint"),
+    required: true,
+  });
+  const form = make(
+    "form",
+    {
+      class: "key-form",
+      submit: (event) => {
+        event.preventDefault();
+        key = field.value.trim();
+        if (key) dialog.close();
+      },
+    },
+    field,
+    make(
+      "div",
+      { class: "dialog-buttons" },
+      textButton(say("cancel"), () => dialog.close()),
+      make("button", { class: "button strong" }, say("save")),
+    ),
+  );
+  await openDialog(
+    "question",
+    make("h2", { id: "question-title" }, say("keyTitle")),
+    note && make("p", { class: "warning-text" }, note),
+    make("p", { class: "quiet" }, `${say("keyMore")} ${say("keyNote")}`),
+    form,
+  );
   return key;
 }
 
 /** Show an image large, with its tiles. */
 export async function showImage(image, shelf) {
   const tile = imageTile(image, shelf);
-  const facts = make("p", { class: "quiet" }, say("imageFacts", { size: `${image.width} × ${image.height}`,
-    kilobytes: number(Math.ceil(image.blob.size / 1024)) }));
-  const toggle = make("input", { type: "checkbox", checked: true, change: () => tile.classList.toggle("has-no-grid", !toggle.checked) });
+  const facts = make(
+    "p",
+    { class: "quiet" },
+    say("imageFacts", {
+      size: `${image.width} × ${image.height}`,
+      kilobytes: number(Math.ceil(image.blob.size / 1024)),
+    }),
+  );
+  const toggle = make("input", {
+    type: "checkbox",
+    checked: true,
+    change: () => tile.classList.toggle("has-no-grid", !toggle.checked),
+  });
   const choice = make("label", { class: "check", hidden: true }, toggle, say("showGrid"));
   shelf.count(image).then((count) => {
     if (!count) return;

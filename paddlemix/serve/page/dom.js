@@ -29,8 +29,18 @@ export function icon(name) {
 
 /** Return a button with an icon only; the label is its name and its tooltip. */
 export function iconButton(name, label, onClick, { kind = "", disabled = false } = {}) {
-  return make("button", { type: "button", class: `icon-button ${kind}`.trim(), "aria-label": label, title: label,
-    click: onClick, disabled }, icon(name));
+  return make(
+    "button",
+    {
+      type: "button",
+      class: `icon-button ${kind}`.trim(),
+      "aria-label": label,
+      title: label,
+      click: onClick,
+      disabled,
+    },
+    icon(name),
+  );
 }
 
 /** Return a button with a text and, if named, an icon before it. */

@@ -4,7 +4,8 @@ import { text as say } from "./language.js";
 
 /** Return {title, details, action: "retry" | "key"} for an error of a turn: {status, code, message}. */
 export function explain({ status, code, message }) {
-  if (code === "context_length_exceeded") return { title: say("longTitle"), details: [message, say("longMore")], action: "retry" };
+  if (code === "context_length_exceeded")
+    return { title: say("longTitle"), details: [message, say("longMore")], action: "retry" };
   const [title, standard, action = "retry"] = WORDS[status] ?? (status >= 500 ? WORDS[500] : WORDS[400]);
   return { title: say(title), details: [message || (standard && say(standard))], action };
 }

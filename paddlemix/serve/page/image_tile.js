@@ -21,8 +21,12 @@ export function gridLines(width, height, [columns, rows]) {
 function gridOver(image, grid) {
   const { columns, rows } = gridLines(image.width, image.height, grid);
   const line = (x1, y1, x2, y2) => makeSvg("line", { x1, y1, x2, y2 });
-  return makeSvg("svg", { class: "grid", viewBox: "0 0 100 100", preserveAspectRatio: "none", "aria-hidden": "true" },
-    ...columns.map((x) => line(x, 0, x, 100)), ...rows.map((y) => line(0, y, 100, y)));
+  return makeSvg(
+    "svg",
+    { class: "grid", viewBox: "0 0 100 100", preserveAspectRatio: "none", "aria-hidden": "true" },
+    ...columns.map((x) => line(x, 0, x, 100)),
+    ...rows.map((y) => line(0, y, 100, y)),
+  );
 }
 
 /** Return what an image costs as a text: "2 x 2 tiles and the whole · 2,880 tokens". */
@@ -36,12 +40,26 @@ export function imageTile(image, shelf, { onRemove = null, onOpen = null } = {})
   const picture = make("img", { src: shelf.url(image), alt: image.name, width: image.width, height: image.height });
   const size = `${image.width} × ${image.height}`;
   const frame = onOpen
-    ? make("button", { type: "button", class: "image-frame", click: () => onOpen(image), title: say("openImage"),
-      "aria-label": `${say("openImage")}: ${image.name}` }, picture)
+    ? make(
+        "button",
+        {
+          type: "button",
+          class: "image-frame",
+          click: () => onOpen(image),
+          title: say("openImage"),
+          "aria-label": `${say("openImage")}: ${image.name}`,
+        },
+        picture,
+      )
     : make("div", { class: "image-frame" }, picture);
   const caption = make("figcaption", {}, size);
-  const figure = make("figure", { class: "image-tile" }, frame, caption,
-    onRemove && iconButton("close", `${say("removeImage")}: ${image.name}`, () => onRemove(image), { kind: "remove" }));
+  const figure = make(
+    "figure",
+    { class: "image-tile" },
+    frame,
+    caption,
+    onRemove && iconButton("close", `${say("removeImage")}: ${image.name}`, () => onRemove(image), { kind: "remove" }),
+  );
   if (image.original) figure.append(shrunkNote(image));
   shelf.count(image).then((count) => {
     if (!count) return;

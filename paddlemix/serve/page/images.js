@@ -104,7 +104,11 @@ export class ImageShelf {
   /** Return the counts of an image as `fetchImageTokens` has them, null if the server does not say. */
   async count({ width, height }) {
     const key = `${width}x${height}`;
-    if (!this.counts.has(key)) this.counts.set(key, fetchImageTokens(width, height).catch(() => null));
+    if (!this.counts.has(key))
+      this.counts.set(
+        key,
+        fetchImageTokens(width, height).catch(() => null),
+      );
     const count = await this.counts.get(key);
     if (count === null) this.counts.delete(key); // asked again next time
     return count;

@@ -12,9 +12,11 @@ import { read, write } from "./preferences.js";
 const MAX_IMPORT_BYTES = 512 << 20;
 
 export class Library {
-  constructor({ store, shelf, changed }) {
-    Object.assign(this, { store, shelf, changed });
+  constructor({ store, shelf, changed, changedElsewhere, isBusy }) {
+    Object.assign(this, { store, shelf, changed, changedElsewhere, isBusy });
     this.conversations = [];
+    this.tabs = new BroadcastChannel("paddlemix");
+    this.tabs.onmessage = (event) => this.onOtherTab(event.data);
   }
 
   get isLasting() {
@@ -59,6 +61,18 @@ export class Library {
     if (!this.conversations.includes(conversation)) return; // it was removed while its answer was written
     this.changed();
     await this.put("conversations", conversation);
+    this.tabs.postMessage(conversation.id);
+  }
+
+  /** Take over what another tab saved or removed, so that this one does not write an older state over it. */
+  async onOtherTab(id) {
+    const row = await this.store.get("conversations", id);
+    const known = this.conversations.find((conversation) => conversation.id === id);
+    if (known && this.isBusy(known)) return; // this tab writes it now
+    this.conversations = this.conversations.filter((conversation) => conversation.id !== id);
+    if (row) this.conversations.push(row);
+    this.changed();
+    if (row ?? known) this.changedElsewhere(row ?? known);
   }
 
   async keepImages(images) {
@@ -81,6 +95,7 @@ export class Library {
     this.conversations = this.conversations.filter((other) => other !== conversation);
     await this.store.remove("conversations", conversation.id);
     for (const id of imageIds(conversation)) await this.shelf.remove(id);
+    this.tabs.postMessage(conversation.id);
     this.changed();
     return true;
   }

@@ -49,7 +49,16 @@ function startsBlock(lines, at, depth) {
 function readParagraph(lines, at, depth) {
   let end = at + 1;
   while (end < lines.length && !startsBlock(lines, end, depth)) end += 1;
-  return [{ type: "paragraph", text: lines.slice(at, end).map((line) => line.trim()).join("\n") }, end];
+  return [
+    {
+      type: "paragraph",
+      text: lines
+        .slice(at, end)
+        .map((line) => line.trim())
+        .join("\n"),
+    },
+    end,
+  ];
 }
 
 function readHeading(line, at) {
@@ -65,7 +74,10 @@ function readCode(lines, at) {
   let end = at + 1;
   while (end < lines.length && !closing.test(lines[end])) end += 1;
   const inner = lines.slice(at + 1, end).map((line) => line.slice(Math.min(indent, Math.max(0, line.search(/\S/)))));
-  return [{ type: "code", language, text: inner.join("\n"), isOpen: end >= lines.length }, Math.min(end + 1, lines.length)];
+  return [
+    { type: "code", language, text: inner.join("\n"), isOpen: end >= lines.length },
+    Math.min(end + 1, lines.length),
+  ];
 }
 
 function readQuote(lines, at, depth) {
@@ -78,7 +90,13 @@ function readQuote(lines, at, depth) {
 function readList(lines, at, depth) {
   const first = ITEM.exec(lines[at]);
   const isOrdered = /\d/.test(first[2]);
-  const list = { type: "list", isOrdered, start: isOrdered ? Number.parseInt(first[2], 10) : 1, isLoose: false, items: [] };
+  const list = {
+    type: "list",
+    isOrdered,
+    start: isOrdered ? Number.parseInt(first[2], 10) : 1,
+    isLoose: false,
+    items: [],
+  };
   let place = at;
   while (place < lines.length && isSibling(lines[place], first, isOrdered)) {
     const item = readItem(lines, place, depth);
@@ -144,7 +162,10 @@ function readTable(lines, at) {
 
 /** Return the cells of a row. A bar after a backslash or within code does not end one. */
 function cells(line) {
-  const inner = line.trim().replace(/^\|/, "").replace(/(?<!\\)\|$/, "");
+  const inner = line
+    .trim()
+    .replace(/^\|/, "")
+    .replace(/(?<!\\)\|$/, "");
   const found = [""];
   let isCode = false;
   for (let at = 0; at < inner.length; at += 1) {

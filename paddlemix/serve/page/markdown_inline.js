@@ -4,7 +4,13 @@
 // {type: "link", url, children}.
 
 const MAX_DEPTH = 6; // deeper emphasis stays text
-const MARKS = [["**", "strong"], ["__", "strong"], ["~~", "del"], ["*", "em"], ["_", "em"]];
+const MARKS = [
+  ["**", "strong"],
+  ["__", "strong"],
+  ["~~", "del"],
+  ["*", "em"],
+  ["_", "em"],
+];
 const ESCAPABLE = /[!-/:-@[-`{-~]/;
 const BARE_URL = /https?:\/\/[^\s<>"'`，。；：！？、（）《》「」【】]+/y;
 const WORD = /[\p{L}\p{N}]/u;
@@ -31,7 +37,8 @@ export function parseInline(text, depth = 0) {
 function readSpecial(scan) {
   const character = scan.text[scan.at];
   if (character === "\n") return push(scan, { type: "break" }, 1);
-  if (character === "\\" && ESCAPABLE.test(scan.text[scan.at + 1] ?? "")) return addText(scan, scan.text[scan.at + 1], 2);
+  if (character === "\\" && ESCAPABLE.test(scan.text[scan.at + 1] ?? ""))
+    return addText(scan, scan.text[scan.at + 1], 2);
   if (character === "`") return readCode(scan);
   if (character === "[" || (character === "!" && scan.text[scan.at + 1] === "[")) return readLink(scan);
   if (character === "h") return readBareUrl(scan);
@@ -94,7 +101,9 @@ function readLink(scan) {
   const children = parseInline(label || match[1], scan.depth + 1);
   const url = webUrl(match[1]);
   // An image of the answer is a link as well: the page loads nothing from elsewhere. Other schemes stay text.
-  return url ? push(scan, { type: "link", url, children }, length) : addText(scan, scan.text.substr(scan.at, length), length);
+  return url
+    ? push(scan, { type: "link", url, children }, length)
+    : addText(scan, scan.text.substr(scan.at, length), length);
 }
 
 function readBareUrl(scan) {

@@ -53,18 +53,34 @@ function tight(blocks) {
 
 function showTable(table) {
   const row = (cells, tag) =>
-    make("tr", {}, cells.map((cell, column) =>
-      make(tag, { class: `align-${table.alignments[column]}${cell.length > SHORT ? "" : " short"}` }, inline(cell))));
+    make(
+      "tr",
+      {},
+      cells.map((cell, column) =>
+        make(tag, { class: `align-${table.alignments[column]}${cell.length > SHORT ? "" : " short"}` }, inline(cell)),
+      ),
+    );
   const head = make("thead", {}, row(table.head, "th"));
-  const body = make("tbody", {}, table.rows.map((cells) => row(cells, "td")));
-  return make("div", { class: "table-frame", tabindex: "0", role: "region", "aria-label": say("table") },
-    make("table", {}, head, body));
+  const body = make(
+    "tbody",
+    {},
+    table.rows.map((cells) => row(cells, "td")),
+  );
+  return make(
+    "div",
+    { class: "table-frame", tabindex: "0", role: "region", "aria-label": say("table") },
+    make("table", {}, head, body),
+  );
 }
 
 function showCode(block) {
   const name = block.language.slice(0, 40);
-  const bar = make("div", { class: "code-bar" }, make("span", {}, name || say("code")),
-    copyButton(() => block.text, say("copyCode")));
+  const bar = make(
+    "div",
+    { class: "code-bar" },
+    make("span", {}, name || say("code")),
+    copyButton(() => block.text, say("copyCode")),
+  );
   const pre = make("pre", { tabindex: "0", "aria-label": name || say("code") }, make("code", {}, block.text));
   return make("div", { class: "code-block" }, bar, pre);
 }

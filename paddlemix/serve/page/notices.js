@@ -9,8 +9,13 @@ const STAYS = { info: 4000, warning: 9000 }; // ms
 /** Show a note. kind: "info" or "warning". */
 export function notify(words, { kind = "info" } = {}) {
   const remove = () => notice.remove();
-  const notice = make("div", { class: `notice ${kind}` }, icon(kind === "info" ? "check" : "warning"), make("p", {}, words),
-    iconButton("close", say("close"), remove));
+  const notice = make(
+    "div",
+    { class: `notice ${kind}` },
+    icon(kind === "info" ? "check" : "warning"),
+    make("p", {}, words),
+    iconButton("close", say("close"), remove),
+  );
   byId("notices").append(notice);
   while (byId("notices").childElementCount > 3) byId("notices").firstElementChild.remove();
   setTimeout(remove, STAYS[kind]);

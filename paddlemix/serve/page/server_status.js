@@ -5,8 +5,16 @@ import { fetchStatus } from "./api.js";
 const EVERY = 5000; // ms
 const EVERY_WHEN_GONE = 2000;
 // Until the server has said its own.
-const FIRST = { models: [], max_model_len: null, template: "", num_running: 0, num_waiting: 0, is_ready: false, version: "",
-  limits: { max_images: 8, max_body_bytes: 64 << 20, max_image_pixels: 64_000_000 } };
+const FIRST = {
+  models: [],
+  max_model_len: null,
+  template: "",
+  num_running: 0,
+  num_waiting: 0,
+  is_ready: false,
+  version: "",
+  limits: { max_images: 8, max_body_bytes: 64 << 20, max_image_pixels: 64_000_000 },
+};
 
 /** state: "loading", "ready", "stopping", "offline" or "key". changed(before) is called after each look. */
 export class ServerStatus {

@@ -13,33 +13,62 @@ export class SettingsPanel {
   }
 
   open() {
-    return openDialog("settings", dialogHead(say("settings"), "settings"),
-      make("div", { class: "panel-body" }, this.parameters(), this.key(), this.data(), this.server()));
+    return openDialog(
+      "settings",
+      dialogHead(say("settings"), "settings"),
+      make("div", { class: "panel-body" }, this.parameters(), this.key(), this.data(), this.server()),
+    );
   }
 
   parameters() {
     const options = this.options();
-    const system = make("textarea", { rows: "3", id: "option-system", placeholder: say("systemHint"), input: () =>
-      this.todo.changeOptions({ system: system.value }) });
-    const stop = make("textarea", { rows: "2", id: "option-stop", placeholder: say("stopHint"), input: () =>
-      this.todo.changeOptions({ stop: stop.value }) });
+    const system = make("textarea", {
+      rows: "3",
+      id: "option-system",
+      placeholder: say("systemHint"),
+      input: () => this.todo.changeOptions({ system: system.value }),
+    });
+    const stop = make("textarea", {
+      rows: "2",
+      id: "option-stop",
+      placeholder: say("stopHint"),
+      input: () => this.todo.changeOptions({ stop: stop.value }),
+    });
     system.value = options.system;
     stop.value = options.stop;
     const reset = textButton(say("resetParameters"), () => {
       this.todo.changeOptions(standardOptions());
       this.open();
     });
-    return section("parameters", make("p", { class: "quiet" }, say("parametersMore")),
+    return section(
+      "parameters",
+      make("p", { class: "quiet" }, say("parametersMore")),
       field("option-system", say("system"), null, system),
-      make("div", { class: "parameters" }, PARAMETERS.map((parameter) => this.parameter(parameter, options[parameter.name]))),
-      field("option-stop", say("stopStrings"), null, stop), reset);
+      make(
+        "div",
+        { class: "parameters" },
+        PARAMETERS.map((parameter) => this.parameter(parameter, options[parameter.name])),
+      ),
+      field("option-stop", say("stopStrings"), null, stop),
+      reset,
+    );
   }
 
   parameter({ name, least, most, step }, value) {
     const id = `option-${name}`;
     const wrong = make("p", { class: "warning-text", id: `${id}-wrong` });
-    const input = make("input", { id, type: "number", min: least, max: most, step: "any", inputmode: "decimal",
-      placeholder: say("automatic"), value, "aria-describedby": `${id}-wrong`, input: () => onInput() });
+    const input = make("input", {
+      id,
+      type: "number",
+      min: least,
+      max: most,
+      step: "any",
+      inputmode: "decimal",
+      placeholder: say("automatic"),
+      value,
+      "aria-describedby": `${id}-wrong`,
+      input: () => onInput(),
+    });
     const onInput = () => {
       const written = input.value === "" ? null : Number(input.value);
       const isWhole = step < 1 || Number.isInteger(written ?? 1);
@@ -52,24 +81,51 @@ export class SettingsPanel {
   }
 
   key() {
-    const input = make("input", { id: "option-key", type: "password", autocomplete: "off", spellcheck: "false",
-      placeholder: say("keyHint"), change: () => this.todo.changeKey(input.value.trim() || null) });
+    const input = make("input", {
+      id: "option-key",
+      type: "password",
+      autocomplete: "off",
+      spellcheck: "false",
+      placeholder: say("keyHint"),
+      change: () => this.todo.changeKey(input.value.trim() || null),
+    });
     input.value = read("key") ?? "";
-    return section("keySection", make("form", { submit: (event) => event.preventDefault() },
-      field("option-key", say("keyHint"), say("keyNote"), input)));
+    return section(
+      "keySection",
+      make(
+        "form",
+        { submit: (event) => event.preventDefault() },
+        field("option-key", say("keyHint"), say("keyNote"), input),
+      ),
+    );
   }
 
   data() {
-    const picker = make("input", { type: "file", accept: ".json,application/json", class: "unseen", tabindex: "-1",
-      "aria-hidden": "true", id: "import-file", change: () => {
+    const picker = make("input", {
+      type: "file",
+      accept: ".json,application/json",
+      class: "unseen",
+      tabindex: "-1",
+      "aria-hidden": "true",
+      id: "import-file",
+      change: () => {
         const [file] = picker.files;
         picker.value = "";
         if (file) this.todo.importFile(file);
-      } });
-    return section("data", make("p", { class: "quiet" }, say("dataMore")), picker, make("div", { class: "buttons" },
-      textButton(say("exportAll"), () => this.todo.exportAll(), { iconName: "export" }),
-      textButton(say("import"), () => picker.click(), { iconName: "import" }),
-      textButton(say("removeAll"), () => this.todo.removeAll(), { iconName: "trash", kind: "danger-plain" })));
+      },
+    });
+    return section(
+      "data",
+      make("p", { class: "quiet" }, say("dataMore")),
+      picker,
+      make(
+        "div",
+        { class: "buttons" },
+        textButton(say("exportAll"), () => this.todo.exportAll(), { iconName: "export" }),
+        textButton(say("import"), () => picker.click(), { iconName: "import" }),
+        textButton(say("removeAll"), () => this.todo.removeAll(), { iconName: "trash", kind: "danger-plain" }),
+      ),
+    );
   }
 
   server() {
@@ -81,9 +137,15 @@ export class SettingsPanel {
       [say("queue"), say("statusBusy", { running: info.num_running, waiting: info.num_waiting })],
       [say("serverVersion"), info.version],
     ].filter(([, value]) => value);
-    return section("server", make("dl", { class: "facts" }, facts.map(([name, value]) =>
-      [make("dt", {}, name), make("dd", {}, value)])),
-    textButton(say("shortcuts"), () => this.todo.showShortcuts(), { iconName: "keyboard" }));
+    return section(
+      "server",
+      make(
+        "dl",
+        { class: "facts" },
+        facts.map(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]),
+      ),
+      textButton(say("shortcuts"), () => this.todo.showShortcuts(), { iconName: "keyboard" }),
+    );
   }
 }
 
@@ -92,8 +154,14 @@ function section(title, ...content) {
 }
 
 function field(id, label, more, input, ...rest) {
-  return make("div", { class: "field" }, make("label", { for: id }, label), more && make("p", { class: "quiet" }, more), input,
-    rest);
+  return make(
+    "div",
+    { class: "field" },
+    make("label", { for: id }, label),
+    more && make("p", { class: "quiet" }, more),
+    input,
+    rest,
+  );
 }
 
 /** Return whether the panel is open. */

@@ -25,7 +25,17 @@ const SHORTCUTS = [
 /** Show the list. */
 export function showShortcuts() {
   const rows = SHORTCUTS.map(([keys, words]) =>
-    make("tr", {}, make("th", { scope: "row" }, say(words)), make("td", {}, keys.map((key) => make("kbd", {}, key)))));
+    make(
+      "tr",
+      {},
+      make("th", { scope: "row" }, say(words)),
+      make(
+        "td",
+        {},
+        keys.map((key) => make("kbd", {}, key)),
+      ),
+    ),
+  );
   return openDialog("shortcuts", dialogHead(say("shortcuts"), "shortcuts"), make("table", {}, make("tbody", {}, rows)));
 }
 

@@ -55,8 +55,18 @@ export class Sidebar {
     const sorted = [...this.list()].sort((one, other) => other.updatedAt - one.updatedAt);
     this.found = sorted.filter((conversation) => !words || contains(conversation, words));
     const groups = Map.groupBy ? Map.groupBy(this.found, dayOf) : groupBy(this.found, dayOf);
-    const shown = [...groups].map(([day, rows]) => make("section", {}, make("h3", {}, say(day)),
-      make("ul", {}, rows.map((conversation) => this.row(conversation)))));
+    const shown = [...groups].map(([day, rows]) =>
+      make(
+        "section",
+        {},
+        make("h3", {}, say(day)),
+        make(
+          "ul",
+          {},
+          rows.map((conversation) => this.row(conversation)),
+        ),
+      ),
+    );
     const empty = make("p", { class: "empty-list" }, words ? say("nothingFound", { words }) : say("noConversations"));
     byId("conversations").replaceChildren(...(shown.length ? shown : [empty]));
   }
@@ -64,19 +74,37 @@ export class Sidebar {
   row(conversation) {
     const title = conversation.title || say("untitled");
     const isCurrent = conversation === this.current();
-    const open = make("button", { type: "button", class: "open", title: `${title}\n${moment(conversation.updatedAt)}`,
-      "aria-current": isCurrent ? "page" : null, click: () => this.todo.open(conversation) },
-    this.isRunning(conversation) && make("i", { class: "running" }), make("span", {}, title));
-    const row = make("li", { class: isCurrent ? "is-current" : null }, open,
+    const open = make(
+      "button",
+      {
+        type: "button",
+        class: "open",
+        title: `${title}\n${moment(conversation.updatedAt)}`,
+        "aria-current": isCurrent ? "page" : null,
+        click: () => this.todo.open(conversation),
+      },
+      this.isRunning(conversation) && make("i", { class: "running" }),
+      make("span", {}, title),
+    );
+    const row = make(
+      "li",
+      { class: isCurrent ? "is-current" : null },
+      open,
       iconButton("edit", `${say("rename")}: ${title}`, () => this.rename(row, conversation)),
       iconButton("export", `${say("exportOne")}: ${title}`, () => this.todo.exportOne(conversation)),
-      iconButton("trash", `${say("remove")}: ${title}`, () => this.todo.remove(conversation)));
+      iconButton("trash", `${say("remove")}: ${title}`, () => this.todo.remove(conversation)),
+    );
     return row;
   }
 
   rename(row, conversation) {
-    const field = make("input", { class: "rename", "aria-label": say("renameLabel"), maxlength: "120", blur: () => end(true),
-      keydown: (event) => onKey(event) });
+    const field = make("input", {
+      class: "rename",
+      "aria-label": say("renameLabel"),
+      maxlength: "120",
+      blur: () => end(true),
+      keydown: (event) => onKey(event),
+    });
     let isOver = false;
     const end = (isKept) => {
       if (isOver) return;
@@ -111,8 +139,12 @@ function groupBy(rows, key) {
 /** Show the server's state beside the name of the model. */
 export function showStatus({ state, info, model }) {
   const isBusy = info.num_running + info.num_waiting > 0;
-  const words = state !== "ready" ? say({ loading: "statusLoading", stopping: "statusStopping", offline: "statusOffline", key: "statusKey" }[state])
-    : isBusy ? say("statusBusy", { running: info.num_running, waiting: info.num_waiting }) : say("statusReady");
+  const words =
+    state !== "ready"
+      ? say({ loading: "statusLoading", stopping: "statusStopping", offline: "statusOffline", key: "statusKey" }[state])
+      : isBusy
+        ? say("statusBusy", { running: info.num_running, waiting: info.num_waiting })
+        : say("statusReady");
   byId("status").className = `status ${state}${state === "ready" && isBusy ? " busy" : ""}`;
   byId("status-model").textContent = model;
   byId("status-words").textContent = words;

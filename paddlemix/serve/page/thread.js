@@ -6,7 +6,11 @@ import { text as say } from "./language.js";
 import { TurnView } from "./turn_view.js";
 
 // The bundled model knows only English, and LLaVA's training data is mostly English: the questions stay so.
-const EXAMPLES = [["example1", "Describe the picture."], ["example2", "Where is the star?"], ["example3", "How many shapes are there?"]];
+const EXAMPLES = [
+  ["example1", "Describe the picture."],
+  ["example2", "Where is the star?"],
+  ["example3", "How many shapes are there?"],
+];
 const NEAR_END = 80; // px: closer to the end, the page follows an answer
 
 export class Thread {
@@ -65,14 +69,30 @@ export class Thread {
 
   welcome() {
     const cards = EXAMPLES.map(([key, question]) =>
-      make("button", { type: "button", class: "example", click: () => this.onExample(question) },
-        make("strong", {}, say(key)), make("span", { lang: "en" }, question), icon("send")));
-    return make("div", { class: "welcome" },
+      make(
+        "button",
+        { type: "button", class: "example", click: () => this.onExample(question) },
+        make("strong", {}, say(key)),
+        make("span", { lang: "en" }, question),
+        icon("send"),
+      ),
+    );
+    return make(
+      "div",
+      { class: "welcome" },
       make("h2", {}, say("welcome")),
       make("p", { class: "lead" }, say(matchMedia("(hover: none)").matches ? "welcomeTouch" : "welcomeMore")),
-      make("section", { class: "try", "aria-label": say("tryExample") },
-        make("figure", {}, make("img", { src: "example.png", alt: say("tryExample"), width: 360, height: 360 }),
-          make("figcaption", {}, say("tryExample"))),
-        make("div", { class: "examples" }, cards)));
+      make(
+        "section",
+        { class: "try", "aria-label": say("tryExample") },
+        make(
+          "figure",
+          {},
+          make("img", { src: "example.png", alt: say("tryExample"), width: 360, height: 360 }),
+          make("figcaption", {}, say("tryExample")),
+        ),
+        make("div", { class: "examples" }, cards),
+      ),
+    );
   }
 }

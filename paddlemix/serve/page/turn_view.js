@@ -18,22 +18,36 @@ export class TurnView {
     this.content = turn.role === "user" ? this.question() : this.answer();
     this.state = make("div", { class: "turn-state" });
     this.actions = make("div", { class: "turn-actions", role: "group" });
-    this.element = make("article", { class: `turn ${turn.role}`, "data-turn": turn.id }, name, this.content, this.state,
-      this.actions);
+    this.element = make(
+      "article",
+      { class: `turn ${turn.role}`, "data-turn": turn.id },
+      name,
+      this.content,
+      this.state,
+      this.actions,
+    );
     this.update();
   }
 
   question() {
     const images = make("div", { class: "turn-images" });
     this.showImages(images);
-    return make("div", { class: "bubble-frame" }, images, this.turn.text && make("div", { class: "bubble" }, this.turn.text));
+    return make(
+      "div",
+      { class: "bubble-frame" },
+      images,
+      this.turn.text && make("div", { class: "bubble" }, this.turn.text),
+    );
   }
 
   async showImages(frame) {
     for (const id of this.turn.images) {
       const image = await this.shelf.get(id);
-      frame.append(image ? imageTile(image, this.shelf, { onOpen: this.todo.openImage })
-        : make("p", { class: "quiet" }, say("imageGone")));
+      frame.append(
+        image
+          ? imageTile(image, this.shelf, { onOpen: (shown) => this.todo.openImage(shown) })
+          : make("p", { class: "quiet" }, say("imageGone")),
+      );
     }
   }
 
@@ -68,7 +82,8 @@ export class TurnView {
     if (key === this.shownState) return;
     this.shownState = key;
     const notes = { stopped: "finishStopped", length: "finishLength", lost: "finishLost" };
-    if (isWaiting) this.state.replaceChildren(waitingSign(numWaiting ? say("waitingInQueue", { n: numWaiting }) : say("waiting")));
+    if (isWaiting)
+      this.state.replaceChildren(waitingSign(numWaiting ? say("waitingInQueue", { n: numWaiting }) : say("waiting")));
     else if (error) this.state.replaceChildren(this.errorCard(error));
     else if (notes[finish]) this.state.replaceChildren(make("p", { class: "finish-note" }, say(notes[finish])));
     else this.state.replaceChildren();
@@ -83,15 +98,23 @@ export class TurnView {
     }
     this.pauseText = make("span", { class: "countdown" }, say("busyMore", { seconds }));
     const title = say(pause.status === 429 ? "busyTitle" : "loadingTitle");
-    this.state.replaceChildren(card("clock", "busy", title, [this.pauseText, pause.message && make("span", { class: "quiet" }, pause.message)],
-      [textButton(say("retryNow"), () => this.todo.retryNow()), textButton(say("cancel"), () => this.todo.stop())]));
+    this.state.replaceChildren(
+      card(
+        "clock",
+        "busy",
+        title,
+        [this.pauseText, pause.message && make("span", { class: "quiet" }, pause.message)],
+        [textButton(say("retryNow"), () => this.todo.retryNow()), textButton(say("cancel"), () => this.todo.stop())],
+      ),
+    );
   }
 
   errorCard(error) {
     const { title, details, action } = explain(error);
-    const buttons = action === "key"
-      ? [textButton(say("enterKey"), () => this.todo.enterKey(this.turn), { iconName: "key", kind: "strong" })]
-      : [textButton(say("tryAgain"), () => this.todo.retry(this.turn), { iconName: "retry", kind: "strong" })];
+    const buttons =
+      action === "key"
+        ? [textButton(say("enterKey"), () => this.todo.enterKey(this.turn), { iconName: "key", kind: "strong" })]
+        : [textButton(say("tryAgain"), () => this.todo.retry(this.turn), { iconName: "retry", kind: "strong" })];
     const element = card(action === "key" ? "key" : "warning", "failed", title, details, buttons);
     element.setAttribute("role", "alert");
     return element;
@@ -109,7 +132,8 @@ export class TurnView {
     if (all.length > 1) this.actions.append(this.versionSwitch(all, isBusy));
     if (text) this.actions.append(copyButton(() => this.turn.text, say("copy")));
     const disabled = { disabled: isBusy };
-    if (role === "user") this.actions.append(iconButton("edit", say("edit"), () => this.todo.edit(this.turn), disabled));
+    if (role === "user")
+      this.actions.append(iconButton("edit", say("edit"), () => this.todo.edit(this.turn), disabled));
     else this.showAnswerActions(disabled);
   }
 
@@ -125,10 +149,13 @@ export class TurnView {
   versionSwitch(all, isBusy) {
     const at = all.indexOf(this.turn);
     const step = (by) => () => this.todo.chooseVersion(this.turn, by);
-    return make("div", { class: "versions", role: "group", "aria-label": say("version", { at: at + 1, of: all.length }) },
+    return make(
+      "div",
+      { class: "versions", role: "group", "aria-label": say("version", { at: at + 1, of: all.length }) },
       iconButton("left", say("previousVersion"), step(-1), { disabled: isBusy || at === 0 }),
       make("span", {}, `${at + 1}/${all.length}`),
-      iconButton("right", say("nextVersion"), step(1), { disabled: isBusy || at === all.length - 1 }));
+      iconButton("right", say("nextVersion"), step(1), { disabled: isBusy || at === all.length - 1 }),
+    );
   }
 
   stats() {
@@ -145,12 +172,20 @@ export class TurnView {
 }
 
 function waitingSign(words) {
-  const tiles = make("span", { class: "tiles-sign", "aria-hidden": "true" }, [1, 2, 3, 4].map(() => make("i")));
+  const tiles = make(
+    "span",
+    { class: "tiles-sign", "aria-hidden": "true" },
+    [1, 2, 3, 4].map(() => make("i")),
+  );
   return make("p", { class: "waiting" }, tiles, words);
 }
 
 function card(iconName, kind, title, details, buttons) {
-  const words = make("div", { class: "card-words" }, make("strong", {}, title), details.filter(Boolean).map((detail) =>
-    make("p", {}, detail)));
+  const words = make(
+    "div",
+    { class: "card-words" },
+    make("strong", {}, title),
+    details.filter(Boolean).map((detail) => make("p", {}, detail)),
+  );
   return make("div", { class: `card ${kind}` }, icon(iconName), words, make("div", { class: "card-buttons" }, buttons));
 }

@@ -67,8 +67,10 @@ export const ENGLISH = {
   gridTiles: ({ columns, rows }) => `${columns} × ${rows} tiles + overview`,
   tokens: ({ n }) => `${n} token${s(n)}`,
   shrunk: ({ from, to }) => `Shrunk from ${from} to ${to}`,
-  shrunkWhy: ({ from, to }) => `The image was larger than the server accepts. It was shrunk from ${from} to ${to} pixels in this browser.`,
-  tooManyImages: ({ max }) => `A conversation holds at most ${max} images on this server. Start a new one, or remove some.`,
+  shrunkWhy: ({ from, to }) =>
+    `The image was larger than the server accepts. It was shrunk from ${from} to ${to} pixels in this browser.`,
+  tooManyImages: ({ max }) =>
+    `A conversation holds at most ${max} images on this server. Start a new one, or remove some.`,
   notAnImage: ({ name }) => `“${name}” could not be read as an image.`,
   showGrid: "Tiles",
   imageFacts: ({ size, kilobytes }) => `${size} pixels · ${kilobytes} KB`,
@@ -92,7 +94,8 @@ export const ENGLISH = {
   waitingInQueue: ({ n }) => `In the queue: ${n} waiting`,
   answerStats: ({ tokens, seconds }) => `${tokens} token${s(tokens)} · ${seconds} s`,
   answerRate: ({ rate }) => `${rate} tokens/s`,
-  promptStats: ({ prompt, cached, first }) => `Prompt: ${prompt} tokens, ${cached} of them known. First word after ${first} s.`,
+  promptStats: ({ prompt, cached, first }) =>
+    `Prompt: ${prompt} tokens, ${cached} of them known. First word after ${first} s.`,
   finishStopped: "Stopped",
   finishLength: "The token limit was reached",
   finishLost: "The page was closed while this answer was written",
@@ -140,7 +143,8 @@ export const ENGLISH = {
 
   // Settings
   parameters: "Parameters",
-  parametersMore: "For this conversation. A new one starts with the same values. An empty field leaves the value to the server.",
+  parametersMore:
+    "For this conversation. A new one starts with the same values. An empty field leaves the value to the server.",
   system: "System text",
   systemHint: "Replaces the model's own system text",
   temperature: "Temperature",

@@ -85,7 +85,8 @@ export const CHINESE = {
   waitingInQueue: ({ n }) => `排队中：${n} 个请求在等待`,
   answerStats: ({ tokens, seconds }) => `${tokens} 个 token · ${seconds} 秒`,
   answerRate: ({ rate }) => `每秒 ${rate} 个`,
-  promptStats: ({ prompt, cached, first }) => `提示共 ${prompt} 个 token，其中 ${cached} 个来自缓存；${first} 秒后开始回答。`,
+  promptStats: ({ prompt, cached, first }) =>
+    `提示共 ${prompt} 个 token，其中 ${cached} 个来自缓存；${first} 秒后开始回答。`,
   finishStopped: "已停止",
   finishLength: "已达到长度上限",
   finishLost: "生成回答时页面被关闭",
