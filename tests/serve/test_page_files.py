@@ -22,7 +22,10 @@ def read(path: Path) -> str:
 
 
 def read_words(language: str) -> dict[str, str]:
-    return dict(re.findall(r"^  (\w+):\s+(.+),$", read(PAGE / f"words_{language}.js"), re.MULTILINE))
+    rows = re.findall(
+        r"^  (\w+):(.+?),\n(?=  \w+:|\n|  //|\};)", read(PAGE / f"words_{language}.js"), re.MULTILINE | re.DOTALL
+    )
+    return dict(rows)
 
 
 class Attributes(HTMLParser):

@@ -1,0 +1,144 @@
+"""What goes wrong is said in words that help, and nothing that was written is lost."""
+
+from __future__ import annotations
+
+import pytest
+from PIL import Image
+from reading import ADD_IMAGES, add_images, ask, last_answer, questions
+
+TOO_LONG = "this prompt has 4912 tokens (112 of text, 4800 of 2 images), but the context holds 4096"
+
+
+def send(page, text: str) -> None:
+    page.fill("#message", text)
+    page.press("#message", "Enter")
+
+
+def test_busy_server_is_asked_again_after_a_countdown(page, api):
+    api.behavior.num_busy = 1
+    api.behavior.wait_seconds = 2
+    send(page, "Patience")
+    page.wait_for_selector(".card.busy")
+    assert page.inner_text(".card.busy strong") == "The server is busy"
+    assert page.inner_text(".countdown") in {f"Next try in {number} s. You need not do anything." for number in (1, 2)}
+    assert last_answer(page).startswith("You asked: Patience")
+    assert len(api.behavior.requests) == 2
+
+
+def test_countdown_can_be_cut_short_or_cancelled(page, api):
+    api.behavior.num_busy = 2
+    api.behavior.wait_seconds = 60
+    send(page, "Now")
+    with page.expect_response("**/v1/chat/completions"):
+        page.click("text=Retry now")
+    page.click(".card.busy >> text=Cancel")
+    page.wait_for_selector(".finish-note")
+    assert page.inner_text(".finish-note") == "Stopped"
+    assert len(api.behavior.requests) == 2
+
+
+def test_key_is_asked_for_kept_and_sent(open_page, api):
+    api.behavior.key = "open sesame"
+    page = open_page(api.url)
+    page.fill("#question input", "wrong")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#question", state="hidden")
+    send(page, "Let me in")
+    page.wait_for_selector("text=The server refused this key.")
+    page.fill("#question input", "open sesame")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("text=You asked: Let me in")
+    page.reload()
+    page.wait_for_selector("#status.ready")
+    assert ask(page, "Again").startswith("You asked: Again")
+
+
+@pytest.mark.parametrize(
+    ("error", "title", "detail"),
+    [
+        ((400, {"message": TOO_LONG, "code": "context_length_exceeded"}), "The conversation is too long for", TOO_LONG),
+        ((400, {"message": "no <b>bold</b>"}), "The server refused the request", "no <b>bold</b>"),
+        ((413, {"message": "70 MB, at most 64"}), "The message is too large", "70 MB, at most 64"),
+        ((404, {"message": "no model x"}), "The server does not have this model", "no model x"),
+        ((500, {}), "The server failed", "It may work at the next try."),
+    ],
+)
+def test_error_is_shown_with_what_the_server_said(page, api, error, title, detail):
+    api.behavior.error = error
+    send(page, "Hello")
+    page.wait_for_selector(".card.failed")
+    assert page.inner_text(".card.failed strong").startswith(title)
+    assert page.locator(".card.failed p").first.inner_text() == detail
+    assert page.get_attribute(".card.failed", "role") == "alert"
+    api.behavior.error = None
+    page.click(".card.failed >> text=Try again")
+    page.wait_for_selector("text=You asked: Hello")
+    assert page.locator(".card").count() == 0
+
+
+def test_question_after_a_failed_answer_leaves_the_empty_one_out(page, api):
+    api.behavior.error = (500, {"message": "out of luck"})
+    send(page, "First")
+    page.wait_for_selector(".card.failed")
+    api.behavior.error = None
+    ask(page, "Second")
+    assert [message["content"] for message in api.behavior.requests[-1]["messages"]] == ["First", "Second"]
+
+
+def test_answer_that_breaks_off_is_kept(page, api):
+    api.behavior.is_breaking = True
+    send(page, "slow")
+    page.wait_for_selector(".card.failed")
+    assert page.inner_text(".card.failed strong") == "The connection was lost during the answer"
+    assert page.inner_text(".markdown") == "word0 word1 word2 wo"
+    api.behavior.is_breaking = False
+    page.click("[aria-label=Continue]")
+    page.wait_for_selector("text=word0 word1 word2 wo and the rest.")
+
+
+def test_server_that_goes_and_comes_back_is_noticed(page, api):
+    page.wait_for_selector("#status.ready")
+    page.route("**/v1/**", lambda route: route.abort())
+    page.evaluate("() => dispatchEvent(new Event('offline'))")
+    page.wait_for_selector("#status.offline")
+    send(page, "Hello")
+    page.wait_for_selector("text=The server cannot be reached")
+    page.unroute("**/v1/**")
+    page.wait_for_selector("text=The server is back")
+    page.click("text=Try again")
+    page.wait_for_selector("text=You asked: Hello")
+
+
+def test_answer_that_was_being_written_when_the_page_closed_says_so(page, api):
+    api.behavior.seconds_per_piece = 0.1
+    send(page, "slow")
+    page.wait_for_selector("text=word4 ")
+    page.wait_for_timeout(1600)  # it is saved now and then
+    page.reload()
+    page.wait_for_selector(".finish-note")
+    assert page.inner_text(".finish-note") == "The page was closed while this answer was written"
+    assert page.inner_text(".markdown").startswith("word0 word1")
+    assert page.is_visible("[aria-label=Continue]")
+
+
+def test_model_that_loads_is_waited_for(open_page, api):
+    api.behavior.is_ready = False
+    page = open_page(api.url)
+    page.wait_for_selector("text=The model is loading")
+    api.behavior.is_ready = True
+    page.wait_for_selector("#status.ready")
+
+
+def test_files_that_are_no_images_and_too_many_images_are_named(page, api, tmp_path):
+    text = tmp_path / "notes.png"
+    text.write_text("no image")
+    page.set_input_files(ADD_IMAGES, text)
+    page.wait_for_selector("text=“notes.png” could not be read as an image.")
+    images = [tmp_path / f"{number}.png" for number in range(9)]
+    for number, path in enumerate(images):
+        Image.new("RGB", (40 + number, 30), (20 * number, 80, 120)).save(path)
+    add_images(page, *images[:8])
+    page.set_input_files(ADD_IMAGES, images[8])
+    page.wait_for_selector("text=A conversation holds at most 8 images on this server.")
+    assert ask(page, "All of them") == "You asked: All of them (8 images, message 1)"
+    assert questions(page) == ["All of them"]
