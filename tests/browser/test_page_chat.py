@@ -215,7 +215,7 @@ def test_use_of_the_context_is_shown(page, api):
     assert page.get_attribute("#meter", "aria-valuemax") == "4096"
 
 
-@pytest.mark.parametrize("locale", ["zh-CN", "zh-TW", "en-US", "de-DE"])
+@pytest.mark.parametrize("locale", ["zh-TW", "de-DE"])
 def test_first_language_is_the_browsers(open_page, api, locale):
     page = open_page(api.url, locale=locale)
     assert page.get_attribute("#message", "aria-label") == ("消息" if locale.startswith("zh") else "Message")

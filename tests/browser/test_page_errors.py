@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
 from PIL import Image
 from reading import ADD_IMAGES, add_images, ask, last_answer, questions
 
 TOO_LONG = "this prompt has 4912 tokens (112 of text, 4800 of 2 images), but the context holds 4096"
+LONG_ERROR = {"message": TOO_LONG, "code": "context_length_exceeded"}
 
 
 def send(page, text: str) -> None:
@@ -53,27 +53,33 @@ def test_key_is_asked_for_kept_and_sent(open_page, api):
     assert ask(page, "Again").startswith("You asked: Again")
 
 
-@pytest.mark.parametrize(
-    ("error", "title", "detail"),
-    [
-        ((400, {"message": TOO_LONG, "code": "context_length_exceeded"}), "The conversation is too long for", TOO_LONG),
-        ((400, {"message": "no <b>bold</b>"}), "The server refused the request", "no <b>bold</b>"),
-        ((413, {"message": "70 MB, at most 64"}), "The message is too large", "70 MB, at most 64"),
-        ((404, {"message": "no model x"}), "The server does not have this model", "no model x"),
-        ((500, {}), "The server failed", "It may work at the next try."),
-    ],
-)
-def test_error_is_shown_with_what_the_server_said(page, api, error, title, detail):
-    api.behavior.error = error
-    send(page, "Hello")
-    page.wait_for_selector(".card.failed")
-    assert page.inner_text(".card.failed strong").startswith(title)
-    assert page.locator(".card.failed p").first.inner_text() == detail
-    assert page.get_attribute(".card.failed", "role") == "alert"
-    api.behavior.error = None
-    page.click(".card.failed >> text=Try again")
-    page.wait_for_selector("text=You asked: Hello")
-    assert page.locator(".card").count() == 0
+ERRORS = [
+    (
+        400,
+        {"message": TOO_LONG, "code": "context_length_exceeded"},
+        "The conversation is too long for the model",
+        TOO_LONG,
+    ),
+    (400, {"message": "no <b>bold</b>"}, "The server refused the request", "no <b>bold</b>"),
+    (413, {"message": "70 MB, at most 64"}, "The message is too large for this server", "70 MB, at most 64"),
+    (404, {"message": "no model x"}, "The server does not have this model", "no model x"),
+    (500, {}, "The server failed", "It may work at the next try."),
+]
+
+
+def test_errors_are_shown_with_what_the_server_said(page, api):
+    for status, error, title, detail in ERRORS:
+        page.keyboard.press("Control+Shift+O")
+        api.behavior.error = (status, error)
+        send(page, "Hello")
+        page.wait_for_selector(".card.failed")
+        assert page.inner_text(".card.failed strong") == title
+        assert page.locator(".card.failed p").first.inner_text() == detail
+        assert page.get_attribute(".card.failed", "role") == "alert"
+        api.behavior.error = None
+        page.click(".card.failed >> text=Try again")
+        page.wait_for_selector("text=You asked: Hello")
+        assert page.locator(".card").count() == 0
 
 
 def test_question_after_a_failed_answer_leaves_the_empty_one_out(page, api):

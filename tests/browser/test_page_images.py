@@ -12,6 +12,8 @@ from reading import add_images, ask, hover_and_click, last_answer
 from paddlemix.image.anyres import fitted_size
 
 SIDE = 336
+SIZES = [(1400, 640), (500, 500), (300, 900), (1009, 331)]
+GRIDS = [(2, 2), (3, 1), (1, 3), (1, 2)]
 
 
 def png(width: int, height: int, color=(200, 80, 40)) -> bytes:
@@ -108,7 +110,7 @@ def test_tiles_and_tokens_are_shown_and_the_grid_is_drawn(page, api):
     lines = page.locator("#composer-place .grid line")
     assert [round(float(lines.nth(at).get_attribute("x1"))) for at in range(lines.count())] == [33, 67]
     page.click("#composer-place .image-frame")
-    page.wait_for_selector("#lightbox .grid line")
+    page.wait_for_selector("#lightbox .grid")
     assert "900 × 300 pixels" in page.inner_text("#lightbox footer")
     page.uncheck("#lightbox input")
     assert not page.is_visible("#lightbox .grid")
@@ -116,23 +118,23 @@ def test_tiles_and_tokens_are_shown_and_the_grid_is_drawn(page, api):
     assert page.evaluate("document.activeElement.className") == "image-frame"
 
 
-@pytest.mark.parametrize("size", [(1400, 640), (500, 500), (300, 900), (1009, 331)])
-@pytest.mark.parametrize("grid", [(2, 2), (3, 1), (1, 3), (1, 2)])
-def test_lines_of_the_grid_are_where_the_tiles_are_cut(page, size, grid):
-    lines = page.evaluate(
-        """async ([width, height, grid]) => {
+def test_lines_of_the_grid_are_where_the_tiles_are_cut(page):
+    cases = [(size, grid) for size in SIZES for grid in GRIDS]
+    found = page.evaluate(
+        """async (cases) => {
           const { gridLines } = await import("./image_tile.js");
-          return gridLines(width, height, grid);
+          return cases.map(([[width, height], grid]) => gridLines(width, height, grid));
         }""",
-        [*size, list(grid)],
+        cases,
     )
-    canvas = (grid[0] * SIDE, grid[1] * SIDE)
-    fitted = fitted_size(size, canvas)
-    for axis, name in enumerate(("columns", "rows")):
-        margin = (canvas[axis] - fitted[axis]) / 2
-        cuts = [(SIDE * at - margin) / fitted[axis] * 100 for at in range(1, grid[axis])]
-        wanted = [cut for cut in cuts if 0.5 < cut < 99.5]
-        assert lines[name] == pytest.approx(wanted, abs=0.5)  # the image is scaled to whole pixels
+    for (size, grid), lines in zip(cases, found, strict=True):
+        canvas = (grid[0] * SIDE, grid[1] * SIDE)
+        fitted = fitted_size(size, canvas)
+        for axis, name in enumerate(("columns", "rows")):
+            margin = (canvas[axis] - fitted[axis]) / 2
+            cuts = [(SIDE * at - margin) / fitted[axis] * 100 for at in range(1, grid[axis])]
+            inside = [cut for cut in cuts if 0.5 < cut < 99.5]
+            assert lines[name] == pytest.approx(inside, abs=0.5), (size, grid)  # it is scaled to whole pixels
 
 
 def test_edited_question_keeps_or_loses_its_images(page, api):

@@ -26,6 +26,7 @@ START_SECONDS = 90
 def server():
     """Start a server on a free port and return its address."""
     command = [sys.executable, "-m", "paddlemix.cli", "serve", "--model-path", str(TINY / "model"), "--port", "0"]
+    command += ["--served-model-name", "tiny"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     lines = []
     for line in process.stdout:
@@ -72,6 +73,9 @@ def page(server, open_page):
     page = open_page(server)
     page.click("#show-settings")
     page.fill("#option-temperature", "0")
+    page.wait_for_selector("text=1,024 tokens")
+    facts = page.locator("#settings .facts").inner_text().split("\n")
+    assert facts[:2] == ["Model", "tiny"] and "vicuna_v1" in facts
     page.keyboard.press("Escape")
     return page
 

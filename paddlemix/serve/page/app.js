@@ -230,6 +230,7 @@ class App {
     this.shelf.serve(model);
     if (before === "offline" && state === "ready") notify(say("serverBack"));
     this.showFrame();
+    this.settings.refresh();
     if (this.current && this.answering.isRunning(this.current)) this.thread.update(this.current, null);
     if (before !== state && model) this.composer.showTray();
     if (before === "loading" && state === "ready" && !this.turns.editor) this.thread.show(this.current); // with counts of tiles

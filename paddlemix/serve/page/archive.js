@@ -118,7 +118,7 @@ function readTurn(turn, earlier, names, imageNames, place) {
 }
 
 function readAnswer(turn) {
-  const { prompt_tokens: prompt, completion_tokens: completion } = turn.usage ?? {};
+  const { prompt_tokens: prompt, completion_tokens: completion, prompt_tokens_details: details } = turn.usage ?? {};
   const isCounted = isCount(prompt) && isCount(completion);
   return {
     finish: FINISHES.includes(turn.finish) && !(turn.finish === "failed" && !turn.error) ? turn.finish : "lost",
@@ -130,7 +130,12 @@ function readAnswer(turn) {
         }
       : null,
     usage: isCounted
-      ? { prompt_tokens: prompt, completion_tokens: completion, total_tokens: prompt + completion }
+      ? {
+          prompt_tokens: prompt,
+          completion_tokens: completion,
+          total_tokens: prompt + completion,
+          prompt_tokens_details: { cached_tokens: isCount(details?.cached_tokens) ? details.cached_tokens : 0 },
+        }
       : null,
     seconds: numberOrNull(turn.seconds),
     firstSeconds: numberOrNull(turn.firstSeconds),

@@ -10,7 +10,9 @@ export function openDialog(id, ...content) {
   if (content.length) dialog.replaceChildren(...content.filter(Boolean));
   if (!dialog.open) dialog.showModal();
   return new Promise((resolve) => {
-    dialog.onclick = (event) => event.target === dialog && dialog.close();
+    dialog.onclick = (event) => {
+      if (event.target === dialog) dialog.close();
+    };
     dialog.onclose = () => resolve(dialog.returnValue);
   });
 }

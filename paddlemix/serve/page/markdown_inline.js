@@ -12,7 +12,7 @@ const MARKS = [
   ["_", "em"],
 ];
 const ESCAPABLE = /[!-/:-@[-`{-~]/;
-const BARE_URL = /https?:\/\/[^\s<>"'`，。；：！？、（）《》「」【】]+/y;
+const BARE_URL = /https?:\/\/[^\s<>"'`，。；：！？、（）《》「」【】]{1,2000}/y;
 const WORD = /[\p{L}\p{N}]/u;
 
 /** Return the URL if it is one of the web, otherwise null. */
@@ -109,9 +109,19 @@ function readLink(scan) {
 function readBareUrl(scan) {
   if (scan.at > 0 && WORD.test(scan.text[scan.at - 1])) return false;
   BARE_URL.lastIndex = scan.at;
-  const found = BARE_URL.exec(scan.text)?.[0].replace(/[.,;:!?*_~\])}]+$/, "");
+  const found = withoutEnd(BARE_URL.exec(scan.text)?.[0] ?? "");
   const url = found && webUrl(found);
   return url ? push(scan, { type: "link", url, children: [{ type: "text", text: found }] }, found.length) : false;
+}
+
+/** Return a URL without the punctuation of the sentence around it. A bracket stays if it was opened within. */
+function withoutEnd(url) {
+  let end = url.length;
+  while (end > 0 && /[.,;:!?*_~\])}]/.test(url[end - 1])) {
+    if (url[end - 1] === ")" && url.slice(0, end).split("(").length === url.slice(0, end).split(")").length) break;
+    end -= 1;
+  }
+  return url.slice(0, end);
 }
 
 function readMark(scan) {

@@ -13,11 +13,19 @@ export class SettingsPanel {
   }
 
   open() {
+    this.serverPart = this.server();
     return openDialog(
       "settings",
       dialogHead(say("settings"), "settings"),
-      make("div", { class: "panel-body" }, this.parameters(), this.key(), this.data(), this.server()),
+      make("div", { class: "panel-body" }, this.parameters(), this.key(), this.data(), this.serverPart),
     );
+  }
+
+  /** Show the server's present state, if the panel is open. */
+  refresh() {
+    if (!byId("settings").open) return;
+    const part = this.server();
+    this.serverPart.querySelector(".facts").replaceWith(part.querySelector(".facts"));
   }
 
   parameters() {
@@ -163,6 +171,3 @@ function field(id, label, more, input, ...rest) {
     rest,
   );
 }
-
-/** Return whether the panel is open. */
-export const isSettingsOpen = () => byId("settings").open;

@@ -11,6 +11,8 @@ const EXAMPLES = [
   ["example2", "Where is the star?"],
   ["example3", "How many shapes are there?"],
 ];
+// How long after an event a scroll is the reader's, in ms. A press may be that of the scroll bar.
+const MOVES = { wheel: 1000, touchmove: 3000, keydown: 1000, pointerdown: 10_000 };
 const NEAR_END = 80; // px: closer to the end, the page follows an answer
 
 export class Thread {
@@ -22,6 +24,11 @@ export class Thread {
     this.list = byId("turns");
     this.isFollowing = true;
     this.lastTop = 0;
+    this.movesUntil = 0;
+    for (const [name, milliseconds] of Object.entries(MOVES)) {
+      const note = () => (this.movesUntil = Date.now() + milliseconds);
+      this.frame.addEventListener(name, note, { passive: true });
+    }
     this.frame.addEventListener("scroll", () => this.noteScroll(), { passive: true });
     byId("to-latest").addEventListener("click", () => this.toEnd());
     new ResizeObserver(() => this.isFollowing && this.toEnd()).observe(this.list);
@@ -60,9 +67,9 @@ export class Thread {
   noteScroll() {
     const { scrollTop, clientHeight, scrollHeight } = this.frame;
     const isNearEnd = scrollHeight - scrollTop - clientHeight < NEAR_END;
-    // An image that is loaded moves the end away without anybody scrolling: only a move upwards lets go of the end.
+    // Content that grows or shrinks scrolls as well: only the reader's own move upwards lets go of the end.
     if (isNearEnd) this.isFollowing = true;
-    else if (scrollTop < this.lastTop) this.isFollowing = false;
+    else if (scrollTop < this.lastTop && Date.now() < this.movesUntil) this.isFollowing = false;
     this.lastTop = scrollTop;
     byId("to-latest").hidden = this.isFollowing;
   }
