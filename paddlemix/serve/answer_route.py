@@ -13,7 +13,7 @@ from .body_limit import ClientGone
 from .errors import ApiError
 from .exchange import Exchange
 from .field_rules import ignored_header
-from .job_events import Numbered, events_of, opened, while_connected
+from .job_events import OpenedEvents, events_of, opened, while_connected
 from .plan import Plan
 from .serving import Serving, serving_of
 from .sse import EventStream
@@ -49,14 +49,14 @@ async def _respond(request: Request, planner: Planner, exchange: Exchange) -> Re
     headers = ignored_header(plan.ignored)
     if plan.is_stream:
         seconds = serving.settings.limits.request_seconds + GRACE_SECONDS
-        return EventStream(_chunks(plan, exchange, events), exchange.end_stream, seconds, headers)
+        return EventStream(_chunks(plan, exchange, events), events, exchange.end_stream, seconds, headers)
     await while_connected(request, _collect(exchange, events))
     answer = plan.shape.whole(exchange.answers)
     exchange.end(200)
     return JSONResponse(answer, headers=headers)
 
 
-async def _collect(exchange: Exchange, events: AsyncIterator[Numbered]) -> None:
+async def _collect(exchange: Exchange, events: OpenedEvents) -> None:
     try:
         async for job, event in events:
             exchange.take(job, event)
@@ -64,7 +64,7 @@ async def _collect(exchange: Exchange, events: AsyncIterator[Numbered]) -> None:
         await events.aclose()
 
 
-async def _chunks(plan: Plan, exchange: Exchange, events: AsyncIterator[Numbered]) -> AsyncIterator[dict[str, Any]]:
+async def _chunks(plan: Plan, exchange: Exchange, events: OpenedEvents) -> AsyncIterator[dict[str, Any]]:
     """Yield the chunks of a stream."""
     try:
         for chunk in plan.shape.opening(exchange.answers):

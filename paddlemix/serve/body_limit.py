@@ -6,7 +6,7 @@ import asyncio
 
 from fastapi import Request
 
-from ..terminal.sizes import in_memory
+from ..terminal.sizes import in_bytes
 from .errors import ApiError
 from .settings import Limits
 
@@ -53,6 +53,9 @@ class BodyReader:
     async def read(self, request: Request, body: Body) -> None:
         """Read the body of a request. Raises ApiError 400, 408, 413 or 429, and ClientGone."""
         self._check_stated(request.headers.get("content-length"))
+        encoding = request.headers.get("content-encoding", "identity")
+        if encoding.lower() != "identity":
+            raise ApiError(400, f"the body is encoded as {encoding[:40]!r}: send it as it is", code="invalid_json")
         try:
             await asyncio.wait_for(_receive(request, body), self._limits.body_seconds)
         except asyncio.TimeoutError:
@@ -83,7 +86,7 @@ class BodyReader:
             raise self._too_large()
 
     def _too_large(self) -> ApiError:
-        limit = in_memory(self._limits.max_body_bytes)
+        limit = in_bytes(self._limits.max_body_bytes)
         return ApiError(413, f"the body is larger than {limit}: send fewer or smaller images", code="request_too_large")
 
 

@@ -20,9 +20,26 @@ from .schema import ChatRequest
 from .serving import Serving
 
 router = APIRouter()
+DOT = "data:image/gif;base64,R0lGODlhAQABAIAAAP8AAP///yH5BAAAAAAALAAAAAABAAEAAAICRAEAOw=="  # one red pixel
+EXAMPLES = {
+    "a question": {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 20},
+    "an image": {
+        "messages": [
+            {
+                "role": "user",
+                "content": [
+                    {"type": "image_url", "image_url": {"url": DOT}},
+                    {"type": "text", "text": "What color is it?"},
+                ],
+            }
+        ],
+        "temperature": 0,
+        "stream": True,
+    },
+}
 
 
-@router.post("/v1/chat/completions", response_model=None, **answer_description("ChatRequest", "ChatAnswer"))
+@router.post("/v1/chat/completions", response_model=None, **answer_description("ChatRequest", "ChatAnswer", EXAMPLES))
 async def create_chat_completion(request: Request) -> Response:
     """Answer the last message of a conversation."""
     return await respond(request, plan_chat)

@@ -21,10 +21,13 @@ from .serving import Serving
 
 router = APIRouter()
 SESSION_LENGTH = 256  # characters or ids at the start of a prompt
+EXAMPLES = {"a text": {"prompt": "The sky is", "max_tokens": 5}, "two texts": {"prompt": ["One", "Two"], "n": 2}}
 Prompt = str | tuple[int, ...]
 
 
-@router.post("/v1/completions", response_model=None, **answer_description("CompletionRequest", "CompletionAnswer"))
+@router.post(
+    "/v1/completions", response_model=None, **answer_description("CompletionRequest", "CompletionAnswer", EXAMPLES)
+)
 async def create_completion(request: Request) -> Response:
     """Continue one or several raw prompts."""
     return await respond(request, plan_completion)

@@ -47,10 +47,29 @@ async def events_of(backend: Backend, jobs: list[Job], session: str) -> AsyncIte
         await _cancelled(tasks)
 
 
-async def opened(events: AsyncIterator[Numbered]) -> AsyncIterator[Numbered]:
+class OpenedEvents:
+    """Events of which the first has come. Closing them ends their jobs, even if none has been taken."""
+
+    def __init__(self, first: Numbered | None, events: AsyncIterator[Numbered]):
+        self._first, self._events = first, events
+
+    def __aiter__(self) -> OpenedEvents:
+        return self
+
+    async def __anext__(self) -> Numbered:
+        if self._first is not None:
+            first, self._first = self._first, None
+            return first
+        return await anext(self._events)
+
+    async def aclose(self) -> None:
+        """End the jobs."""
+        await self._events.aclose()
+
+
+async def opened(events: AsyncIterator[Numbered]) -> OpenedEvents:
     """Wait for the first event, so that a request that is refused has a status of its own; return all events."""
-    first = await anext(events, None)
-    return _with_first(first, events)
+    return OpenedEvents(await anext(events, None), events)
 
 
 async def while_connected(request: Request, work: Awaitable[Result]) -> Result:
@@ -79,16 +98,6 @@ async def _checked(backend: Backend, jobs: list[Job], session: str) -> AsyncIter
             if isinstance(event, Failed):
                 raise ApiError(event.status, event.message, type=event.type, param=event.param, code=event.code)
             yield event
-    finally:
-        await events.aclose()
-
-
-async def _with_first(first: Numbered | None, events: AsyncIterator[Numbered]) -> AsyncIterator[Numbered]:
-    try:
-        if first is not None:
-            yield first
-        async for item in events:
-            yield item
     finally:
         await events.aclose()
 

@@ -80,12 +80,14 @@ async def count_image_tokens(
     }
 
 
+@health.head("/health", include_in_schema=False)
 @health.get("/health")
 async def show_health() -> dict[str, str]:
     """Tell that the server runs."""
     return {"status": "ok"}
 
 
+@health.head("/ready", include_in_schema=False)
 @health.get("/ready", responses={503: {"description": "The model is loaded, or the server stops."}})
 async def show_ready(request: Request) -> Response:
     """Tell whether requests are answered now."""

@@ -52,13 +52,17 @@ ANSWER_ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def answer_description(request: str, answer: str) -> dict[str, Any]:
-    """Return what the decorator of a route for answers says. request, answer: names of schemas."""
+def answer_description(request: str, answer: str, examples: dict[str, Any]) -> dict[str, Any]:
+    """Return what the decorator of a route for answers says.
+
+    request, answer: names of schemas. examples: bodies by what they ask for.
+    """
+    shown = {name: {"summary": name, "value": value} for name, value in examples.items()}
     content = {
         "application/json": {"schema": {"$ref": REF + answer}},
         "text/event-stream": {"schema": {"type": "string", "description": "chunks, then data: [DONE]"}},
     }
-    body = {"required": True, "content": {"application/json": {"schema": {"$ref": REF + request}}}}
+    body = {"required": True, "content": {"application/json": {"schema": {"$ref": REF + request}, "examples": shown}}}
     return {
         "responses": {200: {"description": "The answers.", "content": content}, **ANSWER_ERRORS},
         "openapi_extra": {"requestBody": body},

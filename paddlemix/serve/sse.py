@@ -12,7 +12,7 @@ from fastapi import Response
 
 from ..terminal.log import notice
 from .errors import ApiError
-from .job_events import disconnected
+from .job_events import OpenedEvents, disconnected
 
 PING_SECONDS = 12.0
 PING = b": ping\n\n"
@@ -23,8 +23,9 @@ HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # proxies pa
 class EventStream(Response):
     """A stream of JSON chunks.
 
-    on_end: called once with the error that ended the stream, None for its regular end, and whether the client went
-    away. max_seconds: after which a client that does not read is left.
+    source: what the chunks are made of, closed at the end even if no chunk was taken. on_end: called once with the
+    error that ended the stream, None for its regular end, and whether the client went away. max_seconds: after which a
+    client that does not read is left.
     """
 
     media_type = "text/event-stream"
@@ -32,13 +33,14 @@ class EventStream(Response):
     def __init__(
         self,
         chunks: AsyncIterator[dict[str, Any]],
+        source: OpenedEvents,
         on_end: Callable[[ApiError | None, bool], None],
         max_seconds: float,
         headers: Mapping[str, str],
     ):
         super().__init__(headers={**HEADERS, **headers})
         del self.headers["content-length"]
-        self._chunks, self._on_end, self._max_seconds = chunks, on_end, max_seconds
+        self._chunks, self._source, self._on_end, self._max_seconds = chunks, source, on_end, max_seconds
         self._error: ApiError | None = None
 
     async def __call__(self, scope, receive, send) -> None:
@@ -53,6 +55,7 @@ class EventStream(Response):
             sender.cancel()
             gone.cancel()
             await asyncio.gather(sender, gone, return_exceptions=True)
+            await self._source.aclose()
             self._on_end(self._error, not is_complete)
 
     async def _send(self, send) -> None:

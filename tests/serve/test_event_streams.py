@@ -16,9 +16,10 @@ from live_server import chunks_of, fake_server, question
 from paddlemix.serve import body_limit, connections, sse
 from paddlemix.serve.body_limit import Body, BodyReader
 from paddlemix.serve.errors import ApiError
+from paddlemix.serve.job_events import opened
 from paddlemix.serve.protocol import Accepted, Delta, Ended, Failed
 from paddlemix.serve.settings import Limits
-from paddlemix.serve.sse import with_pauses
+from paddlemix.serve.sse import EventStream, with_pauses
 
 CHAT = "/v1/chat/completions"
 OPENING = [Accepted("x", 10), Delta("x", 0, "some", (1,))]
@@ -184,3 +185,53 @@ def test_pauses_do_not_lose_items_and_closing_ends_the_source():
 
     asyncio.run(run())
     assert closed == [True, True]
+
+
+def test_client_that_is_gone_before_the_first_chunk_ends_the_jobs():
+    closed, ends = [], []
+
+    async def source():
+        try:
+            yield 0, OPENING[0]
+            await asyncio.sleep(60)
+        finally:
+            closed.append(True)
+
+    async def run():
+        events = await opened(source())
+        stream = EventStream(events, events, lambda error, is_gone: ends.append((error, is_gone)), 5.0, {})
+
+        async def receive():
+            return {"type": "http.disconnect"}
+
+        async def send(message):
+            await asyncio.sleep(60)
+
+        await stream({"type": "http"}, receive, send)
+
+    asyncio.run(run())
+    assert closed == [True] and ends == [(None, True)]
+
+
+def test_client_that_does_not_read_is_left_after_the_limit():
+    ends = []
+
+    async def run():
+        events = await opened(aiter_of([(0, OPENING[0])]))
+        stream = EventStream(events, events, lambda error, is_gone: ends.append(is_gone), 0.05, {})
+        await stream({"type": "http"}, lambda: asyncio.sleep(60), lambda message: asyncio.sleep(60))
+
+    asyncio.run(run())
+    assert ends == [True]
+
+
+async def aiter_of(items):
+    for item in items:
+        yield item
+
+
+def test_compressed_body_is_refused_with_the_reason():
+    with fake_server() as (address, _):
+        headers = {"Content-Encoding": "gzip"}
+        response = urllib3.request("POST", address + CHAT, body=b"\x1f\x8b", headers=headers, retries=False)
+        assert response.status == 400 and "encoded as 'gzip'" in response.json()["error"]["message"]

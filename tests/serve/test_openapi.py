@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import time
 
 import pytest
 import urllib3
 from live_server import fake_server, question
+from PIL import Image
 
 SECONDS = 20  # of the run of schemathesis, of which it needs half at most
 MAX_EXAMPLES = 12  # of each operation
@@ -35,6 +37,15 @@ def test_all_paths_are_described_with_their_errors_and_the_key(document):
     request = chat["requestBody"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
     fields = document["components"]["schemas"][request]["properties"]
     assert {"messages", "temperature", "max_completion_tokens", "response_format", "top_k"} <= set(fields)
+
+
+def test_examples_are_answered(document):
+    with fake_server() as (address, backend):
+        for path in ("/v1/chat/completions", "/v1/completions"):
+            content = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]
+            for example in content["examples"].values():
+                assert urllib3.request("POST", address + path, json=example["value"], retries=False).status == 200
+        assert Image.open(io.BytesIO(next(job.images[0].data for job in backend.jobs if job.images))).size == (1, 1)
 
 
 def test_every_reference_leads_somewhere(document):

@@ -55,6 +55,7 @@ def test_tokens_of_an_image_are_those_of_the_model(address):
 def test_server_is_healthy_but_not_ready_while_the_model_is_loaded():
     with fake_server(FakeBackend(start_seconds=0.5)) as (address, _):
         assert get(address + "/health").json() == {"status": "ok"}
+        assert urllib3.request("HEAD", address + "/health").status == 200
         for path in ("/ready", "/v1/models"):
             response = get(address + path)
             assert response.status == 503 and response.headers["retry-after"] == "5"
