@@ -41,16 +41,20 @@ class Dispatch:
         self._last_turns: dict[int, int] = {}  # number of a worker -> which job it got last
 
     def check_room(self, desks: list[Desk]) -> None:
-        """Raise ApiError 429 if a job would have to wait and too many wait already."""
+        """Raise ApiError 429 if a job would have to wait and too many answers wait already.
+
+        Answers and not jobs, because a few jobs of many answers would keep everyone waiting as long as a full queue.
+        """
         if not self.queue and any(load(desk) < self.max_running for desk in desks):
             return
-        num_waiting = len(self.queue) + sum(self._num_ahead(desk) for desk in desks)
+        num_waiting = sum(open_job.job.num_answers for open_job in self.queue)
+        num_waiting += sum(max(load(desk) - self.max_running, 0) for desk in desks)
         if num_waiting < self.max_queue:
             return
         seconds = self.retry_seconds(num_waiting, len(desks))
         raise ApiError(
             429,
-            f"the server is busy: {num_waiting} requests wait, at most {self.max_queue} may; try again in {seconds} s",
+            f"the server is busy: {num_waiting} answers wait, at most {self.max_queue} may; try again in {seconds} s",
             code="queue_full",
             headers={"Retry-After": str(seconds)},
         )
@@ -85,14 +89,6 @@ class Dispatch:
         last = self._sessions.get(session)
         usual = next((desk for desk in free if desk.number == last), None)
         return usual if usual is not None and load(usual) <= load(least) + self.max_extra else least
-
-    def _num_ahead(self, desk: Desk) -> int:
-        """Return how many jobs of a worker wait for others to end."""
-        before, num_ahead = 0, 0
-        for open_job in desk.jobs.values():
-            num_ahead += before >= self.max_running
-            before += open_job.job.num_answers
-        return num_ahead
 
 
 def load(desk: Desk) -> int:

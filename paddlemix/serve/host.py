@@ -22,7 +22,7 @@ from .protocol import EngineStats, Job, ModelInfo
 from .settings import ModelOptions
 from .work import Emit, Work
 
-NUM_THREADS = 2  # that decode images and tokenize, while the engine computes
+NUM_THREADS = 2  # that decode images, and as many that only tokenize, while the engine computes
 
 
 class EngineHost:
@@ -40,13 +40,16 @@ class EngineHost:
         tiles = TileStore(processor.spec, options.max_image_pixels)
         self._preparation = Preparation(processor, engine, tiles, memory, max_length)
         self._thread = EngineThread(engine, processor.tokenizer, memory)
-        self._pool = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="prepare")
+        # Images of others, which may take half a minute for a request, keep no text waiting.
+        self._image_pool = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="images")
+        self._text_pool = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="texts")
 
     def submit(self, job: Job, emit: Emit) -> None:
         """Answer a job. emit: called with its events in order, from other threads; it must not wait long."""
         work = Work(job, emit)
         self._thread.register(work)
-        self._pool.submit(self._prepare, work)
+        pool = self._image_pool if job.images else self._text_pool
+        pool.submit(self._prepare, work)
 
     def cancel(self, job_id: str) -> None:
         """Forget a job, wherever it is; no event comes any more. Unknown ids are those of jobs that have ended."""
@@ -76,12 +79,13 @@ class EngineHost:
     def close(self) -> None:
         """End all jobs, with an error for those that are open, and all threads."""
         self._thread.close()
-        self._pool.shutdown(cancel_futures=True)
+        for pool in (self._image_pool, self._text_pool):
+            pool.shutdown(cancel_futures=True)
 
     def _prepare(self, work: Work) -> None:
         """Prepare a job in a thread, and give it to the engine or let it end."""
         try:
-            if self._thread.wait_for_room(work):
+            if not work.job.images or self._thread.wait_for_room(work):
                 self._preparation.prepare(work)
         except Exception as error:
             report(error, "a request could not be prepared")

@@ -36,7 +36,7 @@ class ModelOptions:
 class Limits:
     """What a request may ask for. Everything above is answered with an error that names the limit."""
 
-    max_queue: int = 64  # jobs that wait, beside those that run
+    max_queue: int = 64  # answers that wait, beside those that run
     max_images: int = 8
     max_body_bytes: int = 64_000_000
     max_image_pixels: int = 64_000_000

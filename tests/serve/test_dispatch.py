@@ -101,6 +101,15 @@ def test_jobs_are_refused_when_as_many_wait_as_may(in_worker, in_queue, is_refus
     assert caught.value.status == 429 and int(caught.value.headers["Retry-After"]) >= 1
 
 
+def test_jobs_of_many_answers_fill_the_queue_as_many_jobs_do():
+    dispatch = Dispatch(8, 64)
+    dispatch.queue.extend(open_job(num_answers=16) for _ in range(4))
+    with pytest.raises(ApiError, match="64 answers wait, at most 64 may"):
+        dispatch.check_room([FakeDesk(0, *[1] * 8)])
+    dispatch.queue.pop()
+    dispatch.check_room([FakeDesk(0, *[1] * 8)])
+
+
 def test_time_to_retry_follows_the_jobs_and_stays_within_a_minute():
     dispatch = Dispatch(2, 10)
     assert dispatch.retry_seconds(4, 1) == 2 * FIRST_GUESS

@@ -385,6 +385,17 @@ def test_images_of_a_canceled_job_are_not_prepared(host, monkeypatch):
     assert caller.is_silent(0.2) and prepared == ["image 1 of 3"]
 
 
+def test_texts_do_not_wait_for_the_images_of_others(host, monkeypatch):
+    prepare, is_answered = host._preparation.tiles.prepare, threading.Event()
+    monkeypatch.setattr(
+        host._preparation.tiles, "prepare", lambda *arguments: is_answered.wait(30) and prepare(*arguments)
+    )
+    images = [Caller(host, chat_job(f"large-{n}", user(QUESTION, 1), images=[PNG])) for n in range(4)]
+    assert Caller(host, chat_job("quick", user("Hi"))).texts()[0]
+    is_answered.set()
+    assert all(caller.texts()[0] for caller in images)
+
+
 def test_listener_that_fails_ends_only_its_job(host):
     def broken(_):
         raise OSError("closed")
