@@ -13,6 +13,7 @@ from .tasks.task import Task
 
 MISSING = "there is no answer"
 UNSCORED = "it cannot be scored"
+NO_NUMBER = ("invalid literal for int()", "could not convert string to float")  # Python's errors, not a scorer's
 # What scorers raise for fields of another type or with other values than their files should have.
 UNUSABLE = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError)
 
@@ -103,7 +104,7 @@ def _unusable(error: Exception) -> str:
     """Return why a question is in no score, for a reader who knows the benchmark's files and not this code."""
     if isinstance(error, KeyError):
         return f"{UNSCORED}: its file does not give {error}"
-    if isinstance(error, ValueError):
+    if isinstance(error, ValueError) and not str(error).startswith(NO_NUMBER):
         return f"{UNSCORED}: {error}"
     return f"{UNSCORED}: one of its fields has another type or form than in the benchmark's own files ({error})"
 

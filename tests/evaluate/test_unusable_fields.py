@@ -37,6 +37,21 @@ def test_unusable_fields_cost_their_own_question(name, good, bad):
 
 
 @pytest.mark.parametrize(
+    ("name", "bad", "reason"),
+    [
+        ("scienceqa", {"answer": 0, "grade": "grade2"}, "its file does not give 'choices'"),
+        ("pope", {"answer": 3, "category": "random"}, "Found the label 3, expected yes or no."),
+        ("vqav2", {"answers": 5}, "one of its fields has another type or form than in the benchmark's own files"),
+        ("scienceqa", {**SCIENCE, "grade": "first"}, "one of its fields has another type or form"),
+    ],
+)
+def test_the_reason_is_in_words(name, bad, reason):
+    result = score_task(TASKS[name], Loaded((Question("1", ("?",), fields=bad),)), {"1": Saved("A")})
+    (problem,) = result.problems
+    assert problem.text.startswith(f"{UNSCORED}: {reason}") and "Error" not in problem.text
+
+
+@pytest.mark.parametrize(
     ("value", "names"), [("ocr", ("ocr",)), (5, ("5",)), (["a", 2], ("a", "2")), (("a", "b"), ("a", "b")), ({}, ())]
 )
 def test_category_of_any_type_is_shown_as_text(value, names):
