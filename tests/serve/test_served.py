@@ -22,7 +22,7 @@ from paddlemix.generate.session import ChatSession
 
 COLORS = ("red", "blue", "green")
 QUESTIONS = ("What is in the image?", "What color is it?", "How many shapes are there?", "Hello", "Why?")
-MAX_TOKENS = 12
+MAX_TOKENS = 8
 
 
 @pytest.fixture(scope="module")
