@@ -7,6 +7,7 @@ import traceback
 import uuid
 
 from fastapi.responses import JSONResponse
+from h11 import LocalProtocolError
 from starlette.datastructures import Headers, MutableHeaders
 
 from ..terminal.log import notice
@@ -35,38 +36,47 @@ class RequestScope:
         scope.setdefault("state", {})["request_id"] = request_id
         answer = _Answer(send, request_id)
         try:
+            await self._respond(scope, receive, answer, headers)
+        except ClientGone:
+            answer.status = 499  # nginx's number for a client that has gone; nobody reads it
+        finally:
+            if answer.status is not None:
+                self._serving.metrics.http_answered(answer.status, _template(scope))
+
+    async def _respond(self, scope, receive, answer: _Answer, headers: Headers) -> None:
+        try:
             self._rules.check(headers.get("host", ""), headers.get("origin"))
             await self._app(scope, receive, answer.send)
         except ClientGone:
-            answer.status = 499  # nginx's number for a client that has gone; nobody reads it
-        except ApiError as error:  # of the rules
-            self._serving.metrics.rejected(error.code)
+            raise
+        except ApiError as error:
             await JSONResponse(error.body, error.status, error.headers)(scope, receive, answer.send)
         except Exception:
+            request_id = answer.request_id
             notice(f"request {request_id} failed:\n{traceback.format_exc()}")
             if answer.status is None:
                 error = ApiError(500, f"the server failed; its log has the reason under the request id {request_id}")
                 await JSONResponse(error.body, 500)(scope, receive, answer.send)
-        finally:
-            if answer.status is not None:
-                self._serving.metrics.http_answered(answer.status, _template(scope))
 
 
 class _Answer:
     """The sending side of a request, which adds headers and notes the status."""
 
     def __init__(self, send, request_id: str):
-        self._send, self._request_id = send, request_id
+        self._send, self.request_id = send, request_id
         self.status: int | None = None
 
     async def send(self, message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
-            headers["x-request-id"] = self._request_id
+            headers["x-request-id"] = self.request_id
             headers["x-content-type-options"] = "nosniff"
             headers["referrer-policy"] = "no-referrer"
-        await self._send(message)
+        try:
+            await self._send(message)
+        except LocalProtocolError:  # of uvicorn, when what has come of the request meanwhile is not HTTP
+            raise ClientGone from None
 
 
 def _template(scope) -> str:

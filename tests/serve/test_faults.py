@@ -227,6 +227,7 @@ def test_noise_on_the_socket_is_survived(server):
         head("Content-Length: -1"),
         head("Content-Length: 3", "Content-Length: 5") + b"{}...",
         head("Transfer-Encoding: chunked") + b"zz\r\n",
+        head("Transfer-Encoding: chunked").replace(b"127.0.0.1", b"another") + b"zz\r\n",  # answered before it is read
         head("Transfer-Encoding: chunked") + b"ffffffffffffffff\r\n",
     ]
     with undisturbed(server):
