@@ -12,7 +12,7 @@ from typing import Any
 from ..terminal.log import notice
 from .messages import Cancel, FromWorker, Heartbeat, NotReady, Ready, Start, Submit
 from .open_job import OpenJob
-from .protocol import Delta, Ended, EngineStats, JobEvent, ModelInfo
+from .protocol import Delta, Ended, EngineStats, Failed, JobEvent, ModelInfo
 from .worker_process import WorkerProcess, ending
 
 NUM_MISSES = 2  # checks in a row: after a halt of this process the first one may come before what arrived meanwhile
@@ -23,15 +23,15 @@ class Patience:
     """How many seconds a pool waits.
 
     beat: between heartbeats of a worker. silence: without one, until the worker is killed. stuck: without any progress
-    after it has missed the time limit of a job, until it is killed; one step of a large model may take minutes on a
-    CPU. late: for a worker to end a job after its time limit, until the web side ends it. restart: before the first
-    start after a death, doubled for each further one up to max_restart. stable: of a life, after which the deaths
+    since a job has run out of time, with other jobs open, until it is killed; a step of a large model may take minutes
+    on a CPU. late: for a worker to end a job after its time limit, until the web side ends it. restart: before the
+    first start after a death, doubled for each further one up to max_restart. stable: of a life, after which the deaths
     before are forgotten.
     """
 
     beat: float = 0.5
     silence: float = 120.0
-    stuck: float = 300.0
+    stuck: float = 600.0
     late: float = 10.0
     restart: float = 1.0
     max_restart: float = 60.0
@@ -98,8 +98,8 @@ class Keeper:
         if self.jobs.pop(open_job.job.id, None) is not None:
             self._process.send(Cancel(open_job.job.id))
 
-    def note_missed_limit(self) -> None:
-        """Take note that the worker has not ended a job at its time limit. Its next progress clears this."""
+    def note_timeout(self) -> None:
+        """Take note that a job has run out of time. The worker's next progress clears this."""
         if self._stuck_since is None:
             self._stuck_since = time.monotonic()
 
@@ -107,7 +107,10 @@ class Keeper:
         """Kill the worker if it hangs."""
         now = time.monotonic()
         is_silent = self.is_ready and now - self._last_message > self.patience.silence
-        is_stuck = self._stuck_since is not None and now - self._stuck_since > self.patience.stuck
+        is_stuck = False
+        if self._stuck_since is not None and self.jobs:
+            first = min(open_job.started for open_job in self.jobs.values())
+            is_stuck = now - max(self._stuck_since, first) > self.patience.stuck
         self._num_misses = self._num_misses + 1 if is_silent or is_stuck else 0
         if self._num_misses >= NUM_MISSES and self._process is not None:
             self._is_hanging = True
@@ -152,13 +155,15 @@ class Keeper:
             self._take_event(message)
 
     def _take_stats(self, stats: EngineStats) -> None:
-        if stats.num_running == 0 or _progress(stats) != _progress(self.stats):
+        if _progress(stats) != _progress(self.stats):
             self._stuck_since = None
         self.stats = stats
 
     def _take_event(self, event: JobEvent) -> None:
         if isinstance(event, Delta | Ended):  # others do not come from the model
             self._stuck_since = None
+        elif isinstance(event, Failed) and event.status == 504:
+            self.note_timeout()
         open_job = self.jobs.get(event.job_id)
         if open_job is None:  # cancelled
             return

@@ -153,7 +153,7 @@ class Pool:
             return
         open_job.fail(504, "timeout", f"the answer was not complete after {open_job.job.seconds:g} s")
         if keeper is not None:
-            keeper.note_missed_limit()
+            keeper.note_timeout()
             keeper.cancel(open_job)
         self._hand_out()
 

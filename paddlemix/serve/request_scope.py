@@ -49,7 +49,8 @@ class RequestScope:
             await self._app(scope, receive, answer.send)
         except ClientGone:
             raise
-        except ApiError as error:
+        except ApiError as error:  # of the rules
+            self._serving.metrics.rejected(error.code)
             await JSONResponse(error.body, error.status, error.headers)(scope, receive, answer.send)
         except Exception:
             request_id = answer.request_id

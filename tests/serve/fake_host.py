@@ -1,8 +1,9 @@
 """A host for workers without a model: answers as the prompt of a job tells it to.
 
 A prompt is words: `say N` tokens one after another with `every S` seconds between them and `width W` characters each,
-`logprobs K` of them with each; then an error with `die` (kill -9 to itself), `freeze` (as Ctrl-Z does) or `hang` (no
-event any more). `echo` answers with facts about the process. How it loads stands in the model's path.
+`logprobs K` of them with each; then an error with `die` (kill -9 to itself), `freeze` (as Ctrl-Z does), `late` (an
+error after the time limit) or `hang` (no event any more). `echo` answers with facts about the process. How it loads
+stands in the model's path.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import time
 from pathlib import Path
 
 from paddlemix.image.spec import ImageSpec
-from paddlemix.serve.protocol import Accepted, Delta, Ended, EngineStats, Job, ModelInfo, TokenLogprob
+from paddlemix.serve.protocol import Accepted, Delta, Ended, EngineStats, Failed, Job, ModelInfo, TokenLogprob
 from paddlemix.serve.settings import ModelOptions
 
 SPEC = ImageSpec()
@@ -82,6 +83,10 @@ class FakeHost:
                     self.running.pop(job.id)
                     return
                 emit(Delta(job.id, index, text, (1,), logprobs if "logprobs" in words else ()))
+            if "late" in words:
+                time.sleep(job.seconds)
+                emit(Failed(job.id, 504, "late", code="timeout"))
+                return
             self._misbehave(words)
             emit(Ended(job.id, index, "stop", num_tokens=int(numbers.get("say", 0))))
         self.running.pop(job.id)

@@ -72,18 +72,27 @@ def test_worker_without_heartbeat_is_killed_and_replaced():
     run(main())
 
 
-def test_worker_that_ignores_time_limits_is_given_up_only_when_it_makes_no_progress():
+def test_time_limit_holds_where_the_worker_ignores_it():
     async def main():
         async with running(patience=replace(QUICK, silence=1000)) as pool:
             began = time.monotonic()
             failed = (await events_of(pool, "hang", seconds=0.2))[-1]
             assert (failed.status, failed.code) == (504, "timeout") and time.monotonic() - began >= 0.4
-            await assert_answers(pool)  # progress
+            await assert_answers(pool)  # which is progress
             await asyncio.sleep(1.0)
             assert (await pool.status()).num_restarts == 0
-            assert (await events_of(pool, "hang", seconds=0.2))[-1].code == "timeout"
-            waiting = asyncio.create_task(events_of(pool, "hang"))
-            assert (await waiting)[-1].code == "worker_died"
+
+    run(main())
+
+
+@pytest.mark.parametrize("word", ["hang", "late"])
+def test_worker_without_progress_since_a_timeout_is_killed_while_jobs_wait(word):
+    async def main():
+        async with running(patience=replace(QUICK, silence=1000)) as pool:
+            assert (await events_of(pool, word, seconds=0.2))[-1].code == "timeout"
+            await asyncio.sleep(1.0)
+            assert (await pool.status()).num_restarts == 0  # nobody waits
+            assert (await events_of(pool, "hang"))[-1].code == "worker_died"
             await until(lambda: is_ready(pool))
             await assert_answers(pool)
 
