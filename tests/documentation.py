@@ -16,7 +16,8 @@ READMES = (ROOT / "README.md", ROOT / "README_zh.md")
 ASCEND = (EXAMPLES / "ASCEND.md", EXAMPLES / "ASCEND_zh.md")
 EVAL = (EXAMPLES / "EVAL.md", EXAMPLES / "EVAL_zh.md")
 DATA = (EXAMPLES / "DATA.md", EXAMPLES / "DATA_zh.md")
-TWINS = (READMES, ASCEND, EVAL, DATA)
+DEPLOY = (EXAMPLES / "DEPLOY.md", EXAMPLES / "DEPLOY_zh.md")
+TWINS = (READMES, ASCEND, EVAL, DATA, DEPLOY)
 
 FENCED = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
 

@@ -9,6 +9,13 @@ from collections.abc import Callable
 from urllib.parse import urlsplit
 
 BLOCK = 64 << 10  # bytes
+ENDINGS = (
+    OSError,
+    asyncio.TimeoutError,
+    asyncio.IncompleteReadError,
+    asyncio.LimitOverrunError,
+    asyncio.CancelledError,
+)
 HEAD_SECONDS = 10.0  # to read a request that cannot be passed on
 NO_WORKER = """<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="2"><title>LLaVA</title>
 <p>No worker answers yet: {reason}. This page tries again every two seconds.</p>
@@ -24,8 +31,8 @@ async def forward(host: str, port: int, find_worker: Callable[[], str]) -> async
     """
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # An error means that one of the two sides has gone: the other is closed.
-        with contextlib.suppress(OSError, asyncio.TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+        # An error means that one of the two sides has gone, or this server ends: the other side is closed.
+        with contextlib.suppress(*ENDINGS):
             await _pass_on(reader, writer, find_worker)
         writer.close()
 
