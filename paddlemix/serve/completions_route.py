@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
 from .answer_route import respond
+from .beside_loop import beside_loop
 from .completion_shape import CompletionShape
 from .errors import ApiError
 from .field_rules import check_fields
@@ -35,6 +37,10 @@ async def create_completion(request: Request) -> Response:
 
 async def plan_completion(serving: Serving, body: bytes, job_id: str) -> Plan:
     """Return what a body asks for. Raises ApiError."""
+    return await beside_loop(len(body), functools.partial(_plan, serving, body, job_id))
+
+
+def _plan(serving: Serving, body: bytes, job_id: str) -> Plan:
     request = validated(CompletionRequest, parse(body))
     ignored = check_fields(request)
     model, info, limits = serving.name_of(request.model), serving.info, serving.settings.limits

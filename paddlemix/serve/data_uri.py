@@ -8,7 +8,7 @@ import urllib.parse
 
 from .errors import ApiError
 
-MAX_ESCAPED = 8 << 20  # characters of a payload with escapes (%41), which are slow to decode
+MAX_ESCAPED = 1 << 20  # characters of a payload with escapes (%41), which are slow to decode
 
 
 def is_data_uri(url: str) -> bool:

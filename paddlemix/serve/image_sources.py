@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Sequence
 
+from .beside_loop import beside_loop
 from .content import ImageSource
 from .data_uri import data_of, is_data_uri
 from .errors import ApiError
@@ -26,7 +28,8 @@ async def load_images(sources: Sequence[ImageSource], fetcher: Fetcher | None) -
 
 async def _load(source: ImageSource, fetcher: Fetcher | None) -> ImageInput:
     if is_data_uri(source.url):
-        return ImageInput(data_of(source.url, source.param), source.is_low_detail)
+        data = await beside_loop(len(source.url), functools.partial(data_of, source.url, source.param))
+        return ImageInput(data, source.is_low_detail)
     try:
         data = await fetcher.fetch(source.url)
     except ApiError as error:

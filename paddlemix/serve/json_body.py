@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from .errors import ApiError
 
 # Objects of Python take ten times the memory of `[],[],[]`. No base64 and no reasonable text has so many of these.
-MAX_STRUCTURE = 500_000
+MAX_STRUCTURE = 200_000
 Model = TypeVar("Model", bound=BaseModel)
 
 
