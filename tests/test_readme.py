@@ -19,6 +19,7 @@ from documentation import (
     sections,
     table_shapes,
 )
+from served_process import served
 
 from paddlemix.cli import command_parser
 from paddlemix.evaluate.tasks import TASKS
@@ -49,7 +50,7 @@ def test_chat_command_answers(workspace):
 
 
 def test_python_example_runs(workspace):
-    (code,) = blocks(READMES[0], "python")
+    (code,) = (block for block in blocks(READMES[0], "python") if "ChatSession" in block)
     output = run(f"python - <<'END'\n{code}\nEND", workspace)
     assert "The number of shapes is four." in output
 
@@ -63,6 +64,18 @@ def test_commands_that_evaluate_score_the_model(workspace):
     output = run(block_with("paddlemix eval", READMES[0]), workspace)
     assert "50 of 397 questions" in output
     assert json.loads((workspace / "work_dirs/digits/before/scores.json").read_text(encoding="utf-8"))["custom"]
+
+
+def test_client_of_the_server_prints_the_answer(workspace):
+    command = block_with("paddlemix serve --model", READMES[0]).splitlines()[-1]
+    _, name, *words = shlex.split(command)
+    command_parser(name).parse(words)
+    (code,) = (block for block in blocks(READMES[0], "python") if "openai" in block)
+    assert "http://127.0.0.1:8000/v1" in code
+    with served("--served-model-name", "tiny") as server:
+        code = code.replace(":8000/", f":{server.port}/")
+        output = run(f"python - <<'END'\n{code}\nEND", workspace)
+    assert output.startswith("Top left a red star, top right a red triangle")
 
 
 def test_commands_about_weights_run_on_the_bundled_model(workspace):
