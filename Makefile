@@ -26,10 +26,11 @@ TRANSFORMERS5_TESTS := tests/transformers5 tests/hub/test_huggingface.py \
 # Ray for several machines, without the packages of training. nginx is tried too if it is installed.
 CLUSTER := .venv-cluster
 
-.PHONY: help chat test test-paddle300 test-transformers5 test-browser test-cluster lint tiny clean install install-dev
+.PHONY: help chat serve test test-paddle300 test-transformers5 test-browser test-cluster lint tiny clean install install-dev
 
 help:
 	@echo "make chat    chat with the bundled model   (MODEL=folder IMAGE=file ARGS='--temperature 0.7')"
+	@echo "make serve   serve the bundled model, with a page to chat (MODEL=folder ARGS='--port 8080')"
 	@echo "make test    run the tests                 (ARGS='tests/image -k anyres')"
 	@echo "make test-paddle300       some tests on paddlepaddle 3.0.0, with the simulated Ascend device"
 	@echo "make test-transformers5   the tests of Hugging Face folders with the newest transformers and peft"
@@ -42,6 +43,9 @@ help:
 
 chat: install
 	@$(BIN)/paddlemix chat --model-path $(MODEL) --image-file $(IMAGE) --temperature 0 $(ARGS)
+
+serve: $(VENV)/.installed-serve
+	@$(BIN)/paddlemix serve --model-path $(MODEL) $(ARGS)
 
 # Several processes (tests/conftest.py says how many) start slower: files or folders in ARGS are tested by one process.
 test: install-dev
@@ -86,6 +90,10 @@ $(VENV)/.installed: requirements.txt setup.py | $(BIN)/python
 
 $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
 	@echo "installing requirements-dev.txt into $(VENV): about 1-2 minutes, once" >&2
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -r $< -c $(VENV)/requirements.txt </dev/null >&2
+	@touch $@
+
+$(VENV)/.installed-serve: requirements-serve.txt $(VENV)/.installed
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -r $< -c $(VENV)/requirements.txt </dev/null >&2
 	@touch $@
 
