@@ -267,6 +267,9 @@ def test_worker_killed_during_answers_takes_only_its_own_with_it(server):
     until(lambda: len(server.workers()) == 2)
     questions = [chat(f"What is {n}?", max_tokens=900, ignore_eos=True) for n in range(4)]
     streams = [server.stream(question) for question in questions]  # two for each worker
+    for pid in server.workers():  # as a service that stops sends to all its processes, which only the web process obeys
+        os.kill(pid, signal.SIGTERM)
+        os.kill(pid, signal.SIGINT)
     os.kill(server.workers()[0], signal.SIGKILL)
     results = [read_stream(response) for _, response in streams]
     errors = [error for _, error in results if error is not None]

@@ -159,7 +159,7 @@ def test_deaths_leave_no_descriptor_no_process_and_no_task_behind():
         pool = make_pool(patience=replace(QUICK, restart=0.001, max_restart=0.001))
         await pool.start()
         before, before_children = None, None
-        for number in range(10):
+        for number in range(6):
             await events_of(pool, "die")
             await until(lambda: is_ready(pool))
             if number == 0:
