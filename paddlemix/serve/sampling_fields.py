@@ -38,9 +38,9 @@ def sampling_of(request: AnswerRequest, info: ModelInfo, limits: Limits) -> Samp
             repetition_penalty=_or(request.repetition_penalty, 1.0),
             frequency_penalty=_or(request.frequency_penalty, 0.0),
             presence_penalty=_or(request.presence_penalty, 0.0),
-            logit_bias=_biases(request.logit_bias or {}, info),
+            logit_bias=_biases(request.logit_bias, info),
             min_new_tokens=min_tokens,
-            stop_ids=_stop_ids(request.stop_token_ids or [], info),
+            stop_ids=_stop_ids(request.stop_token_ids, info),
             num_logprobs=_num_logprobs(request, limits),
             grammar=_grammar(request.response_format, info, limits),
         )
@@ -87,29 +87,37 @@ def _check_text(text: str, param: str) -> None:
         raise _wrong(param, f"{param} has half of a surrogate pair, which is not a character") from None
 
 
-def _biases(biases: dict[str, float], info: ModelInfo) -> tuple[tuple[int, float], ...]:
+def _biases(biases: Any, info: ModelInfo) -> tuple[tuple[int, float], ...]:
+    """Return pairs of token ids and what their logits get, of an object or null."""
+    if biases is None:
+        return ()
+    if not isinstance(biases, dict):
+        raise _wrong(
+            "logit_bias", f"logit_bias is a JSON {kind_of(biases)}: expected an object of token ids and numbers"
+        )
     if len(biases) > MAX_BIASES:
         raise _wrong("logit_bias", f"logit_bias has {len(biases)} ids: at most {MAX_BIASES} are taken")
-    pairs = []
+    last = info.num_vocabulary - 1
     for key, bias in biases.items():
-        is_id = key.isascii() and key.isdecimal() and len(key) <= 10
-        if not is_id or int(key) >= info.num_vocabulary:
-            raise _wrong(
-                "logit_bias",
-                f"logit_bias has the key {shown(key)}: expected token ids from 0 to {info.num_vocabulary - 1}",
-            )
-        pairs.append((int(key), float(bias)))
-    return tuple(pairs)
+        if not (key.isascii() and key.isdecimal() and len(key) <= 10 and int(key) <= last):
+            raise _wrong("logit_bias", f"logit_bias has the key {shown(key)}: expected token ids from 0 to {last}")
+        if isinstance(bias, bool) or not isinstance(bias, int | float) or not -100 <= bias <= 100:
+            raise _wrong("logit_bias", f"logit_bias of {key} is {shown(bias)}: expected a number from -100 to 100")
+    return tuple((int(key), float(bias)) for key, bias in biases.items())
 
 
-def _stop_ids(ids: list[int], info: ModelInfo) -> tuple[int, ...]:
+def _stop_ids(ids: Any, info: ModelInfo) -> tuple[int, ...]:
+    """Return the token ids of a list or null."""
+    if ids is None:
+        return ()
+    if not isinstance(ids, list):
+        raise _wrong("stop_token_ids", f"stop_token_ids is a JSON {kind_of(ids)}: expected an array of token ids")
     if len(ids) > MAX_STOP_IDS:
         raise _wrong("stop_token_ids", f"stop_token_ids has {len(ids)} ids: at most {MAX_STOP_IDS} are taken")
+    last = info.num_vocabulary - 1
     for token in ids:
-        if token >= info.num_vocabulary:
-            raise _wrong(
-                "stop_token_ids", f"stop_token_ids has {token}: the vocabulary's ids end at {info.num_vocabulary - 1}"
-            )
+        if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token <= last:
+            raise _wrong("stop_token_ids", f"stop_token_ids has {shown(token)}: expected token ids from 0 to {last}")
     return tuple(ids)
 
 

@@ -1,7 +1,8 @@
 """The requests for answers: their fields, kinds and bounds. What the values mean is decided in other files.
 
-The parts whose kinds depend on each other (messages, prompts, stops, formats) are checked where they are read, with
-better messages; here is only how the OpenAPI description shows them.
+The parts that have several forms or many items (messages, prompts, stops, ids, formats) are checked where they are
+read, which stops at the first mistake; here is only how the OpenAPI description shows them. pydantic would make an
+error for each of a million wrong items, while all other requests wait.
 """
 
 from __future__ import annotations
@@ -10,15 +11,13 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
-from .schema_parts import FORMAT, MESSAGES, PROMPT, STOP
+from .schema_parts import BIASES, FORMAT, MESSAGES, PROMPT, STOP, STOP_IDS
 
 MAX_INTEGER = 2**31 - 1
 Probability = Annotated[float, Field(ge=0, le=1)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 Count = Annotated[int, Field(ge=1, le=MAX_INTEGER)]
 Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
-TokenId = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
-Bias = Annotated[float, Field(ge=-100, le=100)]
 
 
 class StreamOptions(BaseModel):
@@ -46,11 +45,11 @@ class AnswerRequest(BaseModel):
     frequency_penalty: Penalty | None = None
     presence_penalty: Penalty | None = None
     repetition_penalty: Annotated[float, Field(gt=0, le=100)] | None = None
-    logit_bias: dict[str, Bias] | None = Field(None, description="token ids as strings, and what their logits get")
+    logit_bias: Annotated[Any, WithJsonSchema(BIASES)] = None
     n: Count | None = None
     seed: Int64 | None = None
     stop: Annotated[Any, WithJsonSchema(STOP)] = None
-    stop_token_ids: list[TokenId] | None = None
+    stop_token_ids: Annotated[Any, WithJsonSchema(STOP_IDS)] = None
     ignore_eos: bool | None = None
     response_format: Annotated[Any, WithJsonSchema(FORMAT)] = None
     return_token_ids: bool | None = Field(None, description="adds token_ids to each choice")

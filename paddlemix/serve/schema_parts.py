@@ -53,6 +53,18 @@ PROMPT = {
     ],
     "examples": ["The sky is"],
 }
+STOP_IDS = {"anyOf": [{"type": "array", "items": {"type": "integer", "minimum": 0}}, {"type": "null"}]}
+BIASES = {
+    "anyOf": [
+        {
+            "type": "object",
+            "propertyNames": {"pattern": "^[0-9]{1,10}$"},
+            "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100},
+            "description": "token ids as strings, and what their logits get",
+        },
+        {"type": "null"},
+    ]
+}
 STOP = {
     "anyOf": [
         {"type": "string", "minLength": 1},
