@@ -78,6 +78,11 @@ class Target:
     port: int
     path: str
 
+    @property
+    def origin(self) -> str:
+        """The URL without its path."""
+        return f"{self.scheme}://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+
 
 def parse_url(url: str) -> Target:
     """Return the parts of an http(s) URL. Raises ValueError that says what is wrong and does not repeat the URL."""

@@ -3,14 +3,12 @@
 A server that fetches what a stranger names can be made to read from its own network (SSRF). Here each hop of redirects
 is checked wholly: the host by the operator's rules, then all its addresses, and the connection goes to one of the
 checked addresses without asking a name server again, so that a name that changes its answer (DNS rebinding) gains
-nothing. Names, certificates and Host headers are those of the URL. Proxies of the environment, ~/.netrc and cookies are
-not used. Compressed answers are refused. Certificates: those of the system (or of SSL_CERT_FILE) and of certifi.
+nothing (`checked_pool`). Proxies of the environment, ~/.netrc and cookies are not used. Compressed answers are refused.
 """
 
 from __future__ import annotations
 
 import asyncio
-import functools
 import socket
 import ssl
 import time
@@ -21,25 +19,28 @@ from ipaddress import ip_address
 from urllib.parse import urljoin
 
 import urllib3
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from ..terminal.visible import visible_line
 from ..web.clock import ExchangeClock, in_thread
 from ..web.request import printable
 from .addresses import Address, HostRule, Target, address_of, parse_rule, parse_url
+from .checked_pool import checked_pool
 from .errors import ApiError
 
 REDIRECTS = (301, 302, 303, 307, 308)
 CHUNK_BYTES = 1 << 16
 HEADERS = {"User-Agent": "paddlemix (image loader)", "Accept": "image/*", "Accept-Encoding": "identity"}
+# JPEG, PNG, GIF, BMP, TIFF (also BigTIFF), PPM, JPEG 2000.
+MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+MAGIC += (b"P1", b"P2", b"P3", b"P4", b"P5", b"P6", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  ")
 Resolver = Callable[[str, int], Sequence[str]]  # host and port to its addresses; raises OSError
 
 
 @dataclass(frozen=True)
 class FetchLimits:
-    """How long and how large an image may be. total_seconds: the wait for a free thread, all redirects and the body.
+    """How long and how large an image may be. total_seconds: all redirects and the body.
 
-    max_concurrent: images that are fetched at a time, for all requests together.
+    max_concurrent: images that are fetched at a time, for all requests together; others wait for wait_seconds.
     """
 
     max_bytes: int = 20 << 20
@@ -48,6 +49,12 @@ class FetchLimits:
     total_seconds: float = 20.0
     max_redirects: int = 3
     max_concurrent: int = 8
+    wait_seconds: float = 10.0
+
+
+def looks_like_image(data: bytes) -> bool:
+    """Return whether a file begins as one of an image format that is decoded here."""
+    return data[:12].startswith(MAGIC) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP") or data[4:8] == b"ftyp"
 
 
 class _Refused(Exception):
@@ -75,17 +82,19 @@ class ImageFetcher:
         self.limits = limits or FetchLimits()
         self.resolver = resolver
         self._threads = ThreadPoolExecutor(self.limits.max_concurrent, thread_name_prefix="image-url")
+        self._timeout = urllib3.Timeout(connect=self.limits.connect_seconds, read=self.limits.read_seconds)
+        self._free = asyncio.Semaphore(self.limits.max_concurrent)
 
     async def fetch(self, url: str) -> bytes:
         """Return the bytes at a URL.
 
-        Raises ApiError: 400 `image_url_refused` or `image_url_failed`, 503 `image_urls_busy` if others use all threads
-        for half of the time. A canceled call closes its connection.
+        Raises ApiError: 400 `image_url_refused` or `image_url_failed`, 503 `image_urls_busy` if others use all threads.
+        A canceled call closes its connection.
         """
+        await self._wait_for_turn()
         clock = ExchangeClock(time.monotonic() + self.limits.total_seconds)
-        future = asyncio.get_running_loop().run_in_executor(self._threads, self._fetch, url, clock)
         try:
-            return await future
+            return await asyncio.get_running_loop().run_in_executor(self._threads, self._fetch, url, clock)
         except asyncio.CancelledError:
             clock.restart(0)
             raise
@@ -93,25 +102,34 @@ class ImageFetcher:
             raise ApiError(400, _message(url, error), param="messages", code="image_url_refused") from error
         except _Failed as error:
             raise ApiError(400, _message(url, error), param="messages", code="image_url_failed") from error
+        finally:
+            self._free.release()
+
+    async def _wait_for_turn(self) -> None:
+        try:
+            await asyncio.wait_for(self._free.acquire(), self.limits.wait_seconds)
+        except asyncio.TimeoutError:
+            raise ApiError(
+                503,
+                f"the server is fetching {self.limits.max_concurrent} other images: try again, or send the image as a "
+                "data: URI",
+                param="messages",
+                code="image_urls_busy",
+                headers={"Retry-After": "5"},
+            ) from None
 
     def close(self) -> None:
         """Let no new call start."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _fetch(self, url: str, clock: ExchangeClock) -> bytes:
-        if clock.seconds_left < self.limits.total_seconds / 2:  # too little for a server that is not to blame
-            raise ApiError(
-                503,
-                f"the server is fetching {self.limits.max_concurrent} other images: try again, or send the image as a "
-                "data: URI",
-                code="image_urls_busy",
-                headers={"Retry-After": "5"},
-            )
         try:
             with clock:
                 data = self._follow(url, clock)
             if clock.has_run_out:  # which looks like the end of a body or of headers
                 raise TimeoutError
+            if not looks_like_image(data):  # here, because the message of a decoder shows how a file begins
+                raise _Failed("what its server sent is not an image")
             return data
         except (OSError, urllib3.exceptions.HTTPError, ValueError) as error:
             if clock.has_run_out or not clock.seconds_left:
@@ -141,7 +159,7 @@ class ImageFetcher:
         rule = next((rule for rule in self.rules if rule.covers(target)), None)
         if rule is None:
             raise _Refused(
-                f"images from {target.scheme}://{target.host}:{target.port} are not allowed here: send the image as a "
+                f"images from {target.origin} are not allowed here: send the image as a "
                 f"data: URI, or start the server with --allow-image-urls {target.host}"
             )
         return target, rule
@@ -172,7 +190,7 @@ class ImageFetcher:
 
     def _get(self, target: Target, addresses: list[Address], clock: ExchangeClock) -> bytes | str:
         """Return the body of an answer, or to where it redirects."""
-        with _pool(target, addresses, clock, self.limits) as pool:
+        with checked_pool(target, addresses, clock, self._timeout) as pool:
             response = pool.urlopen(
                 "GET",
                 target.path,
@@ -201,56 +219,6 @@ class ImageFetcher:
             if len(body) > self.limits.max_bytes:
                 raise _Failed(f"it is larger than the limit of {self.limits.max_bytes} bytes")
         return bytes(body)
-
-
-def _pool(target: Target, addresses: list[Address], clock: ExchangeClock, limits: FetchLimits) -> HTTPConnectionPool:
-    """Return a connection pool for a host whose connections go to one of the given addresses."""
-    base = HTTPSConnectionPool if target.scheme == "https" else HTTPConnectionPool
-
-    class Connection(base.ConnectionCls):
-        def _new_conn(self) -> socket.socket:
-            return _connect(addresses, target.port, clock, limits)
-
-    class Pool(base):
-        ConnectionCls = Connection
-
-    timeout = urllib3.Timeout(connect=limits.connect_seconds, read=limits.read_seconds)
-    options = {"ssl_context": _certificates()} if target.scheme == "https" else {}
-    return Pool(target.host, target.port, timeout=timeout, maxsize=1, **options)
-
-
-def _connect(addresses: list[Address], port: int, clock: ExchangeClock, limits: FetchLimits) -> socket.socket:
-    """Return a connection to the first address that accepts one. Raises OSError of the last one."""
-    for position, address in enumerate(addresses):
-        try:
-            return clock.connect(functools.partial(_open, address, port, limits.connect_seconds))
-        except OSError:
-            if clock.has_run_out or position == len(addresses) - 1:
-                raise
-    raise AssertionError("no address to connect to")
-
-
-def _open(address: Address, port: int, seconds: float) -> socket.socket:
-    connection = socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6, socket.SOCK_STREAM)
-    try:
-        connection.settimeout(seconds)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection.connect((str(address), port))
-        if ip_address(connection.getpeername()[0]) != address:
-            raise OSError("connected to another address")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-@functools.cache
-def _certificates() -> ssl.SSLContext:
-    import certifi  # comes with requests
-
-    context = ssl.create_default_context()
-    context.load_verify_locations(certifi.where())
-    return context
 
 
 def _joined(url: str, location: str) -> str:

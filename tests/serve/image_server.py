@@ -69,6 +69,8 @@ def _handler_of(owner: ImageServer) -> type[BaseHTTPRequestHandler]:
                 self._answer(200, BODY, **{"Content-Encoding": "gzip"})
             elif path == "/missing":
                 self._answer(404, b"secret text of the other server")
+            elif path == "/text":
+                self._answer(200, b"secret text that is no image")
             elif path == "/short":
                 self._answer(200, BODY, **{"Content-Length": str(len(BODY) + 10)})
             else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import shutil
 import ssl
 import subprocess
@@ -11,9 +12,10 @@ from ipaddress import ip_address
 
 import image_server
 import pytest
+from PIL import Image
 from slow_server import drip, flood, running
 
-from paddlemix.serve import image_urls
+from paddlemix.serve import checked_pool, image_urls
 from paddlemix.serve.errors import ApiError
 from paddlemix.serve.image_urls import FetchLimits, ImageFetcher, resolve
 
@@ -118,7 +120,7 @@ def test_a_host_that_is_not_allowed_is_not_even_resolved():
 
 @pytest.mark.parametrize("addresses", [["8.8.8.8", "127.0.0.1"], ["127.0.0.1", "8.8.8.8"], ["8.8.8.8", "fe80::1%lo"]])
 def test_a_host_with_one_private_address_among_others_is_refused(monkeypatch, addresses):
-    monkeypatch.setattr(image_urls, "_open", lambda *arguments: pytest.fail("connected"))
+    monkeypatch.setattr(checked_pool, "_open", lambda *arguments: pytest.fail("connected"))
     error = refusal("http://images.test/", ["*"], lambda host, port: addresses)
     assert error.code == "image_url_refused" and "not public" in error.message
 
@@ -130,7 +132,7 @@ def test_a_connection_goes_to_the_address_that_was_checked_when_the_name_changes
         opened.append(str(address))
         raise ConnectionRefusedError
 
-    monkeypatch.setattr(image_urls, "_open", open_it)
+    monkeypatch.setattr(checked_pool, "_open", open_it)
     rules = [f"images.test:{server.port}"]
     error = refusal(f"http://images.test:{server.port}/ok", rules, lambda host, port: next(answers))
     assert error.code == "image_url_failed" and "accepts no connection" in error.message
@@ -145,13 +147,13 @@ def test_a_name_that_becomes_private_before_a_redirect_is_refused_at_the_second_
 
 
 def test_a_connection_to_another_peer_is_closed_before_a_byte_is_sent(server, monkeypatch):
-    class Redirected(image_urls.socket.socket):  # as a rule of a firewall might do
+    class Redirected(checked_pool.socket.socket):  # as a rule of a firewall might do
         def connect(self, address):
             super().connect(("127.0.0.1", server.port))
 
-    monkeypatch.setattr(image_urls.socket, "socket", Redirected)
+    monkeypatch.setattr(checked_pool.socket, "socket", Redirected)
     with pytest.raises(OSError, match="another address"):
-        image_urls._open(ip_address("93.184.216.34"), 80, 5.0)
+        checked_pool._open(ip_address("93.184.216.34"), 80, 5.0)
     time.sleep(0.1)
     assert server.requests == []
 
@@ -193,7 +195,7 @@ def test_a_request_is_plain_and_carries_nothing_of_the_environment(server, monke
 
 @pytest.mark.parametrize(
     ("path", "text"),
-    [("/missing", "HTTP status 404"), ("/gzip", "compressed"), ("/short", "broke")],
+    [("/missing", "HTTP status 404"), ("/gzip", "compressed"), ("/short", "broke"), ("/text", "not an image")],
 )
 def test_an_answer_that_is_no_image_fails_without_the_text_of_the_other_server(server, path, text):
     error = refusal(f"http://127.0.0.1:{server.port}{path}", [f"127.0.0.1:{server.port}"])
@@ -233,7 +235,7 @@ def test_many_fetches_share_few_threads_and_one_that_finds_none_free_is_told_to_
     async def fetch_all(fetcher, url):
         return await asyncio.gather(*(fetcher.fetch(url) for _ in range(4)), return_exceptions=True)
 
-    limits = FetchLimits(total_seconds=0.4, max_concurrent=2)
+    limits = FetchLimits(total_seconds=0.5, wait_seconds=0.1, max_concurrent=2)
     with running(lambda: drip(b"HTTP/1.1 200 OK\r\n\r\n", b"x")) as address:
         errors = asyncio.run(fetch_all(ImageFetcher([address], limits), f"http://{address}/"))
     assert sorted(error.status for error in errors) == [400, 400, 503, 503]
@@ -257,6 +259,21 @@ def test_a_canceled_fetch_frees_its_thread_at_once():
         assert asyncio.run(cancel_one(fetcher, f"http://{address}/")) < 5
 
 
+@pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF"])
+def test_every_format_that_is_decoded_passes_as_an_image(name):
+    file = io.BytesIO()
+    try:
+        Image.new("RGB", (8, 8)).save(file, name)
+    except (KeyError, OSError):
+        pytest.skip(f"this Pillow writes no {name}")
+    assert image_urls.looks_like_image(file.getvalue())
+
+
+@pytest.mark.parametrize("data", [b"", b"R", b"root:x:0:0", b"<svg/>", b"RIFF\0\0\0\0AVI ", b"{}"])
+def test_other_files_do_not(data):
+    assert not image_urls.looks_like_image(data)
+
+
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory):
     """Return files of a key and a certificate for images.test."""
@@ -278,7 +295,7 @@ def test_a_certificate_must_be_of_the_host_in_the_url_and_trusted(certificate, m
         rules = [f"*:{server.port}={LOOPBACK}"]
         untrusted = refusal(f"https://images.test:{server.port}/ok", rules)
         trusting = ssl.create_default_context(cafile=str(file))
-        monkeypatch.setattr(image_urls, "_certificates", lambda: trusting)
+        monkeypatch.setattr(checked_pool, "_certificates", lambda: trusting)
         assert fetch(f"https://images.test:{server.port}/ok", rules) == image_server.BODY
         other = refusal(f"https://other.test:{server.port}/ok", rules)
     assert [path for path, _ in server.requests] == ["/ok"]
