@@ -180,7 +180,7 @@ def test_paddle_for_an_accelerator_is_not_overwritten(workspace, installed, is_k
     assert any(line.startswith("paddlepaddle>") for line in lines) is not is_kept
 
 
-CHECKS = ("lint", "test", "test-paddle300", "test-transformers5")
+CHECKS = ("lint", "test", "test-paddle300", "test-transformers5", "test-browser", "test-cluster")
 
 
 @pytest.mark.parametrize("failing", [None, *CHECKS])
@@ -192,6 +192,8 @@ def test_continuous_integration_runs_all_checks_and_fails_with_any_of_them(tmp_p
         encoding="utf-8",
     )
     make.chmod(0o755)
+    (tmp_path / "apt-get").write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")  # so that nothing is installed
+    (tmp_path / "apt-get").chmod(0o755)
     environment = {key: value for key, value in os.environ.items() if key != "CI"}
     environment["PATH"] = f"{tmp_path}{os.pathsep}{environment['PATH']}"
     result = subprocess.run([ROOT / ".ci" / "run"], env=environment, capture_output=True, text=True)
