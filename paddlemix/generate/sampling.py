@@ -20,11 +20,12 @@ class SamplingParams:
     temperature 0 is greedy. top_p in (0, 1]; top_k 0 is no limit. stop: strings that end an answer. seed None draws a
     new seed. ignore_eos: continue to max_new_tokens after an end token. lookup: how many tokens a chat guesses at a
     time from the text so far, 0 for none; this changes the speed but not the answer, see `lookup`.
-    min_p in [0, 1]: drop tokens less likely than this part of the likeliest one. repetition_penalty > 0: of tokens of
-    prompt and answer (CTRL, Keskar et al. 2019). frequency_penalty, presence_penalty in [-2, 2]: of tokens of the
-    answer (OpenAI's API reference). logit_bias: (token id, addend in [-100, 100]) pairs. min_new_tokens: no end before.
-    stop_ids: further ids that end an answer, with ignore_eos too. num_logprobs: None for none, else how many of the
-    likeliest tokens are reported beside the chosen one. grammar: what the answer must match; it decides where it ends.
+    min_p in [0, 1]: drop tokens less likely than this part of the likeliest one. repetition_penalty in [0.01, 100],
+    with which no logit overflows: of tokens of prompt and answer (CTRL, Keskar et al. 2019). frequency_penalty,
+    presence_penalty in [-2, 2]: of tokens of the answer (OpenAI's API reference). logit_bias: (token id, addend in
+    [-100, 100]) pairs. min_new_tokens: no end before. stop_ids: further ids that end an answer, with ignore_eos too.
+    num_logprobs: None for none, else how many of the likeliest tokens are reported beside the chosen one. grammar: what
+    the answer must match; it decides where it ends.
 
     The order: logit_bias, repetition_penalty, frequency_penalty and presence_penalty, then the tokens that cannot come
     (vLLM, `vllm/v1/sample/sampler.py`; transformers, `_get_logits_processor` in `generation/utils.py`, has the first
@@ -68,7 +69,7 @@ class SamplingParams:
             ("seed", self.seed is None or _is_in(self.seed, 0), "at least 0"),
             ("lookup", _is_in(self.lookup, 0), "at least 0"),
             ("min_p", _is_in(self.min_p, 0, 1), "a number from 0 to 1"),
-            ("repetition_penalty", _is_in(self.repetition_penalty, 0) and self.repetition_penalty > 0, "above 0"),
+            ("repetition_penalty", _is_in(self.repetition_penalty, 0.01, 100), "a number from 0.01 to 100"),
             ("frequency_penalty", _is_in(self.frequency_penalty, -2, 2), "a number from -2 to 2"),
             ("presence_penalty", _is_in(self.presence_penalty, -2, 2), "a number from -2 to 2"),
             (

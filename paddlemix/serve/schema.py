@@ -44,7 +44,7 @@ class AnswerRequest(BaseModel):
     min_p: Probability | None = None
     frequency_penalty: Penalty | None = None
     presence_penalty: Penalty | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=100)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
     logit_bias: Annotated[Any, WithJsonSchema(BIASES)] = None
     n: Count | None = None
     seed: Int64 | None = None

@@ -52,6 +52,8 @@ def test_numbers_that_are_not_finite_are_refused(name, value):
         {"min_p": -0.1},
         {"min_p": 1.1},
         {"repetition_penalty": 0.0},
+        {"repetition_penalty": 1e-300},
+        {"repetition_penalty": 101.0},
         {"frequency_penalty": 2.1},
         {"presence_penalty": -2.1},
         {"logit_bias": ((-1, 0.0),)},

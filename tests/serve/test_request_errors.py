@@ -75,6 +75,7 @@ FIELDS = [
     ({"top_logprobs": 2}, "top_logprobs"),
     ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
     ({"presence_penalty": 3}, "presence_penalty"),
+    ({"repetition_penalty": 1e-300}, "repetition_penalty"),
     ({"logit_bias": {"a": 1}}, "logit_bias"),
     ({"logit_bias": {"1000": 1}}, "logit_bias"),
     ({"logit_bias": {"1": 101}}, "logit_bias"),
