@@ -1,5 +1,6 @@
 // The page: its parts, and what they do to the conversations.
 
+import { announce } from "./announcer.js";
 import { Answering } from "./answering.js";
 import { standardOptions } from "./chat_request.js";
 import { acceptEverywhere, Composer } from "./composer.js";
@@ -122,7 +123,7 @@ class App {
     await this.library.load();
     this.show();
     this.openNamed();
-    this.composer.focus();
+    this.focusComposer();
     if (!this.library.isLasting) notify(say("notLasting"), { kind: "warning" });
     await this.status.watch();
     if (this.status.state === "key") await this.enterKey(null);
@@ -134,19 +135,24 @@ class App {
     showTheme();
     this.composer.translate();
     this.sidebar.show();
-    this.showTurns();
+    this.showTurns({ isFresh: true });
     this.showFrame();
   }
 
-  showTurns() {
+  showTurns(options) {
     this.turns.leaveEditor();
-    this.thread.show(this.current);
+    this.thread.show(this.current, options);
+  }
+
+  /** Put the focus into the message field, but not where that opens a keyboard over the page. */
+  focusComposer() {
+    if (matchMedia("(hover: hover)").matches) this.composer.focus();
   }
 
   /** Show what is around the turns: title, status, meter, and whether an answer is being written. */
   showFrame() {
-    const title = this.current ? this.current.title || say("untitled") : "";
-    byId("title").textContent = title;
+    const title = this.current && (this.current.title || say("untitled"));
+    byId("title").textContent = title ?? say("newConversation");
     document.title = title ? `${title} · LLaVA` : "LLaVA";
     this.composer.setBusy(Boolean(this.current) && this.answering.isRunning(this.current));
     showStatus(this.status);
@@ -173,7 +179,7 @@ class App {
     this.showTurns();
     this.sidebar.show();
     this.showFrame();
-    this.composer.focus();
+    this.focusComposer();
   }
 
   openNamed() {
@@ -229,11 +235,12 @@ class App {
     const { state, model } = this.status;
     this.shelf.serve(model);
     if (before === "offline" && state === "ready") notify(say("serverBack"));
+    if (before !== "offline" && state === "offline") announce(say("statusOffline"));
     this.showFrame();
     this.settings.refresh();
     if (this.current && this.answering.isRunning(this.current)) this.thread.update(this.current, null);
     if (before !== state && model) this.composer.showTray();
-    if (before === "loading" && state === "ready" && !this.turns.editor) this.thread.show(this.current); // with counts of tiles
+    if (before === "loading" && state === "ready" && !this.turns.editor) this.showTurns({ isFresh: true }); // with counts of tiles
   }
 
   async enterKey(turn) {

@@ -25,33 +25,69 @@ export class Thread {
     this.isFollowing = true;
     this.lastTop = 0;
     this.movesUntil = 0;
+    this.frameRequest = null;
     for (const [name, milliseconds] of Object.entries(MOVES)) {
       const note = () => (this.movesUntil = Date.now() + milliseconds);
       this.frame.addEventListener(name, note, { passive: true });
     }
     this.frame.addEventListener("scroll", () => this.noteScroll(), { passive: true });
     byId("to-latest").addEventListener("click", () => this.toEnd());
-    new ResizeObserver(() => this.isFollowing && this.toEnd()).observe(this.list);
+    const follower = new ResizeObserver(() => this.isFollowing && this.toEnd());
+    follower.observe(this.list);
+    follower.observe(this.frame); // it shrinks when the composer grows
   }
 
-  /** Show a conversation from its beginning to its end; null or an empty one: the welcome. */
-  show(conversation) {
-    this.conversation = conversation;
+  /** Show a conversation, null or an empty one: the welcome. Another one is shown from its end.
+   *
+   * Turns that are on the page already stay as they are; isFresh: they are built again, in another language.
+   */
+  show(conversation, { isFresh = false } = {}) {
+    const isSame = conversation === this.conversation;
+    const known = isSame && !isFresh ? this.views : new Map();
     const turns = conversation ? shownTurns(conversation) : [];
-    this.views = new Map(turns.map((turn) => [turn.id, new TurnView(turn, { ...this.context, conversation })]));
-    const content = [...this.views.values()].map((view) => view.element);
-    this.list.replaceChildren(...(turns.length ? content : [this.welcome()]));
+    this.conversation = conversation;
+    this.views = new Map(turns.map((turn) => [turn.id, known.get(turn.id) ?? this.view(turn)]));
+    this.put(turns.length ? [...this.views.values()].map((view) => view.element) : [this.welcome()]);
+    for (const view of this.views.values()) view.update();
     document.body.classList.toggle("is-empty", !turns.length);
-    this.toEnd();
+    if (isSame) this.noteScroll();
+    else this.toEnd();
   }
 
-  /** Show the new state of a turn, if it is on the page. */
+  view(turn) {
+    return new TurnView(turn, { ...this.context, conversation: this.conversation });
+  }
+
+  /** Put elements into the list; those at its beginning that are there already are not moved: they keep the focus. */
+  put(elements) {
+    const old = [...this.list.children];
+    const kept = old.findIndex((element, at) => element !== elements[at]);
+    for (const element of old.slice(kept < 0 ? old.length : kept)) element.remove();
+    this.list.append(...elements.slice(this.list.childElementCount));
+  }
+
+  /** Show the new state of a turn, null for all, if it is on the page. Text that streams in is shown once a frame. */
   update(conversation, turn) {
     if (conversation !== this.conversation) return;
+    if (turn?.finish !== null) this.updateNow(turn);
+    else this.frameRequest ??= requestAnimationFrame(() => this.updateNow(turn));
+  }
+
+  updateNow(turn) {
+    cancelAnimationFrame(this.frameRequest);
+    this.frameRequest = null;
     for (const view of this.views.values()) {
       if (view.turn === turn || !turn) view.update();
       else view.showActions();
     }
+  }
+
+  /** Put the focus where it was before another version was chosen: on the same button of the version now shown. */
+  focusVersions(parent, step) {
+    const view = [...this.views.values()].find(({ turn }) => turn.parent === parent);
+    const buttons = [...view.element.querySelectorAll(".versions button")];
+    if (step > 0) buttons.reverse();
+    buttons.find((button) => !button.disabled)?.focus();
   }
 
   element(turn) {

@@ -29,7 +29,7 @@ export class TurnActions {
     const response = await fetch("example.png");
     const file = new File([await response.blob()], "example.png", { type: "image/png" });
     await this.send({ text, images: [await readImage(file, this.app.status.limits)] });
-    this.app.composer.focus();
+    this.app.focusComposer();
   }
 
   /** Add a question below a turn (null: a first one) and answer it. */
@@ -42,7 +42,11 @@ export class TurnActions {
 
   async answerBelow(conversation, question) {
     const turn = addTurn(conversation, question, { role: "assistant", finish: null });
-    if (conversation === this.conversation) this.app.showTurns();
+    if (conversation === this.conversation) {
+      this.app.showTurns();
+      this.app.thread.toEnd();
+      if (document.activeElement === document.body) this.app.focusComposer(); // the button that was pressed is gone
+    }
     await this.answer(conversation, turn);
   }
 
@@ -91,6 +95,7 @@ export class TurnActions {
     this.app.library.save(this.conversation);
     this.app.showTurns();
     this.app.showFrame();
+    this.app.thread.focusVersions(turn.parent, step);
   }
 
   async edit(turn) {

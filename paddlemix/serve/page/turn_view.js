@@ -139,6 +139,7 @@ export class TurnView {
 
   showAnswerActions(disabled) {
     const { finish, text } = this.turn;
+    if (finish === "failed" && !text) return; // the error has its own button
     this.actions.append(iconButton("retry", say("regenerate"), () => this.todo.regenerate(this.turn), disabled));
     if (text && ["stopped", "length", "lost", "failed"].includes(finish)) {
       this.actions.append(iconButton("play", say("continue"), () => this.todo.continueAnswer(this.turn), disabled));
