@@ -203,6 +203,39 @@ def test_conversations_are_renamed_found_and_deleted(page, api):
     assert titles(page) == ["Wolves"]
 
 
+def test_list_is_usable_while_an_answer_is_written(page, api):
+    ask(page, "Old")
+    page.keyboard.press("Control+Shift+O")
+    api.behavior.seconds_per_piece = 0.02
+    page.fill("#message", "slow")
+    page.press("#message", "Enter")
+    page.hover("#conversations li >> nth=1")
+    page.click("[aria-label='Rename: Old']")
+    page.keyboard.type("Renamed")
+    page.wait_for_timeout(2000)  # the list is shown anew when the answer is saved
+    page.keyboard.press("Enter")
+    assert sorted(titles(page)) == ["Renamed", "slow"]
+    page.click(".send.is-stop")
+
+
+def test_tabs_of_one_browser_show_each_others_turns(page, api):
+    other = page.context.new_page()
+    other.goto(api.url)
+    other.wait_for_selector(".empty-list")
+    ask(page, "First")
+    other.click("#conversations .open >> text=First")
+    ask(page, "Second")
+    other.wait_for_selector("text=You asked: Second")
+    ask(other, "Third")
+    page.wait_for_selector("text=You asked: Third")
+    assert questions(page) == questions(other) == ["First", "Second", "Third"]
+    page.hover("#conversations li")
+    page.click("[aria-label='Delete: First']")
+    page.click("#question .danger")
+    other.wait_for_selector(".empty-list")
+    assert other.is_visible(".welcome")
+
+
 def test_streamed_answer_is_read_out_in_sentences(page, api):
     answer = ask(page, "Hello")
     assert page.inner_text("#answer-reader").strip() == answer
@@ -233,4 +266,4 @@ def test_language_and_theme_are_switched_and_kept(page, api):
     page.click("#theme")
     wait_for_theme(page, "light")  # chosen, whatever the system says
     page.reload()
-    assert page.get_attribute("html", "lang") == "zh-CN" and page.get_attribute("html", "data-theme") == "light"
+    page.wait_for_selector("html[lang=zh-CN][data-theme=light]")

@@ -4,6 +4,7 @@ import { fetchStatus } from "./api.js";
 
 const EVERY = 5000; // ms
 const EVERY_WHEN_GONE = 2000;
+const SOON = 500;
 // Until the server has said its own.
 const FIRST = {
   models: [],
@@ -39,6 +40,12 @@ export class ServerStatus {
     addEventListener("online", () => this.look());
     addEventListener("offline", () => this.look());
     return this.look();
+  }
+
+  /** Look when the server has put an answer that ended here out of its count. */
+  lookSoon() {
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => this.look(), SOON);
   }
 
   async look() {

@@ -10,6 +10,7 @@ const DAY = 24 * 3600 * 1000;
 export class Sidebar {
   constructor({ list, current, isRunning, todo }) {
     Object.assign(this, { list, current, isRunning, todo });
+    this.isRenaming = false;
     this.search = byId("search");
     this.search.addEventListener("input", () => this.show());
     this.search.addEventListener("keydown", (event) => this.onSearchKey(event));
@@ -43,18 +44,20 @@ export class Sidebar {
   }
 
   onSearchKey(event) {
-    if (event.key === "Enter" && this.found[0]) this.todo.open(this.found[0]);
+    if (event.key === "Enter" && this.search.value && this.found[0]) this.todo.open(this.found[0]);
     if (event.key !== "Escape" || !this.search.value) return;
     event.stopPropagation();
     this.search.value = "";
     this.show();
   }
 
+  /** Show the list anew; the focus stays on its button. A name that is being written is left alone. */
   show() {
+    if (this.isRenaming) return;
     const words = this.search.value.trim();
     const sorted = [...this.list()].sort((one, other) => other.updatedAt - one.updatedAt);
     this.found = sorted.filter((conversation) => !words || contains(conversation, words));
-    const groups = Map.groupBy ? Map.groupBy(this.found, dayOf) : groupBy(this.found, dayOf);
+    const groups = groupBy(this.found, dayOf);
     const shown = [...groups].map(([day, rows]) =>
       make(
         "section",
@@ -68,7 +71,9 @@ export class Sidebar {
       ),
     );
     const empty = make("p", { class: "empty-list" }, words ? say("nothingFound", { words }) : say("noConversations"));
+    const focused = placeOf(document.activeElement);
     byId("conversations").replaceChildren(...(shown.length ? shown : [empty]));
+    if (focused) byId("conversations").querySelector(focused)?.focus();
   }
 
   row(conversation) {
@@ -83,12 +88,12 @@ export class Sidebar {
         "aria-current": isCurrent ? "page" : null,
         click: () => this.todo.open(conversation),
       },
-      this.isRunning(conversation) && make("i", { class: "running" }),
+      this.isRunning(conversation) && make("i", { class: "running", role: "img", "aria-label": say("answering") }),
       make("span", {}, title),
     );
     const row = make(
       "li",
-      { class: isCurrent ? "is-current" : null },
+      { class: isCurrent ? "is-current" : null, "data-id": conversation.id },
       open,
       iconButton("edit", `${say("rename")}: ${title}`, () => this.rename(row, conversation)),
       iconButton("export", `${say("exportOne")}: ${title}`, () => this.todo.exportOne(conversation)),
@@ -109,6 +114,7 @@ export class Sidebar {
     const end = (isKept) => {
       if (isOver) return;
       isOver = true;
+      this.isRenaming = false;
       const title = field.value.trim();
       if (isKept && title && title !== conversation.title) this.todo.rename(conversation, title);
       else this.show();
@@ -116,12 +122,21 @@ export class Sidebar {
     const onKey = (event) => {
       if (event.isComposing) return;
       if (event.key === "Escape") event.stopPropagation();
-      if (event.key === "Enter" || event.key === "Escape") end(event.key === "Enter");
+      if (event.key !== "Enter" && event.key !== "Escape") return;
+      event.preventDefault(); // the focus moves to a button, which Enter must not press
+      end(event.key === "Enter");
     };
+    this.isRenaming = true;
     field.value = conversation.title;
     row.replaceChildren(field);
     field.select();
   }
+}
+
+/** Return a selector of a button of the list, null for anything else. */
+function placeOf(element) {
+  const row = element?.closest("#conversations li");
+  return row && `li[data-id="${row.dataset.id}"] > :nth-child(${[...row.children].indexOf(element) + 1})`;
 }
 
 function dayOf({ updatedAt }) {

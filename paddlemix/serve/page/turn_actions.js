@@ -61,7 +61,7 @@ export class TurnActions {
     app.sidebar.show();
     await done;
     app.sidebar.show();
-    app.status.look();
+    app.status.lookSoon();
     if (turn.error?.status === 401 && conversation === this.conversation) await app.enterKey(turn);
   }
 

@@ -17,6 +17,7 @@ export const ENGLISH = {
   yesterday: "Yesterday",
   earlier: "Earlier",
   untitled: "Untitled",
+  answering: "Being answered",
   rename: "Rename",
   renameLabel: "New name of the conversation",
   remove: "Delete",

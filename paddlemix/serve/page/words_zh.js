@@ -14,6 +14,7 @@ export const CHINESE = {
   yesterday: "昨天",
   earlier: "更早",
   untitled: "未命名",
+  answering: "正在回答",
   rename: "重命名",
   renameLabel: "对话的新名称",
   remove: "删除",
