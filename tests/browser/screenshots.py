@@ -1,7 +1,7 @@
 """Take the README's screenshot of the page: a real server with the bundled model, on a desktop and on a phone.
 
 paddlemix serve --model-path paddlemix/examples/llava/tiny/model &
-python tests/browser/screenshots.py http://127.0.0.1:8000/ paddlemix/examples/llava/assets/page.png
+python tests/browser/screenshots.py http://127.0.0.1:8000/ paddlemix/examples/llava/assets/serve_page.png
 """
 
 from __future__ import annotations
