@@ -6,7 +6,8 @@ The model is that of one_tile_llava.py with the bundled tokenizer, vicuna's temp
 conversations of two turns, mixed: texts, one and two images of a dozen, greedy and seeded, streamed and not, 16 to 48
 tokens. The peer is serve_peer.py with the same weights: FastAPI and one `generate` at a time, to which the same clients
 talk. Only answers that are complete at the end of a phase count. --seconds: of the phase with all clients; the others
-take a third of it each. Ends with code 1 if any client saw an error other than a 429, or if memory kept growing.
+take a third of it each. Ends with code 1 if any client saw an error other than a 429, if the server's memory exceeded
+what its options allow, or if it still grew in the last third of five minutes or more.
 """
 
 from __future__ import annotations
@@ -34,7 +35,10 @@ from serve_clients import Tally, load, report
 TINY = Path(__file__).parents[1] / "paddlemix" / "examples" / "llava" / "tiny" / "model"
 START_SECONDS = 180
 SAMPLE_SECONDS = 0.5
-MAX_GROWTH = 1.15  # of the memory, last third to second third of the load
+CACHE_GB = 1  # for running answers, and as much again for what is kept of earlier ones
+OTHER_GB = 0.75  # tiles of images, requests on their way, intermediate results
+MAX_GROWTH = 1.05  # of the memory, last third to second third of a long load
+LONG_SECONDS = 300
 
 
 def main() -> int:
@@ -78,14 +82,16 @@ def model_folder(folder: str | None) -> Iterator[str]:
 def ours(folder: str, arguments: argparse.Namespace) -> tuple[Tally, Tally, bool]:
     """Return what all clients saw, what one saw, and whether memory stayed level."""
     options = ["--model-path", folder, "--conv-mode", "vicuna_v1", "--device", "cpu", "--dtype", "float32"]
+    options += ["--cache-gb", str(CACHE_GB)]
     with server(["-m", "paddlemix", "serve", *options], arguments.threads, folder) as (port, process):
+        empty = resident_bytes(process.pid)
         run(port, 4, arguments.seconds / 6, 0)  # a warm-up
         with memory_of(process.pid) as samples:
             everyone = run(port, arguments.clients, arguments.seconds, 1)
         report(f"ours, {arguments.clients} clients", everyone)
         alone = run(port, 1, arguments.seconds / 3, 2)
         report("ours, one client", alone)
-    return everyone, alone, is_level(samples)
+    return everyone, alone, is_level(samples, empty, arguments.seconds)
 
 
 def theirs(folder: str, arguments: argparse.Namespace) -> Tally:
@@ -176,12 +182,21 @@ def resident_bytes(pid: int) -> int:
     return total
 
 
-def is_level(samples: list[int]) -> bool:
-    """Print the memory of the load by thirds, and return whether it has stopped growing."""
+def is_level(samples: list[int], empty: int, seconds: float) -> bool:
+    """Print the memory of the load by thirds, and return whether it stayed within its bounds.
+
+    empty: resident bytes before the first request.
+    """
     third = len(samples) // 3
     parts = [statistics.median(samples[start * third : (start + 1) * third]) for start in range(3)]
-    print("memory by thirds of the load: " + ", ".join(f"{part / 1e6:.0f} MB" for part in parts))
-    return parts[2] <= MAX_GROWTH * parts[1]
+    bound = empty + (2 * CACHE_GB + OTHER_GB) * 1e9
+    listed = ", ".join(f"{part / 1e9:.2f}" for part in parts)
+    print(
+        f"memory in GB: {empty / 1e9:.2f} before, {listed} by thirds of the load, {max(samples) / 1e9:.2f} at most, "
+        f"{bound / 1e9:.2f} allowed"
+    )
+    is_growing = seconds >= LONG_SECONDS and parts[2] > MAX_GROWTH * parts[1]
+    return max(samples) <= bound and not is_growing
 
 
 if __name__ == "__main__":
