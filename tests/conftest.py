@@ -1,6 +1,7 @@
 """Prepare the environment before paddle is imported, keep all tests off the network's hubs, and share the cores."""
 
 import os
+import signal
 
 import pytest
 
@@ -21,6 +22,9 @@ def num_cores() -> int:
 
 
 os.environ["PADDLEMIX_OFFLINE"] = "1"
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # So a shell starts a command in the background. Processes that tests interrupt would inherit it and go on.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # Processes that share the tests share the cores too: more threads than cores would wait for each other. The environment
 # is that of pytest's main process, in which the number is that of all cores.
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
