@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
@@ -28,6 +29,7 @@ NAME = "paddlemix"
 REPORT_SECONDS = 1.0  # between two reports of a replica
 # Requests that a replica takes at a time, for each sequence that runs: the next ones are prepared meanwhile.
 TAKEN_AHEAD = 2
+CARDS = {"gpu": "GPU", "npu": "NPU"}  # kinds of devices, with Ray's names of them
 QUIET = {"log_level": "WARNING", "enable_access_log": False}  # the app has a log of requests
 
 
@@ -107,7 +109,7 @@ def scale_of(cluster: RaySettings, max_running: int) -> dict[str, Any]:
 def resources_of(device: str | None, cluster: RaySettings) -> dict[str, Any]:
     """Return what a replica takes of its machine: one card, or an equal part of the processors.
 
-    Ray shows each replica only its own card.
+    Ray shows each replica only its own card. Raises ValueError for more cards than there are.
     """
     import ray
 
@@ -115,10 +117,22 @@ def resources_of(device: str | None, cluster: RaySettings) -> dict[str, Any]:
     kind = (device or _best(found)).partition(":")[0]
     cores = max(int(found.get("CPU", 1)) // cluster.most, 1)
     cpus = cluster.cpus or (cores if kind == "cpu" else 1)
-    # The process that starts Ray has set the number of threads for itself, and replicas inherit its environment.
-    options = {"num_cpus": cpus, "runtime_env": {"env_vars": {"PADDLEMIX_NUM_THREADS": str(cpus)}}}
+    _check_cards(kind, cluster, found)
+    # Replicas inherit the environment of the process that starts Ray, which has set a number of threads for itself.
+    threads = {"PADDLEMIX_NUM_THREADS": str(cpus), "OMP_NUM_THREADS": "1"}
+    options = {"num_cpus": cpus, "runtime_env": {"env_vars": threads}}
     cards = {"gpu": {"num_gpus": 1}, "npu": {"resources": {"NPU": 1}}}
     return options | cards.get(kind, {})
+
+
+def _check_cards(kind: str, cluster: RaySettings, found: Mapping[str, float]) -> None:
+    """Raise ValueError if there are too few cards: Ray would wait for them without an end."""
+    num_cards = found.get(CARDS[kind], 0) if kind in CARDS else cluster.least
+    if num_cards < cluster.least:
+        raise ValueError(
+            f"{cluster.least} replicas need a {kind} each, and the Ray cluster has {num_cards:g}: start fewer, or first "
+            "join the machines with `ray start`"
+        )
 
 
 def _best(found: Mapping[str, float]) -> str:
@@ -139,6 +153,7 @@ def serve_on_ray(settings: ServeSettings, cluster: RaySettings, host: str = HOST
 
     open_socket(settings.host, settings.port).close()  # for a clear error if the port is taken
     stopped = threading.Event()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # while it starts: what has begun is ended
     try:
         ray.init(address=cluster.address, include_dashboard=False, log_to_driver=True, logging_level="WARNING")
     except ConnectionError as error:

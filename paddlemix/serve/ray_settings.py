@@ -68,6 +68,11 @@ class RaySettings:
             )
 
     @property
+    def least(self) -> int:
+        """How many replicas there are at least."""
+        return self.num_replicas if self.max_replicas is None else self.min_replicas
+
+    @property
     def most(self) -> int:
         """How many replicas there are at most."""
         return self.max_replicas or self.num_replicas

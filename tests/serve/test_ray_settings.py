@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import sys
+import types
 
 import pytest
 
 from paddlemix.cli import command_parser
 from paddlemix.commands import serve
 from paddlemix.constants import BUNDLED_MODEL
-from paddlemix.serve.ray_app import scale_of
+from paddlemix.serve.ray_app import resources_of, scale_of
 from paddlemix.serve.ray_settings import ELSEWHERE, RaySettings, settings_of
 
 # Values for the options of `paddlemix serve`, as words of its command line.
@@ -96,6 +98,17 @@ def test_replicas_are_fixed_or_between_two_numbers():
     assert scale_of(RaySettings(2), 16) == {"num_replicas": 2}
     (scale,) = scale_of(RaySettings(min_replicas=1, max_replicas=4), 16).values()
     assert scale == {"min_replicas": 1, "max_replicas": 4, "target_ongoing_requests": 16}
+
+
+@pytest.mark.parametrize(("kind", "name"), [("gpu", "GPU"), ("npu", "NPU")])
+def test_more_replicas_than_cards_are_an_error_that_counts_both(monkeypatch, kind, name):
+    found = {"CPU": 8.0, name: 1.0}
+    monkeypatch.setitem(sys.modules, "ray", types.SimpleNamespace(cluster_resources=lambda: found))
+    with pytest.raises(ValueError, match=f"2 replicas need a {kind} each, and the Ray cluster has 1"):
+        resources_of(kind, RaySettings(2))
+    taken = resources_of(f"{kind}:0", RaySettings(min_replicas=1, max_replicas=4))
+    assert taken["num_cpus"] == 1 and taken.get("num_gpus", taken.get("resources")) in (1, {"NPU": 1})
+    assert resources_of("cpu", RaySettings(2))["num_cpus"] == 4
 
 
 def test_without_ray_the_command_says_what_to_install(monkeypatch):
