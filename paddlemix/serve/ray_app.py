@@ -30,6 +30,13 @@ REPORT_SECONDS = 1.0  # between two reports of a replica
 # Requests that a replica takes at a time, for each sequence that runs: the next ones are prepared meanwhile.
 TAKEN_AHEAD = 2
 CARDS = {"gpu": "GPU", "npu": "NPU"}  # kinds of devices, with Ray's names of them
+# Seconds for a replica to say how busy it is, before a conversation goes to another one. Ray's own 0.1 s is too short
+# for processors that compute.
+PATIENCE = {
+    "RAY_SERVE_QUEUE_LENGTH_RESPONSE_DEADLINE_S": "2",
+    "RAY_SERVE_MAX_QUEUE_LENGTH_RESPONSE_DEADLINE_S": "4",
+    "RAY_SERVE_MULTIPLEXED_MODEL_ID_MATCHING_TIMEOUT_S": "4",
+}
 QUIET = {"log_level": "WARNING", "enable_access_log": False}  # the app has a log of requests
 
 
@@ -71,7 +78,7 @@ def application(settings: ServeSettings, cluster: RaySettings, host: str = HOST)
         name="web",
         max_ongoing_requests=10_000,  # the app and the replicas have limits of their own
         graceful_shutdown_timeout_s=limits.stop_seconds,
-        ray_actor_options={"num_cpus": 0},
+        ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": PATIENCE}},
     ).bind(models, board)
 
 
@@ -130,8 +137,8 @@ def _check_cards(kind: str, cluster: RaySettings, found: Mapping[str, float]) ->
     num_cards = found.get(CARDS[kind], 0) if kind in CARDS else cluster.least
     if num_cards < cluster.least:
         raise ValueError(
-            f"{cluster.least} replicas need a {kind} each, and the Ray cluster has {num_cards:g}: start fewer, or first "
-            "join the machines with `ray start`"
+            f"{cluster.least} replicas need a {kind} each, and the Ray cluster has {num_cards:g}: start fewer, or "
+            "first join the machines with `ray start`"
         )
 
 
