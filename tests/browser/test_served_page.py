@@ -119,6 +119,23 @@ def test_example_of_the_welcome_is_answered(page, command_line):
     assert [last_answer(page)] == command_line("How many shapes are there?")
 
 
+def test_continued_answer_ends_as_the_whole(page, command_line):
+    add_images(page, IMAGE)
+    page.keyboard.press("Control+,")
+    page.fill("#option-max_tokens", "6")
+    page.keyboard.press("Escape")
+    (wanted,) = command_line("Describe the picture.")
+    beginning = ask(page, "Describe the picture.")
+    assert wanted.startswith(beginning) and len(beginning) < len(wanted) / 2
+    assert page.inner_text(".finish-note") == "The token limit was reached"
+    page.keyboard.press("Control+,")
+    page.fill("#option-max_tokens", "")
+    page.keyboard.press("Escape")
+    page.click("[aria-label=Continue]")
+    page.wait_for_selector(".finish-note", state="detached")
+    assert last_answer(page) == wanted
+
+
 def test_stopped_answer_ends_on_the_server_too(page, server):
     page.route("**/v1/chat/completions", send_on_without_end)
     page.fill("#message", "Hello")

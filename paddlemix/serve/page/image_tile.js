@@ -20,12 +20,12 @@ export function gridLines(width, height, [columns, rows]) {
 
 function gridOver(image, grid) {
   const { columns, rows } = gridLines(image.width, image.height, grid);
-  const line = (x1, y1, x2, y2) => makeSvg("line", { x1, y1, x2, y2 });
+  const path = [...columns.map((x) => `M${x} 0V100`), ...rows.map((y) => `M0 ${y}H100`)].join("");
   return makeSvg(
     "svg",
     { class: "grid", viewBox: "0 0 100 100", preserveAspectRatio: "none", "aria-hidden": "true" },
-    ...columns.map((x) => line(x, 0, x, 100)),
-    ...rows.map((y) => line(0, y, 100, y)),
+    makeSvg("path", { d: path, class: "under" }),
+    makeSvg("path", { d: path }),
   );
 }
 
