@@ -110,12 +110,13 @@ def test_stopped_answer_is_kept_and_can_be_continued(page, api):
 def test_answer_goes_on_while_another_conversation_is_read(page, api):
     ask(page, "Old")
     page.keyboard.press("Control+Shift+O")
-    api.behavior.seconds_per_piece = 0.01
+    api.behavior.seconds_per_piece = 1.0
     page.fill("#message", "chinese")
     page.press("#message", "Enter")
     page.click("#conversations .open >> text=Old")
     assert page.is_visible("#conversations .running")
     assert questions(page) == ["Old"] and page.get_attribute(".send", "aria-label") == "Send"
+    api.behavior.seconds_per_piece = 0.0
     page.wait_for_selector("#conversations .running", state="detached")
     page.click("#conversations .open >> text=chinese")
     assert "蓝色圆形" in last_answer(page)

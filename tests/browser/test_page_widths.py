@@ -87,13 +87,14 @@ def test_answer_is_followed_to_its_end_unless_the_reader_scrolls_up(open_page, a
       return scrollHeight - scrollTop - clientHeight < 3;
     }"""
     page.wait_for_function(at_end)
-    api.behavior.seconds_per_piece = 0.02
+    api.behavior.seconds_per_piece = 0.05
     page.fill("#message", "long")
     page.press("#message", "Enter")
     page.wait_for_selector(".is-writing table")
     page.hover("#thread")
     page.mouse.wheel(0, -600)
     page.wait_for_selector("#to-latest")
+    api.behavior.seconds_per_piece = 0.0
     page.wait_for_selector(".is-writing", state="detached")
     assert not page.evaluate(at_end)
     page.click("#to-latest")
