@@ -6,6 +6,13 @@ from PIL import Image
 from reading import ADD_IMAGES, add_images, ask, last_answer, questions
 
 TOO_LONG = "this prompt has 4912 tokens (112 of text, 4800 of 2 images), but the context holds 4096"
+# Whether a conversation with a text is in the browser's database.
+IS_SAVED = """(text) => new Promise((resolve) => {
+  indexedDB.open("paddlemix").onsuccess = ({ target }) => {
+    target.result.transaction("conversations").objectStore("conversations").getAll().onsuccess = (event) =>
+      resolve(JSON.stringify(event.target.result).includes(text));
+  };
+})"""
 LONG_ERROR = {"message": TOO_LONG, "code": "context_length_exceeded"}
 
 
@@ -16,11 +23,13 @@ def send(page, text: str) -> None:
 
 def test_busy_server_is_asked_again_after_a_countdown(page, api):
     api.behavior.num_busy = 1
-    api.behavior.wait_seconds = 2
+    api.behavior.wait_seconds = 3
     send(page, "Patience")
     page.wait_for_selector(".card.busy")
     assert page.inner_text(".card.busy strong") == "The server is busy"
-    assert page.inner_text(".countdown") in {f"Next try in {number} s. You need not do anything." for number in (1, 2)}
+    assert page.inner_text(".countdown") in {
+        f"Next try in {number} s. You need not do anything." for number in (1, 2, 3)
+    }
     assert last_answer(page).startswith("You asked: Patience")
     assert len(api.behavior.requests) == 2
 
@@ -118,8 +127,8 @@ def test_server_that_goes_and_comes_back_is_noticed(page, api):
 def test_answer_that_was_being_written_when_the_page_closed_says_so(page, api):
     api.behavior.seconds_per_piece = 0.1
     send(page, "slow")
-    page.wait_for_selector("text=word4 ")
-    page.wait_for_timeout(1600)  # it is saved now and then
+    while not page.evaluate(IS_SAVED, "word1"):  # it is saved now and then
+        page.wait_for_timeout(100)
     page.reload()
     page.wait_for_selector(".finish-note")
     assert page.inner_text(".finish-note") == "The page was closed while this answer was written"
