@@ -71,7 +71,7 @@ def test_edited_question_is_a_version_with_its_own_answer(page, api):
     assert field.input_value() == "Wrong question"
     field.fill("Right question")
     field.press("Enter")
-    page.wait_for_selector("text=You asked: Right question")
+    page.wait_for_selector(".markdown >> text=You asked: Right question")
     assert questions(page) == ["Right question"]
     page.click("[aria-label='Previous version']")
     assert questions(page) == ["Wrong question", "Follow-up"]
@@ -92,14 +92,14 @@ def test_stopped_answer_is_kept_and_can_be_continued(page, api):
     api.behavior.seconds_per_piece = 0.05
     page.fill("#message", "slow")
     page.press("#message", "Enter")
-    page.wait_for_selector("text=word3")
+    page.wait_for_selector(".markdown >> text=word3")
     page.click(".send.is-stop")
     stopped = last_answer(page)
     assert stopped.startswith("word0") and "word399" not in stopped
     assert page.inner_text(".finish-note") == "Stopped"
     api.behavior.seconds_per_piece = 0
     page.click("[aria-label=Continue]")
-    page.wait_for_selector("text=and the rest.")
+    page.wait_for_selector(".markdown >> text=and the rest.")
     assert last_answer(page) == f"{stopped} and the rest."
     body = api.behavior.requests[-1]
     assert body["continue_final_message"] is True
@@ -226,9 +226,9 @@ def test_tabs_of_one_browser_show_each_others_turns(page, api):
     ask(page, "First")
     other.click("#conversations .open >> text=First")
     ask(page, "Second")
-    other.wait_for_selector("text=You asked: Second")
+    other.wait_for_selector(".markdown >> text=You asked: Second")
     ask(other, "Third")
-    page.wait_for_selector("text=You asked: Third")
+    page.wait_for_selector(".markdown >> text=You asked: Third")
     assert questions(page) == questions(other) == ["First", "Second", "Third"]
     page.hover("#conversations li")
     page.click("[aria-label='Delete: First']")

@@ -56,7 +56,7 @@ def test_key_is_asked_for_kept_and_sent(open_page, api):
     page.wait_for_selector("text=The server refused this key.")
     page.fill("#question input", "open sesame")
     page.keyboard.press("Enter")
-    page.wait_for_selector("text=You asked: Let me in")
+    page.wait_for_selector(".markdown >> text=You asked: Let me in")
     page.reload()
     page.wait_for_selector("#status.ready")
     assert ask(page, "Again").startswith("You asked: Again")
@@ -87,7 +87,7 @@ def test_errors_are_shown_with_what_the_server_said(page, api):
         assert page.get_attribute(".card.failed", "role") == "alert"
         api.behavior.error = None
         page.click(".card.failed >> text=Try again")
-        page.wait_for_selector("text=You asked: Hello")
+        page.wait_for_selector(".markdown >> text=You asked: Hello")
         assert page.locator(".card").count() == 0
 
 
@@ -108,7 +108,7 @@ def test_answer_that_breaks_off_is_kept(page, api):
     assert page.inner_text(".markdown") == "word0 word1 word2 wo"
     api.behavior.is_breaking = False
     page.click("[aria-label=Continue]")
-    page.wait_for_selector("text=word0 word1 word2 wo and the rest.")
+    page.wait_for_selector(".markdown >> text=word0 word1 word2 wo and the rest.")
 
 
 def test_server_that_goes_and_comes_back_is_noticed(page, api):
@@ -121,7 +121,7 @@ def test_server_that_goes_and_comes_back_is_noticed(page, api):
     page.unroute("**/v1/**")
     page.wait_for_selector("text=The server is back")
     page.click("text=Try again")
-    page.wait_for_selector("text=You asked: Hello")
+    page.wait_for_selector(".markdown >> text=You asked: Hello")
 
 
 def test_answer_that_was_being_written_when_the_page_closed_says_so(page, api):
