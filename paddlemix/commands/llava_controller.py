@@ -11,7 +11,7 @@ import argparse
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of LLaVA's script."""
-    from ..serve.worker_registry import DISPATCH_METHODS
+    from ..serve.llava_protocol.worker_registry import DISPATCH_METHODS
 
     parser.add_argument("--host", default="localhost", help="address to listen on (default localhost)")
     parser.add_argument("--port", type=int, default=21001, help="(default 21001)")
@@ -25,8 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Answer until Ctrl-C or SIGTERM. Raises OSError if the port cannot be used."""
+    from ..serve.llava_protocol.worker_registry import WorkerRegistry, controller_server
     from ..serve.stop_signals import stop_signals
-    from ..serve.worker_registry import WorkerRegistry, controller_server
     from ..terminal.log import notice
 
     server = controller_server(WorkerRegistry(arguments.dispatch_method), arguments.host, arguments.port)

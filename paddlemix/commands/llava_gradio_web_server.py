@@ -43,8 +43,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 async def _forward(arguments: argparse.Namespace) -> None:
-    from ..serve.forwarding import forward
-    from ..serve.registration import worker_for_page
+    from ..serve.llava_protocol.forwarding import forward
+    from ..serve.llava_protocol.registration import worker_for_page
     from ..terminal.log import notice
 
     find_worker = partial(worker_for_page, arguments.controller_url.rstrip("/"))

@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Serve until Ctrl-C or SIGTERM. Raises ValueError or OSError for a user's mistake."""
     if arguments.num_gpus != 1:
         raise ValueError(f"--num-gpus is {arguments.num_gpus}: {SEVERAL_CARDS}")
-    from ..serve.registration import register_when_ready
+    from ..serve.llava_protocol.registration import register_when_ready
     from ..terminal.log import notice
     from . import serve
 

@@ -7,13 +7,13 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..serve.access import all_keys, checked_origins
+from ..serve.guards.access import all_keys, checked_origins
 from .loading import add_loading_options
 from .options import add_model_options
 from .serve_options import add_cluster_options, add_limits, add_web_options
 
 if TYPE_CHECKING:
-    from ..serve.ray_settings import RaySettings
+    from ..serve.cluster.ray_settings import RaySettings
     from ..serve.settings import Limits, ModelOptions, ServeSettings
 
 PACKAGES = ("fastapi", "uvicorn", "prometheus_client")  # of the extra `serve`
@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     with open_socket(arguments.host, arguments.port) as listener:  # first: what follows may download for an hour
         settings = settings_of(arguments)
-        from ..serve.pool import Pool
+        from ..serve.workers.pool import Pool
 
         return run_server(settings, Pool(settings.model, settings.limits, settings.num_workers), listener)
 
@@ -72,7 +72,7 @@ def settings_of(arguments: argparse.Namespace) -> ServeSettings:
 
 def cluster_of(arguments: argparse.Namespace) -> RaySettings:
     """Return how many replicas --ray starts, and where."""
-    from ..serve.ray_settings import RaySettings
+    from ..serve.cluster.ray_settings import RaySettings
 
     return RaySettings(
         num_replicas=arguments.replicas,

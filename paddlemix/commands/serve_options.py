@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from ..serve.access import KEY_VARIABLE
+from ..serve.guards.access import KEY_VARIABLE
 
 
 def add_web_options(parser: argparse.ArgumentParser) -> None:

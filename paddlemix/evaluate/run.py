@@ -22,15 +22,7 @@ from ..output import OutputError, check_file, write_json
 from ..terminal.log import notice
 from .identity import data_files, identity
 from .item import Loaded, Question
-from .journal import (
-    ANSWERS,
-    Journal,
-    check_identity,
-    journals_of,
-    read_answers_file,
-    read_journals,
-    write_answers,
-)
+from .journal import ANSWERS, Journal, check_identity, journals_of, read_answers_file, read_journals, write_answers
 from .results import Saved
 from .runner import NUM_AT_A_TIME, Decoding, ask_all
 from .scoring import rule_of, unscored

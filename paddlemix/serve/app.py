@@ -9,16 +9,16 @@ from contextlib import asynccontextmanager
 from fastapi import APIRouter, Depends, FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from . import chat_route, completions_route, model_routes
-from .auth import check_key
-from .error_handlers import add_error_handlers
-from .image_urls import ImageFetcher
-from .metrics import Metrics
-from .openapi import describe
+from .api import chat_route, completions_route, model_routes
+from .api.openapi import describe
+from .guards.auth import check_key
+from .guards.error_handlers import add_error_handlers
+from .guards.request_scope import RequestScope
+from .images.image_urls import ImageFetcher
+from .monitor.metrics import Metrics
+from .monitor.request_log import RequestLog
 from .page_files import add_page, read_page
 from .protocol import Backend
-from .request_log import RequestLog
-from .request_scope import RequestScope
 from .serving import Fetcher, Serving
 from .settings import ServeSettings
 

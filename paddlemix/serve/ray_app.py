@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..accelerators import version_of
-from .ray_backend import RayBackend
-from .ray_replica import HOST, ModelReplica, StatusBoard
-from .ray_settings import RaySettings, settings_of
+from .cluster.ray_backend import RayBackend
+from .cluster.ray_replica import HOST, ModelReplica, StatusBoard
+from .cluster.ray_settings import RaySettings, settings_of
 from .settings import ServeSettings
 from .stop_signals import stop_signals
 

@@ -9,12 +9,12 @@ from typing import Protocol
 
 from fastapi import Request
 
-from .body_limit import BodyReader
 from .errors import ApiError
-from .metrics import Metrics
+from .guards.body_limit import BodyReader
+from .guards.schema_check import SchemaChecks
+from .monitor.metrics import Metrics
+from .monitor.request_log import RequestLog
 from .protocol import Backend, ModelInfo
-from .request_log import RequestLog
-from .schema_check import SchemaChecks
 from .settings import ServeSettings
 
 LOADING_SECONDS = "5"  # Retry-After while the model is loaded

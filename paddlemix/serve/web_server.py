@@ -17,8 +17,8 @@ import uvicorn
 
 from ..terminal.log import notice
 from .app import create_app
-from .connections import TimedProtocol
-from .origins import is_loopback
+from .guards.connections import TimedProtocol
+from .guards.origins import is_loopback
 from .protocol import Backend
 from .serving import Serving
 from .settings import ServeSettings

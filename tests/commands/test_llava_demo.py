@@ -19,9 +19,9 @@ import pytest
 
 from paddlemix.cli import command_parser
 from paddlemix.commands import llava_model_worker
-from paddlemix.serve.forwarding import forward
-from paddlemix.serve.registration import post, register_when_ready, worker_for_page
-from paddlemix.serve.worker_registry import SECONDS_TO_LOSS, WorkerRegistry, controller_server
+from paddlemix.serve.llava_protocol.forwarding import forward
+from paddlemix.serve.llava_protocol.registration import post, register_when_ready, worker_for_page
+from paddlemix.serve.llava_protocol.worker_registry import SECONDS_TO_LOSS, WorkerRegistry, controller_server
 
 SCRIPTS = Path(__file__).parents[2] / "paddlemix" / "examples" / "llava" / "serve"
 A, B = "http://127.0.0.1:1001", "http://127.0.0.1:1002"

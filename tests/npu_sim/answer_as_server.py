@@ -17,7 +17,7 @@ def main(device: str, worker: str, num_workers: str) -> None:
     prepare_environment(device)
     from paddlemix.conversation.messages import Message
     from paddlemix.generate.sampling import SamplingParams
-    from paddlemix.serve.host import EngineHost
+    from paddlemix.serve.model.host import EngineHost
     from paddlemix.serve.protocol import Delta, Ended, ImageInput, Job
     from paddlemix.serve.settings import ModelOptions
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from paddlemix.generate.sampling import SamplingParams
-from paddlemix.serve.keeper import Patience
-from paddlemix.serve.pool import Pool
 from paddlemix.serve.protocol import Delta, Job, JobEvent
 from paddlemix.serve.settings import Limits, ModelOptions
+from paddlemix.serve.workers.keeper import Patience
+from paddlemix.serve.workers.pool import Pool
 
 QUICK = Patience(beat=0.05, silence=0.6, stuck=0.6, late=0.2, restart=0.05, max_restart=0.4)
 _NUMBERS = itertools.count()

@@ -7,7 +7,7 @@ import sys
 from fake_backend import FakeBackend
 
 from paddlemix.cli import main
-from paddlemix.serve import pool
+from paddlemix.serve.workers import pool
 
 
 def fake_pool(options, limits, num_workers):

@@ -16,8 +16,8 @@ import uvicorn
 from fake_backend import FakeBackend
 
 from paddlemix.serve.app import create_app
-from paddlemix.serve.connections import TimedProtocol
-from paddlemix.serve.request_log import RequestLog
+from paddlemix.serve.guards.connections import TimedProtocol
+from paddlemix.serve.monitor.request_log import RequestLog
 from paddlemix.serve.settings import Limits, ModelOptions, ServeSettings
 
 SETTINGS = ServeSettings(ModelOptions(Path("tiny")), names=("tiny", "other"), limits=Limits(stop_seconds=2.0))

@@ -6,9 +6,9 @@ import pytest
 import urllib3
 from live_server import fake_server, question, settings
 
-from paddlemix.serve.auth import is_known
 from paddlemix.serve.errors import ApiError
-from paddlemix.serve.origins import OriginRules
+from paddlemix.serve.guards.auth import is_known
+from paddlemix.serve.guards.origins import OriginRules
 from paddlemix.serve.page_files import POLICY, add_page, read_page
 
 CHAT = "/v1/chat/completions"

@@ -19,7 +19,7 @@ from documentation import DEPLOY, EXAMPLES, ROOT, block_with, blocks, linked_fol
 
 from paddlemix.cli import COMMANDS, command_parser
 from paddlemix.commands import serve
-from paddlemix.serve.ray_settings import settings_of
+from paddlemix.serve.cluster.ray_settings import settings_of
 
 FILES = EXAMPLES / "serve"
 ADDRESS = "http://127.0.0.1:8000"

@@ -7,10 +7,10 @@ import itertools
 import pytest
 
 from paddlemix.generate.sampling import SamplingParams
-from paddlemix.serve.dispatch import FIRST_GUESS, MAX_SESSIONS, Dispatch
 from paddlemix.serve.errors import ApiError
-from paddlemix.serve.open_job import OpenJob
 from paddlemix.serve.protocol import Job
+from paddlemix.serve.workers.dispatch import FIRST_GUESS, MAX_SESSIONS, Dispatch
+from paddlemix.serve.workers.open_job import OpenJob
 
 NUMBERS = itertools.count()
 

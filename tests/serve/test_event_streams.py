@@ -13,13 +13,14 @@ import urllib3
 from fake_backend import FakeBackend
 from live_server import chunks_of, fake_server, question
 
-from paddlemix.serve import body_limit, connections, sse
-from paddlemix.serve.body_limit import Body, BodyReader
+from paddlemix.serve.api import sse
+from paddlemix.serve.api.job_events import opened
+from paddlemix.serve.api.sse import EventStream, with_pauses
 from paddlemix.serve.errors import ApiError
-from paddlemix.serve.job_events import opened
+from paddlemix.serve.guards import body_limit, connections
+from paddlemix.serve.guards.body_limit import Body, BodyReader
 from paddlemix.serve.protocol import Accepted, Delta, Ended, Failed
 from paddlemix.serve.settings import Limits
-from paddlemix.serve.sse import EventStream, with_pauses
 
 CHAT = "/v1/chat/completions"
 OPENING = [Accepted("x", 10), Delta("x", 0, "some", (1,))]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from paddlemix.serve import free_memory as room
-from paddlemix.serve.free_memory import MemoryGauge, free_memory
+from paddlemix.serve.workers import free_memory as room
+from paddlemix.serve.workers.free_memory import MemoryGauge, free_memory
 
 MB = 1 << 20
 

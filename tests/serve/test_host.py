@@ -18,8 +18,8 @@ from paddlemix import ChatSession, LlavaForConditionalGeneration, LlavaProcessor
 from paddlemix.constants import BUNDLED_MODEL
 from paddlemix.conversation.messages import Message
 from paddlemix.generate.sampling import Grammar
-from paddlemix.serve import engine_thread
-from paddlemix.serve.host import EngineHost
+from paddlemix.serve.model import engine_thread
+from paddlemix.serve.model.host import EngineHost
 from paddlemix.serve.protocol import Accepted, Delta, Ended, Failed, ImageInput, Job
 from paddlemix.serve.settings import ModelOptions
 

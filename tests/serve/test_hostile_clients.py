@@ -8,8 +8,9 @@ import pytest
 import requests
 from live_server import fake_server, question
 
-from paddlemix.serve import chat_route, completions_route, image_sources
-from paddlemix.serve.beside_loop import LARGE
+from paddlemix.serve.api import chat_route, completions_route
+from paddlemix.serve.api.beside_loop import LARGE
+from paddlemix.serve.model.images import image_sources
 
 DATA = "data:image/png;base64," + "A" * LARGE
 

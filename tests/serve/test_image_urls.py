@@ -12,12 +12,12 @@ from ipaddress import ip_address
 
 import image_server
 import pytest
+from paddlemix.serve.model.images.image_urls import FetchLimits, ImageFetcher, resolve
 from PIL import Image
 from slow_server import drip, flood, running
 
-from paddlemix.serve import checked_pool, image_urls
 from paddlemix.serve.errors import ApiError
-from paddlemix.serve.image_urls import FetchLimits, ImageFetcher, resolve
+from paddlemix.serve.model.images import checked_pool, image_urls
 
 LOOPBACK = "127.0.0.0/8"
 

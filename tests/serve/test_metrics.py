@@ -11,9 +11,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 import paddlemix
-from paddlemix.serve.metrics import MAX_REASONS, Metrics
+from paddlemix.serve.monitor.metrics import MAX_REASONS, Metrics
+from paddlemix.serve.monitor.request_log import RequestRecord
 from paddlemix.serve.protocol import EngineStats, Status
-from paddlemix.serve.request_log import RequestRecord
 
 DASHBOARD = Path(paddlemix.__file__).parent / "examples/llava/serve/grafana.json"
 STATUS = Status(

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from paddlemix.generate.sampling import SamplingParams
-from paddlemix.serve.open_job import MAX_LOGPROBS, MAX_SEPARATE, OpenJob
 from paddlemix.serve.protocol import Accepted, Delta, Ended, Failed, ImageInput, Job, TokenLogprob
+from paddlemix.serve.workers.open_job import MAX_LOGPROBS, MAX_SEPARATE, OpenJob
 
 
 def make(num_answers: int = 1, seconds: float | None = None) -> OpenJob:

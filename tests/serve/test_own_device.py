@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from paddlemix.serve import load
-from paddlemix.serve.load import own_device
+from paddlemix.serve.model import load
+from paddlemix.serve.model.load import own_device
 
 
 @pytest.fixture

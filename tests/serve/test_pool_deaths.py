@@ -177,7 +177,7 @@ def test_deaths_leave_no_descriptor_no_process_and_no_task_behind():
 
 def test_stop_ends_a_worker_that_neither_reads_nor_ends(monkeypatch):
     async def main():
-        monkeypatch.setattr("paddlemix.serve.worker_process.EXIT_SECONDS", 0.3)
+        monkeypatch.setattr("paddlemix.serve.workers.worker_process.EXIT_SECONDS", 0.3)
         pool = make_pool(patience=replace(QUICK, silence=1000))
         await pool.start()
         pid = (await facts_of(pool))["pid"]

@@ -15,8 +15,8 @@ from paddlemix.conversation.render import render
 from paddlemix.conversation.templates import TEMPLATES, get_template
 from paddlemix.conversation.tokenize import tokenize
 from paddlemix.image.preprocess import ImageTiles
-from paddlemix.serve.answer_memory import AnswerMemory, KnownAnswer
-from paddlemix.serve.prompt import PromptTooLongError, chat_prompt, check_length, check_room, raw_prompt
+from paddlemix.serve.model.answer_memory import AnswerMemory, KnownAnswer
+from paddlemix.serve.model.prompt import PromptTooLongError, chat_prompt, check_length, check_room, raw_prompt
 
 TEXTS = [
     (("",), "It is red."),

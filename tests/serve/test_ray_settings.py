@@ -11,8 +11,8 @@ import pytest
 from paddlemix.cli import command_parser
 from paddlemix.commands import serve
 from paddlemix.constants import BUNDLED_MODEL
+from paddlemix.serve.cluster.ray_settings import ELSEWHERE, RaySettings, settings_of
 from paddlemix.serve.ray_app import resources_of, scale_of
-from paddlemix.serve.ray_settings import ELSEWHERE, RaySettings, settings_of
 
 # Values for the options of `paddlemix serve`, as words of its command line.
 VALUES = {

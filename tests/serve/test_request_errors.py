@@ -9,7 +9,7 @@ import urllib3
 from live_server import DOT, fake_server, image_part, question
 from pydantic import ValidationError
 
-from paddlemix.serve.schema import ChatRequest, CompletionRequest
+from paddlemix.serve.api.schema import ChatRequest, CompletionRequest
 
 CHAT = "/v1/chat/completions"
 

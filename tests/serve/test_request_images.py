@@ -13,8 +13,8 @@ from paddlemix import ChatSession, SamplingParams
 from paddlemix.conversation.messages import Message
 from paddlemix.image.errors import ImageError
 from paddlemix.image.preprocess import ImageTiles, overview, preprocess
-from paddlemix.serve.host import EngineHost
-from paddlemix.serve.images import TileStore
+from paddlemix.serve.model.host import EngineHost
+from paddlemix.serve.model.images import TileStore
 from paddlemix.serve.protocol import Accepted, Ended, ImageInput, Job
 from paddlemix.serve.settings import ModelOptions
 

@@ -7,8 +7,8 @@ import re
 import shlex
 
 from paddlemix.conversation.messages import Message
+from paddlemix.serve.monitor.request_log import MAX_TEXT, RequestLog, RequestRecord, prompt_text
 from paddlemix.serve.protocol import ImageCount
-from paddlemix.serve.request_log import MAX_TEXT, RequestLog, RequestRecord, prompt_text
 
 RECORD = RequestRecord(
     id="chatcmpl-1",

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from paddlemix.generate.sampling import Grammar
-from paddlemix.serve import schema_check
 from paddlemix.serve.errors import ApiError
-from paddlemix.serve.schema_check import SchemaChecks
+from paddlemix.serve.guards import schema_check
+from paddlemix.serve.guards.schema_check import SchemaChecks
 
 pytest.importorskip("llguidance")
 

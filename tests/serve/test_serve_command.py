@@ -17,7 +17,7 @@ from live_server import chunks_of, question
 
 from paddlemix.cli import command_parser, main
 from paddlemix.commands import serve
-from paddlemix.serve.access import all_keys, checked_origins
+from paddlemix.serve.guards.access import all_keys, checked_origins
 from paddlemix.serve.web_server import address_of, open_socket
 
 SCRIPT = Path(__file__).with_name("fake_serve.py")

@@ -19,15 +19,7 @@ from ...tensor_files.stored import CheckpointError, StoredTensor
 from ...tensor_files.transforms import are_alike, padded_rows
 from . import hf_json, hf_tokenizer
 from .added_rows import num_rows_before
-from .components import (
-    EMBEDDING,
-    HEAD,
-    decoder_rules,
-    is_not_read,
-    open_torch_weights,
-    read_pairs,
-    tower_rules,
-)
+from .components import EMBEDDING, HEAD, decoder_rules, is_not_read, open_torch_weights, read_pairs, tower_rules
 from .config_keys import HF, HF_KINDS, config_or_empty, read_config_json, stored_dtype
 from .decoder import read_eos, read_language, restored, template_of
 from .folder import Folder

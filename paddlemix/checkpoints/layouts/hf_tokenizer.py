@@ -7,12 +7,7 @@ from pathlib import Path
 
 from ...conversation.added_tokens import AddedToken
 from ...conversation.tokenizer import Tokenizer
-from ...conversation.tokenizer_files import (
-    ADDED_FILE,
-    CONFIG_FILE,
-    FAST_FILE,
-    SPECIALS_FILE,
-)
+from ...conversation.tokenizer_files import ADDED_FILE, CONFIG_FILE, FAST_FILE, SPECIALS_FILE
 from ...output import write_json
 from ...tensor_files.stored import read_json
 from . import torch_tokenizer

@@ -12,13 +12,7 @@ from ...models.vision.families import get_tower_family
 from ...tensor_files.shards import SAFETENSORS
 from ...tensor_files.stored import CheckpointError, StoredTensor
 from . import paddlemix
-from .components import (
-    decoder_rules,
-    is_not_read,
-    mm_projector_rules,
-    open_torch_weights,
-    tower_rules,
-)
+from .components import decoder_rules, is_not_read, mm_projector_rules, open_torch_weights, tower_rules
 from .config_keys import (
     OFFICIAL,
     check_feature_width,
@@ -50,13 +44,7 @@ from .official_tower import tower_name as tower_name
 from .output_part import OWN_KEY, Part, own_json, read_own_json, renamed
 from .rules import KeyTable, Rule
 from .torch_tokenizer import write_model_tokenizer
-from .tower import (
-    IMAGE_FILE,
-    known_name,
-    open_tower,
-    tower_part,
-    vision_json,
-)
+from .tower import IMAGE_FILE, known_name, open_tower, tower_part, vision_json
 
 NAME = "official"
 # Models of the same code over unsupported decoders. They are recognized so that the error can say why.

@@ -5,13 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from .. import submission
-from ..prompt_texts import (
-    OPTION_LETTER,
-    OPTION_LETTER_CN,
-    OPTION_LETTER_CN_LMMS,
-    OPTIONS_CN_LMMS,
-    OPTIONS_LMMS,
-)
+from ..prompt_texts import OPTION_LETTER, OPTION_LETTER_CN, OPTION_LETTER_CN_LMMS, OPTIONS_CN_LMMS, OPTIONS_LMMS
 from ..prompts import (
     Style,
     at_marks,
