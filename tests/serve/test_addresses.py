@@ -5,7 +5,8 @@ from __future__ import annotations
 from ipaddress import ip_address
 
 import pytest
-from paddlemix.serve.model.images.addresses import Target, is_public, parse_rule, parse_url
+
+from paddlemix.serve.images.addresses import Target, is_public, parse_rule, parse_url
 
 CLOSED = """
 0.0.0.0 0.1.2.3 10.0.0.1 10.255.255.255 100.64.0.1 100.100.100.200 127.0.0.1 127.255.255.254 168.63.129.16

@@ -12,11 +12,11 @@ from ipaddress import ip_address
 
 import image_server
 import pytest
-from paddlemix.serve.model.images.image_urls import FetchLimits, ImageFetcher, resolve
 from PIL import Image
 from slow_server import drip, flood, running
 
 from paddlemix.serve.errors import ApiError
+from paddlemix.serve.images.image_urls import FetchLimits, ImageFetcher, resolve
 from paddlemix.serve.model.images import checked_pool, image_urls
 
 LOOPBACK = "127.0.0.0/8"
