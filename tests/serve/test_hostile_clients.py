@@ -10,7 +10,7 @@ from live_server import fake_server, question
 
 from paddlemix.serve.api import chat_route, completions_route
 from paddlemix.serve.api.beside_loop import LARGE
-from paddlemix.serve.model.images import image_sources
+from paddlemix.serve.images import image_sources
 
 DATA = "data:image/png;base64," + "A" * LARGE
 

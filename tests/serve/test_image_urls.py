@@ -16,8 +16,8 @@ from PIL import Image
 from slow_server import drip, flood, running
 
 from paddlemix.serve.errors import ApiError
+from paddlemix.serve.images import checked_pool, image_urls
 from paddlemix.serve.images.image_urls import FetchLimits, ImageFetcher, resolve
-from paddlemix.serve.model.images import checked_pool, image_urls
 
 LOOPBACK = "127.0.0.0/8"
 
