@@ -60,7 +60,7 @@ def language_json(family: str, vocab_size: int) -> dict:
 @functools.cache
 def folder(mode: str = "pad") -> Path:
     """Return a model folder with the image spec of v1.5 ("pad") or v1.6 ("anyres"), made once per process."""
-    output = _scratch() / mode
+    output = scratch() / mode
     make_folder(output, mode)
     return output
 
@@ -75,7 +75,7 @@ def make_folder(output: Path, mode: str, seed: int = 0) -> None:
     from paddlemix.conversation.templates import get_template
     from paddlemix.models.config import LlavaConfig
 
-    tokenizer = load_tokenizer(_tokenizer_folder())
+    tokenizer = load_tokenizer(tokenizer_folder())
     config = LlavaConfig.from_dict(
         {
             "language": {**LANGUAGE, "vocab_size": tokenizer.vocab_size},
@@ -148,17 +148,17 @@ def write_captions(folder: Path, num_rows: int = 8) -> Path:
     return folder / "pretrain.json"
 
 
-def _scratch() -> Path:
+def scratch() -> Path:
     path = Path(tempfile.mkdtemp(prefix="tiny-llava-"))
     atexit.register(shutil.rmtree, path, ignore_errors=True)
     return path
 
 
 @functools.cache
-def _tokenizer_folder() -> Path:
+def tokenizer_folder() -> Path:
     from paddlemix.conversation.templates import get_template
     from paddlemix.examples.llava.tiny.make_tokenizer import write_tokenizer
 
-    folder = _scratch()
+    folder = scratch()
     write_tokenizer(folder, [get_template("vicuna_v1").system, *SENTENCES] * 20, VOCAB_SIZE)
     return folder

@@ -8,7 +8,6 @@ listed in `run_facts`. `settings` has those that commands read without paddle; `
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import typing
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -21,6 +20,7 @@ from ..terminal.log import notice
 from .bounds import check_bounds
 from .config_file import LAST, convert
 from .eval_tasks import LOSS, parse_tasks, with_prefix
+from .foreign_settings import unknown_setting
 from .settings import DataArguments, trains
 from .sharding import check_parallel
 
@@ -171,11 +171,10 @@ def _field_types(cls) -> dict[str, Any]:
 
 
 def _check_keys(values: dict[str, Any], known: set[str]) -> None:
-    for key in values:
-        if key not in known and key not in WITHOUT_EFFECT:
-            near = difflib.get_close_matches(key, sorted(known | WITHOUT_EFFECT), n=1)
-            hint = f": did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"unknown setting {key!r}{hint}")
+    known = known | WITHOUT_EFFECT
+    unknown = [key for key in values if key not in known]
+    if unknown:
+        raise ValueError("; ".join(unknown_setting(key, values[key], known) for key in unknown))
     unused = sorted(set(values) & WITHOUT_EFFECT)
     if unused:
         notice(f"accepted because PaddleMIX does, without effect here as there: {', '.join(unused)}")

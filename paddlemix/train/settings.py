@@ -15,6 +15,7 @@ from ..data.bad_rows import BadRowPolicy
 from ..data.mixture import parse_entries
 from .bounds import check_bounds
 from .config_file import convert
+from .foreign_settings import check_foreign
 
 MISTYPED = 0.8  # similarity from which an unknown name counts as a mistyped setting
 NOT_MISTYPED = ("text_model_name_or_path", "eval_accumulation_steps")  # of training, and nearly names of the data
@@ -105,8 +106,10 @@ class DataSettings(DataArguments, _Settings):
     def read(cls, values: dict[str, Any]) -> DataSettings:
         """Take these settings from a run's values, which have many others, that only training knows.
 
-        Raises ValueError for a value of the wrong type or out of bounds, and for a name that is nearly one of these.
+        Raises ValueError for a value of the wrong type or out of bounds, for a name that is nearly one of these, and
+        for another project's.
         """
+        check_foreign(values)
         names = list(cls.__dataclass_fields__)
         for key in values:
             near = difflib.get_close_matches(key, names, n=1, cutoff=MISTYPED)

@@ -170,7 +170,7 @@ def test_settings_of_wrong_types_are_refused(kind, file, content, llama, tmp_pat
     if kind == "tokenizer.json":
         write(tmp_path, llama)
     else:
-        shutil.copytree(tiny_folder._tokenizer_folder(), tmp_path, dirs_exist_ok=True)
+        shutil.copytree(tiny_folder.tokenizer_folder(), tmp_path, dirs_exist_ok=True)
     path = tmp_path / file
     if isinstance(content, dict) and path.is_file():
         content = {**json.loads(path.read_text()), **content}
@@ -219,14 +219,14 @@ PROTOS = {
 @pytest.mark.parametrize("change", PROTOS.values(), ids=PROTOS)
 def test_sentencepiece_model_with_hostile_fields_is_refused(change, tmp_path):
     folder = tmp_path / "tokenizer"
-    shutil.copytree(tiny_folder._tokenizer_folder(), folder)
+    shutil.copytree(tiny_folder.tokenizer_folder(), folder)
     path = folder / "tokenizer.model"
     path.write_bytes(path.read_bytes() + change)
     check_refused(folder, "tokenizer.model in .* is not a SentencePiece model")
 
 
 def test_facts_of_a_model_equal_those_of_the_library():
-    content = (tiny_folder._tokenizer_folder() / "tokenizer.model").read_bytes()
+    content = (tiny_folder.tokenizer_folder() / "tokenizer.model").read_bytes()
     model, facts = sentencepiece.SentencePieceProcessor(model_proto=content), read_facts(content)
     assert [text for text, _ in facts.pieces] == model.id_to_piece(list(range(len(model))))
 

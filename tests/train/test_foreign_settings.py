@@ -1,0 +1,104 @@
+"""Settings of LLaVA, transformers, xtuner, ms-swift and Cerebras are answered with ours by name."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from paddlemix.train import arguments
+from paddlemix.train.arguments import WITHOUT_EFFECT, DataArguments, LlavaTrainingArguments, ModelArguments, parse
+from paddlemix.train.config_file import read_values
+from paddlemix.train.foreign_settings import FOREIGN, answer, check_foreign
+from paddlemix.train.settings import DataSettings
+
+
+def known() -> set[str]:
+    classes = (ModelArguments, DataArguments, LlavaTrainingArguments)
+    return set().union(*(arguments._field_types(cls) for cls in classes)) | WITHOUT_EFFECT
+
+
+ANSWERS = [
+    ("--data_path /path/to/cc3m_595k.json", "'data_path' is LLaVA's name: here it is dataset: /path/to/cc3m_595k.json"),
+    ("--model_max_length 2048", "here it is max_length: 2048"),
+    ("--lora_enable True", "here it is lora: true"),
+    ("--lora_enable False", "leave it out"),
+    ("--lora_r 128", "here it is lora_rank: 128"),
+    ("--bits 4", "here it is load_in_4bit: true (with lora: true)"),
+    ("--bits 8", "here it is load_in_8bit: true"),
+    ("--bits 16", "leave it out"),
+    ("--quant_type nf4", "4-bit weights are NF4"),
+    ("--quant_type fp4", "fp4 does not exist here"),
+    ("--deepspeed ./scripts/zero2.json", 'here it is sharding: "stage2"'),
+    ("--deepspeed ./scripts/zero3_offload.json", 'here it is sharding: "stage3 offload"'),
+    ("--deepspeed deepspeed_zero2", 'here it is sharding: "stage2"'),
+    ("--deepspeed default-zero3", 'here it is sharding: "stage3"'),
+    ("--deepspeed ds_config.json", "zero_optimization.stage"),
+    ("--gradient_checkpointing True", "'gradient_checkpointing' is transformers' name: here it is recompute: true"),
+    ("--gradient_checkpointing False", "leave it out"),
+    ("--image_aspect_ratio pad", "`paddlemix compose --image-aspect-ratio pad ...`"),
+    ("--vision_tower openai/clip-vit-large-patch14", "`paddlemix compose --vision-tower openai/clip-vit-large-patch14"),
+    ("--pretrain_mm_mlp_adapter a.bin", "`paddlemix compose --projector a.bin"),
+    ("--mm_vision_select_layer -2", "`paddlemix compose --mm-vision-select-layer -2"),
+    ("--mm_use_im_start_end", "no marks around an image"),
+    ("--mm_use_im_start_end False", "leave it out"),
+    ("--freeze_backbone True", "here it is tune_mm_mlp_adapter: true"),
+    ("--fsdp full_shard auto_wrap", 'here it is sharding: "stage3"'),
+    ("--fsdp shard_grad_op", 'here it is sharding: "stage2"'),
+    ("--tf32 True", "NVIDIA_TF32_OVERRIDE"),
+    ("--lazy_preprocess True", "leave it out"),
+    ("--double_quant True", "leave it out"),
+    ("--eval_strategy no", "here it is evaluation_strategy: no"),
+    ("--work-dir out", "'work_dir' is xtuner's name: here it is output_dir: out"),
+    ("--cfg-options optim_wrapper.optimizer.lr=1e-3", "optim_wrapper.optimizer.lr: here it is learning_rate: 1e-3"),
+    ("--llm internlm/internlm-chat-7b", "`paddlemix compose --language-model internlm/internlm-chat-7b"),
+    ("--visual_encoder_lora true", "lora_target_modules"),
+    ("--model_type llava1_5-7b-instruct", "'model_type' is ms-swift's name: here it is model_name_or_path"),
+    ("--sft_type lora", "here it is lora: true"),
+    ("--sft_type full", "leave it out"),
+    ("--checkpoint_path a.mdl", "'checkpoint_path' is Cerebras' name: here it is model_name_or_path: a.mdl"),
+    ("--mode eval", "do_eval: true"),
+]
+
+
+@pytest.mark.parametrize(("words", "expected"), ANSWERS, ids=[words for words, _ in ANSWERS])
+def test_setting_of_another_project_is_answered_with_ours_and_its_value(words, expected):
+    option, *values = words.split(" ")
+    values = read_values([option, *values])
+    with pytest.raises(ValueError, match=re.escape(expected)):
+        parse({"output_dir": "out", **values})
+
+
+def test_all_foreign_settings_of_a_command_are_answered_at_once_beside_a_mistyped_one():
+    values = read_values("--data_path a.json --tf32 True --learing_rate 1e-3 --bf16 True --output_dir out".split())
+    with pytest.raises(ValueError) as caught:
+        parse(values)
+    parts = str(caught.value).split("; ")
+    assert parts[0].startswith("'data_path' is") and parts[1].startswith("'tf32' is")
+    assert "unknown setting 'learing_rate': did you mean 'learning_rate'?" in str(caught.value)
+    assert "bf16 is" not in str(caught.value)
+
+
+def test_no_name_in_the_table_is_a_setting_of_this_project():
+    assert FOREIGN.keys() & known() == set()
+
+
+def test_every_answer_names_settings_commands_or_variables_that_exist():
+    names, options = known(), set()
+    for key in FOREIGN:
+        for value in ("True", "False", "4", "lora", "float16", "auto", "train"):
+            text = answer(key, value)
+            named = re.match(r"here (?:it is|they are) (\w+)(?: and (\w+))?(?=[:, ]|$)", text)
+            if named and named[1] != "part":
+                assert {name for name in named.groups() if name} <= names, text
+            options |= set(re.findall(r"`paddlemix compose (--[\w-]+)", text))
+    from paddlemix.cli import command_parser
+
+    actions = {word for action in command_parser("compose")._actions for word in action.option_strings}
+    assert options and options <= actions
+
+
+def test_commands_without_paddle_answer_them_too():
+    with pytest.raises(ValueError, match=r"here it is dataset: a\.json"):
+        DataSettings.read({"data_path": "a.json", "model_name_or_path": "m"})
+    check_foreign({"dataset": "a.json"})
