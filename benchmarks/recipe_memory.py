@@ -12,9 +12,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -61,12 +60,11 @@ MPT = decoder(
 FIRST = {"vision": {"image_size": 224}, "image": {"side": 224, "mode": "square"}, "projector_type": "linear"}
 
 
-@dataclass(frozen=True)
-class Start:
+class Start(NamedTuple):
     """The models that a folder of recipes starts from. decoders: configs by size. values: more of a LLaVA's config."""
 
     decoders: dict[str, dict[str, Any]]
-    values: dict[str, Any] = field(default_factory=dict)
+    values: dict[str, Any] = {}
 
 
 VICUNAS = {"7B": VICUNA_7B, "13B": VICUNA_13B}

@@ -81,6 +81,7 @@ class RunArguments(NamedTuple):
     training: LlavaTrainingArguments
 
 
+SETTINGS = (ModelArguments, DataArguments, LlavaTrainingArguments)
 # Keys that PaddleMIX accepts but its LLaVA code never reads.
 WITHOUT_EFFECT = frozenset(
     "prefix_tuning num_prefix_tokens from_aistudio save_to_aistudio aistudio_repo_id aistudio_repo_private "
@@ -99,7 +100,7 @@ def parse(values: dict[str, Any]) -> RunArguments:
     Raises ValueError for unknown keys, naming the nearest known one, for values of the wrong type, and for settings
     that do not go together. Prints one notice on keys that PaddleMIX accepts without using them.
     """
-    classes = (ModelArguments, DataArguments, LlavaTrainingArguments)
+    classes = SETTINGS
     values = {**values, RESUME: _resume_choice(values.get(RESUME))} if RESUME in values else values
     hints = {cls: _field_types(cls) for cls in classes}
     _check_keys(values, set().union(*hints.values()))

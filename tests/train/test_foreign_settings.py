@@ -6,16 +6,16 @@ import re
 
 import pytest
 
+from paddlemix.cli import command_parser
 from paddlemix.train import arguments
-from paddlemix.train.arguments import WITHOUT_EFFECT, DataArguments, LlavaTrainingArguments, ModelArguments, parse
+from paddlemix.train.arguments import parse
 from paddlemix.train.config_file import read_values
 from paddlemix.train.foreign_settings import FOREIGN, answer, check_foreign
 from paddlemix.train.settings import DataSettings
 
 
 def known() -> set[str]:
-    classes = (ModelArguments, DataArguments, LlavaTrainingArguments)
-    return set().union(*(arguments._field_types(cls) for cls in classes)) | WITHOUT_EFFECT
+    return set().union(*(arguments._field_types(cls) for cls in arguments.SETTINGS)) | arguments.WITHOUT_EFFECT
 
 
 ANSWERS = [
@@ -89,11 +89,9 @@ def test_every_answer_names_settings_commands_or_variables_that_exist():
         for value in ("True", "False", "4", "lora", "float16", "auto", "train"):
             text = answer(key, value)
             named = re.match(r"here (?:it is|they are) (\w+)(?: and (\w+))?(?=[:, ]|$)", text)
-            if named and named[1] != "part":
+            if named and named[1] not in ("part", "the"):
                 assert {name for name in named.groups() if name} <= names, text
             options |= set(re.findall(r"`paddlemix compose (--[\w-]+)", text))
-    from paddlemix.cli import command_parser
-
     actions = {word for action in command_parser("compose")._actions for word in action.option_strings}
     assert options and options <= actions
 
