@@ -12,7 +12,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -64,7 +66,7 @@ class Start(NamedTuple):
     """The models that a folder of recipes starts from. decoders: configs by size. values: more of a LLaVA's config."""
 
     decoders: dict[str, dict[str, Any]]
-    values: dict[str, Any] = {}
+    values: Mapping[str, Any] = MappingProxyType({})
 
 
 VICUNAS = {"7B": VICUNA_7B, "13B": VICUNA_13B}
