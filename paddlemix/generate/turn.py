@@ -124,10 +124,11 @@ def sequence_of(
     return Sequence(keys, images, sampling, room, ending_of(processor, sampling, config.eos_token_ids))
 
 
-def ending_of(processor, sampling: SamplingParams, eos_ids: Iterable[int]) -> Ending:
-    """Return when an answer in the processor's template ends. eos_ids: of the model.
+def ending_of(processor, sampling: SamplingParams, eos_ids: Iterable[int], *, guide: Guide | None = None) -> Ending:
+    """Return when an answer in the processor's template ends.
 
-    Raises ValueError for a grammar that cannot be followed.
+    eos_ids: of the model. guide: through the grammar of the sampling, for this answer alone; None to make one. Raises
+    ValueError for a grammar that cannot be followed.
     """
     tokenizer, template = processor.tokenizer, processor.template
     # A stop token that the vocabulary lacks cannot be generated: not every folder has all marks of its template.
@@ -136,11 +137,13 @@ def ending_of(processor, sampling: SamplingParams, eos_ids: Iterable[int]) -> En
     stop_ids = (set() if sampling.ignore_eos else stop_ids).union(sampling.stop_ids)
     # A grammar says where an answer ends, even if it contains what ends one in plain text.
     own_strings = template.stop_strings if sampling.grammar is None else ()
+    if guide is None and sampling.grammar is not None:
+        guide = Guide(tokenizer, sampling.grammar, stop_ids)
     return Ending(
         stop_ids=frozenset(stop_ids),
         kept_ids=frozenset([tokenizer.special_id(template.answer_end)] if template.is_end_special else []),
         decoder=StreamDecoder(tokenizer, (*own_strings, *sampling.stop)),
         closing_texts=tuple(template.stop_strings),
         num_known=tokenizer.vocab_size,
-        guide=None if sampling.grammar is None else Guide(tokenizer, sampling.grammar, stop_ids),
+        guide=guide,
     )

@@ -129,6 +129,19 @@ def test_text_that_matches_is_allowed_token_by_token_after_a_space_too(value, to
         assert guide.is_complete
 
 
+def test_copies_of_a_guide_go_on_by_themselves_and_as_the_first_does(tokenizer):
+    grammar = Grammar(json.dumps({"enum": ["red", "rose", "blue"]}))
+    first = Guide(tokenizer, grammar, [tokenizer.eos_id])
+    guides = [first, first.copy(), first.copy().copy()]
+    for guide, word in zip(guides, ("red", "rose", "blue"), strict=True):
+        alone = Guide(tokenizer, grammar, [tokenizer.eos_id])
+        for token in tokenizer.encode(json.dumps(word), is_start=False):
+            assert (guide.allowed() == alone.allowed()).all() and guide.allowed()[token]
+            guide.append(token)
+            alone.append(token)
+        assert guide.is_complete
+
+
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("number", range(len(SCHEMAS) - 1))  # the last one is nested without end by a greedy model
 def test_answers_of_a_model_match_their_schema_and_end_by_themselves(number, temperature, parts):

@@ -17,6 +17,8 @@ import tiny_folder
 from paddlemix import ChatSession, LlavaForConditionalGeneration, LlavaProcessor, SamplingParams
 from paddlemix.constants import BUNDLED_MODEL
 from paddlemix.conversation.messages import Message
+from paddlemix.generate import turn
+from paddlemix.generate.grammar import Guide
 from paddlemix.generate.sampling import Grammar
 from paddlemix.serve.model import engine_thread
 from paddlemix.serve.model.host import EngineHost
@@ -318,6 +320,20 @@ def test_answer_matches_its_schema_and_a_schema_that_cannot_be_followed_is_refus
     bad = dataclasses.replace(sampling, grammar=Grammar('{"type": "nothing"}'))
     failed = Caller(host, chat_job("schema-3", user("Hi"), sampling=bad)).all()[-1]
     assert failed.status == 400 and "schema cannot be followed" in failed.message
+
+
+def test_several_answers_with_a_schema_equal_those_alone_and_compile_it_once(host, monkeypatch):
+    pytest.importorskip("llguidance")
+    compiled = []
+    monkeypatch.setattr(turn, "Guide", lambda *parts: compiled.append(Guide(*parts)) or compiled[-1])
+    grammar = Grammar(json.dumps({"enum": ["a red circle", "a blue star", "two green squares", "nothing"]}))
+    sampling = dataclasses.replace(SEEDED, temperature=50.0, grammar=grammar)
+    together = Caller(host, chat_job("n", user(QUESTION, 1), images=[PNG], sampling=sampling, num_answers=6)).texts()
+    assert len(compiled) == 1
+    for index, text in enumerate(together):
+        seeded = dataclasses.replace(sampling, seed=sampling.seed + index)
+        assert Caller(host, chat_job(f"{index}", user(QUESTION, 1), images=[PNG], sampling=seeded)).texts() == [text]
+    assert len(set(together)) > 1
 
 
 @pytest.mark.parametrize("settings", [{"logit_bias": ((768, 1.0),)}, {"stop_ids": (4000,)}])

@@ -75,12 +75,14 @@ class Preparation:
 
     def _sequences(self, job: Job, prompt: Prompt, room: int) -> list[Sequence]:
         eos_ids = self.engine.model.config.eos_token_ids
-        sequences = [
-            sequence_for(prompt, self.processor, sampling, room, eos_ids)
-            for sampling in (seeded(job.sampling, index) for index in range(job.num_answers))
+        first = sequence_for(prompt, self.processor, job.sampling, room, eos_ids)
+        self.engine.check(first)
+        guide = first.ending.guide  # a large schema takes long to compile: the other answers get copies
+        others = [
+            sequence_for(prompt, self.processor, sampling, room, eos_ids, guide=guide and guide.copy())
+            for sampling in (seeded(job.sampling, index) for index in range(1, job.num_answers))
         ]
-        self.engine.check(sequences[0])
-        return sequences
+        return [first, *others]
 
     def _accepted(self, job_id: str, prompt: Prompt) -> Accepted:
         images = tuple(

@@ -16,6 +16,7 @@ from ...conversation.messages import Message, check_unicode
 from ...conversation.render import Segment, check_roles, render_answer, render_closing, render_turn
 from ...conversation.tokenize import tokenize
 from ...generate.cache_keys import Key, keys_of
+from ...generate.grammar import Guide
 from ...generate.sampling import SamplingParams
 from ...generate.sequence import Ending, Sequence
 from ...generate.stream import StreamDecoder
@@ -198,9 +199,11 @@ def check_room(prompt: Prompt, max_length: int) -> int:
     )
 
 
-def sequence_for(prompt: Prompt, processor, sampling: SamplingParams, room: int, eos_ids: Seq[int]) -> Sequence:
-    """Return a sequence that continues a prompt. eos_ids: of the model. Raises ValueError for a bad grammar."""
-    ending = ending_of(processor, sampling, eos_ids)
+def sequence_for(
+    prompt: Prompt, processor, sampling: SamplingParams, room: int, eos_ids: Seq[int], *, guide: Guide | None = None
+) -> Sequence:
+    """Return a sequence that continues a prompt; see `ending_of`. Raises ValueError for a bad grammar."""
+    ending = ending_of(processor, sampling, eos_ids, guide=guide)
     if prompt.is_continuing:
         ending = _continuing(ending, processor, sampling, is_raw=prompt.context is None)
     return Sequence(list(prompt.keys), dict(prompt.images), sampling, room, ending)
