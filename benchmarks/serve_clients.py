@@ -25,7 +25,10 @@ MAX_PAUSE = 2.0  # seconds after a 429
 
 @dataclass
 class Tally:
-    """What the clients of a phase saw. Seconds: to the first token of a stream, and between its later ones."""
+    """What the clients of a phase saw. Seconds: to the first token of a stream, and between its later ones.
+
+    processor_seconds: of the server, in all its processes.
+    """
 
     first_tokens: list[float] = field(default_factory=list)
     gaps: list[float] = field(default_factory=list)
@@ -34,11 +37,17 @@ class Tally:
     num_refused: int = 0  # with 429
     errors: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    processor_seconds: float = 0.0
 
     @property
     def rate(self) -> float:
         """Tokens a second."""
         return self.num_tokens / self.seconds
+
+    @property
+    def processor_rate(self) -> float:
+        """Tokens a second of processor time, which other work on the machine changes less."""
+        return self.num_tokens / self.processor_seconds
 
 
 def make_images() -> list[str]:
@@ -170,7 +179,8 @@ def _count(usage: dict, tally: Tally) -> None:
 def report(name: str, tally: Tally) -> None:
     """Print what a phase brought."""
     print(
-        f"{name:34} {tally.rate:7.1f} tokens/s  {tally.num_answers:5} answers  first token {_times(tally.first_tokens)}"
+        f"{name:26} {tally.rate:6.1f} tokens/s ({tally.processor_rate:.1f} a second of processor time)  "
+        f"{tally.num_answers} answers  first token {_times(tally.first_tokens)}"
         f"  gap {_times(tally.gaps)}  429: {tally.num_refused}  errors: {len(tally.errors)}",
         flush=True,
     )

@@ -55,7 +55,9 @@ def main() -> int:
 
 
 def ratio(one: Tally, other: Tally) -> str:
-    return f"{one.rate / other.rate:.1f}" if other.num_tokens else "unknown, nothing was answered in time"
+    if not other.num_tokens:
+        return "unknown, nothing was answered in time"
+    return f"{one.rate / other.rate:.1f} ({one.processor_rate / other.processor_rate:.1f} by processor time)"
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -88,9 +90,9 @@ def ours(folder: str, arguments: argparse.Namespace) -> tuple[Tally, Tally, bool
         empty = resident_bytes(process.pid)
         asyncio.run(show_images(port))
         with memory_of(process.pid) as samples:
-            everyone = run(port, arguments.clients, arguments.seconds, 1)
+            everyone = run(port, process.pid, arguments.clients, arguments.seconds, 1)
         report(f"ours, {arguments.clients} clients", everyone)
-        alone = run(port, 1, arguments.seconds / 3, 2)
+        alone = run(port, process.pid, 1, arguments.seconds / 3, 2)
         report("ours, one client", alone)
     return everyone, alone, is_level(samples, empty, arguments.seconds)
 
@@ -98,15 +100,18 @@ def ours(folder: str, arguments: argparse.Namespace) -> tuple[Tally, Tally, bool
 def theirs(folder: str, arguments: argparse.Namespace) -> Tally:
     script = str(Path(__file__).with_name("serve_peer.py"))
     options = ["--folder", folder, "--threads", str(arguments.threads)]
-    with server([script, *options], arguments.threads, folder) as (port, _):
-        run(port, 1, arguments.seconds / 6, 0)  # a warm-up: it keeps no images
-        tally = run(port, arguments.clients, arguments.seconds / 3, 1)
+    with server([script, *options], arguments.threads, folder) as (port, process):
+        run(port, process.pid, 1, arguments.seconds / 6, 0)  # a warm-up: it keeps no images
+        tally = run(port, process.pid, arguments.clients, arguments.seconds / 3, 1)
         report(f"transformers, {arguments.clients} clients", tally)
     return tally
 
 
-def run(port: int, num_clients: int, seconds: float, seed: int) -> Tally:
-    return asyncio.run(load(port, num_clients, seconds, seed))
+def run(port: int, pid: int, num_clients: int, seconds: float, seed: int) -> Tally:
+    before = processor_seconds(pid)
+    tally = asyncio.run(load(port, num_clients, seconds, seed))
+    tally.processor_seconds = processor_seconds(pid) - before
+    return tally
 
 
 @contextlib.contextmanager
@@ -169,18 +174,25 @@ def memory_of(pid: int) -> Iterator[list[int]]:
 
 def resident_bytes(pid: int) -> int:
     """Return the resident bytes of a process and of all processes below it."""
-    parents = {}
+    return sum(int(fields[21]) for fields in _family(pid)) * os.sysconf("SC_PAGE_SIZE")
+
+
+def processor_seconds(pid: int) -> float:
+    """Return the processor time of a process and of all processes below it."""
+    return sum(int(fields[11]) + int(fields[12]) for fields in _family(pid)) / os.sysconf("SC_CLK_TCK")
+
+
+def _family(pid: int) -> list[list[str]]:
+    """Return the fields after the name in /proc/N/stat, of a process and of all processes below it."""
+    found = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):  # of a process that has just ended
             number, _, rest = path.read_text().partition(" (")
-            parents[int(number)] = int(rest.rpartition(")")[2].split()[1])
-    family, total = {pid}, 0
+            found[int(number)] = rest.rpartition(")")[2].split()
+    family = {pid}
     for _ in range(4):
-        family |= {child for child, parent in parents.items() if parent in family}
-    for member in family:
-        with contextlib.suppress(OSError):
-            total += int(Path(f"/proc/{member}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    return total
+        family |= {number for number, fields in found.items() if int(fields[1]) in family}
+    return [found[number] for number in family if number in found]
 
 
 def is_level(samples: list[int], empty: int, seconds: float) -> bool:
