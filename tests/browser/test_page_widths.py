@@ -57,6 +57,27 @@ def test_conversations_are_in_a_drawer_on_a_phone(open_page, api):
     assert not page.is_visible("#sidebar")
 
 
+def test_welcome_begins_with_its_heading_also_where_it_does_not_fit(open_page, api):
+    page = open_page(api.url, width=360, height=560, locale="zh-CN")
+    add_images(page, IMAGE)
+    for height in (560, 420, 640):
+        page.set_viewport_size({"width": 360, "height": height})
+        page.wait_for_timeout(50)  # for the page's own scrolling
+        bar, heading = (page.locator(selector).bounding_box() for selector in ("#bar", ".welcome h2"))
+        assert heading["y"] >= bar["y"] + bar["height"], height
+
+
+def test_button_that_removes_an_image_is_at_its_top_right_corner(open_page, api):
+    page = open_page(api.url, width=360)
+    add_images(page, IMAGE)
+    page.wait_for_selector("text=576 tokens")
+    image, button = (page.locator(f"#dock {selector}").bounding_box() for selector in (".image-tile img", ".remove"))
+    assert button["x"] + button["width"] / 2 >= image["x"] + image["width"]
+    assert button["y"] + button["height"] / 2 <= image["y"] + 2
+    page.click("#dock .remove")
+    assert page.locator("#dock .image-tile").count() == 0
+
+
 def test_buttons_are_large_enough_for_a_finger(open_page, api):
     page = open_page(api.url, width=360, height=700, has_touch=True, is_mobile=True)
     ask(page, "First")

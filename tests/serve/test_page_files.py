@@ -76,12 +76,12 @@ def test_files_that_the_page_names_exist(attributes):
     for path in SCRIPTS:
         named |= set(re.findall(r'from "\./([\w.]+)"', read(path)))
     assert len(named) > 30 and {name for name in named if not (PAGE / name).is_file()} == set()
-    unused = {path.name for path in PAGE.iterdir()} - named - {"index.html", "example.png", "icons.svg"}
+    unused = {path.name for path in PAGE.iterdir()} - named - {"index.html", "example.png"}
     assert unused == set()
 
 
 def test_icons_that_the_page_names_exist():
-    icons = set(re.findall(r'<symbol id="(\w+)"', read(PAGE / "icons.svg")))
+    icons = set(re.findall(r'<symbol id="icon-(\w+)"', read(PAGE / "index.html")))
     named = set()
     for path in SCRIPTS:
         named |= set(re.findall(r'(?:icon|iconButton|card)\("(\w+)"|iconName: "(\w+)"', read(path)))

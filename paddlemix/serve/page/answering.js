@@ -121,7 +121,7 @@ export class Answering {
         () => (Date.now() >= run.pause.until ? end() : this.changed(run.conversation, run.turn)),
         250,
       );
-      run.pause = { until: Date.now() + seconds * 1000, status: error.status, message: error.message, end };
+      run.pause = { until: Date.now() + seconds * 1000, status: error.status, code: error.code, message: error.message, end };
       run.controller.signal.addEventListener("abort", () => {
         clearInterval(ticks);
         reject(run.controller.signal.reason);

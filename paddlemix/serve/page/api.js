@@ -19,6 +19,16 @@ export function fetchStatus() {
   return fetchJson("v1/status");
 }
 
+/** Return whether the server accepts a key. It is not refused as long as the server does not answer. */
+export async function isAccepted(key) {
+  try {
+    await fetchJson("v1/status", key);
+  } catch (error) {
+    return error.status !== 401;
+  }
+  return true;
+}
+
 /** Return what an image of width x height px becomes: {num_tiles, num_tokens, grid: [columns, rows] or null, mode}. */
 export function fetchImageTokens(width, height) {
   return fetchJson(`v1/image_tokens?width=${width}&height=${height}`);
@@ -51,13 +61,12 @@ function checkedChunk(chunk) {
   throw new ServerError(message, { status: 500, code, param });
 }
 
-async function fetchJson(path) {
-  const response = await request(path, { cache: "no-store", signal: AbortSignal.timeout(10_000) });
+async function fetchJson(path, key) {
+  const response = await request(path, { cache: "no-store", signal: AbortSignal.timeout(10_000) }, key);
   return response.json();
 }
 
-async function request(path, options) {
-  const key = read("key");
+async function request(path, options, key = read("key")) {
   const headers = { ...options.headers, ...(key ? { Authorization: `Bearer ${key}` } : {}) };
   let response;
   try {

@@ -247,13 +247,13 @@ class App {
     if (byId("question").open) return;
     const key = await askKey(read("key") ? say("keyWrong") : null);
     if (!key) return;
-    this.changeKey(key);
+    await this.changeKey(key);
     if (turn) await this.turns.retry(turn);
   }
 
   changeKey(key) {
     write("key", key);
-    this.status.look();
+    return this.status.look();
   }
 }
 

@@ -1,5 +1,6 @@
 // Questions and large images in dialogs. The browser keeps the focus in them and closes them on Escape.
 
+import { isAccepted } from "./api.js";
 import { byId, iconButton, make, textButton } from "./dom.js";
 import { number, text as say } from "./language.js";
 import { countText, imageTile } from "./image_tile.js";
@@ -49,7 +50,7 @@ export async function ask(question, agreeLabel) {
   return isAgreed;
 }
 
-/** Ask for a key. Resolves to it, or to null. note: what is wrong with the last one. */
+/** Ask for a key until the server accepts one. Resolves to it, or to null. note: what is wrong with the last one. */
 export async function askKey(note) {
   let key = null;
   const dialog = byId("question");
@@ -67,8 +68,7 @@ export async function askKey(note) {
       class: "key-form",
       submit: (event) => {
         event.preventDefault();
-        key = field.value.trim();
-        if (key) dialog.close();
+        save();
       },
     },
     field,
@@ -79,11 +79,27 @@ export async function askKey(note) {
       make("button", { class: "button strong" }, say("save")),
     ),
   );
+  const refusal = make("p", { class: "warning-text", role: "alert" }, note);
+  const save = async () => {
+    const written = field.value.trim();
+    if (!written) return;
+    refusal.textContent = "";
+    const isGood = await isAccepted(written);
+    if (!dialog.open || field.value.trim() !== written) return; // the reader went on
+    if (isGood) {
+      key = written;
+      dialog.close();
+    } else {
+      refusal.textContent = say("keyWrong");
+      field.select();
+    }
+  };
   await openDialog(
     "question",
     make("h2", { id: "question-title" }, say("keyTitle")),
-    note && make("p", { class: "warning-text" }, note),
-    make("p", { class: "quiet" }, `${say("keyMore")} ${say("keyNote")}`),
+    make("p", { class: "quiet" }, say("keyMore")),
+    make("p", { class: "quiet" }, say("keyNote")),
+    refusal,
     form,
   );
   return key;

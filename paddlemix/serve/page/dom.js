@@ -24,9 +24,9 @@ export function makeSvg(tag, attributes = {}, ...children) {
   return element;
 }
 
-/** Return an icon of icons.svg, hidden from screen readers: the button around it has the label. */
+/** Return an icon of index.html, hidden from screen readers: the button around it has the label. */
 export function icon(name) {
-  return makeSvg("svg", { class: "icon", "aria-hidden": "true" }, makeSvg("use", { href: `icons.svg#${name}` }));
+  return makeSvg("svg", { class: "icon", "aria-hidden": "true" }, makeSvg("use", { href: `#icon-${name}` }));
 }
 
 /** Return a button with an icon only; the label is its name and its tooltip. */

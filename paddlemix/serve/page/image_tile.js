@@ -53,13 +53,9 @@ export function imageTile(image, shelf, { onRemove = null, onOpen = null } = {})
       )
     : make("div", { class: "image-frame" }, picture);
   const caption = make("figcaption", {}, size);
-  const figure = make(
-    "figure",
-    { class: "image-tile" },
-    frame,
-    caption,
-    onRemove && iconButton("close", `${say("removeImage")}: ${image.name}`, () => onRemove(image), { kind: "remove" }),
-  );
+  const remove =
+    onRemove && iconButton("close", `${say("removeImage")}: ${image.name}`, () => onRemove(image), { kind: "remove" });
+  const figure = make("figure", { class: "image-tile" }, make("div", { class: "image-place" }, frame, remove), caption);
   if (image.original) figure.append(shrunkNote(image));
   shelf.count(image).then((count) => {
     if (!count) return;

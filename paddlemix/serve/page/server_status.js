@@ -2,8 +2,11 @@
 
 import { fetchStatus } from "./api.js";
 
-const EVERY = 5000; // ms
+// How often the page looks, in ms.
+const EVERY = 5000;
+const EVERY_WHEN_BUSY = 1500;
 const EVERY_WHEN_GONE = 2000;
+const EVERY_WITHOUT_KEY = 60_000; // a new key is tried at once
 const SOON = 500;
 // Until the server has said its own.
 const FIRST = {
@@ -50,6 +53,7 @@ export class ServerStatus {
 
   async look() {
     clearTimeout(this.timer);
+    this.timer = null;
     const before = this.state;
     try {
       const found = await fetchStatus();
@@ -58,8 +62,18 @@ export class ServerStatus {
     } catch (error) {
       this.state = { 401: "key", 503: "loading" }[error.status] ?? "offline";
     }
-    clearTimeout(this.timer);
-    if (!document.hidden) this.timer = setTimeout(() => this.look(), this.state === "ready" ? EVERY : EVERY_WHEN_GONE);
+    // Another look may be due already: after an answer that ended meanwhile.
+    if (!document.hidden) this.timer ??= setTimeout(() => this.look(), this.pause);
     this.changed(before);
+  }
+
+  get pause() {
+    if (this.state === "key") return EVERY_WITHOUT_KEY;
+    if (this.state !== "ready") return EVERY_WHEN_GONE;
+    return this.isBusy ? EVERY_WHEN_BUSY : EVERY;
+  }
+
+  get isBusy() {
+    return this.info.num_running + this.info.num_waiting > 0;
   }
 }

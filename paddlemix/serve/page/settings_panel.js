@@ -95,15 +95,20 @@ export class SettingsPanel {
       autocomplete: "off",
       spellcheck: "false",
       placeholder: say("keyHint"),
-      change: () => this.todo.changeKey(input.value.trim() || null),
+      "aria-describedby": "option-key-wrong",
+      change: async () => {
+        await this.todo.changeKey(input.value.trim() || null);
+        wrong.textContent = read("key") && this.status.state === "key" ? say("keyWrong") : "";
+      },
     });
+    const wrong = make("p", { class: "warning-text", id: "option-key-wrong" });
     input.value = read("key") ?? "";
     return section(
       "keySection",
       make(
         "form",
         { submit: (event) => event.preventDefault() },
-        field("option-key", say("keyHint"), say("keyNote"), input),
+        field("option-key", say("keyHint"), say("keyNote"), input, wrong),
       ),
     );
   }

@@ -152,8 +152,7 @@ function groupBy(rows, key) {
 }
 
 /** Show the server's state beside the name of the model. */
-export function showStatus({ state, info, model }) {
-  const isBusy = info.num_running + info.num_waiting > 0;
+export function showStatus({ state, info, isBusy, model }) {
   const words =
     state !== "ready"
       ? say({ loading: "statusLoading", stopping: "statusStopping", offline: "statusOffline", key: "statusKey" }[state])

@@ -32,7 +32,7 @@ export class Thread {
     }
     this.frame.addEventListener("scroll", () => this.noteScroll(), { passive: true });
     byId("to-latest").addEventListener("click", () => this.toEnd());
-    const follower = new ResizeObserver(() => this.isFollowing && this.toEnd());
+    const follower = new ResizeObserver(() => this.isFollowing && this.views.size && this.toEnd());
     follower.observe(this.list);
     follower.observe(this.frame); // it shrinks when the composer grows
   }
@@ -51,7 +51,8 @@ export class Thread {
     for (const view of this.views.values()) view.update();
     document.body.classList.toggle("is-empty", !turns.length);
     if (isSame) this.noteScroll();
-    else this.toEnd();
+    else if (turns.length) this.toEnd();
+    else this.toBegin();
   }
 
   view(turn) {
@@ -100,6 +101,13 @@ export class Thread {
     this.noteScroll();
   }
 
+  /** Show the welcome from its heading, also where the page is too low for all of it. */
+  toBegin() {
+    this.isFollowing = true;
+    this.frame.scrollTop = 0;
+    this.noteScroll();
+  }
+
   noteScroll() {
     const { scrollTop, clientHeight, scrollHeight } = this.frame;
     const isNearEnd = scrollHeight - scrollTop - clientHeight < NEAR_END;
@@ -107,7 +115,7 @@ export class Thread {
     if (isNearEnd) this.isFollowing = true;
     else if (scrollTop < this.lastTop && Date.now() < this.movesUntil) this.isFollowing = false;
     this.lastTop = scrollTop;
-    byId("to-latest").hidden = this.isFollowing;
+    byId("to-latest").hidden = this.isFollowing || !this.views.size;
   }
 
   welcome() {

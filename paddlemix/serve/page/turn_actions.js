@@ -4,6 +4,8 @@ import { addTurn, chooseVersion, newConversation, numShownImages, parentOf, show
 import { showImage } from "./dialogs.js";
 import { editInPlace } from "./editing.js";
 import { readImage } from "./images.js";
+import { text as say } from "./language.js";
+import { notify } from "./notices.js";
 
 export class TurnActions {
   constructor(app) {
@@ -26,8 +28,13 @@ export class TurnActions {
   }
 
   async sendExample(text) {
-    const response = await fetch("example.png");
-    const file = new File([await response.blob()], "example.png", { type: "image/png" });
+    let file;
+    try {
+      const response = await fetch("example.png");
+      file = new File([await response.blob()], "example.png", { type: "image/png" });
+    } catch {
+      return notify(say("offlineTitle"), { kind: "warning" });
+    }
     await this.send({ text, images: [await readImage(file, this.app.status.limits)] });
     this.app.focusComposer();
   }

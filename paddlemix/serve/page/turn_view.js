@@ -3,7 +3,7 @@
 import { copyButton } from "./clipboard.js";
 import { versions } from "./conversation.js";
 import { icon, iconButton, make, textButton } from "./dom.js";
-import { explain } from "./failure.js";
+import { explain, serverSays } from "./failure.js";
 import { imageTile } from "./image_tile.js";
 import { number, text as say } from "./language.js";
 import { MarkdownView } from "./markdown_view.js";
@@ -103,7 +103,7 @@ export class TurnView {
         "clock",
         "busy",
         title,
-        [this.pauseText, pause.message && make("span", { class: "quiet" }, pause.message)],
+        [this.pauseText, pause.message && make("span", { class: "quiet" }, serverSays(pause))],
         [textButton(say("retryNow"), () => this.todo.retryNow()), textButton(say("cancel"), () => this.todo.stop())],
       ),
     );
@@ -111,11 +111,11 @@ export class TurnView {
 
   errorCard(error) {
     const { title, details, action } = explain(error);
-    const buttons =
-      action === "key"
-        ? [textButton(say("enterKey"), () => this.todo.enterKey(this.turn), { iconName: "key", kind: "strong" })]
-        : [textButton(say("tryAgain"), () => this.todo.retry(this.turn), { iconName: "retry", kind: "strong" })];
-    const element = card(action === "key" ? "key" : "warning", "failed", title, details, buttons);
+    const buttons = {
+      key: () => textButton(say("enterKey"), () => this.todo.enterKey(this.turn), { iconName: "key", kind: "strong" }),
+      retry: () => textButton(say("tryAgain"), () => this.todo.retry(this.turn), { iconName: "retry", kind: "strong" }),
+    };
+    const element = card(action === "key" ? "key" : "warning", "failed", title, details, buttons[action]?.());
     element.setAttribute("role", "alert");
     return element;
   }
@@ -138,9 +138,11 @@ export class TurnView {
   }
 
   showAnswerActions(disabled) {
-    const { finish, text } = this.turn;
-    if (finish === "failed" && !text) return; // the error has its own button
-    this.actions.append(iconButton("retry", say("regenerate"), () => this.todo.regenerate(this.turn), disabled));
+    const { error, finish, text } = this.turn;
+    if (!error || !explain(error).action) { // otherwise the error has a button
+      const again = () => (text ? this.todo.regenerate(this.turn) : this.todo.retry(this.turn));
+      this.actions.append(iconButton("retry", say("regenerate"), again, disabled));
+    }
     if (text && ["stopped", "length", "lost", "failed"].includes(finish)) {
       this.actions.append(iconButton("play", say("continue"), () => this.todo.continueAnswer(this.turn), disabled));
     }
@@ -188,5 +190,6 @@ function card(iconName, kind, title, details, buttons) {
     make("strong", {}, title),
     details.filter(Boolean).map((detail) => make("p", {}, detail)),
   );
-  return make("div", { class: `card ${kind}` }, icon(iconName), words, make("div", { class: "card-buttons" }, buttons));
+  const row = buttons && make("div", { class: "card-buttons" }, buttons);
+  return make("div", { class: `card ${kind}` }, icon(iconName), words, row);
 }
