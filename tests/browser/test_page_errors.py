@@ -122,7 +122,7 @@ ERRORS = [  # status, error, title, what the server said as a sentence, whether 
         False,
     ),
     (400, {"message": "no <b>bold</b>"}, "The server refused the request", "No <b>bold</b>", False),
-    (400, {"message": "top_k is 0"}, "The server refused the request", "top_k is 0.", False),
+    (400, {"message": "stop is 0", "param": "stop"}, "The server refused the request", "stop is 0.", False),
     (413, {"message": "70 MB, at most 64"}, "The message is too large for this server", "70 MB, at most 64.", False),
     (404, {"message": "no model x"}, "The server does not have this model", "No model x.", True),
     (500, {}, "The server failed", "It may work at the next try.", True),

@@ -165,3 +165,20 @@ def test_parameter_that_the_server_refuses_is_shown_with_its_words(page):
     page.wait_for_selector(".card.failed")
     assert page.inner_text(".card.failed strong") == "The server refused the request"
     assert "stop" in page.inner_text(".card.failed p") and "16" in page.inner_text(".card.failed p")
+
+
+def test_too_long_questions_are_explained_in_chinese_with_their_counts(page):
+    page.click("#language")
+    for question, image, words in (
+        ("word " * 1200, IMAGE, r"提示词共 \d{4} 个 token（文字 \d{4} 个，1 张图片 4 个），而上下文最多 1024 个"),
+        ("word " * 1200, None, r"提示词共 \d{4} 个 token，而上下文最多 1024 个"),
+        ("word " * 30_000, None, r"文字有 1\d{5} 个字符，至少 \d+ 个 token，而上下文最多 1024 个"),
+    ):
+        page.click("#new-conversation")
+        if image:
+            add_images(page, image)
+        page.fill("#message", question)
+        page.press("#message", "Enter")
+        page.wait_for_selector(".card.failed")
+        assert re.search(words, page.inner_text(".card.failed"))
+        assert page.locator(".card.failed button").count() == 0

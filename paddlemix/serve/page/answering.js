@@ -138,7 +138,7 @@ export class Answering {
       turn.finish = "failed";
       turn.error =
         error instanceof ServerError
-          ? { status: error.status, code: error.code, message: error.message }
+          ? { status: error.status, code: error.code, param: error.param, message: error.message }
           : { status: null, code: null, message: error.message };
     }
   }

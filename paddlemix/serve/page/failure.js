@@ -3,7 +3,7 @@
 import { language, text as say } from "./language.js";
 import { inChinese } from "./server_words_zh.js";
 
-/** Return {title, details, action} for an error of a turn: {status, code, message}.
+/** Return {title, details, action} for an error of a turn: {status, code, param, message}.
  *
  * action: "key", "retry", or null where the same request would fail again.
  */
@@ -17,9 +17,9 @@ export function explain(error) {
 }
 
 /** Return what the server said as a sentence, in Chinese where the page knows how. */
-export function serverSays({ code, message }) {
+export function serverSays({ code, param, message }) {
   const translated = language() === "zh" ? inChinese(code, message) : null;
-  const capital = (word) => word[0].toUpperCase() + word.slice(1);
+  const capital = (word) => (word === param ? word : word[0].toUpperCase() + word.slice(1)); // names stay as they are
   return translated ?? message.replace(/^[a-z]+(?=[ ,:])/, capital).replace(/[\p{L}\p{N}]$/u, "$&.");
 }
 
