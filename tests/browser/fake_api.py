@@ -122,7 +122,11 @@ class Handler(BaseHTTPRequestHandler):
         behavior.requests.append(body)
         if behavior.num_busy > 0:
             behavior.num_busy -= 1
-            error = {"message": "the server is busy: 64 answers wait, at most 8 may", "type": "rate_limit_error", "code": "queue_full"}
+            error = {
+                "message": "the server is busy: 64 answers wait, at most 8 may",
+                "type": "rate_limit_error",
+                "code": "queue_full",
+            }
             self.send_json(429, {"error": error}, {"Retry-After": str(behavior.wait_seconds)})
         elif behavior.error:
             self.send_json(behavior.error[0], {"error": behavior.error[1]})

@@ -107,7 +107,8 @@ def test_icons_stay_when_the_server_is_gone(page, api):
     page.wait_for_selector("#status.offline")
     page.click("#theme")
     empty = page.evaluate(
-        """() => [...document.querySelectorAll("svg.icon")].filter((one) => one.checkVisibility() && !one.getBBox().width)
+        """() => [...document.querySelectorAll("svg.icon")]
+        .filter((one) => one.checkVisibility() && !one.getBBox().width)
         .map((one) => one.firstChild.getAttribute("href"))"""
     )
     assert empty == [] and page.locator("svg.icon:visible").count() > 5
