@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import re
 import shlex
 import shutil
@@ -146,3 +147,9 @@ def test_commands_for_models_run_in_the_order_of_the_page(workspace, monkeypatch
         assert code in (0, None), (line, capsys.readouterr())
         number += 1
     assert number >= 20
+    for name in ("", "projector/", "visual_encoder/"):  # the tower's adapter is merged, as by xtuner's --is-clip
+        assert (workspace / f"checkpoints/llava-internlm-7b-xtuner/{name}config.json").is_file()
+    for folder in ("results", "results-phi-3"):
+        assert json.loads((workspace / folder / "scores.json").read_text())["mmbench_en_dev"]
+    for folder in ("iter_39620_llava", "iter_39620_hf", "checkpoints/llava-v1.5-7b-phase-2-official"):
+        assert (workspace / folder / "config.json").is_file()

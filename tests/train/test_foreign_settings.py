@@ -79,6 +79,30 @@ def test_all_foreign_settings_of_a_command_are_answered_at_once_beside_a_mistype
     assert "bf16 is" not in str(caught.value)
 
 
+# The flags of LLaVA 1.5's finetune_lora.sh, and of ms-swift's `swift sft` in its versions 1 and 3.
+COMMANDS = {
+    "LLaVA 1.5": """lora_enable lora_r lora_alpha mm_projector_lr deepspeed model_name_or_path version data_path
+        image_folder vision_tower mm_projector_type mm_vision_select_layer mm_use_im_start_end mm_use_im_patch_token
+        image_aspect_ratio group_by_modality_length bf16 output_dir num_train_epochs per_device_train_batch_size
+        per_device_eval_batch_size gradient_accumulation_steps evaluation_strategy save_strategy save_steps
+        save_total_limit learning_rate weight_decay warmup_ratio lr_scheduler_type logging_steps tf32 model_max_length
+        gradient_checkpointing dataloader_num_workers lazy_preprocess report_to""",
+    "ms-swift 1": """model_type sft_type dataset val_dataset train_dataset_sample num_train_epochs max_length batch_size
+        check_dataset_strategy lora_rank lora_alpha lora_dropout_p lora_target_modules gradient_checkpointing
+        weight_decay learning_rate gradient_accumulation_steps max_grad_norm warmup_ratio eval_steps save_steps
+        save_total_limit logging_steps use_flash_attn quantization_bit template_type model_id_or_path deepspeed""",
+    "ms-swift 3": """model train_type dataset torch_dtype num_train_epochs per_device_train_batch_size learning_rate
+        lora_rank lora_alpha target_modules freeze_vit gradient_accumulation_steps eval_steps save_steps
+        save_total_limit logging_steps max_length output_dir system warmup_ratio dataloader_num_workers
+        dataset_num_proc model_author model_name deepspeed split_dataset_ratio""",
+}
+
+
+@pytest.mark.parametrize("flags", COMMANDS.values(), ids=COMMANDS)
+def test_every_flag_of_a_command_is_ours_or_answered(flags):
+    assert set(flags.split()) - known() - FOREIGN.keys() == set()
+
+
 def test_no_name_in_the_table_is_a_setting_of_this_project():
     assert FOREIGN.keys() & known() == set()
 
