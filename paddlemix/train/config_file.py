@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..json_object import read_object
+from .foreign_configs import config_hint
 
 LAST = "true"  # value of resume_from_checkpoint that means the last checkpoint in output_dir
 # Types of settings in words: one value, and several.
@@ -58,7 +59,8 @@ def config_folder(argv: list[str]) -> Path | None:
 def read_config(path: Path) -> dict[str, Any]:
     """Read a JSON object. Raises ValueError that names the file and the position of a mistake."""
     if not path.is_file():
-        raise ValueError(f"configuration file {path} does not exist (looked for {path.resolve()})")
+        hint = config_hint(str(path))
+        raise ValueError(f"configuration file {path} does not exist (looked for {path.resolve()}){hint}")
     return read_object(path, ValueError)
 
 
