@@ -29,6 +29,12 @@ def add_images(page, *files) -> None:
     )
 
 
+def reload(page) -> None:
+    """Reload the page, and wait until it has read its conversations and found the server."""
+    page.reload()
+    page.wait_for_selector("#status.ready")
+
+
 def questions(page) -> list[str]:
     return page.locator(".turn.user .bubble").all_inner_texts()
 

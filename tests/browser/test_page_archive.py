@@ -8,7 +8,7 @@ import json
 
 import pytest
 from PIL import Image
-from reading import add_images, ask, last_answer, questions, titles
+from reading import add_images, ask, last_answer, questions, reload, titles
 
 
 def export(page) -> dict:
@@ -105,7 +105,7 @@ def test_broken_files_are_refused_with_the_place(archive, open_page, api):
     import_file(page, "{")
     assert "not JSON" in page.locator(".notice").last.inner_text()
     assert titles(page) == []
-    page.reload()
+    reload(page)
     assert titles(page) == []
 
 
@@ -124,7 +124,7 @@ def test_deleting_all_leaves_nothing_in_the_browser(archive, page):
     page.click("text=Delete all")
     page.click("#question .danger")
     page.wait_for_selector(".welcome")
-    page.reload()
+    reload(page)
     assert titles(page) == []
     counts = page.evaluate(
         """() => new Promise((resolve) => {

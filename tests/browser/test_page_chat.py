@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 
 import pytest
-from reading import ask, hover_and_click, last_answer, questions, titles, wait_for_theme
+from reading import ask, hover_and_click, last_answer, questions, reload, titles, wait_for_theme
 
 
 def test_question_is_answered_and_found_after_a_reload(page, api):
     assert ask(page, "First question") == "You asked: First question (0 images, message 1)"
     assert ask(page, "Second one") == "You asked: Second one (0 images, message 3)"
     assert titles(page) == ["First question"]
-    page.reload()
+    reload(page)
     assert questions(page) == ["First question", "Second one"]
     assert page.title() == "First question · LLaVA"
     page.keyboard.press("Control+Shift+O")
@@ -200,7 +200,7 @@ def test_conversations_are_renamed_found_and_deleted(page, api):
     page.click("[aria-label='Delete: About cats']")
     page.click("#question .danger")
     page.wait_for_function("() => document.querySelectorAll('#conversations li').length === 1")
-    page.reload()
+    reload(page)
     assert titles(page) == ["Wolves"]
 
 

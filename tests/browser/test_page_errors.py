@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from PIL import Image
-from reading import ADD_IMAGES, add_images, ask, last_answer, questions
+from reading import ADD_IMAGES, add_images, ask, last_answer, questions, reload
 
 TOO_LONG = "this prompt has 4912 tokens (112 of text, 4800 of 2 images), but the context holds 4096"
 # Whether a conversation with a text is in the browser's database.
@@ -53,13 +53,13 @@ def test_key_is_asked_for_kept_and_sent(open_page, api):
     page.keyboard.press("Enter")
     page.wait_for_selector("text=The server refused this key.")
     assert page.is_visible("#question input")
+    assert page.evaluate("() => localStorage.getItem('paddlemix.key')") is None
     page.keyboard.press("Escape")
     send(page, "Let me in")
     page.fill("#question input", "open sesame")
     page.keyboard.press("Enter")
     page.wait_for_selector(".markdown >> text=You asked: Let me in")
-    page.reload()
-    page.wait_for_selector("#status.ready")
+    reload(page)
     assert ask(page, "Again").startswith("You asked: Again")
 
 
@@ -98,6 +98,17 @@ def test_end_of_other_answers_shows_soon(page, api):
     with page.expect_response("**/v1/status"):
         page.clock.run_for(1_600)
     page.wait_for_selector("#status.ready:not(.busy)")
+
+
+def test_note_goes_by_itself(page, tmp_path):
+    page.clock.install()
+    reload(page)
+    text = tmp_path / "notes.png"
+    text.write_text("no image")
+    page.set_input_files(ADD_IMAGES, text)
+    page.wait_for_selector(".notice")
+    page.clock.run_for(9_100)
+    page.wait_for_selector(".notice", state="detached")
 
 
 def test_icons_stay_when_the_server_is_gone(page, api):

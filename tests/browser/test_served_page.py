@@ -12,7 +12,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from reading import add_images, ask, hover_and_click, last_answer, questions, wait_for_theme
+from reading import add_images, ask, hover_and_click, last_answer, questions, reload, wait_for_theme
 
 import paddlemix
 from paddlemix import ChatSession, LlavaForConditionalGeneration, LlavaProcessor, SamplingParams
@@ -92,7 +92,7 @@ def test_two_turns_about_an_image_equal_the_command_line_and_stay_after_a_reload
     page.click("#theme")
     page.click("#theme")
     wait_for_theme(page, "dark")
-    page.reload()
+    reload(page)
     wait_for_theme(page, "dark")
     assert page.inner_text("#new-conversation") == "新对话"
     assert questions(page) == [first, second]
