@@ -140,7 +140,11 @@ ERRORS = [  # status, error, title, what the server said as a sentence, whether 
     (500, {}, "The server failed", "It may work at the next try.", True),
 ]
 CHINESE = [  # status, error, what the Chinese page says
-    (400, {"message": TOO_LONG, "code": "context_length_exceeded"}, ("4912", "112", "4800", "2 张图片", "4096")),
+    (
+        400,
+        {"message": TOO_LONG, "code": "context_length_exceeded"},
+        ("4912", "112", "4800", "2 张图片", "4096", "请缩短文字"),
+    ),
     (400, {"message": "it is no image", "code": "invalid_image"}, ("无法读取图片", "it is no image")),
     (500, {"message": "the process ended", "code": "worker_died"}, ("进程意外结束",)),
     (504, {"message": "the answer was not complete after 2 seconds", "code": "timeout"}, ("2 秒内没有完成",)),

@@ -10,8 +10,7 @@ import { inChinese } from "./server_words_zh.js";
 export function explain(error) {
   const { status, code } = error;
   const said = serverSays(error);
-  if (code === "context_length_exceeded")
-    return { title: say("longTitle"), details: [said, say("longMore")], action: null };
+  if (code === "context_length_exceeded") return { title: say("longTitle"), details: [said], action: null };
   const [title, standard, action = "retry"] = WORDS[status] ?? (status >= 500 ? WORDS[500] : WORDS[400]);
   return { title: say(title), details: [said || (standard && say(standard))], action };
 }

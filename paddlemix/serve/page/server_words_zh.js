@@ -1,16 +1,21 @@
 // 服务器的错误说明。By the code of an error: patterns of what the server says, and the sentence with the values found.
 
+const SHORTER = "请缩短文字、移除图片，或新建对话。";
+
 const SENTENCES = {
   context_length_exceeded: [
     [
       /has (\d+) tokens \((\d+) of text, (\d+) of (\d+) images?\).* holds (\d+)/,
       (all, text, images, n, most) =>
-        `提示词共 ${all} 个 token（文字 ${text} 个，${n} 张图片 ${images} 个），而上下文最多 ${most} 个，其中还包括回答。`,
+        `提示词共 ${all} 个 token（文字 ${text} 个，${n} 张图片 ${images} 个），而上下文最多 ${most} 个，其中还包括回答。${SHORTER}`,
     ],
-    [/has (\d+) tokens.* holds (\d+)/, (all, most) => `提示词共 ${all} 个 token，而上下文最多 ${most} 个，其中还包括回答。`],
+    [
+      /has (\d+) tokens.* holds (\d+)/,
+      (all, most) => `提示词共 ${all} 个 token，而上下文最多 ${most} 个，其中还包括回答。${SHORTER}`,
+    ],
     [
       /(\d+) characters of text.* least (\d+) tokens.* holds (\d+)/,
-      (length, all, most) => `文字有 ${length} 个字符，至少 ${all} 个 token，而上下文最多 ${most} 个。`,
+      (length, all, most) => `文字有 ${length} 个字符，至少 ${all} 个 token，而上下文最多 ${most} 个。${SHORTER}`,
     ],
   ],
   invalid_image: [[/^(.*)$/s, (why) => `服务器无法读取图片：${why}`]],
