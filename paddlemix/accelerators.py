@@ -122,6 +122,8 @@ def advice_for_missing(kind: str, num_cards: int | None) -> str:
         return f"its plugin is loaded but finds no card{where}: see {looked}; in a container pass the cards through"
     if kind == "gpu":
         return "install paddlepaddle-gpu for your CUDA version"
+    if kind == "cuda":
+        return "its name here is gpu: did you mean gpu, or gpu:0 for the first card?"
     if kind != "npu":
         return "check the name, or install paddle's plugin for it"
     found = plugin_folder()

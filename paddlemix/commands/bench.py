@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 from ..terminal.visible import visible, visible_json
+from .loading import quantization_of
 from .options import add_model_options, resolve_models
 
 
@@ -51,12 +52,11 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     from ..device_memory import peak_memory
     from ..doctor.machine import num_cores, processor, vector_flags
     from ..models.fast_decoder import decoder_for
-    from ..ops.quantize import choose_kind
     from .speed import Meter, Plan, machine_limits
 
     sizes = (tuple(numbers) for numbers in (arguments.lengths, arguments.contexts, arguments.batches))
     plan = Plan(*sizes, num_steps=arguments.steps, num_rounds=arguments.rounds)
-    kind = choose_kind(arguments.load_8bit, arguments.load_4bit)
+    kind = quantization_of(arguments)
     (folder,) = resolve_models(arguments, arguments.model_path)
     _report(f"loading {folder}")
     start = time.perf_counter()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from .loading import add_loading_options, load_with_processor
+from .loading import add_loading_options, load_with_processor, quantization_of
 from .options import add_model_options, resolve_models
 
 
@@ -35,7 +35,6 @@ def run(arguments: argparse.Namespace) -> int:
     """Load the model and chat until an empty line, or answer --query. Raises ValueError or OSError for a mistake."""
     from ..generate.sampling import SamplingParams
     from ..image.load import load_image
-    from ..ops.quantize import choose_kind
 
     sampling = SamplingParams(
         temperature=arguments.temperature,
@@ -47,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if arguments.query is not None and not arguments.query.strip():
         raise ValueError("--query is empty: expected a question, or leave the option out to chat")
-    choose_kind(arguments.load_8bit, arguments.load_4bit)  # which raises for both, before images are read
+    quantization_of(arguments)  # which raises for both, before images are read
     for image in arguments.image_file:
         load_image(image)  # so that a wrong image is an error before the model is loaded
     from ..checkpoints.source import open_source

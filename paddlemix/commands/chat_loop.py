@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TextIO
 
 from ..constants import IMAGE_TOKEN_ID
-from ..generate.session import ChatSession, Turn
+from ..generate.session import ChatSession, ContextFullError, Turn
 from ..image.load import is_address, load_image
 from ..output import OutputError, named_file, replacing
 from ..terminal.interrupts import noted_interrupts
@@ -81,7 +81,11 @@ class ChatLoop:
 
         Raises ValueError for a question that does not fit or a bad image.
         """
-        for piece in self.session.stream(text, self.pending):
+        try:
+            pieces = self.session.stream(text, self.pending)
+        except ContextFullError as error:
+            raise ValueError(f"{error}: shorten the question, or ask about fewer images") from None
+        for piece in pieces:
             print(self.clean(piece), end="", flush=True)
         print()
         self._print_notes(self.session.turns[-1], sys.stderr)
@@ -101,7 +105,10 @@ class ChatLoop:
             sampling = dataclasses.replace(sampling, seed=sampling.seed + len(session.turns))
         try:
             pieces = session.stream(text, self.pending, sampling)
-        except ValueError as error:  # no room, or a deleted image; the session is unchanged
+        except ContextFullError as error:  # the session is unchanged
+            print(f"(not sent: {error}: /clear starts again)")
+            return
+        except ValueError as error:  # a deleted image
             print(visible(f"(not sent: {error})"))
             return
         except KeyboardInterrupt:
@@ -136,7 +143,8 @@ class ChatLoop:
         if turn.finish_reason == "length":
             print("(cut at --max-new-tokens)", file=file)
         elif turn.finish_reason == "context":
-            print(f"(the context of {context} tokens is full: /clear starts again)", file=file)
+            advice = ": /clear starts again" if file is None else ""
+            print(f"(the context of {context} tokens is full{advice})", file=file)
         elif self.session.num_tokens > 0.9 * context:
             print(f"({self.session.num_tokens} of {context} tokens of context are used)", file=file)
         if self.is_debug:

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..terminal.interrupts import STOPPED, Preempted, raised_terminations
 from ..terminal.visible import visible
 from .judge_options import add_judge_options, judge_of
-from .loading import add_loading_options, load_with_processor
+from .loading import add_loading_options, load_with_processor, quantization_of
 from .options import BUNDLED_MODEL, add_model_options, positive, resolve_models
 
 
@@ -108,9 +108,8 @@ def _answer_all(arguments: argparse.Namespace, works, plan, share) -> None:
     from ..evaluate.identity import model_facts
     from ..evaluate.run import answer
     from ..generate.engine import Engine
-    from ..ops.quantize import choose_kind
 
-    quantization = choose_kind(arguments.load_8bit, arguments.load_4bit)
+    quantization = quantization_of(arguments)
     (folder,) = resolve_models(arguments, arguments.model_path)
     model, processor = load_with_processor(arguments, open_source(folder, arguments.model_base))
     facts = model_facts(model, processor, arguments.model_path, quantization)

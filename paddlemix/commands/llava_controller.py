@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import argparse
 
+from .options import whole
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of LLaVA's script."""
     from ..serve.llava_protocol.worker_registry import DISPATCH_METHODS
 
     parser.add_argument("--host", default="localhost", help="address to listen on (default localhost)")
-    parser.add_argument("--port", type=int, default=21001, help="(default 21001)")
+    parser.add_argument("--port", type=whole(0), default=21001, help="(default 21001)")
     parser.add_argument(
         "--dispatch-method",
         choices=DISPATCH_METHODS,
@@ -24,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Answer until Ctrl-C or SIGTERM. Raises OSError if the port cannot be used."""
+    """Answer until Ctrl-C or SIGTERM. Raises ValueError if the port cannot be used."""
     from ..serve.llava_protocol.worker_registry import WorkerRegistry, controller_server
     from ..serve.stop_signals import stop_signals
     from ..terminal.log import notice

@@ -11,6 +11,7 @@ import signal
 from functools import partial
 
 from .llava_options import add_unused, name_unused, refuse
+from .options import whole
 
 UNUSED = {
     "--concurrency-count": "the worker's --limit-model-concurrency is how many answers are computed at a time",
@@ -26,7 +27,7 @@ REFUSED = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of LLaVA's script."""
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1; LLaVA's: all)")
-    parser.add_argument("--port", type=int, default=7860, help="(default 7860)")
+    parser.add_argument("--port", type=whole(0), default=7860, help="(default 7860)")
     parser.add_argument("--controller-url", "--controller", default="http://localhost:21001", help="whom to ask")
     add_unused(parser, UNUSED)
     add_unused(parser, UNUSED_SWITCHES, is_switch=True)

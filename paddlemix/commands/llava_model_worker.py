@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 
 from .llava_options import add_unused, device_of, name_unused
-from .options import add_model_options
+from .options import add_model_options, whole
 
 UNUSED = {"--stream-interval": "every piece of an answer is sent when it is known"}
 UNUSED_SWITCHES = {
@@ -23,15 +23,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of LLaVA's script, those of its first version included."""
     add_model_options(parser)
     parser.add_argument("--host", default="localhost", help="address to listen on (default localhost)")
-    parser.add_argument("--port", type=int, default=21002, help="(default 21002)")
+    parser.add_argument("--port", type=whole(0), default=21002, help="(default 21002)")
     parser.add_argument("--worker-address", default=None, help="how others reach it (default: http://HOST:PORT)")
     parser.add_argument("--controller-address", default="http://localhost:21001", help="where to register")
     parser.add_argument("--no-register", action="store_true", help="register nowhere")
     parser.add_argument("--model-name", default=None, help="name of the model (default: that of its folder)")
-    parser.add_argument("--limit-model-concurrency", type=int, default=5, help="answers at a time (default 5)")
+    parser.add_argument("--limit-model-concurrency", type=whole(1), default=5, help="answers at a time (default 5)")
     parser.add_argument("--load-8bit", action="store_true", help="keep the decoder's weights in 8 bits")
     parser.add_argument("--load-4bit", action="store_true", help="keep the decoder's weights in 4 bits")
-    parser.add_argument("--num-gpus", type=int, default=1, help="only 1")
+    parser.add_argument("--num-gpus", type=whole(1), default=1, help="only 1")
     add_unused(parser, UNUSED)
     add_unused(parser, UNUSED_SWITCHES, is_switch=True)
     parser.set_defaults(sets_environment=True)  # the processes with the model set theirs

@@ -17,15 +17,23 @@ def add_loading_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--load-4bit", action="store_true", help="keep the decoder's weights in 4 bits: least memory")
 
 
+def quantization_of(arguments: argparse.Namespace) -> str | None:
+    """Return the kind of quantization that the options select. Raises ValueError for both."""
+    from ..ops.quantize import choose_kind
+
+    if arguments.load_8bit and arguments.load_4bit:
+        raise ValueError("weights can be stored in 8 bits or in 4, not both: give one of --load-8bit and --load-4bit")
+    return choose_kind(arguments.load_8bit, arguments.load_4bit)
+
+
 def load_with_processor(arguments: argparse.Namespace, source: Source):
     """Return the model of an open checkpoint and its processor, see `checkpoints.load_both`."""
     from ..checkpoints.load_both import load_both
-    from ..ops.quantize import choose_kind
 
     return load_both(
         source,
         template=arguments.conv_mode,
         dtype="float16" if arguments.fp16 else arguments.dtype,
         device=arguments.device,
-        quantization=choose_kind(arguments.load_8bit, arguments.load_4bit),
+        quantization=quantization_of(arguments),
     )

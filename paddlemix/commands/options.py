@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +104,19 @@ def positive(text: str) -> int:
     if not text.isascii() or not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
+
+
+def whole(least: int) -> Callable[[str], int]:
+    """Return the type of an option that is a whole number of at least `least`."""
+
+    def whole_number(text: str) -> int:
+        if not re.fullmatch(r"-?[0-9]{1,18}", text):
+            raise argparse.ArgumentTypeError(f"expected a whole number, found {text!r}")
+        if int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text} is too small: expected at least {least}")
+        return int(text)
+
+    return whole_number
 
 
 def resolve_models(arguments: argparse.Namespace, *names: str) -> list[Path]:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..serve.guards.access import all_keys, checked_origins
-from .loading import add_loading_options
+from .loading import add_loading_options, quantization_of
 from .options import add_model_options
-from .serve_options import add_cluster_options, add_limits, add_web_options
+from .serve_options import add_cluster_options, add_limits, add_web_options, check_cluster
 
 if TYPE_CHECKING:
     from ..serve.cluster.ray_settings import RaySettings
@@ -34,14 +34,16 @@ def run(arguments: argparse.Namespace) -> int:
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise ValueError(
-            f"a server needs {' and '.join(missing)}: install the extra with pip install 'paddlemix[serve]' (in a "
-            "checkout: pip install -e '.[serve]')"
+            f"a server needs {' and '.join(missing)}: pip install -r requirements-serve.txt, or the extra `serve` of "
+            "paddlemix"
         )
+    check_cluster(arguments)
     if arguments.ray:
         from ..serve.ray_app import serve_on_ray
 
         return serve_on_ray(settings_of(arguments), cluster_of(arguments))
-    from ..serve.web_server import open_socket, run_server
+    from ..serve.listener import open_socket
+    from ..serve.web_server import run_server
 
     with open_socket(arguments.host, arguments.port) as listener:  # first: what follows may download for an hour
         settings = settings_of(arguments)
@@ -75,8 +77,8 @@ def cluster_of(arguments: argparse.Namespace) -> RaySettings:
     from ..serve.cluster.ray_settings import RaySettings
 
     return RaySettings(
-        num_replicas=arguments.replicas,
-        min_replicas=arguments.min_replicas,
+        num_replicas=arguments.replicas or 1,
+        min_replicas=arguments.min_replicas or 1,
         max_replicas=arguments.max_replicas,
         address=arguments.ray_address,
     )
@@ -86,10 +88,14 @@ def _limits(arguments: argparse.Namespace) -> Limits:
     from ..serve.settings import Limits
     from ..tensor_files.shards import parse_size
 
+    try:
+        max_body_bytes = parse_size(arguments.max_body)
+    except ValueError:
+        raise ValueError(f"--max-body is {arguments.max_body!r}: expected a size, as 64MB or 500KB") from None
     return Limits(
         max_queue=arguments.max_queue,
         max_images=arguments.max_images,
-        max_body_bytes=parse_size(arguments.max_body),
+        max_body_bytes=max_body_bytes,
         request_seconds=arguments.request_timeout,
         stop_seconds=arguments.stop_timeout,
     )
@@ -97,11 +103,10 @@ def _limits(arguments: argparse.Namespace) -> Limits:
 
 def _model(arguments: argparse.Namespace, limits: Limits) -> ModelOptions:
     """Return how to load the model, which is downloaded here if it must be: once, not in each process."""
-    from ..ops.quantize import choose_kind
     from ..serve.settings import ModelOptions
     from .options import resolve_models
 
-    quantization = choose_kind(arguments.load_8bit, arguments.load_4bit)
+    quantization = quantization_of(arguments)
     (folder,) = resolve_models(arguments, arguments.model_path)
     return ModelOptions(
         model_path=Path(folder),

@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 
 from ..serve.guards.access import KEY_VARIABLE
+from .options import whole
+
+MIN_MODEL_LEN = 16  # tokens; fewer hold no chat template with a question and an answer
 
 
 def add_web_options(parser: argparse.ArgumentParser) -> None:
     """Add where the server listens and who may use it."""
     group = parser.add_argument_group("network")
     group.add_argument("--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1, this machine)")
-    group.add_argument("--port", type=_whole(0), default=8000, help="port, 0 for any free one (default: 8000)")
+    group.add_argument("--port", type=whole(0), default=8000, help="port, 0 for any free one (default: 8000)")
     group.add_argument(
         "--api-key",
         action="append",
@@ -29,6 +32,7 @@ def add_web_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--allow-image-urls",
         nargs="+",
+        type=_host_rule,
         default=[],
         metavar="HOST",
         help="hosts from which images are fetched: example.com, *.example.com (default: none, images come as data: "
@@ -54,16 +58,20 @@ def add_web_options(parser: argparse.ArgumentParser) -> None:
 def add_limits(parser: argparse.ArgumentParser) -> None:
     """Add how much the server takes on at a time."""
     group = parser.add_argument_group("limits")
+    group.add_argument("--workers", type=whole(1), default=1, metavar="N", help="processes with the model (default: 1)")
     group.add_argument(
-        "--workers", type=_whole(1), default=1, metavar="N", help="processes with the model (default: 1)"
+        "--max-running", type=whole(1), default=16, metavar="N", help="answers at a time in a process (default: 16)"
     )
     group.add_argument(
-        "--max-running", type=_whole(1), default=16, metavar="N", help="answers at a time in a process (default: 16)"
+        "--max-queue",
+        type=whole(0),
+        default=64,
+        metavar="N",
+        help="answers that wait, of all requests together; a request for n answers counts n times (default: 64)",
     )
-    group.add_argument("--max-queue", type=_whole(0), default=64, metavar="N", help="requests that wait (default: 64)")
     group.add_argument(
         "--max-model-len",
-        type=_whole(1),
+        type=whole(MIN_MODEL_LEN),
         default=None,
         metavar="N",
         help="tokens of a prompt and its answer (default: the model's context)",
@@ -75,7 +83,7 @@ def add_limits(parser: argparse.ArgumentParser) -> None:
         metavar="GB",
         help="memory of each process for keys and values (default: for --max-running short conversations)",
     )
-    group.add_argument("--max-images", type=_whole(0), default=8, metavar="N", help="images in a request (default: 8)")
+    group.add_argument("--max-images", type=whole(0), default=8, metavar="N", help="images in a request (default: 8)")
     group.add_argument("--max-body", default="64MB", metavar="SIZE", help="size of a request (default: 64MB)")
     group.add_argument(
         "--request-timeout", type=_positive, default=600.0, metavar="S", help="seconds for an answer (default: 600)"
@@ -93,32 +101,46 @@ def add_cluster_options(parser: argparse.ArgumentParser) -> None:
     """Add how several machines share the work."""
     group = parser.add_argument_group("several machines")
     group.add_argument("--ray", action="store_true", help="answer with replicas of a Ray cluster in place of workers")
-    group.add_argument("--replicas", type=_whole(1), default=1, metavar="N", help="with --ray (default: 1)")
+    group.add_argument("--replicas", type=whole(1), default=None, metavar="N", help="with --ray (default: 1)")
     group.add_argument(
-        "--min-replicas", type=_whole(1), default=1, metavar="N", help="with --max-replicas (default: 1)"
+        "--min-replicas", type=whole(1), default=None, metavar="N", help="with --max-replicas (default: 1)"
     )
     group.add_argument(
-        "--max-replicas", type=_whole(1), default=None, metavar="N", help="let Ray choose, by load, up to this many"
+        "--max-replicas", type=whole(1), default=None, metavar="N", help="let Ray choose, by load, up to this many"
     )
     group.add_argument(
         "--ray-address", default=None, metavar="HOST:PORT", help="a cluster that runs (default: start one here)"
     )
 
 
-def _whole(least: int):
-    """Return the type of an option that is a whole number."""
-
-    def whole_number(text: str) -> int:
-        number = int(text)
-        if number < least:
-            raise argparse.ArgumentTypeError(f"{number} is too small: expected at least {least}")
-        return number
-
-    return whole_number
+def check_cluster(arguments: argparse.Namespace) -> None:
+    """Raise ValueError for an option of --ray without it, which would change nothing."""
+    given = {
+        "--replicas": arguments.replicas,
+        "--min-replicas": arguments.min_replicas,
+        "--max-replicas": arguments.max_replicas,
+        "--ray-address": arguments.ray_address,
+    }
+    for option, value in given.items():
+        if value is not None and not arguments.ray:
+            hint = "" if option == "--ray-address" else "; did you mean --workers, the processes on this machine?"
+            raise ValueError(f"{option} needs --ray{hint}")
 
 
 def _positive(text: str) -> float:
-    number = float(text)
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
     if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is out of range: expected a number above 0")
+        raise argparse.ArgumentTypeError(f"expected a number above 0, found {text!r}")
     return number
+
+
+def _host_rule(text: str) -> str:
+    """Return a host of --allow-image-urls. Raises ArgumentTypeError for a URL with a path."""
+    place = text.partition("://")[2] or text
+    host, _, path = place.partition("=")[0].partition("/")
+    if path:
+        raise argparse.ArgumentTypeError(f"expected a host, as {host or 'example.com'}, found the URL or path {text!r}")
+    return text

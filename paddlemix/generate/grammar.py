@@ -88,7 +88,8 @@ def _llguidance():
         import llguidance  # optional
     except ImportError as error:
         raise ValueError(
-            'answers that match a schema need the package llguidance: pip install "paddlemix[structured]"'
+            "answers that match a schema need the package llguidance: pip install -r requirements-structured.txt, or "
+            "the extra `structured` of paddlemix"
         ) from error
     return llguidance
 

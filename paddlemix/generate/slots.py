@@ -7,12 +7,15 @@ its prompt is known. What is overwritten goes to the prefix store.
 from __future__ import annotations
 
 import itertools
+import math
 import time
 
 from ..models.kv_cache import bucketed
 from .cache_keys import Key, num_common
 from .prefix_store import PrefixStore
 from .sequence import Sequence
+
+GB = 1 << 30  # bytes, of options
 
 MIN_SHARED = 16  # places; fewer are computed as fast as copied
 
@@ -201,9 +204,10 @@ def places_in(model, num_bytes: int) -> int:
     item = model.language_model.norm.weight.element_size()
     num_each = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * item
     if num_bytes < num_each * bucketed(1):
+        least = math.ceil(num_each * bucketed(1) / GB * 1e6) / 1e6
         raise ValueError(
-            f"{num_bytes} bytes of cache hold {num_bytes // num_each} places of this model, at {num_each} bytes each: "
-            f"give it at least {num_each * bucketed(1)}"
+            f"{num_bytes / GB:.3g} GB of cache hold {num_bytes // num_each} places of this model, at {num_each} bytes "
+            f"each: expected at least {least:f} GB"
         )
     return num_bytes // num_each
 

@@ -102,7 +102,7 @@ def check_room(num_tokens: int, context: int) -> int:
     if num_tokens >= context:
         raise ContextFullError(
             f"this turn would make the conversation {num_tokens} tokens long, but the context of the model holds "
-            f"{context}: start again (/clear) or drop old turns"
+            f"{context}"
         )
     return context - num_tokens
 

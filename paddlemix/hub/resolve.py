@@ -34,6 +34,7 @@ PADDLE_STORE = ("COMMUNITY_MODEL_PREFIX", "https://bj.bcebos.com/paddlenlp/model
 HUGGING_FACE = ("HF_ENDPOINT", "https://huggingface.co")
 MODEL_SCOPE = ("MODELSCOPE_DOMAIN", "https://www.modelscope.cn")
 OWN_STORE = "PADDLEMIX_HUB_URL"
+EXPECTED = "give the path of a model folder, or the name of a model on a hub (owner/model)"
 Hub = Store | HuggingFace
 _IS_OFFLINE: ContextVar[bool] = ContextVar("_IS_OFFLINE", default=False)
 
@@ -58,9 +59,13 @@ def resolve(
     Raises HubError with the places that were tried.
     """
     path = Path(os.path.expanduser(name_or_path))  # pathlib's raises for a user that does not exist
+    name = str(name_or_path)
+    if not name:
+        raise HubError(f"the path of the model is empty: {EXPECTED}")
+    if path.is_file():
+        raise HubError(f"{path} is a file, not a folder: {EXPECTED}")
     if path.exists():
         return path
-    name = str(name_or_path)
     if not is_name(name):
         raise _no_folder(path)
     if revision is not None and (not REVISION.fullmatch(revision) or ".." in revision):
@@ -101,10 +106,8 @@ def is_name(text: str) -> bool:
 
 
 def _no_folder(path: Path) -> HubError:
-    return HubError(
-        f"model folder {path} does not exist (looked for {path.absolute()}): give the path of a model folder, or the "
-        "name of a model on a hub (owner/model)"
-    )
+    looked = "" if path.is_absolute() else f" (looked for {path.absolute()})"
+    return HubError(f"model folder {path} does not exist{looked}: {EXPECTED}")
 
 
 def _not_found(name: str, tried: list[str]) -> HubError:

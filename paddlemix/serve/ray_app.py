@@ -156,7 +156,7 @@ def serve_on_ray(settings: ServeSettings, cluster: RaySettings, host: str = HOST
     import ray
     from ray import serve
 
-    from .web_server import address_of, open_socket
+    from .listener import address_of, open_socket
 
     open_socket(settings.host, settings.port).close()  # for a clear error if the port is taken
     stopped = threading.Event()

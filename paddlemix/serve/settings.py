@@ -73,4 +73,5 @@ class ServeSettings:
 
 def default_name(model_path: str) -> str:
     """Return the name of a model that its owner has not named: the last part of its path, or of its name on a hub."""
-    return "tiny" if model_path == BUNDLED_MODEL else Path(model_path).resolve().name
+    path = Path(model_path).resolve()
+    return "tiny" if path == Path(BUNDLED_MODEL).resolve() else path.name

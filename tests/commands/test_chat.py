@@ -128,6 +128,13 @@ def test_empty_query_or_a_missing_image_is_an_error(run_chat):
     assert code == 1 and output == "" and "/absent.png" in errors
 
 
+def test_question_that_is_too_long_gets_advice_that_fits(run_chat):
+    text = "word " * tiny_folder.CONTEXT
+    code, output, errors = run_chat(options=["--query", text])
+    assert code == 1 and output == "" and "shorten the question" in errors and "/clear" not in errors
+    assert "(not sent: " in (typed := run_chat(text)[1]) and ": /clear starts again)" in typed
+
+
 def test_images_of_options_and_commands_add_up(parts, run_chat, image, tmp_path):
     other = str(tiny_folder.save_image(tmp_path / "b.png", 2))
     options = ["--temperature", "0", "--image-file", image]

@@ -173,6 +173,62 @@ def test_the_page_says_why_there_is_no_answer_and_tries_again():
             assert caught.value.code == 503 and text in body and 'http-equiv="refresh"' in body
 
 
+def test_without_a_worker_the_api_gives_an_error_in_openais_shape():
+    with page(lambda: "") as front:
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(f"{front}/v1/chat/completions", b"x" * 3_000_000, timeout=5)
+        error = json.loads(caught.value.read())["error"]
+        assert caught.value.code == 503 and caught.value.headers["Retry-After"]
+        assert (error["type"], error["code"]) == ("unavailable_error", "no_worker")
+
+
+def test_reasons_have_no_names_or_numbers_of_errors():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        closed = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    with pytest.raises(ValueError, match="/list_models does not answer: Connection refused$"):
+        worker_for_page(closed)
+    with page(lambda: closed) as front, pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(front, timeout=5)
+    body = caught.value.read().decode()
+    assert f"the worker {closed} cannot be reached" in body and "color-scheme: light dark" in body
+
+
+def test_the_log_says_when_a_worker_comes_and_goes(capsys):
+    clock = Clock()
+    registry = WorkerRegistry(clock=clock)
+    for _ in range(2):
+        registry.register(A, ("m",))
+    clock.now = SECONDS_TO_LOSS + 1
+    for _ in range(2):
+        registry.forget_lost()
+    assert capsys.readouterr().err.splitlines() == [
+        f"paddlemix: worker {A} is registered, with m",
+        f"paddlemix: worker {A} is gone: no sign of it for 30 seconds",
+    ]
+    with socket.create_server(("127.0.0.1", 0)) as listener, page(lambda: next(answers)) as front:
+        here = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        answers = iter(["", "", here, here])
+        for _ in range(4):
+            with pytest.raises(OSError):
+                urllib.request.urlopen(front, timeout=0.3)
+    said = [line.removeprefix("paddlemix: ") for line in capsys.readouterr().err.splitlines()]
+    assert said == ["no worker answers: none is registered; start model_worker", f"the worker {here} answers"]
+
+
+def test_the_controller_says_in_a_browser_what_it_is():
+    with controller() as url, urllib.request.urlopen(url, timeout=5) as answer:
+        found = json.loads(answer.read())
+        assert found["models"] == [] and "controller of LLaVA's demo" in found["about"]
+
+
+@pytest.mark.parametrize("name", ["controller", "gradio_web_server"])
+def test_a_busy_port_is_told_in_the_words_of_serve(name):
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        port = str(busy.getsockname()[1])
+        code, errors = script_output(name, "--host", "127.0.0.1", "--port", port)
+    assert code == 1 and f"error: port {port} of 127.0.0.1 is in use: stop the program" in errors
+
+
 def test_a_connection_that_ends_is_ended_at_the_worker():
     with socket.create_server(("127.0.0.1", 0)) as listening:
         address = f"http://127.0.0.1:{listening.getsockname()[1]}"

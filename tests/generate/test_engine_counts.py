@@ -118,7 +118,7 @@ def test_places_in_bytes_are_those_of_the_cache(parts):
         assert places_in(parts[0], cache.num_bytes + 1) == number
         if number > 128:
             assert places_in(parts[0], cache.num_bytes - 1) == number - 1
-    with pytest.raises(ValueError, match=r"1000 bytes of cache hold 2 places of this model.* at least 49152"):
+    with pytest.raises(ValueError, match=r"GB of cache hold 2 places of this model.* at least 0.000046 GB"):
         places_in(parts[0], 1000)
 
 

@@ -11,8 +11,10 @@ from paddlemix.serve.workers import pool
 
 
 def fake_pool(options, limits, num_workers):
-    """Return a backend that takes so many seconds for a piece, or cannot start if that is negative."""
+    """Return a backend that takes so many seconds for a piece; with -1 it cannot start, with -2 it starts forever."""
     seconds = float(sys.argv[1])
+    if seconds == -2:
+        return FakeBackend(start_seconds=3600)
     if seconds < 0:
         return FakeBackend(start_error=ValueError("the device is not there"))
     return FakeBackend(seconds=seconds)

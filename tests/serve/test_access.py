@@ -57,6 +57,30 @@ def test_refusals_are_counted_by_reason(keyed):
     assert 'reason="invalid_api_key"' in text and 'reason="origin_refused"' in text
 
 
+def test_refused_requests_have_a_line_in_the_log_and_a_counter_but_never_the_key():
+    lines = []
+    with fake_server(api_keys=("right-key",), log_lines=lines) as (address, _):
+        wrong, right = ({"Authorization": f"Bearer {key}"} for key in ("wrong-key", "right-key"))
+        request("POST", address + CHAT, json=question(), headers=wrong)
+        request("GET", address + "/v1/models", headers={"Origin": "https://evil.example"})
+        request("GET", address + "/nowhere?key=wrong-key")
+        request("GET", address + CHAT, headers=right)
+        request("POST", address + CHAT, json={**question(), "model": "other-model"}, headers=right)
+        request("GET", address + "/v1/models", headers=right)
+        text = request("GET", address + "/metrics").data.decode()
+    ends = [line.partition("path=")[2].partition(" stream=")[0] for line in lines]
+    assert ends == [
+        f"{CHAT} status=401 error=invalid_api_key",
+        "/v1/models status=403 error=origin_refused",
+        "/nowhere status=404 error=unknown_path",
+        f"{CHAT} status=405 error=method_not_allowed",
+        f"{CHAT} status=404 error=model_not_found",
+    ]
+    assert "-key" not in "".join(lines)
+    for line in ends:
+        assert f'reason="{line.partition("error=")[2]}"}} 1.0' in text
+
+
 def test_health_ready_metrics_and_page_need_no_key(keyed):
     for path in ("/health", "/ready", "/metrics", "/openapi.json"):
         assert request("GET", keyed + path).status == 200

@@ -104,10 +104,17 @@ def test_jobs_are_refused_when_as_many_wait_as_may(in_worker, in_queue, is_refus
 def test_jobs_of_many_answers_fill_the_queue_as_many_jobs_do():
     dispatch = Dispatch(8, 64)
     dispatch.queue.extend(open_job(num_answers=16) for _ in range(4))
-    with pytest.raises(ApiError, match="64 answers wait, at most 64 may"):
+    with pytest.raises(ApiError, match="64 answers of all requests wait, at most 64 may"):
         dispatch.check_room([FakeDesk(0, *[1] * 8)])
     dispatch.queue.pop()
     dispatch.check_room([FakeDesk(0, *[1] * 8)])
+
+
+def test_one_answer_that_waits_is_told_in_the_singular():
+    dispatch = Dispatch(1, 1)
+    dispatch.queue.append(open_job())
+    with pytest.raises(ApiError, match="busy: 1 answer of all requests waits, at most 1 may"):
+        dispatch.check_room([FakeDesk(0, 1)])
 
 
 def test_time_to_retry_follows_the_jobs_and_stays_within_a_minute():

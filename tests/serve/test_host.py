@@ -357,9 +357,10 @@ def test_shorter_context_is_told_and_kept():
     [
         ({"max_model_len": 2048}, "max-model-len is 2048, but the context of the model holds 1024"),
         ({"max_model_len": 1024, "cache_bytes": 1 << 20}, "max-model-len is 1024, but the cache holds 256"),
-        ({"cache_bytes": 1000}, "1000 bytes of cache hold 0 places"),
+        ({"cache_bytes": 1000}, "--cache-gb is too small: .* GB of cache hold 0 places"),
         ({"conv_mode": "vicuna_v2"}, "unknown chat template 'vicuna_v2'"),
         ({"device": "tpu"}, "device 'tpu' is not there"),
+        ({"device": "cuda:0"}, "device 'cuda:0' is not there: .* did you mean gpu, or gpu:0"),
         ({"model_path": Path("/nowhere/model")}, "/nowhere/model"),
     ],
 )

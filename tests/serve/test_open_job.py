@@ -102,3 +102,12 @@ def test_worker_gets_what_is_left_of_the_time_and_images_are_let_go():
     assert job.seconds == 20 and job.images and not open_job.job.images
     assert make(seconds=30.0).hand_over(1000.0).seconds == 0
     assert make().hand_over(110.0).seconds is None
+
+
+def test_time_limit_of_the_message_is_that_of_the_request():
+    for end in (OpenJob.fail_late, lambda job: job.put(Failed("j", 504, "not after 1.9996 seconds", code="timeout"))):
+        open_job = make(seconds=2.0)
+        open_job.hand_over(100.0004)
+        end(open_job)
+        (event,) = taken(open_job)
+        assert (event.status, event.message) == (504, "the answer was not complete after 2 seconds")

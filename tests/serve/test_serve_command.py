@@ -18,7 +18,9 @@ from live_server import chunks_of, question
 from paddlemix.cli import command_parser, main
 from paddlemix.commands import serve
 from paddlemix.serve.guards.access import all_keys, checked_origins
-from paddlemix.serve.web_server import address_of, open_socket
+from paddlemix.constants import BUNDLED_MODEL
+from paddlemix.serve.listener import address_of, open_socket
+from paddlemix.serve.settings import default_name
 
 SCRIPT = Path(__file__).with_name("fake_serve.py")
 
@@ -33,6 +35,16 @@ def start(*options, seconds=0.0):
     folders = os.pathsep.join((str(SCRIPT.parents[2]), str(SCRIPT.parent)))
     environment = {**os.environ, "PYTHONWARNINGS": "ignore", "PYTHONPATH": folders}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def unused_port():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+def wait_for_health(port):
+    retries = urllib3.Retry(connect=100, backoff_factor=0.05, backoff_max=0.1)
+    assert urllib3.PoolManager().request("GET", f"http://127.0.0.1:{port}/health", retries=retries).status == 200
 
 
 def address_in(process):
@@ -75,6 +87,11 @@ def test_options_become_settings(tmp_path):
     assert (model.dtype, model.quantization, model.conv_mode) == ("float16", "int8", "v0")
 
 
+def test_bundled_model_is_called_tiny_also_by_its_path(monkeypatch):
+    monkeypatch.chdir(Path(BUNDLED_MODEL).parent)
+    assert default_name("model") == default_name(BUNDLED_MODEL) == "tiny" and default_name("a/b") == "b"
+
+
 def test_defaults_are_a_loopback_server_of_the_tiny_model():
     found = settings_of()
     assert (found.host, found.port, found.names, found.api_keys) == ("127.0.0.1", 8000, ("tiny",), ())
@@ -90,16 +107,21 @@ def test_key_of_the_environment_counts_too(monkeypatch):
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        (["--api-key", "@/absent"], "/absent cannot be read"),
+        (["--api-key", "@/absent"], "the file of keys /absent does not exist"),
         (["--api-key", " "], "--api-key is empty"),
         (["--api-key", "a b"], "a key has spaces"),
         (["--allow-origins", "*"], "needs --api-key"),
         (["--allow-origins", "chat.example.com"], "expected an origin"),
-        (["--load-8bit", "--load-4bit"], "not both"),
-        (["--max-body", "much"], "'much' is not understood"),
+        (["--load-8bit", "--load-4bit"], "not both: give one of --load-8bit and --load-4bit"),
+        (["--max-body", "much"], "--max-body is 'much': expected a size, as 64MB"),
         (["--model-path", "/absent/model"], "/absent/model"),
         (["--host", "192.0.2.1"], "is no address of this machine"),
         (["--port", "70000"], "--port 70000 is no port"),
+        (["--replicas", "2"], "--replicas needs --ray; did you mean --workers"),
+        (["--max-replicas", "2"], "--max-replicas needs --ray"),
+        (["--ray-address", "a:1"], "--ray-address needs --ray"),
+        (["--model-path", __file__], "test_serve_command.py is a file, not a folder"),
+        (["--model-path", ""], "the path of the model is empty"),
     ],
 )
 def test_wrong_options_are_one_line(options, text, capsys):
@@ -108,11 +130,30 @@ def test_wrong_options_are_one_line(options, text, capsys):
     assert len(lines) == 1 and lines[0].startswith("error: ") and text in lines[0]
 
 
-@pytest.mark.parametrize("options", [["--max-running", "0"], ["--request-timeout", "nan"], ["--workers", "x"]])
-def test_numbers_out_of_range_are_refused(options, capsys):
+@pytest.mark.parametrize(
+    ("option", "value", "text"),
+    [
+        ("--max-running", "0", "0 is too small: expected at least 1"),
+        ("--workers", "x", "expected a whole number, found 'x'"),
+        ("--port", "abc", "expected a whole number, found 'abc'"),
+        ("--max-model-len", "1", "1 is too small: expected at least 16"),
+        ("--request-timeout", "nan", "expected a number above 0, found 'nan'"),
+        ("--cache-gb", "much", "expected a number above 0, found 'much'"),
+        ("--allow-image-urls", "http://a.com/x", "expected a host, as a.com, found the URL or path 'http://a.com/x'"),
+    ],
+)
+def test_values_that_no_option_takes_are_refused_in_words(option, value, text, capsys):
     with pytest.raises(SystemExit):
-        main(["serve", *options])
-    assert options[0] in capsys.readouterr().err
+        main(["serve", option, value])
+    assert f"argument {option}: {text}" in capsys.readouterr().err
+
+
+def test_key_that_is_the_name_of_a_file_is_said_to_be_one(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "secret").write_text("alpha\n")
+    assert all_keys(["secret"]) == all_keys(["@secret"]) == ("alpha",)
+    printed = capsys.readouterr().err
+    assert printed.count("--api-key names a file: the 1 key in it") == 1 and "secret" not in printed
 
 
 def test_busy_port_is_found_before_the_model_is_looked_for(capsys):
@@ -125,7 +166,7 @@ def test_busy_port_is_found_before_the_model_is_looked_for(capsys):
 def test_missing_extra_is_one_line_with_the_command(monkeypatch, capsys):
     monkeypatch.setattr(serve, "PACKAGES", ("fastapi", "no_such_package"))
     assert main(["serve"]) == 1
-    assert "pip install 'paddlemix[serve]'" in capsys.readouterr().err
+    assert "pip install -r requirements-serve.txt" in capsys.readouterr().err
 
 
 def test_origins_are_kept_without_a_slash():
@@ -174,10 +215,24 @@ def test_second_interrupt_ends_at_once():
         "POST", address + "/v1/chat/completions", json=question(stream=True), preload_content=False
     )
     process.send_signal(signal.SIGINT)
-    assert "Ctrl-C again stops at once" in process.stderr.readline()
+    assert "stopping: 1 running request may take 30 s; Ctrl-C again stops at once" in process.stderr.readline()
     process.send_signal(signal.SIGINT)
-    assert process.wait(2) == 130
+    assert process.wait(2) == 130 and "stopped at once: 1 request broken off" in process.stderr.read()
     response.close()
+
+
+def test_idle_server_stops_without_words_of_answers():
+    process = start()
+    address_in(process)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(10) == 0 and process.stderr.read() == "paddlemix: stopping\n"
+
+
+def test_interrupt_while_the_model_is_loaded_is_130():
+    process = start("--port", str(free_port := unused_port()), seconds=-2)
+    wait_for_health(free_port)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(10) == 130 and process.stderr.read() == "stopped\n"
 
 
 def test_model_that_cannot_be_loaded_is_one_line():

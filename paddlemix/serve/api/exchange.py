@@ -57,6 +57,7 @@ class Exchange:
         if not self._is_open:
             return
         self._is_open = False
+        self._request.state.is_logged = True
         self.body.release()
         record = self._record(status, error)
         metrics = self.serving.metrics

@@ -150,7 +150,7 @@ def _grammar(value: Any, info: ModelInfo, limits: Limits) -> Grammar | None:
         raise _wrong(
             "response_format",
             f"response_format {kind} needs llguidance, which this server lacks: its owner can add it with pip install "
-            "'paddlemix[structured]'",
+            "-r requirements-structured.txt, or the extra `structured` of paddlemix",
             "unsupported_parameter",
         )
     return grammar

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from ...terminal.log import notice
+from ...terminal.sizes import plural
+
 KEY_VARIABLE = "PADDLEMIX_API_KEY"
 
 
@@ -29,11 +32,17 @@ def _keys_of(word: str) -> list[str]:
         return [word.strip()]
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"the file of keys {path} cannot be read: {error}") from None
+    except FileNotFoundError:
+        raise ValueError(f"the file of keys {path} does not exist") from None
+    except OSError as error:
+        raise ValueError(f"the file of keys {path} cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"the file of keys {path} is no UTF-8 text: expected a key on each line") from None
     keys = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
     if not keys:
         raise ValueError(f"the file of keys {path} has no key: expected one on each line")
+    if not word.startswith("@"):  # the word may be meant as a key, so it is not repeated
+        notice(f"--api-key names a file: the {plural(len(keys), 'key')} in it open the server, not the name itself")
     return keys
 
 

@@ -16,11 +16,7 @@ async def check_key(request: Request) -> None:
     """Raise ApiError 401 unless the request has one of the server's keys, if it has any."""
     serving = serving_of(request)
     if serving.settings.api_keys:
-        try:
-            _check(request, serving.settings.api_keys)
-        except ApiError as error:
-            serving.metrics.rejected(error.code)
-            raise
+        _check(request, serving.settings.api_keys)
 
 
 def _check(request: Request, keys: Sequence[str]) -> None:

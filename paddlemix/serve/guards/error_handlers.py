@@ -29,6 +29,7 @@ def error_response(error: ApiError) -> JSONResponse:
 
 
 async def _answer_api_error(request: Request, error: ApiError) -> JSONResponse:
+    request.state.refusal = error  # for the log and the counters, see `request_scope`
     return error_response(error)
 
 
@@ -37,9 +38,8 @@ async def _answer_http_error(request: Request, error: HTTPException) -> JSONResp
     messages = {404: f"there is no {place}: /openapi.json lists all paths", 405: f"{place} is not supported here"}
     codes = {404: "unknown_path", 405: "method_not_allowed"}
     message = messages.get(error.status_code, str(error.detail))
-    return error_response(
-        ApiError(error.status_code, message, code=codes.get(error.status_code), headers=error.headers)
-    )
+    answer = ApiError(error.status_code, message, code=codes.get(error.status_code), headers=error.headers)
+    return await _answer_api_error(request, answer)
 
 
 async def _answer_wrong_query(request: Request, error: RequestValidationError) -> JSONResponse:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 import traceback
 import uuid
 
@@ -12,11 +13,14 @@ from starlette.datastructures import Headers, MutableHeaders
 
 from ...terminal.log import notice
 from ..errors import ApiError
+from ..monitor.request_log import RequestRecord
 from ..serving import Serving
 from .body_limit import ClientGone
 from .origins import OriginRules
 
 ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+REFUSED = (401, 403, 404, 405)  # statuses of requests that are refused before they are read
+MAX_PATH = 200  # characters in the log
 
 
 class RequestScope:
@@ -34,7 +38,7 @@ class RequestScope:
         sent = headers.get("x-request-id", "")
         request_id = sent if ID.fullmatch(sent) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
-        answer = _Answer(send, request_id)
+        answer, started = _Answer(send, request_id), time.monotonic()
         try:
             await self._respond(scope, receive, answer, headers)
         except ClientGone:
@@ -42,6 +46,7 @@ class RequestScope:
         finally:
             if answer.status is not None:
                 self._serving.metrics.http_answered(answer.status, _template(scope))
+                self._note_refusal(scope, answer, time.monotonic() - started)
 
     async def _respond(self, scope, receive, answer: _Answer, headers: Headers) -> None:
         try:
@@ -50,7 +55,7 @@ class RequestScope:
         except ClientGone:
             raise
         except ApiError as error:  # of the rules
-            self._serving.metrics.rejected(error.code)
+            scope["state"]["refusal"] = error
             await JSONResponse(error.body, error.status, error.headers)(scope, receive, answer.send)
         except Exception:
             request_id = answer.request_id
@@ -58,6 +63,24 @@ class RequestScope:
             if answer.status is None:
                 error = ApiError(500, f"the server failed; its log has the reason under the request id {request_id}")
                 await JSONResponse(error.body, 500)(scope, receive, answer.send)
+
+    def _note_refusal(self, scope, answer: _Answer, seconds: float) -> None:
+        """Log and count a request that was refused before it became an exchange, which logs itself."""
+        state, client = scope["state"], scope.get("client")
+        refusal = state.get("refusal")
+        if refusal is None or answer.status not in REFUSED or state.get("is_logged", False):
+            return
+        self._serving.metrics.rejected(refusal.code or refusal.type)
+        self._serving.log.write(
+            RequestRecord(
+                id=answer.request_id,
+                path=scope["path"][:MAX_PATH],
+                client=client[0] if client else "",
+                status=answer.status,
+                error_code=refusal.code or refusal.type,
+                total_seconds=seconds,
+            )
+        )
 
 
 class _Answer:

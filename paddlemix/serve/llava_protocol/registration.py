@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from typing import Any
+from urllib.error import URLError
 from urllib.request import ProxyHandler, Request, build_opener
 
 from ...terminal.log import notice
@@ -21,7 +22,13 @@ def post(url: str, data: Any) -> Any:
         with build_opener(ProxyHandler({})).open(request, timeout=SECONDS) as answer:  # not through a proxy
             return json.loads(answer.read())
     except (OSError, ValueError) as error:
-        raise ValueError(f"{url} does not answer: {error}") from None
+        raise ValueError(f"{url} does not answer: {_plain(error)}") from None
+
+
+def _plain(error: Exception) -> str:
+    """Return what is wrong with a connection in words, without the number of an error."""
+    reason = error.reason if isinstance(error, URLError) else error
+    return (reason.strerror if isinstance(reason, OSError) else None) or str(reason)
 
 
 def worker_for_page(controller: str) -> str:

@@ -15,6 +15,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
+from ...terminal.log import notice
+from ..listener import open_socket
+
 DISPATCH_METHODS = ("lottery", "shortest_queue")
 SECONDS_TO_LOSS = 30.0  # without a heartbeat, as in LLaVA; workers send one every HEARTBEAT_SECONDS
 HEARTBEAT_SECONDS = 15.0
@@ -46,7 +49,10 @@ class WorkerRegistry:
         if parts.scheme != "http" or not parts.hostname or parts.path.strip("/") or parts.query or parts.username:
             raise ValueError(f"the address of a worker is {address!r}: expected http://HOST:PORT")
         with self._lock:
+            is_new = address not in self._entries
             self._entries[address] = Entry(models, num_open, self._clock())
+        if is_new:
+            notice(f"worker {address} is registered, with {', '.join(models)}")
 
     def beat(self, address: str, num_open: int) -> bool:
         """Note that a worker lives; return whether it is known. One that is not has to register."""
@@ -58,14 +64,14 @@ class WorkerRegistry:
 
     def models(self) -> list[str]:
         """Return the names of all models."""
+        self.forget_lost()
         with self._lock:
-            self._forget()
             return sorted({model for entry in self._entries.values() for model in entry.models})
 
     def address_for(self, model: str) -> str:
         """Return the address of a worker with a model, "" if there is none."""
+        self.forget_lost()
         with self._lock:
-            self._forget()
             found = {address: entry for address, entry in self._entries.items() if model in entry.models}
             if not found:
                 return ""
@@ -75,18 +81,34 @@ class WorkerRegistry:
             found[address].num_open += 1
             return address
 
-    def _forget(self) -> None:
+    def forget_lost(self) -> None:
+        """Forget workers that have sent no heartbeat for too long."""
         end = self._clock() - SECONDS_TO_LOSS
-        self._entries = {address: entry for address, entry in self._entries.items() if entry.seen >= end}
+        with self._lock:
+            lost = [address for address, entry in self._entries.items() if entry.seen < end]
+            for address in lost:
+                del self._entries[address]
+        for address in lost:
+            notice(f"worker {address} is gone: no sign of it for {SECONDS_TO_LOSS:.0f} seconds")
 
 
 def controller_server(registry: WorkerRegistry, host: str, port: int) -> ThreadingHTTPServer:
-    """Return an HTTP server for a registry; `serve_forever` runs it. Raises OSError if the port is taken."""
+    """Return an HTTP server for a registry; `serve_forever` runs it. Raises ValueError if the port cannot be used."""
 
     class Handler(_Handler):
         routes = _routes(registry)
 
-    return ThreadingHTTPServer((host, port), Handler)
+    class Server(ThreadingHTTPServer):
+        def service_actions(self) -> None:
+            registry.forget_lost()
+
+    server = Server((host, port), Handler, bind_and_activate=False)
+    server.socket.close()
+    server.socket = open_socket(host, port)
+    server.server_address = server.socket.getsockname()
+    server.server_name, server.server_port = host, server.server_address[1]
+    server.server_activate()
+    return server
 
 
 def _routes(registry: WorkerRegistry) -> Mapping[str, Callable[[Mapping[str, Any]], Any]]:
@@ -106,6 +128,12 @@ def _routes(registry: WorkerRegistry) -> Mapping[str, Callable[[Mapping[str, Any
 class _Handler(BaseHTTPRequestHandler):
     routes: Mapping[str, Callable[[Mapping[str, Any]], Any]]
     timeout = 10.0  # seconds for a request
+
+    def do_GET(self) -> None:
+        if self.path != "/":
+            return self._reply(404, {"error": f"there is no GET {self.path} here"})
+        about = "the controller of LLaVA's demo: model_worker registers here, gradio_web_server has the page"
+        self._reply(200, {"about": about, **self.routes["/list_models"]({})})
 
     def do_POST(self) -> None:
         length = self.headers.get("Content-Length", "0")

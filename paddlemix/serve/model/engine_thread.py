@@ -123,7 +123,7 @@ class EngineThread:
             works = list(self._works.values())
         for work in works:
             if work.is_late:
-                work.fail(504, f"the answer was not complete after {work.job.seconds:g} seconds", code="timeout")
+                work.fail(504, f"the answer was not complete after {work.job.seconds:.3g} seconds", code="timeout")
         over = [work for work in works if work.is_over]
         if not over:
             return

@@ -47,7 +47,10 @@ def new_engine(model, options: ModelOptions) -> Engine:
     if options.cache_bytes is not None:
         # As much again for what has left the cache, most of it for keys and values.
         prefix_bytes, feature_bytes = options.cache_bytes * 3 // 4, options.cache_bytes // 4
-        max_places = places_in(model, options.cache_bytes)
+        try:
+            max_places = places_in(model, options.cache_bytes)
+        except ValueError as error:
+            raise ValueError(f"--cache-gb is too small: {error}") from None
     features = FeatureStore(feature_bytes)
     return Engine(
         model, max_slots=options.max_running, max_places=max_places, prefix_bytes=prefix_bytes, features=features

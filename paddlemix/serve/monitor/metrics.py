@@ -95,6 +95,11 @@ class Metrics:
         """Count a request to the model that has arrived and was not rejected at once."""
         self._num_started += 1
 
+    @property
+    def num_open(self) -> int:
+        """Requests to the model that have arrived and are not over."""
+        return self._num_started - self._num_ended
+
     def token_gap(self, seconds: float) -> None:
         """Count the time between two pieces of an answer."""
         self._histograms["inter_token_latency_seconds"].observe(seconds)
@@ -144,7 +149,7 @@ class Metrics:
         gauges = {
             "num_requests_running": ("Sequences that are computed.", status.num_running),
             "num_requests_waiting": ("Sequences that wait, or whose images are decoded.", status.num_waiting),
-            "num_requests_open": ("Requests that have arrived and are not over.", self._num_started - self._num_ended),
+            "num_requests_open": ("Requests that have arrived and are not over.", self.num_open),
             "kv_cache_usage_perc": ("Part of the cache that running sequences use, 0 to 1.", _mean_usage(workers)),
             "worker_memory_bytes": (
                 "Resident memory of the processes with the model.",

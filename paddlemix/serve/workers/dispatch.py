@@ -7,6 +7,7 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable
 from typing import Protocol
 
+from ...terminal.sizes import plural
 from ..errors import ApiError
 from .open_job import OpenJob
 
@@ -54,7 +55,8 @@ class Dispatch:
         seconds = self.retry_seconds(num_waiting, len(desks))
         raise ApiError(
             429,
-            f"the server is busy: {num_waiting} answers wait, at most {self.max_queue} may; try again in {seconds} s",
+            f"the server is busy: {plural(num_waiting, 'answer')} of all requests wait{'s' * (num_waiting == 1)}, at "
+            f"most {self.max_queue} may; try again in {seconds} s",
             code="queue_full",
             headers={"Retry-After": str(seconds)},
         )

@@ -87,6 +87,7 @@ class Keeper:
             notice(f"worker {self.number} ended ({how}) and is started again in {seconds:g} s")
             await asyncio.sleep(seconds)
             self.num_restarts += 1
+            notice(f"worker {self.number} loads the model again")
 
     def submit(self, open_job: OpenJob) -> None:
         """Have the worker answer a job."""

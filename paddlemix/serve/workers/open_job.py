@@ -37,6 +37,8 @@ class OpenJob:
         """Add an event; what comes after the last one is ignored."""
         if self.is_done:
             return
+        if isinstance(event, Failed) and event.code == "timeout":
+            event = replace(event, message=self._late)  # the worker knows only what was left of the time
         if isinstance(event, Delta):
             self._put_delta(event)
         else:
@@ -51,6 +53,14 @@ class OpenJob:
     def fail(self, status: int, code: str, message: str) -> None:
         """End the job with an error that is the server's, not the client's."""
         self.put(Failed(self.job.id, status, message, "timeout_error" if status == 504 else "server_error", code=code))
+
+    def fail_late(self) -> None:
+        """End the job since its time is over."""
+        self.fail(504, "timeout", self._late)
+
+    @property
+    def _late(self) -> str:
+        return f"the answer was not complete after {self.job.seconds:g} seconds"
 
     async def next(self) -> JobEvent | None:
         """Wait for an event; None after the last one."""

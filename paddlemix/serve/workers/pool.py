@@ -151,7 +151,7 @@ class Pool:
         if keeper is not None and time.monotonic() < open_job.arrived + open_job.job.seconds + self.patience.late:
             open_job.timer = loop.call_later(self.patience.late, self._miss_limit, open_job)
             return
-        open_job.fail(504, "timeout", f"the answer was not complete after {open_job.job.seconds:g} s")
+        open_job.fail_late()
         if keeper is not None:
             keeper.note_timeout()
             keeper.cancel(open_job)
