@@ -17,8 +17,8 @@ from live_server import chunks_of, question
 
 from paddlemix.cli import command_parser, main
 from paddlemix.commands import serve
-from paddlemix.serve.guards.access import all_keys, checked_origins
 from paddlemix.constants import BUNDLED_MODEL
+from paddlemix.serve.guards.access import all_keys, checked_origins
 from paddlemix.serve.listener import address_of, open_socket
 from paddlemix.serve.settings import default_name
 
@@ -43,7 +43,7 @@ def unused_port():
 
 
 def wait_for_health(port):
-    retries = urllib3.Retry(connect=100, backoff_factor=0.05, backoff_max=0.1)
+    retries = urllib3.Retry(100, backoff_factor=0.05, backoff_max=0.1)
     assert urllib3.PoolManager().request("GET", f"http://127.0.0.1:{port}/health", retries=retries).status == 200
 
 
@@ -148,12 +148,12 @@ def test_values_that_no_option_takes_are_refused_in_words(option, value, text, c
     assert f"argument {option}: {text}" in capsys.readouterr().err
 
 
-def test_key_that_is_the_name_of_a_file_is_said_to_be_one(tmp_path, monkeypatch, capsys):
+def test_key_that_is_the_name_of_a_file_is_said_to_be_one(tmp_path, monkeypatch, caplog):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "secret").write_text("alpha\n")
     assert all_keys(["secret"]) == all_keys(["@secret"]) == ("alpha",)
-    printed = capsys.readouterr().err
-    assert printed.count("--api-key names a file: the 1 key in it") == 1 and "secret" not in printed
+    (printed,) = caplog.messages
+    assert "--api-key names a file: the 1 key in it" in printed and "secret" not in printed
 
 
 def test_busy_port_is_found_before_the_model_is_looked_for(capsys):
