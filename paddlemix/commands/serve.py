@@ -77,8 +77,8 @@ def cluster_of(arguments: argparse.Namespace) -> RaySettings:
     from ..serve.cluster.ray_settings import RaySettings
 
     return RaySettings(
-        num_replicas=arguments.replicas or 1,
-        min_replicas=arguments.min_replicas or 1,
+        num_replicas=arguments.replicas,
+        min_replicas=arguments.min_replicas,
         max_replicas=arguments.max_replicas,
         address=arguments.ray_address,
     )

@@ -101,10 +101,8 @@ def add_cluster_options(parser: argparse.ArgumentParser) -> None:
     """Add how several machines share the work."""
     group = parser.add_argument_group("several machines")
     group.add_argument("--ray", action="store_true", help="answer with replicas of a Ray cluster in place of workers")
-    group.add_argument("--replicas", type=whole(1), default=None, metavar="N", help="with --ray (default: 1)")
-    group.add_argument(
-        "--min-replicas", type=whole(1), default=None, metavar="N", help="with --max-replicas (default: 1)"
-    )
+    group.add_argument("--replicas", type=whole(1), default=1, metavar="N", help="with --ray (default: 1)")
+    group.add_argument("--min-replicas", type=whole(1), default=1, metavar="N", help="with --max-replicas (default: 1)")
     group.add_argument(
         "--max-replicas", type=whole(1), default=None, metavar="N", help="let Ray choose, by load, up to this many"
     )
@@ -116,13 +114,13 @@ def add_cluster_options(parser: argparse.ArgumentParser) -> None:
 def check_cluster(arguments: argparse.Namespace) -> None:
     """Raise ValueError for an option of --ray without it, which would change nothing."""
     given = {
-        "--replicas": arguments.replicas,
-        "--min-replicas": arguments.min_replicas,
-        "--max-replicas": arguments.max_replicas,
-        "--ray-address": arguments.ray_address,
+        "--replicas": arguments.replicas != 1,
+        "--min-replicas": arguments.min_replicas != 1,
+        "--max-replicas": arguments.max_replicas is not None,
+        "--ray-address": arguments.ray_address is not None,
     }
-    for option, value in given.items():
-        if value is not None and not arguments.ray:
+    for option, is_given in given.items():
+        if is_given and not arguments.ray:
             hint = "" if option == "--ray-address" else "; did you mean --workers, the processes on this machine?"
             raise ValueError(f"{option} needs --ray{hint}")
 
