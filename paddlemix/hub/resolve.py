@@ -62,8 +62,6 @@ def resolve(
     name = str(name_or_path)
     if not name:
         raise HubError(f"the path of the model is empty: {EXPECTED}")
-    if path.is_file():
-        raise HubError(f"{path} is a file, not a folder: {EXPECTED}")
     if path.exists():
         return path
     if not is_name(name):

@@ -167,8 +167,11 @@ def test_models_that_are_not_supported_are_refused_with_the_reason(hf_copy, chan
         load_model(hf_copy, device="cpu")
 
 
-def test_missing_folder_names_where_it_was_looked_for(tmp_path):
-    with pytest.raises(CheckpointError, match=r"does not exist \(looked for /.*nowhere\)"):
+def test_missing_folder_names_where_it_was_looked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match=r"nowhere does not exist \(looked for /.*nowhere\)"):
+        load_model("./nowhere", device="cpu")
+    with pytest.raises(CheckpointError, match=r"/nowhere does not exist: give the path"):
         load_model(tmp_path / "nowhere", device="cpu")
 
 

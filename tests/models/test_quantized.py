@@ -146,7 +146,7 @@ def test_quantized_model_is_not_saved(tmp_path):
 
 def test_chat_refuses_both_switches_before_it_loads(capsys):
     assert main(["chat", "--load-8bit", "--load-4bit", "--model-path", "nowhere"]) == 1
-    assert "set one of load_in_8bit and load_in_4bit" in capsys.readouterr().err
+    assert "not both: give one of --load-8bit and --load-4bit" in capsys.readouterr().err
 
 
 def test_unknown_kinds_are_refused():

@@ -17,6 +17,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from paddlemix.data.sample import Batch
 from paddlemix.generate.engine import Engine
+from paddlemix.generate.passes import Passes
 from paddlemix.generate.sampling import SamplingParams
 from paddlemix.generate.sequence import Ending, Sequence
 from paddlemix.generate.session import ChatSession
@@ -179,7 +180,7 @@ def test_conversation_answers_as_one_that_reads_all_of_it_anew(monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Engine, "_logits", interrupted)  # the cache has been written to
+        patch.setattr(Passes, "_logits", interrupted)  # the cache has been written to
         session.ask("How many?")
     expected = answer_anew(session, "How many?", session.turns)
     assert session.ask("How many?") == expected

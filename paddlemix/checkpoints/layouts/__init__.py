@@ -45,6 +45,8 @@ def detect(folder: Folder) -> Layout:
     layout = find_layout(folder)
     if layout is not None:
         return layout
+    if folder.path.is_file():
+        raise CheckpointError(f"{folder} is a file, not a folder: give the path of a model folder")
     if not folder.path.is_dir():
         raise CheckpointError(
             f"model folder {folder} does not exist (looked for {folder.path.resolve()}): give the path of a downloaded "
