@@ -17,6 +17,7 @@ from .. import device as devices
 from ..hub.resolve import resolve
 from ..models.config import LlavaConfig
 from ..models.llava import Llava
+from ..models.parallel.cards import Cards
 from ..models.quantized import QuantizedLinear, quantize_layers, quantized_layers
 from ..ops.host_memory import new_memory
 from ..ops.quantize import check_kind
@@ -24,6 +25,7 @@ from ..tensor_files.copying import copy_into, widened
 from ..tensor_files.stored import CheckpointError, StoredTensor
 from ..tensor_files.transforms import contiguous
 from .layouts.shapes import misfits
+from .parts import cut_tensors
 from .quantized import to_codes
 from .source import AS_RECORDED, Source, open_source
 
@@ -39,6 +41,7 @@ def load_model(
     quantization: str | None = None,
     base_quantization: str | None = AS_RECORDED,
     model_class: type[Llava] = Llava,
+    cards: Cards | None = None,
 ) -> Llava:
     """Load a checkpoint of any layout, a partial one together with its base (adapters are merged).
 
@@ -47,6 +50,7 @@ def load_model(
     quantization: "int8" or "nf4" keeps the weights of the decoder's linear layers as codes (`models.quantized`), made
     one tensor at a time. Adapters are then not merged but kept in dtype. base_quantization: what the base's weights are
     rounded to before an adapter is merged, AS_RECORDED for the quantization in the adapter's training.
+    cards: those that share the decoder; this process then reads its part only.
     Raises CheckpointError with the lists of missing, unexpected and misshapen tensors.
     """
     check_kind(quantization)
@@ -55,7 +59,7 @@ def load_model(
     source = dataclasses.replace(source, merge_dtype="float32", base_quantization=base_quantization)
     devices.use_device(device)
     dtype = devices.choose_dtype(dtype, stored=source.config.dtype)
-    model = build_model(source.config, dtype, quantization, is_empty=True, model_class=model_class)
+    model = build_model(source.config, dtype, quantization, is_empty=True, model_class=model_class, cards=cards)
     fill(model, source.tensors, source.path)
     model.eval()
     return model
@@ -68,6 +72,7 @@ def build_model(
     *,
     is_empty: bool = False,
     model_class: type[Llava] = Llava,
+    cards: Cards | None = None,
 ) -> Llava:
     """Make a model whose parameters have `dtype` and are zero. Layers for codes are empty.
 
@@ -77,9 +82,9 @@ def build_model(
     paddle.set_default_dtype(dtype)
     try:
         if quantization is None and not is_empty:
-            return model_class(config)
+            return model_class(config, cards)
         with paddle.LazyGuard():  # so that weights that are replaced by codes are never allocated
-            model = model_class(config)
+            model = model_class(config, cards)
         if quantization is not None:
             quantize_layers(model.language_model, quantization)
         for parameter in () if is_empty else model.parameters():
@@ -90,12 +95,13 @@ def build_model(
 
 
 def fill(model: Llava, tensors: Mapping[str, StoredTensor], source: Path) -> None:
-    """Copy tensors into the parameters, or as codes into quantized layers.
+    """Copy tensors into the parameters, or as codes into quantized layers; of a cut model this card's parts.
 
-    The names and shapes must be those of the model. source: the folder, for messages. Raises CheckpointError.
+    The names and shapes must be those of the whole model. source: the folder, for messages. Raises CheckpointError.
     """
     parameters: dict[str, Any] = dict(model.named_parameters())
     parameters |= {f"{name}.weight": layer for name, layer in quantized_layers(model).items()}
+    tensors = cut_tensors(tensors, model.cards)
     if problems := misfits({name: tuple(slot.shape) for name, slot in parameters.items()}, tensors):
         raise CheckpointError(f"{source}: the weights do not fit the model: {'; '.join(problems)}")
     try:

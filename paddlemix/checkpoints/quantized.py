@@ -11,11 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..ops.quantize import Codes, dequantize, quantize
+from ..ops.quantize import Codes, cut, dequantize, quantize
 from ..tensor_files.stored import CheckpointError, StoredTensor
 from ..tensor_files.transforms import Derived, cast_values, contiguous, is_transposed, transposed
 from .adapters import Oriented
 from .changed_tensors import Factors, Merged, as_float32
+from .parts import Part
 
 QUANTIZED_NAME = re.compile(r"language_model\.layers\.\d+\.(self_attn|mlp)\.\w+_proj\.weight")
 
@@ -46,8 +47,16 @@ def _rounded(name: str, tensor: StoredTensor, is_swapped: bool, kind: str, dtype
 def to_codes(name: str, tensor: StoredTensor, kind: str) -> tuple[Codes, tuple[np.ndarray, np.ndarray] | None]:
     """Return the codes of a weight [in, out], and the factors left [in, r] and right [r, out] of an adapter on it.
 
-    Raises CheckpointError for values that are not finite.
+    A part is cut from the codes of the whole, which makes them those of a model on one card. Raises CheckpointError for
+    values that are not finite, and for codes that cannot be cut there.
     """
+    if isinstance(tensor, Part):
+        codes, factors = to_codes(name, tensor.sources[0], kind)
+        try:
+            codes = cut(codes, tensor.columns, tensor.rows)
+        except ValueError as error:
+            raise CheckpointError(f"{name}: {error}") from None
+        return codes, None if factors is None else (factors[0][tensor.rows], factors[1][:, tensor.columns])
     is_swapped = is_transposed(tensor)
     base, factors = _apart(tensor.sources[0] if is_swapped else tensor, kind)
     if factors is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +16,9 @@ from ..models.quantized import quantized_layers
 from ..output import write_json
 from ..tensor_files.shards import NUMPY_SAFETENSORS, parse_size, write_weights
 from ..tensor_files.stored import StoredTensor
+from .gathering import gathering
 from .layouts import own_folder as layout
+from .layouts.shapes import parameter_shapes
 from .output_folder import exchanged
 
 OURS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
@@ -31,11 +33,22 @@ def save_model(
 ) -> None:
     """Write weights and config.json to a folder. Files of another model there are replaced, see `exchanged`.
 
-    dtype: of the weights on disk, None for that of the model. Raises ValueError for a quantized model.
+    dtype: of the weights on disk, None for that of the model. All cards that share a model must call it; the first of
+    them writes. Raises ValueError for a quantized model.
     """
     _refuse_codes(model)
-    tensors, max_bytes = stored_parameters(dict(model.named_parameters()), dtype), parse_size(max_shard_size)
-    with exchanged(Path(path), None, is_replaced=OURS.fullmatch) as folder:
+    parameters, max_bytes = dict(model.named_parameters()), parse_size(max_shard_size)
+    with gathering(parameters, model.cards) as whole:
+        if whole is None:
+            return
+        shapes = {name: tuple(one.shape) for name, one in parameters.items()}
+        shapes |= {} if model.cards is None else parameter_shapes(model.config)
+        tensors = stored_parameters(parameters, dtype, shapes, whole)
+        _write(model, Path(path), tensors, max_bytes, dtype)
+
+
+def _write(model: Llava, path: Path, tensors: dict[str, StoredTensor], max_bytes: int, dtype: str | None) -> None:
+    with exchanged(path, None, is_replaced=OURS.fullmatch) as folder:
         write_weights(folder, "model", NUMPY_SAFETENSORS, tensors, max_bytes)
         save_config(model, folder, dtype)
 
@@ -57,16 +70,25 @@ def save_config(model: Llava, path: Path, dtype: str | None = None) -> None:
     write_json(path / "config.json", layout.config_json(dataclasses.replace(model.config, dtype=dtype)))
 
 
-def stored_parameters(parameters: Mapping[str, Tensor], dtype: str | None = None) -> dict[str, StoredTensor]:
+def stored_parameters(
+    parameters: Mapping[str, Tensor],
+    dtype: str | None = None,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    whole: Callable[[str], Tensor] | None = None,
+) -> dict[str, StoredTensor]:
     """Return parameters as tensors whose values are copied to the host when they are read.
 
-    dtype: None for that of each parameter. bfloat16 is read as its bits in uint16.
+    dtype: None for that of each parameter. bfloat16 is read as its bits in uint16. shapes, whole: the shapes of the
+    whole tensors and a function from a name to one of them; None where the parameters are whole.
     """
+    whole = parameters.__getitem__ if whole is None else whole
+    shapes = {name: tuple(one.shape) for name, one in parameters.items()} if shapes is None else shapes
     return {
-        name: StoredTensor(dtype or str(one.dtype).split(".")[-1], tuple(one.shape), partial(_read, one, dtype))
+        name: StoredTensor(dtype or str(one.dtype).split(".")[-1], shapes[name], partial(_read, whole, name, dtype))
         for name, one in parameters.items()
     }
 
 
-def _read(parameter: Tensor, dtype: str | None) -> np.ndarray:
+def _read(whole: Callable[[str], Tensor], name: str, dtype: str | None) -> np.ndarray:
+    parameter = whole(name)
     return (parameter if dtype is None else parameter.astype(dtype)).numpy()

@@ -21,6 +21,8 @@ from .image_features import arrange, check_tiles, place
 from .language.decoder import LanguageModel, scaled
 from .layers import ZERO, initialize
 from .loss import weighted_loss
+from .parallel.cards import Cards
+from .parallel.cuts import check_degree
 from .projector import build_projector
 from .vision.vit import VisionTower
 
@@ -31,6 +33,7 @@ class Llava(nn.Layer):
     neftune_alpha: above 0, embeddings of text get `neftune_noise` in training.
     is_sliced: each process stores a slice of every weight and gathers a layer when it is called (sharding stage 3). A
     loss then calls the same layers in the same order whatever the batch contains.
+    cards: those that share the decoder, each with a part of its weights; None for one card. The config is of the whole.
     weights_version: counts how often training started. What was computed with an earlier version is stale.
     engine: None, or what generates with this model (`generate.engine.engine_of`), until training starts.
     """
@@ -38,14 +41,17 @@ class Llava(nn.Layer):
     weights_version = 0
     engine = None
 
-    def __init__(self, config: LlavaConfig):
+    def __init__(self, config: LlavaConfig, cards: Cards | None = None):
         super().__init__()
         self.config = config
+        self.cards = cards
+        if cards is not None:
+            check_degree(config, cards.degree)
         self.neftune_alpha = 0.0
         self.is_sliced = False
         self.vision_tower = VisionTower(config.vision)
         self.projector = build_projector(config.projector_type, config.vision.hidden_size, config.language.hidden_size)
-        self.language_model = LanguageModel(config.language)
+        self.language_model = LanguageModel(config.language, cards)
         self.image_newline = None
         if config.has_image_newline:
             attribute = paddle.ParamAttr(initializer=ZERO)
@@ -143,8 +149,9 @@ class Llava(nn.Layer):
         if with_loss:
             if batch.labels is None:
                 raise ValueError("the batch has no labels and so no loss: collate samples encoded for training")
-            head, size = self.language_model.logits, self.config.language.vocab_size
-            return weighted_loss(hidden, batch.labels, loss_weights, head, size, is_once=self.is_sliced)
+            head, size = self.language_model.part_logits, self.config.language.vocab_size
+            options = {"is_once": self.is_sliced, "cards": self.cards}
+            return weighted_loss(hidden, batch.labels, loss_weights, head, size, **options)
         return self.language_model.logits(hidden)
 
     def loss(self, batch: Batch):

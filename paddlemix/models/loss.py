@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import paddle
@@ -11,12 +12,21 @@ from paddle.distributed.fleet.utils import recompute
 
 from ..constants import IGNORE_INDEX
 from ..device import bucketed_length
+from .parallel.cards import Cards
+from .parallel.vocabulary import cut_cross_entropy
 
 MAX_LOGITS = 1 << 26  # elements of float32 logits at a time: 256 MB
 
 
 def weighted_loss(
-    hidden, labels: np.ndarray, weights: np.ndarray | None, logits: Callable, vocab_size: int, *, is_once: bool = False
+    hidden,
+    labels: np.ndarray,
+    weights: np.ndarray | None,
+    logits: Callable,
+    vocab_size: int,
+    *,
+    is_once: bool = False,
+    cards: Cards | None = None,
 ):
     """Return the sum of weight * cross-entropy over the trained tokens, a scalar in float32.
 
@@ -24,7 +34,8 @@ def weighted_loss(
     None for the mean over the batch's trained tokens; logits: the head, [n, H] to [n, vocab_size]. The head is
     applied only to positions that predict a trained token. If their logits have more than MAX_LOGITS elements, it is
     applied to one part at a time, and again in the backward pass. is_once: call the head exactly once, even if nothing
-    is trained. A logit that is not finite makes the loss NaN, on every device.
+    is trained. cards: those that share the head, which then returns the logits of this card's part of the vocabulary.
+    A logit that is not finite makes the loss NaN, on every device.
     """
     targets = np.asarray(labels)[:, 1:]
     rows, columns = np.nonzero(targets != IGNORE_INDEX)
@@ -45,15 +56,18 @@ def weighted_loss(
     # unlike for gather.
     chosen = F.embedding(paddle.to_tensor(places), hidden.reshape([-1, hidden.shape[-1]]))
     size = chosen.shape[0] if is_once else max(1, MAX_LOGITS // vocab_size)
-    return _sum_in_parts(chosen, paddle.to_tensor(targets), paddle.to_tensor(weight), logits, size)
+    losses = partial(F.cross_entropy, reduction="none")
+    if cards is not None:
+        losses = partial(cut_cross_entropy, vocab_size=vocab_size, cards=cards)
+    return _sum_in_parts(chosen, paddle.to_tensor(targets), paddle.to_tensor(weight), logits, losses, size)
 
 
-def _sum_in_parts(hidden, targets, weights, logits: Callable, size: int):
+def _sum_in_parts(hidden, targets, weights, logits: Callable, losses_of: Callable, size: int):
     """Return the weighted sum over hidden [n, H], targets int64 [n] and weights float32 [n], `size` at a time."""
 
     def part_sum(part, part_targets, part_weights):
         scores = logits(part).astype("float32")
-        losses = F.cross_entropy(scores, part_targets, reduction="none")
+        losses = losses_of(scores, part_targets)
         total = (losses.reshape([-1]) * part_weights).sum()
         with paddle.amp.auto_cast(enable=False):  # a sum in 16 bits would change the loss, or be infinite itself
             return total + _nan_unless_finite(scores)

@@ -62,7 +62,8 @@ def tensors_of(codes: Codes) -> tuple:
 
 def is_for_loops(codes: Codes) -> bool:
     """Return whether `weights_of` can dequantize codes: on a CPU, in whole blocks."""
-    return codes.codes.place.is_cpu_place() and (isinstance(codes, Int8Codes) or math.prod(codes.shape) % BLOCK == 0)
+    is_whole = isinstance(codes, Int8Codes) or (math.prod(codes.shape) % BLOCK == 0 and codes.has_whole_groups)
+    return is_whole and codes.codes.place.is_cpu_place()
 
 
 @functools.cache

@@ -64,7 +64,8 @@ class Nf4Codes:
 
     codes uint8 [blocks, 32]: two weights a byte, the first in its upper half. The blocks' scales are
     DYNAMIC[scale_codes] * group_scales + offset, of uint8 [groups, 256], float32 [groups] and float32 [1]; scales after
-    the last block are meaningless. NumPy arrays or paddle tensors.
+    the last block are meaningless. Groups of a part of a matrix may be smaller, see `cut`. NumPy arrays or paddle
+    tensors.
     """
 
     shape: tuple[int, int]
@@ -72,6 +73,10 @@ class Nf4Codes:
     scale_codes: Any
     group_scales: Any
     offset: Any
+
+    @property
+    def has_whole_groups(self) -> bool:
+        return self.scale_codes.shape[1] == SCALE_BLOCK
 
 
 Codes = Int8Codes | Nf4Codes
@@ -144,6 +149,31 @@ def _largest(rows: np.ndarray) -> np.ndarray:
     if not np.isfinite(largest).all():
         raise ValueError("the weights contain values that are not finite and cannot be quantized")
     return largest
+
+
+def cut(codes: Codes, rows: slice, columns: slice) -> Codes:
+    """Return the codes of a part of a matrix, NumPy arrays: it has exactly the values that the whole has there.
+
+    Raises ValueError for NF4 codes whose blocks would be cut.
+    """
+    if isinstance(codes, Int8Codes):
+        return Int8Codes(np.ascontiguousarray(codes.codes[rows, columns]), codes.scales[rows].copy())
+    (num_rows, num_columns), width = codes.shape, columns.stop - columns.start
+    if num_columns % BLOCK or columns.start % BLOCK or width % BLOCK:
+        raise ValueError(
+            f"its {num_columns} inputs cannot be cut at {columns.start} and {columns.stop} in nf4, whose blocks have "
+            f"{BLOCK} weights: take fewer cards, or int8"
+        )
+    each, first, last = num_columns // BLOCK, columns.start // BLOCK, columns.stop // BLOCK
+    blocks = np.arange(num_rows * each).reshape(num_rows, each)[rows, first:last].reshape(-1)
+    # The blocks of a smaller group were neighbors in one group before.
+    starts = (rows.start * each,) if last - first == each else (each, first, last)
+    size = math.gcd(SCALE_BLOCK, *starts)
+    scale_codes = codes.scale_codes.reshape(-1)[blocks]
+    scale_codes = np.pad(scale_codes, (0, -len(blocks) % size)).reshape(-1, size)
+    group_scales = codes.group_scales[blocks[::size] // SCALE_BLOCK]
+    shape = (rows.stop - rows.start, width)
+    return Nf4Codes(shape, codes.codes[blocks], scale_codes, group_scales, codes.offset)
 
 
 def _steps(num_rows: int, step: int):

@@ -44,7 +44,7 @@ def _is_for_few_rows(x, num_rows: int, codes: Codes) -> bool:
     """Return whether `rows_times_codes` can multiply the rows of x [..., in] and pays, if there is a kernel."""
     if not 0 < num_rows <= MAX_ROWS or x.dtype != paddle.float32 or not x.place.is_cpu_place():
         return False
-    return isinstance(codes, Int8Codes) or codes.shape[1] % BLOCK == 0
+    return isinstance(codes, Int8Codes) or (codes.shape[1] % BLOCK == 0 and codes.has_whole_groups)
 
 
 def rows_times_codes(rows, parts: Sequence[Codes]):

@@ -7,17 +7,23 @@ import io
 import math
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import paddle
 import paddle.nn.functional as F
 from paddle import nn
+from paddle.distributed.fleet.meta_parallel import get_rng_state_tracker
 from paddlenlp.peft import LoRAConfig, LoRAModel
 from paddlenlp.peft.lora.lora_layers import LoRALinear
 
+from ..checkpoints.gathering import whole_tensors
 from ..checkpoints.layouts import paddlemix_lora as adapter_files
 from ..checkpoints.load import assign
+from ..checkpoints.parts import cut_tensors
 from ..models.llava import Llava
+from ..models.parallel.cards import Cards, copied
+from ..models.parallel.cuts import cut_of
 from ..models.quantized import QuantizedLinear
 from ..ops.dropout import Dropout
 from ..output import replacing, write_json
@@ -62,9 +68,15 @@ def trained_tensors(wrapped: LoRAModel) -> dict[str, paddle.Tensor]:
 
 
 def save_adapter(wrapped: LoRAModel, folder: Path) -> None:
-    """Write lora_model_state.pdparams and lora_config.json with PaddleMIX's names and keys."""
-    config = wrapped.model.config
-    tensors = {adapter_files.to_paddlemix_name(name, config): value for name, value in trained_tensors(wrapped).items()}
+    """Write lora_model_state.pdparams and lora_config.json with PaddleMIX's names and keys.
+
+    All cards that share a model must call it; the first of them writes.
+    """
+    config, cards = wrapped.model.config, wrapped.model.cards
+    whole = whole_tensors(trained_tensors(wrapped), cards)
+    if cards is not None and cards.rank:
+        return
+    tensors = {adapter_files.to_paddlemix_name(name, config): value for name, value in whole.items()}
     buffer = io.BytesIO()  # paddle.save does not take an open file
     paddle.save(tensors, buffer)
     with replacing(folder / adapter_files.WEIGHTS) as file:
@@ -88,6 +100,7 @@ def load_adapter(wrapped: LoRAModel, folder: Path) -> None:
         before, now = (name or "unquantized" for name in (recorded, kind))
         notice(f"{folder} was trained over {before} weights and continues over {now} ones")
     stored: dict[str, StoredTensor] = adapter_files.read_adapter(folder, wrapped.model.config)
+    stored = cut_tensors(stored, wrapped.model.cards)
     parameters = dict(wrapped.model.named_parameters())
     wanted = set(trained_tensors(wrapped))
     if set(stored) != wanted or any(tuple(parameters[name].shape) != stored[name].shape for name in wanted):
@@ -112,8 +125,44 @@ def _check_scaling(wrapped: LoRAModel, folder: Path) -> None:
         )
 
 
+@dataclass(frozen=True)
+class Share:
+    """What the adapter of a cut layer is on one card. factor: the one that is whole, see `parallel.cuts.Cut`."""
+
+    cards: Cards
+    factor: str
+
+
+class OwnDropout(Dropout):
+    """Dropout of a part of the inputs: with random numbers of this card's own."""
+
+    def forward(self, x):
+        with get_rng_state_tracker().rng_state("local_seed"):
+            return super().forward(x)
+
+
+def draw_factors(layer: nn.Layer, config: LoRAConfig, share: Share | None) -> None:
+    """Initialize the factors of a new adapter. On cut layers they are parts of what a whole layer would have."""
+    layer.share = share
+    layer.lora_B.initialize()
+    if share is None or share.factor == "lora_A":
+        layer.lora_A.initialize()
+        return
+    num_here, rank = layer.lora_A.shape
+    num_in, dtype = num_here * share.cards.degree, layer.lora_A.dtype
+    whole = layer.create_parameter([num_in, rank], dtype=dtype, default_initializer=_spread())
+    start, stop = share.cards.bounds(num_in)
+    zeros = nn.initializer.Constant(0.0)
+    layer.lora_A = layer.create_parameter([num_here, rank], dtype=dtype, default_initializer=zeros)
+    layer.lora_A.set_value(whole[start:stop])
+    if isinstance(layer.lora_dropout, nn.Dropout):
+        layer.lora_dropout = OwnDropout(config.lora_dropout)
+
+
 class NarrowLoRALinear(LoRALinear):
     """paddlenlp's layer with the scaling applied to lora_A, which is small, not to a result of the layer's width."""
+
+    share: Share | None = None
 
     def forward(self, x):
         if self.disable_lora or self.merged:
@@ -127,6 +176,8 @@ class QuantizedLoRALinear(QuantizedLinear):
     lora_A and lora_B have paddle's default dtype, which LoRAModel sets while it makes layers.
     """
 
+    share: Share | None = None
+
     def __init__(self, layer: QuantizedLinear, config: LoRAConfig):
         super().__init__(layer.shape, layer.bias, layer.kind, paddle.get_default_dtype())
         assert layer.adapter is None, "the layer has an adapter already"
@@ -134,16 +185,24 @@ class QuantizedLoRALinear(QuantizedLinear):
         self.scaling = config.scaling
         self.lora_dropout = Dropout(config.lora_dropout)
         zeros = nn.initializer.Constant(0.0)
-        spread = nn.initializer.KaimingUniform(negative_slope=math.sqrt(5), nonlinearity="leaky_relu")
-        self.lora_A = self.create_parameter([layer.shape[0], config.r], default_initializer=spread)
+        self.lora_A = self.create_parameter([layer.shape[0], config.r], default_initializer=_spread())
         self.lora_B = self.create_parameter([config.r, layer.shape[1]], default_initializer=zeros)
 
     def forward(self, x):
         return super().forward(x) + _adapter_output(self, x)
 
 
+def _spread() -> nn.initializer.Initializer:
+    return nn.initializer.KaimingUniform(negative_slope=math.sqrt(5), nonlinearity="leaky_relu")
+
+
 def _adapter_output(layer, x):
-    return paddle.matmul(paddle.matmul(layer.lora_dropout(x), layer.lora_A * layer.scaling), layer.lora_B)
+    left, right, share = layer.lora_A, layer.lora_B, layer.share
+    if share is not None and share.factor == "lora_A":
+        left = copied(left, share.cards)
+    elif share is not None:
+        right = copied(right, share.cards)
+    return paddle.matmul(paddle.matmul(layer.lora_dropout(x), left * layer.scaling), right)
 
 
 class AdaptedModel(LoRAModel):
@@ -155,15 +214,18 @@ class AdaptedModel(LoRAModel):
         for part in parent.split("."):
             holder = getattr(holder, part)
         layer = getattr(holder, name)
-        if isinstance(layer, QuantizedLinear):
-            setattr(holder, name, QuantizedLoRALinear(layer, lora_config))
-        else:
-            super()._find_and_replace_module(model, module_name, lora_config, enable_lora)
-            layer = getattr(holder, name)
-            if type(layer) is LoRALinear:
-                layer.__class__ = NarrowLoRALinear
-                if isinstance(layer.lora_dropout, nn.Dropout):
-                    layer.lora_dropout = Dropout(lora_config.lora_dropout)
+        with paddle.LazyGuard():  # paddlenlp's layer would draw a weight too, which the layer's own then replaces
+            if isinstance(layer, QuantizedLinear):
+                setattr(holder, name, QuantizedLoRALinear(layer, lora_config))
+            else:
+                super()._find_and_replace_module(model, module_name, lora_config, enable_lora)
+        layer = getattr(holder, name)
+        if type(layer) is LoRALinear:
+            layer.__class__ = NarrowLoRALinear
+            if isinstance(layer.lora_dropout, nn.Dropout):
+                layer.lora_dropout = Dropout(lora_config.lora_dropout)
+        cut = None if model.cards is None else cut_of(module_name)
+        draw_factors(layer, lora_config, None if cut is None else Share(model.cards, cut.shared_factor))
 
     def mark_only_lora_as_trainable(self) -> None:
         super().mark_only_lora_as_trainable()

@@ -14,6 +14,7 @@ from ..checkpoints.processor import LlavaProcessor
 from ..checkpoints.source import Source, open_source, partial_layout
 from ..data.row import Row
 from ..hub.resolve import resolve
+from ..models.parallel.cuts import mark_cut
 from ..models.quantized import describe
 from ..ops.quantize import choose_kind
 from ..terminal.interrupts import Preempted
@@ -32,6 +33,7 @@ from .saving import save_result
 from .settings import check_work
 from .tally import RowTally
 from .task_runs import defined
+from .tensor_parallel import cards_of
 from .trainer import LlavaTrainer
 from .watch import check_weights
 
@@ -97,7 +99,7 @@ def _load_to_train(source: Source, model_args, args, quantization: str | None):
     """Load a model, choose its trainable parameters, and add adapters to it if the settings ask for them."""
     dtype = weight_dtype(args)
     folder = source.path
-    model = load_model(source, dtype=dtype, device=args.device, quantization=quantization)
+    model = load_model(source, dtype=dtype, device=args.device, quantization=quantization, cards=cards_of(args))
     freeze_parameters(model, model_args)
     if model_args.neftune:
         model.neftune_alpha = model_args.neftune_noise_alpha
@@ -106,6 +108,8 @@ def _load_to_train(source: Source, model_args, args, quantization: str | None):
     if model_args.lora:
         paddle.seed(args.seed)
         wrapped = add_lora(model, model_args, dtype, base=str(folder))
+    if model.cards is not None:
+        mark_cut(model)
     check_weights(wrapped, f"{folder} with {model_args.lora_path}" if model_args.lora_path else str(folder))
     print(report(model.named_parameters()), flush=True)
     if quantization:

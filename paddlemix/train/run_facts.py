@@ -87,8 +87,12 @@ def describe_run(
         "metric_for_best_model": best_metric_fact(args.metric_for_best_model, data.tasks),
         **{name: _plain(vars(args)[name]) for name in LEARNING},
         "seed": args.seed,
-        "samples_per_step": args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,
+        "samples_per_step": _samples_per_step(args),
     }
+
+
+def _samples_per_step(args) -> int:
+    return args.per_device_train_batch_size * args.gradient_accumulation_steps * args.dataset_world_size
 
 
 def _data_file(file: str | Mapping[str, Any]) -> dict[str, Any]:

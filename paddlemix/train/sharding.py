@@ -1,6 +1,7 @@
 """How Paddle divides weights and the optimizer's state over processes, what it cannot divide, and what files record.
 
-Tensor, pipeline and the other kinds of model parallelism are refused; data parallelism needs nothing here.
+Pipeline and the other kinds of model parallelism are refused; data parallelism needs nothing here, and for tensor
+parallelism see `tensor_parallel`.
 """
 
 from __future__ import annotations
@@ -16,22 +17,23 @@ from paddlenlp.trainer.trainer_utils import ShardingOption
 from ..foreign_json import TEXT, Kind, check_values, whole_number
 from ..output import write_json
 from ..tensor_files.stored import CheckpointError, read_json
+from .tensor_parallel import DEGREE, check_degree_asked
 
 DIVISION_FILE = "processes.json"  # in a checkpoint: how its optimizer's state is divided over processes
 DIVISION_KINDS: dict[str, Kind] = {
     "num_processes": whole_number(1, 1 << 16),
     "sharding": TEXT,
     "sharding_parallel_degree": whole_number(1, 1 << 16),
+    "tensor_parallel_degree": whole_number(1, 1 << 16),
 }
 SLICE = "slice@"  # Paddle's prefix for the name of the part of a weight that a process keeps in sharding stage 3
 MODEL_PARALLEL = (
-    "tensor_parallel_degree",
     "pipeline_parallel_degree",
     "sep_parallel_degree",
     "context_parallel_degree",
     "expert_parallel_degree",
 )
-FAILS_ALONE = MODEL_PARALLEL[2:4]  # paddlenlp fails on these in a single process, and resets the others
+FAILS_ALONE = MODEL_PARALLEL[1:3]  # paddlenlp fails on these in a single process, and resets the others
 
 
 def check_parallel(asked: dict[str, Any], num_processes: int) -> None:
@@ -42,17 +44,19 @@ def check_parallel(asked: dict[str, Any], num_processes: int) -> None:
     for key in MODEL_PARALLEL if num_processes > 1 else FAILS_ALONE:
         if (asked.get(key) or 1) > 1:
             raise ValueError(
-                f"{key} is {asked[key]}: layers are not split over processes here; leave it out, and if a card is too "
-                'small set "sharding": "stage3", "recompute": true or load_in_4bit with lora'
+                f"{key} is {asked[key]}: layers are split by tensor_parallel_degree only; leave it out, and if a card "
+                'is too small set that, "sharding": "stage3", "recompute": true or load_in_4bit with lora'
             )
+    words = _words(asked.get("sharding"))
+    check_degree_asked(asked, num_processes, words)
     if num_processes <= 1:
         return
-    words = _words(asked.get("sharding"))
     stage = next((word for word in words if word.startswith("stage")), None)
     if stage is None:
         return
     if stage != "stage1" and asked["device"].startswith("cpu"):
         raise ValueError(f"sharding {stage} needs cards: on cpu Paddle has stage1 only")
+    num_processes //= max(asked.get(DEGREE) or 1, 1)
     degree = asked.get("sharding_parallel_degree") or -1
     has_groups = degree > 0 and degree != num_processes
     if "offload" in words:
@@ -179,8 +183,10 @@ def check_division(checkpoint: str | Path | None, args) -> None:
     if path is None or not path.is_file() or args.ignore_load_lr_and_optim:
         return
     written, now = read_json(path), _division(args)
+    written = {DEGREE: 1, **written}
     check_values({**dict.fromkeys(DIVISION_KINDS), **written}, DIVISION_KINDS, str(path), CheckpointError)
-    if written["sharding"] == now["sharding"] == "" or written == now:
+    is_alike = written[DEGREE] == now[DEGREE]
+    if (is_alike and written["sharding"] == now["sharding"] == "") or written == now:
         return
     raise ValueError(
         f"{checkpoint} has the optimizer's state of {_in_words(written)}, and this is a run of {_in_words(now)}: "
@@ -191,11 +197,17 @@ def check_division(checkpoint: str | Path | None, args) -> None:
 def _division(args) -> dict[str, Any]:
     words = [word for word in _words(args.sharding) if word != "offload"] if args.world_size > 1 else []
     degree = max(args.sharding_parallel_degree, 1) if words else 1
-    return {"num_processes": args.world_size, "sharding": " ".join(words), "sharding_parallel_degree": degree}
+    return {
+        "num_processes": args.world_size,
+        "sharding": " ".join(words),
+        "sharding_parallel_degree": degree,
+        DEGREE: max(args.tensor_parallel_degree, 1),
+    }
 
 
 def _in_words(division: dict[str, Any]) -> str:
     number = "one process" if division["num_processes"] == 1 else f"{division['num_processes']} processes"
+    number += f" of {DEGREE} {division[DEGREE]}" if division[DEGREE] > 1 else ""
     if not division["sharding"]:
         return f"{number} without sharding"
     return f"{number} with sharding {division['sharding']} over {division['sharding_parallel_degree']}"

@@ -129,7 +129,8 @@ class LlavaTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False):
         """Return the weighted loss of a batch."""
-        self.tally.add(inputs["batch"].notes)
+        if self.llava.cards is None or self.llava.cards.rank == 0:  # the cards that share a decoder read the same rows
+            self.tally.add(inputs["batch"].notes)
         batch = batch_or_raise(inputs["batch"])
         loss = model(batch, with_loss=True, loss_weights=inputs.get(WEIGHTS))
         return (loss, (loss,)) if return_outputs else loss
@@ -260,17 +261,20 @@ class LlavaTrainer(Trainer):
 
     def _save(self, output_dir=None, state_dict=None, merge_tensor_parallel=False):
         folder = Path(output_dir or self.args.output_dir)
-        if not self.args.should_save:
+        if not self.args.should_save and self.llava.cards is None:
             return
         if self.state.global_step > 0:
             mark_trained(self.llava)
         if isinstance(self.model, LoRAModel):
-            save_config(self.llava, folder)
+            if self.args.should_save:
+                save_config(self.llava, folder)
             save_adapter(self.model, folder)
         else:
             save_model(self.llava, folder)
-            remove_adapter(folder)
-        self.processor.save_pretrained(folder)
+        if self.args.should_save:
+            if not isinstance(self.model, LoRAModel):
+                remove_adapter(folder)
+            self.processor.save_pretrained(folder)
 
     def _save_checkpoint(self, model, metrics=None):
         """Write a whole checkpoint or none. See `saving.save_checkpoint`."""

@@ -29,7 +29,7 @@ def supports(language: LanguageModel) -> bool:
     """Return whether `CpuDecoder` computes what a language model does."""
     config, weight = language.config, language.norm.weight
     is_cpu_float = weight.dtype == paddle.float32 and weight.place.is_cpu_place()
-    return is_cpu_float and config.positions == "rotary" and config.clip_qkv is None
+    return is_cpu_float and config.positions == "rotary" and config.clip_qkv is None and language.cards is None
 
 
 class CpuDecoder(CachedDecoder):

@@ -9,7 +9,7 @@ import paddle
 from ...device import bucketed_length
 from ..kv_cache import KVCache, Places, Run
 from .decoder import LanguageModel, scaled
-from .masks import key_bias, run_masks, step_masks
+from .masks import run_masks, step_masks
 
 
 class CachedDecoder:
@@ -43,7 +43,7 @@ class CachedDecoder:
         hidden = scaled(embeds, self.config.embedding_scale).unsqueeze(1)
         lengths = paddle.to_tensor(cache.lengths, dtype="int64")
         masks = step_masks(self.config, lengths, cache.capacity)
-        distances = key_bias(self.config, cache.capacity, cache.lengths)
+        distances = self.language.distance_bias(cache.capacity, cache.lengths)
         ropes = self._ropes(lengths.unsqueeze(1), hidden.dtype, cache.is_long)
         hidden = self._layers(hidden, ropes, masks, distances, cache, Places(cache.next_rows(lengths)))
         return self.language.norm(hidden.squeeze(1))
@@ -64,7 +64,7 @@ class CachedDecoder:
             embeds = paddle.concat([embeds, paddle.zeros([1, size - run.count, embeds.shape[2]], embeds.dtype)], axis=1)
         positions = range(run.start, run.start + size)
         masks = run_masks(self.config, run, size, cache.capacity, embeds)
-        distances = key_bias(self.config, cache.capacity, run.start + size - 1)
+        distances = self.language.distance_bias(cache.capacity, run.start + size - 1)
         ids = paddle.arange(run.start, run.start + size, dtype="int64").unsqueeze(0)
         ropes = self._ropes(ids, embeds.dtype, [cache.is_long[run.slot]])
         places = Places(cache.rows([run.slot] * size, positions), run.slot)

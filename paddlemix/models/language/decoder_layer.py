@@ -13,21 +13,23 @@ from ...ops.rope import apply_rope
 from ..config import LanguageConfig
 from ..kv_cache import KVCache, Places
 from ..layers import linear
+from ..parallel.cards import Cards, copied, summed
 
 
 class DecoderLayer(nn.Layer):
-    """Pre-norm attention and feed-forward."""
+    """Pre-norm attention and feed-forward. cards: those that share the layer; the config is that of a card's part."""
 
-    def __init__(self, config: LanguageConfig):
+    def __init__(self, config: LanguageConfig, cards: Cards | None = None):
         super().__init__()
+        self.cards = cards
         self.input_layernorm = build_norm(config)
-        self.self_attn = DecoderAttention(config)
+        self.self_attn = DecoderAttention(config, cards)
         self.post_attention_layernorm = build_norm(config)
-        self.mlp = FeedForward(config)
+        self.mlp = FeedForward(config, cards)
 
     def forward(self, x, ropes, bias, key_bias):
-        x = x + self.self_attn(self.input_layernorm(x), ropes, bias, key_bias)
-        return x + self.mlp(self.post_attention_layernorm(x))
+        x = x + self.self_attn(copied(self.input_layernorm(x), self.cards), ropes, bias, key_bias)
+        return x + self.mlp(copied(self.post_attention_layernorm(x), self.cards))
 
     def forward_cached(self, x, ropes, bias, key_bias, cache, number, places):
         x = x + self.self_attn.forward_cached(self.input_layernorm(x), ropes, bias, key_bias, cache, number, places)
@@ -41,9 +43,10 @@ class DecoderLayer(nn.Layer):
 class DecoderAttention(nn.Layer):
     """Causal attention; several query heads may share one key-value head."""
 
-    def __init__(self, config: LanguageConfig):
+    def __init__(self, config: LanguageConfig, cards: Cards | None = None):
         super().__init__()
         self.config = config
+        self.cards = cards
         width, dim = config.hidden_size, config.head_dim
         self.q_proj = linear(width, config.num_attention_heads * dim, has_bias=config.has_qkv_bias)
         self.k_proj = linear(width, config.num_key_value_heads * dim, has_bias=config.has_qkv_bias)
@@ -79,7 +82,8 @@ class DecoderAttention(nn.Layer):
 
     def _merge(self, x):
         batch, _, length, _ = x.shape
-        return self.o_proj(x.transpose([0, 2, 1, 3]).reshape([batch, length, -1]))
+        merged = self.o_proj(x.transpose([0, 2, 1, 3]).reshape([batch, length, -1]))
+        return summed(merged, self.cards, self.o_proj.bias)
 
 
 def attend(query, key, value, bias, key_bias, scale: float | None):
@@ -115,8 +119,9 @@ def clipped(x, limit: float | None):
 class FeedForward(nn.Layer):
     """down(activation(gate) * up), or without a gate down(activation(up))."""
 
-    def __init__(self, config: LanguageConfig):
+    def __init__(self, config: LanguageConfig, cards: Cards | None = None):
         super().__init__()
+        self.cards = cards
         self.activation = config.activation
         self.gate_proj = None
         if config.is_gated:
@@ -126,8 +131,10 @@ class FeedForward(nn.Layer):
 
     def forward(self, x):
         if self.gate_proj is None:
-            return self.down_proj(activate(self.up_proj(x), self.activation))
-        return self.down_proj(gated(self.gate_proj(x), self.up_proj(x), self.activation))
+            inner = activate(self.up_proj(x), self.activation)
+        else:
+            inner = gated(self.gate_proj(x), self.up_proj(x), self.activation)
+        return summed(self.down_proj(inner), self.cards)
 
 
 def build_norm(config: LanguageConfig) -> nn.Layer:

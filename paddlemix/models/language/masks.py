@@ -14,6 +14,7 @@ from ...ops.packed_attention import Runs
 from ...ops.plain_attention import MASKED, join_biases, window_bias
 from ..config import LanguageConfig
 from ..kv_cache import Run
+from ..parallel.cards import Cards
 
 MAX_BIAS = 8  # ALiBi's slopes fall from 2 ** -(MAX_BIAS / heads) to 2 ** -MAX_BIAS
 
@@ -58,14 +59,18 @@ def sees_all(config: LanguageConfig, length: int) -> bool:
     return config.sliding_window is None or length <= config.sliding_window
 
 
-def key_bias(config: LanguageConfig, num_keys: int, last):
+def key_bias(config: LanguageConfig, num_keys: int, last, cards: Cards | None = None):
     """Return ALiBi's bias for each key, or None without ALiBi. Only distances count, in every row and segment.
 
-    last: the last query, or that of each row.
+    last: the last query, or that of each row. cards: those over which the heads are divided; config is of one of them.
     """
     if config.positions != "alibi":
         return None
-    return paddle.to_tensor(alibi_bias(alibi_slopes(config.num_attention_heads), num_keys, last))
+    num_heads = config.num_attention_heads
+    slopes = alibi_slopes(num_heads if cards is None else num_heads * cards.degree)
+    if cards is not None:
+        slopes = slopes[slice(*cards.bounds(len(slopes)))]
+    return paddle.to_tensor(alibi_bias(slopes, num_keys, last))
 
 
 @functools.cache

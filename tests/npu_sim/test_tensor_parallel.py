@@ -1,0 +1,129 @@
+"""Cards that share one decoder train as one card does, which gives the expected values.
+
+All runs of a number of cards and a degree share their processes, because starting them takes most of the time.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_folder
+from tiny_training import LORA, settings, weights
+
+from paddlemix import LlavaForConditionalGeneration
+
+DRIVER = Path(__file__).parent / "cards.py"
+NUM_STEPS, NUM_SAVED = 3, 2
+# Sizes that four cards can share, in nf4 too; the vocabulary cannot be divided evenly.
+LANGUAGE = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 4}
+LANGUAGE |= {"num_key_value_heads": 4, "max_position_embeddings": 512, "has_qkv_bias": True, "has_out_bias": True}
+KINDS = {
+    "full": {"weight_decay": 0.1},
+    "recomputed": {"recompute": True, **LORA},
+    "lora": {**LORA, "lora_plus_scale": 4.0},
+    "lora over nf4": {**LORA, "load_in_4bit": True},
+    "full in bf16": {"bf16": True, "fp16_opt_level": "O2", "amp_master_grad": True},
+}
+RUNS = {
+    2: [(2, "", kind) for kind in KINDS],
+    4: [(2, "stage1", "full"), (2, "stage1", "lora over nf4"), (4, "", "full"), (4, "", "lora over nf4")],
+}
+CASES = [(num_cards, *run) for num_cards, runs in RUNS.items() for run in runs]
+RESUMED = [(2, 2, "", "full"), (2, 2, "", "lora over nf4"), (4, 2, "stage1", "full")]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("shared")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiny_folder, "LANGUAGE", LANGUAGE)
+        tiny_folder.make_folder(root / "model", "anyres")
+    tiny_folder.write_rows(root / "rows")
+    return root
+
+
+@pytest.fixture(scope="module")
+def one_card(npu_sim, root):
+    folders = {kind: _configure(root, f"one {kind}", kind, 4) for kind in KINDS}
+    _train(npu_sim, root, 1, folders.values())
+    return folders.__getitem__
+
+
+@pytest.fixture(scope="module")
+def shared(npu_sim, root):
+    """Return a function from (cards, degree, sharding, kind) to its run; with "resumed" to its resumed second half."""
+    folders = {}
+    for num_cards in RUNS:
+        for degree in {degree for degree, *_ in RUNS[num_cards]}:  # Fleet makes its groups once for a process
+            own = _configure_all(root, num_cards, degree)
+            _train(npu_sim, root, num_cards, own.values())
+            folders |= own
+    return lambda *key: folders[key]
+
+
+def _configure_all(root: Path, num_cards: int, degree: int) -> dict:
+    folders = {}
+    for _, sharding, kind in (run for run in RUNS[num_cards] if run[0] == degree):
+        key, size = (num_cards, degree, sharding, kind), 4 * degree // num_cards
+        options = {"tensor_parallel_degree": degree, "sharding": sharding}
+        folders[key] = _configure(root, f"{num_cards} {degree} {sharding} {kind}", kind, size, **options)
+        if key in RESUMED:
+            options |= {"resume_from_checkpoint": str(folders[key] / "out" / f"checkpoint-{NUM_SAVED}")}
+            options |= {"save_strategy": "no"}
+            name = f"resumed {num_cards} {degree} {sharding} {kind}"
+            folders[("resumed", *key)] = _configure(root, name, kind, size, **options)
+    return folders
+
+
+def _configure(root: Path, name: str, kind: str, batch_size: int, **changes) -> Path:
+    folder = root / name.replace(" ", "-")
+    folder.mkdir()
+    shared = {"max_steps": NUM_STEPS, "max_grad_norm": 1.0, "adam_epsilon": 0.01, "max_length": 500, "device": "npu"}
+    shared |= {"save_strategy": "steps", "save_steps": NUM_SAVED, "per_device_train_batch_size": batch_size}
+    shared |= {"model_name_or_path": str(root / "model")}
+    values = settings(folder, root / "rows/train.json", "anyres", **{**shared, **KINDS[kind], **changes})
+    (folder / "config.json").write_text(json.dumps(values))
+    return folder
+
+
+def _train(npu_sim, root: Path, num_cards: int, folders) -> None:
+    cards = ",".join(map(str, range(num_cards)))
+    launch = ["-m", "paddle.distributed.launch", "--host", "127.0.0.1", "--devices", cards, "--log_dir", root / "log"]
+    arguments = [*(launch if num_cards > 1 else []), DRIVER, *(f"sft:{folder / 'config.json'}" for folder in folders)]
+    environment = {"OMP_NUM_THREADS": "1", "PADDLE_XCCL_BACKEND": "npu"}  # the launcher of paddle 3.0.0 needs it
+    done = npu_sim.run(arguments, num_cards=num_cards, environment=environment, folder=root, timeout=600)
+    logs = "".join(log.read_text()[-4000:] for log in root.glob("log/workerlog.*"))
+    assert done.returncode == 0, done.text[-4000:] + logs
+
+
+def _losses(folder: Path, rank: int = 0) -> list[float]:
+    return json.loads((folder / f"losses.{rank}.json").read_text())
+
+
+def _weights(root: Path, folder: Path, dtype: str = "float32") -> dict:
+    base = root / "model" if (folder / "lora_config.json").is_file() else None
+    return weights(LlavaForConditionalGeneration.from_pretrained(folder, base=base, dtype=dtype, device="cpu"))
+
+
+@pytest.mark.parametrize(("num_cards", "degree", "sharding", "kind"), CASES)
+def test_cards_that_share_a_decoder_train_like_one(root, one_card, shared, num_cards, degree, sharding, kind):
+    one, many = one_card(kind), shared(num_cards, degree, sharding, kind)
+    is_half = kind.endswith("16")
+    assert _losses(many) == pytest.approx(_losses(one), rel=2e-3 if is_half else 5e-6)
+    assert len(_losses(one)) == NUM_STEPS
+    first, second, start = _weights(root, one / "out"), _weights(root, many / "out"), _weights(root, root / "model")
+    assert max(np.abs(first[name] - start[name]).max() for name in start) > 1e-4
+    for name in start:
+        limit = np.abs(first[name]).max() * 2**-6 + 1e-4 if is_half else 1e-5
+        assert np.abs(first[name] - second[name]).max() <= limit, name
+
+
+@pytest.mark.parametrize("case", RESUMED)
+def test_cards_that_share_a_decoder_resume_bit_for_bit(root, shared, case):
+    whole, resumed = shared(*case), shared("resumed", *case)
+    assert _losses(resumed) == _losses(whole)[NUM_SAVED:]
+    first, second = _weights(root, whole / "out"), _weights(root, resumed / "out")
+    assert all(first[name].tobytes() == second[name].tobytes() for name in first)
