@@ -65,8 +65,8 @@ def folder(mode: str = "pad") -> Path:
     return output
 
 
-def make_folder(output: Path, mode: str, seed: int = 0) -> None:
-    """Write a model folder whose weights, norms included, are drawn with a seed."""
+def make_folder(output: Path, mode: str, seed: int = 0, **language) -> None:
+    """Write a model folder whose weights, norms included, are drawn with a seed. language: changes of LANGUAGE."""
     import paddle
 
     from paddlemix import LlavaForConditionalGeneration
@@ -78,7 +78,7 @@ def make_folder(output: Path, mode: str, seed: int = 0) -> None:
     tokenizer = load_tokenizer(tokenizer_folder())
     config = LlavaConfig.from_dict(
         {
-            "language": {**LANGUAGE, "vocab_size": tokenizer.vocab_size},
+            "language": {**LANGUAGE, "vocab_size": tokenizer.vocab_size, **language},
             "vision": VISION,
             "image": IMAGE_SPECS[mode],
             "has_image_newline": mode == "anyres",

@@ -38,11 +38,11 @@ class Recorder(TrainerCallback):
         self.saved[state.global_step] = weights(self.trainer.llava)
 
 
-def settings(folder: Path, data: Path, mode: str = "pad", **changes) -> dict:
+def settings(folder: Path, data: Path | dict, mode: str = "pad", **changes) -> dict:
     """Return the values of a run with a constant rate, four steps and batches of two; output_dir is folder/out."""
     values = {
         "model_name_or_path": str(tiny_folder.folder(mode)),
-        "dataset": str(data),
+        "dataset": data if isinstance(data, dict) else str(data),
         "output_dir": str(folder / "out"),
         "overwrite_output_dir": True,
         "per_device_train_batch_size": 2,

@@ -60,5 +60,5 @@ def gathering(parameters: Mapping[str, Tensor], cards: Cards | None) -> Iterator
 def _agreed(number: int, cards: Cards) -> int:
     """Return the first card's number, in all cards."""
     tensor = paddle.to_tensor([number], dtype="int64")
-    paddle.distributed.broadcast(tensor, src=cards.group.ranks[0], group=cards.group)
+    paddle.distributed.broadcast(tensor, src=cards.first, group=cards.group)
     return int(tensor)

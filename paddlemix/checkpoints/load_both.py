@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..models.llava import Llava
+from ..models.parallel.cards import Cards
 from ..ops.row_products import report_missing
 from ..terminal.log import notice
 from .load import load_model
@@ -17,6 +18,7 @@ def load_both(
     dtype: str | None = None,
     device: str | None = None,
     quantization: str | None = None,
+    cards: Cards | None = None,
 ) -> tuple[Llava, LlavaProcessor]:
     """Return the model and its processor, with a notice if parts of the model are untrained.
 
@@ -26,7 +28,7 @@ def load_both(
     processor = LlavaProcessor.from_source(source)
     if template:
         processor = processor.with_template(template)
-    model = load_model(source, dtype=dtype, device=device, quantization=quantization)
+    model = load_model(source, dtype=dtype, device=device, quantization=quantization, cards=cards)
     if quantization:
         report_missing()  # not in the middle of the first answer
     if model.config.untrained:

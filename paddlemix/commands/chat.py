@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from .loading import add_loading_options, load_with_processor, quantization_of
+from .card_options import add_card_option, loaded_on_cards, prepare_cards
+from .loading import add_loading_options, quantization_of
 from .options import add_model_options, resolve_models
+
+if TYPE_CHECKING:
+    from ..generate.session import ChatSession
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image-file", action="append", default=[], help="image file or URL; may be repeated")
     parser.add_argument("--query", default=None, metavar="TEXT", help="print the answer to one question, and exit")
     add_loading_options(parser)
+    add_card_option(parser)
     parser.add_argument("--temperature", type=float, default=0.2, help="0: always the likeliest token (default 0.2)")
     parser.add_argument("--max-new-tokens", type=int, default=512, help="maximum tokens of an answer (default 512)")
     parser.add_argument("--debug", action="store_true", help="print the prompt and the output of each turn")
@@ -33,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Load the model and chat until an empty line, or answer --query. Raises ValueError or OSError for a mistake."""
+    prepare_cards(arguments)
     from ..generate.sampling import SamplingParams
     from ..image.load import load_image
 
@@ -51,21 +59,26 @@ def run(arguments: argparse.Namespace) -> int:
         load_image(image)  # so that a wrong image is an error before the model is loaded
     from ..checkpoints.source import open_source
     from ..generate.session import ChatSession
-    from .chat_loop import ChatLoop
 
     (folder,) = resolve_models(arguments, arguments.model_path)
     source = open_source(folder, arguments.model_base)
-    session = ChatSession(*load_with_processor(arguments, source), sampling=sampling)
+    with loaded_on_cards(arguments, source) as (model, processor):
+        _converse(arguments, ChatSession(model, processor, sampling=sampling), source.folders)
+    return 0
+
+
+def _converse(arguments: argparse.Namespace, session: ChatSession, sources: list[Path]) -> None:
+    from .chat_loop import ChatLoop
+
     is_terminal = sys.stdin.isatty()
     if is_terminal and arguments.query is None:
         import readline  # noqa: F401  adds a history and line editing to input()
 
         print("/help lists the commands, an empty line quits.")
     loop = ChatLoop(
-        session, arguments.image_file, sources=source.folders, is_debug=arguments.debug, is_echoing=not is_terminal
+        session, arguments.image_file, sources=sources, is_debug=arguments.debug, is_echoing=not is_terminal
     )
     if arguments.query is not None:
         loop.answer_once(arguments.query)
     else:
         loop.run()
-    return 0

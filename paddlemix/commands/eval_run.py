@@ -8,8 +8,9 @@ from pathlib import Path
 
 from ..terminal.interrupts import STOPPED, Preempted, raised_terminations
 from ..terminal.visible import visible
+from .card_options import add_card_option, loaded_on_cards, prepare_cards
 from .judge_options import add_judge_options, judge_of
-from .loading import add_loading_options, load_with_processor, quantization_of
+from .loading import add_loading_options, quantization_of
 from .options import BUNDLED_MODEL, add_model_options, positive, resolve_models
 
 
@@ -18,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("task", nargs="+", metavar="TASK", help="benchmarks; `paddlemix eval list` lists them")
     add_model_options(parser)
     add_loading_options(parser)
+    add_card_option(parser)
     parser.add_argument(
         "--data-dir", required=True, metavar="DIR", help="folder with the benchmarks' files, or one file of questions"
     )
@@ -50,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Answer, score and report. Raises ValueError or OSError for a user's mistake, before the model is loaded."""
+    prepare_cards(arguments)
     from ..evaluate.run import Plan, Share, claim, prepare
     from ..evaluate.tasks import task_of
     from ..terminal.log import notice
@@ -105,13 +108,19 @@ def _finish(works, plan, ask_judge) -> None:
 
 def _answer_all(arguments: argparse.Namespace, works, plan, share) -> None:
     from ..checkpoints.source import open_source
+
+    (folder,) = resolve_models(arguments, arguments.model_path)
+    source = open_source(folder, arguments.model_base)
+    with loaded_on_cards(arguments, source) as (model, processor):
+        _answer_with(model, processor, arguments, works, plan, share)
+
+
+def _answer_with(model, processor, arguments: argparse.Namespace, works, plan, share) -> None:
     from ..evaluate.identity import model_facts
     from ..evaluate.run import answer
     from ..generate.engine import Engine
 
     quantization = quantization_of(arguments)
-    (folder,) = resolve_models(arguments, arguments.model_path)
-    model, processor = load_with_processor(arguments, open_source(folder, arguments.model_base))
     facts = model_facts(model, processor, arguments.model_path, quantization)
     engine = Engine(model, max_slots=plan.num_at_a_time)
     for work in works:

@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ..checkpoints.card_processes import Loading
     from ..checkpoints.source import Source
 
 
@@ -27,11 +28,30 @@ def quantization_of(arguments: argparse.Namespace) -> str | None:
 
 
 def load_with_processor(arguments: argparse.Namespace, source: Source):
-    """Return the model of an open checkpoint and its processor, see `checkpoints.load_both`."""
+    """Return the model of an open checkpoint and its processor, see `checkpoints.load_both`.
+
+    If processes were started for several cards, this one's part of the model; see `card_options`.
+    """
+    from ..checkpoints.card_processes import join_cards
     from ..checkpoints.load_both import load_both
 
+    loading = loading_of(arguments)
     return load_both(
         source,
+        template=loading.template,
+        dtype=loading.dtype,
+        device=loading.device,
+        quantization=loading.quantization,
+        cards=join_cards(loading.device),
+    )
+
+
+def loading_of(arguments: argparse.Namespace) -> Loading:
+    """Return what the options say about loading a model. Raises ValueError for both 8 and 4 bits."""
+    from ..checkpoints.card_processes import Loading
+
+    return Loading(
+        base=arguments.model_base,
         template=arguments.conv_mode,
         dtype="float16" if arguments.fp16 else arguments.dtype,
         device=arguments.device,

@@ -13,6 +13,7 @@ from ..checkpoints.layouts.shapes import parameter_shapes
 from ..constants import DTYPE_BYTES
 from ..models.config import LlavaConfig
 from ..models.llava import Llava
+from ..models.parallel.cuts import config_of_part
 from ..ops.vector_math import vector_math
 from ..terminal.sizes import in_memory
 from ..train.arguments import ModelArguments
@@ -43,7 +44,8 @@ class Estimate:
     """Bytes on a card by component.
 
     activations: by part, with recompute if is_recomputed; other_activations: their sum with the other choice. on_host:
-    bytes that offloading moves to the host. num_trained includes adapters, num_parameters does not.
+    bytes that offloading moves to the host. num_trained and num_parameters are of the whole model; the first includes
+    adapters.
     """
 
     weights: int
@@ -69,15 +71,19 @@ class Estimate:
 
 def estimate(config: LlavaConfig, trainable: Trainable, load: Load, method: Method) -> Estimate:
     """Return the memory at the peak of a step, when gradients and the optimizer's state exist."""
+    num_parameters = sum(math.prod(shape) for shape in parameter_shapes(config).values())
+    num_trained = _num_trained(parameter_shapes(config), trainable, method)
+    if method.num_parts > 1:
+        config = config_of_part(config, method.num_parts)
     shapes = parameter_shapes(config)
     adapters = {f"{name}.lora": method.lora_rank * sum(shapes[f"{name}.weight"]) for name in trainable.targets}
     trained = {name: math.prod(shapes[name]) for name in trainable.names} | adapters
-    num_trained = sum(trained.values())
+    num_here = sum(trained.values())
     state = MOMENTS + (FLOAT if method.weight_bytes < FLOAT else 0)  # half weights have a float32 copy
     each = FLOAT if method.has_float_gradients else method.weight_bytes
     # A gradient is computed before it is added to the accumulated one, so that one tensor exists twice.
-    gradients = _share(num_trained, method, 2) * each + max(trained.values(), default=0) * each
-    optimizer = _share(num_trained, method, 1) * state
+    gradients = _share(num_here, method, 2) * each + max(trained.values(), default=0) * each
+    optimizer = _share(num_here, method, 1) * state
     arithmetic = _arithmetic(trainable, method, load)
     peaks = activations(config, load, arithmetic, method.is_recomputed)
     others = activations(config, load, arithmetic, not method.is_recomputed)
@@ -91,9 +97,14 @@ def estimate(config: LlavaConfig, trainable: Trainable, load: Load, method: Meth
         CONTEXT.get(method.device, 0),
         optimizer if method.is_offloaded else 0,
         num_trained,
-        sum(math.prod(shape) for shape in shapes.values()),
+        num_parameters,
         method.is_recomputed,
     )
+
+
+def _num_trained(shapes: dict, trainable: Trainable, method: Method) -> int:
+    adapters = sum(method.lora_rank * sum(shapes[f"{name}.weight"]) for name in trainable.targets)
+    return sum(math.prod(shapes[name]) for name in trainable.names) + adapters
 
 
 def _share(number: int, method: Method, since: int) -> int:
@@ -159,7 +170,7 @@ def advice(found: Estimate, method: Method, num_samples: int, num_cards: int) ->
         saved['"recompute": true'] = peak - found.other_activations
     if method.dtype != "float32" and not method.is_half_stored:
         saved['"fp16_opt_level": "O2"'] = found.weights // 2
-    if method.sharding < 2:
+    if method.sharding < 2 and method.num_parts == 1:
         saved['"sharding": "stage2"'] = int(state * others)
     if method.sharding == 2:
         saved['"sharding": "stage3"'] = int(found.weights * others)

@@ -125,7 +125,8 @@ def _check_memory(
 def _in_words(method: Method) -> str:
     sharding = f", sharding stage {method.sharding} over {method.num_shards}" if method.sharding else ""
     offload = ", optimizer on the host" if method.is_offloaded else ""
-    return f"{method.dtype}{' O2' if method.is_half_stored else ''}{sharding}{offload}"
+    parts = f", the decoder divided over {method.num_parts} cards" if method.num_parts > 1 else ""
+    return f"{method.dtype}{' O2' if method.is_half_stored else ''}{parts}{sharding}{offload}"
 
 
 def table(found: Estimate) -> dict[str, int]:

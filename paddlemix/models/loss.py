@@ -15,6 +15,7 @@ from ..device import bucketed_length
 from .parallel.cards import Cards
 from .parallel.vocabulary import cut_cross_entropy
 
+WHOLE_LOSSES = partial(F.cross_entropy, reduction="none")  # of logits of the whole vocabulary
 MAX_LOGITS = 1 << 26  # elements of float32 logits at a time: 256 MB
 
 
@@ -56,13 +57,11 @@ def weighted_loss(
     # unlike for gather.
     chosen = F.embedding(paddle.to_tensor(places), hidden.reshape([-1, hidden.shape[-1]]))
     size = chosen.shape[0] if is_once else max(1, MAX_LOGITS // vocab_size)
-    losses = partial(F.cross_entropy, reduction="none")
-    if cards is not None:
-        losses = partial(cut_cross_entropy, vocab_size=vocab_size, cards=cards)
-    return _sum_in_parts(chosen, paddle.to_tensor(targets), paddle.to_tensor(weight), logits, losses, size)
+    own = () if cards is None else (partial(cut_cross_entropy, vocab_size=vocab_size, cards=cards),)
+    return _sum_in_parts(chosen, paddle.to_tensor(targets), paddle.to_tensor(weight), logits, size, *own)
 
 
-def _sum_in_parts(hidden, targets, weights, logits: Callable, losses_of: Callable, size: int):
+def _sum_in_parts(hidden, targets, weights, logits: Callable, size: int, losses_of: Callable = WHOLE_LOSSES):
     """Return the weighted sum over hidden [n, H], targets int64 [n] and weights float32 [n], `size` at a time."""
 
     def part_sum(part, part_targets, part_weights):

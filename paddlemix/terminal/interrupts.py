@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -30,6 +31,23 @@ def noted_interrupts() -> Iterator[list[int]]:
         yield seen
     finally:
         signal.signal(signal.SIGINT, former)
+
+
+@contextmanager
+def held_interrupts() -> Iterator[None]:
+    """Let a Ctrl-C wait until the end. In other threads than the main one nothing has to be done."""
+    former = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(former):
+        yield
+        return
+    seen: list[tuple] = []
+    signal.signal(signal.SIGINT, lambda *arguments: seen.append(arguments))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, former)
+    if seen:
+        former(*seen[0])
 
 
 @contextmanager

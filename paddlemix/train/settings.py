@@ -18,7 +18,12 @@ from .config_file import convert
 from .foreign_settings import check_foreign
 
 MISTYPED = 0.8  # similarity from which an unknown name counts as a mistyped setting
-NOT_MISTYPED = ("text_model_name_or_path", "eval_accumulation_steps")  # of training, and nearly names of the data
+OTHER_DEGREES = tuple(f"{kind}_parallel_degree" for kind in ("sep", "context", "expert", "expert_tensor"))
+NOT_MISTYPED = (
+    "text_model_name_or_path",
+    "eval_accumulation_steps",
+    *OTHER_DEGREES,
+)  # of training, and nearly names of the data
 
 
 def trains(do_train: bool | None, do_eval: bool | None) -> bool:
@@ -33,6 +38,17 @@ def check_work(do_train: bool, do_eval: bool) -> None:
             "do_train is false and do_eval is not true: nothing would be done; leave do_train out to train, or set "
             "do_eval: true to evaluate"
         )
+
+
+def num_card_parts(degree: int, num_cards: int) -> int:
+    """Return how many cards share a decoder; a single card ignores the degree. Raises ValueError where they cannot."""
+    degree = max(degree, 1) if num_cards > 1 else 1
+    if num_cards % degree:
+        raise ValueError(
+            f"tensor_parallel_degree is {degree}, and there are {num_cards} processes, not a multiple of it: start the "
+            f"run with `python -m paddle.distributed.launch --nproc_per_node {degree}` or more, or leave it out"
+        )
+    return degree
 
 
 class _Settings:
@@ -101,6 +117,7 @@ class DataSettings(DataArguments, _Settings):
     do_train: bool | None = None
     do_eval: bool | None = None
     evaluation_strategy: str = "no"
+    tensor_parallel_degree: int = -1
 
     @classmethod
     def read(cls, values: dict[str, Any]) -> DataSettings:
@@ -131,6 +148,7 @@ class DataSettings(DataArguments, _Settings):
         The rows are dealt as `train.loader.EpochBatchSampler` does it: every process gets the same number, and an epoch
         ends with a whole step. An epoch of fewer batches than are accumulated is one step.
         """
+        num_processes //= num_card_parts(self.tensor_parallel_degree, num_processes)  # the cards of a part share rows
         num_each, batch_size = -(-num_rows // num_processes), self.per_device_train_batch_size
         num_batches = num_each // batch_size if self.dataloader_drop_last else -(-num_each // batch_size)
         num_steps = max(num_batches // self.gradient_accumulation_steps, 1)
@@ -143,7 +161,7 @@ class Method:
 
     dtype: of the computations. is_half_stored: the weights have it too (fp16_opt_level O2). has_float_gradients:
     amp_master_grad. base_bits: 4 or 8 if a frozen decoder is quantized to so many bits. lora_rank: 0 without adapters.
-    sharding: stage 0 to 3, over num_shards cards. device: "gpu", "npu" or "cpu".
+    sharding: stage 0 to 3, over num_shards cards. num_parts: cards that share a decoder. device: "gpu", "npu" or "cpu".
     """
 
     dtype: str = "float32"
@@ -155,6 +173,7 @@ class Method:
     has_lora_dropout: bool = False
     sharding: int = 0
     num_shards: int = 1
+    num_parts: int = 1
     is_offloaded: bool = False
     device: str = "cpu"
 
@@ -174,6 +193,7 @@ class MemorySettings(_Settings):
     recompute: bool = False
     sharding: str | list = ""
     sharding_parallel_degree: int = -1
+    tensor_parallel_degree: int = -1
     lora: bool = False
     lora_rank: int = 8
     lora_dropout: float = 0.05
@@ -182,12 +202,17 @@ class MemorySettings(_Settings):
     per_device_train_batch_size: int = 8
 
     def method(self, device: str, num_cards: int, has_half: bool = True) -> Method:
-        """Return how num_cards devices train. has_half: they compute in 16 bits where the settings ask for it."""
+        """Return how num_cards devices train. has_half: they compute in 16 bits where the settings ask for it.
+
+        Raises ValueError for a tensor_parallel_degree that they cannot have.
+        """
         is_half = has_half and (self.fp16 or self.bf16)
         words = self.sharding.split() if isinstance(self.sharding, str) else [str(word) for word in self.sharding]
         stage = max((int(word.removeprefix("stage")) for word in words if word.startswith("stage")), default=0)
-        degree = self.sharding_parallel_degree if self.sharding_parallel_degree > 0 else num_cards
-        is_sharded = num_cards > 1 and stage > 0
+        num_parts = num_card_parts(self.tensor_parallel_degree, num_cards)
+        num_ranks = num_cards // num_parts
+        degree = self.sharding_parallel_degree if self.sharding_parallel_degree > 0 else num_ranks
+        is_sharded = num_ranks > 1 and stage > 0
         return Method(
             dtype="float32" if not is_half else "float16" if self.fp16 else "bfloat16",
             is_half_stored=is_half and self.fp16_opt_level == "O2",
@@ -197,7 +222,8 @@ class MemorySettings(_Settings):
             lora_rank=self.lora_rank if self.lora else 0,
             has_lora_dropout=self.lora and self.lora_dropout > 0,
             sharding=stage if is_sharded else 0,
-            num_shards=min(degree, num_cards) if is_sharded else 1,
+            num_shards=min(degree, num_ranks) if is_sharded else 1,
+            num_parts=num_parts,
             is_offloaded=is_sharded and "offload" in words,
             device=device.split(":")[0],
         )

@@ -8,6 +8,7 @@ from typing import Any
 from paddle.distributed import fleet
 
 from ..models.parallel.cards import Cards
+from .settings import num_card_parts
 
 DEGREE = "tensor_parallel_degree"
 ALONE = ("num_eval_answers", "eval_tasks")  # settings for which a process generates, with other questions than others
@@ -21,11 +22,7 @@ def check_degree_asked(asked: dict[str, Any], num_processes: int, words: Collect
     degree = asked.get(DEGREE) or 1
     if degree <= 1 or num_processes <= 1:  # a single process ignores it, with a notice
         return
-    if num_processes % degree:
-        raise ValueError(
-            f"{DEGREE} is {degree}, and there are {num_processes} processes: expected a multiple of {degree}; start "
-            f"the run with `python -m paddle.distributed.launch --nproc_per_node {degree}` or more, or leave it out"
-        )
+    num_card_parts(degree, num_processes)
     for stage in ("stage2", "stage3"):
         if stage in words:
             raise ValueError(

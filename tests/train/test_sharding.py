@@ -12,7 +12,13 @@ FP16 = {"fp16": True, "fp16_opt_level": "O2"}
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        ({"tensor_parallel_degree": 2}, "tensor_parallel_degree is 2: layers are not split"),
+        ({"tensor_parallel_degree": 3}, "tensor_parallel_degree is 3, and there are 4 processes, not a multiple of it"),
+        ({"tensor_parallel_degree": 8}, "tensor_parallel_degree is 8, and there are 4 processes"),
+        (
+            {"tensor_parallel_degree": 2, "sharding": "stage2"},
+            "sharding stage2 does not go with tensor",
+        ),
+        ({"tensor_parallel_degree": 2, "num_eval_answers": 1}, "num_eval_answers needs a whole model"),
         ({"pipeline_parallel_degree": 4}, "pipeline_parallel_degree is 4"),
         ({"sharding": "stage2", "device": "cpu"}, "sharding stage2 needs cards"),
         ({"sharding": "stage1 offload"}, "offload goes with stage2 or stage3"),
@@ -38,6 +44,8 @@ def test_settings_at_which_paddle_would_fail_later_are_refused_for_several_proce
         {"sharding": "stage1", "device": "cpu"},
         {"sharding": "stage2 offload", **FP16},
         {"sharding": ["stage3", "offload"], "amp_master_grad": True, "sharding_parallel_degree": 4},
+        {"tensor_parallel_degree": 2, "sharding": "stage1"},
+        {"tensor_parallel_degree": 4},
         {"tensor_parallel_degree": 1, "sharding_parallel_degree": -1},
     ],
 )

@@ -17,6 +17,7 @@ from ..kv_cache import KVCache
 from ..layers import embedding, linear
 from ..parallel.cards import Cards, copied, gathered
 from ..parallel.cuts import config_of_card
+from ..parallel.leader import Leader, LedCache
 from ..parallel.vocabulary import CutEmbedding
 from .decoder_layer import DecoderLayer, build_norm
 from .masks import key_bias, whole_masks
@@ -27,13 +28,15 @@ class LanguageModel(nn.Layer):
     """Embeddings [B, T, hidden_size] to hidden states; `logits` applies the head.
 
     config: that of this card's part, see `config_of_card`. cards: those that share the decoder, None for one card.
+    leader: set by `lead`.
     enable_recompute: set by paddlenlp's Trainer; the backward pass then computes the layers again.
     """
 
     def __init__(self, config: LanguageConfig, cards: Cards | None = None):
         super().__init__()
         self.cards = cards
-        self.config = config = config_of_card(config, cards)
+        self.leader: Leader | None = None
+        self.config = config = config if cards is None else config_of_card(config, cards.degree)
         self.enable_recompute = False
         self.rotary = RotaryPositions(config)
         start, stop = (0, config.vocab_size) if cards is None else cards.bounds(config.vocab_size)
@@ -84,7 +87,12 @@ class LanguageModel(nn.Layer):
         config = self.config
         dtype = str(self.norm.weight.dtype).split(".")[-1]
         sizes = (config.num_hidden_layers, num_slots, config.num_key_value_heads, config.head_dim, capacity)
-        return KVCache(*sizes, dtype)
+        return KVCache(*sizes, dtype) if self.leader is None else LedCache(self.leader, sizes, dtype)
+
+    def lead(self) -> Leader:
+        """Let this card generate alone, with the others as followers, and return how to end that. See `leader`."""
+        self.leader = self.embed_tokens.leader = Leader(self.cards)
+        return self.leader
 
 
 def scaled(x, factor: float):

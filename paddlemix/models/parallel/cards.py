@@ -24,10 +24,22 @@ class Cards:
     degree: int
     group: Any
 
+    @property
+    def first(self) -> int:
+        """The number of the first card among all processes."""
+        return self.group.ranks[0]
+
     def bounds(self, size: int, rank: int | None = None) -> tuple[int, int]:
         """Return where the part of a card begins and ends in an axis of `size`; parts differ by 1 at most."""
         rank = self.rank if rank is None else rank
         return size * rank // self.degree, size * (rank + 1) // self.degree
+
+
+def join() -> Cards:
+    """Return the cards of all processes that were started together, see `paddle.distributed.launch`."""
+    paddle.distributed.init_parallel_env()
+    number = paddle.distributed.get_world_size()
+    return Cards(paddle.distributed.get_rank(), number, paddle.distributed.new_group(list(range(number))))
 
 
 class _Copied(PyLayer):

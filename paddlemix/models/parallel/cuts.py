@@ -17,8 +17,6 @@ from ..config import LanguageConfig, LlavaConfig
 if TYPE_CHECKING:
     from paddle import nn
 
-    from .cards import Cards
-
 
 @dataclass(frozen=True)
 class Cut:
@@ -56,15 +54,15 @@ def axis_of(name: str) -> int | None:
     return None if cut is None else cut.axes[ending]
 
 
-def check_degree(config: LlavaConfig, degree: int) -> None:
-    """Raise ValueError for a decoder that cannot be cut in as many parts."""
+def check_degree(config: LlavaConfig, degree: int, setting: str = "tensor_parallel_degree") -> None:
+    """Raise ValueError for a decoder that cannot be cut in as many parts. setting: what the user set."""
     language = config.language
     for name in ("num_attention_heads", "num_key_value_heads", "intermediate_size"):
         size = getattr(language, name)
         if size % degree:
             fitting = [str(number) for number in range(2, 17) if not any(one % number for one in _sizes(language))]
             raise ValueError(
-                f"tensor_parallel_degree is {degree}, and the decoder's {name} is {size}, which cannot be cut in "
+                f"{setting} is {degree}, and the decoder's {name} is {size}, which cannot be cut in "
                 f"{degree} equal parts: expected {' or '.join(fitting) if fitting else 'no cut, 1'}"
             )
 
@@ -73,14 +71,23 @@ def _sizes(config: LanguageConfig) -> tuple[int, ...]:
     return config.num_attention_heads, config.num_key_value_heads, config.intermediate_size
 
 
-def config_of_card(config: LanguageConfig, cards: Cards | None) -> LanguageConfig:
+def config_of_card(config: LanguageConfig, degree: int) -> LanguageConfig:
     """Return the sizes of a card's part of a decoder's layers. The vocabulary is that of the whole."""
-    if cards is None:
-        return config
-    heads, key_heads, inner = (size // cards.degree for size in _sizes(config))
+    heads, key_heads, inner = (size // degree for size in _sizes(config))
     return dataclasses.replace(
         config, num_attention_heads=heads, num_key_value_heads=key_heads, intermediate_size=inner
     )
+
+
+def config_of_part(config: LlavaConfig, degree: int) -> LlavaConfig:
+    """Return the sizes of what one of `degree` cards has, for estimates: as a model it would be another one.
+
+    Raises ValueError for a decoder that cannot be cut in as many parts.
+    """
+    check_degree(config, degree)
+    language = config_of_card(config.language, degree)
+    language = dataclasses.replace(language, vocab_size=-(-language.vocab_size // degree))
+    return dataclasses.replace(config, language=language)
 
 
 def mark_cut(model: nn.Layer) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
 from ..layers import ZERO
 from .cards import Cards, maximum, summed
+from .leader import Leader
 
 
 class CutEmbedding(nn.Embedding):
@@ -17,8 +20,14 @@ class CutEmbedding(nn.Embedding):
         self.start, self.stop = cards.bounds(num_rows)
         super().__init__(self.stop - self.start, width, weight_attr=paddle.ParamAttr(initializer=ZERO))
         self.cards = cards
+        self.leader: Leader | None = None
 
     def forward(self, ids):
+        if self.leader is None:
+            return self._embed(ids)
+        return self.leader.compute("embed", partial(self._embed, ids), ids.numpy())
+
+    def _embed(self, ids):
         index, is_here = _places(ids, self.start, self.stop)
         rows = F.embedding(index, self.weight)
         return summed(rows * is_here.unsqueeze(-1).astype(rows.dtype), self.cards)

@@ -1,0 +1,43 @@
+"""`--tensor-parallel N` of commands that answer with a model; `checkpoints.card_processes` starts the processes."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from ..checkpoints.card_processes import OPTION, leading, prepare, started
+from .loading import load_with_processor, loading_of
+
+if TYPE_CHECKING:
+    from ..checkpoints.source import Source
+
+
+def add_card_option(parser: argparse.ArgumentParser) -> None:
+    """Add --tensor-parallel."""
+    parser.add_argument(
+        OPTION,
+        type=int,
+        default=1,
+        metavar="N",
+        help="divide the decoder over N cards, for models that are larger than one (default 1)",
+    )
+
+
+def prepare_cards(arguments: argparse.Namespace) -> None:
+    """Check the number of cards, and set what paddle reads when it is imported. Raises ValueError."""
+    prepare(arguments.tensor_parallel)
+
+
+@contextlib.contextmanager
+def loaded_on_cards(arguments: argparse.Namespace, source: Source) -> Iterator[tuple[Any, Any]]:
+    """Yield the model and its processor; with --tensor-parallel this card's part, which generates as a whole would.
+
+    source: the model's checkpoint. Raises ValueError for a number of cards that is not there, or over which the model
+    cannot be divided.
+    """
+    with started(arguments.tensor_parallel, source, loading_of(arguments)):
+        model, processor = load_with_processor(arguments, source)
+        with leading(model):
+            yield model, processor

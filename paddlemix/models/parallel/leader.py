@@ -1,0 +1,94 @@
+"""One card leads: it alone runs the engine, and the other cards repeat what it computes with the decoder.
+
+Before each operation the leader sends its name and numbers, so that the engine needs to know nothing of other cards,
+and every kind of answer works: sampling, streams, canceled answers. The operations are those of a decoder with a cache.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import paddle
+
+from ...terminal.interrupts import held_interrupts
+from ..kv_cache import KVCache
+from .cards import Cards
+
+END = "end"
+
+
+class Leader:
+    """The first card's voice. Safe to use from several threads: one operation at a time."""
+
+    def __init__(self, cards: Cards):
+        self.cards = cards
+        self.numbers = itertools.count()  # of caches
+        self.gone: list[int] = []  # caches that no longer exist here
+        self._lock = threading.RLock()
+        self._problem: str | None = None
+
+    def forget(self, number: int) -> None:
+        """Note that a cache is gone; the others learn it with the next operation."""
+        self.gone.append(number)
+
+    def compute(self, name: str, work: Callable[[], Any], *values: Any) -> Any:
+        """Tell the others the operation and its values, and return the result of the same work here.
+
+        A Ctrl-C waits for its end, so that all stay in step. Raises RuntimeError after an operation that failed here:
+        the others may still wait within it.
+        """
+        with self._lock, held_interrupts():
+            if self._problem is not None:
+                raise RuntimeError(f"the cards are out of step since an error, start again: {self._problem}")
+            gone, self.gone = self.gone, []
+            send((name, gone, values), self.cards)
+            try:
+                return work()
+            except Exception as error:
+                self._problem = str(error)
+                raise
+
+    def end(self) -> None:
+        """Let the others leave `follow`."""
+        with self._lock:
+            if self._problem is None:
+                send((END, [], ()), self.cards)
+
+
+class LedCache(KVCache):
+    """The leader's part of a cache that every card has a part of. Nothing of it can be taken out."""
+
+    def __init__(self, leader: Leader, sizes: Sequence[int], dtype: str):
+        self.leader, self.number = leader, next(leader.numbers)
+        make = functools.partial(super().__init__, *sizes, dtype)
+        _, num_slots, _, _, capacity = sizes
+        leader.compute("new_cache", make, self.number, num_slots, capacity)
+        weakref.finalize(self, leader.forget, self.number)
+
+    def copy_prefix(self, source: int, target: int, length: int) -> None:
+        self._do("copy_prefix", source, target, length)
+
+    def resize(self, slots: Sequence[int | None], capacity: int) -> None:
+        self._do("resize", list(slots), capacity)
+
+    def take(self, slot: int, start: int, end: int) -> list:
+        raise NotImplementedError("a prefix store needs whole keys and values: make the engine without one")
+
+    def _do(self, name: str, *values: Any) -> None:
+        work = functools.partial(getattr(super(), name), *values)
+        self.leader.compute(name, work, self.number, self.lengths, self.is_long, *values)
+
+
+def send(message: tuple, cards: Cards) -> None:
+    paddle.distributed.broadcast_object_list([message], src=cards.first, group=cards.group)
+
+
+def receive(cards: Cards) -> tuple:
+    box: list = [None]
+    paddle.distributed.broadcast_object_list(box, src=cards.first, group=cards.group)
+    return box[0]

@@ -1,0 +1,40 @@
+"""`--tensor-parallel N` answers as one process does; here the cards are processes on the CPU."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TINY = ROOT / "paddlemix/examples/llava/tiny"
+
+QUESTIONS = "How many shapes are there?\nWhich colors do they have?\n/clear\nHow many shapes are there?\n"
+
+
+def chat(*options: str, typed: str = QUESTIONS) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "paddlemix", "chat", "--model-path", str(TINY / "model"), "--device", "cpu"]
+    command += ["--image-file", str(TINY / "shapes.png"), *options]
+    return subprocess.run(command, input=typed, capture_output=True, text=True, cwd=ROOT, timeout=300, check=False)
+
+
+@pytest.mark.parametrize("options", [("--temperature", "0"), ("--temperature", "1", "--load-8bit", "--speculate", "3")])
+def test_two_processes_that_share_a_decoder_answer_like_one(options):
+    one, two = chat(*options), chat(*options, "--tensor-parallel", "2")
+    assert one.returncode == two.returncode == 0, two.stderr
+    assert two.stdout == one.stdout and len(one.stdout.splitlines()) > 3
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (("--tensor-parallel", "3"), "num_attention_heads is 4, which cannot be cut in 3 equal parts: expected 2 or 4"),
+        (("--tensor-parallel", "0"), "--tensor-parallel is 0: expected a number of cards from 1 on"),
+        (("--tensor-parallel", "2", "--load-4bit"), "344 inputs cannot be cut at 0 and 172 in nf4"),
+    ],
+)
+def test_a_model_that_cannot_be_divided_is_refused(options, expected):
+    refused = chat(*options)
+    assert refused.returncode == 1 and expected in refused.stderr, refused.stderr
