@@ -19,7 +19,16 @@ PACKAGE = ROOT / "paddlemix"
 TINY = PACKAGE / "examples/llava/tiny"
 FILE = re.compile(r"`([a-z_0-9/]+\.py)`")
 # Not stops on a way: operations, devices, printing and JSON rules, whose names say it all, and the types of values.
-LEFT_OUT = ("ops/", "models/cpu/", "terminal/", "device.py", "json_object.py", "foreign_json.py", "output.py")
+LEFT_OUT = (
+    "ops/",
+    "models/cpu/",
+    "models/parallel/",
+    "terminal/",
+    "device.py",
+    "json_object.py",
+    "foreign_json.py",
+    "output.py",
+)
 LEFT_OUT += ("conversation/messages.py", "conversation/templates.py", "image/spec.py", "data/row.py")
 CONVERSION = ("checkpoints/", "tensor_files/")  # configurations and tokenizers are values there
 MAX_STEPS = 10
