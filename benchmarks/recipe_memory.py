@@ -1,4 +1,4 @@
-"""Print the tables of the memory that the recipes need on each card: the README's, and with `seeds` that of SEEDS.md.
+"""Print the tables of the memory that the recipes need on each card: for training.md or, with `seeds`, for seeds.md.
 
     python benchmarks/recipe_memory.py [seeds]
 

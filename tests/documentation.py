@@ -11,14 +11,19 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "paddlemix" / "examples" / "llava"
-# Pages and their Chinese twins.
+ENGLISH, CHINESE = ROOT / "docs" / "en", ROOT / "docs" / "zh"
+
+
+def page(name: str) -> tuple[Path, Path]:
+    """Return a page and its Chinese twin."""
+    return ENGLISH / f"{name}.md", CHINESE / f"{name}.md"
+
+
 READMES = (ROOT / "README.md", ROOT / "README_zh.md")
-ASCEND = (EXAMPLES / "ASCEND.md", EXAMPLES / "ASCEND_zh.md")
-EVAL = (EXAMPLES / "EVAL.md", EXAMPLES / "EVAL_zh.md")
-DATA = (EXAMPLES / "DATA.md", EXAMPLES / "DATA_zh.md")
-DEPLOY = (EXAMPLES / "DEPLOY.md", EXAMPLES / "DEPLOY_zh.md")
-SEEDS = (EXAMPLES / "SEEDS.md", EXAMPLES / "SEEDS_zh.md")
-TWINS = (READMES, ASCEND, EVAL, DATA, DEPLOY, SEEDS)
+ASCEND, EVALUATION, PREPARE = page("ascend"), page("evaluation"), page("prepare")
+SERVING, SEEDS = page("serving"), page("seeds")
+TRAINING, WEIGHTS = ENGLISH / "training.md", ENGLISH / "weights.md"
+TWINS = (READMES, ASCEND, EVALUATION, PREPARE, SERVING, SEEDS)
 
 FENCED = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
 

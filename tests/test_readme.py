@@ -11,7 +11,9 @@ from documentation import (
     EXAMPLES,
     READMES,
     ROOT,
+    TRAINING,
     TWINS,
+    WEIGHTS,
     block_with,
     blocks,
     linked_folder,
@@ -25,8 +27,7 @@ from paddlemix.cli import command_parser
 from paddlemix.evaluate.tasks import TASKS
 from paddlemix.models.language.families import FAMILIES
 
-WEIGHTS = EXAMPLES / "WEIGHTS.md"
-PAGES = [*itertools.chain(*TWINS), EXAMPLES / "README.md", WEIGHTS, ROOT / "CONTRIBUTING.md"]
+PAGES = [*itertools.chain(*TWINS), TRAINING, WEIGHTS, ROOT / "CONTRIBUTING.md"]
 PAGES += [ROOT / "benchmarks/NOTES.md", EXAMPLES / "tiny/README.md", ROOT / "tests/npu_sim/plugin/README.md"]
 NUMBER = r"\d[\d,.]*\d|\d"
 
@@ -151,9 +152,7 @@ def test_commands_on_ascend_are_valid():
         assert arguments.device == "npu" if name == "chat" else "--device" in arguments.settings
 
 
-@pytest.mark.parametrize(
-    ("path", "heading"), [(ASCEND[0], "## Troubleshooting"), (EXAMPLES / "README.md", "## Errors you may meet")]
-)
+@pytest.mark.parametrize(("path", "heading"), [(ASCEND[0], "## Troubleshooting"), (TRAINING, "## Errors you may meet")])
 def test_messages_in_the_tables_of_errors_are_those_of_the_package(path, heading):
     sources = (module.read_text(encoding="utf-8") for module in (ROOT / "paddlemix").rglob("*.py"))
     # Join string literals that continue on the next line.

@@ -1,4 +1,4 @@
-"""The commands of SEEDS.md are valid, those for models run on tiny ones in its order, and settings are answered."""
+"""The commands of seeds.md are valid, those for models run on tiny ones in its order, and settings are answered."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tiny LLaVA folders of the families that the recipes of SEEDS.md start from, with their templates' marks as tokens."""
+"""Tiny LLaVA folders of the families that the recipes of seeds.md start from, with their templates' marks as tokens."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ UNUSED = {
 }
 UNUSED_SWITCHES = {"--embed": "the page is the same in both cases"}
 REFUSED = {
-    "--share": "there is no public tunnel: put nginx with TLS and a key in front, see DEPLOY.md",
+    "--share": "there is no public tunnel: put nginx with TLS and a key in front, see docs/en/serving.md",
     "--moderate": "questions are not sent to a moderation service: leave it out, or filter in front of the server",
 }
 

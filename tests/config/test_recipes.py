@@ -13,7 +13,7 @@ from paddlemix.train.arguments import parse
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "paddlemix/config/llava"
-README = ROOT / "paddlemix/examples/llava/README.md"
+PAGE = ROOT / "docs/en/training.md"
 NUM_CARDS = 8
 # haotian-liu/LLaVA scripts/v1_5 (pretrain.sh, finetune.sh, finetune_lora.sh) and, for 1.6, Open-LLaVA-NeXT
 # scripts/v1_6/train/7b: samples per step, learning rate, tokens per row. LoRA of 1.6 has the values of 1.5, and QLoRA
@@ -61,10 +61,10 @@ def test_training_accepts_the_recipe(path, tmp_path):
     assert path.relative_to(CONFIGS).as_posix() in PUBLISHED
 
 
-def test_table_of_memory_in_the_readme_equals_the_computed_one():
+def test_table_of_memory_in_the_page_equals_the_computed_one():
     spec = importlib.util.spec_from_file_location("recipe_memory", ROOT / "benchmarks/recipe_memory.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    text = README.read_text(encoding="utf-8")
+    text = PAGE.read_text(encoding="utf-8")
     (written,) = re.findall(r"<!-- benchmarks/recipe_memory.py -->\n(.*?)\n<!-- end -->", text, flags=re.DOTALL)
     assert written == module.table(module.README_STARTS)

@@ -1,4 +1,4 @@
-"""The recipes of the systems that SEEDS.md names: published hyperparameters, memory, and two steps on tiny models."""
+"""The recipes of the systems that seeds.md names: published hyperparameters, memory, and two steps on tiny models."""
 
 from __future__ import annotations
 

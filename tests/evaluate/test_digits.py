@@ -11,19 +11,20 @@ import sys
 import time
 
 import pytest
-from documentation import EVAL, ROOT, blocks, linked_folder, run
+from documentation import EVALUATION, ROOT, blocks, linked_folder, run
 
 NUM_UNSEEN, NUM_KILLS = 397, 3
-AFTER = "work_dirs/digits/after"  # where EVAL.md evaluates the trained model
+AFTER = "work_dirs/digits/after"  # where evaluation.md evaluates the trained model
 ON_CPU = {"CUDA_VISIBLE_DEVICES": ""}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Return a folder in which the model was trained and evaluated with the commands of EVAL.md as they stand."""
+    """Return a folder in which the model was trained and evaluated with the commands of evaluation.md as they stand."""
     folder = linked_folder(tmp_path_factory.mktemp("digits"))
-    (make,) = (line for block in blocks(EVAL[0], "bash") for line in block.splitlines() if "make_digits" in line)
-    (train,) = (block for block in blocks(EVAL[0], "bash") if "digits.json" in block and "supervised_finetune" in block)
+    commands = blocks(EVALUATION[0], "bash")
+    (make,) = (line for block in commands for line in block.splitlines() if "make_digits" in line)
+    (train,) = (block for block in commands if "digits.json" in block and "supervised_finetune" in block)
     (folder / "printed.txt").write_text(run(f"{make}\n{train}", folder, timeout=900, variables=ON_CPU))
     return folder
 

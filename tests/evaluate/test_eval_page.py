@@ -1,4 +1,4 @@
-"""The commands of EVAL.md and of the README's section on evaluation run, and what these pages name exists."""
+"""The commands of evaluation.md and of the README's section on evaluation run, and what these pages name exists."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import shutil
 import benchmark_files
 import pytest
 import tiny_folder
-from documentation import EVAL, EXAMPLES, READMES, ROOT, blocks, linked_folder, run, sections
+from documentation import EVALUATION, EXAMPLES, READMES, ROOT, blocks, linked_folder, run, sections
 from fake_judge import KEY, running
 
 from paddlemix.cli import command_parser
@@ -25,7 +25,7 @@ TOOLKITS = ("lmms_eval", "run.py")  # of others, whose options are not ours
 TOOLKIT_OPTIONS = {"--api-nproc", "--base-url", "--max-tokens"}
 
 
-def block_with(words: str, path=EVAL[0]) -> str:
+def block_with(words: str, path=EVALUATION[0]) -> str:
     """Return the only block of commands with these words."""
     (found,) = (block for block in blocks(path, "bash") if words in block)
     return found
@@ -45,7 +45,7 @@ def rows_of(path) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
-    """Return a folder with the package and, in data/, tiny files of the benchmarks that EVAL.md runs."""
+    """Return a folder with the package and, in data/, tiny files of the benchmarks that evaluation.md runs."""
     folder = linked_folder(tmp_path_factory.mktemp("evaluation"))
     for make in (benchmark_files.pope, benchmark_files.mme, benchmark_files.llava_bench):
         make(folder / "data")
@@ -89,7 +89,7 @@ def test_benchmarks_are_listed_run_scored_again_and_compared(workspace):
 def test_several_processes_write_the_answers_of_one(workspace):
     cards = "--gpus 0,1,2,3"
     on_cpu = "--nproc_per_node 2", "--device cpu"
-    assert all(f"`{option}`" in EVAL[0].read_text(encoding="utf-8") for option in on_cpu)
+    assert all(f"`{option}`" in EVALUATION[0].read_text(encoding="utf-8") for option in on_cpu)
     command = block_with("paddle.distributed.launch").strip()
     command = changed(command, (cards, on_cpu[0]), (HUB_NAME, MODEL), ("--output out", "--output two"))
     run(f"{command} {on_cpu[1]}", workspace)
@@ -104,7 +104,7 @@ def test_questions_of_ones_own_are_answered(workspace, printed):
     (workspace / "my" / "images").mkdir(parents=True)
     for name in ("a.jpg", "images/b.jpg"):
         shutil.copy(workspace / "data" / "pope" / "val2014" / "COCO_val2014_000000310196.jpg", workspace / "my" / name)
-    text = EVAL[0].read_text(encoding="utf-8")
+    text = EVALUATION[0].read_text(encoding="utf-8")
     rows = [json.loads(re.search(r'`(\{"question".*\})`', text)[1])]
     rows += [{**rows[0], "image": "b.jpg", "id": "second", "category": "more", "answer": "the"}]
     (workspace / "my" / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -125,8 +125,8 @@ def test_a_judge_of_ones_own_reads_the_answers_that_were_kept(workspace):
 
 
 def command_lines() -> list[list[str]]:
-    """Return the words of every command in EVAL.md."""
-    text = "".join(blocks(EVAL[0], "bash")).replace("\\\n", " ")
+    """Return the words of every command in evaluation.md."""
+    text = "".join(blocks(EVALUATION[0], "bash")).replace("\\\n", " ")
     lines = [shlex.split(line, comments=True) for line in text.splitlines()]
     return [words for words in lines if words and words[0] != "export"]
 
@@ -146,14 +146,16 @@ def test_every_command_is_valid():
 def test_options_in_the_text_are_options_of_the_package_or_of_the_launcher():
     source = "".join(module.read_text(encoding="utf-8") for module in (ROOT / "paddlemix").rglob("*.py"))
     launcher = {"--devices", "--nproc_per_node"}
-    named = {word for section in sections(EVAL[0]) for code in section.code for word in re.findall(r"--[\w-]+", code)}
+    named = {
+        word for section in sections(EVALUATION[0]) for code in section.code for word in re.findall(r"--[\w-]+", code)
+    }
     assert len(named) > 15
     for option in named - launcher - TOOLKIT_OPTIONS:
         assert f'"{option}"' in source, option
 
 
 def test_the_table_of_benchmarks_names_every_task_and_no_other():
-    (section,) = (section for section in sections(EVAL[0]) if section.heading == "Benchmarks")
+    (section,) = (section for section in sections(EVALUATION[0]) if section.heading == "Benchmarks")
     cells = re.findall(r"^\| (`.*?) \|", section.text, re.MULTILINE)
     names = [name for cell in cells for name in re.findall(r"`(\w+)", cell) if not name.startswith("_")]
     for name in names:
@@ -167,6 +169,6 @@ def test_the_table_of_benchmarks_names_every_task_and_no_other():
 
 
 def test_the_table_of_scripts_names_every_script():
-    (section,) = (section for section in sections(EVAL[0]) if section.heading == "The scripts of LLaVA")
+    (section,) = (section for section in sections(EVALUATION[0]) if section.heading == "The scripts of LLaVA")
     scripts = {path.name for path in (EXAMPLES / "eval").glob("*.py")} - {"__init__.py", "make_digits.py", "run.py"}
     assert {word for word in section.code if word.endswith(".py")} == scripts

@@ -1,4 +1,4 @@
-"""The commands of DATA.md run or are valid, and what the page names exists."""
+"""The commands of prepare.md run or are valid, and what the page names exists."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import re
 import shlex
 
 import pytest
-from documentation import DATA, block_with, blocks, linked_folder, run, sections
+from documentation import PREPARE, block_with, blocks, linked_folder, run, sections
 from prepared import rows_of
 
 from paddlemix.cli import command_parser
 from paddlemix.prepare.table import CONVERTERS
 
-TEXT = DATA[0].read_text(encoding="utf-8")
+TEXT = PREPARE[0].read_text(encoding="utf-8")
 COMMAND = "paddlemix prepare "
 # What a command states -> a value that it may have there.
 STAND_INS = {"N": "16", "R": "1", "SEED": "7", "train|eval": "eval", "$SLURM_ARRAY_TASK_ID": "1"}
@@ -21,13 +21,13 @@ STAND_INS = {"N": "16", "R": "1", "SEED": "7", "train|eval": "eval", "$SLURM_ARR
 
 def commands_in_code() -> list[str]:
     """Return the commands in the tables and in the text, without `paddlemix prepare`."""
-    code = [words.rpartition("paddlemix) prepare ")[2] for one in sections(DATA[0]) for words in sorted(one.code)]
+    code = [words.rpartition("paddlemix) prepare ")[2] for one in sections(PREPARE[0]) for words in sorted(one.code)]
     return [words for words in code if words.split()[0] in {*CONVERTERS, "cache"} and " --" in words]
 
 
 def commands_in_blocks() -> list[str]:
     """Return the commands in blocks, also those that a scheduler gets, without `paddlemix prepare`."""
-    lines = "".join(blocks(DATA[0], "bash") + blocks(DATA[0], "")).replace("\\\n", " ").splitlines()
+    lines = "".join(blocks(PREPARE[0], "bash") + blocks(PREPARE[0], "")).replace("\\\n", " ").splitlines()
     lines = [shlex.split(line)[-1] if "--wrap" in line else line for line in lines]
     return [line.removeprefix(COMMAND) for line in lines if line.startswith(COMMAND)]
 
@@ -54,7 +54,7 @@ def workspace(tmp_path_factory):
 
 
 def test_commands_that_run_as_they_stand_do(workspace):
-    printed = run(block_with("prepare validate", DATA[0]), workspace)
+    printed = run(block_with("prepare validate", PREPARE[0]), workspace)
     rows = json.loads((workspace / "work_dirs/shapes/train.json").read_text(encoding="utf-8"))
     parts = [rows_of(workspace / f"work_dirs/shapes_split/train_{name}.jsonl") for name in ("train", "val")]
     assert all(parts) and all(row in parts[0] + parts[1] for row in rows) and len(rows) == len(parts[0] + parts[1])
@@ -83,7 +83,7 @@ def test_options_in_the_text_about_a_tool_are_its_options():
 def test_options_in_the_text_are_options_of_a_converter_or_of_the_cache():
     parts = command_parser("prepare")._subparsers._group_actions[0].choices.values()
     known = {option for part in parts for option in part._option_string_actions}
-    named = {word for one in sections(DATA[0]) for code in one.code for word in re.findall(r"--[\w-]+", code)}
+    named = {word for one in sections(PREPARE[0]) for code in one.code for word in re.findall(r"--[\w-]+", code)}
     assert len(named) > 30 and named - known == {"--key"}  # stands for any setting
 
 

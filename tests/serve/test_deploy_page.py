@@ -1,4 +1,4 @@
-"""DEPLOY.md: its options are those of the command, its commands run or are valid, its messages are the package's."""
+"""serving.md: its options are those of the command, its commands run or are valid, its messages are the package's."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from documentation import DEPLOY, EXAMPLES, ROOT, block_with, blocks, linked_folder, run, sections
+from documentation import EXAMPLES, ROOT, SERVING, block_with, blocks, linked_folder, run, sections
 
 from paddlemix.cli import COMMANDS, command_parser
 from paddlemix.commands import serve
@@ -26,14 +26,14 @@ ADDRESS = "http://127.0.0.1:8000"
 ANSWER = "The number of shapes is four."
 
 
-def section(heading, page=DEPLOY[0]):
+def section(heading, page=SERVING[0]):
     (found,) = (each for each in sections(page) if each.heading == heading)
     return found
 
 
 def command_lines():
     """Return the words of every command of the page."""
-    text = "".join(blocks(DEPLOY[0], "bash")).replace("\\\n", " ")
+    text = "".join(blocks(SERVING[0], "bash")).replace("\\\n", " ")
     text = re.sub(r"curl .*?}'$", "", text, flags=re.DOTALL | re.MULTILINE)
     lines = [shlex.split(line, comments=True) for line in text.splitlines()]
     return [words for words in lines if words]
@@ -78,7 +78,7 @@ def test_the_table_of_options_is_that_of_the_command():
                 assert text.strip() == f"{defaults[option]}".removesuffix(".0"), option
 
 
-@pytest.mark.parametrize("page", DEPLOY, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", SERVING, ids=lambda page: page.stem)
 def test_the_clients_of_the_page_get_the_answer(address, page, tmp_path):
     folder = linked_folder(tmp_path)
     command = block_with("curl -s", page)
@@ -151,7 +151,7 @@ def test_messages_in_the_table_of_errors_are_those_of_the_package():
     source = re.sub(r'"\s*\n\s*f?"', "", "\n".join(sources))
     texts = (
         path.read_text(encoding="utf-8").partition(heading)[2]
-        for path, heading in zip(DEPLOY, ("## Troubleshooting", "## 故障排查"), strict=True)
+        for path, heading in zip(SERVING, ("## Troubleshooting", "## 故障排查"), strict=True)
     )
     messages, others = (re.findall(r"^\| `(.*?)` \|", text, re.MULTILINE) for text in texts)
     assert messages == others and len(messages) >= 15
@@ -210,6 +210,6 @@ def test_nginx_waits_longer_than_the_server_and_takes_as_large_bodies():
 def test_the_package_ships_the_files():
     names = {path.name for path in FILES.iterdir() if path.is_file()}
     assert names >= {"nginx.conf", "compose.yaml", "paddlemix.service", "ray.yaml", "grafana.json"}
-    linked = set(re.findall(r"\]\(serve/([\w.]+)\)", DEPLOY[0].read_text(encoding="utf-8")))
+    linked = set(re.findall(r"/llava/serve/([\w.]+)\)", SERVING[0].read_text(encoding="utf-8")))
     assert linked == {name for name in names if not name.endswith(".py")}
     assert not any(os.access(FILES / name, os.X_OK) for name in linked)

@@ -12,7 +12,7 @@ import json
 
 import pytest
 import requests
-from documentation import EVAL as PAGES
+from documentation import EVALUATION as PAGES
 from documentation import blocks
 from fake_backend import FakeBackend
 from live_server import fake_server

@@ -1,6 +1,6 @@
 # paddlemix serve on Ascend cards; the host has their driver, this image CANN and Python. From the root:
 #   docker build -f paddlemix/examples/llava/serve/ascend.Dockerfile -t paddlemix-serve:ascend .
-# On ARM add `--build-arg ARCH=aarch64`. No weights are inside. ASCEND.md has the releases that match.
+# On ARM add `--build-arg ARCH=aarch64`. No weights are inside. docs/en/ascend.md has the releases that match.
 ARG ARCH=x86_64
 FROM ccr-2vdh3abv-pub.cnc.bj.baidubce.com/device/paddle-npu:3.0.0-cann800-ubuntu20-npu-910b-${ARCH}-gcc84-py310
 LABEL org.opencontainers.image.title="paddlemix serve (Ascend)" org.opencontainers.image.licenses="Apache-2.0"
