@@ -18,6 +18,10 @@ from .accelerators import (
 )
 from .terminal.log import notice
 
+NPU, GPU, CPU = "npu", "gpu", "cpu"
+KINDS = (NPU, GPU, CPU)
+DEVICE_NAMES = f"{GPU}, {NPU} or {CPU}, or one of several: {GPU}:1"  # for people
+FOREIGN_KINDS = {"cuda": GPU}  # as other projects call them
 DTYPES = ("float32", "bfloat16", "float16")
 
 

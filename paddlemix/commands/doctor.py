@@ -6,10 +6,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ..device import KINDS
 from .options import add_stage_options, take_settings
 
 USAGE = "paddlemix doctor CONFIG.json [--json] [--no-trial] [--processes N] [--stage STAGE] [--key value ...]"
-DEVICE_USAGE = "paddlemix doctor --device npu|gpu|cpu [--json] [--no-trial]"
+DEVICE_USAGE = f"paddlemix doctor --device {'|'.join(KINDS)} [--json] [--no-trial]"
 MAX_PROCESSES = 1 << 16
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 
-# Devices as LLaVA calls them.
-DEVICES = {"cuda": "gpu"}
+from ..device import FOREIGN_KINDS
 
 
 def add_unused(parser: argparse.ArgumentParser, unused: Mapping[str, str], *, is_switch: bool = False) -> None:
@@ -39,4 +38,4 @@ def field_of(option: str) -> str:
 def device_of(name: str | None) -> str | None:
     """Return a device of LLaVA in our words: cuda:1 is gpu:1."""
     kind, colon, number = (name or "").partition(":")
-    return DEVICES.get(kind, kind) + colon + number or None
+    return FOREIGN_KINDS.get(kind, kind) + colon + number or None

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..constants import BUNDLED_MODEL
+from ..device import DEVICE_NAMES
 
 DTYPES = ("float32", "float16", "bfloat16")
 
@@ -32,7 +33,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--model-path", default=BUNDLED_MODEL, help="model folder, or its name on a hub (default: the tiny model)"
     )
     parser.add_argument("--model-base", default=None, help="base model of the adapter or projector in --model-path")
-    parser.add_argument("--device", default=None, help="gpu, npu or cpu, or one of several: gpu:1 (default: the best)")
+    parser.add_argument("--device", default=None, help=f"{DEVICE_NAMES} (default: the best)")
     parser.add_argument("--dtype", default=None, choices=DTYPES, help="dtype of the weights (default: as stored)")
     add_hub_options(parser)
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 
 from .. import __version__
+from ..device import GPU, NPU
 from ..terminal.visible import visible, visible_json
 from . import ascend, machine
 from .check import FAILED, OK, SKIPPED, WARNING, Check, Diagnosis
@@ -55,9 +56,9 @@ def checks_of(diagnosis: Diagnosis, device: str, is_tried: bool) -> Iterator[Che
 def _first_checks(kind: str):
     """Return the checks that need no paddle, by name."""
     checks = [("machine", machine.check_machine)]
-    if kind == "npu":
+    if kind == NPU:
         checks += [("driver", ascend.check_driver), ("CANN", ascend.check_cann)]
-    if kind == "gpu":
+    if kind == GPU:
         checks += [("driver", machine.check_nvidia)]
     return [*checks, ("packages", lambda check: machine.check_packages(check, kind))]
 

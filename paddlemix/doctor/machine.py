@@ -19,6 +19,7 @@ from packaging.version import Version
 
 from .. import accelerators
 from ..accelerators import PADDLES, advice_for_missing, version_of
+from ..device import CPU, GPU, NPU
 from ..terminal.sizes import in_bytes
 from .check import Check
 
@@ -126,23 +127,23 @@ def check_packages(check: Check, kind: str) -> None:
     name, paddle = accelerators.paddle_version()
     plugin = version_of(f"paddle-custom-{kind}")
     versions = {name: paddle, **{other: version_of(other) for other in NAMED}}
-    if kind not in ("cpu", "gpu"):
+    if kind not in (CPU, GPU):
         versions[f"paddle-custom-{kind}"] = plugin
     check.values["versions"] = versions
     check.say(", ".join(f"{key} {value or 'missing'}" for key, value in versions.items()))
     if paddle is None:
         check.fail("paddle is not installed", "pip install -r requirements.txt")
         return
-    if kind == "gpu" and name != "paddlepaddle-gpu":
-        check.fail(f"{name} is a build for the CPU", advice_for_missing("gpu", None))
-    if kind in ("cpu", "gpu"):
+    if kind == GPU and name != "paddlepaddle-gpu":
+        check.fail(f"{name} is a build for the CPU", advice_for_missing(GPU, None))
+    if kind in (CPU, GPU):
         return
     if accelerators.has_plugin(kind):
         check.say(f"plugin for {kind}: {accelerators.plugin_folder()}{'' if plugin else ', of unknown version'}")
         accelerators.check_versions(kind)
     else:
         check.fail(f"no plugin for {kind}", advice_for_missing(kind, None))
-    if kind == "npu" and name == "paddlepaddle-gpu":
+    if kind == NPU and name == "paddlepaddle-gpu":
         check.fail("paddlepaddle-gpu is installed", "the plugin needs the CPU wheel: pip install paddlepaddle")
 
 

@@ -11,6 +11,7 @@ import paddle
 
 from ..checkpoints.layouts.shapes import parameter_shapes
 from ..constants import DTYPE_BYTES
+from ..device import CPU, GPU, NPU
 from ..models.config import LlavaConfig
 from ..models.llava import Llava
 from ..models.parallel.cuts import config_of_part
@@ -28,7 +29,7 @@ MIN_SHARDED = 1 << 20  # elements: stage 3 leaves smaller tensors whole (GroupSh
 QUANTIZED_BYTES = {4: 0.5 + 1 / 64 + FLOAT / (64 * 256), 8: 1.0}
 QUANTIZED = re.compile(r"language_model\.layers\.\d+\..*_proj\.weight")
 MANY = 1e8  # trained parameters from which adapters are worth a hint
-CONTEXT = {"gpu": GIB, "npu": GIB}  # bytes that driver, kernels and collectives take, roughly
+CONTEXT = {GPU: GIB, NPU: GIB}  # bytes that driver, kernels and collectives take, roughly
 
 
 @dataclass(frozen=True)
@@ -141,12 +142,12 @@ def _copies(shapes: dict, method: Method, is_recomputed: bool) -> int:
 def _arithmetic(trainable: Trainable, method: Method, load: Load) -> Arithmetic:
     bytes_each = DTYPE_BYTES[method.dtype]
     in_layer = [name for name in trainable.targets if name.startswith("language_model.layers.0.")]
-    is_on_cpu = method.device == "cpu" and bytes_each == FLOAT
+    is_on_cpu = method.device == CPU and bytes_each == FLOAT
     is_in_tower = any(name.startswith("vision_tower.") for name in trainable.targets)
     return Arithmetic(
         bytes_each,
         # As in ops.packed_attention: the kernel is used for several samples in a row.
-        has_flash=method.device == "gpu" and bytes_each < FLOAT and load.has_runs,
+        has_flash=method.device == GPU and bytes_each < FLOAT and load.has_runs,
         is_on_cpu=is_on_cpu,
         has_vector_math=is_on_cpu and _has_vector_math(),
         adapter_widths=(method.lora_rank,) * len(in_layer),

@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..terminal.sizes import plural
+
+LOADING_SECONDS = 5  # that a client waits before it asks again while the model is loaded
+STOPPING_SECONDS = 30  # until a server that stops may run again
+
 TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -45,3 +50,24 @@ class ApiError(Exception):
     def body(self) -> dict[str, Any]:
         """The JSON body of the answer."""
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+
+
+def unavailable(code: str, what: str, seconds: int) -> ApiError:
+    """Return a 503. what: why no request is answered now. seconds: after which a client tries again."""
+    return ApiError(503, f"{what}; try again in {seconds} s", code=code, headers={"Retry-After": str(seconds)})
+
+
+def stopping() -> ApiError:
+    """Return the 503 of a server that stops."""
+    return unavailable("stopping", "the server stops", STOPPING_SECONDS)
+
+
+def queue_full(num_waiting: int, max_queue: int, seconds: int) -> ApiError:
+    """Return a 429. num_waiting: answers that wait."""
+    return ApiError(
+        429,
+        f"the server is busy: {plural(num_waiting, 'answer')} of all requests wait{'s' * (num_waiting == 1)}, at most "
+        f"{max_queue} may; try again in {seconds} s",
+        code="queue_full",
+        headers={"Retry-After": str(seconds)},
+    )

@@ -23,9 +23,8 @@ def open_socket(host: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-        listener.listen(
-            0
-        )  # NOTE: with SO_REUSEADDR, Linux reports a busy port here for a socket bound at the same time
+        # NOTE: with SO_REUSEADDR, Linux reports a busy port here for a socket bound at the same time.
+        listener.listen(0)
     except OSError as error:
         listener.close()
         raise ValueError(_explained(host, port, error)) from None

@@ -16,9 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..accelerators import version_of
+from ..device import CPU, GPU, NPU
+from ..terminal.log import notice
+from ..terminal.sizes import plural
 from .cluster.ray_backend import RayBackend
 from .cluster.ray_replica import HOST, ModelReplica, StatusBoard
 from .cluster.ray_settings import RaySettings, settings_of
+from .greeting import greet, warn_if_open
 from .settings import ServeSettings
 from .stop_signals import stop_signals
 
@@ -29,7 +33,7 @@ NAME = "paddlemix"
 REPORT_SECONDS = 1.0  # between two reports of a replica
 # Requests that a replica takes at a time, for each sequence that runs: the next ones are prepared meanwhile.
 TAKEN_AHEAD = 2
-CARDS = {"gpu": "GPU", "npu": "NPU"}  # kinds of devices, with Ray's names of them
+CARDS = {GPU: "GPU", NPU: "NPU"}  # kinds of devices, with Ray's names of them
 # Seconds for a replica to say how busy it is, before a conversation goes to another one. Ray's own 0.1 s is too short
 # for processors that compute.
 PATIENCE = {
@@ -123,12 +127,12 @@ def resources_of(device: str | None, cluster: RaySettings) -> dict[str, Any]:
     found = ray.cluster_resources()
     kind = (device or _best(found)).partition(":")[0]
     cores = max(int(found.get("CPU", 1)) // cluster.most, 1)
-    cpus = cluster.cpus or (cores if kind == "cpu" else 1)
+    cpus = cluster.cpus or (cores if kind == CPU else 1)
     _check_cards(kind, cluster, found)
     # Replicas inherit the environment of the process that starts Ray, which has set a number of threads for itself.
     threads = {"PADDLEMIX_NUM_THREADS": str(cpus), "OMP_NUM_THREADS": "1"}
     options = {"num_cpus": cpus, "runtime_env": {"env_vars": threads}}
-    cards = {"gpu": {"num_gpus": 1}, "npu": {"resources": {"NPU": 1}}}
+    cards = {GPU: {"num_gpus": 1}, NPU: {"resources": {"NPU": 1}}}
     return options | cards.get(kind, {})
 
 
@@ -144,8 +148,8 @@ def _check_cards(kind: str, cluster: RaySettings, found: Mapping[str, float]) ->
 
 def _best(found: Mapping[str, float]) -> str:
     if found.get("GPU") and version_of("paddlepaddle-gpu") is not None:
-        return "gpu"
-    return "npu" if found.get("NPU") else "cpu"
+        return GPU
+    return NPU if found.get("NPU") else CPU
 
 
 def serve_on_ray(settings: ServeSettings, cluster: RaySettings, host: str = HOST) -> int:
@@ -165,16 +169,15 @@ def serve_on_ray(settings: ServeSettings, cluster: RaySettings, host: str = HOST
         ray.init(address=cluster.address, include_dashboard=False, log_to_driver=True, logging_level="WARNING")
     except ConnectionError as error:
         raise ValueError(f"there is no Ray cluster at {cluster.address}: {error}") from None
+    warn_if_open(settings)
     try:
         serve.start(http_options={"host": settings.host, "port": settings.port}, logging_config=QUIET)
         _run(application(settings, cluster, host))
-        address = address_of(settings.host, settings.port)
-        print(
-            f"Serving {settings.names[0]} with {_counted(cluster)}\nPage:  {address}/\nAPI:   {address}/v1", flush=True
-        )
+        info = serve.get_deployment_handle("ModelReplica", NAME).info.remote().result()
+        greet(settings, info, address_of(settings.host, settings.port), _counted(cluster))
         with stop_signals(stopped.set):
             stopped.wait()
-        print("stopping: running answers are finished", flush=True)
+        notice(f"stopping: running requests may take {settings.limits.stop_seconds:g} s; Ctrl-C again stops at once")
     finally:
         serve.delete(NAME) if cluster.address else serve.shutdown()
         ray.shutdown()
@@ -182,12 +185,9 @@ def serve_on_ray(settings: ServeSettings, cluster: RaySettings, host: str = HOST
 
 
 def _counted(cluster: RaySettings) -> str:
-    most = cluster.most
-    return (
-        f"{most} replica{'s' * (most > 1)}"
-        if cluster.max_replicas is None
-        else f"{cluster.min_replicas} to {most} replicas"
-    )
+    if cluster.max_replicas is None:
+        return plural(cluster.most, "replica")
+    return f"{cluster.min_replicas} to {cluster.most} replicas"
 
 
 def _run(application: Application) -> None:

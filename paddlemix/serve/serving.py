@@ -9,15 +9,13 @@ from typing import Protocol
 
 from fastapi import Request
 
-from .errors import ApiError
+from .errors import LOADING_SECONDS, ApiError, stopping, unavailable
 from .guards.body_limit import BodyReader
 from .guards.schema_check import SchemaChecks
 from .monitor.metrics import Metrics
 from .monitor.request_log import RequestLog
 from .protocol import Backend, ModelInfo
 from .settings import ServeSettings
-
-LOADING_SECONDS = "5"  # Retry-After while the model is loaded
 
 
 class Fetcher(Protocol):
@@ -70,8 +68,7 @@ class Serving:
         """What is known of the model. Raises ApiError while it is loaded."""
         if self.is_loaded:
             return self.backend.info
-        message = "the server stops" if self.is_stopping else "the model is being loaded"
-        raise ApiError(503, f"{message}: try again later", code="not_ready", headers={"Retry-After": LOADING_SECONDS})
+        raise stopping() if self.is_stopping else unavailable("loading", "the model is being loaded", LOADING_SECONDS)
 
     def name_of(self, model: str | None) -> str:
         """Return the name under which a request asks for the model, the first one if it names none."""

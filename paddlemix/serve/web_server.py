@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-import shlex
 import signal
 import socket
 import sys
@@ -17,8 +15,8 @@ import uvicorn
 from ..terminal.log import notice
 from ..terminal.sizes import plural
 from .app import create_app
+from .greeting import greet, warn_if_open
 from .guards.connections import TimedProtocol
-from .guards.origins import is_loopback
 from .listener import address_of
 from .protocol import Backend
 from .serving import Serving
@@ -26,7 +24,6 @@ from .settings import ServeSettings
 
 KEEP_ALIVE_SECONDS = 75  # longer than the 60 s after which proxies reuse no connection, so that they close it first
 CLOSING_SECONDS = 5  # for connections when all answers are given
-WEIGHTS = {"int8": "int8", "nf4": "NF4"}  # kinds of quantization as people write them
 
 
 def run_server(settings: ServeSettings, backend: Backend, listener: socket.socket) -> int:
@@ -36,12 +33,9 @@ def run_server(settings: ServeSettings, backend: Backend, listener: socket.socke
     """
     address = address_of(settings.host, listener.getsockname()[1])
     app = create_app(settings, backend)
-    if not settings.api_keys and not is_loopback(settings.host):
-        notice(
-            f"WARNING: the server listens at {settings.host} without a key: everyone who reaches this machine can use "
-            "it; --api-key sets one"
-        )
-    server = WebServer(app, lambda: _greet(settings, backend, address))
+    warn_if_open(settings)
+    workers = "" if settings.num_workers == 1 else f"{settings.num_workers} workers"
+    server = WebServer(app, lambda: greet(settings, backend.info, address, workers))
     asyncio.run(server.serve(sockets=[listener]))
     if server.is_interrupted:
         raise KeyboardInterrupt
@@ -112,18 +106,3 @@ class WebServer(uvicorn.Server):
     def _fail(self, error: BaseException) -> None:
         self.failure = error
         self.should_exit = True
-
-
-def _greet(settings: ServeSettings, backend: Backend, address: str) -> None:
-    """Print where the page is, and a first request."""
-    info, name = backend.info, settings.names[0]
-    kind = settings.model.quantization
-    weights = "" if kind is None else f" with {WEIGHTS[kind]} weights"
-    workers = "" if settings.num_workers == 1 else f", {settings.num_workers} workers"
-    context = f"{info.max_model_len} tokens of context"
-    print(f"Serving {name} ({info.template}, {context}) on {info.device} in {info.dtype}{weights}{workers}")
-    print(f"Page:  {address}/\nAPI:   {address}/v1")
-    key = " -H 'Authorization: Bearer KEY'" if settings.api_keys else ""
-    body = json.dumps({"model": name, "messages": [{"role": "user", "content": "Hello"}]})
-    print(f"Try:   curl {address}/v1/chat/completions -H 'Content-Type: application/json'{key} -d {shlex.quote(body)}")
-    sys.stdout.flush()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -182,6 +183,14 @@ def test_two_turns_are_those_of_a_chat_and_stay_with_their_replica(server):
     assert len(before) == 2
     for pid, seconds in before.items():
         assert cpu_seconds(pid) > seconds + 0.03, "one of the replicas was not used"
+
+
+def test_its_first_lines_are_those_of_a_server_without_ray(server):
+    assert eventually(lambda: "Try:" in server.log.read_text())
+    lines = server.log.read_text().splitlines()
+    (first,) = (number for number, line in enumerate(lines) if line.startswith("Serving "))
+    assert re.fullmatch(r"Serving \S+ \(\S+, \d+ tokens of context\) on cpu in float32, 2 replicas", lines[first])
+    assert [line.split()[0] for line in lines[first + 1 : first + 4]] == ["Page:", "API:", "Try:"]
 
 
 def test_a_stream_comes_piece_by_piece(server):

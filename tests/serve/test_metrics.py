@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from request_records import full_record
 
 import paddlemix
 from paddlemix.serve.monitor.metrics import MAX_REASONS, Metrics
@@ -25,21 +26,6 @@ STATUS = Status(
         EngineStats(1, 0, 0, 0.1, 10, 5, 1, 0, 1, 0.25, 500),
     ),
 )
-RECORD = RequestRecord(
-    id="1",
-    path="/v1/chat/completions",
-    finish_reasons=("stop", "length"),
-    num_prompt_tokens=700,
-    num_images=2,
-    num_tiles=6,
-    num_image_tokens=640,
-    num_answer_tokens=(11, 30),
-    queue_seconds=0.01,
-    prefill_seconds=0.5,
-    decode_seconds=2.9,
-    first_token_seconds=0.52,
-    total_seconds=3.5,
-)
 # What vLLM's boards chart (vllm-project/vllm, examples/observability), without what only its engine knows.
 CHARTED_BY_VLLM = """
 e2e_request_latency_seconds time_to_first_token_seconds inter_token_latency_seconds prompt_tokens generation_tokens
@@ -55,7 +41,7 @@ def used(prefix: str = "paddlemix") -> Metrics:
     metrics = Metrics("llava-tiny", prefix)
     metrics.request_started()
     metrics.token_gap(0.03)
-    metrics.request_ended(RECORD)
+    metrics.request_ended(full_record())
     metrics.rejected("queue_full")
     metrics.http_answered(200, "/v1/models")
     return metrics

@@ -201,5 +201,10 @@ def _changed(config: LlavaConfig, folder: Folder, raw: dict) -> LlavaConfig:
         chosen["select_layer"] = config.vision.select_layer
     facts = TowerFacts(dataclasses.replace(config.vision, **chosen), config.image.pixels)
     changed = official.build_config(folder, raw, config.language, facts)
-    kept = ("dtype", "eos_token_ids", "untrained", "has_scaled_features")
-    return dataclasses.replace(changed, **{name: getattr(config, name) for name in kept})
+    return dataclasses.replace(
+        changed,
+        dtype=config.dtype,
+        eos_token_ids=config.eos_token_ids,
+        untrained=config.untrained,
+        has_scaled_features=config.has_scaled_features,
+    )

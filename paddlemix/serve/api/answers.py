@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from ... import __version__
 from ..protocol import Accepted, Delta, Ended, JobEvent, TokenLogprob
 
 LOWEST_LOGPROB = -9999.0  # JSON has no -inf; OpenAI's API gives this too
+FINGERPRINT = f"paddlemix-{__version__}"
 
 
 @dataclass
@@ -87,3 +89,15 @@ class Answers:
 def finite(logprob: float) -> float:
     """Return a logarithm of a probability as JSON can hold it."""
     return max(logprob, LOWEST_LOGPROB)
+
+
+def head(id: str, kind: str, created: int, model: str) -> dict[str, Any]:
+    """Return what an answer and each of its chunks begin with."""
+    return {"id": id, "object": kind, "created": created, "model": model, "system_fingerprint": FINGERPRINT}
+
+
+def ending(ended: Ended | None) -> dict[str, Any]:
+    """Return the fields of a choice that say why its answer ended, if it has."""
+    if ended is None:
+        return {"finish_reason": None}
+    return {"finish_reason": ended.finish_reason, "stop_reason": ended.stop_reason}

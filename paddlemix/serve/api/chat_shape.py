@@ -6,11 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ... import __version__
 from ..protocol import Delta, Ended, TokenLogprob
-from .answers import Answers, finite
-
-FINGERPRINT = f"paddlemix-{__version__}"
+from .answers import Answers, ending, finite, head
 
 
 @dataclass(frozen=True)
@@ -30,7 +27,7 @@ class ChatShape:
         for index, answer in enumerate(answers.list):
             message = {"role": "assistant", "content": answer.text, "refusal": None}
             choice = {"index": index, "message": message, "logprobs": self._logprobs(answer.logprobs)}
-            choice |= _ending(answer.ended)
+            choice |= ending(answer.ended)
             choices.append(choice | ({"token_ids": answer.token_ids} if self.has_token_ids else {}))
         return {**self._head("chat.completion"), "choices": choices, "usage": answers.usage()}
 
@@ -42,7 +39,7 @@ class ChatShape:
     def chunk(self, index: int, event: Delta | Ended, answers: Answers) -> dict[str, Any] | None:
         """Return the chunk of an event, None for one that says nothing."""
         if isinstance(event, Ended):
-            return self._chunk(index, {}, **_ending(event))
+            return self._chunk(index, {}, **ending(event))
         is_empty = not event.text and not (self.has_logprobs and event.logprobs) and not self.has_token_ids
         if is_empty:
             return None
@@ -55,8 +52,7 @@ class ChatShape:
             yield {**self._head("chat.completion.chunk"), "choices": [], "usage": answers.usage()}
 
     def _head(self, kind: str) -> dict[str, Any]:
-        head = {"id": self.id, "object": kind, "created": self.created, "model": self.model}
-        return {**head, "system_fingerprint": FINGERPRINT}
+        return head(self.id, kind, self.created, self.model)
 
     def _chunk(self, index: int, delta: dict[str, Any], **fields: Any) -> dict[str, Any]:
         choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": None, **fields}
@@ -72,9 +68,3 @@ class ChatShape:
 
 def _token(token: TokenLogprob) -> dict[str, Any]:
     return {"token": token.text, "logprob": finite(token.logprob), "bytes": list(token.text_bytes)}
-
-
-def _ending(ended: Ended | None) -> dict[str, Any]:
-    if ended is None:
-        return {"finish_reason": None}
-    return {"finish_reason": ended.finish_reason, "stop_reason": ended.stop_reason}

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..protocol import Delta, Ended, TokenLogprob
-from .answers import Answers, finite
-from .chat_shape import FINGERPRINT
+from .answers import Answers, ending, finite, head
 
 
 @dataclass(frozen=True)
@@ -58,8 +57,7 @@ class CompletionShape:
             yield {**self._head(), "choices": [], "usage": answers.usage()}
 
     def _head(self) -> dict[str, Any]:
-        head = {"id": self.id, "object": "text_completion", "created": self.created, "model": self.model}
-        return {**head, "system_fingerprint": FINGERPRINT}
+        return head(self.id, "text_completion", self.created, self.model)
 
     def _chunk(self, choice: dict[str, Any]) -> dict[str, Any]:
         chunk = {**self._head(), "choices": [choice]}
@@ -85,5 +83,4 @@ class CompletionShape:
 
 
 def _choice(index: int, text: str, ended: Ended | None, fields: dict[str, Any]) -> dict[str, Any]:
-    reason = {"finish_reason": ended.finish_reason, "stop_reason": ended.stop_reason} if ended else {}
-    return {"index": index, "text": text, "finish_reason": None, **fields, **reason}
+    return {"index": index, "text": text, **fields, **ending(ended)}

@@ -8,14 +8,12 @@ from fastapi import Request
 
 from ...conversation.messages import Message
 from ..errors import ApiError
-from ..guards.body_limit import Body
+from ..guards.body_limit import CLIENT_GONE, Body
 from ..monitor.request_log import RequestRecord, prompt_text
 from ..protocol import Delta, ImageCount, JobEvent
 from ..serving import Serving
 from .answers import Answer, Answers
 from .plan import Plan
-
-CLIENT_GONE = 499  # nginx's number for a client that closed its connection
 
 
 class Exchange:

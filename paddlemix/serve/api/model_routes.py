@@ -9,9 +9,9 @@ from fastapi.responses import JSONResponse
 
 from ... import __version__
 from ...image.anyres import grid_shape, num_image_tokens, num_tiles
-from ..errors import ApiError
+from ..errors import LOADING_SECONDS, ApiError
 from ..protocol import Status
-from ..serving import LOADING_SECONDS, Serving, serving_of
+from ..serving import Serving, serving_of
 from .openapi import ERRORS
 
 MAX_EDGE = 100_000  # px
@@ -96,7 +96,7 @@ async def show_ready(request: Request) -> Response:
     if status.is_ready:
         return JSONResponse({"status": "ready"})
     word = "stopping" if status.is_stopping else "no process with the model" if serving.is_loaded else "loading"
-    raise ApiError(503, f"not ready: {word}", code="not_ready", headers={"Retry-After": LOADING_SECONDS})
+    raise ApiError(503, f"not ready: {word}", code="not_ready", headers={"Retry-After": str(LOADING_SECONDS)})
 
 
 @health.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})

@@ -7,7 +7,7 @@ import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
-from ..errors import ApiError
+from ..errors import queue_full, stopping
 from ..protocol import Failed, Job, JobEvent, ModelInfo, Status
 from ..settings import Limits
 
@@ -28,7 +28,7 @@ class RayBackend:
         self._max_running = max_running
         self._homes: dict[str, str] = {}  # sessions -> names of replicas, the oldest first
         self._is_stopping = False
-        self._num_open = 0
+        self._num_open = 0  # answers
         self._last = Status(is_ready=False)
 
     async def start(self) -> None:
@@ -46,19 +46,21 @@ class RayBackend:
     async def answer(self, job: Job, session: str) -> AsyncIterator[JobEvent]:
         """Yield the events of a job; see `Backend.answer`."""
         if self._is_stopping:
-            raise self._busy(503, "the server stops: send the request again", "stopping")
+            raise stopping()
         # Not left to Ray, which counts requests as waiting while it looks for a replica, idle ones included.
-        if self._num_open >= self._room(self._last) and self._num_open >= self._room(await self.status()):
-            raise self._busy(429, f"the queue is full: {self._max_queue} requests wait already", "queue_full")
+        if self._num_waiting(self._last) >= self._max_queue:
+            num_waiting = self._num_waiting(await self.status())
+            if num_waiting >= self._max_queue:
+                raise queue_full(num_waiting, self._max_queue, RETRY_SECONDS)
         home = self._homes.get(session)
         routing = {"multiplexed_model_id": home} if home else {}
         response = self._models.options(stream=True, **routing).answer.remote(job)
-        self._num_open += 1
+        self._num_open += job.num_answers
         try:
             async for event in self._events(job, session, response):
                 yield event
         finally:
-            self._num_open -= 1
+            self._num_open -= job.num_answers
 
     async def _events(self, job: Job, session: str, response: Any) -> AsyncIterator[JobEvent]:
         from ray.exceptions import RayActorError, RayError
@@ -89,11 +91,9 @@ class RayBackend:
             while len(self._homes) > MAX_SESSIONS:
                 del self._homes[next(iter(self._homes))]
 
-    def _room(self, status: Status) -> int:
-        return max(status.num_workers, 1) * self._max_running + self._max_queue
-
-    def _busy(self, status: int, text: str, code: str) -> ApiError:
-        return ApiError(status, text, code=code, headers={"Retry-After": str(RETRY_SECONDS)})
+    def _num_waiting(self, status: Status) -> int:
+        """Return how many answers wait. Below 0: so many more could run."""
+        return self._num_open - max(status.num_workers, 1) * self._max_running
 
     async def status(self) -> Status:
         """Return the state of the replicas: the last known one if the board does not answer at once."""

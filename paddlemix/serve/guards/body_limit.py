@@ -11,6 +11,7 @@ from ..errors import ApiError
 from ..settings import Limits
 
 SMALL = 256 << 10  # bytes of a body that is always read, however many others there are
+CLIENT_GONE = 499  # nginx's status for a client that closed its connection; nobody reads it
 MAX_BODIES = 8  # bodies of the maximum size whose bytes are in memory at a time
 
 

@@ -15,7 +15,7 @@ from ...terminal.log import notice
 from ..errors import ApiError
 from ..monitor.request_log import RequestRecord
 from ..serving import Serving
-from .body_limit import ClientGone
+from .body_limit import CLIENT_GONE, ClientGone
 from .origins import OriginRules
 
 ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -42,7 +42,7 @@ class RequestScope:
         try:
             await self._respond(scope, receive, answer, headers)
         except ClientGone:
-            answer.status = 499  # nginx's number for a client that has gone; nobody reads it
+            answer.status = CLIENT_GONE
         finally:
             if answer.status is not None:
                 self._serving.metrics.http_answered(answer.status, _template(scope))

@@ -7,8 +7,7 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable
 from typing import Protocol
 
-from ...terminal.sizes import plural
-from ..errors import ApiError
+from ..errors import queue_full
 from .open_job import OpenJob
 
 MAX_SESSIONS = 10_000  # whose worker is remembered
@@ -52,14 +51,7 @@ class Dispatch:
         num_waiting += sum(max(load(desk) - self.max_running, 0) for desk in desks)
         if num_waiting < self.max_queue:
             return
-        seconds = self.retry_seconds(num_waiting, len(desks))
-        raise ApiError(
-            429,
-            f"the server is busy: {plural(num_waiting, 'answer')} of all requests wait{'s' * (num_waiting == 1)}, at "
-            f"most {self.max_queue} may; try again in {seconds} s",
-            code="queue_full",
-            headers={"Retry-After": str(seconds)},
-        )
+        raise queue_full(num_waiting, self.max_queue, self.retry_seconds(num_waiting, len(desks)))
 
     def retry_seconds(self, num_waiting: int, num_desks: int) -> int:
         """Return in how many seconds those that wait now will have started."""

@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
-from ..errors import ApiError
+from ..errors import LOADING_SECONDS, ApiError, stopping, unavailable
 from ..protocol import Job, JobEvent, ModelInfo, Status
 from ..settings import Limits, ModelOptions
 from .dispatch import Dispatch
@@ -20,8 +20,6 @@ from .open_job import OpenJob
 
 HOST = "paddlemix.serve.model.host:EngineHost"
 MIN_FREE_BYTES = 256 << 20
-LOADING_SECONDS = 10  # a client should wait while the model is loaded
-STOPPING_SECONDS = 30  # until a server that stops may run again
 FAREWELL_SECONDS = 1.0  # to tell clients that their requests are cancelled
 CHECK_SECONDS = 1.0  # between looks whether workers hang
 
@@ -115,16 +113,16 @@ class Pool:
     def _check_open(self) -> None:
         """Raise ApiError if no job is accepted now."""
         if self._is_stopping:
-            raise _unavailable("stopping", "the server stops", STOPPING_SECONDS)
+            raise stopping()
         ready = self._ready
         if not ready and not (self._keepers and all(keeper.loaded.done() for keeper in self._keepers)):
-            raise _unavailable("loading", "the model is being loaded", LOADING_SECONDS)
+            raise unavailable("loading", "the model is being loaded", LOADING_SECONDS)
         if not ready:
             seconds = min(keeper.restart_at for keeper in self._keepers) - time.monotonic()
             text = (
                 "no process with the model is running: it ended and is started again; the server's log has the reason"
             )
-            raise _unavailable("no_worker", text, max(math.ceil(seconds), 0) + LOADING_SECONDS)
+            raise unavailable("no_worker", text, max(math.ceil(seconds), 0) + LOADING_SECONDS)
         self._dispatch.check_room(ready)
         free = self._memory.free()
         if free is not None and free < self.min_free_bytes:
@@ -187,8 +185,3 @@ class Pool:
             await asyncio.sleep(min(CHECK_SECONDS, self.patience.silence / 4, self.patience.stuck / 4))
             for keeper in self._keepers:
                 keeper.check()
-
-
-def _unavailable(code: str, what: str, seconds: int) -> ApiError:
-    text = f"{what}; try again in {seconds} s"
-    return ApiError(503, text, code=code, headers={"Retry-After": str(seconds)})
