@@ -77,7 +77,7 @@ def estimate(config: LlavaConfig, trainable: Trainable, load: Load, method: Meth
     if method.num_parts > 1:
         config = config_of_part(config, method.num_parts)
     shapes = parameter_shapes(config)
-    adapters = {f"{name}.lora": method.lora_rank * sum(shapes[f"{name}.weight"]) for name in trainable.targets}
+    adapters = {f"{name}.lora": method.rank_of(name) * sum(shapes[f"{name}.weight"]) for name in trainable.targets}
     trained = {name: math.prod(shapes[name]) for name in trainable.names} | adapters
     num_here = sum(trained.values())
     state = MOMENTS + (FLOAT if method.weight_bytes < FLOAT else 0)  # half weights have a float32 copy
@@ -104,7 +104,7 @@ def estimate(config: LlavaConfig, trainable: Trainable, load: Load, method: Meth
 
 
 def _num_trained(shapes: dict, trainable: Trainable, method: Method) -> int:
-    adapters = sum(method.lora_rank * sum(shapes[f"{name}.weight"]) for name in trainable.targets)
+    adapters = sum(method.rank_of(name) * sum(shapes[f"{name}.weight"]) for name in trainable.targets)
     return sum(math.prod(shapes[name]) for name in trainable.names) + adapters
 
 

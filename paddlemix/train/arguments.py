@@ -36,6 +36,8 @@ class ModelArguments:
     lora_path: str | None = field(default=None, metadata={"help": "adapter folder to continue from"})
     lora_rank: int = 8
     lora_alpha: int = 16
+    vision_lora_rank: int | None = field(default=None, metadata={"help": "rank in the vision tower; default lora_rank"})
+    vision_lora_alpha: int | None = field(default=None, metadata={"help": "alpha there; default lora_alpha"})
     lora_dropout: float = 0.05
     lora_target_modules: list[str] | None = field(default=None, metadata={"help": "regular expressions of layer names"})
     load_in_8bit: bool = field(default=False, metadata={"help": "quantize the base to int8; needs lora"})

@@ -38,6 +38,8 @@ BOUNDS: dict[str, Kind] = {
     # The model.
     "lora_rank": between(1, 1 << 14),
     "lora_alpha": between(1, 1 << 20),
+    "vision_lora_rank": between(1, 1 << 14),
+    "vision_lora_alpha": between(1, 1 << 20),
     "lora_dropout": between(0, 1, is_below=True),
     "lora_plus_scale": between(0, 10_000, is_above=True),
     "neftune_noise_alpha": between(0, 1000),

@@ -30,7 +30,22 @@ from ..output import replacing, write_json
 from ..tensor_files.stored import StoredTensor
 from ..terminal.log import notice
 from .arguments import ModelArguments
-from .freeze import PROJECTOR_PARTS, lora_targets
+from .freeze import PROJECTOR_PARTS, TOWER_PARTS, lora_targets
+
+
+@dataclass
+class TowerLoRAConfig(LoRAConfig):
+    """paddlenlp's settings with a rank and an alpha of the vision tower's adapters. None: those of the others."""
+
+    vision_lora_rank: int | None = None
+    vision_lora_alpha: int | None = None
+
+    def of_layer(self, name: str) -> LoRAConfig:
+        """Return the settings of one layer by its name."""
+        if not name.startswith(TOWER_PARTS):
+            return self
+        rank, alpha = self.vision_lora_rank or self.r, self.vision_lora_alpha or self.lora_alpha
+        return dataclasses.replace(self, r=rank, lora_alpha=alpha)
 
 
 def add_lora(model: Llava, args: ModelArguments, dtype: str, *, base: str) -> LoRAModel:
@@ -39,13 +54,15 @@ def add_lora(model: Llava, args: ModelArguments, dtype: str, *, base: str) -> Lo
     base: folder of the model, recorded in the adapter's config. Raises ValueError if no layer matches.
     """
     targets = lora_targets(model, args.lora_target_modules)
-    config = LoRAConfig(
+    config = TowerLoRAConfig(
         target_modules=[name.replace(".", r"\.") for name in targets],
         r=args.lora_rank,
         lora_alpha=args.lora_alpha,
         lora_dropout=args.lora_dropout,
         rslora=args.rslora,
         lora_plus_scale=args.lora_plus_scale,
+        vision_lora_rank=args.vision_lora_rank,
+        vision_lora_alpha=args.vision_lora_alpha,
         dtype=dtype,
         tensor_parallel_degree=1,
         base_model_name_or_path=os.path.abspath(base),
@@ -82,6 +99,9 @@ def save_adapter(wrapped: LoRAModel, folder: Path) -> None:
     with replacing(folder / adapter_files.WEIGHTS) as file:
         file.write(buffer.getbuffer())
     values = dataclasses.asdict(wrapped.lora_config)
+    for key in adapter_files.TOWER_KEYS:
+        if values[key] is None:  # a file without them is the one that PaddleMIX writes
+            del values[key]
     values["scaling"] = wrapped.lora_config.scaling
     if kind := quantization_of(wrapped.model):
         values[adapter_files.QUANTIZATION_KEY] = kind
@@ -116,13 +136,15 @@ def load_adapter(wrapped: LoRAModel, folder: Path) -> None:
 
 def _check_scaling(wrapped: LoRAModel, folder: Path) -> None:
     """Raise ValueError for an adapter that would be scaled otherwise than in its training."""
-    before, now = adapter_files.scaling_of(folder), wrapped.lora_config.scaling
-    if not math.isclose(before, now, rel_tol=1e-6):
-        raise ValueError(
-            f"the adapter in {folder} is scaled by {before:g} (lora_alpha over lora_rank, or over its root with "
-            f"rslora), and with these settings it would be scaled by {now:g}, which is another model. Take lora_alpha "
-            f"and rslora from {folder / adapter_files.CONFIG}"
-        )
+    scale = adapter_files.scale_of(folder)
+    for name in (name for name in trained_tensors(wrapped) if name.endswith(".lora_A")):
+        before, now = scale.scaling_of(name), wrapped.lora_config.of_layer(name).scaling
+        if not math.isclose(before, now, rel_tol=1e-6):
+            raise ValueError(
+                f"the adapter in {folder} is scaled by {before:g} (lora_alpha over lora_rank, or over its root with "
+                f"rslora), and with these settings it would be scaled by {now:g}, which is another model. Take "
+                f"lora_alpha, vision_lora_alpha and rslora from {folder / adapter_files.CONFIG}"
+            )
 
 
 @dataclass(frozen=True)
@@ -209,6 +231,7 @@ class AdaptedModel(LoRAModel):
     """paddlenlp's LoRAModel that also adds adapters to quantized layers."""
 
     def _find_and_replace_module(self, model, module_name, lora_config, enable_lora):
+        lora_config = lora_config.of_layer(module_name)
         parent, _, name = module_name.rpartition(".")
         holder = model
         for part in parent.split("."):

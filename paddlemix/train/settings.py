@@ -161,6 +161,7 @@ class Method:
 
     dtype: of the computations. is_half_stored: the weights have it too (fp16_opt_level O2). has_float_gradients:
     amp_master_grad. base_bits: 4 or 8 if a frozen decoder is quantized to so many bits. lora_rank: 0 without adapters.
+    vision_lora_rank: of the adapters in the vision tower, None for lora_rank.
     sharding: stage 0 to 3, over num_shards cards. num_parts: cards that share a decoder. device: "gpu", "npu" or "cpu".
     """
 
@@ -170,6 +171,7 @@ class Method:
     is_recomputed: bool = False
     base_bits: int | None = None
     lora_rank: int = 0
+    vision_lora_rank: int | None = None
     has_lora_dropout: bool = False
     sharding: int = 0
     num_shards: int = 1
@@ -180,6 +182,11 @@ class Method:
     @property
     def weight_bytes(self) -> int:
         return DTYPE_BYTES[self.dtype if self.is_half_stored else "float32"]
+
+    def rank_of(self, name: str) -> int:
+        """Return the rank of a layer's adapter, by the layer's name."""
+        is_in_tower = name.startswith("vision_tower.")
+        return self.vision_lora_rank if is_in_tower and self.vision_lora_rank else self.lora_rank
 
 
 @dataclass(frozen=True)
@@ -196,6 +203,7 @@ class MemorySettings(_Settings):
     tensor_parallel_degree: int = -1
     lora: bool = False
     lora_rank: int = 8
+    vision_lora_rank: int | None = None
     lora_dropout: float = 0.05
     load_in_4bit: bool = False
     load_in_8bit: bool = False
@@ -220,6 +228,7 @@ class MemorySettings(_Settings):
             is_recomputed=self.recompute,
             base_bits=4 if self.load_in_4bit else 8 if self.load_in_8bit else None,
             lora_rank=self.lora_rank if self.lora else 0,
+            vision_lora_rank=self.vision_lora_rank if self.lora else None,
             has_lora_dropout=self.lora and self.lora_dropout > 0,
             sharding=stage if is_sharded else 0,
             num_shards=min(degree, num_ranks) if is_sharded else 1,

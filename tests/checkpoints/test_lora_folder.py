@@ -160,9 +160,9 @@ BAD_STATES = {
         replaced(lora_A=(64, RANK), lora_B=(RANK, 64)),
         r"trained on another model.*q_proj\.weight \[64, 64\]",
     ),
-    "other-rank": (replaced(lora_A=(48, 8), lora_B=(8, 48)), r"not of rank 4 .*q_proj \(\[48, 8\] and \[8, 48\]\)"),
-    "ranks-differ": (replaced(lora_A=(48, RANK), lora_B=(8, 48)), "not of rank 4"),
-    "vectors": (replaced(lora_A=(48,), lora_B=(48,)), "not of rank 4"),
+    "other-rank": (replaced(lora_A=(48, 8), lora_B=(8, 48)), r"q_proj \(\[48, 8\] and \[8, 48\], expected rank 4\)"),
+    "ranks-differ": (replaced(lora_A=(48, RANK), lora_B=(8, 48)), "expected rank 4"),
+    "vectors": (replaced(lora_A=(48,), lora_B=(48,)), "expected rank 4"),
     "projector-of-another-model": (
         {**adapter_state(), "llama.mm_projector.0.weight": np.zeros((64, 48), "f4")},
         r"trained on another model.*projector\.0\.weight \[64, 48\]",

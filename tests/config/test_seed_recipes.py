@@ -80,6 +80,7 @@ def test_adapters_have_the_rank_of_the_seed_and_the_towers_are_adapted_where_it_
     values, is_small = read(name), "one_card" in name
     assert values["load_in_4bit"] and values["lora"] and values["lora_dropout"] == 0.05
     assert (values["lora_rank"], values["lora_alpha"]) == ((64, 16) if is_small else (512, 256))
+    assert (values.get("vision_lora_rank"), values.get("vision_lora_alpha")) == ((None, None) if is_small else (64, 16))
     patterns = values.get("lora_target_modules", [])
     assert any(pattern.startswith("vision_tower") for pattern in patterns) != is_small
 

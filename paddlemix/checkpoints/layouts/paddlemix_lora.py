@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,13 @@ WEIGHTS, CONFIG = "lora_model_state.pdparams", "lora_config.json"
 UNIFIED, UNIFIED_INDEX = "peft_model.safetensors", "peft_model.safetensors.index.json"
 BASE_KEY = "base_model_name_or_path"
 QUANTIZATION_KEY = "quantization"  # of the base's weights in training
+# Rank and alpha in the vision tower, if they are others than r and lora_alpha. paddlenlp has one of each.
+TOWER_KEYS = ("vision_lora_rank", "vision_lora_alpha")
+TOWER = "vision_tower."
 # The fields of paddlenlp's LoRAConfig (3.0.0b4 and later). The choice of layers and settings of training change
 # nothing, since the file has the tensors of the layers.
 RULES = KeyRules(
-    used=frozenset({"r", "lora_alpha", "rslora", BASE_KEY, QUANTIZATION_KEY}),
+    used=frozenset({"r", "lora_alpha", "rslora", BASE_KEY, QUANTIZATION_KEY, *TOWER_KEYS}),
     inert=frozenset(
         "target_modules trainable_modules trainable_bias lora_dropout merge_weights tensor_parallel_degree dtype "
         "head_dim lora_plus_scale use_quick_lora lorapro scaling nola_basis_num".split()
@@ -138,28 +142,57 @@ def quantization_of(path: Path | Folder) -> str | None:
     return kind
 
 
-def _rank_of(folder: Folder) -> int:
-    """Return r of an adapter's config. Raises CheckpointError."""
-    rank = folder.json(CONFIG).get("r")
-    if type(rank) is not int or not 1 <= rank <= MAX_RANK:
-        bounds = f"a number of at least 1, and {MAX_RANK} at most"
-        raise CheckpointError(f"{folder / CONFIG} has r {shown(rank)}, expected {bounds}")
-    return rank
+@dataclass(frozen=True)
+class Scale:
+    """How an adapter is scaled. The vision tower may have a rank and an alpha of its own. is_stable: rslora."""
+
+    rank: int
+    alpha: float
+    tower_rank: int
+    tower_alpha: float
+    is_stable: bool
+
+    def rank_of(self, name: str) -> int:
+        """Return the rank of the layer or tensor of a name."""
+        return self.tower_rank if name.startswith(TOWER) else self.rank
+
+    def scaling_of(self, name: str) -> float:
+        """Return alpha / r of the layer or tensor of a name, alpha / sqrt(r) for rank-stabilized LoRA."""
+        rank, alpha = self.rank_of(name), self.tower_alpha if name.startswith(TOWER) else self.alpha
+        return alpha / math.sqrt(rank) if self.is_stable else alpha / rank
 
 
-def scaling_of(path: Path | Folder) -> float:
-    """Return alpha / r, or alpha / sqrt(r) for rank-stabilized LoRA. Raises for an adapter that cannot be merged."""
+def scale_of(path: Path | Folder) -> Scale:
+    """Return how an adapter is scaled. Raises CheckpointError for one that cannot be merged."""
     folder = Folder.of(path)
     file, values = folder / CONFIG, folder.json(CONFIG)
     _check_variants(file, values)
-    rank, alpha, is_stable = _rank_of(folder), values.get("lora_alpha"), values.get("rslora")
-    if type(alpha) not in (int, float) or not 0 < alpha <= MAX_ALPHA:
-        raise CheckpointError(
-            f"{file} needs 'lora_alpha' as a number above 0, {MAX_ALPHA:g} at most: it is {shown(alpha)}"
-        )
+    rank, alpha, is_stable = _rank(file, values, "r"), _alpha(file, values, "lora_alpha"), values.get("rslora")
     if is_stable not in (None, True, False):
         raise CheckpointError(f"{file}: rslora is {shown(is_stable)}, expected true or false")
-    return alpha / math.sqrt(rank) if is_stable else alpha / rank
+    tower_rank, tower_alpha = TOWER_KEYS
+    return Scale(
+        rank,
+        alpha,
+        rank if values.get(tower_rank) is None else _rank(file, values, tower_rank),
+        alpha if values.get(tower_alpha) is None else _alpha(file, values, tower_alpha),
+        bool(is_stable),
+    )
+
+
+def _rank(file: Path, values: Mapping[str, Any], key: str) -> int:
+    rank = values.get(key)
+    if type(rank) is not int or not 1 <= rank <= MAX_RANK:
+        bounds = f"a number of at least 1, and {MAX_RANK} at most"
+        raise CheckpointError(f"{file} has {key} {shown(rank)}, expected {bounds}")
+    return rank
+
+
+def _alpha(file: Path, values: Mapping[str, Any], key: str) -> float:
+    alpha = values.get(key)
+    if type(alpha) not in (int, float) or not 0 < alpha <= MAX_ALPHA:
+        raise CheckpointError(f"{file} needs {key!r} as a number above 0, {MAX_ALPHA:g} at most: it is {shown(alpha)}")
+    return alpha
 
 
 def _check_variants(file: Path, values: Mapping[str, Any]) -> None:
@@ -173,23 +206,25 @@ def _check_variants(file: Path, values: Mapping[str, Any]) -> None:
 
 def _open(folder: Folder, config: LlavaConfig) -> Adapter:
     """Return an adapter under our names, to be merged into its base. Raises CheckpointError."""
-    scaling, tensors = scaling_of(folder), read_adapter(folder, config)
+    scale, tensors = scale_of(folder), read_adapter(folder, config)
     stems = [name.removesuffix(".lora_A") for name in tensors if name.endswith(".lora_A")]
-    pairs = {stem: Factors(tensors[f"{stem}.lora_A"], tensors[f"{stem}.lora_B"], scaling) for stem in stems}
-    _check_ranks(folder, pairs)
+    pairs = {
+        stem: Factors(tensors[f"{stem}.lora_A"], tensors[f"{stem}.lora_B"], scale.scaling_of(stem)) for stem in stems
+    }
+    _check_ranks(folder, scale, pairs)
     whole = {name: tensor for name, tensor in tensors.items() if not name.endswith((".lora_A", ".lora_B"))}
     return Adapter(folder.path, {f"{stem}.weight": factors for stem, factors in pairs.items()}, whole)
 
 
-def _check_ranks(folder: Folder, pairs: dict[str, Factors]) -> None:
-    rank = _rank_of(folder)
+def _check_ranks(folder: Folder, scale: Scale, pairs: dict[str, Factors]) -> None:
     odd = []
     for stem, factors in pairs.items():
+        rank = scale.rank_of(stem)
         first, second = tuple(factors.left.shape), tuple(factors.right.shape)
         if len(first) != 2 or len(second) != 2 or first[1] != rank or second[0] != rank:
-            odd.append(f"{stem} ({list(first)} and {list(second)})")
+            odd.append(f"{stem} ({list(first)} and {list(second)}, expected rank {rank})")
     if odd:
-        raise CheckpointError(f"{folder} has factors that are not of rank {rank} (r of {CONFIG}): {preview(odd)}")
+        raise CheckpointError(f"{folder} has factors that are not of the rank in {CONFIG}: {preview(odd)}")
 
 
 def _recorded_config(folder: Folder) -> LlavaConfig | None:
@@ -198,9 +233,12 @@ def _recorded_config(folder: Folder) -> LlavaConfig | None:
 
 
 def describe(folder: Folder, is_complete: bool) -> dict[str, Any]:
-    """Return the scaling, and the quantization of the base if there was one."""
-    quantization = quantization_of(folder)
-    return {"scaling": scaling_of(folder), **({"quantization": quantization} if quantization else {})}
+    """Return the scaling, that of the tower if it is another one, and the quantization of the base if there was one."""
+    scale, quantization = scale_of(folder), quantization_of(folder)
+    scalings = {"scaling": scale.scaling_of("")}
+    if (scale.tower_rank, scale.tower_alpha) != (scale.rank, scale.alpha):
+        scalings |= {"vision_tower_rank": scale.tower_rank, "vision_tower_scaling": scale.scaling_of(TOWER)}
+    return scalings | ({"quantization": quantization} if quantization else {})
 
 
 KIND = Kind(
