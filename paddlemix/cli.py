@@ -3,108 +3,64 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import gc
 import importlib
+import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 
 from . import __version__
 from .accelerators import explained
+from .commands.completion import complete
+from .commands.parser import MODEL, Parser, add_examples, nearest, sentence
 from .device import prepare_environment
 from .terminal.interrupts import kept_interrupts
 from .terminal.log import print_error
 from .terminal.streams import standard_streams
-from .terminal.visible import visible
 
-# Name -> help line. The command is the module of that name in commands/, with add_arguments(parser) and run(arguments).
-COMMANDS = {
-    "chat": "talk with a model about images",
-    "serve": "serve a model to OpenAI clients and on a web page",
-    "pretrain": "stage 1: train the projector",
-    "sft": "stage 2: fine-tune the whole model, or with LoRA",
-    "merge": "merge a LoRA adapter into its base model",
-    "convert": "convert a checkpoint to another layout",
-    "inspect": "show what a checkpoint is, what it contains and what is missing",
-    "inspect-data": "show what a training configuration would read, in numbers and as the model sees it",
-    "doctor": "check a training configuration or a device on this machine, with a short trial run",
-    "compose": "make a model to start training from, out of a language model and a vision tower",
-    "extract-projector": "write a model's projector to a file",
-    "apply-delta": "add delta weights to their base model",
-    "make-delta": "subtract a base model from a model",
-    "prepare": "convert a public data set, as it is downloaded, to LLaVA's rows; check, join and encode rows",
-    "eval": "score a model on benchmarks or on questions of your own",
-    "bench": "measure how fast a model is on this machine",
+# Task -> name of a command -> help line. The command is the module of that name in commands/, with
+# add_arguments(parser) and run(arguments).
+TASKS = {
+    "chat and serve": {
+        "chat": "talk with a model about images",
+        "serve": "serve a model to OpenAI clients and on a web page",
+    },
+    "data": {
+        "prepare": "convert a public data set, as it is downloaded, to LLaVA's rows; check, join and encode rows",
+        "inspect-data": "show what a training configuration would read, in numbers and as the model sees it",
+    },
+    "train": {
+        "pretrain": "stage 1: train the projector",
+        "sft": "stage 2: fine-tune the whole model, or with LoRA",
+    },
+    "weights": {
+        "inspect": "show what a checkpoint is, what it contains and what is missing",
+        "convert": "convert a checkpoint to another layout",
+        "merge": "merge a LoRA adapter into its base model",
+        "compose": "make a model to start training from, out of a language model and a vision tower",
+        "extract-projector": "write a model's projector to a file",
+        "apply-delta": "add delta weights to their base model",
+        "make-delta": "subtract a base model from a model",
+    },
+    "evaluate": {
+        "eval": "score a model on benchmarks or on questions of your own",
+    },
+    "check": {
+        "doctor": "check a training configuration or a device on this machine, with a short trial run",
+        "bench": "measure how fast a model is on this machine",
+        "completion": "let the Tab key complete commands, options and paths in your shell",
+    },
 }
-LIKE_AN_OPTION = 0.8  # similarity from which a setting counts as a mistyped option
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors can be printed safely, and name the nearest option or command."""
-
-    def error(self, message: str):
-        super().error(visible(message))
-
-    def parse(self, words: list[str]) -> argparse.Namespace:
-        """Return the arguments; words that are not options go to `settings` if the command takes settings."""
-        part = self._named_part(words)
-        if part is not None:
-            return argparse.Namespace(**{**self._defaults, **vars(part.parse(words[1:]))})
-        takes_settings = bool(self.get_default("takes_settings"))
-        if not takes_settings:  # of settings, as dry_run, some have the name of an option and another form
-            words = self._in_our_spelling(words)
-        self._check_options(words, takes_settings)
-        arguments, rest = self.parse_known_args(words)
-        if takes_settings:
-            arguments.settings = rest
-        elif rest:
-            self.error(f"unrecognized arguments: {' '.join(rest)}")
-        return arguments
-
-    def _named_part(self, words: list[str]) -> Parser | None:
-        """Return the parser of the part that the first word names, None for a command without parts.
-
-        Exits for a word that names none.
-        """
-        if self._subparsers is None or not words or words[0].startswith("-"):
-            return None
-        parts = self._subparsers._group_actions[0].choices
-        if words[0] not in parts:
-            self.error(f"unknown name {words[0]}{nearest(words[0], parts) or '; --help lists the names'}")
-        return parts[words[0]]
-
-    def _in_our_spelling(self, words: list[str]) -> list[str]:
-        """Return the words with options as they are declared: --data_dir is --data-dir, --image-dir is --image_dir."""
-        known = {option.replace("_", "-"): option for option in self._option_string_actions}
-        end = words.index("--") if "--" in words else len(words)
-        parts = [word.partition("=") for word in words[:end]]
-        return [self._declared(name, known) + sign + value for name, sign, value in parts] + words[end:]
-
-    def _declared(self, name: str, known: Mapping[str, str]) -> str:
-        is_other = name.startswith("--") and name not in self._option_string_actions
-        return known.get(name.replace("_", "-"), name) if is_other else name
-
-    def _check_options(self, words: list[str], takes_settings: bool) -> None:
-        """Exit for the first unknown option, before a missing one is reported. A setting may have any other name."""
-        known = list(self._option_string_actions)
-        for word in words[: words.index("--")] if "--" in words else words:
-            name = word.partition("=")[0]
-            is_abbreviation = self.allow_abbrev and any(option.startswith(name) for option in known)
-            if not name.startswith("--") or name in known or is_abbreviation:
-                continue
-            hint = nearest(name, known, LIKE_AN_OPTION if takes_settings else 0.6)
-            if hint or not takes_settings:
-                self.error(f"unknown option {name}{hint or '; --help lists the options'}")
-
-
-def nearest(name: str, known: Iterable[str], similarity: float = 0.6) -> str:
-    """Return the end of an error text that names the nearest known name, "" if none is near."""
-    near = difflib.get_close_matches(name, known, n=1, cutoff=similarity)
-    return f": did you mean {near[0]}?" if near else ""
+COMMANDS = {name: text for commands in TASKS.values() for name, text in commands.items()}
+DESCRIPTION = (
+    "LLaVA 1.5 and 1.6 on PaddlePaddle: chat about images, train, evaluate, serve. For CUDA, Ascend NPU and CPU."
+)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command that a command line names; return the exit code."""
+    if "_ARGCOMPLETE" in os.environ:  # set by what `paddlemix completion` prints
+        return complete(command_parser, COMMANDS)
     argv = sys.argv[1:] if argv is None else argv
     if argv and argv[0] in COMMANDS:
         return run_command(argv[0], argv[1:], prog=f"paddlemix {argv[0]}")
@@ -119,7 +75,7 @@ def run_command(name: str, words: list[str], *, prog: str | None = None) -> int:
 def command_parser(name: str, prog: str | None = None) -> Parser:
     """Return the parser of a command; its default `run` is the command's function."""
     module = importlib.import_module(f".commands.{name.replace('-', '_')}", __package__)
-    parser = Parser(prog=prog, description=module.__doc__)
+    parser = Parser(prog=prog, description=sentence(module.__doc__))
     module.add_arguments(parser)
     parser.set_defaults(run=module.run)
     return parser
@@ -133,15 +89,19 @@ def _run(name: str, words: list[str], prog: str | None) -> int:
 
 
 def _show_commands(argv: list[str]) -> int:
-    """Print the help or the version, or exit with an error for a command line that names no command."""
-    parser = Parser(prog="paddlemix", description="LLaVA v1.5 and v1.6 on PaddlePaddle")
+    """Print the commands or the version, or exit with an error for a command line that names no command."""
+    parser = Parser(prog="paddlemix", usage="paddlemix COMMAND [options]", description=DESCRIPTION)
     parser.add_argument("--version", action="version", version=f"paddlemix {__version__}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for name, text in COMMANDS.items():
-        commands.add_parser(name, help=text)
+    for task, commands in TASKS.items():
+        group = parser.add_argument_group(task)
+        for name, text in commands.items():
+            group._group_actions.append(argparse.Action([], dest=name, help=text, metavar=name))
+    parser.epilog = "`paddlemix COMMAND --help` shows the options of a command."
+    add_examples(parser, "paddlemix chat", f"paddlemix inspect {MODEL}")
     if argv and not argv[0].startswith("-"):
         parser.error(f"unknown command {argv[0]}{nearest(argv[0], COMMANDS) or '; --help lists the commands'}")
     parser.parse(argv)
+    parser.print_help()
     return 0
 
 

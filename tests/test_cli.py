@@ -41,7 +41,7 @@ def loaded_by(*words: str) -> set[str]:
 
 
 def test_help_and_wrong_commands_are_argparse_answers(capsys):
-    for argv, code in ((["--help"], 0), (["chat", "--help"], 0), (["chta"], 2), (["chat", "--no-such"], 2), ([], 2)):
+    for argv, code in ((["--help"], 0), (["chat", "--help"], 0), (["chta"], 2), (["chat", "--no-such"], 2)):
         with pytest.raises(SystemExit) as ended:
             main(argv)
         assert ended.value.code == code
@@ -70,10 +70,11 @@ def test_help_loads_no_command_and_the_help_of_a_command_no_other():
     heavy = {"paddle", "paddlenlp", "numpy", "PIL", "requests"}
     loaded = loaded_by("--help")
     assert "paddlemix.cli" in loaded
-    assert not {name for name in loaded if name in heavy or name.startswith("paddlemix.commands")}
+    commands = {name.removeprefix("paddlemix.commands.") for name in loaded if name.startswith("paddlemix.commands.")}
+    assert commands == {"parser", "completion"} and not loaded & heavy
     loaded = loaded_by("chat", "--help")
     commands = {name.removeprefix("paddlemix.commands.") for name in loaded if name.startswith("paddlemix.commands.")}
-    assert commands == {"chat", "loading", "options", "card_options"} and not loaded & heavy
+    assert commands == {"chat", "loading", "options", "card_options", "parser", "completion"} and not loaded & heavy
 
 
 @pytest.mark.parametrize(("word", "near"), [("chta", "chat"), ("inspectdata", "inspect-data"), ("mrege", "merge")])
@@ -90,7 +91,7 @@ def test_unknown_command_without_a_similar_one(refused):
     [
         ("chat", "--modle-path", "--model-path"),
         ("chat", "--image-flie=x.png", "--image-file"),
-        ("merge", "--lora-pth", "--lora-path"),
+        ("merge", "--lora-pth", "--lora_path"),
         ("merge", "--overwirte", "--overwrite"),
         ("convert", "--verfiy", "--verify"),
         ("inspect", "--jsno", "--json"),
@@ -126,6 +127,20 @@ def test_options_may_be_spelled_with_hyphens_or_underscores():
     assert (found.data_dir, found.ocr, found.batch_size) == ("a", False, 3)
     found = command_parser("prepare").parse(["validate", "a_b.json", "--image-dir", "c_d", "--bad-rows=--e_f"])
     assert (found.image_dir, found.bad_rows, found.files) == (["c_d"], "--e_f", ["a_b.json"])
+    found = command_parser("merge").parse(["--lora-path", "a", "--merge-model-path", "b", "--model-name-or-path", "c"])
+    assert (found.lora_path, found.merge_model_path, found.model_name_or_path) == ("a", "b", "c")
+    found = command_parser("chat").parse(["--model_path", "a", "--load_in_4bit", "--image_file", "b"])
+    assert (found.model_path, found.load_4bit, found.image_file) == ("a", True, ["b"])
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_has_both_spellings(name):
+    parser = command_parser(name)
+    for one in (parser, *parser.parts().values()):
+        for option in one._option_string_actions:
+            if option.startswith("--"):
+                assert one._in_our_spelling([option.replace("-", "_").replace("__", "--", 1)]) == [option]
+                assert one._in_our_spelling(["--" + option[2:].replace("_", "-") + "=a_b"])[0].endswith("=a_b")
 
 
 def test_unambiguous_abbreviation_of_an_option_is_accepted(monkeypatch):

@@ -6,11 +6,13 @@ import argparse
 
 from ..terminal.visible import visible
 from .options import add_delta_options, output_options, resolve_models
+from .parser import add_examples
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     add_delta_options(parser, delta="the delta weights", target="folder to write")
+    add_examples(parser, "paddlemix apply-delta --base llama-7b --delta liuhaotian/LLaVA-7b-delta-v0 --target llava-7b")
 
 
 def run(arguments: argparse.Namespace) -> int:

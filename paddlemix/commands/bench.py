@@ -8,16 +8,15 @@ import time
 from typing import Any
 
 from ..terminal.visible import visible, visible_json
-from .loading import quantization_of
+from .loading import add_quantization_options, quantization_of
 from .options import add_model_options, resolve_models
+from .parser import add_examples
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     add_model_options(parser)
-    for bits in (8, 4):
-        names = (f"--load-{bits}bit", f"--load-in-{bits}bit")
-        parser.add_argument(*names, action="store_true", help=f"keep the decoder's weights in {bits} bits")
+    add_quantization_options(parser)
     lists = {
         "lengths": ("prompt lengths to prefill, in tokens", (128, 512, 2048)),
         "contexts": ("context lengths to decode at, in tokens", (128, 600, 3000)),
@@ -32,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="repetitions, for the median (default 3)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     parser.epilog = "Sizes above the model's context are reduced to the largest that fits."
+    add_examples(parser, "paddlemix bench --contexts 128 --lengths 128 --batches 1")
 
 
 def run(arguments: argparse.Namespace) -> int:

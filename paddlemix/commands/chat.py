@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from .card_options import add_card_option, loaded_on_cards, prepare_cards
 from .loading import add_loading_options, quantization_of
 from .options import add_model_options, resolve_models
+from .parser import IMAGE, add_examples
 
 if TYPE_CHECKING:
     from ..generate.session import ChatSession
@@ -35,6 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="guess the next N tokens from the text so far: the answer is the same, but faster where text repeats "
         "(default 0)",
+    )
+    add_examples(
+        parser,
+        f"paddlemix chat --image-file {IMAGE}",
+        f"paddlemix chat --image-file {IMAGE} --temperature 0 --query 'How many shapes are there?'",
     )
 
 

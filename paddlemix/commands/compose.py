@@ -8,7 +8,8 @@ from pathlib import Path
 
 from ..models.projector_type import PROJECTOR_NAMES
 from ..terminal.visible import visible
-from .options import add_hub_options, add_output_options, output_options, resolve_models
+from .options import add_hub_options, add_output_options, add_template_option, output_options, resolve_models
+from .parser import MODEL, add_examples
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,14 +38,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="LIST",
         help="canvas sizes for anyres, (width, height) px: '[[336,672],[672,336]]' (default: the five of LLaVA 1.6)",
     )
-    parser.add_argument("--template", help="chat template (default: the one for the language model)")
+    add_template_option(parser, "--template", "the one for the language model")
     parser.add_argument(
         "--mm-vision-select-layer",
         type=int,
         metavar="N",
         help="tower layer to use (default: -2, or the layer that the LLaVA used)",
     )
-    parser.add_argument("--mm-vision-select-feature", choices=("patch", "cls_patch"), default="patch")
+    parser.add_argument(
+        "--mm-vision-select-feature",
+        choices=("patch", "cls_patch"),
+        default="patch",
+        help="features of that layer to use: of the patches, or of the class token too",
+    )
     parser.add_argument(
         "--image-size",
         type=int,
@@ -54,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the random values (default: 0)")
     add_output_options(parser)
     add_hub_options(parser)
+    add_examples(parser, f"paddlemix compose --language-model {MODEL} --vision-tower {MODEL} --output work_dirs/start")
 
 
 def _pairs(text: str) -> tuple[tuple[int, int], ...]:

@@ -7,6 +7,7 @@ import sys
 
 from ..terminal.visible import visible
 from .options import DTYPES, add_hub_options, add_output_options, resolve_models
+from .parser import MODEL, add_examples
 
 LAYOUTS = ("paddle", "paddlemix", "hf", "official", "xtuner", "peft")
 
@@ -38,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_output_options(parser)
     parser.add_argument("--list", action="store_true", help="print the name of every tensor and how it was converted")
     add_hub_options(parser)
+    add_examples(parser, f"paddlemix convert {MODEL} work_dirs/tiny_hf --to hf --verify")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..device import KINDS
 from .options import add_stage_options, take_settings
+from .parser import SHAPES, add_examples
 
 USAGE = "paddlemix doctor CONFIG.json [--json] [--no-trial] [--processes N] [--stage STAGE] [--key value ...]"
 DEVICE_USAGE = f"paddlemix doctor --device {'|'.join(KINDS)} [--json] [--no-trial]"
@@ -28,6 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-trial", action="store_true", help="do not load the model and train")
     add_stage_options(parser, "estimate the memory")
     parser.set_defaults(sets_environment=True)
+    add_examples(
+        parser,
+        "paddlemix doctor --device cpu",
+        SHAPES,
+        "paddlemix doctor paddlemix/examples/llava/tiny/example_pretrain.json --stage pretrain",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -38,12 +45,11 @@ def run(arguments: argparse.Namespace) -> int:
     words = arguments.settings
     if not words:
         raise ValueError(f"name a configuration: {USAGE}; or a device: {DEVICE_USAGE}")
-    if not 1 <= arguments.processes <= MAX_PROCESSES:
-        raise ValueError(f"--processes is {arguments.processes}: expected at least 1 and at most {MAX_PROCESSES:,}")
+    checked_processes(arguments.processes)
     values = read_values(words)
     if values.keys() == {"device"}:
         return _examine(arguments, values["device"])
-    values.pop("dry_run", None)
+    values.pop("dry_run", None)  # of a training command: it means what doctor does
     device = values.get("device")
     prepare_environment(device if isinstance(device, str) else None)
     return check_run(
@@ -54,6 +60,13 @@ def run(arguments: argparse.Namespace) -> int:
         num_cards=arguments.processes,
         is_tried=not arguments.no_trial,
     )
+
+
+def checked_processes(number: int) -> int:
+    """Return a number of processes. Raises ValueError for one that cannot be."""
+    if not 1 <= number <= MAX_PROCESSES:
+        raise ValueError(f"--processes is {number}: expected at least 1 and at most {MAX_PROCESSES:,}")
+    return number
 
 
 def check_run(

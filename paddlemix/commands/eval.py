@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from . import eval_compare, eval_list, eval_run, eval_score
+from .parser import sentence
 
 PARTS = {
     "list": (eval_list, "list the benchmarks, their files, prompts and rules"),
@@ -18,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add a command for each part, with its options."""
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for name, (module, text) in PARTS.items():
-        part = commands.add_parser(name, help=text, description=module.__doc__)
+        part = commands.add_parser(name, help=text, description=sentence(module.__doc__))
         module.add_arguments(part)
         part.set_defaults(part=module)
 

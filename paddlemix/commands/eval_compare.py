@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from ..terminal.visible import visible, visible_json
+from .parser import add_examples
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", action="append", default=None, help="only this benchmark; may be repeated")
     parser.add_argument("--changes", type=int, default=10, metavar="N", help="changed answers to show (default 10)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
-    parser.epilog = "example: paddlemix eval compare out/before out/after"
+    add_examples(parser, "paddlemix eval compare out/before out/after")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -7,6 +7,8 @@ import json
 import shutil
 import textwrap
 
+from .parser import add_examples
+
 NAME_WIDTH = 22
 
 
@@ -16,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "task", nargs="*", metavar="TASK", help="show all of these benchmarks (default: a line of each)"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    add_examples(parser, "paddlemix eval list pope")
 
 
 def run(arguments: argparse.Namespace) -> int:

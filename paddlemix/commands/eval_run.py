@@ -12,6 +12,7 @@ from .card_options import add_card_option, loaded_on_cards, prepare_cards
 from .judge_options import add_judge_options, judge_of
 from .loading import add_loading_options, quantization_of
 from .options import BUNDLED_MODEL, add_model_options, positive, resolve_models
+from .parser import add_examples
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,9 +45,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--temperature", type=float, default=None, help="0 is greedy (default: the style's)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the sampling, if temperature is not 0 (default 0)")
     add_judge_options(parser)
-    parser.epilog = (
-        "example: paddlemix eval run pope mme --model-path liuhaotian/llava-v1.5-7b --data-dir data --output out. "
-        "On several cards: python -m paddle.distributed.launch paddlemix/examples/llava/eval/run.py pope ..."
+    add_examples(
+        parser,
+        "paddlemix eval run pope mme --model-path liuhaotian/llava-v1.5-7b --data-dir data --output out",
+        "python -m paddle.distributed.launch paddlemix/examples/llava/eval/run.py pope --data-dir data --output out",
     )
 
 

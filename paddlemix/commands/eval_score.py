@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..terminal.visible import visible, visible_json
 from .judge_options import add_judge_options, judge_of
+from .parser import add_examples
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_judge_options(parser)
     parser.add_argument("--report", default=None, metavar="FILE", help="write a report (.html) too")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
-    parser.epilog = "example: paddlemix eval score pope --answers answers.jsonl --data-dir data/pope"
+    add_examples(parser, "paddlemix eval score pope --answers answers.jsonl --data-dir data/pope")
 
 
 def run(arguments: argparse.Namespace) -> int:

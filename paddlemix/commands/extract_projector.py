@@ -6,6 +6,7 @@ import argparse
 
 from ..terminal.visible import visible
 from .options import add_hub_options, resolve_models
+from .parser import MODEL, add_examples
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="file to write: .bin or .safetensors with LLaVA's tensor names, .pdparams with PaddleMIX's",
     )
     add_hub_options(parser)
+    add_examples(parser, f"paddlemix extract-projector {MODEL} --output work_dirs/mm_projector.bin")
 
 
 def run(arguments: argparse.Namespace) -> int:

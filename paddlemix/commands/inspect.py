@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..terminal.sizes import in_bytes
 from ..terminal.visible import visible, visible_json, visible_line
 from .options import add_hub_options, resolve_models
+from .parser import MODEL, add_examples
 
 if TYPE_CHECKING:
     from ..checkpoints.inspection_facts import Inspection
@@ -30,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     add_hub_options(parser)
+    add_examples(parser, f"paddlemix inspect {MODEL}")
 
 
 def run(arguments: argparse.Namespace) -> int:

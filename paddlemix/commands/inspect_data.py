@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..terminal.visible import visible, visible_json
 from .options import add_hub_options, add_stage_options, resolve_models, take_settings
+from .parser import SHAPES, add_examples
 
 if TYPE_CHECKING:
     from .data_report import Report
@@ -36,6 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="number of reading processes (default: one per core, at most 8)",
     )
     add_hub_options(parser)
+    add_examples(
+        parser,
+        SHAPES,
+        "paddlemix inspect-data paddlemix/examples/llava/tiny/example_pretrain.json --stage pretrain",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:

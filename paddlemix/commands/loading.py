@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from .options import add_template_option
+
 if TYPE_CHECKING:
     from ..checkpoints.card_processes import Loading
     from ..checkpoints.source import Source
@@ -12,10 +14,17 @@ if TYPE_CHECKING:
 
 def add_loading_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of a command that answers with a model, besides those of `add_model_options`."""
-    parser.add_argument("--conv-mode", default=None, help="chat template (default: the checkpoint's own)")
+    add_template_option(parser, "--conv-mode", "the checkpoint's own")
     parser.add_argument("--fp16", action="store_true", help="the same as --dtype float16")
-    parser.add_argument("--load-8bit", action="store_true", help="keep the decoder's weights in 8 bits: less memory")
-    parser.add_argument("--load-4bit", action="store_true", help="keep the decoder's weights in 4 bits: least memory")
+    add_quantization_options(parser)
+
+
+def add_quantization_options(parser: argparse.ArgumentParser) -> None:
+    """Add --load-8bit and --load-4bit, which training's settings call load_in_8bit and load_in_4bit."""
+    for bits, memory in ((8, "less"), (4, "least")):
+        names = (f"--load-{bits}bit", f"--load-in-{bits}bit")
+        text = f"keep the decoder's weights in {bits} bits: {memory} memory"
+        parser.add_argument(*names, action="store_true", help=text)
 
 
 def quantization_of(arguments: argparse.Namespace) -> str | None:

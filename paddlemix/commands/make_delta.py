@@ -6,11 +6,13 @@ import argparse
 
 from ..terminal.visible import visible
 from .options import add_delta_options, output_options, resolve_models
+from .parser import add_examples
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     add_delta_options(parser, delta="folder to write", target="the model")
+    add_examples(parser, "paddlemix make-delta --base llama-7b --target llava-7b --delta llava-7b-delta")
 
 
 def run(arguments: argparse.Namespace) -> int:

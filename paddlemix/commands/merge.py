@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 
+from .parser import add_examples
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options: the options of PaddleMIX's script, and a few more."""
     parser.add_argument(
         "--model_name_or_path", "--model-path", default=None, help="base model (default: the one the adapter names)"
     )
-    parser.add_argument("--lora_path", "--lora-path", required=True, help="folder with lora_config.json")
+    parser.add_argument("--lora_path", required=True, help="folder with lora_config.json")
     parser.add_argument("--merge_model_path", "--output", help="folder to write (default: LORA_PATH_merged)")
     parser.add_argument("--device", default=None, help="device to merge on (default: the best)")
     parser.add_argument(
@@ -20,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what the base is rounded to first (default: what the adapter was trained over, by its lora_config.json)",
     )
     parser.add_argument("--overwrite", action="store_true", help="write into a folder that has other contents")
+    add_examples(parser, "paddlemix merge --lora_path work_dirs/example_lora --merge_model_path work_dirs/merged")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -10,9 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from ..constants import BUNDLED_MODEL
+from ..conversation.templates import TEMPLATES
 from ..device import DEVICE_NAMES
+from .parser import add_examples
 
 DTYPES = ("float32", "float16", "bfloat16")
+# Options of `paddlemix doctor` that the training commands take as settings.
+TRIAL_SETTINGS = {
+    "dry_run": "check the run on this machine, with a trial of a few steps, and end",
+    "no_trial": "with --dry_run: do not load the model and train",
+    "json": "with --dry_run: print one JSON object instead of text",
+    "processes": "with --dry_run: number of training processes, to estimate the memory (default: 1)",
+}
 
 
 def add_hub_options(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +47,12 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     add_hub_options(parser)
 
 
+def add_template_option(parser: argparse.ArgumentParser, name: str, default: str) -> None:
+    """Add the option that chooses a chat template. default: in words."""
+    text = f"chat template: {', '.join(TEMPLATES)} (default: {default})"
+    parser.add_argument(name, default=None, metavar="NAME", help=text)
+
+
 def add_delta_options(parser: argparse.ArgumentParser, *, delta: str, target: str) -> None:
     """Add the options of delta weights. delta, target: help of the two folders, one of which is read, one written."""
     folders = (("base", "the base model, a LLaMA folder"), ("delta", delta), ("target", target))
@@ -56,15 +71,39 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="write into a folder that has other contents")
 
 
-def add_training_settings(parser: argparse.ArgumentParser) -> None:
-    """Let a training command take `CONFIG.json --key value ...` as its `settings`."""
+def add_training_settings(parser: argparse.ArgumentParser, *examples: str) -> None:
+    """Let a training command take `CONFIG.json --key value ...` as its `settings`, and list them in its help."""
     take_settings(parser, f"{parser.prog} CONFIG.json [--key value ...]", f"{parser.prog} --key value ...")
-    parser.epilog = (
-        "The keys are those of the files in paddlemix/config/llava/ and of paddlenlp's TrainingArguments; a flag "
-        "overrides the file. model_name_or_path, dataset and output_dir are required. --dry-run checks everything as "
-        "`paddlemix doctor` does, tries one step, and trains nothing."
+    parser.description = (
+        f"{parser.description}\n\nThe settings stand in CONFIG.json, a JSON object of keys and values, as the files in "
+        "paddlemix/config/llava/; a flag overrides the file."
     )
+    check = parser.add_argument_group("check only", "everything is checked as by `paddlemix doctor`; nothing trains")
+    for name, text in TRIAL_SETTINGS.items():
+        show_setting(check, name, text)
+    list_settings(parser)
+    parser.epilog = (
+        "The other keys of paddlenlp's TrainingArguments work too. --key alone is true, and --key a b a list. "
+        "model_name_or_path, dataset and output_dir are required."
+    )
+    add_examples(parser, *examples)
     parser.set_defaults(sets_environment=True)
+
+
+def list_settings(parser: argparse.ArgumentParser) -> None:
+    """Show the settings of a training run in the help, in groups."""
+    from ..train.setting_fields import listed_settings
+
+    for title, settings in listed_settings().items():
+        group = parser.add_argument_group(title)
+        for name, text in settings:
+            show_setting(group, name, text)
+
+
+def show_setting(group: argparse._ArgumentGroup, name: str, text: str) -> None:
+    """Add a line about a setting to a help. The parser does not know it as an option: settings are read elsewhere."""
+    text = text.replace("%", "%%")
+    group._group_actions.append(argparse.Action([f"--{name}"], dest=name, nargs=0, help=text))
 
 
 def add_stage_options(parser: argparse.ArgumentParser, purpose: str) -> None:

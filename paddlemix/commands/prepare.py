@@ -5,13 +5,11 @@ from __future__ import annotations
 import argparse
 from functools import partial
 
+from .parser import add_examples, sentence
+
 DESCRIPTION = """{description}
 
-Expected: {files}
-
-Example:
-  {prog} {example}
-"""
+Expected: {files}"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,13 +21,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     prog = parser.prog
     commands = parser.add_subparsers(title="data sets and tools", required=True, metavar="NAME")
     for one in CONVERTERS.values():
-        text = DESCRIPTION.format(description=one.description, files=one.files, prog=prog, example=one.example)
-        raw = argparse.RawDescriptionHelpFormatter
-        part = commands.add_parser(one.name, help=one.description, description=text, formatter_class=raw)
+        text = DESCRIPTION.format(description=one.description[0].upper() + one.description[1:], files=one.files)
+        part = commands.add_parser(one.name, help=one.description, description=text)
         one.add_arguments(part)
+        add_examples(part, f"{prog} {one.example}")
         part.set_defaults(work=partial(run_converter, one))
     text = "encode the data of a training configuration once, for any number of runs"
-    cache = commands.add_parser("cache", help=text, description=prepare_cache.__doc__)
+    cache = commands.add_parser("cache", help=text, description=sentence(prepare_cache.__doc__))
     prepare_cache.add_arguments(cache)
     cache.set_defaults(work=prepare_cache.run)
     parser.set_defaults(sets_environment=True)  # nothing here uses paddle

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..terminal.sizes import plural
 from ..terminal.visible import visible
 from .options import add_hub_options, resolve_models, take_settings
+from .parser import SHAPES, add_examples
 
 if TYPE_CHECKING:
     from ..checkpoints.processor import LlavaProcessor
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from ..train.split import Split
 
 FORMATS = ("arrow", "hdf5")
+CONFIG = "paddlemix/examples/llava/tiny/example_lora.json"  # of the example
 MAX_WORKERS = 256
 RANK, NUM_RANKS = "PADDLE_TRAINER_ID", "PADDLE_TRAINERS_NUM"  # set by paddle.distributed.launch
 
@@ -56,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--ranks", type=int, default=None, metavar="N", help="processes that share the work (default: 1)"
     )
     add_hub_options(parser)
+    add_examples(parser, SHAPES, f"{parser.prog} {CONFIG} --output work_dirs/cache")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ..serve.guards.access import all_keys, checked_origins
 from .loading import add_loading_options, quantization_of
 from .options import add_model_options
+from .parser import MODEL, add_examples
 from .serve_options import add_cluster_options, add_limits, add_web_options, check_cluster
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_limits(parser)
     add_cluster_options(parser)
     parser.set_defaults(sets_environment=True)  # processes with the model prepare their own
+    add_examples(parser, f"paddlemix serve --model-path {MODEL} --served-model-name tiny")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 
 from .options import add_training_settings
+from .parser import MODEL, SHAPES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options: all of its words are settings."""
-    add_training_settings(parser)
+    start = f"--model_name_or_path {MODEL}"
+    add_training_settings(parser, SHAPES, f"paddlemix sft paddlemix/examples/llava/tiny/example_lora.json {start}")
 
 
 def run(arguments: argparse.Namespace) -> int:

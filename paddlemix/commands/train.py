@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 from importlib import import_module
+from typing import Any
 
 from ..accelerators import explained
 from ..device import prepare_environment
@@ -12,6 +13,9 @@ from ..terminal.interrupts import STOPPED, Preempted, kept_interrupts, raised_te
 from ..terminal.log import print_error
 from ..terminal.streams import standard_streams
 from ..train.config_file import config_folder, convert, read_values
+from .doctor import checked_processes
+
+TRIAL_TYPES = {"no_trial": bool, "json": bool, "processes": int}
 
 
 def main(argv: list[str], *, script: str, template: str | None) -> int:
@@ -47,12 +51,31 @@ def _run(argv: list[str], template: str | None) -> int:
     device = values.get("device")
     prepare_environment(device if isinstance(device, str) else None)  # parse() rejects other types
     options = {"template": template, "config_folder": config_folder(argv)}
+    trial = _trial(values)
     with raised_terminations(lambda: import_module("paddlemix.train.run")):
-        if convert("dry_run", values.pop("dry_run", False), bool):
+        if trial is not None:
             from .doctor import check_run
 
-            return check_run(values, **options)
+            return check_run(values, **options, **trial)
         from ..train.run import train
 
         train(values, **options)
     return 0
+
+
+def _trial(values: dict[str, Any]) -> dict[str, Any] | None:
+    """Take the settings of --dry-run, doctor's options, out of a run's values; None for a run that trains.
+
+    Raises ValueError for one of the others without it, which would change nothing.
+    """
+    is_dry = convert("dry_run", values.pop("dry_run", False), bool)
+    given = {name: convert(name, values.pop(name), kind) for name, kind in TRIAL_TYPES.items() if name in values}
+    if not is_dry:
+        if given:
+            raise ValueError(f"{next(iter(given))} is an option of --dry-run: add --dry-run, or leave it out")
+        return None
+    return {
+        "is_tried": not given.get("no_trial", False),
+        "is_json": given.get("json", False),
+        "num_cards": checked_processes(given.get("processes", 1)),
+    }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import paddle
@@ -21,58 +21,14 @@ from .bounds import check_bounds
 from .config_file import LAST, convert
 from .eval_tasks import LOSS, parse_tasks, with_prefix
 from .foreign_settings import unknown_setting
+from .setting_fields import ModelArguments, OwnArguments
 from .settings import DataArguments, trains
 from .sharding import check_parallel
 
 
 @dataclass
-class ModelArguments:
-    """The model and which of its parameters train. The keys are PaddleMIX's and LLaVA's."""
-
-    model_name_or_path: str | None = field(default=None, metadata={"help": "folder of the model to start from"})
-    freeze_include: list[str] | None = field(default=None, metadata={"help": "patterns of parameters to freeze"})
-    freeze_exclude: list[str] | None = field(default=None, metadata={"help": "patterns of parameters to train anyway"})
-    lora: bool = field(default=False, metadata={"help": "train low-rank adapters and the projector only"})
-    lora_path: str | None = field(default=None, metadata={"help": "adapter folder to continue from"})
-    lora_rank: int = 8
-    lora_alpha: int = 16
-    vision_lora_rank: int | None = field(default=None, metadata={"help": "rank in the vision tower; default lora_rank"})
-    vision_lora_alpha: int | None = field(default=None, metadata={"help": "alpha there; default lora_alpha"})
-    lora_dropout: float = 0.05
-    lora_target_modules: list[str] | None = field(default=None, metadata={"help": "regular expressions of layer names"})
-    load_in_8bit: bool = field(default=False, metadata={"help": "quantize the base to int8; needs lora"})
-    load_in_4bit: bool = field(default=False, metadata={"help": "quantize the base to NF4 (QLoRA); needs lora"})
-    unfreeze_mm_vision_tower: bool = field(default=False, metadata={"help": "train the vision tower too"})
-    freeze_mm_mlp_adapter: bool = field(default=False, metadata={"help": "do not train the projector"})
-    tune_mm_mlp_adapter: bool = field(default=False, metadata={"help": "train the projector only (stage 1)"})
-    mm_tunable_parts: list[str] | None = field(
-        default=None, metadata={"help": "parts to train: mm_vision_tower, mm_mlp_adapter, mm_language_model"}
-    )
-    rslora: bool = field(default=False, metadata={"help": "scale adapters by alpha / sqrt(rank)"})
-    lora_plus_scale: float = field(default=1.0, metadata={"help": "LoRA+: learning rate of B over that of A"})
-    neftune: bool = field(default=False, metadata={"help": "add noise to the embeddings of text tokens"})
-    neftune_noise_alpha: float = field(default=5.0, metadata={"help": "amount of the noise"})
-    version: str | None = field(default=None, metadata={"help": "PaddleMIX's older name of conv_mode"})
-    conv_mode: str | None = field(default=None, metadata={"help": "template; default plain (stage 1) or the model's"})
-
-
-@dataclass
-class LlavaTrainingArguments(TrainingArguments):
+class LlavaTrainingArguments(OwnArguments, TrainingArguments):
     """paddlenlp's TrainingArguments with this project's own."""
-
-    mm_projector_lr: float | None = field(default=None, metadata={"help": "learning rate of the projector"})
-    mm_vision_tower_lr: float | None = field(default=None, metadata={"help": "learning rate of the vision tower"})
-    loss_reduction: str = field(default="token", metadata={"help": "mean over all trained tokens, or over samples"})
-    max_loss_ratio: float = field(
-        default=10.0, metadata={"help": "stop when a loss is this many times the usual one; 0: never"}
-    )
-    num_eval_answers: int = field(
-        default=0, metadata={"help": "rows of the eval split to answer at each evaluation, for a person to read"}
-    )
-    group_by_length: bool = field(default=False, metadata={"help": "batch rows of similar length"})
-    group_by_modality_length: bool = field(
-        default=False, metadata={"help": "the same, with images in all rows of a batch or in none"}
-    )
 
 
 class RunArguments(NamedTuple):

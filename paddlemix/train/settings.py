@@ -68,17 +68,19 @@ class _Settings:
 class DataArguments:
     """The data of a run, and how its rows are used."""
 
-    dataset: dict | list | str | None = field(default=None, metadata={"help": '{"train": [...], "eval": [...]}'})
+    dataset: dict | list | str | None = field(
+        default=None, metadata={"help": 'the rows: a file, or {"train": [...], "eval": [...]} (required)'}
+    )
     image_folder: str | None = field(default=None, metadata={"help": "folder that relative image paths start from"})
     max_length: int = field(default=2048, metadata={"help": "maximum tokens of a sample, image tokens included"})
     mixtoken: bool = field(default=False, metadata={"help": "PaddleMIX's name of packing"})
-    packing: bool = field(default=False, metadata={"help": "several samples in a row of max_length tokens"})
+    packing: bool = field(default=False, metadata={"help": "put several samples into a row of max_length tokens"})
     on_bad_sample: str | None = field(
         default=None,
-        metadata={"help": "raise or skip; default: wrong rows raise, bad images and too long rows are skipped"},
+        metadata={"help": "raise or skip (default: wrong rows raise, bad images and too long rows are skipped)"},
     )
     max_bad_samples: int | float | None = field(
-        default=None, metadata={"help": "rows that may be skipped, a share if below 1; default: 1%, at least 10"}
+        default=None, metadata={"help": "rows that may be skipped, a share if below 1 (default: 1%, at least 10)"}
     )
 
     eval_tasks: list[dict] | None = field(
