@@ -1,12 +1,14 @@
 """What `card_processes` runs on the other cards: load a part of the model, and repeat what the leader computes.
 
-Standard input is open as long as the leader exists.
+Standard input is open as long as the leader exists. Nothing else ends this process: a signal to all processes of a
+service is the leader's to obey.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -20,6 +22,7 @@ from .source import open_source
 def main(text: str) -> int:
     """Follow. text: the path of the model, and the fields of `card_processes.Loading`, as JSON."""
     threading.Thread(target=_end_with_leader, daemon=True).start()
+    _ignore_signals()
     options = json.loads(text)
     prepare_environment(options["device"])
     from ..models.parallel.follower import Follower
@@ -32,8 +35,14 @@ def main(text: str) -> int:
     except (ValueError, OSError) as error:
         print_error(error)
         return 1
+    _ignore_signals()  # again: paddle has set its own
     Follower(model.language_model).follow()
     return 0
+
+
+def _ignore_signals() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _end_with_leader() -> None:

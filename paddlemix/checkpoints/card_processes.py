@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .source import Source
 
 OPTION = "--tensor-parallel"
-RANK = "PADDLEMIX_CARD"  # set in the processes that share a model: the number of the card
+CARD = "PADDLEMIX_CARD"  # set in the processes that share a model: the number of the card
 # What paddle reads when it is imported; see `device.prepare_environment`.
 EARLY = {"FLAGS_tcp_store_using_libuv": "0", "GLOG_minloglevel": "2"}
 POLL = 0.5  # seconds
@@ -56,22 +56,23 @@ def prepare(number: int) -> None:
 
 
 @contextlib.contextmanager
-def started(number: int, source: Source, loading: Loading) -> Iterator[None]:
+def started(number: int, source: Source, loading: Loading, worker: int = 0, num_workers: int = 1) -> Iterator[None]:
     """Start the followers of a number of cards, and end them afterwards. `prepare` comes first.
 
-    source: the model. Raises ValueError for a number of cards that is not there, or over which the model cannot be
-    divided.
+    source: the model. worker, num_workers: this process among those with a model on this machine, each of which has as
+    many cards. Raises ValueError for a number of cards that is not there, or over which the model cannot be divided.
     """
     if number == 1:
         yield
         return
     check_degree(source.config, number, OPTION)
     kind = kind_of(loading.device)
-    _check_cards(kind, number)
+    _check_cards(kind, number, num_workers)
     endpoints = [f"127.0.0.1:{port}" for port in _free_ports(number)]
     options = json.dumps({"path": str(source.path), **dataclasses.asdict(loading)})
-    processes = [_start(options, _variables(kind, endpoints, rank)) for rank in range(1, number)]
-    os.environ.update(_variables(kind, endpoints, 0))
+    variables = [_variables(kind, endpoints, rank, worker * number + rank) for rank in range(number)]
+    processes = [_start(options, each) for each in variables[1:]]
+    os.environ.update(variables[0])
     is_over = threading.Event()
     threading.Thread(target=_watch, args=(processes, is_over), daemon=True).start()
     patience = 0.0
@@ -95,14 +96,14 @@ def kind_of(device: str | None) -> str:
 
 def join_cards(device: str | None) -> Cards | None:
     """Return the cards that share a model with this process, None if no others were started for it."""
-    rank = os.environ.get(RANK)
-    if rank is None:
+    card = os.environ.get(CARD)
+    if card is None:
         return None
     from .. import device as devices
     from ..models.parallel.cards import join
 
     kind = kind_of(device)
-    devices.use_device("cpu" if kind == "cpu" else f"{kind}:{rank}")
+    devices.use_device("cpu" if kind == "cpu" else f"{kind}:{card}")
     with contextlib.redirect_stderr(io.StringIO()):  # paddle lists the flags that are set
         return join()
 
@@ -120,12 +121,15 @@ def leading(model) -> Iterator[None]:
         leader.end()
 
 
-def _check_cards(kind: str, number: int) -> None:
+def _check_cards(kind: str, number: int, num_workers: int) -> None:
     from .. import device as devices
 
-    found = number if kind == "cpu" else devices.num_devices(kind) or 0
-    if found < number:
-        raise ValueError(f"{OPTION} is {number}, and this machine has {found} of kind {kind}: take fewer cards")
+    wanted = number * num_workers
+    found = wanted if kind == "cpu" else devices.num_devices(kind) or 0
+    if found < wanted:
+        several = f" for each of {num_workers} workers, {wanted} in all" if num_workers > 1 else ""
+        hint = "take fewer cards" if found > 1 else "leave it out, or give --device cpu for processes without cards"
+        raise ValueError(f"{OPTION} is {number}{several}, and this machine has {found} of kind {kind}: {hint}")
 
 
 def _start(options: str, variables: dict[str, str]) -> subprocess.Popen:
@@ -138,7 +142,7 @@ def _start(options: str, variables: dict[str, str]) -> subprocess.Popen:
     )
 
 
-def _variables(kind: str, endpoints: list[str], rank: int) -> dict[str, str]:
+def _variables(kind: str, endpoints: list[str], rank: int, card: int) -> dict[str, str]:
     number = str(len(endpoints))
     variables = {
         "PADDLE_MASTER": endpoints[0],
@@ -149,11 +153,11 @@ def _variables(kind: str, endpoints: list[str], rank: int) -> dict[str, str]:
         "PADDLE_TRAINER_ENDPOINTS": ",".join(endpoints),
         "PADDLE_CURRENT_ENDPOINT": endpoints[rank],
         "PADDLE_NNODES": "1",
-        RANK: str(rank),
+        CARD: str(card),
     }
     if kind == "cpu":
         return {**variables, "PADDLE_DISTRI_BACKEND": "gloo"}
-    variables[f"FLAGS_selected_{kind}s"] = str(rank)
+    variables[f"FLAGS_selected_{kind}s"] = str(card)
     return variables if kind == "gpu" else {**variables, "PADDLE_DISTRI_BACKEND": "xccl", "PADDLE_XCCL_BACKEND": kind}
 
 

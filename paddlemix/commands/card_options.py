@@ -18,6 +18,8 @@ def add_card_option(parser: argparse.ArgumentParser) -> None:
     """Add --tensor-parallel."""
     parser.add_argument(
         OPTION,
+        "--num-gpus",  # of LLaVA's first version
+        dest="tensor_parallel",
         type=int,
         default=1,
         metavar="N",

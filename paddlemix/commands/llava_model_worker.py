@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 
+from .card_options import add_card_option
 from .llava_options import add_unused, device_of, name_unused
 from .options import add_model_options, whole
 
@@ -16,7 +17,6 @@ UNUSED_SWITCHES = {
     "--multi-modal": "the checkpoint says whether the model takes images",
     "--keep-aspect-ratio": "the checkpoint says how images are prepared",
 }
-SEVERAL_CARDS = "one model over several cards is not possible; `paddlemix serve --workers N` starts N models on N cards"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit-model-concurrency", type=whole(1), default=5, help="answers at a time (default 5)")
     parser.add_argument("--load-8bit", action="store_true", help="keep the decoder's weights in 8 bits")
     parser.add_argument("--load-4bit", action="store_true", help="keep the decoder's weights in 4 bits")
-    parser.add_argument("--num-gpus", type=whole(1), default=1, help="only 1")
+    add_card_option(parser)
     add_unused(parser, UNUSED)
     add_unused(parser, UNUSED_SWITCHES, is_switch=True)
     parser.set_defaults(sets_environment=True)  # the processes with the model set theirs
@@ -39,8 +39,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until Ctrl-C or SIGTERM. Raises ValueError or OSError for a user's mistake."""
-    if arguments.num_gpus != 1:
-        raise ValueError(f"--num-gpus is {arguments.num_gpus}: {SEVERAL_CARDS}")
     from ..serve.llava_protocol.registration import register_when_ready
     from ..terminal.log import notice
     from . import serve
@@ -70,6 +68,7 @@ def serve_words(arguments: argparse.Namespace) -> list[str]:
         "--revision": arguments.revision,
         "--served-model-name": name_of(arguments),
         "--max-running": arguments.limit_model_concurrency,
+        "--tensor-parallel": arguments.tensor_parallel if arguments.tensor_parallel != 1 else None,
     }
     words = [word for option, value in given.items() if value is not None for word in (option, str(value))]
     return words + ["--load-8bit"] * arguments.load_8bit + ["--load-4bit"] * arguments.load_4bit

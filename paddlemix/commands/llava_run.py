@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 
+from .card_options import add_card_option, loaded_on_cards, prepare_cards
 from .llava_options import device_of
-from .loading import add_loading_options, load_with_processor
+from .loading import add_loading_options
 from .options import add_model_options, resolve_models
 
 
@@ -18,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--query", required=True, help="the question; <image> in it marks the place of an image")
     parser.add_argument("--sep", default=",", help="separator of --image-file (default: a comma)")
     add_loading_options(parser)
+    add_card_option(parser)
     parser.add_argument("--temperature", type=float, default=0.2, help="0: always the likeliest token (default 0.2)")
     parser.add_argument("--top_p", "--top-p", type=float, default=None, help="(default: all tokens)")
     parser.add_argument("--num_beams", "--num-beams", type=int, default=1, help="only 1: there is no beam search")
@@ -27,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Load the model and print one answer. Raises ValueError or OSError for a user's mistake."""
+    prepare_cards(arguments)
     from ..checkpoints.source import open_source
     from ..generate.requests import Request, answer_all
     from ..generate.sampling import SamplingParams
@@ -46,8 +49,8 @@ def run(arguments: argparse.Namespace) -> int:
     text = question_of(arguments.query, len(names))
     images = [load_image(name) for name in names]  # so that a wrong image is an error before the model is loaded
     (folder,) = resolve_models(arguments, arguments.model_path)
-    model, processor = load_with_processor(arguments, open_source(folder, arguments.model_base))
-    (answer,) = answer_all(model, processor, [Request(text, images)], sampling)
+    with loaded_on_cards(arguments, open_source(folder, arguments.model_base)) as (model, processor):
+        (answer,) = answer_all(model, processor, [Request(text, images)], sampling)
     clean = visible if sys.stdout.isatty() else harmless
     print(clean(answer.text.strip()))
     return 0

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .loading import add_loading_options, load_with_processor
+from .card_options import add_card_option, loaded_on_cards, prepare_cards
+from .loading import add_loading_options
 from .options import add_model_options, resolve_models
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def add_script_options(parser: argparse.ArgumentParser, questions: str) -> None:
         "--base-model-path", dest="model_base", default=argparse.SUPPRESS, help="the same as --model-base"
     )
     add_loading_options(parser)
+    add_card_option(parser)
     parser.add_argument("--image-folder", default="", help="folder of the images that the questions name")
     parser.add_argument("--question-file", default="tables/question.jsonl", help=questions)
     parser.add_argument(
@@ -79,6 +81,7 @@ def answer_file_of(arguments: argparse.Namespace, questions: Sequence[Question],
     from ..output import named_file
     from ..terminal.log import notice
 
+    prepare_cards(arguments)
     _check(arguments)
     decoding_of(arguments).sampling("")  # so that a wrong number is an error before the model is loaded
     chunk = chunk_of(questions, arguments.num_chunks, arguments.chunk_idx)
@@ -119,17 +122,18 @@ def _asked(arguments: argparse.Namespace, left: Sequence[Question], ask: Callabl
     from ..generate.engine import Engine
     from ..terminal.log import notice
 
-    model, processor = load_with_processor(arguments, _source(arguments))
-    notice(
-        "unlike in LLaVA's script, questions are answered side by side, an answers file that was begun is continued, "
-        f"and without --conv-mode the chat template is the checkpoint's own (now {processor.template.name})"
-    )
-    found = ask(model, processor, left, Engine(model, max_slots=arguments.batch_size))
-    try:
-        yield from tqdm(found, total=len(left), unit=" answers", mininterval=0.5, dynamic_ncols=True)
-    except KeyboardInterrupt:
-        notice("the answers so far are kept: the same command goes on from there")
-        raise
+    with loaded_on_cards(arguments, _source(arguments)) as (model, processor):
+        notice(
+            "unlike in LLaVA's script, questions are answered side by side, an answers file that was begun is "
+            f"continued, and without --conv-mode the chat template is the checkpoint's own (now "
+            f"{processor.template.name})"
+        )
+        found = ask(model, processor, left, Engine(model, max_slots=arguments.batch_size))
+        try:
+            yield from tqdm(found, total=len(left), unit=" answers", mininterval=0.5, dynamic_ncols=True)
+        except KeyboardInterrupt:
+            notice("the answers so far are kept: the same command goes on from there")
+            raise
 
 
 def _source(arguments: argparse.Namespace) -> Source:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..serve.guards.access import all_keys, checked_origins
+from .card_options import add_card_option, prepare_cards
 from .loading import add_loading_options, quantization_of
 from .options import add_model_options
 from .parser import MODEL, add_examples
@@ -24,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     add_model_options(parser)
     add_loading_options(parser)
+    add_card_option(parser)
     add_web_options(parser)
     add_limits(parser)
     add_cluster_options(parser)
@@ -40,6 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
             "paddlemix"
         )
     check_cluster(arguments)
+    prepare_cards(arguments)
     if arguments.ray:
         from ..serve.ray_app import serve_on_ray
 
@@ -121,4 +124,5 @@ def _model(arguments: argparse.Namespace, limits: Limits) -> ModelOptions:
         max_model_len=arguments.max_model_len,
         cache_bytes=None if arguments.cache_gb is None else int(arguments.cache_gb * (1 << 30)),
         max_image_pixels=limits.max_image_pixels,
+        num_cards=arguments.tensor_parallel,
     )

@@ -123,6 +123,11 @@ def check_cluster(arguments: argparse.Namespace) -> None:
         if is_given and not arguments.ray:
             hint = "" if option == "--ray-address" else "; did you mean --workers, the processes on this machine?"
             raise ValueError(f"{option} needs --ray{hint}")
+    if arguments.ray and arguments.tensor_parallel > 1:
+        raise ValueError(
+            f"--tensor-parallel is {arguments.tensor_parallel}, and a replica of --ray has one card: start `paddlemix "
+            "serve --tensor-parallel N` on each machine, behind nginx"
+        )
 
 
 def _positive(text: str) -> float:

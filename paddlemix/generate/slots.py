@@ -199,8 +199,8 @@ def _num_needed(sequence: Sequence) -> int:
 
 
 def places_in(model, num_bytes: int) -> int:
-    """Return how many places a cache of so many bytes holds. Raises ValueError if it holds none."""
-    config = model.config.language
+    """Return how many places a cache of so many bytes holds, on each card. Raises ValueError if it holds none."""
+    config = model.language_model.config  # of this card's part
     item = model.language_model.norm.weight.element_size()
     num_each = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * item
     if num_bytes < num_each * bucketed(1):

@@ -28,7 +28,8 @@ def greet(settings: ServeSettings, info: ModelInfo, address: str, parts: str) ->
     name, kind = settings.names[0], settings.model.quantization
     weights = "" if kind is None else f" with {WEIGHTS[kind]} weights"
     context = f"{info.max_model_len} tokens of context"
-    where = f"on {info.device} in {info.dtype}{weights}"
+    cards = "" if settings.model.num_cards == 1 else f", a model on {settings.model.num_cards} cards"
+    where = f"on {info.device} in {info.dtype}{weights}{cards}"
     print(f"Serving {name} ({info.template}, {context}) {where}{parts and f', {parts}'}")
     print(f"Page:  {address}/\nAPI:   {address}/v1")
     key = " -H 'Authorization: Bearer KEY'" if settings.api_keys else ""

@@ -15,7 +15,7 @@ class ModelOptions:
     max_running: sequences at a time. max_model_len: tokens of a prompt and its answer, None for the model's context.
     cache_bytes: of keys and values of running sequences, None for the engine's own number of places; the prefix store
     and the image features may take as much again in all. worker, num_workers: this process among those of the machine,
-    for its card and its threads.
+    for its card and its threads. num_cards: that share the model of a process.
     """
 
     model_path: Path
@@ -30,6 +30,7 @@ class ModelOptions:
     max_image_pixels: int = 64_000_000
     worker: int = 0
     num_workers: int = 1
+    num_cards: int = 1
 
 
 @dataclass(frozen=True)

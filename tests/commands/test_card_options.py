@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "paddlemix/examples/llava/eval/run_llava.py"
 TINY = ROOT / "paddlemix/examples/llava/tiny"
 
 QUESTIONS = "How many shapes are there?\nWhich colors do they have?\n/clear\nHow many shapes are there?\n"
@@ -25,6 +26,13 @@ def test_two_processes_that_share_a_decoder_answer_like_one(options):
     one, two = chat(*options), chat(*options, "--tensor-parallel", "2")
     assert one.returncode == two.returncode == 0, two.stderr
     assert two.stdout == one.stdout and len(one.stdout.splitlines()) > 3
+
+
+def test_llavas_script_answers_on_two_cards_like_a_chat():
+    words = ["--image-file", str(TINY / "shapes.png"), "--query", "How many shapes are there?", "--num-gpus", "2"]
+    command = [sys.executable, SCRIPT, "--model-path", str(TINY / "model"), "--device", "cpu", "--temperature", "0"]
+    done = subprocess.run([*command, *words], capture_output=True, text=True, cwd=ROOT, timeout=300, check=False)
+    assert (done.returncode, done.stdout) == (0, "The number of shapes is four.\n"), done.stderr
 
 
 @pytest.mark.parametrize(

@@ -257,6 +257,7 @@ def test_the_workers_options_become_those_of_serve():
     assert pairs["--port"] == "9" and pairs["--host"] == "localhost" and pairs["--max-running"] == "5"
     assert words[-1] == "--load-4bit" and "--model-base" not in words
     assert words_of("--model-path", "x/llava", "--model-name", "n")[-3:-2] == ["n"]
+    assert words_of("--num-gpus", "2")[-2:] == ["--tensor-parallel", "2"]
 
 
 def script_output(name, *words):
@@ -271,7 +272,7 @@ def script_output(name, *words):
     [
         ("gradio_web_server", ["--share"], "--share: there is no public tunnel"),
         ("gradio_web_server", ["--moderate"], "--moderate: questions are not sent"),
-        ("model_worker", ["--num-gpus", "2"], "--num-gpus is 2: one model over several cards"),
+        ("model_worker", ["--num-gpus", "0", "--no-register"], "--tensor-parallel is 0: expected a number of cards"),
     ],
 )
 def test_an_option_that_cannot_be_followed_is_an_error_that_says_so(script, words, text):

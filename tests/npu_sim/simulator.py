@@ -176,10 +176,8 @@ def run(
     typed: standard input. folder: the working directory. Raises subprocess.TimeoutExpired after `timeout` seconds and
     kills every process that it started.
     """
-    knobs = {"CUSTOM_DEVICE_ROOT": str(build()), "SIM_NPU_COUNT": str(num_cards), "SIM_NPU_STATS": "1"}
-    if is_strict:
-        knobs["SIM_NPU_STRICT"] = "1"
-    variables = {**plain_environment(), **knobs, **(environment or {})}
+    strict = {"SIM_NPU_STRICT": "1"} if is_strict else {}
+    variables = {**card_environment(num_cards), "SIM_NPU_STATS": "1", **strict, **(environment or {})}
     command = [sys.executable, *map(str, arguments)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     process = subprocess.Popen(command, env=variables, cwd=folder, text=True, start_new_session=True, **pipes)
@@ -190,6 +188,11 @@ def run(
         process.communicate()
         raise
     return Finished(process.returncode, output, errors, *read_statistics(errors))
+
+
+def card_environment(num_cards: int) -> dict[str, str]:
+    """Return the environment of a process that has so many cards."""
+    return {**plain_environment(), "CUSTOM_DEVICE_ROOT": str(build()), "SIM_NPU_COUNT": str(num_cards)}
 
 
 def plain_environment() -> dict[str, str]:

@@ -61,8 +61,7 @@ class Served:
 
     def workers(self) -> list[int]:
         """Return the processes with the model."""
-        tasks = Path(f"/proc/{self.process.pid}/task").iterdir()
-        return sorted(int(pid) for task in tasks for pid in (task / "children").read_text().split())
+        return children(self.process.pid)
 
     def memory(self) -> int:
         """Return the resident bytes of the web process."""
@@ -73,13 +72,25 @@ class Served:
         self.log += (line.rstrip("\n") for line in stream)
 
 
+def children(pid: int) -> list[int]:
+    """Return the processes that a process has started; none if it has ended."""
+    try:
+        tasks = list(Path(f"/proc/{pid}/task").iterdir())
+        return sorted(int(child) for task in tasks for child in (task / "children").read_text().split())
+    except OSError:
+        return []
+
+
 @contextlib.contextmanager
-def served(*options: str) -> Iterator[Served]:
-    """Start a server with the bundled model, and stop it at the end, which must be graceful."""
+def served(*options: str, environment: dict[str, str] | None = None) -> Iterator[Served]:
+    """Start a server with the bundled model, and stop it at the end, which must be graceful.
+
+    environment: of the process, None for this one's.
+    """
     words = ["serve", "--model-path", BUNDLED_MODEL, "--device", "cpu", "--port", "0", *options]
     code = "import sys; from paddlemix.cli import main; sys.exit(main(sys.argv[1:]))"
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment = {**(environment or os.environ), "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen([sys.executable, "-c", code, *words], text=True, env=environment, **pipes) as process:
         try:
             yield Served(process, _port_in(process))

@@ -65,7 +65,7 @@ def test_no_option_is_forgotten():
     parser = argparse.ArgumentParser()
     serve.add_arguments(parser)
     names = {action.dest for action in parser._actions} - {"help"}
-    assert names == set(VALUES) | set(ALONE) | (ELSEWHERE.keys() - {"worker", "num_workers"})
+    assert names == set(VALUES) | set(ALONE) | (ELSEWHERE.keys() - {"worker", "num_workers", "num_cards"})
 
 
 def test_the_key_may_come_from_a_file_or_the_environment(monkeypatch, tmp_path):

@@ -120,6 +120,8 @@ def test_key_of_the_environment_counts_too(monkeypatch):
         (["--replicas", "2"], "--replicas needs --ray; did you mean --workers"),
         (["--max-replicas", "2"], "--max-replicas needs --ray"),
         (["--ray-address", "a:1"], "--ray-address needs --ray"),
+        (["--ray", "--tensor-parallel", "2"], "--tensor-parallel is 2, and a replica of --ray has one card"),
+        (["--tensor-parallel", "0"], "--tensor-parallel is 0: expected a number of cards from 1 on"),
         (["--model-path", __file__], "test_serve_command.py is a file, not a folder"),
         (["--model-path", ""], "the path of the model is empty"),
     ],

@@ -43,8 +43,7 @@ class Leader:
         the others may still wait within it.
         """
         with self._lock, held_interrupts():
-            if self._problem is not None:
-                raise RuntimeError(f"the cards are out of step since an error, start again: {self._problem}")
+            self.check()
             gone, self.gone = self.gone, []
             send((name, gone, values), self.cards)
             try:
@@ -52,6 +51,11 @@ class Leader:
             except Exception as error:
                 self._problem = str(error)
                 raise
+
+    def check(self) -> None:
+        """Raise RuntimeError if the cards are out of step, without waiting for an operation."""
+        if self._problem is not None:
+            raise RuntimeError(f"the cards are out of step since an error, start again: {self._problem}")
 
     def end(self) -> None:
         """Let the others leave `follow`."""

@@ -30,12 +30,15 @@ OPTIONS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "ray_address": ("address", lambda value: value),
 }
 LISTEN = "Ray's proxies listen: set http_options in the file of `serve deploy`, or `serve start --http-{}`"
+ONE_CARD = "a replica has one card: start `paddlemix serve --tensor-parallel N` on each machine instead"
 ELSEWHERE = {
     "host": LISTEN.format("host"),
     "port": LISTEN.format("port"),
     "workers": "a replica is one process: set replicas",
     "num_workers": "a replica is one process: set replicas",
     "worker": "a replica is one process: set replicas",
+    "tensor_parallel": ONE_CARD,
+    "num_cards": ONE_CARD,
     "hub": "set the environment variable PADDLEMIX_HUB on the machines of the cluster",
     "revision": "download the model on each machine before, and give its folder as model_path",
     "ray": "the application runs on Ray already",

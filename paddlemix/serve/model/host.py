@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import resource
 import sys
@@ -18,7 +19,7 @@ from .answer_memory import AnswerMemory
 from .engine_thread import EngineThread
 from .failures import SERVER_ERROR, report
 from .images import TileStore
-from .load import load_engine
+from .load import loaded_engine
 from .preparation import Preparation
 from .work import Emit, Work
 
@@ -32,9 +33,11 @@ class EngineHost:
     """
 
     def __init__(self, options: ModelOptions):
-        engine, processor = load_engine(options)
-        max_length = _max_length(engine, options)
-        self.info = _info(engine, processor, options, max_length)
+        with contextlib.ExitStack() as stack:
+            engine, processor = stack.enter_context(loaded_engine(options))
+            max_length = _max_length(engine, options)
+            self.info = _info(engine, processor, options, max_length)
+            self._loaded = stack.pop_all()
         self._engine = engine
         memory = AnswerMemory()
         tiles = TileStore(processor.spec, options.max_image_pixels)
@@ -61,6 +64,8 @@ class EngineHost:
         Raises RuntimeError if nothing can be answered any more, so that the process has to be started anew.
         """
         self._thread.check()
+        if (leader := self._engine.model.language_model.leader) is not None:
+            leader.check()
         counts = self._engine.stats()
         return EngineStats(
             num_running=counts.num_running,
@@ -81,6 +86,7 @@ class EngineHost:
         self._thread.close()
         for pool in (self._image_pool, self._text_pool):
             pool.shutdown(cancel_futures=True)
+        self._loaded.close()
 
     def _prepare(self, work: Work) -> None:
         """Prepare a job in a thread, and give it to the engine or let it end."""

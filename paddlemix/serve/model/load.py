@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
+from ...checkpoints.card_processes import Loading, join_cards, leading, started
 from ...checkpoints.load_both import load_both
+from ...checkpoints.processor import LlavaProcessor
 from ...checkpoints.source import open_source
 from ...device import available_kinds, num_devices
 from ...generate.engine import Engine
@@ -14,20 +19,32 @@ from ...hub.resolve import resolve
 from ..settings import ModelOptions
 
 
-def load_engine(options: ModelOptions):
-    """Return (engine, processor) of a server's model.
+@contextlib.contextmanager
+def loaded_engine(options: ModelOptions) -> Iterator[tuple[Engine, LlavaProcessor]]:
+    """Yield the engine and the processor of a server's model, which other processes share if it has several cards.
 
     Raises ValueError or OSError for what a user can cause.
     """
     source = open_source(resolve(options.model_path), options.model_base)
-    model, processor = load_both(
-        source,
-        template=options.conv_mode,
-        dtype=options.dtype,
-        device=own_device(options.device, options.worker, options.num_workers),
-        quantization=options.quantization,
-    )
-    return new_engine(model, options), processor
+    with started(options.num_cards, source, _loading(options), options.worker, options.num_workers):
+        device = options.device
+        if options.num_cards == 1:
+            device = own_device(device, options.worker, options.num_workers)
+        model, processor = load_both(
+            source,
+            template=options.conv_mode,
+            dtype=options.dtype,
+            device=device,
+            quantization=options.quantization,
+            cards=join_cards(options.device),
+        )
+        with leading(model):
+            yield new_engine(model, options), processor
+
+
+def _loading(options: ModelOptions) -> Loading:
+    base, template = options.model_base, options.conv_mode
+    return Loading(base, template, options.dtype, options.device, options.quantization)
 
 
 def own_device(device: str | None, worker: int, num_workers: int) -> str | None:

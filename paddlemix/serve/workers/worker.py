@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ...accelerators import explained
+from ...checkpoints.card_processes import prepare
 from ...device import prepare_environment
 from ..protocol import Failed
 from .messages import Cancel, FromWorker, Heartbeat, NotReady, Ready, Start, Submit, frame, receive
@@ -152,6 +153,7 @@ class Outbox:
 
 
 def _build(start: Start) -> Any:
+    prepare(start.options.num_cards)
     prepare_environment(start.options.device)
     module, _, name = start.host.partition(":")
     return getattr(importlib.import_module(module), name)(start.options)

@@ -34,7 +34,7 @@ class WorkerProcess:
         ours, theirs = socket.socketpair()
         try:
             with theirs:
-                process = _spawn(theirs.fileno(), start.options.num_workers)
+                process = _spawn(theirs.fileno(), start.options.num_workers * start.options.num_cards)
             worker = cls(process, *await asyncio.open_unix_connection(sock=ours))
         except BaseException:
             ours.close()  # whereupon a process that was started ends
@@ -93,21 +93,21 @@ def ending(status: int) -> str:
     return f"signal {-status}" if status < 0 else f"exit status {status}"
 
 
-def _spawn(descriptor: int, num_workers: int) -> subprocess.Popen:
+def _spawn(descriptor: int, num_processes: int) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, "-c", CODE, str(descriptor), *sys.path],
         stdin=subprocess.DEVNULL,
         stdout=2,
         pass_fds=(descriptor,),
-        env={**os.environ, **_thread_variables(num_workers)},
+        env={**os.environ, **_thread_variables(num_processes)},
         start_new_session=True,  # the keys of the terminal interrupt the web side only
     )
 
 
-def _thread_variables(num_workers: int) -> dict[str, Any]:
-    """Return variables that share the cores among workers. A lower number of threads that the user has set stays."""
+def _thread_variables(num_processes: int) -> dict[str, Any]:
+    """Return variables that share the cores among processes. A lower number of threads that the user has set stays."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # As the user set it, or as `device.prepare_environment` has copied it before paddle changed it.
     wish = os.environ.get("PADDLEMIX_NUM_THREADS") or os.environ.get("OMP_NUM_THREADS", "")
     is_lower = wish.isdecimal() and 0 < int(wish) < cores
-    return {"PADDLEMIX_NUM_THREADS": wish if is_lower else str(max(cores // num_workers, 1))}
+    return {"PADDLEMIX_NUM_THREADS": wish if is_lower else str(max(cores // num_processes, 1))}
