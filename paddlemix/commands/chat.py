@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..terminal.option_types import probability, real, whole
 from .card_options import add_card_option, loaded_on_cards, prepare_cards
 from .loading import add_loading_options, quantization_of
 from .options import add_model_options, resolve_models
@@ -23,15 +24,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--query", default=None, metavar="TEXT", help="print the answer to one question, and exit")
     add_loading_options(parser)
     add_card_option(parser)
-    parser.add_argument("--temperature", type=float, default=0.2, help="0: always the likeliest token (default 0.2)")
-    parser.add_argument("--max-new-tokens", type=int, default=512, help="maximum tokens of an answer (default 512)")
+    parser.add_argument("--temperature", type=real(0), default=0.2, help="0: always the likeliest token (default 0.2)")
+    parser.add_argument(
+        "--max-new-tokens", type=whole(1), default=512, help="maximum tokens of an answer (default 512)"
+    )
     parser.add_argument("--debug", action="store_true", help="print the prompt and the output of each turn")
-    parser.add_argument("--top-p", type=float, default=1.0, help="sample from the smallest set with this probability")
-    parser.add_argument("--top-k", type=int, default=0, help="sample from this many likeliest tokens (0: all)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the sampling (default 0)")
+    parser.add_argument(
+        "--top-p",
+        type=probability,
+        default=1.0,
+        help="sample from the smallest set with this probability",
+    )
+    parser.add_argument("--top-k", type=whole(0), default=0, help="sample from this many likeliest tokens (0: all)")
+    parser.add_argument("--seed", type=whole(0), default=0, help="seed of the sampling (default 0)")
     parser.add_argument(
         "--speculate",
-        type=int,
+        type=whole(0),
         default=0,
         metavar="N",
         help="guess the next N tokens from the text so far: the answer is the same, but faster where text repeats "

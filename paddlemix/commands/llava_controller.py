@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 
-from .options import whole
+from ..terminal.option_types import whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import argparse
 
+from ..terminal.option_types import whole
 from .card_options import add_card_option
 from .llava_options import add_unused, device_of, name_unused
-from .options import add_model_options, whole
+from .options import add_model_options
 
 UNUSED = {"--stream-interval": "every piece of an answer is sent when it is known"}
 UNUSED_SWITCHES = {
