@@ -1,11 +1,12 @@
 """Package `paddlemix`. The requirement files are the single source of its dependencies."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
-EXTRAS = ("cpu", "eval", "hdf5", "serve", "structured", "cluster", "dev")
+OPTIONS = ("cluster", "eval", "hdf5", "serve", "structured")
 
 
 def read_requirements(name: str) -> list[str]:
@@ -14,10 +15,23 @@ def read_requirements(name: str) -> list[str]:
     return [line for line in lines if line]
 
 
+def read_version() -> str:
+    """Return the version that the package states."""
+    text = (HERE / "paddlemix" / "__init__.py").read_text(encoding="utf-8")
+    return re.search(r'^__version__ = "(.+)"$', text, re.MULTILINE)[1]
+
+
+# The framework is no dependency: each machine needs its own build, and pip would put that for the CPU over any other.
+requirements = read_requirements("requirements.txt")
+framework = [line for line in requirements if line.startswith("paddlepaddle")]
+extras = {name: read_requirements(f"requirements-{name}.txt") for name in (*OPTIONS, "cpu", "dev")}
+extras["all"] = sorted({line for name in (*OPTIONS, "cpu") for line in extras[name]})
+extras["cpu"] = framework + extras["cpu"]
+
 setup(
     name="paddlemix",
-    version="0.1.0",
-    description="LLaVA v1.5 and v1.6 (AnyRes) on PaddlePaddle: chat, train and merge on CUDA, Ascend NPU and CPU",
+    version=read_version(),
+    description="LLaVA v1.5 and v1.6 (AnyRes) on PaddlePaddle: chat, train, evaluate and serve on CUDA, Ascend and CPU",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
@@ -32,7 +46,8 @@ setup(
             "serve/page/*",
         ]
     },
-    install_requires=read_requirements("requirements.txt"),
-    extras_require={name: read_requirements(f"requirements-{name}.txt") for name in EXTRAS},
+    exclude_package_data={"": ["*.pyc"]},
+    install_requires=[line for line in requirements if line not in framework],
+    extras_require=extras,
     entry_points={"console_scripts": ["paddlemix = paddlemix.cli:main"]},
 )

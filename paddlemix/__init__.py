@@ -2,7 +2,7 @@
 
 import importlib
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _MODULES = {
     "LlavaForConditionalGeneration": "api",
@@ -28,7 +28,16 @@ def __getattr__(name: str):
         from paddlemix.device import prepare_environment
 
         prepare_environment()
-    value = getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
+    try:
+        module = importlib.import_module(f".{_MODULES[name]}", __name__)
+    except ModuleNotFoundError as error:
+        from paddlemix.packages import missing_text
+
+        text = missing_text(error.name or "")
+        if text is None:
+            raise
+        raise ModuleNotFoundError(text, name=error.name) from None
+    value = getattr(module, name)
     globals()[name] = value
     return value
 

@@ -15,6 +15,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+from .packages import missing_text
 from .terminal.log import notice
 
 # Known-good values for Ascend (reference: PaddleMIX's documents and PaddleCustomDevice's npu backend).
@@ -136,9 +137,14 @@ def advice_for_missing(kind: str, num_cards: int | None) -> str:
 
 @contextlib.contextmanager
 def explained() -> Iterator[None]:
-    """Raise ValueError with cause and remedy instead of paddle's error when it cannot load itself or a plugin."""
+    """Raise ValueError with cause and remedy instead of an error of loading: a package, paddle itself or a plugin."""
     try:
         yield
+    except ModuleNotFoundError as error:
+        text = missing_text(error.name or "")
+        if text is None:
+            raise
+        raise ValueError(text) from None
     except (ValueError, ImportError, RuntimeError, OSError) as error:
         text = explanation(str(error))
         if text is None:

@@ -19,7 +19,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "paddlemix"
 HEAVY = ("paddle", "paddlenlp", "torch", "transformers")
 # Files and folders of the package, from the bottom up. Each may import those of lower floors, lazily as well.
 FLOORS = (
-    ("__version__", "constants", "fingerprint", "terminal", "output"),
+    ("__version__", "constants", "fingerprint", "packages", "terminal", "output"),
     ("json_object",),
     ("foreign_json", "web"),
     ("conversation", "image"),

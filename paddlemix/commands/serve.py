@@ -7,6 +7,7 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..packages import missing
 from ..serve.guards.access import all_keys, checked_origins
 from .card_options import add_card_option, prepare_cards
 from .loading import add_loading_options, quantization_of
@@ -35,12 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until SIGTERM or Ctrl-C. Raises ValueError or OSError for a user's mistake."""
-    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ValueError(
-            f"a server needs {' and '.join(missing)}: pip install -r requirements-serve.txt, or the extra `serve` of "
-            "paddlemix"
-        )
+    absent = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if absent:
+        raise missing(f"a server needs {' and '.join(absent)}", "serve")
     check_cluster(arguments)
     prepare_cards(arguments)
     if arguments.ray:

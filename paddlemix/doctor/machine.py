@@ -5,7 +5,6 @@ The module does not import paddle, because a report must not end where paddle ca
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import shutil
@@ -20,13 +19,13 @@ from packaging.version import Version
 from .. import accelerators
 from ..accelerators import PADDLES, advice_for_missing, version_of
 from ..device import CPU, GPU, NPU
+from ..packages import FRAMEWORK, INSTALL_PADDLE, requirement_lines
 from ..terminal.sizes import in_bytes
 from .check import Check
 
-REQUIREMENTS = Path(__file__).parents[2] / "requirements.txt"
 PYTHON = ((3, 10), (3, 12))
 NAMED = ("paddlenlp", "numpy")
-NEEDED = ("paddlepaddle", "paddlenlp")  # other packages may work in another version
+NEEDED = (FRAMEWORK, "paddlenlp")  # other packages may work in another version
 ARM = ("aarch64", "arm64")
 SMI_SECONDS = 30
 VECTORS = ("avx", "avx2", "fma", "avx512f", "avx512_vnni", "amx_tile", "asimd", "sve")
@@ -78,28 +77,32 @@ def _processor_lines(*names: str) -> Iterator[str]:
 
 
 def check_versions(check: Check) -> None:
-    """Compare the installed packages with the bounds of requirements.txt."""
+    """Compare the installed packages with the bounds of the package's requirements."""
     installed = ", ".join(f"{name} {_version(name) or 'missing'}" for name in NAMED)
     check.say(f"python {platform.python_version()}, paddle {_version(PADDLES[0])}, {installed}")
     if not PYTHON[0] <= sys.version_info[:2] <= PYTHON[1]:
         check.warn("the package is tested with Python 3.10 to 3.12", "make an environment with one of these")
+    _check_builds(check)
     for requirement in _requirements():
         version = _version(requirement.name)
         wanted = f"{requirement.name}{requirement.specifier}"
         if version is None:
-            check.fail(f"{requirement.name} is not installed: expected {wanted}", "pip install -r requirements.txt")
+            check.fail(f"{requirement.name} is not installed: expected {wanted}", f"pip install '{wanted}'")
         elif not requirement.specifier.contains(_release(requirement.name, version), prereleases=True):
             add = check.fail if requirement.name in NEEDED else check.warn
             add(f"{requirement.name} is {version}: expected {wanted}", f"pip install '{wanted}'")
 
 
 def _requirements() -> list[Requirement]:
-    """Return the requirements of a checkout, or of the installed package."""
-    if REQUIREMENTS.is_file():
-        lines = [line.split("#")[0].strip() for line in REQUIREMENTS.read_text(encoding="utf-8").splitlines()]
-    else:
-        lines = [line for line in importlib.metadata.requires("paddlemix") or () if "extra ==" not in line]
-    return [Requirement(line) for line in lines if line]
+    return [Requirement(line) for line in requirement_lines()]
+
+
+def _check_builds(check: Check) -> None:
+    """Warn if two builds of paddle lie over each other: both have the folder `paddle`, and the last one has won."""
+    builds = [f"{name} {version}" for name in PADDLES if (version := version_of(name))]
+    if len(builds) > 1:
+        advice = f"pip uninstall {' '.join(PADDLES)}, then install the one that you want"
+        check.warn(f"{' and '.join(builds)} are both installed, over each other", advice)
 
 
 def _version(name: str) -> str | None:
@@ -132,8 +135,9 @@ def check_packages(check: Check, kind: str) -> None:
     check.values["versions"] = versions
     check.say(", ".join(f"{key} {value or 'missing'}" for key, value in versions.items()))
     if paddle is None:
-        check.fail("paddle is not installed", "pip install -r requirements.txt")
+        check.fail("paddle is not installed", INSTALL_PADDLE)
         return
+    _check_builds(check)
     if kind == GPU and name != "paddlepaddle-gpu":
         check.fail(f"{name} is a build for the CPU", advice_for_missing(GPU, None))
     if kind in (CPU, GPU):

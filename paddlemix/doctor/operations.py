@@ -164,7 +164,7 @@ def _judge(check: Check, dtype: str, path: str, forward: float, backward: float,
 
 def _advice(device: str) -> str:
     if device.startswith("cpu"):
-        return "install the paddle that requirements.txt names"
+        return "install a paddle of a supported version: pip install 'paddlepaddle>=3.0.0,<3.4'"
     return "compare the versions above with those that fit each other; send this report"
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..conversation.tokenizer import Tokenizer
 from ..json_object import parse_object
+from ..packages import missing
 from .sampling import Grammar
 
 # White space is that of Python's json.dumps: models write it often, and none can go on forever. lenient: what a schema
@@ -86,11 +87,8 @@ def _vocabulary(tokenizer: Tokenizer):
 def _llguidance():
     try:
         import llguidance  # optional
-    except ImportError as error:
-        raise ValueError(
-            "answers that match a schema need the package llguidance: pip install -r requirements-structured.txt, or "
-            "the extra `structured` of paddlemix"
-        ) from error
+    except ImportError:
+        raise missing("answers that match a schema need llguidance", "structured") from None
     return llguidance
 
 

@@ -102,7 +102,7 @@ def report_missing() -> None:
     """Say once that quantized weights are slow here, if they are: on a CPU without numba."""
     if paddle.get_device() != "cpu" or has_numba():
         return
-    notice("quantized weights are slow on a CPU without numba: pip install numba (the extra `cpu` of paddlemix)")
+    notice("quantized weights are slow on a CPU without numba: pip install 'numba>=0.61'")
 
 
 def _is_correct(kind: str, num_rows: int) -> bool:

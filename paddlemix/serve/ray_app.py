@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..accelerators import version_of
 from ..device import CPU, GPU, NPU
+from ..packages import missing
 from ..terminal.log import notice
 from ..terminal.sizes import plural
 from .cluster.ray_backend import RayBackend
@@ -155,7 +156,7 @@ def _best(found: Mapping[str, float]) -> str:
 def serve_on_ray(settings: ServeSettings, cluster: RaySettings, host: str = HOST) -> int:
     """Serve until SIGTERM or Ctrl-C; return the exit code. Raises ValueError for what a user can cause."""
     if importlib.util.find_spec("ray") is None:
-        raise ValueError("--ray needs Ray Serve: install it with `pip install -r requirements-cluster.txt`")
+        raise missing("--ray needs Ray Serve", "cluster")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
     from ray import serve

@@ -115,5 +115,5 @@ def test_without_ray_the_command_says_what_to_install(monkeypatch):
     from paddlemix.serve import ray_app
 
     monkeypatch.setattr(ray_app.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match="requirements-cluster"):
+    with pytest.raises(ValueError, match=r"Ray Serve: pip install .*cluster"):
         ray_app.serve_on_ray(*settings_of({}))

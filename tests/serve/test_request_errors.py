@@ -248,5 +248,5 @@ def test_structured_output_without_its_package_says_what_to_install():
     with fake_server(FakeBackend(info=replace(INFO, is_structured_output_known=False))) as (address, _):
         body = question(response_format={"type": "json_object"})
         response = urllib3.request("POST", address + CHAT, json=body, retries=False)
-        assert response.status == 400 and "requirements-structured.txt" in response.json()["error"]["message"]
+        assert response.status == 400 and "with pip install" in response.json()["error"]["message"]
         assert urllib3.request("POST", address + CHAT, json=question(response_format={"type": "text"})).status == 200

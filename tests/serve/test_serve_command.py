@@ -168,7 +168,7 @@ def test_busy_port_is_found_before_the_model_is_looked_for(capsys):
 def test_missing_extra_is_one_line_with_the_command(monkeypatch, capsys):
     monkeypatch.setattr(serve, "PACKAGES", ("fastapi", "no_such_package"))
     assert main(["serve"]) == 1
-    assert "pip install -r requirements-serve.txt" in capsys.readouterr().err
+    assert "a server needs no_such_package: pip install " in capsys.readouterr().err
 
 
 def test_origins_are_kept_without_a_slash():

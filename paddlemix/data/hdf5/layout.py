@@ -13,6 +13,7 @@ from types import ModuleType
 import numpy as np
 
 from ...constants import IGNORE_INDEX, IMAGE_TOKEN_ID
+from ...packages import missing
 
 DATA, PATHS, COUNT = "data", "img_path", "n_examples"
 PARAMS = "data_params.json"
@@ -103,5 +104,5 @@ def load_h5py() -> ModuleType:
     try:
         import h5py
     except ImportError:
-        raise ValueError("HDF5 files need the package h5py: pip install 'h5py>=3.10,<4'") from None
+        raise missing("HDF5 files need h5py", "hdf5") from None
     return h5py

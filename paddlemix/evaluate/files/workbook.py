@@ -6,13 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ...packages import missing
+
 
 def import_openpyxl():
     """Return openpyxl. Raises ValueError that says how to install it."""
     try:
         import openpyxl
     except ImportError:
-        raise ValueError("workbooks (.xlsx) need the package openpyxl: pip install 'openpyxl>=3.1,<4'") from None
+        raise missing("workbooks (.xlsx) need openpyxl", "eval") from None
     return openpyxl
 
 

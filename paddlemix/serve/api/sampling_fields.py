@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from ...generate.sampling import Grammar, SamplingParams
+from ...packages import extra_command
 from ..errors import ApiError
 from ..protocol import ModelInfo
 from ..settings import Limits
@@ -149,8 +150,8 @@ def _grammar(value: Any, info: ModelInfo, limits: Limits) -> Grammar | None:
     if not info.is_structured_output_known:
         raise _wrong(
             "response_format",
-            f"response_format {kind} needs llguidance, which this server lacks: its owner can add it with pip install "
-            "-r requirements-structured.txt, or the extra `structured` of paddlemix",
+            f"response_format {kind} needs llguidance, which this server lacks: its owner can add it with "
+            f"{extra_command('structured')}",
             "unsupported_parameter",
         )
     return grammar
