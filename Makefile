@@ -1,8 +1,11 @@
 # PYTHON: the interpreter for a new environment; default: the first of these that runs and has a supported version.
-# VENV: the environment; an existing one is used, and missing packages are installed. MODEL, IMAGE, ARGS: see `make help`.
+# VENV: the environment; an existing one is used, and missing packages are installed.
+# CUDA: cu118, cu126 or cu129 installs paddle for NVIDIA cards. MODEL, IMAGE, ARGS: see `make help`.
 PYTHON ?= python3.11 python3.10 python3.12 python3
 VENV ?= .venv
+CUDA ?=
 BIN := $(VENV)/bin
+INSTALL := tools/install.py
 TINY := paddlemix/examples/llava/tiny
 MODEL = $(TINY)/model
 IMAGE = $(TINY)/shapes.png
@@ -26,7 +29,13 @@ TRANSFORMERS5_TESTS := tests/transformers5 tests/hub/test_huggingface.py \
 # Ray for several machines, without the packages of training. nginx is tried too if it is installed.
 CLUSTER := .venv-cluster
 
-.PHONY: help chat serve test test-paddle300 test-transformers5 test-browser test-cluster lint tiny clean install install-dev
+# Other supported versions of Python than that of .venv, as far as they are installed, with the tests that need no
+# reference package: those of torch are not to be had for each of them.
+PYTHONS ?= python3.10 python3.12
+PYTHONS_TESTS := $(wildcard tests/test_*.py) tests/conversation tests/image tests/generate
+
+.PHONY: help chat serve test test-paddle300 test-transformers5 test-browser test-cluster test-install test-pythons \
+	lint tiny clean install install-dev
 
 help:
 	@echo "make chat    chat with the bundled model   (MODEL=folder IMAGE=file ARGS='--temperature 0.7')"
@@ -36,10 +45,13 @@ help:
 	@echo "make test-transformers5   the tests of Hugging Face folders with the newest transformers and peft"
 	@echo "make test-browser         the web page in Chromium (on Debian and Ubuntu: apt install chromium)"
 	@echo "make test-cluster         the tests of Ray replicas and of nginx, for a server on several machines"
+	@echo "make test-install         the built package in empty environments: a chat, a training step, a server"
+	@echo "make test-pythons         some tests with Python 3.10 and 3.12, as far as they are installed"
 	@echo "make lint    check style and format"
 	@echo "make tiny    retrain the bundled model"
 	@echo "make clean   remove .venv, caches and build folders"
-	@echo "The first call creates the environment $(VENV); PYTHON=... and VENV=... choose another."
+	@echo "The first call creates the environment $(VENV); PYTHON=... and VENV=... choose another. On NVIDIA cards add"
+	@echo "CUDA=cu126 (or cu118, cu129) to the first call. To use the environment: . $(BIN)/activate"
 
 chat: install
 	@$(BIN)/paddlemix chat --model-path $(MODEL) --image-file $(IMAGE) --temperature 0 $(ARGS)
@@ -53,7 +65,7 @@ test: install-dev
 
 test-paddle300:
 	@PIP_CONSTRAINT="$(abspath tests/npu_sim/paddle300.txt)" $(MAKE) -s install VENV=$(PADDLE300)
-	@$(PADDLE300)/bin/python -m pip install -q --disable-pip-version-check 'pytest>=8' </dev/null >&2
+	@$(PADDLE300)/bin/python $(INSTALL) "pytest" 'pytest>=8'
 	$(PADDLE300)/bin/python -m pytest $(PADDLE300_TESTS) $(ARGS)
 
 test-transformers5: $(TRANSFORMERS5)/.installed-newest
@@ -65,6 +77,17 @@ test-browser: install-dev $(VENV)/.installed-browser
 test-cluster: $(CLUSTER)/.installed-cluster
 	$(CLUSTER)/bin/python -m pytest tests/cluster $(ARGS)
 
+test-install: install-dev
+	PADDLEMIX_TEST_INSTALL=1 $(BIN)/python -m pytest tests/install $(ARGS)
+
+test-pythons:
+	@for name in $(PYTHONS); do \
+		if ! $$name -c '$(CHECK_PYTHON)' 2>/dev/null; then echo "skipped: $$name is not installed"; continue; fi; \
+		venv=.venv-$$(basename $$name); \
+		$(MAKE) -s install VENV=$$venv PYTHON=$$name && $$venv/bin/python $(INSTALL) "pytest" 'pytest>=8' && \
+		$$venv/bin/python -m pytest $(PYTHONS_TESTS) $(ARGS) || exit 1; \
+	done
+
 lint: install-dev
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
@@ -73,7 +96,7 @@ tiny: install
 	PATH="$(abspath $(BIN)):$$PATH" bash $(TINY)/train.sh
 
 clean:
-	rm -rf .venv $(PADDLE300) $(TRANSFORMERS5) $(CLUSTER) build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv .venv-python3.* $(PADDLE300) $(TRANSFORMERS5) $(CLUSTER) build dist *.egg-info .pytest_cache .ruff_cache
 	find paddlemix tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 install: $(VENV)/.installed
@@ -81,42 +104,42 @@ install-dev: $(VENV)/.installed-dev
 
 # Keep an installed build of paddle for an accelerator (paddlepaddle-gpu, ...): the CPU build would overwrite it.
 $(VENV)/.installed: requirements.txt setup.py | $(BIN)/python
-	@echo "installing requirements.txt and paddlemix into $(VENV): about 2-3 minutes, once" >&2
+	@if [ -n "$(CUDA)" ]; then $(BIN)/python $(INSTALL) "paddle for CUDA" 'paddlepaddle-gpu>=3.0.0,<3.4' \
+		-i https://www.paddlepaddle.org.cn/packages/stable/$(CUDA)/; fi
 	@if $(BIN)/python -m pip list --format=freeze 2>/dev/null | grep -q '^paddlepaddle[-_]'; \
 	then grep -v '^paddlepaddle[<>=]' requirements.txt; else cat requirements.txt; fi > $(VENV)/requirements.txt
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -r $(VENV)/requirements.txt </dev/null >&2
-	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -e . </dev/null >&2
+	@echo "installing paddle and what else paddlemix needs into $(VENV): 1.6 GB, 2 to 4 minutes, once" >&2
+	@$(BIN)/python $(INSTALL) "[1/2] packages" -r $(VENV)/requirements.txt
+	@$(BIN)/python $(INSTALL) "[2/2] paddlemix" --no-deps -e .
 	@touch $@
+	@echo 'The command `paddlemix` is ready in each shell after:  . $(BIN)/activate' >&2
 
 $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
-	@echo "installing requirements-dev.txt into $(VENV): about 1-2 minutes, once" >&2
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -r $< -c $(VENV)/requirements.txt </dev/null >&2
+	@$(BIN)/python $(INSTALL) "packages of the tests" -r $< -c $(VENV)/requirements.txt
 	@touch $@
 
 $(VENV)/.installed-serve: requirements-serve.txt $(VENV)/.installed
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -r $< -c $(VENV)/requirements.txt </dev/null >&2
+	@$(BIN)/python $(INSTALL) "packages of the server" -r $< -c $(VENV)/requirements.txt
 	@touch $@
 
 $(VENV)/.installed-browser: tests/browser/requirements.txt $(VENV)/.installed-dev
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -r $< -c $(VENV)/requirements.txt </dev/null >&2
+	@$(BIN)/python $(INSTALL) "packages of the browser tests" -r $< -c $(VENV)/requirements.txt
 	@touch $@
 
 $(TRANSFORMERS5)/.installed-newest: requirements.txt tests/transformers5/requirements.txt setup.py
 	@$(MAKE) -s $(TRANSFORMERS5)/bin/python VENV=$(TRANSFORMERS5)
-	@echo "installing the newest transformers into $(TRANSFORMERS5): about 2 minutes, once" >&2
 	@grep -Ev '^(paddlenlp|aistudio-sdk|datasets|pyarrow|huggingface_hub)' requirements.txt > $(TRANSFORMERS5)/requirements.txt
-	@$(TRANSFORMERS5)/bin/python -m pip install -q --disable-pip-version-check -r $(TRANSFORMERS5)/requirements.txt \
-		-r tests/transformers5/requirements.txt </dev/null >&2
-	@$(TRANSFORMERS5)/bin/python -m pip install -q --disable-pip-version-check --no-deps -e . </dev/null >&2
+	@$(TRANSFORMERS5)/bin/python $(INSTALL) "the newest transformers" -r $(TRANSFORMERS5)/requirements.txt \
+		-r tests/transformers5/requirements.txt
+	@$(TRANSFORMERS5)/bin/python $(INSTALL) "paddlemix" --no-deps -e .
 	@touch $@
 
 $(CLUSTER)/.installed-cluster: requirements.txt requirements-serve.txt requirements-cluster.txt setup.py
 	@$(MAKE) -s $(CLUSTER)/bin/python VENV=$(CLUSTER)
-	@echo "installing Ray into $(CLUSTER): about 1-2 minutes, once" >&2
 	@grep -Ev '^(paddlenlp|aistudio-sdk|datasets|pyarrow|matplotlib)' requirements.txt > $(CLUSTER)/requirements.txt
-	@$(CLUSTER)/bin/python -m pip install -q --disable-pip-version-check -r $(CLUSTER)/requirements.txt \
-		-r requirements-serve.txt -r requirements-cluster.txt 'pytest>=8' </dev/null >&2
-	@$(CLUSTER)/bin/python -m pip install -q --disable-pip-version-check --no-deps -e . </dev/null >&2
+	@$(CLUSTER)/bin/python $(INSTALL) "paddle and Ray" -r $(CLUSTER)/requirements.txt \
+		-r requirements-serve.txt -r requirements-cluster.txt 'pytest>=8'
+	@$(CLUSTER)/bin/python $(INSTALL) "paddlemix" --no-deps -e .
 	@touch $@
 
 $(BIN)/python:

@@ -39,9 +39,12 @@ def setup_arguments() -> dict:
 
 def test_setup_takes_its_dependencies_from_the_requirement_files():
     values = setup_arguments()
-    assert values["install_requires"] == requirement_lines("requirements.txt")
+    lines = requirement_lines("requirements.txt")
+    paddle = [line for line in lines if line.startswith("paddlepaddle")]
+    assert values["install_requires"] == [line for line in lines if line not in paddle]
     extras = values["extras_require"]
-    for name in ("cpu", "eval", "dev"):
+    assert extras["cpu"] == paddle + requirement_lines("requirements-cpu.txt")
+    for name in ("eval", "hdf5", "serve", "structured", "dev"):
         assert extras[name] == requirement_lines(f"requirements-{name}.txt")
         assert set(extras[name]) <= set(extras["dev"])
 
@@ -94,21 +97,21 @@ TARGETS = [
 def test_second_call_of_make_installs_nothing(workspace, target, command):
     planned = plan(workspace, target)
     assert command in planned
-    assert "pip" not in planned and "venv .venv" not in planned
+    assert "tools/install.py" not in planned and "venv .venv" not in planned
 
 
 @pytest.mark.parametrize("target", ["chat", "test", "lint", "tiny"])
 def test_changed_requirements_are_installed(workspace, target):
     later = time.time() + 60
     os.utime(workspace / "requirements.txt", (later, later))
-    assert "pip install" in plan(workspace, target)
+    assert "tools/install.py" in plan(workspace, target)
 
 
 def test_changed_development_requirements_are_installed_only_for_tests(workspace):
     later = time.time() + 60
     os.utime(workspace / "requirements-dev.txt", (later, later))
     assert "-r requirements-dev.txt" in plan(workspace, "test")
-    assert "pip install" not in plan(workspace, "chat")
+    assert "tools/install.py" not in plan(workspace, "chat")
 
 
 def test_missing_environment_is_created_before_anything_is_installed(workspace):
@@ -180,7 +183,27 @@ def test_paddle_for_an_accelerator_is_not_overwritten(workspace, installed, is_k
     assert any(line.startswith("paddlepaddle>") for line in lines) is not is_kept
 
 
-CHECKS = ("lint", "test", "test-paddle300", "test-transformers5", "test-browser", "test-cluster")
+def test_paddle_for_cuda_is_installed_first_if_asked_for(workspace):
+    (workspace / ".venv" / ".installed").unlink()
+    python = workspace / ".venv" / "bin" / "python"
+    python.write_text('#!/bin/sh\necho "$*" >> called\n', encoding="utf-8")
+    python.chmod(0o755)
+    subprocess.run(["make", "install", "CUDA=cu126"], cwd=workspace, capture_output=True, check=True)
+    first = (workspace / "called").read_text(encoding="utf-8").splitlines()[0]
+    assert "paddlepaddle-gpu>=3.0.0,<3.4 -i https://www.paddlepaddle.org.cn/packages/stable/cu126/" in first
+
+
+def test_a_first_installation_says_how_to_use_the_environment(workspace):
+    (workspace / ".venv" / ".installed").unlink()
+    python = workspace / ".venv" / "bin" / "python"
+    python.write_text("#!/bin/sh\n", encoding="utf-8")
+    python.chmod(0o755)
+    for expected in (True, False):
+        done = subprocess.run(["make", "install"], cwd=workspace, capture_output=True, text=True, check=True)
+        assert (". .venv/bin/activate" in done.stderr) is expected and done.stdout.count("\n") <= 1
+
+
+CHECKS = ("lint", "test", "test-paddle300", "test-transformers5", "test-browser", "test-cluster", "test-install")
 
 
 @pytest.mark.parametrize("failing", [None, *CHECKS])
