@@ -7,7 +7,6 @@ import sys
 import time
 from typing import Any
 
-from ..terminal.option_types import whole
 from ..terminal.visible import visible, visible_json
 from .loading import add_quantization_options, quantization_of
 from .options import add_model_options, resolve_models
@@ -26,12 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name, (text, default) in lists.items():
         numbers = " ".join(map(str, default))
         parser.add_argument(
-            f"--{name}", type=whole(), nargs="+", default=default, metavar="N", help=f"{text} (default: {numbers})"
+            f"--{name}", type=int, nargs="+", default=default, metavar="N", help=f"{text} (default: {numbers})"
         )
-    parser.add_argument("--steps", type=whole(), default=32, metavar="N", help="tokens to decode (default 32)")
-    parser.add_argument(
-        "--rounds", type=whole(), default=3, metavar="N", help="repetitions, for the median (default 3)"
-    )
+    parser.add_argument("--steps", type=int, default=32, metavar="N", help="tokens to decode (default 32)")
+    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="repetitions, for the median (default 3)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     parser.epilog = "Sizes above the model's context are reduced to the largest that fits."
     add_examples(parser, "paddlemix bench --contexts 128 --lengths 128 --batches 1")

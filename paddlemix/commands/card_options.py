@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoints.card_processes import OPTION, leading, prepare, started
-from ..terminal.option_types import whole
 from .loading import load_with_processor, loading_of
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ def add_card_option(parser: argparse.ArgumentParser) -> None:
         OPTION,
         "--num-gpus",  # of LLaVA's first version
         dest="tensor_parallel",
-        type=whole(),
+        type=int,
         default=1,
         metavar="N",
         help="divide the decoder over N cards, for models that are larger than one (default 1)",

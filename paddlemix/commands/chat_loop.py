@@ -3,33 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import itertools
 import sys
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import TextIO
 
 from ..constants import IMAGE_TOKEN_ID
+from ..generate.sampling import SamplingParams
 from ..generate.session import ChatSession, ContextFullError, Turn
-from ..image.load import is_address, load_image
-from ..output import OutputError, named_file, replacing
 from ..terminal.interrupts import noted_interrupts
+from ..terminal.style import Style, spinner
+from ..terminal.typed import typed_text
 from ..terminal.visible import harmless, visible
+from .chat_commands import COMMANDS, END_WORDS, Command, Talk, short
+from .chat_input import read_line
+from .chat_paths import images_of
+from .parser import nearest
 
-MAX_NAME = 200  # characters of a typed word in a message
-HELP = """/image PATH   add an image (file or URL) to the next question
-/clear        forget the conversation and its images
-/save FILE    write the conversation as JSON
-/help         show this list
-An empty line or the end of input quits; Ctrl-C stops an answer.
-To send text that starts with "/", type a space before it."""
+MAX_COMMAND = 20  # characters of a mistyped command
+USAGE_WIDTH = 29  # of the commands in /help
+NEXT_SEED = 1_000_003  # from the seed of a turn to that of its next try
+END = """An empty line, exit, quit or the end of input ends the chat; Ctrl-C stops an answer.
+To send text that starts with "/", or that is the name of an image, type a space before it."""
 
 
 class ChatLoop:
     """A chat session and the images for its next question.
 
-    sources: folders of the model, into which `/save` refuses to write. is_echoing: print
-    the questions, for input that is not a terminal.
+    sources: see `Talk`. is_echoing: print the questions, for input that is not a terminal.
     """
 
     def __init__(
@@ -42,24 +44,23 @@ class ChatLoop:
         is_echoing: bool = False,
     ):
         self.session = session
-        self.pending = list(images)
-        self.sent: list[str] = []
-        self.sources = list(sources)
+        self.talk = Talk(session, list(images), sources=list(sources))
+        self.style = Style(sys.stdout)
         self.clean = visible if sys.stdout.isatty() else harmless
         self.is_debug = is_debug
         self.is_echoing = is_echoing
-        self.commands: dict[str, Callable[[str], None]] = {
-            "/image": self._add_image,
-            "/clear": self._clear,
-            "/save": self._save,
-            "/help": lambda _: print(HELP),
+        self.num_tries = 0  # of the last answer, by /regenerate
+        self.commands = {
+            **COMMANDS,
+            "/regenerate": Command("/regenerate", "answer the last question again", self._regenerate),
+            "/help": Command("/help", "show this list", self._help),
         }
 
     def run(self) -> None:
-        """Answer until an empty line or the end of input."""
+        """Answer until a line that ends the chat, or the end of input."""
         while True:
             try:
-                line = input("USER: ")
+                line = read_line(self.style)
             except EOFError:
                 print()
                 break
@@ -68,7 +69,7 @@ class ChatLoop:
                 continue
             if self.is_echoing:
                 print(visible(line))
-            if not line.strip():
+            if not line.strip() or line.rstrip().lower() in END_WORDS:
                 break
             try:
                 self._handle(line)
@@ -82,7 +83,7 @@ class ChatLoop:
         Raises ValueError for a question that does not fit or a bad image.
         """
         try:
-            pieces = self.session.stream(text, self.pending)
+            pieces = self.session.stream(typed_text(text, sys.getfilesystemencoding()), self.talk.pending)
         except ContextFullError as error:
             raise ValueError(f"{error}: shorten the question, or ask about fewer images") from None
         for piece in pieces:
@@ -93,47 +94,95 @@ class ChatLoop:
     def _handle(self, line: str) -> None:
         word, _, rest = line.partition(" ")
         if word in self.commands:
-            self.commands[word](rest.strip())
+            self._run(self.commands[word], rest.strip())
+        elif images_of(line):
+            self._run(self.commands["/image"], line.strip())
+            self._note("(taken as an image; to send the text itself, type a space before it)")
         elif line.startswith("/"):
-            print(visible(f"unknown command {_short(word)}: see /help; to send this as text, type a space before it"))
+            kind = "file" if "/" in word[1:] else "command"
+            hint = nearest(word, self.commands) if len(word) <= MAX_COMMAND else ""
+            self._note(
+                f"unknown {kind} {short(word)}{hint or ': see /help'}; to send this as text, type a space before it"
+            )
         else:
-            self._answer(line)
+            self._ask(line)
 
-    def _answer(self, text: str) -> None:
-        session, sampling = self.session, self.session.sampling
-        if sampling.seed is not None:  # another seed for each turn, the same ones in each run
-            sampling = dataclasses.replace(sampling, seed=sampling.seed + len(session.turns))
+    def _run(self, command: Command, rest: str) -> None:
+        """Run a command and print what it returns, or what is wrong."""
         try:
-            pieces = session.stream(text, self.pending, sampling)
-        except ContextFullError as error:  # the session is unchanged
-            print(f"(not sent: {error}: /clear starts again)")
+            lines = list(command.run(self.talk, rest))
+        except (ValueError, OSError) as error:
+            self._note(f"error: {error}", "error")
             return
-        except ValueError as error:  # a deleted image
-            print(visible(f"(not sent: {error})"))
+        for line in lines:
+            self._note(line)
+
+    def _note(self, text: str, kind: str = "note") -> None:
+        """Print a line that is not part of the conversation."""
+        print(self.style.paint(visible(text), kind))
+
+    def _ask(self, text: str) -> None:
+        """Answer a question, with the images that wait."""
+        talk = self.talk
+        try:
+            typed = typed_text(text, sys.stdin.encoding or "utf-8")
+            turn = self._answer(lambda: self.session.stream(typed, talk.pending, self._sampling(0)))
+        except ValueError as error:
+            self._note(f"(not sent: {error})", "error")
             return
-        except KeyboardInterrupt:
-            print("(not sent)")
-            return
-        turn = self._print_answer(pieces)
-        if turn in session.turns:
-            self.sent += self.pending
-            self.pending = []
+        if turn is not None and turn in self.session.turns:
+            self.num_tries = 0
+            talk.sent += talk.pending
+            talk.pending = []
             self._print_notes(turn)
         # Otherwise it was stopped before its first token, and its images go with the next question.
 
-    def _print_answer(self, pieces: Generator[str, None, None]) -> Turn:
+    def _regenerate(self, talk: Talk, _: str) -> list[str]:
+        """Answer the last question again, with another seed."""
+        sampling = self._sampling(self.num_tries + 1)
+        turn = self._answer(lambda: self.session.stream_again(sampling))
+        if turn is not None and turn in self.session.turns:
+            self.num_tries += 1
+            self._print_notes(turn)
+        return ["(temperature is 0, so the answer is the same: /params temperature=0.7)"] * (not sampling.temperature)
+
+    def _sampling(self, num_tries: int) -> SamplingParams:
+        """Return the sampling of the next answer: another seed for each turn and try, the same ones in each run."""
+        sampling = self.session.sampling
+        if sampling.seed is None:
+            return sampling
+        number = len(self.session.turns) - bool(num_tries)
+        return dataclasses.replace(sampling, seed=sampling.seed + number + num_tries * NEXT_SEED)
+
+    def _answer(self, start: Callable[[], Generator[str, None, None]]) -> Turn | None:
+        """Start an answer and print it; return its turn, None if it was stopped before. Raises ValueError."""
+        what = "looking at the image" if self.talk.pending else "thinking"
+        try:
+            with spinner(what):
+                pieces = start()
+        except ContextFullError as error:  # the session is unchanged
+            raise ValueError(f"{error}: /clear starts again") from None
+        except KeyboardInterrupt:
+            print("(not sent)")
+            return None
+        return self._print_answer(pieces, what)
+
+    def _print_answer(self, pieces: Generator[str, None, None], what: str) -> Turn:
         """Print an answer as it is generated, until it ends or Ctrl-C; return its turn."""
-        turn = self.session.turns[-1]
-        print("ASSISTANT: ", end="", flush=True)
+        turn, mark = self.session.turns[-1], self.style.paint("ASSISTANT: ", "answer")
         try:
             with noted_interrupts() as seen:
-                for piece in pieces:
+                with spinner(what):
+                    first = next(filter(None, pieces), "")
+                print(mark, end="", flush=True)
+                mark = ""
+                for piece in itertools.chain([first], pieces):
                     print(self.clean(piece), end="", flush=True)
                     if seen:
                         raise KeyboardInterrupt
         except KeyboardInterrupt:
             pieces.close()
-            print(" (stopped)", end="")
+            print(f"{mark} (stopped)", end="")
         print()
         return turn
 
@@ -156,41 +205,6 @@ class ChatLoop:
         kept = [token for index, token in enumerate(ids) if token != IMAGE_TOKEN_ID or ids[index - 1] != token]
         return self.session.processor.tokenizer.decode(kept, skip_special=False)
 
-    def _add_image(self, path: str) -> None:
-        if not path:
-            print("/image needs a path or a URL")
-            return
-        try:
-            load_image(path)
-        except (ValueError, OSError) as error:
-            print(visible(f"error: {error}"))
-            return
-        self.pending.append(path)
-        print(f"({len(self.pending)} image{'s' if len(self.pending) > 1 else ''} for the next question)")
-
-    def _clear(self, _: str) -> None:
-        self.session.clear()
-        self.pending, self.sent = [], []
-        print("(conversation cleared)")
-
-    def _save(self, name: str) -> None:
-        if not name:
-            print("/save needs a file name")
-            return
-        text = json.dumps({"messages": self.session.messages, "images": self.sent}, ensure_ascii=False, indent=2)
-        try:
-            images = [image for image in (*self.sent, *self.pending) if not is_address(image)]
-            with replacing(named_file(name, (*self.sources, *images))) as file:
-                # Half of a surrogate pair, from a file name that is not UTF-8, becomes its JSON escape.
-                file.write((text + "\n").encode(errors="backslashreplace"))
-        except OutputError as error:
-            print(visible(f"error: {error}"))
-            return
-        except OSError as error:
-            print(visible(f"error: {_short(name)} cannot be written: {error.strerror or error}"))
-            return
-        print(visible(f"(saved to {name})"))
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= MAX_NAME else f"{name[:60]}... ({len(name)} characters)"
+    def _help(self, talk: Talk, _: str) -> list[str]:
+        lines = [f"{command.usage:<{USAGE_WIDTH}}{command.text}" for command in self.commands.values()]
+        return [*lines, *END.splitlines()]

@@ -7,7 +7,6 @@ import ast
 from pathlib import Path
 
 from ..models.projector_type import PROJECTOR_NAMES
-from ..terminal.option_types import whole
 from ..terminal.visible import visible
 from .options import add_hub_options, add_output_options, add_template_option, output_options, resolve_models
 from .parser import MODEL, add_examples
@@ -42,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_template_option(parser, "--template", "the one for the language model")
     parser.add_argument(
         "--mm-vision-select-layer",
-        type=whole(),
+        type=int,
         metavar="N",
         help="tower layer to use (default: -2, or the layer that the LLaVA used)",
     )
@@ -54,11 +53,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--image-size",
-        type=whole(),
+        type=int,
         metavar="PX",
         help="side of an image or tile; the tower's position embeddings are interpolated to it (default: the tower's)",
     )
-    parser.add_argument("--seed", type=whole(), default=0, help="seed of the random values (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random values (default: 0)")
     add_output_options(parser)
     add_hub_options(parser)
     add_examples(parser, f"paddlemix compose --language-model {MODEL} --vision-tower {MODEL} --output work_dirs/start")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..terminal.option_types import whole
 from ..terminal.visible import visible, visible_json
 from .parser import add_examples
 
@@ -15,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name in ("first", "second"):
         parser.add_argument(name, metavar="RUN", help="output folder of `eval run`, or one answers.jsonl of it")
     parser.add_argument("--task", action="append", default=None, help="only this benchmark; may be repeated")
-    parser.add_argument("--changes", type=whole(), default=10, metavar="N", help="changed answers to show (default 10)")
+    parser.add_argument("--changes", type=int, default=10, metavar="N", help="changed answers to show (default 10)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     add_examples(parser, "paddlemix eval compare out/before out/after")
 

@@ -7,12 +7,11 @@ from importlib import import_module
 from pathlib import Path
 
 from ..terminal.interrupts import STOPPED, Preempted, raised_terminations
-from ..terminal.option_types import real, whole
 from ..terminal.visible import visible
 from .card_options import add_card_option, loaded_on_cards, prepare_cards
 from .judge_options import add_judge_options, judge_of
 from .loading import add_loading_options, quantization_of
-from .options import BUNDLED_MODEL, add_model_options, resolve_models
+from .options import BUNDLED_MODEL, add_model_options, positive, resolve_models
 from .parser import add_examples
 
 
@@ -28,9 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", required=True, metavar="DIR", help="folder for the answers and scores; a run goes on where it ended"
     )
-    parser.add_argument("--limit", type=whole(1), default=None, metavar="N", help="ask only the first N questions")
+    parser.add_argument("--limit", type=positive, default=None, metavar="N", help="ask only the first N questions")
     parser.add_argument(
-        "--batch-size", type=whole(1), default=16, metavar="N", help="questions answered side by side (default 16)"
+        "--batch-size", type=positive, default=16, metavar="N", help="questions answered side by side (default 16)"
     )
     parser.add_argument(
         "--prompt-style",
@@ -42,11 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ocr.add_argument("--ocr", action="store_true", default=None, help="with OCR tokens in the prompt (TextVQA)")
     ocr.add_argument("--no-ocr", dest="ocr", action="store_false", help="without OCR tokens in the prompt")
     parser.add_argument("--rule", default=None, help="how answers are read (default: the benchmark's own)")
-    parser.add_argument("--max-new-tokens", type=whole(1), default=None, metavar="N", help="(default: the style's)")
-    parser.add_argument("--temperature", type=real(0), default=None, help="0 is greedy (default: the style's)")
-    parser.add_argument(
-        "--seed", type=whole(0), default=0, help="seed of the sampling, if temperature is not 0 (default 0)"
-    )
+    parser.add_argument("--max-new-tokens", type=positive, default=None, metavar="N", help="(default: the style's)")
+    parser.add_argument("--temperature", type=float, default=None, help="0 is greedy (default: the style's)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the sampling, if temperature is not 0 (default 0)")
     add_judge_options(parser)
     add_examples(
         parser,

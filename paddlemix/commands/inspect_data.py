@@ -6,7 +6,6 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from ..terminal.option_types import whole
 from ..terminal.visible import visible, visible_json
 from .options import add_hub_options, add_stage_options, resolve_models, take_settings
 from .parser import SHAPES, add_examples
@@ -24,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--html", default=None, metavar="FILE", help="also write the report as one HTML file")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     parser.add_argument(
-        "--samples", type=whole(), default=20, metavar="N", help="number of random rows in the HTML file (default: 20)"
+        "--samples", type=int, default=20, metavar="N", help="number of random rows in the HTML file (default: 20)"
     )
     add_stage_options(parser, "count the steps")
     parser.add_argument(
@@ -32,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--workers",
-        type=whole(),
+        type=int,
         default=None,
         metavar="N",
         help="number of reading processes (default: one per core, at most 8)",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from ..terminal.option_types import whole
+from .options import positive
 
 
 def add_judge_options(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +17,7 @@ def add_judge_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--judge-url", default=None, metavar="URL", help="its server (default: $OPENAI_BASE_URL)")
     parser.add_argument("--judge-rules", default=None, metavar="FILE", help="its instructions (default: our own)")
-    parser.add_argument("--judge-runs", type=whole(1), default=1, metavar="N", help="gradings of an answer (default 1)")
+    parser.add_argument("--judge-runs", type=positive, default=1, metavar="N", help="gradings of an answer (default 1)")
 
 
 def judge_of(arguments: argparse.Namespace, tasks):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 
-from ..terminal.option_types import whole
+from .options import whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

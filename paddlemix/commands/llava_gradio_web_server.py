@@ -10,8 +10,8 @@ import asyncio
 import signal
 from functools import partial
 
-from ..terminal.option_types import whole
 from .llava_options import add_unused, name_unused, refuse
+from .options import whole
 
 UNUSED = {
     "--concurrency-count": "the worker's --limit-model-concurrency is how many answers are computed at a time",

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import argparse
 
-from ..terminal.option_types import whole
 from .card_options import add_card_option
 from .llava_options import add_unused, device_of, name_unused
-from .options import add_model_options
+from .options import add_model_options, whole
 
 UNUSED = {"--stream-interval": "every piece of an answer is sent when it is known"}
 UNUSED_SWITCHES = {

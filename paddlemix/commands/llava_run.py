@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 
-from ..terminal.option_types import probability, real, whole
 from .card_options import add_card_option, loaded_on_cards, prepare_cards
 from .llava_options import device_of
 from .loading import add_loading_options
@@ -21,11 +20,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sep", default=",", help="separator of --image-file (default: a comma)")
     add_loading_options(parser)
     add_card_option(parser)
-    parser.add_argument("--temperature", type=real(0), default=0.2, help="0: always the likeliest token (default 0.2)")
-    parser.add_argument("--top_p", "--top-p", type=probability, default=None, help="(default: all tokens)")
-    parser.add_argument("--num_beams", "--num-beams", type=whole(), default=1, help="only 1: there is no beam search")
-    parser.add_argument("--max_new_tokens", "--max-new-tokens", type=whole(1), default=512, help="(default 512)")
-    parser.add_argument("--seed", type=whole(0), default=0, help="seed of the sampling (default 0)")
+    parser.add_argument("--temperature", type=float, default=0.2, help="0: always the likeliest token (default 0.2)")
+    parser.add_argument("--top_p", "--top-p", type=float, default=None, help="(default: all tokens)")
+    parser.add_argument("--num_beams", "--num-beams", type=int, default=1, help="only 1: there is no beam search")
+    parser.add_argument("--max_new_tokens", "--max-new-tokens", type=int, default=512, help="(default 512)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the sampling (default 0)")
 
 
 def run(arguments: argparse.Namespace) -> int:

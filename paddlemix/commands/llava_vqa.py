@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..terminal.option_types import probability, real, whole
 from .card_options import add_card_option, loaded_on_cards, prepare_cards
 from .loading import add_loading_options
 from .options import add_model_options, resolve_models
@@ -41,14 +40,14 @@ def add_script_options(parser: argparse.ArgumentParser, questions: str) -> None:
     )
     parser.add_argument("--mm-projector", default=None, metavar="FILE", help="projector to use instead of the model's")
     parser.add_argument("--vision-tower", default=None, help="not used: the model folder holds or names its tower")
-    parser.add_argument("--num-chunks", type=whole(), default=1, help="divide the questions into this many parts")
-    parser.add_argument("--chunk-idx", type=whole(), default=0, help="the part to answer, from 0")
-    parser.add_argument("--temperature", type=real(0), default=0.2, help="0: always the likeliest token (default 0.2)")
-    parser.add_argument("--top_p", "--top-p", type=probability, default=None, help="(default: all tokens)")
-    parser.add_argument("--num_beams", "--num-beams", type=whole(), default=1, help="only 1: there is no beam search")
-    parser.add_argument("--max_new_tokens", "--max-new-tokens", type=whole(1), default=1024, help="(default 1024)")
-    parser.add_argument("--seed", type=whole(0), default=0, help="seed of the sampling (default 0)")
-    parser.add_argument("--batch-size", type=whole(), default=16, help="questions answered side by side (default 16)")
+    parser.add_argument("--num-chunks", type=int, default=1, help="divide the questions into this many parts")
+    parser.add_argument("--chunk-idx", type=int, default=0, help="the part to answer, from 0")
+    parser.add_argument("--temperature", type=float, default=0.2, help="0: always the likeliest token (default 0.2)")
+    parser.add_argument("--top_p", "--top-p", type=float, default=None, help="(default: all tokens)")
+    parser.add_argument("--num_beams", "--num-beams", type=int, default=1, help="only 1: there is no beam search")
+    parser.add_argument("--max_new_tokens", "--max-new-tokens", type=int, default=1024, help="(default 1024)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the sampling (default 0)")
+    parser.add_argument("--batch-size", type=int, default=16, help="questions answered side by side (default 16)")
 
 
 def run(arguments: argparse.Namespace) -> int:

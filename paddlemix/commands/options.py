@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ..constants import BUNDLED_MODEL
 from ..conversation.templates import TEMPLATES
 from ..device import DEVICE_NAMES
-from ..terminal.option_types import whole
 from .parser import add_examples
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -115,7 +116,7 @@ def add_stage_options(parser: argparse.ArgumentParser, purpose: str) -> None:
     )
     parser.add_argument(
         "--processes",
-        type=whole(),
+        type=int,
         default=1,
         metavar="N",
         help=f"number of training processes, to {purpose} (default: 1)",
@@ -136,6 +137,26 @@ def output_options(arguments: argparse.Namespace, title: str) -> dict[str, Any]:
         "title": title if sys.stderr.isatty() else None,
         "is_overwriting": arguments.overwrite,
     }
+
+
+def positive(text: str) -> int:
+    """Return a number of an option. Raises ArgumentTypeError below 1."""
+    if not text.isascii() or not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def whole(least: int) -> Callable[[str], int]:
+    """Return the type of an option that is a whole number of at least `least`."""
+
+    def whole_number(text: str) -> int:
+        if not re.fullmatch(r"-?[0-9]{1,18}", text):
+            raise argparse.ArgumentTypeError(f"expected a whole number, found {text!r}")
+        if int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text} is too small: expected at least {least}")
+        return int(text)
+
+    return whole_number
 
 
 def resolve_models(arguments: argparse.Namespace, *names: str) -> list[Path]:

@@ -10,7 +10,6 @@ import shutil
 import textwrap
 from collections.abc import Iterable, Mapping
 
-from ..terminal.option_types import Number
 from ..terminal.visible import visible
 
 LIKE_AN_OPTION = 0.8  # similarity from which a setting counts as a mistyped option
@@ -52,9 +51,8 @@ class HelpFormatter(argparse.HelpFormatter):
         return self._format_args(action, self._get_default_metavar_for_optional(action))
 
     def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
-        if isinstance(action.type, Number):
-            return action.type.metavar
-        return super()._get_default_metavar_for_optional(action)
+        known = {int: "N", float: "X"}
+        return known.get(action.type) or super()._get_default_metavar_for_optional(action)
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         """Wrap paragraphs; a line that begins with a space, as an example, stays as it is."""

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..terminal.option_types import whole
 from ..terminal.sizes import plural
 from ..terminal.visible import visible
 from .options import add_hub_options, resolve_models, take_settings
@@ -36,13 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", metavar="CONFIG.json", help="training configuration; --key value overrides it")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder of the cache: new, or to be finished")
     parser.add_argument(
-        "--workers", type=whole(), default=None, metavar="N", help="processes (default: one per core, at most 8)"
+        "--workers", type=int, default=None, metavar="N", help="processes (default: one per core, at most 8)"
     )
     parser.add_argument("--with-images", action="store_true", help="store the images' files too, not only their names")
     parser.add_argument("--format", choices=FORMATS, default=FORMATS[0], help="of the files (default: arrow)")
     parser.add_argument(
         "--shuffle",
-        type=whole(),
+        type=int,
         default=None,
         metavar="SEED",
         help='store the rows in a random order, for "order": "stored"',
@@ -54,9 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="sft",
         help="stage whose chat template is used: pretrain uses plain (default: sft)",
     )
-    parser.add_argument("--rank", type=whole(), default=None, metavar="R", help="number of this process (default: 0)")
+    parser.add_argument("--rank", type=int, default=None, metavar="R", help="number of this process (default: 0)")
     parser.add_argument(
-        "--ranks", type=whole(), default=None, metavar="N", help="processes that share the work (default: 1)"
+        "--ranks", type=int, default=None, metavar="N", help="processes that share the work (default: 1)"
     )
     add_hub_options(parser)
     add_examples(parser, SHAPES, f"{parser.prog} {CONFIG} --output work_dirs/cache")

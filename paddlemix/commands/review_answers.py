@@ -9,8 +9,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..terminal.option_types import whole
-
 JUDGE = "gpt-4"  # of the first version; OpenAI has retired gpt-4-0314, which later ones name
 
 
@@ -26,10 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-r", "--rule", type=Path, default=None, help="LLaVA's rule.json (default: our own rules)")
     parser.add_argument("-o", "--output", required=True, help="review file to write or to continue")
-    parser.add_argument("--max-tokens", type=whole(), default=1024, help="limit of a review (default: 1024)")
+    parser.add_argument("--max-tokens", type=int, default=1024, help="limit of a review (default: 1024)")
     parser.add_argument("--judge-model", default=JUDGE, help=f"model that judges (default: {JUDGE})")
     parser.add_argument("--base-url", default=None, help="of the judge's server (default: OPENAI_BASE_URL)")
-    parser.add_argument("--num-parallel", type=whole(), default=8, help="requests at a time (default: 8)")
+    parser.add_argument("--num-parallel", type=int, default=8, help="requests at a time (default: 8)")
     parser.add_argument(
         "--compat",
         action="store_true",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ..serve.guards.access import KEY_VARIABLE
-from ..terminal.option_types import above_zero, whole
+from .options import whole
 
 MIN_MODEL_LEN = 16  # tokens; fewer hold no chat template with a question and an answer
 
@@ -78,7 +78,7 @@ def add_limits(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--cache-gb",
-        type=above_zero,
+        type=_positive,
         default=None,
         metavar="GB",
         help="memory of each process for keys and values (default: for --max-running short conversations)",
@@ -86,15 +86,11 @@ def add_limits(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--max-images", type=whole(0), default=8, metavar="N", help="images in a request (default: 8)")
     group.add_argument("--max-body", default="64MB", metavar="SIZE", help="size of a request (default: 64MB)")
     group.add_argument(
-        "--request-timeout",
-        type=above_zero,
-        default=600.0,
-        metavar="S",
-        help="seconds for an answer (default: 600)",
+        "--request-timeout", type=_positive, default=600.0, metavar="S", help="seconds for an answer (default: 600)"
     )
     group.add_argument(
         "--stop-timeout",
-        type=above_zero,
+        type=_positive,
         default=30.0,
         metavar="S",
         help="seconds for running answers when the server is stopped (default: 30)",
@@ -132,6 +128,16 @@ def check_cluster(arguments: argparse.Namespace) -> None:
             f"--tensor-parallel is {arguments.tensor_parallel}, and a replica of --ray has one card: start `paddlemix "
             "serve --tensor-parallel N` on each machine, behind nginx"
         )
+
+
+def _positive(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number above 0, found {text!r}")
+    return number
 
 
 def _host_rule(text: str) -> str:

@@ -8,8 +8,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..terminal.option_types import whole
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of LLaVA's script, and --format."""
@@ -20,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-s", "--select", nargs="*", default=[], help="only files whose names have all of these")
     parser.add_argument("-f", "--files", type=Path, nargs="*", default=[], help="review files, in --dir if given")
-    parser.add_argument("-i", "--ignore", type=whole(), nargs="*", default=[], help="question_ids to leave out")
+    parser.add_argument("-i", "--ignore", type=int, nargs="*", default=[], help="question_ids to leave out")
     parser.add_argument(
         "--format",
         choices=("head", "v1"),

@@ -63,11 +63,20 @@ def load_image(
         if not allow_path:
             raise ImageError(f"{name} is a path, and paths are not allowed here: send a URL, a data: URI or the bytes")
         # NOTE: pathlib's expanduser raises for a user that does not exist.
-        return _load_file(Path(folder or "") / os.path.expanduser(source), source, max_pixels)
+        try:
+            return _load_file(Path(folder or "") / os.path.expanduser(source), source, max_pixels)
+        except MissingImageError as error:
+            raise MissingImageError(f"{error}: check the path{' and the image folder' if folder else ''}") from error
     raise ImageError(
         f"cannot read an image from {name}: expected a path, an http(s) URL, a data: URI, bytes, a PIL image or a "
         "NumPy array"
     )
+
+
+def listed(images: Any) -> list[Any]:
+    """Return images as a list: a single one, in any form that `load_image` takes, as a list of it."""
+    single = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, np.ndarray)
+    return [images] if isinstance(images, single) else list(images)
 
 
 def describe(source: Any, max_length: int = MAX_NAME) -> str:
@@ -97,7 +106,7 @@ def _load_file(path: Path, source: str | os.PathLike[str], max_pixels: int) -> I
         with path.open("rb") as file:
             return decode(file, name, max_pixels)
     except FileNotFoundError as error:
-        raise MissingImageError(f"there is no image {name}: check the path and the image folder") from error
+        raise MissingImageError(f"there is no image {name}") from error
     except ImageError:
         raise
     except OSError as error:  # no permission, a name too long

@@ -11,7 +11,6 @@ from typing import Any
 from ..data.measure import default_workers
 from ..output import OutputError
 from ..terminal.log import notice
-from ..terminal.option_types import whole
 from ..terminal.visible import visible
 from .job import Job, run_job
 
@@ -61,7 +60,7 @@ class Converter:
             parser.add_argument(one.name, help=one.help, **required, **one.options)
         if self.has_images:
             text = "number of processes; the output does not depend on it (default: one per core, at most 8)"
-            parser.add_argument("--workers", type=whole(), default=None, metavar="N", help=text)
+            parser.add_argument("--workers", type=int, default=None, metavar="N", help=text)
         if self.jobs is not None:
             text = "replace files that this command did not write, and make everything again"
             parser.add_argument("--overwrite", action="store_true", help=text)

@@ -16,6 +16,7 @@ import tiny_folder
 
 from paddlemix import cli
 from paddlemix.cli import main
+from paddlemix.commands.chat_commands import COMMANDS
 from paddlemix.commands.chat_loop import ChatLoop
 from paddlemix.generate.sampling import SamplingParams
 from paddlemix.generate.session import ChatSession
@@ -209,13 +210,13 @@ def test_corrupt_image_of_a_command_is_reported_and_the_chat_continues(run_chat,
 
 
 def test_deleted_image_is_reported_and_the_chat_continues(run_chat, image, monkeypatch):
-    real = ChatLoop._add_image
+    real = COMMANDS["/image"]
 
-    def add_and_delete(loop, path):
-        real(loop, path)
+    def add_and_delete(talk, path):
+        yield from real.run(talk, path)
         os.unlink(path)
 
-    monkeypatch.setattr(ChatLoop, "_add_image", add_and_delete)
+    monkeypatch.setitem(COMMANDS, "/image", real._replace(run=add_and_delete))
     code, output, _ = run_chat(f"/image {image}", "What is this?", "/clear", "Hello")
     assert code == 0 and "(not sent: " in output and len(answers_of(output)) == 1
 
@@ -243,6 +244,8 @@ def test_cut_answer_is_reported(run_chat):
         (["--device", "npu"], "device 'npu' is not there: this machine has cpu"),
         (["--device", "gpu"], "device 'gpu' is not there"),
         (["--device", "tpu"], "check the name"),
+        (["--temperature", "-1"], "temperature is -1.0: expected a number of at least 0"),
+        (["--max-new-tokens", "0"], "max_new_tokens is 0"),
     ],
 )
 def test_wrong_option_is_one_line_and_code_1(options, expected, run_chat):
@@ -345,7 +348,7 @@ def test_chat_continues_after_an_interrupted_answer(num_pieces, parts, type_line
         stream.close()
         assert session.turns[1].answer == expected.ask("Hello")
         assert " (stopped)" in output
-    assert loop.sent == [image] and output.endswith("exit...\n")
+    assert loop.talk.sent == [image] and output.endswith("exit...\n")
 
 
 def test_interruption_at_the_prompt_stays_in_the_chat(parts, monkeypatch, capsys):
@@ -366,10 +369,13 @@ def test_interruption_at_the_prompt_stays_in_the_chat(parts, monkeypatch, capsys
 class Terminal:
     """A program in a pseudo-terminal that records the pieces of its output."""
 
-    def __init__(self, command):
+    def __init__(self, command, cache):
         spawn = "import pty, sys; sys.exit(pty.spawn(sys.argv[1:]) >> 8)"
         self.process = subprocess.Popen(
-            [sys.executable, "-c", spawn, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment()
+            [sys.executable, "-c", spawn, *command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**environment(), "PADDLEMIX_CACHE": str(cache), "TERM": "xterm"},
         )
         self.pieces = []
         threading.Thread(target=self._read, daemon=True).start()
@@ -399,12 +405,17 @@ class Terminal:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals")
-def test_answer_streams_into_a_terminal_and_control_c_stops_it():
-    options = ["--model-path", str(tiny_folder.folder("pad")), "--device", "cpu", "--temperature", "0"]
-    terminal = Terminal([sys.executable, SCRIPT, *options, "--max-new-tokens", "300"])
+def test_answer_streams_into_a_terminal_and_control_c_stops_it(tmp_path, image):
+    folder = str(tiny_folder.folder("pad"))
+    options = ["--model-path", folder, "--image-file", image, "--device", "cpu", "--temperature", "0"]
+    terminal = Terminal([sys.executable, SCRIPT, *options, "--max-new-tokens", "300"], tmp_path)
     try:
         terminal.wait_for("USER: ")
-        assert "/help lists the commands" in terminal.text
+        assert "/help lists the commands" in terminal.text and f" loading {folder}" in terminal.text
+        assert f"model     {folder} (float32 on cpu)\ntemplate  vicuna_v1\nimage     {image}: " in terminal.text
+        terminal.type(b"/regen\t")
+        terminal.wait_for("/regenerate ")
+        terminal.type(b"\x15")  # Ctrl-U erases the line
         terminal.type(b"Hello\n")
         terminal.wait_for("ASSISTANT: ")
         num_before = len(terminal.pieces)
@@ -418,5 +429,7 @@ def test_answer_streams_into_a_terminal_and_control_c_stops_it():
         terminal.type(b"\n")
         assert terminal.process.wait(timeout=600) == 0
         assert terminal.text.rstrip().endswith("exit...") and "Traceback" not in terminal.text
+        assert (tmp_path / "chat_history").read_text().splitlines()[-2:] == ["Hello", "Go on"]
+        assert (tmp_path / "chat_history").stat().st_mode & 0o777 == 0o600
     finally:
         terminal.close()

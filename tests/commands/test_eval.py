@@ -199,6 +199,7 @@ def test_the_list_names_files_prompts_and_rules(evaluate):
         (["gqa", "--data-dir", "none"], "none does not exist: expected a folder with testdev_balanced_questions.json"),
         (["gqa", "--ocr"], "gqa has no prompt with OCR tokens in this style"),
         (["gqa", "--conv-mode", "vicuna"], "vicuna"),
+        (["gqa", "--temperature", "-1"], "temperature is -1.0: expected a number of at least 0"),
         (["gqa", "--model-path", "none/none"], "none"),
         (["mmvet", "--judge", "gpt-test", "--judge-url", ""], "there is no key for https://api.openai.com/v1: set "),
         (["mmvet", "--judge", "gpt-test", "--judge-url", "localhost"], "the judge's base URL cannot be used"),
@@ -272,7 +273,7 @@ def test_an_image_that_cannot_be_read_is_named_in_scores_and_report(evaluate, da
 def test_number_that_is_none_is_said_in_words(capsys):
     with pytest.raises(SystemExit):
         main(["eval", "run", "pope", "--data-dir", "x", "--output", "y", "--limit", "abc"])
-    assert "--limit: found 'abc', expected a whole number of at least 1" in capsys.readouterr().err
+    assert "--limit: 'abc' is not a whole number of at least 1" in capsys.readouterr().err
 
 
 def test_list_keeps_to_a_narrow_terminal(monkeypatch, capsys):

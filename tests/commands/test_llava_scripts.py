@@ -208,6 +208,8 @@ def test_chunks_joined_are_the_whole_and_a_chunk_may_be_empty(files, script):
         (("--vision-tower", "openai/clip"), "--vision-tower is not used"),
         (("--mm-projector", "p.bin", "--model-base", "b"), "--mm-projector replaces the projector of --model-path"),
         (("--chunk-idx", "1"), "--chunk-idx is 1 and --num-chunks 1"),
+        (("--top_p", "0"), "top_p is 0"),
+        (("--temperature", "-1"), "temperature is -1"),
         (("--batch-size", "0"), "--batch-size is 0"),
         (("--conv-mode", "vicuna_v2"), "unknown chat template 'vicuna_v2'"),
         (("--answers-file", "{questions}"), "is an input"),

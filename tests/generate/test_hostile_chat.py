@@ -10,7 +10,7 @@ import sys
 import pytest
 import tiny_folder
 
-from paddlemix.commands import chat_loop
+from paddlemix.commands import chat_commands
 from paddlemix.commands.chat_loop import ChatLoop
 from paddlemix.generate.sampling import SamplingParams
 from paddlemix.generate.session import ChatSession
@@ -105,7 +105,7 @@ def test_control_c_while_an_image_is_loaded_stays_in_the_chat(talk, monkeypatch)
     def interrupted(source):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(chat_loop, "load_image", interrupted)
+    monkeypatch.setattr(chat_commands, "load_image", interrupted)
     session, output = talk("Hello", "/image http://slow/x.png", "Why?")
     assert len(session.turns) == 2 and "(stopped)" in output
 
@@ -126,6 +126,7 @@ class Speaker(ChatSession):
 def test_escapes_of_an_answer_are_spelled_and_saved_as_they_are(is_terminal, parts, talk, monkeypatch, tmp_path):
     session = Speaker(*parts, sampling=GREEDY)
     if is_terminal:
+        monkeypatch.setenv("NO_COLOR", "1")
         terminal = Terminal()
         monkeypatch.setattr(sys, "stdout", terminal)
         monkeypatch.setattr(sys, "stdin", io.StringIO(f"Hello\n/save {tmp_path}/chat.json\n"))

@@ -162,7 +162,7 @@ def test_split_by_a_key_drops_rows_without_it_and_by_row_ignores_images(tmp_path
     assert all(len(ids(tmp_path / "row" / f"rows_{part}.jsonl")) > 10 for part in ("train", "val"))
 
 
-@pytest.mark.parametrize("shares", [(0, 0), (1, 0), (0.5, 0.5), (-0.1, 0)])
+@pytest.mark.parametrize("shares", [(0, 0), (1, 0), (0.5, 0.5), (-0.1, 0), (float("nan"), 0)])
 def test_split_refuses_shares_that_leave_nothing_to_train_on(file, shares, capsys):
     assert prepare("split", file, f"--val_share={shares[0]}", f"--test_share={shares[1]}") == 1
     assert "leave rows to train on" in capsys.readouterr().err

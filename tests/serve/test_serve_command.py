@@ -135,12 +135,12 @@ def test_wrong_options_are_one_line(options, text, capsys):
 @pytest.mark.parametrize(
     ("option", "value", "text"),
     [
-        ("--max-running", "0", "found '0', expected a whole number of at least 1"),
-        ("--workers", "x", "found 'x', expected a whole number of at least 1"),
-        ("--port", "abc", "found 'abc', expected a whole number of at least 0"),
-        ("--max-model-len", "1", "found '1', expected a whole number of at least 16"),
-        ("--request-timeout", "nan", "found 'nan', expected a number above 0"),
-        ("--cache-gb", "much", "found 'much', expected a number above 0"),
+        ("--max-running", "0", "0 is too small: expected at least 1"),
+        ("--workers", "x", "expected a whole number, found 'x'"),
+        ("--port", "abc", "expected a whole number, found 'abc'"),
+        ("--max-model-len", "1", "1 is too small: expected at least 16"),
+        ("--request-timeout", "nan", "expected a number above 0, found 'nan'"),
+        ("--cache-gb", "much", "expected a number above 0, found 'much'"),
         ("--allow-image-urls", "http://a.com/x", "expected a host, as a.com, found the URL or path 'http://a.com/x'"),
     ],
 )

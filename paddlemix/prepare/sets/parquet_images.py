@@ -9,7 +9,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from ...terminal.log import notice
-from ...terminal.option_types import whole
 from ..converter import Argument
 from ..images import save_image
 from ..job import Job
@@ -42,7 +41,7 @@ def arguments_for(rule: str) -> tuple[Argument, ...]:
         Argument(
             "--parquet_range",
             f"files to read: from A to less than B, where {rule}",
-            options={"type": whole(), "nargs": 2, "metavar": ("A", "B")},
+            options={"type": int, "nargs": 2, "metavar": ("A", "B")},
         ),
         Argument("--output_image_dir", "folder for the images"),
         Argument("--image_prefix", "path of that folder in the rows; the folder's name must end with it"),

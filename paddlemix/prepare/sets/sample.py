@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from ...output import named_file
-from ...terminal.option_types import real, whole
 from ..converter import Argument, Converter
 from ..draw import draw
 from ..job import Job
@@ -18,7 +17,7 @@ from ..row import Placed, Problem
 from ..training_rows import FILES, row_paths, rows_of
 from .merge import OUTPUT
 
-SEED = Argument("--seed", "of the draw (default: 0)", False, {"type": whole(), "default": 0})
+SEED = Argument("--seed", "of the draw (default: 0)", False, {"type": int, "default": 0})
 
 
 def drawn_rows(paths: Sequence[Path], seed: int, num_rows: int | None, share: float | None) -> Iterator[Placed]:
@@ -75,8 +74,8 @@ CONVERTER = Converter(
     arguments=(
         FILES,
         OUTPUT,
-        Argument("--num_rows", "how many rows to draw", False, {"type": whole(), "metavar": "N"}),
-        Argument("--share", "about which share of the rows to draw, as 0.1", False, {"type": real(), "metavar": "P"}),
+        Argument("--num_rows", "how many rows to draw", False, {"type": int, "metavar": "N"}),
+        Argument("--share", "about which share of the rows to draw, as 0.1", False, {"type": float, "metavar": "P"}),
         SEED,
     ),
     jobs=jobs,

@@ -8,7 +8,6 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from ...terminal.option_types import real
 from ..converter import Argument, Converter
 from ..draw import draw
 from ..groups import IMAGE, ROW, Links, group_of, links_in
@@ -78,12 +77,12 @@ CONVERTER = Converter(
     arguments=(
         FILES,
         Argument("--output_dir", "folder for NAME_train.jsonl and NAME_val.jsonl (default: the files')", False),
-        Argument("--val_share", "share of the groups to validate on, as 0.02", True, {"type": real(), "metavar": "P"}),
+        Argument("--val_share", "share of the groups to validate on, as 0.02", True, {"type": float, "metavar": "P"}),
         Argument(
             "--test_share",
             "share of a third file, NAME_test.jsonl (default: 0, no such file)",
             False,
-            {"type": real(), "default": 0.0, "metavar": "P"},
+            {"type": float, "default": 0.0, "metavar": "P"},
         ),
         Argument(
             "--group",

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from ...terminal.option_types import whole
 from ..converter import COMPAT_IDS, Argument, Converter
 from ..job import Job
 from ..paths import RawPath
@@ -103,9 +102,7 @@ CONVERTER = Converter(
     arguments=(
         *arguments_for("a number is that of a shard"),
         COMPAT_IDS,
-        Argument(
-            "--seed", "chooses the prompts (default: 0)", is_required=False, options={"type": whole(), "default": 0}
-        ),
+        Argument("--seed", "chooses the prompts (default: 0)", is_required=False, options={"type": int, "default": 0}),
         Argument(
             "--keep-jpeg",
             "save JPEG content as .jpg, as it is, instead of as .png: many times faster and smaller",
