@@ -30,20 +30,22 @@ def save_model(
     *,
     max_shard_size: int | str = "5GB",
     dtype: str | None = None,
+    frozen: Mapping[str, StoredTensor] | None = None,
 ) -> None:
     """Write weights and config.json to a folder. Files of another model there are replaced, see `exchanged`.
 
     dtype: of the weights on disk, None for that of the model. All cards that share a model must call it; the first of
-    them writes. Raises ValueError for a quantized model.
+    them writes. frozen: the weights that the codes of a quantized model were made of, which are written as they are;
+    without them a quantized model raises ValueError.
     """
-    _refuse_codes(model)
+    unrounded = _weights_of_codes(model, frozen)
     parameters, max_bytes = dict(model.named_parameters()), parse_size(max_shard_size)
     with gathering(parameters, model.cards) as whole:
         if whole is None:
             return
         shapes = {name: tuple(one.shape) for name, one in parameters.items()}
         shapes |= {} if model.cards is None else parameter_shapes(model.config)
-        tensors = stored_parameters(parameters, dtype, shapes, whole)
+        tensors = stored_parameters(parameters, dtype, shapes, whole) | unrounded
         _write(model, Path(path), tensors, max_bytes, dtype)
 
 
@@ -53,15 +55,19 @@ def _write(model: Llava, path: Path, tensors: dict[str, StoredTensor], max_bytes
         save_config(model, folder, dtype)
 
 
-def _refuse_codes(model: Llava) -> None:
-    """Raise ValueError for a quantized model, whose rounded values would be taken for the model's weights."""
+def _weights_of_codes(model: Llava, frozen: Mapping[str, StoredTensor] | None) -> dict[str, StoredTensor]:
+    """Return the weights of the quantized layers as they were before.
+
+    Raises ValueError if they are not known: the rounded values would be taken for the model's weights.
+    """
     layers = quantized_layers(model)
-    if layers:
+    if layers and frozen is None:
         kind = next(iter(layers.values())).kind
         raise ValueError(
             f"this model has {len(layers)} weights in {kind} and cannot be saved: load it without load_in_8bit and "
             "load_in_4bit to save it; `paddlemix merge` makes a whole model of an adapter that was trained on it"
         )
+    return {f"{name}.weight": (frozen or {})[f"{name}.weight"] for name in layers}
 
 
 def save_config(model: Llava, path: Path, dtype: str | None = None) -> None:

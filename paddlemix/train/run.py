@@ -14,6 +14,8 @@ from ..checkpoints.processor import LlavaProcessor
 from ..checkpoints.source import Source, open_source, partial_layout
 from ..data.row import Row
 from ..hub.resolve import resolve
+from ..models.config import LlavaConfig
+from ..models.llava import Llava
 from ..models.parallel.cuts import mark_cut
 from ..models.quantized import describe
 from ..ops.quantize import choose_kind
@@ -72,13 +74,21 @@ def build(
     tally = RowTally(args.output_dir, data_args.policy, num_processes=args.world_size, is_writer=is_writer)
     train_processor = processor_to_train(processor, model_args, template)
     data = read_data(train_processor, data_args, args, config_folder, tally, rows=rows)
+    if quantization and not model_args.lora:
+        check_decoder_is_frozen(source.config, model_args)
     model = _load_to_train(source, model_args, args, quantization)
     describe_this = functools.partial(describe_run, settings, folder, model, data, quantization)
     reporters = [SwanLab()] if SWANLAB in args.report_to else []
     args.report_to = [name for name in args.report_to if name != SWANLAB]
     try:
         trainer = LlavaTrainer(
-            processor=processor, model=model, args=args, tally=tally, data=data, describe=describe_this
+            processor=processor,
+            model=model,
+            args=args,
+            tally=tally,
+            data=data,
+            describe=describe_this,
+            frozen=source.tensors if quantization else None,
         )
     except RuntimeError as error:  # raised by paddlenlp for a service whose package is not installed
         if "installed" not in str(error):
@@ -124,11 +134,6 @@ def choose_quantization(model_args, folder: Path) -> str | None:
     kind = choose_kind(model_args.load_in_8bit, model_args.load_in_4bit)
     if kind is None:
         return None
-    if not model_args.lora:
-        raise ValueError(
-            f"load_in_{'8' if kind == 'int8' else '4'}bit quantizes the weights to {kind}, which cannot be trained: "
-            "set lora: true to train an adapter over them, or leave it out"
-        )
     partial = partial_layout(folder)
     if partial is not None:
         raise ValueError(
@@ -136,6 +141,21 @@ def choose_quantization(model_args, folder: Path) -> str | None:
             "from an adapter, or from the output of `paddlemix merge`"
         )
     return kind
+
+
+def check_decoder_is_frozen(config: LlavaConfig, model_args) -> None:
+    """Raise ValueError if settings train a weight of a decoder that is to be quantized. Needs no weights."""
+    with paddle.LazyGuard():
+        model = Llava(config)
+    freeze_parameters(model, model_args)
+    trained = [name for name, one in model.language_model.named_parameters() if not one.stop_gradient]
+    if trained:
+        key, kind = ("load_in_8bit", "int8") if model_args.load_in_8bit else ("load_in_4bit", "nf4")
+        raise ValueError(
+            f"{key} quantizes the decoder's weights to {kind}, which cannot be trained, and these settings train "
+            f"{len(trained)} of its tensors: set lora: true to train an adapter over them, tune_mm_mlp_adapter: true "
+            f"to train the projector only, or leave {key} out"
+        )
 
 
 def weight_dtype(args) -> str:

@@ -8,9 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from paddlenlp.peft import LoRAModel
+
+from ..checkpoints.layouts.paddlemix_lora import remove_adapter
 from ..checkpoints.output_folder import exchanged
+from ..checkpoints.save import save_config, save_model
 from ..output import write_json
 from .eval_tasks import with_prefix
+from .freeze import mark_trained
+from .lora import save_adapter
 from .processes import wait_for_all
 from .results import ALL_RESULTS, EVAL_RESULTS, draw_losses, write_results
 from .resume import FINISHED
@@ -43,6 +49,25 @@ def save_checkpoint(trainer, metrics: Mapping[str, float] | None) -> None:
         raise OSError(f"{output_dir}/checkpoint-{step} cannot be written: {error}; {left}") from error
     if args.should_save:
         remove_old(output_dir, args.save_total_limit, [trainer.state.best_model_checkpoint])
+
+
+def write_model(trainer, folder: Path) -> None:
+    """Write the model, or its adapter, and the processor. All cards that share a model must call it."""
+    model, is_writer = trainer.llava, trainer.args.should_save
+    if not is_writer and model.cards is None:
+        return
+    if trainer.state.global_step > 0:
+        mark_trained(model)
+    if isinstance(trainer.model, LoRAModel):
+        if is_writer:
+            save_config(model, folder)
+        save_adapter(trainer.model, folder)
+    else:
+        save_model(model, folder, frozen=trainer.frozen)
+    if is_writer:
+        if not isinstance(trainer.model, LoRAModel):
+            remove_adapter(folder)
+        trainer.processor.save_pretrained(folder)
 
 
 def record_best(state, args, metrics: Mapping[str, float] | None, checkpoint: Path) -> None:

@@ -35,8 +35,8 @@ class ModelArguments:
     lora_target_modules: list[str] | None = _setting(
         None, "regular expressions of layer names (default: every projection of the language model)"
     )
-    load_in_8bit: bool = _setting(False, "keep the frozen weights in int8; needs lora")
-    load_in_4bit: bool = _setting(False, "keep the frozen weights in NF4 (QLoRA); needs lora")
+    load_in_8bit: bool = _setting(False, "keep the frozen decoder in int8, with lora or in stage 1")
+    load_in_4bit: bool = _setting(False, "keep the frozen decoder in NF4, with lora (QLoRA) or in stage 1")
     unfreeze_mm_vision_tower: bool = _setting(False, "train the vision tower too")
     freeze_mm_mlp_adapter: bool = _setting(False, "do not train the projector")
     tune_mm_mlp_adapter: bool = _setting(False, "train the projector only (stage 1)")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +12,22 @@ import paddle
 from paddlenlp.peft import LoRAModel
 from paddlenlp.trainer import ProgressCallback, Trainer
 
-from ..checkpoints.layouts.paddlemix_lora import remove_adapter
 from ..checkpoints.processor import LlavaProcessor
-from ..checkpoints.save import save_config, save_model
 from ..data.collate import loss_weights
 from ..data.sample import Batch
 from ..device import wants_equal_shapes
+from ..tensor_files.stored import StoredTensor
 from ..terminal.log import notice
 from .callbacks import History, Meter, Progress, StopRequest
 from .data_sets import DataSets
-from .freeze import mark_trained
 from .loader import WEIGHTS, Collator, EpochBatchSampler, GuardedRows, RowLoader, StepLoader, batch_or_raise
-from .lora import save_adapter
 from .optimizer import build_optimizer
 from .processes import fail_together, sum_over_processes
 from .random_state import set_random_state
 from .results import ANSWERS, append_answers, sample_answers
 from .resume import best_checkpoint, check_checkpoint, hidden_from_paddlenlp, load_weights, num_done_steps
 from .run_state import load_state
-from .saving import save_checkpoint
+from .saving import save_checkpoint, write_model
 from .sharding import check_can_be_sliced, gather_frozen, is_sliced
 from .tally import RowTally
 from .task_runs import defined, remove_answers, run_tasks
@@ -41,14 +38,23 @@ class LlavaTrainer(Trainer):
     """Trains a Llava, or a LoRAModel around one.
 
     Every checkpoint, and the output folder at the end, is a folder that `from_pretrained` reads.
-    describe: returns the run's facts, see `run_facts`.
+    describe: returns the run's facts, see `run_facts`. frozen: the weights of a quantized model that is saved whole.
     """
 
     def __init__(
-        self, *, processor: LlavaProcessor, model, args, tally: RowTally, data: DataSets, describe: Callable[[], dict]
+        self,
+        *,
+        processor: LlavaProcessor,
+        model,
+        args,
+        tally: RowTally,
+        data: DataSets,
+        describe: Callable[[], dict],
+        frozen: Mapping[str, StoredTensor] | None = None,
     ):
         self.processor = processor
         self.data = data
+        self.frozen = frozen
         self.describe = describe
         self.tally = tally
         self.num_done_steps = 0  # before the checkpoint that this run resumes from
@@ -260,21 +266,7 @@ class LlavaTrainer(Trainer):
         super().save_model(output_dir, merge_tensor_parallel)
 
     def _save(self, output_dir=None, state_dict=None, merge_tensor_parallel=False):
-        folder = Path(output_dir or self.args.output_dir)
-        if not self.args.should_save and self.llava.cards is None:
-            return
-        if self.state.global_step > 0:
-            mark_trained(self.llava)
-        if isinstance(self.model, LoRAModel):
-            if self.args.should_save:
-                save_config(self.llava, folder)
-            save_adapter(self.model, folder)
-        else:
-            save_model(self.llava, folder)
-        if self.args.should_save:
-            if not isinstance(self.model, LoRAModel):
-                remove_adapter(folder)
-            self.processor.save_pretrained(folder)
+        write_model(self, Path(output_dir or self.args.output_dir))
 
     def _save_checkpoint(self, model, metrics=None):
         """Write a whole checkpoint or none. See `saving.save_checkpoint`."""
