@@ -38,7 +38,7 @@ def save_model(
     them writes. frozen: the weights that the codes of a quantized model were made of, which are written as they are;
     without them a quantized model raises ValueError.
     """
-    unrounded = _weights_of_codes(model, frozen)
+    unrounded = weights_of_codes(model, frozen)
     parameters, max_bytes = dict(model.named_parameters()), parse_size(max_shard_size)
     with gathering(parameters, model.cards) as whole:
         if whole is None:
@@ -55,7 +55,7 @@ def _write(model: Llava, path: Path, tensors: dict[str, StoredTensor], max_bytes
         save_config(model, folder, dtype)
 
 
-def _weights_of_codes(model: Llava, frozen: Mapping[str, StoredTensor] | None) -> dict[str, StoredTensor]:
+def weights_of_codes(model: Llava, frozen: Mapping[str, StoredTensor] | None) -> dict[str, StoredTensor]:
     """Return the weights of the quantized layers as they were before.
 
     Raises ValueError if they are not known: the rounded values would be taken for the model's weights.

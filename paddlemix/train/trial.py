@@ -22,6 +22,7 @@ from paddlenlp.utils.log import logger as paddlenlp_logger
 from .. import device_memory
 from ..checkpoints.layouts import paddlemix_lora as adapter_files
 from ..checkpoints.processor import LlavaProcessor
+from ..checkpoints.save import weights_of_codes
 from ..checkpoints.source import open_source
 from ..data.row import Row
 from ..tensor_files.stored import preview
@@ -199,12 +200,13 @@ def _pairs(trainer, folder: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]
         current = trained_tensors(trainer.model)
         stored = adapter_files.read_adapter(folder, trainer.llava.config)
     else:
-        current = dict(trainer.llava.named_parameters())
+        current = dict(trainer.llava.named_parameters()) | weights_of_codes(trainer.llava, trainer.frozen)
         stored = open_source(folder).tensors
     if set(stored) != set(current):
         raise ValueError(f"the checkpoint has other tensors: {preview(sorted(set(stored) ^ set(current)), 3)}")
     for name, tensor in current.items():
-        yield name, np.ascontiguousarray(stored[name].values), tensor.numpy()
+        now = tensor.numpy() if isinstance(tensor, paddle.Tensor) else np.ascontiguousarray(tensor.values)
+        yield name, np.ascontiguousarray(stored[name].values), now
     if trainer.args.world_size > 1:
         return  # each process has a part of the state
     state = trainer.optimizer.state_dict()
