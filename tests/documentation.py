@@ -22,8 +22,9 @@ def page(name: str) -> tuple[Path, Path]:
 READMES = (ROOT / "README.md", ROOT / "README_zh.md")
 ASCEND, EVALUATION, PREPARE = page("ascend"), page("evaluation"), page("prepare")
 SERVING, SEEDS = page("serving"), page("seeds")
-TRAINING, WEIGHTS = ENGLISH / "training.md", ENGLISH / "weights.md"
-TWINS = (READMES, ASCEND, EVALUATION, PREPARE, SERVING, SEEDS)
+CHAT, TRAINING, SETTINGS, WEIGHTS = page("chat"), page("training"), page("settings"), page("weights")
+MODELS, TROUBLESHOOTING = page("models"), page("troubleshooting")
+TWINS = (READMES, *(page(path.stem) for path in sorted(ENGLISH.glob("*.md"))))
 
 FENCED = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
 

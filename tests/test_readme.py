@@ -7,7 +7,6 @@ import shlex
 
 import pytest
 from documentation import (
-    ASCEND,
     EXAMPLES,
     READMES,
     ROOT,
@@ -18,8 +17,6 @@ from documentation import (
     blocks,
     linked_folder,
     run,
-    sections,
-    table_shapes,
 )
 from served_process import served
 
@@ -79,48 +76,6 @@ def test_client_of_the_server_prints_the_answer(workspace):
     assert output.startswith("Top left a red star, top right a red triangle")
 
 
-def test_commands_about_weights_run_on_the_bundled_model(workspace):
-    output = run(
-        block_with("tiny_official", WEIGHTS).strip() + " --temperature 0",
-        workspace,
-        input="How many shapes are there?\n",
-    )
-    assert "ASSISTANT: The number of shapes is four." in output
-
-
-def test_commands_about_large_models_are_valid():
-    commands = "".join(blocks(WEIGHTS, "bash")).replace("\\\n", " ").splitlines()
-    assert sum("-13b" in command for command in commands) >= 3
-    for command in commands:
-        _, name, *words = shlex.split(command)
-        command_parser(name).parse(words)
-
-
-@pytest.mark.parametrize("pages", TWINS, ids=lambda pages: pages[0].stem)
-def test_chinese_page_has_the_same_commands_headings_and_tables(pages):
-    for language in ("bash", "python", "json"):
-        ours, theirs = ([re.sub(r"#.*", "", block).split() for block in blocks(path, language)] for path in pages)
-        assert ours == theirs
-    ours, theirs = (sections(path) for path in pages)
-    assert [section.level for section in ours] == [section.level for section in theirs] and len(ours) > 5
-    for one, other in zip(ours, theirs, strict=True):
-        assert one.code == other.code, one.heading
-        assert table_shapes(one.text) == table_shapes(other.text), one.heading
-
-
-@pytest.mark.parametrize("pages", TWINS, ids=lambda pages: pages[0].stem)
-def test_chinese_page_has_the_same_examples_and_numbers(pages):
-    # What follows two spaces is the description of a file, as in the table of the repository.
-    ours, theirs = (
-        [[line.strip().partition("  ")[0] for line in block.splitlines()] for block in blocks(path, "")]
-        for path in pages
-    )
-    assert ours == theirs
-    for one, other in zip(*map(sections, pages), strict=True):
-        in_millions = re.sub(r"(\d+) 万", lambda found: f"{int(found[1]) / 100:g}", other.text)
-        assert set(re.findall(NUMBER, one.text)) <= set(re.findall(NUMBER, in_millions)), one.heading
-
-
 def test_repository_layout_names_what_exists_and_every_folder_of_the_package():
     (tree,) = (block for block in blocks(READMES[0], "") if block.startswith("paddlemix/"))
     named = {name for line in tree.splitlines() if line[0] == " " for name in line.strip().partition("  ")[0].split()}
@@ -132,58 +87,6 @@ def test_repository_layout_names_what_exists_and_every_folder_of_the_package():
 
 def test_readme_states_the_number_of_benchmarks():
     assert f"{len(TASKS.keys() - {'custom'})} benchmarks" in READMES[0].read_text(encoding="utf-8")
-
-
-def test_both_pages_on_ascend_have_the_same_messages():
-    first_cells = [
-        re.findall(r"^\| (`[^`]*`|\d\S*) \|", path.read_text(encoding="utf-8"), re.MULTILINE) for path in ASCEND
-    ]
-    assert first_cells[0] == first_cells[1] and len(first_cells[0]) > 15
-    tests = re.findall(r"`(tests/[\w/]+\.py)`", ASCEND[0].read_text(encoding="utf-8"))
-    assert tests and all((ROOT / path).is_file() for path in tests)
-
-
-def test_commands_on_ascend_are_valid():
-    text = "".join(blocks(ASCEND[0], "bash")).replace("\\\n", " ")
-    ours = [shlex.split(line, comments=True) for line in text.splitlines() if line.startswith("paddlemix ")]
-    assert [words[1] for words in ours] == ["doctor", "chat", "sft", "doctor"]
-    for _, name, *words in ours:
-        arguments = command_parser(name).parse(words)
-        assert arguments.device == "npu" if name == "chat" else "--device" in arguments.settings
-
-
-@pytest.mark.parametrize(("path", "heading"), [(ASCEND[0], "## Troubleshooting"), (TRAINING, "## Errors you may meet")])
-def test_messages_in_the_tables_of_errors_are_those_of_the_package(path, heading):
-    sources = (module.read_text(encoding="utf-8") for module in (ROOT / "paddlemix").rglob("*.py"))
-    # Join string literals that continue on the next line.
-    source = re.sub(r'"\s*\n\s*f?"', "", "\n".join(sources))
-    messages = re.findall(r"^\| `(.*?)` \|", path.read_text(encoding="utf-8").partition(heading)[2], re.MULTILINE)
-    assert len(messages) >= 12
-    for message in messages:
-        for part in message.replace("SIGABRT", "...").split("..."):
-            assert part.strip() in source, message
-
-
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_files_named_in_the_documentation_exist(path):
-    text = path.read_text(encoding="utf-8")
-    named = set(re.findall(r"\]\(([^)#:]+)\)", text))
-    for target in named:
-        assert (path.parent / target).exists(), f"{path} links to {target}"
-    for target in set(re.findall(r"paddlemix/[\w./-]+\.(?:py|json|png)", text)):
-        assert (ROOT / target).exists(), f"{path} names {target}"
-    modules = [f"/{module.relative_to(ROOT).as_posix()}" for module in ROOT.glob("[pbt]*/**/*.py")]
-    for target in set(re.findall(r"`(?:\.\./)*([a-z0-9_/]+\.py)`", text)):
-        assert any(module.endswith(f"/{target}") for module in modules), f"{path} names {target}"
-
-
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_links_to_headings_lead_to_headings(path):
-    for target, anchor in re.findall(r"\]\(([\w./-]*)#([^)]+)\)", path.read_text(encoding="utf-8")):
-        text = (path.parent / target if target else path).read_text(encoding="utf-8")
-        headings = re.findall(r"^#+ (.*)", text, re.MULTILINE)
-        anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
-        assert anchor in anchors, f"{path} links to {target}#{anchor}"
 
 
 @pytest.mark.parametrize("name", ["README.md", "README_zh.md"])
