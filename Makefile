@@ -34,8 +34,11 @@ CLUSTER := .venv-cluster
 PYTHONS ?= python3.10 python3.12
 PYTHONS_TESTS := $(wildcard tests/test_*.py) tests/conversation tests/image tests/generate
 
+# The site of the pages in docs/, in both languages.
+DOCS := .venv-docs
+
 .PHONY: help chat serve test test-paddle300 test-transformers5 test-browser test-cluster test-install test-pythons \
-	lint tiny clean install install-dev
+	lint docs tiny clean install install-dev
 
 help:
 	@echo "make chat    chat with the bundled model   (MODEL=folder IMAGE=file ARGS='--temperature 0.7')"
@@ -48,6 +51,7 @@ help:
 	@echo "make test-install         the built package in empty environments: a chat, a training step, a server"
 	@echo "make test-pythons         some tests with Python 3.10 and 3.12, as far as they are installed"
 	@echo "make lint    check style and format"
+	@echo "make docs    build the site of the documentation in site/, and check its links"
 	@echo "make tiny    retrain the bundled model"
 	@echo "make clean   remove .venv, caches and build folders"
 	@echo "The first call creates the environment $(VENV); PYTHON=... and VENV=... choose another. On NVIDIA cards add"
@@ -92,11 +96,16 @@ lint: install-dev
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 
+docs: $(DOCS)/.installed-docs
+	@for config in mkdocs.yml mkdocs_zh.yml; do \
+		NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs build -q --strict -f $$config || exit 1; done
+	@echo "site/index.html; with the search: python -m http.server --directory site --bind 127.0.0.1 8001"
+
 tiny: install
 	PATH="$(abspath $(BIN)):$$PATH" bash $(TINY)/train.sh
 
 clean:
-	rm -rf .venv .venv-python3.* $(PADDLE300) $(TRANSFORMERS5) $(CLUSTER) build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv .venv-python3.* $(PADDLE300) $(TRANSFORMERS5) $(CLUSTER) $(DOCS) site build dist *.egg-info .pytest_cache .ruff_cache
 	find paddlemix tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 install: $(VENV)/.installed
@@ -140,6 +149,11 @@ $(CLUSTER)/.installed-cluster: requirements.txt requirements-serve.txt requireme
 	@$(CLUSTER)/bin/python $(INSTALL) "paddle and Ray" -r $(CLUSTER)/requirements.txt \
 		-r requirements-serve.txt -r requirements-cluster.txt 'pytest>=8'
 	@$(CLUSTER)/bin/python $(INSTALL) "paddlemix" --no-deps -e .
+	@touch $@
+
+$(DOCS)/.installed-docs: requirements-docs.txt
+	@$(MAKE) -s $(DOCS)/bin/python VENV=$(DOCS)
+	@$(DOCS)/bin/python $(INSTALL) "mkdocs" -r $<
 	@touch $@
 
 $(BIN)/python:

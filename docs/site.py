@@ -17,6 +17,9 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[1]
 LINK = re.compile(r"\]\((\.\./[^)#\s]+)(#[^)\s]*)?\)")
+FENCE = re.compile(r"(^ *```.*?^ *```$)", re.DOTALL | re.MULTILINE)
+CHINESE = "\u3000-\u303f\u4e00-\u9fff\uff00-\uffef“”‘’"
+BROKEN = re.compile(rf"(?<=[{CHINESE}])\n *(?=[{CHINESE}])")  # a browser would show a space there
 IN_SITE = "files"
 SHOWN = (".png", ".jpg", ".json", ".yaml")  # what browsers show; others become .txt
 
@@ -53,7 +56,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, **_: Any) -> str:
-    """Rewrite the links that leave the folder of a page."""
+    """Rewrite the links that leave the folder of a page, and join lines of Chinese text, which has no spaces."""
     folder = Path(config.docs_dir)
 
     def rewritten(found: re.Match[str]) -> str:
@@ -62,7 +65,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, **_: Any) 
             return f"]({name_in_site(target)})"
         return f'](#){{ data-twin="{twin_of(target, folder)}{found[2] or ""}" }}'
 
-    return LINK.sub(rewritten, markdown)
+    parts = FENCE.split(LINK.sub(rewritten, markdown))
+    return "".join(part if place % 2 else BROKEN.sub("", part) for place, part in enumerate(parts))
 
 
 def twin_of(target: Path, folder: Path) -> str:

@@ -137,7 +137,7 @@ def test_pages_do_not_lead_out_of_their_language(folder):
 @pytest.mark.parametrize("name", ["mkdocs.yml", "mkdocs_zh.yml"])
 def test_site_lists_every_page_once(name):
     text = (ROOT / name).read_text(encoding="utf-8").partition("\nnav:\n")[2]
-    assert sorted(re.findall(r"^ +- ([\w-]+)\.md$", text, re.MULTILINE)) == NAMES
+    assert sorted(re.findall(r"^ +- (?:[^:\n]+: )?([\w-]+)\.md$", text, re.MULTILINE)) == NAMES
 
 
 def test_settings_page_has_every_setting_with_its_default():
