@@ -63,8 +63,8 @@ def check_model(check: Check, settings: RunArguments, template: str | None) -> R
         check.fail(problem, f"paddlemix inspect {folder}")
     for note in found.notes:
         check.say(note)
-    choose_quantization(model_args, folder)
     config = read_config(folder)
+    choose_quantization(model_args, folder, config)
     positions = config.language.max_position_embeddings
     if data_args.max_length > positions:
         check.warn(

@@ -67,15 +67,13 @@ def build(
     """Return the trainer of parsed settings, with its model loaded and its rows read. rows: as in `read_data`."""
     model_args, data_args, args = settings
     folder = find_model(model_args)
-    quantization = choose_quantization(model_args, folder)
     source = open_source(folder)
+    quantization = choose_quantization(model_args, folder, source.config)
     processor = LlavaProcessor.from_source(source)
     is_writer = args.process_index == 0
     tally = RowTally(args.output_dir, data_args.policy, num_processes=args.world_size, is_writer=is_writer)
     train_processor = processor_to_train(processor, model_args, template)
     data = read_data(train_processor, data_args, args, config_folder, tally, rows=rows)
-    if quantization and not model_args.lora:
-        check_decoder_is_frozen(source.config, model_args)
     model = _load_to_train(source, model_args, args, quantization)
     describe_this = functools.partial(describe_run, settings, folder, model, data, quantization)
     reporters = [SwanLab()] if SWANLAB in args.report_to else []
@@ -129,7 +127,7 @@ def _load_to_train(source: Source, model_args, args, quantization: str | None):
     return wrapped
 
 
-def choose_quantization(model_args, folder: Path) -> str | None:
+def choose_quantization(model_args, folder: Path, config: LlavaConfig) -> str | None:
     """Return the kind of quantization for the base, None for none. Raises ValueError where it cannot be trained."""
     kind = choose_kind(model_args.load_in_8bit, model_args.load_in_4bit)
     if kind is None:
@@ -140,10 +138,12 @@ def choose_quantization(model_args, folder: Path) -> str | None:
             f"{folder} is {partial.title}: to train on {kind} weights, start from its base, with lora_path to continue "
             "from an adapter, or from the output of `paddlemix merge`"
         )
+    if not model_args.lora:
+        _check_decoder_is_frozen(config, model_args)
     return kind
 
 
-def check_decoder_is_frozen(config: LlavaConfig, model_args) -> None:
+def _check_decoder_is_frozen(config: LlavaConfig, model_args) -> None:
     """Raise ValueError if settings train a weight of a decoder that is to be quantized. Needs no weights."""
     with paddle.LazyGuard():
         model = Llava(config)
