@@ -210,13 +210,17 @@ def layer_weights(config: LanguageConfig) -> int:
 
 
 def decode_bytes(model, context: int, dtype: str) -> int:
-    """Return the bytes that a decoding step for one row must read: weights of layers and head, keys and values."""
+    """Return the bytes that a decoding step for one row must read: weights of layers and head, keys and values.
+
+    Of all cards together, if several share the model.
+    """
     config, size = model.config.language, DTYPE_BYTES[dtype]
+    num_cards = 1 if model.cards is None else model.cards.degree
     layers = config.num_hidden_layers * layer_weights(config) * size
     codes = [num_bytes(layer.codes) for layer in quantized_layers(model).values()]
     head = config.hidden_size * config.vocab_size * size
     cached = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * context * size
-    return (sum(codes) if codes else layers) + head + cached
+    return (sum(codes) * num_cards if codes else layers) + head + cached
 
 
 def prefill_flops(config: LanguageConfig, length: int) -> int:

@@ -118,3 +118,87 @@ def test_quantized_weights_count_with_their_bytes():
     num_weights = sum(layer.shape[0] * layer.shape[1] for layer in quantized_layers(coded).values())
     saved = decode_bytes(whole, 10, "float32") - decode_bytes(coded, 10, "float32")
     assert 2.5 * num_weights < saved < 3 * num_weights  # one of four bytes is left, and the scales
+
+
+@pytest.fixture(scope="module")
+def report():
+    """A report with two measurements, as `bench --json` prints it."""
+    row = {"limit": None, "cost": None, "fraction": None}
+    return {
+        "model": "tiny",
+        "device": "gpu:0",
+        "tensor_parallel": 1,
+        "processor": {"name": "P", "cores": 2, "vector_flags": []},
+        "dtype": "float16",
+        "weights": "float16",
+        "context": 4096,
+        "steps": 32,
+        "load_seconds": 2.0,
+        "limits": {"copy_bytes_per_second": 4e9, "matrix_flops_per_second": 2e9},
+        "row_products": [],
+        "rows": [
+            {"what": "decode", "size": "after 12", "seconds": 1.0, "rate": 32.0, "unit": "tokens/s", **row},
+            {"what": "turn 1", "size": "first token", "seconds": 0.5, "rate": None, "unit": "", **row},
+        ],
+        "peak_memory_bytes": 8_000_000,
+        "versions": {"paddlemix": "1"},
+    }
+
+
+def written(path, report, **changes) -> str:
+    path.write_text(json.dumps({**report, **changes}))
+    return str(path)
+
+
+def test_two_reports_are_compared_part_by_part_with_what_else_differs(report, tmp_path, capsys):
+    decode, turn = report["rows"]
+    rows = [{**decode, "seconds": 0.25, "rate": 64.0}, {**turn, "seconds": 1.0}, {**decode, "size": "after 600"}]
+    before = written(tmp_path / "before", {key: value for key, value in report.items() if key != "tensor_parallel"})
+    now = written(tmp_path / "now", report, rows=rows, tensor_parallel=2, peak_memory_bytes=5_000_000, device="npu:0")
+    assert run("--compare", before, now) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].split() == ["decode", "after", "12", "32.0", "64.0", "tokens/s", "2.00", "faster"]
+    assert lines[3].split() == ["turn", "1", "first", "token", "500.0", "1,000.0", "ms", "0.50", "slower"]
+    assert lines[4].split() == ["memory", "peak", "8.0", "5.0", "MB", "1.60", "less"]
+    assert lines[1].endswith("1.00 the same") and "only measured now: decode after 600" in lines
+    assert "A ratio above 1 is better now" in lines[-4]
+    assert lines[-2:] == ["  device: gpu:0 before, npu:0 now", "  --tensor-parallel: 1 before, 2 now"]
+    assert run("--json", "--compare", before, now) == 0
+    assert [part["ratio"] for part in json.loads(capsys.readouterr().out)["parts"]] == [1.0, 2.0, 0.5, 1.6, 1.0, 1.0]
+
+
+def test_a_report_is_compared_with_what_is_measured_now(tmp_path, capsys):
+    words = ("--model-path", tiny_folder.folder("anyres"), "--device", "cpu", *FEW)
+    assert run("--json", *words) == 0
+    path = tmp_path / "before.json"
+    path.write_text(capsys.readouterr().out)
+    assert run("--compare", path, *words) == 0
+    table, _, comparison = capsys.readouterr().out.partition("ratio\n")
+    assert "of the machine's" in table and len(comparison.splitlines()) == 1 + 9 + 1 + 2 + 2  # nothing else differs
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"rows": []}, "rows is .*, expected a list of at least 1"),
+        ({"rows": [{"what": "decode"}]}, "size is None, expected a string"),
+        ({"load_seconds": 0}, "load_seconds is 0, expected a number above 0"),
+        ({"processor": {}}, "processor is None, expected a string"),
+        ({"limits": {}}, "copy_bytes_per_second is None"),
+    ],
+)
+def test_other_files_are_no_reports(report, tmp_path, changes, text):
+    with pytest.raises(ValueError, match=text):
+        run("--compare", written(tmp_path / "file", report, **changes))
+    (tmp_path / "file").write_text('{"bos_token_id": 1}')
+    with pytest.raises(ValueError, match="has no model and no device and no processor: expected an output of `paddle"):
+        run("--compare", tmp_path / "file")
+    with pytest.raises(ValueError, match="has 3 files"):
+        run("--compare", *[written(tmp_path / "file", report)] * 3)
+
+
+def test_table_of_a_divided_model_says_so(report):
+    report = {**report, "rows": report["rows"], "tensor_parallel": 4}
+    lines = bench.as_text(report).splitlines()
+    assert lines[1].startswith("  gpu:0 and 3 more, which share the decoder, float16")
+    assert lines[3].endswith("peak memory 8 MB on each card")
