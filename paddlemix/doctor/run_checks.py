@@ -11,6 +11,8 @@ from ..constants import DTYPE_BYTES
 from ..terminal.sizes import in_memory
 from ..train.arguments import RunArguments, parse
 from ..train.settings import MemorySettings, Method, check_work
+from ..train.sharding import sharding_words
+from ..train.tensor_parallel import check_degree_asked
 from .check import FAILED, Check, Diagnosis
 from .inputs import RunModel, SampledRows, check_data, check_model, check_settings, load_of
 from .machine import check_disk, check_versions
@@ -100,6 +102,7 @@ def _check_memory(
     if not args.do_train:
         return check.skip(EVALUATES_ONLY)
     cards = max(num_cards, args.world_size)
+    check_degree_asked(values, cards, sharding_words(values.get("sharding")))
     method = MemorySettings.read(values).method(args.device, cards, has_half=args.fp16 or args.bf16)
     load = load_of(sampled, model, settings, is_padded=devices.wants_equal_shapes())
     found = estimate(model.config, outline(model.config, model_args), load, method)

@@ -62,8 +62,6 @@ class Engine:
         self.features = FeatureStore() if features is None else features
         self.chunk = chunk or CHUNK.get(paddle.get_device(), CARD_CHUNK)
         max_places = max_places or max(PLACES, bucketed(model.config.language.max_position_embeddings))
-        if model.language_model.leader is not None:  # what has left the cache would be parts on several cards
-            prefix_bytes = 0
         self.slots = Slots(model, PrefixStore(prefix_bytes), max_slots, max_places)
         self._schedule = Schedule(self.slots, ImageEncoder(model, self.features))
         self._passes = Passes(model, self.slots)

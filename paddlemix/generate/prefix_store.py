@@ -10,9 +10,12 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from .cache_keys import Key
+
+if TYPE_CHECKING:
+    from ..models.kv_cache import Taken
 
 MAX_BYTES = 1024**3  # three conversations about an image with LLaVA 1.5 of 7B parameters in 16 bits
 BLOCK = 16  # places
@@ -20,18 +23,18 @@ BLOCK = 16  # places
 
 @dataclass(frozen=True, eq=False)
 class Segment:
-    """Consecutive blocks that were stored together: their hashes, and their keys and values as `KVCache.take` does."""
+    """Consecutive blocks that were stored together: their hashes, and their keys and values."""
 
     hashes: tuple[int, ...]
-    parts: list[Any]
+    taken: Taken
 
     @property
     def num_bytes(self) -> int:
-        return sum(int(part.size) * part.element_size() for part in self.parts)
+        return self.taken.num_bytes
 
-    def blocks(self, start: int, end: int) -> list[Any]:
+    def blocks(self, start: int, end: int) -> Taken:
         """Return the keys and values of blocks start .. end."""
-        return [part[:, :, start * BLOCK : end * BLOCK] for part in self.parts]
+        return self.taken.between(start * BLOCK, end * BLOCK)
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ class PrefixStore:
             self._segments.move_to_end(each.segment)
         return number, found
 
-    def keep(self, keys: Sequence[Key], is_long: bool, take: Callable[[int, int], list[Any]]) -> None:
+    def keep(self, keys: Sequence[Key], is_long: bool, take: Callable[[int, int], Taken]) -> None:
         """Store the whole blocks of keys that are not known. take: copies places start .. end of the cache."""
         number, _ = self.find(keys, is_long)
         fresh = list(_hashes(keys, is_long))[number // BLOCK :]

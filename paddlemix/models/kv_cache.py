@@ -43,6 +43,21 @@ class Places:
     slot: int | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Taken:
+    """Copies of consecutive positions of a slot. parts: keys of all layers, then values, [1, kv_heads, n, head_dim]."""
+
+    parts: list
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(int(part.size) * part.element_size() for part in self.parts)
+
+    def between(self, start: int, end: int) -> Taken:
+        """Return some of these positions, counted from the first of them."""
+        return Taken([part[:, :, start:end] for part in self.parts])
+
+
 class KVCache:
     """Per layer K and V [slots, kv_heads, capacity, head_dim].
 
@@ -99,14 +114,15 @@ class KVCache:
             return self.keys[number], self.values[number]
         return self.keys[number][slot : slot + 1], self.values[number][slot : slot + 1]
 
-    def take(self, slot: int, start: int, end: int) -> list:
-        """Return copies of a slot's positions start .. end, [1, kv_heads, n, head_dim]: keys of all layers, values."""
+    def take(self, slot: int, start: int, end: int) -> Taken:
+        """Return copies of a slot's positions start .. end."""
         # A slice that takes everything may be the tensor itself.
-        return [store[slot : slot + 1, :, start:end].clone() for store in (*self.keys, *self.values)]
+        return Taken([store[slot : slot + 1, :, start:end].clone() for store in (*self.keys, *self.values)])
 
-    def put(self, slot: int, start: int, parts: list) -> None:
-        """Write the result of `take` into a slot from position `start` on, which is then its length."""
-        count, num_layers = parts[0].shape[2], len(self.keys)
+    def put(self, slot: int, start: int, taken: Taken) -> None:
+        """Write positions that were taken into a slot from position `start` on, which is then its length."""
+        parts, num_layers = taken.parts, len(self.keys)
+        count = parts[0].shape[2]
         assert start + count <= self.capacity, (start, count, self.capacity)
         rows = self.rows([slot] * count, range(start, start + count))
         for layer in range(num_layers):

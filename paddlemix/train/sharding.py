@@ -47,7 +47,7 @@ def check_parallel(asked: dict[str, Any], num_processes: int) -> None:
                 f"{key} is {asked[key]}: layers are split by tensor_parallel_degree only; leave it out, and if a card "
                 'is too small set that, "sharding": "stage3", "recompute": true or load_in_4bit with lora'
             )
-    words = _words(asked.get("sharding"))
+    words = sharding_words(asked.get("sharding"))
     check_degree_asked(asked, num_processes, words)
     if num_processes <= 1:
         return
@@ -71,7 +71,7 @@ def check_parallel(asked: dict[str, Any], num_processes: int) -> None:
             raise ValueError(f"{key} needs whole weights in a process: take sharding stage2, or leave it out")
 
 
-def _words(sharding) -> list[str]:
+def sharding_words(sharding) -> list[str]:
     """Return the words of a `sharding` setting, which is text, a list of text or a list of paddlenlp's options."""
     words = sharding.split() if isinstance(sharding, str) else sharding or []
     return [str(getattr(word, "value", word)) for word in words]
@@ -188,14 +188,15 @@ def check_division(checkpoint: str | Path | None, args) -> None:
     is_alike = written[DEGREE] == now[DEGREE]
     if (is_alike and written["sharding"] == now["sharding"] == "") or written == now:
         return
+    same = "the same sharding" if is_alike else f"the same {DEGREE} and sharding"
     raise ValueError(
         f"{checkpoint} has the optimizer's state of {_in_words(written)}, and this is a run of {_in_words(now)}: "
-        "resume with as many processes and the same sharding, or set ignore_load_lr_and_optim to take the weights alone"
+        f"resume with as many processes and {same}, or set ignore_load_lr_and_optim to take the weights alone"
     )
 
 
 def _division(args) -> dict[str, Any]:
-    words = [word for word in _words(args.sharding) if word != "offload"] if args.world_size > 1 else []
+    words = [word for word in sharding_words(args.sharding) if word != "offload"] if args.world_size > 1 else []
     degree = max(args.sharding_parallel_degree, 1) if words else 1
     return {
         "num_processes": args.world_size,

@@ -120,6 +120,22 @@ def test_estimate_is_for_the_number_of_cards_that_will_train(tmp_path, data):
     assert eight["optimizer"] == pytest.approx(one["optimizer"] / 8, rel=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("changes", "num_cards", "text"),
+    [
+        ({}, 4, "the decoder divided over 2 cards"),
+        ({}, 3, "tensor_parallel_degree is 2, and there are 3 processes, not a multiple of it"),
+        ({"tensor_parallel_degree": 3}, 6, "num_attention_heads is 4, which cannot be cut in 3 equal parts"),
+        ({"sharding": "stage2"}, 4, "sharding stage2 does not go with tensor_parallel_degree"),
+    ],
+)
+def test_degree_is_checked_for_the_number_of_cards_that_will_train(tmp_path, data, changes, num_cards, text):
+    values = settings(tmp_path, data, **{"tensor_parallel_degree": 2, **changes})
+    checks = found(values, num_cards=num_cards, is_tried=False)
+    assert any(text in fact for fact in checks["memory"].facts), checks["memory"]
+    assert (checks["memory"].status == FAILED) == ("divided over" not in text)
+
+
 def test_full_disk_is_found_before_the_first_checkpoint(tmp_path, data, monkeypatch):
     usage = machine.shutil.disk_usage(tmp_path)
     monkeypatch.setattr(machine.shutil, "disk_usage", lambda path: usage._replace(free=1000))

@@ -15,6 +15,7 @@ from paddlemix.generate.prefix_store import BLOCK, PrefixStore
 from paddlemix.generate.sampling import SamplingParams
 from paddlemix.generate.slots import MIN_SHARED
 from paddlemix.models.config import RopeScaling
+from paddlemix.models.kv_cache import Taken
 
 GREEDY = SamplingParams(max_new_tokens=6, ignore_eos=True)
 
@@ -115,12 +116,12 @@ class Cache:
     def take(self, start, end):
         self.taken.append((start, end))
         numbers = paddle.arange(start, end, dtype="float32").reshape([1, 1, -1, 1])
-        return [numbers, -numbers]
+        return Taken([numbers, -numbers])
 
 
 def contents(found):
     """Return the numbers of the blocks found."""
-    parts = [each.segment.blocks(each.start, each.end)[0].flatten().numpy() for each in found]
+    parts = [each.segment.blocks(each.start, each.end).parts[0].flatten().numpy() for each in found]
     return np.concatenate(parts).tolist() if parts else []
 
 

@@ -62,7 +62,7 @@ def test_a_layer_is_returned_for_a_slot_or_for_all(slot):
 @pytest.mark.parametrize(("start", "end"), [(0, 9), (2, 7), (0, BUCKET), (3, 3)])
 def test_taken_positions_are_copies_of_keys_and_values(start, end):
     cache, expected = filled()
-    parts = cache.take(1, start, end)
+    parts = cache.take(1, start, end).parts
     cache.keys[0].fill_(0.0)
     assert len(parts) == 2 * LAYERS
     for number, part in enumerate(parts):
@@ -72,7 +72,7 @@ def test_taken_positions_are_copies_of_keys_and_values(start, end):
 @pytest.mark.parametrize("start", [0, 4])
 def test_what_was_taken_is_put_into_another_slot(start):
     cache, expected = filled()
-    cache.put(2, start, cache.take(1, 3, 9))
+    cache.put(2, start, cache.take(1, 2, 9).between(1, 7))
     expected[:, :, 2, :, start : start + 6] = expected[:, :, 1, :, 3:9]
     np.testing.assert_array_equal(content(cache), expected)
     assert cache.lengths == [5, 9, start + 6]

@@ -67,10 +67,13 @@ def expected() -> list[str]:
 def test_cards_that_share_a_model_serve_what_a_chat_answers(server, expected):
     status, answer = ask(server, QUESTIONS[0])
     assert (status, text_of(answer)) == (200, expected[0])
+    other = {"messages": [{"role": "user", "content": "Hello, who are you, and what can you see?"}], "max_tokens": 4}
+    assert server.ask(other)[0] == 200  # takes the place of the conversation in the cache
     status, answer = ask(server, QUESTIONS[0], expected[0], QUESTIONS[1])
     assert (status, text_of(answer)) == (200, expected[1])
     usage = answer["usage"]
-    assert usage["prompt_tokens_details"]["cached_tokens"] > usage["prompt_tokens"] * 0.8
+    # All whole blocks of the first turn, which the prefix stores of both cards have.
+    assert usage["prompt_tokens_details"]["cached_tokens"] > usage["prompt_tokens"] * 0.7
 
 
 def test_signals_to_all_processes_of_a_service_leave_followers_alone(server, expected):

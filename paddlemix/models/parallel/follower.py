@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import paddle
 
-from ..kv_cache import KVCache, Run
+from ..kv_cache import KVCache, Run, Taken
 from ..language.cached_decoder import CachedDecoder
 from .leader import END, receive
 
@@ -19,6 +19,7 @@ class Follower:
         self.language, self.cards = language, language.cards
         self.decoder = CachedDecoder(language)
         self.caches: dict[int, KVCache] = {}
+        self.taken: dict[int, Taken] = {}
         self.dtype = language.norm.weight.dtype
         self.hidden = None
 
@@ -27,7 +28,7 @@ class Follower:
         while (message := receive(self.cards))[0] != END:
             name, gone, values = message
             for number in gone:
-                del self.caches[number]
+                del (self.caches if number in self.caches else self.taken)[number]
             getattr(self, f"_{name}")(*values)
 
     def _embed(self, ids: np.ndarray) -> None:
@@ -41,6 +42,12 @@ class Follower:
 
     def _resize(self, number: int, lengths: list, is_long: list, *values: Any) -> None:
         self._cache(number, lengths, is_long).resize(*values)
+
+    def _take(self, number: int, lengths: list, is_long: list, taken: int, *values: int) -> None:
+        self.taken[taken] = self._cache(number, lengths, is_long).take(*values)
+
+    def _put(self, number: int, lengths: list, is_long: list, slot: int, start: int, taken: int, *ends: int) -> None:
+        self._cache(number, lengths, is_long).put(slot, start, self.taken[taken].between(*ends))
 
     def _prefill(self, number: int, lengths: list, is_long: list, shape: list[int], runs: list[Run]) -> None:
         self.hidden = self.decoder.prefill(self._embeds(shape), runs, self._cache(number, lengths, is_long))

@@ -10,13 +10,15 @@ import functools
 import itertools
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import paddle
 
 from ...terminal.interrupts import held_interrupts
-from ..kv_cache import KVCache
+from ..kv_cache import KVCache, Taken
 from .cards import Cards
 
 END = "end"
@@ -27,13 +29,13 @@ class Leader:
 
     def __init__(self, cards: Cards):
         self.cards = cards
-        self.numbers = itertools.count()  # of caches
-        self.gone: list[int] = []  # caches that no longer exist here
+        self.numbers = itertools.count()  # of caches, and of what was taken from them
+        self.gone: deque[int] = deque()  # of these, what no longer exists here
         self._lock = threading.RLock()
         self._problem: str | None = None
 
     def forget(self, number: int) -> None:
-        """Note that a cache is gone; the others learn it with the next operation."""
+        """Note that something is gone; the others learn it with the next operation."""
         self.gone.append(number)
 
     def compute(self, name: str, work: Callable[[], Any], *values: Any) -> Any:
@@ -44,7 +46,7 @@ class Leader:
         """
         with self._lock, held_interrupts():
             self.check()
-            gone, self.gone = self.gone, []
+            gone = [self.gone.popleft() for _ in range(len(self.gone))]
             send((name, gone, values), self.cards)
             try:
                 return work()
@@ -64,8 +66,20 @@ class Leader:
                 send((END, [], ()), self.cards)
 
 
+@dataclass(frozen=True, eq=False)
+class LedTaken(Taken):
+    """The leader's part of what every card has taken. number: of the whole, of which this is start .. end."""
+
+    number: int
+    start: int
+    end: int
+
+    def between(self, start: int, end: int) -> LedTaken:
+        return LedTaken(super().between(start, end).parts, self.number, self.start + start, self.start + end)
+
+
 class LedCache(KVCache):
-    """The leader's part of a cache that every card has a part of. Nothing of it can be taken out."""
+    """The leader's part of a cache that every card has a part of."""
 
     def __init__(self, leader: Leader, sizes: Sequence[int], dtype: str):
         self.leader, self.number = leader, next(leader.numbers)
@@ -80,12 +94,22 @@ class LedCache(KVCache):
     def resize(self, slots: Sequence[int | None], capacity: int) -> None:
         self._do("resize", list(slots), capacity)
 
-    def take(self, slot: int, start: int, end: int) -> list:
-        raise NotImplementedError("a prefix store needs whole keys and values: make the engine without one")
+    def take(self, slot: int, start: int, end: int) -> LedTaken:
+        number, work = next(self.leader.numbers), functools.partial(super().take, slot, start, end)
+        parts = self._tell("take", work, number, slot, start, end).parts
+        taken = LedTaken(parts, number, 0, end - start)
+        weakref.finalize(taken, self.leader.forget, number)
+        return taken
+
+    def put(self, slot: int, start: int, taken: LedTaken) -> None:
+        work = functools.partial(super().put, slot, start, taken)
+        self._tell("put", work, slot, start, taken.number, taken.start, taken.end)
 
     def _do(self, name: str, *values: Any) -> None:
-        work = functools.partial(getattr(super(), name), *values)
-        self.leader.compute(name, work, self.number, self.lengths, self.is_long, *values)
+        self._tell(name, functools.partial(getattr(super(), name), *values), *values)
+
+    def _tell(self, name: str, work: Callable[[], Any], *values: Any) -> Any:
+        return self.leader.compute(name, work, self.number, self.lengths, self.is_long, *values)
 
 
 def send(message: tuple, cards: Cards) -> None:
