@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ from paddlemix.tensor_files.stored import StoredTensor, storage_dtype
 from paddlemix.tensor_files.transforms import cast_values
 
 SHARD_BYTES = 2 * 10**9
+STD = np.float32(0.02)
+POOL, RUN = 1 << 24, 1 << 20  # numbers that are drawn, and those in a run from a random place among them
 
 
 def config_of_size(num_bytes: float, dtype: str, language: LanguageConfig) -> LlavaConfig:
@@ -35,7 +38,10 @@ def size_of(config: LlavaConfig) -> int:
 
 
 def random_tensors(config: LlavaConfig) -> dict[str, StoredTensor]:
-    """Return random tensors that are generated when they are read: norms around 1, all others with std 0.02."""
+    """Return random tensors that are generated when they are read: norms around 1, all others with std 0.02.
+
+    Runs of numbers occur in several tensors.
+    """
     return {
         name: StoredTensor(
             config.dtype, shape, lambda seed=seed, name=name, shape=shape: _draw(seed, name, shape, config.dtype)
@@ -46,11 +52,22 @@ def random_tensors(config: LlavaConfig) -> dict[str, StoredTensor]:
 
 def _draw(seed: int, name: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
     rng = np.random.default_rng(seed)
+    if "norm" in name:
+        values = np.float32(1) + STD * rng.standard_normal(shape, np.float32)
+        return np.asarray(cast_values(values, "float32", dtype))
     result = np.empty(shape, storage_dtype(dtype))
-    for row in range(0, shape[0], 1024):
-        block = rng.standard_normal((min(1024, shape[0] - row), *shape[1:]), np.float32) * np.float32(0.02)
-        result[row : row + 1024] = cast_values(block + np.float32("norm" in name), "float32", dtype)
+    flat, pool = result.reshape(-1), _pool(dtype)
+    for start in range(0, flat.size, RUN):
+        part = flat[start : start + RUN]
+        first = rng.integers(POOL - RUN)
+        part[:] = pool[first : first + part.size]
     return result
+
+
+@functools.cache
+def _pool(dtype: str) -> np.ndarray:
+    """Return normal numbers to copy runs of, because drawing billions takes minutes."""
+    return cast_values(STD * np.random.default_rng(0).standard_normal(POOL, np.float32), "float32", dtype)
 
 
 def write_checkpoint(folder: Path, layout: str, config: LlavaConfig) -> None:
