@@ -4,8 +4,9 @@
 
 Makes a model of that shape with random weights in LLaVA's own layout, float16: 14 GB for 7b, 26 GB for 13b. Then each
 step runs in a process of its own: inspect, convert to hf, load in int8, load in NF4, a chat turn with an image over
-NF4, and a LoRA step over NF4 with recompute on a row of 512 tokens. Prints each step's time, the time of all its threads
-together, which other programs change less, its peak resident memory and the bound. The model is removed at the end, unless --keep leaves it for the next run in the same folder.
+NF4, and a LoRA step over NF4 with recompute on a row of 512 tokens. Prints each step's time, the time of all its
+threads together, which other programs change less, its peak resident memory, and the bound of that. The model is
+removed at the end, unless --keep leaves it for the next run in the same folder.
 """
 
 from __future__ import annotations

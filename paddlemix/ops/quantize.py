@@ -1,4 +1,6 @@
-"""Quantization of weights to codes of 8 or 4 bits and back, in NumPy. `dequantize` does it on the device.
+"""Quantization of weights to codes of 8 or 4 bits and back, in NumPy, large matrices by loops.
+
+`dequantize` does it on the device.
 
 Matrices are [out, in], torch's orientation, so that blocks run along the inputs of an output and the codes equal those
 of bitsandbytes for the same checkpoint.
@@ -6,11 +8,18 @@ of bitsandbytes for the same checkpoint.
 
 from __future__ import annotations
 
+import functools
+import importlib.util
+import itertools
 import math
+import os
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import numpy as np
+
+from ..terminal.log import notice
 
 KINDS = ("int8", "nf4")
 BLOCK = 64  # weights that share a scale
@@ -25,6 +34,7 @@ NF4 = np.array(
 NF4_PAIRS = np.stack([np.repeat(NF4, 16), np.tile(NF4, 16)], axis=1)  # [256, 2]: the two values of a byte
 NF4_MIDDLES = ((NF4[:-1].astype(np.float64) + NF4[1:]) / 2).astype(np.float32)
 SMALLEST = np.float32(1e-36)  # smallest divisor, so that nothing overflows
+LARGE = 1 << 22  # weights of a matrix from which compiling loops for models with such matrices pays
 STEP = 4096  # blocks quantized at a time, so that they fit in the processor's cache
 
 
@@ -102,11 +112,10 @@ def quantize(matrix: np.ndarray, kind: str) -> Codes:
 
 def quantize_int8(matrix: np.ndarray) -> Int8Codes:
     """Return codes -127..127 with a scale for each output: its largest absolute weight / 127."""
-    largest = _largest(matrix)
-    codes = np.empty(matrix.shape, np.int8)
-    for rows in _steps(len(matrix), max(STEP * BLOCK // max(matrix.shape[1], 1), 1)):
-        codes[rows] = np.rint(matrix[rows] * (np.float32(127) / np.maximum(largest[rows], SMALLEST))[:, None])
-    return Int8Codes(codes, largest / np.float32(127))
+    matrix = np.ascontiguousarray(matrix, np.float32)
+    codes, largest = np.empty(matrix.shape, np.int8), np.empty(len(matrix), np.float32)
+    _fill_int8(matrix, codes, largest)
+    return Int8Codes(codes, _checked(largest) / np.float32(127))
 
 
 def quantize_nf4(matrix: np.ndarray) -> Nf4Codes:
@@ -115,15 +124,67 @@ def quantize_nf4(matrix: np.ndarray) -> Nf4Codes:
     The largest weights are then quantized themselves ("double quantization"). A block of zeros stays exactly zero.
     """
     flat = np.ascontiguousarray(matrix, np.float32).reshape(-1)
-    num_blocks = math.ceil(flat.size / BLOCK)
-    codes, largest = np.empty([num_blocks, BLOCK // 2], np.uint8), np.empty(num_blocks, np.float32)
-    for rows in _steps(num_blocks, STEP):
-        part = flat[rows.start * BLOCK : rows.stop * BLOCK]
-        part = (np.pad(part, (0, -part.size % BLOCK)) if part.size % BLOCK else part).reshape(-1, BLOCK)
-        largest[rows] = _largest(part)
-        digits = _nearest_of_nf4(part * (np.float32(1) / np.maximum(largest[rows], SMALLEST))[:, None])
+    flat = np.pad(flat, (0, -flat.size % BLOCK)) if flat.size % BLOCK else flat
+    blocks = flat.reshape(-1, BLOCK)
+    codes, largest = np.empty([len(blocks), BLOCK // 2], np.uint8), np.empty(len(blocks), np.float32)
+    _fill_nf4(blocks, codes, largest)
+    return Nf4Codes(tuple(matrix.shape), codes, *_quantize_scales(_checked(largest)))
+
+
+def _fill_int8(matrix: np.ndarray, codes: np.ndarray, largest: np.ndarray) -> None:
+    """Write the codes of rows, and the rows' largest absolute values."""
+    if matrix.size >= LARGE and (loops := _loops()):
+        loops.fill_int8(matrix, matrix.view(np.int32), SMALLEST, codes, largest)
+        return
+    plain_fill_int8(matrix, codes, largest)
+
+
+def _fill_nf4(blocks: np.ndarray, codes: np.ndarray, largest: np.ndarray) -> None:
+    """Write the codes of blocks, and the blocks' largest absolute values."""
+    if blocks.size >= LARGE and (loops := _loops()):
+        loops.fill_nf4(blocks, blocks.view(np.int32), NF4_MIDDLES, SMALLEST, codes, largest)
+        return
+    plain_fill_nf4(blocks, codes, largest)
+
+
+def plain_fill_int8(matrix: np.ndarray, codes: np.ndarray, largest: np.ndarray) -> None:
+    """Do what `_fill_int8` does, in NumPy."""
+    for rows in _steps(len(matrix), max(STEP * BLOCK // max(matrix.shape[1], 1), 1)):
+        largest[rows] = _checked(_largest(matrix[rows]))
+        codes[rows] = np.rint(matrix[rows] * (np.float32(127) / np.maximum(largest[rows], SMALLEST))[:, None])
+
+
+def plain_fill_nf4(blocks: np.ndarray, codes: np.ndarray, largest: np.ndarray) -> None:
+    """Do what `_fill_nf4` does, in NumPy."""
+    for rows in _steps(len(blocks), STEP):
+        largest[rows] = _checked(_largest(blocks[rows]))
+        digits = _nearest_of_nf4(blocks[rows] * (np.float32(1) / np.maximum(largest[rows], SMALLEST))[:, None])
         codes[rows] = digits[:, ::2] << 4 | digits[:, 1::2]
-    return Nf4Codes(tuple(matrix.shape), codes, *_quantize_scales(largest))
+
+
+@functools.cache
+def _loops() -> ModuleType | None:
+    """Return the compiled loops, None without numba or if a trial gives other codes than NumPy."""
+    is_plain = os.environ.get("PADDLEMIX_PLAIN_OPS", "0") not in ("", "0")
+    if is_plain or importlib.util.find_spec("numba") is None:
+        return None
+    from . import quantize_loops as loops
+
+    rows = np.random.default_rng(3).standard_normal([70, BLOCK]).astype(np.float32)
+    rows[3], rows[4, :2], rows[5] = 0, (1, -1), rows[5] * SMALLEST
+    found, expected = [], []
+    for width, dtype in ((BLOCK, np.int8), (BLOCK // 2, np.uint8)):
+        found.append((np.empty([len(rows), width], dtype), np.empty(len(rows), np.float32)))
+        expected.append((np.empty([len(rows), width], dtype), np.empty(len(rows), np.float32)))
+    loops.fill_int8(rows, rows.view(np.int32), SMALLEST, *found[0])
+    loops.fill_nf4(rows, rows.view(np.int32), NF4_MIDDLES, SMALLEST, *found[1])
+    plain_fill_int8(rows, *expected[0])
+    plain_fill_nf4(rows, *expected[1])
+    pairs = zip(itertools.chain(*found), itertools.chain(*expected), strict=True)
+    if all(np.array_equal(*pair) for pair in pairs):
+        return loops
+    notice("numba's loops for quantization give other codes than NumPy here: not used, so that quantizing takes longer")
+    return None
 
 
 def _quantize_scales(scales: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -145,7 +206,11 @@ def _nearest_of_nf4(scaled: np.ndarray) -> np.ndarray:
 
 def _largest(rows: np.ndarray) -> np.ndarray:
     """Return the largest absolute value of each row."""
-    largest = np.maximum(rows.max(axis=1), -rows.min(axis=1))
+    return np.maximum(rows.max(axis=1), -rows.min(axis=1))
+
+
+def _checked(largest: np.ndarray) -> np.ndarray:
+    """Return the largest absolute weights. Raises ValueError if there are some that are not finite."""
     if not np.isfinite(largest).all():
         raise ValueError("the weights contain values that are not finite and cannot be quantized")
     return largest
