@@ -135,7 +135,7 @@ def run_steps(shape: str, names: list[str], folder: Path) -> int:
         mark = "" if cost.peak_bytes <= bound else "  above the bound"
         times = f"{cost.seconds:7.1f} s {cost.processor_seconds:8.1f} s"
         print(f"{step.title:36} {times} {in_gb(cost.peak_bytes)} {in_gb(bound)}{mark}", flush=True)
-        for line in remarks(name, cost.output):
+        for line in remarks(name, cost.output + (folder / f"{name}.log").read_text(encoding="utf-8")):
             print(f"  {line}", flush=True)
         is_within &= not mark
         shutil.rmtree(folder / "hf", ignore_errors=True)  # as large as the model
@@ -154,10 +154,9 @@ def in_gb(number: int) -> str:
 def remarks(name: str, output: str) -> list[str]:
     """Return what the output of a step says about its result."""
     if name == "chat":
-        return [f"answer: {output.strip()[:80]}"]
-    if name == "lora":
-        return re.findall(r"loss: [0-9.]+", output)[:1]
-    return output.strip().splitlines()[-1:] if name in ("int8", "nf4") else []
+        return [f"answer: {output.splitlines()[0][:80]}"]
+    pattern = {"lora": r"loss: [0-9.]+", "int8": ".* are stored as int8.*", "nf4": ".* are stored as nf4.*"}.get(name)
+    return re.findall(pattern, output)[:1] if pattern else []
 
 
 def write_inputs(shape: str, folder: Path) -> int:
