@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..ops.quantize import Codes, cut, dequantize, quantize
+from ..ops.quantize import Codes, cut, dequantize, quantize_in_steps
 from ..tensor_files.stored import CheckpointError, StoredTensor
 from ..tensor_files.transforms import Derived, cast_values, contiguous, is_transposed, transposed
 from .adapters import Oriented
@@ -82,6 +82,10 @@ def _apart(tensor: StoredTensor, kind: str) -> tuple[StoredTensor, Factors | Non
 def _codes(name: str, tensor: StoredTensor, is_swapped: bool, kind: str) -> Codes:
     values = tensor.values if is_swapped else tensor.values.T
     try:
-        return quantize(contiguous(values, tensor.dtype, widen=True).astype(np.float32, copy=False), kind)
+        return quantize_in_steps(
+            values.shape,
+            lambda rows: contiguous(values[rows], tensor.dtype, widen=True).astype(np.float32, copy=False),
+            kind,
+        )
     except ValueError as error:
         raise CheckpointError(f"{name}: {error}") from None

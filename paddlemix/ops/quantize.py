@@ -13,7 +13,9 @@ import importlib.util
 import itertools
 import math
 import os
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -113,9 +115,7 @@ def quantize(matrix: np.ndarray, kind: str) -> Codes:
 def quantize_int8(matrix: np.ndarray) -> Int8Codes:
     """Return codes -127..127 with a scale for each output: its largest absolute weight / 127."""
     matrix = np.ascontiguousarray(matrix, np.float32)
-    codes, largest = np.empty(matrix.shape, np.int8), np.empty(len(matrix), np.float32)
-    _fill_int8(matrix, codes, largest)
-    return Int8Codes(codes, _checked(largest) / np.float32(127))
+    return _int8_codes(matrix.shape, lambda rows: matrix[rows])
 
 
 def quantize_nf4(matrix: np.ndarray) -> Nf4Codes:
@@ -125,41 +125,71 @@ def quantize_nf4(matrix: np.ndarray) -> Nf4Codes:
     """
     flat = np.ascontiguousarray(matrix, np.float32).reshape(-1)
     flat = np.pad(flat, (0, -flat.size % BLOCK)) if flat.size % BLOCK else flat
-    blocks = flat.reshape(-1, BLOCK)
-    codes, largest = np.empty([len(blocks), BLOCK // 2], np.uint8), np.empty(len(blocks), np.float32)
-    _fill_nf4(blocks, codes, largest)
-    return Nf4Codes(tuple(matrix.shape), codes, *_quantize_scales(_checked(largest)))
+    return _nf4_codes(tuple(matrix.shape), [flat.reshape(-1, BLOCK)])
 
 
-def _fill_int8(matrix: np.ndarray, codes: np.ndarray, largest: np.ndarray) -> None:
-    """Write the codes of rows, and the rows' largest absolute values."""
-    if matrix.size >= LARGE and (loops := _loops()):
-        loops.fill_int8(matrix, matrix.view(np.int32), SMALLEST, codes, largest)
-        return
-    plain_fill_int8(matrix, codes, largest)
+def quantize_in_steps(shape: tuple[int, int], rows: Callable[[slice], np.ndarray], kind: str) -> Codes:
+    """Return the codes of a matrix of shape (out, in) whose rows are read a few at a time, so that it needs no memory.
+
+    rows: returns those of a range as contiguous float32 [n, in]. Raises ValueError for values that are not finite.
+    """
+    if kind == "int8":
+        return _int8_codes(shape, rows)
+    if shape[1] % BLOCK:
+        return quantize_nf4(rows(slice(0, shape[0])))
+    return _nf4_codes(shape, (rows(part).reshape(-1, BLOCK) for part in _row_steps(shape)))
 
 
-def _fill_nf4(blocks: np.ndarray, codes: np.ndarray, largest: np.ndarray) -> None:
-    """Write the codes of blocks, and the blocks' largest absolute values."""
-    if blocks.size >= LARGE and (loops := _loops()):
-        loops.fill_nf4(blocks, blocks.view(np.int32), NF4_MIDDLES, SMALLEST, codes, largest)
-        return
-    plain_fill_nf4(blocks, codes, largest)
+def _int8_codes(shape: tuple[int, int], rows: Callable[[slice], np.ndarray]) -> Int8Codes:
+    codes, largest = np.empty(shape, np.int8), np.empty(shape[0], np.float32)
+    fill = _filler("int8", math.prod(shape))
+    for part in _row_steps(shape):
+        fill(rows(part), codes[part], largest[part])
+        _check(largest[part])
+    return Int8Codes(codes, largest / np.float32(127))
 
 
-def plain_fill_int8(matrix: np.ndarray, codes: np.ndarray, largest: np.ndarray) -> None:
-    """Do what `_fill_int8` does, in NumPy."""
-    for rows in _steps(len(matrix), max(STEP * BLOCK // max(matrix.shape[1], 1), 1)):
-        largest[rows] = _checked(_largest(matrix[rows]))
-        codes[rows] = np.rint(matrix[rows] * (np.float32(127) / np.maximum(largest[rows], SMALLEST))[:, None])
+def _nf4_codes(shape: tuple[int, int], parts: Iterable[np.ndarray]) -> Nf4Codes:
+    """Return the codes of a matrix from its blocks, float32 [n, 64] at a time."""
+    num_blocks = math.ceil(math.prod(shape) / BLOCK)
+    codes, largest = np.empty([num_blocks, BLOCK // 2], np.uint8), np.empty(num_blocks, np.float32)
+    fill, start = _filler("nf4", math.prod(shape)), 0
+    for blocks in parts:
+        for step in _steps(len(blocks), STEP):
+            place = slice(start + step.start, start + step.stop)
+            fill(blocks[step], codes[place], largest[place])
+            _check(largest[place])
+        start += len(blocks)
+    return Nf4Codes(shape, codes, *_quantize_scales(largest))
+
+
+def _row_steps(shape: tuple[int, int]):
+    return _steps(shape[0], max(STEP * BLOCK // max(shape[1], 1), 1))
+
+
+def _filler(kind: str, size: int) -> Callable:
+    """Return the function that writes the codes of float32 [n, width], and the largest absolute value of each row.
+
+    size: number of weights of the whole matrix.
+    """
+    if size >= LARGE and (loops := _loops()):
+        return partial(loops.fill_nf4, NF4_MIDDLES, SMALLEST) if kind == "nf4" else partial(loops.fill_int8, SMALLEST)
+    return plain_fill_nf4 if kind == "nf4" else plain_fill_int8
+
+
+def plain_fill_int8(rows: np.ndarray, codes: np.ndarray, largest: np.ndarray) -> None:
+    """Write the codes int8 [R, n] of rows [R, n], and the rows' largest absolute values [R]."""
+    largest[:] = _largest(rows)
+    with np.errstate(invalid="ignore"):  # of values that are not finite, which the caller refuses
+        codes[:] = np.rint(rows * (np.float32(127) / np.maximum(largest, SMALLEST))[:, None])
 
 
 def plain_fill_nf4(blocks: np.ndarray, codes: np.ndarray, largest: np.ndarray) -> None:
-    """Do what `_fill_nf4` does, in NumPy."""
-    for rows in _steps(len(blocks), STEP):
-        largest[rows] = _checked(_largest(blocks[rows]))
-        digits = _nearest_of_nf4(blocks[rows] * (np.float32(1) / np.maximum(largest[rows], SMALLEST))[:, None])
-        codes[rows] = digits[:, ::2] << 4 | digits[:, 1::2]
+    """Write the codes uint8 [B, n / 2] of blocks [B, n], and the blocks' largest absolute values [B]."""
+    largest[:] = _largest(blocks)
+    with np.errstate(invalid="ignore"):
+        digits = _nearest_of_nf4(blocks * (np.float32(1) / np.maximum(largest, SMALLEST))[:, None])
+    codes[:] = digits[:, ::2] << 4 | digits[:, 1::2]
 
 
 @functools.cache
@@ -176,8 +206,8 @@ def _loops() -> ModuleType | None:
     for width, dtype in ((BLOCK, np.int8), (BLOCK // 2, np.uint8)):
         found.append((np.empty([len(rows), width], dtype), np.empty(len(rows), np.float32)))
         expected.append((np.empty([len(rows), width], dtype), np.empty(len(rows), np.float32)))
-    loops.fill_int8(rows, rows.view(np.int32), SMALLEST, *found[0])
-    loops.fill_nf4(rows, rows.view(np.int32), NF4_MIDDLES, SMALLEST, *found[1])
+    loops.fill_int8(SMALLEST, rows, *found[0])
+    loops.fill_nf4(NF4_MIDDLES, SMALLEST, rows, *found[1])
     plain_fill_int8(rows, *expected[0])
     plain_fill_nf4(rows, *expected[1])
     pairs = zip(itertools.chain(*found), itertools.chain(*expected), strict=True)
@@ -209,11 +239,10 @@ def _largest(rows: np.ndarray) -> np.ndarray:
     return np.maximum(rows.max(axis=1), -rows.min(axis=1))
 
 
-def _checked(largest: np.ndarray) -> np.ndarray:
-    """Return the largest absolute weights. Raises ValueError if there are some that are not finite."""
+def _check(largest: np.ndarray) -> None:
+    """Raise ValueError if some of the largest absolute weights are not finite."""
     if not np.isfinite(largest).all():
         raise ValueError("the weights contain values that are not finite and cannot be quantized")
-    return largest
 
 
 def cut(codes: Codes, rows: slice, columns: slice) -> Codes:

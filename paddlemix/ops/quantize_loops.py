@@ -12,24 +12,26 @@ NO_SIGN = np.int32(0x7FFFFFFF)
 
 
 @njit(nogil=True)
-def fill_int8(matrix, bits, smallest, codes, largest):
+def fill_int8(smallest, rows, codes, largest):
     """Write the codes int8 [R, n] of rows [R, n], and the rows' largest absolute values [R].
 
-    bits: the same memory as int32. smallest: the least divisor.
+    smallest: the least divisor.
     """
-    for row in range(len(matrix)):
+    bits = rows.view(np.int32)
+    for row in range(len(rows)):
         largest[row] = _largest(bits[row])
         scale = np.float32(127) / max(largest[row], smallest)
-        for number in range(matrix.shape[1]):
-            codes[row, number] = np.int8(np.rint(matrix[row, number] * scale))
+        for number in range(rows.shape[1]):
+            codes[row, number] = np.int8(np.rint(rows[row, number] * scale))
 
 
 @njit(nogil=True)
-def fill_nf4(blocks, bits, middles, smallest, codes, largest):
+def fill_nf4(middles, smallest, blocks, codes, largest):
     """Write the codes uint8 [B, n / 2] of blocks [B, n], and the blocks' largest absolute values [B].
 
-    bits: the same memory as int32. middles: the 15 borders between NF4's values. smallest: the least divisor.
+    middles: the 15 borders between NF4's values. smallest: the least divisor.
     """
+    bits = blocks.view(np.int32)
     m0, m1, m2, m3, m4 = middles[0], middles[1], middles[2], middles[3], middles[4]
     m5, m6, m7, m8, m9 = middles[5], middles[6], middles[7], middles[8], middles[9]
     m10, m11, m12, m13, m14 = middles[10], middles[11], middles[12], middles[13], middles[14]

@@ -10,7 +10,17 @@ import paddle
 import pytest
 
 from paddlemix.ops import dequantize as on_paddle
-from paddlemix.ops.quantize import DYNAMIC, KINDS, NF4, choose_kind, dequantize, quantize, quantize_int8, quantize_nf4
+from paddlemix.ops.quantize import (
+    DYNAMIC,
+    KINDS,
+    NF4,
+    choose_kind,
+    dequantize,
+    quantize,
+    quantize_in_steps,
+    quantize_int8,
+    quantize_nf4,
+)
 
 # Whole blocks, several groups of 256 scales; a part of a block; an odd number of weights.
 SHAPES = [(96, 64), (301, 333), (7, 33)]
@@ -157,3 +167,12 @@ def test_switches_name_one_kind_at_most():
     assert [choose_kind(*pair) for pair in ((False, False), (True, False), (False, True))] == [None, "int8", "nf4"]
     with pytest.raises(ValueError, match="set one of load_in_8bit and load_in_4bit"):
         choose_kind(True, True)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", [*SHAPES, (300, 4096)])
+def test_reading_a_few_rows_at_a_time_gives_the_same_codes(kind, shape):
+    weights, read = normal(*shape), []
+    codes = quantize_in_steps(shape, lambda rows: read.append(rows) or weights[rows], kind)
+    assert (len(read) > 1) == (shape[1] == 4096)  # more than fits into a step
+    np.testing.assert_array_equal(dequantize(codes), dequantize(quantize(weights, kind)))

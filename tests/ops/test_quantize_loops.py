@@ -65,7 +65,7 @@ def test_loops_that_give_other_codes_are_not_used_and_named(monkeypatch, caplog)
     from paddlemix.ops import quantize_loops
 
     module._loops.cache_clear()
-    monkeypatch.setattr(quantize_loops, "fill_int8", lambda matrix, bits, smallest, codes, largest: codes.fill(0))
+    monkeypatch.setattr(quantize_loops, "fill_int8", lambda smallest, rows, codes, largest: codes.fill(0))
     assert module._loops() is None
     assert "other codes than NumPy" in caplog.text
     module._loops.cache_clear()
