@@ -1,4 +1,4 @@
-"""A thread computes as the thread that chose the device."""
+"""A thread computes as the thread that chose the device, and MKL takes the fast path of the processor."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import paddle
 import pytest
 
-from paddlemix.device import num_threads, use_device, use_device_in_thread
+from paddlemix.device import AVX_512, mkl_type, num_threads, prepare_environment, use_device, use_device_in_thread
 
 
 def test_thread_computes_with_as_many_threads_as_the_first_one():
@@ -27,3 +27,21 @@ def test_thread_computes_with_as_many_threads_as_the_first_one():
     thread.start()
     thread.join()
     assert counts == [num_threads()]
+
+
+def facts(vendor: str, *flags: str) -> str:
+    return f"processor\t: 0\nvendor_id\t: {vendor}\nmodel name\t: one\nflags\t\t: fpu vme {' '.join(flags)}\n"
+
+
+def test_mkl_takes_its_fast_path_on_amd_processors_and_chooses_itself_on_others():
+    wide = sorted(AVX_512)
+    assert mkl_type(facts("AuthenticAMD", "avx2")) == "5"
+    assert mkl_type(facts("AuthenticAMD", "avx2", *wide)) == "7"
+    assert mkl_type(facts("AuthenticAMD", "avx2", *wide[1:])) == "5"
+    assert mkl_type(facts("GenuineIntel", "avx2", *wide)) is None
+    assert mkl_type("") is None
+
+
+def test_a_kind_of_processor_that_the_user_has_chosen_for_mkl_stays(monkeypatch):
+    monkeypatch.setenv("MKL_DEBUG_CPU_TYPE", "5")
+    assert "MKL_DEBUG_CPU_TYPE" not in prepare_environment("cpu")
