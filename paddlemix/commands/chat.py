@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
         load_image(image)  # so that a wrong image is an error before the model is loaded
     (folder,) = resolve_models(arguments, arguments.model_path)
     with contextlib.ExitStack() as stack:
-        with spinner(f"loading {arguments.model_path}"), quiet_libraries():
+        with spinner(f"loading {model_name(arguments)}"), quiet_libraries():
             from ..checkpoints.source import open_source
             from ..generate.session import ChatSession
 
@@ -110,21 +110,25 @@ def _converse(arguments: argparse.Namespace, session: ChatSession, sources: list
             loop.run()
 
 
+def model_name(arguments: argparse.Namespace) -> str:
+    """Return how the chat calls its model."""
+    is_bundled = Path(arguments.model_path).absolute() == Path(BUNDLED_MODEL)
+    return "the bundled tiny model, which knows colored shapes only" if is_bundled else arguments.model_path
+
+
 def introduction(arguments: argparse.Namespace, session: ChatSession) -> list[str]:
     """Return what a chat tells at its start: model, template and images."""
     import paddle
 
     from .chat_commands import image_facts
 
-    model, images = arguments.model_path, arguments.image_file
-    is_bundled = model == BUNDLED_MODEL
-    name = "the bundled tiny model, which knows colored shapes only" if is_bundled else model
+    images = arguments.image_file
     dtype = str(session.model.language_model.norm.weight.dtype).split(".")[-1]
     weights = f"{quantization_of(arguments) or dtype} on {paddle.get_device()}"
     lines = [
-        f"model     {name} ({weights})",
+        f"model     {model_name(arguments)} ({weights})",
         f"template  {session.processor.template.name}",
         *(f"image     {image}: {image_facts(session, image)}" for image in images),
     ]
     lines += [] if images else ["image     none: type the path of one, or /image PATH"]
-    return [*lines, "/help lists the commands, an empty line quits."]
+    return [*lines, "/help lists the commands, an empty line quits.", ""]
