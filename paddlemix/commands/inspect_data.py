@@ -86,6 +86,7 @@ def _report(arguments: argparse.Namespace) -> Report:
     from ..data.measure import default_workers
     from ..train.config_file import config_folder, read_values
     from ..train.settings import DataSettings
+    from ..train.stages import check_start
     from .data_report import inspect_data
 
     words = arguments.settings
@@ -93,6 +94,7 @@ def _report(arguments: argparse.Namespace) -> Report:
     for key in ("model_name_or_path", "dataset"):
         if vars(settings)[key] is None:
             raise ValueError(f"{key} is missing: name it in the configuration or as --{key}")
+    check_start(settings.model_name_or_path, config_folder(words))
     processor = LlavaProcessor.from_pretrained(*resolve_models(arguments, settings.model_name_or_path))
     template = settings.conv_mode or settings.version or ("plain" if arguments.stage == "pretrain" else None)
     return inspect_data(

@@ -68,6 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ..train.config_file import config_folder, read_values
     from ..train.settings import DataSettings
     from ..train.split import measure_of, open_split
+    from ..train.stages import check_start
 
     rank, num_ranks = _ranks(arguments)
     _check(arguments, num_ranks)
@@ -75,6 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
     settings = DataSettings.read(read_values(words))
     if settings.model_name_or_path is None:
         raise ValueError("model_name_or_path is missing: name it in the configuration or as --model_name_or_path")
+    check_start(settings.model_name_or_path, config_folder(words))
     processor = LlavaProcessor.from_pretrained(*resolve_models(arguments, settings.model_name_or_path))
     template = settings.conv_mode or settings.version or ("plain" if arguments.stage == "pretrain" else None)
     processor = processor.with_template(template) if template else processor

@@ -52,10 +52,10 @@ def check_settings(check: Check, settings: RunArguments) -> None:
         check.say(f"would resume from {previous}")
 
 
-def check_model(check: Check, settings: RunArguments, template: str | None) -> RunModel:
+def check_model(check: Check, settings: RunArguments, template: str | None, config_folder: Path | None) -> RunModel:
     """Inspect the model's folder without loading its weights. Raises ValueError if it cannot be used at all."""
     model_args, data_args, args = settings
-    folder = find_model(model_args)
+    folder = find_model(model_args, config_folder)
     check_folder(args.output_dir, [folder], is_overwriting=args.overwrite_output_dir)
     found = inspect(folder)
     check.say(f"{folder}: {found.format}, {found.num_parameters:,} parameters")

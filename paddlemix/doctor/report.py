@@ -53,11 +53,20 @@ def check_lines(check: Check, has_color: bool) -> Iterator[str]:
     status = paint(f"{check.status:<{STATUS_WIDTH}}", check.status, has_color)
     first = f"  {status}{check.name:<{NAME_WIDTH}}"
     for fact in [*check.facts, *(f"-> {one}" for one in check.advice)]:
-        lines = textwrap.wrap(visible(fact), WIDTH - INDENT, break_long_words=False, break_on_hyphens=False)
-        for line in lines or [""]:
+        for line in _wrapped(visible(fact)):
             yield first + line
             first = " " * INDENT
     yield from _table(check.values.get("estimate"))
+
+
+def _wrapped(text: str) -> Iterator[str]:
+    """Yield a text in lines that fit; its own lines stay apart, as the places where a model was looked for."""
+    for line in text.split("\n"):
+        indent = " " * (len(line) - len(line.lstrip()))
+        wrap = textwrap.TextWrapper(
+            WIDTH - INDENT, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+        )
+        yield from wrap.wrap(line) or [""]
 
 
 def _table(components: dict[str, int] | None) -> Iterator[str]:

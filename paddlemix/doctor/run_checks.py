@@ -48,7 +48,8 @@ def diagnose(
         settings = parsed
         check_settings(check, settings)
     with diagnosis.check("model") as check:
-        model = check_model(check, settings, template) if settings else check.skip("needs the settings")
+        inputs = (settings, template, config_folder)
+        model = check_model(check, *inputs) if settings else check.skip("needs the settings")
     with diagnosis.check("data") as check:
         sampled = check_data(check, settings, model, config_folder) if model else check.skip("needs the model")
     with diagnosis.check("memory") as check:

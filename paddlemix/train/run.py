@@ -33,6 +33,7 @@ from .run_facts import describe_run
 from .run_folder import claim_folder, last_checkpoint
 from .saving import save_result
 from .settings import check_work
+from .stages import check_start
 from .tally import RowTally
 from .task_runs import defined
 from .tensor_parallel import cards_of
@@ -45,7 +46,7 @@ def train(values: dict[str, Any], *, template: str | None, config_folder: Path |
     settings = parse(values)
     model_args, _, args = settings
     check_work(args.do_train, args.do_eval)
-    sources = [find_model(model_args)]
+    sources = [find_model(model_args, config_folder)]
     sources += [Path(model_args.lora_path)] if model_args.lora_path else []
     claim = claim_folder(args.output_dir, sources, is_overwriting=args.overwrite_output_dir)
     with contextlib.ExitStack() as stack:
@@ -54,10 +55,14 @@ def train(values: dict[str, Any], *, template: str | None, config_folder: Path |
         execute(build(settings, template=template, config_folder=config_folder), args, values)
 
 
-def find_model(model_args) -> Path:
-    """Return the folder of the model to start from, downloaded if needed. Raises ValueError if none is named."""
+def find_model(model_args, config_folder: Path | None) -> Path:
+    """Return the folder of the model to start from, downloaded if needed.
+
+    Raises ValueError if none is named, or for the result of an earlier stage that has not run.
+    """
     if not model_args.model_name_or_path:
         raise ValueError("model_name_or_path is missing: name the folder of the model to start from")
+    check_start(model_args.model_name_or_path, config_folder)
     return Path(resolve(model_args.model_name_or_path))
 
 
@@ -66,7 +71,7 @@ def build(
 ) -> LlavaTrainer:
     """Return the trainer of parsed settings, with its model loaded and its rows read. rows: as in `read_data`."""
     model_args, data_args, args = settings
-    folder = find_model(model_args)
+    folder = find_model(model_args, config_folder)
     source = open_source(folder)
     quantization = choose_quantization(model_args, folder, source.config)
     processor = LlavaProcessor.from_source(source)
