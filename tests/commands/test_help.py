@@ -148,6 +148,16 @@ def test_help_lists_the_chat_templates():
         assert f"chat template: {', '.join(TEMPLATES)} (default: " in text
 
 
+def test_no_page_lists_only_some_templates_for_the_option():
+    pages = [*ROOT.glob("README*.md"), *ROOT.glob("docs/**/*.md")]
+    rows = [
+        line for page in pages for line in page.read_text(encoding="utf-8").splitlines() if "| `--conv-mode`" in line
+    ]
+    assert rows
+    for row in rows:
+        assert not {name for name in TEMPLATES if f"`{name}`" in row} or all(f"`{name}`" in row for name in TEMPLATES)
+
+
 def test_dry_run_takes_the_options_of_doctor(monkeypatch):
     asked = []
     monkeypatch.setattr("paddlemix.commands.doctor.check_run", lambda values, **options: asked.append(options) or 0)
