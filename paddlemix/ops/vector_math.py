@@ -32,6 +32,7 @@ SIGNATURES = {
     "vsMul": [COUNT, POINTER, POINTER, POINTER],
     "cblas_sgemm": [*[COUNT] * 6, NUMBER, *MATRIX, *MATRIX, NUMBER, *MATRIX],
     "cblas_sgemv": [*[COUNT] * 4, NUMBER, *MATRIX, *MATRIX, NUMBER, *MATRIX],
+    "cblas_sgemm_batch": [COUNT, *[POINTER] * 13, COUNT, POINTER],
     "cblas_sger": [*[COUNT] * 3, NUMBER, *MATRIX, *MATRIX, *MATRIX],
 }
 

@@ -5,23 +5,26 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import paddle
 from paddle import nn
 
 from ...ops.rope import rotation_matrices
+from ...ops.vector_math import vector_math
 from ..kv_cache import KVCache, Run
 from ..language.cached_decoder import CachedDecoder
 from ..language.decoder import LanguageModel, scaled
 from ..language.masks import step_masks
-from .layer import CpuLayer
+from .layer import CpuLayer, masked_attention
 from .pieces import LARGEST, LARGEST_CALLED, Piece, Segment, attend, masks_of, piece_size, split_runs
 from .projection import Choice, choose, ways
+from .slot_attention import SlotAttention
 from .threads import in_parallel
 
 SMALL_KEYS = 1 << 18  # elements of a layer's keys up to which a step attends with one thread
+MIN_SLOTS = 8  # whose lengths differ enough to read each up to its own
 COMPILED_BYTES = 1 << 30  # of weights from which a step is so long that compiling loops for it pays
 
 
@@ -82,16 +85,28 @@ class CpuDecoder(CachedDecoder):
         tables = self.rotary.tables(lengths.unsqueeze(1), 1, embeds.dtype, self.rotary.scales_of(cache.is_long))
         matrices = rotation_matrices(*tables, config.rope_order)
         matrices = matrices * self.scale, matrices
-        masks = step_masks(config, lengths, cache.capacity)
-        num_keys = config.num_key_value_heads
-        shape = [slots, num_keys, config.num_attention_heads // num_keys, cache.capacity]
-        biases = {mask: mask.expand(shape).contiguous() for mask in set(masks)}  # adding equal shapes is fastest
         rows, hidden = cache.next_rows(lengths), scaled(embeds, config.embedding_scale)
         # Waiting for each other costs threads more than they gain, in particular if other programs take their cores.
         num_threads = 1 if math.prod(cache.keys[0].shape) <= SMALL_KEYS else 0
-        for number, (layer, mask) in enumerate(zip(self.layers, masks, strict=True)):
-            hidden = layer.step(hidden, matrices, biases[mask], cache, number, rows, num_threads)
+        attentions = self._attentions(cache, lengths)
+        for number, (layer, attention) in enumerate(zip(self.layers, attentions, strict=True)):
+            hidden = layer.step(hidden, matrices, attention, cache, number, rows, num_threads)
         return self.language.norm(hidden)
+
+    def _attentions(self, cache: KVCache, lengths) -> list[Callable]:
+        """Return each layer's attention of a step, see `CpuLayer.step`. lengths: those of the cache, int64 [slots]."""
+        config, num_keys = self.config, self.config.num_key_value_heads
+        num_each, mkl = config.num_attention_heads // num_keys, vector_math()
+        if cache.num_slots >= MIN_SLOTS and mkl is not None:
+            full = SlotAttention(mkl, cache, num_each, None)
+            windowed = (
+                full if config.sliding_window is None else SlotAttention(mkl, cache, num_each, config.sliding_window)
+            )
+            return [full] * config.num_full_layers + [windowed] * (len(self.layers) - config.num_full_layers)
+        masks = step_masks(config, lengths, cache.capacity)
+        shape = [cache.num_slots, num_keys, num_each, cache.capacity]
+        biases = {mask: mask.expand(shape).contiguous() for mask in set(masks)}  # adding equal shapes is fastest
+        return [partial(masked_attention, biases[mask]) for mask in masks]
 
     @paddle.no_grad()
     def prefill(self, embeds, runs: Sequence[Run], cache: KVCache):

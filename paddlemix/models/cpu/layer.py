@@ -39,11 +39,12 @@ class CpuLayer:
     def projections(self) -> list[Projection]:
         return [*self.qkv, self.out, *self.gate_up, self.down]
 
-    def step(self, x, matrices: tuple, bias, cache: KVCache, number: int, rows, num_threads: int):
+    def step(self, x, matrices: tuple, attention: Callable, cache: KVCache, number: int, rows, num_threads: int):
         """Append one position to each slot, x [slots, H], to layer `number` of the cache; return the layer's output.
 
-        matrices: that rotate queries, and scale them, and keys [slots, D, D]. bias [slots, kv_heads, heads of each,
-        capacity]. rows: from `KVCache.next_rows`. num_threads: of the attention's products, 0 for all.
+        matrices: that rotate queries, and scale them, and keys [slots, D, D]. attention: of queries [slots, kv_heads,
+        heads of each, D] to the keys and values of all slots. rows: from `KVCache.next_rows`. num_threads: of the
+        attention's products, 0 for all.
         """
         slots, dim = x.shape[0], self.dim
         query, key, value = few_rows(self.qkv, self.steps[0](x))
@@ -52,8 +53,7 @@ class CpuLayer:
         key = _C_ops.matmul(_C_ops.reshape(key, [slots, self.num_keys, dim]), matrices[1], False, False)
         cache.write(number, rows, key, _C_ops.reshape(value, [slots, self.num_keys, dim]))
         query = _C_ops.reshape(query, [slots, self.num_keys, self.num_queries // self.num_keys, dim])
-        scores = _C_ops.add_(_C_ops.matmul(query, cache.keys[number], False, True), bias)
-        heads = _C_ops.matmul(_C_ops.softmax_(scores, -1), cache.values[number], False, False)
+        heads = attention(query, cache.keys[number], cache.values[number])
         limit_threads(num_before)
         x = _C_ops.add_(self.out.few(_C_ops.reshape(heads, [slots, self.num_queries * dim])), x)
         activated = self._activated(*few_rows(self.gate_up, self.steps[1](x)))
@@ -90,6 +90,12 @@ class CpuLayer:
 
     def _heads(self, x, num_heads: int):
         return _C_ops.transpose(_C_ops.reshape(x, [1, x.shape[0], num_heads, self.dim]), [0, 2, 1, 3])
+
+
+def masked_attention(bias, query, keys, values):
+    """Return the attention of queries [slots, kv_heads, heads of each, D] to all places, with a bias on the scores."""
+    scores = _C_ops.add_(_C_ops.matmul(query, keys, False, True), bias)
+    return _C_ops.matmul(_C_ops.softmax_(scores, -1), values, False, False)
 
 
 def rotated(x, tables: tuple, order: str):
