@@ -36,8 +36,8 @@ from serve_clients import Tally, load, report, show_images
 TINY = Path(__file__).parents[1] / "paddlemix" / "examples" / "llava" / "tiny" / "model"
 START_SECONDS = 180
 SAMPLE_SECONDS = 0.5
-CACHE_GB = 1  # for running answers, and as much again for what is kept of earlier ones
-OTHER_GB = 0.75  # tiles of images, requests on their way, intermediate results
+CACHE_GB = 1  # of 1 << 30 bytes for running answers, and as much again for what is kept of earlier ones
+OTHER_GB = 0.75  # tiles of images (0.25), requests on their way, intermediate results, gaps between what is kept
 MAX_GROWTH = 1.05  # of the memory, last third to second third of a long load
 LONG_SECONDS = 300
 
@@ -202,7 +202,7 @@ def is_level(samples: list[int], empty: int, seconds: float) -> bool:
     """
     third = len(samples) // 3
     parts = [statistics.median(samples[start * third : (start + 1) * third]) for start in range(3)]
-    bound = empty + (2 * CACHE_GB + OTHER_GB) * 1e9
+    bound = empty + (2 * CACHE_GB + OTHER_GB) * (1 << 30)
     listed = ", ".join(f"{part / 1e9:.2f}" for part in parts)
     print(
         f"memory in GB: {empty / 1e9:.2f} before, {listed} by thirds of the load, {max(samples) / 1e9:.2f} at most, "

@@ -8,7 +8,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import threading
+import time
 
 import numpy as np
 import torch
@@ -122,7 +124,20 @@ def event(content: dict) -> str:
     return f"data: {json.dumps(content)}\n\n"
 
 
+def end_with_parent() -> None:
+    """End when the process that started this one has ended, however it did."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def main() -> None:
+    end_with_parent()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", required=True)
     parser.add_argument("--port", type=int, required=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import sys
@@ -170,6 +171,17 @@ def keep_freed_memory() -> None:
     change(max_maps, 0)
     change(trim_threshold, 2**31 - 1)
     change(max_arenas, 1)  # the arenas of other threads return memory in spite of these settings
+
+
+def return_freed_memory() -> None:
+    """Return the whole pages that the C library keeps to the system, after large tensors have changed their size.
+
+    Kept memory lies in pieces between what is in use, and new tensors of another size do not fit into them.
+    """
+    import ctypes
+
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # a C library other than glibc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @functools.cache

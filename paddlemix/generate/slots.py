@@ -10,6 +10,9 @@ import itertools
 import math
 import time
 
+import paddle
+
+from ..device import return_freed_memory
 from ..models.kv_cache import bucketed
 from .cache_keys import Key, num_common
 from .prefix_store import PrefixStore
@@ -186,6 +189,8 @@ class Slots:
             lengths = [0 if slot is None else self.cache.lengths[slot] for slot in slots]
             capacity = max(lengths) + 1
         self.cache.resize(slots, capacity)
+        if paddle.get_device() == "cpu":
+            return_freed_memory()
         self._owners = [None if slot is None else self._owners[slot] for slot in slots]
         self._contents = [[] if slot is None else self._contents[slot] for slot in slots]
         self._used = [0 if slot is None else self._used[slot] for slot in slots]
