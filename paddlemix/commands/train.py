@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from ..accelerators import explained
@@ -13,6 +14,7 @@ from ..terminal.interrupts import STOPPED, Preempted, kept_interrupts, raised_te
 from ..terminal.log import print_error
 from ..terminal.streams import standard_streams
 from ..train.config_file import config_folder, convert, read_values
+from ..train.peers import watched_peers
 from .doctor import checked_processes
 
 TRIAL_TYPES = {"no_trial": bool, "json": bool, "processes": int}
@@ -27,7 +29,9 @@ def main(argv: list[str], *, script: str, template: str | None) -> int:
         with kept_interrupts(), standard_streams(), explained():
             if not argv:
                 raise ValueError(f"{script} needs a configuration: {script} CONFIG.json [--key value ...]; see --help")
-            return _run(argv, template)
+            values = read_values(argv)
+            with watched_peers(values):
+                return _run(values, template, config_folder(argv))
     except BrokenPipeError:  # before OSError, its base class
         return 1
     except (ValueError, OSError) as error:
@@ -45,12 +49,11 @@ def main(argv: list[str], *, script: str, template: str | None) -> int:
         return 130
 
 
-def _run(argv: list[str], template: str | None) -> int:
+def _run(values: dict[str, Any], template: str | None, folder: Path | None) -> int:
     """Train or check. Nothing but the settings is imported before the environment for the device is set."""
-    values = read_values(argv)
     device = values.get("device")
     prepare_environment(device if isinstance(device, str) else None)  # parse() rejects other types
-    options = {"template": template, "config_folder": config_folder(argv)}
+    options = {"template": template, "config_folder": folder}
     trial = _trial(values)
     with raised_terminations(lambda: import_module("paddlemix.train.run")):
         if trial is not None:
