@@ -23,6 +23,7 @@ from ..tensor_files.stored import CheckpointError, read_json
 from ..terminal.log import notice
 from .config_file import LAST
 from .lora import load_adapter
+from .node_folders import check_same_start
 from .processes import fail_together, is_true_anywhere
 from .run_facts import LEARNING, MUST_MATCH, ORDER, check_checkpoint_facts, check_facts
 from .run_folder import PREFIX, STATE, last_checkpoint
@@ -58,6 +59,7 @@ def find_start(trainer, args) -> Path | str | None:
     """
     is_first = trainer.is_world_process_zero()
     checkpoint = fail_together(lambda: _chosen(args), args.world_size)
+    check_same_start(checkpoint, args.world_size)
     is_over = fail_together(lambda: is_first and _is_over(trainer, args, checkpoint), args.world_size)
     return FINISHED if is_true_anywhere(is_over, args.world_size) else checkpoint
 

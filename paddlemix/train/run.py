@@ -26,6 +26,7 @@ from .callbacks import SWANLAB, SwanLab
 from .data_sets import read_data
 from .freeze import freeze_parameters, report
 from .lora import add_lora
+from .node_folders import check_folders
 from .processes import fail_together
 from .results import EVAL_RESULTS, draw_losses, write_evaluation
 from .resume import FINISHED, find_start, finished_step, num_done_steps, recorded_epoch
@@ -52,6 +53,7 @@ def train(values: dict[str, Any], *, template: str | None, config_folder: Path |
     with contextlib.ExitStack() as stack:
         # Only the first process looks at the folder: the others would find what it is writing.
         fail_together(lambda: stack.enter_context(claim) if args.process_index == 0 else None, args.world_size)
+        check_folders(args)
         execute(build(settings, template=template, config_folder=config_folder), args, values)
 
 

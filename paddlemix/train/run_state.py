@@ -46,8 +46,8 @@ def save_state(trainer, folder: Path) -> None:
     """Write the run's state into a folder, all processes together: each its part, the first process the rest."""
     args = trainer.args
     states = gather(random_state(bool(args.use_hybrid_parallel)), args.world_size)
-    folder.mkdir(parents=True, exist_ok=True)
     if args.should_save:
+        folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / TRAINER_STATE_NAME, dataclasses.asdict(trainer.state))
         random = states if args.world_size > 1 else states[0]
         write_random_state(folder / random_state_name(args.world_size), random)
