@@ -23,11 +23,18 @@ from ..terminal.log import notice, print_error
 from .peer_guard import END_FILE, LOG_FOLDER
 
 MODULE = "paddle.distributed.launch"
+LOGS = "log"  # the launcher's default folder
 PATIENCE = 600  # seconds for all machines to come
 FIRST_NOTICE, NOTICES = 15, 60  # seconds until the first notice of machines that have not come, and between others
 END_PATIENCE = 3.0  # seconds for the guards to say why a run has ended
 # Variables that override the launcher's options.
-VARIABLES = {"PADDLE_MASTER": "master", "PADDLE_NNODES": "nnodes", "PADDLE_JOB_ID": "job_id", LOG_FOLDER: "log_dir"}
+VARIABLES = {
+    "PADDLE_MASTER": "master",
+    "PADDLE_NNODES": "nnodes",
+    "PADDLE_JOB_ID": "job_id",
+    "POD_IP": "host",
+    LOG_FOLDER: "log_dir",
+}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -38,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
     except ValueError as error:
         print_error(error)
         return 1
-    end = Path(options.log_dir) / END_FILE
+    end = Path(options.log_dir or LOGS) / END_FILE
     end.unlink(missing_ok=True)
     code = run_launcher(words)
     if code:
@@ -49,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
 def read_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """Return the options that matter here, and the words for Paddle's launcher. Raises ValueError."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for name, default in (("master", None), ("nnodes", "1"), ("host", None), ("job_id", "default"), ("log_dir", "log")):
+    for name, default in (("master", None), ("nnodes", "1"), ("host", None), ("job_id", "default"), ("log_dir", None)):
         parser.add_argument(f"--{name}", default=default)
     parser.add_argument("--join_timeout", type=float, default=PATIENCE)
     script = next((number for number, word in enumerate(argv) if word.endswith(".py")), len(argv))
@@ -77,7 +84,8 @@ def prepare(options: argparse.Namespace, words: list[str]) -> list[str]:
     """Check where the machines meet, and begin to wait for them; return the words for the launcher. Raises ValueError.
 
     The launcher takes the address of the machine's name as its own. That is often 127.0.1.1, which no other machine
-    reaches, so that `--host` is added: the address from which this machine reaches the first one.
+    reaches. So `--host` is added: the address from which this machine reaches the first one. The logs of each
+    machine go to a folder of that name, because the machines may share the current one.
     """
     num_nodes = options.nnodes
     if not options.master or options.master.startswith("etcd://") or not num_nodes.isdigit() or int(num_nodes) < 2:
@@ -88,7 +96,12 @@ def prepare(options: argparse.Namespace, words: list[str]) -> list[str]:
     check_port(address, port)
     wait = Joining(f"{address}:{port}", options.job_id, int(num_nodes), options.join_timeout)
     threading.Thread(target=wait.run, daemon=True).start()
-    return words if options.host or os.environ.get("POD_IP") else ["--host", own_address(address, port), *words]
+    added = [] if options.host else ["--host", own_address(address, port)]
+    host = options.host or added[-1]
+    if options.log_dir is None:
+        options.log_dir = str(Path(LOGS, host))
+        added += ["--log_dir", options.log_dir]
+    return [*added, *words]
 
 
 def check_master(master: str) -> tuple[str, int]:

@@ -36,31 +36,37 @@ class Guard:
 
     async def run(self, words: asyncio.StreamReader) -> None:
         """Guard until the training process, or the run, has ended. words: from the training process."""
-        hub = None
-        if self.rank == len(self.order["hosts"]) - 1:
-            hub = asyncio.create_task(Hub(self.order["hosts"], self.order["token"]).run(*self.order["address"]))
+        hosts, address = self.order["hosts"], self.order["address"]
+        hub = Hub(hosts, self.order["token"]) if self.rank == len(hosts) - 1 else None
+        try:
+            serving = None if hub is None else asyncio.create_task(hub.run(await hub.open(*address)))
+        except OSError as error:
+            return self._end(f"port {address[1]}, which the launcher chose, cannot be used: {error}; start again")
         watch = asyncio.create_task(self._forward(WORKER, words, None))
-        link = await self._connect(hub)
+        link = await self._connect()
         if link is None:
-            return self._lose_hub(hub)
+            return self._end(
+                f"rank {len(hosts) - 1} at {address[0]}:{address[1]} was not reached within {self.join:.0f} seconds: "
+                "look at the launcher there, and at a firewall between the machines"
+            )
         hearing = asyncio.create_task(self._forward(HUB, link[0], self.silence))
         beats = asyncio.create_task(self._beat(link[1]))
         await self._listen(link[1])
         for task in (beats, hearing, watch):
             task.cancel()
         link[1].close()
-        if hub is not None:
-            await hub
+        if serving is not None:
+            await serving
 
     async def _forward(self, source: str, reader: asyncio.StreamReader, patience: float | None) -> None:
         while message := await received(reader, patience):
             await self.events.put((source, message))
         await self.events.put((source, {}))
 
-    async def _connect(self, hub: asyncio.Task | None) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
         """Return a connection to the hub, None if there is none in time."""
         end = time.monotonic() + self.join
-        while time.monotonic() < end and not (hub is not None and hub.done()):
+        while time.monotonic() < end:
             try:
                 reader, writer = await asyncio.wait_for(asyncio.open_connection(*self.order["address"]), 5)
             except (OSError, asyncio.TimeoutError):
@@ -71,17 +77,6 @@ class Guard:
             write(writer, {key: self.order[key] for key in ("rank", "first", "token", "facts")})
             return reader, writer
         return None
-
-    def _lose_hub(self, hub: asyncio.Task | None) -> None:
-        host, port = self.order["address"]
-        if hub is not None:
-            reason = hub.exception() if hub.done() and not hub.cancelled() else None
-            self._end(f"port {port} of {host}, which the launcher chose, cannot be used: {reason}; start again")
-        else:
-            self._end(
-                f"rank {len(self.order['hosts']) - 1} at {host}:{port} was not reached within {self.join:.0f} seconds: "
-                "look at the launcher there, and at a firewall between the machines"
-            )
 
     async def _beat(self, writer: asyncio.StreamWriter) -> None:
         """Send signs of life, and a report when the launcher has ended without its processes."""

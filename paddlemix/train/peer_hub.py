@@ -17,7 +17,7 @@ SILENCE = 30.0  # seconds without one after which a machine is gone
 JOIN = 300.0  # seconds in which all processes of a run have to start
 GRACE = 0.5  # seconds in which a better reason than the first one may come
 STOPPING = 10.0  # the same for a process that was asked to stop: the others may be ending for the same reason
-LEAVING = 10.0  # seconds for the processes to go when they know the reason
+LEAVING = 30.0  # seconds for the processes to go, or still to come, when the reason is known
 MAX_LINE = 1 << 22  # bytes
 MAX_TEXT = 2000  # characters of another process's error
 MISTAKE, DIED, FAILED, STOPPED, DIFFERS, MISSING = "mistake", "died", "failed", "stopped", "differs", "missing"
@@ -61,9 +61,12 @@ class Hub:
     troubles: list[Trouble] = field(default_factory=list)
     verdict: dict[str, Any] | None = None
 
-    async def run(self, host: str, port: int) -> None:
-        """Serve until all processes have ended. Raises OSError if the port is in use."""
-        server = await asyncio.start_server(self._hear, host, port, limit=MAX_LINE)
+    async def open(self, host: str, port: int) -> asyncio.Server:
+        """Open the port that the guards connect to. Raises OSError if it is in use."""
+        return await asyncio.start_server(self._hear, host, port, limit=MAX_LINE)
+
+    async def run(self, server: asyncio.Server) -> None:
+        """Serve until all processes have ended. server: of `open`."""
         begun = time.monotonic()
         try:
             while not self._is_over():
@@ -80,7 +83,10 @@ class Hub:
             server.close()
 
     def _is_over(self) -> bool:
-        return len(self.members) == len(self.hosts) and all(member.is_done for member in self.members.values())
+        is_waiting = self.verdict is None or self.verdict["kind"] != MISSING
+        if is_waiting and len(self.members) < len(self.hosts):
+            return False
+        return all(member.is_done for member in self.members.values())
 
     async def _hear(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Hear one guard until it leaves."""
@@ -91,6 +97,8 @@ class Hub:
             return
         member = self.members[rank] = Member(rank, hello["first"], hello["facts"], writer)
         self._compare(member)
+        if self.verdict is not None:
+            write(writer, self.verdict)  # it comes late
         while message := await received(reader, self.silence):
             if "bye" in message:
                 break
