@@ -113,19 +113,21 @@ class Guard:
 
     def _obey(self, verdict: dict[str, Any]) -> None:
         is_own = self.rank in verdict["ranks"] and verdict["kind"] in (FAILED, MISTAKE, STOPPED)
-        if not is_own:
-            self._end(verdict["end"])
+        self._end(verdict["end"], is_told=is_own or self.reported in (MISTAKE, STOPPED))
 
-    def _end(self, text: str) -> None:
-        """Say why the run ends, and end the training process; nothing if it has said why it ended."""
-        if self.reported in (MISTAKE, STOPPED):
-            return
-        print_error(ValueError(text))
-        sys.stderr.flush()
+    def _end(self, text: str, *, is_told: bool = False) -> None:
+        """Say why the run ends, and end the training process, unless it has told its own reason.
+
+        The launcher prints the reason once more at its end (see `launch`), also that of its own process.
+        """
         folder = os.environ.get(LOG_FOLDER)
         if folder:
             with contextlib.suppress(OSError):
                 Path(folder, END_FILE).write_text(text, encoding="utf-8")
+        if is_told:
+            return
+        print_error(ValueError(text))
+        sys.stderr.flush()
         if os.getppid() == self.worker:
             os.kill(self.worker, signal.SIGKILL)
 

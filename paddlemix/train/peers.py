@@ -40,15 +40,17 @@ def watched_peers(settings: Mapping[str, Any]) -> Iterator[None]:
     guard = start_guard(order)
     try:
         yield
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         tell(guard, {"kind": MISTAKE, "text": str(error)[:MAX_TEXT]})
         raise
     except (Preempted, KeyboardInterrupt) as stop:
         tell(guard, {"kind": STOPPED, "text": str(stop) or "Ctrl-C"})
         raise
     except BaseException as error:
-        # A collective fails when another process has ended: then the guard has the reason, and ends this one.
-        tell(guard, {"kind": FAILED, "text": f"{type(error).__name__}: {error}"[:MAX_TEXT]})
+        # A collective fails when another process has ended, with a RuntimeError or (on cards) an OSError: then the
+        # guard has the reason, and ends this one.
+        text = str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+        tell(guard, {"kind": FAILED, "text": text[:MAX_TEXT]})
         with contextlib.suppress(subprocess.TimeoutExpired):
             guard.wait(VERDICT)
         raise
