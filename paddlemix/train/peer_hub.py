@@ -112,8 +112,9 @@ class Hub:
         writer.close()
 
     def _compare(self, member: Member) -> None:
-        first = self.members[min(self.members)]
-        text = differences(first.facts, member.facts, self.place([first.rank]), self.place([member.rank]))
+        """Compare a process with the one that came first."""
+        one, other = sorted((next(iter(self.members.values())), member), key=lambda found: found.rank)
+        text = differences(one.facts, other.facts, self.place([one.rank]), self.place([other.rank]))
         if text:
             self.troubles.append(Trouble(member.rank, DIFFERS, text))
 

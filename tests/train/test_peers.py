@@ -213,6 +213,15 @@ def test_connections_without_the_run_s_token_are_closed():
     assert b"end" not in asyncio.run(stranger())
 
 
+@pytest.mark.parametrize("order", [(0, 2), (2, 0)])
+def test_processes_are_compared_in_whatever_order_they_come(order):
+    hub = Hub(["a", "a", "b", "b"], "token")
+    for rank in order:
+        hub.members[rank] = Member(rank, rank, {"settings": {"seed": rank}}, None)
+        hub._compare(hub.members[rank])
+    assert "seed is 0 for rank 0 on node 0 (a) and 2 for rank 2 on node 1 (b)" in hub.reason()[0]
+
+
 @pytest.mark.parametrize(
     ("kinds", "expected"),
     [
