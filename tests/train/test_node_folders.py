@@ -33,9 +33,11 @@ def test_shared_folder_needs_no_word_and_keeps_no_mark(two_machines, tmp_path, c
     assert capsys.readouterr().err == "" and not list(tmp_path.iterdir())
 
 
-def test_own_folders_are_told_with_the_machine_that_has_the_files(two_machines, tmp_path, capsys):
+def test_own_folders_are_told_with_the_machine_that_has_the_files(two_machines, tmp_path, monkeypatch):
+    notices = []
+    monkeypatch.setattr(node_folders, "notice", notices.append)
     two_machines(True, False)
-    printed = capsys.readouterr().err
+    (printed,) = notices
     assert f"output_dir {tmp_path} is not shared" in printed and "written on this one, that of rank 0" in printed
     assert not list(tmp_path.iterdir())
 
