@@ -115,16 +115,10 @@ def short(name: str) -> str:
 
 # The loop adds those that answer or print: /regenerate and /help.
 COMMANDS = {
-    "/image": Command(
-        "/image PATH", "add an image to the next question: a file or a URL; or only type its path", add_images
-    ),
+    "/image": Command("/image PATH", "add an image (file or URL) to the next question", add_images),
     "/images": Command("/images", "list the images", list_images),
-    "/system": Command(
-        "/system TEXT", f"set the system text; without TEXT show it; {DEFAULT}: the template's", set_system
-    ),
-    "/params": Command(
-        "/params temperature=0.7 ...", "set how answers are sampled; without settings show them", set_params
-    ),
+    "/system": Command("/system TEXT", f"set, show or (TEXT: {DEFAULT}) reset the system text", set_system),
+    "/params": Command("/params NAME=VALUE ...", "set or show how answers are sampled", set_params),
     "/clear": Command("/clear", "forget the conversation and its images", clear),
     "/save": Command("/save FILE", "write the conversation as JSON", save),
 }

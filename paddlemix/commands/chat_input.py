@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ..terminal.columns import padded, width_of
 from ..terminal.style import Style
 from .chat_params import FIELDS
 from .chat_paths import completed
@@ -82,4 +84,12 @@ def _show(text: str, matches: Sequence[str]) -> None:
     import readline
 
     names = [match.rstrip(" ").rstrip("/").replace("/ ", " ").rpartition("/")[2] or match for match in matches]
-    print("\n" + "  ".join(names) + f"\n{PROMPT}{readline.get_line_buffer()}", end="", flush=True)
+    print("\n" + in_columns(names) + f"\n{PROMPT}{readline.get_line_buffer()}", end="", flush=True)
+
+
+def in_columns(names: Sequence[str]) -> str:
+    """Return names side by side, as many in a line as the terminal has places for."""
+    width = max(map(width_of, names)) + 2
+    num_columns = max(shutil.get_terminal_size().columns // width, 1)
+    rows = [names[start : start + num_columns] for start in range(0, len(names), num_columns)]
+    return "\n".join("".join(padded(name, width) for name in row).rstrip() for row in rows)

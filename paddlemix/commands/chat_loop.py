@@ -18,14 +18,15 @@ from ..terminal.typed import typed_text
 from ..terminal.visible import harmless, visible
 from .chat_commands import COMMANDS, END_WORDS, Command, Talk, short
 from .chat_input import read_line
-from .chat_paths import images_of
+from .chat_paths import images_of, is_like_an_image
 from .parser import nearest
 
 MAX_COMMAND = 20  # characters of a mistyped command
-USAGE_WIDTH = 29  # of the commands in /help
+USAGE_WIDTH = 24  # of the commands in /help
 NEXT_SEED = 1_000_003  # from the seed of a turn to that of its next try
-END = """An empty line, exit, quit or the end of input ends the chat; Ctrl-C stops an answer.
-To send text that starts with "/", or that is the name of an image, type a space before it."""
+END = """The path of an image alone, typed or dropped, does what /image does.
+An empty line, exit or quit ends the chat; Ctrl-C stops an answer.
+To send a command or a path as text, type a space before it."""
 
 
 class ChatLoop:
@@ -98,9 +99,9 @@ class ChatLoop:
         elif images_of(line):
             self._run(self.commands["/image"], line.strip())
             self._note("(taken as an image; to send the text itself, type a space before it)")
-        elif line.startswith("/"):
-            kind = "file" if "/" in word[1:] else "command"
-            hint = nearest(word, self.commands) if len(word) <= MAX_COMMAND else ""
+        elif line.startswith("/") or is_like_an_image(line):
+            kind = "file" if "/" in word[1:] or is_like_an_image(line) else "command"
+            hint = nearest(word, self.commands) if kind == "command" and len(word) <= MAX_COMMAND else ""
             self._note(
                 f"unknown {kind} {short(word)}{hint or ': see /help'}; to send this as text, type a space before it"
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import urllib.parse
 
@@ -36,6 +37,11 @@ def images_of(line: str) -> list[str]:
     paths = paths_in(line)
     is_path = all(path.lower().endswith(SUFFIXES) for path in paths) or line.startswith(PATH_STARTS)
     return paths if is_path and all(os.path.isfile(os.path.expanduser(path)) for path in paths) else []
+
+
+def is_like_an_image(line: str) -> bool:
+    """Return whether a line is one word that ends as the names of images do, though there need be no such file."""
+    return line.lower().rstrip().endswith(SUFFIXES) and not re.search(r"\s", line.rstrip())
 
 
 def completed(start: str) -> list[str]:

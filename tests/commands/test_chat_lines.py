@@ -9,7 +9,7 @@ import pytest
 import tiny_folder
 
 from paddlemix.commands.chat_commands import COMMANDS
-from paddlemix.commands.chat_input import proposals
+from paddlemix.commands.chat_input import in_columns, proposals
 from paddlemix.commands.chat_loop import ChatLoop
 from paddlemix.commands.chat_params import changed, shown
 from paddlemix.commands.chat_paths import images_of, paths_in
@@ -84,8 +84,9 @@ def test_file_that_is_no_image_is_an_error_and_no_question(talk, tmp_path):
     (tmp_path / "notes.txt").write_text("text")
     loop, output = talk(f"{tmp_path}/notes.txt")
     assert "error: " in output and not loop.session.turns
-    loop, output = talk("/nowhere/a.png")
-    assert "unknown file /nowhere/a.png" in output and not loop.session.turns
+    loop, output = talk("/nowhere/a.png", "absent.png")
+    assert "unknown file /nowhere/a.png: see /help" in output and "unknown file absent.png" in output
+    assert not loop.session.turns
 
 
 @pytest.mark.parametrize("line", ["exit", "quit", "/exit", "/quit", "Exit", "QUIT  "])
@@ -161,6 +162,7 @@ def test_help_has_all_commands(talk):
     assert set(COMMANDS) < set(loop.commands)
     for name in loop.commands:
         assert f"\n{name}" in output or f"USER: {name}" in output
+    assert all(len(line) < 80 for line in output.splitlines())
 
 
 def test_tab_proposes_commands_settings_and_paths(tmp_path, monkeypatch):
@@ -176,6 +178,12 @@ def test_tab_proposes_commands_settings_and_paths(tmp_path, monkeypatch):
     assert proposals("/image pictures o", names) == ["/image pictures one/"]
     assert proposals(f"{tmp_path}/a", names) == [f"{tmp_path}/a.png"]
     assert proposals("a", names) == ["a.png"] and proposals("Describe a", names) == proposals("", names) == []
+
+
+def test_proposals_stand_in_columns_of_the_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "20")
+    assert in_columns(["a.png", "图.png", "a long name.png", "b"]) == "a.png\n图.png\na long name.png\nb"
+    assert in_columns(["a.png", "图.png", "b"]) == "a.png   图.png\nb"
 
 
 def test_text_that_is_not_utf8_is_named_and_chinese_in_the_posix_locale_is_read(talk):
