@@ -33,6 +33,8 @@ from documentation import (
 )
 
 from paddlemix.cli import COMMANDS, command_parser
+from paddlemix.commands import chat_commands
+from paddlemix.conversation.templates import TEMPLATES
 from paddlemix.models.language.families import FAMILIES
 from paddlemix.train import arguments
 from paddlemix.train.foreign_settings import FOREIGN
@@ -138,6 +140,19 @@ def test_pages_do_not_lead_out_of_their_language(folder):
 def test_site_lists_every_page_once(name):
     text = (ROOT / name).read_text(encoding="utf-8").partition("\nnav:\n")[2]
     assert sorted(re.findall(r"^ +- (?:[^:\n]+: )?([\w-]+)\.md$", text, re.MULTILINE)) == NAMES
+
+
+def test_chat_page_has_every_option_command_and_template():
+    text = {section.heading: section.text for section in sections(CHAT[0])}
+    parser = command_parser("chat")
+    options = {option for action in parser._actions for option in action.option_strings}
+    shown = {option for option in options if "_" not in option} - {"-h", "--help"}
+    rows = re.findall(r"^\| (`--.*?) \|", text["Options"], re.MULTILINE)
+    assert {option for row in rows for option in re.findall(r"`(--[\w-]+)`", row)} == shown
+    (row,) = (row for row in text["Options"].splitlines() if row.startswith("| `--conv-mode`"))
+    assert set(re.findall(r"`(\w+)`", row)) == TEMPLATES.keys()
+    commands = {*chat_commands.COMMANDS, "/regenerate", "/help"}
+    assert set(re.findall(r"^\| `(/\w+)", text["In the chat"], re.MULTILINE)) == commands
 
 
 def test_settings_page_has_every_setting_with_its_default():
