@@ -19,7 +19,6 @@ from documentation import (
     MODELS,
     ROOT,
     SETTINGS,
-    TRAINING,
     TROUBLESHOOTING,
     TWINS,
     WEIGHTS,
@@ -44,7 +43,7 @@ PAGES = [*itertools.chain(*TWINS), ROOT / "CONTRIBUTING.md", ROOT / "benchmarks/
 PAGES += [EXAMPLES / "tiny/README.md", ROOT / "tests/npu_sim/plugin/README.md"]
 NAMES = [path.stem for path in sorted(ENGLISH.glob("*.md"))]
 # Pages whose first commands other tests run, or that need a server or a card.
-RUN_ELSEWHERE = {"index", "quickstart", "prepare", "training", "evaluation", "serving", "ascend", "seeds", "verified"}
+RUN_ELSEWHERE = {"index", "quickstart", "prepare", "evaluation", "serving", "ascend", "seeds", "verified"}
 RUN_ELSEWHERE |= {"performance", "troubleshooting", "chat", "from-llava", "from-paddlemix"}
 OWNERS = {"llava": "LLaVA's", "xtuner": "xtuner's", "ms-swift": "ms-swift's", "transformers": "transformers'"}
 TALK = "How many shapes are there?\n"
@@ -213,12 +212,6 @@ def test_python_example_runs(workspace, name):
 def test_chat_command_answers(workspace):
     output = run(first_block(CHAT[0]).strip() + " --temperature 0", workspace, input=TALK)
     assert "The number of shapes is four." in output
-
-
-def test_training_commands_run_and_the_merged_model_chats(workspace):
-    output = run(first_block(TRAINING[0]), workspace, input=TALK)
-    assert "ASSISTANT: The number of shapes is " in output
-    assert (workspace / "work_dirs/example_merged/model.safetensors").is_file()
 
 
 def test_commands_about_weights_run_on_the_bundled_model(workspace):
