@@ -40,7 +40,7 @@ from paddlemix.train.foreign_settings import FOREIGN
 
 NUMBER = r"\d[\d,.]*\d|\d"
 PAGES = [*itertools.chain(*TWINS), ROOT / "CONTRIBUTING.md", ROOT / "benchmarks/NOTES.md"]
-PAGES += [EXAMPLES / "tiny/README.md", ROOT / "tests/npu_sim/plugin/README.md"]
+PAGES += [EXAMPLES / "README.md", EXAMPLES / "tiny/README.md", ROOT / "tests/npu_sim/plugin/README.md"]
 NAMES = [path.stem for path in sorted(ENGLISH.glob("*.md"))]
 # Pages whose first commands other tests run, or that need a server or a card.
 RUN_ELSEWHERE = {"index", "quickstart", "prepare", "evaluation", "serving", "ascend", "seeds", "verified"}
