@@ -16,6 +16,8 @@ from ..terminal.streams import standard_streams
 from ..train.config_file import config_folder, convert, read_values
 from ..train.peers import watched_peers
 from .doctor import checked_processes
+from .options import TRIAL_SETTINGS
+from .parser import LIKE_AN_OPTION, nearest
 
 TRIAL_TYPES = {"no_trial": bool, "json": bool, "processes": int}
 
@@ -71,6 +73,10 @@ def _trial(values: dict[str, Any]) -> dict[str, Any] | None:
 
     Raises ValueError for one of the others without it, which would change nothing.
     """
+    for key in values:
+        hint = nearest(key, TRIAL_SETTINGS, LIKE_AN_OPTION)
+        if hint and key not in TRIAL_SETTINGS:
+            raise ValueError(f"unknown setting {key!r}{hint}")
     is_dry = convert("dry_run", values.pop("dry_run", False), bool)
     given = {name: convert(name, values.pop(name), kind) for name, kind in TRIAL_TYPES.items() if name in values}
     if not is_dry:

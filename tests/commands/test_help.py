@@ -172,5 +172,7 @@ def test_dry_run_takes_the_options_of_doctor(monkeypatch):
 def test_option_of_a_dry_run_without_it_is_refused(capsys):
     assert main(["sft", "--output_dir", "x", "--no-trial"]) == 1
     assert "no_trial is an option of --dry-run" in capsys.readouterr().err
+    assert main(["sft", "--dry-run", "--no-trail"]) == 1
+    assert "unknown setting 'no_trail': did you mean no_trial?" in capsys.readouterr().err
     assert main(["sft", "--dry-run", "--processes", "0"]) == 1
     assert "--processes is 0: expected at least 1" in capsys.readouterr().err
