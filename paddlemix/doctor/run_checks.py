@@ -86,7 +86,7 @@ def check_device(check: Check, device: str, dtype: str, is_half_wanted: bool) ->
             "the settings ask for 16 bits, which this device cannot compute: it will use float32, twice the memory"
         )
     for name in dict.fromkeys(("float32", dtype)):
-        try_basics(check, name, "see README.md on the installation for this device")
+        try_basics(check, name, "see docs/en/quickstart.md on the installation for this device")
 
 
 def _check_memory(
