@@ -13,7 +13,7 @@ CHECKOUT = Path(__file__).parents[1]
 FRAMEWORK = "paddlepaddle"  # no dependency of the package: the builds for CUDA have another name and the same folder
 DISTRIBUTIONS = {"PIL": "pillow", "google.protobuf": "protobuf"}  # of modules with another name
 INDEX = "https://www.paddlepaddle.org.cn/packages"
-INSTALL_PADDLE = f"""install the build for this machine:
+INSTALL_PADDLE = f"""Install the build for this machine:
   CPU     pip install 'paddlepaddle>=3.0.0,<3.4'
   CUDA    pip install paddlepaddle-gpu==3.3.1 -i {INDEX}/stable/cu126/
           (or cu118, cu129: at most the version of CUDA that nvidia-smi shows)
@@ -45,7 +45,7 @@ def missing(need: str, extra: str) -> ValueError:
 def missing_text(module: str) -> str | None:
     """Return cause and remedy in words for a module that cannot be found; None if it is none that the package needs."""
     if module.split(".")[0] == "paddle":
-        return f"paddle is not installed: {INSTALL_PADDLE}"
+        return f"paddle is not installed. {INSTALL_PADDLE}"
     name = DISTRIBUTIONS.get(module, module.split(".")[0]).replace("_", "-").lower()
     for line in requirement_lines():
         if re.split(r"[^\w.-]", line, maxsplit=1)[0].replace("_", "-").lower() == name:

@@ -60,9 +60,15 @@ def check_lines(check: Check, has_color: bool) -> Iterator[str]:
 
 
 def _wrapped(text: str) -> Iterator[str]:
-    """Yield a text in lines that fit; its own lines stay apart, as the places where a model was looked for."""
+    """Yield a text in lines that fit; its own lines stay apart, as the places where a model was looked for.
+
+    Indented lines with commands stay whole, so that they can be copied.
+    """
     for line in text.split("\n"):
         indent = " " * (len(line) - len(line.lstrip()))
+        if indent and "pip install" in line:
+            yield line
+            continue
         wrap = textwrap.TextWrapper(
             WIDTH - INDENT, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
         )

@@ -11,9 +11,11 @@ from email.message import Message
 import archives
 import pytest
 
-from paddlemix import packages
+from paddlemix import accelerators, packages
 from paddlemix.accelerators import explained
 from paddlemix.cli import main
+from paddlemix.doctor import machine, report
+from paddlemix.doctor.check import WARNING, Check
 
 MODEL = archives.ROOT / "paddlemix" / archives.TINY / "model"
 
@@ -56,7 +58,7 @@ def test_without_paddle_a_command_names_the_builds(without_paddle, words, tmp_pa
 
 def test_without_paddle_an_import_names_the_builds(without_paddle):
     lines = without_paddle("-c", "from paddlemix import ChatSession")
-    assert any(line.startswith("ModuleNotFoundError: paddle is not installed: ") for line in lines)
+    assert any(line.startswith("ModuleNotFoundError: paddle is not installed. ") for line in lines)
 
 
 def test_the_named_versions_of_paddle_are_those_of_the_requirements():
@@ -71,6 +73,23 @@ def test_a_missing_requirement_is_named_with_its_version_and_other_errors_stay()
         raise ModuleNotFoundError("No module named 'PIL'", name="PIL")
     with pytest.raises(ModuleNotFoundError), explained():
         raise ModuleNotFoundError("No module named 'paddlemix.x'", name="paddlemix.x")
+
+
+def test_a_report_without_paddle_has_the_commands_in_whole_lines(monkeypatch):
+    monkeypatch.setattr(accelerators, "paddle_version", lambda: ("paddlepaddle", None))
+    check = Check("packages")
+    machine.check_packages(check, "cpu")
+    lines = [line.strip() for line in report.check_lines(check, has_color=False)]
+    assert {line.strip() for line in packages.INSTALL_PADDLE.splitlines()[1:]} <= set(lines)
+
+
+def test_two_builds_of_paddle_over_each_other_are_a_warning(monkeypatch):
+    versions = {"paddlepaddle": "3.3.1", "paddlepaddle-gpu": "3.3.0"}
+    monkeypatch.setattr(machine, "version_of", versions.get)
+    check = Check("packages")
+    machine.check_packages(check, "cpu")
+    assert check.status == WARNING and check.advice[0].startswith("pip uninstall paddlepaddle paddlepaddle-gpu")
+    assert "paddlepaddle 3.3.1 and paddlepaddle-gpu 3.3.0 are both installed, over each other" in check.facts
 
 
 def schema():
