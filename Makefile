@@ -29,10 +29,10 @@ TRANSFORMERS5_TESTS := tests/transformers5 tests/hub/test_huggingface.py \
 # Ray for several machines, without the packages of training. nginx is tried too if it is installed.
 CLUSTER := .venv-cluster
 
-# Other supported versions of Python than that of .venv, as far as they are installed, with the tests that need no
-# reference package: those of torch are not to be had for each of them.
+# Other supported versions of Python than that of .venv, as far as they are installed, and tests that need no torch.
 PYTHONS ?= python3.10 python3.12
-PYTHONS_TESTS := $(wildcard tests/test_*.py) tests/conversation tests/image tests/generate
+PYTHONS_TESTS := $(addprefix tests/test_,accelerators.py cli.py device.py end_to_end.py imports.py output.py project.py) \
+	tests/conversation tests/image tests/generate --ignore=tests/image/test_anyres.py
 
 # The site of the pages in docs/, in both languages.
 DOCS := .venv-docs
@@ -88,7 +88,9 @@ test-pythons:
 	@for name in $(PYTHONS); do \
 		if ! $$name -c '$(CHECK_PYTHON)' 2>/dev/null; then echo "skipped: $$name is not installed"; continue; fi; \
 		venv=.venv-$$(basename $$name); \
-		$(MAKE) -s install VENV=$$venv PYTHON=$$name && $$venv/bin/python $(INSTALL) "pytest" 'pytest>=8' && \
+		$(MAKE) -s install VENV=$$venv PYTHON=$$name && \
+		grep -Ev '^(torch|bitsandbytes|peft)' requirements-dev.txt > $$venv/tests.txt && \
+		$$venv/bin/python $(INSTALL) "packages of the tests" -r $$venv/tests.txt && \
 		$$venv/bin/python -m pytest $(PYTHONS_TESTS) $(ARGS) || exit 1; \
 	done
 
