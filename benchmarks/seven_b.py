@@ -109,7 +109,6 @@ def main(argv: list[str] | None = None) -> int:
         return write_inputs(arguments.shape, arguments.folder)
     if arguments.role:
         return load(arguments.folder / "model", arguments.role)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the folder is removed then too
     try:
         check_memory(arguments.shape, arguments.steps)
         with model_folder(arguments) as folder:
@@ -256,4 +255,5 @@ def _names(text: str) -> list[str]:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the folder is removed then too
     sys.exit(main())
