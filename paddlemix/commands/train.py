@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
+from contextlib import nullcontext
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from ..accelerators import explained
 from ..device import prepare_environment
+from ..terminal.hidden import HiddenText, hidden_libraries
 from ..terminal.interrupts import STOPPED, Preempted, kept_interrupts, raised_terminations
 from ..terminal.log import print_error
 from ..terminal.streams import standard_streams
+from ..terminal.visible import visible, visible_line
 from ..train.config_file import config_folder, convert, read_values
 from ..train.peers import watched_peers
 from .doctor import checked_processes
@@ -27,18 +32,23 @@ def main(argv: list[str], *, script: str, template: str | None) -> int:
 
     template: name of the chat template to train, None for the model's own.
     """
+    logs: list[Path] = []
     try:
         with kept_interrupts(), standard_streams(), explained():
             if not argv:
                 raise ValueError(f"{script} needs a configuration: {script} CONFIG.json [--key value ...]; see --help")
             values = read_values(argv)
             with watched_peers(values):
-                return _run(values, template, config_folder(argv))
+                return _run(values, template, config_folder(argv), logs)
     except BrokenPipeError:  # before OSError, its base class
         return 1
     except (ValueError, OSError) as error:
         print_error(error)
+        _name_log(logs)
         return 1
+    except Exception:  # shown with its traceback
+        _name_log(logs)
+        raise
     except Preempted as stop:
         gc.freeze()  # see below
         print(f"{stop}; without overwrite_output_dir the same command resumes from there", file=sys.stderr)
@@ -51,20 +61,30 @@ def main(argv: list[str], *, script: str, template: str | None) -> int:
         return 130
 
 
-def _run(values: dict[str, Any], template: str | None, folder: Path | None) -> int:
-    """Train or check. Nothing but the settings is imported before the environment for the device is set."""
+def _name_log(logs: list[Path]) -> None:
+    """Say where the messages of libraries are that came before an error, if the run has begun."""
+    for path in logs:
+        print(f"log: {visible_line(str(path))} has the messages of libraries before the error", file=sys.stderr)
+
+
+def _run(values: dict[str, Any], template: str | None, folder: Path | None, logs: list[Path]) -> int:
+    """Train or check. Nothing but the settings is imported before the environment for the device is set.
+
+    logs: gets the path of the file with hidden messages, as soon as there is one.
+    """
     device = values.get("device")
     prepare_environment(device if isinstance(device, str) else None)  # parse() rejects other types
+    is_verbose = convert("verbose", values.pop("verbose", False), bool)
     options = {"template": template, "config_folder": folder}
     trial = _trial(values)
-    with raised_terminations(lambda: import_module("paddlemix.train.run")):
+    is_first = os.environ.get("PADDLE_TRAINER_ID", "0") == "0"
+    showing = nullcontext() if is_verbose else hidden_libraries(is_first, " ".join(sys.argv))
+    with showing as hidden, raised_terminations(partial(_load, hidden)):
         if trial is not None:
             from .doctor import check_run
 
             return check_run(values, **options, **trial)
-        from ..train.run import train
-
-        train(values, **options)
+        _train(values, options, hidden, logs)
     return 0
 
 
@@ -88,3 +108,27 @@ def _trial(values: dict[str, Any]) -> dict[str, Any] | None:
         "is_json": given.get("json", False),
         "num_cards": checked_processes(given.get("processes", 1)),
     }
+
+
+def _load(hidden: HiddenText | None) -> None:
+    """Import what trains."""
+    with nullcontext() if hidden is None else hidden.importing():
+        import_module("paddlemix.train.run")
+
+
+def _train(values: dict[str, Any], options: dict[str, Any], hidden: HiddenText | None, logs: list[Path]) -> None:
+    """Train. The messages of libraries go to a file as soon as the run has begun."""
+    from ..train.run import train
+
+    def begin(path: Path) -> None:
+        hidden.move_to(path)
+        logs.append(path)
+
+    try:
+        train(values, **options, begin=None if hidden is None else begin)
+    except (ValueError, OSError):
+        raise
+    except Exception:  # no mistake of a user: what libraries said before may explain it
+        if hidden is not None:
+            print(visible(hidden.text()), end="", file=sys.stderr)
+        raise

@@ -48,7 +48,7 @@ def check_images(
 def _random_rows(rows: Part, count: int) -> list[Row]:
     """Return random rows in their order, the same ones each time, without images on the network."""
     chosen = np.random.default_rng(0).permutation(len(rows))[:count]
-    return [row for row in (rows[index] for index in sorted(chosen)) if not _has_downloads(row)]
+    return [row for row in (rows[index] for index in sorted(chosen)) if not has_downloads(row)]
 
 
 def _at_least(num_bad: int, num_tried: int, num_rows: int) -> float:
@@ -67,7 +67,7 @@ def _with_images(rows: Sequence[Row]) -> Iterator[Part]:
             continue
         by_file: dict[str, list[Row]] = defaultdict(list)
         for row in part:
-            if row.conversation.images and not _has_downloads(row):
+            if row.conversation.images and not has_downloads(row):
                 by_file[row.file].append(row)
         yield from by_file.values()
 
@@ -79,7 +79,8 @@ def _stored_with_images(part: StoredRows) -> Iterator[StoredRows]:
         yield part.pick(np.flatnonzero(files == file))
 
 
-def _has_downloads(row: Row) -> bool:
+def has_downloads(row: Row) -> bool:
+    """Return whether an image of a row is on the network."""
     return any(isinstance(image, str) and SCHEME.match(image) for image in row.conversation.images)
 
 

@@ -1,4 +1,4 @@
-"""Format counts and numbers of bytes for messages."""
+"""Format counts, numbers of bytes and times for messages."""
 
 from __future__ import annotations
 
@@ -22,3 +22,12 @@ def in_memory(number: int) -> str:
 def plural(count: int, noun: str) -> str:
     """Return a count with its noun: "1 item", "1,200 items"."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def in_time(seconds: float) -> str:
+    """Return a time: "12 s", "3 min 5 s", "2 h 5 min"."""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 1:
+        return f"{rest} s" if seconds >= 10 else f"{seconds:.1f} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"

@@ -1,4 +1,4 @@
-"""Callbacks of a run: progress bar, history of the losses, speed, recording services, and stopping on SIGTERM."""
+"""Callbacks of a run: history of the losses, speed, recording services, and stopping on SIGTERM."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from paddlenlp.trainer import ProgressCallback, TrainerCallback
+from paddlenlp.trainer import TrainerCallback
 
 from ..constants import IGNORE_INDEX
 from ..data.sample import Batch
@@ -22,7 +22,6 @@ from ..terminal.interrupts import Preempted
 from ..terminal.log import notice
 from .eval_tasks import PREFIX
 
-SHOWN = {"loss": "loss", "tokens_per_second": "tok/s", "trained_tokens_per_second": "trained/s", "eval_loss": "eval"}
 HISTORY = "history.json"  # in a checkpoint
 LOGGED = ("loss", "eval_loss")
 FLOAT = number(-1e300, 1e300)
@@ -33,16 +32,6 @@ HISTORY_KINDS: dict[str, Kind] = {
 }
 RATES = ("train_samples_per_second", "train_steps_per_second")
 SWANLAB = "swanlab"
-
-
-class Progress(ProgressCallback):
-    """paddlenlp's progress bar with the latest figures added; the log lines stay as they are."""
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if state.is_local_process_zero and self.training_bar is not None and logs:
-            figures = {short: f"{logs[name]:.4g}" for name, short in SHOWN.items() if name in logs}
-            self.training_bar.set_postfix(figures, refresh=False)
-        super().on_log(args, state, control, logs=logs, **kwargs)
 
 
 class History(TrainerCallback):

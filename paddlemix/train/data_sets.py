@@ -23,10 +23,11 @@ from ..data.row_note import TOO_LONG, RowNote
 from ..data.row_sequence import have_images, known_lengths, stored_order
 from ..data.trial_rows import check_images
 from ..terminal.log import notice
+from ..terminal.sizes import plural
 from .eval_tasks import EvalTask, check_best_metric, load_tasks
 from .loader import Grouping, StoredOrder
 from .processes import gather
-from .split import Split, measure_of, open_split
+from .split import Split, in_words, measure_of, open_split
 from .tally import RowTally
 
 
@@ -88,8 +89,9 @@ def _read_split(
         )
         measure = measure_of(train_processor, data_args.max_length, is_thorough=False)
         check_images(split.rows, measure, tally.policy, name, len(split.left_out))
+        if args.process_index == 0:
+            print(f"{name}: {in_words(split, measure)}, template {train_processor.template.name}", flush=True)
     tally.expect(name, split.num_rows, split.left_out)
-    print(f"{name}: {len(split.rows)} rows, template {train_processor.template.name}", flush=True)
     encode = functools.partial(train_processor.encode_to_train, max_length=data_args.max_length)
     options = {"policy": tally.policy, "split": name, "seed": args.seed, "num_left_out": len(split.left_out)}
     return ConversationDataset(split.rows, encode, **options)
@@ -141,7 +143,10 @@ def _packed(
     else:
         packs = first_fit(np.maximum(lengths, 1), max_length, order)
     fill = fill_rate(packs, lengths, max_length)
-    print(f"train: packed into {len(packs)} rows of up to {max_length} tokens, {fill:.1%} full", flush=True)
+    words = (
+        f"{plural(len(packs), 'row')} of up to {max_length:,} tokens, {fill:.1%} full, {lengths.sum():,} tokens in all"
+    )
+    print(f"train: packed into {words}", flush=True)
     return PackedRows(rows, packs, max_length)
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +31,13 @@ from .freeze import freeze_parameters, report
 from .lora import add_lora
 from .node_folders import check_folders
 from .processes import fail_together
+from .progress import Progress
 from .results import EVAL_RESULTS, draw_losses, write_evaluation
 from .resume import FINISHED, find_start, finished_step, num_done_steps, recorded_epoch
 from .run_facts import describe_run
-from .run_folder import claim_folder, last_checkpoint
+from .run_folder import claim_folder, last_checkpoint, log_name
 from .saving import save_result
+from .screen import show_end, show_settings, show_steps
 from .settings import check_work
 from .stages import check_start
 from .tally import RowTally
@@ -42,8 +47,17 @@ from .trainer import LlavaTrainer
 from .watch import check_weights
 
 
-def train(values: dict[str, Any], *, template: str | None, config_folder: Path | None) -> None:
-    """Run with raw settings. template: None for the model's own. Raises ValueError for a user's mistake."""
+def train(
+    values: dict[str, Any],
+    *,
+    template: str | None,
+    config_folder: Path | None,
+    begin: Callable[[Path], None] | None = None,
+) -> None:
+    """Run with raw settings. Raises ValueError for a user's mistake.
+
+    template: None for the model's own. begin: called with the path for what libraries print, before the run writes.
+    """
     settings = parse(values)
     model_args, _, args = settings
     check_work(args.do_train, args.do_eval)
@@ -54,7 +68,10 @@ def train(values: dict[str, Any], *, template: str | None, config_folder: Path |
         # Only the first process looks at the folder: the others would find what it is writing.
         fail_together(lambda: stack.enter_context(claim) if args.process_index == 0 else None, args.world_size)
         check_folders(args)
-        execute(build(settings, template=template, config_folder=config_folder), args, values)
+        if args.process_index == 0:
+            show_settings(settings, values)
+        trainer = build(settings, template=template, config_folder=config_folder)
+        execute(trainer, args, values, begin)
 
 
 def find_model(model_args, config_folder: Path | None) -> Path:
@@ -172,36 +189,67 @@ def weight_dtype(args) -> str:
     return "float16" if args.fp16 else "bfloat16"
 
 
-def execute(trainer: LlavaTrainer, args, values: dict[str, Any] | None = None) -> None:
+def execute(
+    trainer: LlavaTrainer, args, values: dict[str, Any] | None = None, begin: Callable[[Path], None] | None = None
+) -> None:
     """Train, resuming from a checkpoint if there is one, save the result, and evaluate.
 
-    values: the raw settings, for train_results.json. Raises Preempted.
+    values: the raw settings, for train_results.json. begin: see `train`. Raises Preempted.
     """
-    if args.do_train:
-        checkpoint = find_start(trainer, args)
-        if checkpoint == FINISHED:
-            _evaluate_result(trainer, args)
-            return
-        if checkpoint is not None:
-            notice(f"resuming from {checkpoint}")
-        result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-        if trainer.stop_request.was_followed:
-            raise Preempted(f"stopped by SIGTERM after step {trainer.state.global_step}, with a checkpoint")
-        trainer.log_metrics("train", result.metrics)
-        save_result(trainer, result.metrics, values)
-    if args.do_eval:
-        _evaluate(trainer)
+    checkpoint = find_start(trainer, args) if args.do_train else None
+    if checkpoint == FINISHED:
+        _evaluate_result(trainer, args)
+        return
+    log = Path(args.output_dir) / log_name(args.process_index)
+    if begin is not None:
+        begin(log)
+    progress = _show_progress(trainer, is_alone=begin is not None)
+    start, metrics = time.perf_counter(), {}
+    try:
+        if args.do_train:
+            _train(trainer, checkpoint, values)
+        seconds = time.perf_counter() - start
+        if args.do_eval:
+            metrics = _evaluate(trainer)
+    finally:
+        progress.close()
+    if trainer.is_world_process_zero():
+        show_end(trainer, seconds, metrics, None if begin is None else log)
 
 
-def _evaluate(trainer: LlavaTrainer) -> None:
+def _show_progress(trainer: LlavaTrainer, is_alone: bool) -> Progress:
+    """Let the first process show the steps. is_alone: nothing else is printed, so that a bar can stay in its place."""
+    args = trainer.args
+    progress = Progress(trainer, has_bar=is_alone and sys.stdout.isatty() and not args.disable_tqdm)
+    if trainer.is_world_process_zero():
+        trainer.add_callback(progress)
+        if args.do_train:
+            show_steps(trainer, weight_dtype(args))
+    return progress
+
+
+def _train(trainer: LlavaTrainer, checkpoint: Path | None, values: dict[str, Any] | None) -> None:
+    """Train from a checkpoint, None for the model, and save the result."""
+    if checkpoint is not None:
+        notice(f"resuming from {checkpoint}")
+    result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    if trainer.stop_request.was_followed:
+        raise Preempted(f"stopped by SIGTERM after step {trainer.state.global_step}, with a checkpoint")
+    trainer.log_metrics("train", result.metrics)
+    save_result(trainer, result.metrics, values)
+
+
+def _evaluate(trainer: LlavaTrainer) -> dict[str, Any]:
+    """Evaluate the result, write the metrics, and return them."""
     metrics, args = trainer.evaluate(), trainer.args
     trainer.log_metrics("eval", defined(metrics))
     if not trainer.is_world_process_zero():
-        return
+        return metrics
     output_dir = Path(args.output_dir)
     if not args.load_best_model_at_end:  # the result is of an earlier step than the last point of the plot
         draw_losses(output_dir, trainer.history.values, [task.main for task in trainer.data.tasks])
     write_evaluation(output_dir, metrics, trainer.task_metrics if args.do_train else {})
+    return metrics
 
 
 def _evaluate_result(trainer: LlavaTrainer, args) -> None:

@@ -37,8 +37,14 @@ TASKS = "eval_tasks"  # folder with the answers of the last evaluation, see task
 # Files in the folder that a killed run may have left half written, under a temporary name.
 WRITTEN = (NOTE, "config.json", "model.safetensors", "bad_step.json", "eval_answers.jsonl", "eval_results.json")
 STATE = "trainer_state.json"  # written by paddlenlp, into the output_dir and the checkpoints
+LOG = "run.log"  # what libraries print, see terminal/hidden.py
 # All files that a run writes there except the model's.
-SIDE_OUTPUTS = (*WRITTEN, STATE, "bad_samples.jsonl", "all_results.json", "train_results.json", "loss.png")
+SIDE_OUTPUTS = (*WRITTEN, STATE, "bad_samples.jsonl", "all_results.json", "train_results.json", "loss.png", LOG)
+
+
+def log_name(rank: int) -> str:
+    """Return the name of a process's file for what libraries print."""
+    return LOG if rank == 0 else f"run.rank{rank}.log"
 
 
 @contextmanager

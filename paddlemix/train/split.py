@@ -6,14 +6,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from ..checkpoints.processor import LlavaProcessor
 from ..data.bad_rows import BadRowPolicy, refuse
 from ..data.encoding import Encoding
-from ..data.measure import Measure
+from ..data.measure import Measure, measure_rows
 from ..data.mixture import scan_mixture
 from ..data.row import Row
 from ..data.row_note import RowNote
+from ..data.row_sequence import known_lengths
+from ..data.trial_rows import has_downloads
+from ..terminal.sizes import plural
 from .settings import DataArguments
+
+NUM_MEASURED = 64  # rows whose tokens are counted before a run
 
 
 @dataclass(frozen=True)
@@ -68,3 +75,21 @@ def open_split(
 def measure_of(processor: LlavaProcessor, max_length: int, *, is_thorough: bool = True) -> Measure:
     """Return what measures rows as a processor encodes them. is_thorough: decode each image, not only its size."""
     return Measure(processor.tokenizer, processor.template, processor.spec, max_length, is_thorough=is_thorough)
+
+
+def in_words(found: Split, measure: Measure) -> str:
+    """Return "64 rows, about 1,900 tokens, 2 rows left out". The tokens are those of NUM_MEASURED rows, times the rest.
+
+    measure: not thorough, so that images are opened for their size only. Rows on the network are not measured.
+    """
+    rows, chosen = found.rows, np.unique(np.linspace(0, len(found.rows) - 1, NUM_MEASURED).astype(int))
+    known = known_lengths(rows)
+    if known.all():
+        tokens = f", {known.sum():,} tokens"
+    else:
+        some = [row for row in (rows[index] for index in chosen) if not has_downloads(row)]
+        counts = [facts.num_kept for facts in measure_rows(some, measure)]
+        number = sum(counts) if len(counts) == len(rows) else round(sum(counts) / max(len(counts), 1) * len(rows), -2)
+        tokens = f", {'' if len(counts) == len(rows) else 'about '}{number:,.0f} tokens" if number else ""
+    left_out = f", {plural(len(found.left_out), 'wrong row')} left out" if found.left_out else ""
+    return plural(len(rows), "row") + tokens + left_out

@@ -51,6 +51,11 @@ class RowTally:
         self._num_written: dict[str, int] = defaultdict(int)
         self._has_news = False
 
+    @property
+    def file(self) -> Path:
+        """The file of skipped rows."""
+        return self.folder / FILE
+
     def expect(self, split: str, num_rows: int, left_out: Sequence[RowNote]) -> None:
         """Set the number of a split's rows, bad ones included, and add the notes on those left out of its files."""
         self._num_rows[split] = num_rows

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import paddle
 from paddlenlp.peft import LoRAModel
-from paddlenlp.trainer import ProgressCallback, Trainer
+from paddlenlp.trainer import PrinterCallback, ProgressCallback, Trainer
 
 from ..checkpoints.processor import LlavaProcessor
 from ..data.collate import loss_weights
@@ -18,7 +18,7 @@ from ..data.sample import Batch
 from ..device import wants_equal_shapes
 from ..tensor_files.stored import StoredTensor
 from ..terminal.log import notice
-from .callbacks import History, Meter, Progress, StopRequest
+from .callbacks import History, Meter, StopRequest
 from .data_sets import DataSets
 from .loader import WEIGHTS, Collator, EpochBatchSampler, GuardedRows, RowLoader, StepLoader, batch_or_raise
 from .optimizer import build_optimizer
@@ -83,7 +83,7 @@ class LlavaTrainer(Trainer):
             check_can_be_sliced(self.llava.config)
         if not args.disable_tqdm:
             self.remove_callback(ProgressCallback)
-            self.add_callback(Progress())
+            self.add_callback(PrinterCallback)
 
     @property
     def llava(self):

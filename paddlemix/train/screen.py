@@ -1,0 +1,184 @@
+"""What a run shows before its first step and at its end: settings, steps, losses, and the commands that come next."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import json
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from paddlenlp.peft import LoRAModel
+
+from ..data.dataset import PackedRows
+from ..data.encode import find_image
+from ..data.mixture import SPLITS, parse_entries
+from ..image.load import ImageError
+from ..terminal.columns import padded, shortened
+from ..terminal.sizes import in_time, plural
+from ..terminal.visible import visible_line
+from .arguments import RunArguments
+from .data_sets import DataSets
+from .progress import evaluated
+from .results import PLOT
+
+WIDTH = 12  # of the lines at the end
+NOT_SHOWN = ("do_train", "overwrite_output_dir", "output_dir")  # the first is usual, the last is shown at the end
+
+
+def show_settings(settings: RunArguments, values: Mapping[str, Any]) -> None:
+    """Print a line for each setting that the user gave and that is not the default. values: the raw settings."""
+    rows = [row for key in values for row in _rows(key, settings)]
+    if not rows:
+        return
+    width = max(len(key) for key, _ in rows) + 2
+    # Only a terminal cuts: a file should have all of a value.
+    most = shutil.get_terminal_size().columns - width - 2 if sys.stdout.isatty() else sys.maxsize
+    lines = [f"  {padded(key, width)}{shortened(visible_line(text), max(most, 20))}" for key, text in rows]
+    print("\n".join(["settings that are not the default:", *lines]), flush=True)
+
+
+def _rows(key: str, settings: RunArguments) -> Iterator[tuple[str, str]]:
+    """Yield the names and values to show of a key, none for a default."""
+    owner = next((one for one in settings if key in vars(one)), None)
+    if owner is None or key in NOT_SHOWN:
+        return
+    value = _plain(vars(owner)[key])
+    if value == _default(owner, key):
+        return
+    if key == "dataset":
+        entries = {split: parse_entries(value, split) for split in SPLITS}
+        for split in filter(entries.get, entries):
+            yield f"dataset, {split}", ", ".join(file for entry in entries[split] for file in entry.data_files)
+    else:
+        yield key, value if isinstance(value, str) else _short(value)
+
+
+def _default(owner: Any, key: str) -> Any:
+    field = next(one for one in dataclasses.fields(owner) if one.name == key)
+    has_factory = field.default_factory is not dataclasses.MISSING
+    return _plain(field.default_factory() if has_factory else field.default)
+
+
+def _plain(value: Any) -> Any:
+    return value.value if isinstance(value, enum.Enum) else value
+
+
+def _short(value: Any) -> str:
+    """Return a value in one line; a list of texts without brackets and quotes."""
+    if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
+        return ", ".join(value)
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def show_steps(trainer, dtype: str) -> None:
+    """Print how much a run trains, and on what. dtype: of the weights."""
+    args, data = trainer.args, trainer.data
+    num_each = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.dataset_world_size
+    num_steps = trainer.num_steps()
+    is_cut = args.max_steps > 0
+    epochs = f"{num_steps * num_each / max(len(data.train), 1) if is_cut else args.num_train_epochs:.3g}"
+    of_what = "packed row" if isinstance(data.train, PackedRows) else "row"
+    where = args.device if args.world_size <= 1 else f"{args.world_size} processes ({args.device})"
+    computed = next((name for name, is_on in (("float16", args.fp16), ("bfloat16", args.bf16)) if is_on), dtype)
+    print(
+        f"steps: {num_steps:,} of {plural(num_each, of_what)} ({epochs} epoch{'' if epochs == '1' else 's'}), on "
+        f"{where} in {computed}",
+        flush=True,
+    )
+
+
+def show_end(trainer, seconds: float, metrics: Mapping[str, Any], log: Path | None) -> None:
+    """Print where the result is, how the losses went, and what to do next. metrics: of the last evaluation."""
+    output_dir, is_adapter = Path(trainer.args.output_dir), isinstance(trainer.model, LoRAModel)
+    rows = []
+    if trainer.args.do_train:
+        rows += [("trained", _trained(trainer, seconds)), *_losses(trainer)]
+    evaluation = ", ".join(evaluated(metrics, _tasks(trainer)))
+    rows += [("evaluation", evaluation + _best_evaluation(trainer))] if evaluation else []
+    rows += [("result", f"{output_dir} ({'a LoRA adapter, which names its base' if is_adapter else 'a model'})")]
+    rows += [("plot", str(output_dir / PLOT))] if (output_dir / PLOT).is_file() else []
+    rows += [("log", str(log))] if log else []
+    lines = [f"{padded(name, WIDTH)}{visible_line(text)}" for name, text in rows]
+    commands = [f"  {padded(name, WIDTH - 2)}{visible_line(text)}" for name, text in next_commands(trainer, is_adapter)]
+    print("\n".join(["", *lines, "next", *commands]), flush=True)
+
+
+def _trained(trainer, seconds: float) -> str:
+    num_steps = trainer.state.global_step - trainer.num_done_steps
+    speed = trainer.meter.overall()["tokens_per_second"] if num_steps else 0.0
+    skipped = trainer.tally.metrics("train")["train_skipped_rows"]
+    parts = [f"{plural(num_steps, 'step')} in {in_time(seconds)}"]
+    parts += [f"{speed:,.0f} tokens/s"] if speed else []
+    parts += [f"{plural(skipped, 'row')} skipped ({trainer.tally.file})"] if skipped else []
+    return ", ".join(parts)
+
+
+def _losses(trainer) -> list[tuple[str, str]]:
+    """Return the line of the logged losses: the first, the best and the last; none if nothing was logged."""
+    found = trainer.history.values.get("loss")
+    if not found:
+        return []
+    (start, first), (step, best), (_, last) = found[0], min(found, key=lambda pair: pair[1]), found[-1]
+    return [("loss", f"{first:.4g} at step {start:,}, best {best:.4g} at step {step:,}, last {last:.4g}")]
+
+
+def _best_evaluation(trainer) -> str:
+    """Return the best of several evaluation losses as the end of a line."""
+    found = dict(trainer.history.values.get("eval_loss", []))  # the last step may be evaluated twice
+    if len(found) < 2:
+        return ""
+    step = min(found, key=found.get)
+    return f" (the first was {next(iter(found.values())):.4g}, the best {found[step]:.4g} after step {step:,})"
+
+
+def _tasks(trainer) -> list[str]:
+    return [task.main for task in trainer.data.tasks]
+
+
+def next_commands(trainer, is_adapter: bool) -> list[tuple[str, str]]:
+    """Return what can be done with the result: a word, and the command as it can be pasted into a shell."""
+    output_dir = trainer.args.output_dir
+    result, beside, command = shlex.quote(output_dir), output_dir.rstrip("/"), _command()
+    image = _first_image(trainer.data)
+    about = f" --image-file {shlex.quote(image)}" if image else ""
+    found = [("chat", f"{command} chat --model-path {result}{about}")]
+    if trainer.data.train_processor.template.name == "plain":  # stage 1 trains captions, not conversations
+        found += [("stage 2", f"{command} sft CONFIG.json --model_name_or_path {result}")]
+    if is_adapter:
+        found += [("merge", f"{command} merge --lora-path {result} --output {shlex.quote(beside + '_merged')}")]
+    for task in trainer.data.tasks:
+        data, output = shlex.quote(str(task.setting.data_dir)), shlex.quote(f"{beside}_{task.name}")
+        run = f"{command} eval run {task.setting.task.name} --model-path {result} --data-dir {data} --output {output}"
+        found += [("evaluate", run)]
+    return found if trainer.data.tasks else [*found, ("evaluate", f"{command} eval list")]
+
+
+def _command() -> str:
+    """Return how this shell calls `paddlemix`."""
+    beside = Path(sys.executable).with_name("paddlemix")
+    if shutil.which("paddlemix"):
+        return "paddlemix"
+    return shlex.quote(_near(str(beside))) if beside.is_file() else f"{shlex.quote(sys.executable)} -m paddlemix"
+
+
+def _first_image(data: DataSets) -> str | None:
+    """Return the path of an image of the first row to evaluate on, else to train on, None if that row has no file."""
+    rows = data.train_rows if data.eval is None else data.eval.rows
+    row = rows[0]
+    try:
+        image = find_image(row.conversation.images[0], row.folders) if row.conversation.images else None
+    except ImageError:
+        return None
+    return _near(image) if isinstance(image, str) and os.path.isfile(image) else None
+
+
+def _near(path: str) -> str:
+    """Return a path relative to the current directory if it is in there."""
+    near = os.path.relpath(path)
+    return path if near.startswith("..") else near
