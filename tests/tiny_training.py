@@ -63,7 +63,7 @@ def settings(folder: Path, data: Path | dict, mode: str = "pad", **changes) -> d
 def build(values: dict, template: str | None = None):
     """Return the trainer of a run that is ready to start."""
     made = []
-    with mock.patch.object(run, "execute", lambda trainer, args, values: made.append(trainer)):
+    with mock.patch.object(run, "execute", lambda trainer, args, values, begin: made.append(trainer)):
         run.train(values, template=template, config_folder=None)
     trainer = made[0]
     trainer.recorder = Recorder(trainer)

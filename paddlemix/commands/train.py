@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+import traceback
 from contextlib import nullcontext
 from functools import partial
 from importlib import import_module
@@ -46,9 +47,14 @@ def main(argv: list[str], *, script: str, template: str | None) -> int:
         print_error(error)
         _name_log(logs)
         return 1
-    except Exception:  # shown with its traceback
+    except Exception as error:
+        if not logs:
+            raise  # with its traceback
+        with logs[0].open("a", encoding="utf-8", errors="backslashreplace") as file:
+            traceback.print_exc(file=file)
+        print_error(RuntimeError(f"{type(error).__name__}: {error}"))
         _name_log(logs)
-        raise
+        return 1
     except Preempted as stop:
         gc.freeze()  # see below
         print(f"{stop}; without overwrite_output_dir the same command resumes from there", file=sys.stderr)
@@ -64,7 +70,7 @@ def main(argv: list[str], *, script: str, template: str | None) -> int:
 def _name_log(logs: list[Path]) -> None:
     """Say where the messages of libraries are that came before an error, if the run has begun."""
     for path in logs:
-        print(f"log: {visible_line(str(path))} has the messages of libraries before the error", file=sys.stderr)
+        print(f"log: {visible_line(str(path))} has what libraries printed before the error", file=sys.stderr)
 
 
 def _run(values: dict[str, Any], template: str | None, folder: Path | None, logs: list[Path]) -> int:

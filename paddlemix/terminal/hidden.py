@@ -17,7 +17,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import IO, TextIO
 
@@ -92,6 +92,14 @@ class ShownWarnings(logging.Handler):
         text, room = record.getMessage(), record.name.lower().split(".")[0]
         if (room == OURS) == self.is_ours and not any(known in text for known in KNOWN):
             print_above(visible(f"{record.module if room == 'root' else room}: {text}"))
+
+
+@contextmanager
+def library_at_work() -> Iterator[None]:
+    """Pass what Python code prints to the file descriptors, which `hidden_libraries` hides: a library is at work."""
+    options = {"mode": "w", "encoding": "utf-8", "errors": "backslashreplace", "closefd": False}
+    with open(1, **options) as out, open(2, **options) as error, redirect_stdout(out), redirect_stderr(error):
+        yield
 
 
 def print_above(text: str, file: TextIO | None = None) -> None:

@@ -16,6 +16,7 @@ import paddle
 from paddlenlp.trainer import TrainingArguments
 
 from .. import device as devices
+from ..terminal.hidden import library_at_work
 from ..terminal.log import notice
 from .bounds import check_bounds
 from .config_file import LAST, convert
@@ -69,7 +70,8 @@ def parse(values: dict[str, Any]) -> RunArguments:
     asked = chosen[2] = _training_values(chosen[2])
     check_parallel({**asked, "eval_tasks": chosen[1].get("eval_tasks")}, paddle.distributed.get_world_size())
     try:
-        model, data, training = (cls(**own) for cls, own in zip(classes, chosen, strict=True))
+        with library_at_work():  # paddlenlp starts the processes, and paddle prints its flags
+            model, data, training = (cls(**own) for cls, own in zip(classes, chosen, strict=True))
     except (AssertionError, NotImplementedError, ValueError) as error:
         raise ValueError(f"paddlenlp refuses these training settings: {' '.join(str(error).split())}") from error
     check_supported(asked)

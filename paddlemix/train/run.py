@@ -24,6 +24,7 @@ from ..models.quantized import describe
 from ..ops.quantize import choose_kind
 from ..terminal.interrupts import Preempted
 from ..terminal.log import notice
+from ..terminal.visible import visible
 from .arguments import RunArguments, parse
 from .callbacks import SWANLAB, SwanLab
 from .data_sets import read_data
@@ -200,9 +201,11 @@ def execute(
     if checkpoint == FINISHED:
         _evaluate_result(trainer, args)
         return
-    log = Path(args.output_dir) / log_name(args.process_index)
     if begin is not None:
+        log = Path(args.output_dir) / log_name(args.process_index)
         begin(log)
+        if trainer.is_world_process_zero():
+            print(visible(f"log: {log} (what libraries print)"), flush=True)
     progress = _show_progress(trainer, is_alone=begin is not None)
     start, metrics = time.perf_counter(), {}
     try:
@@ -214,7 +217,7 @@ def execute(
     finally:
         progress.close()
     if trainer.is_world_process_zero():
-        show_end(trainer, seconds, metrics, None if begin is None else log)
+        show_end(trainer, seconds, metrics)
 
 
 def _show_progress(trainer: LlavaTrainer, is_alone: bool) -> Progress:

@@ -93,7 +93,7 @@ def show_steps(trainer, dtype: str) -> None:
     )
 
 
-def show_end(trainer, seconds: float, metrics: Mapping[str, Any], log: Path | None) -> None:
+def show_end(trainer, seconds: float, metrics: Mapping[str, Any]) -> None:
     """Print where the result is, how the losses went, and what to do next. metrics: of the last evaluation."""
     output_dir, is_adapter = Path(trainer.args.output_dir), isinstance(trainer.model, LoRAModel)
     rows = []
@@ -103,7 +103,6 @@ def show_end(trainer, seconds: float, metrics: Mapping[str, Any], log: Path | No
     rows += [("evaluation", evaluation + _best_evaluation(trainer))] if evaluation else []
     rows += [("result", f"{output_dir} ({'a LoRA adapter, which names its base' if is_adapter else 'a model'})")]
     rows += [("plot", str(output_dir / PLOT))] if (output_dir / PLOT).is_file() else []
-    rows += [("log", str(log))] if log else []
     lines = [f"{padded(name, WIDTH)}{visible_line(text)}" for name, text in rows]
     commands = [f"  {padded(name, WIDTH - 2)}{visible_line(text)}" for name, text in next_commands(trainer, is_adapter)]
     print("\n".join(["", *lines, "next", *commands]), flush=True)

@@ -39,8 +39,8 @@ def train(script: str, config: str) -> int:
     """Train one configuration and write its losses."""
     execute = run.execute
 
-    def recording(trainer, args, settings=None):
-        execute(trainer, args, settings)
+    def recording(trainer, args, settings=None, begin=None):
+        execute(trainer, args, settings, begin)
         logged = [pair for name in ("loss", "eval_loss") for pair in trainer.history.values.get(name, ())]
         values = [value for step, value in logged if step > trainer.num_done_steps]
         Path(config).with_name(f"losses.{RANK}.json").write_text(json.dumps(values))

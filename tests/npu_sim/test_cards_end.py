@@ -90,7 +90,7 @@ def logs(folder: Path) -> list[str]:
 def wait_for_step(launcher: subprocess.Popen, folder: Path) -> None:
     """Wait until the first step is logged."""
     end = time.monotonic() + PATIENCE
-    while not (folder / "log/workerlog.1").is_file() or " loss: " not in logs(folder)[0]:
+    while not (folder / "log/workerlog.1").is_file() or "step 1 of " not in logs(folder)[0]:
         assert launcher.poll() is None and time.monotonic() < end, (folder / "printed.log").read_text()[-3000:]
         time.sleep(0.2)
 

@@ -58,7 +58,7 @@ def launched(folder: Path, values: dict, num_processes: int) -> tuple[subprocess
 
 
 def losses(output: Path) -> list[float]:
-    text = (output.parent / "printed.log").read_text()
+    text = (output / "run.log").read_text()  # with all digits
     return [float(line.split("loss: ")[1].split(",")[0]) for line in text.splitlines() if " loss: " in line]
 
 
