@@ -21,6 +21,20 @@ def test_training_commands_run_and_the_merged_model_chats(workspace):
     output = run(block_with("pretrain.py", READMES[0]), workspace, input=TALK)
     assert "ASSISTANT: The number of shapes is " in output
     assert (workspace / "work_dirs/example_merged/model.safetensors").is_file()
+    assert_training_is_short_and_learns(output)
+
+
+def assert_training_is_short_and_learns(output: str) -> None:
+    """Check the screens of both stages: few lines, no library's, and losses that fall."""
+    screens = re.findall(r"^settings that are not the default:$.*?^next$", output, re.MULTILINE | re.DOTALL)
+    assert len(screens) == 2 and all(screen.count("\n") < 38 for screen in screens)
+    assert not re.search(r"DEBUG|INFO|distutils|jieba", "".join(screens))
+    ends = [
+        re.search(r"^loss +([\d.]+) at step \d+, best .* last ([\d.]+)$", screen, re.MULTILINE) for screen in screens
+    ]
+    assert all(float(end[2]) < 0.6 * float(end[1]) for end in ends)
+    scores = [float(value) for value in re.findall(r"^evaluation after .*, custom ([\d.]+)$", output, re.MULTILINE)]
+    assert scores[-1] > scores[0]
 
 
 def test_answers_that_are_shown_are_those_of_the_bundled_model(workspace):

@@ -10,7 +10,7 @@ from typing import Any
 from ..models.config import LlavaConfig
 from ..tensor_files.stored import CheckpointError, StoredTensor, preview
 from ..tensor_files.transforms import Derived, ancestry, is_transposed, transposed
-from ..terminal.sizes import in_bytes
+from ..terminal.sizes import in_bytes, plural
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ class Report:
         """Return the report as text. with_names: with a line for each tensor."""
         lines = [
             f"{self.source} ({self.source_layout}) -> {self.destination} ({self.layout})",
-            f"  written: {len(self.mapped)} tensors, {in_bytes(self.num_bytes)}, {len(self.files)} weight file"
-            f"{'s' * (len(self.files) != 1)}, {self.seconds:.1f} s",
+            f"  written: {plural(len(self.mapped), 'tensor')}, {in_bytes(self.num_bytes)}, "
+            f"{plural(len(self.files), 'weight file')}, {self.seconds:.1f} s",
         ]
         steps = Counter(step for one in self.mapped for step in set(one.steps))
         done = [f"{step} {number}" for step, number in sorted(steps.items())]

@@ -172,7 +172,7 @@ def as_text(found: dict[str, Any]) -> str:
             f"  the machine copies {copied:.1f} GB/s (read and written) and multiplies {multiplied:,.0f} GFLOP/s",
             *(f"  {Choice(**choice)}" for choice in found["row_products"]),
             "",
-            f"{'':9}{'':16}{'time':>12}{'speed':>22}  of the machine's",
+            f"{'':9}{'':24}{'time':>12}{'speed':>22}  of the machine's",
             *map(_line, found["rows"]),
         ]
     )
@@ -186,4 +186,4 @@ def _device(found: dict[str, Any]) -> str:
 def _line(row: dict[str, Any]) -> str:
     speed = "" if row["rate"] is None else f"{row['rate']:,.1f} {row['unit']}"
     limit = "" if row["fraction"] is None else f"  {row['fraction']:.2f} {row['limit']}"
-    return f"{row['what']:9}{row['size']:16}{row['seconds'] * 1e3:9,.1f} ms{speed:>22}{limit}".rstrip()
+    return f"{row['what']:9}{row['size']:24}{row['seconds'] * 1e3:9,.1f} ms{speed:>22}{limit}".rstrip()

@@ -113,8 +113,7 @@ def _packing(lengths: list[int], settings: DataSettings) -> tuple[int, float]:
 def _problems(data: DataFacts, bad: list[RowNote], num_left_out: int, policy: BadRowPolicy, num_rows: int) -> list[str]:
     """Return the errors with which training would stop, and the files of which no token is trained."""
     problems = [
-        f"{file.file}: 0% of its tokens are trained: none of its {file.num_rows} rows can be used "
-        f"({in_words(file.skipped)})"
+        f"{file.file}: 0% of its tokens are trained: none of its rows can be used ({in_words(file.skipped)})"
         for file in data.files
         if not file.num_trained
     ]

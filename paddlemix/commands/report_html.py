@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from collections.abc import Iterable, Sequence
 from html import escape
 
@@ -14,9 +15,11 @@ from ..data.sample import Sample
 from ..data.statistics import LengthFacts
 from ..image.preprocess import ImageTiles, restore_values
 from ..image.spec import ImageSpec
+from ..terminal.sizes import plural
 
-CHART = (860, 220)  # (width, height) px, including the labels below the bars
-MARGIN = 26  # px below the bars
+CHART = (860, 250)  # (width, height) px, including the labels
+LEFT, RIGHT, ABOVE, BELOW = 60, 20, 22, 42  # px around the bars
+NUM_ROW_MARKS, NUM_TOKEN_MARKS = 4, 8  # numbers at the axes, about
 QUALITY = 90
 STYLE = """
 :root { color-scheme: light; font: 15px/1.5 system-ui, sans-serif; color: #1b1f24; background: #fff; }
@@ -65,36 +68,66 @@ def page(
 def histogram(lengths: LengthFacts, max_length: int) -> str:
     """Return an SVG bar chart of the lengths, with a red line at max_length if it is within the chart."""
     width, height = CHART
-    space, top = height - MARGIN, max(lengths.counts)  # px for the bars, rows of the highest
-    scale = width / lengths.edges[-1]
-    bars = []
+    bottom, last = height - BELOW, lengths.edges[-1]
+    steps = _steps(max(lengths.counts), NUM_ROW_MARKS)
+    most = max(max(lengths.counts), steps[-1])
+
+    def across(tokens: float) -> float:
+        return LEFT + tokens / last * (width - LEFT - RIGHT)
+
+    def up(rows: float) -> float:
+        return bottom - rows / most * (bottom - ABOVE)
+
+    parts = []
+    for rows in steps:
+        parts.append(_line(LEFT, width - RIGHT, up(rows), up(rows), 'stroke="#d0d7de"'))
+        parts.append(_text(LEFT - 6, up(rows) + 4, "end", f"{rows:,}"))
     for left, right, count in zip(lengths.edges, lengths.edges[1:], lengths.counts, strict=False):
-        high = max(1.0, count / top * (space - 18)) if count else 0.0
-        tip = f"<title>{left:,} to {right - 1:,} tokens: {count:,} rows</title>"
-        x, wide = left * scale, max(1.0, (right - left) * scale - 1)
-        shape = f'x="{x:.1f}" y="{space - high:.1f}" width="{wide:.1f}" height="{high:.1f}"'
-        bars.append(f'<rect {shape} fill="#0969da">{tip}</rect>')
-    marks = [(0, "0", "start"), (lengths.edges[-1], f"{lengths.edges[-1]:,} tokens", "end")]
-    labels = [f'<text x="{at * scale:.1f}" y="{height - 6}" text-anchor="{to}">{text}</text>' for at, text, to in marks]
-    if max_length < lengths.edges[-1]:
-        x = max_length * scale
-        labels.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{space}" stroke="#cf222e" stroke-dasharray="4 3"/>')
+        high = max(1.0, bottom - up(count)) if count else 0.0
+        tip = f"<title>{left:,} to {right - 1:,} tokens: {plural(count, 'row')}</title>"
+        wide = max(1.0, across(right) - across(left) - 1)
+        shape = f'x="{across(left):.1f}" y="{bottom - high:.1f}" width="{wide:.1f}" height="{high:.1f}"'
+        parts.append(f'<rect {shape} fill="#0969da">{tip}</rect>')
+    for tokens in _steps(last, NUM_TOKEN_MARKS):
+        parts.append(_line(across(tokens), across(tokens), bottom, bottom + 4, 'stroke="#8c959f"'))
+        parts.append(_text(across(tokens), bottom + 18, "middle", f"{tokens:,}"))
+    parts.append(_line(LEFT, width - RIGHT, bottom, bottom, 'stroke="#8c959f"'))
+    parts.append(_text((LEFT + width - RIGHT) / 2, height - 4, "middle", "tokens of a row"))
+    parts.append(_text(4, 12, "start", "rows"))
+    if max_length < last:
+        x = across(max_length)
+        parts.append(_line(x, x, 0, bottom, 'stroke="#cf222e" stroke-dasharray="4 3"'))
         at, to = (x - 5, "end") if x > width / 2 else (x + 5, "start")
-        labels.append(f'<text x="{at:.1f}" y="12" text-anchor="{to}">max_length {max_length:,}</text>')
-    axis = f'<line x1="0" x2="{width}" y1="{space}" y2="{space}" stroke="#8c959f"/>'
-    size = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
-    return f'<svg {size} role="img" aria-label="lengths">{"".join([*bars, axis, *labels])}</svg>'
+        parts.append(_text(at, 12, to, f"max_length {max_length:,}"))
+    size = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}" style="max-width: 100%; height: auto"'
+    return f'<svg {size} role="img" aria-label="lengths">{"".join(parts)}</svg>'
+
+
+def _steps(most: int, count: int) -> list[int]:
+    """Return about `count` round whole numbers from 0 to `most`: multiples of 1, 2 or 5 times a power of ten."""
+    least = max(most / count, 1)
+    size = 10 ** int(math.log10(least))
+    step = next(factor * size for factor in (1, 2, 5, 10) if factor * size >= least)
+    return list(range(0, most + 1, step))
+
+
+def _line(x1: float, x2: float, y1: float, y2: float, style: str) -> str:
+    return f'<line x1="{x1:.1f}" x2="{x2:.1f}" y1="{y1:.1f}" y2="{y2:.1f}" {style}/>'
+
+
+def _text(x: float, y: float, anchor: str, text: str) -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{text}</text>'
 
 
 def sample_block(sample: Sample, spec: ImageSpec, tokenizer) -> str:
     """Return the tiles of a row and its tokens one by one."""
     num_trained = int((sample.labels != IGNORE_INDEX).sum())
-    counts = f"{len(sample.token_ids):,} tokens, {num_trained:,} trained"
+    counts = f"{plural(len(sample.token_ids), 'token')}, {num_trained:,} trained"
     parts = [f'<h3>{escape(sample.where)} <span class="note">{counts}</span></h3>']
     for image in sample.images:
         width, height = image.size
         num_tiles = len(image.pixels)
-        text = f"{width}x{height} px, {num_tiles} tile{'s' * (num_tiles > 1)}, {image.num_tokens:,} tokens"
+        text = f"{width}x{height} px, {plural(num_tiles, 'tile')}, {plural(image.num_tokens, 'token')}"
         tiles = "".join(f'<img alt="" src="{tile}">' for tile in tile_uris(image, spec))
         parts.append(f'<div class="note">{text}</div><div class="tiles">{tiles}</div>')
     return "\n".join([*parts, f'<div class="tokens">{tokens_html(sample, tokenizer)}</div>'])

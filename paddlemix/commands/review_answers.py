@@ -43,6 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ..evaluate.judging.rules import review_protocol
     from ..output import named_file
     from ..terminal.log import notice
+    from ..terminal.sizes import plural
     from ..terminal.visible import visible
 
     if len(arguments.answer_list) != 2:
@@ -63,5 +64,5 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if done.problems:
         notice(f"{named(done.problems, 'reviews are missing')}; run the command again to ask for them")
-    print(visible(f"{output}: {done.num_added} reviews added, {done.num_before} there before"))
+    print(visible(f"{output}: {plural(done.num_added, 'review')} added, {done.num_before} there before"))
     return 1 if done.problems else 0

@@ -24,6 +24,7 @@ from ..image.preprocess import ImageTiles, preprocess
 from ..models.config import LanguageConfig, LlavaConfig
 from ..models.quantized import quantized_layers
 from ..ops.dequantize import num_bytes
+from ..terminal.sizes import plural
 from .machine_limits import copy_speed, finish, matrix_speed, median_seconds
 
 NUM_TEXT = 50  # tokens of text beside an image
@@ -125,7 +126,7 @@ class Meter:
         num_tiles = len(tiles.pixels)
         seconds = self._time(lambda: finish(self.model.encode_images(tiles.pixels, [num_tiles], [tiles.size])[0]))
         flops = vision_flops(self.model.config, num_tiles)
-        size = f"{num_tiles} tile{'s' * (num_tiles != 1)}"
+        size = plural(num_tiles, "tile")
         return Measurement("vision", size, seconds, num_tiles / seconds, "tiles/s", MATRIX, flops)
 
     def _prefill(self, length: int) -> Measurement:
@@ -133,7 +134,7 @@ class Meter:
         batch = collate([Sample(self._ids(length), None)])
         seconds = self._time(lambda: self._generate(batch, 1))
         flops = prefill_flops(self.model.config.language, length)
-        return Measurement("prefill", f"{length} tokens", seconds, length / seconds, "tokens/s", MATRIX, flops)
+        return Measurement("prefill", plural(length, "token"), seconds, length / seconds, "tokens/s", MATRIX, flops)
 
     def _prefill_image(self, tiles: ImageTiles) -> Measurement:
         """Measure a prompt with an image, the vision tower included."""
@@ -149,8 +150,9 @@ class Meter:
     def _decode(self, context: int) -> Measurement:
         num_steps, engine = self.plan.num_steps, Engine(self.model, prefix_bytes=0)
         seconds = float(np.median([self._steps(engine, context) for _ in range(self.plan.num_rounds + 1)][1:]))
+        steps = plural(num_steps, "token")
         cost = num_steps * decode_bytes(self.model, context + num_steps // 2, self.dtype)
-        return Measurement("decode", f"after {context}", seconds, num_steps / seconds, "tokens/s", COPY, cost)
+        return Measurement("decode", f"{steps} after {context}", seconds, num_steps / seconds, "tokens/s", COPY, cost)
 
     def _steps(self, engine: Engine, context: int) -> float:
         """Return the seconds that an engine takes for the tokens after the first one."""
@@ -175,7 +177,13 @@ class Meter:
         batch = collate([Sample(self._ids(min(PROMPT, most), seed), None) for seed in range(num_rows)])
         seconds = self._time(lambda: self._generate(batch, self.plan.num_steps))
         num_done = num_rows * self.plan.num_steps
-        return Measurement("batch", f"{num_rows} row{'s' * (num_rows != 1)}", seconds, num_done / seconds, "tokens/s")
+        return Measurement(
+            "batch",
+            f"{plural(num_rows, 'row')} of {plural(self.plan.num_steps, 'token')}",
+            seconds,
+            num_done / seconds,
+            "tokens/s",
+        )
 
     def _turns(self, processor) -> Iterator[Measurement]:
         """Measure the time to the first token of a question with an image, preprocessing included, and of the next."""

@@ -16,6 +16,7 @@ from ..data.row_note import count_kinds, in_words
 from ..data.trial_rows import check_images
 from ..image.anyres import num_image_tokens, num_tiles
 from ..models.config import LlavaConfig
+from ..terminal.sizes import plural
 from ..train.arguments import RunArguments
 from ..train.eval_tasks import check_best_metric, load_tasks
 from ..train.run import choose_quantization, find_model, processor_to_train
@@ -43,7 +44,9 @@ def check_settings(check: Check, settings: RunArguments) -> None:
     model_args, _, args = settings
     kind = f"LoRA of rank {model_args.lora_rank}" if model_args.lora else "no adapters"
     batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.dataset_world_size
-    check.say(f"{kind}; learning rate {args.learning_rate:g}; {batch} samples a step on {args.world_size} process(es)")
+    check.say(
+        f"{kind}; learning rate {args.learning_rate:g}; {plural(batch, 'sample')} a step on {plural(args.world_size, 'process', 'processes')}"
+    )
     check.values["global_batch_size"] = batch
     if not args.do_train:
         check.warn("do_train is false: nothing would be trained, only evaluated", 'set "do_train": true to train')
@@ -110,14 +113,16 @@ def _check_split(
     rows, left_out = split.rows, split.left_out
     if left_out:
         first = f"the first one: {left_out[0].where}: {left_out[0].reason}"
-        check.warn(f"{name}: {len(left_out):,} rows are left out ({in_words(count_kinds(left_out))}); {first}")
+        check.warn(f"{name}: {plural(len(left_out), 'row')} left out ({in_words(count_kinds(left_out))}); {first}")
     measure_sizes = measure_of(processor, data_args.max_length, is_thorough=False)
     check_images(rows, measure_sizes, data_args.policy, name, len(left_out))
     first_rows = rows[: max(MIN_MEASURED, 4 * args.per_device_train_batch_size)]
     facts = measure_rows(first_rows, measure_of(processor, data_args.max_length))
     pairs = list(zip(first_rows, facts, strict=False))
     usable = [pair for pair in pairs if pair[1].kind is None]
-    check.say(f"{name}: {len(rows):,} rows, template {processor.template.name}; {_in_numbers(usable, len(pairs))}")
+    check.say(
+        f"{name}: {plural(len(rows), 'row')}, template {processor.template.name}; {_in_numbers(usable, len(pairs))}"
+    )
     check.values[name] = {"num_rows": len(rows), "num_measured": len(pairs), "num_used": len(usable)}
     if len(usable) < len(pairs):
         _report_skipped(check, [fact for _, fact in pairs if fact.kind], data_args.policy)

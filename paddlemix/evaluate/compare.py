@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..terminal.sizes import plural
 from ..terminal.visible import visible_line
 from .item import Problem, named
 from .readers.rows import json_lines
@@ -83,7 +84,7 @@ class Comparison:
         return [*self._figures(), *self.notes, *self._changed(max_changes)]
 
     def _figures(self) -> Iterator[str]:
-        yield f"{self.num_scored} questions are scored in both runs"
+        yield f"{plural(self.num_scored, 'question')} scored in both runs"
         if any((*self.num_only, self.num_not_scored)):
             first, second = self.num_only
             yield (

@@ -19,9 +19,9 @@ def in_memory(number: int) -> str:
     return in_bytes(number, MEMORY)
 
 
-def plural(count: int, noun: str) -> str:
-    """Return a count with its noun: "1 item", "1,200 items"."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+def plural(count: int, noun: str, nouns: str = "") -> str:
+    """Return a count with its noun: "1 item", "1,200 items". nouns: a plural that does not only add an s."""
+    return f"{count:,} {noun if count == 1 else nouns or noun + 's'}"
 
 
 def in_time(seconds: float) -> str:

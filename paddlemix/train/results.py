@@ -30,6 +30,7 @@ from ..tensor_files.stored import read_json
 RESULTS, ALL_RESULTS, EVAL_RESULTS, PLOT = "train_results.json", "all_results.json", "eval_results.json", "loss.png"
 ANSWERS = "eval_answers.jsonl"
 MAX_NEW_TOKENS = 128  # of an answer
+MIN_SMOOTHED = 50  # losses from which on the plot has a smoothed line
 Curves = Mapping[str, list[tuple[int, float]]]  # (step, value) by name
 
 
@@ -90,11 +91,14 @@ def draw_losses(folder: Path, values: Curves, metrics: Sequence[str] = ()) -> No
 
 
 def _draw_losses(axes, values: Curves) -> None:
-    """Draw the training loss, a smoothed line over it, and the evaluation loss."""
+    """Draw the training loss, with a smoothed line over it if there are many losses, and the evaluation loss."""
     axes.set_ylabel("loss")
     steps, losses = (np.array(column) for column in zip(*values["loss"], strict=True))
-    axes.plot(steps, losses, color="#9db8d9", linewidth=1, label="training")
-    axes.plot(steps, smoothed(losses), color="#1f5fa8", linewidth=2, label="training, smoothed")
+    if len(losses) < MIN_SMOOTHED:  # a smoothed line would only lag behind them
+        axes.plot(steps, losses, "o-", color="#1f5fa8", markersize=4, label="training")
+    else:
+        axes.plot(steps, losses, color="#9db8d9", linewidth=1, label="training")
+        axes.plot(steps, smoothed(losses), color="#1f5fa8", linewidth=2, label="training, smoothed")
     if values.get("eval_loss"):
         axes.plot(*zip(*values["eval_loss"], strict=True), "o-", color="#d1662b", label="evaluation")
     axes.grid(alpha=0.3)

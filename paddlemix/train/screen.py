@@ -101,8 +101,9 @@ def show_end(trainer, seconds: float, metrics: Mapping[str, Any]) -> None:
         rows += [("trained", _trained(trainer, seconds)), *_losses(trainer)]
     evaluation = ", ".join(evaluated(metrics, _tasks(trainer)))
     rows += [("evaluation", evaluation + _best_evaluation(trainer))] if evaluation else []
-    rows += [("result", f"{output_dir} ({'a LoRA adapter, which names its base' if is_adapter else 'a model'})")]
-    rows += [("plot", str(output_dir / PLOT))] if (output_dir / PLOT).is_file() else []
+    kind = "a LoRA adapter, which names its base" if is_adapter else "a whole model"
+    plot = f"; {PLOT} in it shows the losses" if (output_dir / PLOT).is_file() else ""
+    rows += [("result", f"{output_dir} ({kind}{plot})")]
     lines = [f"{padded(name, WIDTH)}{visible_line(text)}" for name, text in rows]
     commands = [f"  {padded(name, WIDTH - 2)}{visible_line(text)}" for name, text in next_commands(trainer, is_adapter)]
     print("\n".join(["", *lines, "next", *commands]), flush=True)

@@ -85,7 +85,7 @@ def in_words(found: Split, measure: Measure) -> str:
     rows, chosen = found.rows, np.unique(np.linspace(0, len(found.rows) - 1, NUM_MEASURED).astype(int))
     known = known_lengths(rows)
     if known.all():
-        tokens = f", {known.sum():,} tokens"
+        tokens = f", {plural(int(known.sum()), 'token')}"
     else:
         some = [row for row in (rows[index] for index in chosen) if not has_downloads(row)]
         counts = [facts.num_kept for facts in measure_rows(some, measure)]

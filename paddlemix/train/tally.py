@@ -17,6 +17,7 @@ from ..data.bad_rows import BadRowPolicy
 from ..data.row_note import CUT, SKIPPED, RowNote, count_kinds, in_words
 from ..foreign_json import TEXT, Kind, check_values, one_of, whole_number
 from ..terminal.log import notice
+from ..terminal.sizes import plural
 from .processes import gather
 
 FILE = "bad_samples.jsonl"
@@ -152,8 +153,8 @@ class RowTally:
         skipped, cut = self._skipped[split], self._cut[split]
         parts = [f"{len(skipped):,} skipped ({in_words(count_kinds(skipped))})"] * bool(skipped)
         num_dropped = sum(note.num_dropped_turns for note in cut)
-        parts += [f"{len(cut):,} cut to max_length ({num_dropped:,} turns dropped)"] * bool(cut)
-        return f"{split}: of {self._num_rows[split]:,} rows {', '.join(parts)}" if parts else ""
+        parts += [f"{len(cut):,} cut to max_length ({plural(num_dropped, 'turn')} dropped)"] * bool(cut)
+        return f"{split}: of {plural(self._num_rows[split], 'row')} {', '.join(parts)}" if parts else ""
 
 
 def gather_notes(notes: list[RowNote], num_processes: int) -> list[list[RowNote]]:

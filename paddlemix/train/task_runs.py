@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -59,7 +60,7 @@ def _run(model, processor, task: EvalTask, engine: Engine, args, step: int) -> d
 
     def answer() -> dict[str, Saved]:
         asked = ask_all(model, processor, part, decoding, engine=engine)
-        is_hidden = args.disable_tqdm or rank > 0
+        is_hidden = args.disable_tqdm or rank > 0 or not sys.stderr.isatty()
         asked = tqdm(asked, f"eval_tasks {task.name}", len(part), leave=False, disable=is_hidden)
         return {question.id: saved for question, saved in asked}
 

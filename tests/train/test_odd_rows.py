@@ -70,7 +70,7 @@ def test_doctor_and_inspect_data_report_odd_rows(odd, tmp_path, capsys):
     diagnosis = diagnose({**values, **SKIP}, template=None, config_folder=None, is_tried=False)
     assert not diagnosis.has_failed
     facts = next(check for check in diagnosis.checks if check.name == "data").facts
-    assert any("9 rows are left out (3 not JSON, 1 unsupported key, 5 otherwise wrong)" in fact for fact in facts)
+    assert any("9 rows left out (3 not JSON, 1 unsupported key, 5 otherwise wrong)" in fact for fact in facts)
     (tmp_path / "run.json").write_text(json.dumps({**values, **SKIP}))
     assert cli.main(["inspect-data", str(tmp_path / "run.json"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["skipped"] == KINDS

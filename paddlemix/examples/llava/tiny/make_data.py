@@ -3,8 +3,9 @@
 OUTPUT/images/...png   the images, a thousand per folder
 OUTPUT/pretrain.json   stage 1: [image mark, text] pairs for the template "plain"
 OUTPUT/train.json      stage 2: conversations in LLaVA's from/value format
-OUTPUT/val.json        a few conversations about images held out from training
-OUTPUT/test.jsonl      held-out images: a row for each question with image, kind, question and expected
+OUTPUT/val.json        conversations about images held out from training, at most a hundred
+OUTPUT/test.jsonl      other held-out images: a row for each question with image, kind, question and expected
+OUTPUT/questions.jsonl the same questions for `paddlemix eval run custom` and for `eval_tasks`, mixed
 
 Image paths are relative to OUTPUT, with --image-root in front.
 """
@@ -30,16 +31,17 @@ from paddlemix.examples.llava.tiny.questions import (
 )
 from paddlemix.examples.llava.tiny.shapes import Scene, draw, split_scene
 from paddlemix.output import replacing
+from paddlemix.terminal.sizes import plural
 
 SIDE = 48  # pixels, the input size of the tiny model: a patch of 24 for each cell
-NUM_VAL = 100
+MAX_VAL = 100  # images of val.json
 TEXT_ONLY_EVERY = 25  # conversations with an image for each one without
 MAX_TEXT_TURNS = 3
 NUM_TURNS = 5  # questions of a conversation
 TURN_SHARES = {"count": 3, "place": 3, "colour": 2, "shape": 1, "corner": 1, "yes_no": 3}
 DESCRIPTION_ALONE, DESCRIPTION_LAST = 0.15, 0.3  # shares of the conversations
 CAPTION_EVERY = 3  # every third text of stage 1 is a description, the others are facts in random order
-JSON_NAMES = ("pretrain.json", "train.json", "val.json", "test.jsonl")
+JSON_NAMES = ("pretrain.json", "train.json", "val.json", "test.jsonl", "questions.jsonl")
 IMAGES_PER_FOLDER = 1000
 
 
@@ -48,7 +50,12 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="folder to write to, made if it is missing")
     parser.add_argument("--num-train", type=int, default=20000, help="number of training images")
-    parser.add_argument("--num-eval", type=int, default=500, help="number of held-out images in test.jsonl")
+    parser.add_argument(
+        "--num-eval",
+        type=int,
+        default=500,
+        help="number of held-out images in test.jsonl; as many in val.json, but at most 100",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--side", type=int, default=SIDE, help="side of the images in pixels")
     parser.add_argument("--image-root", default="", help="text in front of each image path, such as a folder")
@@ -81,7 +88,7 @@ def write_data(output: Path, num_train: int, num_eval: int, seed: int, side: int
             train.append(conversation(f"text-{len(pretrain)}", None, _text_turns(rng)))
     val = [
         conversation(path, image_root + path, _turns(scene, rng))
-        for path, scene, rng in _images(output, "val", NUM_VAL, seed, side)
+        for path, scene, rng in _images(output, "val", min(num_eval, MAX_VAL), seed, side)
     ]
     scenes_to_ask = _images(output, "test", num_eval, seed, side)
     asked = [(image_root + path, qa) for path, scene, rng in scenes_to_ask for qa in ask_all(scene, rng)]
@@ -90,6 +97,21 @@ def write_data(output: Path, num_train: int, num_eval: int, seed: int, side: int
     for name, rows in zip(JSON_NAMES[:3], (pretrain, train, val), strict=True):
         _write(output / name, "[\n" + ",\n".join(_lines(rows)) + "\n]\n")
     _write(output / JSON_NAMES[3], "\n".join(_lines(test)) + "\n")
+    _write(output / JSON_NAMES[4], "\n".join(_lines(_questions(test, seed))) + "\n")
+
+
+def _questions(test: list[dict[str, Any]], seed: int) -> Iterator[dict[str, Any]]:
+    """Yield the questions about images with our keys, in random order, so that the first few are of all kinds."""
+    rows = [(number, row) for number, row in enumerate(test) if row["image"]]
+    random.Random(f"{seed} questions").shuffle(rows)
+    for number, row in rows:
+        yield {
+            "id": number,
+            "image": row["image"],
+            "question": row["question"],
+            "answer": row["expected"],
+            "category": row["kind"],
+        }
 
 
 def conversation(name: str, image: str | None, turns: Iterable[QA]) -> dict[str, Any]:
@@ -126,7 +148,7 @@ def _images(output: Path, split: str, num: int, seed: int, side: int) -> Iterato
 def _report(split: str, done: int, num: int) -> None:
     """Print the progress, on one line in a terminal."""
     if done == num:
-        print(f"\r{split}: {num} images", file=sys.stderr)
+        print(f"\r{split}: {plural(num, 'image')}", file=sys.stderr)
     elif done % 500 == 0 and sys.stderr.isatty():
         print(f"\r{split}: {done} of {num}", end="", file=sys.stderr, flush=True)
 
