@@ -17,6 +17,7 @@ from .parser import add_examples
 DTYPES = ("float32", "float16", "bfloat16")
 # Options of `paddlemix doctor` that the training commands take as settings.
 TRIAL_SETTINGS = {
+    "verbose": "show what libraries print too, which otherwise only run.log in output_dir has",
     "dry_run": "check the run on this machine, with a trial of a few steps, and end",
     "no_trial": "with --dry_run: do not load the model and train",
     "json": "with --dry_run: print one JSON object instead of text",

@@ -44,9 +44,8 @@ def check_settings(check: Check, settings: RunArguments) -> None:
     model_args, _, args = settings
     kind = f"LoRA of rank {model_args.lora_rank}" if model_args.lora else "no adapters"
     batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.dataset_world_size
-    check.say(
-        f"{kind}; learning rate {args.learning_rate:g}; {plural(batch, 'sample')} a step on {plural(args.world_size, 'process', 'processes')}"
-    )
+    processes = plural(args.world_size, "process", "processes")
+    check.say(f"{kind}; learning rate {args.learning_rate:g}; {plural(batch, 'sample')} a step on {processes}")
     check.values["global_batch_size"] = batch
     if not args.do_train:
         check.warn("do_train is false: nothing would be trained, only evaluated", 'set "do_train": true to train')

@@ -88,7 +88,7 @@ class EvalTask:
         max_new_tokens = setting.max_new_tokens or setting.task.style(setting.style).max_new_tokens
         found = f"; {named(self.loaded.problems, 'problem')}" if self.loaded.problems else ""
         return (
-            f"{setting.task.name}, {len(self.loaded.questions):,}{of_all} question{'' if self.num_questions == 1 else 's'}, prompts {setting.style}, rule "
+            f"{setting.task.name}, {len(self.loaded.questions):,}{of_all} questions, prompts {setting.style}, rule "
             f"{setting.rule}, up to {max_new_tokens:,} new tokens{found}"
         )
 

@@ -50,7 +50,7 @@ class Progress(TrainerCallback):
             return
         if self._evaluation is None:
             self._evaluation = tqdm(
-                total=len(eval_dataloader), desc="evaluating", leave=False, file=sys.stdout, dynamic_ncols=True
+                total=len(eval_dataloader), desc="evaluating", leave=False, file=sys.stdout, **_width()
             )
         self._evaluation.update(1)
 
@@ -106,8 +106,14 @@ def _bar(num_steps: int, num_done: int) -> tqdm:
         colour=None if os.environ.get("NO_COLOR") else "green",
         file=sys.stdout,
         miniters=1,
-        dynamic_ncols=True,
+        **_width(),
     )
+
+
+def _width() -> dict[str, Any]:
+    """Return tqdm's setting for the width: the terminal's, or 80 columns for one that does not know its own."""
+    is_known = os.get_terminal_size(sys.stdout.fileno()).columns > 0
+    return {"dynamic_ncols": True} if is_known else {"ncols": 80, "nrows": 24}
 
 
 def evaluated(logs: dict[str, Any], metrics: list[str]) -> list[str]:

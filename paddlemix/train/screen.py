@@ -33,7 +33,7 @@ NOT_SHOWN = ("do_train", "overwrite_output_dir", "output_dir")  # the first is u
 
 def show_settings(settings: RunArguments, values: Mapping[str, Any]) -> None:
     """Print a line for each setting that the user gave and that is not the default. values: the raw settings."""
-    rows = [row for key in values for row in _rows(key, settings)]
+    rows = [row for key, given in values.items() for row in _rows(key, given, settings)]
     if not rows:
         return
     width = max(len(key) for key, _ in rows) + 2
@@ -43,8 +43,8 @@ def show_settings(settings: RunArguments, values: Mapping[str, Any]) -> None:
     print("\n".join(["settings that are not the default:", *lines]), flush=True)
 
 
-def _rows(key: str, settings: RunArguments) -> Iterator[tuple[str, str]]:
-    """Yield the names and values to show of a key, none for a default."""
+def _rows(key: str, given: Any, settings: RunArguments) -> Iterator[tuple[str, str]]:
+    """Yield the names and values to show of a key, none for a default. given: the value as the user wrote it."""
     owner = next((one for one in settings if key in vars(one)), None)
     if owner is None or key in NOT_SHOWN:
         return
@@ -56,7 +56,7 @@ def _rows(key: str, settings: RunArguments) -> Iterator[tuple[str, str]]:
         for split in filter(entries.get, entries):
             yield f"dataset, {split}", ", ".join(file for entry in entries[split] for file in entry.data_files)
     else:
-        yield key, value if isinstance(value, str) else _short(value)
+        yield key, given if isinstance(given, str) else _short(given)
 
 
 def _default(owner: Any, key: str) -> Any:
