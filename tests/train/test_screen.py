@@ -69,7 +69,7 @@ def test_a_terminal_gets_one_bar_and_one_error_and_the_log_has_the_rest(tmp_path
     config.write_text(json.dumps(settings(tmp_path, data, disable_tqdm=False)))
     code, text = on_a_terminal([sys.executable, "-c", BREAKING, str(config)], tmp_path)
     assert code == 1, text
-    lines = [line.rpartition("\r")[2] for line in text.replace("\r\n", "\n").splitlines()]
+    lines = [line.rpartition("\r")[2] for line in text.replace("\r\n", "\n").rstrip().split("\n")]
     bars = [line for line in lines if "━" in line]
     assert len(bars) == 1 and "3/4" in bars[0] and re.search(r"loss \d.* tokens/s .* left", bars[0])
     assert lines[-2:] == [
