@@ -42,9 +42,9 @@ def test_json_has_every_measurement_with_its_fraction_of_the_limit(capsys):
         ("prefill", "8 tokens"),
         ("prefill", "510 tokens"),  # 9,000 do not fit into 512 with two tokens behind them
         ("prefill", "image + 50"),
-        ("decode", "after 12"),
-        ("batch", "1 row"),
-        ("batch", "3 rows"),
+        ("decode", "2 tokens after 12"),
+        ("batch", "1 row of 2 tokens"),
+        ("batch", "3 rows of 2 tokens"),
         ("turn 1", "first token"),
         ("turn 2", "first token"),
     ]
