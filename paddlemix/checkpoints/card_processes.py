@@ -68,9 +68,9 @@ def started(number: int, source: Source, loading: Loading, worker: int = 0, num_
     check_degree(source.config, number, OPTION)
     kind = kind_of(loading.device)
     _check_cards(kind, number, num_workers)
-    endpoints = [f"127.0.0.1:{port}" for port in _free_ports(number)]
+    endpoints = free_endpoints(number)
     options = json.dumps({"path": str(source.path), **dataclasses.asdict(loading)})
-    variables = [_variables(kind, endpoints, rank, worker * number + rank) for rank in range(number)]
+    variables = [card_variables(kind, endpoints, rank, worker * number + rank) for rank in range(number)]
     processes = [_start(options, each) for each in variables[1:]]
     os.environ.update(variables[0])
     is_over = threading.Event()
@@ -142,7 +142,8 @@ def _start(options: str, variables: dict[str, str]) -> subprocess.Popen:
     )
 
 
-def _variables(kind: str, endpoints: list[str], rank: int, card: int) -> dict[str, str]:
+def card_variables(kind: str, endpoints: list[str], rank: int, card: int) -> dict[str, str]:
+    """Return what the launcher would set for a process. endpoints: of all processes, address:port; rank: its place."""
     number = str(len(endpoints))
     variables = {
         "PADDLE_MASTER": endpoints[0],
@@ -161,12 +162,13 @@ def _variables(kind: str, endpoints: list[str], rank: int, card: int) -> dict[st
     return variables if kind == "gpu" else {**variables, "PADDLE_DISTRI_BACKEND": "xccl", "PADDLE_XCCL_BACKEND": kind}
 
 
-def _free_ports(number: int) -> list[int]:
+def free_endpoints(number: int) -> list[str]:
+    """Return addresses of this machine with ports that are free now."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
         for each in sockets:
             each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+        return [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
 
 
 def _watch(processes: list[subprocess.Popen], is_over: threading.Event) -> None:

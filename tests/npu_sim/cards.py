@@ -23,7 +23,6 @@ from paddlemix.commands.train import main as run_command  # noqa: E402
 from paddlemix.train import run  # noqa: E402
 
 SLICED_FROM = 64  # elements
-RANK = os.environ.get("PADDLE_TRAINER_ID", "0")
 TEMPLATES = {"pretrain": "plain", "sft": None}
 
 
@@ -43,7 +42,8 @@ def train(script: str, config: str) -> int:
         execute(trainer, args, settings, begin)
         logged = [pair for name in ("loss", "eval_loss") for pair in trainer.history.values.get(name, ())]
         values = [value for step, value in logged if step > trainer.num_done_steps]
-        Path(config).with_name(f"losses.{RANK}.json").write_text(json.dumps(values))
+        rank = os.environ.get("PADDLE_TRAINER_ID", "0")
+        Path(config).with_name(f"losses.{rank}.json").write_text(json.dumps(values))
 
     run.execute = recording
     try:

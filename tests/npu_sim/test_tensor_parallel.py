@@ -1,6 +1,7 @@
 """Cards that share one decoder train as one card does, which gives the expected values.
 
-All runs of a number of cards and a degree share their processes, because starting them takes most of the time.
+All runs share one import of the packages, and those of a number of cards and a degree their processes, because starting
+takes most of the time.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from tiny_training import LORA, settings, weights
 
 from paddlemix import LlavaForConditionalGeneration
 
-DRIVER = Path(__file__).parent / "cards.py"
+DRIVER = Path(__file__).parent / "forked_cards.py"
 NUM_STEPS, NUM_SAVED = 3, 2
 # Sizes that four cards can share, in nf4 too; the vocabulary cannot be divided evenly.
 LANGUAGE = {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4, "num_key_value_heads": 4}
@@ -47,21 +48,18 @@ def root(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def one_card(npu_sim, root):
-    folders = {kind: _configure(root, f"one {kind}", kind, 4) for kind in dict.fromkeys(case[-1] for case in CASES)}
-    _train(npu_sim, root, 1, folders.values())
-    return folders.__getitem__
-
-
-@pytest.fixture(scope="module")
 def shared(npu_sim, root):
-    """Return a function from (cards, degree, sharding, kind) to its run; with "resumed" to its resumed second half."""
-    folders = {}
+    """Return a function from (cards, degree, sharding, kind) to its run; with "resumed" to its resumed second half.
+
+    (1, kind) is the run of one card.
+    """
+    kinds = dict.fromkeys(case[-1] for case in CASES)
+    launches = [(1, {(1, kind): _configure(root, f"one {kind}", kind, 4) for kind in kinds})]
     for num_cards in RUNS:
-        for groups in dict.fromkeys(run[:2] for run in RUNS[num_cards]):  # Fleet makes its groups once for a process
-            own = _configure_all(root, num_cards, *groups)
-            _train(npu_sim, root, num_cards, own.values())
-            folders |= own
+        groups = dict.fromkeys(run[:2] for run in RUNS[num_cards])  # Fleet makes its groups once for a process
+        launches += [(num_cards, _configure_all(root, num_cards, *group)) for group in groups]
+    _train(npu_sim, root, launches)
+    folders = {key: folder for _, own in launches for key, folder in own.items()}
     return lambda *key: folders[key]
 
 
@@ -91,14 +89,13 @@ def _configure(root: Path, name: str, kind: str, batch_size: int, **changes) -> 
     return folder
 
 
-def _train(npu_sim, root: Path, num_cards: int, folders) -> None:
-    cards = ",".join(map(str, range(num_cards)))
-    launch = ["-m", "paddle.distributed.launch", "--host", "127.0.0.1", "--devices", cards, "--log_dir", root / "log"]
-    arguments = [*(launch if num_cards > 1 else []), DRIVER, *(f"sft:{folder / 'config.json'}" for folder in folders)]
-    environment = {"OMP_NUM_THREADS": "1", "PADDLE_XCCL_BACKEND": "npu"}  # the launcher of paddle 3.0.0 needs it
-    done = npu_sim.run(arguments, num_cards=num_cards, environment=environment, folder=root, timeout=600)
-    logs = "".join(log.read_text()[-4000:] for log in root.glob("log/workerlog.*"))
-    assert done.returncode == 0, done.text[-4000:] + logs
+def _train(npu_sim, root: Path, launches: list[tuple[int, dict]]) -> None:
+    words: list = [DRIVER]
+    for num_cards, folders in launches:
+        words += [str(num_cards), *(f"sft:{folder / 'config.json'}" for folder in folders.values())]
+    environment = {"OMP_NUM_THREADS": "1", "FLAGS_tcp_store_using_libuv": "0"}
+    done = npu_sim.run(words, num_cards=max(RUNS), environment=environment, folder=root, timeout=900)
+    assert done.returncode == 0, done.text[-4000:]
 
 
 def _losses(folder: Path, rank: int = 0) -> list[float]:
@@ -111,8 +108,8 @@ def _weights(root: Path, folder: Path, dtype: str = "float32") -> dict:
 
 
 @pytest.mark.parametrize(("num_cards", "degree", "sharding", "kind"), CASES)
-def test_cards_that_share_a_decoder_train_like_one(root, one_card, shared, num_cards, degree, sharding, kind):
-    one, many = one_card(kind), shared(num_cards, degree, sharding, kind)
+def test_cards_that_share_a_decoder_train_like_one(root, shared, num_cards, degree, sharding, kind):
+    one, many = shared(1, kind), shared(num_cards, degree, sharding, kind)
     is_half = kind.endswith("16")
     assert _losses(many) == pytest.approx(_losses(one), rel=2e-3 if is_half else 5e-6)
     assert len(_losses(one)) == NUM_STEPS + (NUM_STEPS + 1) * KINDS[kind].get("do_eval", False)
