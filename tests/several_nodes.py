@@ -118,13 +118,14 @@ def wait_for_losses(started: list[Machine], number: int) -> list[float]:
 
 
 def losses(machine: Machine) -> list[float]:
-    """Return the losses in the log of a machine's first process."""
-    lines = (line for text in machine.logs[:1] for line in text.splitlines() if " loss: " in line)
+    """Return the losses, with all digits, that the first process of a run has logged."""
+    paths = [*machine.folder.rglob("run.log"), *machine.folder.parent.glob("*/run.log")]
+    lines = (line for path in paths[:1] for line in path.read_text().splitlines() if " loss: " in line)
     return [float(line.split(" loss: ")[1].split(",")[0]) for line in lines]
 
 
 def last_error(machine: Machine) -> str:
-    """Return the last line that a launcher printed, without "error: "."""
-    line = machine.printed.rstrip().splitlines()[-1]
+    """Return the last line that a launcher printed, but for that with the name of a log, without "error: "."""
+    line = [line for line in machine.printed.rstrip().splitlines() if not line.startswith("log: ")][-1]
     assert line.startswith("error: "), machine.printed[-3000:]
     return line.removeprefix("error: ")

@@ -201,8 +201,8 @@ def execute(
     if checkpoint == FINISHED:
         _evaluate_result(trainer, args)
         return
-    if begin is not None:
-        log = Path(args.output_dir) / log_name(args.process_index)
+    log = Path(args.output_dir) / log_name(args.process_index)
+    if begin is not None and log.parent.is_dir():  # of several machines, not all may have the folder
         begin(log)
         if trainer.is_world_process_zero():
             print(visible(f"log: {log} (what libraries print)"), flush=True)
