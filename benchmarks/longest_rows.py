@@ -1,4 +1,4 @@
-"""Print the table of docs/en/training.md with the longest row that fits on a card, by method of training.
+"""Print the table of docs/en/cards.md with the longest row that fits on a card, by method of training.
 
     python benchmarks/longest_rows.py
 

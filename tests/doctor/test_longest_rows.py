@@ -1,4 +1,4 @@
-"""The table of the longest rows in docs/en/training.md is what the estimate of memory gives."""
+"""The table of the longest rows in docs/en/cards.md is what the estimate of memory gives."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 import pytest
 from documentation import ROOT
 
-PAGE = ROOT / "docs/en/training.md"
+PAGE = ROOT / "docs/en/cards.md"
 SCRIPT = "benchmarks/longest_rows.py"
 
 

@@ -18,7 +18,7 @@ from tiny_training import settings, train, weights
 
 from paddlemix import LlavaForConditionalGeneration
 
-PAGE = ROOT / "docs/en/training.md"
+PAGE = ROOT / "docs/en/cards.md"
 NUM_STEPS = 3
 STEPS = {"adam_epsilon": 0.01, "max_steps": NUM_STEPS}
 CARDS = ["--nproc_per_node", "2"]
