@@ -18,7 +18,8 @@ CHECK_PYTHON := import sys, importlib.util as u; v = sys.version_info; \
 
 # The oldest supported paddle, which matches paddle-custom-npu. These tests need no reference package.
 PADDLE300 := .venv-paddle300
-PADDLE300_TESTS := $(addprefix tests/npu_sim/test_,scripts_on_npu.py cards.py eval_on_cards.py strict.py operations.py simulator.py) \
+PADDLE300_TESTS := $(addprefix tests/npu_sim/test_,scripts_on_npu.py cards.py eval_on_cards.py tensor_parallel.py chat_on_cards.py \
+	strict.py operations.py simulator.py) \
 	tests/test_accelerators.py tests/train/test_steps.py
 
 # The newest transformers and peft. paddlenlp conflicts with them; chat and conversion do not need it.

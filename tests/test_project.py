@@ -203,7 +203,16 @@ def test_a_first_installation_says_how_to_use_the_environment(workspace):
         assert (". .venv/bin/activate" in done.stderr) is expected and done.stdout.count("\n") <= 1
 
 
-CHECKS = ("lint", "test", "test-paddle300", "test-transformers5", "test-browser", "test-cluster", "test-install")
+CHECKS = (
+    "lint",
+    "test",
+    "test-paddle300",
+    "test-transformers5",
+    "test-browser",
+    "test-cluster",
+    "test-install",
+    "docs",
+)
 
 
 @pytest.mark.parametrize("failing", [None, *CHECKS])
