@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..conversation.load_tokenizer import load_tokenizer, make_tokenizer
+from ..conversation.load_tokenizer import make_tokenizer
+from ..conversation.templates import IMAGE_MARKS
 from ..conversation.tokenizer import Tokenizer
+from ..conversation.tokenizer_files import TokenizerFiles
+from ..conversation.vocabulary_choice import read_files
 from ..image.spec import ImageSpec
 from ..models.config import LanguageConfig, LlavaConfig, VisionConfig
 from ..models.language.families import FAMILIES
@@ -17,6 +20,7 @@ from ..models.vision.families import TOWER_FAMILIES
 from ..tensor_files.stored import CheckpointError, StoredTensor
 from ..tensor_files.transforms import cast
 from ..terminal.log import notice
+from .image_marks import NUM_MARKS, has_marks, marks_of, with_mark_rows, with_mark_tokens
 from .layouts import decoder, tower
 from .layouts import own_folder as layout
 from .layouts.components import EMBEDDING
@@ -44,7 +48,8 @@ class Choices:
     file, else mlp2x_gelu. mode: of ImageSpec. grids: (width, height) in pixels for anyres, none for those of LLaVA 1.6
     in tiles of the tower. template: None for the language model's. select_layer, select_feature: of VisionConfig. A
     layer of None is that of a whole LLaVA, and -2 for a tower alone. image_size: px, to which the tower's position
-    embeddings are interpolated, None for the tower's own.
+    embeddings are interpolated, None for the tower's own. has_image_marks: each image is between two tokens, which are
+    added to a language model that has none.
     """
 
     projector: Path | None = None
@@ -56,15 +61,20 @@ class Choices:
     select_feature: str = "patch"
     seed: int = 0
     image_size: int | None = None
+    has_image_marks: bool = False
 
 
 @dataclass(frozen=True)
 class _Language:
+    """has_image_marks: of a whole LLaVA, whose decoder was trained with them."""
+
     config: LanguageConfig
     tensors: dict[str, StoredTensor]
+    tokenizer_files: TokenizerFiles
     tokenizer: Tokenizer
     eos_token_ids: tuple[int, ...]
     template: str
+    has_image_marks: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,6 +106,7 @@ def compose(
     dtype = language.tensors[EMBEDDING].dtype
     image = _image(eyes, choices)
     new, projector_type, untrained = _connection(language.config, eyes.config, image, choices)
+    language = _with_marks(language, new.pop(EMBEDDING, None), choices)
     config = LlavaConfig(
         language=language.config,
         vision=eyes.config,
@@ -106,6 +117,7 @@ def compose(
         has_image_newline=_has_newline(image),
         eos_token_ids=language.eos_token_ids,
         untrained=untrained,
+        has_image_marks=language.has_image_marks,
     )
     new = {name: cast(tensor, dtype) for name, tensor in new.items()}
     tensors = {**eyes.tensors, **new, **language.tensors}
@@ -126,14 +138,15 @@ def _open_language(folder: Folder) -> _Language:
         config, raw, stored = decoder.read_language_folder(folder)
         tensors, ends = stored.checked(folder), decoder.read_eos(folder, raw, config)
         chat = decoder.template_of(read_own_json({}), config, folder)
-        found = _Language(config, tensors, _tokenizer(folder), ends, chat.name)
-        files = folder.tokenizer_files()
-        notices = [chat.notice, files and files.notice]
+        files = _tokenizer_files(folder)
+        found = _Language(config, tensors, files, _tokenizer(files), ends, chat.name)
+        notices = [chat.notice, files.notice]
     else:
         whole = _open_whole(folder, "language model", f"a {NAMES} with safetensors or .bin files")
-        tokenizer = whole.tokenizer or _tokenizer(folder)
-        tensors = _starting_with(whole.tensors, "language_model.")
-        found = _Language(whole.config.language, tensors, tokenizer, whole.config.eos_token_ids, whole.config.template)
+        files, stated = whole.tokenizer_files or _tokenizer_files(folder), whole.config
+        tensors, tokenizer = _starting_with(whole.tensors, "language_model."), _tokenizer(files)
+        texts = stated.eos_token_ids, stated.template, stated.has_image_marks
+        found = _Language(stated.language, tensors, files, tokenizer, *texts)
         notices = whole.notices
     for text in filter(None, notices):
         notice(text)
@@ -147,12 +160,45 @@ def _open_language(folder: Folder) -> _Language:
     return found
 
 
-def _tokenizer(folder: Folder) -> Tokenizer:
+def _tokenizer_files(folder: Folder) -> TokenizerFiles:
     try:
-        files = folder.tokenizer_files()
-        return load_tokenizer(folder) if files is None else make_tokenizer(files)
+        return folder.tokenizer_files() or read_files(folder.path)  # which raises for a folder without one
     except ValueError as error:
         raise CheckpointError(f"the language model needs its tokenizer: {error}") from None
+
+
+def _tokenizer(files: TokenizerFiles) -> Tokenizer:
+    try:
+        return make_tokenizer(files)
+    except ValueError as error:
+        raise CheckpointError(f"the language model needs its tokenizer: {error}") from None
+
+
+def _with_marks(language: _Language, trained: StoredTensor | None, choices: Choices) -> _Language:
+    """Return the language model with the tokens around an image, if they are wanted and it has none.
+
+    trained: token embeddings of the projector's file. Raises CheckpointError where they do not fit.
+    """
+    has_tokens = has_marks(language.tokenizer)
+    if trained is not None and (has_tokens or not choices.has_image_marks):
+        fix = "name the language model of before stage 1" if has_tokens else "add --image-marks"
+        raise CheckpointError(
+            f"{choices.projector} has token embeddings beside the projector, of a language model to which "
+            f"{' and '.join(IMAGE_MARKS)} are added: {fix}"
+        )
+    if has_tokens or not choices.has_image_marks:
+        return dataclasses.replace(language, has_image_marks=language.has_image_marks or choices.has_image_marks)
+    start = language.tokenizer.vocab_size
+    num_rows = max(language.config.vocab_size, start + NUM_MARKS)
+    files = with_mark_tokens(language.tokenizer_files, start)
+    return dataclasses.replace(
+        language,
+        config=dataclasses.replace(language.config, vocab_size=num_rows),
+        tensors=with_mark_rows(language.tensors, start, marks_of(choices.projector, trained, num_rows)),
+        tokenizer_files=files,
+        tokenizer=_tokenizer(files),
+        has_image_marks=True,
+    )
 
 
 def _open_tower(folder: Folder, choices: Choices) -> _Tower:

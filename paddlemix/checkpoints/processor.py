@@ -8,7 +8,7 @@ from typing import Any
 
 from ..conversation.load_tokenizer import load_tokenizer
 from ..conversation.messages import Conversation
-from ..conversation.templates import ChatTemplate, get_template
+from ..conversation.templates import IMAGE_MARKS, ChatTemplate, get_template
 from ..conversation.tokenizer import Tokenizer
 from ..data.collate import collate, collate_packs
 from ..data.encode import encode_turns
@@ -19,6 +19,7 @@ from ..image.load import load_image
 from ..image.preprocess import ImageTiles, preprocess
 from ..image.spec import ImageSpec
 from ..output import write_json
+from ..tensor_files.stored import CheckpointError
 from ..terminal.log import notice
 from .layouts import find_layout
 from .layouts.folder import Folder
@@ -53,25 +54,28 @@ class LlavaProcessor:
     @classmethod
     def _from_files(cls, folder: Folder) -> LlavaProcessor:
         spec, template = read_processor_json(folder)
-        return cls(load_tokenizer(folder), get_template(template), spec)
+        return cls(_with_marks(load_tokenizer(folder), template.has_image_marks, folder), template, spec)
 
     @classmethod
     def _from_model(cls, source: Source) -> LlavaProcessor:
         for text in source.notices:
             notice(text)
         tokenizer = source.tokenizer or load_tokenizer(source.tokenizer_folder)  # which raises for a folder without one
-        return cls(tokenizer, get_template(source.config.template), source.config.image)
+        has_marks = source.config.has_image_marks
+        template = get_template(source.config.template, has_image_marks=has_marks)
+        return cls(_with_marks(tokenizer, has_marks, source.tokenizer_folder), template, source.config.image)
 
     def save_pretrained(self, path) -> None:
         """Write the tokenizer's files and processor_config.json."""
         path = Path(path)
         path.mkdir(parents=True, exist_ok=True)
         self.tokenizer.save(path)
-        write_json(path / FILE, processor_json(self.spec, self.template.name))
+        write_json(path / FILE, processor_json(self.spec, self.template.name, self.template.has_image_marks))
 
     def with_template(self, name: str) -> LlavaProcessor:
         """Return the same processor with another template. Raises ValueError for an unknown name."""
-        return LlavaProcessor(self.tokenizer, get_template(name), self.spec)
+        template = get_template(name, has_image_marks=self.template.has_image_marks)
+        return LlavaProcessor(self.tokenizer, template, self.spec)
 
     def encode(self, conversation: Conversation, **options: Any) -> Sample:
         """Return the sample of a conversation: with labels if it ends with an answer, else as a prompt.
@@ -107,6 +111,18 @@ class LlavaProcessor:
 
     def _parts(self) -> dict[str, Any]:
         return {"tokenizer": self.tokenizer, "template": self.template, "spec": self.spec}
+
+
+def _with_marks(tokenizer: Tokenizer, has_marks: bool, folder: Folder) -> Tokenizer:
+    """Return the tokenizer. Raises CheckpointError if the model has marks around images and this vocabulary has not."""
+    missing = [mark for mark in IMAGE_MARKS if mark not in tokenizer.specials]
+    if has_marks and missing:
+        raise CheckpointError(
+            f"{folder}: the model has {' and '.join(IMAGE_MARKS)} around each image (mm_use_im_start_end), but its "
+            f"tokenizer lacks {' and '.join(missing)}: copy added_tokens.json and tokenizer_config.json from where the "
+            "model was published"
+        )
+    return tokenizer
 
 
 def _is_whole(folder: Folder) -> bool:

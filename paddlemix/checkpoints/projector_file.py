@@ -9,16 +9,17 @@ from pathlib import Path
 
 import numpy as np
 
+from ..conversation.templates import IMAGE_MARKS
 from ..models.projector_type import LINEAR, RESIDUAL_BLOCK, projector_layers
 from ..output import named_file, replacing
 from ..tensor_files.shards import FORMATS, PDPARAMS
 from ..tensor_files.stored import CheckpointError, StoredTensor, preview
-from ..tensor_files.transforms import transposed
-from .layouts.components import mm_projector_rules
+from ..tensor_files.transforms import gathered_rows, transposed
+from .layouts.components import EMBEDDING, mm_projector_rules
 from .layouts.foreign_quantization import wrong_dtype, wrong_dtypes
 from .layouts.output_part import renamed
 from .layouts.rules import KeyTable, Rule
-from .source import open_source
+from .source import Source, open_source
 
 LAYER = r"\d+(?:\.pre_norm|\.proj\.\d+)?"
 # LLaVA's and PaddleMIX's names after any prefix, and xtuner's whole names.
@@ -27,11 +28,15 @@ NAMES = (
     re.compile(r"model\.(?P<layer>\d+)\.(?P<kind>weight|bias)"),
 )
 NEWLINE = re.compile(r"(?:.*\.)?image_newline")
+# The input embeddings beside the projector of a model with marks around an image (scripts/extract_mm_projector.py).
+EMBEDDINGS = re.compile(r"(?:.*\.)?(?:embed_tokens|embed_in|wte)\.weight")
 PARTS = ("projector.", "image_newline")
 
 
 def read_projector(path: Path) -> tuple[dict[str, StoredTensor], str]:
     """Return a projector's tensors under our names and in our orientation, image_newline if it exists, and its type.
+
+    Token embeddings beside it, of a model with marks around an image, are returned under their name of ours.
 
     path: *.bin or *.safetensors with torch's [out, in], *.pdparams with [in, out]. Raises CheckpointError.
     """
@@ -49,6 +54,8 @@ def read_projector(path: Path) -> tuple[dict[str, StoredTensor], str]:
             found[f"projector.{match['layer'] or 0}.{match['kind']}"] = transposed(tensor) if is_matrix else tensor
         elif NEWLINE.fullmatch(name):
             found["image_newline"] = tensor
+        elif EMBEDDINGS.fullmatch(name):
+            found[EMBEDDING] = tensor
         else:
             unknown.append(name)
     odd = [problem for name, tensor in found.items() if (problem := wrong_dtype(name, tensor))]
@@ -56,10 +63,10 @@ def read_projector(path: Path) -> tuple[dict[str, StoredTensor], str]:
         raise CheckpointError(f"{path}: {wrong_dtypes(odd)}")
     if unknown:
         raise CheckpointError(f"{path} holds tensors that do not belong to a projector: {preview(sorted(unknown))}")
-    names = {name.rpartition(".")[0] for name in found} - {""}
+    names = {name.rpartition(".")[0] for name in found if name.startswith(PARTS[0])}
     projector_type = _type_of(names) if is_numbered == {True} else "linear"
     wanted = {f"projector.{name}.{kind}" for name, _ in projector_layers(projector_type) for kind in ("weight", "bias")}
-    if len(is_numbered) != 1 or wanted != set(found) - {"image_newline"}:
+    if len(is_numbered) != 1 or wanted != set(found) - {"image_newline", EMBEDDING}:
         raise CheckpointError(f"{path} does not hold a whole projector: {preview(sorted(found)) or 'nothing'}")
     return found, projector_type
 
@@ -104,8 +111,8 @@ def extract_projector(model, output, *, base=None) -> list[str]:
     """Write a model's projector, and image_newline where it has one, to a file; return the names in it.
 
     output: *.bin or *.safetensors in LLaVA's names (`model.mm_projector.0.weight`, [out, in] as torch has it), or
-    *.pdparams in PaddleMIX's (`llama.mm_projector.0.weight`, [in, out]). base: see
-    `open_source`. Raises CheckpointError.
+    *.pdparams in PaddleMIX's (`llama.mm_projector.0.weight`, [in, out]). Of a model with marks around an image, the
+    marks' embeddings are written too. base: see `open_source`. Raises CheckpointError.
     """
     model, output = Path(model), named_file(str(output))
     if output.suffix not in FORMATS:
@@ -121,6 +128,16 @@ def extract_projector(model, output, *, base=None) -> list[str]:
         raise CheckpointError(f"{model} has no projector with weights (its type is {source.config.projector_type})")
     rules = mm_projector_rules(f"{prefix}.mm_projector", source.config.projector_type, is_torch=is_torch)
     theirs = renamed(KeyTable([*rules, Rule("image_newline", f"{prefix}.image_newline")]), ours, str(output))
+    if source.config.has_image_marks:
+        theirs[f"{prefix}.embed_tokens.weight"] = _mark_rows(source, tensors[EMBEDDING])
     with replacing(output) as file:
         FORMATS[output.suffix].write(file, theirs)
     return list(theirs)
+
+
+def _mark_rows(source: Source, embeddings: StoredTensor) -> StoredTensor:
+    """Return the embeddings [2, width] of the marks around an image, in their order."""
+    if source.tokenizer is None:
+        raise CheckpointError(f"{source.path} has marks around an image and no tokenizer that says which ids they have")
+    ids = [source.tokenizer.special_id(mark) for mark in IMAGE_MARKS]
+    return gathered_rows([embeddings], [(0, number, number + 1) for number in ids], "cut")

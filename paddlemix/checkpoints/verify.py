@@ -70,7 +70,8 @@ def _batch(source: Source):
     from .processor import LlavaProcessor
 
     if source.tokenizer is not None:
-        processor = LlavaProcessor(source.tokenizer, get_template(source.config.template), source.config.image)
+        template = get_template(source.config.template, has_image_marks=source.config.has_image_marks)
+        processor = LlavaProcessor(source.tokenizer, template, source.config.image)
         message = Message("user", f"<image>\n{PROMPT}")
         sample = processor.encode(Conversation(messages=(message,), images=(_image(),)))
         return collate([sample], pad_id=source.tokenizer.pad_id)

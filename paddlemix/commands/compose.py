@@ -57,6 +57,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PX",
         help="side of an image or tile; the tower's position embeddings are interpolated to it (default: the tower's)",
     )
+    parser.add_argument(
+        "--image-marks",
+        action="store_true",
+        help="put the tokens <im_start> and <im_end> around each image, as LLaVA's first versions do "
+        "(mm_use_im_start_end), and add them to the language model",
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the random values (default: 0)")
     add_output_options(parser)
     add_hub_options(parser)
@@ -89,6 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
         select_feature=arguments.mm_vision_select_feature,
         seed=arguments.seed,
         image_size=arguments.image_size,
+        has_image_marks=arguments.image_marks,
     )
     parts = resolve_models(arguments, arguments.language_model, arguments.vision_tower)
     config = compose(*parts, arguments.output, choices, **output_options(arguments, "compose"))

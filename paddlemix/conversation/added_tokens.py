@@ -9,7 +9,7 @@ from typing import Any
 
 from ..foreign_json import FLAG, Kind, check_values, whole_number
 from .messages import check_unicode
-from .templates import TEMPLATES
+from .templates import IMAGE_MARKS, TEMPLATES
 
 MAX_ID = 1 << 24  # larger than any vocabulary; a table of this length must fit into memory
 MAX_TOKENS = 1 << 14  # added to a vocabulary; released models have 6,400 at most
@@ -19,7 +19,7 @@ KINDS = {"content": CONTENT, "id": TOKEN_ID, **dict.fromkeys(("lstrip", "rstrip"
 KINDS |= {"special": FLAG}
 # Tokens that this package inserts by id. In a text they stay text, even if a folder calls them ordinary tokens.
 NEVER_READ = frozenset(token for one in TEMPLATES.values() for token in (*one.special_tokens, *one.extra_stop_tokens))
-NEVER_READ |= {"<image>", "<pad>", "<s>", "<unk>"}
+NEVER_READ |= {"<image>", "<pad>", "<s>", "<unk>", *IMAGE_MARKS}
 
 
 @dataclass(frozen=True)

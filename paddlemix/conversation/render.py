@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from .messages import Conversation, Message
-from .templates import ChatTemplate
+from .templates import IMAGE_MARKS, ChatTemplate
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def render_turn(
     if message.role != "user":
         raise ValueError(f"a turn starts with a user message, found role {message.role!r}")
     if template.is_prompt_text_dropped:
-        return [Segment("", False, "image")] * message.num_images + _marked(template, template.answer_prefix)
+        return _image(template) * message.num_images + _marked(template, template.answer_prefix)
     system = template.system if system is None else system
     segments = _marked(template, template.start) if is_first else []
     if not is_first:
@@ -73,7 +73,7 @@ def render_turn(
     segments += _marked(template, template.user_prefix)
     if is_first and template.is_system_in_user:
         segments += _system_block(template, system)
-    segments += _content(message, is_trained=False)
+    segments += _content(message, template, is_trained=False)
     return segments + _marked(template, template.user_suffix) + _marked(template, template.answer_prefix)
 
 
@@ -82,7 +82,7 @@ def render_answer(message: Message, template: ChatTemplate) -> list[Segment]:
     if message.role != "assistant":
         raise ValueError(f"an answer is an assistant message, found role {message.role!r}")
     lead = _text(template.answer_lead, is_trained=True)
-    segments = lead + _content(message, is_trained=True) + render_closing(template)
+    segments = lead + _content(message, template, is_trained=True) + render_closing(template)
     if message.is_trained:
         return segments
     return [replace(segment, is_trained=False, is_skipped_answer=True) for segment in segments]
@@ -153,13 +153,26 @@ def _examples(template: ChatTemplate) -> list[Segment]:
     return segments
 
 
-def _content(message: Message, *, is_trained: bool) -> list[Segment]:
+def _content(message: Message, template: ChatTemplate, *, is_trained: bool) -> list[Segment]:
     """Return the text of a message with its images in between."""
     first, *rest = message.pieces
     segments = _text(first, is_trained)
     for piece in rest:
-        segments += [Segment("", False, "image"), *_text(piece, is_trained)]
+        segments += [*_image(template, is_trained), *_text(piece, is_trained)]
     return segments
+
+
+def _image(template: ChatTemplate, is_trained: bool = False) -> list[Segment]:
+    """Return an image, between its marks if the model has them.
+
+    NOTE: LLaVA trains the marks of an image in an answer, as text, and its stage 1 for captions alone ("plain") renders
+    an image without marks (llava/train/train.py). Here they are around every image.
+    """
+    image = Segment("", False, "image")
+    if not template.has_image_marks:
+        return [image]
+    start, end = (Segment(mark, is_trained, "special") for mark in IMAGE_MARKS)
+    return [start, image, end]
 
 
 def _text(text: str, is_trained: bool = False) -> list[Segment]:

@@ -9,7 +9,9 @@ row of the table.
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+
+IMAGE_MARKS = ("<im_start>", "<im_end>")  # special tokens around each image, in LLaVA's first versions
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class ChatTemplate:
     is_prompt_text_dropped: render only images and answers (stage 1).
     special_tokens: the marks in the other fields that are one token of the vocabulary; everything else is text.
     extra_stop_tokens: special tokens that end an answer besides answer_end.
+    has_image_marks: IMAGE_MARKS are around each image. It belongs to the model, not to the format (see `get_template`).
     """
 
     name: str
@@ -46,6 +49,8 @@ class ChatTemplate:
     special_tokens: tuple[str, ...] = ("</s>",)
     extra_stop_tokens: tuple[str, ...] = ()
     start: str = ""
+    # Without it in repr, token caches of models without marks stay valid, see `encoding_facts`.
+    has_image_marks: bool = field(default=False, repr=False)
 
     def __post_init__(self):
         assert self.answer_end, f"template {self.name}: an answer must have an end"
@@ -269,11 +274,14 @@ ALIASES = {
 }
 
 
-def get_template(name: str) -> ChatTemplate:
-    """Return the template by name or alias; raise ValueError with all names and the nearest one."""
+def get_template(name: str, *, has_image_marks: bool = False) -> ChatTemplate:
+    """Return the template by name or alias; raise ValueError with all names and the nearest one.
+
+    has_image_marks: of the model.
+    """
     template = TEMPLATES.get(ALIASES.get(name, name))
     if template is not None:
-        return template
+        return replace(template, has_image_marks=True) if has_image_marks else template
     names = [*TEMPLATES, *ALIASES]
     near = difflib.get_close_matches(str(name), names, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""

@@ -42,7 +42,7 @@ def model_facts(model, processor, model_path: str, quantization: str | None) -> 
         "weights": weights_fingerprint(model),
         "dtype": str(model.language_model.embed_tokens.weight.dtype).rpartition(".")[2],
         "quantization": quantization or "none",
-        "template": template.name,
+        "template": template.name + (" with marks around images" if template.has_image_marks else ""),
         "system text": template.system,
         "images": f"{image.mode}, {image.side} px",
         "device": paddle.get_device().partition(":")[0],

@@ -199,7 +199,8 @@ class LlavaConfig:
     template is a name in conversation.templates; dtype is that of the stored weights; generation ends at any of
     eos_token_ids. tensor_parallel_degree is read by paddlenlp's Trainer. untrained: parts, of UNTRAINED_PARTS, that
     have random values until they are trained. has_scaled_features: image features are multiplied by
-    language.embedding_scale like token embeddings (in transformers up to 5.3).
+    language.embedding_scale like token embeddings (in transformers up to 5.3). has_image_marks: the tokens `<im_start>`
+    and `<im_end>` are around each image of a prompt (LLaVA's mm_use_im_start_end).
     """
 
     language: LanguageConfig = field(default_factory=LanguageConfig)
@@ -213,6 +214,7 @@ class LlavaConfig:
     tensor_parallel_degree: int = 1
     untrained: tuple[str, ...] = ()
     has_scaled_features: bool = True
+    has_image_marks: bool = False
 
     def __post_init__(self):
         check_values(vars(self), kinds.LLAVA, "the model")

@@ -80,6 +80,7 @@ LLAVA: dict[str, Kind] = {
     "dtype": one_of(DTYPES),
     "has_image_newline": FLAG,
     "has_scaled_features": FLAG,
+    "has_image_marks": FLAG,
     "eos_token_ids": list_of(whole_number(0, MAX_ID), least=0, most=1024),
     "tensor_parallel_degree": whole_number(1, 1 << 16),
     "untrained": list_of(TEXT, least=0, most=1024),

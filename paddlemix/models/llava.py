@@ -31,6 +31,7 @@ class Llava(nn.Layer):
     """A whole model. The weights of a new one are zeros: load them, or call `initialize_weights` to train from scratch.
 
     neftune_alpha: above 0, embeddings of text get `neftune_noise` in training.
+    only_trained_ids: the tokens whose embeddings alone get gradients as inputs; None for all.
     is_sliced: each process stores a slice of every weight and gathers a layer when it is called (sharding stage 3). A
     loss then calls the same layers in the same order whatever the batch contains.
     cards: those that share the decoder, each with a part of its weights; None for one card. The config is of the whole.
@@ -48,6 +49,7 @@ class Llava(nn.Layer):
         if cards is not None:
             check_degree(config, cards.degree)
         self.neftune_alpha = 0.0
+        self.only_trained_ids: tuple[int, ...] | None = None
         self.is_sliced = False
         self.vision_tower = VisionTower(config.vision)
         self.projector = build_projector(config.projector_type, config.vision.hidden_size, config.language.hidden_size)
@@ -119,7 +121,7 @@ class Llava(nn.Layer):
             features = self.encode_images(batch.pixels, batch.tiles_per_image, batch.image_sizes)
         elif self.training or self.is_sliced:
             zero = self._blank_image_sum() * 0.0  # in float32: in 16 bits the sum may be infinite
-        embeds = place(self.language_model.embed_tokens, ids, features)
+        embeds = place(self._embed_text, ids, features)
         if zero is not None:
             # Times zeros of the same shape, so that the gradient of `zero` is a sum of zeros: a sum of the embeddings'
             # gradients may overflow in float16.
@@ -127,6 +129,14 @@ class Llava(nn.Layer):
         if self.training and self.neftune_alpha:
             embeds = embeds + neftune_noise(ids, np.asarray(batch.segment_ids), embeds, self.neftune_alpha)
         return embeds
+
+    def _embed_text(self, ids):
+        """Return the embeddings [n, hidden_size] of token ids [n]."""
+        embeds = self.language_model.embed_tokens(ids)
+        if not self.training or self.only_trained_ids is None:
+            return embeds
+        is_trained = paddle.to_tensor(np.isin(ids.numpy(), self.only_trained_ids)).unsqueeze(-1).astype(embeds.dtype)
+        return embeds * is_trained + embeds.detach() * (1 - is_trained)
 
     def check_ids(self, token_ids: np.ndarray) -> None:
         """Raise ValueError for ids that are neither image placeholders nor in the vocabulary."""

@@ -125,8 +125,10 @@ def _lora_of_tower(text: str) -> str:
     return r'here it is lora: true with lora_target_modules that name layers of the tower ("vision_tower\.layers\..*")'
 
 
-def _marks(text: str) -> str:
-    return DEFAULT if is_off(text) else "not possible: models here have no marks around an image; leave it out"
+def _patch_token(text: str) -> str:
+    return (
+        DEFAULT if is_off(text) else "leave it out: no token of the vocabulary stands for an image here"
+    )
 
 
 def _freeze(text: str) -> str:
@@ -159,8 +161,7 @@ _LLAVA = {
     "image_aspect_ratio": of_model("--image-aspect-ratio", LLAVA),
     "image_grid_pinpoints": of_model("--image-grid-pinpoints", LLAVA),
     "mm_patch_merge_type": left_out(LLAVA, "`paddlemix compose --image-aspect-ratio anyres` makes a model that unpads"),
-    "mm_use_im_start_end": Foreign(LLAVA, _marks),
-    "mm_use_im_patch_token": Foreign(LLAVA, _marks),
+    "mm_use_im_patch_token": Foreign(LLAVA, _patch_token),
     "tune_vision_tower": switch("unfreeze_mm_vision_tower: true", LLAVA),
     "mpt_attn_impl": left_out(LLAVA, "the kernels are chosen by what the device has"),
     "cache_dir": left_out(LLAVA, "models are kept in the folder of $PADDLEMIX_CACHE"),

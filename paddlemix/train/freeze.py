@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 from paddle import nn
 
 from ..checkpoints.layouts import paddlemix
+from ..checkpoints.layouts.components import EMBEDDING
+from ..models.config import LlavaConfig
 from ..models.language.families import get_family
 from ..models.llava import Llava
 from ..models.quantized import QuantizedLinear
@@ -43,7 +45,17 @@ def freeze_parameters(model: Llava, args: ModelArguments) -> None:
         is_tower_trained=args.unfreeze_mm_vision_tower,
         is_projector_frozen=args.freeze_mm_mlp_adapter,
         parts=["mm_mlp_adapter"] if args.tune_mm_mlp_adapter else args.mm_tunable_parts,
+        has_trained_marks=args.tune_mm_mlp_adapter and trains_marks(model.config),
     )
+
+
+def trains_marks(config: LlavaConfig) -> bool:
+    """Return whether stage 1 trains the embeddings of the marks around an image beside the projector.
+
+    LLaVA's first version does so: all embeddings are trainable, only those of the marks get gradients, and the head
+    is frozen (orig_embeds_params in llava/model/llava.py). Embeddings that are tied to the head stay frozen with it.
+    """
+    return config.has_image_marks and not config.language.tie_word_embeddings
 
 
 def freeze(
@@ -54,14 +66,16 @@ def freeze(
     is_tower_trained: bool = False,
     is_projector_frozen: bool = False,
     parts: list[str] | None = None,
+    has_trained_marks: bool = False,
 ) -> None:
     """Choose trainable parameters: by part, then by pattern.
 
     parts: keys of TUNABLE_PARTS; None for all but the tower. A parameter that matches only include is frozen, and one
     that matches only exclude is trained. One that matches both or neither keeps the state of its part (PaddleMIX's
-    rule). Tower layers after the selected features never train. Raises ValueError for unknown parts.
+    rule). Tower layers after the selected features never train. has_trained_marks: the embeddings train too. Raises
+    ValueError for unknown parts.
     """
-    starts = _starts(parts)
+    starts = _starts(parts) + ((EMBEDDING,) if has_trained_marks else ())
     is_tower_trained = is_tower_trained or "vision_tower." in starts
     unused = {*(include or ()), *(exclude or ())}
     for name, parameter in model.named_parameters():

@@ -12,9 +12,11 @@ from typing import Any
 
 import paddle
 
+from ..checkpoints.layouts.components import EMBEDDING
 from ..checkpoints.load import load_model
 from ..checkpoints.processor import LlavaProcessor
 from ..checkpoints.source import Source, open_source, partial_layout
+from ..conversation.templates import IMAGE_MARKS
 from ..data.row import Row
 from ..hub.resolve import resolve
 from ..models.config import LlavaConfig
@@ -28,7 +30,7 @@ from ..terminal.visible import visible
 from .arguments import RunArguments, parse
 from .callbacks import SWANLAB, SwanLab
 from .data_sets import read_data
-from .freeze import freeze_parameters, report
+from .freeze import freeze_parameters, report, trains_marks
 from .lora import add_lora
 from .node_folders import check_folders
 from .processes import fail_together
@@ -93,13 +95,14 @@ def build(
     model_args, data_args, args = settings
     folder = find_model(model_args, config_folder)
     source = open_source(folder)
+    _check_marks(model_args, folder, source.config)
     quantization = choose_quantization(model_args, folder, source.config)
     processor = LlavaProcessor.from_source(source)
     is_writer = args.process_index == 0
     tally = RowTally(args.output_dir, data_args.policy, num_processes=args.world_size, is_writer=is_writer)
     train_processor = processor_to_train(processor, model_args, template)
     data = read_data(train_processor, data_args, args, config_folder, tally, rows=rows)
-    model = _load_to_train(source, model_args, args, quantization)
+    model = _load_to_train(source, model_args, args, quantization, processor)
     describe_this = functools.partial(describe_run, settings, folder, model, data, quantization)
     reporters = [SwanLab()] if SWANLAB in args.report_to else []
     args.report_to = [name for name in args.report_to if name != SWANLAB]
@@ -122,18 +125,35 @@ def build(
     return trainer
 
 
+def _check_marks(model_args, folder: Path, config: LlavaConfig) -> None:
+    """Raise ValueError if a setting contradicts the model about marks around an image."""
+    asked = model_args.mm_use_im_start_end
+    if asked and not config.has_image_marks:
+        raise ValueError(
+            f"mm_use_im_start_end is true, but {folder} has no marks around an image: make a start that has them, "
+            "`paddlemix compose --image-marks ...`, or leave the setting out"
+        )
+    if asked is False and config.has_image_marks:
+        raise ValueError(
+            f"mm_use_im_start_end is false, but {folder} has {' and '.join(IMAGE_MARKS)} around each image: leave the "
+            "setting out, or compose a start without --image-marks"
+        )
+
+
 def processor_to_train(processor: LlavaProcessor, model_args, template: str | None) -> LlavaProcessor:
     """Return a processor with the chat template that a run trains. template: if the settings name none."""
     template = model_args.conv_mode or model_args.version or template
     return processor.with_template(template) if template else processor
 
 
-def _load_to_train(source: Source, model_args, args, quantization: str | None):
+def _load_to_train(source: Source, model_args, args, quantization: str | None, processor: LlavaProcessor):
     """Load a model, choose its trainable parameters, and add adapters to it if the settings ask for them."""
     dtype = weight_dtype(args)
     folder = source.path
     model = load_model(source, dtype=dtype, device=args.device, quantization=quantization, cards=cards_of(args))
     freeze_parameters(model, model_args)
+    if model_args.tune_mm_mlp_adapter and trains_marks(model.config):
+        model.only_trained_ids = tuple(map(processor.tokenizer.special_id, IMAGE_MARKS))
     if model_args.neftune:
         model.neftune_alpha = model_args.neftune_noise_alpha
     model.train()
@@ -173,7 +193,10 @@ def _check_decoder_is_frozen(config: LlavaConfig, model_args) -> None:
     with paddle.LazyGuard():
         model = Llava(config)
     freeze_parameters(model, model_args)
-    trained = [name for name, one in model.language_model.named_parameters() if not one.stop_gradient]
+    trained = [name for name, one in model.named_parameters() if not one.stop_gradient]
+    trained = [name for name in trained if name.startswith("language_model.")]
+    if model_args.tune_mm_mlp_adapter and trains_marks(config):
+        trained = [name for name in trained if name != EMBEDDING]  # which is not quantized
     if trained:
         key, kind = ("load_in_8bit", "int8") if model_args.load_in_8bit else ("load_in_4bit", "nf4")
         raise ValueError(

@@ -47,6 +47,9 @@ class ModelArguments:
     lora_plus_scale: float = _setting(1.0, "LoRA+: learning rate of B over that of A")
     neftune: bool = _setting(False, "add noise to the embeddings of text tokens")
     neftune_noise_alpha: float = _setting(5.0, "amount of that noise")
+    mm_use_im_start_end: bool | None = _setting(
+        None, "whether the model has marks around an image, as a check (`paddlemix compose --image-marks` adds them)"
+    )
     version: str | None = _setting(None, "PaddleMIX's older name of conv_mode")
     conv_mode: str | None = _setting(None, "chat template (default: plain in stage 1, the model's own in stage 2)")
 
@@ -116,7 +119,7 @@ class Setting(NamedTuple):
 
 # Title of a group -> its settings, in the order of a help.
 GROUPS: dict[str, str] = {
-    "model": "model_name_or_path conv_mode load_in_8bit load_in_4bit device",
+    "model": "model_name_or_path conv_mode mm_use_im_start_end load_in_8bit load_in_4bit device",
     "data": "dataset image_folder max_length packing group_by_length group_by_modality_length on_bad_sample "
     "max_bad_samples dataloader_num_workers seed",
     "what trains": "tune_mm_mlp_adapter freeze_mm_mlp_adapter unfreeze_mm_vision_tower mm_tunable_parts freeze_include "

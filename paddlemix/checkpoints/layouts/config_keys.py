@@ -184,9 +184,8 @@ def config_or_empty(folder: Folder) -> dict[str, Any]:
 def check_mm(folder: Folder, raw: Mapping[str, Any]) -> None:
     """Raise CheckpointError for keys of LLaVA's own config.json that are not supported."""
     check_values(raw, MM_KINDS, str(folder / CONFIG_FILE), CheckpointError)
-    for key in ("mm_use_im_start_end", "s2"):
-        if raw.get(key):
-            raise CheckpointError(f"{folder}: {key} is set, which is not supported (v1.5 and v1.6 do not use it)")
+    if raw.get("s2"):
+        raise CheckpointError(f"{folder}: s2 is set, which is not supported (LLaVA 1 to 1.6 do not use it)")
     if raw.get("mm_resampler_type") or raw.get("mm_vision_resampler"):
         raise CheckpointError(f"{folder}: a resampler between tower and projector is not supported")
 
@@ -201,7 +200,7 @@ def mm_json(config: LlavaConfig) -> dict[str, Any]:
         "mm_patch_merge_type": "spatial_unpad" if config.has_image_newline else image.merge,
         "mm_projector_type": config.projector_type,
         "mm_use_im_patch_token": False,
-        "mm_use_im_start_end": False,
+        "mm_use_im_start_end": config.has_image_marks,
         "mm_vision_select_feature": vision.select_feature,
         "mm_vision_select_layer": vision.select_layer,
         "pretrain_mm_mlp_adapter": None,

@@ -41,7 +41,7 @@ def choose_template(folder: Folder, noted: str, default: str) -> TemplateChoice:
     if found is None or not _is_known(own):
         return TemplateChoice(own, FROM_CONFIG if noted else DEFAULT)
     source, file = found
-    if source == chat_template(get_template(own)):
+    if source in [chat_template(get_template(own, has_image_marks=has_marks)) for has_marks in (False, True)]:
         return TemplateChoice(own, f"from {file}")
     match = match_template(source, _special_tokens(folder), own)
     if match.difference:

@@ -84,6 +84,7 @@ def read_config(folder: Folder, raw: dict) -> LlavaConfig:
         has_image_newline=is_next,
         eos_token_ids=read_eos(folder, raw.get("text_config") or raw, language),
         has_scaled_features=language.embedding_scale == 1.0 or not written_since(raw, 5, 4),
+        has_image_marks=own["has_image_marks"],
     )
 
 

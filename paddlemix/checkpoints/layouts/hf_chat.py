@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 
-from ...conversation.templates import ChatTemplate
+from ...conversation.templates import IMAGE_MARKS, ChatTemplate
 
 # Messages hold a text, or parts of type text and image. An image before a text is on a separate line, as in LLaVA.
 SAID = (
     "{%- macro said(message) -%}"
     "{%- if message['content'] is string -%}{{- message['content'] -}}{%- else -%}"
     "{%- for part in message['content'] -%}"
-    "{%- if part['type'] == 'image' -%}{{- '<image>\\n' -}}{%- else -%}{{- part['text'] -}}{%- endif -%}"
+    "{%- if part['type'] == 'image' -%}{{- 'IMAGE\\n' -}}{%- else -%}{{- part['text'] -}}{%- endif -%}"
     "{%- endfor -%}{%- endif -%}{%- endmacro -%}"
 )
 BLOCK = "{%- if state.text -%}{{- system_prefix + state.text + system_suffix -}}{%- endif -%}"
@@ -41,7 +41,9 @@ def chat_template(template: ChatTemplate) -> str | None:
     texts["examples"] = "".join(_example(template, question, answer) for question, answer in template.examples)
     body = BODY.replace("BEFORE", "" if template.is_system_in_user else BLOCK)
     body = body.replace("WITHIN", BLOCK if template.is_system_in_user else "")
-    return SAID + "".join(f"{{%- set {name} = {json.dumps(text)} -%}}" for name, text in texts.items()) + body
+    image = "<image>".join(IMAGE_MARKS) if template.has_image_marks else "<image>"
+    settings = "".join(f"{{%- set {name} = {json.dumps(text)} -%}}" for name, text in texts.items())
+    return SAID.replace("IMAGE", image) + settings + body
 
 
 def _example(template: ChatTemplate, question: str, answer: str) -> str:

@@ -66,7 +66,7 @@ def json_files(config: LlavaConfig, places: Places) -> dict[str, dict]:
         "preprocessor_config.json": preprocessor(config.image),
         "processor_config.json": _processor(config),
     }
-    chat = chat_template(get_template(config.template))
+    chat = chat_template(get_template(config.template, has_image_marks=config.has_image_marks))
     return files if chat is None else {**files, "chat_template.json": {"chat_template": chat}}
 
 
@@ -166,6 +166,8 @@ def _config(config: LlavaConfig, places: Places) -> dict:
     }
     if is_next and not image.has_rounded_sizes:
         values[OWN_KEY]["has_rounded_sizes"] = False
+    if config.has_image_marks:
+        values[OWN_KEY]["has_image_marks"] = True
     if config.language.embedding_scale != 1.0:
         values["transformers_version"] = SCALING_VERSION if config.has_scaled_features else UNSCALED_VERSION
     if is_next:

@@ -127,6 +127,7 @@ def build_config(folder: Folder, raw: dict, language: LanguageConfig, facts: Tow
         dtype=stored_dtype(folder, raw),
         has_image_newline="unpad" in merge,
         eos_token_ids=read_eos(folder, raw, language),
+        has_image_marks=bool(raw.get("mm_use_im_start_end")),
     )
 
 

@@ -20,7 +20,7 @@ OWN_KINDS = {
     **dict.fromkeys(("template", "vision_tower", "image_aspect_ratio", "projector_type"), TEXT.or_null()),
     "select_layer": whole_number(-MAX_LAYERS, MAX_LAYERS).or_null(),
     "language": OBJECT.or_null(),
-    "has_rounded_sizes": FLAG.or_null(),
+    **dict.fromkeys(("has_rounded_sizes", "has_image_marks"), FLAG.or_null()),
     "vocab_size": whole_number(1, MAX_VOCABULARY).or_null(),
 }
 
@@ -81,4 +81,5 @@ def read_own_json(raw: dict) -> dict:
         "vision_tower": values.get("vision_tower") or "",
         "language": values.get("language") or {},
         "has_rounded_sizes": values.get("has_rounded_sizes") is not False,
+        "has_image_marks": bool(values.get("has_image_marks")),
     }

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from ...foreign_json import OBJECT, TEXT, check_values, one_of
+from ...conversation.templates import ChatTemplate, get_template
+from ...foreign_json import FLAG, OBJECT, TEXT, check_values, one_of
 from ...image.spec import ImageSpec
 from ...models.config import LlavaConfig, strict
 from ...models.language.families import get_family
@@ -22,6 +23,7 @@ FORMAT_KEY = "paddlemix_format"
 FORMAT = 1
 PROCESSOR_FILE = "processor_config.json"
 PROCESSOR_KINDS = {FORMAT_KEY: one_of([FORMAT]), "image": OBJECT, "template": TEXT}
+MARKS_KEY = "has_image_marks"  # in files of models with marks only
 
 
 def matches(folder: Folder) -> bool:
@@ -53,17 +55,18 @@ def read_config(folder: Folder, raw: dict) -> LlavaConfig:
     return config
 
 
-def read_processor_json(folder: Folder) -> tuple[ImageSpec, str]:
-    """Return the image spec and the template's name in processor_config.json. Raises CheckpointError."""
+def read_processor_json(folder: Folder) -> tuple[ImageSpec, ChatTemplate]:
+    """Return the image spec and the chat template in processor_config.json. Raises CheckpointError."""
     path, values = folder / PROCESSOR_FILE, folder.finite_json(PROCESSOR_FILE)
     if FORMAT_KEY not in values:
         raise CheckpointError(f"{path} was not written by paddlemix, and there is no config.json beside it")
-    check_values(values, PROCESSOR_KINDS, str(path), CheckpointError)
+    check_values(values, {**PROCESSOR_KINDS, MARKS_KEY: FLAG}, str(path), CheckpointError)
     absent = sorted(PROCESSOR_KINDS.keys() - values.keys())
     if absent:
         raise CheckpointError(f"{path} has no {', '.join(absent)}: copy or download it again")
     try:
-        return strict(ImageSpec, values["image"], "image"), values["template"]
+        template = get_template(values["template"], has_image_marks=values.get(MARKS_KEY, False))
+        return strict(ImageSpec, values["image"], "image"), template
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from None
 
@@ -73,14 +76,16 @@ def config_json(config: LlavaConfig) -> dict:
     return {FORMAT_KEY: FORMAT, "model_type": "llava", **config.to_dict()}
 
 
-def processor_json(image: ImageSpec, template: str) -> dict:
+def processor_json(image: ImageSpec, template: str, has_image_marks: bool) -> dict:
     """Return the content of processor_config.json."""
-    return {FORMAT_KEY: FORMAT, "image": dataclasses.asdict(image), "template": template}
+    values = {FORMAT_KEY: FORMAT, "image": dataclasses.asdict(image), "template": template}
+    return values | ({MARKS_KEY: True} if has_image_marks else {})
 
 
 def parts(config: LlavaConfig, tensors: dict[str, StoredTensor], vocabulary: Vocabulary = ALL_ROWS) -> list[Part]:
     """Return the parts of a folder in this layout, which can hold every model."""
-    json_files = {"config.json": config_json(config), PROCESSOR_FILE: processor_json(config.image, config.template)}
+    processor = processor_json(config.image, config.template, config.has_image_marks)
+    json_files = {"config.json": config_json(config), PROCESSOR_FILE: processor}
     return [Part("", NUMPY_SAFETENSORS, "model", dict(tensors), json_files)]
 
 

@@ -95,6 +95,7 @@ def read_config(folder: Folder, raw: dict) -> LlavaConfig:
         dtype=stored_dtype(folder, raw),
         has_image_newline=image.merge == "spatial_unpad",
         eos_token_ids=read_eos(folder, raw, language),
+        has_image_marks=bool(raw.get("mm_use_im_start_end")),
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from ...conversation.added_tokens import AddedToken
 from ...conversation.sentencepiece_proto import read_facts
-from ...conversation.templates import get_template
+from ...conversation.templates import ChatTemplate, get_template
 from ...conversation.tokenizer import Tokenizer
 from ...conversation.tokenizer_files import (
     ADDED_FILE,
@@ -39,15 +39,16 @@ KEPT += ("model_max_length", "spaces_between_special_tokens", "truncation_side",
 
 def write_model_tokenizer(tokenizer: Tokenizer, config: LlavaConfig, folder: Path) -> None:
     """Write the tokenizer of a model. See `write_tokenizer`."""
-    write_tokenizer(tokenizer, config.language.vocab_size, folder, config.template)
+    template = get_template(config.template, has_image_marks=config.has_image_marks)
+    write_tokenizer(tokenizer, config.language.vocab_size, folder, template)
 
 
 def write_tokenizer(
-    tokenizer: Tokenizer, vocab_size: int, folder: Path, template: str | None = None, *, is_final: bool = True
+    tokenizer: Tokenizer, vocab_size: int, folder: Path, template: ChatTemplate | None = None, *, is_final: bool = True
 ) -> None:
     """Write a tokenizer as transformers reads it.
 
-    template: name of the chat format, for the settings. is_final: no tokens are added afterwards, so that a
+    template: the chat format, for the settings. is_final: no tokens are added afterwards, so that a
     tokenizer.json can be written beside a SentencePiece model. Raises CheckpointError if it has more tokens than the
     model has rows.
     """
@@ -78,7 +79,7 @@ def write_tokenizer(
             del values["add_prefix_space"]
     values["add_bos_token"] = tokenizer.add_bos
     values["added_tokens_decoder"] = {str(token.token_id): flags(token) for token in added.values()}
-    chat = None if template is None else chat_template(get_template(template))
+    chat = None if template is None else chat_template(template)
     write_json(folder / CONFIG_FILE, values if chat is None else {**values, "chat_template": chat})
     write_json(folder / SPECIALS_FILE, {key: values[key] for key in ROLES if values.get(key)})
     write_json(folder / ADDED_FILE, {token.text: token.token_id for token in added.values()})

@@ -235,6 +235,11 @@ def _notes(config: LlavaConfig) -> tuple[str, ...]:
 
 
 def _check_holdable(config: LlavaConfig) -> None:
+    if config.has_image_marks:
+        raise CheckpointError(
+            f"layout {NAME} cannot hold marks around an image (mm_use_im_start_end): xtuner's prompts have none; "
+            "convert to official, paddlemix, hf or paddle"
+        )
     if config.image.mode == "anyres" or config.has_image_newline:
         raise CheckpointError(f"layout {NAME} cannot hold LLaVA 1.6: xtuner's LLaVA has no tiles and no image_newline")
     if config.vision.select_feature != "patch":

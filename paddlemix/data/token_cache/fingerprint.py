@@ -29,7 +29,11 @@ def encoding_facts(tokenizer: Tokenizer, template: ChatTemplate, spec: ImageSpec
             "vocab_size": tokenizer.vocab_size,
             "digest": _tokenizer_digest(tokenizer),
         },
-        "template": {"name": template.name, "digest": _digest(repr(template).encode())},
+        "template": {
+            "name": template.name,
+            "digest": _digest(repr(template).encode()),
+            **({"image_marks": True} if template.has_image_marks else {}),
+        },
         "image": dataclasses.asdict(spec),
         "max_length": max_length,
     }
