@@ -126,9 +126,7 @@ def _lora_of_tower(text: str) -> str:
 
 
 def _patch_token(text: str) -> str:
-    return (
-        DEFAULT if is_off(text) else "leave it out: no token of the vocabulary stands for an image here"
-    )
+    return DEFAULT if is_off(text) else "leave it out: no token of the vocabulary stands for an image here"
 
 
 def _freeze(text: str) -> str:

@@ -158,7 +158,6 @@ def test_computed_buffers_and_an_unused_newline_are_left_out(v1_5, tmp_path):
     ("changes", "text"),
     [
         ({"architectures": ["LlavaMixtralForCausalLM"]}, "language model of LlavaMixtralFor.*, expected one of Llava"),
-        ({"mm_use_im_start_end": True}, "mm_use_im_start_end is set, which is not supported"),
         ({"mm_resampler_type": "perceiver"}, "a resampler between tower and projector is not supported"),
         ({"s2": True}, "s2 is set, which is not supported"),
         ({"mm_projector_type": "mlp2x_res0x_gelu"}, "unknown projector type 'mlp2x_res0x_gelu'"),

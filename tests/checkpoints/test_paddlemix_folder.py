@@ -157,7 +157,6 @@ def test_anyres_folder_without_newline_loads(v1_6, tmp_path, merge):
         ({"hidden_size": "48"}, r"config\.json: hidden_size is '48', expected a whole number"),
         ({"num_attention_heads": 0}, "num_attention_heads is 0, expected a whole number from 1"),
         ({"mm_resampler_type": "x"}, "a resampler"),
-        ({"mm_use_im_start_end": True}, "mm_use_im_start_end is set"),
         ({"s2": True}, "s2 is set"),
         ({"mm_hidden_size": 99}, "mm_hidden_size is 99, but the features of the tower"),
         ({"vision_config": [1]}, "vision_config is .1., expected an object"),
