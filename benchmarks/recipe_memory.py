@@ -60,6 +60,7 @@ MPT = decoder(
 )  # fmt: skip
 # The first version: CLIP-L/14 on images of 224 x 224 px, and a linear projector.
 FIRST = {"vision": {"image_size": 224}, "image": {"side": 224, "mode": "square"}, "projector_type": "linear"}
+MARKED = {**FIRST, "has_image_marks": True}
 
 
 class Start(NamedTuple):
@@ -75,12 +76,12 @@ SEED_STARTS = {
     "cerebras": Start(VICUNAS),
     "internlm": Start({"7B": INTERNLM}),
     "internlm2": Start({"7B": INTERNLM2}),
-    "lightning": Start({"7B": VICUNA_7B}, FIRST),
+    "lightning": Start({"7B": VICUNA_7B}, MARKED),
     "llama3": Start({"8B": LLAMA3}),
-    "mpt": Start({"7B": MPT}, FIRST),
+    "mpt": Start({"7B": MPT}, MARKED),
     "phi3": Start({"3.8B": PHI3}),
     "scienceqa": Start({"13B": VICUNA_13B}, FIRST),
-    "v1": Start(VICUNAS, FIRST),
+    "v1": Start(VICUNAS, MARKED),
 }
 
 

@@ -32,9 +32,9 @@ MODELS = {
     "internlm/internlm-chat-7b": "internlm",
     "microsoft/Phi-3-mini-4k-instruct": "phi3",
     "lmsys/vicuna-7b-v1.5": "cerebras",
-    "checkpoints/llama-vicuna-13b": "v1",
+    "checkpoints/llama-vicuna-13b": "scienceqa",
     "openai/clip-vit-large-patch14-336": "internlm",
-    "openai/clip-vit-large-patch14": "v1",
+    "openai/clip-vit-large-patch14": "scienceqa",
 }
 # What names the models whose commands are run, and the commands that are only parsed, because their own tests run them.
 RUN = """llava-internlm-7b llava/internlm/ phi-3-mini llava/phi3/ iter_39620 v1.5-7b-start v1.5-7b-phase llava/cerebras/

@@ -12,10 +12,11 @@ import tiny_folder
 from paddlemix import LlavaForConditionalGeneration
 from paddlemix.checkpoints.processor import LlavaProcessor
 from paddlemix.conversation.load_tokenizer import load_tokenizer
-from paddlemix.conversation.templates import get_template
+from paddlemix.conversation.templates import IMAGE_MARKS, get_template
 from paddlemix.models.config import LlavaConfig
 
 FIRST = ("v1", "lightning", "mpt", "scienceqa")  # LLaVA's first version
+MARKED = ("v1", "lightning", "mpt")  # with marks around an image
 DECODERS = {
     "internlm": {"family": "internlm", "has_qkv_bias": True, "has_out_bias": True},
     "internlm2": {"family": "internlm2"},
@@ -39,6 +40,7 @@ def tokenizer_folder() -> Path:
     folder = tiny_folder.scratch() / "tokenizer"
     shutil.copytree(tiny_folder.tokenizer_folder(), folder)
     marks = {mark for name in (*OWN_TEMPLATES.values(), "mpt") for mark in get_template(name).special_tokens}
+    marks |= set(IMAGE_MARKS)
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     added = enumerate(sorted(marks - {"<s>", "</s>"}), start=tiny_folder.VOCAB_SIZE)
     settings["added_tokens_decoder"] = {str(index): {"content": mark, "special": True} for index, mark in added}
@@ -56,10 +58,11 @@ def tiny_model(name: str) -> Path:
         "image": tiny_folder.IMAGE_SPECS["pad"],
         "projector_type": "linear" if name in FIRST else "mlp2x_gelu",
         "eos_token_ids": [tokenizer.eos_id],
+        "has_image_marks": name in MARKED,
     }
     model = LlavaForConditionalGeneration(LlavaConfig.from_dict(values))
     model.initialize_weights(0, std=tiny_folder.STD)
     model.save_pretrained(folder)
-    template = get_template(OWN_TEMPLATES.get(name, "vicuna_v1"))
+    template = get_template(OWN_TEMPLATES.get(name, "vicuna_v1"), has_image_marks=name in MARKED)
     LlavaProcessor(tokenizer, template, model.config.image).save_pretrained(folder)
     return folder

@@ -1,4 +1,4 @@
-"""Training models with marks around an image: stage 1 trains the marks' embeddings too, as LLaVA's first version did."""
+"""Training models with marks around an image: stage 1 trains the marks' embeddings too, as LLaVA's first version."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny_folder
 from cache_folder import make
-from tiny_training import build, differing, settings, train, weights
+from tiny_training import LORA, build, differing, settings, train, weights
 
 from paddlemix import LlavaForConditionalGeneration, LlavaProcessor
 from paddlemix.data.encoding import Encoding
@@ -63,8 +63,7 @@ def test_gradients_of_the_marks_equal_those_with_all_embeddings_trained(tmp_path
     for ids in (model.only_trained_ids, None):
         model.only_trained_ids = ids
         model.clear_gradients()
-        loss = model(batch["batch"] if isinstance(batch, dict) else batch, with_loss=True)
-        (loss[0] if isinstance(loss, tuple) else loss).backward()
+        trainer.compute_loss(model, batch).backward()
         found.append(dict(model.named_parameters())[EMBEDDING].grad.numpy())
     np.testing.assert_array_equal(found[0][start:], found[1][start:])
     assert np.abs(found[0][start:]).max() > 0 and not found[0][:start].any() and found[1][:start].any()
@@ -82,20 +81,17 @@ def test_setting_is_accepted_where_it_is_true_of_the_model(tmp_path, data):
 def test_tokens_prepared_for_a_model_without_marks_are_refused(tmp_path, data):
     processor = LlavaProcessor.from_pretrained(marked_models.composed())
     plain = LlavaProcessor.from_pretrained(tiny_folder.folder("pad"))
-    parts = processor.tokenizer, processor.spec, MAX_LENGTH
-    tokenizer, spec, length = parts
-    without = Encoding(tokenizer, plain.with_template("llava_v0").template, spec, length)
+    tokenizer, spec = processor.tokenizer, processor.spec
+    without = Encoding(tokenizer, plain.with_template("llava_v0").template, spec, MAX_LENGTH)
     entry = {"data_files": str(data), "image_folder": str(data.parent)}
     make(tmp_path / "cache", entry, without)
     cached = {"name": "token_cache", "data_files": str(tmp_path / "cache")}
     assert scan_mixture(cached, "train", encoding=without)
     with pytest.raises(ValueError, match="template image_marks was null, and is true"):
-        scan_mixture(cached, "train", encoding=Encoding(tokenizer, processor.template, spec, length))
+        scan_mixture(cached, "train", encoding=Encoding(tokenizer, processor.template, spec, MAX_LENGTH))
 
 
 def test_adapter_over_a_model_with_marks_has_them(tmp_path, data):
-    from tiny_training import LORA
-
     train(values_of(tmp_path, data, **LORA))
     assert LlavaProcessor.from_pretrained(tmp_path / "out").template.has_image_marks
     assert json.loads((tmp_path / "out" / "processor_config.json").read_text())["has_image_marks"] is True
