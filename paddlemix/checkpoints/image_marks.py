@@ -13,8 +13,20 @@ from ..conversation.tokenizer_files import ADDED_FILE, CONFIG_FILE, TokenizerFil
 from ..tensor_files.stored import CheckpointError, StoredTensor
 from ..tensor_files.transforms import cast, gathered_rows, padded_rows, sliced_rows, transposed
 from .layouts.components import EMBEDDING, HEAD
+from .layouts.folder import Folder
 
 NUM_MARKS = len(IMAGE_MARKS)
+
+
+def check_marks(tokenizer: Tokenizer, folder: Folder) -> None:
+    """Raise CheckpointError if the tokenizer of a model with marks lacks one. folder: of the tokenizer."""
+    missing = [mark for mark in IMAGE_MARKS if mark not in tokenizer.specials]
+    if missing:
+        raise CheckpointError(
+            f"{folder}: the model has {' and '.join(IMAGE_MARKS)} around each image (mm_use_im_start_end), but its "
+            f"tokenizer lacks {' and '.join(missing)}: copy added_tokens.json and tokenizer_config.json from where the "
+            "model was published"
+        )
 
 
 def has_marks(tokenizer: Tokenizer) -> bool:

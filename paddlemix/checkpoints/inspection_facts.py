@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..conversation.templates import get_template
+from ..conversation.templates import IMAGE_MARKS, get_template
 from ..conversation.tokenizer import Tokenizer
 from ..conversation.tokenizer_files import CONFIG_FILE, FAST_FILE, VOCABULARIES
 from ..conversation.tokenizer_settings import read_settings
@@ -16,6 +16,7 @@ from ..foreign_json import shown
 from ..image.anyres import num_image_tokens
 from ..image.spec import PIXEL_FIELDS, ImageSpec
 from ..tensor_files.stored import CheckpointError, StoredTensor, counted, preview
+from .image_marks import check_marks
 from .layouts.layout import Source
 from .weight_scan import COMPONENTS, WeightFile, component_of
 
@@ -143,6 +144,8 @@ def describe_text(source: Source, found: Inspection) -> None:
     found.text = {"template": config.template, "eos_token_ids": list(config.eos_token_ids), "tokenizer": None}
     with found.collecting():
         get_template(config.template)
+    if config.has_image_marks:
+        found.text["image_marks"] = list(IMAGE_MARKS)
     if source.template is not None:
         found.text["template_source"] = source.template.source
         found.notes += [source.template.notice] if source.template.notice else []
@@ -165,6 +168,8 @@ def describe_text(source: Source, found: Inspection) -> None:
             raise CheckpointError(f"the tokenizer has {tokenizer.vocab_size} tokens, the model only {rows} embeddings")
         if not config.eos_token_ids:
             found.notes.append("no file names the token that ends an answer (eos_token_id)")
+        if config.has_image_marks:
+            check_marks(tokenizer, source.tokenizer_folder)
 
 
 def _piece(tokenizer: Tokenizer, number: int) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..conversation.load_tokenizer import load_tokenizer
 from ..conversation.messages import Conversation
-from ..conversation.templates import IMAGE_MARKS, ChatTemplate, get_template
+from ..conversation.templates import ChatTemplate, get_template
 from ..conversation.tokenizer import Tokenizer
 from ..data.collate import collate, collate_packs
 from ..data.encode import encode_turns
@@ -19,8 +19,8 @@ from ..image.load import load_image
 from ..image.preprocess import ImageTiles, preprocess
 from ..image.spec import ImageSpec
 from ..output import write_json
-from ..tensor_files.stored import CheckpointError
 from ..terminal.log import notice
+from .image_marks import check_marks
 from .layouts import find_layout
 from .layouts.folder import Folder
 from .layouts.own_folder import PROCESSOR_FILE as FILE
@@ -54,16 +54,15 @@ class LlavaProcessor:
     @classmethod
     def _from_files(cls, folder: Folder) -> LlavaProcessor:
         spec, template = read_processor_json(folder)
-        return cls(_with_marks(load_tokenizer(folder), template.has_image_marks, folder), template, spec)
+        return cls(_checked(load_tokenizer(folder), template, folder), template, spec)
 
     @classmethod
     def _from_model(cls, source: Source) -> LlavaProcessor:
         for text in source.notices:
             notice(text)
         tokenizer = source.tokenizer or load_tokenizer(source.tokenizer_folder)  # which raises for a folder without one
-        has_marks = source.config.has_image_marks
-        template = get_template(source.config.template, has_image_marks=has_marks)
-        return cls(_with_marks(tokenizer, has_marks, source.tokenizer_folder), template, source.config.image)
+        template = get_template(source.config.template, has_image_marks=source.config.has_image_marks)
+        return cls(_checked(tokenizer, template, source.tokenizer_folder), template, source.config.image)
 
     def save_pretrained(self, path) -> None:
         """Write the tokenizer's files and processor_config.json."""
@@ -113,15 +112,10 @@ class LlavaProcessor:
         return {"tokenizer": self.tokenizer, "template": self.template, "spec": self.spec}
 
 
-def _with_marks(tokenizer: Tokenizer, has_marks: bool, folder: Folder) -> Tokenizer:
-    """Return the tokenizer. Raises CheckpointError if the model has marks around images and this vocabulary has not."""
-    missing = [mark for mark in IMAGE_MARKS if mark not in tokenizer.specials]
-    if has_marks and missing:
-        raise CheckpointError(
-            f"{folder}: the model has {' and '.join(IMAGE_MARKS)} around each image (mm_use_im_start_end), but its "
-            f"tokenizer lacks {' and '.join(missing)}: copy added_tokens.json and tokenizer_config.json from where the "
-            "model was published"
-        )
+def _checked(tokenizer: Tokenizer, template: ChatTemplate, folder: Folder) -> Tokenizer:
+    """Return the tokenizer. Raises CheckpointError if it lacks the marks that the model has around images."""
+    if template.has_image_marks:
+        check_marks(tokenizer, folder)
     return tokenizer
 
 

@@ -121,6 +121,7 @@ def _use(found: Inspection) -> list[str]:
     if text:
         source = f" ({text['template_source']})" if text.get("template_source") else ""
         rows.append(_row("template", f"{text['template']}{source}"))
+        rows += [_row("image marks", " and ".join(text["image_marks"]))] if "image_marks" in text else []
     if text.get("tokenizer"):
         rows.append(_row("tokenizer", f"{text['tokenizer']} ({text['tokenizer_kind']}, {text['num_tokens']:,} tokens)"))
         ends = [f"{piece} ({number})" for piece, number in zip(text["eos_tokens"], text["eos_token_ids"], strict=True)]

@@ -269,7 +269,7 @@ def test_parts_that_do_not_fit_are_refused_and_nothing_is_written(tmp_path, lang
         {"model.mm_projector.weight": torch.ones(48, 7), "model.mm_projector.bias": torch.ones(48)}, tmp_path / "7.bin"
     )
     torch.save({"model.mm_projector.0.weight": torch.ones(48, 32)}, tmp_path / "half.bin")
-    torch.save({"model.embed_tokens.weight": torch.ones(2, 2)}, tmp_path / "rows.bin")
+    torch.save({"model.norm.weight": torch.ones(2)}, tmp_path / "rows.bin")
     no_tokenizer = tmp_path / "bare"
     shutil.copytree(folder, no_tokenizer, ignore=shutil.ignore_patterns("*token*"))
     cases = [
@@ -307,7 +307,7 @@ def test_parts_that_do_not_fit_are_refused_and_nothing_is_written(tmp_path, lang
             folder,
             tower,
             Choices(projector=tmp_path / "rows.bin"),
-            "tensors that do not belong to a projector: model.embed_tokens",
+            "tensors that do not belong to a projector: model.norm.weight",
         ),
         (folder, tower, Choices(projector=tmp_path / "absent.bin"), "projector .*absent.bin does not exist"),
         (folder, tower, Choices(projector=tmp_path / "x.npz"), "expected a file that ends in one of .bin"),

@@ -20,9 +20,11 @@ from torch_folders import official_config, official_state, write_torch, write_to
 from paddlemix import LlavaForConditionalGeneration, LlavaProcessor
 from paddlemix.checkpoints.compose import Choices, compose
 from paddlemix.checkpoints.convert import convert
+from paddlemix.checkpoints.inspection import inspect
 from paddlemix.checkpoints.load import load_model
 from paddlemix.checkpoints.projector_file import extract_projector
 from paddlemix.checkpoints.source import open_source, read_config
+from paddlemix.cli import run_command
 from paddlemix.constants import IMAGE_TOKEN_ID
 from paddlemix.conversation.load_tokenizer import load_tokenizer
 from paddlemix.conversation.messages import Conversation, Message
@@ -188,9 +190,7 @@ def test_hf_folder_has_the_marks_in_its_chat_template_and_computes_the_same(tmp_
 def test_hf_refuses_the_linear_projector_and_xtuner_the_marks_by_name(official, tmp_path):
     with pytest.raises(CheckpointError, match="layout hf cannot hold a projector 'linear'"):
         convert(official, tmp_path / "hf", "hf")
-    with pytest.raises(
-        CheckpointError, match=r"layout xtuner cannot hold marks .* \(mm_use_im_start_end\)"
-    ):
+    with pytest.raises(CheckpointError, match=r"layout xtuner cannot hold marks .* \(mm_use_im_start_end\)"):
         convert(official, tmp_path / "xtuner", "xtuner")
 
 
@@ -202,6 +202,14 @@ def test_tokenizer_without_the_marks_is_refused_with_the_missing_ones(official, 
     lacking = "<im_end>" if added else "<im_start> and <im_end>"
     with pytest.raises(CheckpointError, match=rf"its tokenizer lacks {lacking}: copy added_tokens.json"):
         LlavaProcessor.from_pretrained(folder)
+    (problem,) = inspect(folder).problems
+    assert f"its tokenizer lacks {lacking}" in problem
+
+
+def test_inspection_shows_the_marks(official, capsys):
+    assert inspect(official).problems == []
+    assert run_command("inspect", [str(official)]) == 0
+    assert "  image marks      <im_start> and <im_end>\n" in capsys.readouterr().out
 
 
 def test_composing_adds_both_tokens_with_the_mean_of_all_rows():

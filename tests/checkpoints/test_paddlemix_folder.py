@@ -170,7 +170,7 @@ def test_anyres_folder_without_newline_loads(v1_6, tmp_path, merge):
         ({"mm_dense_connector_type": "sci"}, "mm_dense_connector_type 'sci'"),
         ({"num_key_value_heads": 4}, "num_attention_heads 6 is not a multiple of num_key_value_heads 4"),
     ],
-    ids=range(22),
+    ids=range(21),
 )
 def test_bad_config_values_are_refused_with_the_value(v1_6, tmp_path, changes, text):
     folder = write_folder(tmp_path, v1_6, **changes)

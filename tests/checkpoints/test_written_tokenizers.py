@@ -10,12 +10,13 @@ import written_tokenizers as made
 
 from paddlemix.checkpoints.layouts import hf_tokenizer, torch_tokenizer
 from paddlemix.conversation.load_tokenizer import load_tokenizer
+from paddlemix.conversation.templates import get_template
 
 
 @pytest.mark.parametrize("kind", made.KINDS)
 def test_written_tokenizer_has_our_ids(kind, tmp_path):
     source = load_tokenizer(made.write_folder(tmp_path / "source", kind))
-    torch_tokenizer.write_tokenizer(source, source.vocab_size + 3, tmp_path / "torch", "vicuna_v1")
+    torch_tokenizer.write_tokenizer(source, source.vocab_size + 3, tmp_path / "torch", get_template("vicuna_v1"))
     reference = transformers.AutoTokenizer.from_pretrained(tmp_path / "torch")
     assert set(reference("It")) == {"input_ids", "attention_mask"}  # what a decoder takes
     made.check_written(reference, tmp_path / "torch", source, 0)
@@ -32,7 +33,7 @@ def test_written_tokenizer_has_our_ids(kind, tmp_path):
 
 def test_settings_of_one_transformers_version_are_not_written(tmp_path):
     source = load_tokenizer(made.write_folder(tmp_path / "source", "llama"))
-    torch_tokenizer.write_tokenizer(source, source.vocab_size, tmp_path / "torch", "vicuna_v1")
+    torch_tokenizer.write_tokenizer(source, source.vocab_size, tmp_path / "torch", get_template("vicuna_v1"))
     settings = json.loads((tmp_path / "torch" / "tokenizer_config.json").read_text())
     assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"
     assert not settings.keys() & {"backend", "is_local", "extra_special_tokens", "model_specific_special_tokens"}
