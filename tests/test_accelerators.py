@@ -115,7 +115,7 @@ def test_shell_file_sets_the_same_variables_and_keeps_existing_ones(environment)
     done = subprocess.run(["bash", "-c", script], env=plain, capture_output=True, text=True, check=True)
     values = dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
     found = {name: value for name, value in values.items() if name.startswith(("FLAGS_", "CUSTOM_DEVICE_"))}
-    assert found == NPU_ENVIRONMENT
+    assert found == NPU_ENVIRONMENT and values["PADDLE_XCCL_BACKEND"] == "npu"
     mine = {**plain, "FLAGS_npu_jit_compile": "1"}
     done = subprocess.run(["bash", "-c", script], env=mine, capture_output=True, text=True, check=True)
     assert "FLAGS_npu_jit_compile=1\n" in done.stdout

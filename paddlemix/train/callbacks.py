@@ -44,9 +44,11 @@ class History(TrainerCallback):
         self.names = (*LOGGED, *metrics)
         self.values: dict[str, list[tuple[int, float]]] = {}
         self.loss_sum, self.num_summed = 0.0, 0
+        self.ends: list[tuple[int, float]] = []  # of this process's first and last step, logged or not
 
-    def add(self, loss: float) -> None:
+    def add(self, loss: float, step: int) -> None:
         """Add the loss of a step."""
+        self.ends = [*self.ends[:1], (step, loss)]
         self.loss_sum, self.num_summed = self.loss_sum + loss, self.num_summed + 1
 
     def write(self, folder: Path) -> None:

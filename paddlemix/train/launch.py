@@ -1,7 +1,8 @@
 """Start the processes of one machine in a run on several: `python -m paddlemix.train.launch --master ADDRESS:PORT ...`.
 
 It is `paddle.distributed.launch`, with the same options, which by itself waits for ever for a machine that does not
-come, for a port that another program has, and for an address that nobody has. Here each is one error.
+come, for a port that another program has, and for an address that nobody has. Here each is one error, and so are cards
+of `--npus` that are not there.
 """
 
 from __future__ import annotations
@@ -16,13 +17,17 @@ import sys
 import threading
 import time
 import urllib.request
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..accelerators import advice_for_missing, explained
+from ..device import num_devices
 from ..terminal.log import notice, print_error
 from .peer_guard import END_FILE, LOG_FOLDER
 
 MODULE = "paddle.distributed.launch"
+XCCL_BACKEND = "PADDLE_XCCL_BACKEND"  # the launcher of paddlepaddle 3.0 uses cards of this kind
 LOGS = "log"  # the launcher's default folder
 PATIENCE = 600  # seconds for all machines to come
 FIRST_NOTICE, NOTICES = 15, 60  # seconds until the first notice of machines that have not come, and between others
@@ -41,6 +46,8 @@ def main(argv: Sequence[str]) -> int:
     """Launch the processes of this machine; return the exit code. A mistake is one line and code 1."""
     try:
         options, words = read_options(argv)
+        if options.npus is not None:
+            choose_npus(options.npus)
         words = prepare(options, words)
     except ValueError as error:
         print_error(error)
@@ -58,6 +65,7 @@ def read_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for name, default in (("master", None), ("nnodes", "1"), ("host", None), ("job_id", "default"), ("log_dir", None)):
         parser.add_argument(f"--{name}", default=default)
+    parser.add_argument("--npus")
     parser.add_argument("--join_timeout", type=float, default=PATIENCE)
     script = next((number for number, word in enumerate(argv) if word.endswith(".py")), len(argv))
     try:
@@ -78,6 +86,24 @@ def without_option(argv: Sequence[str], name: str, end: int) -> list[str]:
         elif words[number].startswith(f"{name}="):
             del words[number]
     return words
+
+
+def choose_npus(cards: str) -> None:
+    """Let Paddle's launcher use Ascend cards. cards: their numbers. Raises ValueError for cards that are not there."""
+    os.environ.setdefault(XCCL_BACKEND, "npu")
+    warnings.filterwarnings("ignore", message="No ccache found")  # paddle's import warns; nothing is compiled
+    with explained():
+        num_cards = num_devices("npu")
+    if not num_cards:
+        raise ValueError(f"--npus is {cards}: this machine has no npu; {advice_for_missing('npu', num_cards)}")
+    if os.environ.get("NPU_VISIBLE_DEVICES", "all") != "all":  # the launcher then takes these names
+        return
+    missing = [card for card in cards.split(",") if card.strip() not in map(str, range(num_cards))]
+    if missing:
+        raise ValueError(
+            f"--npus is {cards}: card {', '.join(missing)} is not there; paddle finds {num_cards} here, and numbers "
+            "start at 0 (ASCEND_RT_VISIBLE_DEVICES chooses which ones it finds)"
+        )
 
 
 def prepare(options: argparse.Namespace, words: list[str]) -> list[str]:

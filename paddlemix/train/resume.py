@@ -60,6 +60,8 @@ def find_start(trainer, args) -> Path | str | None:
     is_first = trainer.is_world_process_zero()
     checkpoint = fail_together(lambda: _chosen(args), args.world_size)
     check_same_start(checkpoint, args.world_size)
+    if is_first and checkpoint is None:
+        _tell_of_unused(Path(args.output_dir))
     is_over = fail_together(lambda: is_first and _is_over(trainer, args, checkpoint), args.world_size)
     return FINISHED if is_true_anywhere(is_over, args.world_size) else checkpoint
 
@@ -77,6 +79,17 @@ def _chosen(args) -> Path | None:
     if not Path(chosen).is_dir():
         raise ValueError(f"resume_from_checkpoint {chosen} is not a folder (looked for {Path(chosen).absolute()})")
     return Path(chosen)
+
+
+def _tell_of_unused(output_dir: Path) -> None:
+    """Print a notice if a run starts at step 1 in a folder with a checkpoint that it could have resumed from."""
+    unused = last_checkpoint(output_dir)
+    if unused is not None:
+        notice(
+            f"starting at step 1: {unused.name} of an earlier run in {output_dir} is discarded, because "
+            "overwrite_output_dir is true; to continue that run, stop this one now and add "
+            "--resume_from_checkpoint true (or set overwrite_output_dir to false)"
+        )
 
 
 def _is_over(trainer, args, checkpoint: Path | None) -> bool:

@@ -28,7 +28,7 @@ from .progress import evaluated
 from .results import PLOT
 
 WIDTH = 12  # of the lines at the end
-NOT_SHOWN = ("do_train", "overwrite_output_dir", "output_dir")  # the first is usual, the last is shown at the end
+NOT_SHOWN = ("do_train",)  # it is usual
 
 
 def show_settings(settings: RunArguments, values: Mapping[str, Any]) -> None:
@@ -120,12 +120,21 @@ def _trained(trainer, seconds: float) -> str:
 
 
 def _losses(trainer) -> list[tuple[str, str]]:
-    """Return the line of the logged losses: the first, the best and the last; none if nothing was logged."""
+    """Return the line of the logged losses: the first, the best and the last; of the steps' if nothing was logged."""
     found = trainer.history.values.get("loss")
     if not found:
-        return []
+        return [("loss", _unlogged(trainer))] if trainer.history.ends else []
     (start, first), (step, best), (_, last) = found[0], min(found, key=lambda pair: pair[1]), found[-1]
     return [("loss", f"{first:.4g} at step {start:,}, best {best:.4g} at step {step:,}, last {last:.4g}")]
+
+
+def _unlogged(trainer) -> str:
+    """Return the first and the last step's loss, and why there is no other."""
+    (start, first), (step, last) = trainer.history.ends[0], trainer.history.ends[-1]
+    every = trainer.args.logging_steps
+    return (
+        f"{first:.4g} at step {start:,}, last {last:.4g} at step {step:,} (none was logged: logging_steps is {every:,})"
+    )
 
 
 def _best_evaluation(trainer) -> str:

@@ -130,7 +130,7 @@ class LlavaTrainer(Trainer):
         is_last = (step_control + 1) % num_accumulated == 0
         self.watch.add(float(loss), batch.where, step=self.state.global_step + 1, is_last=is_last)
         if is_last:
-            self.history.add(self.watch.losses[-1])
+            self.history.add(self.watch.losses[-1], self.state.global_step + 1)
         return loss
 
     def compute_loss(self, model, inputs, return_outputs=False):

@@ -267,6 +267,28 @@ def test_port_of_another_program_is_one_error(capsys):
     assert f"port {port} of 127.0.0.1 is in use by another program" in capsys.readouterr().err
 
 
+def test_npus_without_a_card_are_one_error(capsys, monkeypatch):
+    monkeypatch.setenv(launch.XCCL_BACKEND, "npu")  # restored afterwards
+    for count in (None, 0):
+        monkeypatch.setattr(launch, "num_devices", lambda kind, count=count: count)
+        assert launch.main(["--npus", "0,1", "train.py"]) == 1
+        error = capsys.readouterr().err
+        assert error.startswith("error: --npus is 0,1: this machine has no npu; ") and error.count("\n") == 1
+        assert ("plugin for it is missing" if count is None else "loaded but finds no card") in error
+
+
+def test_npus_are_counted_and_chosen_for_the_launcher(capsys, monkeypatch):
+    monkeypatch.setenv(launch.XCCL_BACKEND, "")
+    monkeypatch.delenv(launch.XCCL_BACKEND)
+    monkeypatch.delenv("NPU_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(launch, "num_devices", lambda kind: 2)
+    monkeypatch.setattr(launch, "run_launcher", lambda words: 0)
+    assert launch.main(["--npus", "0,1", "train.py", "--npus", "7"]) == 0
+    assert os.environ[launch.XCCL_BACKEND] == "npu"
+    assert launch.main(["--npus=0,2", "train.py"]) == 1
+    assert "--npus is 0,2: card 2 is not there; paddle finds 2 here" in capsys.readouterr().err
+
+
 def test_a_machine_that_never_comes_is_an_error_after_a_bound(tmp_path):
     words = ["--master", f"127.0.0.1:{free_port()}", "--nnodes", "2", "--join_timeout", "1", "train.py"]
     command = [sys.executable, "-m", "paddlemix.train.launch", *words]

@@ -274,6 +274,19 @@ def test_finished_run_is_not_run_again_unless_it_is_longer(tmp_path, data, caplo
     assert json.loads((tmp_path / "out" / NOTE).read_text())["finished"]["step"] == 3
 
 
+def test_starting_anew_says_which_checkpoint_is_discarded_and_how_to_continue(tmp_path, data, caplog):
+    values = settings(tmp_path, data, **{**SAVING, "overwrite_output_dir": True})
+    train(values)
+    assert "is discarded" not in caplog.text
+    train(values)
+    told = [line for line in caplog.messages if "is discarded" in line]
+    assert len(told) == 1 and f"checkpoint-2 of an earlier run in {tmp_path / 'out'} is discarded" in told[0]
+    assert "--resume_from_checkpoint true" in told[0] and "overwrite_output_dir is true" in told[0]
+    caplog.clear()
+    train({**values, "max_steps": 3, "resume_from_checkpoint": "true"})
+    assert "is discarded" not in caplog.text
+
+
 @pytest.mark.parametrize("word", [True, "true"])
 def test_resume_from_checkpoint_true_means_the_last_one(tmp_path, data, word):
     with pytest.raises(ValueError, match=r"resume_from_checkpoint is true, and .* has no whole checkpoint"):

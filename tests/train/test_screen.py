@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import tiny_folder
-from tiny_training import LORA, settings
+from tiny_training import LORA, settings, train
 
 from paddlemix.cli import command_parser
 from paddlemix.commands.train import main
@@ -92,7 +92,8 @@ def test_a_run_says_what_it_does_and_what_comes_next(tmp_path, data, capsys):
     lines = capsys.readouterr().out.splitlines()
     shown = [line.split(maxsplit=1) for line in lines if line.startswith("  ")]
     assert ["learning_rate", "0.001"] in shown and ["lora_rank", "4"] in shown and ["max_steps", "4"] in shown
-    assert not {"warmup_steps", "lora_path", "output_dir"} & {name for name, *_ in shown}  # the defaults
+    assert not {"warmup_steps", "lora_path"} & {name for name, *_ in shown}  # the defaults
+    assert ["output_dir", str(folder / "out")] in shown and ["overwrite_output_dir", "true"] in shown
     assert [line.split() for line in lines if line.startswith("  dataset")] == [
         ["dataset,", split, str(data)] for split in ("train", "eval")
     ]
@@ -110,3 +111,14 @@ def test_a_run_says_what_it_does_and_what_comes_next(tmp_path, data, capsys):
         command = words[words.index("paddlemix") + 1 :] if "paddlemix" in words else words[1:]
         arguments = command_parser(command[0]).parse(command[1:])
         assert str(folder / "out") in vars(arguments).values()
+
+
+def test_a_run_that_logged_no_loss_shows_the_first_and_the_last_steps(tmp_path, data, capsys):
+    values = settings(tmp_path, data)
+    losses = train(values).recorder.losses
+    capsys.readouterr()
+    (tmp_path / "run.json").write_text(json.dumps({**values, "logging_steps": 500}))
+    assert main([str(tmp_path / "run.json")], script="sft", template=None) == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("loss "))
+    expected = f"{losses[0]:.4g} at step 1, last {losses[-1]:.4g} at step 4 (none was logged: logging_steps is 500)"
+    assert line.split(maxsplit=1) == ["loss", expected]
