@@ -29,6 +29,7 @@ NPU_ENVIRONMENT = {
     "CUSTOM_DEVICE_BLACK_LIST": "set_value,set_value_with_tensor",
 }
 ROOT_VARIABLE = "CUSTOM_DEVICE_ROOT"
+PLUGIN_RELEASE = "3.0.0"  # newest of which a plugin for Ascend is known
 PADDLES = ("paddlepaddle", "paddlepaddle-gpu")
 STATIC_TLS = re.compile(r"(\S+\.so[\w.]*): cannot allocate memory in static TLS block")
 NOT_OPENED = re.compile(r"Fail to open library: (\S+) with error: (.*)")
@@ -130,8 +131,8 @@ def advice_for_missing(kind: str, num_cards: int | None) -> str:
     found = plugin_folder()
     where = f"{found} has none" if found else "none is installed"
     return (
-        f"paddle's plugin for it is missing ({where}): install CANN 8, then paddle-custom-npu of the same version as "
-        f"paddlepaddle, which is {paddle_version()[1]}"
+        f"paddle's plugin for it is missing ({where}): install CANN 8, then paddlepaddle {PLUGIN_RELEASE} "
+        f"and paddle-custom-npu {PLUGIN_RELEASE} (docs/en/ascend.md); installed is paddlepaddle {paddle_version()[1]}"
     )
 
 

@@ -177,7 +177,7 @@ def test_other_errors_are_not_changed():
 @pytest.mark.parametrize(
     ("kind", "num_cards", "parts"),
     [
-        ("npu", None, ["plugin", "paddle-custom-npu", "CANN", "3.0.0"]),
+        ("npu", None, ["plugin", "paddlepaddle 3.0.0", "paddle-custom-npu 3.0.0", "CANN", "docs/en/ascend.md"]),
         ("npu", 0, ["no card", "npu-smi", "ASCEND_RT_VISIBLE_DEVICES is '9'"]),
         ("gpu", None, ["paddlepaddle-gpu"]),
         ("gpu", 0, ["nvidia-smi"]),

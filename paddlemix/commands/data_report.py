@@ -18,6 +18,7 @@ from ..data.row import Row
 from ..data.row_note import RowNote, in_words
 from ..data.sample import Sample
 from ..data.statistics import DataFacts, distinct_rows, summarize
+from ..terminal.columns import padded, width_of
 from ..terminal.visible import visible_line
 from ..train.eval_tasks import EvalTask, load_tasks
 from ..train.settings import DataSettings
@@ -218,7 +219,7 @@ def as_text(report: Report) -> str:
     """Return the report for a terminal."""
     lines = [f"{report.split}", *(f"  {label:<{LABEL_WIDTH}}{text}" for label, text in facts_of(report))]
     names, rows = file_table(report)
-    lines += ["", "files", *_aligned(names, rows)]
+    lines += ["", "files", *aligned(names, rows)]
     if report.bad:
         lines += ["", "bad rows", *(f"  {visible_line(note.where)}: {note.reason}" for note in report.bad[:MAX_NAMED])]
         lines += [f"  and {len(report.bad) - MAX_NAMED:,} more"] * (len(report.bad) > MAX_NAMED)
@@ -226,13 +227,13 @@ def as_text(report: Report) -> str:
     return "\n".join(lines)
 
 
-def _aligned(names: list[str], rows: list[list[str]]) -> list[str]:
+def aligned(names: list[str], rows: list[list[str]]) -> list[str]:
     """Return the lines of a table, with numbers aligned to the right."""
     cells = [[name.lstrip("#") for name in names], *rows]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(names))]
-    aligns = [">" if name.startswith("#") else "<" for name in names]
-    fields = (zip(line, aligns, widths, strict=True) for line in cells)
-    return [("  " + "  ".join(f"{cell:{to}{width}}" for cell, to, width in line)).rstrip() for line in fields]
+    widths = [max(width_of(line[column]) for line in cells) for column in range(len(names))]
+    are_numbers = [name.startswith("#") for name in names]
+    fields = (zip(line, widths, are_numbers, strict=True) for line in cells)
+    return [("  " + "  ".join(padded(*field) for field in line)).rstrip() for line in fields]
 
 
 def as_dict(report: Report) -> dict[str, Any]:

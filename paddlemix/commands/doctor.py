@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
 from ..device import KINDS
+from ..terminal.hidden import quiet_libraries
 from .options import add_stage_options, take_settings
 from .parser import SHAPES, add_examples
 
@@ -23,7 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "device, settings, model, data, memory and disk are checked; then two steps are trained on the longest rows, "
         "and the checkpoint is read back and compared. All files are deleted afterwards. With --device and no "
         "configuration the device itself is checked: driver, versions, each operation against the CPU, a few steps "
-        "and a chat with the bundled model; paste the report into an issue. Exit code 1 if anything failed."
+        "and a chat with the bundled model; paste the report into an issue. With neither, the best device of this "
+        "machine is checked. Exit code 1 if anything failed."
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     parser.add_argument("--no-trial", action="store_true", help="do not load the model and train")
@@ -31,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(sets_environment=True)
     add_examples(
         parser,
+        "paddlemix doctor",
         "paddlemix doctor --device cpu",
         SHAPES,
         "paddlemix doctor paddlemix/examples/llava/tiny/example_pretrain.json --stage pretrain",
@@ -43,23 +47,24 @@ def run(arguments: argparse.Namespace) -> int:
     from ..train.config_file import config_folder, read_values
 
     words = arguments.settings
-    if not words:
-        raise ValueError(f"name a configuration: {USAGE}; or a device: {DEVICE_USAGE}")
     checked_processes(arguments.processes)
+    if not words:
+        return _examine(arguments, _best_device())
     values = read_values(words)
     if values.keys() == {"device"}:
         return _examine(arguments, values["device"])
     values.pop("dry_run", None)  # of a training command: it means what doctor does
     device = values.get("device")
     prepare_environment(device if isinstance(device, str) else None)
-    return check_run(
-        values,
-        is_json=arguments.json,
-        template="plain" if arguments.stage == "pretrain" else None,
-        config_folder=config_folder(words),
-        num_cards=arguments.processes,
-        is_tried=not arguments.no_trial,
-    )
+    with quiet_libraries("paddlemix doctor", "paddlemix.train.run"):
+        return check_run(
+            values,
+            is_json=arguments.json,
+            template="plain" if arguments.stage == "pretrain" else None,
+            config_folder=config_folder(words),
+            num_cards=arguments.processes,
+            is_tried=not arguments.no_trial,
+        )
 
 
 def checked_processes(number: int) -> int:
@@ -85,6 +90,20 @@ def check_run(
     diagnosis = diagnose(values, template=template, config_folder=config_folder, num_cards=num_cards, is_tried=is_tried)
     show(diagnosis, is_json=is_json)
     return int(diagnosis.has_failed)
+
+
+def _best_device() -> str:
+    """Return the best device of this machine, and say that it was chosen and what can be named instead."""
+    from ..doctor.machine import best_kind
+
+    kind = best_kind()
+    print(
+        f"paddlemix: checking {kind}, the best device found here; --device {'|'.join(KINDS)} names another one\n"
+        "paddlemix: to check a training run, name its configuration: paddlemix doctor CONFIG.json",
+        file=sys.stderr,
+        flush=True,
+    )
+    return kind
 
 
 def _examine(arguments: argparse.Namespace, device: object) -> int:

@@ -6,6 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
+from ..terminal.hidden import quiet_libraries
 from ..terminal.visible import visible, visible_json
 from .options import add_hub_options, add_stage_options, resolve_models, take_settings
 from .parser import SHAPES, add_examples
@@ -82,6 +83,11 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> Report:
+    with quiet_libraries("paddlemix inspect-data", "paddlemix.train.stages", f"{__package__}.data_report"):
+        return _measured(arguments)
+
+
+def _measured(arguments: argparse.Namespace) -> Report:
     from ..checkpoints.processor import LlavaProcessor
     from ..data.measure import default_workers
     from ..train.config_file import config_folder, read_values

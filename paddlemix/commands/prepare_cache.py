@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..terminal.hidden import quiet_libraries
 from ..terminal.sizes import plural
 from ..terminal.visible import visible
 from .options import add_hub_options, resolve_models, take_settings
@@ -63,6 +64,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Make the cache; raise ValueError for settings and data that training refuses."""
+    with quiet_libraries("paddlemix prepare cache", "paddlemix.train.stages", "paddlemix.train.split"):
+        return _prepare(arguments)
+
+
+def _prepare(arguments: argparse.Namespace) -> int:
     from ..checkpoints.processor import LlavaProcessor
     from ..data.trial_rows import check_images
     from ..train.config_file import config_folder, read_values

@@ -28,6 +28,7 @@ NAMED = ("paddlenlp", "numpy")
 NEEDED = (FRAMEWORK, "paddlenlp")  # other packages may work in another version
 ARM = ("aarch64", "arm64")
 SMI_SECONDS = 30
+DEVICE_FILES = Path("/dev")
 VECTORS = ("avx", "avx2", "fma", "avx512f", "avx512_vnni", "amx_tile", "asimd", "sve")
 QUERY = ["--query-gpu=index,name,driver_version,memory.free,memory.total", "--format=csv,noheader"]
 
@@ -48,6 +49,16 @@ def check_machine(check: Check) -> None:
             "ARM: if a library fails with `cannot allocate memory in static TLS block`, LD_PRELOAD is tried below"
         )
     check.values |= {"machine": platform.machine(), "python": platform.python_version()}
+
+
+def best_kind() -> str:
+    """Return the best kind of device that this machine has, by its plugin, its device files or the driver's program.
+
+    A card of which paddle's package is missing counts: the report then says what to install.
+    """
+    if accelerators.has_plugin(NPU) or any(DEVICE_FILES.glob("davinci[0-9]*")):
+        return NPU
+    return GPU if any(DEVICE_FILES.glob("nvidia[0-9]*")) or shutil.which("nvidia-smi") else CPU
 
 
 def processor() -> str:

@@ -17,7 +17,8 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import IO, TextIO
 
@@ -139,6 +140,26 @@ def hidden_libraries(is_first: bool, title: str) -> Iterator[HiddenText | None]:
         for stream in shown:
             with suppress(OSError):  # a reader that has left, or a full disk: writing raised it before
                 stream.close()
+
+
+@contextmanager
+def quiet_libraries(title: str, *modules: str) -> Iterator[None]:
+    """Hide what libraries print in a command that keeps no log; show it after an error that is no mistake of a user.
+
+    title: of the hidden text. modules: full names of what the command imports, loaded here so that it is silent.
+    """
+    with hidden_libraries(True, title) as hidden:
+        try:
+            with nullcontext() if hidden is None else hidden.importing():
+                for module in modules:
+                    import_module(module)
+            yield
+        except (ValueError, OSError, ImportError):
+            raise
+        except Exception:
+            if hidden is not None:
+                print(visible(hidden.text()), end="", file=sys.stderr)
+            raise
 
 
 def _restore(streams: tuple[TextIO, TextIO], numbers: list[int]) -> None:

@@ -21,6 +21,7 @@ from PIL import Image
 
 from paddlemix import cli
 from paddlemix.checkpoints.processor import LlavaProcessor
+from paddlemix.commands.data_report import aligned
 from paddlemix.commands.report_html import tile_uris, tokens_html
 from paddlemix.train.loader import EpochBatchSampler
 from paddlemix.train.settings import DataSettings
@@ -320,3 +321,8 @@ def test_command_loads_no_paddle_and_its_help_nothing_heavy(config, rows_path, t
     assert loaded("inspect-data", "--help") == "[]"
     page = str(tmp_path / "report.html")
     assert "paddle" not in loaded("inspect-data", config(rows_path), "--html", page) and Path(page).is_file()
+
+
+def test_columns_stand_under_each_other_with_chinese_names():
+    lines = aligned(["file", "#rows"], [["数据.json", "7"], ["data/a.json", "12"]])
+    assert lines == ["  file         rows", "  数据.json       7", "  data/a.json    12"]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from paddlemix import cli
-from paddlemix.doctor import device
+from paddlemix.doctor import device, machine
 from paddlemix.doctor.check import FAILED, OK, SKIPPED, WARNING, Check, Diagnosis
 from paddlemix.doctor.processes import CheckProcesses
 from paddlemix.doctor.tiny_runs import ANSWERS
@@ -49,6 +49,33 @@ def stand_in(monkeypatch, answers: dict[str, list[Check]]):
 
     monkeypatch.setattr(CheckProcesses, "run", run_parts)
     monkeypatch.setattr(device, "_first_checks", lambda kind: [])
+
+
+@pytest.mark.parametrize(
+    ("files", "has_plugin", "tool", "kind"),
+    [
+        ([], False, None, "cpu"),
+        (["nvidiactl"], False, None, "cpu"),
+        (["nvidia0"], False, None, "gpu"),
+        ([], False, "/usr/bin/nvidia-smi", "gpu"),
+        (["davinci0", "nvidia0"], False, None, "npu"),
+        ([], True, None, "npu"),
+    ],
+)
+def test_without_a_name_the_best_device_of_the_machine_is_checked(
+    files, has_plugin, tool, kind, monkeypatch, tmp_path, capsys
+):
+    for name in files:
+        (tmp_path / name).touch()
+    monkeypatch.setattr(machine, "DEVICE_FILES", tmp_path)
+    monkeypatch.setattr(machine.accelerators, "has_plugin", lambda kind: has_plugin)
+    monkeypatch.setattr(machine.shutil, "which", lambda name: tool)
+    seen = []
+    monkeypatch.setattr(device, "examine", lambda name, **options: seen.append(name) or 0)
+    assert cli.main(["doctor"]) == 0 and seen == [kind]
+    error = capsys.readouterr().err
+    assert f"checking {kind}, the best device" in error and "CONFIG.json" in error
+    assert cli.main(["doctor", "--stage", "pretrain"]) == 1 and seen == [kind]
 
 
 def done(name: str, **values) -> Check:

@@ -102,3 +102,30 @@ with hidden_libraries(True, "a title") as hidden:
     os.write(2, b"shown\\n")
 """
     assert run(tmp_path, code).stderr == "shown\n"
+
+
+QUIET = """
+from paddlemix.terminal.hidden import quiet_libraries
+Path("noisy.py").write_text("print('while it is imported')")
+sys.path.insert(0, ".")
+with quiet_libraries("a title", "noisy"):
+    warnings.warn("a warning of Python")
+    logging.warning("a warning of a library")
+    notice("our notice")
+    print("our result")
+    {more}
+"""
+
+
+def test_command_without_a_log_shows_its_own_text_and_the_warnings_of_loggers_only(tmp_path):
+    done = run(tmp_path, QUIET.format(more=""))
+    assert done.returncode == 0 and done.stdout == "our result\n"
+    assert "a warning of a library" in done.stderr and "our notice" in done.stderr
+    assert "while it is imported" not in done.stderr and "a warning of Python" not in done.stderr
+
+
+@pytest.mark.parametrize(("error", "is_shown"), [("ValueError", False), ("RuntimeError", True)])
+def test_command_without_a_log_shows_what_libraries_said_after_an_unexpected_error(error, is_shown, tmp_path):
+    done = run(tmp_path, QUIET.format(more=f"raise {error}('the error')"))
+    assert done.returncode == 1 and "the error" in done.stderr
+    assert ("while it is imported" in done.stderr) is is_shown
