@@ -49,6 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     words = arguments.settings
     checked_processes(arguments.processes)
     if not words:
+        _refuse_run_options(arguments)
         return _examine(arguments, _best_device())
     values = read_values(words)
     if values.keys() == {"device"}:
@@ -112,6 +113,11 @@ def _examine(arguments: argparse.Namespace, device: object) -> int:
 
     if not isinstance(device, str) or not device:
         raise ValueError(f"--device needs one name: {DEVICE_USAGE}")
+    _refuse_run_options(arguments)
+    return examine(device, is_tried=not arguments.no_trial, is_json=arguments.json)
+
+
+def _refuse_run_options(arguments: argparse.Namespace) -> None:
+    """Raise ValueError for options that change nothing without a configuration."""
     if arguments.processes != 1 or arguments.stage != "sft":
         raise ValueError("--processes and --stage are for a configuration: name one, or leave them out")
-    return examine(device, is_tried=not arguments.no_trial, is_json=arguments.json)
