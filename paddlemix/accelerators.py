@@ -128,11 +128,12 @@ def advice_for_missing(kind: str, num_cards: int | None) -> str:
         return "its name here is gpu: did you mean gpu, or gpu:0 for the first card?"
     if kind != "npu":
         return "check the name, or install paddle's plugin for it"
-    found = plugin_folder()
+    found, paddle = plugin_folder(), paddle_version()[1]
     where = f"{found} has none" if found else "none is installed"
+    installed = f"; installed is paddlepaddle {paddle}" if paddle else ""
     return (
         f"paddle's plugin for it is missing ({where}): install CANN 8, then paddlepaddle {PLUGIN_RELEASE} "
-        f"and paddle-custom-npu {PLUGIN_RELEASE} (docs/en/ascend.md); installed is paddlepaddle {paddle_version()[1]}"
+        f"and paddle-custom-npu {PLUGIN_RELEASE} (docs/en/ascend.md){installed}"
     )
 
 

@@ -37,7 +37,9 @@ def proposals(line: str, commands: Sequence[str]) -> list[str]:
         if line.startswith(command):
             return [command + path for path in completed(line[len(command) :])]
     found = [f"{command} " for command in commands if command.startswith(line)] if line.startswith("/") else []
-    return found + (completed(line) if line and (not space or line.startswith(("/", "~", "."))) else [])
+    if found:  # rather than the folders at the root of the machine
+        return found
+    return completed(line) if line and (not space or line.startswith(("/", "~", "."))) else []
 
 
 @contextlib.contextmanager

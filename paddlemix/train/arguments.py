@@ -135,7 +135,9 @@ def _check_keys(values: dict[str, Any], known: set[str]) -> None:
     known = known | WITHOUT_EFFECT
     unknown = [key for key in values if key not in known]
     if unknown:
-        raise ValueError("; ".join(unknown_setting(key, values[key], known) for key in unknown))
+        answers = [unknown_setting(key, values[key], known) for key in unknown]
+        title = [f"{len(answers)} settings have other names or values here:"] if len(answers) > 1 else []
+        raise ValueError("\n  ".join(title + answers))
     unused = sorted(set(values) & WITHOUT_EFFECT)
     if unused:
         notice(f"accepted because PaddleMIX does, without effect here as there: {', '.join(unused)}")

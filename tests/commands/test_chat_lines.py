@@ -172,6 +172,7 @@ def test_tab_proposes_commands_settings_and_paths(tmp_path, monkeypatch):
     (tmp_path / ".hidden").touch()
     monkeypatch.chdir(tmp_path)
     assert proposals("/im", names) == ["/image ", "/images "]
+    assert proposals("/", names) == [f"{name} " for name in names]  # and not the folders at the root of the machine
     assert proposals("/params temp", names) == ["/params temperature="]
     assert proposals("/params seed=1 top_", names) == ["/params seed=1 top_p=", "/params seed=1 top_k="]
     assert proposals("/image ", names) == ["/image a.png", "/image pictures one/"]

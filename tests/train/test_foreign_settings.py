@@ -73,7 +73,8 @@ def test_all_foreign_settings_of_a_command_are_answered_at_once_beside_a_mistype
     values = read_values("--data_path a.json --tf32 True --learing_rate 1e-3 --bf16 True --output_dir out".split())
     with pytest.raises(ValueError) as caught:
         parse(values)
-    parts = str(caught.value).split("; ")
+    title, *parts = str(caught.value).split("\n  ")
+    assert title == "3 settings have other names or values here:"
     assert parts[0].startswith("'data_path' is") and parts[1].startswith("'tf32' is")
     assert "unknown setting 'learing_rate': did you mean 'learning_rate'?" in str(caught.value)
     assert "bf16 is" not in str(caught.value)
