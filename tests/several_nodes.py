@@ -119,7 +119,8 @@ def wait_for_losses(started: list[Machine], number: int) -> list[float]:
 
 def losses(machine: Machine) -> list[float]:
     """Return the losses, with all digits, that the first process of a run has logged."""
-    paths = [*machine.folder.rglob("run.log"), *machine.folder.parent.glob("*/run.log")]
+    shared = (machine.folder.parent.glob(place) for place in ("*/run.log", "*/out/run.log"))
+    paths = [*machine.folder.rglob("run.log"), *(path for paths in shared for path in paths)]
     lines = (line for path in paths[:1] for line in path.read_text().splitlines() if " loss: " in line)
     return [float(line.split(" loss: ")[1].split(",")[0]) for line in lines]
 
