@@ -154,7 +154,7 @@ def remarks(name: str, output: str) -> list[str]:
     """Return what the output of a step says about its result."""
     if name == "chat":
         return [f"answer: {output.splitlines()[0][:80]}"]
-    pattern = {"lora": r"loss: [0-9.]+", "int8": ".* are stored as int8.*", "nf4": ".* are stored as nf4.*"}.get(name)
+    pattern = {"lora": r"\bloss +[0-9.]+", "int8": ".* are stored as int8.*", "nf4": ".* are stored as nf4.*"}.get(name)
     return re.findall(pattern, output)[:1] if pattern else []
 
 

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -25,6 +26,7 @@ MEASURED = ("runtime", "per_second", "peak_memory", "begun")  # parts of the key
 # Files that a run writes while it runs, so they are not part of the result until it ends.
 RUNNING = frozenset(("bad_samples.jsonl", "eval_answers.jsonl", "eval_tasks/custom.jsonl", "bad_step.json"))
 METRICS = frozenset(("train_results.json", "all_results.json", "eval_results.json", "trainer_state.json", "loss.png"))
+LOG = re.compile(r"run(\.rank\d+)?\.log")  # what libraries printed: each run appends to it
 State = Mapping[str, str]  # path from the folder -> digest
 
 
@@ -33,6 +35,8 @@ def state_of(folder: Path) -> dict[str, str]:
     found = {}
     for parent, folders, files in os.walk(folder):
         for name in [*folders, *files]:
+            if LOG.fullmatch(name):
+                continue
             path = Path(parent, name)
             found[str(path.relative_to(folder))] = digest(path)
     return found

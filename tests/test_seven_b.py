@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -28,14 +30,20 @@ def run(folder, *words: str) -> int:
     return seven_b.main(["--shape", "tiny", "--folder", str(folder), *words])
 
 
+def run_script(folder, *words: str) -> int:
+    """Run the script in a small process: the peak of a child begins at the size of the process that forks it."""
+    command = [sys.executable, str(ROOT / "benchmarks/seven_b.py"), "--shape", "tiny", "--folder", str(folder)]
+    return subprocess.run([*command, *words], env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=600).returncode
+
+
 def test_the_steps_run_and_the_folder_is_removed(tmp_path, capfd):
     names = [name for name in seven_b.STEPS if name != "nf4"]  # which chat loads too
-    assert run(tmp_path, "--steps", ",".join(names)) == 0
+    assert run_script(tmp_path, "--steps", ",".join(names)) == 0
     text = capfd.readouterr().out
     lines = [line for line in text.splitlines() if re.search(r"GB +[0-9.]+ GB$", line)]
     assert [line.split("  ")[0] for line in lines] == [seven_b.STEPS[name].title for name in names]
     assert "stored as int8" in text and re.search(r"answer: \w+", text)
-    assert re.search(r"loss: [0-9.]+", text)
+    assert re.search(r"\bloss +[0-9.]+", text)
     assert not list(tmp_path.iterdir())
 
 
@@ -47,10 +55,10 @@ def test_a_step_above_its_bound_ends_with_1(tmp_path, capfd, monkeypatch):
 
 
 def test_a_kept_model_is_used_again(tmp_path, capfd):
-    assert run(tmp_path, "--steps", "inspect", "--keep") == 0
+    assert run_script(tmp_path, "--steps", "inspect", "--keep") == 0
     weights = next((tmp_path / NAME / "model").glob("*.safetensors"))
     before = weights.stat().st_mtime_ns
-    assert run(tmp_path, "--steps", "inspect", "--keep") == 0
+    assert run_script(tmp_path, "--steps", "inspect", "--keep") == 0
     assert weights.stat().st_mtime_ns == before
     assert capfd.readouterr().out.count("made ") == 1
 

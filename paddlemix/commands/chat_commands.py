@@ -96,9 +96,6 @@ def save(talk: Talk, name: str) -> list[str]:
     """Write the conversation as JSON."""
     if not name:
         return ["/save needs a file name"]
-    folder = Path(name).parent
-    if not folder.is_dir():
-        raise ValueError(f"the folder {short(str(folder))} does not exist: /save writes into a folder that is there")
     text = json.dumps({"messages": talk.session.messages, "images": talk.sent}, ensure_ascii=False, indent=2)
     images = [image for image in (*talk.sent, *talk.pending) if not is_address(image)]
     try:

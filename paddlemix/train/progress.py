@@ -119,4 +119,7 @@ def _width() -> dict[str, Any]:
 def evaluated(logs: dict[str, Any], metrics: list[str]) -> list[str]:
     """Return the figures of an evaluation for a person. metrics: those of benchmarks to name."""
     found = [f"loss {logs['eval_loss']:.4g}"] if "eval_loss" in logs else []
-    return found + [f"{name.removeprefix('eval_')} {logs[name]:.4g}" for name in metrics if name in logs]
+    figures = {name.removeprefix("eval_"): logs[name] for name in metrics if name in logs}
+    return found + [
+        f"{name} {'undefined' if value is None else format(value, '.4g')}" for name, value in figures.items()
+    ]

@@ -177,9 +177,10 @@ def _command() -> str:
 
 
 def _first_image(data: DataSets) -> str | None:
-    """Return the path of an image of the first row to evaluate on, else to train on, None if that row has no file."""
-    rows = data.train_rows if data.eval is None else data.eval.rows
-    row = rows[0]
+    """Return the path of an image of the first row to evaluate on, else to train on, None without one."""
+    if data.eval is None and data.train is None:  # benchmarks are answered without rows
+        return None
+    row = (data.train_rows if data.eval is None else data.eval.rows)[0]
     try:
         image = find_image(row.conversation.images[0], row.folders) if row.conversation.images else None
     except ImageError:

@@ -155,7 +155,8 @@ def test_only_the_first_process_writes_and_a_checkpoint_records_how_its_state_is
     folder = two_cards("stage2", "full")
     checkpoint = folder / "out" / f"checkpoint-{NUM_SAVED}"
     parts = json.loads((checkpoint / "processes.json").read_text())
-    assert parts == {"num_processes": 2, "sharding": "stage2", "sharding_parallel_degree": 2}
+    degrees = {"sharding_parallel_degree": 2, "tensor_parallel_degree": 1}
+    assert parts == {"num_processes": 2, "sharding": "stage2", **degrees}
     assert {path.name for path in checkpoint.glob("optimizer*")} == {
         "optimizer.shard00.pdopt",
         "optimizer.shard01.pdopt",

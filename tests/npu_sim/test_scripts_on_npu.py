@@ -43,7 +43,7 @@ class Runs:
         values |= {"output_dir": str(self.folder / (output or name)), **changes}
         config = self.folder / f"{name}.json"
         config.write_text(json.dumps(values))
-        self.add(name, script, config)
+        self.add(name, script, config, "--verbose")  # which prints the losses with all digits
 
     def chat(self, name: str, model: Path | str, *options, script: str = "run_predict_multiround.py", words=()):
         image = self.folder.parent / "image.png"

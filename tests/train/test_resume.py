@@ -11,7 +11,7 @@ import tiny_folder
 from tiny_training import LORA, PRETRAIN_FREEZE, build, differing, settings, train, weights
 
 from paddlemix.train import run
-from paddlemix.train import trainer as trainer_module
+from paddlemix.train import saving as saving_module
 from paddlemix.train.resume import check_state
 from paddlemix.train.run_folder import COMPLETE, last_checkpoint
 
@@ -53,15 +53,15 @@ def test_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(changes, tmp_
 def test_full_disk_ends_the_run_and_leaves_the_last_whole_checkpoint(tmp_path, data, monkeypatch, num_kept):
     saving = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2, "save_total_limit": num_kept}
     trainer = build(settings(tmp_path, data, **saving))
-    save_whole, output = trainer_module.save_model, tmp_path / "out"
+    save_whole, output = saving_module.save_model, tmp_path / "out"
 
-    def save_half(model, path):
-        save_whole(model, path)
+    def save_half(model, path, frozen):
+        save_whole(model, path, frozen=frozen)
         if trainer.state.global_step >= 4:
             (path / "model.safetensors").write_bytes(b"half")
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(trainer_module, "save_model", save_half)
+    monkeypatch.setattr(saving_module, "save_model", save_half)
     with pytest.raises(OSError, match=r"checkpoint-4 cannot be written: .*No space left.*checkpoint-2 is whole"):
         run.execute(trainer, trainer.args)
     assert last_checkpoint(output) == output / "checkpoint-2"
@@ -74,10 +74,10 @@ def test_full_disk_ends_the_run_and_leaves_the_last_whole_checkpoint(tmp_path, d
 def test_failed_first_save_reports_that_no_checkpoint_can_be_resumed(tmp_path, data, monkeypatch):
     trainer = build(settings(tmp_path, data, max_steps=2, save_strategy="steps", save_steps=1))
 
-    def fail(model, path):
+    def fail(model, path, frozen):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(trainer_module, "save_model", fail)
+    monkeypatch.setattr(saving_module, "save_model", fail)
     with pytest.raises(OSError, match=r"checkpoint-1 cannot be written: .*no whole checkpoint yet"):
         run.execute(trainer, trainer.args)
 
