@@ -24,6 +24,9 @@ KINDS = (NPU, GPU, CPU)
 DEVICE_NAMES = f"{GPU}, {NPU} or {CPU}, or one of several: {GPU}:1"  # for people
 FOREIGN_KINDS = {"cuda": GPU}  # as other projects call them
 DTYPES = ("float32", "bfloat16", "float16")
+# The libuv server of paddle 3.3, by which processes find each other, ends one start in ten with an assertion.
+WITHOUT_LIBUV = {"FLAGS_tcp_store_using_libuv": "0"}
+XCCL_BACKEND = "PADDLE_XCCL_BACKEND"  # the kind of card with a plugin whose collectives paddle uses
 AVX_512 = frozenset("avx512f avx512cd avx512bw avx512dq avx512vl".split())  # what MKL's code for Skylake needs
 
 
@@ -43,8 +46,7 @@ def prepare_environment(device: str | None = None) -> dict[str, str]:
     if processor := mkl_type(_first_processor()):
         wanted["MKL_DEBUG_CPU_TYPE"] = processor
     if int(os.environ.get("PADDLE_TRAINERS_NUM", "1")) > 1:
-        # The libuv server of paddle 3.3, by which processes find each other, ends one start in ten with an assertion.
-        wanted["FLAGS_tcp_store_using_libuv"] = "0"
+        wanted |= WITHOUT_LIBUV
     # paddle sets OMP_NUM_THREADS to 1 when it is imported, so the user's value is stored under another name.
     wanted["PADDLEMIX_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS") or str(_num_cores())
     chosen = {name: value for name, value in wanted.items() if name not in os.environ}

@@ -22,6 +22,21 @@ BOUND = 60  # seconds for a run to end when a process has ended; a guard needs o
 MASTER, CONFIG, CARDS = "10.0.0.1:8090", "config.json", "0,1,2,3,4,5,6,7"  # words of the command in the page
 
 
+def ranks_of(launcher: subprocess.Popen) -> dict[int, int]:
+    """Return the ids of a launcher's processes by rank."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            status, variables = (path.parent / "status").read_text(), path.read_bytes().split(b"\0")
+        except OSError:
+            continue  # the process has just ended
+        if f"PPid:\t{launcher.pid}\n" in status:
+            rank = next((item for item in variables if item.startswith(b"PADDLE_TRAINER_ID=")), None)
+            if rank is not None:
+                found[int(rank.partition(b"=")[2])] = int(path.parent.name)
+    return found
+
+
 @dataclass
 class Machine:
     """A launcher and the folder that it runs in."""
@@ -40,17 +55,7 @@ class Machine:
 
     def processes(self) -> dict[int, int]:
         """Return the process ids by rank."""
-        found = {}
-        for path in Path("/proc").glob("[0-9]*/environ"):
-            try:
-                status, variables = (path.parent / "status").read_text(), path.read_bytes().split(b"\0")
-            except OSError:
-                continue  # the process has just ended
-            if f"PPid:\t{self.launcher.pid}\n" in status:
-                rank = next((item for item in variables if item.startswith(b"PADDLE_TRAINER_ID=")), None)
-                if rank is not None:
-                    found[int(rank.partition(b"=")[2])] = int(path.parent.name)
-        return found
+        return ranks_of(self.launcher)
 
     def kill(self) -> None:
         """Kill the launcher and its processes, as a machine that is switched off."""

@@ -20,7 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .. import device as devices
 from ..accelerators import has_plugin
+from ..device import CPU, GPU, NPU, WITHOUT_LIBUV, XCCL_BACKEND
 from ..models.parallel.cuts import check_degree
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 OPTION = "--tensor-parallel"
 CARD = "PADDLEMIX_CARD"  # set in the processes that share a model: the number of the card
 # What paddle reads when it is imported; see `device.prepare_environment`.
-EARLY = {"FLAGS_tcp_store_using_libuv": "0", "GLOG_minloglevel": "2"}
+EARLY = {**WITHOUT_LIBUV, "GLOG_minloglevel": "2"}
 POLL = 0.5  # seconds
 PATIENCE = 10.0  # seconds for a follower to end
 
@@ -88,7 +90,7 @@ def started(number: int, source: Source, loading: Loading, worker: int = 0, num_
 def kind_of(device: str | None) -> str:
     """Return the kind of device that the cards are. Raises ValueError for the name of a single card."""
     if device is None:
-        return "npu" if has_plugin("npu") else "gpu"
+        return NPU if has_plugin(NPU) else GPU
     if ":" in device:
         raise ValueError(f"--device is {device!r}, and {OPTION} takes the first cards: name the kind only")
     return device
@@ -99,11 +101,10 @@ def join_cards(device: str | None) -> Cards | None:
     card = os.environ.get(CARD)
     if card is None:
         return None
-    from .. import device as devices
     from ..models.parallel.cards import join
 
     kind = kind_of(device)
-    devices.use_device("cpu" if kind == "cpu" else f"{kind}:{card}")
+    devices.use_device(CPU if kind == CPU else f"{kind}:{card}")
     with contextlib.redirect_stderr(io.StringIO()):  # paddle lists the flags that are set
         return join()
 
@@ -122,10 +123,8 @@ def leading(model) -> Iterator[None]:
 
 
 def _check_cards(kind: str, number: int, num_workers: int) -> None:
-    from .. import device as devices
-
     wanted = number * num_workers
-    found = wanted if kind == "cpu" else devices.num_devices(kind) or 0
+    found = wanted if kind == CPU else devices.num_devices(kind) or 0
     if found < wanted:
         several = f" for each of {num_workers} workers, {wanted} in all" if num_workers > 1 else ""
         hint = "take fewer cards" if found > 1 else "leave it out, or give --device cpu for processes without cards"
@@ -156,10 +155,10 @@ def card_variables(kind: str, endpoints: list[str], rank: int, card: int) -> dic
         "PADDLE_NNODES": "1",
         CARD: str(card),
     }
-    if kind == "cpu":
+    if kind == CPU:
         return {**variables, "PADDLE_DISTRI_BACKEND": "gloo"}
     variables[f"FLAGS_selected_{kind}s"] = str(card)
-    return variables if kind == "gpu" else {**variables, "PADDLE_DISTRI_BACKEND": "xccl", "PADDLE_XCCL_BACKEND": kind}
+    return variables if kind == GPU else {**variables, "PADDLE_DISTRI_BACKEND": "xccl", XCCL_BACKEND: kind}
 
 
 def free_endpoints(number: int) -> list[str]:

@@ -22,12 +22,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..accelerators import advice_for_missing, explained
-from ..device import num_devices
+from ..device import NPU, XCCL_BACKEND, num_devices
 from ..terminal.log import notice, print_error
 from .peer_guard import END_FILE, LOG_FOLDER
 
 MODULE = "paddle.distributed.launch"
-XCCL_BACKEND = "PADDLE_XCCL_BACKEND"  # the launcher of paddlepaddle 3.0 uses cards of this kind
 LOGS = "log"  # the launcher's default folder
 PATIENCE = 600  # seconds for all machines to come
 FIRST_NOTICE, NOTICES = 15, 60  # seconds until the first notice of machines that have not come, and between others
@@ -90,12 +89,12 @@ def without_option(argv: Sequence[str], name: str, end: int) -> list[str]:
 
 def choose_npus(cards: str) -> None:
     """Let Paddle's launcher use Ascend cards. cards: their numbers. Raises ValueError for cards that are not there."""
-    os.environ.setdefault(XCCL_BACKEND, "npu")
+    os.environ.setdefault(XCCL_BACKEND, NPU)  # which the launcher of paddlepaddle 3.0 needs
     warnings.filterwarnings("ignore", message="No ccache found")  # paddle's import warns; nothing is compiled
     with explained():
-        num_cards = num_devices("npu")
+        num_cards = num_devices(NPU)
     if not num_cards:
-        raise ValueError(f"--npus is {cards}: this machine has no npu; {advice_for_missing('npu', num_cards)}")
+        raise ValueError(f"--npus is {cards}: this machine has no {NPU}; {advice_for_missing(NPU, num_cards)}")
     if os.environ.get("NPU_VISIBLE_DEVICES", "all") != "all":  # the launcher then takes these names
         return
     missing = [card for card in cards.split(",") if card.strip() not in map(str, range(num_cards))]

@@ -139,7 +139,7 @@ def is_alive(process: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        pass  # it is another user's, and runs
+        return True  # it is another user's
     return True
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import tiny_folder
+from several_nodes import ranks_of
 from tiny_training import LORA, settings
 
 import paddlemix
@@ -102,16 +103,7 @@ def ended(launcher: subprocess.Popen) -> int:
 
 def children(launcher: subprocess.Popen) -> list[int]:
     """Return the process ids of the ranks, in order."""
-    found = {}
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            status, variables = (path.parent / "status").read_text(), path.read_bytes().split(b"\0")
-        except OSError:
-            continue  # the process has just ended
-        if f"PPid:\t{launcher.pid}\n" in status:
-            rank = next((item for item in variables if item.startswith(b"PADDLE_TRAINER_ID=")), None)
-            if rank is not None:
-                found[int(rank.partition(b"=")[2])] = int(path.parent.name)
+    found = ranks_of(launcher)
     return [found[rank] for rank in sorted(found)]
 
 
