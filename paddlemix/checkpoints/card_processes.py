@@ -24,6 +24,7 @@ from .. import device as devices
 from ..accelerators import has_plugin
 from ..device import CPU, GPU, NPU, WITHOUT_LIBUV, XCCL_BACKEND
 from ..models.parallel.cuts import check_degree
+from ..terminal.log import print_error
 
 if TYPE_CHECKING:
     from ..models.parallel.cards import Cards
@@ -175,7 +176,7 @@ def _watch(processes: list[subprocess.Popen], is_over: threading.Event) -> None:
     while not is_over.wait(POLL):
         codes = [process.poll() for process in processes]
         if any(codes) and not is_over.is_set():  # one that has ended in order returns 0
-            print(f"error: a process of {OPTION} ended with code {codes}; its message is above", file=sys.stderr)
+            print_error(RuntimeError(f"a process of {OPTION} ended with code {codes}; its message is above"))
             for process in processes:
                 _end(process, patience=0.0)
             os._exit(1)

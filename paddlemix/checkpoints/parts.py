@@ -13,12 +13,10 @@ import numpy as np
 
 from ..models.parallel.cuts import axis_of
 from ..tensor_files.stored import StoredTensor
-from ..tensor_files.transforms import Derived, Region, open_regions
+from ..tensor_files.transforms import ALL, Derived, Region, open_regions
 
 if TYPE_CHECKING:
     from ..models.parallel.cards import Cards
-
-ALL = slice(None)
 
 
 @dataclass(frozen=True)

@@ -43,8 +43,7 @@ def save_model(
     with gathering(parameters, model.cards) as whole:
         if whole is None:
             return
-        shapes = {name: tuple(one.shape) for name, one in parameters.items()}
-        shapes |= {} if model.cards is None else parameter_shapes(model.config)
+        shapes = None if model.cards is None else parameter_shapes(model.config)
         tensors = stored_parameters(parameters, dtype, shapes, whole) | unrounded
         _write(model, Path(path), tensors, max_bytes, dtype)
 

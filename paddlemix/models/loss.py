@@ -57,11 +57,11 @@ def weighted_loss(
     # unlike for gather.
     chosen = F.embedding(paddle.to_tensor(places), hidden.reshape([-1, hidden.shape[-1]]))
     size = chosen.shape[0] if is_once else max(1, MAX_LOGITS // vocab_size)
-    own = () if cards is None else (partial(cut_cross_entropy, vocab_size=vocab_size, cards=cards),)
-    return _sum_in_parts(chosen, paddle.to_tensor(targets), paddle.to_tensor(weight), logits, size, *own)
+    losses_of = WHOLE_LOSSES if cards is None else partial(cut_cross_entropy, vocab_size=vocab_size, cards=cards)
+    return _sum_in_parts(chosen, paddle.to_tensor(targets), paddle.to_tensor(weight), logits, size, losses_of)
 
 
-def _sum_in_parts(hidden, targets, weights, logits: Callable, size: int, losses_of: Callable = WHOLE_LOSSES):
+def _sum_in_parts(hidden, targets, weights, logits: Callable, size: int, losses_of: Callable):
     """Return the weighted sum over hidden [n, H], targets int64 [n] and weights float32 [n], `size` at a time."""
 
     def part_sum(part, part_targets, part_weights):

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from .vector_math import FLOAT_BYTES, PLAIN, ROW_MAJOR, TRANSPOSED, VectorMath
+from .vector_math import PLAIN, ROW_MAJOR, TRANSPOSED, VectorMath
 
 
 class GroupedProducts:
@@ -32,8 +30,3 @@ class GroupedProducts:
         """Write the products. x, y, out: where the addresses of the matrices are, int64 [groups * count]."""
         x_step, y_step, step = self._steps
         self._multiply(*self._sizes, x, x_step, y, y_step, self._zero, out, step, *self._last)
-
-
-def addresses(start: int, sizes: Sequence[int] | np.ndarray) -> np.ndarray:
-    """Return the addresses of float32 arrays with so many elements that lie one after the other from `start` on."""
-    return start + FLOAT_BYTES * (np.cumsum(sizes, dtype=np.int64) - sizes)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import paddle
 
-from ...ops.grouped_products import GroupedProducts, addresses
+from ...ops.grouped_products import GroupedProducts
 from ...ops.vector_math import FLOAT_BYTES, VectorMath, array_of
 from ..kv_cache import KVCache
 
@@ -35,8 +35,8 @@ class SlotAttention:
         self._out = paddle.empty([num_slots, num_keys, num_each, dim])  # of each layer in turn
         self._heads = array_of(self._out).reshape(len(self._lengths), dim)
         # Addresses of the matrices, which become those of a layer, and where they are.
-        places = addresses(self._scores.ctypes.data, np.repeat(counts * num_each, num_keys))
-        self._arrays = (*(np.empty_like(queries) for _ in range(3)), places, queries + self._out.data_ptr())
+        scores = self._scores.ctypes.data + FLOAT_BYTES * self._starts[::num_each]
+        self._arrays = (*(np.empty_like(queries) for _ in range(3)), scores, queries + self._out.data_ptr())
         self._pointers = [array.ctypes.data for array in self._arrays]
         self._score = GroupedProducts(mkl, num_keys, num_each, dim, counts, is_transposed=True)
         self._mix = GroupedProducts(mkl, num_keys, num_each, counts, dim)
