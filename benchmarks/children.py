@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -37,8 +38,7 @@ def run_command(
     this process is interrupted.
     """
     start = time.monotonic()
-    with open(errors if errors else os.devnull, "wb") as file:
-        stderr = file if errors else None
+    with open(errors, "wb") if errors else contextlib.nullcontext() as stderr:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment)
         try:
             output = process.stdout.read()

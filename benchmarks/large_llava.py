@@ -48,8 +48,10 @@ def kept_bytes(shape: str, kind: str | None) -> int:
     """Return the bytes of a loaded model: codes of a kind for the decoder's linear layers, float32 for the rest."""
     from paddlemix.checkpoints.quantized import QUANTIZED_NAME
 
-    bits = {name: BITS[kind] if kind and QUANTIZED_NAME.fullmatch(name) else 32 for name in _sizes(shape)}
-    return math.ceil(sum(size * bits[name] / 8 for name, size in _sizes(shape).items()))
+    def bits(name: str) -> float:
+        return BITS[kind] if kind and QUANTIZED_NAME.fullmatch(name) else 32
+
+    return math.ceil(sum(size * bits(name) / 8 for name, size in _sizes(shape).items()))
 
 
 def _sizes(shape: str) -> dict[str, int]:

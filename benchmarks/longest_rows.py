@@ -49,9 +49,9 @@ class Way(NamedTuple):
     device: str = "gpu"
 
 
-def divided(degree: int, sharding: str = "stage1") -> dict[str, Any]:
+def divided(degree: int) -> dict[str, Any]:
     """Return the settings of cards that share a decoder, in groups over which the optimizer's state is divided."""
-    return {"tensor_parallel_degree": degree, **({"sharding": sharding} if degree < NUM_CARDS else {})}
+    return {"tensor_parallel_degree": degree, **({"sharding": "stage1"} if degree < NUM_CARDS else {})}
 
 
 WAYS = (

@@ -22,7 +22,7 @@ def page(name: str) -> tuple[Path, Path]:
 READMES = (ROOT / "README.md", ROOT / "README_zh.md")
 ASCEND, EVALUATION, PREPARE = page("ascend"), page("evaluation"), page("prepare")
 SERVING, SEEDS = page("serving"), page("seeds")
-CHAT, TRAINING, SETTINGS, WEIGHTS = page("chat"), page("training"), page("settings"), page("weights")
+CHAT, SETTINGS, WEIGHTS = page("chat"), page("settings"), page("weights")
 MODELS, TROUBLESHOOTING = page("models"), page("troubleshooting")
 TWINS = (READMES, *(page(path.stem) for path in sorted(ENGLISH.glob("*.md"))))
 

@@ -29,10 +29,10 @@ def write_tokenizer(folder: Path, added: dict[str, int] = ADDED) -> None:
 
 
 @functools.cache
-def composed(projector_type: str = "mlp2x_gelu") -> Path:
+def composed() -> Path:
     """Return a folder of ours with marks, composed of a tiny LLaVA without any, once per process."""
     folder = tiny_folder.scratch() / "marked"
     plain = tiny_folder.folder("pad")
-    choices = Choices(projector_type=projector_type, mode="square", template="llava_v0", has_image_marks=True)
+    choices = Choices(projector_type="mlp2x_gelu", mode="square", template="llava_v0", has_image_marks=True)
     compose(plain, plain, folder, choices)
     return folder

@@ -171,7 +171,6 @@ def test_hf_folder_has_the_marks_in_its_chat_template_and_computes_the_same(tmp_
     inputs = processor(images=image, text=text, return_tensors="pt")
     with torch.no_grad():
         expected = model(**inputs).logits.numpy()
-    ours = LlavaProcessor.from_pretrained(folder)
     question = Message("user", "<image>\nWhat colour is shape 3?")
     for one in (folder, tmp_path / "hf"):
         config = read_config(one)

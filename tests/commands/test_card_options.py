@@ -13,10 +13,10 @@ TINY = ROOT / "paddlemix/examples/llava/tiny"
 QUESTIONS = "How many shapes are there?\nWhich colors do they have?\n/clear\nHow many shapes are there?\n"
 
 
-def chat(*options: str, typed: str = QUESTIONS) -> subprocess.CompletedProcess:
+def chat(*options: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "paddlemix", "chat", "--model-path", str(TINY / "model"), "--device", "cpu"]
     command += ["--image-file", str(TINY / "shapes.png"), *options]
-    return subprocess.run(command, input=typed, capture_output=True, text=True, cwd=ROOT, timeout=300, check=False)
+    return subprocess.run(command, input=QUESTIONS, capture_output=True, text=True, cwd=ROOT, timeout=300, check=False)
 
 
 def test_two_processes_that_share_a_decoder_answer_like_one():

@@ -8,7 +8,6 @@ from pathlib import Path
 from zipfile import ZipFile
 
 import archives
-import pytest
 from packaging.requirements import Requirement
 
 import paddlemix
@@ -20,12 +19,6 @@ FILES = {
     for path in (archives.ROOT / "paddlemix").rglob("*")
     if path.is_file() and "__pycache__" not in path.parts
 }
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory):
-    """Return the archive of the sources and the wheel."""
-    return archives.build(tmp_path_factory.mktemp("built"))
 
 
 def requirements(wheel: Path, extra: str = "") -> dict[str, Requirement]:

@@ -18,12 +18,6 @@ PIP = ("-m", "pip", "install", "--no-compile", "--progress-bar", "off")
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory):
-    """Return the archive of the sources and the wheel."""
-    return archives.build(tmp_path_factory.mktemp("built"))
-
-
-@pytest.fixture(scope="module")
 def installed(built, tmp_path_factory):
     """Return the interpreter of an environment with the wheel and its extras for a CPU; removed afterwards."""
     folder = tmp_path_factory.mktemp("installed")

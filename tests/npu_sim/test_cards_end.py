@@ -9,7 +9,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import tiny_folder
-from several_nodes import ranks_of
+from several_nodes import free_port, ranks_of
 from tiny_training import LORA, settings
 
 import paddlemix
@@ -58,11 +57,11 @@ def launched(npu_sim, folder: Path, rows: Path, *words: str, device: str = "npu"
     own |= {"sharding_parallel_degree": 2, "lora_rank": LORA["lora_rank"], "per_device_train_batch_size": 1, **changes}
     own |= {"sharding": "stage1"} if device == "cpu" else {}
     (folder / "config.json").write_text(json.dumps({**shipped, **own}))
-    environment = {**npu_sim.plain_environment(), "OMP_NUM_THREADS": "1"}
+    own_variables = npu_sim.card_environment(2) if device == "npu" else npu_sim.plain_environment()
+    environment = {**own_variables, "OMP_NUM_THREADS": "1"}
     del environment["CUDA_VISIBLE_DEVICES"]  # the launcher would use an empty one as the list of cards
     if device == "npu":
-        environment |= {"CUSTOM_DEVICE_ROOT": str(npu_sim.build()), "SIM_NPU_COUNT": "2"}
-        environment |= {"PADDLE_XCCL_BACKEND": "npu"}  # the launcher of paddle 3.0.0 needs it
+        environment["PADDLE_XCCL_BACKEND"] = "npu"  # the launcher of paddle 3.0.0 needs it
         where = ["--host", "127.0.0.1", "--devices", "0,1"]
     else:
         where = ["--master", f"127.0.0.1:{free_port()}", "--nproc_per_node", "2"]
@@ -76,12 +75,6 @@ def launched(npu_sim, folder: Path, rows: Path, *words: str, device: str = "npu"
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def logs(folder: Path) -> list[str]:

@@ -26,7 +26,7 @@ def answers(npu_sim, folders, name: str, num_cards: int, *options: str) -> str:
     command += ["--tensor-parallel", str(num_cards)] if num_cards > 1 else []
     typed = "What is this?\nHow many shapes are there?\n"
     environment = {"OMP_NUM_THREADS": "1"}
-    done = npu_sim.run(command, num_cards=max(num_cards, 1), environment=environment, typed=typed)
+    done = npu_sim.run(command, num_cards=num_cards, environment=environment, typed=typed)
     assert done.returncode == 0, done.text
     return done.output
 

@@ -27,8 +27,7 @@ def test_four_cards_of_two_machines_train_as_one_process_and_end_when_one_is_kil
     one = train(settings(tmp_path, data, "anyres", **STEPS, per_device_train_batch_size=4))
     values = settings(tmp_path / "four", data, "anyres", **STEPS, per_device_train_batch_size=1)
     values |= {"device": "npu", "max_steps": 100_000, "sharding": "stage2", "sharding_parallel_degree": 2}
-    variables = {**npu_sim.plain_environment(), "OMP_NUM_THREADS": "1", "PADDLE_XCCL_BACKEND": "npu"}
-    variables |= {"CUSTOM_DEVICE_ROOT": str(npu_sim.build()), "SIM_NPU_COUNT": "2"}
+    variables = {**npu_sim.card_environment(2), "OMP_NUM_THREADS": "1", "PADDLE_XCCL_BACKEND": "npu"}
     del variables["CUDA_VISIBLE_DEVICES"]  # the launcher would use an empty one as the list of cards
     with machines(tmp_path, [values, values], ASCEND[0], ["--npus", "0,1"], variables) as started:
         assert wait_for_losses(started, NUM_STEPS) == pytest.approx(one.recorder.losses, abs=1e-5)

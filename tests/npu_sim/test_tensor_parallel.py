@@ -102,9 +102,9 @@ def _losses(folder: Path, rank: int = 0) -> list[float]:
     return json.loads((folder / f"losses.{rank}.json").read_text())
 
 
-def _weights(root: Path, folder: Path, dtype: str = "float32") -> dict:
+def _weights(root: Path, folder: Path) -> dict:
     base = root / "model" if (folder / "lora_config.json").is_file() else None
-    return weights(LlavaForConditionalGeneration.from_pretrained(folder, base=base, dtype=dtype, device="cpu"))
+    return weights(LlavaForConditionalGeneration.from_pretrained(folder, base=base, dtype="float32", device="cpu"))
 
 
 @pytest.mark.parametrize(("num_cards", "degree", "sharding", "kind"), CASES)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_folder
+from several_nodes import free_port
 from tiny_training import LORA, settings, weights
 
 from paddlemix import LlavaForConditionalGeneration
@@ -25,12 +25,6 @@ SCRIPT = Path(__file__).parents[2] / "paddlemix/examples/llava/supervised_finetu
 def data(tmp_path_factory):
     """Eight rows with none to three images: in some steps one process has no image."""
     return tiny_folder.write_rows(tmp_path_factory.mktemp("data"))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def run(folder: Path, values: dict, num_processes: int) -> Path:

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from several_nodes import free_port
 
 from paddlemix.train import launch
 from paddlemix.train.peer_hub import DIED, FAILED, MISTAKE, STOPPED, Hub, Member, Trouble, differences
@@ -27,12 +28,6 @@ with watched_peers(json.loads(sys.argv[1])):
 """
 BOUND = 30  # seconds; a death is known in one
 SLEEP = "print('works', flush=True); time.sleep(300)"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture

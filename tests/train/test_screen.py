@@ -22,7 +22,6 @@ ROOT = Path(__file__).parents[2]
 BREAKING = """
 import sys
 import paddlemix.commands.train as command
-from paddlemix.terminal.interrupts import raised_terminations
 
 load = command._load
 
