@@ -1,4 +1,4 @@
-"""Packages that are not installed: what needs them, and the command that installs them.
+"""Where this package is, and packages that are not installed: what needs them, and the command that installs them.
 
 Nothing here imports one of them, because the texts are for those who lack it.
 """
@@ -6,6 +6,7 @@ Nothing here imports one of them, because the texts are for those who lack it.
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import re
 from pathlib import Path
 
@@ -19,6 +20,11 @@ INSTALL_PADDLE = f"""Install the build for this machine:
           (or cu118, cu129: at most the version of CUDA that nvidia-smi shows)
   Ascend  pip install --pre paddlepaddle==3.0.0.dev20250527 -i {INDEX}/nightly/cpu/
           pip install --pre paddle-custom-npu==3.0.0.dev20250527 -i {INDEX}/nightly/npu/"""
+
+
+def import_path() -> str:
+    """Return PYTHONPATH for a process that has to import this package from where it is."""
+    return os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")]))
 
 
 def requirement_lines() -> list[str]:

@@ -17,13 +17,13 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import device as devices
 from ..accelerators import has_plugin
 from ..device import CPU, GPU, NPU, WITHOUT_LIBUV, XCCL_BACKEND
 from ..models.parallel.cuts import check_degree
+from ..packages import import_path
 from ..terminal.log import print_error
 
 if TYPE_CHECKING:
@@ -133,9 +133,8 @@ def _check_cards(kind: str, number: int, num_workers: int) -> None:
 
 
 def _start(options: str, variables: dict[str, str]) -> subprocess.Popen:
-    path = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
     command = [sys.executable, "-m", f"{__package__}.card_follower", options]
-    variables = {**os.environ, **variables, "PYTHONPATH": path}
+    variables = {**os.environ, **variables, "PYTHONPATH": import_path()}
     # Its own session, so that a Ctrl-C in the terminal reaches the leader alone.
     return subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=variables, start_new_session=True

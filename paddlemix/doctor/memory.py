@@ -18,7 +18,7 @@ from ..models.parallel.cuts import config_of_part
 from ..ops.vector_math import vector_math
 from ..terminal.sizes import in_memory
 from ..train.arguments import ModelArguments
-from ..train.freeze import PROJECTOR_PARTS, freeze_parameters, lora_targets
+from ..train.freeze import PROJECTOR_PARTS, lora_targets, trained_names
 from ..train.settings import Method
 from .activations import FLOAT, Arithmetic, Load, activations
 
@@ -72,13 +72,12 @@ class Estimate:
 
 def estimate(config: LlavaConfig, trainable: Trainable, load: Load, method: Method) -> Estimate:
     """Return the memory at the peak of a step, when gradients and the optimizer's state exist."""
-    num_parameters = sum(math.prod(shape) for shape in parameter_shapes(config).values())
-    num_trained = _num_trained(parameter_shapes(config), trainable, method)
+    whole = shapes = parameter_shapes(config)
     if method.num_parts > 1:
         config = config_of_part(config, method.num_parts)
-    shapes = parameter_shapes(config)
-    adapters = {f"{name}.lora": method.rank_of(name) * sum(shapes[f"{name}.weight"]) for name in trainable.targets}
-    trained = {name: math.prod(shapes[name]) for name in trainable.names} | adapters
+        shapes = parameter_shapes(config)
+    adapters = _adapters(shapes, trainable, method)
+    trained = _trained(shapes, trainable) | adapters
     num_here = sum(trained.values())
     state = MOMENTS + (FLOAT if method.weight_bytes < FLOAT else 0)  # half weights have a float32 copy
     each = FLOAT if method.has_float_gradients else method.weight_bytes
@@ -97,15 +96,18 @@ def estimate(config: LlavaConfig, trainable: Trainable, load: Load, method: Meth
         sum(others.values()) + _copies(shapes, method, not method.is_recomputed),
         CONTEXT.get(method.device, 0),
         optimizer if method.is_offloaded else 0,
-        num_trained,
-        num_parameters,
+        sum((_trained(whole, trainable) | _adapters(whole, trainable, method)).values()),
+        sum(map(math.prod, whole.values())),
         method.is_recomputed,
     )
 
 
-def _num_trained(shapes: dict, trainable: Trainable, method: Method) -> int:
-    adapters = sum(method.rank_of(name) * sum(shapes[f"{name}.weight"]) for name in trainable.targets)
-    return sum(math.prod(shapes[name]) for name in trainable.names) + adapters
+def _adapters(shapes: dict, trainable: Trainable, method: Method) -> dict[str, int]:
+    return {f"{name}.lora": method.rank_of(name) * sum(shapes[f"{name}.weight"]) for name in trainable.targets}
+
+
+def _trained(shapes: dict, trainable: Trainable) -> dict[str, int]:
+    return {name: math.prod(shapes[name]) for name in trainable.names}
 
 
 def _share(number: int, method: Method, since: int) -> int:
@@ -187,15 +189,14 @@ def advice(found: Estimate, method: Method, num_samples: int, num_cards: int) ->
 
 def outline(config: LlavaConfig, args: ModelArguments) -> Trainable:
     """Choose the trainable parts as training does, on a model without values. Raises ValueError as training would."""
+    if not args.lora:
+        names = trained_names(config, args)
+        if not names:
+            raise ValueError("no parameter is trainable: freeze_include and freeze_exclude freeze every parameter")
+        return Trainable(names)
     with paddle.LazyGuard():
         model = Llava(config)
-    if args.lora:
-        targets = lora_targets(model, args.lora_target_modules)
-        adapted = {f"{name}.{kind}" for name in targets for kind in ("weight", "bias")}
-        names = [name for name, _ in model.named_parameters() if name.startswith(PROJECTOR_PARTS)]
-        return Trainable([] if args.freeze_mm_mlp_adapter else [name for name in names if name not in adapted], targets)
-    freeze_parameters(model, args)
-    names = [name for name, parameter in model.named_parameters() if not parameter.stop_gradient]
-    if not names:
-        raise ValueError("no parameter is trainable: freeze_include and freeze_exclude freeze every parameter")
-    return Trainable(names)
+    targets = lora_targets(model, args.lora_target_modules)
+    adapted = {f"{name}.{kind}" for name in targets for kind in ("weight", "bias")}
+    names = [name for name, _ in model.named_parameters() if name.startswith(PROJECTOR_PARTS)]
+    return Trainable([] if args.freeze_mm_mlp_adapter else [name for name in names if name not in adapted], targets)

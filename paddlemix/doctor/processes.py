@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..packages import import_path
 from .check import FAILED, SKIPPED, WARNING, Check
 from .error_text import of_end
 from .worker import KERNELS, NEEDED, RUNS
@@ -87,9 +88,7 @@ class CheckProcesses:
                 _end(process)
 
     def _start(self, results: Path, log: Path, parts: list[str], once: dict[str, str]) -> subprocess.Popen:
-        root = str(Path(__file__).parents[2])
-        path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-        variables = {**os.environ, **self.variables, **once, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
+        variables = {**os.environ, **self.variables, **once, "PYTHONPATH": import_path(), "PYTHONUNBUFFERED": "1"}
         command = [sys.executable, "-m", self.worker, self.device, str(results), *parts]
         with log.open("wb") as file:
             return subprocess.Popen(

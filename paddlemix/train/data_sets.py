@@ -45,6 +45,11 @@ class DataSets:
     tasks: tuple[EvalTask, ...] = ()
 
     @property
+    def main_metrics(self) -> list[str]:
+        """The main metric of each benchmark."""
+        return [task.main for task in self.tasks]
+
+    @property
     def train_rows(self) -> Sequence[Row]:
         """The rows to train on, before they are packed."""
         return self.train.rows.rows if isinstance(self.train, PackedRows) else self.train.rows

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
+import paddle
 from paddle import nn
 
 from ..checkpoints.layouts import paddlemix
@@ -45,17 +46,25 @@ def freeze_parameters(model: Llava, args: ModelArguments) -> None:
         is_tower_trained=args.unfreeze_mm_vision_tower,
         is_projector_frozen=args.freeze_mm_mlp_adapter,
         parts=["mm_mlp_adapter"] if args.tune_mm_mlp_adapter else args.mm_tunable_parts,
-        has_trained_marks=args.tune_mm_mlp_adapter and trains_marks(model.config),
+        has_trained_marks=trains_marks(model.config, args),
     )
 
 
-def trains_marks(config: LlavaConfig) -> bool:
-    """Return whether stage 1 trains the embeddings of the marks around an image beside the projector.
+def trained_names(config: LlavaConfig, args: ModelArguments) -> list[str]:
+    """Return the names of the parameters that `freeze_parameters` lets train. Needs no weights."""
+    with paddle.LazyGuard():
+        model = Llava(config)
+    freeze_parameters(model, args)
+    return [name for name, parameter in model.named_parameters() if not parameter.stop_gradient]
+
+
+def trains_marks(config: LlavaConfig, args: ModelArguments) -> bool:
+    """Return whether a run is stage 1 and trains the embeddings of the marks around an image beside the projector.
 
     LLaVA's first version does so: all embeddings are trainable, only those of the marks get gradients, and the head
     is frozen (orig_embeds_params in llava/model/llava.py). Embeddings that are tied to the head stay frozen with it.
     """
-    return config.has_image_marks and not config.language.tie_word_embeddings
+    return args.tune_mm_mlp_adapter and config.has_image_marks and not config.language.tie_word_embeddings
 
 
 def freeze(

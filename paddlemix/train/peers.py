@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.metadata
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..accelerators import version_of
+from ..packages import import_path
 from ..terminal.interrupts import Preempted
 from .peer_hub import FAILED, MAX_TEXT, MISTAKE, STOPPED
 
@@ -80,21 +80,16 @@ def order_of(environment: Mapping[str, str], settings: Mapping[str, Any]) -> dic
 def versions() -> dict[str, str]:
     """Return the versions that must be the same on all machines, by package, without importing it."""
     found = {"paddlemix": __version__, "python": ".".join(map(str, sys.version_info[:2]))}
-    for name in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
+    return found | {name: version for name in PACKAGES if (version := version_of(name)) is not None}
 
 
 def start_guard(order: Mapping[str, Any]) -> subprocess.Popen:
     """Start the guard of this process. It has a session of its own: the launcher's signals go to whole groups."""
-    root = str(Path(__file__).parents[2])
-    paths = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
     guard = subprocess.Popen(
         [sys.executable, "-m", "paddlemix.train.peer_guard"],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": paths},
+        env={**os.environ, "PYTHONPATH": import_path()},
         start_new_session=True,
     )
     # The guard sees the end of this process by the end of the pipe, which copies in readers of data would hold open.

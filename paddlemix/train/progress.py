@@ -65,7 +65,7 @@ class Progress(TrainerCallback):
             self._loss, self._speed = logs["loss"], logs.get("tokens_per_second", self._speed)
             if self._bar is None:
                 self._print(f"step {state.global_step:,} of {state.max_steps:,}  {self._figures(state)}")
-        found = evaluated(logs, [task.main for task in self.trainer.data.tasks])
+        found = evaluated(logs, self.trainer.data.main_metrics)
         if found and state.global_step != self._evaluated:  # the result is evaluated once more
             where = f"after step {state.global_step:,}" if state.global_step else "before training"
             self._print(f"evaluation {where}: {', '.join(found)}")

@@ -20,7 +20,6 @@ from ..conversation.templates import IMAGE_MARKS
 from ..data.row import Row
 from ..hub.resolve import resolve
 from ..models.config import LlavaConfig
-from ..models.llava import Llava
 from ..models.parallel.cuts import mark_cut
 from ..models.quantized import describe
 from ..ops.quantize import choose_kind
@@ -30,7 +29,7 @@ from ..terminal.visible import visible
 from .arguments import RunArguments, parse
 from .callbacks import SWANLAB, SwanLab
 from .data_sets import read_data
-from .freeze import freeze_parameters, report, trains_marks
+from .freeze import freeze_parameters, report, trained_names, trains_marks
 from .lora import add_lora
 from .node_folders import check_folders
 from .processes import fail_together
@@ -152,7 +151,7 @@ def _load_to_train(source: Source, model_args, args, quantization: str | None, p
     folder = source.path
     model = load_model(source, dtype=dtype, device=args.device, quantization=quantization, cards=cards_of(args))
     freeze_parameters(model, model_args)
-    if model_args.tune_mm_mlp_adapter and trains_marks(model.config):
+    if trains_marks(model.config, model_args):
         model.only_trained_ids = tuple(map(processor.tokenizer.special_id, IMAGE_MARKS))
     if model_args.neftune:
         model.neftune_alpha = model_args.neftune_noise_alpha
@@ -190,12 +189,8 @@ def choose_quantization(model_args, folder: Path, config: LlavaConfig) -> str | 
 
 def _check_decoder_is_frozen(config: LlavaConfig, model_args) -> None:
     """Raise ValueError if settings train a weight of a decoder that is to be quantized. Needs no weights."""
-    with paddle.LazyGuard():
-        model = Llava(config)
-    freeze_parameters(model, model_args)
-    trained = [name for name, one in model.named_parameters() if not one.stop_gradient]
-    trained = [name for name in trained if name.startswith("language_model.")]
-    if model_args.tune_mm_mlp_adapter and trains_marks(config):
+    trained = [name for name in trained_names(config, model_args) if name.startswith("language_model.")]
+    if trains_marks(config, model_args):
         trained = [name for name in trained if name != EMBEDDING]  # which is not quantized
     if trained:
         key, kind = ("load_in_8bit", "int8") if model_args.load_in_8bit else ("load_in_4bit", "nf4")
@@ -273,7 +268,7 @@ def _evaluate(trainer: LlavaTrainer) -> dict[str, Any]:
         return metrics
     output_dir = Path(args.output_dir)
     if not args.load_best_model_at_end:  # the result is of an earlier step than the last point of the plot
-        draw_losses(output_dir, trainer.history.values, [task.main for task in trainer.data.tasks])
+        draw_losses(output_dir, trainer.history.values, trainer.data.main_metrics)
     write_evaluation(output_dir, metrics, trainer.task_metrics if args.do_train else {})
     return metrics
 

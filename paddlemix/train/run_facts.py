@@ -91,11 +91,12 @@ def describe_run(
         "metric_for_best_model": best_metric_fact(args.metric_for_best_model, data.tasks),
         **{name: _plain(vars(args)[name]) for name in LEARNING},
         "seed": args.seed,
-        "samples_per_step": _samples_per_step(args),
+        "samples_per_step": samples_per_step(args),
     }
 
 
-def _samples_per_step(args) -> int:
+def samples_per_step(args) -> int:
+    """Return how many samples one step trains, in all processes together."""
     return args.per_device_train_batch_size * args.gradient_accumulation_steps * args.dataset_world_size
 
 

@@ -105,5 +105,5 @@ def save_result(trainer, metrics: Mapping[str, Any], settings: Mapping[str, Any]
             write_json(folder / STATE, {**dataclasses.asdict(trainer.state), "consumed_samples": samples})
             write_json(folder / ALL_RESULTS, dict(metrics))
             write_results(folder, metrics, settings or {}, trainer.facts["data"], trainer.meter.overall())
-            draw_losses(folder, trainer.history.values, [task.main for task in trainer.data.tasks])
+            draw_losses(folder, trainer.history.values, trainer.data.main_metrics)
     wait_for_all(trainer.args.world_size)

@@ -26,6 +26,7 @@ from .arguments import RunArguments
 from .data_sets import DataSets
 from .progress import evaluated
 from .results import PLOT
+from .run_facts import samples_per_step
 
 WIDTH = 12  # of the lines at the end
 NOT_SHOWN = ("do_train",)  # it is usual
@@ -79,7 +80,7 @@ def _short(value: Any) -> str:
 def show_steps(trainer, dtype: str) -> None:
     """Print how much a run trains, and on what. dtype: of the weights."""
     args, data = trainer.args, trainer.data
-    num_each = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.dataset_world_size
+    num_each = samples_per_step(args)
     num_steps = trainer.num_steps()
     is_cut = args.max_steps > 0
     epochs = f"{num_steps * num_each / max(len(data.train), 1) if is_cut else args.num_train_epochs:.3g}"
@@ -99,7 +100,7 @@ def show_end(trainer, seconds: float, metrics: Mapping[str, Any]) -> None:
     rows = []
     if trainer.args.do_train:
         rows += [("trained", _trained(trainer, seconds)), *_losses(trainer)]
-    evaluation = ", ".join(evaluated(metrics, _tasks(trainer)))
+    evaluation = ", ".join(evaluated(metrics, trainer.data.main_metrics))
     rows += [("evaluation", evaluation + _best_evaluation(trainer))] if evaluation else []
     kind = "a LoRA adapter, which names its base" if is_adapter else "a whole model"
     plot = f"; {PLOT} in it shows the losses" if (output_dir / PLOT).is_file() else ""
@@ -144,10 +145,6 @@ def _best_evaluation(trainer) -> str:
         return ""
     step = min(found, key=found.get)
     return f" (the first was {next(iter(found.values())):.4g}, the best {found[step]:.4g} after step {step:,})"
-
-
-def _tasks(trainer) -> list[str]:
-    return [task.main for task in trainer.data.tasks]
 
 
 def next_commands(trainer, is_adapter: bool) -> list[tuple[str, str]]:
