@@ -17,7 +17,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .. import device as devices
 from ..accelerators import has_plugin
@@ -121,6 +121,26 @@ def leading(model) -> Iterator[None]:
         yield
     finally:
         leader.end()
+
+
+@contextlib.contextmanager
+def loaded(
+    number: int, source: Source, loading: Loading, worker: int = 0, num_workers: int = 1
+) -> Iterator[tuple[Any, Any]]:
+    """Yield the model, or this card's part of it, and its processor while the followers run. See `started`."""
+    with started(number, source, loading, worker, num_workers):
+        from .load_both import load_both
+
+        model, processor = load_both(
+            source,
+            template=loading.template,
+            dtype=loading.dtype,
+            device=loading.device,
+            quantization=loading.quantization,
+            cards=join_cards(loading.device),
+        )
+        with leading(model):
+            yield model, processor
 
 
 def _check_cards(kind: str, number: int, num_workers: int) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoints.card_processes import OPTION, leading, prepare, started
-from .loading import load_with_processor, loading_of
+from ..checkpoints.card_processes import OPTION, loaded, prepare
+from .loading import loading_of
 
 if TYPE_CHECKING:
     from ..checkpoints.source import Source
@@ -32,14 +31,10 @@ def prepare_cards(arguments: argparse.Namespace) -> None:
     prepare(arguments.tensor_parallel)
 
 
-@contextlib.contextmanager
-def loaded_on_cards(arguments: argparse.Namespace, source: Source) -> Iterator[tuple[Any, Any]]:
+def loaded_on_cards(arguments: argparse.Namespace, source: Source) -> AbstractContextManager[tuple[Any, Any]]:
     """Yield the model and its processor; with --tensor-parallel this card's part, which generates as a whole would.
 
     source: the model's checkpoint. Raises ValueError for a number of cards that is not there, or over which the model
     cannot be divided.
     """
-    with started(arguments.tensor_parallel, source, loading_of(arguments)):
-        model, processor = load_with_processor(arguments, source)
-        with leading(model):
-            yield model, processor
+    return loaded(arguments.tensor_parallel, source, loading_of(arguments))

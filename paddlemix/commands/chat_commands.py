@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from ..generate.session import ChatSession
 from ..image.load import is_address, load_image
-from ..output import OutputError, named_file, replacing
+from ..output import named_file, replacing
 from ..terminal.sizes import plural
 from .chat_params import changed, shown
 from .chat_paths import paths_in
@@ -102,8 +102,6 @@ def save(talk: Talk, name: str) -> list[str]:
         with replacing(named_file(name, (*talk.sources, *images))) as file:
             # Half of a surrogate pair, from a file name that is not UTF-8, becomes its JSON escape.
             file.write((text + "\n").encode(errors="backslashreplace"))
-    except OutputError:
-        raise
     except OSError as error:
         raise ValueError(f"{short(name)} cannot be written: {error.strerror or error}") from error
     return [f"(saved to {name})"]

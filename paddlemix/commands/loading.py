@@ -1,4 +1,4 @@
-"""Load a model as the command line names it, with its processor."""
+"""The options of loading a model, and what they say."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from .options import add_template_option
 
 if TYPE_CHECKING:
     from ..checkpoints.card_processes import Loading
-    from ..checkpoints.source import Source
 
 
 def add_loading_options(parser: argparse.ArgumentParser) -> None:
@@ -34,25 +33,6 @@ def quantization_of(arguments: argparse.Namespace) -> str | None:
     if arguments.load_8bit and arguments.load_4bit:
         raise ValueError("weights can be stored in 8 bits or in 4, not both: give one of --load-8bit and --load-4bit")
     return choose_kind(arguments.load_8bit, arguments.load_4bit)
-
-
-def load_with_processor(arguments: argparse.Namespace, source: Source):
-    """Return the model of an open checkpoint and its processor, see `checkpoints.load_both`.
-
-    If processes were started for several cards, this one's part of the model; see `card_options`.
-    """
-    from ..checkpoints.card_processes import join_cards
-    from ..checkpoints.load_both import load_both
-
-    loading = loading_of(arguments)
-    return load_both(
-        source,
-        template=loading.template,
-        dtype=loading.dtype,
-        device=loading.device,
-        quantization=loading.quantization,
-        cards=join_cards(loading.device),
-    )
 
 
 def loading_of(arguments: argparse.Namespace) -> Loading:

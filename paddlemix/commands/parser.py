@@ -19,10 +19,6 @@ SHAPES = "python -m paddlemix.examples.llava.tiny.make_data --output work_dirs/s
 MAX_WIDTH, HELP_COLUMN = 100, 30  # of a help text, in characters
 
 
-def _kind_of(line: str) -> str:
-    return "empty" if not line else "kept" if line[0] == " " else "text"
-
-
 class HelpFormatter(argparse.HelpFormatter):
     """Help with a short usage, the default of each option, and examples that stay as they are written."""
 
@@ -56,14 +52,11 @@ class HelpFormatter(argparse.HelpFormatter):
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         """Wrap paragraphs; a line that begins with a space, as an example, stays as it is."""
-        blocks = [list(lines) for _, lines in itertools.groupby(text.splitlines(), _kind_of)]
-        filled = [self._filled(lines, width) for lines in blocks]
-        return "\n".join(indent + line for line in "\n".join(filled).split("\n"))
-
-    def _filled(self, lines: list[str], width: int) -> str:
-        is_kept = not lines[0] or lines[0][0] == " "
-        joined = " ".join(line.strip() for line in lines)
-        return "\n".join(lines) if is_kept else textwrap.fill(joined, width, break_on_hyphens=False)
+        filled: list[str] = []
+        for is_kept, lines in itertools.groupby(text.splitlines(), lambda line: line[:1] in ("", " ")):
+            block = [line if is_kept else line.strip() for line in lines]
+            filled += block if is_kept else textwrap.wrap(" ".join(block), width, break_on_hyphens=False)
+        return "\n".join(indent + line for line in filled)
 
     def _get_help_string(self, action: argparse.Action) -> str:
         """Return the help with the default, unless it says it already."""

@@ -69,8 +69,8 @@ def histogram(lengths: LengthFacts, max_length: int) -> str:
     """Return an SVG bar chart of the lengths, with a red line at max_length if it is within the chart."""
     width, height = CHART
     bottom, last = height - BELOW, lengths.edges[-1]
-    steps = _steps(max(lengths.counts), NUM_ROW_MARKS)
-    most = max(max(lengths.counts), steps[-1])
+    most = max(lengths.counts)
+    steps = _steps(most, NUM_ROW_MARKS)
 
     def across(tokens: float) -> float:
         return LEFT + tokens / last * (width - LEFT - RIGHT)

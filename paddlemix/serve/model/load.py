@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from ...checkpoints.card_processes import Loading, join_cards, leading, started
-from ...checkpoints.load_both import load_both
+from ...checkpoints.card_processes import Loading, loaded
 from ...checkpoints.processor import LlavaProcessor
 from ...checkpoints.source import open_source
 from ...device import available_kinds, num_devices
@@ -26,25 +25,12 @@ def loaded_engine(options: ModelOptions) -> Iterator[tuple[Engine, LlavaProcesso
     Raises ValueError or OSError for what a user can cause.
     """
     source = open_source(resolve(options.model_path), options.model_base)
-    with started(options.num_cards, source, _loading(options), options.worker, options.num_workers):
-        device = options.device
-        if options.num_cards == 1:
-            device = own_device(device, options.worker, options.num_workers)
-        model, processor = load_both(
-            source,
-            template=options.conv_mode,
-            dtype=options.dtype,
-            device=device,
-            quantization=options.quantization,
-            cards=join_cards(options.device),
-        )
-        with leading(model):
-            yield new_engine(model, options), processor
-
-
-def _loading(options: ModelOptions) -> Loading:
-    base, template = options.model_base, options.conv_mode
-    return Loading(base, template, options.dtype, options.device, options.quantization)
+    device = options.device
+    if options.num_cards == 1:
+        device = own_device(device, options.worker, options.num_workers)
+    loading = Loading(options.model_base, options.conv_mode, options.dtype, device, options.quantization)
+    with loaded(options.num_cards, source, loading, options.worker, options.num_workers) as (model, processor):
+        yield new_engine(model, options), processor
 
 
 def own_device(device: str | None, worker: int, num_workers: int) -> str | None:
