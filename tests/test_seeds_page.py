@@ -88,8 +88,8 @@ def test_settings_in_the_seeds_commands_are_ours_or_answered_with_ours():
 
 
 def test_message_in_the_page_is_that_of_the_package():
-    command, message = (line for line in lines_of("sh") if line.startswith(("$ paddlemix", "error: ")))
-    with pytest.raises(ValueError, match=re.escape(message.removeprefix("error: "))):
+    command, message = FENCED.search(PAGE.read_text(encoding="utf-8"))[2].strip().split("\nerror: ")
+    with pytest.raises(ValueError, match=re.escape(message)):
         arguments.parse(read_values(shlex.split(command)[3:]))
 
 
