@@ -129,7 +129,6 @@ def run_ours(rows: list[tuple[int, int]], arguments: argparse.Namespace) -> dict
     prepare_environment("cpu")
     use_device("cpu")  # as the trainer does
     import paddle
-    from paddlenlp.peft import LoRAConfig
 
     from paddlemix import LlavaForConditionalGeneration
     from paddlemix.constants import IGNORE_INDEX, IMAGE_TOKEN_ID
@@ -139,16 +138,23 @@ def run_ours(rows: list[tuple[int, int]], arguments: argparse.Namespace) -> dict
     from paddlemix.image.preprocess import ImageTiles
     from paddlemix.image.spec import ImageSpec
     from paddlemix.models.config import LanguageConfig, LlavaConfig, VisionConfig
-    from paddlemix.train.lora import AdaptedModel
+    from paddlemix.train.arguments import ModelArguments
+    from paddlemix.train.lora import add_lora
 
     image = ImageSpec(side=336, patch_size=14)
     model = LlavaForConditionalGeneration(LlavaConfig(LanguageConfig(**DECODER), VisionConfig(**VISION), image=image))
     model.initialize_weights(seed=0)
     for parameter in model.parameters():
         parameter.stop_gradient = True
-    targets = [rf"language_model\..*{name}" for name in PROJECTIONS]
-    wrapped = AdaptedModel(model, LoRAConfig(target_modules=targets, r=RANK, lora_alpha=ALPHA, dtype="float32"))
-    wrapped.mark_only_lora_as_trainable()
+    settings = ModelArguments(
+        lora=True,
+        lora_rank=RANK,
+        lora_alpha=ALPHA,
+        lora_dropout=0.0,
+        lora_target_modules=[rf"language_model\..*{name}" for name in PROJECTIONS],
+        freeze_mm_mlp_adapter=True,
+    )
+    wrapped = add_lora(model, settings, "float32", base="")
     wrapped.train()
     trained = [each for each in wrapped.parameters() if not each.stop_gradient]
     optimizer = paddle.optimizer.AdamW(RATE, parameters=trained)
