@@ -19,7 +19,7 @@ from .. import device as devices
 from ..terminal.hidden import library_at_work
 from ..terminal.log import notice
 from .bounds import check_bounds
-from .config_file import LAST, convert
+from .config_file import LAST, convert, is_typed_in, plain
 from .eval_tasks import LOSS, parse_tasks, with_prefix
 from .foreign_settings import unknown_setting
 from .setting_fields import ModelArguments, OwnArguments
@@ -115,6 +115,13 @@ def _check_evaluation(data: DataArguments, training: LlavaTrainingArguments) -> 
         )
 
 
+def typed(values: dict[str, Any]) -> dict[str, Any]:
+    """Return raw values of `parse` with those from the command line as their types; others are as a file has them."""
+    hints = {key: hint for cls in SETTINGS for key, hint in _field_types(cls).items()}
+    found = {key: value for key, value in values.items() if key in hints and is_typed_in(value)}
+    return {**values, **{key: plain(convert(key, value, hints[key])) for key, value in found.items()}}
+
+
 def _resume_choice(value: Any) -> Any:
     """Return a path unchanged, LAST for true, and None for false and an empty text."""
     word = str(value).lower() if isinstance(value, (bool, str)) else None
@@ -136,11 +143,11 @@ def _check_keys(values: dict[str, Any], known: set[str]) -> None:
     unknown = [key for key in values if key not in known]
     if unknown:
         answers = [unknown_setting(key, values[key], known) for key in unknown]
-        title = [f"{len(answers)} settings have other names or values here:"] if len(answers) > 1 else []
+        title = [f"{len(answers)} settings are unknown here:"] if len(answers) > 1 else []
         raise ValueError("\n  ".join(title + answers))
     unused = sorted(set(values) & WITHOUT_EFFECT)
     if unused:
-        notice(f"accepted because PaddleMIX does, without effect here as there: {', '.join(unused)}")
+        notice(f"these settings have no effect, in PaddleMIX or here: {', '.join(unused)}")
 
 
 def _report_ignored(asked: dict[str, Any], training: TrainingArguments) -> None:

@@ -83,18 +83,30 @@ class History(TrainerCallback):
                 metrics[name] = round(metrics[name] * share, 4)
 
 
-class Meter:
-    """Counts tokens a second. num_processes: how many processes are assumed to be as fast as this one."""
+class Meter(TrainerCallback):
+    """Counts tokens a second while a run trains.
+
+    num_processes: how many processes are assumed to be as fast as this one.
+    """
 
     def __init__(self, num_processes: int):
         self.num_processes = num_processes
         self.num_tokens = self.num_trained = 0
         self._began = self._last = time.perf_counter()
         self._seen = (0, 0)
+        self._ended: float | None = None
 
-    def begin(self) -> None:
-        """Measure the time from here."""
+    def on_train_begin(self, args, state, control, **kwargs):
         self._began = self._last = time.perf_counter()
+        self._ended = None
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self._ended = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """The time of the training so far; after its end that of all of it, without what came later."""
+        return (time.perf_counter() if self._ended is None else self._ended) - self._began
 
     def add(self, batch: Batch) -> None:
         self.num_tokens += int((np.asarray(batch.segment_ids) > 0).sum())
@@ -108,8 +120,8 @@ class Meter:
         return self._rates(*counts, seconds) if counts[0] else {}
 
     def overall(self) -> dict[str, float]:
-        """Return the rates since the beginning."""
-        return self._rates(self.num_tokens, self.num_trained, time.perf_counter() - self._began)
+        """Return the average rates of the training so far, after its end those of all of it."""
+        return self._rates(self.num_tokens, self.num_trained, self.seconds)
 
     def _rates(self, num_tokens: int, num_trained: int, seconds: float) -> dict[str, float]:
         factor = self.num_processes / max(seconds, 1e-9)

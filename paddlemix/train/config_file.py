@@ -81,6 +81,16 @@ def convert(key: str, value: Any, hint: Any) -> Any:
     raise ValueError(f"{key} is {value!r}: expected {' or '.join(_describe(option) for option in options)}")
 
 
+def plain(value: Any) -> Any:
+    """Return a value as JSON has it: that of an enum."""
+    return value.value if isinstance(value, enum.Enum) else value
+
+
+def is_typed_in(value: Any) -> bool:
+    """Return whether a raw value comes from the command line, as text."""
+    return any(isinstance(one, FlagText) for one in (value if isinstance(value, list) else [value]))
+
+
 def _read_json_text(key: str, text: FlagText) -> Any:
     """Parse a flag's text as JSON if it begins like a list or an object; else return the text."""
     if text[:1] not in ("[", "{"):

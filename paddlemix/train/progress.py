@@ -29,7 +29,7 @@ class Progress(TrainerCallback):
         self.began = time.perf_counter()
         self._first = 0  # steps before the checkpoint that the run resumes from
         self._loss: float | None = None
-        self._speed: float | None = None  # tokens a second
+        self._speed: float | None = None  # tokens a second since the last logging step, at the end of the whole run
         self._evaluated: int | None = None  # the step of the last evaluation
         self._bar: tqdm | None = None
         self._evaluation: tqdm | None = None
@@ -72,6 +72,9 @@ class Progress(TrainerCallback):
             self._evaluated = state.global_step
 
     def on_train_end(self, args, state, control, **kwargs):
+        if self._bar is not None:  # it stays with the figures of the whole run
+            self._speed = self.trainer.meter.overall()["tokens_per_second"]
+            self._bar.set_description_str(self._figures(state))
         self.close()
 
     def close(self) -> None:

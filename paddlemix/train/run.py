@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from ..ops.quantize import choose_kind
 from ..terminal.interrupts import Preempted
 from ..terminal.log import notice
 from ..terminal.visible import visible
-from .arguments import RunArguments, parse
+from .arguments import RunArguments, parse, typed
 from .callbacks import SWANLAB, SwanLab
 from .data_sets import read_data
 from .freeze import freeze_parameters, report, trained_names, trains_marks
@@ -73,7 +72,7 @@ def train(
         if args.process_index == 0:
             show_settings(settings, values)
         trainer = build(settings, template=template, config_folder=config_folder)
-        execute(trainer, args, values, begin)
+        execute(trainer, args, typed(values), begin)
 
 
 def find_model(model_args, config_folder: Path | None) -> Path:
@@ -213,7 +212,7 @@ def execute(
 ) -> None:
     """Train, resuming from a checkpoint if there is one, save the result, and evaluate.
 
-    values: the raw settings, for train_results.json. begin: see `train`. Raises Preempted.
+    values: the settings that were given, for train_results.json. begin: see `train`. Raises Preempted.
     """
     checkpoint = find_start(trainer, args) if args.do_train else None
     if checkpoint == FINISHED:
@@ -225,17 +224,16 @@ def execute(
         if trainer.is_world_process_zero():
             print(visible(f"log: {log} (what libraries print)"), flush=True)
     progress = _show_progress(trainer, is_alone=begin is not None)
-    start, metrics = time.perf_counter(), {}
+    metrics = {}
     try:
         if args.do_train:
             _train(trainer, checkpoint, values)
-        seconds = time.perf_counter() - start
         if args.do_eval:
             metrics = _evaluate(trainer)
     finally:
         progress.close()
     if trainer.is_world_process_zero():
-        show_end(trainer, seconds, metrics)
+        show_end(trainer, metrics)
 
 
 def _show_progress(trainer: LlavaTrainer, is_alone: bool) -> Progress:

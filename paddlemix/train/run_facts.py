@@ -6,7 +6,6 @@ weights that no settings describe.
 
 from __future__ import annotations
 
-import enum
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from ..data.row_sequence import data_files
 from ..fingerprint import fingerprint
 from ..tensor_files.stored import read_json
 from .arguments import RunArguments
+from .config_file import plain
 from .data_sets import DataSets
 from .eval_tasks import best_metric_fact
 from .run_folder import FORMAT, RUN
@@ -89,7 +89,7 @@ def describe_run(
         "max_length": data_args.max_length,
         "packing": data_args.is_packed,
         "metric_for_best_model": best_metric_fact(args.metric_for_best_model, data.tasks),
-        **{name: _plain(vars(args)[name]) for name in LEARNING},
+        **{name: plain(vars(args)[name]) for name in LEARNING},
         "seed": args.seed,
         "samples_per_step": samples_per_step(args),
     }
@@ -103,10 +103,6 @@ def samples_per_step(args) -> int:
 def _data_file(file: str | Mapping[str, Any]) -> dict[str, Any]:
     """Return the facts of a data file; a cache has those of the files that it was made of."""
     return fingerprint(Path(file)) if isinstance(file, str) else {key: file[key] for key in ("file", "bytes", "sha256")}
-
-
-def _plain(value: Any) -> Any:
-    return value.value if isinstance(value, enum.Enum) else value
 
 
 def _named(folder: str | Path) -> dict[str, str]:

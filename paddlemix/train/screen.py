@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import enum
 import json
 import os
 import shlex
@@ -20,15 +19,16 @@ from ..data.encode import find_image
 from ..data.mixture import SPLITS, parse_entries
 from ..image.load import ImageError
 from ..terminal.columns import padded, shortened
+from ..terminal.next_steps import end_of_command, near, this_command
 from ..terminal.sizes import in_time, plural
 from ..terminal.visible import visible_line
 from .arguments import RunArguments
+from .config_file import plain
 from .data_sets import DataSets
 from .progress import evaluated
 from .results import PLOT
 from .run_facts import samples_per_step
 
-WIDTH = 12  # of the lines at the end
 NOT_SHOWN = ("do_train",)  # it is usual
 
 
@@ -49,7 +49,7 @@ def _rows(key: str, given: Any, settings: RunArguments) -> Iterator[tuple[str, s
     owner = next((one for one in settings if key in vars(one)), None)
     if owner is None or key in NOT_SHOWN:
         return
-    value = _plain(vars(owner)[key])
+    value = plain(vars(owner)[key])
     if value == _default(owner, key):
         return
     if key == "dataset":
@@ -63,11 +63,7 @@ def _rows(key: str, given: Any, settings: RunArguments) -> Iterator[tuple[str, s
 def _default(owner: Any, key: str) -> Any:
     field = next(one for one in dataclasses.fields(owner) if one.name == key)
     has_factory = field.default_factory is not dataclasses.MISSING
-    return _plain(field.default_factory() if has_factory else field.default)
-
-
-def _plain(value: Any) -> Any:
-    return value.value if isinstance(value, enum.Enum) else value
+    return plain(field.default_factory() if has_factory else field.default)
 
 
 def _short(value: Any) -> str:
@@ -94,28 +90,28 @@ def show_steps(trainer, dtype: str) -> None:
     )
 
 
-def show_end(trainer, seconds: float, metrics: Mapping[str, Any]) -> None:
+def show_end(trainer, metrics: Mapping[str, Any]) -> None:
     """Print where the result is, how the losses went, and what to do next. metrics: of the last evaluation."""
     output_dir, is_adapter = Path(trainer.args.output_dir), isinstance(trainer.model, LoRAModel)
     rows = []
     if trainer.args.do_train:
-        rows += [("trained", _trained(trainer, seconds)), *_losses(trainer)]
-    evaluation = ", ".join(evaluated(metrics, trainer.data.main_metrics))
-    rows += [("evaluation", evaluation + _best_evaluation(trainer))] if evaluation else []
-    kind = "a LoRA adapter, which names its base" if is_adapter else "a whole model"
-    plot = f"; {PLOT} in it shows the losses" if (output_dir / PLOT).is_file() else ""
-    rows += [("result", f"{output_dir} ({kind}{plot})")]
-    lines = [f"{padded(name, WIDTH)}{visible_line(text)}" for name, text in rows]
-    commands = [f"  {padded(name, WIDTH - 2)}{visible_line(text)}" for name, text in next_commands(trainer, is_adapter)]
-    print("\n".join(["", *lines, "next", *commands]), flush=True)
+        rows += [("trained", _trained(trainer)), *_losses(trainer)]
+    evaluation = evaluated(metrics, trainer.data.main_metrics)
+    if "eval_loss" in metrics:
+        evaluation[0] += _best_evaluation(trainer)
+    rows += [("evaluation", ", ".join(evaluation))] if evaluation else []
+    rows += [("result", f"{output_dir} ({'a LoRA adapter, which names its base' if is_adapter else 'a whole model'})")]
+    rows += [("plot", str(output_dir / PLOT))] if (output_dir / PLOT).is_file() else []
+    print("\n" + end_of_command(rows, next_commands(trainer, is_adapter)), flush=True)
 
 
-def _trained(trainer, seconds: float) -> str:
+def _trained(trainer) -> str:
+    """Return the steps of this run, and the same time and speed as train_results.json has."""
     num_steps = trainer.state.global_step - trainer.num_done_steps
     speed = trainer.meter.overall()["tokens_per_second"] if num_steps else 0.0
     skipped = trainer.tally.metrics("train")["train_skipped_rows"]
-    parts = [f"{plural(num_steps, 'step')} in {in_time(seconds)}"]
-    parts += [f"{speed:,.0f} tokens/s"] if speed else []
+    parts = [f"{plural(num_steps, 'step')} in {in_time(trainer.meter.seconds)}"]
+    parts += [f"{speed:,.0f} tokens/s on average"] if speed else []
     parts += [f"{plural(skipped, 'row')} skipped ({trainer.tally.file})"] if skipped else []
     return ", ".join(parts)
 
@@ -133,24 +129,22 @@ def _unlogged(trainer) -> str:
     """Return the first and the last step's loss, and why there is no other."""
     (start, first), (step, last) = trainer.history.ends[0], trainer.history.ends[-1]
     every = trainer.args.logging_steps
-    return (
-        f"{first:.4g} at step {start:,}, last {last:.4g} at step {step:,} (none was logged: logging_steps is {every:,})"
-    )
+    return f"{first:.4g} at step {start:,}, last {last:.4g} at step {step:,} (not logged: logging_steps is {every:,})"
 
 
 def _best_evaluation(trainer) -> str:
-    """Return the best of several evaluation losses as the end of a line."""
+    """Return the first and the best of several evaluation losses, to stand behind the last one."""
     found = dict(trainer.history.values.get("eval_loss", []))  # the last step may be evaluated twice
     if len(found) < 2:
         return ""
     step = min(found, key=found.get)
-    return f" (the first was {next(iter(found.values())):.4g}, the best {found[step]:.4g} after step {step:,})"
+    return f" (first {next(iter(found.values())):.4g}, best {found[step]:.4g} after step {step:,})"
 
 
 def next_commands(trainer, is_adapter: bool) -> list[tuple[str, str]]:
     """Return what can be done with the result: a word, and the command as it can be pasted into a shell."""
     output_dir = trainer.args.output_dir
-    result, beside, command = shlex.quote(output_dir), output_dir.rstrip("/"), _command()
+    result, beside, command = shlex.quote(output_dir), output_dir.rstrip("/"), this_command()
     image = _first_image(trainer.data)
     about = f" --image-file {shlex.quote(image)}" if image else ""
     found = [("chat", f"{command} chat --model-path {result}{about}")]
@@ -165,14 +159,6 @@ def next_commands(trainer, is_adapter: bool) -> list[tuple[str, str]]:
     return found if trainer.data.tasks else [*found, ("evaluate", f"{command} eval list")]
 
 
-def _command() -> str:
-    """Return how this shell calls `paddlemix`."""
-    beside = Path(sys.executable).with_name("paddlemix")
-    if shutil.which("paddlemix"):
-        return "paddlemix"
-    return shlex.quote(_near(str(beside))) if beside.is_file() else f"{shlex.quote(sys.executable)} -m paddlemix"
-
-
 def _first_image(data: DataSets) -> str | None:
     """Return the path of an image of the first row to evaluate on, else to train on, None without one."""
     if data.eval is None and data.train is None:  # benchmarks are answered without rows
@@ -182,10 +168,4 @@ def _first_image(data: DataSets) -> str | None:
         image = find_image(row.conversation.images[0], row.folders) if row.conversation.images else None
     except ImageError:
         return None
-    return _near(image) if isinstance(image, str) and os.path.isfile(image) else None
-
-
-def _near(path: str) -> str:
-    """Return a path relative to the current directory if it is in there."""
-    near = os.path.relpath(path)
-    return path if near.startswith("..") else near
+    return near(image) if isinstance(image, str) and os.path.isfile(image) else None

@@ -76,7 +76,7 @@ class LlavaTrainer(Trainer):
             data_collator=Collator(processor, is_flat=not wants_equal_shapes()),
             train_dataset=None if data.train is None else GuardedRows(data.train),
             eval_dataset=None if data.eval is None else GuardedRows(data.eval),
-            callbacks=[self.history, self.stop_request, GradientCheck(self.watch)],
+            callbacks=[self.meter, self.history, self.stop_request, GradientCheck(self.watch)],
         )
         self.llava.is_sliced = is_sliced(args)
         if self.llava.is_sliced:
@@ -105,7 +105,6 @@ class LlavaTrainer(Trainer):
         self.num_done_steps = num_done_steps(resume_from_checkpoint, self.args)
         if self.num_done_steps:
             self.history.read(Path(resume_from_checkpoint))
-        self.meter.begin()
         try:
             with self.stop_request, hidden_from_paddlenlp(self.args) as is_best_wanted:
                 result = super().train(resume_from_checkpoint, ignore_keys_for_eval)

@@ -389,7 +389,7 @@ def test_unused_keys_are_named_in_one_notice(caplog):
     with caplog.at_level(logging.WARNING, logger="paddlemix"):
         settings(task_name="x", top_p=0.5, lora=True)
     lines = [record.message for record in caplog.records if record.name == "paddlemix"]
-    assert len(lines) == 1 and lines[0].endswith("without effect here as there: task_name, top_p")
+    assert len(lines) == 1 and lines[0].endswith("no effect, in PaddleMIX or here: task_name, top_p")
 
 
 @pytest.mark.parametrize("key", ["fp16", "bf16"])

@@ -87,7 +87,8 @@ def test_a_run_says_what_it_does_and_what_comes_next(tmp_path, data, capsys):
     values = settings(folder, {"train": [{"data_files": str(data)}], "eval": [{"data_files": str(data)}]}, **LORA)
     values |= {"evaluation_strategy": "steps", "eval_steps": 2, "warmup_steps": 0}
     (folder / "run.json").write_text(json.dumps(values))
-    assert main([str(folder / "run.json")], script="sft", template=None) == 0
+    flags = ["--lora_rank", "4", "--max_grad_norm", "0.5", "--report_to", "none", "--recompute", "false"]
+    assert main([str(folder / "run.json"), *flags], script="sft", template=None) == 0
     lines = capsys.readouterr().out.splitlines()
     shown = [line.split(maxsplit=1) for line in lines if line.startswith("  ")]
     assert ["learning_rate", "0.001"] in shown and ["lora_rank", "4"] in shown and ["max_steps", "4"] in shown
@@ -104,8 +105,13 @@ def test_a_run_says_what_it_does_and_what_comes_next(tmp_path, data, capsys):
         "evaluation after step 4",
     ]
     end = lines[lines.index("") + 1 :]
-    assert [line.split()[0] for line in end] == "trained loss evaluation result next chat merge evaluate".split()
-    for line in end[5:7]:
+    assert [line.split()[0] for line in end] == "trained loss evaluation result plot next chat merge evaluate".split()
+    results = json.loads((folder / "out" / "train_results.json").read_text())
+    assert re.search(r", ([\d,.]+) tokens/s on average$", end[0])[1] == f"{results['tokens_per_second']:,.0f}"
+    given = results["settings"]
+    assert (given["lora_rank"], given["max_grad_norm"], given["recompute"]) == (4, 0.5, False)
+    assert given["learning_rate"] == 0.001 and given["report_to"] == ["none"]
+    for line in end[6:8]:
         words = shlex.split(line.split(maxsplit=1)[1])
         command = words[words.index("paddlemix") + 1 :] if "paddlemix" in words else words[1:]
         arguments = command_parser(command[0]).parse(command[1:])
@@ -119,5 +125,5 @@ def test_a_run_that_logged_no_loss_shows_the_first_and_the_last_steps(tmp_path, 
     (tmp_path / "run.json").write_text(json.dumps({**values, "logging_steps": 500}))
     assert main([str(tmp_path / "run.json")], script="sft", template=None) == 0
     (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("loss "))
-    expected = f"{losses[0]:.4g} at step 1, last {losses[-1]:.4g} at step 4 (none was logged: logging_steps is 500)"
+    expected = f"{losses[0]:.4g} at step 1, last {losses[-1]:.4g} at step 4 (not logged: logging_steps is 500)"
     assert line.split(maxsplit=1) == ["loss", expected]

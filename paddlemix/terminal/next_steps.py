@@ -1,0 +1,36 @@
+"""What a command shows at its end: where its result is, and the commands that come next."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from .columns import padded
+from .visible import visible_line
+
+WIDTH = 12  # of the names in front
+Row = tuple[str, str]  # a name, and what stands beside it
+
+
+def end_of_command(rows: Iterable[Row], commands: Iterable[Row]) -> str:
+    """Return the lines of the end: what there is now, and below "next" the commands, as they can be pasted."""
+    lines = [f"{padded(name, WIDTH)}{visible_line(text)}" for name, text in rows]
+    return "\n".join([*lines, "next", *(f"  {padded(name, WIDTH - 2)}{visible_line(text)}" for name, text in commands)])
+
+
+def this_command() -> str:
+    """Return how this shell calls `paddlemix`."""
+    beside = Path(sys.executable).with_name("paddlemix")
+    if shutil.which("paddlemix"):
+        return "paddlemix"
+    return shlex.quote(near(str(beside))) if beside.is_file() else f"{shlex.quote(sys.executable)} -m paddlemix"
+
+
+def near(path: str) -> str:
+    """Return a path relative to the current directory if it is in there."""
+    found = os.path.relpath(path)
+    return path if found.startswith("..") else found
