@@ -24,5 +24,5 @@ def config_hint(name: str) -> str:
     parts = [method, data, "one_card" if "gpu1_" in name else ""]
     path = RECIPES / folder / f"recipe_{'_'.join(filter(None, parts))}.json"
     if not path.is_file():
-        return f"; it is a config of xtuner, whose recipes here are paddlemix/config/llava/{folder}/recipe_*.json"
-    return f"; it is a config of xtuner, here paddlemix/config/llava/{folder}/{path.name}"
+        return f"; it is a config of xtuner: use one of paddlemix/config/llava/{folder}/recipe_*.json"
+    return f"; it is a config of xtuner: use paddlemix/config/llava/{folder}/{path.name}"

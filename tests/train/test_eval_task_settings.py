@@ -51,7 +51,7 @@ def values_of(folder, *entries: dict, **changes) -> dict:
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"task": "costum"}, r"Unknown task 'costum'\. Did you mean 'custom'"),
+        ({"task": "costum"}, r"unknown task 'costum': did you mean 'custom'"),
         ({"task": 3}, "task is 3, expected a string"),
         ({"task": None}, "'task' is missing"),
         ({"data_dir": ""}, "'data_dir' is missing: expected the folder"),

@@ -26,12 +26,12 @@ CONFIGS = {
 def test_config_of_xtuner_is_answered_with_its_recipe(name):
     path = f"paddlemix/config/llava/{CONFIGS[name]}.json"
     assert (ROOT / path).is_file()
-    with pytest.raises(ValueError, match=f"does not exist .*; it is a config of xtuner, here {re.escape(path)}$"):
+    with pytest.raises(ValueError, match=f"does not exist .*; it is a config of xtuner: use {re.escape(path)}$"):
         read_values([name, "--deepspeed", "deepspeed_zero2"])
 
 
 def test_config_of_xtuner_without_a_recipe_is_answered_with_those_of_its_model():
-    with pytest.raises(ValueError, match=r"whose recipes here are paddlemix/config/llava/internlm/recipe_\*\.json$"):
+    with pytest.raises(ValueError, match=r"xtuner: use one of paddlemix/config/llava/internlm/recipe_\*\.json$"):
         read_values(["llava_internlm_chat_7b_full_clip_vit_large_p14_336_e1_gpu8_finetune"])
 
 

@@ -19,44 +19,44 @@ def known() -> set[str]:
 
 
 ANSWERS = [
-    ("--data_path /path/to/cc3m_595k.json", "'data_path' is LLaVA's name: here it is dataset: /path/to/cc3m_595k.json"),
-    ("--model_max_length 2048", "here it is max_length: 2048"),
-    ("--lora_enable True", "here it is lora: true"),
+    ("--data_path /path/to/cc3m_595k.json", "'data_path' is a setting of LLaVA: use dataset: /path/to/cc3m_595k.json"),
+    ("--model_max_length 2048", "use max_length: 2048"),
+    ("--lora_enable True", "use lora: true"),
     ("--lora_enable False", "leave it out"),
-    ("--lora_r 128", "here it is lora_rank: 128"),
-    ("--bits 4", "here it is load_in_4bit: true (with lora: true)"),
-    ("--bits 8", "here it is load_in_8bit: true"),
+    ("--lora_r 128", "use lora_rank: 128"),
+    ("--bits 4", "use load_in_4bit: true (with lora: true)"),
+    ("--bits 8", "use load_in_8bit: true"),
     ("--bits 16", "leave it out"),
-    ("--quant_type nf4", "4-bit weights are NF4"),
-    ("--quant_type fp4", "fp4 does not exist here"),
-    ("--deepspeed ./scripts/zero2.json", 'here it is sharding: "stage2"'),
-    ("--deepspeed ./scripts/zero3_offload.json", 'here it is sharding: "stage3 offload"'),
-    ("--deepspeed deepspeed_zero2", 'here it is sharding: "stage2"'),
-    ("--deepspeed default-zero3", 'here it is sharding: "stage3"'),
+    ("--quant_type nf4", "leave it out (4-bit weights are always NF4)"),
+    ("--quant_type fp4", "fp4 is not supported"),
+    ("--deepspeed ./scripts/zero2.json", 'use sharding: "stage2"'),
+    ("--deepspeed ./scripts/zero3_offload.json", 'use sharding: "stage3 offload"'),
+    ("--deepspeed deepspeed_zero2", 'use sharding: "stage2"'),
+    ("--deepspeed default-zero3", 'use sharding: "stage3"'),
     ("--deepspeed ds_config.json", "zero_optimization.stage"),
-    ("--gradient_checkpointing True", "'gradient_checkpointing' is transformers' name: here it is recompute: true"),
+    ("--gradient_checkpointing True", "'gradient_checkpointing' is a setting of transformers: use recompute: true"),
     ("--gradient_checkpointing False", "leave it out"),
     ("--image_aspect_ratio pad", "`paddlemix compose --image-aspect-ratio pad ...`"),
     ("--vision_tower openai/clip-vit-large-patch14", "`paddlemix compose --vision-tower openai/clip-vit-large-patch14"),
     ("--pretrain_mm_mlp_adapter a.bin", "`paddlemix compose --projector a.bin"),
     ("--mm_vision_select_layer -2", "`paddlemix compose --mm-vision-select-layer -2"),
-    ("--mm_use_im_patch_token True", "no token of the vocabulary stands for an image here"),
+    ("--mm_use_im_patch_token True", "images need no token in the vocabulary here"),
     ("--mm_use_im_patch_token False", "leave it out"),
-    ("--freeze_backbone True", "here it is tune_mm_mlp_adapter: true"),
-    ("--fsdp full_shard auto_wrap", 'here it is sharding: "stage3"'),
-    ("--fsdp shard_grad_op", 'here it is sharding: "stage2"'),
+    ("--freeze_backbone True", "use tune_mm_mlp_adapter: true"),
+    ("--fsdp full_shard auto_wrap", 'use sharding: "stage3"'),
+    ("--fsdp shard_grad_op", 'use sharding: "stage2"'),
     ("--tf32 True", "NVIDIA_TF32_OVERRIDE"),
     ("--lazy_preprocess True", "leave it out"),
     ("--double_quant True", "leave it out"),
-    ("--eval_strategy no", "here it is evaluation_strategy: no"),
-    ("--work-dir out", "'work_dir' is xtuner's name: here it is output_dir: out"),
-    ("--cfg-options optim_wrapper.optimizer.lr=1e-3", "optim_wrapper.optimizer.lr: here it is learning_rate: 1e-3"),
+    ("--eval_strategy no", "use evaluation_strategy: no"),
+    ("--work-dir out", "'work_dir' is a setting of xtuner: use output_dir: out"),
+    ("--cfg-options optim_wrapper.optimizer.lr=1e-3", "optim_wrapper.optimizer.lr: use learning_rate: 1e-3"),
     ("--llm internlm/internlm-chat-7b", "`paddlemix compose --language-model internlm/internlm-chat-7b"),
     ("--visual_encoder_lora true", "lora_target_modules"),
-    ("--model_type llava1_5-7b-instruct", "'model_type' is ms-swift's name: here it is model_name_or_path"),
-    ("--sft_type lora", "here it is lora: true"),
+    ("--model_type llava1_5-7b-instruct", "'model_type' is a setting of ms-swift: use model_name_or_path"),
+    ("--sft_type lora", "use lora: true"),
     ("--sft_type full", "leave it out"),
-    ("--checkpoint_path a.mdl", "'checkpoint_path' is Cerebras' name: here it is model_name_or_path: a.mdl"),
+    ("--checkpoint_path a.mdl", "'checkpoint_path' is a setting of Cerebras: use model_name_or_path: a.mdl"),
     ("--mode eval", "do_eval: true"),
 ]
 
@@ -74,7 +74,7 @@ def test_all_foreign_settings_of_a_command_are_answered_at_once_beside_a_mistype
     with pytest.raises(ValueError) as caught:
         parse(values)
     title, *parts = str(caught.value).split("\n  ")
-    assert title == "3 settings have other names or values here:"
+    assert title == "3 settings are unknown here:"
     assert parts[0].startswith("'data_path' is") and parts[1].startswith("'tf32' is")
     assert "unknown setting 'learing_rate': did you mean 'learning_rate'?" in str(caught.value)
     assert "bf16 is" not in str(caught.value)
@@ -113,8 +113,8 @@ def test_every_answer_names_settings_commands_or_variables_that_exist():
     for key in FOREIGN:
         for value in ("True", "False", "4", "lora", "float16", "auto", "train"):
             text = answer(key, value)
-            named = re.match(r"here (?:it is|they are) (\w+)(?: and (\w+))?(?=[:, ]|$)", text)
-            if named and named[1] not in ("part", "the"):
+            named = re.match(r"use (\w+)(?: and (\w+))?(?=[:, ]|$)", text)
+            if named and named[1] != "the":
                 assert {name for name in named.groups() if name} <= names, text
             options |= set(re.findall(r"`paddlemix compose (--[\w-]+)", text))
     actions = {word for action in command_parser("compose")._actions for word in action.option_strings}
@@ -122,6 +122,6 @@ def test_every_answer_names_settings_commands_or_variables_that_exist():
 
 
 def test_commands_without_paddle_answer_them_too():
-    with pytest.raises(ValueError, match=r"here it is dataset: a\.json"):
+    with pytest.raises(ValueError, match=r"use dataset: a\.json"):
         DataSettings.read({"data_path": "a.json", "model_name_or_path": "m"})
     check_foreign({"dataset": "a.json"})

@@ -39,5 +39,5 @@ def task_of(name: str) -> Task:
     if plain in TASKS:
         return TASKS[plain]
     near = difflib.get_close_matches(plain, (*TASKS, *ALIASES), n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"Unknown task {name!r}.{hint} Known are {', '.join(TASKS)}.")
+    hint = f": did you mean {near[0]!r}?" if near else ":"
+    raise ValueError(f"unknown task {name!r}{hint} `paddlemix eval list` lists all tasks")
