@@ -6,7 +6,9 @@ An unfinished result of an earlier run is deleted.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -51,7 +53,7 @@ def convert(
     output = OutputFolder(Path(destination), "convert", is_overwriting).checked(source.folders)
     has_added_rows = target.loads_in_transformers
     vocabulary = Vocabulary(source.tokenizer, source.num_original_rows) if has_added_rows else Vocabulary()
-    parts = target.parts(source.config, source.tensors, vocabulary)
+    parts = _parts(target, source, vocabulary)
     report = Report(str(source_path), str(output.folder), source.name, to, dropped=source.dropped)
     report.removed_rows = source.describe_removed_rows()
     report.notes += [*source.notices, *(note for part in parts for note in part.notes)]
@@ -71,6 +73,28 @@ def convert(
     report.files = write_folder(output, parts, max_shard_size=max_shard_size, finish=finish, title=title)
     report.seconds = time.monotonic() - start
     return report
+
+
+def _parts(target: Layout, source: Source, vocabulary: Vocabulary) -> list[Part]:
+    """Return what a layout writes. Raises CheckpointError that names the layouts that can hold the model."""
+    try:
+        return target.parts(source.config, source.tensors, vocabulary)
+    except CheckpointError as error:
+        commands = convert_commands(source)
+        if not commands:
+            raise
+        raise CheckpointError(f"{error}. Convert it to a layout that can: {commands}") from error
+
+
+def convert_commands(source: Source) -> str:
+    """Return in words how to convert a model to the layouts that can hold it, "" if there is none."""
+    source, found = source.without_added_rows(), []
+    for name, target in TARGETS.items():
+        with contextlib.suppress(CheckpointError):
+            target.parts(source.config, source.tensors, Vocabulary())
+            found.append(name)
+    others = f" (or {', '.join(found[1:])})" if found[1:] else ""
+    return f"`paddlemix convert {shlex.quote(str(source.path))} OUT --to {found[0]}`{others}" if found else ""
 
 
 def _open_for(target: Layout, path: str | Path, base: str | Path | None, dtype: str | None) -> Source:

@@ -8,14 +8,13 @@ from pathlib import Path
 import paddle
 
 from ..tensor_files.stored import CheckpointError, preview
-from ..terminal.visible import visible
 from .layouts import find_layout, paddlemix_lora, peft
 from .layouts.folder import Folder
 from .load import load_model
 from .output_folder import OutputFolder
 from .processor import LlavaProcessor
 from .save import save_model
-from .source import AS_RECORDED, open_source
+from .source import AS_RECORDED, Source, open_source
 
 
 def merge(
@@ -26,8 +25,8 @@ def merge(
     device: str | None = None,
     base_quantization: str | None = AS_RECORDED,
     is_overwriting: bool = False,
-) -> None:
-    """Write a complete model folder: weights, config, tokenizer and processor.
+) -> Source:
+    """Write a complete model folder: weights, config, tokenizer and processor. Return what was merged.
 
     base: the base model, None for the one that the adapter names. base_quantization: see `load_model`. Weights keep the
     base's dtype if the device can compute in it. is_overwriting: see `OutputFolder`. Raises CheckpointError, before
@@ -45,8 +44,7 @@ def merge(
     with place.filled() as unfinished:
         processor.save_pretrained(unfinished)
         save_model(model, unfinished)
-    rounded = f", its weights rounded to {source.rounding}" if source.rounding else ""
-    print(visible(f"merged {folder} into {source.base.path}{rounded}: {output}"))
+    return source
 
 
 def _check_finite(model, what: str) -> None:

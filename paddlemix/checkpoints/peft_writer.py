@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shlex
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from ..tensor_files.shards import SAFETENSORS
 from ..tensor_files.stored import CheckpointError
 from ..tensor_files.transforms import cast
 from .changed_tensors import as_float32
+from .convert import convert_commands
 from .layouts import hf_json
 from .layouts.layout import Source
 from .layouts.output_part import Part
@@ -56,9 +58,12 @@ def write_adapter(
     start = time.monotonic()
     source = open_source(source_path, base)
     if source.layout.kind != "adapter":
-        raise CheckpointError(f"{source_path} is not a LoRA folder, which layout {NAME} is for: convert it to hf")
+        raise CheckpointError(
+            f"{source_path} is a {source.layout.kind} in layout {source.name}, not a LoRA folder, and layout {NAME} is "
+            f"for adapters only: convert it with `paddlemix convert {shlex.quote(str(source_path))} OUT --to hf`"
+        )
+    _check_base(source, source_path)
     output = OutputFolder(Path(destination), "convert", is_overwriting).checked(source.folders)
-    hf_json.check_holdable(source.config)
     modules = collect(source)
     tensors = {f"{PREFIX}{name}": tensor for name, tensor in modules.tensors.items()}
     tensors = {name: cast(tensor, dtype) for name, tensor in tensors.items()} if dtype else tensors
@@ -75,6 +80,17 @@ def write_adapter(
     report.files = write_folder(output, [part], max_shard_size=size, finish=finish, title=title)
     report.seconds = time.monotonic() - start
     return report
+
+
+def _check_base(source: Source, path: str | Path) -> None:
+    """Raise CheckpointError, with what can be done, for an adapter whose base layout hf cannot hold."""
+    try:
+        hf_json.check_holdable(source.config)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{path} cannot become an adapter for peft, which loads it over its base in layout hf, and {error}. "
+            f"Convert it merged with its base: {convert_commands(source)}"
+        ) from error
 
 
 def _config_json(source: Source, modules: Modules) -> dict[str, Any]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from importlib import import_module
 from pathlib import Path
 
 from ..terminal.interrupts import STOPPED, Preempted, raised_terminations
+from ..terminal.next_steps import end_of_command, this_command
 from ..terminal.visible import visible
 from .card_options import add_card_option, loaded_on_cards, prepare_cards
 from .judge_options import add_judge_options, judge_of
@@ -96,7 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _finish(works, plan, ask_judge) -> None:
-    """Score, write the files, and print the table and where the files are."""
+    """Score, write the files, and print the table, where the files are, and what comes next."""
     from ..evaluate.outputs import REPORT, SCORES, finish
     from ..evaluate.summary import summary_lines
 
@@ -105,7 +107,23 @@ def _finish(works, plan, ask_judge) -> None:
 
     results = finish(works, plan, ask if ask_judge else None)
     print(visible("\n".join(summary_lines(results))))
-    print(visible(f"\n{plan.output}: {SCORES}, {REPORT}, and a folder of answers for each benchmark"), flush=True)
+    rows = [
+        ("result", f"{plan.output} ({SCORES}, and a folder of answers for each benchmark)"),
+        ("report", f"{plan.output / REPORT} (open it in a browser)"),
+    ]
+    print("\n" + end_of_command(rows, _next_commands(works, plan)), flush=True)
+
+
+def _next_commands(works, plan) -> list[tuple[str, str]]:
+    """Return what can be done with the answers: a word, and the command as it can be pasted into a shell."""
+    from ..evaluate.journal import ANSWERS
+
+    command, output, name = this_command(), shlex.quote(str(plan.output)), works[0].task.name
+    answers, data = shlex.quote(str(plan.output / name / ANSWERS)), shlex.quote(str(plan.data_dir))
+    return [
+        ("compare", f"{command} eval compare {output} OTHER_OUTPUT"),
+        ("score", f"{command} eval score {name} --answers {answers} --data-dir {data}"),
+    ]
 
 
 def _answer_all(arguments: argparse.Namespace, works, plan, share) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 
+from ..terminal.next_steps import end_of_command, near, this_command
 from .parser import add_examples
 
 
@@ -26,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Merge and write the model."""
+    """Merge and write the model, and print where it is and what comes next."""
     from ..checkpoints.merge import merge
     from ..checkpoints.source import AS_RECORDED
     from ..hub.resolve import resolve
@@ -34,12 +36,30 @@ def run(arguments: argparse.Namespace) -> int:
     base = None if arguments.model_name_or_path is None else resolve(arguments.model_name_or_path)
     chosen = arguments.base_quantization
     kind = AS_RECORDED if chosen is None else None if chosen == "none" else chosen
-    merge(
+    output = arguments.merge_model_path or arguments.lora_path.rstrip("/") + "_merged"
+    source = merge(
         resolve(arguments.lora_path),
-        arguments.merge_model_path or arguments.lora_path.rstrip("/") + "_merged",
+        output,
         base=base,
         device=arguments.device,
         base_quantization=kind,
         is_overwriting=arguments.overwrite,
     )
+    rounded = f", its weights rounded to {source.rounding} first" if source.rounding else ""
+    rows = [
+        ("base", f"{near(str(source.base.path))} (unchanged{rounded})"),
+        ("adapter", near(str(source.path))),
+        ("merged", f"{output} (a whole model, which needs neither of them)"),
+    ]
+    print(end_of_command(rows, _next_commands(output)), flush=True)
     return 0
+
+
+def _next_commands(output: str) -> list[tuple[str, str]]:
+    """Return what can be done with the merged model: a word, and the command as it can be pasted into a shell."""
+    command, merged = this_command(), shlex.quote(output)
+    return [
+        ("chat", f"{command} chat --model-path {merged}"),
+        ("evaluate", f"{command} eval list"),
+        ("convert", f"{command} convert {merged} {shlex.quote(output.rstrip('/') + '_paddlemix')} --to paddlemix"),
+    ]

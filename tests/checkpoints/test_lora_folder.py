@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
 
 import numpy as np
 import paddle
@@ -19,6 +20,8 @@ from paddlemix.checkpoints.load import load_model
 from paddlemix.checkpoints.merge import merge
 from paddlemix.checkpoints.processor import LlavaProcessor
 from paddlemix.checkpoints.save import save_model
+from paddlemix.cli import command_parser
+from paddlemix.commands.merge import run
 from paddlemix.tensor_files.stored import CheckpointError
 
 RANK, ALPHA = 4, 10
@@ -269,6 +272,21 @@ def test_merge_writes_a_folder_that_needs_neither_input(base, base_folder, tmp_p
     for name, values in values_of(load_model(output, device="cpu")).items():
         np.testing.assert_array_equal(values, expected[name])
     assert LlavaProcessor.from_pretrained(output).decode(ids) == text
+
+
+def test_merge_says_what_became_of_base_and_adapter_and_what_comes_next(base_folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    adapter = write_adapter(tmp_path / "an adapter", adapter_state(), base_folder)
+    words = ["--lora-path", str(adapter), "--output", "a model", "--device", "cpu"]
+    assert run(command_parser("merge").parse(words)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == "base adapter merged next chat evaluate convert".split()
+    assert lines[0].split(maxsplit=1)[1] == f"{base_folder.relative_to(tmp_path)} (unchanged)"
+    assert lines[1].split(maxsplit=1)[1] == "an adapter" and all(len(line) <= 80 for line in lines[:4])
+    for line in (lines[4], lines[6]):
+        command = line.split("paddlemix ", 1)[1]
+        arguments = command_parser(shlex.split(command)[0]).parse(shlex.split(command)[1:])
+        assert "a model" in vars(arguments).values()
 
 
 def test_merge_takes_another_base_than_the_adapter_names(base_folder, tmp_path):

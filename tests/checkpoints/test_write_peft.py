@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 
 import numpy as np
 import paddle
@@ -10,6 +12,7 @@ import peft_folders
 import pytest
 import torch
 from safetensors.numpy import load_file
+from test_convert import with_config
 from test_lora_folder import ALPHA, RANK, adapter_state, write_adapter
 from test_partial import trained, whole_state
 
@@ -144,8 +147,20 @@ def test_tensors_that_peft_cannot_store_are_refused_with_an_alternative(v1_5, tm
         write_peft_adapter(write_adapter(tmp_path / "z", state, v1_5.folder), tmp_path / "y")
 
 
+def test_adapter_whose_base_transformers_cannot_hold_is_answered_with_a_command_that_works(v1_5, tmp_path):
+    convert(v1_5.folder, tmp_path / "whole", "paddle")
+    base = with_config(tmp_path / "whole", tmp_path / "base", projector_type="linear")
+    state = {name: values for name, values in adapter_state().items() if "mm_projector" not in name}
+    source = write_adapter(tmp_path / "x", {name: state[name] for name in state if "newline" not in name}, base)
+    with pytest.raises(CheckpointError, match=r"cannot hold a projector 'linear'.*merged with its base") as caught:
+        write_peft_adapter(source, tmp_path / "y")
+    (words,) = re.findall(r"`paddlemix (.*)`", str(caught.value))
+    assert main([word.replace("OUT", str(tmp_path / "y")) for word in shlex.split(words)]) == 0
+    assert "(or paddlemix, official, xtuner)" in str(caught.value)
+
+
 def test_whole_model_and_wrong_options_are_refused(v1_5, tmp_path, capsys):
-    with pytest.raises(CheckpointError, match="is not a LoRA folder, which layout peft is for: convert it to hf"):
+    with pytest.raises(CheckpointError, match=r"is a model in layout hf, not a LoRA folder, .* OUT --to hf`"):
         write_peft_adapter(v1_5.folder, tmp_path / "y")
     arguments = ["convert", str(v1_5.folder), str(tmp_path / "y"), "--to", "peft", "--verify", "logits"]
     assert main(arguments) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shlex
 
 import benchmark_files
 import pytest
@@ -172,7 +173,10 @@ def test_a_judge_reads_answers_of_another_tool_once(evaluate, data, tmp_path, mo
 
 def test_runs_are_compared_by_task(evaluate, data, tmp_path):
     for name, more in (("a", ()), ("b", ("--seed", "3", "--temperature", "2"))):
-        evaluate(*of_model("gqa", "pope", *more, data=data, output=tmp_path / name))
+        _, printed, _ = evaluate(*of_model("gqa", "pope", *more, data=data, output=tmp_path / name))
+        for line in printed.splitlines()[-2:]:  # the next commands
+            words = shlex.split(line.split("paddlemix eval ")[1])
+            assert evaluate(*(tmp_path / "a" if word == "OTHER_OUTPUT" else word for word in words))[0] == 0
     code, printed, _ = evaluate("compare", tmp_path / "a", tmp_path / "b")
     assert code == 0 and "gqa\n" in printed and "pope\n" in printed and "mean credit: " in printed
     code, printed, _ = evaluate("compare", tmp_path / "a", tmp_path / "a", "--task", "gqa", "--json")
@@ -192,7 +196,7 @@ def test_the_list_names_files_prompts_and_rules(evaluate):
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (["mmbnech"], "Unknown task 'mmbnech'. Did you mean 'mmbench'?"),
+        (["mmbnech"], "unknown task 'mmbnech': did you mean 'mmbench'? `paddlemix eval list` lists all tasks"),
         (["gqa", "--rule", "lama"], "gqa has no rule 'lama': it has "),
         (["docvqa", "--prompt-style", "llava"], "docvqa has no prompt style 'llava'; it has lmms, vlmevalkit"),
         (["gqa", "--prompt-style", "llama"], "gqa does not know the prompt style 'llama'"),
