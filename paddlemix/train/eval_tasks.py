@@ -82,14 +82,15 @@ class EvalTask:
         return {metric: scores.figures[figure].value for figure, metric in self.figures.items()}
 
     def summary(self) -> str:
-        """Return one line: what is asked and how, and what is wrong with the files."""
+        """Return one line, to stand behind the name: what is asked and how, and what is wrong with the files."""
         of_all = f" of {self.num_questions:,}" if len(self.loaded.questions) < self.num_questions else ""
         setting = self.setting
         max_new_tokens = setting.max_new_tokens or setting.task.style(setting.style).max_new_tokens
         found = f"; {named(self.loaded.problems, 'problem')}" if self.loaded.problems else ""
+        what = "" if self.name == setting.task.name else f"{setting.task.name}, "
         return (
-            f"{setting.task.name}, {len(self.loaded.questions):,}{of_all} questions, prompts {setting.style}, rule "
-            f"{setting.rule}, up to {max_new_tokens:,} new tokens{found}"
+            f"{what}{len(self.loaded.questions):,}{of_all} questions, prompts {setting.style}, rule {setting.rule}, "
+            f"up to {max_new_tokens:,} tokens{found}"
         )
 
     def as_dict(self) -> dict[str, Any]:

@@ -144,7 +144,7 @@ def test_a_best_metric_that_no_evaluation_has_is_refused_before_the_model_is_loa
 def test_damaged_rows_are_counted_and_named(folder, capsys):
     (task,) = load_tasks([entry(folder, data_dir=str(folder / "damaged.jsonl"), name="few", limit=1)], None)
     text = task.summary()
-    assert text.startswith("custom, 1 of 3 questions, prompts llava, rule exact, up to 128 new tokens; 2 problems: ")
+    assert text.startswith("custom, 1 of 3 questions, prompts llava, rule exact, up to 128 tokens; 2 problems: ")
     assert "damaged.jsonl line 2" in text and "its right answer is not in the files" in text
 
 
@@ -162,7 +162,7 @@ def test_doctor_and_inspect_data_show_the_tasks(folder, capsys, monkeypatch):
     values = values_of(folder, entry(folder, limit=2), entry(folder, name="b", data_dir=str(folder / "damaged.jsonl")))
     checks = {one.name: one for one in diagnose(values, template=None, config_folder=None, is_tried=False).checks}
     assert checks["data"].status == WARNING
-    assert any(fact.startswith("eval_tasks custom: custom, 2 of 3 questions") for fact in checks["data"].facts)
+    assert any(fact.startswith("eval_tasks custom: 2 of 3 questions") for fact in checks["data"].facts)
     assert checks["data"].values["eval_tasks b"]["num_asked"] == 1
     (folder / "run.json").write_text(json.dumps(values))
     assert cli.main(["inspect-data", str(folder / "run.json"), "--workers", "1"]) == 0
