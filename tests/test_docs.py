@@ -45,7 +45,7 @@ NAMES = [path.stem for path in sorted(ENGLISH.glob("*.md"))]
 # Pages whose first commands other tests run, or that need a server or a card.
 RUN_ELSEWHERE = {"index", "quickstart", "prepare", "evaluation", "serving", "ascend", "seeds", "verified"}
 RUN_ELSEWHERE |= {"performance", "troubleshooting", "chat", "from-llava", "from-paddlemix"}
-OWNERS = {"llava": "LLaVA's", "xtuner": "xtuner's", "ms-swift": "ms-swift's", "transformers": "transformers'"}
+OWNERS = {"llava": "LLaVA", "xtuner": "xtuner", "ms-swift": "ms-swift", "transformers": "transformers"}
 TALK = "How many shapes are there?\n"
 
 

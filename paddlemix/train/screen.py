@@ -129,7 +129,7 @@ def _unlogged(trainer) -> str:
     """Return the first and the last step's loss, and why there is no other."""
     (start, first), (step, last) = trainer.history.ends[0], trainer.history.ends[-1]
     every = trainer.args.logging_steps
-    return f"{first:.4g} at step {start:,}, last {last:.4g} at step {step:,} (not logged: logging_steps is {every:,})"
+    return f"{first:.4g} at step {start:,}, last {last:.4g} at step {step:,} (logging_steps is {every:,})"
 
 
 def _best_evaluation(trainer) -> str:

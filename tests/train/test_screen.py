@@ -125,5 +125,5 @@ def test_a_run_that_logged_no_loss_shows_the_first_and_the_last_steps(tmp_path, 
     (tmp_path / "run.json").write_text(json.dumps({**values, "logging_steps": 500}))
     assert main([str(tmp_path / "run.json")], script="sft", template=None) == 0
     (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("loss "))
-    expected = f"{losses[0]:.4g} at step 1, last {losses[-1]:.4g} at step 4 (not logged: logging_steps is 500)"
+    expected = f"{losses[0]:.4g} at step 1, last {losses[-1]:.4g} at step 4 (logging_steps is 500)"
     assert line.split(maxsplit=1) == ["loss", expected]
