@@ -21,6 +21,8 @@ from .parser import IMAGE, add_examples
 if TYPE_CHECKING:
     from ..generate.session import ChatSession
 
+BUNDLED_NAME = "the bundled tiny model"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options; those of PaddleMIX's script have its defaults."""
@@ -113,7 +115,7 @@ def _converse(arguments: argparse.Namespace, session: ChatSession, sources: list
 def model_name(arguments: argparse.Namespace) -> str:
     """Return how the chat calls its model."""
     is_bundled = Path(arguments.model_path).absolute() == Path(BUNDLED_MODEL)
-    return "the bundled tiny model, which knows colored shapes only" if is_bundled else arguments.model_path
+    return BUNDLED_NAME if is_bundled else arguments.model_path
 
 
 def introduction(arguments: argparse.Namespace, session: ChatSession) -> list[str]:
@@ -122,11 +124,12 @@ def introduction(arguments: argparse.Namespace, session: ChatSession) -> list[st
 
     from .chat_commands import image_facts
 
-    images = arguments.image_file
+    images, name = arguments.image_file, model_name(arguments)
     dtype = str(session.model.language_model.norm.weight.dtype).split(".")[-1]
     weights = f"{quantization_of(arguments) or dtype} on {paddle.get_device()}"
     lines = [
-        f"model     {model_name(arguments)} ({weights})",
+        f"model     {name} ({weights})",
+        *(["          knows colored shapes only"] if name == BUNDLED_NAME else []),
         f"template  {session.processor.template.name}",
         *(f"image     {image}: {image_facts(session, image)}" for image in images),
     ]

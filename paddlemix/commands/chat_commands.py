@@ -8,16 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from ..generate.sampling import SamplingParams
 from ..generate.session import ChatSession
 from ..image.load import is_address, load_image
 from ..output import named_file, replacing
 from ..terminal.sizes import plural
-from .chat_params import changed, shown
+from .chat_params import DEFAULT, FIELDS, changed, pairs_of, shown
 from .chat_paths import paths_in
 
 MAX_NAME = 200  # characters of a typed word in a message
 END_WORDS = ("exit", "quit", "/exit", "/quit")
-DEFAULT = "default"
 
 
 @dataclass
@@ -25,13 +25,17 @@ class Talk:
     """A conversation, and the images for its next question.
 
     pending, sent: paths of images that wait, and that are in the conversation. sources: folders of the model, into
-    which `/save` refuses to write.
+    which `/save` refuses to write. start: how answers were sampled at the start.
     """
 
     session: ChatSession
     pending: list[str] = field(default_factory=list)
     sent: list[str] = field(default_factory=list)
     sources: Sequence[Path] = ()
+    start: SamplingParams = field(init=False)
+
+    def __post_init__(self):
+        self.start = self.session.sampling
 
 
 class Command(NamedTuple):
@@ -87,9 +91,11 @@ def set_system(talk: Talk, rest: str) -> list[str]:
 
 
 def set_params(talk: Talk, rest: str) -> list[str]:
-    """Show or set how answers are sampled."""
-    talk.session.sampling = changed(talk.session.sampling, rest)
-    return [f"({shown(talk.session.sampling)})"]
+    """Show or set how answers are sampled: all settings, or those that were set."""
+    session = talk.session
+    session.sampling = changed(session.sampling, rest, talk.start)
+    names = {} if rest.split()[:1] == [DEFAULT] else dict(pairs_of(rest))
+    return shown(session.sampling, names or FIELDS)
 
 
 def save(talk: Talk, name: str) -> list[str]:
@@ -116,7 +122,7 @@ COMMANDS = {
     "/image": Command("/image PATH", "add an image (file or URL) to the next question", add_images),
     "/images": Command("/images", "list the images", list_images),
     "/system": Command("/system TEXT", f"set, show or (TEXT: {DEFAULT}) reset the system text", set_system),
-    "/params": Command("/params NAME=VALUE ...", "set or show how answers are sampled", set_params),
+    "/params": Command("/params NAME=VALUE ...", f"set, show or ({DEFAULT}) reset how answers are sampled", set_params),
     "/clear": Command("/clear", "forget the conversation and its images", clear),
     "/save": Command("/save FILE", "write the conversation as JSON", save),
 }

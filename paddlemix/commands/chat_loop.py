@@ -18,12 +18,14 @@ from ..terminal.typed import typed_text
 from ..terminal.visible import harmless, visible
 from .chat_commands import COMMANDS, END_WORDS, Command, Talk, short
 from .chat_input import read_line
+from .chat_params import explained
 from .chat_paths import images_of, is_like_an_image
 from .parser import nearest
 
 MAX_COMMAND = 20  # characters of a mistyped command
 USAGE_WIDTH = 24  # of the commands in /help
 NEXT_SEED = 1_000_003  # from the seed of a turn to that of its next try
+WARMER = (0.7, 1.0, 1.5)  # temperatures to try for another answer
 END = """The path of an image alone, typed or dropped, does what /image does.
 An empty line, exit or quit ends the chat; Ctrl-C stops an answer.
 To send a command or a path as text, type a space before it."""
@@ -102,9 +104,8 @@ class ChatLoop:
         elif line.startswith("/") or is_like_an_image(line):
             kind = "file" if "/" in word[1:] or is_like_an_image(line) else "command"
             hint = nearest(word, self.commands) if kind == "command" and len(word) <= MAX_COMMAND else ""
-            self._note(
-                f"unknown {kind} {short(word)}{hint or ': see /help'}; to send this as text, type a space before it"
-            )
+            self._note(f"unknown {kind} {short(word)}{hint or ': see /help'}")
+            self._note("(to send this as text, type a space before it)")
         else:
             self._ask(line)
 
@@ -139,13 +140,15 @@ class ChatLoop:
         # Otherwise it was stopped before its first token, and its images go with the next question.
 
     def _regenerate(self, talk: Talk, _: str) -> list[str]:
-        """Answer the last question again, with another seed."""
-        sampling = self._sampling(self.num_tries + 1)
+        """Answer the last question again, with another seed; say so if the answer is the same."""
+        sampling, turns = self._sampling(self.num_tries + 1), self.session.turns
+        old = turns[-1].answer if turns else None
         turn = self._answer(lambda: self.session.stream_again(sampling))
-        if turn is not None and turn in self.session.turns:
-            self.num_tries += 1
-            self._print_notes(turn)
-        return ["(temperature is 0, so the answer is the same: /params temperature=0.7)"] * (not sampling.temperature)
+        if turn is None or turn not in self.session.turns:
+            return []
+        self.num_tries += 1
+        self._print_notes(turn)
+        return same_answer(sampling.temperature) if turn.answer == old else []
 
     def _sampling(self, num_tries: int) -> SamplingParams:
         """Return the sampling of the next answer: another seed for each turn and try, the same ones in each run."""
@@ -208,4 +211,16 @@ class ChatLoop:
 
     def _help(self, talk: Talk, _: str) -> list[str]:
         lines = [f"{command.usage:<{USAGE_WIDTH}}{command.text}" for command in self.commands.values()]
-        return [*lines, *END.splitlines()]
+        return [*lines, *END.splitlines(), "The names that /params takes:", *explained(self.session.sampling)]
+
+
+def same_answer(temperature: float) -> list[str]:
+    """Return why /regenerate gave the same answer at a temperature, and how to get another."""
+    why = (
+        f"at temperature {temperature:g} the likeliest tokens mostly win"
+        if temperature
+        else "temperature 0 never varies"
+    )
+    warmer = next((one for one in WARMER if one > temperature), None)
+    hint = [] if warmer is None else [f"(for another one: /params temperature={warmer}, then /regenerate)"]
+    return [f"(the same answer: {why})", *hint]

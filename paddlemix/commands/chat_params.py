@@ -3,45 +3,75 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from ..generate.sampling import SamplingParams
 from .parser import nearest
 
-# Name in the chat -> field; the names are those of the options of `paddlemix chat`.
+
+class Setting(NamedTuple):
+    """A setting. field: of SamplingParams. is_whole: it takes whole numbers only. note: what a value means."""
+
+    field: str
+    is_whole: bool
+    note: str
+
+
+# The names are those of the options of `paddlemix chat`.
 FIELDS = {
-    "temperature": "temperature",
-    "top_p": "top_p",
-    "top_k": "top_k",
-    "min_p": "min_p",
-    "repetition_penalty": "repetition_penalty",
-    "max_new_tokens": "max_new_tokens",
-    "seed": "seed",
-    "speculate": "lookup",
+    "temperature": Setting("temperature", False, "0: the likeliest token"),
+    "top_p": Setting("top_p", False, "1: all tokens"),
+    "top_k": Setting("top_k", True, "0: all tokens"),
+    "min_p": Setting("min_p", False, "0: all tokens"),
+    "repetition_penalty": Setting("repetition_penalty", False, "1: none"),
+    "max_new_tokens": Setting("max_new_tokens", True, "of an answer"),
+    "seed": Setting("seed", True, "of the sampling"),
+    "speculate": Setting("lookup", True, "tokens guessed at a time"),
 }
-WHOLE = ("top_k", "max_new_tokens", "seed", "lookup")
+DEFAULT = "default"
+WIDTH = 25  # of a setting with its value
 
 
-def shown(sampling: SamplingParams) -> str:
-    """Return the settings as `/params` takes them."""
-    return " ".join(f"{name}={getattr(sampling, field)}" for name, field in FIELDS.items())
+def shown(sampling: SamplingParams, names: Iterable[str]) -> list[str]:
+    """Return settings as `/params` takes them, a line each with what may be set."""
+    ranges = sampling.ranges
+    rows = [(f"{name}={getattr(sampling, FIELDS[name].field)}", FIELDS[name]) for name in names]
+    return [f"{text:<{WIDTH}} {ranges[setting.field]}; {setting.note}" for text, setting in rows]
 
 
-def changed(sampling: SamplingParams, text: str) -> SamplingParams:
-    """Return the settings with `name=value ...` changed. Raises ValueError for one that cannot be."""
+def explained(sampling: SamplingParams) -> list[str]:
+    """Return the names of the settings, a line each with what may be set."""
+    ranges = sampling.ranges
+    return [f"  {name:<{WIDTH - 3}}{ranges[setting.field]}; {setting.note}" for name, setting in FIELDS.items()]
+
+
+def changed(sampling: SamplingParams, text: str, start: SamplingParams) -> SamplingParams:
+    """Return the settings with `name=value ...` changed, after `default` from those of the start. Raises ValueError."""
+    word, _, rest = text.strip().partition(" ")
+    if word == DEFAULT:
+        sampling, text = start, rest
     values = {}
-    for word in text.split():
-        name, sign, value = word.partition("=")
-        name = name.lstrip("-").replace("-", "_")
+    for name, value in pairs_of(text):
         if name not in FIELDS:
-            hint = nearest(name, FIELDS, 0.5) or f": expected one of {', '.join(FIELDS)}"
-            raise ValueError(f"unknown setting {name!r}{hint}")
-        if not sign:
-            raise ValueError(f"{name} has no value: write {name}={getattr(sampling, FIELDS[name])}")
-        values[FIELDS[name]] = _number(name, value, FIELDS[name] in WHOLE)
+            raise ValueError(
+                f"unknown setting {name[:20]!r}{nearest(name, FIELDS, 0.5) or ': /help lists the settings'}"
+            )
+        setting = FIELDS[name]
+        if not value or value in FIELDS:
+            raise ValueError(f"{name} has no value: write {name}={getattr(sampling, setting.field)}")
+        values[setting.field] = _number(name, value, setting.is_whole)
     try:
         return dataclasses.replace(sampling, **values)
     except ValueError as error:
         raise ValueError(str(error).replace("lookup", "speculate")) from None
+
+
+def pairs_of(text: str) -> Iterator[tuple[str, str]]:
+    """Yield the names and values of `name=value`, `name = value` or `name value`; a value that is not there is ""."""
+    words = iter(text.replace("=", " ").split())
+    for word in words:
+        yield word.lstrip("-").replace("-", "_"), next(words, "")
 
 
 def _number(name: str, text: str, is_whole: bool) -> int | float:

@@ -58,6 +58,11 @@ class SamplingParams:
             if not is_good:
                 raise ValueError(f"{name} is {getattr(self, name)}: expected {expected}")
 
+    @property
+    def ranges(self) -> dict[str, str]:
+        """What is expected of each field, in words."""
+        return {name: expected for name, _, expected in self._checks()}
+
     def _checks(self) -> tuple[tuple[str, bool, str], ...]:
         """Return (field, whether it is good, what is expected) for each field."""
         return (

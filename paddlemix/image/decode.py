@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
 
-from .errors import ImageError
+from ..terminal.sizes import plural
+from .errors import EXPECTED, ImageError
 
 # As many as Pillow itself opens. An image takes 3 to 4 bytes a pixel in memory.
 MAX_PIXELS = 178_956_970
 # Photographs and drawings only: some of Pillow's other readers start programs (EPS: Ghostscript).
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+# Beginnings of files that are often taken for images, and what they are.
+OTHERS = {
+    b"<svg": "a drawing in SVG: save it as PNG",
+    b"<?xml": "XML, maybe a drawing in SVG: save it as PNG",
+    b"<!doctype": "a web page",
+    b"<html": "a web page",
+    b"%pdf": "a PDF: save the page as PNG",
+    b"version https://": "a Git LFS pointer: fetch the file with `git lfs pull`",
+    b"pk\x03\x04": "a ZIP archive: unpack it",
+    b"\x1f\x8b": "compressed with gzip: unpack it",
+    b"{": "JSON",
+}
+HEIC, VIDEO = (b"ftyphei", b"ftyphev", b"ftypmif1", b"ftypmsf1"), (b"ftypisom", b"ftypmp4", b"ftypqt", b"ftypm4v")
 ORIENTATION_TAG = 0x0112
 # EXIF 2.3, section 4.6.4 A: orientation value -> the transpose that makes the stored image upright
 UPRIGHT = {
@@ -42,12 +57,24 @@ def decode(file: BinaryIO, name: str, max_pixels: int) -> Image.Image:
     try:
         image = _opened(file)
     except Image.UnidentifiedImageError as error:
-        raise ImageError(f"{name} is not an image: it starts with {start!r}, expected {', '.join(FORMATS)}") from error
+        size = file.seek(0, os.SEEK_END)
+        raise ImageError(f"{name} is not an image: {found_in(start, size)}; expected {EXPECTED}") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"{name} has too many pixels: {error}") from error
     except Exception as error:  # Pillow's readers raise anything for a broken header
         raise ImageError(f"{name} is broken: {type(error).__name__}: {error}") from error
     return to_rgb(image, name, max_pixels)
+
+
+def found_in(start: bytes, size: int) -> str:
+    """Return what a file of `size` bytes seems to be. start: its first bytes."""
+    begin = start.lower()
+    kind = next((kind for mark, kind in OTHERS.items() if begin.startswith(mark)), "")
+    if begin[4:].startswith(HEIC):
+        kind = "a photo in HEIC: save it as JPEG"
+    elif begin[4:].startswith(VIDEO):
+        kind = "a video"
+    return f"it starts with {start!r}{kind and f' ({kind})'} and has {plural(size, 'byte')}"
 
 
 def read_stored_size(path: str) -> tuple[int, int]:

@@ -66,8 +66,8 @@ def queue_full(num_waiting: int, max_queue: int, seconds: int) -> ApiError:
     """Return a 429. num_waiting: answers that wait."""
     return ApiError(
         429,
-        f"the server is busy: {plural(num_waiting, 'answer')} of all requests wait{'s' * (num_waiting == 1)}, at most "
-        f"{max_queue} may; try again in {seconds} s",
+        f"the server is busy: {plural(num_waiting, 'answer')} wait{'s' * (num_waiting == 1)} and the limit is "
+        f"{max_queue}; try again in {seconds} s",
         code="queue_full",
         headers={"Retry-After": str(seconds)},
     )

@@ -8,12 +8,13 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import uvicorn
 
 from ..terminal.log import notice
 from ..terminal.sizes import plural
+from ..terminal.style import spinner
 from .app import create_app
 from .greeting import greet, warn_if_open
 from .guards.connections import TimedProtocol
@@ -35,8 +36,15 @@ def run_server(settings: ServeSettings, backend: Backend, listener: socket.socke
     app = create_app(settings, backend)
     warn_if_open(settings)
     workers = "" if settings.num_workers == 1 else f"{settings.num_workers} workers"
-    server = WebServer(app, lambda: greet(settings, backend.info, address, workers))
-    asyncio.run(server.serve(sockets=[listener]))
+    with ExitStack() as waiting:
+        waiting.enter_context(spinner(f"loading {settings.names[0]}"))
+
+        def tell() -> None:
+            waiting.close()
+            greet(settings, backend.info, address, workers)
+
+        server = WebServer(app, tell)
+        asyncio.run(server.serve(sockets=[listener]))
     if server.is_interrupted:
         raise KeyboardInterrupt
     if server.failure is not None:

@@ -17,8 +17,10 @@ from typing import TextIO
 
 from .columns import shortened
 
-# Codes of ISO 6429 that can be read on dark and on light backgrounds.
-CODES = {"user": "1", "answer": "1;32", "note": "2", "error": "31"}
+# Colors of the 256 that all themes share: (0, 135, 0), (118, 118, 118) and (215, 0, 0), each with a contrast of 3.9 to
+# 5.4 to black and to white. The 16 named colors are the theme's own, and many show green too bright on white.
+CODES = {"user": "1", "answer": "38;5;28", "note": "38;5;243", "error": "38;5;160"}
+FEW_CODES = {"user": "1", "answer": "1", "note": "0", "error": "31"}  # of a terminal that may lack the 256
 RESET, ERASE_LINE = "\x1b[0m", "\r\x1b[K"
 FRAMES, ASCII_FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏", "|/-\\"
 SECONDS, DELAY = 0.1, 0.2  # of a frame, before the first one
@@ -34,14 +36,16 @@ class Style:
 
     def __init__(self, stream: TextIO):
         self.has_color = is_terminal(stream) and not os.environ.get("NO_COLOR")
+        has_many = "256color" in os.environ.get("TERM", "") or bool(os.environ.get("COLORTERM"))
+        self._codes = CODES if has_many else FEW_CODES
 
     def paint(self, text: str, kind: str) -> str:
         """Return a text in the color of its kind, one of CODES."""
-        return f"\x1b[{CODES[kind]}m{text}{RESET}" if self.has_color and text else text
+        return f"\x1b[{self._codes[kind]}m{text}{RESET}" if self.has_color and text else text
 
     def prompt(self, text: str, kind: str) -> str:
         """Return a colored prompt for `input` with readline, which has to know what takes no place."""
-        return f"\x01\x1b[{CODES[kind]}m\x02{text}\x01{RESET}\x02" if self.has_color else text
+        return f"\x01\x1b[{self._codes[kind]}m\x02{text}\x01{RESET}\x02" if self.has_color else text
 
 
 @contextmanager

@@ -123,7 +123,7 @@ class Handler(BaseHTTPRequestHandler):
         if behavior.num_busy > 0:
             behavior.num_busy -= 1
             error = {
-                "message": "the server is busy: 64 answers wait, at most 8 may",
+                "message": "the server is busy: 64 answers wait and the limit is 8; try again in 5 s",
                 "type": "rate_limit_error",
                 "code": "queue_full",
             }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
+import re
 import sys
 
 import pytest
@@ -10,8 +12,8 @@ import tiny_folder
 
 from paddlemix.commands.chat_commands import COMMANDS
 from paddlemix.commands.chat_input import in_columns, proposals
-from paddlemix.commands.chat_loop import ChatLoop
-from paddlemix.commands.chat_params import changed, shown
+from paddlemix.commands.chat_loop import ChatLoop, same_answer
+from paddlemix.commands.chat_params import FIELDS, changed, shown
 from paddlemix.commands.chat_paths import images_of, paths_in
 from paddlemix.generate.sampling import SamplingParams
 from paddlemix.generate.session import ChatSession
@@ -110,7 +112,16 @@ def test_regenerate_answers_again_and_the_conversation_goes_on(parts, talk):
 
 def test_regenerate_without_a_question_is_an_error_and_with_temperature_0_says_why_nothing_changes(talk):
     assert "error: there is no question yet" in talk("/regenerate")[1]
-    assert "(temperature is 0, so the answer is the same" in talk("Hello", "/regenerate")[1]
+    output = talk("Hello", "/regenerate")[1]
+    assert "(the same answer: temperature 0 never varies)\n" in output
+    assert "(for another one: /params temperature=0.7, then /regenerate)\n" in output
+
+
+@pytest.mark.parametrize(("temperature", "warmer"), [(0.0, "=0.7,"), (0.2, "=0.7,"), (0.7, "=1.0,"), (1.0, "=1.5,")])
+def test_the_hint_of_the_same_answer_names_a_higher_temperature(temperature, warmer):
+    lines = same_answer(temperature)
+    assert warmer in lines[1] and all(len(line) <= 80 for line in lines)
+    assert len(same_answer(2.0)) == 1
 
 
 def test_another_answer_that_is_stopped_before_its_first_token_leaves_the_old_one(parts):
@@ -135,19 +146,32 @@ def test_system_text_holds_for_the_conversation_so_far_too(parts, talk):
 
 
 def test_params_are_shown_set_and_checked(talk):
-    loop, output = talk("/params temperature=0.7 --top-k=3 speculate=4", "/params")
-    assert loop.session.sampling == SamplingParams(temperature=0.7, top_k=3, lookup=4, max_new_tokens=6, seed=0)
-    assert output.count(f"({shown(loop.session.sampling)})") == 2
+    loop, output = talk("/params temperature=0.7 --top-k 3 speculate = 4", "/params")
+    sampling = loop.session.sampling
+    assert sampling == SamplingParams(temperature=0.7, top_k=3, lookup=4, max_new_tokens=6, seed=0)
+    assert "\n".join(shown(sampling, FIELDS)) in output and output.count("temperature=0.7") == 2
+    assert output.count("top_p=1.0") == 1  # what was not set is not shown until somebody asks
+    assert all(len(line) <= 80 for line in output.splitlines())
     for text, expected in (
         ("temprature=1", "did you mean temperature?"),
         ("temperature", "write temperature=0.0"),
+        ("temperature top_k=3", "write temperature=0.0"),
+        ("warm", "unknown setting 'warm': /help lists the settings"),
         ("top_k=many", "top_k is 'many': expected a whole number"),
         ("top_p=7", "top_p is 7.0: expected a number above 0 and at most 1"),
         ("speculate=-1", "speculate is -1: expected at least 0"),
     ):
         with pytest.raises(ValueError) as error:
-            changed(GREEDY, text)
+            changed(GREEDY, text, GREEDY)
         assert expected in str(error.value)
+
+
+def test_params_default_brings_the_settings_of_the_start_back(talk):
+    sampling = SamplingParams(temperature=0.3, max_new_tokens=6, seed=1)
+    loop, output = talk("/params temperature=0.7 top_k=3", "/params default", sampling=sampling)
+    assert loop.session.sampling == sampling and "top_k=0 " in output
+    loop, _ = talk("/params top_k=3", "/params default seed=9", sampling=sampling)
+    assert loop.session.sampling == dataclasses.replace(sampling, seed=9)
 
 
 def test_images_are_listed_with_where_they_are(talk, image):
@@ -162,6 +186,8 @@ def test_help_has_all_commands(talk):
     assert set(COMMANDS) < set(loop.commands)
     for name in loop.commands:
         assert f"\n{name}" in output or f"USER: {name}" in output
+    for name in FIELDS:
+        assert re.search(rf"\n  {name} +(a number|at least)", output)
     assert all(len(line) < 80 for line in output.splitlines())
 
 

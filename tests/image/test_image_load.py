@@ -211,7 +211,10 @@ def test_damaged_file_gives_an_image_or_an_image_error(format):
 def test_text_named_jpg_is_refused_with_its_first_bytes(tmp_path):
     (tmp_path / "page.jpg").write_text("<html>404</html>")
 
-    with pytest.raises(ImageError, match=r"page.jpg' is not an image: it starts with b'<html>404"):
+    expected = (
+        r"page.jpg' is not an image: it starts with b'<html>404</html>' \(a web page\) and has 16 bytes; expected JPEG"
+    )
+    with pytest.raises(ImageError, match=expected):
         load_image(tmp_path / "page.jpg")
 
 

@@ -219,3 +219,5 @@ def test_backend_that_is_full_answers_429_with_retry_after():
         response = urllib3.request("POST", address + CHAT, json=question(), retries=False)
         assert response.status == 429 and response.headers["retry-after"] == "7"
         assert response.json()["error"]["type"] == "rate_limit_error"
+        metrics = urllib3.request("GET", address + "/metrics").data.decode()
+        assert 'reason="queue_full"} 1.0' in metrics and "finished_reason=" not in metrics  # one event, one counter

@@ -124,6 +124,16 @@ def test_a_request_that_is_open_failed_or_left_is_told_apart():
     assert values["paddlemix:time_to_first_token_seconds_count", ""] == 0
 
 
+def test_a_refused_request_is_counted_once():
+    metrics = Metrics("m")
+    metrics.request_started()
+    metrics.rejected("queue_full")
+    record = RequestRecord(id="1", path="/", status=429, error_code="queue_full", finish_reasons=("error",))
+    metrics.request_ended(record, is_rejected=True)
+    counted = {key[0]: value for key, value in rendered(metrics).items() if key[1] in ("error", "queue_full")}
+    assert counted == {"paddlemix:rejected_total": 1} and metrics.num_open == 0
+
+
 def test_the_number_of_label_values_is_bounded():
     metrics = Metrics("m")
     for number in range(MAX_REASONS + 50):

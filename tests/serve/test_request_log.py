@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shlex
@@ -79,9 +80,22 @@ def test_a_line_goes_to_standard_error_and_a_closed_one_stops_nothing(capsys, mo
     RequestLog().write(full_record())
     assert capsys.readouterr().err.count("\n") == 1
 
-    class Closed:
+    class Closed(io.StringIO):
         def write(self, text):
             raise BrokenPipeError
 
     monkeypatch.setattr("sys.stderr", Closed())
     RequestLog().write(full_record())
+
+
+def test_at_a_terminal_a_line_is_short_unless_the_texts_are_asked_for(monkeypatch):
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr("sys.stderr", terminal)
+    RequestLog().write(full_record(finish_reasons=("stop", "stop")))
+    RequestLog().write(RequestRecord(id="2", path="/v1/models", status=429, error_code="queue_full", client="10.0.0.7"))
+    first, second = terminal.getvalue().splitlines()
+    assert first[9:] == "200 /v1/chat/completions 700+41 tokens, 2 images, stop, 3.50 s" and len(first) <= 80
+    assert second[9:] == "429 /v1/models queue_full, 0.00 s, from 10.0.0.7"
+    RequestLog(is_with_texts=True).write(full_record())
+    assert "a secret" in terminal.getvalue()

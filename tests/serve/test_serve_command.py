@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -13,14 +16,16 @@ from pathlib import Path
 
 import pytest
 import urllib3
+from fake_backend import INFO
 from live_server import chunks_of, question
 
 from paddlemix.cli import command_parser, main
 from paddlemix.commands import serve
 from paddlemix.constants import BUNDLED_MODEL
+from paddlemix.serve.greeting import greet
 from paddlemix.serve.guards.access import all_keys, checked_origins
 from paddlemix.serve.listener import address_of, open_socket
-from paddlemix.serve.settings import default_name
+from paddlemix.serve.settings import ModelOptions, ServeSettings, default_name
 
 SCRIPT = Path(__file__).with_name("fake_serve.py")
 
@@ -52,7 +57,7 @@ def address_in(process):
     lines = []
     for line in process.stdout:
         lines.append(line)
-        if line.startswith("Try:"):
+        if line.startswith("Stop:"):
             break
     (page,) = [line.split()[1] for line in lines if line.startswith("Page:")]
     return page.rstrip("/"), "".join(lines)
@@ -110,7 +115,7 @@ def test_key_of_the_environment_counts_too(monkeypatch):
         (["--api-key", "@/absent"], "the file of keys /absent does not exist"),
         (["--api-key", " "], "--api-key is empty"),
         (["--api-key", "a b"], "a key has spaces"),
-        (["--allow-origins", "*"], "needs --api-key"),
+        (["--allow-origins", "*"], "needs a key, in $PADDLEMIX_API_KEY or with --api-key @FILE"),
         (["--allow-origins", "chat.example.com"], "expected an origin"),
         (["--load-8bit", "--load-4bit"], "not both: give one of --load-8bit and --load-4bit"),
         (["--max-body", "much"], "--max-body is 'much': expected a size, as 64MB"),
@@ -208,6 +213,22 @@ def test_server_that_stops_finishes_its_answers_and_refuses_new_ones():
     assert done == "[DONE]" and last["choices"][0]["finish_reason"] == "stop" and 503 in statuses
     errors = process.stderr.read()
     assert "WARNING: the server listens at 0.0.0.0 without a key" in errors and "Traceback" not in errors
+    assert errors.index("PADDLEMIX_API_KEY") < errors.index("--api-key @FILE")
+
+
+@pytest.mark.parametrize(("name", "keys"), [("tiny", ()), ("llava-v1.6-vicuna-13b-finetuned-on-charts", ("secret",))])
+def test_first_words_fit_a_terminal_and_say_how_to_ask_and_to_stop(name, keys, capsys):
+    settings = ServeSettings(ModelOptions(Path("m"), quantization="nf4"), (name,), api_keys=keys)
+    info = dataclasses.replace(INFO, template="vicuna_v1", max_model_len=4096, device="gpu:0", dtype="float16")
+    greet(settings, info, "http://127.0.0.1:8000", "4 workers")
+    lines = capsys.readouterr().out.splitlines()
+    assert all(len(line) <= 80 for line in lines) and lines[-1] == "Stop:  Ctrl-C"
+    assert " ".join(" ".join(lines).split()).startswith(
+        f"Serving {name} (vicuna_v1, 4096 tokens of context) on gpu:0 in float16 with NF4 weights, 4 workers Page:"
+    )
+    words = shlex.split("\n".join(lines).partition("Try:")[2].partition("Stop:")[0])
+    assert words[:2] == ["curl", "http://127.0.0.1:8000/v1/chat/completions"]
+    assert json.loads(words[-1])["messages"] and ("Authorization: Bearer KEY" in words) == bool(keys)
 
 
 def test_second_interrupt_ends_at_once():

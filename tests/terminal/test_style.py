@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from paddlemix.terminal.style import Style, spinner
+from paddlemix.terminal.style import CODES, FEW_CODES, Style, spinner
 
 
 class Terminal(io.StringIO):
@@ -21,6 +21,7 @@ class Terminal(io.StringIO):
 @pytest.fixture(autouse=True)
 def plain_environment(monkeypatch):
     monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.delenv("COLORTERM", raising=False)
     monkeypatch.setenv("TERM", "xterm")
 
 
@@ -33,6 +34,26 @@ def test_colors_are_for_terminals_that_want_them(monkeypatch):
     monkeypatch.delenv("NO_COLOR")
     monkeypatch.setenv("TERM", "dumb")
     assert Style(Terminal()).paint("a", "error") == "a"
+
+
+def test_colors_can_be_read_on_black_and_on_white(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    assert Style(Terminal()).paint("a", "answer") == "\x1b[38;5;28ma\x1b[0m"
+    assert CODES.keys() == FEW_CODES.keys()
+    for code in filter(lambda code: code.startswith("38;5;"), CODES.values()):
+        light = luminance(int(code.rpartition(";")[2]))
+        assert min((light + 0.05) / 0.05, 1.05 / (light + 0.05)) > 3.5
+
+
+def luminance(number: int) -> float:
+    """Return the relative luminance (WCAG 2) of one of the 256 colors of xterm, from 16 on."""
+    if number >= 232:
+        values = [8 + 10 * (number - 232)] * 3
+    else:
+        digits = ((number - 16) // 36, (number - 16) // 6 % 6, (number - 16) % 6)
+        values = [digit and 55 + 40 * digit for digit in digits]
+    linear = [((value / 255 + 0.055) / 1.055) ** 2.4 if value > 10 else value / 255 / 12.92 for value in values]
+    return sum(weight * value for weight, value in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
 
 def test_spinner_turns_and_is_erased(monkeypatch):

@@ -58,11 +58,11 @@ class Exchange:
         self._request.state.is_logged = True
         self.body.release()
         record = self._record(status, error)
-        metrics = self.serving.metrics
-        if error is not None and not self._last:
+        metrics, is_rejected = self.serving.metrics, error is not None and not self._last
+        if is_rejected:
             metrics.rejected(error.code or error.type)
         if self._plan is not None:
-            metrics.request_ended(record)
+            metrics.request_ended(record, is_rejected=is_rejected)
         self.serving.log.write(record)
 
     def end_gone(self) -> None:

@@ -11,6 +11,7 @@ from ...terminal.log import notice
 from ...terminal.sizes import plural
 
 KEY_VARIABLE = "PADDLEMIX_API_KEY"
+KEY_HINT = f"a key, in ${KEY_VARIABLE} or with --api-key @FILE"  # in this order: a flag is seen in `ps`
 
 
 def all_keys(words: Sequence[str]) -> tuple[str, ...]:
@@ -51,7 +52,7 @@ def checked_origins(origins: Sequence[str], *, has_keys: bool) -> tuple[str, ...
     for origin in origins:
         if origin == "*":
             if not has_keys:
-                raise ValueError("--allow-origins * lets every web page use the server: it needs --api-key")
+                raise ValueError(f"--allow-origins * lets every web page use the server: it needs {KEY_HINT}")
             continue
         parts = urlsplit(origin)
         if parts.scheme not in ("http", "https") or not parts.netloc or parts.path.strip("/") or parts.query:

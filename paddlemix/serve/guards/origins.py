@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from ..errors import ApiError
 from ..settings import ServeSettings
+from .access import KEY_HINT
 
 LOCAL_NAMES = ("localhost", "ip6-localhost")
 
@@ -35,7 +36,7 @@ class OriginRules:
             raise ApiError(
                 403,
                 f"this server is called under the name {name[:100]!r}, which is not its own: call it as localhost, or "
-                "have its owner start it with --api-key or --allow-origins",
+                f"have its owner start it with {KEY_HINT}, or with --allow-origins",
                 code="host_refused",
             )
         if origin is None or self._is_open or origin.lower() in self._origins:

@@ -20,6 +20,8 @@ from urllib.parse import urljoin
 
 import urllib3
 
+from ...image.errors import EXPECTED
+from ...terminal.sizes import plural
 from ...terminal.visible import visible_line
 from ...web.clock import ExchangeClock, in_thread
 from ...web.request import printable
@@ -129,7 +131,8 @@ class ImageFetcher:
             if clock.has_run_out:  # which looks like the end of a body or of headers
                 raise TimeoutError
             if not looks_like_image(data):  # here, because the message of a decoder shows how a file begins
-                raise _Failed("what its server sent is not an image")
+                sent = plural(len(data), "byte")
+                raise _Failed(f"what its server sent ({sent}) is not an image: expected {EXPECTED}")
             return data
         except (OSError, urllib3.exceptions.HTTPError, ValueError) as error:
             if clock.has_run_out or not clock.seconds_left:

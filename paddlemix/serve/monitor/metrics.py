@@ -75,8 +75,12 @@ class Metrics:
         ProcessCollector(registry=self._registry)
         self._histograms = {name: self._histogram(name, *row) for name, row in HISTOGRAMS.items()}
         self._counters = {name: self._counter(name, text).labels(*self._labels) for name, text in COUNTERS.items()}
-        self._success = self._counter("request_success", "Answers by how they ended.", "finished_reason")
-        self._rejected = self._counter("rejected", "Requests that were not answered, by reason.", "reason")
+        self._success = self._counter(
+            "request_success",
+            "Answers by how they ended; those of rejected requests are not among them.",
+            "finished_reason",
+        )
+        self._rejected = self._counter("rejected", "Requests that got no token, by the code of their error.", "reason")
         self._http = Counter(
             "http_requests", "Answers of HTTP.", ("handler", "status"), registry=self._registry
         )  # without a prefix, as the instrumentator of FastAPI names it
@@ -104,15 +108,18 @@ class Metrics:
         """Count the time between two pieces of an answer."""
         self._histograms["inter_token_latency_seconds"].observe(seconds)
 
-    def request_ended(self, record: RequestRecord) -> None:
-        """Count a request that `request_started` has counted, however it ended."""
+    def request_ended(self, record: RequestRecord, *, is_rejected: bool = False) -> None:
+        """Count a request that `request_started` has counted, however it ended.
+
+        is_rejected: `rejected` counts it, so that its answers, of which there are none, are not counted as failed too.
+        """
         self._num_ended += 1
         self._add("images", record.num_images)
         self._add("image_tiles", record.num_tiles)
         self._add("image_tokens", record.num_image_tokens)
         self._add("prompt_tokens", record.num_prompt_tokens)
         self._add("generation_tokens", sum(record.num_answer_tokens))
-        for reason in record.finish_reasons:
+        for reason in () if is_rejected else record.finish_reasons:
             self._success.labels(*self._labels, reason).inc()
         if "abort" in record.finish_reasons:
             self._add("client_disconnects", 1)

@@ -1,6 +1,7 @@
 """A line in the log for each request: who asked for how much, how it ended and how long it took.
 
-Prompts and answers are written only if the operator asks for it (`--log-requests`), keys never.
+Prompts and answers are written only if the operator asks for it (`--log-requests`), keys never. At a terminal the line
+is short, for people; what goes to a file, a pipe or the journal has all fields.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from ...conversation.messages import Message
+from ...terminal.sizes import plural
 from ...terminal.visible import visible_line
 from ..protocol import ImageCount
 
+LOCAL = ("", "127.0.0.1", "::1")  # clients on this machine
 MAX_TEXT = 20_000  # characters of a prompt or an answer in the log
 _PLAIN = re.compile(r"[\w.:/@+,-]+")
 
@@ -60,13 +63,30 @@ class RequestLog:
     def __init__(self, is_with_texts: bool = False, write: Callable[[str], None] | None = None):
         self.is_with_texts = is_with_texts
         self._write = write or _write_line
+        self._is_short = write is None and not is_with_texts and sys.stderr.isatty()
 
     def write(self, record: RequestRecord) -> None:
         """Write the line of a request."""
+        if self._is_short:
+            self._write(visible_line(short_line(record)))
+            return
         fields = [f"{name}={_shown(value)}" for name, value in _fields(record) if value not in ("", None)]
         if self.is_with_texts:
             fields += [f"{name}={_quoted(_cut(text))}" for name, text in _texts(record)]
         self._write(" ".join([time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "request", *fields]))
+
+
+def short_line(record: RequestRecord) -> str:
+    """Return the line of a request for a terminal: "10:20:30 200 /v1/completions 9+3 tokens, stop, 0.20 s"."""
+    num_answer_tokens, client = sum(record.num_answer_tokens), record.client
+    parts = [
+        f"{record.num_prompt_tokens}+{num_answer_tokens} tokens" if record.num_prompt_tokens else "",
+        plural(record.num_images, "image") if record.num_images else "",
+        record.error_code or "/".join(dict.fromkeys(record.finish_reasons)),
+        f"{record.total_seconds:.2f} s",
+        "" if client in LOCAL else f"from {client}",
+    ]
+    return f"{time.strftime('%H:%M:%S')} {record.status} {record.path} {', '.join(filter(None, parts))}"
 
 
 def prompt_text(messages: Sequence[Message], images: Sequence[ImageCount]) -> str:

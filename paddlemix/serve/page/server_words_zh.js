@@ -20,7 +20,7 @@ const SENTENCES = {
   ],
   invalid_image: [[/^(.*)$/s, (why) => `服务器无法读取图片：${why}`]],
   queue_full: [
-    [/(\d+) answers? waits?, at most (\d+)/, (n, most) => `已有 ${n} 个回答在排队，最多允许 ${most} 个。`],
+    [/([\d,]+) answers? waits? and the limit is (\d+)/, (n, most) => `已有 ${n} 个回答在排队，最多允许 ${most} 个。`],
     [/(?:)/, () => "排队的回答已达上限。"],
   ],
   memory: [[/(?:)/, () => "服务器内存不足，请稍候。"]],
