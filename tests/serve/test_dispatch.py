@@ -113,7 +113,7 @@ def test_jobs_of_many_answers_fill_the_queue_as_many_jobs_do():
 def test_one_answer_that_waits_is_told_in_the_singular():
     dispatch = Dispatch(1, 1)
     dispatch.queue.append(open_job())
-    with pytest.raises(ApiError, match="busy: 1 answer of all requests waits, at most 1 may"):
+    with pytest.raises(ApiError, match="busy: 1 answer waits and the limit is 1;"):
         dispatch.check_room([FakeDesk(0, 1)])
 
 
