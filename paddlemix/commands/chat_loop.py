@@ -104,8 +104,7 @@ class ChatLoop:
         elif line.startswith("/") or is_like_an_image(line):
             kind = "file" if "/" in word[1:] or is_like_an_image(line) else "command"
             hint = nearest(word, self.commands) if kind == "command" and len(word) <= MAX_COMMAND else ""
-            self._note(f"unknown {kind} {short(word)}{hint or ': see /help'}")
-            self._note("(to send this as text, type a space before it)")
+            self._note(f"unknown {kind} {short(word)}{hint or ': see /help'} (as text: a space before it)")
         else:
             self._ask(line)
 
