@@ -22,7 +22,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "paddlemix/examples/llava/supervised_finetune.py"
 BUNDLED = ROOT / "paddlemix/examples/llava/tiny/model"
-KINDS = ("unreadable_picture", "missing_picture", "wrong_role", "empty_answer")
+KINDS = ("unreadable_image", "missing_image", "wrong_role", "empty_answer")
 NUM_EVAL, BATCH, NOISE, MARGIN = 100, 8, 1.0, 0.02
 
 
@@ -84,11 +84,11 @@ def corrupt(rows: list[dict], folder: Path, share: float) -> dict[str, int]:
     for number, index in enumerate(chosen):
         row, kind = with_image[index], KINDS[number % len(KINDS)]
         counts[kind] += 1
-        if kind == "unreadable_picture":
+        if kind == "unreadable_image":
             broken = f"images/broken-{number}.png"
             (folder / broken).write_bytes((folder / row["image"]).read_bytes()[:120])
             row["image"] = broken
-        elif kind == "missing_picture":
+        elif kind == "missing_image":
             row["image"] = "images/nowhere.png"
         elif kind == "wrong_role":
             row["conversations"][1]["from"] = "robot"

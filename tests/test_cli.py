@@ -126,7 +126,9 @@ def test_options_may_be_spelled_with_hyphens_or_underscores():
     found = command_parser("eval").parse(words)
     assert (found.data_dir, found.ocr, found.batch_size) == ("a", False, 3)
     found = command_parser("prepare").parse(["validate", "a_b.json", "--image-dir", "c_d", "--bad-rows=--e_f"])
-    assert (found.image_dir, found.bad_rows, found.files) == (["c_d"], "--e_f", ["a_b.json"])
+    assert (found.image_folder, found.bad_rows, found.files) == (["c_d"], "--e_f", ["a_b.json"])
+    assert command_parser("prepare").parse(["validate", "a.json", "--image-folder", "c_d"]).image_folder == ["c_d"]
+    assert command_parser("sft").parse(["a.json", "--image_dir=c_d"]).settings == ["a.json", "--image-folder=c_d"]
     found = command_parser("merge").parse(["--lora-path", "a", "--merge-model-path", "b", "--model-name-or-path", "c"])
     assert (found.lora_path, found.merge_model_path, found.model_name_or_path) == ("a", "b", "c")
     found = command_parser("chat").parse(["--model_path", "a", "--load_in_4bit", "--image_file", "b"])

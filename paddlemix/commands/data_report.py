@@ -155,7 +155,7 @@ def facts_of(report: Report) -> list[tuple[str, str]]:
 
 
 def _image_rows(report: Report) -> list[tuple[str, str]]:
-    images = report.data.pictures
+    images = report.data.images
     text = f"{images.num_found:,} found, {images.num_missing:,} missing, {images.num_unreadable:,} unreadable"
     if images.min_size is None:
         return [("images", text)]
@@ -205,7 +205,7 @@ def file_table(report: Report) -> tuple[list[str], list[list[str]]]:
     rows = [
         [
             visible_line(file.file),
-            *(f"{count:,}" for count in (file.num_rows, file.num_used, file.num_cut, file.num_pictures)),
+            *(f"{count:,}" for count in (file.num_rows, file.num_used, file.num_cut, file.num_images)),
             *(f"{count:,}" for count in (file.num_tokens, file.num_trained)),
             f"{file.trained_share:.1%}",
             in_words(file.skipped),

@@ -17,6 +17,7 @@ LIKE_AN_OPTION = 0.8  # similarity from which a setting counts as a mistyped opt
 MODEL, IMAGE = "paddlemix/examples/llava/tiny/model", "paddlemix/examples/llava/tiny/shapes.png"
 SHAPES = "python -m paddlemix.examples.llava.tiny.make_data --output work_dirs/shapes --num-train 64 --num-eval 20"
 MAX_WIDTH, HELP_COLUMN = 100, 30  # of a help text, in characters
+SYNONYMS = {"--image-dir": "--image-folder"}  # names that users bring from other tools, and ours, with hyphens
 
 
 class HelpFormatter(argparse.HelpFormatter):
@@ -108,8 +109,10 @@ class Parser(argparse.ArgumentParser):
         return parts[words[0]]
 
     def _in_our_spelling(self, words: list[str]) -> list[str]:
-        """Return the words with options as they are declared: --data_dir is --data-dir, --image-dir is --image_dir."""
+        """Return the words with options as they are declared: --data_dir is --data-dir, --image-dir --image_folder."""
         known = {option.replace("_", "-"): option for option in self._option_string_actions}
+        is_open = bool(self.get_default("takes_settings"))
+        known |= {one: known.get(ours, ours) for one, ours in SYNONYMS.items() if ours in known or is_open}
         end = words.index("--") if "--" in words else len(words)
         parts = [word.partition("=") for word in words[:end]]
         return [self._declared(name, known) + sign + value for name, sign, value in parts] + words[end:]

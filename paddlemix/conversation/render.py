@@ -103,12 +103,14 @@ def check_roles(messages: Sequence[Message], *, add_generation_prompt: bool) -> 
         expected = "user" if (index - start) % 2 == 0 else "assistant"
         if message.role != expected:
             rule = "system may only come first, then user and assistant in turn"
-            raise ValueError(f"message {index} has role {message.role!r}, expected {expected!r}: {rule}")
+            raise ValueError(f"message {index + 1} has role {message.role!r}, expected {expected!r}: {rule}")
     last = len(messages) - 1
     if add_generation_prompt and messages[last].role != "user":
-        raise ValueError(f"message {last}, the last one, is an answer already: to generate, end with a user message")
+        raise ValueError(
+            f"message {last + 1}, the last one, is an answer already: to generate, end with a user message"
+        )
     if not add_generation_prompt and messages[last].role != "assistant":
-        raise ValueError(f"message {last}, the last one, has role 'user': to train, end with an assistant message")
+        raise ValueError(f"message {last + 1}, the last one, has role 'user': to train, end with an assistant message")
 
 
 def place_images(conversation: Conversation) -> tuple[Conversation, bool]:
@@ -132,7 +134,7 @@ def place_images(conversation: Conversation) -> tuple[Conversation, bool]:
 
 def _system_text(message: Message) -> str:
     if message.num_images:
-        raise ValueError(f"message 0, the system text, has {message.num_images} <image> marks: move them to a question")
+        raise ValueError(f"message 1, the system text, has {message.num_images} <image> marks: move them to a question")
     return message.pieces[0]
 
 

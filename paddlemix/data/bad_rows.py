@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .readers.files import formats_note
 from .row_note import TOO_LONG, RowNote, count_kinds, in_words
 
 CHOICES = ("raise", "skip")
@@ -80,7 +81,7 @@ def refuse(bad: Sequence[RowNote], max_named: int = 5) -> None:
         return
     text = f"{bad[0].where}: {bad[0].reason}"
     if len(bad) == 1:
-        raise ValueError(f"{text} (on_bad_sample: skip leaves bad rows out)")
+        raise ValueError(f"{text} (on_bad_sample: skip leaves bad rows out){formats_note([bad[0].kind])}")
     others = ", ".join(
         f"row {note.number}" if note.file == bad[0].file else f"{note.file}, row {note.number}"
         for note in bad[1 : max_named + 1]
@@ -88,5 +89,5 @@ def refuse(bad: Sequence[RowNote], max_named: int = 5) -> None:
     rest = ", ..." if len(bad) > max_named + 1 else ""
     raise ValueError(
         f"{text}; {len(bad) - 1} more rows are wrong ({others}{rest}; in all {in_words(count_kinds(bad))}); "
-        "on_bad_sample: skip leaves bad rows out"
+        f"on_bad_sample: skip leaves bad rows out{formats_note(note.kind for note in bad)}"
     )

@@ -32,8 +32,8 @@ class NothingTrainedError(ValueError):
 
 # Errors that are the fault of a row, subclasses first.
 KIND_OF = {
-    MissingImageError: "missing_picture",
-    ImageError: "unreadable_picture",
+    MissingImageError: "missing_image",
+    ImageError: "unreadable_image",
     SampleTooLongError: TOO_LONG,
     NothingTrainedError: "nothing_trained",
 }

@@ -23,7 +23,7 @@ from .workers import map_in_processes
 
 CHUNK = 64  # rows that a process gets at once
 MIN_ROWS_TO_SHARE = 512  # for fewer rows, starting processes takes longer than the work
-MISSING, UNREADABLE = "missing_picture", "unreadable_picture"
+MISSING, UNREADABLE = "missing_image", "unreadable_image"
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from ..terminal.visible import visible
 from .encode import MAX_PATH
 from .encoding import Encoding
 from .readers.fields import show
-from .readers.files import scan_rows
+from .readers.files import formats_note, scan_rows
 from .row import Row
 from .row_note import RowNote
 from .row_sequence import Part, StoredRows, joined
@@ -94,7 +94,10 @@ def scan_mixture(
             if not entry_bad:
                 raise ValueError(f"{owner}: {', '.join(map(str, entry.data_files))} has no rows")
             first = entry_bad[0]
-            raise ValueError(f"{owner}: none of its {len(entry_bad)} rows can be used; {first.where}: {first.reason}")
+            raise ValueError(
+                f"{owner}: none of its {len(entry_bad)} rows can be used; {first.where}: {first.reason}"
+                f"{formats_note([first.kind])}"
+            )
         bad += entry_bad
         parts.append(take(entry_rows, entry, np.random.default_rng([seed, index]), owner))
     return joined(parts), bad
@@ -237,8 +240,12 @@ def _read_file(
 
 
 def _check_template(file: str, template: ChatTemplate | None, owner: str, config_folder: str | Path | None) -> None:
-    what = "chat_template (a file to compare the model's template with; the key may be left out)"
-    check_exists(file, os.path.isfile, what, owner, config_folder)
+    used = "the model's template" if template is None else f"the model's template, {template.name}, which is used"
+    remedy = (
+        f"; remove 'chat_template' from the entry, or copy the file from the folder of PaddleMIX's model: it is only "
+        f"compared with {used} (conv_mode names another one)"
+    )
+    check_exists(file, os.path.isfile, "chat_template", owner, config_folder, remedy)
     if template is None:
         return
     try:
@@ -249,11 +256,13 @@ def _check_template(file: str, template: ChatTemplate | None, owner: str, config
         logger.warning("%s", visible(f"{owner}: chat_template {file}: {difference}"))
 
 
-def check_exists(file: str, is_there, what: str, owner: str, config_folder: str | Path | None) -> None:
-    """Raise ValueError with the absolute path, and a hint if the path exists relative to the configuration file."""
+def check_exists(
+    file: str, is_there, what: str, owner: str, config_folder: str | Path | None, remedy: str = ""
+) -> None:
+    """Raise ValueError with the absolute path and, if it exists relative to the configuration, that, else remedy."""
     if is_there(file or "."):
         return
-    hint = ""
+    hint = remedy
     if config_folder is not None and is_there(os.path.join(config_folder, file)):
         hint = f"; it exists as {Path(config_folder, file)}: paths are relative to the current directory"
     raise ValueError(f"{owner}: {what} not found: {_shown(os.path.abspath(file))}{hint}")

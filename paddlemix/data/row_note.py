@@ -24,11 +24,17 @@ SKIPPED = {
     "wrong_role": "wrong role",
     "empty_answer": "empty answer",
     "wrong_row": "otherwise wrong",
-    "missing_picture": "missing image",
-    "unreadable_picture": "unreadable image",
+    "missing_image": "missing image",
+    "unreadable_image": "unreadable image",
     TOO_LONG: "too long",
     "nothing_trained": "nothing trained",
 }
+_EARLIER = {"missing_picture": "missing_image", "unreadable_picture": "unreadable_image"}  # names in earlier versions
+
+
+def kind_of(name: str) -> str:
+    """Return the kind that a checkpoint or a token cache names, which an earlier version may have written."""
+    return _EARLIER.get(name, name)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Aggregate measured rows to the numbers of a report. NumPy only; no file is opened.
 
-Field names are the keys of the JSON report, which is why some say "picture".
+Field names are the keys of the JSON report.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class FileFacts:
     skipped: dict[str, int]
     num_cut: int
     num_dropped_turns: int
-    num_pictures: int
+    num_images: int
     num_missing: int
     num_unreadable: int
     num_tokens: int
@@ -70,7 +70,7 @@ class DataFacts:
 
     files: tuple[FileFacts, ...]
     lengths: LengthFacts | None
-    pictures: ImageFacts
+    images: ImageFacts
     num_duplicates: int
     num_repeated: int
 
@@ -122,7 +122,7 @@ def _file_facts(name: str, own: Sequence[tuple[Row, RowFacts]], bad: Sequence[Ro
         skipped=count_kinds(bad) | dict(skipped),
         num_cut=sum(fact.num_dropped_turns > 0 for fact in facts),
         num_dropped_turns=sum(fact.num_dropped_turns for fact in facts),
-        num_pictures=sum(len(fact.sizes) + fact.num_missing + fact.num_unreadable for fact in facts),
+        num_images=sum(len(fact.sizes) + fact.num_missing + fact.num_unreadable for fact in facts),
         num_missing=sum(fact.num_missing for fact in facts),
         num_unreadable=sum(fact.num_unreadable for fact in facts),
         num_tokens=num_tokens,

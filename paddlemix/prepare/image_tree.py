@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ..data.readers.keys import ENDINGS
 from .paths import raw_folder
-
-ENDINGS = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff")
 
 
 def image_folder(name: str) -> str:

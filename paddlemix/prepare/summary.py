@@ -30,13 +30,13 @@ class Summary:
     def add(self, made: Made) -> None:
         """Count a row that is written, a problem or a note."""
         if isinstance(made, Problem):
-            reason = _limited(made.reason, self.dropped)
+            reason = limited(made.reason, self.dropped)
             self.dropped[reason] += 1
             named = self.examples.setdefault(reason, [])
             if len(named) < MAX_NAMED:
                 named.append(str(made))
         elif isinstance(made, Note):
-            self.notes[_limited(made.text, self.notes)] += 1
+            self.notes[limited(made.text, self.notes)] += 1
         else:
             self.num_written += 1
 
@@ -63,5 +63,6 @@ class Summary:
         return cls(value["read"], value["written"], *counts, dict(value["examples"]))
 
 
-def _limited(reason: str, known: Counter[str]) -> str:
+def limited(reason: str, known: Counter[str]) -> str:
+    """Return the reason to count under: itself, or one for all that are left."""
     return reason if reason in known or len(known) < MAX_REASONS else OTHER

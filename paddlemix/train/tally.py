@@ -14,7 +14,7 @@ from pathlib import Path
 import paddle
 
 from ..data.bad_rows import BadRowPolicy
-from ..data.row_note import CUT, SKIPPED, RowNote, count_kinds, in_words
+from ..data.row_note import CUT, SKIPPED, RowNote, count_kinds, in_words, kind_of
 from ..foreign_json import TEXT, Kind, check_values, one_of, whole_number
 from ..terminal.log import notice
 from ..terminal.sizes import plural
@@ -183,6 +183,7 @@ def read_notes(path: Path) -> list[RowNote]:
     for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
             values = json.loads(line)
+            values["kind"] = kind_of(values["kind"])
             fields = [values[key] for key in ("split", "file", "row", "line", "id", "kind")]
             check_values(values, NOTE_KINDS, str(path))
         except (ValueError, KeyError, TypeError, RecursionError):

@@ -111,7 +111,7 @@ def test_json_numbers_equal_those_of_the_encoded_rows(run, config, rows_path, mo
     assert found["num_tokens"] == sum(len(sample.token_ids) for sample, _ in samples)
     assert found["num_trained"] == sum(int((sample.labels != -100).sum()) for sample, _ in samples)
     assert found["files"][0]["num_cut"] == sum(num_dropped > 0 for _, num_dropped in samples) > 0
-    assert found["pictures"]["num_found"] == sum(len(row.conversation.images) for row in rows)
+    assert found["images"]["num_found"] == sum(len(row.conversation.images) for row in rows)
     assert found["lengths"]["max"] > 300 and found["template"] == "vicuna_v1"
 
 
@@ -184,14 +184,14 @@ def test_bad_rows_and_missing_images_are_counted_and_listed(run, config, rows_pa
     code, output, errors = run(config(rows_path, on_bad_sample="skip"), "--json")
     found = json.loads(output)
     assert code == 0 and not errors
-    assert found["skipped"] == {"wrong_role": 1, "missing_picture": 1} and found["num_used"] == 10
-    assert [(bad["row"], bad["kind"]) for bad in found["bad_rows"]] == [(3, "wrong_role"), (6, "missing_picture")]
+    assert found["skipped"] == {"wrong_role": 1, "missing_image": 1} and found["num_used"] == 10
+    assert [(bad["row"], bad["kind"]) for bad in found["bad_rows"]] == [(3, "wrong_role"), (6, "missing_image")]
 
 
 @pytest.mark.parametrize(
     ("kind", "changes", "expected"),
     [
-        ("role", {}, "row 3: conversations[0]: unknown role 'robot'"),
+        ("role", {}, "row 3: turn 1 of 'conversations': unknown role 'robot'"),
         ("missing", {"on_bad_sample": "raise"}, "row 3: image 'none.png' not found"),
         ("missing", {"max_bad_samples": 0}, "max_bad_samples allows 0"),
     ],

@@ -50,7 +50,7 @@ def test_summary_names_rows_tokens_and_what_was_skipped(data, tmp_path, capsys):
     assert lines[-1] == f"skipped: 1 missing image; cut: 0; wrong in their files: 1; listed in {listed}"
     notes = [json.loads(line) for line in listed.read_text().splitlines()]
     assert [(note["row"], note["kind"], note["split"]) for note in notes] == [
-        (4, "missing_picture", "train"),
+        (4, "missing_image", "train"),
         (13, "unknown_format", "train"),
     ]
 

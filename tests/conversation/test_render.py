@@ -19,11 +19,11 @@ def talk(*roles):
     [
         ((), "no user message"),
         (("system",), "no user message"),
-        (("assistant", "user"), "message 0 has role 'assistant', expected 'user'"),
-        (("user", "user", "assistant"), "message 1 has role 'user', expected 'assistant'"),
-        (("user", "system", "assistant"), "message 1 has role 'system'"),
-        (("system", "user", "assistant", "assistant"), "message 3 has role 'assistant', expected 'user'"),
-        (("user", "assistant", "user"), "message 2, the last one, has role 'user'"),
+        (("assistant", "user"), "message 1 has role 'assistant', expected 'user'"),
+        (("user", "user", "assistant"), "message 2 has role 'user', expected 'assistant'"),
+        (("user", "system", "assistant"), "message 2 has role 'system'"),
+        (("system", "user", "assistant", "assistant"), "message 4 has role 'assistant', expected 'user'"),
+        (("user", "assistant", "user"), "message 3, the last one, has role 'user'"),
     ],
 )
 def test_wrong_order_of_roles_names_the_message(roles, message):
@@ -32,13 +32,13 @@ def test_wrong_order_of_roles_names_the_message(roles, message):
 
 
 def test_generating_after_an_answer_is_refused():
-    with pytest.raises(ValueError, match="message 1, the last one, is an answer already"):
+    with pytest.raises(ValueError, match="message 2, the last one, is an answer already"):
         render(talk("user", "assistant"), get_template("vicuna_v1"), add_generation_prompt=True)
 
 
 def test_image_in_the_system_text_is_refused():
     messages = [Message("system", "see <image>"), *talk("user", "assistant").messages]
-    with pytest.raises(ValueError, match="message 0, the system text, has 1 <image> marks"):
+    with pytest.raises(ValueError, match="message 1, the system text, has 1 <image> marks"):
         render(Conversation(messages), get_template("vicuna_v1"))
 
 

@@ -11,15 +11,19 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from data_rows import read_mixture
+from documentation import page
 
+from paddlemix.conversation.messages import Conversation
 from paddlemix.data import dataset as dataset_module
 from paddlemix.data.bad_rows import BadRowPolicy, TooManyBadRowsError, refuse
 from paddlemix.data.collate import collate
 from paddlemix.data.dataset import ConversationDataset, RowError
-from paddlemix.data.encode import encode_turns
+from paddlemix.data.encode import encode_turns, find_image
 from paddlemix.data.mixture import scan_mixture
 from paddlemix.data.readers.files import scan_rows
-from paddlemix.data.row_note import SKIPPED, count_kinds
+from paddlemix.data.row import Row
+from paddlemix.data.row_note import SKIPPED, RowNote, count_kinds
+from paddlemix.image.errors import MissingImageError
 
 GOOD = [{"conversations": [["Hi", f"Answer {number}."]]} for number in range(6)]
 MISSING = {"id": "m1", "image": "gone.png", "conversations": [["<image>\nWhat?", "A square."]]}
@@ -53,7 +57,7 @@ def answer_of(sample, tokenizer):
 
 
 @pytest.mark.parametrize(
-    ("row", "kind"), [(MISSING, "missing_picture"), (UNREADABLE, "unreadable_picture"), (LONG, "too_long")]
+    ("row", "kind"), [(MISSING, "missing_image"), (UNREADABLE, "unreadable_image"), (LONG, "too_long")]
 )
 def test_bad_row_is_replaced_by_a_good_one_and_noted_with_its_reason(make, tokenizer, row, kind):
     sample = make([*GOOD, row])[6]
@@ -88,13 +92,13 @@ def test_batch_has_as_many_rows_and_the_notes_of_its_samples(make):
     batch = collate([dataset[index] for index in (6, 0, 7)])
     assert len(batch.token_ids) == 3
     # The second replacement may have drawn the first bad row as well.
-    assert {note.kind for note in batch.notes} == {"missing_picture", "too_long"}
+    assert {note.kind for note in batch.notes} == {"missing_image", "too_long"}
 
 
 def test_replaced_row_that_was_cut_is_noted_too(make):
     long_turns = {"conversations": [["Hi", "Yes."], ["Hi " * 200, "No."]]}
     sample = make([MISSING, long_turns], BadRowPolicy("skip"))[0]
-    assert [note.kind for note in sample.notes] == ["missing_picture", "cut"]
+    assert [note.kind for note in sample.notes] == ["missing_image", "cut"]
 
 
 @pytest.mark.parametrize("row", [MISSING, UNREADABLE, LONG])
@@ -128,7 +132,7 @@ def test_reading_an_image_is_retried(make):
 
 def test_missing_image_is_not_retried(make, monkeypatch):
     monkeypatch.setattr(dataset_module, "time", None)
-    assert make([GOOD[0], MISSING], SKIP)[1].notes[0].kind == "missing_picture"
+    assert make([GOOD[0], MISSING], SKIP)[1].notes[0].kind == "missing_image"
 
 
 def test_retries_end_after_several_bad_files(make, monkeypatch):
@@ -212,3 +216,21 @@ def test_error_names_the_first_bad_row_and_the_number_of_others(write):
 def test_entry_with_bad_rows_only_is_refused(write):
     with pytest.raises(ValueError, match=r"entry 1: none of its 4 rows can be used; .*row 1: "):
         scan_mixture(str(write("a.json", list(WRONG.values()))), "train")
+
+
+@pytest.mark.parametrize("path", page("data"), ids=lambda path: path.parent.name)
+def test_the_example_on_the_data_page_is_the_line_of_a_skipped_row(path):
+    (line,) = (one for one in path.read_text(encoding="utf-8").splitlines() if one.startswith('{"split"'))
+    with pytest.raises(MissingImageError) as caught:
+        find_image("a.jpg", ["/data"])
+    row = Row(Conversation((), ("a.jpg",)), "train.json", 17, id="000017")
+    assert json.loads(line) == RowNote.of(row, "train", "missing_image", str(caught.value)).as_dict()
+
+
+def test_formats_are_named_once_a_line_each_if_a_row_has_none(write):
+    _, bad = scan_rows(write("data.json", [*GOOD, {"text": "Hi"}, {"text": "Ho"}]))
+    with pytest.raises(ValueError, match=r"row 7: not a known row format: found the keys 'text'; expected") as caught:
+        refuse(bad)
+    first, *formats = str(caught.value).splitlines()
+    assert first.endswith("leaves bad rows out") and formats[0] == "known formats of a row:"
+    assert len(formats) == 6 and all(len(one) < 80 for one in formats)

@@ -148,6 +148,8 @@ def test_folders_are_image_folder_then_data_file_then_current_directory(tmp_path
 def test_chat_template_is_compared_with_the_models_template(tmp_path, files, template, caplog):
     turns, file = ["USER{{user}}", "ASSISTANT{{bot}}"], tmp_path / "chat_template.json"
     entry = {"data_files": files["a"], "chat_template": str(file)}
+    with pytest.raises(ValueError, match=r"template\.json; remove 'chat_template'.*vicuna_v1, which is used"):
+        read_mixture(entry, "train", template=template)
     file.write_text(json.dumps({"conversation": turns}))
     with caplog.at_level(logging.WARNING):
         read_mixture(entry, "train", template=template)

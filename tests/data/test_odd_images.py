@@ -15,7 +15,7 @@ from paddlemix.data.dataset import ConversationDataset, RowError
 from paddlemix.data.encode import encode_turns
 from paddlemix.data.measure import Measure
 
-MISSING, UNREADABLE = "missing_picture", "unreadable_picture"
+MISSING, UNREADABLE = "missing_image", "unreadable_image"
 PLACES = {
     "folder": MISSING,
     "fifo.png": MISSING,

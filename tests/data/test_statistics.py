@@ -44,7 +44,7 @@ def test_rows_are_measured_as_they_would_be_encoded(rows, tokenizer, template, s
         assert (fact.kind, fact.num_kept, fact.length) == (None, len(sample.token_ids), len(whole.token_ids))
         assert (fact.num_trained, fact.num_dropped_turns) == ((sample.labels != -100).sum(), num_dropped)
         assert fact.sizes == tuple(image.size for image in whole.images)
-    assert [fact.kind for fact in measured[3:5]] == ["missing_picture", "unreadable_picture"]
+    assert [fact.kind for fact in measured[3:5]] == ["missing_image", "unreadable_image"]
     assert (measured[4].num_missing, measured[4].num_unreadable, len(measured[4].sizes)) == (0, 1, 1)
 
 
@@ -64,8 +64,8 @@ def test_files_are_counted_separately_and_duplicates_found(write, images, tokeni
     facts = list(measure_rows(distinct, Measure(tokenizer, template, spec, 500)))
     data = summarize(distinct, facts, [], num_in_mixture=len(mixture), max_length=500)
     assert (len(mixture), len(distinct), data.num_repeated, data.num_duplicates) == (10, 5, 5, 2)
-    assert [(file.num_rows, file.num_used, file.num_pictures) for file in data.files] == [(3, 3, 2), (2, 1, 1)]
-    assert data.totals("skipped") == {"missing_picture": 1} and data.totals("formats") == {"pairs": 5}
+    assert [(file.num_rows, file.num_used, file.num_images) for file in data.files] == [(3, 3, 2), (2, 1, 1)]
+    assert data.totals("skipped") == {"missing_image": 1} and data.totals("formats") == {"pairs": 5}
     assert data.total("num_trained") == sum(fact.num_trained for fact in facts)
     for file in data.files:
         assert file.trained_share == file.num_trained / file.num_tokens

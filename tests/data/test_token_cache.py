@@ -283,7 +283,7 @@ def test_manifest_names_counts_and_equal_checksums(data, encoding, tmp_path):
     make(tmp_path / "cache", data, encoding, shuffle=2)
     values = json.loads((tmp_path / "cache" / "manifest.json").read_text())
     assert values["checksum_before"] == values["checksum_after"] != "0" * 16
-    assert values["totals"]["skipped"] == {"missing_picture": 1, "unreadable_picture": 1, "too_long": 1}
+    assert values["totals"]["skipped"] == {"missing_image": 1, "unreadable_image": 1, "too_long": 1}
     assert values["num_rows"] == sum(shard["rows"] for shard in values["shards"]) == 29
     plain = make(tmp_path / "plain", data, encoding)
     assert plain.checksum_after == values["checksum_after"]  # of a set, whatever its order

@@ -44,7 +44,7 @@ def test_file_without_its_images_is_one_line_with_counts_and_an_example(policy, 
     assert re.search(r"for example \S+/1\.json, row \d+: image 'a/gone\.png' not found; tried ", text)
     assert text.isprintable()
     notes = caught.value.notes
-    assert len(notes) == 512 and {note.kind for note in notes} == {"missing_picture"}
+    assert len(notes) == 512 and {note.kind for note in notes} == {"missing_image"}
     assert sorted({note.number for note in notes}) == [note.number for note in notes]
 
 

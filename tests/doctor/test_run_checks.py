@@ -101,7 +101,7 @@ def test_missing_weights_and_images_are_found_without_loading(tmp_path, data):
     values = settings(tmp_path, tmp_path / "rows.json", model_name_or_path=str(broken), image_folder=str(data.parent))
     checks = found(values)
     assert checks["model"].status == FAILED and any("weights" in fact for fact in checks["model"].facts)
-    assert checks["data"].status == WARNING and "missing_picture 1" in " ".join(checks["data"].facts)
+    assert checks["data"].status == WARNING and "missing_image 1" in " ".join(checks["data"].facts)
     assert any("inspect-data" in text for text in checks["data"].advice)
     assert checks["trial"].status == SKIPPED
     assert found({**values, "on_bad_sample": "raise"}, is_tried=False)["data"].status == FAILED

@@ -58,7 +58,11 @@ def test_commands_that_run_as_they_stand_do(workspace):
     rows = json.loads((workspace / "work_dirs/shapes/train.json").read_text(encoding="utf-8"))
     parts = [rows_of(workspace / f"work_dirs/shapes_split/train_{name}.jsonl") for name in ("train", "val")]
     assert all(parts) and all(row in parts[0] + parts[1] for row in rows) and len(rows) == len(parts[0] + parts[1])
-    for line in (f"{len(rows)} rows, 0 bad", f"rows  {len(parts[0])} ", f"work_dirs/shapes_cache: {len(rows)} rows"):
+    for line in (
+        f"{len(rows)} rows: {len(rows)} good, 0 bad",
+        f"rows  {len(parts[0])} ",
+        f"work_dirs/shapes_cache: {len(rows)} rows",
+    ):
         assert line.replace(" ", "") in printed.replace(" ", ""), line
     assert (workspace / "work_dirs/shapes_cache/manifest.json").is_file()
 

@@ -135,7 +135,7 @@ def test_hostile_rows_are_dropped_by_reason_or_repaired(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "15 rows read, 3 written, 12 dropped" in printed
     assert "2: an answer before the first question was removed" in printed
-    assert "1: an image without <image> was placed before the first user turn" in printed
+    assert "1: an image without <image> is placed before the first question" in printed
     assert "dropped 3: an unsafe file name" in printed
     assert "dropped 1: images under another key" in printed
 

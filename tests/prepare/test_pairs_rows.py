@@ -69,4 +69,4 @@ def test_what_pairs_cannot_hold_is_dropped_by_reason(tmp_path, capsys):
     printed = capsys.readouterr().out
     for reason in ("2: a system text", "1: an answer that is not trained", "1: a turn of parts", "1: another form"):
         assert f"dropped {reason}" in printed
-    assert "1: an answer before the first user turn was dropped" in printed
+    assert "1: the answer before the first question is left out" in printed

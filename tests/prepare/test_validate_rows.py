@@ -29,17 +29,17 @@ def turns(*pairs):
 
 # id -> (row, kind, part of the reason)
 BAD = {
-    "missing": (row("missing", "no.jpg"), "missing_picture", "not found"),
-    "ending": (row("ending", "ocr/1.jpg"), "missing_picture", "ocr/1.png"),
-    "capitals": (row("capitals", "OCR/upper.jpg"), "missing_picture", "ocr/UPPER.JPG"),
-    "cut": (row("cut", "cut.jpg"), "unreadable_picture", "broken or cut off"),
-    "page": (row("page", "page.jpg"), "unreadable_picture", "not an image"),
-    "empty": (row("empty", "empty.jpg"), "unreadable_picture", "0 bytes"),
-    "folder": (row("folder", "folder.jpg"), "missing_picture", "not found"),
-    "dangling": (row("dangling", "dangling.jpg"), "missing_picture", "not found"),
+    "missing": (row("missing", "no.jpg"), "missing_image", "not found"),
+    "ending": (row("ending", "ocr/1.jpg"), "missing_image", "ocr/1.png"),
+    "capitals": (row("capitals", "OCR/upper.jpg"), "missing_image", "ocr/UPPER.JPG"),
+    "cut": (row("cut", "cut.jpg"), "unreadable_image", "broken or cut off"),
+    "page": (row("page", "page.jpg"), "unreadable_image", "not an image"),
+    "empty": (row("empty", "empty.jpg"), "unreadable_image", "0 bytes"),
+    "folder": (row("folder", "folder.jpg"), "missing_image", "not found"),
+    "dangling": (row("dangling", "dangling.jpg"), "missing_image", "not found"),
     "outside": (row("outside", "../images/good.jpg"), "wrong_row", "outside of the image folder"),
     "elsewhere": (row("elsewhere", "/etc/hostname"), "wrong_row", "outside of the image folder"),
-    "second": ({**row("second", ["good.jpg", "no.jpg"], "<image>")}, "missing_picture", "no.jpg"),
+    "second": ({**row("second", ["good.jpg", "no.jpg"], "<image>")}, "missing_image", "no.jpg"),
     "answer": (row("answer", answer=" "), "empty_answer", "empty"),
     "number": ({"id": "number", "conversations": turns(("human", 3), ("gpt", "a"))}, "wrong_row", "string"),
     "odd": ({"id": "odd", "conversations": turns(("human", "q"))}, "wrong_role", ""),
@@ -48,6 +48,11 @@ BAD = {
     "mark in answer": (row("mark in answer", "good.jpg", answer="<image>"), "wrong_row", "in the text of 'assistant'"),
     "surrogate": (row("surrogate", question="\ud800"), "wrong_row", "surrogate"),
     "format": ({"id": "format", "text": "x"}, "unknown_format", "not a known row format"),
+    "chinese": (
+        {"id": "chinese", "图片": "good.jpg", "conversations": turns(("human", "<image>"), ("gpt", "a"))},
+        "wrong_row",
+        "unknown key '图片'; did you mean 'image'?",
+    ),
     "video": ({**row("video"), "video": "a.mp4"}, "unsupported_key", "videos"),
 }
 GOOD = [
@@ -71,8 +76,10 @@ def test_every_bad_row_is_written_with_its_place_and_reason(images, tmp_path, ca
         assert (one["kind"], one["row"], one["place"]) == (kind, number, f"rows.jsonl line {number}"), name
         assert reason in one["reason"], name
     printed = capsys.readouterr().out
-    assert f"{len(rows)} rows, {len(BAD)} bad" in printed
+    assert f"{len(rows)} rows: {len(GOOD)} good, {len(BAD)} bad" in printed
     assert "not opened: 1 image\n" in printed
+    assert f"{output}: {len(BAD)} bad rows, with place and reason\n--output FILE writes the good rows\n" in printed
+    assert "1: unknown format\n" in printed and "known formats:\n      {" in printed
 
 
 def test_good_rows_give_exit_code_0_and_an_empty_file_of_bad_rows(images, tmp_path):
@@ -91,7 +98,7 @@ def test_report_and_file_are_the_same_for_any_number_of_processes(images, tmp_pa
         output = tmp_path / f"bad_{workers}.jsonl"
         words = ("--image_dir", images, "--bad_rows", output, "--workers", workers)
         assert prepare("validate", *files, *words) == 1
-        reports.append((output.read_bytes(), capsys.readouterr().out))
+        reports.append((output.read_bytes(), capsys.readouterr().out.replace(output.name, "bad.jsonl")))
     assert reports[0] == reports[1]
 
 
@@ -139,7 +146,7 @@ def test_images_are_found_beside_the_rows_from_any_folder_and_a_nearby_folder_is
     assert prepare("validate", beside, "--workers", 1) == 0
     assert prepare("validate", beside, above, "--workers", 2) == 1
     printed = capsys.readouterr().out
-    assert "3 rows, 2 bad" in printed and f"it would be found with image_folder '{images}'" in printed
+    assert "3 rows: 1 good, 2 bad" in printed and f"it would be found with image_folder '{images}'" in printed
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
@@ -151,7 +158,8 @@ def test_good_rows_are_written_as_they_are_in_their_order(num_workers, images, t
     assert prepare(*words) == 1
     assert rows_of(output) == GOOD and list(rows_of(output)[0]) == list(GOOD[0])
     printed = capsys.readouterr().out
-    assert f"{output}: written\n" in printed and f"{len(GOOD)} rows read, {len(GOOD)} written, 0 dropped" in printed
+    assert f"{output}: {len(GOOD)} good rows, as they were\n" in printed and "dropped" not in printed
+    assert "--bad_rows FILE lists the bad rows\n" in printed
     assert prepare("validate", output, "--image_dir", images) == 0
     assert prepare(*words, "--bad_rows", tmp_path / "bad.jsonl") == 1  # its own output is written again
     assert rows_of(output) == GOOD and len(rows_of(tmp_path / "bad.jsonl")) == len(BAD)
@@ -177,4 +185,18 @@ def test_a_good_row_that_json_cannot_hold_is_counted(tmp_path, capsys):
     odd.write_text(json.dumps({**row("a"), "id": "\ud800"}) + "\n" + json.dumps(row("b")) + "\n", encoding="utf-8")
     prepare("validate", odd, "--output", tmp_path / "good.jsonl")
     assert [one["id"] for one in rows_of(tmp_path / "good.jsonl")] == ["b"]
-    assert "2 rows read, 1 written, 1 dropped" in capsys.readouterr().out
+    assert "1 good row, as they were\n    dropped 1: half of a surrogate pair" in capsys.readouterr().out
+
+
+def test_what_training_changes_in_good_rows_is_counted(images, tmp_path, capsys):
+    early = {"id": "early", "conversations": turns(("gpt", "Hi"), ("human", "q"), ("gpt", "a"))}
+    rows = [early, early, {**row("key"), "图片": "good.jpg"}, {**row("note", "good.jpg"), "note": "n"}]
+    assert prepare("validate", write_lines(tmp_path / "rows.jsonl", rows), "--image_dir", images) == 0
+    printed = capsys.readouterr().out
+    assert "4 rows: 4 good, 0 bad; 1 image looked at\n" in printed and "FILE" not in printed
+    for line in (
+        "2: the answer before the first question is left out",
+        "1: the key '图片' of the row is not used; did you mean 'image'?",
+        "1: the key 'note' of the row is not used",
+    ):
+        assert f"  {line}" in printed, printed

@@ -67,8 +67,8 @@ ALL = {
     "train_skipped_rows": 4,
     "train_skipped_wrong_role": 1,
     "train_skipped_empty_answer": 1,
-    "train_skipped_missing_picture": 1,
-    "train_skipped_unreadable_picture": 1,
+    "train_skipped_missing_image": 1,
+    "train_skipped_unreadable_image": 1,
     "train_cut_rows": 0,
     "train_dropped_turns": 0,
 }
@@ -85,7 +85,7 @@ def test_run_over_corrupted_rows_ends_and_counts_each_by_its_reason(num_workers,
     trainer = train(values)
     assert trainer.state.global_step == 20 and len(trainer.recorder.losses) == 4
     found = {(record["row"], record["kind"], record["id"]) for record in records(tmp_path / "out")}
-    kinds = {17: "unreadable_picture", 60: "missing_picture", 101: "wrong_role", 155: "empty_answer"}
+    kinds = {17: "unreadable_image", 60: "missing_image", 101: "wrong_role", 155: "empty_answer"}
     assert found == {(number, kind, f"id-{number}") for number, kind in kinds.items()}
     assert len(records(tmp_path / "out")) == 4
     assert all(record["file"] == str(data) and record["reason"] for record in records(tmp_path / "out"))
@@ -97,8 +97,8 @@ def test_run_over_corrupted_rows_ends_and_counts_each_by_its_reason(num_workers,
 SOME = {2: "missing", 5: "cut", 7: "long", 8: "broken"}
 SOME_COUNTS = {
     "train_skipped_rows": 3,
-    "train_skipped_missing_picture": 1,
-    "train_skipped_unreadable_picture": 1,
+    "train_skipped_missing_image": 1,
+    "train_skipped_unreadable_image": 1,
     "train_skipped_too_long": 1,
     "train_cut_rows": 1,
     "train_dropped_turns": 1,
@@ -227,7 +227,7 @@ def test_batches_have_the_same_rows_whether_or_not_some_are_bad(tmp_path, some_b
     assert sizes == [5, 5, 2]
 
 
-def note(number, kind="missing_picture", split="train", **changes):
+def note(number, kind="missing_image", split="train", **changes):
     return RowNote(split, "a.json", number, None, None, kind, "gone", **changes)
 
 
@@ -240,7 +240,7 @@ def test_tally_takes_every_row_once_from_all_processes(tmp_path, monkeypatch):
     for _ in range(2):
         tally.count(is_reported=False)
     assert [record["row"] for record in records(tmp_path)] == [1, 2]
-    counts = {"train_skipped_rows": 2, "train_skipped_wrong_role": 1, "train_skipped_missing_picture": 1}
+    counts = {"train_skipped_rows": 2, "train_skipped_wrong_role": 1, "train_skipped_missing_image": 1}
     assert tally.metrics("train") == {**counts, "train_cut_rows": 1, "train_dropped_turns": 2}
     assert "2 skipped (1 wrong role, 1 missing image), 1 cut" in tally.news() and tally.news() is None
 
@@ -261,3 +261,9 @@ def test_lines_that_no_run_wrote_are_ignored(tmp_path, change):
     lines = [json.dumps(line), "[" * 100_000, "1" * 5000, json.dumps(note(2).as_dict())]
     (tmp_path / FILE).write_text("\n".join(lines))
     assert read_notes(tmp_path / FILE) == [note(2)]
+
+
+def test_kinds_of_earlier_versions_are_read_as_those_of_now(tmp_path):
+    values = RowNote("train", "a.json", 1, None, None, "missing_picture", "gone").as_dict()
+    (tmp_path / "notes.jsonl").write_text(json.dumps(values) + "\n[]\n")
+    assert [note.kind for note in read_notes(tmp_path / "notes.jsonl")] == ["missing_image"]

@@ -119,7 +119,7 @@ def test_run_without_its_images_ends_before_the_model_is_loaded(changes, missing
     with pytest.raises(ValueError, match=rf"1,024 of the 1,024 rows .* of 2,000, cannot be used.* not found.*{hint}"):
         train(settings(tmp_path, missing, image_folder=str(tmp_path / "data/other"), **changes))
     notes = [json.loads(line) for line in (tmp_path / "out" / FILE).read_text().splitlines()]
-    assert len(notes) == 1024 and {note["kind"] for note in notes} == {"missing_picture"}
+    assert len(notes) == 1024 and {note["kind"] for note in notes} == {"missing_image"}
 
 
 def test_doctor_reports_the_missing_images_as_a_failure(missing, tmp_path):

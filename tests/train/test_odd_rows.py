@@ -97,7 +97,7 @@ def test_malformed_header_of_a_server_is_an_unreadable_image(changes, tmp_path, 
         rows[1]["image"] = f"http://127.0.0.1:{server.getsockname()[1]}/a.png"
         path.write_text(json.dumps(rows))
         train(settings(tmp_path, path, max_steps=2, **SKIP, **changes))
-    assert json.loads((tmp_path / "out/train_results.json").read_text())["train_skipped_unreadable_picture"] == 1
+    assert json.loads((tmp_path / "out/train_results.json").read_text())["train_skipped_unreadable_image"] == 1
 
 
 @pytest.fixture

@@ -126,7 +126,7 @@ class Rows:
         self.lengths, self.replaced = lengths, replaced
 
     def __getitem__(self, index):
-        note = RowNote("train", "a.json", index + 1, None, None, "missing_picture")
+        note = RowNote("train", "a.json", index + 1, None, None, "missing_image")
         ids = np.full(self.lengths[index], index)
         return Sample(ids, ids, notes=(note,) * (index in self.replaced))
 

@@ -1,4 +1,4 @@
-"""Check that a conversation can be trained on, whatever its format was. Messages are counted from 0."""
+"""Check that a conversation can be trained on, whatever its format was. Errors count messages from 1."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import re
 from ...constants import IMAGE_MARK
 from ...conversation.messages import Conversation, Message, check_unicode
 from ...conversation.render import check_roles
-from .errors import BadRowError, UnsupportedKeyError
+from ...terminal.sizes import plural
+from .errors import BadRowError, TooFewImagesError, UnsupportedKeyError
 from .fields import get_text
 from .keys import SYSTEM_KEYS, stated_keys
 
@@ -55,18 +56,18 @@ def check_turns(conversation: Conversation) -> None:
     for index, message in answers:
         pieces = message.pieces
         if message.is_trained and len(pieces) == 1 and not pieces[0].strip():
-            raise BadRowError(f"message {index}: the answer is empty, so there is nothing to learn", "empty_answer")
+            raise BadRowError(f"message {index + 1}: the answer is empty, so there is nothing to learn", "empty_answer")
 
 
 def check_texts(conversation: Conversation) -> None:
     """Raise ValueError for text that is not valid Unicode, UnsupportedKeyError for an image path in a text."""
     for index, message in enumerate(conversation.messages):
         for piece in message.pieces:
-            check_unicode(piece, f"message {index}")
+            check_unicode(piece, f"message {index + 1}")
             if IMAGE_IN_TEXT.search(piece):
                 raise UnsupportedKeyError(
-                    f"message {index}: <img>...</img> names an image in the text, as in Qwen-VL's data, and would be "
-                    f"trained as text: write {IMAGE_MARK} instead, and the path under 'images'"
+                    f"message {index + 1}: <img>...</img> names an image in the text, as in Qwen-VL's data, and would "
+                    f"be trained as text: write {IMAGE_MARK} instead, and the path under 'images'"
                 )
 
 
@@ -75,10 +76,13 @@ def check_marks(conversation: Conversation) -> None:
     counts = [message.num_images for message in conversation.messages]
     for index, (message, count) in enumerate(zip(conversation.messages, counts, strict=True)):
         if count and message.role != "user":
-            raise ValueError(f"message {index}: {IMAGE_MARK} in the text of {message.role!r}, expected in 'user' only")
+            raise ValueError(
+                f"message {index + 1}: {IMAGE_MARK} in the text of {message.role!r}, expected in 'user' only"
+            )
     num_marks, num_images = sum(counts), len(conversation.images)
     if num_marks != num_images:
-        raise ValueError(
-            f"{num_marks} {IMAGE_MARK} marks but {num_images} images: expected as many marks as images, "
-            "or no mark at all (the images then go before the first user turn)"
+        error = TooFewImagesError if num_marks > num_images else BadRowError
+        raise error(
+            f"{plural(num_marks, f'{IMAGE_MARK} mark')} but {plural(num_images, 'image')}: expected as many "
+            "marks as images, or no mark at all (the images then go before the first question)"
         )

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ...constants import IMAGE_MARK
-from .errors import UnsupportedKeyError
+from .errors import BadRowError, TooFewImagesError, UnsupportedKeyError
 from .fields import get, key_names, show
 from .images import image_source
 from .keys import IMAGE, PART, PART_IMAGE_KEYS, REFUSED, Stated, is_empty, stated_keys
@@ -24,7 +24,7 @@ def read_content(content: Any, owner: str) -> tuple[str | tuple[str, ...], list]
         raise ValueError(f"{owner} must be a string or a list of parts, found {show(content)}")
     pieces, images = [""], []
     for index, part in enumerate(content):
-        kind, value = _read_part(part, f"{owner}[{index}]")
+        kind, value = _read_part(part, _part_name(owner, index))
         if kind == "text":
             pieces[-1] += value
         else:
@@ -42,9 +42,9 @@ def part_objects(parts: list, owner: str) -> Iterator[Stated]:
     for index, part in enumerate(parts):
         if not (isinstance(part, dict) and part.get("type") in TYPES):
             continue  # an error of `read_content`
-        yield f"{owner}[{index}]", part, PART, "a part"
+        yield _part_name(owner, index), part, PART, "a part"
         values = (part[key] for key in PART_IMAGE_KEYS if isinstance(part.get(key), dict))
-        yield from ((f"{owner}[{index}]", value, IMAGE, "an image") for value in values)
+        yield from ((_part_name(owner, index), value, IMAGE, "an image") for value in values)
 
 
 def fill(sources: list, from_row: list[str]) -> list[str]:
@@ -53,12 +53,17 @@ def fill(sources: list, from_row: list[str]) -> list[str]:
     if not sources:
         return from_row
     if num_open != len(from_row):
-        raise ValueError(
+        error = TooFewImagesError if num_open > len(from_row) else BadRowError
+        raise error(
             f"{num_open} image marks or parts need an image from 'images', which has {len(from_row)}: expected equal "
             "numbers"
         )
     rest = iter(from_row)
     return [next(rest) if source is FROM_ROW else source for source in sources]
+
+
+def _part_name(owner: str, index: int) -> str:
+    return f"part {index + 1} of {owner}"
 
 
 def _read_part(part: Any, owner: str) -> tuple[str, Any]:

@@ -9,6 +9,10 @@ class BadRowError(ValueError):
         self.kind = kind
 
 
+class TooFewImagesError(BadRowError):
+    """A row has more image marks than images, so one of its keys may have the wrong name."""
+
+
 class UnsupportedKeyError(BadRowError):
     """A row needs something that training does not support: a video, tools, a weight of 0.5."""
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ...conversation.messages import Conversation, Message
-from .fields import get, get_text, show
+from .fields import get, get_text, show, turn_name
 from .images import image_objects, row_images
 from .keys import EXCHANGE, Stated, is_empty
 from .turns import first_turn, is_trained, list_key, list_keys
 
-SHAPE = '{"image"?: ..., "conversation": [{"input": ..., "output": ...}, ...]}'
+SHAPE = '{"image": ..., "conversation": [{"input": ..., "output": ...}, ...]}'
 keys = list_keys
 QUESTION_KEYS, ANSWER_KEYS = ("input", "human", "user", "query"), ("output", "assistant", "gpt", "response")
 
@@ -36,7 +36,7 @@ def nested_objects(row: dict) -> Iterator[Stated]:
     key = list_key(row)
     for index, turn in enumerate(row[key]):
         if isinstance(turn, dict):
-            yield f"{key}[{index}]", turn, EXCHANGE, "a turn"
+            yield turn_name(key, index), turn, EXCHANGE, "a turn"
 
 
 def read(row: dict) -> Conversation:
@@ -44,7 +44,7 @@ def read(row: dict) -> Conversation:
     key, images = list_key(row), row_images(row)
     messages: list[Message] = []
     for index, turn in enumerate(row[key]):
-        owner = f"{key}[{index}]"
+        owner = turn_name(key, index)
         if not isinstance(turn, dict):
             raise ValueError(f'{owner}: expected {{"input": ..., "output": ...}}, found {show(turn)}')
         if not is_empty(turn.get("system")):

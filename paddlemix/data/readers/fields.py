@@ -37,6 +37,11 @@ def get_text(values: dict, keys: tuple[str, ...], owner: str) -> str:
     return get(values, one_key(values, keys, owner), str, owner)
 
 
+def turn_name(key: str, index: int) -> str:
+    """Return the name of a turn for an error. People count from 1."""
+    return f"turn {index + 1} of {key!r}"
+
+
 def get_role(name: Any, owner: str) -> str:
     """Return the role of a message for the role in a file."""
     expected = f"expected one of {', '.join(ROLES)}"

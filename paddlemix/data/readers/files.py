@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,16 +17,17 @@ from ..row import Row
 from ..row_note import RowNote
 from . import READERS
 from .checks import add_system, check_marks, check_texts, check_turns, drop_leading_answer
-from .errors import BadRowError
+from .errors import BadRowError, TooFewImagesError
 from .fields import key_names, show
 from .json_rows import iterate_rows
-from .keys import CONVERSATION_KEYS, ROW, stated_keys, unused_keys
+from .keys import CONVERSATION_KEYS, ROW, image_key_hint, stated_keys, unused_keys
 from .turns import check_row
 
 logger = logging.getLogger(__name__)
 MAX_NOTICES = 20  # notices per file
+PLACED = "an image without <image> is placed before the first question"
 MAX_NAME = 200  # characters of an id in reports
-LEADING_ANSWER = "an answer before the first user turn was dropped"
+LEADING_ANSWER = "the answer before the first question is left out, as by LLaVA"
 
 
 def scan_rows(
@@ -90,12 +91,31 @@ def read_row(value: Any) -> tuple[Conversation, list[str]]:
         raise BadRowError("the lists or objects of the row are nested too deeply") from None
 
 
+def known_formats() -> list[str]:
+    """Return a short example of each format, for errors. Images are optional in all of them."""
+    return [reader.SHAPE for reader in READERS.values()]
+
+
+def formats_note(kinds: Iterable[str]) -> str:
+    """Return the end of an error with the formats, one a line; "" if no row has the kind "unknown_format"."""
+    return "\n  ".join(["\nknown formats of a row:", *known_formats()]) if "unknown_format" in kinds else ""
+
+
 def _read_object(row: dict) -> tuple[Conversation, list[str]]:
     name = format_of(row)
     if name is None:
         raise BadRowError(_describe_unknown(row), "unknown_format")
     reader = READERS[name]
     notices = _check_keys(row, reader)
+    try:
+        conversation, changes = _conversation_of(row, reader)
+    except TooFewImagesError as error:
+        raise BadRowError(f"{error}{image_key_hint(row, _rules_of(row, reader))}") from None
+    return conversation, notices + changes
+
+
+def _conversation_of(row: dict, reader: ModuleType) -> tuple[Conversation, list[str]]:
+    """Return the checked conversation of a row, and what was changed."""
     conversation, is_dropped = drop_leading_answer(add_system(reader.read(row), row))
     check_texts(conversation)
     check_turns(conversation)
@@ -103,8 +123,7 @@ def _read_object(row: dict) -> tuple[Conversation, list[str]]:
     if conversation.images and not any(message.num_images for message in conversation.messages):
         conversation, is_placed = place_images(conversation)
     check_marks(conversation)
-    notices += [LEADING_ANSWER] * is_dropped
-    return conversation, notices + ["an image without <image> was placed before the first user turn"] * is_placed
+    return conversation, [LEADING_ANSWER] * is_dropped + [PLACED] * is_placed
 
 
 def _check_keys(row: dict, reader: ModuleType) -> list[str]:
@@ -115,8 +134,11 @@ def _check_keys(row: dict, reader: ModuleType) -> list[str]:
         found = " and ".join(map(repr, [min(own & row.keys()), others[0]]))
         raise BadRowError(f"the row has {found}, which are two conversations: expected one of them")
     check_row(row)
-    rules = KeyRules(ROW.used | own, ROW.inert)
-    return unused_keys([("the row", row, rules, "the row"), *reader.nested_objects(row)])
+    return unused_keys([("the row", row, _rules_of(row, reader), "the row"), *reader.nested_objects(row)])
+
+
+def _rules_of(row: dict, reader: ModuleType) -> KeyRules:
+    return KeyRules(ROW.used | reader.keys(row), ROW.inert)
 
 
 def _describe_unknown(row: dict) -> str:
@@ -124,5 +146,4 @@ def _describe_unknown(row: dict) -> str:
         found = f"'conversations' is {show(row['conversations'])}"
     else:
         found = f"found the keys {key_names(row)}"
-    shapes = " | ".join(reader.SHAPE for reader in READERS.values())
-    return f"not a known row format: {found}; expected one of {shapes}"
+    return f"not a known row format: {found}; expected a conversation under 'conversations' or 'messages'"

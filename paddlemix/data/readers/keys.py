@@ -43,6 +43,9 @@ REFUSED = {
     **dict.fromkeys(("min_pixels", "max_pixels", "resized_width", "resized_height"), "image sizes per row"),
     "chat_template_kwargs": "settings of a chat template",
 }
+IMAGE_HINT = "; did you mean 'image'?"
+ENDINGS = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff")  # of images, in lower case
+MAX_KEYS = 5  # unknown keys that an error names
 LABEL = "label"  # KTO marks good and bad answers with true and false; other labels are notes of an annotator
 
 _NOTES = ("id", "idx", "index", "uid", "uuid", "sample_id", "question_id", "image_id", "source", "data_source")
@@ -79,8 +82,30 @@ def unused_keys(stated: Iterable[Stated]) -> list[str]:
             if key in rules.used or key in rules.inert or key in restricted or is_empty(value):
                 continue
             _refuse(key, value, owner)
-            notices.append(f"the key {show(key, with_type=False)} of {name} is not used")
+            hint = IMAGE_HINT if rules.used >= ROW.used and names_images(value) and not has_images(values) else ""
+            notices.append(f"the key {show(key, with_type=False)} of {name} is not used{hint}")
     return list(dict.fromkeys(notices))
+
+
+def image_key_hint(row: Mapping[str, Any], rules: KeyRules) -> str:
+    """Return the end of an error about missing images: the unknown key of the row that may name them, "" for none."""
+    unknown = [key for key, one in row.items() if key not in rules.used | rules.inert and not is_empty(one)]
+    likely = [key for key in unknown if names_images(row[key])] or unknown
+    if not likely:
+        return ""
+    names = ", ".join(show(key, with_type=False) for key in likely[:MAX_KEYS])
+    return f"; the row has the unknown key{'s' if len(likely) > 1 else ''} {names}{IMAGE_HINT}"
+
+
+def names_images(value: Any) -> bool:
+    """Return whether a value looks like the path of an image, or like a list of them."""
+    values = value if isinstance(value, list) and value else [value]
+    return all(isinstance(one, str) and one.lower().endswith(ENDINGS) for one in values)
+
+
+def has_images(row: Mapping[str, Any]) -> bool:
+    """Return whether a row states images under a known key."""
+    return bool(stated_keys(row, IMAGE_KEYS))
 
 
 def is_empty(value: Any) -> bool:

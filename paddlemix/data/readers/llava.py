@@ -12,7 +12,7 @@ from .exchanges import is_exchange
 from .keys import Stated
 from .turns import ROLE_KEYS, TEXT_KEYS, first_turn, list_key, list_keys, read_turns, stated_in_turns
 
-SHAPE = '{"image"?: ..., "conversations": [{"from": "human", "value": ...}, {"from": "gpt", "value": ...}, ...]}'
+SHAPE = '{"image": ..., "conversations": [{"from": "human", "value": ...}, ...]}'
 keys = list_keys
 
 

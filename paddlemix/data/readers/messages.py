@@ -8,7 +8,7 @@ from ...conversation.messages import Conversation
 from .keys import Stated
 from .turns import read_turns, stated_in_turns
 
-SHAPE = '{"images"?: [...], "messages": [{"role": "user", "content": ...}, {"role": "assistant", "content": ...}, ...]}'
+SHAPE = '{"images": [...], "messages": [{"role": "user", "content": ...}, ...]}'
 
 
 def matches(row: dict) -> bool:

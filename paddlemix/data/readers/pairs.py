@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from ...conversation.messages import Conversation, Message
-from .fields import show
+from .fields import show, turn_name
 from .images import image_objects, row_images
 from .turns import first_turn, list_key, list_keys
 
-SHAPE = '{"image"?: ..., "conversations": [[user, assistant], ...]}'
+SHAPE = '{"image": ..., "conversations": [[question, answer], ...]}'
 keys, nested_objects = list_keys, image_objects
 
 
@@ -32,9 +32,9 @@ def read_pairs(pairs: Any, owner: str) -> list[Message]:
     for index, pair in enumerate(pairs):
         if not isinstance(pair, list) or len(pair) != 2:
             found = f"a list of {len(pair)}" if isinstance(pair, list) else show(pair)
-            raise ValueError(f"{owner}[{index}]: expected [user, assistant], found {found}")
+            raise ValueError(f"{turn_name(owner, index)}: expected [user, assistant], found {found}")
         for role, text in zip(("user", "assistant"), pair, strict=True):
             if not isinstance(text, str):
-                raise ValueError(f"{owner}[{index}]: the {role} text must be a string, found {show(text)}")
+                raise ValueError(f"{turn_name(owner, index)}: the {role} text must be a string, found {show(text)}")
             messages.append(Message(role, text))
     return messages

@@ -13,7 +13,7 @@ from .images import image_objects, row_images
 from .keys import is_empty
 from .pairs import read_pairs
 
-SHAPE = '{"images"?: [...], "query": ..., "response": ..., "history"?: [[user, assistant], ...]}'
+SHAPE = '{"images": [...], "query": ..., "response": ...}'
 ALPACA = ("instruction", "input")
 nested_objects = image_objects
 

@@ -8,7 +8,7 @@ from typing import Any
 from ...conversation.messages import Conversation, Message
 from .content import fill, part_objects, read_content
 from .errors import UnsupportedKeyError
-from .fields import get, get_role, one_key, show
+from .fields import get, get_role, one_key, show, turn_name
 from .images import image_objects, row_images
 from .keys import TRAINED_KEYS, TURN, Stated
 
@@ -42,12 +42,12 @@ def read_turns(row: dict, key: str) -> Conversation:
     sources: list[Any] = []
     is_plain = True
     for index, turn in enumerate(get(row, key, list, "the row")):
-        owner = f"{key}[{index}]"
+        owner = turn_name(key, index)
         if not isinstance(turn, dict):
             raise ValueError(f'{owner}: expected {{"from": ..., "value": ...}}, found {show(turn)}')
         role = get_role(turn[one_key(turn, ROLE_KEYS, owner)], owner)
         text_key = one_key(turn, TEXT_KEYS, owner)
-        text, images = read_content(turn[text_key], f"{owner}.{text_key}")
+        text, images = read_content(turn[text_key], f"{text_key!r} of {owner}")
         messages.append(Message(role, text, is_trained(turn, role, owner)))
         sources += images
         is_plain = is_plain and isinstance(turn[text_key], str)
@@ -61,10 +61,11 @@ def stated_in_turns(row: dict, key: str) -> Iterator[Stated]:
     for index, turn in enumerate(row[key] if isinstance(row[key], list) else ()):
         if not isinstance(turn, dict):
             continue
-        yield f"{key}[{index}]", turn, TURN, "a turn"
+        owner = turn_name(key, index)
+        yield owner, turn, TURN, "a turn"
         for text_key in TEXT_KEYS:
             if isinstance(turn.get(text_key), list):
-                yield from part_objects(turn[text_key], f"{key}[{index}].{text_key}")
+                yield from part_objects(turn[text_key], f"{text_key!r} of {owner}")
 
 
 def is_trained(turn: dict, role: str, owner: str) -> bool:

@@ -21,7 +21,7 @@ import numpy as np
 from ...output import OutputError, lock_file
 from ..bad_rows import BadRowPolicy
 from ..row import Row
-from ..row_note import NOTES_FILE, RowNote, write_notes
+from ..row_note import NOTES_FILE, RowNote, kind_of, write_notes
 from ..workers import map_in_processes
 from .cached_rows import check_cache
 from .encoder import Part, RowEncoder, write_part
@@ -169,7 +169,7 @@ def _notes_of(path: Path, plan: Plan) -> Iterator[RowNote]:
     for record in Shard(path, plan.owner).skipped():
         line = None if record.line < 0 else record.line
         where = plan.files[record.file]["file"], record.row, line, json.loads(record.id)
-        yield RowNote(plan.split, *where, record.kind, record.reason)
+        yield RowNote(plan.split, *where, kind_of(record.kind), record.reason)
 
 
 def _part(plan: Plan, data: CacheRows, part: int, path: Path) -> Part:

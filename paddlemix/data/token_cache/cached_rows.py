@@ -20,7 +20,7 @@ from ...image.spec import ImageSpec
 from ..encode import find_image
 from ..measure import MISSING, UNREADABLE, RowFacts
 from ..row import Row
-from ..row_note import RowNote
+from ..row_note import RowNote, kind_of
 from ..row_sequence import StoredRows
 from ..sample import Sample
 from .fingerprint import differences, has_changed
@@ -193,7 +193,7 @@ class CachedRow:
 
     def failure(self) -> tuple[str, str] | None:
         record = self.reader.record(self.number)
-        return (record.kind, record.reason) if record.kind else None
+        return (kind_of(record.kind), record.reason) if record.kind else None
 
     def sample(self, folders: Sequence[str]) -> tuple[Sample, int]:
         """See Encoded. Images of dropped turns are not loaded. Raises CacheError for an image of another size."""
@@ -242,7 +242,7 @@ def _facts(record: Record) -> RowFacts:
         sizes=tuple((int(width), int(height)) for width, height in record.sizes.reshape(-1, 2)),
         num_missing=record.num_missing,
         num_unreadable=record.num_unreadable,
-        kind=record.kind or None,
+        kind=kind_of(record.kind) or None,
         reason=record.reason,
         digest=record.digest,
     )

@@ -17,7 +17,7 @@ from ...image.load import SCHEME, describe
 from ..encode import find_image
 from ..measure import UNREADABLE, Measure, RowFacts, Tokens
 from ..row import Row
-from ..row_note import RowNote
+from ..row_note import RowNote, kind_of
 from .records import UNKNOWN, Record, collapse
 from .shards import write_records
 
@@ -109,7 +109,7 @@ def write_part(encoder: RowEncoder, part: Part) -> list[RowNote]:
         for number, file, row in zip(part.numbers, part.files, part.rows, strict=True):
             record = encoder.record(row, number, file, sizes)
             if record.kind:
-                notes.append(RowNote.of(row, part.split, record.kind, record.reason))
+                notes.append(RowNote.of(row, part.split, kind_of(record.kind), record.reason))
             yield record
 
     write_records(part.path, records(), part.owner)

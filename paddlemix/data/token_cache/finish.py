@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..row_note import SKIPPED
+from ..row_note import SKIPPED, kind_of
 from .manifest import FILE, INDEX, MIXTURE, Manifest, Plan, write_values
 from .shards import AGAIN, CacheError, Shard, write_columns
 
@@ -45,7 +45,7 @@ def read_shard(owner: str, path: Path) -> ShardFacts:
         totals["num_trained"] += record.num_trained
         totals["num_images"] += len(record.sources)
         totals["num_cut"] += record.num_dropped_turns > 0
-        totals[record.kind] += 1
+        totals[kind_of(record.kind)] += 1
     columns = np.array(rows, dtype=np.int64).reshape(-1, 4).T
     return ShardFacts(*columns, checksum % SUMS, totals)
 

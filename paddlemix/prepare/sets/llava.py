@@ -24,7 +24,7 @@ SHARE_FOLDERS += ("web-celebrity/images", "web-landmark/images", "wikiart/images
 ARGUMENTS = (
     Argument("--input_file", "the JSON file, or several", options={"nargs": "+", "metavar": "FILE"}),
     Argument(
-        "--image_dir",
+        "--image_folder",
         "folder with the images: rows whose image is not there are dropped and counted by folder; one with another "
         "ending or other capitals is taken (default: images are not looked up)",
         False,
@@ -38,8 +38,8 @@ ARGUMENTS = (
 def jobs(folders: tuple[str, ...], bare_folder: str, arguments: argparse.Namespace) -> list[Job]:
     """Return a job for each file. Raises ValueError if the image folder has none of the set's folders."""
     paths, tree, settings = row_paths(arguments.input_file), None, {"prefix": arguments.image_prefix}
-    if arguments.image_dir:
-        tree = ImageTree(image_folder(arguments.image_dir))
+    if arguments.image_folder:
+        tree = ImageTree(image_folder(arguments.image_folder))
         if folders and not any(Path(tree.root, one).is_dir() for one in folders):
             raise ValueError(f"{tree.root} has none of the folders of images: expected {', '.join(folders)}")
         settings |= looked_up(tree)
@@ -59,7 +59,7 @@ LLAVA_PRETRAIN = _converter(
     "llava_pretrain",
     "LLaVA-Pretrain: 558K captions for the first stage",
     "blip_laion_cc_sbu_558k.json",
-    "--input_file LLaVA-Pretrain/blip_laion_cc_sbu_558k.json --image_dir LLaVA-Pretrain/images",
+    "--input_file LLaVA-Pretrain/blip_laion_cc_sbu_558k.json --image_folder LLaVA-Pretrain/images",
     (),
 )
 LLAVA_INSTRUCT = _converter(
@@ -67,7 +67,7 @@ LLAVA_INSTRUCT = _converter(
     "LLaVA-Instruct: the 665K mix of LLaVA 1.5, the 150K of version 1, and its parts",
     f"llava_v1_5_mix665k.json, with images in {', '.join(INSTRUCT_FOLDERS)}; llava_instruct_150k.json, llava_instruct_"
     "80k.json, conversation_58k.json, detail_23k.json, complex_reasoning_77k.json, with images in coco/train2017",
-    "--input_file llava_v1_5_mix665k.json --image_dir playground/data",
+    "--input_file llava_v1_5_mix665k.json --image_folder playground/data",
     INSTRUCT_FOLDERS,
     "coco/train2017",
 )
@@ -76,6 +76,6 @@ SHAREGPT4V = _converter(
     "ShareGPT4V: captions and instructions with longer answers",
     "share-captioner_coco_lcs_sam_1246k_1107.json, sharegpt4v_instruct_gpt4-vision_cap100k.json, "
     "sharegpt4v_mix665k_cap23k_coco-ap9k_lcs3k_sam9k_div2k.json, with images in " + ", ".join(SHARE_FOLDERS),
-    "--input_file sharegpt4v_mix665k_cap23k_coco-ap9k_lcs3k_sam9k_div2k.json --image_dir data",
+    "--input_file sharegpt4v_mix665k_cap23k_coco-ap9k_lcs3k_sam9k_div2k.json --image_folder data",
     SHARE_FOLDERS,
 )

@@ -117,7 +117,7 @@ def jobs(arguments: argparse.Namespace) -> list[Job]:
     if name != RELEASED:
         instruction_and_output(PROBE, name)
     _names(folder, split)
-    tree = ImageTree(image_folder(arguments.image_dir)) if arguments.image_dir else None
+    tree = ImageTree(image_folder(arguments.image_folder)) if arguments.image_folder else None
     form = Form(name, arguments.flat, arguments.split_folders, arguments.image_prefix, tree)
     target = output_folder(folder, arguments.output_dir)
     output = target / f"{'scienceqa' if arguments.flat else 'llava'}_{split}_{name}.jsonl"
@@ -149,7 +149,7 @@ CONVERTER = Converter(
             {"action": "store_true"},
         ),
         Argument(
-            "--image_dir",
+            "--image_folder",
             "folder images, with train, val and test: problems whose image is not there are "
             "dropped (default: images are not looked up)",
             False,

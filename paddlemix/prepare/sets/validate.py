@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -12,16 +11,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ...data.encode import find_image, hint_for
+from ...data.encode import find_image
+from ...data.measure import MISSING, UNREADABLE
 from ...data.readers.errors import BadRowError
 from ...data.readers.files import read_row
-from ...data.row_note import SKIPPED
 from ...image.errors import ImageError, MissingImageError
 from ...image.load import is_address, load_image, read_image_size
 from ...output import named_file, replacing
 from ...terminal.log import notice
 from ...terminal.sizes import plural
 from ...terminal.visible import visible
+from ..check_report import Tally
 from ..converter import Argument, Converter, num_workers_of
 from ..image_tree import ImageTree, image_folder
 from ..job import Job, made_rows
@@ -34,10 +34,8 @@ from ..training_rows import FILES, parsed_row, row_paths, row_texts
 
 NAME = "validate"
 MAX_KNOWN = 1 << 14  # images whose result a process keeps: neighboring rows often share them
-MAX_SHOWN = 3  # bad rows of each kind that are printed
 WRITTEN = ("id", "kind", "reason")
 SWITCH = {"action": "store_true"}
-MISSING, UNREADABLE = "missing_picture", "unreadable_picture"
 
 
 @dataclass
@@ -59,22 +57,24 @@ class RowCheck:
     def __call__(self, text: str) -> dict[str, Any]:
         """Return the verdict on a row: {"num_images", "num_unopened"}, and of a bad one "kind", "reason" and "id".
 
-        "image": the one at fault. "row": the row, if it is good and wanted.
+        "image": the one at fault. Of a good row: "notices", what training changes in it, and "row", if it is wanted.
         """
         try:
             row = parsed_row(text)
         except RowError as error:
             return _verdict(None, "not_json", str(error))
         try:
-            images = read_row(row)[0].images
+            conversation, notices = read_row(row)
         except ValueError as error:
             return _verdict(row, error.kind if isinstance(error, BadRowError) else "wrong_row", str(error))
+        images = conversation.images
         opened = [one for one in images if one[:4].lower() != "http" or not is_address(one)] if self.has_images else []
         counts = {"num_images": len(opened), "num_unopened": len(images) - len(opened)}
         for one in opened:
             fault = self._fault(one)
             if fault is not None:
                 return {**counts, "image": one, **_verdict(row, *fault)}
+        counts["notices"] = notices
         return {**counts, "row": row} if self.keeps_rows else counts
 
     def _fault(self, image: str) -> tuple[str, str] | None:
@@ -122,42 +122,6 @@ def _verdict(row: dict[str, Any] | None, kind: str, reason: str) -> dict[str, An
     return {"kind": kind, "reason": reason, "id": name if isinstance(name, str | int) else None}
 
 
-@dataclass
-class Tally:
-    """The counts of all files. named: the first bad rows of each kind. hint: where the first missing image may be."""
-
-    num_rows: int = 0
-    num_images: int = 0
-    num_unopened: int = 0
-    kinds: Counter[str] = field(default_factory=Counter)
-    named: dict[str, list[str]] = field(default_factory=dict)
-    hint: str = ""
-
-    def add(self, where: str, verdict: dict[str, Any], folders: Sequence[str]) -> None:
-        """Count a row, whose images were looked up in folders."""
-        self.num_rows += 1
-        self.num_images += verdict.get("num_images", 0)
-        self.num_unopened += verdict.get("num_unopened", 0)
-        if "kind" in verdict:
-            if verdict["kind"] == MISSING and MISSING not in self.kinds:  # one search: there may be a million
-                self.hint = hint_for(verdict["image"], folders).lstrip("; ")
-            self.kinds[verdict["kind"]] += 1
-            named = self.named.setdefault(verdict["kind"], [])
-            if len(named) < MAX_SHOWN:
-                named.append(f"{where}: {verdict['reason']}")
-
-    def lines(self) -> list[str]:
-        """Return the counts as text."""
-        num_bad = self.kinds.total()
-        text = [f"{plural(self.num_rows, 'row')}, {num_bad:,} bad; {plural(self.num_images, 'image')} looked at"]
-        if self.num_unopened:
-            text.append(f"  not opened: {plural(self.num_unopened, 'image')}")
-        for kind, number in self.kinds.most_common():
-            text += [f"  {number:,}: {SKIPPED[kind]}", *(f"    {one}" for one in self.named[kind])]
-            text += [f"    the first one: {self.hint}"] if kind == MISSING and self.hint else []
-        return text
-
-
 def checked_rows(path: Path, check: RowCheck, num_workers: int) -> Iterator[tuple[str, float, dict[str, Any]]]:
     """Yield place, share of the file and verdict of each row of a file, in order."""
     job = Job(path, (), partial(row_texts, path), check, is_heavy=check.has_images)
@@ -169,7 +133,7 @@ def checked_rows(path: Path, check: RowCheck, num_workers: int) -> Iterator[tupl
 def command(arguments: argparse.Namespace) -> int:
     """Print what is wrong; return 1 if there are bad rows, or no rows."""
     paths = row_paths(arguments.files)
-    folders = tuple(image_folder(one) for one in arguments.image_dir or ())
+    folders = tuple(image_folder(one) for one in arguments.image_folder or ())
     check = RowCheck(folders, bool(folders), arguments.fast, not arguments.no_images, bool(arguments.output))
     tally, num_workers = Tally(), num_workers_of(arguments.workers)
     bad_path, good_path = (name and named_file(name, paths) for name in (arguments.bad_rows, arguments.output))
@@ -181,7 +145,7 @@ def command(arguments: argparse.Namespace) -> int:
         rows = opened.enter_context(closing(_all_rows(paths, check, num_workers, tally)))
         for is_bad, row in rows:
             (bad if is_bad else good).add(row)
-    print(visible("\n".join([*tally.lines(), *good.lines()])), flush=True)
+    print(visible("\n".join([*tally.lines(), *_output_lines(tally, good, bad)])), flush=True)
     if not tally.num_rows:
         notice("there are no rows")
     return 1 if tally.kinds or not tally.num_rows else 0
@@ -230,12 +194,22 @@ class _Output:
             self.summary.num_read += 1
             self.summary.add(self.file.write(row) or row)
 
-    def lines(self) -> list[str]:
-        """Return the counts as text."""
-        if self.path is None:
-            return []
-        state = "written" if self.summary.num_written else "not written, as there are no good rows"
-        return [f"{self.path}: {state}", *(f"  {line}" for line in self.summary.lines() if self.summary.num_read)]
+    def lines(self, kind: str, what: str) -> list[str]:
+        """Return what was written as text. kind: of the rows; what: the file has of each of them."""
+        if not self.summary.num_read:
+            state = "not written" if kind == "good" else "empty"
+            return [f"{self.path}: {state}, as there are no {kind} rows"]
+        written = f"{self.path}: {plural(self.summary.num_written, f'{kind} row')}, {what}"
+        return [written, *(f"  {line}" for line in self.summary.lines()[1:])]
+
+
+def _output_lines(tally: Tally, good: _Output, bad: _Output) -> list[str]:
+    """Return what was written, and the options that write what was not."""
+    lines = [] if good.path is None else good.lines("good", "as they were")
+    lines += [] if bad.path is None else bad.lines("bad", "with place and reason")
+    left = [] if good.path or not tally.num_good else ["--output FILE writes the good rows"]
+    left += [] if bad.path else ["--bad_rows FILE lists the bad rows"]
+    return [*lines, *([", ".join(left)] if tally.num_bad and left else [])]
 
 
 class _NoRowsError(Exception):
@@ -269,11 +243,11 @@ CONVERTER = Converter(
     name=NAME,
     description="check rows as training reads them, and open all their images; exit code 1 if there are bad rows",
     files="any files of rows that training reads (a JSON list, or one JSON object a line)",
-    example="validate all.jsonl --image_dir playground/data --output good.jsonl --bad_rows bad.jsonl",
+    example="validate all.jsonl --image_folder playground/data --output good.jsonl --bad_rows bad.jsonl",
     arguments=(
         FILES,
         Argument(
-            "--image_dir",
+            "--image_folder",
             "folders in which the images are looked up, in order (default: that of the file, then the current one)",
             False,
             {"nargs": "+", "metavar": "DIR"},

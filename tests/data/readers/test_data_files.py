@@ -58,7 +58,9 @@ def test_formats_may_be_mixed_in_one_file(write):
 
 def test_error_names_file_and_row_and_line(write, tmp_path):
     bad = {"conversations": [["Hi"]]}
-    with pytest.raises(ValueError, match=r"a\.json, row 2: conversations\[0\].*\[user, assistant\], found a list of 1"):
+    with pytest.raises(
+        ValueError, match=r"a\.json, row 2: turn 1 of 'conversations'.*\[user, assistant\], found a list of 1"
+    ):
         read_rows(write("a.json", [ROWS[0], bad]))
     path = tmp_path / "b.jsonl"
     path.write_text(f"{json.dumps(ROWS[0])}\n\n{json.dumps(bad)}\n")

@@ -83,7 +83,7 @@ def test_leading_answer_is_dropped_and_reported():
     turns = [{"from": "gpt", "value": "Earlier."}, *LLAVA["conversations"]]
     conversation, changes = read_row(LLAVA | {"conversations": turns})
     assert conversation == EXPECTED
-    assert len(changes) == 1 and "dropped" in changes[0]
+    assert len(changes) == 1 and "left out" in changes[0]
 
 
 def test_leading_answer_after_a_system_turn_is_dropped_and_the_system_turn_kept():
@@ -116,26 +116,45 @@ def test_mark_in_text_parts_takes_the_image_of_the_row():
 BAD_ROWS = {
     "not an object": (["Hi", "Hello"], ["expected an object", "list"]),
     "no known key": ({"image": "a.png", "text": "Hi"}, ["'image', 'text'", "conversations", "messages"]),
+    "other key": (
+        {"図": ["a.PNG"], "foo": 1, "conversations": [["<image>\nHi", "Hello"]]},
+        ["1 <image> mark but 0 images", "the unknown key '図'; did you mean 'image'?"],
+    ),
     "no turns": ({"conversations": []}, ["'conversations' is [] (list)"]),
     "turns of no kind": ({"conversations": "Hi"}, ["'conversations' is 'Hi' (str)"]),
-    "odd pair": ({"conversations": [["Hi", "Hello"], ["So?"]]}, ["conversations[1]", "[user, assistant]", "list of 1"]),
-    "pair of three": ({"conversations": [["a", "b", "c"]]}, ["conversations[0]", "list of 3"]),
-    "flat pair": ({"conversations": ["Hi", "Hello"]}, ["conversations[0]", "'Hi' (str)"]),
-    "pair not of strings": ({"conversations": [["Hi", 5]]}, ["conversations[0]", "assistant", "5 (int)"]),
+    "odd pair": (
+        {"conversations": [["Hi", "Hello"], ["So?"]]},
+        ["turn 2 of 'conversations'", "[user, assistant]", "list of 1"],
+    ),
+    "pair of three": ({"conversations": [["a", "b", "c"]]}, ["turn 1 of 'conversations'", "list of 3"]),
+    "flat pair": ({"conversations": ["Hi", "Hello"]}, ["turn 1 of 'conversations'", "'Hi' (str)"]),
+    "pair not of strings": ({"conversations": [["Hi", 5]]}, ["turn 1 of 'conversations'", "assistant", "5 (int)"]),
     "no value": (
         {"conversations": [{"from": "human", "text": "Hi"}]},
-        ["conversations[0]", "'value'", "'from', 'text'"],
+        ["turn 1 of 'conversations'", "'value'", "'from', 'text'"],
     ),
     "value not a string": (
         {"conversations": [{"from": "human", "value": None}]},
-        ["conversations[0]", "None (NoneType)"],
+        ["turn 1 of 'conversations'", "None (NoneType)"],
     ),
-    "unknown from": ({"conversations": [{"from": "bot", "value": "Hi"}]}, ["conversations[0]", "'bot'", "human, gpt"]),
-    "turn not an object": ({"conversations": [LLAVA["conversations"][0], "x"]}, ["conversations[1]", "'x' (str)"]),
-    "no content": ({"messages": [{"role": "user"}]}, ["messages[0]", "'content'"]),
-    "unknown role": ({"messages": [{"role": "tool", "content": "x"}]}, ["messages[0]", "'tool'", "user, assistant"]),
+    "unknown from": (
+        {"conversations": [{"from": "bot", "value": "Hi"}]},
+        ["turn 1 of 'conversations'", "'bot'", "human, gpt"],
+    ),
+    "turn not an object": (
+        {"conversations": [LLAVA["conversations"][0], "x"]},
+        ["turn 2 of 'conversations'", "'x' (str)"],
+    ),
+    "no content": ({"messages": [{"role": "user"}]}, ["turn 1 of 'messages'", "'content'"]),
+    "unknown role": (
+        {"messages": [{"role": "tool", "content": "x"}]},
+        ["turn 1 of 'messages'", "'tool'", "user, assistant"],
+    ),
     "messages not a list": ({"messages": "Hi"}, ["'messages' must be a list", "'Hi' (str)"]),
-    "unknown part": (user([{"type": "video", "video": "a.mp4"}]), ["messages[0].content[0]", "video", "text, image"]),
+    "unknown part": (
+        user([{"type": "video", "video": "a.mp4"}]),
+        ["part 1 of 'content' of turn 1 of 'messages'", "video", "text, image"],
+    ),
     "parts and mark": (
         user([{"type": "image", "image": "a.png"}, {"type": "text", "text": "<image>"}]),
         ["use one of"],
@@ -148,25 +167,25 @@ BAD_ROWS = {
         user([{"type": "image", "image": "a.png"}]) | {"images": ["b.png"]},
         ["0 image", "which has 1"],
     ),
-    "empty answer": ({"conversations": [["Hi", "Hello"], ["So?", " \n"]]}, ["message 3", "empty"]),
+    "empty answer": ({"conversations": [["Hi", "Hello"], ["So?", " \n"]]}, ["message 4", "empty"]),
     "two questions": (
         {"conversations": [{"from": "human", "value": "Hi"}, {"from": "human", "value": "Hi"}]},
-        ["message 1 ", "expected 'assistant'"],
+        ["message 2", "expected 'assistant'"],
     ),
     "question at the end": (
         {"conversations": [*LLAVA["conversations"][:3]], "image": ["a", "b"]},
-        ["message 2", "end with an assistant"],
+        ["message 3", "end with an assistant"],
     ),
     "late system turn": (
         {"messages": [{"role": "user", "content": "Hi"}, {"role": "system", "content": "x"}]},
-        ["message 1 ", "'system'"],
+        ["message 2", "'system'"],
     ),
     "answers only": ({"conversations": [{"from": "gpt", "value": "Hi"}]}, ["no user message"]),
     "mark without image": ({"conversations": [["<image>\nHi", "Hello"]]}, ["1 <image>", "0 images"]),
     "fewer marks than images": (PAIRS | {"image": ["a", "b", "c"]}, ["2 <image>", "3 images"]),
     "mark in an answer": (
         {"image": "a", "conversations": [["Hi", "<image>"]]},
-        ["message 1", "'assistant'", "'user' only"],
+        ["message 2", "'assistant'", "'user' only"],
     ),
     "image not a path": ({"image": 5, "conversations": [["Hi", "Hello"]]}, ["'image'", "5 (int)"]),
     "image an empty path": ({"images": ["a", ""], "conversations": [["Hi", "Hello"]]}, ["'images'", "'' (str)"]),
