@@ -1,7 +1,7 @@
 """Two simulated cards, one process each, train the same as one card with the same global batch.
 
-Expected values come from one card. All runs with the same number of cards share their processes, because starting them
-takes most of the time.
+Expected values come from one card. All runs share one import of the packages, and those with the same number of cards
+their processes, because starting takes most of the time.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tiny_training import LORA, PRETRAIN_FREEZE, settings, weights
 
 from paddlemix import LlavaForConditionalGeneration
 
-DRIVER = Path(__file__).parent / "cards.py"
+DRIVER = Path(__file__).parent / "forked_cards.py"
 NUM_STEPS, NUM_SAVED = 3, 2
 BF16 = {"bf16": True, "fp16_opt_level": "O2", "amp_master_grad": True}
 # Script and settings of each kind of run. Weight decay and the projector's learning rate depend on weight names.
@@ -68,25 +68,30 @@ def root(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def one_card(npu_sim, root):
-    """Return a function from a kind to the folder of its run on one card."""
-    folders = {kind: _configure(root, f"one {kind}", kind, is_one=True) for kind in KINDS}
-    _train(npu_sim, root, 1, [(KINDS[kind][0], folder) for kind, folder in folders.items()])
-    return folders.__getitem__
+def runs(npu_sim, root):
+    """Return the folders of all runs: by kind for one card, otherwise as `two_cards` says."""
+    one = {kind: _configure(root, f"one {kind}", kind, is_one=True) for kind in KINDS}
+    two = {}
+    for sharding, kind in SHARDED:
+        two[sharding, kind] = _configure(root, f"two {sharding} {kind}", kind, sharding=sharding)
+        if (sharding, kind) in RESUMED:
+            checkpoint = two[sharding, kind] / "out" / f"checkpoint-{NUM_SAVED}"
+            options = {"sharding": sharding, "resume_from_checkpoint": str(checkpoint), "save_strategy": "no"}
+            two["resumed", sharding, kind] = _configure(root, f"resumed {sharding} {kind}", kind, **options)
+    _train(npu_sim, root, [(1, one), (2, two)])
+    return {**one, **two}
 
 
 @pytest.fixture(scope="module")
-def two_cards(npu_sim, root):
+def one_card(runs):
+    """Return a function from a kind to the folder of its run on one card."""
+    return runs.__getitem__
+
+
+@pytest.fixture(scope="module")
+def two_cards(runs):
     """Return a function from (sharding, kind) to the folder of its run; ("resumed", ...) is its resumed second half."""
-    folders = {}
-    for sharding, kind in SHARDED:
-        folders[sharding, kind] = _configure(root, f"two {sharding} {kind}", kind, sharding=sharding)
-        if (sharding, kind) in RESUMED:
-            checkpoint = folders[sharding, kind] / "out" / f"checkpoint-{NUM_SAVED}"
-            options = {"sharding": sharding, "resume_from_checkpoint": str(checkpoint), "save_strategy": "no"}
-            folders["resumed", sharding, kind] = _configure(root, f"resumed {sharding} {kind}", kind, **options)
-    _train(npu_sim, root, 2, [(KINDS[key[-1]][0], folder) for key, folder in folders.items()])
-    return lambda *key: folders[key]
+    return lambda *key: runs[key]
 
 
 def _configure(root: Path, name: str, kind: str, *, is_one: bool = False, **changes) -> Path:
@@ -105,14 +110,15 @@ def _configure(root: Path, name: str, kind: str, *, is_one: bool = False, **chan
     return folder
 
 
-def _train(npu_sim, root: Path, num_cards: int, runs: list) -> None:
-    launch = ["-m", "paddle.distributed.launch", "--host", "127.0.0.1", "--devices", "0,1", "--log_dir", root / "log"]
-    items = [f"{script}:{folder / 'config.json'}" for script, folder in runs]
-    arguments = [*(launch if num_cards > 1 else []), DRIVER, *items]
-    environment = {"OMP_NUM_THREADS": "1", "PADDLE_XCCL_BACKEND": "npu"}  # the launcher of paddle 3.0.0 needs it
-    done = npu_sim.run(arguments, num_cards=num_cards, environment=environment, folder=root, timeout=600)
-    logs = "".join(log.read_text()[-4000:] for log in root.glob("log/workerlog.*"))
-    assert done.returncode == 0, done.text[-4000:] + logs
+def _train(npu_sim, root: Path, launches: list[tuple[int, dict]]) -> None:
+    words: list = [DRIVER]
+    for num_cards, folders in launches:
+        scripts = [KINDS[key if isinstance(key, str) else key[-1]][0] for key in folders]
+        items = zip(scripts, folders.values(), strict=True)
+        words += [str(num_cards), *(f"{script}:{folder / 'config.json'}" for script, folder in items)]
+    environment = {"OMP_NUM_THREADS": "1", "FLAGS_tcp_store_using_libuv": "0"}
+    done = npu_sim.run(words, num_cards=2, environment=environment, folder=root, timeout=600)
+    assert done.returncode == 0, done.text[-4000:]
 
 
 def _losses(folder: Path, rank: int = 0) -> list[float]:

@@ -1,4 +1,7 @@
-"""Two processes train as one does with the same global batch, and only the first one writes."""
+"""Two processes train as one does with the same global batch, and only the first one writes.
+
+All runs of two processes that end well share them, because starting takes most of the time.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,17 @@ from several_nodes import free_port
 from tiny_training import LORA, settings, weights
 
 from paddlemix import LlavaForConditionalGeneration
+from paddlemix.commands.train import main
 from paddlemix.train.run_folder import last_checkpoint
 
 SCRIPT = Path(__file__).parents[2] / "paddlemix/examples/llava/supervised_finetune.py"
+IN_TURN = Path(__file__).parent / "configs_in_turn.py"
+STEPS = {"max_steps": 3, "max_grad_norm": 1.0, "adam_epsilon": 0.01, "save_strategy": "steps", "save_steps": 2}
+PACKED_NF4 = {**LORA, "load_in_4bit": True, "mixtoken": True, "max_length": 500}
+STAGE1 = {"sharding": "stage1"}
+SMALL = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 2}
+TASK = {"task": "custom", "rule": "regex", "max_new_tokens": 24}
+KINDS = {"data parallel": {}, "sharding stage 1": STAGE1}
 
 
 @pytest.fixture(scope="module")
@@ -27,33 +38,67 @@ def data(tmp_path_factory):
     return tiny_folder.write_rows(tmp_path_factory.mktemp("data"))
 
 
-def run(folder: Path, values: dict, num_processes: int) -> Path:
-    """Train with the script, in its own processes; return the output folder."""
-    done, logs = launched(folder, values, num_processes)
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory) -> dict:
+    """Five questions for two processes, and one question, of which one process has none."""
+    rows = [{"question": f"What colour is shape {number}?", "answer": "(?i)e"} for number in range(5)]
+    questions = tmp_path_factory.mktemp("tasks") / "questions.jsonl"
+    questions.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = {**TASK, "data_dir": str(questions)}
+    evaluated = [{**task, "name": "five"}, {**task, "name": "one", "limit": 1}]
+    return {"eval_tasks": evaluated, "evaluation_strategy": "steps", "eval_steps": 2}
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory, data, tasks):
+    """Return a function from a kind of run to the output folder of one process."""
+    root = tmp_path_factory.mktemp("one")
+    kinds = {"whole": {"per_device_train_batch_size": 4}, "packed": {"per_device_train_batch_size": 2, **PACKED_NF4}}
+    kinds["tasks"] = {"per_device_train_batch_size": 4, **tasks}
+    for kind, changes in kinds.items():
+        assert main([str(configured(root / kind, data, **changes))], script="sft", template=None) == 0
+    return lambda kind: root / kind / "out"
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory, data, tasks):
+    """Return a function from a kind of run to the output folder of two processes, and what all of them printed."""
+    root = tmp_path_factory.mktemp("two")
+    answering = {"per_device_train_batch_size": 2, **STAGE1, **tasks}
+    kinds = {
+        "sharding stage 1": {**SMALL, **STAGE1},
+        "tasks": answering,
+        "resumed": {**answering, "resume_from_checkpoint": str(root / "tasks/out/checkpoint-2")},
+        "data parallel": SMALL,
+        "packed": {"per_device_train_batch_size": 1, **PACKED_NF4},
+    }
+    configs = [configured(root / kind, data, **changes) for kind, changes in kinds.items()]
+    done, logs = launched(root, IN_TURN, *configs)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:] + "".join(log[-3000:] for log in logs)
-    (folder / "printed.log").write_text(done.stdout + done.stderr)
-    return Path(values["output_dir"])
+    printed = done.stdout + done.stderr
+    assert printed.count("train: 8 rows") == len(kinds)  # the second process writes only to its own log
+    return lambda kind: root / kind / "out"
 
 
-def launched(folder: Path, values: dict, num_processes: int) -> tuple[subprocess.CompletedProcess, list[str]]:
-    """Run the script in its own processes to its end; return its result and the log of each process."""
-    folder.mkdir(exist_ok=True)
-    config = folder / "config.json"
-    config.write_text(json.dumps(values))
-    command = [sys.executable]
-    if num_processes > 1:
-        master = f"127.0.0.1:{free_port()}"
-        command += ["-m", "paddle.distributed.launch", "--master", master, "--nproc_per_node", str(num_processes)]
-        command += ["--log_dir", str(folder / "log")]
+def configured(folder: Path, data: Path, **changes) -> Path:
+    """Write the configuration of a run to a new folder."""
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({**settings(folder, data, "anyres"), **STEPS, **changes}))
+    return folder / "config.json"
+
+
+def launched(folder: Path, script: Path, *configs: Path) -> tuple[subprocess.CompletedProcess, list[str]]:
+    """Run a script in two processes to its end; return its result and the log of each process."""
+    command = [sys.executable, "-m", "paddle.distributed.launch", "--master", f"127.0.0.1:{free_port()}"]
+    command += ["--nproc_per_node", "2", "--log_dir", str(folder / "log"), str(script), *map(str, configs)]
     environment = {**os.environ, "PADDLEMIX_NUM_THREADS": "1"}
-    command += [str(SCRIPT), str(config)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, cwd=folder)
     return done, [log.read_text() for log in sorted(folder.glob("log/workerlog.*"))]
 
 
 def losses(output: Path) -> list[float]:
-    text = (output / "run.log").read_text()  # with all digits
-    return [float(line.split("loss: ")[1].split(",")[0]) for line in text.splitlines() if " loss: " in line]
+    logged = json.loads((output / "trainer_state.json").read_text())["log_history"]
+    return [entry["loss"] for entry in logged if "loss" in entry]
 
 
 def assert_same_training(one: Path, two: Path) -> None:
@@ -66,75 +111,53 @@ def assert_same_training(one: Path, two: Path) -> None:
     assert len(losses(one)) == 3
 
 
-def values_of(folder: Path, data: Path, **changes) -> dict:
-    shared = {"max_steps": 3, "max_grad_norm": 1.0, "adam_epsilon": 0.01, "save_strategy": "steps", "save_steps": 2}
-    return {**settings(folder, data, "anyres"), **shared, **changes}
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_processes_train_as_one_with_the_same_global_batch(one, two, kind):
+    assert_same_training(one("whole"), two(kind))
+    assert last_checkpoint(two(kind)).name == "checkpoint-2"
 
 
-@pytest.mark.parametrize("changes", [{}, {"sharding": "stage1"}], ids=["data parallel", "sharding stage 1"])
-def test_two_processes_train_as_one_with_the_same_global_batch(tmp_path, data, changes):
-    one = run(tmp_path / "one", values_of(tmp_path / "one", data, per_device_train_batch_size=4), 1)
-    options = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 2, **changes}
-    two = run(tmp_path / "two", values_of(tmp_path / "two", data, **options), 2)
-    assert_same_training(one, two)
-    assert last_checkpoint(two).name == "checkpoint-2"
-    printed = (tmp_path / "two" / "printed.log").read_text()
-    assert printed.count("train: 8 rows") == 1  # the second process writes only to its own log
-    if changes:
-        assert_a_payload_of_one_process_ends_both(tmp_path / "rest", two, values_of(tmp_path / "rest", data, **options))
-
-
-def assert_a_payload_of_one_process_ends_both(folder: Path, before: Path, values: dict) -> None:
+def test_a_payload_in_the_file_of_one_process_ends_both(tmp_path, data, two):
     """The second process alone reads the file; the first one must not wait for it."""
-    shutil.copytree(before / "checkpoint-2", folder / "out/checkpoint-2")
-    bad = folder / "out/checkpoint-2/optimizer.shard01.pdopt"
+    config = configured(tmp_path / "rest", data, **SMALL, **STAGE1, overwrite_output_dir=False)
+    shutil.copytree(two("sharding stage 1") / "checkpoint-2", tmp_path / "rest/out/checkpoint-2")
+    bad = tmp_path / "rest/out/checkpoint-2/optimizer.shard01.pdopt"
     bad.write_bytes(b"\x80\x02cposix\nsystem\nX\x09\x00\x00\x00touch ran\x85R.")
-    done, logs = launched(folder, {**values, "overwrite_output_dir": False}, 2)
-    assert done.returncode != 0 and not (folder / "ran").exists()
+    done, logs = launched(tmp_path, SCRIPT, config)
+    assert done.returncode != 0 and not (tmp_path / "ran").exists()
     assert all(f"error: {bad} is refused: it refers to posix.system" in log for log in logs)
     assert all("Traceback" not in log for log in logs)
 
 
-def test_lora_over_nf4_and_packing_in_two_processes_train_as_in_one(tmp_path, data):
-    shared = {**LORA, "load_in_4bit": True, "mixtoken": True, "max_length": 500}
-    one = run(tmp_path / "one", values_of(tmp_path / "one", data, **shared, per_device_train_batch_size=2), 1)
-    two = run(tmp_path / "two", values_of(tmp_path / "two", data, **shared, per_device_train_batch_size=1), 2)
+def test_lora_over_nf4_and_packing_in_two_processes_train_as_in_one(one, two):
     first, second = (
-        weights(LlavaForConditionalGeneration.from_pretrained(path, base=tiny_folder.folder("anyres")))
-        for path in (one, two)
+        weights(LlavaForConditionalGeneration.from_pretrained(run("packed"), base=tiny_folder.folder("anyres")))
+        for run in (one, two)
     )
     assert max(np.abs(first[name] - second[name]).max() for name in first) < 1e-5
-    assert losses(one) == pytest.approx(losses(two), abs=1e-5)
+    assert losses(one("packed")) == pytest.approx(losses(two("packed")), abs=1e-5)
+    assert len(losses(one("packed"))) == 3
 
 
-def test_two_processes_answer_tasks_as_one_does_and_so_do_resumed_ones(tmp_path, data):
-    """Five questions for two processes, and one question, of which one process has none."""
-    rows = [{"question": f"What colour is shape {number}?", "answer": "(?i)e"} for number in range(5)]
-    questions = tmp_path / "questions.jsonl"
-    questions.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    task = {"task": "custom", "data_dir": str(questions), "rule": "regex", "max_new_tokens": 24}
-    tasks = [{**task, "name": "five"}, {**task, "name": "one", "limit": 1}]
-    shared = {"eval_tasks": tasks, "evaluation_strategy": "steps", "eval_steps": 2}
-    options = {"per_device_train_batch_size": 2, "sharding": "stage1", **shared}
-    one = run(tmp_path / "one", values_of(tmp_path / "one", data, per_device_train_batch_size=4, **shared), 1)
-    two = run(tmp_path / "two", values_of(tmp_path / "two", data, **options), 2)
+def test_two_processes_answer_tasks_as_one_does_and_so_do_resumed_ones(one, two):
     for name in ("eval_tasks/five.jsonl", "eval_tasks/one.jsonl"):
-        assert (two / name).read_bytes() == (one / name).read_bytes()
-    first, second = (json.loads((out / "eval_results.json").read_text()) for out in (one, two))
+        assert (two("tasks") / name).read_bytes() == (one("tasks") / name).read_bytes()
+    first, second = (json.loads((run("tasks") / "eval_results.json").read_text()) for run in (one, two))
     assert {name: first[name] for name in ("eval_five", "eval_one")}.items() <= second.items()
-    assert losses(one) == pytest.approx(losses(two), abs=1e-5)
-    rest = tmp_path / "rest"
-    shutil.copytree(two / "checkpoint-2", rest / "out/checkpoint-2")
-    again = run(rest, {**values_of(rest, data, **options), "overwrite_output_dir": False}, 2)
-    assert (again / "eval_tasks/five.jsonl").read_bytes() == (two / "eval_tasks/five.jsonl").read_bytes()
+    assert losses(one("tasks")) == pytest.approx(losses(two("tasks")), abs=1e-5)
+    assert len(losses(one("tasks"))) == 3
+    assert losses(two("resumed")) == losses(two("tasks"))
+    assert (two("resumed") / "eval_tasks/five.jsonl").read_bytes() == (
+        two("tasks") / "eval_tasks/five.jsonl"
+    ).read_bytes()
 
 
 def test_a_folder_with_other_files_ends_both_processes(tmp_path, data):
     """Only the first process looks at it: the second one would find what the first is writing."""
-    values = {**values_of(tmp_path, data, per_device_train_batch_size=1), "overwrite_output_dir": False}
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "notes.md").write_text("mine")
-    done, logs = launched(tmp_path, values, 2)
+    config = configured(tmp_path / "run", data, per_device_train_batch_size=1, overwrite_output_dir=False)
+    (tmp_path / "run/out").mkdir()
+    (tmp_path / "run/out/notes.md").write_text("mine")
+    done, logs = launched(tmp_path, SCRIPT, config)
     assert done.returncode != 0 and len(logs) == 2
     assert all("not an earlier output of train, it holds notes.md" in log and "Traceback" not in log for log in logs)
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["notes.md"]
+    assert [path.name for path in (tmp_path / "run/out").iterdir()] == ["notes.md"]
