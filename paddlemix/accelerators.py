@@ -15,7 +15,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from .packages import missing_text
+from .packages import NIGHTLY, missing_text
 from .terminal.log import notice
 
 # Known-good values for Ascend (reference: PaddleMIX's documents and PaddleCustomDevice's npu backend).
@@ -29,7 +29,6 @@ NPU_ENVIRONMENT = {
     "CUSTOM_DEVICE_BLACK_LIST": "set_value,set_value_with_tensor",
 }
 ROOT_VARIABLE = "CUSTOM_DEVICE_ROOT"
-PLUGIN_RELEASE = "3.0.0"  # newest of which a plugin for Ascend is known
 PADDLES = ("paddlepaddle", "paddlepaddle-gpu")
 STATIC_TLS = re.compile(r"(\S+\.so[\w.]*): cannot allocate memory in static TLS block")
 NOT_OPENED = re.compile(r"Fail to open library: (\S+) with error: (.*)")
@@ -132,8 +131,8 @@ def advice_for_missing(kind: str, num_cards: int | None) -> str:
     where = f"{found} has none" if found else "none is installed"
     installed = f"; installed is paddlepaddle {paddle}" if paddle else ""
     return (
-        f"paddle's plugin for it is missing ({where}): install CANN 8, then paddlepaddle {PLUGIN_RELEASE} "
-        f"and paddle-custom-npu {PLUGIN_RELEASE} (docs/en/ascend.md){installed}"
+        f"paddle's plugin for it is missing ({where}): install CANN 8, then paddlepaddle {NIGHTLY} "
+        f"and paddle-custom-npu {NIGHTLY}, or both in 3.0.0 (docs/en/ascend.md){installed}"
     )
 
 

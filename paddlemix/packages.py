@@ -14,12 +14,14 @@ CHECKOUT = Path(__file__).parents[1]
 FRAMEWORK = "paddlepaddle"  # no dependency of the package: the builds for CUDA have another name and the same folder
 DISTRIBUTIONS = {"PIL": "pillow", "google.protobuf": "protobuf"}  # of modules with another name
 INDEX = "https://www.paddlepaddle.org.cn/packages"
+NIGHTLY = "3.0.0.dev20250527"  # of which Paddle and its plugin for Ascend were published together
 INSTALL_PADDLE = f"""Install the build for this machine:
   CPU     pip install 'paddlepaddle>=3.0.0,<3.4'
   CUDA    pip install paddlepaddle-gpu==3.3.1 -i {INDEX}/stable/cu126/
-          (or cu118, cu129: at most the version of CUDA that nvidia-smi shows)
-  Ascend  pip install --pre paddlepaddle==3.0.0.dev20250527 -i {INDEX}/nightly/cpu/
-          pip install --pre paddle-custom-npu==3.0.0.dev20250527 -i {INDEX}/nightly/npu/"""
+          (or cu118, cu129: at most the CUDA of nvidia-smi)
+  Ascend  pip install --pre paddlepaddle=={NIGHTLY} -i {INDEX}/nightly/cpu/
+          pip install --pre paddle-custom-npu=={NIGHTLY} -i {INDEX}/nightly/npu/
+          (if that date is gone: both in 3.0.0)"""
 
 
 def import_path() -> str:

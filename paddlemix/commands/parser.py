@@ -17,6 +17,7 @@ LIKE_AN_OPTION = 0.8  # similarity from which a setting counts as a mistyped opt
 MODEL, IMAGE = "paddlemix/examples/llava/tiny/model", "paddlemix/examples/llava/tiny/shapes.png"
 SHAPES = "python -m paddlemix.examples.llava.tiny.make_data --output work_dirs/shapes --num-train 64 --num-eval 20"
 MAX_WIDTH, HELP_COLUMN = 100, 30  # of a help text, in characters
+INVALID_NUMBER = re.compile(r"argument (\S+): invalid (int|float) value: (.+)", re.DOTALL)  # argparse's words
 SYNONYMS = {"--image-dir": "--image-folder"}  # names that users bring from other tools, and ours, with hyphens
 
 
@@ -75,6 +76,10 @@ class Parser(argparse.ArgumentParser):
         return HelpFormatter(self.prog)
 
     def error(self, message: str):
+        found = INVALID_NUMBER.fullmatch(message)
+        if found:
+            kind = "a whole number" if found[2] == "int" else "a number"
+            message = f"{found[1].split('/')[0]} is {found[3]}: expected {kind}"
         super().error(visible(message))
 
     def parse(self, words: list[str]) -> argparse.Namespace:

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 
 from .. import __version__
 from ..device import GPU, NPU
+from ..terminal.style import Style
 from ..terminal.visible import visible, visible_json
 from . import ascend, machine
 from .check import FAILED, OK, SKIPPED, WARNING, Check, Diagnosis
 from .processes import CheckProcesses
-from .report import check_lines, paint, wants_color
+from .report import COLORS, check_lines
 from .worker import NEEDED, PARTS, RUNS
 
 # Largest error of a loss, relative to the CPU's loss in float32.
@@ -25,17 +26,18 @@ def examine(device: str, *, is_tried: bool = True, is_json: bool = False) -> int
 
     device: "npu", "gpu", "cpu" or another kind, with or without ":N". is_tried: train and chat too.
     """
-    diagnosis, has_color = Diagnosis(), wants_color()
+    diagnosis, style = Diagnosis(), Style(sys.stdout)
     if not is_json:
         print(visible(f"paddlemix {__version__} doctor --device {device}\n"), flush=True)
     for check in checks_of(diagnosis, device, is_tried):
         if not is_json:
             _show_progress("")
-            print("\n".join(check_lines(check, has_color)), flush=True)
+            print("\n".join(check_lines(check, style)), flush=True)
     if is_json:
         print(visible_json({"paddlemix": __version__, "device": device, **diagnosis.as_dict()}))
     else:
-        print(f"\n{paint(*_verdict(diagnosis, device), has_color)}")
+        text, status = _verdict(diagnosis, device)
+        print(f"\n{style.paint(text, COLORS[status])}")
     return int(diagnosis.has_failed)
 
 

@@ -20,7 +20,6 @@ from ..terminal.sizes import plural
 from ..train.arguments import RunArguments
 from ..train.eval_tasks import check_best_metric, load_tasks
 from ..train.run import choose_quantization, find_model, processor_to_train
-from ..train.run_facts import samples_per_step
 from ..train.run_folder import check_folder, last_checkpoint
 from ..train.split import measure_of, open_split
 from .activations import Load
@@ -40,12 +39,15 @@ class RunModel:
     train_processor: LlavaProcessor
 
 
-def check_settings(check: Check, settings: RunArguments) -> None:
-    """Report the kind of run that the parsed settings describe, and warn of what may surprise."""
+def check_settings(check: Check, settings: RunArguments, num_cards: int, num_parts: int) -> None:
+    """Report the kind of run that the parsed settings describe, and warn of what may surprise.
+
+    num_cards: processes of the run. num_parts: cards that share a decoder and read the same rows.
+    """
     model_args, _, args = settings
     kind = f"LoRA of rank {model_args.lora_rank}" if model_args.lora else "no adapters"
-    batch = samples_per_step(args)
-    processes = plural(args.world_size, "process", "processes")
+    batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * (num_cards // num_parts)
+    processes = plural(num_cards, "process", "processes")
     check.say(f"{kind}; learning rate {args.learning_rate:g}; {plural(batch, 'sample')} a step on {processes}")
     check.values["global_batch_size"] = batch
     if not args.do_train:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import textwrap
 from collections.abc import Iterator
 
 from ..terminal.sizes import in_memory
+from ..terminal.style import Style
 from ..terminal.visible import visible, visible_json
 from .check import FAILED, OK, SKIPPED, WARNING, Check, Diagnosis
 
-COLORS = {OK: "32", WARNING: "33", FAILED: "31", SKIPPED: "2"}
+COLORS = {OK: "ok", WARNING: "warning", FAILED: "error", SKIPPED: "note"}  # kinds of terminal.style
 STATUS_WIDTH, NAME_WIDTH = 9, 10
 INDENT = 2 + STATUS_WIDTH + NAME_WIDTH
-WIDTH = 110
+WIDTH = 80
 # Components of an estimate, in the order of the table.
 COMPONENTS = {
     "weights": "weights",
@@ -34,23 +34,18 @@ def show(diagnosis: Diagnosis, *, is_json: bool) -> None:
     if is_json:
         print(visible_json(diagnosis.as_dict()))
     else:
-        print(as_text(diagnosis, has_color=wants_color()))
+        print(as_text(diagnosis, Style(sys.stdout)))
 
 
-def wants_color() -> bool:
-    """Return whether to print colors: on a terminal, unless NO_COLOR is set."""
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-
-
-def as_text(diagnosis: Diagnosis, *, has_color: bool = False) -> str:
+def as_text(diagnosis: Diagnosis, style: Style) -> str:
     """Return the lines of each check, with its advice under it, and the verdict."""
-    lines = [line for check in diagnosis.checks for line in check_lines(check, has_color)]
-    return "\n".join([*lines, "", _verdict(diagnosis, has_color)])
+    lines = [line for check in diagnosis.checks for line in check_lines(check, style)]
+    return "\n".join([*lines, "", _verdict(diagnosis, style)])
 
 
-def check_lines(check: Check, has_color: bool) -> Iterator[str]:
+def check_lines(check: Check, style: Style) -> Iterator[str]:
     """Yield the lines of one check: status and name, then facts and advice."""
-    status = paint(f"{check.status:<{STATUS_WIDTH}}", check.status, has_color)
+    status = style.paint(f"{check.status:<{STATUS_WIDTH}}", COLORS[check.status])
     first = f"  {status}{check.name:<{NAME_WIDTH}}"
     for fact in [*check.facts, *(f"-> {one}" for one in check.advice)]:
         for line in _wrapped(visible(fact)):
@@ -79,23 +74,17 @@ def _table(components: dict[str, int] | None) -> Iterator[str]:
     if components is None:
         return
     for key, title in COMPONENTS.items():
-        line = f"{' ' * INDENT}  {title:<28}{in_memory(components[key]):>12}"
+        if components[key] or key not in OPTIONAL:
+            yield f"{' ' * INDENT}  {title:<28}{in_memory(components[key]):>12}"
         if key == "activations":
             others = {text: components[name] for name, text in OTHERWISE.items() if name in components}
-            line += "".join(f"  ({in_memory(size)} {text})" for text, size in others.items())
-        if components[key] or key not in OPTIONAL:
-            yield line
+            yield from (f"{' ' * INDENT}    {text:<26}{in_memory(size):>12}" for text, size in others.items())
 
 
-def _verdict(diagnosis: Diagnosis, has_color: bool) -> str:
+def _verdict(diagnosis: Diagnosis, style: Style) -> str:
     failed, warned = diagnosis.names(FAILED), diagnosis.names(WARNING)
     if failed:
-        return paint(f"{len(failed)} failed ({', '.join(failed)}): training would stop", FAILED, has_color)
+        return style.paint(f"{len(failed)} failed ({', '.join(failed)}): training would stop", COLORS[FAILED])
     if warned:
-        return paint(f"nothing failed, {len(warned)} with warnings", WARNING, has_color)
-    return paint("ready to train", OK, has_color)
-
-
-def paint(text: str, status: str, has_color: bool) -> str:
-    """Return a text in the color of a status."""
-    return f"\033[{COLORS[status]}m{text}\033[0m" if has_color else text
+        return style.paint(f"nothing failed, {len(warned)} with warnings", COLORS[WARNING])
+    return style.paint("ready to train", COLORS[OK])

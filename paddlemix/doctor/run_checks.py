@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import paddle
 
 from .. import device as devices
 from .. import device_memory
@@ -16,12 +19,39 @@ from ..train.tensor_parallel import check_degree_asked
 from .check import FAILED, Check, Diagnosis
 from .inputs import RunModel, SampledRows, check_data, check_model, check_settings, load_of
 from .machine import check_disk, check_versions
-from .memory import MOMENTS, Estimate, advice, estimate, outline
+from .memory import GIB, MOMENTS, Estimate, advice, estimate, outline
 from .operations import try_basics
 from .trial import check_trial, compare_peak
 
 NEARLY_FULL = 0.9  # of the memory: fragmentation needs the rest
+CARDS = (16, 24, 32, 40, 48, 64, 80, 96, 128)  # GiB of memory that cards have
+HALF = ("fp16", "bf16", "fp16_full_eval", "bf16_full_eval", "fp16_opt_level", "amp_master_grad")
 EVALUATES_ONLY = "nothing would be trained: do_train is false"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run to check. values: its raw settings. device: its name, None if it is not there. num_cards: of the run."""
+
+    values: dict[str, Any]
+    device: str | None
+    num_cards: int
+
+    @property
+    def kind(self) -> str:
+        return (self.device or str(self.values.get("device"))).partition(":")[0]
+
+    @property
+    def num_parts(self) -> int:
+        """Cards that share a decoder; 1 for a degree that the check of the memory refuses."""
+        degree = MemorySettings.read(self.values).tensor_parallel_degree
+        return degree if degree > 1 and self.num_cards % degree == 0 else 1
+
+    def values_here(self) -> dict[str, Any]:
+        """Return settings that this machine can parse: those of a device that is not there are checked on the CPU."""
+        if self.device is not None:
+            return self.values
+        return {**{key: value for key, value in self.values.items() if key not in HALF}, "device": devices.CPU}
 
 
 def diagnose(
@@ -37,42 +67,45 @@ def diagnose(
     template: as in `train.run.train`. num_cards: to estimate the memory for more cards than there are processes now.
     is_tried: load the model and train a few steps.
     """
-    diagnosis, settings, model, sampled, found = Diagnosis(), None, None, None, None
+    diagnosis, settings, model, sampled, found, device = Diagnosis(), None, None, None, None, None
     with diagnosis.check("versions") as check:
         check_versions(check)
     with diagnosis.check("device") as check:
-        _check_device(check, values)
+        device = _check_device(check, values)
+    run = Plan(values, device, max(num_cards, paddle.distributed.get_world_size()))
     with diagnosis.check("settings") as check:
-        parsed = parse(values)
+        parsed = parse(run.values_here(), num_processes=run.num_cards)
         check_work(parsed.training.do_train, parsed.training.do_eval)
         settings = parsed
-        check_settings(check, settings)
+        check_settings(check, settings, run.num_cards, run.num_parts)
     with diagnosis.check("model") as check:
         inputs = (settings, template, config_folder)
         model = check_model(check, *inputs) if settings else check.skip("needs the settings")
     with diagnosis.check("data") as check:
         sampled = check_data(check, settings, model, config_folder) if model else check.skip("needs the model")
     with diagnosis.check("memory") as check:
-        found = _check_memory(check, values, settings, model, sampled, num_cards)
+        found = _check_memory(check, run, settings, model, sampled)
     with diagnosis.check("disk") as check:
-        _check_disk(check, settings, found)
+        _check_disk(check, run, settings, found)
     with diagnosis.check("trial", is_notice_warned=False) as check:
         reason = _reason_to_skip_trial(diagnosis, settings, found, is_tried)
         if reason:
             check.skip(reason)
         else:
             check_trial(check, settings, template, config_folder, sampled, model)
-            if num_cards <= settings.training.world_size:  # otherwise the estimate is for another run
+            if run.num_cards <= settings.training.world_size:  # otherwise the estimate is for another run
                 compare_peak(check, found.allocated)
     return diagnosis
 
 
-def _check_device(check: Check, values: dict[str, Any]) -> None:
+def _check_device(check: Check, values: dict[str, Any]) -> str:
+    """Return the name of the device."""
     wanted = values.get("device")
     device = devices.use_device(str(wanted) if wanted else None)
     memory = MemorySettings.read(values)
     asked = "float16" if memory.fp16 else "bfloat16" if memory.bf16 else "float32"
     check_device(check, device, asked if devices.can_compute(asked, device) else "float32", asked != "float32")
+    return device
 
 
 def check_device(check: Check, device: str, dtype: str, is_half_wanted: bool) -> None:
@@ -91,25 +124,29 @@ def check_device(check: Check, device: str, dtype: str, is_half_wanted: bool) ->
 
 def _check_memory(
     check: Check,
-    values: dict,
+    run: Plan,
     settings: RunArguments | None,
     model: RunModel | None,
     sampled: SampledRows | None,
-    num_cards: int,
 ) -> Estimate | None:
     if sampled is None:
         return check.skip("needs model and data")
     model_args, _, args = settings
     if not args.do_train:
         return check.skip(EVALUATES_ONLY)
-    cards = max(num_cards, args.world_size)
-    check_degree_asked(values, cards, sharding_words(values.get("sharding")))
-    method = MemorySettings.read(values).method(args.device, cards, has_half=args.fp16 or args.bf16)
-    load = load_of(sampled, model, settings, is_padded=devices.wants_equal_shapes())
+    if run.kind not in devices.KINDS:
+        return check.skip("needs the device")
+    check_degree_asked(run.values, run.num_cards, sharding_words(run.values.get("sharding")))
+    has_half = args.fp16 or args.bf16 or run.device is None
+    method = MemorySettings.read(run.values).method(run.kind, run.num_cards, has_half=has_half)
+    load = load_of(sampled, model, settings, is_padded=run.kind == devices.NPU)
     found = estimate(model.config, outline(model.config, model_args), load, method)
     batch = f"{len(load.lengths)} samples of {load.num_tokens:,} tokens in all, {load.num_tiles} tiles"
     check.say(f"{batch}; {found.num_trained:,} trained parameters; {_in_words(method)}")
     check.values["estimate"] = table(found)
+    if run.device is None:
+        _name_cards(check, found, run.kind, advice(found, method, len(load.lengths), run.num_cards))
+        return found
     available = device_memory.memory_of(args.device)
     if available is None:
         check.warn(f"the memory of {args.device} is not known: compare the estimate by hand")
@@ -118,12 +155,22 @@ def _check_memory(
     check.values |= {"total": total, "free": free}
     text = f"{in_memory(found.total)} estimated, {in_memory(free)} free"
     if found.total > free:
-        check.fail(f"{text}: too little", *advice(found, method, len(load.lengths), cards))
+        check.fail(f"{text}: too little", *advice(found, method, len(load.lengths), run.num_cards))
     elif found.total > NEARLY_FULL * free:
-        check.warn(f"{text}: nearly full", *advice(found, method, len(load.lengths), cards))
+        check.warn(f"{text}: nearly full", *advice(found, method, len(load.lengths), run.num_cards))
     else:
         check.say(text)
     return found
+
+
+def _name_cards(check: Check, found: Estimate, kind: str, hints: list[str]) -> None:
+    """Say which cards would have enough memory, where none is here."""
+    enough = next((size for size in CARDS if found.total <= NEARLY_FULL * size * GIB), None)
+    text = f"{in_memory(found.total)} estimated a card; there is no {kind} here to compare it with"
+    if enough is None:
+        check.fail(f"{text}: more than a card of {CARDS[-1]} GiB has", *hints)
+    else:
+        check.say(f"{text}: it needs a card of {enough} GiB")
 
 
 def _in_words(method: Method) -> str:
@@ -147,12 +194,12 @@ def table(found: Estimate) -> dict[str, int]:
     }
 
 
-def _check_disk(check: Check, settings: RunArguments | None, found: Estimate | None) -> None:
+def _check_disk(check: Check, run: Plan, settings: RunArguments | None, found: Estimate | None) -> None:
     if found is None:
         check.skip("needs the estimate of the memory")
         return
     model_args, _, args = settings
-    is_half = args.fp16_opt_level == "O2"
+    is_half = (args.fp16_opt_level if run.device else run.values.get("fp16_opt_level")) == "O2"
     each = DTYPE_BYTES["float16" if is_half else "float32"]
     result = found.num_trained * each if model_args.lora else found.num_parameters * each
     state = found.num_trained * (MOMENTS + (DTYPE_BYTES["float32"] if is_half else 0))

@@ -17,10 +17,12 @@ from typing import TextIO
 
 from .columns import shortened
 
-# Colors of the 256 that all themes share: (0, 135, 0), (118, 118, 118) and (215, 0, 0), each with a contrast of 3.9 to
-# 5.4 to black and to white. The 16 named colors are the theme's own, and many show green too bright on white.
-CODES = {"user": "1", "answer": "38;5;28", "note": "38;5;243", "error": "38;5;160"}
-FEW_CODES = {"user": "1", "answer": "1", "note": "0", "error": "31"}  # of a terminal that may lack the 256
+# Colors of the 256 that all themes share: (0, 135, 0), (175, 95, 0), (118, 118, 118) and (215, 0, 0), each with a
+# contrast of 3.9 to 5.4 to black and to white. The 16 named colors are the theme's own, often too bright on white.
+GREEN, AMBER, GRAY, RED = "38;5;28", "38;5;130", "38;5;243", "38;5;160"
+CODES = {"user": "1", "answer": GREEN, "ok": GREEN, "warning": AMBER, "note": GRAY, "error": RED}
+# Of a terminal that may lack the 256.
+FEW_CODES = {"user": "1", "answer": "1", "ok": "0", "warning": "1", "note": "0", "error": "31"}
 RESET, ERASE_LINE = "\x1b[0m", "\r\x1b[K"
 FRAMES, ASCII_FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏", "|/-\\"
 SECONDS, DELAY = 0.1, 0.2  # of a frame, before the first one

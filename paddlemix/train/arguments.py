@@ -53,8 +53,10 @@ RESUME = "resume_from_checkpoint"
 PARALLEL = ("sharding", "sharding_parallel_degree", "tensor_parallel_degree", "pipeline_parallel_degree")
 
 
-def parse(values: dict[str, Any]) -> RunArguments:
+def parse(values: dict[str, Any], *, num_processes: int = 1) -> RunArguments:
     """Convert raw values to settings.
+
+    num_processes: that the run is planned with, if there are more of them than now.
 
     Raises ValueError for unknown keys, naming the nearest known one, for values of the wrong type, and for settings
     that do not go together. Prints one notice on keys that PaddleMIX accepts without using them.
@@ -77,7 +79,7 @@ def parse(values: dict[str, Any]) -> RunArguments:
     check_supported(asked)
     _check_together(model, training)
     _check_evaluation(data, training)
-    _report_ignored(asked, training)
+    _report_ignored(asked, max(num_processes, training.world_size))
     return RunArguments(model, data, training)
 
 
@@ -150,10 +152,10 @@ def _check_keys(values: dict[str, Any], known: set[str]) -> None:
         notice(f"these settings have no effect, in PaddleMIX or here: {', '.join(unused)}")
 
 
-def _report_ignored(asked: dict[str, Any], training: TrainingArguments) -> None:
+def _report_ignored(asked: dict[str, Any], num_processes: int) -> None:
     """Print a notice on settings that a single process ignores."""
     ignored = [f"{key} {asked[key]}" for key in PARALLEL if asked.get(key) not in (None, "", -1, 1)]
-    if ignored and training.world_size <= 1:
+    if ignored and num_processes <= 1:
         notice(f"{', '.join(ignored)}: without effect in one process, python -m paddle.distributed.launch starts more")
 
 

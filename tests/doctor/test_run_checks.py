@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import numpy as np
@@ -17,6 +18,7 @@ from paddlemix.doctor import machine, run_checks
 from paddlemix.doctor.check import FAILED, OK, SKIPPED, WARNING, Check, Diagnosis
 from paddlemix.doctor.report import as_text
 from paddlemix.doctor.run_checks import diagnose
+from paddlemix.terminal.style import Style
 from paddlemix.train import trial
 
 NAMES = ["versions", "device", "settings", "model", "data", "memory", "disk", "trial"]
@@ -118,6 +120,46 @@ def test_estimate_is_for_the_number_of_cards_that_will_train(tmp_path, data):
     values = settings(tmp_path, data, sharding="stage2")
     one, eight = (found(values, num_cards=cards, is_tried=False)["memory"].values["estimate"] for cards in (1, 8))
     assert eight["optimizer"] == pytest.approx(one["optimizer"] / 8, rel=1e-3)
+
+
+def test_every_line_speaks_of_the_number_of_processes_that_will_train(tmp_path, data):
+    values = settings(tmp_path, data, sharding="stage2", per_device_train_batch_size=2, gradient_accumulation_steps=3)
+    checks = found(values, num_cards=8, is_tried=False)
+    assert "48 samples a step on 8 processes" in " ".join(checks["settings"].facts)
+    assert checks["settings"].status == OK and "one process" not in str(checks["settings"])
+    one = found(values, is_tried=False)["settings"]
+    assert "6 samples a step on 1 process" in " ".join(one.facts) and "without effect in one process" in str(one)
+    halved = found({**values, "sharding": "", "tensor_parallel_degree": 2}, num_cards=8, is_tried=False)["settings"]
+    assert "24 samples a step on 8 processes" in " ".join(halved.facts)
+
+
+@pytest.mark.parametrize("kind", ["gpu", "npu"])
+def test_memory_is_estimated_for_cards_that_this_machine_does_not_have(tmp_path, data, kind):
+    values = settings(tmp_path, data, device=kind, bf16=True, fp16_opt_level="O2", sharding="stage2")
+    checks = found(values, num_cards=8)
+    assert checks["device"].status == FAILED and "is not there" in " ".join(checks["device"].facts)
+    assert [name for name, check in checks.items() if check.status == FAILED] == ["device"]
+    text = " ".join(checks["memory"].facts)
+    assert f"there is no {kind} here to compare it with: it needs a card of 16 GiB" in text
+    assert "bfloat16 O2, sharding stage 2 over 8" in text and checks["trial"].status == SKIPPED
+    here = found({**values, "device": "cpu"}, num_cards=8, is_tried=False)["memory"].values["estimate"]
+    assert checks["memory"].values["estimate"]["weights"] == here["weights"] / 2
+    assert checks["disk"].status == OK
+
+
+def test_size_of_the_card_is_the_smallest_that_leaves_a_tenth(tmp_path, data, monkeypatch):
+    monkeypatch.setattr(run_checks, "CARDS", (1, 2, 4))
+    values = settings(tmp_path, data, device="gpu")
+    assert "needs a card of 2 GiB" in " ".join(found(values, num_cards=2)["memory"].facts)  # 1 GiB is for the driver
+    monkeypatch.setattr(run_checks, "CARDS", (1,))
+    memory = found(values, num_cards=2)["memory"]
+    assert memory.status == FAILED and "more than a card of 1 GiB has" in " ".join(memory.facts) and memory.advice
+
+
+def test_device_without_a_known_kind_has_no_estimate(tmp_path, data):
+    checks = found(settings(tmp_path, data, device="tpu"))
+    assert [name for name, check in checks.items() if check.status == FAILED] == ["device"]
+    assert checks["memory"].facts == ["needs the device"]
 
 
 @pytest.mark.parametrize(
@@ -249,10 +291,12 @@ def test_text_names_status_facts_advice_and_the_verdict():
         check.warn("nearly", "do this")
     with diagnosis.check("second"):
         raise ValueError("broken")
-    text = as_text(diagnosis)
+    text = as_text(diagnosis, Style(io.StringIO()))
     assert "warning  first" in text and "-> do this" in text and "FAILED   second    broken" in text
     assert text.endswith("1 failed (second): training would stop") and "\033" not in text
-    assert "\033[31m" in as_text(diagnosis, has_color=True)
+    style = Style(io.StringIO())
+    style.has_color = True
+    assert style.paint("FAILED   ", "error") in as_text(diagnosis, style)
 
 
 def test_memory_of_the_host_is_known_and_a_peak_can_be_taken():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import io
 import subprocess
 import sys
 from email.message import Message
@@ -16,6 +17,7 @@ from paddlemix.accelerators import explained
 from paddlemix.cli import main
 from paddlemix.doctor import machine, report
 from paddlemix.doctor.check import WARNING, Check
+from paddlemix.terminal.style import Style
 
 MODEL = archives.ROOT / "paddlemix" / archives.TINY / "model"
 
@@ -79,7 +81,7 @@ def test_a_report_without_paddle_has_the_commands_in_whole_lines(monkeypatch):
     monkeypatch.setattr(accelerators, "paddle_version", lambda: ("paddlepaddle", None))
     check = Check("packages")
     machine.check_packages(check, "cpu")
-    lines = [line.strip() for line in report.check_lines(check, has_color=False)]
+    lines = [line.strip() for line in report.check_lines(check, Style(io.StringIO()))]
     assert {line.strip() for line in packages.INSTALL_PADDLE.splitlines()[1:]} <= set(lines)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from paddlemix.cli import main
 from paddlemix.doctor.check import Check
 from paddlemix.doctor.report import check_lines
+from paddlemix.terminal.style import Style
 from paddlemix.train.stages import check_start
 
 RECIPES = Path(__file__).parents[2] / "paddlemix/config/llava"
@@ -45,6 +47,6 @@ def test_lines_of_a_fact_stay_apart_in_the_report_of_the_doctor():
     check.fail(
         "model 'a/b' was not found. Looked for in:\n  - the folder /x: it does not exist\n  - hub: " + "word " * 30
     )
-    lines = [line[21:] for line in check_lines(check, has_color=False)]
+    lines = [line[21:] for line in check_lines(check, Style(io.StringIO()))]
     assert lines[0].endswith("Looked for in:") and lines[1] == "  - the folder /x: it does not exist"
     assert lines[2].startswith("  - hub: word") and lines[3].startswith("  word")
