@@ -117,6 +117,14 @@ def test_two_processes_train_as_one_with_the_same_global_batch(one, two, kind):
     assert last_checkpoint(two(kind)).name == "checkpoint-2"
 
 
+def test_two_processes_that_share_a_decoder_train_as_one_does(tmp_path, data, one):
+    """Fleet makes its groups once for a process, so that this run has its own two."""
+    config = configured(tmp_path / "shared", data, per_device_train_batch_size=4, tensor_parallel_degree=2)
+    done, logs = launched(tmp_path, SCRIPT, config)
+    assert done.returncode == 0, done.stdout[-3000:] + "".join(log[-3000:] for log in logs)
+    assert_same_training(one("whole"), tmp_path / "shared/out")
+
+
 def test_a_payload_in_the_file_of_one_process_ends_both(tmp_path, data, two):
     """The second process alone reads the file; the first one must not wait for it."""
     config = configured(tmp_path / "rest", data, **SMALL, **STAGE1, overwrite_output_dir=False)
