@@ -54,6 +54,12 @@ def kept_bytes(shape: str, kind: str | None) -> int:
     return math.ceil(sum(size * bits(name) / 8 for name, size in _sizes(shape).items()))
 
 
+def cached_bytes(shape: str, num_positions: int) -> int:
+    """Return the bytes of the keys and values of so many positions, in float32."""
+    width, _, num_layers, _ = DECODERS[shape]
+    return 2 * 4 * width * num_layers * num_positions
+
+
 def _sizes(shape: str) -> dict[str, int]:
     from paddlemix.checkpoints.layouts.shapes import parameter_shapes
 

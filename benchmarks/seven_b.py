@@ -25,12 +25,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from children import Cost, run_command
-from large_llava import DECODERS, ROOT, kept_bytes, make, stored_bytes
+from large_llava import DECODERS, ROOT, cached_bytes, kept_bytes, make, stored_bytes
 
 GB = 10**9
 CONVERT_BOUND = GB
 LIBRARIES = 2 * GB  # paddle, and the tensors in preparation
-TURN = LIBRARIES + GB  # and the keys and values, and weights that are dequantized for a prompt
+NUM_CACHED = 1024  # positions of keys and values: of an image, a question and an answer, and room to grow
 STEP = LIBRARIES + 3 * GB  # and the adapters with their optimizer, the activations and the logits
 SPARE_DISK = GB
 MARK = "made-by-seven_b.json"  # in a folder that this script may remove: the shape
@@ -93,7 +93,7 @@ STEPS = {
     "chat": Step(
         f"chat turn, NF4, {NUM_ANSWERED} tokens",
         lambda at: _command("chat", *CHAT, "--model-path", f"{at}/model", "--image-file", f"{at}/image.png"),
-        lambda shape: kept_bytes(shape, "nf4") + TURN,
+        lambda shape: kept_bytes(shape, "nf4") + LIBRARIES + cached_bytes(shape, NUM_CACHED),
     ),
     "lora": Step(
         f"LoRA step over NF4, {NUM_TRAINED_ON} tokens",
