@@ -170,7 +170,7 @@ def _name_cards(check: Check, found: Estimate, kind: str, hints: list[str]) -> N
     if enough is None:
         check.fail(f"{text}: more than a card of {CARDS[-1]} GiB has", *hints)
     else:
-        check.say(f"{text}: it needs a card of {enough} GiB")
+        check.say(f"{text}: a card of {enough} GiB is enough")
 
 
 def _in_words(method: Method) -> str:

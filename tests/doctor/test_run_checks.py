@@ -140,7 +140,7 @@ def test_memory_is_estimated_for_cards_that_this_machine_does_not_have(tmp_path,
     assert checks["device"].status == FAILED and "is not there" in " ".join(checks["device"].facts)
     assert [name for name, check in checks.items() if check.status == FAILED] == ["device"]
     text = " ".join(checks["memory"].facts)
-    assert f"there is no {kind} here to compare it with: it needs a card of 16 GiB" in text
+    assert f"there is no {kind} here to compare it with: a card of 16 GiB is enough" in text
     assert "bfloat16 O2, sharding stage 2 over 8" in text and checks["trial"].status == SKIPPED
     here = found({**values, "device": "cpu"}, num_cards=8, is_tried=False)["memory"].values["estimate"]
     assert checks["memory"].values["estimate"]["weights"] == here["weights"] / 2
@@ -150,7 +150,7 @@ def test_memory_is_estimated_for_cards_that_this_machine_does_not_have(tmp_path,
 def test_size_of_the_card_is_the_smallest_that_leaves_a_tenth(tmp_path, data, monkeypatch):
     monkeypatch.setattr(run_checks, "CARDS", (1, 2, 4))
     values = settings(tmp_path, data, device="gpu")
-    assert "needs a card of 2 GiB" in " ".join(found(values, num_cards=2)["memory"].facts)  # 1 GiB is for the driver
+    assert "a card of 2 GiB is enough" in " ".join(found(values, num_cards=2)["memory"].facts)  # 1 GiB is for the driver
     monkeypatch.setattr(run_checks, "CARDS", (1,))
     memory = found(values, num_cards=2)["memory"]
     assert memory.status == FAILED and "more than a card of 1 GiB has" in " ".join(memory.facts) and memory.advice
