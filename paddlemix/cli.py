@@ -14,7 +14,7 @@ from .accelerators import explained
 from .commands.completion import complete
 from .commands.parser import MODEL, Parser, add_examples, nearest, sentence
 from .device import prepare_environment
-from .terminal.interrupts import kept_interrupts
+from .terminal.interrupts import STOPPED, Preempted, kept_interrupts
 from .terminal.log import print_error
 from .terminal.streams import standard_streams
 
@@ -115,6 +115,10 @@ def _guarded(action: Callable[[], int]) -> int:
     except (ValueError, OSError, FloatingPointError) as error:
         print_error(error)
         return 1
+    except Preempted as stop:
+        gc.freeze()  # see below
+        print(stop, file=sys.stderr)
+        return STOPPED
     except KeyboardInterrupt:
         gc.freeze()  # otherwise Python searches all of paddle's objects at exit, for seconds
         print("stopped", file=sys.stderr)

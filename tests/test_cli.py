@@ -131,6 +131,8 @@ def test_options_may_be_spelled_with_hyphens_or_underscores():
     assert command_parser("sft").parse(["a.json", "--image_dir=c_d"]).settings == ["a.json", "--image-folder=c_d"]
     found = command_parser("merge").parse(["--lora-path", "a", "--merge-model-path", "b", "--model-name-or-path", "c"])
     assert (found.lora_path, found.merge_model_path, found.model_name_or_path) == ("a", "b", "c")
+    found = command_parser("merge").parse(["--model-path", "a", "--model-base", "b", "--save-model-path", "c"])
+    assert (found.model_name_or_path, found.model_base, found.merge_model_path) == ("a", "b", "c")
     found = command_parser("chat").parse(["--model_path", "a", "--load_in_4bit", "--image_file", "b"])
     assert (found.model_path, found.load_4bit, found.image_file) == ("a", True, ["b"])
 

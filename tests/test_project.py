@@ -199,7 +199,9 @@ def test_a_first_installation_says_how_to_use_the_environment(workspace):
     python.write_text("#!/bin/sh\n", encoding="utf-8")
     python.chmod(0o755)
     for expected in (True, False):
-        done = subprocess.run(["make", "install"], cwd=workspace, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            ["make", "--no-print-directory", "install"], cwd=workspace, capture_output=True, text=True, check=True
+        )
         assert (". .venv/bin/activate" in done.stderr) is expected and done.stdout.count("\n") <= 1
 
 

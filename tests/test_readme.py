@@ -27,7 +27,7 @@ def test_training_commands_run_and_the_merged_model_chats(workspace):
 def assert_training_is_short_and_learns(output: str) -> None:
     """Check the screens of both stages: few lines, no library's, and losses that fall."""
     screens = re.findall(r"^settings that are not the default:$.*?^next$", output, re.MULTILINE | re.DOTALL)
-    assert len(screens) == 2 and all(screen.count("\n") < 38 for screen in screens)
+    assert len(screens) == 2 and all(screen.count("\n") <= 40 for screen in screens)
     assert not re.search(r"DEBUG|INFO|distutils|jieba", "".join(screens))
     ends = [
         re.search(r"^loss +([\d.]+) at step \d+, best .* last ([\d.]+)$", screen, re.MULTILINE) for screen in screens

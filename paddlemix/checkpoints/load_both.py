@@ -33,5 +33,5 @@ def load_both(
         report_missing()  # not in the middle of the first answer
     if model.config.untrained:
         parts = " and ".join(model.config.untrained)
-        notice(f"{parts} of this model have random values: answers about images are meaningless before `pretrain`")
+        notice(f"random values in {parts} of this model: answers about images are meaningless before `pretrain`")
     return model, processor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,13 +100,19 @@ def set_params(talk: Talk, rest: str) -> list[str]:
 
 
 def save(talk: Talk, name: str) -> list[str]:
-    """Write the conversation as JSON."""
+    """Write the conversation as JSON: a list of one row to train on, with complete paths of images."""
     if not name:
         return ["/save needs a file name"]
-    text = json.dumps({"messages": talk.session.messages, "images": talk.sent}, ensure_ascii=False, indent=2)
     images = [image for image in (*talk.sent, *talk.pending) if not is_address(image)]
+    complete = [image if is_address(image) else os.path.abspath(image) for image in talk.sent]
+    text = json.dumps([{"messages": talk.session.messages, "images": complete}], ensure_ascii=False, indent=2)
     try:
-        with replacing(named_file(name, (*talk.sources, *images))) as file:
+        file_path = named_file(name, (*talk.sources, *images))
+        if file_path.exists():
+            raise ValueError(f"{short(name)} exists already: choose another name")
+        if not talk.session.messages:
+            return ["there is nothing to save yet: ask a question first"]
+        with replacing(file_path) as file:
             # Half of a surrogate pair, from a file name that is not UTF-8, becomes its JSON escape.
             file.write((text + "\n").encode(errors="backslashreplace"))
     except OSError as error:

@@ -14,8 +14,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model_name_or_path", "--model-path", default=None, help="base model (default: the one the adapter names)"
     )
-    parser.add_argument("--lora_path", required=True, help="folder with lora_config.json")
-    parser.add_argument("--merge_model_path", "--output", help="folder to write (default: LORA_PATH_merged)")
+    parser.add_argument("--lora_path", default=None, help="folder with lora_config.json (required)")
+    parser.add_argument(
+        "--merge_model_path", "--output", "--save-model-path", help="folder to write (default: LORA_PATH_merged)"
+    )
+    parser.add_argument(
+        "--model-base", default=None, help="base model, as LLaVA's script calls it: --model-path is then the adapter"
+    )
     parser.add_argument("--device", default=None, help="device to merge on (default: the best)")
     parser.add_argument(
         "--base-quantization",
@@ -33,14 +38,14 @@ def run(arguments: argparse.Namespace) -> int:
     from ..checkpoints.source import AS_RECORDED
     from ..hub.resolve import resolve
 
-    base = None if arguments.model_name_or_path is None else resolve(arguments.model_name_or_path)
+    adapter, base = _named(arguments)
     chosen = arguments.base_quantization
     kind = AS_RECORDED if chosen is None else None if chosen == "none" else chosen
-    output = arguments.merge_model_path or arguments.lora_path.rstrip("/") + "_merged"
+    output = arguments.merge_model_path or adapter.rstrip("/") + "_merged"
     source = merge(
-        resolve(arguments.lora_path),
+        resolve(adapter),
         output,
-        base=base,
+        base=None if base is None else resolve(base),
         device=arguments.device,
         base_quantization=kind,
         is_overwriting=arguments.overwrite,
@@ -53,6 +58,18 @@ def run(arguments: argparse.Namespace) -> int:
     ]
     print(end_of_command(rows, _next_commands(output)), flush=True)
     return 0
+
+
+def _named(arguments: argparse.Namespace) -> tuple[str, str | None]:
+    """Return the adapter and the base, by our names or by those of LLaVA's script."""
+    adapter, base = arguments.lora_path, arguments.model_name_or_path
+    if arguments.model_base is not None:
+        if adapter is not None:
+            raise ValueError("--model-base goes with --model-path for the adapter: with --lora_path, leave it out")
+        adapter, base = base, arguments.model_base
+    if adapter is None:
+        raise ValueError("--lora_path is missing: name the adapter's folder, the one with lora_config.json")
+    return adapter, base
 
 
 def _next_commands(output: str) -> list[tuple[str, str]]:

@@ -62,7 +62,8 @@ def main(argv: list[str], *, script: str, template: str | None) -> int:
     except KeyboardInterrupt:
         gc.freeze()  # otherwise Python searches all of paddle's objects at exit, for seconds
         print(
-            "stopped; without overwrite_output_dir the same command resumes from the last checkpoint", file=sys.stderr
+            "stopped; without overwrite_output_dir the same command resumes from the last checkpoint, if there is one",
+            file=sys.stderr,
         )
         return 130
 

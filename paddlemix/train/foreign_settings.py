@@ -108,6 +108,8 @@ def _options(text: str) -> str:
 
 
 def _target_modules(text: str) -> str:
+    if text in ("all-linear", "auto"):
+        return "leave it out (by default, all projections of the language model have adapters)"
     return "use lora_target_modules, a list of regular expressions (default: all projections of the language model)"
 
 
@@ -213,6 +215,13 @@ _XTUNER = {
     "pad_image_to_square": Foreign(XTUNER, _padding),
     "use_varlen_attn": switch("packing: true", XTUNER),
 }
+
+
+def _template(text: str) -> str:
+    name = {"vicuna": "vicuna_v1", "llava1_5_hf": "vicuna_v1"}.get(text, text)
+    return f"use conv_mode: {name}, or leave it out (the model has its own template)"
+
+
 _SWIFT = {
     "model": renamed("model_name_or_path", SWIFT),
     "model_type": Foreign(SWIFT, lambda text: f"use model_name_or_path: the folder of {text}, or its name on a hub"),
@@ -220,8 +229,8 @@ _SWIFT = {
     "sft_type": Foreign(SWIFT, _sft_type),
     "train_type": Foreign(SWIFT, _sft_type),
     "tuner_type": Foreign(SWIFT, _sft_type),
-    "template": renamed("conv_mode", SWIFT),
-    "template_type": renamed("conv_mode", SWIFT),
+    "template": Foreign(SWIFT, _template),
+    "template_type": Foreign(SWIFT, _template),
     "batch_size": renamed("per_device_train_batch_size", SWIFT),
     "val_dataset": Foreign(SWIFT, lambda text: EVAL_DATASET % text),
     "custom_train_dataset_path": renamed("dataset", SWIFT),

@@ -209,7 +209,7 @@ def test_a_full_queue_is_passed_on_and_does_not_count_as_a_failure(two):
 def test_nginxs_own_errors_have_openais_shape(two):
     first, second, ports, folder = two
     answer, data = ask(ports[1], folder, body=b"x" * ((64 << 20) + 1))
-    assert answer.status == 413 and json.loads(data)["error"]["code"] == "body_too_large"
+    assert answer.status == 413 and json.loads(data)["error"]["code"] == "request_too_large"
     close(first)
     close(second)
     answer, data = ask(ports[1], folder)

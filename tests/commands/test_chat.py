@@ -168,13 +168,21 @@ def test_save_writes_the_conversation_as_json(run_chat, image, tmp_path):
     file = tmp_path / "new" / "chat.json"
     _, output, _ = run_chat(f"/image {image}", "What is this?", f"/save {file}", options=["--temperature", "0"])
     saved = json.loads(file.read_text())
-    assert saved == {
-        "messages": [
-            {"role": "user", "content": "<image>\nWhat is this?"},
-            {"role": "assistant", "content": answers_of(output)[0]},
-        ],
-        "images": [image],
-    }
+    messages = [
+        {"role": "user", "content": "<image>\nWhat is this?"},
+        {"role": "assistant", "content": answers_of(output)[0]},
+    ]
+    assert saved == [{"messages": messages, "images": [image]}]
+
+
+def test_save_overwrites_nothing_and_saves_no_empty_conversation(run_chat, image, tmp_path, monkeypatch):
+    monkeypatch.chdir(Path(image).parent)
+    file = tmp_path / "chat.json"
+    lines = [f"/save {file}", f"/image {Path(image).name}", "Hello", f"/save {file}", "Again", f"/save {file}"]
+    _, output, _ = run_chat(*lines)
+    assert "nothing to save yet" in output and f"{file} exists already: choose another name" in output
+    (saved,) = json.loads(file.read_text())
+    assert len(saved["messages"]) == 2 and saved["images"] == [image]
 
 
 def test_saved_conversation_is_a_row_to_train_on(parts, run_chat, image, tmp_path):
@@ -182,8 +190,7 @@ def test_saved_conversation_is_a_row_to_train_on(parts, run_chat, image, tmp_pat
 
     file = tmp_path / "chat.json"
     run_chat(f"/image {image}", "What is this?", f"/save {file}", options=["--temperature", "0"])
-    (tmp_path / "rows.json").write_text(f"[{file.read_text()}]")
-    (row,) = read_mixture(str(tmp_path / "rows.json"), "train")
+    (row,) = read_mixture(str(file), "train")
     assert (parts[1].encode(row.conversation).token_ids == -200).sum() == tiny_folder.PATCHES
 
 
@@ -193,7 +200,6 @@ def test_saved_conversation_is_a_row_to_train_on(parts, run_chat, image, tmp_pat
         ("/image", "/image needs a path"),
         ("/image absent.png", "error: "),
         ("/save", "/save needs a file name"),
-        ("/save /proc/absent/chat.json", "error: /proc/absent/chat.json cannot be written"),
         ("/imgae a.png", "unknown command /imgae"),
         ("/help", "/clear"),
     ],
@@ -201,6 +207,11 @@ def test_saved_conversation_is_a_row_to_train_on(parts, run_chat, image, tmp_pat
 def test_mistake_in_a_command_is_reported_and_the_chat_continues(line, expected, run_chat):
     code, output, _ = run_chat(line, "Hello")
     assert code == 0 and expected in output and len(answers_of(output)) == 1
+
+
+def test_a_file_that_cannot_be_written_is_reported(run_chat):
+    _, output, _ = run_chat("Hello", "/save /proc/absent/chat.json")
+    assert "error: /proc/absent/chat.json cannot be written" in output
 
 
 def test_corrupt_image_of_a_command_is_reported_and_the_chat_continues(run_chat, tmp_path):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import runpy
+import signal
 import sys
 import uuid
 from itertools import chain
@@ -77,7 +79,7 @@ def script(files, monkeypatch, capsys):
 
 def start(name, words, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [name, *words])
-    monkeypatch.setattr(log, "notice", lambda text: print(text, file=sys.stderr))  # pytest has handlers of its own
+    monkeypatch.setattr(log, "_is_paddles", lambda handler: True)  # pytest has handlers of its own
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(SCRIPTS / f"{name}.py"), run_name="__main__")
     captured = capsys.readouterr()
@@ -142,20 +144,21 @@ def test_file_that_was_cut_by_a_kill_is_continued_to_the_same_answers(files, scr
     assert shown[0] == shown[1]
 
 
-def test_stopped_run_keeps_its_answers_and_goes_on(files, script, monkeypatch):
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stopped_run_keeps_its_answers_and_goes_on(files, script, monkeypatch, number, expected):
     asked = runner.answer_each
 
     def stopped(*values, **options):
-        for number, found in enumerate(asked(*values, **options)):
-            if number == 3:
-                raise KeyboardInterrupt
+        for index, found in enumerate(asked(*values, **options)):
+            if index == 3:
+                os.kill(os.getpid(), number)
             yield found
 
     with monkeypatch.context() as patch:
         patch.setattr(runner, "answer_each", stopped)
         code, _, errors = script("model_vqa", *limited())
     kept = rows_of(files / "out" / "a.jsonl")
-    assert code == 130 and len(kept) < 5 and "the answers so far are kept" in errors
+    assert code == expected and len(kept) < 5 and "the answers so far are kept" in errors
     assert script("model_vqa", *limited())[0] == 0
     rows = rows_of(files / "out" / "a.jsonl")
     assert rows[: len(kept)] == kept and [row["question_id"] for row in rows] == [0, 1, 2, 3, 0]

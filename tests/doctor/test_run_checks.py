@@ -150,7 +150,9 @@ def test_memory_is_estimated_for_cards_that_this_machine_does_not_have(tmp_path,
 def test_size_of_the_card_is_the_smallest_that_leaves_a_tenth(tmp_path, data, monkeypatch):
     monkeypatch.setattr(run_checks, "CARDS", (1, 2, 4))
     values = settings(tmp_path, data, device="gpu")
-    assert "a card of 2 GiB is enough" in " ".join(found(values, num_cards=2)["memory"].facts)  # 1 GiB is for the driver
+    assert "a card of 2 GiB is enough" in " ".join(
+        found(values, num_cards=2)["memory"].facts
+    )  # 1 GiB is for the driver
     monkeypatch.setattr(run_checks, "CARDS", (1,))
     memory = found(values, num_cards=2)["memory"]
     assert memory.status == FAILED and "more than a card of 1 GiB has" in " ".join(memory.facts) and memory.advice

@@ -98,7 +98,7 @@ def test_an_image_whose_name_is_no_utf8_is_taken_and_saved(talk, tmp_path):
     os.rename(tmp_path / "a.png", path)
     session, output = talk(f"/image {os.fsdecode(path)}", "What?", f"/save {tmp_path}/chat.json")
     assert len(session.turns[0].images) == 1 and "(saved to " in output
-    assert json.loads((tmp_path / "chat.json").read_bytes())["images"] == [os.fsdecode(path)]
+    assert json.loads((tmp_path / "chat.json").read_bytes())[0]["images"] == [os.fsdecode(path)]
 
 
 def test_control_c_while_an_image_is_loaded_stays_in_the_chat(talk, monkeypatch):
@@ -136,5 +136,5 @@ def test_escapes_of_an_answer_are_spelled_and_saved_as_they_are(is_terminal, par
         _, output = talk("Hello", f"/save {tmp_path}/chat.json", session=session)
     last = r"\x10" if is_terminal else "\x10"  # no terminal obeys it, so that a file keeps it
     assert rf"ASSISTANT: \x1b]0;PW\x07 \u202e👩‍👩‍👧 می‌خ{last}" in output
-    saved = json.loads((tmp_path / "chat.json").read_text(encoding="utf-8"))
+    (saved,) = json.loads((tmp_path / "chat.json").read_text(encoding="utf-8"))
     assert saved["messages"][1]["content"] == "".join(Speaker.pieces)

@@ -18,7 +18,7 @@ from paddle import nn
 from paddlenlp.peft import LoRAModel
 from tiny_training import LORA, build, differing, settings, train, weights
 
-from paddlemix import LlavaForConditionalGeneration, LlavaProcessor
+from paddlemix import LlavaForConditionalGeneration, LlavaProcessor, cli
 from paddlemix.checkpoints.merge import merge
 from paddlemix.checkpoints.output_folder import NOTE
 from paddlemix.generate.sampling import SamplingParams
@@ -281,3 +281,12 @@ def test_merging_into_a_former_adapter_folder_gives_a_model_folder(run, tmp_path
     merge(run[1], tmp_path / "out", is_overwriting=True)
     expected = weights(LlavaForConditionalGeneration.from_pretrained(run[1]))
     assert not differing(weights(LlavaForConditionalGeneration.from_pretrained(tmp_path / "out")), expected)
+
+
+def test_merge_takes_the_names_of_llavas_script(run, tmp_path):
+    base, out = tiny_folder.folder("anyres"), tmp_path / "out"
+    words = ["merge", "--model-path", str(run[1]), "--model-base", str(base), "--save-model-path", str(out)]
+    assert cli.main([*words, "--device", "cpu"]) == 0
+    expected = weights(LlavaForConditionalGeneration.from_pretrained(run[1]))
+    assert not differing(weights(LlavaForConditionalGeneration.from_pretrained(out)), expected)
+    assert cli.main([*words, "--lora_path", "x"]) == cli.main(["merge", "--model-path", "x"]) == 1

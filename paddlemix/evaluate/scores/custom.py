@@ -16,9 +16,13 @@ from .result import Item, Scores, Verdict, choose, mean_credit
 Judge = Callable[[str, Item], Verdict]
 
 
+PERIODS = (".", "。", "．")
+
+
 def _plain(text: str) -> str:
-    """Return a text in lower case with single spaces and without a final period."""
-    return " ".join(text.lower().split()).removesuffix(".").rstrip()
+    """Return a text in lower case with single spaces and without a final period, also a Chinese one."""
+    plain = " ".join(text.lower().split())
+    return plain[:-1].rstrip() if plain.endswith(PERIODS) else plain
 
 
 def _exact(text: str, item: Item) -> Verdict:

@@ -68,6 +68,8 @@ def test_hallusion_refuses_an_index_without_six_parts():
     ("rule", "text", "answers", "credit"),
     [
         ("exact", " Seven. ", ["seven"], 1),
+        ("exact", "一个红色的圆形。", ["一个红色的圆形"], 1),
+        ("contains", "这是红色的圆形", ["红色。"], 1),
         ("exact", "seven dogs", ["seven"], 0),
         ("contains", "There are seven dogs.", ["seven"], 1),
         ("contains", "17", ["7"], 0),

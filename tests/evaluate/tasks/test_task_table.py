@@ -132,7 +132,7 @@ def test_names_are_found_in_any_case_with_dashes_and_by_alias():
     ("name", "near"), [("sciencqa", "scienceqa"), ("mmbench_dev", "mmbench_"), ("text-vqa", "textvqa")]
 )
 def test_unknown_name_is_an_error_that_names_the_nearest(name, near):
-    with pytest.raises(ValueError, match=f"Did you mean '{near}"):
+    with pytest.raises(ValueError, match=f"did you mean '{near}"):
         task_of(name)
 
 
