@@ -40,6 +40,7 @@ class RunArguments(NamedTuple):
     training: LlavaTrainingArguments
 
 
+GLOO = "/gloo/"  # in the errors of the library that connects processes on CPUs
 SETTINGS = (ModelArguments, DataArguments, LlavaTrainingArguments)
 # Keys that PaddleMIX accepts but its LLaVA code never reads.
 WITHOUT_EFFECT = frozenset(
@@ -76,6 +77,14 @@ def parse(values: dict[str, Any], *, num_processes: int = 1) -> RunArguments:
             model, data, training = (cls(**own) for cls, own in zip(classes, chosen, strict=True))
     except (AssertionError, NotImplementedError, ValueError) as error:
         raise ValueError(f"paddlenlp refuses these training settings: {' '.join(str(error).split())}") from error
+    except RuntimeError as error:
+        if GLOO not in str(error):
+            raise
+        reason = str(error).rpartition("] ")[2].strip()
+        raise ValueError(
+            f"the processes of this run could not connect to each other (gloo: {reason}), which happens now and "
+            "then on CPUs: start the same command again"
+        ) from error
     check_supported(asked)
     _check_together(model, training)
     _check_evaluation(data, training)

@@ -108,7 +108,9 @@ def test_table_of_memory_equals_the_computed_one(page, memory):
     (written,) = re.findall(r"<!-- benchmarks/recipe_memory.py seeds -->\n(.*?)\n<!-- end -->", text, flags=re.DOTALL)
     if not hasattr(memory, "computed"):
         memory.computed = memory.table(memory.SEED_STARTS)
-    assert written == memory.computed
+    heading, _, rest = written.partition("\n")  # of the Chinese page in its language
+    expected, _, computed = memory.computed.partition("\n")
+    assert rest == computed and heading.count("|") == expected.count("|")
 
 
 @pytest.fixture(scope="module")

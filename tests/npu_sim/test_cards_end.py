@@ -125,9 +125,11 @@ def test_a_killed_process_ends_the_others_and_is_named(start, tmp_path):
 
 @pytest.mark.parametrize(("device", "changes"), [("npu", {"sharding": "stage3"}), ("cpu", {"load_in_4bit": True})])
 def test_two_processes_check_a_run_together_and_leave_no_files(start, tmp_path, device, changes):
-    launcher = start("--dry-run", device=device, **changes)
-    code = launcher.wait(PATIENCE)
-    printed = (tmp_path / "printed.log").read_text()
+    for _ in range(3):  # on CPUs, gloo sometimes refuses a connection
+        code = start("--dry-run", device=device, **changes).wait(PATIENCE)
+        printed = (tmp_path / "printed.log").read_text()
+        if "could not connect to each other (gloo" not in printed + "".join(logs(tmp_path)):
+            break
     assert code == 0, printed[-3000:] + "".join(logs(tmp_path))[-3000:]
     assert "FAILED" not in printed and "checkpoint of" in printed
     assert not (tmp_path / "out").exists()

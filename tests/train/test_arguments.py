@@ -425,3 +425,13 @@ def test_refusal_of_paddlenlp_is_one_line(tmp_path):
     values = {"output_dir": str(tmp_path), "load_best_model_at_end": True, "save_strategy": "steps", "device": "cpu"}
     with pytest.raises(ValueError, match=r"^paddlenlp refuses these training settings: [^\n]*$"):
         parse(values)
+
+
+def test_refused_connection_between_processes_says_to_start_again(monkeypatch):
+    def refused(self):
+        raise RuntimeError("[/paddle/third_party/gloo/tcp/pair.cc:784] connect [127.0.0.1]:2948: Connection refused")
+
+    monkeypatch.setattr(TrainingArguments, "__post_init__", refused)
+    expected = r"\(gloo: connect \[127.0.0.1\]:2948: Connection refused\).*start the same command again"
+    with pytest.raises(ValueError, match=expected):
+        parse({"model_name_or_path": "a", "output_dir": "b"})

@@ -88,7 +88,18 @@ def configured(folder: Path, data: Path, **changes) -> Path:
 
 
 def launched(folder: Path, script: Path, *configs: Path) -> tuple[subprocess.CompletedProcess, list[str]]:
-    """Run a script in two processes to its end; return its result and the log of each process."""
+    """Run a script in two processes to its end; return its result and the log of each process.
+
+    Where gloo refuses a connection, as it does now and then, they are started again.
+    """
+    for _ in range(3):
+        done, logs = launched_once(folder, script, *configs)
+        if "could not connect to each other (gloo" not in done.stdout + "".join(logs):
+            break
+    return done, logs
+
+
+def launched_once(folder: Path, script: Path, *configs: Path) -> tuple[subprocess.CompletedProcess, list[str]]:
     command = [sys.executable, "-m", "paddle.distributed.launch", "--master", f"127.0.0.1:{free_port()}"]
     command += ["--nproc_per_node", "2", "--log_dir", str(folder / "log"), str(script), *map(str, configs)]
     environment = {**os.environ, "PADDLEMIX_NUM_THREADS": "1"}
