@@ -221,11 +221,16 @@ def choose_dtype(dtype: str | None = None, *, stored: str = "float32") -> str:
     return "float32"
 
 
-def wants_equal_shapes() -> bool:
-    """Return whether the current device compiles its work for each shape, so that new shapes cost more than padding."""
-    import paddle
+def wants_equal_shapes(kind: str | None = None) -> bool:
+    """Return whether a kind of device compiles its work for each shape, so that new shapes cost more than padding.
 
-    return paddle.get_device().split(":")[0] not in ("cpu", "gpu")
+    kind: None for that of the current device.
+    """
+    if kind is None:
+        import paddle
+
+        kind = paddle.get_device().split(":")[0]
+    return kind not in (CPU, GPU)
 
 
 def bucketed_length(length: int) -> int:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from importlib import import_module
 from pathlib import Path
 
-from ..terminal.interrupts import STOPPED, Preempted, raised_terminations
+from ..terminal.interrupts import STOPPED, Preempted
 from ..terminal.next_steps import end_of_command, this_command
 from ..terminal.visible import visible
 from .card_options import add_card_option, loaded_on_cards, prepare_cards
 from .judge_options import add_judge_options, judge_of
+from .kept_answers import kept_answers
 from .loading import add_loading_options, quantization_of
 from .options import BUNDLED_MODEL, add_model_options, positive, resolve_models
 from .parser import add_examples
@@ -85,13 +85,10 @@ def run(arguments: argparse.Namespace) -> int:
             if work.loaded.problems:
                 notice(f"{work.task.name}: {work.loaded.summary()}")
     try:
-        with raised_terminations(lambda: import_module("paddlemix.generate.engine")):
+        with kept_answers():
             _answer_all(arguments, works, plan, share)
-    except (KeyboardInterrupt, Preempted) as stop:
-        notice("the answers so far are kept: the same command goes on from there")
-        if isinstance(stop, Preempted):
-            return STOPPED
-        raise
+    except Preempted:
+        return STOPPED
     if share.rank == 0:
         _finish(works, plan, ask_judge)
     return 0

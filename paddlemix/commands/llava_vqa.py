@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..terminal.interrupts import Preempted, raised_terminations
 from .card_options import add_card_option, loaded_on_cards, prepare_cards
+from .kept_answers import kept_answers
 from .loading import add_loading_options
 from .options import add_model_options, resolve_models
 
@@ -95,7 +93,7 @@ def answer_file_of(arguments: argparse.Namespace, questions: Sequence[Question],
             num_kept = len(chunk) - len(answers.left)
             notice(f"{num_kept:,} of {len(chunk):,} answers are in {path} already; remove it to ask all again")
         if answers.left:
-            with _kept_answers():
+            with kept_answers():
                 for question, saved in _asked(arguments, answers.left, ask):
                     answers.add(question, saved.output)
                     problem = Problem(path.name, saved.problem, str(question.row["question_id"]))
@@ -135,19 +133,6 @@ def _asked(arguments: argparse.Namespace, left: Sequence[Question], ask: Callabl
         )
         found = ask(model, processor, left, Engine(model, max_slots=arguments.batch_size))
         yield from tqdm(found, total=len(left), unit=" answers", mininterval=0.5, dynamic_ncols=True)
-
-
-@contextmanager
-def _kept_answers() -> Iterator[None]:
-    """Say what a Ctrl-C or a SIGTERM leaves; both end the command."""
-    from ..terminal.log import notice
-
-    try:
-        with raised_terminations(lambda: import_module("paddlemix.generate.engine")):
-            yield
-    except (KeyboardInterrupt, Preempted):
-        notice("the answers so far are kept: the same command goes on from there")
-        raise
 
 
 def _source(arguments: argparse.Namespace) -> Source:

@@ -20,6 +20,7 @@ from ..terminal.sizes import plural
 from ..train.arguments import RunArguments
 from ..train.eval_tasks import check_best_metric, load_tasks
 from ..train.run import choose_quantization, find_model, processor_to_train
+from ..train.run_facts import samples_per_step
 from ..train.run_folder import check_folder, last_checkpoint
 from ..train.split import measure_of, open_split
 from .activations import Load
@@ -46,7 +47,7 @@ def check_settings(check: Check, settings: RunArguments, num_cards: int, num_par
     """
     model_args, _, args = settings
     kind = f"LoRA of rank {model_args.lora_rank}" if model_args.lora else "no adapters"
-    batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * (num_cards // num_parts)
+    batch = samples_per_step(args, num_cards // num_parts)
     processes = plural(num_cards, "process", "processes")
     check.say(f"{kind}; learning rate {args.learning_rate:g}; {plural(batch, 'sample')} a step on {processes}")
     check.values["global_batch_size"] = batch

@@ -47,6 +47,11 @@ class Plan:
         degree = MemorySettings.read(self.values).tensor_parallel_degree
         return degree if degree > 1 and self.num_cards % degree == 0 else 1
 
+    def method(self, args) -> Method:
+        """Return how the run trains. args: parsed training settings, of the CPU if the device is not there."""
+        has_half = args.fp16 or args.bf16 or self.device is None
+        return MemorySettings.read(self.values).method(self.kind, self.num_cards, has_half=has_half)
+
     def values_here(self) -> dict[str, Any]:
         """Return settings that this machine can parse: those of a device that is not there are checked on the CPU."""
         if self.device is not None:
@@ -134,12 +139,11 @@ def _check_memory(
     model_args, _, args = settings
     if not args.do_train:
         return check.skip(EVALUATES_ONLY)
-    if run.kind not in devices.KINDS:
+    if run.device is None and run.kind not in devices.KINDS:
         return check.skip("needs the device")
     check_degree_asked(run.values, run.num_cards, sharding_words(run.values.get("sharding")))
-    has_half = args.fp16 or args.bf16 or run.device is None
-    method = MemorySettings.read(run.values).method(run.kind, run.num_cards, has_half=has_half)
-    load = load_of(sampled, model, settings, is_padded=run.kind == devices.NPU)
+    method = run.method(args)
+    load = load_of(sampled, model, settings, is_padded=devices.wants_equal_shapes(run.kind))
     found = estimate(model.config, outline(model.config, model_args), load, method)
     batch = f"{len(load.lengths)} samples of {load.num_tokens:,} tokens in all, {load.num_tiles} tiles"
     check.say(f"{batch}; {found.num_trained:,} trained parameters; {_in_words(method)}")
@@ -199,7 +203,7 @@ def _check_disk(check: Check, run: Plan, settings: RunArguments | None, found: E
         check.skip("needs the estimate of the memory")
         return
     model_args, _, args = settings
-    is_half = (args.fp16_opt_level if run.device else run.values.get("fp16_opt_level")) == "O2"
+    is_half = run.method(args).is_half_stored
     each = DTYPE_BYTES["float16" if is_half else "float32"]
     result = found.num_trained * each if model_args.lora else found.num_parameters * each
     state = found.num_trained * (MOMENTS + (DTYPE_BYTES["float32"] if is_half else 0))

@@ -95,9 +95,13 @@ def describe_run(
     }
 
 
-def samples_per_step(args) -> int:
-    """Return how many samples one step trains, in all processes together."""
-    return args.per_device_train_batch_size * args.gradient_accumulation_steps * args.dataset_world_size
+def samples_per_step(args, num_readers: int | None = None) -> int:
+    """Return how many samples one step trains, in all processes together.
+
+    num_readers: processes that read other rows than the others, None for those of now.
+    """
+    num_readers = args.dataset_world_size if num_readers is None else num_readers
+    return args.per_device_train_batch_size * args.gradient_accumulation_steps * num_readers
 
 
 def _data_file(file: str | Mapping[str, Any]) -> dict[str, Any]:

@@ -14,8 +14,6 @@ from .letters import read_strict
 from .result import Item, Scores, Verdict, choose, mean_credit
 
 Judge = Callable[[str, Item], Verdict]
-
-
 PERIODS = (".", "。", "．")
 
 
