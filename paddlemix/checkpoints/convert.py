@@ -40,7 +40,7 @@ def convert(
 ) -> Report:
     """Write a checkpoint in another layout and return a report.
 
-    base: see `open_source`. dtype: None keeps each tensor's, and gives merged tensors the base's. checks: called with
+    base: see `open_source`. dtype: None keeps each tensor's; a merged adapter gets the base's. checks: called with
     the source and the unfinished result; each raises CheckpointError or returns notes. is_overwriting: see
     `OutputFolder`. Raises CheckpointError, with the destination as it was, if anything does not fit or cannot be
     written.
@@ -50,14 +50,18 @@ def convert(
         raise CheckpointError(f"layout {to!r} is not known: expected one of {', '.join(TARGETS)}")
     target = TARGETS[to]
     source = _open_for(target, source_path, base, dtype)
-    output = OutputFolder(Path(destination), "convert", is_overwriting).checked(source.folders)
+    output = OutputFolder(Path(destination), "convert", is_overwriting, layout=to).checked(source.folders)
     has_added_rows = target.loads_in_transformers
     vocabulary = Vocabulary(source.tokenizer, source.num_original_rows) if has_added_rows else Vocabulary()
     parts = _parts(target, source, vocabulary)
     report = Report(str(source_path), str(output.folder), source.name, to, dropped=source.dropped)
     report.removed_rows = source.describe_removed_rows()
-    report.notes += [*source.notices, *(note for part in parts for note in part.notes)]
     report.mapped = trace(source.tensors, _all_tensors(parts))
+    report.notes += [
+        *source.notices,
+        *_merged_dtype(report, source, dtype),
+        *(note for part in parts for note in part.notes),
+    ]
     report.num_bytes = bytes_of(parts)
 
     def finish(folder: Path) -> None:
@@ -73,6 +77,15 @@ def convert(
     report.files = write_folder(output, parts, max_shard_size=max_shard_size, finish=finish, title=title)
     report.seconds = time.monotonic() - start
     return report
+
+
+def _merged_dtype(report: Report, source: Source, wanted: str | None) -> list[str]:
+    """Return in which dtype an adapter was merged into its base, and what that loses. wanted: by the user."""
+    if not any("merged" in one.steps for one in report.mapped):
+        return []
+    dtype, whose = source.config.dtype, "" if wanted else ", the dtype of the base"
+    lost = "" if dtype == "float32" else "; --dtype float32 does not round the adapter's changes"
+    return [f"merged in {dtype}{whose}{lost}"]
 
 
 def _parts(target: Layout, source: Source, vocabulary: Vocabulary) -> list[Part]:
@@ -98,11 +111,17 @@ def convert_commands(source: Source) -> str:
 
 
 def _open_for(target: Layout, path: str | Path, base: str | Path | None, dtype: str | None) -> Source:
-    """Open a checkpoint to be written in a layout: with rows for added tokens only if that layout has them too."""
+    """Open a checkpoint to be written in a layout: with rows for added tokens only if that layout has them too.
+
+    An adapter is merged as by `merge`: without a dtype, all is written in the base's.
+    """
     source = open_source(path, base)
     is_kept = target.loads_in_transformers and source.tokenizer_files is not None
     source = source if is_kept else source.without_added_rows()
-    return dataclasses.replace(source, dtype=dtype, merge_dtype=dtype)
+    if dtype is None and source.layout.kind == "adapter":
+        dtype = source.config.dtype
+    merge_dtype = "float32" if source.rounding else dtype  # so that a base of codes is not rounded a second time
+    return dataclasses.replace(source, dtype=dtype, merge_dtype=merge_dtype)
 
 
 def _open_result(folder: Path, source: Source) -> Source:

@@ -24,26 +24,29 @@ def merge(
     base: str | Path | None = None,
     device: str | None = None,
     base_quantization: str | None = AS_RECORDED,
+    dtype: str | None = None,
     is_overwriting: bool = False,
 ) -> Source:
     """Write a complete model folder: weights, config, tokenizer and processor. Return what was merged.
 
-    base: the base model, None for the one that the adapter names. base_quantization: see `load_model`. Weights keep the
-    base's dtype if the device can compute in it. is_overwriting: see `OutputFolder`. Raises CheckpointError, before
-    anything is written, if something is missing or does not fit, or if the output is one of the inputs.
+    base: the base model, None for the one that the adapter names. base_quantization: see `load_model`. dtype: of the
+    written weights, None for the base's as in `convert`, whatever the device computes in. is_overwriting: see
+    `OutputFolder`. Raises CheckpointError, before anything is written, if something is missing or does not fit, or if
+    the output is one of the inputs.
     """
     folder = Folder.of(lora_path)
     layout = find_layout(folder)
     if layout is None or layout.kind != "adapter":
         raise CheckpointError(f"{folder} is not a LoRA folder: it has no {paddlemix_lora.CONFIG} and no {peft.CONFIG}")
     source = dataclasses.replace(open_source(folder, base), base_quantization=base_quantization)
+    source = dataclasses.replace(source, dtype=dtype or source.config.dtype)
     place = OutputFolder(Path(output), "merge", is_overwriting).checked(source.folders)
     processor = LlavaProcessor.from_source(source)
     model = load_model(source, device=device, base_quantization=base_quantization)
     _check_finite(model, f"{folder} over {source.base.path}")
     with place.filled() as unfinished:
         processor.save_pretrained(unfinished)
-        save_model(model, unfinished)
+        save_model(model, unfinished, dtype=source.dtype)
     return source
 
 

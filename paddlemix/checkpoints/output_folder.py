@@ -41,7 +41,8 @@ class OutputFolder:
     """A folder that a user named for a command's output.
 
     is_overwriting: whether it may have other files than an earlier output of the same command. option: the flag for
-    that. is_known: recognizes an earlier output without a note.
+    that. is_known: recognizes an earlier output without a note. layout: what the command writes, where it can write
+    several; an earlier output in another layout is not replaced.
     """
 
     folder: Path
@@ -49,6 +50,7 @@ class OutputFolder:
     is_overwriting: bool = False
     option: str = "--overwrite"
     is_known: Callable[[Path], bool] = lambda folder: False
+    layout: str = ""
 
     def checked(self, sources: Sequence[Path]) -> OutputFolder:
         """Return the same with the folder's real path.
@@ -73,9 +75,15 @@ class OutputFolder:
 
     def _check_contents(self, folder: Path) -> None:
         names = sorted(path.name for path in folder.iterdir() if path.name != STAGING)
-        is_own = self.command in (_command_of(folder), _command_of(folder / STAGING))  # the latter was interrupted
-        if not names or self.is_overwriting or is_own or self.is_known(folder):
+        notes = [note for place in (folder, folder / STAGING) if (note := _note_of(place))]  # the latter: interrupted
+        layouts = [note.get("layout", "") for note in notes if note.get("command") == self.command]
+        if not names or self.is_overwriting or self.layout in layouts or self.is_known(folder):
             return
+        if layouts:
+            raise CheckpointError(
+                f"the destination {folder} is an earlier output of {self.command} in layout {layouts[0] or 'unknown'}, "
+                f"and this one is {self.layout}: name a new folder, or set {self.option} to replace it"
+            )
         raise CheckpointError(
             f"the destination {folder} is not empty and not an earlier output of {self.command}, it holds "
             f"{preview(names, MOST_NAMES)}: name a new folder, or empty this one, or set {self.option}"
@@ -86,7 +94,8 @@ class OutputFolder:
         """Yield a folder to fill, which gets its name on success and is removed on failure. Call `checked` first."""
         is_taken = self.folder.is_dir() and any(self.folder.iterdir())
         try:
-            with exchanged(self.folder, self.command) if is_taken else self._renamed() as folder:
+            values = self._values()
+            with exchanged(self.folder, self.command, values=values) if is_taken else self._renamed() as folder:
                 yield folder
         except OutputError as error:
             raise CheckpointError(str(error)) from None
@@ -100,9 +109,13 @@ class OutputFolder:
         folder = self.folder.parent / f".{self.folder.name}{STAGING}"
         with _growing(folder):
             yield folder
-            write_note(folder, self.command)
+            write_note(folder, self.command, self._values())
             sync_tree(folder)
             folder.replace(self.folder)
+
+    def _values(self) -> dict[str, Any]:
+        """Return what the folder's note says beside the command and the files."""
+        return {"layout": self.layout} if self.layout else {}
 
 
 def _resolved(path: Path) -> Path:
@@ -112,8 +125,8 @@ def _resolved(path: Path) -> Path:
         raise CheckpointError(f"{str(path)!r} is not a path: {error}") from None
 
 
-def _command_of(folder: Path) -> str | None:
-    return read_json(folder / NOTE).get("command") if (folder / NOTE).is_file() else None
+def _note_of(folder: Path) -> dict[str, Any]:
+    return read_json(folder / NOTE) if (folder / NOTE).is_file() else {}
 
 
 def write_note(folder: Path, command: str, values: dict[str, Any] | None = None) -> None:

@@ -63,7 +63,7 @@ def write_adapter(
             f"for adapters only: convert it with `paddlemix convert {shlex.quote(str(source_path))} OUT --to hf`"
         )
     _check_base(source, source_path)
-    output = OutputFolder(Path(destination), "convert", is_overwriting).checked(source.folders)
+    output = OutputFolder(Path(destination), "convert", is_overwriting, layout=NAME).checked(source.folders)
     modules = collect(source)
     tensors = {f"{PREFIX}{name}": tensor for name, tensor in modules.tensors.items()}
     tensors = {name: cast(tensor, dtype) for name, tensor in tensors.items()} if dtype else tensors

@@ -27,7 +27,8 @@ def compare_tensors(source: Source, result: Source) -> list[str]:
         kept = f"all {len(source.tensors)} tensors are the source's bit by bit, but for dropped rows of the vocabulary"
         return [f"verified: {kept}: {removed}"]
     rest = f" without its padding of the vocabulary: {removed}" if removed else ""
-    return [f"verified: all {len(source.tensors)} tensors are bit-equal to the source's{rest}"]
+    merged = f", merged in {source.config.dtype}" if source.layout.kind == "adapter" else ""
+    return [f"verified: all {len(source.tensors)} tensors are bit-equal to the source's{merged}{rest}"]
 
 
 def compare_logits(source: Source, result: Source) -> list[str]:

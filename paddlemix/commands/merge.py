@@ -6,6 +6,7 @@ import argparse
 import shlex
 
 from ..terminal.next_steps import end_of_command, near, this_command
+from .options import DTYPES
 from .parser import add_examples
 
 
@@ -28,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="what the base is rounded to first (default: what the adapter was trained over, by its lora_config.json)",
     )
+    parser.add_argument("--dtype", choices=DTYPES, default=None, help="dtype to write (default: the base's)")
     parser.add_argument("--overwrite", action="store_true", help="write into a folder that has other contents")
     add_examples(parser, "paddlemix merge --lora_path work_dirs/example_lora --merge_model_path work_dirs/merged")
 
@@ -48,13 +50,14 @@ def run(arguments: argparse.Namespace) -> int:
         base=None if base is None else resolve(base),
         device=arguments.device,
         base_quantization=kind,
+        dtype=arguments.dtype,
         is_overwriting=arguments.overwrite,
     )
     rounded = f", its weights rounded to {source.rounding} first" if source.rounding else ""
     rows = [
         ("base", f"{near(str(source.base.path))} (unchanged{rounded})"),
         ("adapter", near(str(source.path))),
-        ("merged", f"{output} (a whole model, which needs neither of them)"),
+        ("merged", f"{output} (a whole model in {source.dtype}, which needs neither of them)"),
     ]
     print(end_of_command(rows, _next_commands(output)), flush=True)
     return 0

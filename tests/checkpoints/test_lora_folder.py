@@ -14,12 +14,15 @@ import reference_models as tiny
 import sentencepiece
 from safetensors.numpy import save_file
 
+from paddlemix.checkpoints.convert import convert
 from paddlemix.checkpoints.inspection import inspect
 from paddlemix.checkpoints.layouts.paddlemix_lora import read_adapter
 from paddlemix.checkpoints.load import load_model
 from paddlemix.checkpoints.merge import merge
 from paddlemix.checkpoints.processor import LlavaProcessor
 from paddlemix.checkpoints.save import save_model
+from paddlemix.checkpoints.source import open_source
+from paddlemix.checkpoints.verify import compare_tensors
 from paddlemix.cli import command_parser
 from paddlemix.commands.merge import run
 from paddlemix.tensor_files.stored import CheckpointError
@@ -272,6 +275,23 @@ def test_merge_writes_a_folder_that_needs_neither_input(base, base_folder, tmp_p
     for name, values in values_of(load_model(output, device="cpu")).items():
         np.testing.assert_array_equal(values, expected[name])
     assert LlavaProcessor.from_pretrained(output).decode(ids) == text
+
+
+@pytest.mark.parametrize("dtype", [None, "float32"])
+@pytest.mark.parametrize("quantization", [{}, {"quantization": "int8"}], ids=["plain", "int8"])
+def test_merge_and_convert_write_the_same_tensors_in_the_dtype_of_the_base(base_folder, tmp_path, dtype, quantization):
+    save_model(load_model(base_folder, device="cpu"), base_folder, dtype="float16")
+    adapter = write_adapter(tmp_path / "adapter", adapter_state(), base_folder, **quantization)
+    assert merge(adapter, tmp_path / "merged", device="cpu", dtype=dtype).dtype == (dtype or "float16")
+    text = convert(adapter, tmp_path / "converted", "paddle", dtype=dtype, checks=[compare_tensors]).text()
+    merged, converted = (open_source(tmp_path / name).tensors for name in ("merged", "converted"))
+    assert {one.dtype for one in (*merged.values(), *converted.values())} == {dtype or "float16"}
+    for name, tensor in merged.items():
+        np.testing.assert_array_equal(tensor.values, converted[name].values, err_msg=name)
+    said = (
+        "merged in float32\n" if dtype else "merged in float16, the dtype of the base; --dtype float32 does not round"
+    )
+    assert said in text and f"bit-equal to the source's, merged in {dtype or 'float16'}" in text
 
 
 def test_merge_says_what_became_of_base_and_adapter_and_what_comes_next(base_folder, tmp_path, capsys, monkeypatch):

@@ -65,6 +65,17 @@ def test_output_of_another_command_needs_to_be_asked_for(tmp_path):
         write(tmp_path / "out", NEW)
 
 
+def test_output_in_another_layout_needs_to_be_asked_for(tmp_path):
+    write(tmp_path / "out", OLD, "convert", layout="hf")
+    write(tmp_path / "out", OLD, "convert", layout="hf")
+    with pytest.raises(CheckpointError, match="is an earlier output of convert in layout hf, and this one is paddle:"):
+        write(tmp_path / "out", NEW, "convert", layout="paddle")
+    assert without_note(tmp_path / "out") == OLD
+    write(tmp_path / "out", NEW, "convert", layout="paddle", is_overwriting=True)
+    assert without_note(tmp_path / "out") == NEW
+    write(tmp_path / "out", NEW, "convert", layout="paddle")
+
+
 @pytest.mark.parametrize("is_overwriting", [False, True])
 def test_source_is_never_written_to(tmp_path, is_overwriting):
     fill(tmp_path / "model" / "inner", OLD)
