@@ -8,6 +8,8 @@ from pathlib import Path
 from ..terminal.visible import visible, visible_json
 from .parser import add_examples
 
+MAX_WIDTH = 80
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
@@ -24,13 +26,17 @@ def run(arguments: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from ..evaluate.compare import compare
+    from ..terminal.columns import wrapped
 
     pairs = _pairs(Path(arguments.first).expanduser(), Path(arguments.second).expanduser(), arguments.task)
     found = {name: compare(*paths) for name, paths in pairs.items()}
     if arguments.json:
         print(visible_json({name: {**asdict(one), "verdict": one.verdict()} for name, one in found.items()}))
     else:
-        parts = (f"{name}\n" + "\n".join(one.lines(max(arguments.changes, 0))) for name, one in found.items())
+        parts = []
+        for name, one in found.items():
+            summary = [line for text in one.summary() for line in wrapped(text, MAX_WIDTH)]
+            parts.append("\n".join([name, *summary, *one.changed(max(arguments.changes, 0))]))
         print(visible("\n\n".join(parts)))
     return 0
 
@@ -42,6 +48,8 @@ def _pairs(first: Path, second: Path, names: list[str] | None) -> dict[str, tupl
     files = [_files(one) for one in (first, second)]
     if all(one.is_file() for one in (first, second)):
         return {"answers": (first, second)}
+    if first.is_file() or second.is_file():
+        raise ValueError(f"of {first} and {second} one is a file: name two output folders, or two answers.jsonl")
     both = [name for name in files[0] if name in files[1]]
     wanted = [task_of(name).name for name in names] if names else both
     missing = [name for name in wanted if name not in both]

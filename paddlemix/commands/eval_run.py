@@ -87,10 +87,10 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         with kept_answers():
             _answer_all(arguments, works, plan, share)
+            if share.rank == 0:
+                _finish(works, plan, ask_judge)
     except Preempted:
         return STOPPED
-    if share.rank == 0:
-        _finish(works, plan, ask_judge)
     return 0
 
 

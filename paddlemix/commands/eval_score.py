@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ..evaluate.files.stand_alone import stand_alone
     from ..evaluate.report import write_report
     from ..evaluate.results import Saved
-    from ..evaluate.scoring import rule_of, score_task
+    from ..evaluate.scoring import check_answers, rule_of, score_task
     from ..evaluate.summary import scores_json, summary_lines
     from ..evaluate.tasks import task_of
     from ..evaluate.tasks.task import load
@@ -64,6 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
             notice(f"most of these answers are to other questions than those of {task.name} in --data-dir: check both")
     if not saved:
         raise ValueError(f"{answers} has no answer to a question of {task.name}")
+    check_answers(task, loaded, arguments.rule)
     judged = _judged(task, loaded.questions, saved, answers, ask_judge)
     saved = judged.add_to(saved) if judged.texts else saved  # our own answers hold the judgements of their run
     result = score_task(task, loaded, saved, rule=arguments.rule, judge=judged.judge)

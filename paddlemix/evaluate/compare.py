@@ -15,6 +15,7 @@ from typing import Any
 
 from ..terminal.sizes import plural
 from ..terminal.visible import visible_line
+from .comparable import check_scores, of_the_same_questions
 from .item import Problem, named
 from .readers.rows import json_lines
 
@@ -67,21 +68,38 @@ class Comparison:
 
         McNemar's test decides where it holds: credits of 0 and 1, and independent questions. Else the interval does.
         """
-        if self.p_value is not None and self.num_groups == self.num_scored:
+        if self.has_exact_test:
             return self.p_value < ALPHA
         return None if self.interval is None else not self.interval[0] <= 0 <= self.interval[1]
 
+    @property
+    def has_exact_test(self) -> bool:
+        """Whether McNemar's test decides: credits are 0 and 1, and questions are independent."""
+        return self.p_value is not None and self.num_groups == self.num_scored
+
     def verdict(self) -> str:
-        """Return in words whether the difference is significant."""
+        """Return in words whether the difference is significant, and by what."""
         if self.is_significant is None:
             return "nothing can be said: too few questions have a score in both runs"
+        decider = "by McNemar's test" if self.has_exact_test else "by the interval"
         if not self.is_significant:
-            return "not significant: chance alone can make such a difference"
-        return f"significant: the second run is {'better' if (self.difference or 0) > 0 else 'worse'}"
+            return f"not significant: chance alone can make such a difference ({decider})"
+        return f"significant: the second run is {'better' if (self.difference or 0) > 0 else 'worse'} ({decider})"
 
-    def lines(self, max_changes: int = 10) -> list[str]:
-        """Return lines for a terminal: the figures, the verdict and the first changes."""
-        return [*self._figures(), *self.notes, *self._changed(max_changes)]
+    def summary(self) -> list[str]:
+        """Return lines for a terminal: the figures, the verdict and what a reader has to know."""
+        return [*self._figures(), *self.notes, *self._disagreement()]
+
+    def _disagreement(self) -> Iterator[str]:
+        """Yield why the interval seems to say something else than the test that decides, if it does."""
+        if not self.has_exact_test or self.interval is None:
+            return
+        if self.is_significant == (self.interval[0] <= 0 <= self.interval[1]):
+            holds = "holds" if self.is_significant else "does not hold"
+            yield (
+                f"note: the interval {holds} 0, but it assumes a normal distribution, which few changed answers do not "
+                "have; McNemar's test is exact for any number of them, so it decides"
+            )
 
     def _figures(self) -> Iterator[str]:
         yield f"{plural(self.num_scored, 'question')} scored in both runs"
@@ -101,7 +119,8 @@ class Comparison:
             yield f"McNemar's exact test: p = {self.p_value:.4g}"
         yield self.verdict()
 
-    def _changed(self, max_changes: int) -> Iterator[str]:
+    def changed(self, max_changes: int = 10) -> Iterator[str]:
+        """Yield lines for a terminal: how many outputs differ, and the first of them."""
         yield f"{len(self.changes)} outputs differ"
         for one in self.changes[:max_changes]:
             yield f"{visible_line(one.id)}: {_short(one.prompt)}"
@@ -112,10 +131,17 @@ class Comparison:
 
 
 def compare(first: str | Path, second: str | Path) -> Comparison:
-    """Compare two files OUT/TASK/answers.jsonl of a task. Raises ValueError for files that are not of this form."""
-    rows, problems = zip(*(_read(Path(path)) for path in (first, second)), strict=True)
+    """Compare two files OUT/TASK/answers.jsonl of a task.
+
+    Raises ValueError for files that are not of this form, that were scored by different rules or judges, or that answer
+    different questions.
+    """
+    paths = Path(first), Path(second)
+    rows, problems = zip(*map(_read, paths), strict=True)
+    check_scores(*paths)
+    rows, others = of_the_same_questions(paths, rows)
     notes = tuple(f"note: {named(found, 'lines are left out')}" for found in problems if found)
-    return compare_rows(*rows, notes=notes)
+    return compare_rows(*rows, notes=(*notes, *others))
 
 
 def compare_rows(first: Rows, second: Rows, *, notes: Sequence[str] = ()) -> Comparison:

@@ -16,8 +16,9 @@ from ..output import OutputError, replacing
 from .line_file import LineFile, complete_lines
 from .results import Answered, Saved
 
-ANSWERS = "answers.jsonl"
+ANSWERS, RUN, SCORES = "answers.jsonl", "run.json", "scores.json"
 HEADER = "answers_of"  # key of a journal's first line
+MAX_HASH = 9  # characters of a hash in a message, with its quotation mark
 
 
 class Journal:
@@ -72,16 +73,33 @@ def check_identity(
     """Raise OutputError if answers came about in another way than is wanted now.
 
     models: names of the model that gave the answers and of the one that is wanted, which the error adds to the hashes
-    of their weights.
+    of their weights. The hash is of the weights as they compute, so with one model another dtype or quantization is
+    named in its place.
     """
     found, wanted = (json.loads(json.dumps(one)) for one in (found, wanted))
-    for name in (*wanted, *found):
-        if found.get(name) != wanted.get(name):
-            whose = [f" (of the model {model})" for model in models] if models and name == "weights" else ["", ""]
-            raise OutputError(
-                f"{folder} holds answers of another run, with {name} {_short(found.get(name))}{whose[0]} where this "
-                f"one has {_short(wanted.get(name))}{whose[1]}: choose another output, or remove that folder"
-            )
+    names = [name for name in dict.fromkeys((*wanted, *found)) if found.get(name) != wanted.get(name)]
+    if models and models[0] == models[1] and {"dtype", "quantization"} & set(names):
+        names = [name for name in names if name != "weights"]
+    if not names:
+        return
+    old, new = (_short(one.get(names[0])) for one in (found, wanted))
+    if models and names[0] == "weights":
+        old, new = _weights_of(old, new, models)
+    raise OutputError(
+        f"{folder} holds answers of another run, with {names[0]} {old} where this one has {new}: choose another "
+        "output, or remove that folder"
+    )
+
+
+def _weights_of(old: str, new: str, models: tuple[str, str]) -> tuple[str, str]:
+    """Return two hashes of weights, shortened, with the models that have them and why they may differ."""
+    if models[0] == models[1]:
+        whose = f"of the model {models[0]} then", "of the same model now: its files have changed"
+    else:
+        copies = "a converted or merged copy counts as another model"
+        whose = f"of the model {models[0]}", f"of the model {models[1]}; {copies}"
+    shown = (text if len(text) <= MAX_HASH else f'{text[:MAX_HASH]}..."' for text in (old, new))
+    return tuple(f"{text} ({words})" for text, words in zip(shown, whose, strict=True))
 
 
 def _short(value: Any) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from ..output import write_json
 from ..terminal.log import notice
 from .item import Loaded
-from .journal import ANSWERS, read_answers_file, write_answers
+from .journal import ANSWERS, SCORES, read_answers_file, write_answers
 from .judging.ask import Judged, saved_judgements
 from .report import write_report
 from .results import Saved, TaskResult
@@ -20,7 +20,7 @@ from .scoring import score_task
 from .summary import scores_json
 from .tasks import TASKS
 
-SCORES, REPORT, JUDGEMENTS = "scores.json", "report.html", "judgements.jsonl"
+REPORT, JUDGEMENTS = "report.html", "judgements.jsonl"
 # Asks a judge about the answers to a task: its work, the saved answers, the file of judgements.
 AskJudge = Callable[[Work, Mapping[str, Saved], Path], Judged]
 

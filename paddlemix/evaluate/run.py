@@ -22,13 +22,12 @@ from ..output import OutputError, check_file, write_json
 from ..terminal.log import notice
 from .identity import data_files, identity
 from .item import Loaded, Question
-from .journal import ANSWERS, Journal, check_identity, journals_of, read_answers_file, read_journals, write_answers
+from .journal import ANSWERS, RUN, Journal, check_identity, journals_of, read_answers_file, read_journals, write_answers
 from .results import Saved
 from .runner import NUM_AT_A_TIME, Decoding, ask_all
-from .scoring import rule_of, unscored
+from .scoring import check_answers, rule_of, unscored
 from .tasks.task import Task, load
 
-RUN = "run.json"
 SECONDS = 0.5  # between looks at the journals of the other processes
 PATIENCE = 900.0  # seconds until a process that has written nothing is missed
 
@@ -89,13 +88,17 @@ class Work:
 
 
 def prepare(task: Task, plan: Plan) -> Work:
-    """Read the questions of a task. Raises ValueError for missing files, an unknown style or rule, and no questions."""
+    """Read the questions of a task.
+
+    Raises ValueError for missing files, an unknown style or rule, no questions, and answers that the rule cannot use.
+    """
     style = plan.style or next(iter(task.styles))
     decoding = Decoding.of(task.style(style), plan.max_new_tokens, plan.temperature, plan.seed)
     rule_of(task, plan.rule)
     loaded = load(task, plan.data_dir, style, plan.ocr)
     if not loaded.questions:
         raise ValueError(f"{task.name}: there is nothing to ask: {loaded.summary()}")
+    check_answers(task, loaded, plan.rule)
     return Work(task, loaded, style, decoding, plan.limit, data_files(loaded.files))
 
 

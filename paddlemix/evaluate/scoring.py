@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from .item import Loaded, Problem, Question
+from .item import Loaded, Problem, Question, named
 from .results import Answered, Saved, TaskResult
 from .scores.result import Item, Scores
 from .tasks.task import Task
@@ -57,6 +57,22 @@ def rule_of(task: Task, name: str | None) -> str:
     if name is not None and name not in task.scorer.rules:
         raise ValueError(f"{task.name} has no rule {name!r}: it has {', '.join(task.scorer.rules)}")
     return name or task.rule
+
+
+def check_answers(task: Task, loaded: Loaded, rule: str | None) -> None:
+    """Raise ValueError that names the questions of a user's file whose right answer a rule cannot use."""
+    if task.check is None:
+        return
+    problems, rule, file = [], rule_of(task, rule), loaded.files[0]
+    for one in loaded.questions:
+        try:
+            if task.needs in one.fields:
+                task.check(one.fields, rule)
+        except ValueError as error:
+            problems.append(Problem(file.name, str(error), one.id))
+    if problems:
+        found = named(problems, "problem")
+        raise ValueError(f"{file} does not suit the rule {rule!r}: correct it, or choose another rule; {found}")
 
 
 def unscored(question: Question, saved: Saved) -> Answered:
@@ -139,10 +155,7 @@ def _counts(task: Task, answered: Sequence[Answered], asked: Sequence[Answered])
     is_judged = [bool(one.judgement) for one in asked] if task.has_judge else []
     return [
         (len(answered) - len(asked), "have no answer; they are not in the figures"),
-        (
-            sum(task.needs not in one.question.fields for one in asked),
-            "have no right answer in the files; their answers can be submitted",
-        ),
+        (sum(task.needs not in one.question.fields for one in asked), task.unanswered),
         (is_judged.count(False), "have not been read by a judge: --judge names one"),
         (sum(one.finish_reason in ("length", "context") for one in asked), "were cut at the limit of tokens"),
     ]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import shlex
+import signal
 
 import benchmark_files
 import pytest
@@ -16,6 +18,7 @@ from tables import base64_of, write_table
 
 from paddlemix import cli
 from paddlemix.cli import main
+from paddlemix.evaluate import outputs
 from paddlemix.evaluate.readers import pope
 from paddlemix.evaluate.tasks import TASKS
 
@@ -258,6 +261,28 @@ def test_answers_to_another_benchmark_and_a_run_without_a_model_are_pointed_out(
     caplog.clear()
     assert evaluate(*of_model("custom", data=tmp_path, output=tmp_path / "own"))[0] == 0
     assert "the bundled tiny model" not in caplog.text
+
+
+def test_answer_that_the_rule_cannot_use_is_named_before_the_model_is_loaded(evaluate, tmp_path):
+    row = {"question": "Which?", "options": ["cat", "dog"]}
+    rows = [{**row, "answer": "dog"}, {**row, "answer": "fish"}, {**row, "answer": "B"}]
+    benchmark_files.write_lines(tmp_path / "custom.jsonl", rows)
+    words = ("run", "custom", "--data-dir", tmp_path, "--output", tmp_path / "out", "--model-path", "no-such-model")
+    code, _, errors = evaluate(*words, "--rule", "letter")
+    assert code == 1 and "1 problem: custom.jsonl (2): the answer 'fish' is neither" in " ".join(errors.split())
+    assert not (tmp_path / "out").exists()
+
+
+def test_sigterm_while_scores_are_written_ends_with_a_line_and_the_same_command_goes_on(
+    evaluate, data, tmp_path, monkeypatch, caplog
+):
+    words = of_model("custom", data=data, output=tmp_path / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr(outputs, "write_report", lambda *arguments: os.kill(os.getpid(), signal.SIGTERM))
+        assert evaluate(*words)[0] == 128 + signal.SIGTERM
+    assert "the answers so far are kept: the same command goes on from there" in caplog.text
+    code, printed, _ = evaluate(*words)
+    assert code == 0 and "result" in printed and "left out" not in printed
 
 
 def test_an_image_that_cannot_be_read_is_named_in_scores_and_report(evaluate, data, tmp_path):

@@ -89,9 +89,16 @@ def test_answers_are_in_the_order_of_the_file_and_those_of_each_question_alone(p
 
 def test_answers_of_another_model_are_refused_with_both_names(parts, questions, tmp_path):
     run(parts, plan_of(questions, tmp_path / "out"))
-    named = r'with weights "\w+" \(of the model tiny\) where this one has "other" \(of the model 7b\): choose'
+    named = (
+        r'with weights "\w{8}\.\.\." \(of the model tiny\) where this one has "other" \(of the model 7b; a converted'
+    )
     with pytest.raises(OutputError, match=named):
         run(parts, plan_of(questions, tmp_path / "out"), model="7b", weights="other")
+    changed = r"of the model tiny then\) where .* \(of the same model now: its files have changed\): choose"
+    with pytest.raises(OutputError, match=changed):
+        run(parts, plan_of(questions, tmp_path / "out"), weights="other")
+    with pytest.raises(OutputError, match='with dtype "float32" where this one has "float16"'):
+        run(parts, plan_of(questions, tmp_path / "out"), weights="other", dtype="float16")
 
 
 @pytest.mark.parametrize("limit", [None, 5])

@@ -74,7 +74,7 @@ def read_answers(path: str | Path, questions: Sequence[Question]) -> Answers:
     """
     path = Path(path)
     if len({question.id for question in questions}) < len(questions):
-        raise ValueError("two questions have the same id")
+        raise ValueError(f"two questions have the id {_twice(questions)!r}: give each its own")
     kind, found = _read(path)
     saved = [one for one in found if isinstance(one, SavedAnswer)]
     problems = [one for one in found if isinstance(one, Problem)]
@@ -94,6 +94,12 @@ def read_answers(path: str | Path, questions: Sequence[Question]) -> Answers:
         tuple(problems),
         matched.num_by_order,
     )
+
+
+def _twice(questions: Sequence[Question]) -> str:
+    """Return the first id that occurs a second time."""
+    seen: set[str] = set()
+    return next(one.id for one in questions if one.id in seen or seen.add(one.id))
 
 
 class _Matched:
@@ -179,7 +185,8 @@ def saved_rows(path: Path) -> tuple[str, list[Placed]]:
     """Return the kind of a file of answers in JSON, and its rows. Raises ValueError for any other file."""
     if path.suffix.lower() != ".json":
         rows = list(json_lines(path))
-        return _kind_of(path, next(row for _, row in rows if isinstance(row, dict))), rows
+        where, row = next(one for one in rows if isinstance(one[1], dict))
+        return _kind_of(path.parent / where, row), rows
     found = read_json(path, dict)
     if isinstance(found.get("outputs"), dict):
         return "llava", [(path.name, {"question_id": name, "text": text}) for name, text in found["outputs"].items()]
@@ -188,18 +195,18 @@ def saved_rows(path: Path) -> tuple[str, list[Placed]]:
     raise ValueError(f"{path} holds no answers: expected the key 'outputs' (LLaVA) or 'logs' (lmms-eval)")
 
 
-def _kind_of(path: Path, row: Mapping[str, Any]) -> str:
+def _kind_of(where: Path, row: Mapping[str, Any]) -> str:
     if "id" in row and row.keys() & {"output", "problem"}:
         return "paddlemix"
     if {"question_id", "text"} <= row.keys():
         if "image" in row and "answer_id" not in row:
-            raise ValueError(f"{path} holds LLaVA's questions, expected its answers")
+            raise ValueError(f"{where} holds a question of LLaVA, expected an answer")
         return "llava"
     if "doc_id" in row and row.keys() & {"filtered_resps", "resps"}:
         return "lmms"
     keys = ", ".join(list(row)[:8])
     raise ValueError(
-        f"{path} holds no answers that are known: found the keys {keys}; expected id and output (ours), question_id "
+        f"{where} holds no answer that is known: found the keys {keys}; expected id and output (ours), question_id "
         "and text (LLaVA), or doc_id and filtered_resps (lmms-eval)"
     )
 

@@ -8,11 +8,23 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from ..item import Record
 from .rows import Files, Read, id_of, image_in, json_lines, letters, records, text_of, texts_of
 
 KEYS = ("id", "question", "answer", "answers", "image", "images", "options", "category", "metadata")
+# How other projects call these keys.
+OTHER_NAMES: Mapping[str, str] = MappingProxyType(
+    {
+        **dict.fromkeys(("question_id", "qid", "index"), "id"),
+        **dict.fromkeys(("prompt", "text", "query", "instruction"), "question"),
+        **dict.fromkeys(("label", "gt", "gt_answer", "ground_truth", "reference", "output", "response"), "answer"),
+        **dict.fromkeys(("references", "gt_answers"), "answers"),
+        **dict.fromkeys(("image_path", "image_file", "img"), "image"),
+        "choices": "options",
+    }
+)
 
 
 def read(files: Files) -> Read:
@@ -41,15 +53,18 @@ def _numbered(row: object, number: int) -> object:
 
 
 def _check_keys(row: Mapping) -> None:
-    for key in row:
-        if key not in KEYS:
-            near = difflib.get_close_matches(key, KEYS, n=1)
-            raise ValueError(
-                f"unknown key {key!r}{f', did you mean {near[0]!r}?' if near else ''}; known: {', '.join(KEYS)}"
-            )
+    unknown = [_named(key) for key in row if key not in KEYS]
+    if unknown:
+        what = "unknown key" + "s" * (len(unknown) > 1)
+        raise ValueError(f"{what} {', '.join(unknown)}; known: {', '.join(KEYS)}")
     for pair in (("answer", "answers"), ("image", "images")):
         if set(pair) <= set(row):
             raise ValueError(f"the row has {pair[0]!r} and {pair[1]!r}, expected one of them")
+
+
+def _named(key: str) -> str:
+    near = [OTHER_NAMES[key.lower()]] if key.lower() in OTHER_NAMES else difflib.get_close_matches(key, KEYS, n=1)
+    return f"{key!r}" + (f" (did you mean {near[0]!r}?)" if near else "")
 
 
 def _options(value: object) -> dict[str, str]:

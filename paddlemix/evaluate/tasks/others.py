@@ -217,5 +217,7 @@ TASKS = (
         "answers",
         submission=submission.llava,
         submission_name="custom.jsonl",
+        check=custom_scores.check,
+        unanswered="have no 'answer' in the file; they are not in the figures",
     ),
 )

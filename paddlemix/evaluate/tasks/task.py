@@ -53,7 +53,9 @@ class Task:
     sources: the first whose files are there is read. folders: below the data folder, in which files are looked for,
     too. styles: prompts by the project's name, the default first. rule: the scorer's default. needs: key of the right
     answer in the fields. has_judge: whether a judge model reads the answers first; it gets the fields. submission:
-    writes the file that the benchmark's server takes; its name is `submission_name`.
+    writes the file that the benchmark's server takes; its name is `submission_name`. check: raises ValueError for a
+    question whose right answer a rule cannot use, where users write the questions. unanswered: what is said of
+    questions without a right answer.
     """
 
     name: str
@@ -67,6 +69,8 @@ class Task:
     has_judge: bool = False
     submission: Writer | None = None
     submission_name: str = ""
+    check: Callable[[Item, str], None] | None = None
+    unanswered: str = "have no right answer in the files; their answers can be submitted"
 
     def style(self, name: str | None = None) -> Style:
         """Return a prompt style, the default without a name. Raises ValueError that names those that the task has."""

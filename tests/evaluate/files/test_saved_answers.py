@@ -153,8 +153,12 @@ def test_own_id_is_preferred_to_the_other_names_of_a_question(tmp_path):
     ("name", "content", "text"),
     [
         ("a.jsonl", "", "no line that is a JSON object"),
-        ("a.jsonl", '{"question": "x"}', "found the keys question"),
-        ("a.jsonl", '{"question_id": 1, "image": "x.jpg", "text": "Which?"}', "holds LLaVA's questions"),
+        ("a.jsonl", '{"question": "x"}', "a.jsonl line 1 holds no answer that is known: found the keys question"),
+        (
+            "a.jsonl",
+            '{"question_id": 1, "image": "x.jpg", "text": "Which?"}',
+            "a.jsonl line 1 holds a question of LLaVA",
+        ),
         ("a.json", "[]", "expected a JSON object"),
         ("a.json", '{"acc": 1}', "expected the key 'outputs'"),
         ("a.xlsx", "index,prediction", "is not a workbook"),
@@ -179,5 +183,5 @@ def test_workbook_without_the_columns_is_an_error(tmp_path):
 
 
 def test_questions_that_share_an_id_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="same id"):
+    with pytest.raises(ValueError, match="two questions have the id '1'"):
         read_answers(write(tmp_path / "a.jsonl", [llava(1, "a")]), (THREE[0], THREE[0]))

@@ -229,7 +229,8 @@ def test_custom_rows_have_the_lines_number_as_id_and_every_kind_of_answer(tmp_pa
 @pytest.mark.parametrize(
     ("row", "text"),
     [
-        ({"question": "?", "anwser": "3"}, "unknown key 'anwser', did you mean 'answer'?"),
+        ({"question": "?", "anwser": "3"}, "unknown key 'anwser' (did you mean 'answer'?); known: id, "),
+        ({"prompt": "?", "label": "3"}, "'prompt' (did you mean 'question'?), 'label' (did you mean 'answer'?); known"),
         ({"question": "?", "answer": "3", "answers": ["3"]}, "'answer' and 'answers'"),
         ({"answer": "3"}, "no 'question'"),
         ({"question": 3, "answer": "3"}, "'question' is 3"),

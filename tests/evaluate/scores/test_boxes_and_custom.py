@@ -77,6 +77,8 @@ def test_hallusion_refuses_an_index_without_six_parts():
         ("regex", "total: 42 kg", [r"total: (\d+)"], 1),
         ("regex", "total: none", [r"total: (\d+)"], 0),
         ("anls", "sevem", ["seven"], 0.8),
+        ("anls", "红色的圆形。", ["红色的圆形"], 1),
+        ("anls", "seven.", ["seven"], 5 / 6),
     ],
 )
 def test_rules_of_custom_tasks(rule, text, answers, credit):
@@ -93,6 +95,38 @@ def test_letter_of_a_custom_task_is_the_strict_one():
     item = {"prediction": "(B)", "answers": ["B"], "options": {"A": "x", "B": "y"}}
     assert custom.judge(item, "letter").credit == 1
     assert custom.judge({**item, "prediction": "(B) or (A)"}, "letter").is_failed
+
+
+@pytest.mark.parametrize(("text", "credit"), [("A", 0), ("B", 1), ("a dog.", 1)])
+def test_letter_takes_the_text_of_an_option_as_the_right_answer(text, credit):
+    item = {"prediction": text, "answers": ["a dog"], "options": {"A": "a cat", "B": "A dog."}}
+    assert custom.judge(item, "letter").credit == credit
+
+
+@pytest.mark.parametrize(
+    ("answer", "options", "text"),
+    [
+        (
+            "fish",
+            {"A": "cat", "B": "dog"},
+            "'fish' is neither the letter nor the text of an option: expected one of A, B",
+        ),
+        ("cat", {"A": "cat", "B": "cat"}, "'cat' is the text of 2 options"),
+        ("A", {}, "needs 'options', and the question has none"),
+    ],
+)
+def test_answer_that_is_no_option_is_refused_under_letter(answer, options, text):
+    with pytest.raises(ValueError, match=text):
+        custom.check({"answers": [answer], "options": options}, "letter")
+
+
+def test_a_rule_that_takes_more_answers_than_exact_is_named_with_their_number():
+    texts = ["seven", "There are seven.", "It is seven", "eight"]
+    (note,) = custom.score([{"prediction": text, "answers": ["seven"]} for text in texts]).notes
+    assert note.startswith("2 of 4 answers are wrong here and right with `--rule contains`, which looks for")
+    item = {"prediction": "(B)", "answers": ["dog"], "options": {"A": "cat", "B": "dog"}}
+    assert "1 of 1 answers are wrong here and right with `--rule letter`" in custom.score([item]).notes[0]
+    assert custom.score([{"prediction": "seven", "answers": ["seven"]}]).notes == ()
 
 
 def test_bad_pattern_and_missing_references_are_refused():
