@@ -38,6 +38,11 @@ class Talk:
     def __post_init__(self):
         self.start = self.session.sampling
 
+    @property
+    def context(self) -> int:
+        """How many tokens the model's context holds."""
+        return self.session.model.config.language.max_position_embeddings
+
 
 class Command(NamedTuple):
     """A command. run: given the talk and the rest of the line; raises ValueError or OSError for a mistake."""
@@ -45,6 +50,10 @@ class Command(NamedTuple):
     usage: str
     text: str
     run: Callable[[Talk, str], Iterable[str]]
+
+    @property
+    def takes_words(self) -> bool:
+        return " " in self.usage
 
 
 def add_images(talk: Talk, rest: str) -> list[str]:
@@ -94,9 +103,9 @@ def set_system(talk: Talk, rest: str) -> list[str]:
 def set_params(talk: Talk, rest: str) -> list[str]:
     """Show or set how answers are sampled: all settings, or those that were set."""
     session = talk.session
-    session.sampling = changed(session.sampling, rest, talk.start)
+    session.sampling = changed(session.sampling, rest, talk.start, talk.context)
     names = {} if rest.split()[:1] == [DEFAULT] else dict(pairs_of(rest))
-    return shown(session.sampling, names or FIELDS)
+    return shown(session.sampling, names or FIELDS, talk.context)
 
 
 def save(talk: Talk, name: str) -> list[str]:
@@ -117,7 +126,7 @@ def save(talk: Talk, name: str) -> list[str]:
             file.write((text + "\n").encode(errors="backslashreplace"))
     except OSError as error:
         raise ValueError(f"{short(name)} cannot be written: {error.strerror or error}") from error
-    return [f"(saved to {name})"]
+    return [f"(saved to {os.path.abspath(file_path)})"]
 
 
 def short(name: str) -> str:

@@ -29,14 +29,14 @@ def read_line(style: Style) -> str:
 def proposals(line: str, commands: Sequence[str]) -> list[str]:
     """Return how a line up to the cursor could go on: a command, a setting of /params or a path."""
     word, space, rest = line.partition(" ")
-    if word == "/params" and space:
+    if word.lower() == "/params" and space:
         before, _, last = rest.rpartition(" ")
         names = [f"{name}=" for name in FIELDS if name.startswith(last)]
         return [f"{word} {before}{' ' if before else ''}{name}" for name in names]
     for command in TAKE_PATHS:
-        if line.startswith(command):
+        if line.lower().startswith(command):
             return [command + path for path in completed(line[len(command) :])]
-    found = [f"{command} " for command in commands if command.startswith(line)] if line.startswith("/") else []
+    found = [f"{command} " for command in commands if command.startswith(line.lower())] if line.startswith("/") else []
     if found:  # rather than the folders at the root of the machine
         return found
     return completed(line) if line and (not space or line.startswith(("/", "~", "."))) else []

@@ -96,14 +96,17 @@ class ChatLoop:
 
     def _handle(self, line: str) -> None:
         word, _, rest = line.partition(" ")
-        if word in self.commands:
-            self._run(self.commands[word], rest.strip())
+        name, rest = word.lower(), rest.strip()
+        if rest and (name in END_WORDS[2:] or (name in self.commands and not self.commands[name].takes_words)):
+            self._note(f"error: {name} takes no words, found {short(rest)!r}: type {name} alone", "error")
+        elif name in self.commands:
+            self._run(self.commands[name], rest)
         elif images_of(line):
             self._run(self.commands["/image"], line.strip())
             self._note("(taken as an image; to send the text itself, type a space before it)")
         elif line.startswith("/") or is_like_an_image(line):
             kind = "file" if "/" in word[1:] or is_like_an_image(line) else "command"
-            hint = nearest(word, self.commands) if kind == "command" and len(word) <= MAX_COMMAND else ""
+            hint = nearest(name, self.commands) if kind == "command" and len(word) <= MAX_COMMAND else ""
             self._note(f"unknown {kind} {short(word)}{hint or ': see /help'} (as text: a space before it)")
         else:
             self._ask(line)
@@ -191,7 +194,7 @@ class ChatLoop:
 
     def _print_notes(self, turn: Turn, file: TextIO | None = None) -> None:
         """Print why an answer ended early, how full the context is, and with --debug the prompt and the output."""
-        context = self.session.model.config.language.max_position_embeddings
+        context = self.talk.context
         if turn.finish_reason == "length":
             print("(cut at --max-new-tokens)", file=file)
         elif turn.finish_reason == "context":
@@ -210,7 +213,8 @@ class ChatLoop:
 
     def _help(self, talk: Talk, _: str) -> list[str]:
         lines = [f"{command.usage:<{USAGE_WIDTH}}{command.text}" for command in self.commands.values()]
-        return [*lines, *END.splitlines(), "The names that /params takes:", *explained(self.session.sampling)]
+        settings = explained(self.session.sampling, talk.context)
+        return [*lines, *END.splitlines(), "The names that /params takes:", *settings]
 
 
 def same_answer(temperature: float) -> list[str]:

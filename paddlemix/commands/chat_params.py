@@ -29,25 +29,29 @@ FIELDS = {
     "seed": Setting("seed", True, "of the sampling"),
     "speculate": Setting("lookup", True, "tokens guessed at a time"),
 }
+LENGTH = "max_new_tokens"
 DEFAULT = "default"
 WIDTH = 25  # of a setting with its value
 
 
-def shown(sampling: SamplingParams, names: Iterable[str]) -> list[str]:
-    """Return settings as `/params` takes them, a line each with what may be set."""
-    ranges = sampling.ranges
+def shown(sampling: SamplingParams, names: Iterable[str], context: int) -> list[str]:
+    """Return settings as `/params` takes them, a line each with what may be set. context: tokens of the model's."""
+    ranges = _ranges(sampling, context)
     rows = [(f"{name}={getattr(sampling, FIELDS[name].field)}", FIELDS[name]) for name in names]
     return [f"{text:<{WIDTH}} {ranges[setting.field]}; {setting.note}" for text, setting in rows]
 
 
-def explained(sampling: SamplingParams) -> list[str]:
-    """Return the names of the settings, a line each with what may be set."""
-    ranges = sampling.ranges
+def explained(sampling: SamplingParams, context: int) -> list[str]:
+    """Return the names of the settings, a line each with what may be set. context: tokens of the model's."""
+    ranges = _ranges(sampling, context)
     return [f"  {name:<{WIDTH - 3}}{ranges[setting.field]}; {setting.note}" for name, setting in FIELDS.items()]
 
 
-def changed(sampling: SamplingParams, text: str, start: SamplingParams) -> SamplingParams:
-    """Return the settings with `name=value ...` changed, after `default` from those of the start. Raises ValueError."""
+def changed(sampling: SamplingParams, text: str, start: SamplingParams, context: int) -> SamplingParams:
+    """Return the settings with `name=value ...` changed, after `default` from those of the start.
+
+    context: tokens of the model's, which limit an answer. Raises ValueError.
+    """
     word, _, rest = text.strip().partition(" ")
     if word == DEFAULT:
         sampling, text = start, rest
@@ -61,10 +65,17 @@ def changed(sampling: SamplingParams, text: str, start: SamplingParams) -> Sampl
         if not value or value in FIELDS:
             raise ValueError(f"{name} has no value: write {name}={getattr(sampling, setting.field)}")
         values[setting.field] = _number(name, value, setting.is_whole)
+    if values.get(LENGTH, 0) > context:
+        raise ValueError(f"{LENGTH} is {values[LENGTH]}: expected {_ranges(sampling, context)[LENGTH]}")
     try:
         return dataclasses.replace(sampling, **values)
     except ValueError as error:
         raise ValueError(str(error).replace("lookup", "speculate")) from None
+
+
+def _ranges(sampling: SamplingParams, context: int) -> dict[str, str]:
+    """Return what is expected of each field, in words."""
+    return {**sampling.ranges, LENGTH: f"1 to {context}, the model's context"}
 
 
 def pairs_of(text: str) -> Iterator[tuple[str, str]]:

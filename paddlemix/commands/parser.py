@@ -18,6 +18,8 @@ MODEL, IMAGE = "paddlemix/examples/llava/tiny/model", "paddlemix/examples/llava/
 SHAPES = "python -m paddlemix.examples.llava.tiny.make_data --output work_dirs/shapes --num-train 64 --num-eval 20"
 MAX_WIDTH, HELP_COLUMN = 100, 30  # of a help text, in characters
 INVALID_NUMBER = re.compile(r"argument (\S+): invalid (int|float) value: (.+)", re.DOTALL)  # argparse's words
+NGINX = "the server does not speak TLS; nginx in front of it does, for one or several servers (docs/en/serving.md)"
+ABSENT = {"--ssl-certfile": NGINX, "--ssl-keyfile": NGINX}  # options of other tools that have no counterpart, and why
 SYNONYMS = {"--image-dir": "--image-folder"}  # names that users bring from other tools, and ours, with hyphens
 
 
@@ -134,6 +136,8 @@ class Parser(argparse.ArgumentParser):
             is_abbreviation = self.allow_abbrev and any(option.startswith(name) for option in known)
             if not name.startswith("--") or name in known or is_abbreviation:
                 continue
+            if name in ABSENT:
+                self.error(f"unknown option {name}: {ABSENT[name]}")
             hint = nearest(name, known, LIKE_AN_OPTION if takes_settings else 0.6)
             if hint or not takes_settings:
                 self.error(f"unknown option {name}{hint or '; --help lists the options'}")

@@ -20,8 +20,9 @@ def add_web_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KEY",
-        help=f"a key that opens /v1; or @FILE or an existing file, with a key on each line; may be repeated (also "
-        f"${KEY_VARIABLE}, which other users of the machine do not see)",
+        help="a key that opens /v1, or @FILE (or just the name of an existing file) with a key on each line; may be "
+        f"repeated. Other users of the machine see a key in the command line, but not one in a file or in "
+        f"${KEY_VARIABLE}",
     )
     group.add_argument(
         "--served-model-name",

@@ -147,9 +147,9 @@ def test_system_text_holds_for_the_conversation_so_far_too(parts, talk):
 
 def test_params_are_shown_set_and_checked(talk):
     loop, output = talk("/params temperature=0.7 --top-k 3 speculate = 4", "/params")
-    sampling = loop.session.sampling
+    sampling, context = loop.session.sampling, loop.talk.context
     assert sampling == SamplingParams(temperature=0.7, top_k=3, lookup=4, max_new_tokens=6, seed=0)
-    assert "\n".join(shown(sampling, FIELDS)) in output and output.count("temperature=0.7") == 2
+    assert "\n".join(shown(sampling, FIELDS, context)) in output and output.count("temperature=0.7") == 2
     assert output.count("top_p=1.0") == 1  # what was not set is not shown until somebody asks
     assert all(len(line) <= 80 for line in output.splitlines())
     for text, expected in (
@@ -160,9 +160,11 @@ def test_params_are_shown_set_and_checked(talk):
         ("top_k=many", "top_k is 'many': expected a whole number"),
         ("top_p=7", "top_p is 7.0: expected a number above 0 and at most 1"),
         ("speculate=-1", "speculate is -1: expected at least 0"),
+        ("max_new_tokens=0", "max_new_tokens is 0: expected at least 1"),
+        (f"max_new_tokens={context + 1}", f"expected 1 to {context}, the model's context"),
     ):
         with pytest.raises(ValueError) as error:
-            changed(GREEDY, text, GREEDY)
+            changed(GREEDY, text, GREEDY, context)
         assert expected in str(error.value)
 
 
@@ -172,6 +174,14 @@ def test_params_default_brings_the_settings_of_the_start_back(talk):
     assert loop.session.sampling == sampling and "top_k=0 " in output
     loop, _ = talk("/params top_k=3", "/params default seed=9", sampling=sampling)
     assert loop.session.sampling == dataclasses.replace(sampling, seed=9)
+
+
+def test_commands_that_take_no_words_say_so_and_any_case_is_a_command(talk):
+    loop, output = talk("Hello", "/clear now", "/regenerate 3", "/EXIT now", "/Help", "/QUIT")
+    assert "error: /clear takes no words, found 'now': type /clear alone\n" in output
+    assert "error: /regenerate takes no words, found '3'" in output and "/exit takes no words" in output
+    assert len(loop.session.turns) == 1 and "forget the conversation" in output and "unknown" not in output
+    assert not talk("Hello", "/CLEAR")[0].session.turns
 
 
 def test_images_are_listed_with_where_they_are(talk, image):
@@ -187,7 +197,7 @@ def test_help_has_all_commands(talk):
     for name in loop.commands:
         assert f"\n{name}" in output or f"USER: {name}" in output
     for name in FIELDS:
-        assert re.search(rf"\n  {name} +(a number|at least)", output)
+        assert re.search(rf"\n  {name} +(a number|at least|1 to)", output)
     assert all(len(line) < 80 for line in output.splitlines())
 
 
@@ -198,6 +208,7 @@ def test_tab_proposes_commands_settings_and_paths(tmp_path, monkeypatch):
     (tmp_path / ".hidden").touch()
     monkeypatch.chdir(tmp_path)
     assert proposals("/im", names) == ["/image ", "/images "]
+    assert proposals("/IM", names) == ["/image ", "/images "]
     assert proposals("/", names) == [f"{name} " for name in names]  # and not the folders at the root of the machine
     assert proposals("/params temp", names) == ["/params temperature="]
     assert proposals("/params seed=1 top_", names) == ["/params seed=1 top_p=", "/params seed=1 top_k="]

@@ -78,6 +78,11 @@ def test_the_table_of_options_is_that_of_the_command():
                 assert text.strip() == f"{defaults[option]}".removesuffix(".0"), option
 
 
+def test_the_help_of_the_key_is_the_text_of_the_page():
+    (text,) = (action.help for action in command_parser("serve")._actions if action.option_strings == ["--api-key"])
+    assert f"| {text} |" in section("Options").text.replace("`", "")
+
+
 @pytest.mark.parametrize("page", SERVING, ids=lambda page: page.stem)
 def test_the_clients_of_the_page_get_the_answer(address, page, tmp_path):
     folder = linked_folder(tmp_path)

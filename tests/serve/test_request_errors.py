@@ -234,6 +234,21 @@ def test_wrong_paths_and_methods_have_the_same_shape(send, method, path, status,
     assert (found, error["code"]) == (status, code)
 
 
+def test_wrong_paths_and_methods_name_the_right_ones(send):
+    for path in ("/v1", "/chat/completions"):
+        message = send(path=path, method="GET")[1]["message"]
+        assert f"there is no GET {path}: expected " in message and "{" not in message
+        assert "POST /v1/chat/completions" in message and "GET /v1/models," in message
+    assert send(path=CHAT, method="GET")[1]["message"] == f"GET {CHAT} is not supported: expected POST"
+
+
+def test_a_limit_above_the_context_is_named_as_without_effect(server):
+    for name in ("max_tokens", "max_completion_tokens"):
+        for number, expected in ((server[1].info.max_model_len, None), (1 << 20, name)):
+            response = urllib3.request("POST", server[0] + CHAT, json=question(**{name: number}))
+            assert response.status == 200 and response.headers.get("x-ignored-fields") == expected
+
+
 def test_unknown_model_is_404_and_an_empty_one_the_first(send, server):
     status, error = send(json.dumps({**question(), "model": "gpt-4"}))
     assert (status, error["code"], error["param"]) == (404, "model_not_found", "model")

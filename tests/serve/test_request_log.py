@@ -40,6 +40,7 @@ def test_a_line_of_a_failed_request_names_the_error_and_leaves_out_times_it_did_
     record = RequestRecord(id="x", path="/v1/chat/completions", status=400, error_code="context_length_exceeded")
     line = line_of(record)
     assert "status=400 error=context_length_exceeded" in line and "queue_s" not in line and "None" not in line
+    assert "prompt=" not in line_of(record, is_with_texts=True)
 
 
 def test_prompts_and_answers_are_written_only_on_request():

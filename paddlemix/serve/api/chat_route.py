@@ -21,7 +21,7 @@ from .field_rules import check_fields
 from .json_body import parse, validated
 from .openapi import answer_description
 from .plan import Plan, session_of
-from .sampling_fields import sampling_of
+from .sampling_fields import sampling_of, unreachable_limits
 from .schema import ChatRequest
 
 router = APIRouter()
@@ -75,6 +75,7 @@ def _read(serving: Serving, body: bytes) -> _Asked:
     request = validated(ChatRequest, parse(body))
     ignored = check_fields(request)
     model, info, limits = serving.name_of(request.model), serving.info, serving.settings.limits
+    ignored += unreachable_limits(request, info)
     sampling = sampling_of(request, info, limits)
     chat = read_messages(request.messages, is_continued=bool(request.continue_final_message), limits=limits)
     return _Asked(request, ignored, model, sampling, chat)

@@ -18,7 +18,7 @@ from .field_rules import check_fields
 from .json_body import kind_of, parse, shown, validated
 from .openapi import answer_description
 from .plan import Plan, session_of
-from .sampling_fields import sampling_of
+from .sampling_fields import sampling_of, unreachable_limits
 from .schema import CompletionRequest
 
 router = APIRouter()
@@ -44,6 +44,7 @@ def _plan(serving: Serving, body: bytes, job_id: str) -> Plan:
     request = validated(CompletionRequest, parse(body))
     ignored = check_fields(request)
     model, info, limits = serving.name_of(request.model), serving.info, serving.settings.limits
+    ignored += unreachable_limits(request, info)
     sampling = sampling_of(request, info, limits)
     prompts = read_prompts(request.prompt, info)
     num_each = request.n or 1

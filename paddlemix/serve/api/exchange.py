@@ -100,7 +100,7 @@ class Exchange:
             first_token_seconds=self._first_seconds,
             total_seconds=time.monotonic() - self._started,
             prompt="\n".join(one if isinstance(one, str) else prompt_text(one, images) for one in self._prompts),
-            answers=tuple(answer.text for answer in answers.list) if self.serving.log.is_with_texts else (),
+            answers=_texts_of(answers) if self.serving.log.is_with_texts else (),
         )
 
 
@@ -108,6 +108,11 @@ def _reason(answer: Answer, status: int, error: ApiError | None) -> str:
     if answer.ended is not None:
         return answer.ended.finish_reason
     return "abort" if error is None and status == CLIENT_GONE else "error"
+
+
+def _texts_of(answers: Answers) -> tuple[str, ...]:
+    """Return the texts of the answers that ended or have begun; a refused request has none."""
+    return tuple(one.text for one in answers.list if one.ended is not None or one.pieces)
 
 
 def _images_of(answers: Answers) -> list[ImageCount]:

@@ -49,6 +49,16 @@ def sampling_of(request: AnswerRequest, info: ModelInfo, limits: Limits) -> Samp
         raise ApiError(400, str(error), code="invalid_value") from None
 
 
+def unreachable_limits(request: AnswerRequest, info: ModelInfo) -> list[str]:
+    """Return the fields with more tokens than the context holds, which have no effect: an answer ends at the context.
+
+    Clients that do not know the model send such limits (VLMEvalKit 32768), so that they are no error as in vLLM.
+    """
+    names = ("max_tokens", *(["max_completion_tokens"] if isinstance(request, ChatRequest) else []))
+    values = request.model_dump(include=set(names))
+    return [name for name in names if (values[name] or 0) > info.max_model_len]
+
+
 def _or(value: Any, default: float) -> float:
     return default if value is None else float(value)
 

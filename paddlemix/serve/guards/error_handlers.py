@@ -6,6 +6,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Route
 
 from ..api.json_body import path_of, shown
 from ..errors import ApiError
@@ -34,12 +35,21 @@ async def _answer_api_error(request: Request, error: ApiError) -> JSONResponse:
 
 
 async def _answer_http_error(request: Request, error: HTTPException) -> JSONResponse:
-    place = f"{request.method} {request.url.path[:200]}"
-    messages = {404: f"there is no {place}: /openapi.json lists all paths", 405: f"{place} is not supported here"}
+    place, allowed = f"{request.method} {request.url.path[:200]}", (error.headers or {}).get("Allow", "")
+    messages = {
+        404: f"there is no {place}: expected {', '.join(_paths(request.app))}; /openapi.json describes all paths",
+        405: f"{place} is not supported{allowed and f': expected {allowed}'}",
+    }
     codes = {404: "unknown_path", 405: "method_not_allowed"}
     message = messages.get(error.status_code, str(error.detail))
     answer = ApiError(error.status_code, message, code=codes.get(error.status_code), headers=error.headers)
     return await _answer_api_error(request, answer)
+
+
+def _paths(app: FastAPI) -> list[str]:
+    """Return the methods and paths of the API, without those of the page and those with a part to fill in."""
+    routes = (route for route in app.routes if isinstance(route, Route))
+    return [f"{min(one.methods)} {one.path}" for one in routes if one.path.startswith("/v1/") and "{" not in one.path]
 
 
 async def _answer_wrong_query(request: Request, error: RequestValidationError) -> JSONResponse:

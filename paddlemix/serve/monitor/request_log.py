@@ -127,7 +127,8 @@ def _fields(record: RequestRecord) -> Iterator[tuple[str, object]]:
 
 
 def _texts(record: RequestRecord) -> Iterator[tuple[str, str]]:
-    yield "prompt", record.prompt
+    if record.prompt:  # which a request that was refused before it was read does not have
+        yield "prompt", record.prompt
     for answer in record.answers:
         yield "answer", answer
 
