@@ -20,11 +20,14 @@ MAX_WIDTH, HELP_COLUMN = 100, 30  # of a help text, in characters
 INVALID_NUMBER = re.compile(r"argument (\S+): invalid (int|float) value: (.+)", re.DOTALL)  # argparse's words
 NGINX = "the server does not speak TLS; nginx in front of it does, for one or several servers (docs/en/serving.md)"
 ABSENT = {"--ssl-certfile": NGINX, "--ssl-keyfile": NGINX}  # options of other tools that have no counterpart, and why
+OPTION = r"--\S+(?: (?!--|&&|\|)(?:'[^']*'|\"[^\"]*\"|[^\s\[])+)*"  # with its values
+WORDS = re.compile(rf"{OPTION}|(?:'[^']*'|\"[^\"]*\"|\S)+")  # of a command
+USAGE_PARTS = re.compile(rf"\[[^\[\]]*\]|{OPTION}|\S+")
 SYNONYMS = {"--image-dir": "--image-folder"}  # names that users bring from other tools, and ours, with hyphens
 
 
 class HelpFormatter(argparse.HelpFormatter):
-    """Help with a short usage, the default of each option, and examples that stay as they are written."""
+    """Help with a short usage, the default of each option, and examples that can be copied."""
 
     def __init__(self, prog: str):
         width = min(shutil.get_terminal_size().columns - 2, MAX_WIDTH)
@@ -39,7 +42,10 @@ class HelpFormatter(argparse.HelpFormatter):
             words += [f"{action.option_strings[0]} {self._value(action)}" for action in options if action.required]
             is_command = not any(isinstance(action, argparse._SubParsersAction) for action in places)
             usage = " ".join([self._prog, *words, *(["[options]"] if is_command else [])]).replace("%", "%%")
-        return super()._format_usage(usage, actions, groups, prefix)
+        text = super()._format_usage(usage, actions, groups, prefix)
+        if prefix == "":  # argparse asks for the beginning of the names of parts
+            return text
+        return "\n".join(line for long in text.split("\n") for line in folded(long, self._width, USAGE_PARTS))
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         """Return the names of an option, and its value once."""
@@ -55,11 +61,12 @@ class HelpFormatter(argparse.HelpFormatter):
         return known.get(action.type) or super()._get_default_metavar_for_optional(action)
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
-        """Wrap paragraphs; a line that begins with a space, as an example, stays as it is."""
+        """Wrap paragraphs; a line that begins with a space is a command, and a long one gets backslashes."""
         filled: list[str] = []
         for is_kept, lines in itertools.groupby(text.splitlines(), lambda line: line[:1] in ("", " ")):
             block = [line if is_kept else line.strip() for line in lines]
-            filled += block if is_kept else textwrap.wrap(" ".join(block), width, break_on_hyphens=False)
+            kept = [part for line in block for part in folded(line, width - len(indent), WORDS, " \\")]
+            filled += kept if is_kept else textwrap.wrap(" ".join(block), width, break_on_hyphens=False)
         return "\n".join(indent + line for line in filled)
 
     def _get_help_string(self, action: argparse.Action) -> str:
@@ -147,6 +154,24 @@ def nearest(name: str, known: Iterable[str], similarity: float = 0.6) -> str:
     """Return the end of an error text that names the nearest known name, "" if none is near."""
     near = difflib.get_close_matches(name, known, n=1, cutoff=similarity)
     return f": did you mean {near[0]}?" if near else ""
+
+
+def folded(line: str, width: int, part: re.Pattern[str], end: str = "") -> list[str]:
+    """Return a line as several of at most `width` characters, as far as its parts allow.
+
+    part: matches what stays together. end: of each line but the last, such as a backslash.
+    """
+    if len(line) <= width:
+        return [line]
+    start = line[: len(line) - len(line.lstrip())]
+    first, *others = part.findall(line)
+    lines = [f"{start}{first}"]
+    for found in others:
+        if len(f"{lines[-1]} {found}{end}") <= width:
+            lines[-1] += f" {found}"
+        else:
+            lines.append(f"{start or ' ' * len('usage: ')}    {found}")
+    return [f"{one}{end}" for one in lines[:-1]] + lines[-1:]
 
 
 def sentence(text: str) -> str:

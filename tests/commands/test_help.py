@@ -107,9 +107,26 @@ def test_commands_are_shown_by_task_and_it_is_no_error(capsys):
 @pytest.mark.parametrize("name", PARSERS)
 def test_help_fits_the_terminal(name, columns, monkeypatch):
     monkeypatch.setenv("COLUMNS", str(columns))
-    lines = PARSERS[name].format_help().partition("\nexample")[0].splitlines()
-    lines = [line for line in lines if not line.startswith(("usage: ", "       paddlemix"))]
-    assert all(len(line) < columns or " " not in line.strip() for line in lines)
+    lines = PARSERS[name].format_help().splitlines()
+    assert [line for line in lines if len(line) > columns and " " in line.strip(" \\")] == []
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_the_list_of_commands_fits_the_terminal(columns, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert main([]) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= columns
+
+
+@pytest.mark.parametrize("name", [name for name, parser in PARSERS.items() if examples(parser)])
+def test_examples_that_a_narrow_terminal_breaks_are_the_same_commands(name, monkeypatch):
+    def printed(columns):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        rest = PARSERS[name].format_help().partition("\nexample")[2].partition("\n")[2]
+        return [shlex.split(line) for line in rest.replace("\\\n", "").splitlines()]
+
+    commands = [shlex.split(line) for line in examples(PARSERS[name])]
+    assert printed(80) == printed(60) == commands
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

@@ -77,9 +77,9 @@ CONVERTER = Converter(
     name="arxivcap",
     description="ArxivCap: figures of papers with their captions",
     files="a folder of arXiv_src_YYMM_NNN.parquet",
-    example="""arxivcap --input_dir ArxivCap/data \\
-    --output_jsonl_dir ArxivCap/llava_processed_jsons --output_parquet_dir ArxivCap/llava_processed_parquet \\
-    --parquet_range 2301 2305 --output_image_dir ArxivCap/images --image_prefix ArxivCap/images""",
+    example="arxivcap --input_dir ArxivCap/data --output_jsonl_dir ArxivCap/llava_processed_jsons "
+    "--output_parquet_dir ArxivCap/llava_processed_parquet --parquet_range 2301 2305 "
+    "--output_image_dir ArxivCap/images --image_prefix ArxivCap/images",
     arguments=arguments_for(
         "a number is year and month: 2301 2305 is January to April 2023, 3 11 March to October 2000"
     ),

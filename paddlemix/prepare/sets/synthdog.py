@@ -96,9 +96,9 @@ CONVERTER = Converter(
     name="synthdog_en",
     description="SynthDog-EN: images of generated documents with their text",
     files="a folder of {train,validation}-NNNNN-of-NNNNN-HASH.parquet",
-    example="""synthdog_en --input_dir synthdog-en/data \\
-    --output_jsonl_dir synthdog-en/llava_processed_jsons --output_parquet_dir synthdog-en/llava_processed_parquet \\
-    --parquet_range 3 11 --output_image_dir synthdog-en/images --image_prefix synthdog-en/images""",
+    example="synthdog_en --input_dir synthdog-en/data --output_jsonl_dir synthdog-en/llava_processed_jsons "
+    "--output_parquet_dir synthdog-en/llava_processed_parquet --parquet_range 3 11 "
+    "--output_image_dir synthdog-en/images --image_prefix synthdog-en/images",
     arguments=(
         *arguments_for("a number is that of a shard"),
         COMPAT_IDS,
