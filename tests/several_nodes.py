@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from documentation import ROOT, block_with, linked_folder
+from gloo import check_connected
 
 PATIENCE = 300  # seconds for training to start on a busy machine
 BOUND = 60  # seconds for a run to end when a process has ended; a guard needs one, the launcher three more
@@ -109,14 +110,17 @@ def machines(
 
 
 def wait_for_losses(started: list[Machine], number: int) -> list[float]:
-    """Wait until a number of losses is logged; return them."""
+    """Wait until a number of losses is logged; return them. Raises NotConnectedError, see `gloo`."""
     end = time.monotonic() + PATIENCE
     while True:
         found = max((losses(machine) for machine in started), key=len)
         if len(found) >= number:
             return found[:number]
-        texts = "".join(text[-3000:] for machine in started for text in (machine.printed, *machine.logs))
-        assert time.monotonic() < end and all(machine.launcher.poll() is None for machine in started), texts
+        texts = [text for machine in started for text in (machine.printed, *machine.logs)]
+        is_running = all(machine.launcher.poll() is None for machine in started)
+        if not is_running:
+            check_connected(*texts)
+        assert time.monotonic() < end and is_running, "".join(text[-3000:] for text in texts)
         time.sleep(0.2)
 
 

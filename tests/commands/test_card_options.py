@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from gloo import check_connected, connected
+
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "paddlemix/examples/llava/eval/run_llava.py"
 TINY = ROOT / "paddlemix/examples/llava/tiny"
@@ -13,10 +15,21 @@ TINY = ROOT / "paddlemix/examples/llava/tiny"
 QUESTIONS = "How many shapes are there?\nWhich colors do they have?\n/clear\nHow many shapes are there?\n"
 
 
+def answered(command: list[str], text: str = "") -> subprocess.CompletedProcess:
+    """Run a command whose processes gloo connects."""
+
+    def attempt(_: int) -> subprocess.CompletedProcess:
+        done = subprocess.run(command, input=text, capture_output=True, text=True, cwd=ROOT, timeout=300, check=False)
+        check_connected(done.stderr)
+        return done
+
+    return connected(attempt)
+
+
 def chat(*options: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "paddlemix", "chat", "--model-path", str(TINY / "model"), "--device", "cpu"]
     command += ["--image-file", str(TINY / "shapes.png"), *options]
-    return subprocess.run(command, input=QUESTIONS, capture_output=True, text=True, cwd=ROOT, timeout=300, check=False)
+    return answered(command, QUESTIONS)
 
 
 def test_two_processes_that_share_a_decoder_answer_like_one():
@@ -28,8 +41,17 @@ def test_two_processes_that_share_a_decoder_answer_like_one():
 
 def test_llavas_script_answers_on_two_cards_like_a_chat():
     words = ["--image-file", str(TINY / "shapes.png"), "--query", "How many shapes are there?", "--num-gpus", "2"]
-    command = [sys.executable, SCRIPT, "--model-path", str(TINY / "model"), "--device", "cpu", "--temperature", "0"]
-    done = subprocess.run([*command, *words], capture_output=True, text=True, cwd=ROOT, timeout=300, check=False)
+    command = [
+        sys.executable,
+        str(SCRIPT),
+        "--model-path",
+        str(TINY / "model"),
+        "--device",
+        "cpu",
+        "--temperature",
+        "0",
+    ]
+    done = answered([*command, *words])
     assert (done.returncode, done.stdout) == (0, "The number of shapes is four.\n"), done.stderr
 
 

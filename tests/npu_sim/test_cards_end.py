@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import tiny_folder
+from gloo import check_connected, connected
 from several_nodes import free_port, ranks_of
 from tiny_training import LORA, settings
 
@@ -78,13 +79,15 @@ def launched(npu_sim, folder: Path, rows: Path, *words: str, device: str = "npu"
 
 
 def logs(folder: Path) -> list[str]:
-    return [(folder / "log" / f"workerlog.{rank}").read_text(errors="replace") for rank in (0, 1)]
+    return [log.read_text(errors="replace") for log in sorted(folder.glob("log/workerlog.*"))]
 
 
-def wait_for_step(launcher: subprocess.Popen, folder: Path) -> None:
-    """Wait until the first step is logged."""
-    end = time.monotonic() + PATIENCE
+def training(start, folder: Path, device: str) -> subprocess.Popen:
+    """Start two processes and wait until the first step is logged; return their launcher."""
+    launcher, end = start(device=device), time.monotonic() + PATIENCE
     while not (folder / "log/workerlog.1").is_file() or "step 1 of " not in logs(folder)[0]:
+        if launcher.poll() is not None:
+            check_connected((folder / "printed.log").read_text(), *logs(folder))
         assert launcher.poll() is None and time.monotonic() < end, (folder / "printed.log").read_text()[-3000:]
         time.sleep(0.2)
 
@@ -102,8 +105,7 @@ def children(launcher: subprocess.Popen) -> list[int]:
 
 @pytest.mark.parametrize("device", ["npu", "cpu"])
 def test_sigterm_to_the_launcher_saves_once_and_ends_all_processes(start, tmp_path, device):
-    launcher = start(device=device)
-    wait_for_step(launcher, tmp_path)
+    launcher = connected(lambda _: training(start, tmp_path, device), tmp_path / "log")
     launcher.send_signal(signal.SIGTERM)
     assert ended(launcher) == signal.SIGTERM
     checkpoint = last_checkpoint(tmp_path / "out")
@@ -113,8 +115,7 @@ def test_sigterm_to_the_launcher_saves_once_and_ends_all_processes(start, tmp_pa
 
 
 def test_a_killed_process_ends_the_others_and_is_named(start, tmp_path):
-    launcher = start()
-    wait_for_step(launcher, tmp_path)
+    launcher = training(start, tmp_path, "npu")
     ranks = children(launcher)
     os.kill(ranks[1], signal.SIGKILL)
     assert ended(launcher) != 0
@@ -125,11 +126,13 @@ def test_a_killed_process_ends_the_others_and_is_named(start, tmp_path):
 
 @pytest.mark.parametrize(("device", "changes"), [("npu", {"sharding": "stage3"}), ("cpu", {"load_in_4bit": True})])
 def test_two_processes_check_a_run_together_and_leave_no_files(start, tmp_path, device, changes):
-    for _ in range(3):  # on CPUs, gloo sometimes refuses a connection
+    def checked(_: int) -> tuple[int, str]:
         code = start("--dry-run", device=device, **changes).wait(PATIENCE)
         printed = (tmp_path / "printed.log").read_text()
-        if "could not connect to each other (gloo" not in printed + "".join(logs(tmp_path)):
-            break
+        check_connected(printed, *logs(tmp_path))
+        return code, printed
+
+    code, printed = connected(checked, tmp_path / "log")
     assert code == 0, printed[-3000:] + "".join(logs(tmp_path))[-3000:]
     assert "FAILED" not in printed and "checkpoint of" in printed
     assert not (tmp_path / "out").exists()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import tiny_folder
+from gloo import check_connected, connected
 from tiny_training import build, differing, settings, train, weights
 
 from paddlemix.commands.train import main
@@ -162,14 +163,14 @@ def test_two_processes_write_one_file_and_count_alike(tmp_path, some_bad):
     (tmp_path / "run.json").write_text(json.dumps(values))
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     environment.pop("CUDA_VISIBLE_DEVICES", None)  # the launcher fails where it is empty
-    done = subprocess.run(
-        [*LAUNCH, "--log_dir", str(tmp_path / "log"), SCRIPT, str(tmp_path / "run.json")],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
+    command = [*LAUNCH, "--log_dir", str(tmp_path / "log"), SCRIPT, str(tmp_path / "run.json")]
+
+    def launched(_: int) -> subprocess.CompletedProcess:
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900)
+        check_connected(done.stdout, *(log.read_text() for log in tmp_path.glob("log/workerlog.*")))
+        return done
+
+    done = connected(launched, tmp_path / "log")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert results(tmp_path / "out") == SOME_COUNTS
     assert sorted(record["row"] for record in records(tmp_path / "out")) == [2, 7, 8]

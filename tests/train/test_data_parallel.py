@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_folder
+from gloo import check_connected, connected
 from several_nodes import free_port
 from tiny_training import LORA, settings, weights
 
@@ -88,15 +89,8 @@ def configured(folder: Path, data: Path, **changes) -> Path:
 
 
 def launched(folder: Path, script: Path, *configs: Path) -> tuple[subprocess.CompletedProcess, list[str]]:
-    """Run a script in two processes to its end; return its result and the log of each process.
-
-    Where gloo refuses a connection, as it does now and then, they are started again.
-    """
-    for _ in range(3):
-        done, logs = launched_once(folder, script, *configs)
-        if "could not connect to each other (gloo" not in done.stdout + "".join(logs):
-            break
-    return done, logs
+    """Run a script in two processes to its end; return its result and the log of each process."""
+    return connected(lambda _: launched_once(folder, script, *configs), folder / "log")
 
 
 def launched_once(folder: Path, script: Path, *configs: Path) -> tuple[subprocess.CompletedProcess, list[str]]:
@@ -104,7 +98,9 @@ def launched_once(folder: Path, script: Path, *configs: Path) -> tuple[subproces
     command += ["--nproc_per_node", "2", "--log_dir", str(folder / "log"), str(script), *map(str, configs)]
     environment = {**os.environ, "PADDLEMIX_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, cwd=folder)
-    return done, [log.read_text() for log in sorted(folder.glob("log/workerlog.*"))]
+    logs = [log.read_text() for log in sorted(folder.glob("log/workerlog.*"))]
+    check_connected(done.stdout, *logs)
+    return done, logs
 
 
 def losses(output: Path) -> list[float]:

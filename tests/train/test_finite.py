@@ -15,6 +15,7 @@ import numpy as np
 import paddle
 import pytest
 import tiny_folder
+from gloo import check_connected, connected
 from paddlenlp.trainer import TrainerCallback
 from safetensors.numpy import load_file, save_file
 from test_data_parallel import free_port
@@ -214,13 +215,19 @@ def test_loss_of_one_of_two_processes_ends_both(tmp_path, data):
     (tmp_path / "driver.py").write_text(DRIVER)
     options = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 2, "max_steps": 3}
     (tmp_path / "run.json").write_text(json.dumps(settings(tmp_path, data, **options)))
-    command = [sys.executable, "-m", "paddle.distributed.launch", "--master", f"127.0.0.1:{free_port()}"]
-    command += ["--nproc_per_node", "2", "--log_dir", "log", "driver.py", "run.json"]
     environment = {**os.environ, "PADDLEMIX_NUM_THREADS": "1", "PYTHONPATH": str(Path(run.__file__).parents[2])}
-    done = subprocess.run(command, env=environment, capture_output=True, timeout=600, cwd=tmp_path)
-    assert done.returncode != 0
-    for rank in range(2):
-        log = (tmp_path / "log" / f"workerlog.{rank}").read_text()
+
+    def launched(_: int) -> tuple[int, list[str]]:
+        command = [sys.executable, "-m", "paddle.distributed.launch", "--master", f"127.0.0.1:{free_port()}"]
+        command += ["--nproc_per_node", "2", "--log_dir", "log", "driver.py", "run.json"]
+        done = subprocess.run(command, env=environment, capture_output=True, timeout=600, cwd=tmp_path)
+        logs = [(tmp_path / "log" / f"workerlog.{rank}").read_text() for rank in range(2)]
+        check_connected(*logs)
+        return done.returncode, logs
+
+    code, logs = connected(launched, tmp_path / "log")
+    assert code != 0
+    for log in logs:
         assert "error: stopped before step 2: the loss is nan" in log and "ended 1" in log
     written = json.loads((tmp_path / "out" / "bad_step.json").read_text())
     assert len(written["rows"]) == 4 and len(written["losses_before"]) == 1

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny_folder
 from documentation import ROOT
-from several_nodes import last_error, machines, wait_for_losses
+from gloo import check_connected, connected
+from several_nodes import Machine, last_error, machines, wait_for_losses
 from several_nodes import losses as losses_of
 from tiny_training import settings, train, weights
 
@@ -55,11 +57,17 @@ def environment() -> dict[str, str]:
 
 def test_two_machines_with_own_folders_train_as_one_process_and_the_first_one_writes(tmp_path, data, one):
     values = values_of(data, "out", save_strategy="steps", save_steps=2)
-    with machines(tmp_path, [values, values], PAGE, CARDS, environment()) as started:
-        codes = [machine.ended() for machine in started]
-        assert codes == [0, 0], "".join(text[-3000:] for machine in started for text in machine.logs)
-        first, second = started if (started[0].folder / "out").exists() else reversed(started)
-        assert losses_of(first) == pytest.approx(one.recorder.losses, abs=1e-5)
+
+    def trained(number: int) -> list[Machine]:
+        with machines(tmp_path / str(number), [values, values], PAGE, CARDS, environment()) as started:
+            codes = [machine.ended() for machine in started]
+            check_connected(*(text for machine in started for text in machine.logs))
+            assert codes == [0, 0], "".join(text[-3000:] for machine in started for text in machine.logs)
+        return started
+
+    started = connected(trained)
+    first, second = started if (started[0].folder / "out").exists() else reversed(started)
+    assert losses_of(first) == pytest.approx(one.recorder.losses, abs=1e-5)
     assert not (second.folder / "out").exists()
     assert "all files are written on this one, that of rank 0" in first.printed
     assert (first.folder / "out/checkpoint-2/complete").is_file()
@@ -71,9 +79,14 @@ def test_two_machines_with_own_folders_train_as_one_process_and_the_first_one_wr
 
 
 def test_a_machine_that_is_switched_off_ends_the_other_with_its_name(tmp_path, data, one):
-    values = values_of(data, str(tmp_path / "shared"), max_steps=100_000)
-    with machines(tmp_path, [values, values], PAGE, CARDS, environment()) as started:
-        assert wait_for_losses(started, NUM_STEPS) == pytest.approx(one.recorder.losses, abs=1e-5)
+    connected(lambda number: switch_off(tmp_path / str(number), data, one.recorder.losses))
+
+
+def switch_off(folder: Path, data: Path, losses: list[float]) -> None:
+    """Train on two machines until some losses are logged, then kill the second one."""
+    values = values_of(data, str(folder / "shared"), max_steps=100_000)
+    with machines(folder, [values, values], PAGE, CARDS, environment()) as started:
+        assert wait_for_losses(started, NUM_STEPS) == pytest.approx(losses, abs=1e-5)
         ranks = sorted(started[1].processes())
         started[1].kill()
         assert started[0].ended() == 1
