@@ -58,7 +58,7 @@ def decode(file: BinaryIO, name: str, max_pixels: int) -> Image.Image:
         image = _opened(file)
     except Image.UnidentifiedImageError as error:
         size = file.seek(0, os.SEEK_END)
-        raise ImageError(f"{name} has no format that is read: {found_in(start, size)}; expected {EXPECTED}") from error
+        raise ImageError(f"{name} has an unknown format: {found_in(start, size)}; expected {EXPECTED}") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"{name} has too many pixels: {error}") from error
     except Exception as error:  # Pillow's readers raise anything for a broken header

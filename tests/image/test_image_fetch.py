@@ -220,7 +220,7 @@ def test_redirect_to_a_file_or_in_circles_is_refused(server, path):
 
 
 def test_page_that_is_not_an_image_is_not_kept(server):
-    with pytest.raises(ImageError, match="has no format that is read"):
+    with pytest.raises(ImageError, match="has an unknown format"):
         server.load("/page/a.png")
     assert not server.cache.exists()
 

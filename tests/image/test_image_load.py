@@ -211,14 +211,14 @@ def test_damaged_file_gives_an_image_or_an_image_error(format):
 def test_text_named_jpg_is_refused_with_its_first_bytes(tmp_path):
     (tmp_path / "page.jpg").write_text("<html>404</html>")
 
-    start = r"page.jpg' has no format that is read: it starts with b'<html>404</html>'"
+    start = r"page.jpg' has an unknown format: it starts with b'<html>404</html>'"
     expected = start + r" \(a web page\) and has 16 bytes; expected JPEG"
     with pytest.raises(ImageError, match=expected):
         load_image(tmp_path / "page.jpg")
 
 
 def test_formats_that_start_programs_are_refused():
-    with pytest.raises(ImageError, match="has no format that is read"):
+    with pytest.raises(ImageError, match="has an unknown format"):
         load_image(encoded(marked(), format="EPS"))
 
 
@@ -272,7 +272,7 @@ def test_data_uri_may_be_percent_encoded_and_broken_over_lines():
         ("data:image/png;base64", "is not a data: URI"),
         ("data:image/png;base64,####", "broken base64"),
         ("data:image/png;base64,", "is empty"),
-        ("data:image/png;base64,aGVsbG8gd29ybGQ=", "has no format that is read: it starts with b'hello world'"),
+        ("data:image/png;base64,aGVsbG8gd29ybGQ=", "has an unknown format: it starts with b'hello world'"),
     ],
 )
 def test_bad_data_uri_is_refused(uri, message):
