@@ -56,17 +56,21 @@ def test_every_script_can_be_imported_and_shows_its_help():
     assert json.loads(done.stdout.splitlines()[-1]) == {}
 
 
-def imported(tree: ast.AST) -> dict[str, Any]:
-    """Return what a script imports from the package, by its name in the script."""
+def imported(part: ast.AST) -> dict[str, Any]:
+    """Return what a part of a script imports from modules, by its name there; None for what is not the package's."""
     found = {}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "paddlemix":
-            module = importlib.import_module(node.module)
-            for alias in node.names:
-                if not hasattr(module, alias.name):
-                    importlib.import_module(f"{node.module}.{alias.name}")
-                found[alias.asname or alias.name] = getattr(module, alias.name)
+    for node in ast.walk(part):
+        if isinstance(node, ast.ImportFrom):
+            is_ours = node.module.split(".")[0] == "paddlemix"
+            found |= {one.asname or one.name: named(node.module, one.name) if is_ours else None for one in node.names}
     return found
+
+
+def named(module: str, name: str) -> Any:
+    """Return an object, or a module, of a module."""
+    if not hasattr(importlib.import_module(module), name):
+        importlib.import_module(f"{module}.{name}")
+    return getattr(importlib.import_module(module), name)
 
 
 def resolved(node: ast.expr, names: dict[str, Any]) -> Any:
@@ -77,10 +81,15 @@ def resolved(node: ast.expr, names: dict[str, Any]) -> Any:
     return None if owner is None else getattr(owner, node.attr)
 
 
-def mismatches(tree: ast.AST) -> Iterator[str]:
+def mismatches(script: ast.Module) -> Iterator[str]:
     """Yield the calls of the package whose arguments do not fit the signature."""
-    names = imported(tree)
-    for node in ast.walk(tree):
+    shared = imported(ast.Module([one for one in script.body if isinstance(one, ast.ImportFrom)], []))
+    for part in script.body:
+        yield from mismatches_in(part, {**shared, **imported(part)})
+
+
+def mismatches_in(part: ast.AST, names: dict[str, Any]) -> Iterator[str]:
+    for node in ast.walk(part):
         target = resolved(node.func, names) if isinstance(node, ast.Call) else None
         if not callable(target):
             continue
@@ -116,6 +125,6 @@ def test_a_training_step_runs_on_a_small_decoder(monkeypatch):
     sizes |= {"num_attention_heads": 3, "num_key_value_heads": 1}
     monkeypatch.setattr(train_step, "DECODER", {**train_step.DECODER, **sizes})
     for role in ("ours", "packed"):
-        arguments = SimpleNamespace(role=role, batch=1)
-        found = train_step.run_ours(train_step.lengths(3), arguments)
+        arguments = SimpleNamespace(role=role, batch=2)
+        found = train_step.run_ours(train_step.lengths(6), arguments)
         assert found["trained"] > 0 and found["loss"] > 0

@@ -33,7 +33,7 @@ BAD = {
     "ending": (row("ending", "ocr/1.jpg"), "missing_image", "ocr/1.png"),
     "capitals": (row("capitals", "OCR/upper.jpg"), "missing_image", "ocr/UPPER.JPG"),
     "cut": (row("cut", "cut.jpg"), "unreadable_image", "broken or cut off"),
-    "page": (row("page", "page.jpg"), "unreadable_image", "not an image"),
+    "page": (row("page", "page.jpg"), "unreadable_image", "unknown format"),
     "empty": (row("empty", "empty.jpg"), "unreadable_image", "0 bytes"),
     "folder": (row("folder", "folder.jpg"), "missing_image", "not found"),
     "dangling": (row("dangling", "dangling.jpg"), "missing_image", "not found"),

@@ -6,7 +6,6 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
-from starlette.routing import Route
 
 from ..api.json_body import path_of, shown
 from ..errors import ApiError
@@ -48,8 +47,8 @@ async def _answer_http_error(request: Request, error: HTTPException) -> JSONResp
 
 def _paths(app: FastAPI) -> list[str]:
     """Return the methods and paths of the API, without those of the page and those with a part to fill in."""
-    routes = (route for route in app.routes if isinstance(route, Route))
-    return [f"{min(one.methods)} {one.path}" for one in routes if one.path.startswith("/v1/") and "{" not in one.path]
+    paths = {path: methods for path, methods in app.openapi()["paths"].items() if path.startswith("/v1/")}
+    return [f"{name.upper()} {path}" for path, methods in paths.items() if "{" not in path for name in methods]
 
 
 async def _answer_wrong_query(request: Request, error: RequestValidationError) -> JSONResponse:
