@@ -25,7 +25,7 @@ FIELDS = {
     "top_k": Setting("top_k", True, "0: all tokens"),
     "min_p": Setting("min_p", False, "0: all tokens"),
     "repetition_penalty": Setting("repetition_penalty", False, "1: none"),
-    "max_new_tokens": Setting("max_new_tokens", True, "of an answer"),
+    "max_new_tokens": Setting("max_new_tokens", True, "tokens of an answer"),
     "seed": Setting("seed", True, "of the sampling"),
     "speculate": Setting("lookup", True, "tokens guessed at a time"),
 }
@@ -75,7 +75,7 @@ def changed(sampling: SamplingParams, text: str, start: SamplingParams, context:
 
 def _ranges(sampling: SamplingParams, context: int) -> dict[str, str]:
     """Return what is expected of each field, in words."""
-    return {**sampling.ranges, LENGTH: f"1 to {context}, the model's context"}
+    return {**sampling.ranges, LENGTH: f"1 to {context} (the model's context)"}
 
 
 def pairs_of(text: str) -> Iterator[tuple[str, str]]:

@@ -18,7 +18,7 @@ from ..data.row import Row
 from ..data.row_note import RowNote, in_words
 from ..data.sample import Sample
 from ..data.statistics import DataFacts, distinct_rows, summarize
-from ..terminal.columns import padded, width_of
+from ..terminal.columns import beside, padded, width_of
 from ..terminal.visible import visible_line
 from ..train.eval_tasks import EvalTask, load_tasks
 from ..train.settings import DataSettings
@@ -172,7 +172,8 @@ def _length_rows(report: Report) -> list[tuple[str, str]]:
     spread = (
         f"min {lengths.min:,}, median {lengths.median:,.0f}, 95% up to {lengths.p95:,.0f}, max {lengths.max:,} tokens"
     )
-    return [("length", f"{spread}; {lengths.share_over:.1%} over max_length {report.settings.max_length:,}")]
+    too_long = f"{lengths.share_over:.1%} over max_length {report.settings.max_length:,}"
+    return [("length", spread), ("too long", too_long)]
 
 
 def _step_rows(report: Report) -> list[tuple[str, str]]:
@@ -217,7 +218,8 @@ def file_table(report: Report) -> tuple[list[str], list[list[str]]]:
 
 def as_text(report: Report) -> str:
     """Return the report for a terminal."""
-    lines = [f"{report.split}", *(f"  {label:<{LABEL_WIDTH}}{text}" for label, text in facts_of(report))]
+    facts = (beside(f"  {label:<{LABEL_WIDTH}}", text) for label, text in facts_of(report))
+    lines = [f"{report.split}", *(line for lines in facts for line in lines)]
     names, rows = file_table(report)
     lines += ["", "files", *aligned(names, rows)]
     if report.bad:

@@ -10,6 +10,7 @@ import shutil
 import textwrap
 from collections.abc import Iterable, Mapping
 
+from ..terminal.folding import BACKSLASH, COMMAND_PARTS, USAGE_PARTS, folded
 from ..terminal.visible import visible
 
 LIKE_AN_OPTION = 0.8  # similarity from which a setting counts as a mistyped option
@@ -17,12 +18,10 @@ LIKE_AN_OPTION = 0.8  # similarity from which a setting counts as a mistyped opt
 MODEL, IMAGE = "paddlemix/examples/llava/tiny/model", "paddlemix/examples/llava/tiny/shapes.png"
 SHAPES = "python -m paddlemix.examples.llava.tiny.make_data --output work_dirs/shapes --num-train 64 --num-eval 20"
 MAX_WIDTH, HELP_COLUMN = 100, 30  # of a help text, in characters
+USAGE_INDENT, EXAMPLE_INDENT = " " * 11, " " * 6  # of the further lines of a usage and of an example
 INVALID_NUMBER = re.compile(r"argument (\S+): invalid (int|float) value: (.+)", re.DOTALL)  # argparse's words
 NGINX = "the server does not speak TLS; nginx in front of it does, for one or several servers (docs/en/serving.md)"
 ABSENT = {"--ssl-certfile": NGINX, "--ssl-keyfile": NGINX}  # options of other tools that have no counterpart, and why
-OPTION = r"--\S+(?: (?!--|&&|\|)(?:'[^']*'|\"[^\"]*\"|[^\s\[])+)*"  # with its values
-WORDS = re.compile(rf"{OPTION}|(?:'[^']*'|\"[^\"]*\"|\S)+")  # of a command
-USAGE_PARTS = re.compile(rf"\[[^\[\]]*\]|{OPTION}|\S+")
 SYNONYMS = {"--image-dir": "--image-folder"}  # names that users bring from other tools, and ours, with hyphens
 
 
@@ -45,7 +44,8 @@ class HelpFormatter(argparse.HelpFormatter):
         text = super()._format_usage(usage, actions, groups, prefix)
         if prefix == "":  # argparse asks for the beginning of the names of parts
             return text
-        return "\n".join(line for long in text.split("\n") for line in folded(long, self._width, USAGE_PARTS))
+        lines = (folded(line, self._width, USAGE_PARTS, USAGE_INDENT) for line in text.split("\n"))
+        return "\n".join(itertools.chain(*lines))
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         """Return the names of an option, and its value once."""
@@ -65,8 +65,11 @@ class HelpFormatter(argparse.HelpFormatter):
         filled: list[str] = []
         for is_kept, lines in itertools.groupby(text.splitlines(), lambda line: line[:1] in ("", " ")):
             block = [line if is_kept else line.strip() for line in lines]
-            kept = [part for line in block for part in folded(line, width - len(indent), WORDS, " \\")]
-            filled += kept if is_kept else textwrap.wrap(" ".join(block), width, break_on_hyphens=False)
+            if is_kept:
+                commands = (folded(line, width, COMMAND_PARTS, EXAMPLE_INDENT, BACKSLASH) for line in block)
+                filled += itertools.chain(*commands)
+            else:
+                filled += textwrap.wrap(" ".join(block), width, break_on_hyphens=False)
         return "\n".join(indent + line for line in filled)
 
     def _get_help_string(self, action: argparse.Action) -> str:
@@ -154,24 +157,6 @@ def nearest(name: str, known: Iterable[str], similarity: float = 0.6) -> str:
     """Return the end of an error text that names the nearest known name, "" if none is near."""
     near = difflib.get_close_matches(name, known, n=1, cutoff=similarity)
     return f": did you mean {near[0]}?" if near else ""
-
-
-def folded(line: str, width: int, part: re.Pattern[str], end: str = "") -> list[str]:
-    """Return a line as several of at most `width` characters, as far as its parts allow.
-
-    part: matches what stays together. end: of each line but the last, such as a backslash.
-    """
-    if len(line) <= width:
-        return [line]
-    start = line[: len(line) - len(line.lstrip())]
-    first, *others = part.findall(line)
-    lines = [f"{start}{first}"]
-    for found in others:
-        if len(f"{lines[-1]} {found}{end}") <= width:
-            lines[-1] += f" {found}"
-        else:
-            lines.append(f"{start or ' ' * len('usage: ')}    {found}")
-    return [f"{one}{end}" for one in lines[:-1]] + lines[-1:]
 
 
 def sentence(text: str) -> str:

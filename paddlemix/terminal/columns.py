@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import unicodedata
 
 ELLIPSIS = "…"
@@ -45,6 +46,12 @@ def wrapped(text: str, max_width: int) -> list[str]:
                 lines.append("")
             lines[-1] += char
     return [line for line in lines if line]
+
+
+def beside(label: str, text: str, max_width: int = 80) -> list[str]:
+    """Return the lines of a text beside a label of one place a character; words that are longer than a line stay."""
+    lines = textwrap.wrap(text, max_width - len(label), break_long_words=False, break_on_hyphens=False) or [""]
+    return [f"{label}{lines[0]}", *(" " * len(label) + line for line in lines[1:])]
 
 
 def _width(char: str) -> int:

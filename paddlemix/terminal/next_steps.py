@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from .columns import padded
+from .folding import BACKSLASH, COMMAND_PARTS, folded
 from .visible import visible_line
 
 WIDTH = 12  # of the names in front
@@ -19,7 +20,15 @@ Row = tuple[str, str]  # a name, and what stands beside it
 def end_of_command(rows: Iterable[Row], commands: Iterable[Row]) -> str:
     """Return the lines of the end: what there is now, and below "next" the commands, as they can be pasted."""
     lines = [f"{padded(name, WIDTH)}{visible_line(text)}" for name, text in rows]
-    return "\n".join([*lines, "next", *(f"  {padded(name, WIDTH - 2)}{visible_line(text)}" for name, text in commands)])
+    return "\n".join([*lines, "next", *(f"  {padded(name, WIDTH - 2)}{_command(text)}" for name, text in commands)])
+
+
+def _command(text: str) -> str:
+    """Return a command in lines that fit a terminal; elsewhere it is one line."""
+    if not sys.stdout.isatty():
+        return visible_line(text)
+    width = shutil.get_terminal_size().columns - WIDTH
+    return f"\n{' ' * WIDTH}".join(folded(visible_line(text), width, COMMAND_PARTS, "    ", BACKSLASH))
 
 
 def this_command() -> str:

@@ -161,7 +161,7 @@ def test_params_are_shown_set_and_checked(talk):
         ("top_p=7", "top_p is 7.0: expected a number above 0 and at most 1"),
         ("speculate=-1", "speculate is -1: expected at least 0"),
         ("max_new_tokens=0", "max_new_tokens is 0: expected at least 1"),
-        (f"max_new_tokens={context + 1}", f"expected 1 to {context}, the model's context"),
+        (f"max_new_tokens={context + 1}", f"expected 1 to {context} (the model's context)"),
     ):
         with pytest.raises(ValueError) as error:
             changed(GREEDY, text, GREEDY, context)

@@ -90,6 +90,7 @@ def training(start, folder: Path, device: str) -> subprocess.Popen:
             check_connected((folder / "printed.log").read_text(), *logs(folder))
         assert launcher.poll() is None and time.monotonic() < end, (folder / "printed.log").read_text()[-3000:]
         time.sleep(0.2)
+    return launcher
 
 
 def ended(launcher: subprocess.Popen) -> int:
