@@ -83,8 +83,8 @@ def _merged_dtype(report: Report, source: Source, wanted: str | None) -> list[st
     """Return in which dtype an adapter was merged into its base, and what that loses. wanted: by the user."""
     if not any("merged" in one.steps for one in report.mapped):
         return []
-    dtype, whose = source.config.dtype, "" if wanted else ", the dtype of the base"
-    lost = "" if dtype == "float32" else "; --dtype float32 does not round the adapter's changes"
+    dtype, whose = source.config.dtype, "" if wanted else ", the base's dtype"
+    lost = "" if dtype == "float32" else " (--dtype float32 loses no digits)"
     return [f"merged in {dtype}{whose}{lost}"]
 
 

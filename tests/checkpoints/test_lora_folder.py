@@ -288,9 +288,7 @@ def test_merge_and_convert_write_the_same_tensors_in_the_dtype_of_the_base(base_
     assert {one.dtype for one in (*merged.values(), *converted.values())} == {dtype or "float16"}
     for name, tensor in merged.items():
         np.testing.assert_array_equal(tensor.values, converted[name].values, err_msg=name)
-    said = (
-        "merged in float32\n" if dtype else "merged in float16, the dtype of the base; --dtype float32 does not round"
-    )
+    said = "merged in float32\n" if dtype else "merged in float16, the base's dtype (--dtype float32 loses no digits)"
     assert said in text and f"bit-equal to the source's, merged in {dtype or 'float16'}" in text
 
 
