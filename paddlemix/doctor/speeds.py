@@ -9,6 +9,7 @@ import numpy as np
 import paddle
 
 from .. import device as devices
+from ..terminal.sizes import plural
 from .check import Check
 
 SIZES = (512, 1024, 2048, 4096, 8192)
@@ -33,7 +34,7 @@ def check_speed(check: Check, device: str) -> None:
     x = paddle.ones([8])
     latency = _seconds(lambda: x + x)
     check.values["microseconds an operation"] = round(latency * 1e6, 1)
-    check.say(f"{latency * 1e6:,.0f} microseconds for a tiny operation")
+    check.say(f"{plural(round(latency * 1e6), 'microsecond')} for a tiny operation")
     _check_copies(check, device)
     if on_cpu is not None and fastest < on_cpu[1]:
         check.warn(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import dataclasses
 import os
 import re
@@ -109,6 +110,12 @@ def test_help_fits_the_terminal(name, columns, monkeypatch):
     monkeypatch.setenv("COLUMNS", str(columns))
     lines = PARSERS[name].format_help().splitlines()
     assert [line for line in lines if len(line) > columns and " " in line.strip(" \\")] == []
+
+
+@pytest.mark.parametrize("name", ["tiny/make_data.py", "eval/make_digits.py"])
+def test_descriptions_that_a_script_prints_as_they_are_fit_80_columns(name):
+    text = ast.get_docstring(ast.parse((ROOT / "paddlemix/examples/llava" / name).read_text(encoding="utf-8")))
+    assert max(map(len, text.splitlines())) <= 80
 
 
 @pytest.mark.parametrize("columns", [80, 120])

@@ -1,10 +1,13 @@
-"""Write scikit-learn's handwritten digits as training conversations and as questions for `paddlemix eval run custom`.
+"""Write scikit-learn's handwritten digits as rows to train on and questions.
 
-OUTPUT/images/...png    the digits, 8x8 pixels drawn as 48x48: the input size of the bundled model
-OUTPUT/train.json       conversations in LLaVA's format about the first NUM_TRAIN digits
-OUTPUT/questions.jsonl  questions about all others, one a line, with the right answer
+OUTPUT/images/...png    the digits, 8x8 pixels drawn as 48x48: the input size of
+                        the bundled model
+OUTPUT/train.json       conversations in LLaVA's format about 1,400 digits
+OUTPUT/questions.jsonl  questions about all others with the right answers, for
+                        `paddlemix eval run custom`
 
-The digits are the test set of UCI's "Optical recognition of handwritten digits" (CC BY 4.0), 1,797 of them.
+The digits are the test set of UCI's "Optical recognition of handwritten digits"
+(CC BY 4.0), 1,797 of them.
 """
 
 from __future__ import annotations

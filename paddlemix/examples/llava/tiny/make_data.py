@@ -1,11 +1,14 @@
 """Write the images and the conversations to train and evaluate the tiny model.
 
-OUTPUT/images/...png   the images, a thousand per folder
-OUTPUT/pretrain.json   stage 1: [image mark, text] pairs for the template "plain"
-OUTPUT/train.json      stage 2: conversations in LLaVA's from/value format
-OUTPUT/val.json        conversations about images held out from training, at most a hundred
-OUTPUT/test.jsonl      other held-out images: a row for each question with image, kind, question and expected
-OUTPUT/questions.jsonl the same questions for `paddlemix eval run custom` and for `eval_tasks`, mixed
+OUTPUT/images/...png    the images, a thousand per folder
+OUTPUT/pretrain.json    stage 1: [image mark, text] pairs for the template plain
+OUTPUT/train.json       stage 2: conversations in LLaVA's from/value format
+OUTPUT/val.json         at most a hundred conversations about images that are
+                        held out from training
+OUTPUT/test.jsonl       other held-out images: a row for each question with
+                        image, kind, question and expected
+OUTPUT/questions.jsonl  the same questions, mixed, for `eval_tasks` and for
+                        `paddlemix eval run custom`
 
 Image paths are relative to OUTPUT, with --image-root in front.
 """
