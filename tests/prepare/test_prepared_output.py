@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -229,8 +230,8 @@ def test_help_of_a_converter_has_an_example_that_parses(name, capsys):
         prepare(name, "--help")
     printed = capsys.readouterr().out
     example = CONVERTERS[name].example
-    assert f"paddlemix prepare {example.splitlines()[0]}" in printed
-    parsed = command_parser("prepare").parse(example.replace("\\\n", "").split())
+    assert f"paddlemix prepare {example}" in " ".join(printed.replace("\\\n", "").split())
+    parsed = command_parser("prepare").parse(shlex.split(example))
     assert parsed.work.args[0].name == name
     assert {one.name for one in CONVERTERS[name].arguments} <= set(printed.replace(",", " ").split())
 
