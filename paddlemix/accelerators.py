@@ -65,14 +65,15 @@ def wanted_environment(device: str | None) -> dict[str, str]:
 
 
 def report_environment(device: str | None, chosen: dict[str, str]) -> None:
-    """Print in one line which variables were set for an Ascend, and which ones the user had set otherwise."""
+    """Print in one line that variables were set for an Ascend, and which ones the user had set otherwise."""
     wanted = wanted_environment(device)
     mine = [f"{name}={chosen[name]}" for name in NPU_ENVIRONMENT if name in wanted and name in chosen]
     kept = [name for name in NPU_ENVIRONMENT if name in wanted and os.environ.get(name) != wanted[name]]
     is_first = os.environ.get("PADDLE_TRAINER_ID", "0") == "0"
     if mine and is_first:
         rest = f"; as you set them: {', '.join(f'{name}={os.environ[name]}' for name in kept)}" if kept else ""
-        notice(f"set for npu: {' '.join(mine)}{rest}")
+        others = f" and {len(mine) - 1} more, as in env_npu.sh" if len(mine) > 1 else ""
+        notice(f"set for npu: {mine[0]}{others}{rest}")
 
 
 def check_versions(kind: str) -> None:
@@ -123,10 +124,8 @@ def advice_for_missing(kind: str, num_cards: int | None) -> str:
         return f"its plugin is loaded but finds no card{where}: see {looked}; in a container pass the cards through"
     if kind == "gpu":
         return "install paddlepaddle-gpu for your CUDA version"
-    if kind == "cuda":
-        return "its name here is gpu: did you mean gpu, or gpu:0 for the first card?"
     if kind != "npu":
-        return "check the name, or install paddle's plugin for it"
+        return "check the name (gpu, npu or cpu), or install paddle's plugin for it"
     found, paddle = plugin_folder(), paddle_version()[1]
     where = f"{found} has none" if found else "none is installed"
     installed = f"; installed is paddlepaddle {paddle}" if paddle else ""

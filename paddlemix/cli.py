@@ -13,7 +13,7 @@ from . import __version__
 from .accelerators import explained
 from .commands.completion import complete
 from .commands.parser import MODEL, Parser, add_examples, nearest, sentence
-from .device import prepare_environment
+from .device import device_name, prepare_environment
 from .terminal.interrupts import STOPPED, Preempted, kept_interrupts
 from .terminal.log import print_error
 from .terminal.streams import standard_streams
@@ -83,8 +83,10 @@ def command_parser(name: str, prog: str | None = None) -> Parser:
 
 def _run(name: str, words: list[str], prog: str | None) -> int:
     arguments = command_parser(name, prog).parse(words)
+    if device := vars(arguments).get("device"):
+        arguments.device = device_name(device)
     if "sets_environment" not in arguments:
-        prepare_environment(vars(arguments).get("device"))
+        prepare_environment(device)
     return arguments.run(arguments)
 
 

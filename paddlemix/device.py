@@ -22,12 +22,26 @@ from .terminal.log import notice
 NPU, GPU, CPU = "npu", "gpu", "cpu"
 KINDS = (NPU, GPU, CPU)
 DEVICE_NAMES = f"{GPU}, {NPU} or {CPU}, or one of several: {GPU}:1"  # for people
-FOREIGN_KINDS = {"cuda": GPU}  # as other projects call them
+FOREIGN_KINDS = {"cuda": GPU, "ascend": NPU}  # as other projects call them
 DTYPES = ("float32", "bfloat16", "float16")
 # The libuv server of paddle 3.3, by which processes find each other, ends one start in ten with an assertion.
 WITHOUT_LIBUV = {"FLAGS_tcp_store_using_libuv": "0"}
 XCCL_BACKEND = "PADDLE_XCCL_BACKEND"  # the kind of card with a plugin whose collectives paddle uses
 AVX_512 = frozenset("avx512f avx512cd avx512bw avx512dq avx512vl".split())  # what MKL's code for Skylake needs
+
+
+def device_name(text: str) -> str:
+    """Return the name of a device in our words: "GPU:0" and "cuda:0" are "gpu:0", "Ascend" is "npu".
+
+    Raises ValueError for a colon without the number of a card.
+    """
+    kind, colon, number = text.strip().lower().partition(":")
+    kind = FOREIGN_KINDS.get(kind, kind)
+    if colon and not number.isdecimal():
+        raise ValueError(
+            f"device is {text!r}: expected the number of a card after the colon, such as {kind}:0, or {kind} alone"
+        )
+    return f"{kind}{colon}{number}"
 
 
 def prepare_environment(device: str | None = None) -> dict[str, str]:
@@ -36,6 +50,7 @@ def prepare_environment(device: str | None = None) -> dict[str, str]:
     Variables that the user has set stay. device: "npu", "gpu", "cpu" or another kind (with or without ":N"), or None
     for the best available. Raises ValueError if the Ascend plugin and paddle are of different releases.
     """
+    device = device_name(device) if device else device
     wanted = wanted_environment(device)
     is_npu = NPU_ENVIRONMENT.keys() <= wanted.keys()
     if is_npu:
@@ -122,7 +137,7 @@ def use_device(device: str | None = None) -> str:
 
     found = available_kinds()
     current = paddle.get_device()  # "cpu" also where none was chosen
-    chosen = device or (found[0] if current == "cpu" else current)
+    chosen = device_name(device) if device else (found[0] if current == "cpu" else current)
     kind, _, number = chosen.partition(":")
     num_cards = num_devices(kind)
     if not num_cards:
@@ -132,7 +147,7 @@ def use_device(device: str | None = None) -> str:
         for idle in _custom_kinds():
             notice(f"using the cpu, since there is no {idle}: {advice_for_missing(idle, 0)}")
     # Checked here, because paddle 3.0.0 ends the process if the number is too high.
-    if number and not (number.isdecimal() and int(number) < num_cards):
+    if number and int(number) >= num_cards:
         names = ", ".join(f"{kind}:{index}" for index in range(num_cards))
         raise ValueError(f"device {chosen!r} is not there: this machine has {names}; numbers start at 0")
     try:

@@ -9,7 +9,15 @@ from pathlib import Path
 import paddle
 import pytest
 
-from paddlemix.device import AVX_512, mkl_type, num_threads, prepare_environment, use_device, use_device_in_thread
+from paddlemix.device import (
+    AVX_512,
+    device_name,
+    mkl_type,
+    num_threads,
+    prepare_environment,
+    use_device,
+    use_device_in_thread,
+)
 
 
 def test_thread_computes_with_as_many_threads_as_the_first_one():
@@ -45,3 +53,17 @@ def test_mkl_takes_its_fast_path_on_amd_processors_and_chooses_itself_on_others(
 def test_a_kind_of_processor_that_the_user_has_chosen_for_mkl_stays(monkeypatch):
     monkeypatch.setenv("MKL_DEBUG_CPU_TYPE", "5")
     assert "MKL_DEBUG_CPU_TYPE" not in prepare_environment("cpu")
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [("NPU", "npu"), ("Ascend", "npu"), ("ascend:3", "npu:3"), ("cuda", "gpu"), ("GPU:0", "gpu:0"), ("cpu", "cpu")],
+)
+def test_devices_have_their_names_of_other_projects_in_any_case(given, name):
+    assert device_name(given) == name
+
+
+@pytest.mark.parametrize("given", ["npu:x", "gpu:", "cuda:-1"])
+def test_colon_without_the_number_of_a_card_is_named(given):
+    with pytest.raises(ValueError, match=r"expected the number of a card after the colon, such as [gn]pu:0"):
+        device_name(given)

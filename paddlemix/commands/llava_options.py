@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 
-from ..device import FOREIGN_KINDS
+from ..device import device_name
 
 
 def add_unused(parser: argparse.ArgumentParser, unused: Mapping[str, str], *, is_switch: bool = False) -> None:
@@ -37,5 +37,4 @@ def field_of(option: str) -> str:
 
 def device_of(name: str | None) -> str | None:
     """Return a device of LLaVA in our words: cuda:1 is gpu:1."""
-    kind, colon, number = (name or "").partition(":")
-    return FOREIGN_KINDS.get(kind, kind) + colon + number or None
+    return device_name(name) if name else None

@@ -12,7 +12,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from ..accelerators import NPU_ENVIRONMENT
 from ..device import prepare_environment
 from .check import FAILED, Check, Diagnosis
 from .error_text import library_to_preload, of_error
@@ -81,8 +80,7 @@ def check_paddle(check: Check, device: str) -> None:
     from .machine import check_versions
 
     check_versions(check)
-    # The variables for Ascend have lines of their own.
-    named = [f"{name}={value}" for name, value in sorted(chosen.items()) if name not in NPU_ENVIRONMENT]
+    named = [f"{name}={value}" for name, value in sorted(chosen.items())]
     check.say(f"built from {paddle.version.commit[:12]}; set before the import: {', '.join(named) or 'nothing'}")
 
 

@@ -9,6 +9,7 @@ import typing
 from pathlib import Path
 from typing import Any
 
+from ..device import device_name
 from ..json_object import read_object
 from .foreign_configs import config_hint
 
@@ -48,6 +49,8 @@ def read_values(argv: list[str]) -> dict[str, Any]:
             found.append(words.pop(0))
         key = key.replace("-", "_")
         values[key] = FlagText(found[0]) if len(found) == 1 else [FlagText(item) for item in found] or True
+    if isinstance(device := values.get("device"), str) and device:  # the settings reject other types
+        values["device"] = type(device)(device_name(device))
     return values
 
 
