@@ -154,8 +154,8 @@ def _describe(source: Source, scan: Scan, found: Inspection) -> None:
     suggested = ", ".join(f"{key} {value}" for key, value in suggested_sampling(source.folder).items())
     if suggested:
         found.notes.append(f"generation_config.json suggests {suggested}: here the caller chooses how to sample")
-    for part in config.untrained:
-        found.notes.append(f"the {part} is untrained: it has random values, answers will make no sense")
+    if config.untrained_text:
+        found.notes.append(config.untrained_text)
 
 
 def _readable(layout: Layout, config: LlavaConfig, scan: Scan) -> dict[str, StoredTensor]:

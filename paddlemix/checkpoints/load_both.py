@@ -31,7 +31,6 @@ def load_both(
     model = load_model(source, dtype=dtype, device=device, quantization=quantization, cards=cards)
     if quantization:
         report_missing()  # not in the middle of the first answer
-    if model.config.untrained:
-        parts = " and ".join(model.config.untrained)
-        notice(f"random values in {parts} of this model: answers about images are meaningless before `pretrain`")
+    if text := model.config.untrained_text:
+        notice(text)
     return model, processor

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ..output import NO_SPACE
 from ..tensor_files.stored import CheckpointError
-from ..terminal.log import notice
+from ..terminal.log import notice, progress
 from ..terminal.sizes import plural
 from ..web.request import WebError
 from .download import no_room
@@ -35,6 +35,9 @@ HUGGING_FACE = ("HF_ENDPOINT", "https://huggingface.co")
 MODEL_SCOPE = ("MODELSCOPE_DOMAIN", "https://www.modelscope.cn")
 OWN_STORE = "PADDLEMIX_HUB_URL"
 EXPECTED = "give the path of a model folder, or the name of a model on a hub (owner/model)"
+# What a resolver says about an address that it does not know, or cannot ask anybody about.
+UNKNOWN_ADDRESS = re.compile(r"Failed to resolve|Name or service not known|Temporary failure in name resolution")
+UNREACHED = "not reached: its address is not known here (no network, or a proxy is needed)"
 Hub = Store | HuggingFace
 _IS_OFFLINE: ContextVar[bool] = ContextVar("_IS_OFFLINE", default=False)
 
@@ -86,15 +89,16 @@ def resolve(
 def _download(name: str, revision: str | None, hubs: list[Hub], tried: list[str], limits: HubLimits) -> Path:
     """Download a model from the first hub that has it. Raises HubError with the places that were tried."""
     tried = list(tried)
+    progress(f"looking for {name} at {hubs[0].title if len(hubs) == 1 else plural(len(hubs), 'hub')}")
     for one in hubs:
-        notice(f"looking for {name} at {one.title}")
         try:
             folder = one.open(name, revision, limits)
             if has_model(folder.look):
                 return _fetch(name, revision, one, folder, limits)
             tried.append(f"{one.title}: no config.json under {folder.url}")
         except WebError as error:
-            tried.append(f"{one.title}: {error}")
+            reason = UNREACHED if UNKNOWN_ADDRESS.search(str(error)) else error
+            tried.append(f"{one.title}: {reason}")
     raise _not_found(name, tried)
 
 

@@ -242,6 +242,17 @@ class LlavaConfig:
         if self.image.mode == "anyres" and self.image.merge == "spatial_unpad" and not self.has_image_newline:
             raise ValueError("merge 'spatial_unpad' needs has_image_newline: true")
 
+    @property
+    def untrained_text(self) -> str:
+        """What a user should know of the untrained parts, "" without any."""
+        if not self.untrained:
+            return ""
+        verb = "is" if len(self.untrained) == 1 else "are"
+        return (
+            f"the {' and the '.join(self.untrained)} of this model {verb} untrained (random values): answers about "
+            "images make no sense before `paddlemix pretrain`"
+        )
+
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 

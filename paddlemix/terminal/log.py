@@ -23,11 +23,20 @@ def print_error(error: BaseException) -> None:
 
 def notice(text: str) -> None:
     """Print a notice for the user on standard error, or pass it to the handlers that a program has set up, if any."""
+    _pass_on(text, is_progress=False)
+
+
+def progress(text: str) -> None:
+    """Print a notice of what takes time now. A report that collects notices leaves it out, by its `is_progress`."""
+    _pass_on(text, is_progress=True)
+
+
+def _pass_on(text: str, *, is_progress: bool) -> None:
     text = visible(text)
     if not _LOGGER.handlers and all(map(_is_paddles, logging.getLogger().handlers)):
         print(f"paddlemix: {text}", file=sys.stderr, flush=True)
         return
-    _LOGGER.warning(text)
+    _LOGGER.warning(text, extra={"is_progress": is_progress})
 
 
 def _is_paddles(handler: logging.Handler) -> bool:

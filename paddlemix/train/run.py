@@ -14,7 +14,7 @@ import paddle
 from ..checkpoints.layouts.components import EMBEDDING
 from ..checkpoints.load import load_model
 from ..checkpoints.processor import LlavaProcessor
-from ..checkpoints.source import Source, open_source, partial_layout
+from ..checkpoints.source import Source, open_source, partial_layout, read_config
 from ..conversation.templates import IMAGE_MARKS
 from ..data.row import Row
 from ..hub.resolve import resolve
@@ -72,6 +72,10 @@ def train(
         if args.process_index == 0:
             show_settings(settings, values)
         trainer = build(settings, template=template, config_folder=config_folder)
+        text = read_config(sources[0]).untrained_text
+        # Stage 1, whose template is plain, is there to train them.
+        if text and args.process_index == 0 and trainer.data.train_processor.template.name != "plain":
+            notice(text)
         execute(trainer, args, typed(values), begin)
 
 

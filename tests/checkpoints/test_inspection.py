@@ -228,7 +228,10 @@ def test_an_untrained_projector_is_reported(tmp_path):
     found = inspect(folder)
 
     assert found.problems == []
-    assert found.notes == ["the projector is untrained: it has random values, answers will make no sense"]
+    assert found.notes == [
+        "the projector of this model is untrained (random values): answers about images make no sense before "
+        "`paddlemix pretrain`"
+    ]
 
 
 def test_a_tower_that_the_config_only_names_is_reported_and_not_downloaded(folders, tmp_path, monkeypatch):
