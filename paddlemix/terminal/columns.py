@@ -26,6 +26,17 @@ def shortened(text: str, max_width: int) -> str:
     return "".join(kept) + ELLIPSIS
 
 
+def shortened_within(text: str, max_width: int) -> str:
+    """Return a text of at most `max_width` places; what is cut is an ellipsis in the middle, as of a long path."""
+    if width_of(text) <= max_width:
+        return text
+    right = (max_width - 1) // 2
+    end = text[-right:]
+    while width_of(end) > right:
+        end = end[1:]
+    return shortened(text, max_width - width_of(end)) + end
+
+
 def padded(text: str, width: int, is_right: bool = False) -> str:
     """Return a text with spaces up to a width, in front of it if it is aligned to the right."""
     spaces = " " * (width - width_of(text))

@@ -6,8 +6,6 @@ import dataclasses
 import json
 import os
 import shlex
-import shutil
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,8 +16,8 @@ from ..data.dataset import PackedRows
 from ..data.encode import find_image
 from ..data.mixture import SPLITS, parse_entries
 from ..image.load import ImageError
-from ..terminal.columns import padded, shortened
-from ..terminal.next_steps import end_of_command, near, this_command
+from ..terminal.columns import padded
+from ..terminal.next_steps import end_of_command, hanging, near, this_command
 from ..terminal.sizes import in_time, plural
 from ..terminal.visible import visible_line
 from .arguments import RunArguments
@@ -38,9 +36,7 @@ def show_settings(settings: RunArguments, values: Mapping[str, Any]) -> None:
     if not rows:
         return
     width = max(len(key) for key, _ in rows) + 2
-    # Only a terminal cuts: a file should have all of a value.
-    most = shutil.get_terminal_size().columns - width - 2 if sys.stdout.isatty() else sys.maxsize
-    lines = [f"  {padded(key, width)}{shortened(visible_line(text), max(most, 20))}" for key, text in rows]
+    lines = [line for key, text in rows for line in hanging(f"  {padded(key, width)}", visible_line(text))]
     print("\n".join(["settings that are not the default:", *lines]), flush=True)
 
 
