@@ -26,12 +26,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "and the checkpoint is read back and compared. All files are deleted afterwards. With --device and no "
         "configuration the device itself is checked: driver, versions, each operation against the CPU, a few steps "
         "and a chat with the bundled model; paste the report into an issue. With neither, the best device of this "
-        "machine is checked. Exit code 1 if anything failed."
+        "machine is checked. Exit code 1 if anything failed. With --processes and a --device of which this machine has "
+        "none, the report is a plan for a machine that has, and the missing cards are no failure."
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     parser.add_argument("--no-trial", action="store_true", help="do not load the model and train")
     add_stage_options(parser, "estimate the memory")
-    parser.set_defaults(sets_environment=True)
+    parser.set_defaults(sets_environment=True, processes=None)
     add_examples(
         parser,
         "paddlemix doctor",
@@ -47,7 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
     from ..train.config_file import config_folder, read_values
 
     words = arguments.settings
-    checked_processes(arguments.processes)
+    if arguments.processes is not None:
+        checked_processes(arguments.processes)
     if not words:
         _refuse_run_options(arguments)
         return _examine(arguments, _best_device())
@@ -80,7 +82,7 @@ def check_run(
     *,
     template: str | None,
     config_folder: Path | None,
-    num_cards: int = 1,
+    num_cards: int | None = None,
     is_tried: bool = True,
     is_json: bool = False,
 ) -> int:
@@ -119,5 +121,5 @@ def _examine(arguments: argparse.Namespace, device: object) -> int:
 
 def _refuse_run_options(arguments: argparse.Namespace) -> None:
     """Raise ValueError for options that change nothing without a configuration."""
-    if arguments.processes != 1 or arguments.stage != "sft":
+    if arguments.processes is not None or arguments.stage != "sft":
         raise ValueError("--processes and --stage are for a configuration: name one, or leave them out")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shlex
 import sys
 import traceback
 from contextlib import nullcontext
@@ -21,6 +22,8 @@ from ..terminal.streams import standard_streams
 from ..terminal.visible import visible, visible_line
 from ..train.config_file import config_folder, convert, read_values
 from ..train.peers import watched_peers
+from ..train.run_folder import last_checkpoint
+from ..train.settings import trains
 from .doctor import checked_processes
 from .options import TRIAL_SETTINGS
 from .parser import LIKE_AN_OPTION, nearest
@@ -34,11 +37,12 @@ def main(argv: list[str], *, script: str, template: str | None) -> int:
     template: name of the chat template to train, None for the model's own.
     """
     logs: list[Path] = []
+    values: dict[str, Any] = {}
     try:
         with kept_interrupts(), standard_streams(), explained():
             if not argv:
                 raise ValueError(f"{script} needs a configuration: {script} CONFIG.json [--key value ...]; see --help")
-            values = read_values(argv)
+            values |= read_values(argv)
             with watched_peers(values):
                 return _run(values, template, config_folder(argv), logs)
     except BrokenPipeError:  # before OSError, its base class
@@ -57,15 +61,38 @@ def main(argv: list[str], *, script: str, template: str | None) -> int:
         return 1
     except Preempted as stop:
         gc.freeze()  # see below
-        print(f"{stop}; without overwrite_output_dir the same command resumes from there", file=sys.stderr)
+        print(f"{stop}{how_to_resume(values, script, argv)}", file=sys.stderr)
         return STOPPED
     except KeyboardInterrupt:
         gc.freeze()  # otherwise Python searches all of paddle's objects at exit, for seconds
-        print(
-            "stopped; without overwrite_output_dir the same command resumes from the last checkpoint, if there is one",
-            file=sys.stderr,
-        )
+        print(f"stopped{how_to_resume(values, script, argv)}", file=sys.stderr)
         return 130
+
+
+def how_to_resume(values: dict[str, Any], script: str, argv: list[str]) -> str:
+    """Return the end of a message on a run that was stopped: its last checkpoint, and how it goes on from there.
+
+    values: the raw settings, none if they were not read yet. "" for a command that trains nothing.
+    """
+    folder = values.get("output_dir")
+    try:
+        is_training = trains(*(convert(key, values.get(key), bool | None) for key in ("do_train", "do_eval")))
+        if not isinstance(folder, str) or "dry_run" in values or not is_training:
+            return ""
+        last = last_checkpoint(folder)
+    except (ValueError, OSError):  # what would have ended the run as well
+        return ""
+    if last is None:
+        return f"; there is no checkpoint in {visible_line(folder)}: the same command starts at step 1"
+    is_anew = str(values.get("overwrite_output_dir")).lower() in ("true", "1", "yes")
+    if not (is_anew or values.get("resume_from_checkpoint")):
+        return f"; the last checkpoint is {visible_line(str(last))}: the same command resumes from there"
+    reason = "overwrite_output_dir discards it" if is_anew else "resume_from_checkpoint names where it starts"
+    words = visible_line(shlex.join([*argv, "--resume_from_checkpoint", "true"]))
+    return (
+        f"; the last checkpoint is {visible_line(str(last))}\n"
+        f"the same command starts elsewhere ({reason}); to resume from it:\n  {script} {words}"
+    )
 
 
 def _name_log(logs: list[Path]) -> None:
@@ -113,7 +140,7 @@ def _trial(values: dict[str, Any]) -> dict[str, Any] | None:
     return {
         "is_tried": not given.get("no_trial", False),
         "is_json": given.get("json", False),
-        "num_cards": checked_processes(given.get("processes", 1)),
+        "num_cards": checked_processes(given["processes"]) if "processes" in given else None,
     }
 
 

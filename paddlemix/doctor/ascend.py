@@ -10,6 +10,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..terminal.sizes import plural
 from .check import Check
 
 SMI_SECONDS = 30
@@ -82,7 +83,7 @@ def _ask(check: Check, tool: str) -> None:
         return
     version = found.group(1) if found else None
     check.values |= {"driver": version, "cards": [vars(card) for card in cards]}
-    check.say(f"driver {version or 'of unknown version'}, {len(cards)} card(s)")
+    check.say(f"driver {version or 'of unknown version'}, {plural(len(cards), 'card')}")
     if version and numbers(version) < DRIVER:
         check.warn(f"driver {version} is older than {'.'.join(map(str, DRIVER))}", "update driver and firmware")
     for card in cards:

@@ -39,14 +39,15 @@ class Check:
     def _raise_status(self, status: str, fact: str, advice: tuple[str, ...]) -> None:
         self.status = max(self.status, status, key=RANKS.index)
         self.facts.append(fact)
-        self.advice += advice
+        self.advice += [one for one in advice if one not in self.advice]
 
 
 @dataclass
 class Diagnosis:
-    """The checks of a run or a device, in their order."""
+    """The checks of a run or a device, in their order. plan: for which cards, where this machine has none of them."""
 
     checks: list[Check] = field(default_factory=list)
+    plan: str | None = None
 
     @property
     def has_failed(self) -> bool:
@@ -73,7 +74,7 @@ class Diagnosis:
             {"name": one.name, "status": one.status, "facts": one.facts, "advice": one.advice, **one.values}
             for one in self.checks
         ]
-        return {"has_failed": self.has_failed, "checks": checks}
+        return {"has_failed": self.has_failed, "plan": self.plan, "checks": checks}
 
 
 class _Collector(logging.Handler):
@@ -82,7 +83,8 @@ class _Collector(logging.Handler):
         self.add = add
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.add(record.getMessage())
+        if not vars(record).get("is_progress"):
+            self.add(record.getMessage())
 
 
 @contextmanager

@@ -58,15 +58,23 @@ def check_settings(check: Check, settings: RunArguments, num_cards: int, num_par
         check.say(f"would resume from {previous}")
 
 
-def check_model(check: Check, settings: RunArguments, template: str | None, config_folder: Path | None) -> RunModel:
-    """Inspect the model's folder without loading its weights. Raises ValueError if it cannot be used at all."""
+def check_model(
+    check: Check, settings: RunArguments, template: str | None, config_folder: Path | None, *, is_plan: bool = False
+) -> RunModel:
+    """Inspect the model's folder without loading its weights. Raises ValueError if it cannot be used at all.
+
+    is_plan: the run is for another machine, so that the weights need not be here.
+    """
     model_args, data_args, args = settings
     folder = find_model(model_args, config_folder)
     check_folder(args.output_dir, [folder], is_overwriting=args.overwrite_output_dir)
     found = inspect(folder)
-    check.say(f"{folder}: {found.format}, {found.num_parameters:,} parameters")
-    for problem in found.problems:
-        check.fail(problem, f"paddlemix inspect {folder}")
+    if is_plan and not found.num_parameters:
+        check.say(f"{folder}: {found.format}; its weights are not here, which a plan does not need")
+    else:
+        check.say(f"{folder}: {found.format}, {plural(found.num_parameters, 'parameter')}")
+        for problem in found.problems:
+            check.fail(problem, f"paddlemix inspect {folder}")
     for note in found.notes:
         check.say(note)
     config = read_config(folder)
@@ -130,11 +138,14 @@ def _check_split(
     if len(usable) < len(pairs):
         _report_skipped(check, [fact for _, fact in pairs if fact.kind], data_args.policy)
     if not usable:
-        raise ValueError(f"{name}: none of the first {len(pairs)} rows can be used")
+        raise ValueError(f"{name}: none of the first {plural(len(pairs), 'row')} can be used")
     row = usable[0][0]
     sample = processor.encode_row(row, max_length=data_args.max_length)
     tiles = sum(len(image.pixels) for image in sample.images)
-    check.say(f"{row.where}: {len(sample.token_ids):,} tokens, images: {len(sample.images)}, tiles: {tiles}")
+    check.say(
+        f"{row.where}: {plural(len(sample.token_ids), 'token')}, {plural(len(sample.images), 'image')}, "
+        f"{plural(tiles, 'tile')}"
+    )
     return _longest_first(usable)
 
 

@@ -61,6 +61,12 @@ def best_kind() -> str:
     return GPU if any(DEVICE_FILES.glob("nvidia[0-9]*")) or shutil.which("nvidia-smi") else CPU
 
 
+def has_traces(kind: str) -> bool:
+    """Return whether a card of a kind has left traces here, even if it does not work: device files, a driver's tool."""
+    files, tool = {NPU: ("davinci[0-9]*", "npu-smi"), GPU: ("nvidia[0-9]*", "nvidia-smi")}[kind]
+    return any(DEVICE_FILES.glob(files)) or shutil.which(tool) is not None
+
+
 def processor() -> str:
     """Return the processor's name."""
     names = _processor_lines("model name", "hardware")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from .check import FAILED, OK, SKIPPED, WARNING, Check, Diagnosis
 COLORS = {OK: "ok", WARNING: "warning", FAILED: "error", SKIPPED: "note"}  # kinds of terminal.style
 STATUS_WIDTH, NAME_WIDTH = 9, 10
 INDENT = 2 + STATUS_WIDTH + NAME_WIDTH
-WIDTH = 80
+MIN_WIDTH, MAX_WIDTH = 80, 120  # of the lines; wider ones are hard to read
 # Components of an estimate, in the order of the table.
 COMPONENTS = {
     "weights": "weights",
@@ -59,15 +60,20 @@ def _wrapped(text: str) -> Iterator[str]:
 
     Indented lines with commands stay whole, so that they can be copied.
     """
+    width = line_width() - INDENT
     for line in text.split("\n"):
         indent = " " * (len(line) - len(line.lstrip()))
         if indent and "pip install" in line:
             yield line
             continue
-        wrap = textwrap.TextWrapper(
-            WIDTH - INDENT, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
-        )
+        wrap = textwrap.TextWrapper(width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
         yield from wrap.wrap(line) or [""]
+
+
+def line_width() -> int:
+    """Return the places of a line of the report: those of the terminal within limits, the fewest without one."""
+    columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else MIN_WIDTH
+    return min(max(columns, MIN_WIDTH), MAX_WIDTH)
 
 
 def _table(components: dict[str, int] | None) -> Iterator[str]:
@@ -85,6 +91,9 @@ def _verdict(diagnosis: Diagnosis, style: Style) -> str:
     failed, warned = diagnosis.names(FAILED), diagnosis.names(WARNING)
     if failed:
         return style.paint(f"{len(failed)} failed ({', '.join(failed)}): training would stop", COLORS[FAILED])
+    if diagnosis.plan:
+        more = f", {len(warned)} with warnings" if warned else ""
+        return style.paint(f"planned for {diagnosis.plan}: nothing failed{more}; check again there", COLORS[OK])
     if warned:
         return style.paint(f"nothing failed, {len(warned)} with warnings", COLORS[WARNING])
     return style.paint("ready to train", COLORS[OK])

@@ -11,14 +11,15 @@ import paddle
 from .. import device as devices
 from .. import device_memory
 from ..constants import DTYPE_BYTES
-from ..terminal.sizes import in_memory
+from ..terminal.sizes import in_memory, plural
 from ..train.arguments import RunArguments, parse
-from ..train.settings import MemorySettings, Method, check_work
+from ..train.run_facts import samples_per_step
+from ..train.settings import DataSettings, MemorySettings, Method, check_work
 from ..train.sharding import sharding_words
 from ..train.tensor_parallel import check_degree_asked
 from .check import FAILED, Check, Diagnosis
 from .inputs import RunModel, SampledRows, check_data, check_model, check_settings, load_of
-from .machine import check_disk, check_versions
+from .machine import check_disk, check_versions, has_traces
 from .memory import GIB, MOMENTS, Estimate, advice, estimate, outline
 from .operations import try_basics
 from .trial import check_trial, compare_peak
@@ -26,6 +27,9 @@ from .trial import check_trial, compare_peak
 NEARLY_FULL = 0.9  # of the memory: fragmentation needs the rest
 CARDS = (16, 24, 32, 40, 48, 64, 80, 96, 128)  # GiB of memory that cards have
 HALF = ("fp16", "bf16", "fp16_full_eval", "bf16_full_eval", "fp16_opt_level", "amp_master_grad")
+# What to train with on a card instead of float32, and as it stands in a configuration.
+HALF_SETTINGS = {"bf16": True, "fp16_opt_level": "O2"}
+HALF_IN_WORDS = '"bf16": true, "fp16_opt_level": "O2"'
 EVALUATES_ONLY = "nothing would be trained: do_train is false"
 
 
@@ -64,30 +68,37 @@ def diagnose(
     *,
     template: str | None,
     config_folder: Path | None,
-    num_cards: int = 1,
+    num_cards: int | None = None,
     is_tried: bool = True,
 ) -> Diagnosis:
     """Check a configuration; a check that needs the result of one that failed is skipped.
 
-    template: as in `train.run.train`. num_cards: to estimate the memory for more cards than there are processes now.
-    is_tried: load the model and train a few steps.
+    template: as in `train.run.train`. num_cards: to estimate the memory for more cards than there are processes now;
+    where this machine has none of that kind, the diagnosis is a plan. is_tried: load the model and train a few steps.
     """
     diagnosis, settings, model, sampled, found, device = Diagnosis(), None, None, None, None, None
     with diagnosis.check("versions") as check:
         check_versions(check)
     with diagnosis.check("device") as check:
-        device = _check_device(check, values)
-    run = Plan(values, device, max(num_cards, paddle.distributed.get_world_size()))
+        absent = absent_kind(values) if num_cards else None
+        if absent:
+            diagnosis.plan = plural(num_cards, f"{absent} card")
+            check.skip(f"this machine has no {absent}: the plan below holds for a machine that has")
+        else:
+            device = _check_device(check, values)
+    run = Plan(values, device, max(num_cards or 1, paddle.distributed.get_world_size()))
     with diagnosis.check("settings") as check:
         parsed = parse(run.values_here(), num_processes=run.num_cards)
         check_work(parsed.training.do_train, parsed.training.do_eval)
         settings = parsed
         check_settings(check, settings, run.num_cards, run.num_parts)
     with diagnosis.check("model") as check:
-        inputs = (settings, template, config_folder)
-        model = check_model(check, *inputs) if settings else check.skip("needs the settings")
+        inputs, is_plan = (settings, template, config_folder), diagnosis.plan is not None
+        model = check_model(check, *inputs, is_plan=is_plan) if settings else check.skip("needs the settings")
     with diagnosis.check("data") as check:
         sampled = check_data(check, settings, model, config_folder) if model else check.skip("needs the model")
+        if sampled and settings.training.do_train:
+            _say_steps(check, run, settings)
     with diagnosis.check("memory") as check:
         found = _check_memory(check, run, settings, model, sampled)
     with diagnosis.check("disk") as check:
@@ -101,6 +112,16 @@ def diagnose(
             if run.num_cards <= settings.training.world_size:  # otherwise the estimate is for another run
                 compare_peak(check, found.allocated)
     return diagnosis
+
+
+def absent_kind(values: dict[str, Any]) -> str | None:
+    """Return the kind of card that a run names and this machine does not have, None otherwise.
+
+    None too where there are traces of one: a card that does not work must not pass for one that is not meant.
+    """
+    kind = str(values.get("device") or "").partition(":")[0]
+    is_absent = kind in (devices.GPU, devices.NPU) and not devices.num_devices(kind)
+    return kind if is_absent and not has_traces(kind) else None
 
 
 def _check_device(check: Check, values: dict[str, Any]) -> str:
@@ -127,6 +148,20 @@ def check_device(check: Check, device: str, dtype: str, is_half_wanted: bool) ->
         try_basics(check, name, "see docs/en/quickstart.md on the installation for this device")
 
 
+def _say_steps(check: Check, run: Plan, settings: RunArguments) -> None:
+    """Say how many steps a run has; those of packed rows are known once they are packed. check: of the data."""
+    args, num_rows = settings.training, check.values["train"]["num_rows"]
+    each = plural(samples_per_step(args, run.num_cards // run.num_parts), "sample")
+    known = {key: value for key, value in run.values.items() if key in DataSettings.__dataclass_fields__}
+    per_epoch, total = DataSettings.read(known).steps(num_rows, run.num_cards)
+    if settings.data.is_packed and args.max_steps <= 0:
+        return
+    number = f"{total / per_epoch:.3g}"
+    epochs = "" if settings.data.is_packed else f", {number} epoch{'' if number == '1' else 's'}"
+    check.say(f"{plural(total, 'step')} of {each}{epochs}")
+    check.values["num_steps"] = total
+
+
 def _check_memory(
     check: Check,
     run: Plan,
@@ -144,27 +179,46 @@ def _check_memory(
     check_degree_asked(run.values, run.num_cards, sharding_words(run.values.get("sharding")))
     method = run.method(args)
     load = load_of(sampled, model, settings, is_padded=devices.wants_equal_shapes(run.kind))
-    found = estimate(model.config, outline(model.config, model_args), load, method)
-    batch = f"{len(load.lengths)} samples of {load.num_tokens:,} tokens in all, {load.num_tiles} tiles"
-    check.say(f"{batch}; {found.num_trained:,} trained parameters; {_in_words(method)}")
+    trainable = outline(model.config, model_args)
+    found = estimate(model.config, trainable, load, method)
+    samples, tiles = plural(len(load.lengths), "sample"), plural(load.num_tiles, "tile")
+    batch = f"{samples} of {plural(load.num_tokens, 'token')} in all, {tiles}"
+    check.say(f"{batch}; {plural(found.num_trained, 'trained parameter')}; {_in_words(method)}")
     check.values["estimate"] = table(found)
+    if _can_train_in_half(run, method):
+        half = MemorySettings.read({**run.values, **HALF_SETTINGS}).method(run.kind, run.num_cards)
+        saved = found.total - estimate(model.config, trainable, load, half).total
+        check.advice.append(f"{HALF_IN_WORDS} (about {in_memory(saved)} less, and faster)")
+    hints = advice(found, method, len(load.lengths), run.num_cards)
     if run.device is None:
-        _name_cards(check, found, run.kind, advice(found, method, len(load.lengths), run.num_cards))
-        return found
-    available = device_memory.memory_of(args.device)
+        _name_cards(check, found, run.kind, hints)
+    else:
+        _compare_free(check, found, args.device, hints)
+    return found
+
+
+def _compare_free(check: Check, found: Estimate, device: str, hints: list[str]) -> None:
+    """Compare an estimate with the free memory of a device. hints: settings that need less."""
+    available = device_memory.memory_of(device)
     if available is None:
-        check.warn(f"the memory of {args.device} is not known: compare the estimate by hand")
-        return found
+        check.warn(f"the memory of {device} is not known: compare the estimate by hand")
+        return
     total, free = available
     check.values |= {"total": total, "free": free}
     text = f"{in_memory(found.total)} estimated, {in_memory(free)} free"
     if found.total > free:
-        check.fail(f"{text}: too little", *advice(found, method, len(load.lengths), run.num_cards))
+        check.fail(f"{text}: too little", *hints)
     elif found.total > NEARLY_FULL * free:
-        check.warn(f"{text}: nearly full", *advice(found, method, len(load.lengths), run.num_cards))
+        check.warn(f"{text}: nearly full", *hints)
     else:
         check.say(text)
-    return found
+
+
+def _can_train_in_half(run: Plan, method: Method) -> bool:
+    """Return whether a run trains in float32 on a card that could train in bfloat16."""
+    if method.dtype != "float32" or run.kind not in (devices.GPU, devices.NPU):
+        return False
+    return run.device is None or devices.can_compute("bfloat16", run.device)
 
 
 def _name_cards(check: Check, found: Estimate, kind: str, hints: list[str]) -> None:
@@ -216,13 +270,15 @@ def _reason_to_skip_trial(
     diagnosis: Diagnosis, settings: RunArguments | None, found: Estimate | None, is_tried: bool
 ) -> str | None:
     failures = diagnosis.names(FAILED)
+    if diagnosis.plan:
+        return "needs the cards"
     failed = [name for name in ("device", "model") if name in failures]
     if not is_tried:
         return "not asked for"
     if settings is not None and not settings.training.do_train:
         return EVALUATES_ONLY
     if found is None or failed:
-        return f"needs {' and '.join(failed) or 'the estimate of the memory'}, which failed"
+        return f"needs the {' and the '.join(failed)}, which failed" if failed else "the memory could not be estimated"
     if "memory" in failures and settings.training.device.startswith("cpu"):
         return "the machine's memory would not suffice"
     return None

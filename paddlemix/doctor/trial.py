@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ..tensor_files.stored import preview
-from ..terminal.sizes import in_bytes, in_memory
+from ..terminal.sizes import in_bytes, in_memory, plural
 from ..train.arguments import RunArguments
 from ..train.trial import TrialResult, try_run
 from .check import Check
@@ -38,11 +38,11 @@ def check_trial(
 
 def _judge_gradients(check: Check, found: TrialResult) -> None:
     if found.not_finite:
-        check.fail(f"{len(found.not_finite)} gradients are not finite: {preview(sorted(found.not_finite), 3)}")
+        check.fail(f"{plural(len(found.not_finite), 'gradient')} not finite: {preview(sorted(found.not_finite), 3)}")
     elif found.num_gradients:
-        check.say(f"gradients of {found.num_gradients} trained tensors, all finite")
+        check.say(f"gradients of {plural(found.num_gradients, 'trained tensor')}, all finite")
     if found.absent:
-        check.warn(f"no gradient reaches {len(found.absent)} tensors: {preview(sorted(found.absent), 3)}")
+        check.warn(f"no gradient reaches {plural(len(found.absent), 'tensor')}: {preview(sorted(found.absent), 3)}")
 
 
 def _judge_steps(check: Check, found: TrialResult, learning_rate: float) -> None:
@@ -62,8 +62,9 @@ def _judge_checkpoint(check: Check, found: TrialResult) -> None:
         check.fail("the checkpoint was not written completely")
         return
     if found.differing:
-        num_differing, names = len(found.differing), preview(found.differing, 3)
-        check.fail(f"{num_differing} tensors of the checkpoint differ from those in memory: {names}")
+        num, names = plural(len(found.differing), "tensor"), preview(found.differing, 3)
+        differ = "differs from that" if len(found.differing) == 1 else "differ from those"
+        check.fail(f"{num} of the checkpoint {differ} in memory: {names}")
     if not found.has_same_tokens:
         check.fail("the tokenizer of the checkpoint tokenizes the same row differently")
     if not found.differing:

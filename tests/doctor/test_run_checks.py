@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 
 import numpy as np
 import paddle
@@ -137,14 +138,36 @@ def test_every_line_speaks_of_the_number_of_processes_that_will_train(tmp_path, 
 def test_memory_is_estimated_for_cards_that_this_machine_does_not_have(tmp_path, data, kind):
     values = settings(tmp_path, data, device=kind, bf16=True, fp16_opt_level="O2", sharding="stage2")
     checks = found(values, num_cards=8)
-    assert checks["device"].status == FAILED and "is not there" in " ".join(checks["device"].facts)
-    assert [name for name, check in checks.items() if check.status == FAILED] == ["device"]
+    assert checks["device"].status == SKIPPED and f"this machine has no {kind}: the plan" in checks["device"].facts[0]
+    assert [name for name, check in checks.items() if check.status == FAILED] == []
     text = " ".join(checks["memory"].facts)
     assert f"there is no {kind} here to compare it with: a card of 16 GiB is enough" in text
     assert "bfloat16 O2, sharding stage 2 over 8" in text and checks["trial"].status == SKIPPED
     here = found({**values, "device": "cpu"}, num_cards=8, is_tried=False)["memory"].values["estimate"]
     assert checks["memory"].values["estimate"]["weights"] == here["weights"] / 2
     assert checks["disk"].status == OK
+
+
+def test_plan_needs_no_weights_and_ends_calmly_with_code_0(tmp_path, data, capsys, monkeypatch):
+    monkeypatch.setattr(cli, "prepare_environment", lambda device: {})
+    folder = tmp_path / "bare"
+    shutil.copytree(tiny_folder.folder("pad"), folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    file = tmp_path / "run.json"
+    file.write_text(json.dumps(settings(tmp_path, data, device="Ascend", model_name_or_path=str(folder))))
+    assert cli.main(["doctor", str(file), "--processes", "8"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "skipped device this machine has no npu: the plan below holds for a machine that has" in text
+    assert "its weights are not here" in text and "4 steps of 16 samples" in text
+    assert '-> "bf16": true, "fp16_opt_level": "O2" (about' in text and "trial needs the cards" in text
+    assert text.endswith("planned for 8 npu cards: nothing failed, 1 with warnings; check again there")
+    assert cli.main(["doctor", str(file)]) == 1  # no plan was asked for
+    assert "is not there" in capsys.readouterr().out
+
+
+def test_card_with_traces_is_missed_in_a_plan_too(tmp_path, data, monkeypatch):
+    monkeypatch.setattr(run_checks, "has_traces", lambda kind: True)
+    checks = found(settings(tmp_path, data, device="npu"), num_cards=8)
+    assert checks["device"].status == FAILED and "device 'npu' is not there" in checks["device"].facts[0]
 
 
 def test_size_of_the_card_is_the_smallest_that_leaves_a_tenth(tmp_path, data, monkeypatch):

@@ -15,7 +15,7 @@ import tiny_folder
 from slow_server import drip, running
 from tiny_training import settings, train
 
-from paddlemix.commands.train import main
+from paddlemix.commands.train import how_to_resume, main
 from paddlemix.doctor.run_checks import diagnose
 from paddlemix.terminal.interrupts import kept_interrupts
 from paddlemix.train.tally import FILE
@@ -71,7 +71,8 @@ def test_ctrl_c_ends_a_run_that_waits_for_data(splits, changes, num_workers, slo
     files = {split: [{"data_files": str(tmp_path / f"data/{name}.json")}] for split, name in splits.items()}
     code, seconds = slow({**settings(tmp_path, ""), "dataset": files, "dataloader_num_workers": num_workers, **changes})
     assert code == 130 and seconds < BOUND
-    assert capsys.readouterr().err.splitlines()[-1].startswith("stopped; without overwrite_output_dir")
+    message = f"stopped; there is no checkpoint in {tmp_path / 'out'}: the same command starts at step 1"
+    assert capsys.readouterr().err.splitlines()[-1] == message
     assert not multiprocessing.active_children()
 
 
@@ -138,3 +139,20 @@ def test_counting_tokens_stops_when_too_many_rows_are_bad(policy, missing, tmp_p
     with pytest.raises(ValueError, match=expected):
         train(settings(tmp_path, missing, packing=True, on_bad_sample=policy))
     assert len((tmp_path / "out" / FILE).read_text().splitlines()) == (11 if policy == "skip" else 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({}, "the same command resumes from there"),
+        ({"overwrite_output_dir": True}, "starts elsewhere (overwrite_output_dir discards it); to resume from it:"),
+        ({"resume_from_checkpoint": "old"}, "(resume_from_checkpoint names where it starts); to resume from it:"),
+    ],
+)
+def test_message_of_a_stop_names_the_last_checkpoint_and_how_to_resume(changes, text, tmp_path):
+    (tmp_path / "out" / "checkpoint-7").mkdir(parents=True)
+    (tmp_path / "out" / "checkpoint-7" / "complete").touch()
+    message = how_to_resume({"output_dir": str(tmp_path / "out"), **changes}, "paddlemix sft", ["run 1.json"])
+    assert message.startswith(f"; the last checkpoint is {tmp_path}/out/checkpoint-7") and text in message
+    command = "\n  paddlemix sft 'run 1.json' --resume_from_checkpoint true"
+    assert message.endswith(command) == bool(changes)
