@@ -20,7 +20,7 @@ from ..terminal.sizes import plural
 from ..train.arguments import RunArguments
 from ..train.eval_tasks import check_best_metric, load_tasks
 from ..train.run import choose_quantization, find_model, processor_to_train
-from ..train.run_facts import samples_per_step
+from ..train.run_facts import ENDINGS, samples_per_step
 from ..train.run_folder import check_folder, last_checkpoint
 from ..train.split import measure_of, open_split
 from .activations import Load
@@ -69,7 +69,7 @@ def check_model(
     folder = find_model(model_args, config_folder)
     check_folder(args.output_dir, [folder], is_overwriting=args.overwrite_output_dir)
     found = inspect(folder)
-    if is_plan and not found.num_parameters:
+    if is_plan and folder.is_dir() and not any(path.suffix in ENDINGS for path in folder.iterdir()):
         check.say(f"{folder}: {found.format}; its weights are not here, which a plan does not need")
     else:
         check.say(f"{folder}: {found.format}, {plural(found.num_parameters, 'parameter')}")
