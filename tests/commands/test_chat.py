@@ -172,7 +172,7 @@ def test_save_writes_the_conversation_as_json(run_chat, image, tmp_path):
         {"role": "user", "content": "<image>\nWhat is this?"},
         {"role": "assistant", "content": answers_of(output)[0]},
     ]
-    assert saved == [{"messages": messages, "images": [image]}]
+    assert saved == [{"messages": messages, "images": [image]}] and f"(saved to {file})\n" in output
 
 
 def test_save_overwrites_nothing_and_saves_no_empty_conversation(run_chat, image, tmp_path, monkeypatch):

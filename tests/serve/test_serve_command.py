@@ -103,6 +103,12 @@ def test_defaults_are_a_loopback_server_of_the_tiny_model():
     assert found.image_hosts == found.origins == () and not found.is_logging_requests
 
 
+def test_options_for_tls_of_other_servers_lead_to_nginx(capsys):
+    with pytest.raises(SystemExit):
+        settings_of("--ssl-certfile", "a.pem", "--ssl-keyfile", "b.pem")
+    assert "unknown option --ssl-certfile: the server does not speak TLS; nginx" in capsys.readouterr().err
+
+
 def test_key_of_the_environment_counts_too(monkeypatch):
     monkeypatch.setenv("PADDLEMIX_API_KEY", "secret")
     assert all_keys(["given"]) == ("given", "secret")
