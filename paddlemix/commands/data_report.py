@@ -11,7 +11,6 @@ import numpy as np
 from tqdm import tqdm
 
 from ..checkpoints.processor import LlavaProcessor
-from ..data.bad_rows import BadRowPolicy, refuse
 from ..data.measure import RowFacts, measure_rows
 from ..data.packing import fill_rate, pack_rows
 from ..data.row import Row
@@ -24,6 +23,7 @@ from ..train.eval_tasks import EvalTask, load_tasks
 from ..train.settings import DataSettings
 from ..train.split import measure_of, open_split
 from . import report_html
+from .data_problems import mistakes_of_run, problems_of
 
 LABEL_WIDTH = 18
 MAX_NAMED = 10  # bad rows that are listed
@@ -64,6 +64,7 @@ def inspect_data(
 ) -> Report:
     """Read and measure a split. Raises ValueError for settings and files that training refuses."""
     tasks = load_tasks(settings.eval_tasks, config_folder)
+    mistakes = mistakes_of_run(settings, split, processor=processor, config_folder=config_folder)
     opened = open_split(
         settings,
         split,
@@ -72,7 +73,7 @@ def inspect_data(
         seed=settings.seed,
     )
     mixture, left_out = opened.rows, opened.left_out
-    policy, rows = settings.policy, distinct_rows(mixture)
+    rows = distinct_rows(mixture)
     measured = measure_rows(rows, measure_of(processor, settings.max_length), num_workers=num_workers)
     facts = list(tqdm(measured, total=len(rows), disable=not has_progress, desc="reading", unit="row"))
     bad = [*left_out, *_skipped(rows, facts, split)]
@@ -89,7 +90,7 @@ def inspect_data(
         packed,
         settings.steps(packed[0] if packed else len(mixture), num_processes),
         num_processes,
-        tuple(_problems(data, bad, len(left_out), policy, opened.num_rows)),
+        (*mistakes, *problems_of(data, bad, len(left_out), settings.policy, opened.num_rows)),
         tasks,
     )
 
@@ -109,24 +110,6 @@ def _packing(lengths: list[int], settings: DataSettings) -> tuple[int, float]:
     """Return the number of rows into which training packs the samples, and their fill rate (0 to 1)."""
     packs = pack_rows(lengths, settings.max_length, settings.seed)
     return len(packs), fill_rate(packs, lengths, settings.max_length)
-
-
-def _problems(data: DataFacts, bad: list[RowNote], num_left_out: int, policy: BadRowPolicy, num_rows: int) -> list[str]:
-    """Return the errors with which training would stop, and the files of which no token is trained."""
-    problems = [
-        f"{file.file}: 0% of its tokens are trained: none of its rows can be used ({in_words(file.skipped)})"
-        for file in data.files
-        if not file.num_trained
-    ]
-    refused = bad[: 0 if policy.is_structure_skipped else num_left_out]
-    refused += bad[num_left_out:] if not policy.is_content_skipped else []
-    for check in (lambda: refuse(refused), lambda: policy.check(bad, num_rows)):
-        try:
-            check()
-        except ValueError as error:
-            problems.append(f"training would stop: {error}")
-            break
-    return problems
 
 
 def facts_of(report: Report) -> list[tuple[str, str]]:

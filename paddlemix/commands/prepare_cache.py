@@ -70,6 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _prepare(arguments: argparse.Namespace) -> int:
     from ..checkpoints.processor import LlavaProcessor
+    from ..data.entry_files import find_mistakes, refuse_mistakes
     from ..data.trial_rows import check_images
     from ..train.config_file import config_folder, read_values
     from ..train.settings import DataSettings
@@ -86,6 +87,12 @@ def _prepare(arguments: argparse.Namespace) -> int:
     processor = LlavaProcessor.from_pretrained(*resolve_models(arguments, settings.model_name_or_path))
     template = settings.conv_mode or settings.version or ("plain" if arguments.stage == "pretrain" else None)
     processor = processor.with_template(template) if template else processor
+    files = {
+        "template": processor.template,
+        "config_folder": config_folder(words),
+        "image_folder": settings.image_folder,
+    }
+    refuse_mistakes(find_mistakes(settings.dataset, (arguments.split,), **files))
     split = open_split(
         settings,
         arguments.split,

@@ -16,7 +16,6 @@ directory, the only one that PaddleMIX uses.
 from __future__ import annotations
 
 import difflib
-import logging
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -25,11 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from ..conversation.paddlemix_template import check_chat_template
-from ..conversation.templates import ChatTemplate
 from ..foreign_json import number, whole_number
 from ..image.load import describe
-from ..terminal.visible import visible
 from .encode import MAX_PATH
 from .encoding import Encoding
 from .readers.fields import show
@@ -38,7 +34,6 @@ from .row import Row
 from .row_note import RowNote
 from .row_sequence import Part, StoredRows, joined
 
-logger = logging.getLogger(__name__)
 SPLITS = ("train", "eval")
 NAMES = ("chatml_dataset", "llava_dataset", "messages")
 # PaddleMIX reads `splits` and `lazy`, too. With data files named, neither has an effect there, and so neither has here.
@@ -68,7 +63,6 @@ def scan_mixture(
     value: Any,
     split: str,
     *,
-    template: ChatTemplate | None = None,
     encoding: Encoding | None = None,
     config_folder: str | Path | None = None,
     image_folder: str | None = None,
@@ -76,19 +70,17 @@ def scan_mixture(
 ) -> tuple[Sequence[Row], list[RowNote]]:
     """Return the good rows of a split, entry by entry, and notes of the bad rows. Both are empty for a missing split.
 
-    template: the template of the training. A `chat_template` file is only compared with it: differences are logged, and
-    other roles raise. encoding: what rows that were encoded before are compared with. config_folder: only for a hint if
-    a path exists relative to it. image_folder: for entries without their own. seed: chooses the rows that `weight` and
-    `num_samples` take; with the same seed, a larger number takes the same rows and more. Raises ValueError for unknown
-    keys and names, missing files, and entries with bad rows only.
+    encoding: what rows that were encoded before are compared with. config_folder: only for a hint if a path exists
+    relative to it. image_folder: for entries without their own. seed: chooses the rows that `weight` and `num_samples`
+    take; with the same seed, a larger number takes the same rows and more. `chat_template` files are not looked at
+    (`entry_files.find_mistakes` does). Raises ValueError for unknown keys and names, missing files, and entries with
+    bad rows only.
     """
     parts, bad = [], []
     for index, entry in enumerate(parse_entries(value, split), start=1):
         owner = f"dataset {split!r}, entry {index}"
         if entry.image_folder is None and image_folder is not None:
             entry = replace(entry, image_folder=image_folder)
-        if entry.chat_template is not None:
-            _check_template(entry.chat_template, template, owner, config_folder)
         entry_rows, entry_bad = _read_entry(entry, owner, config_folder, split, encoding)
         if not len(entry_rows):
             if not entry_bad:
@@ -237,23 +229,6 @@ def _read_file(
         check_exists(entry.image_folder, os.path.isdir, "image_folder", owner, config_folder)
         folders.insert(0, os.path.abspath(entry.image_folder))
     return scan_rows(file, folders=tuple(dict.fromkeys(folders)), split=split)
-
-
-def _check_template(file: str, template: ChatTemplate | None, owner: str, config_folder: str | Path | None) -> None:
-    used = "the model's template" if template is None else f"the model's template, {template.name}, which is used"
-    remedy = (
-        f"; remove 'chat_template' from the entry, or copy the file from the folder of PaddleMIX's model: it is only "
-        f"compared with {used} (conv_mode names another one)"
-    )
-    check_exists(file, os.path.isfile, "chat_template", owner, config_folder, remedy)
-    if template is None:
-        return
-    try:
-        differences = check_chat_template(file, template)
-    except ValueError as error:
-        raise ValueError(f"{owner}: {error}") from error
-    for difference in differences:
-        logger.warning("%s", visible(f"{owner}: chat_template {file}: {difference}"))
 
 
 def check_exists(

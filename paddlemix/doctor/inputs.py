@@ -10,6 +10,7 @@ from ..checkpoints.inspection import inspect
 from ..checkpoints.processor import LlavaProcessor
 from ..checkpoints.source import read_config
 from ..data.bad_rows import BadRowPolicy
+from ..data.entry_files import refuse_mistakes
 from ..data.measure import RowFacts, measure_rows
 from ..data.row import Row
 from ..data.row_note import count_kinds, in_words
@@ -22,7 +23,7 @@ from ..train.eval_tasks import check_best_metric, load_tasks
 from ..train.run import choose_quantization, find_model, processor_to_train
 from ..train.run_facts import ENDINGS, samples_per_step
 from ..train.run_folder import check_folder, last_checkpoint
-from ..train.split import measure_of, open_split
+from ..train.split import data_mistakes, measure_of, open_split
 from .activations import Load
 from .check import Check
 
@@ -95,6 +96,11 @@ def check_data(check: Check, settings: RunArguments, model: RunModel, config_fol
     """
     args, has_eval_rows = settings.training, settings.training.do_eval and settings.data.has_eval_rows
     splits = [name for name, is_read in (("train", args.do_train), ("eval", has_eval_rows)) if is_read]
+    strategy = args.evaluation_strategy.value
+    mistakes = data_mistakes(
+        settings.data, splits, strategy, processor=model.train_processor, config_folder=config_folder
+    )
+    refuse_mistakes(mistakes)
     sampled = [_check_split(check, settings, model.train_processor, name, config_folder) for name in splits]
     if args.do_eval:
         _check_tasks(check, settings, config_folder, has_eval_rows)

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from ..checkpoints.processor import LlavaProcessor
 from ..data.bad_rows import BadRowPolicy, TooManyBadRowsError
 from ..data.dataset import ConversationDataset, PackedRows
+from ..data.entry_files import refuse_mistakes
 from ..data.measure import Measure, default_workers, measure_rows
 from ..data.packing import fill_rate, first_fit, pack_rows
 from ..data.row import Row
@@ -27,7 +28,7 @@ from ..terminal.sizes import plural
 from .eval_tasks import EvalTask, check_best_metric, load_tasks
 from .loader import Grouping, StoredOrder
 from .processes import gather
-from .split import Split, in_words, measure_of, open_split
+from .split import Split, data_mistakes, in_words, measure_of, open_split
 from .tally import RowTally
 
 
@@ -68,10 +69,14 @@ def read_data(
 
     tally: records the rows that its policy leaves out. rows: train on these instead of the data files' rows.
     """
+    own_rows = ("train",) if args.do_train and rows is None else ()
+    splits = own_rows + ("eval",) * (args.do_eval and data_args.has_eval_rows)
+    strategy = args.evaluation_strategy.value
+    refuse_mistakes(data_mistakes(data_args, splits, strategy, processor=train_processor, config_folder=config_folder))
     read = functools.partial(_read_split, train_processor, data_args, args, config_folder, tally)
     try:
         train = read("train", None if rows is None else Split(rows, [])) if args.do_train else None
-        evaluated = read("eval") if args.do_eval and data_args.has_eval_rows else None
+        evaluated = read("eval") if "eval" in splits else None
         train, grouping = (None, None) if train is None else _arrange(train, train_processor, data_args, args, tally)
     except TooManyBadRowsError as error:
         tally.give_up(error.notes, is_fresh=args.overwrite_output_dir)

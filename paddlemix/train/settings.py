@@ -144,6 +144,12 @@ class DataSettings(DataArguments, _Settings):
         check_work(False, self.do_eval or self.evaluation_strategy != "no")
         return "eval"
 
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that a run reads."""
+        is_evaluated = (self.do_eval or self.evaluation_strategy != "no") and self.has_eval_rows
+        return ("train",) * trains(self.do_train, self.do_eval) + ("eval",) * is_evaluated
+
     def steps(self, num_rows: int, num_processes: int) -> tuple[int, int]:
         """Return the optimizer steps of an epoch and of the whole run.
 

@@ -11,8 +11,9 @@ import numpy as np
 from ..checkpoints.processor import LlavaProcessor
 from ..data.bad_rows import BadRowPolicy, refuse
 from ..data.encoding import Encoding
+from ..data.entry_files import Mistake, find_mistakes
 from ..data.measure import Measure, measure_rows
-from ..data.mixture import scan_mixture
+from ..data.mixture import parse_entries, scan_mixture
 from ..data.row import Row
 from ..data.row_note import RowNote
 from ..data.row_sequence import known_lengths
@@ -36,6 +37,37 @@ class Split:
         return len(self.rows) + len(self.left_out)
 
 
+def data_mistakes(
+    data: DataArguments, splits: Sequence[str], strategy: str, *, processor: LlavaProcessor, config_folder: Path | None
+) -> list[Mistake]:
+    """Return what is wrong with the splits that a run reads, as far as it shows before their rows are read.
+
+    strategy: the run's evaluation_strategy. processor: encodes the rows to train on.
+    """
+    if data.dataset is None:
+        return []
+    found = find_mistakes(
+        data.dataset,
+        splits,
+        template=processor.template,
+        config_folder=config_folder,
+        image_folder=data.image_folder,
+    )
+    for split in splits:
+        if all(mistake.split != split for mistake in found) and not parse_entries(data.dataset, split):
+            found.append(Mistake(split, _missing_split(split, strategy)))
+    return found
+
+
+def _missing_split(split: str, strategy: str) -> str:
+    if split != "eval":
+        return f"the dataset has no entry under {split!r}: name data_files under that key"
+    asked, remedy = "do_eval is true", "leave do_eval out"
+    if strategy != "no":
+        asked, remedy = f"evaluation_strategy is {strategy!r}", 'set "evaluation_strategy": "no"'
+    return f"{asked}, but the dataset has no entry under 'eval': name data_files under that key, or {remedy}"
+
+
 def open_split(
     data: DataArguments,
     split: str,
@@ -45,7 +77,7 @@ def open_split(
     seed: int,
     policy: BadRowPolicy | None = None,
 ) -> Split:
-    """Read the files of a split and mix their rows.
+    """Read the files of a split and mix their rows. `data_mistakes` finds what is wrong with all of them, before.
 
     processor: encodes the rows; rows that were encoded before are compared with it. policy: decides whether rows that
     are wrong in their files may be left out; None: they always may.
@@ -56,7 +88,6 @@ def open_split(
     rows, left_out = scan_mixture(
         data.dataset,
         split,
-        template=processor.template,
         encoding=Encoding(processor.tokenizer, processor.template, processor.spec, data.max_length),
         config_folder=config_folder,
         image_folder=data.image_folder,

@@ -203,6 +203,30 @@ def test_error_is_the_reason_why_training_would_stop(run, config, rows_path, kin
     assert "problems" in output and "can be used" in output
 
 
+def test_mistakes_of_the_split_that_is_not_shown_stop_training_too(run, config, rows_path, tmp_path):
+    wrong = tmp_path / "wrong.json"
+    wrong.write_text(json.dumps([{"conversations": [["Hi", 3]]}]))
+    template = {"data_files": str(rows_path), "chat_template": "none.json"}
+    for dataset, expected in [
+        ({"train": str(rows_path)}, ["evaluation_strategy is 'epoch', but the dataset has no entry under 'eval'"]),
+        ({"train": str(rows_path), "eval": "val.json"}, ["dataset 'eval', entry 1: data file not found"]),
+        ({"train": str(rows_path), "eval": str(wrong)}, ["wrong.json"]),
+        ({"train": template, "eval": template}, ["dataset 'train', entry 1: chat_template", "dataset 'eval', entry 1"]),
+    ]:
+        code, output, errors = run(config(rows_path, dataset=dataset, evaluation_strategy="epoch"), "--json")
+        found = json.loads(output)
+        assert code == 1 and len(errors) == 1 and expected[0] in errors[0]
+        assert found["num_used"] == 12  # the rows of the split that is shown are checked all the same
+        assert len(found["problems"]) == len(expected)
+        assert all(text in problem for text, problem in zip(expected, found["problems"], strict=True))
+
+
+def test_all_missing_files_are_in_one_error(run, config, rows_path):
+    dataset = {"train": [{"data_files": "a.json"}], "eval": [{"data_files": "b.json"}]}
+    code, output, errors = run(config(rows_path, dataset=dataset, evaluation_strategy="epoch"))
+    assert code == 1 and not output and "has 2 mistakes" in errors[0]
+
+
 def test_file_without_trained_tokens_is_refused(run, config, rows_path, tmp_path):
     other = tmp_path / "long.json"
     other.write_text(json.dumps([{"conversations": [["Hi " * 300, "Hello."]]}] * 2))

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import logging
-
 import pytest
 from data_rows import read_mixture
 
@@ -120,22 +117,6 @@ def test_unknown_split_is_refused(files):
         read_mixture(files["a"], "test")
 
 
-@pytest.mark.parametrize("key", ["data_files", "image_folder", "chat_template"])
-def test_error_of_a_missing_path_has_a_hint_if_it_is_beside_the_configuration(tmp_path, monkeypatch, files, key):
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    name = {"data_files": "data/a.json", "image_folder": "data", "chat_template": "data/a.json"}[key]
-    entry = {"data_files": files["a"]} | {key: name}
-    with pytest.raises(ValueError) as caught:
-        read_mixture(entry, "train", config_folder=tmp_path)
-    message = str(caught.value)
-    assert "entry 1" in message and key.split("_")[0] in message
-    assert str(tmp_path / "here" / name) in message and f"it exists as {tmp_path / name}" in message
-    with pytest.raises(ValueError) as caught:
-        read_mixture(entry, "train", config_folder=tmp_path / "here")
-    assert "it exists" not in str(caught.value)
-
-
 def test_folders_are_image_folder_then_data_file_then_current_directory(tmp_path, monkeypatch, files):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "images").mkdir()
@@ -143,20 +124,3 @@ def test_folders_are_image_folder_then_data_file_then_current_directory(tmp_path
     assert row.folders == (str(tmp_path / "images"), str(tmp_path / "data"), str(tmp_path))
     (row, *_) = read_mixture("data/a.json", "train")
     assert row.folders == (str(tmp_path / "data"), str(tmp_path))
-
-
-def test_chat_template_is_compared_with_the_models_template(tmp_path, files, template, caplog):
-    turns, file = ["USER{{user}}", "ASSISTANT{{bot}}"], tmp_path / "chat_template.json"
-    entry = {"data_files": files["a"], "chat_template": str(file)}
-    with pytest.raises(ValueError, match=r"template\.json; remove 'chat_template'.*vicuna_v1, which is used"):
-        read_mixture(entry, "train", template=template)
-    file.write_text(json.dumps({"conversation": turns}))
-    with caplog.at_level(logging.WARNING):
-        read_mixture(entry, "train", template=template)
-        assert not caplog.records
-        file.write_text(json.dumps({"conversation": turns, "system": "Be brief."}))
-        read_mixture(entry, "train", template=template)
-    assert [str(file) in record.getMessage() for record in caplog.records] == [True]
-    file.write_text(json.dumps({"conversation": ["Q{{user}}", "A{{bot}}"]}))
-    with pytest.raises(ValueError, match=r"dataset 'train', entry 1: .*chat_template\.json.*vicuna_v1"):
-        read_mixture(entry, "train", template=template)
