@@ -63,7 +63,9 @@ def run(arguments: argparse.Namespace) -> int:
     print(visible_json(as_dict(report)) if arguments.json else visible(as_text(report)))
     if report.problems:
         sys.stdout.flush()  # so that the error comes last
-        raise ValueError(report.problems[0])
+        others = len(report.problems) - 1
+        more = f' ({others} more under "problems" in the report)' if others else ""
+        raise ValueError(report.problems[0] + more)
     return 0
 
 

@@ -45,6 +45,8 @@ def _rows(key: str, given: Any, settings: RunArguments) -> Iterator[tuple[str, s
     owner = next((one for one in settings if key in vars(one)), None)
     if owner is None or key in NOT_SHOWN:
         return
+    if key == "do_eval" and settings.training.evaluation_strategy.value != "no":
+        return  # evaluation_strategy is shown, and evaluates whatever do_eval says
     value = plain(vars(owner)[key])
     if value == _default(owner, key):
         return
