@@ -442,7 +442,7 @@ def test_stage_one_trains_captions_without_a_template(tmp_path):
         ({"model_name_or_path": None}, "model_name_or_path is missing"),
         ({"dataset": "absent.json"}, "data file not found"),
         ({"dataset": None}, "dataset is missing"),
-        ({"dataset": {"eval": []}}, "no rows for 'train'"),
+        ({"dataset": {"eval": []}}, "no entry under 'train'"),
         ({"resume_from_checkpoint": "absent/checkpoint-1"}, "absent/checkpoint-1"),
         ({"freeze_include": ["*"]}, "no parameter is trainable"),
         ({"conv_mode": "vicuna_v2"}, "did you mean 'vicuna_v1'"),
