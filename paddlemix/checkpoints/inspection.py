@@ -15,6 +15,7 @@ from ..models.config import LlavaConfig
 from ..models.language.families import FAMILIES, get_family
 from ..models.vision.families import TOWER_FAMILIES, get_tower_family
 from ..tensor_files.stored import CheckpointError, StoredTensor, preview
+from ..terminal.sizes import plural
 from .inspection_facts import Inspection, compare, count, describe_image, describe_text
 from .layouts import detect, find_layout, tower
 from .layouts.config_keys import config_or_empty, suggested_sampling
@@ -228,4 +229,5 @@ def _describe_base(folder: Folder, base: str | Path | None, found: Inspection) -
             found.notes.append("it unties the output layer from the embeddings, which the base ties")
         unused = source.left_out()
         if unused:
-            found.notes.append(f"{len(unused)} tensors change nothing here and are left out: {preview(unused, 3)}")
+            what = plural(len(unused), "tensor changes nothing here and is", "tensors change nothing here and are")
+            found.notes.append(f"{what} left out: {preview(unused, 3)}")

@@ -95,5 +95,5 @@ def trace(ours: Mapping[str, StoredTensor], written: Mapping[str, StoredTensor])
         reached.update(found)
     lost = sorted(set(ours) - reached)
     if lost:
-        raise CheckpointError(f"the layout has no place for {len(lost)} tensors: {preview(lost)}")
+        raise CheckpointError(f"the layout has no place for {plural(len(lost), 'tensor')}: {preview(lost)}")
     return mapped

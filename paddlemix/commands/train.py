@@ -87,11 +87,11 @@ def how_to_resume(values: dict[str, Any], script: str, argv: list[str]) -> str:
     is_anew = str(values.get("overwrite_output_dir")).lower() in ("true", "1", "yes")
     if not (is_anew or values.get("resume_from_checkpoint")):
         return f"; the last checkpoint is {visible_line(str(last))}: the same command resumes from there"
-    reason = "overwrite_output_dir discards it" if is_anew else "resume_from_checkpoint names where it starts"
+    start = "with overwrite_output_dir it starts at step 1" if is_anew else "it starts from resume_from_checkpoint"
     words = visible_line(shlex.join([*argv, "--resume_from_checkpoint", "true"]))
     return (
         f"; the last checkpoint is {visible_line(str(last))}\n"
-        f"the same command starts elsewhere ({reason}); to resume from it:\n  {script} {words}"
+        f"the same command does not resume from there ({start}); this one does:\n  {script} {words}"
     )
 
 

@@ -26,6 +26,7 @@ import numpy as np
 
 from ..foreign_json import number, whole_number
 from ..image.load import describe
+from ..terminal.sizes import plural
 from .encode import MAX_PATH
 from .encoding import Encoding
 from .readers.fields import show
@@ -87,7 +88,7 @@ def scan_mixture(
                 raise ValueError(f"{owner}: {', '.join(map(str, entry.data_files))} has no rows")
             first = entry_bad[0]
             raise ValueError(
-                f"{owner}: none of its {len(entry_bad)} rows can be used; {first.where}: {first.reason}"
+                f"{owner}: none of its {plural(len(entry_bad), 'row')} can be used; {first.where}: {first.reason}"
                 f"{formats_note([first.kind])}"
             )
         bad += entry_bad

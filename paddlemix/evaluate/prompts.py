@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from ..terminal.sizes import plural
 from . import prompt_texts as texts
 from .item import ImageSource, Question, Record
 
@@ -40,7 +41,8 @@ def at_marks(text: str, images: Images) -> Placed:
     if not numbers:
         return lines_first(text, images)
     if not all(1 <= number <= len(images) for number in numbers):
-        raise ValueError(f"the text has the mark <image {max(numbers)}> and there are {len(images)} images")
+        counted = plural(len(images), "image")
+        raise ValueError(f"the text has the mark <image {max(numbers)}>, and the question has {counted}")
     pieces = _MMMU_MARK.sub("\0", text).split("\0")
     return tuple(pieces), tuple(images[number - 1] for number in numbers)
 

@@ -10,6 +10,7 @@ from ..conversation.messages import Message
 from ..conversation.tokenize import tokenize_turn
 from ..image.preprocess import ImageTiles, content_key
 from ..models.config import LlavaConfig
+from ..terminal.sizes import plural
 from .cache_keys import Key, keys_of
 from .grammar import Guide
 from .sampling import SamplingParams
@@ -80,7 +81,7 @@ def new_turn(
     images = list(images)
     question = Message.typed(text, len(images)) if isinstance(text, str) else Message("user", text)
     if question.num_images != len(images):
-        raise ValueError(f"the text has places for {question.num_images} images, and there are {len(images)}")
+        raise ValueError(f"the text has places for {plural(question.num_images, 'image')}, and there are {len(images)}")
     return Turn(question, images, prompt_ids(processor, question, images, previous, system))
 
 

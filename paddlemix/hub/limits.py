@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from ..terminal.sizes import plural
 from ..web.request import PassingWebError, WebError
 
 Result = TypeVar("Result")
@@ -59,7 +60,7 @@ class HubLimits:
             num_failures = 1 if num_bytes() >= most + self.stall_bytes else num_failures + 1
             most = max(most, num_bytes())
             if num_failures > max_retries:
-                text = f"{what}{failure} (gave up after {num_failures} attempts in a row)"
+                text = f"{what}{failure} (gave up after {plural(num_failures, 'attempt')} in a row)"
                 raise WebError(text, failure.status) from failure
             time.sleep(min(self.retry_seconds * 2 ** (num_failures - 1), self.max_pause_seconds))
 

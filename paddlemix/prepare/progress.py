@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 import time
 
+from ..terminal.sizes import plural
+
 SECONDS = 0.2  # between two looks at the bar
 FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
 
@@ -41,6 +43,6 @@ class Progress:
         now = time.monotonic()
         self._next = now + SECONDS
         speed = num_rows / max(now - self._start, 1e-3)
-        self._bar.set_postfix_str(f"{num_rows:,} rows, {speed:,.0f} rows/s", refresh=False)
+        self._bar.set_postfix_str(f"{plural(num_rows, 'row')}, {speed:,.0f} rows/s", refresh=False)
         self._bar.n = min(1.0, share)
         self._bar.refresh()

@@ -191,7 +191,7 @@ def test_folder_without_weights_is_refused(v1_5, tmp_path):
         (lambda shards: {"a.weight": "../outside.pdparams"}, r"outside its folder: '\.\./outside\.pdparams'"),
         (lambda shards: {"a.weight": "/etc/passwd"}, "outside its folder"),
         (lambda shards: {**shards, "a.weight": "model_state-9.pdparams"}, r"shard model_state-9\.pdparams is missing"),
-        (lambda shards: {**shards, "a.weight": next(iter(shards.values()))}, "are in no shard: a.weight"),
+        (lambda shards: {**shards, "a.weight": next(iter(shards.values()))}, "is in no shard: a.weight"),
         (lambda shards: {"a.weight": 5}, "no 'weight_map' object"),
         (lambda shards: list(shards), "no 'weight_map' object"),
     ],

@@ -121,8 +121,8 @@ def test_answer_to_another_image_is_not_known(processor):
         ([Message("assistant", "a")], 0, "message 1 has role 'assistant'"),
         ([Message("user", ("a",)), Message("user", ("b",))], 0, "message 2 has role 'user', expected 'assistant'"),
         ([Message("user", ("a",)), Message("assistant", "b")], 0, "is an answer already"),
-        ([Message("user", ("a",))], 1, "0 places for 1 images"),
-        ([Message("user", ("a", "b"))], 0, "1 places for 0 images"),
+        ([Message("user", ("a",))], 1, "0 places for 1 image:"),
+        ([Message("user", ("a", "b"))], 0, "1 place for 0 images"),
         (
             [Message("system", ("a", "b")), Message("user", ("a",))],
             1,

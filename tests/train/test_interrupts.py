@@ -145,8 +145,8 @@ def test_counting_tokens_stops_when_too_many_rows_are_bad(policy, missing, tmp_p
     ("changes", "text"),
     [
         ({}, "the same command resumes from there"),
-        ({"overwrite_output_dir": True}, "starts elsewhere (overwrite_output_dir discards it); to resume from it:"),
-        ({"resume_from_checkpoint": "old"}, "(resume_from_checkpoint names where it starts); to resume from it:"),
+        ({"overwrite_output_dir": True}, "(with overwrite_output_dir it starts at step 1); this one does:"),
+        ({"resume_from_checkpoint": "old"}, "(it starts from resume_from_checkpoint); this one does:"),
     ],
 )
 def test_message_of_a_stop_names_the_last_checkpoint_and_how_to_resume(changes, text, tmp_path):

@@ -13,6 +13,7 @@ from ...foreign_json import check_finite
 from ...json_object import parse_object, read_content
 from ...tensor_files.shards import read_index
 from ...tensor_files.stored import CheckpointError, StoredTensor, preview
+from ...terminal.sizes import plural
 
 T = TypeVar("T")
 Reader = Callable[[Path], dict[str, StoredTensor]]
@@ -106,7 +107,8 @@ class Folder:
             tensors |= found
         absent = sorted(set(weight_map) - set(tensors))
         if absent:
-            raise CheckpointError(f"{self}: {len(absent)} tensors of {index} are in no shard: {preview(absent)}")
+            counted, are = plural(len(absent), "tensor"), "is" if len(absent) == 1 else "are"
+            raise CheckpointError(f"{self}: {counted} of {index} {are} in no shard: {preview(absent)}")
         return tensors
 
     def tokenizer_files(self) -> TokenizerFiles | None:

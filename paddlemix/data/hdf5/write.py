@@ -16,6 +16,7 @@ from ...conversation.tokenizer import Tokenizer
 from ...image.anyres import num_image_tokens
 from ...image.spec import ImageSpec
 from ...output import OutputError, replacing, write_json
+from ...terminal.sizes import plural
 from ..bad_rows import BadRowPolicy
 from ..measure import Measure
 from ..row import Row
@@ -121,7 +122,7 @@ def write_hdf5(
     if group or not num_files:
         _write_file(h5py, folder / f"{NAME}-{num_files}.h5", group)
     if not totals.num_rows:
-        raise LayoutError(f"{folder}: none of the {len(rows)} rows can be written")
+        raise LayoutError(f"{folder}: none of {plural(len(rows), 'row')} can be written")
     write_notes(folder / NOTES_FILE, [*left_out, *totals.notes.values()])
     params = _params(totals, encoder.layout, tokenizer, len(rows), file_rows)
     write_json(folder / PARAMS, params)

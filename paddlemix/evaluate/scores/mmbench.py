@@ -99,7 +99,9 @@ def _notes(items: Sequence[Item], questions: Mapping[int, Sequence[Item]]) -> tu
             f"rows not scored, because the first rotation of their question is missing: {len(items) - num_rows}"
         )
     if num_short:
-        notes.append(f"{num_short} questions have fewer rotations than options")
+        num_questions = f"{num_short} question{' has' if num_short == 1 else 's have'}"
+        notes.append(f"{num_questions} fewer rotations than options")
     if 0 < num_single < len(questions):
-        notes.append(f"{num_single} questions have no rotations, others do")
+        num_questions = f"{num_single} question{' has' if num_single == 1 else 's have'}"
+        notes.append(f"{num_questions} no rotations, others do")
     return tuple(notes)

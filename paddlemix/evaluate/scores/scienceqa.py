@@ -82,7 +82,7 @@ def score(items: Sequence[Item], rule: str = "llava") -> Scores:
     figures: dict[str, Figure] = {"accuracy": mean(verdict.credit for _, verdict in verdicts)}
     figures |= {f"accuracy/{name}": mean(credits) for name, credits in columns.items()}
     num_failed = sum(index_of(verdict.parsed, item["choices"]) < 0 for item, verdict in verdicts)
-    notes = (f"{num_missing} questions have no answer",) if num_missing else ()
+    notes = (f"{num_missing} question{' has' if num_missing == 1 else 's have'} no answer",) if num_missing else ()
     return Scores("accuracy", figures, len(items), num_failed, notes)
 
 

@@ -21,6 +21,7 @@ from ...generate.sampling import SamplingParams
 from ...generate.sequence import Ending, Sequence
 from ...generate.stream import StreamDecoder
 from ...generate.turn import ending_of
+from ...terminal.sizes import plural
 from .answer_memory import AnswerMemory, Context, KnownAnswer
 from .images import NamedTiles
 
@@ -98,7 +99,8 @@ def _check(messages: Seq[Message], images: Seq[NamedTiles], is_continued: bool) 
         for piece in message.pieces:
             check_unicode(piece, f"messages[{index}]")
     if num_places != len(images):
-        raise ValueError(f"the messages of users have {num_places} places for {len(images)} images: expected one each")
+        places, counted = plural(num_places, "place"), plural(len(images), "image")
+        raise ValueError(f"the messages of users have {places} for {counted}: expected one each")
 
 
 def _typed(message: Message) -> Message:

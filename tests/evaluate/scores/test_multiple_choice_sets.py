@@ -42,8 +42,8 @@ def test_missing_rotations_are_reported():
     assert scores.figures["circular"].count == 3 and scores.value() == 1
     assert scores.notes == (
         "rows not scored, because the first rotation of their question is missing: 3",
-        "1 questions have fewer rotations than options",
-        "1 questions have no rotations, others do",
+        "1 question has fewer rotations than options",
+        "1 question has no rotations, others do",
     )
     assert mmbench.score(question(1, "A") + question(2, "A")).notes == ()
 
@@ -67,7 +67,7 @@ def science(text: str | None, prompt: str = "<image>\nQ", **columns) -> dict:
 def test_missing_answer_is_wrong_without_being_one_of_the_images():
     scores = scienceqa.score([science("B"), science(None), science("A", "Q")])
     assert scores.value() == pytest.approx(1 / 3) and scores.figures["accuracy/IMG"].count == 1
-    assert scores.notes == ("1 questions have no answer",)
+    assert scores.notes == ("1 question has no answer",)
     first_version = scienceqa.score([science("The answer is B."), science(None)], "llava_v1")
     assert first_version.value() == 1 and first_version.figures["accuracy"].count == 1
 
