@@ -7,6 +7,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
+from .terminal.near_paths import did_you_mean
 from .terminal.sizes import in_bytes
 
 MAX_BYTES = 128 << 20  # of a file; parsed, it takes ten times as much memory
@@ -31,7 +32,7 @@ def read_content(path: str | Path, error: type[ValueError], what: str) -> bytes:
             raise error(f"{what} has {in_bytes(found.st_size)}, expected {in_bytes(MAX_BYTES)} at most")
         return Path(path).read_bytes() if found.st_size else b""  # some files of the kernel block when they are read
     except FileNotFoundError:
-        raise error(f"{what} does not exist") from None
+        raise error(f"{what} does not exist{did_you_mean(path)}") from None
 
 
 def parse_object(content: bytes, error: type[ValueError], what: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from ..models.config import LlavaConfig
 from ..models.language.families import FAMILIES, get_family
 from ..models.vision.families import TOWER_FAMILIES, get_tower_family
 from ..tensor_files.stored import CheckpointError, StoredTensor, preview
+from ..terminal.near_paths import did_you_mean
 from ..terminal.sizes import plural
 from .inspection_facts import Inspection, compare, count, describe_image, describe_text
 from .layouts import detect, find_layout, tower
@@ -45,7 +46,9 @@ def inspect(path: str | Path, base: str | Path | None = None) -> Inspection:
     """
     folder = Folder.of(path)
     if not folder.path.exists():
-        raise CheckpointError(f"{folder} does not exist (looked for {folder.path.absolute()})")
+        raise CheckpointError(
+            f"{folder} does not exist (looked for {folder.path.absolute()}){did_you_mean(folder.path)}"
+        )
     found = Inspection(str(folder))
     with offline():
         layout = None

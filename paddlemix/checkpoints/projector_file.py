@@ -15,6 +15,7 @@ from ..output import named_file, replacing
 from ..tensor_files.shards import FORMATS, PDPARAMS
 from ..tensor_files.stored import CheckpointError, StoredTensor, preview
 from ..tensor_files.transforms import gathered_rows, transposed
+from ..terminal.near_paths import did_you_mean
 from .layouts.components import EMBEDDING, mm_projector_rules
 from .layouts.foreign_quantization import wrong_dtype, wrong_dtypes
 from .layouts.output_part import renamed
@@ -44,7 +45,7 @@ def read_projector(path: Path) -> tuple[dict[str, StoredTensor], str]:
     if path.suffix not in FORMATS:
         raise CheckpointError(f"projector {path}: expected a file that ends in one of {', '.join(FORMATS)}")
     if not path.is_file():
-        raise CheckpointError(f"projector {path} does not exist")
+        raise CheckpointError(f"projector {path} does not exist{did_you_mean(path)}")
     found, unknown, is_numbered = {}, [], set()
     for name, tensor in FORMATS[path.suffix].open(path).items():
         match = next((match for pattern in NAMES if (match := pattern.fullmatch(name))), None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..terminal.near_paths import did_you_mean
 from ..terminal.visible import visible, visible_json
 from .parser import add_examples
 
@@ -67,5 +68,6 @@ def _files(run: Path) -> dict[str, Path]:
     from ..evaluate.journal import ANSWERS
 
     if not run.exists():
-        raise ValueError(f"{run} does not exist: expected the output folder of `paddlemix eval run`")
+        expected = "expected the output folder of `paddlemix eval run`"
+        raise ValueError(f"{run} does not exist: {expected}{did_you_mean(run)}")
     return {path.parent.name: path for path in sorted(run.glob(f"*/{ANSWERS}"))}

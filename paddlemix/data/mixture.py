@@ -26,6 +26,7 @@ import numpy as np
 
 from ..foreign_json import number, whole_number
 from ..image.load import describe
+from ..terminal.near_paths import did_you_mean
 from ..terminal.sizes import plural
 from .encode import MAX_PATH
 from .encoding import Encoding
@@ -241,6 +242,7 @@ def check_exists(
     hint = remedy
     if config_folder is not None and is_there(os.path.join(config_folder, file)):
         hint = f"; it exists as {Path(config_folder, file)}: paths are relative to the current directory"
+    hint = hint or did_you_mean(file)
     raise ValueError(f"{owner}: {what} not found: {_shown(os.path.abspath(file))}{hint}")
 
 

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ..terminal.near_paths import did_you_mean
+
 RawPath = Path | zipfile.Path
 MAX_WHOLE = 1 << 28  # bytes of a file that is read at once: an archive of a few MB can hold any number of GB
 
@@ -20,7 +22,8 @@ def raw_path(name: str) -> RawPath:
     archive = next((one for one in (path, *path.parents) if one.suffix.lower() == ".zip" and one.is_file()), None)
     if archive is None:
         if not path.exists():
-            raise ValueError(f"{path} does not exist: expected a file or folder of the data set, or one in a .zip")
+            expected = "expected a file or folder of the data set, or one in a .zip"
+            raise ValueError(f"{path} does not exist: {expected}{did_you_mean(path)}")
         return path
     inner = path.relative_to(archive).as_posix()
     try:

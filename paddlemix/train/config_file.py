@@ -11,6 +11,7 @@ from typing import Any
 
 from ..device import device_name
 from ..json_object import read_object
+from ..terminal.near_paths import did_you_mean
 from .foreign_configs import config_hint
 
 LAST = "true"  # value of resume_from_checkpoint that means the last checkpoint in output_dir
@@ -62,7 +63,7 @@ def config_folder(argv: list[str]) -> Path | None:
 def read_config(path: Path) -> dict[str, Any]:
     """Read a JSON object. Raises ValueError that names the file and the position of a mistake."""
     if not path.is_file():
-        hint = config_hint(str(path))
+        hint = config_hint(str(path)) or did_you_mean(path)
         raise ValueError(f"configuration file {path} does not exist (looked for {path.resolve()}){hint}")
     return read_object(path, ValueError)
 

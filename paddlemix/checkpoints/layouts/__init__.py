@@ -6,6 +6,7 @@ To add a layout, write its module and list it here.
 from __future__ import annotations
 
 from ...tensor_files.stored import CheckpointError
+from ...terminal.near_paths import did_you_mean
 from . import hf, official, own_folder, paddlemix, paddlemix_lora, peft, projector, xtuner
 from .config_keys import config_or_empty
 from .folder import Folder
@@ -50,7 +51,7 @@ def detect(folder: Folder) -> Layout:
     if not folder.path.is_dir():
         raise CheckpointError(
             f"model folder {folder} does not exist (looked for {folder.path.resolve()}): give the path of a downloaded "
-            "model"
+            f"model{did_you_mean(folder.path)}"
         )
     raw, known = config_or_empty(folder), _rules()
     if not folder.has_any("config.json"):

@@ -11,6 +11,7 @@ from typing import Any
 
 from ...foreign_json import is_silent
 from ...json_object import repeated_key
+from ...terminal.near_paths import did_you_mean
 from ...terminal.visible import visible
 from .errors import BadRowError
 from .fields import key_names, show
@@ -39,7 +40,7 @@ def iterate_rows(path: str | Path) -> Iterator[JsonRow]:
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"data file not found: {path.absolute()}")
+        raise ValueError(f"data file not found: {path.absolute()}{did_you_mean(path)}")
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"{path}: unknown kind of data file {path.suffix!r}, expected {' or '.join(SUFFIXES)}")
     if path.suffix.lower() == ".json" and not _is_json_lines(path):

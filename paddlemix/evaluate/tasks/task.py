@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from ...terminal.near_paths import did_you_mean
 from ..item import ImageFile, Loaded, Problem, Question
 from ..prompts import STYLES, Style, ask
 from ..readers.rows import Files, Read
@@ -158,7 +159,8 @@ def find(task: Task, data_dir: Path, needs_images: bool = True) -> tuple[Source,
     if data_dir.is_file():
         return _named(task, data_dir)
     if not data_dir.is_dir():
-        raise ValueError(f"{data_dir} does not exist: expected a folder with {task.expected(needs_images)}")
+        expected = f"expected a folder with {task.expected(needs_images)}"
+        raise ValueError(f"{data_dir} does not exist: {expected}{did_you_mean(data_dir)}")
     places = [data_dir, *(data_dir / name for name in (task.name, *task.folders))]
     for source in task.sources:
         found = {role: _first(places, names) for role, names in source.files.items()}

@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from ...terminal.log import notice
+from ...terminal.near_paths import did_you_mean
 from ...terminal.sizes import plural
 
 KEY_VARIABLE = "PADDLEMIX_API_KEY"
@@ -34,7 +35,7 @@ def _keys_of(word: str) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
-        raise ValueError(f"the file of keys {path} does not exist") from None
+        raise ValueError(f"the file of keys {path} does not exist{did_you_mean(path)}") from None
     except OSError as error:
         raise ValueError(f"the file of keys {path} cannot be read: {error.strerror or error}") from None
     except UnicodeDecodeError:
