@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -242,6 +243,8 @@ def check_exists(
     hint = remedy
     if config_folder is not None and is_there(os.path.join(config_folder, file)):
         hint = f"; it exists as {Path(config_folder, file)}: paths are relative to the current directory"
+    elif (part := re.fullmatch(r"(.+)#(\d+)", file)) and is_there(part[1]):
+        hint = f'; for {part[2]} rows of {part[1]}, as in ms-swift, write "num_samples": {part[2]} into its entry'
     hint = hint or did_you_mean(file)
     raise ValueError(f"{owner}: {what} not found: {_shown(os.path.abspath(file))}{hint}")
 

@@ -63,7 +63,7 @@ class Tally:
             text.append(f"  not opened: {plural(self.num_unopened, 'image')}")
         for kind, number in self.kinds.most_common():
             text += [f"  {number:,}: {SKIPPED[kind]}", *(f"    {one}" for one in self.named[kind])]
-            text += [f"    the first one: {self.hint}"] if kind == MISSING and self.hint else []
+            text += [f"    hint for the first of them: {self.hint}"] if kind == MISSING and self.hint else []
             text += ["    known formats:", *(f"      {one}" for one in known_formats())] if kind == UNKNOWN else []
         if self.notices:
             text += ["in good rows, training changes or does not use:"]

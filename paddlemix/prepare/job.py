@@ -19,7 +19,7 @@ from .paths import RawPath, stamp_of
 from .progress import Progress
 from .record import Record, check_own, content_of, is_own, read_record, record_path, write_record
 from .row import Made, Note, Placed, Problem, RowError
-from .row_files import JsonLines, RowFile
+from .row_files import RowFile, form_of
 from .summary import Summary
 
 CHUNK = 8  # rows that a process gets at once
@@ -37,8 +37,8 @@ class Job:
     raise RowError. It must give the same whatever came before. settings: arguments that the output depends on.
     is_heavy: whether converting takes longer than sending a row to another process; `convert` can then be pickled.
     scratch: folder for temporary files, which exists while the job runs; one run at a time can have it.
-    form: of the output. is_part: of a whole that other jobs have the rest of, so that without a row for it now an
-    earlier output is wrong and is removed; other earlier outputs stay.
+    form: of the output; None: the one that its name asks for. is_part: of a whole that other jobs have the rest of, so
+    that without a row for it now an earlier output is wrong and is removed; other earlier outputs stay.
     """
 
     output: Path
@@ -48,7 +48,7 @@ class Job:
     settings: Mapping[str, Any] = field(default_factory=dict)
     is_heavy: bool = False
     scratch: Path | None = None
-    form: Callable[[BinaryIO], RowFile] = JsonLines
+    form: Callable[[BinaryIO], RowFile] | None = None
     is_part: bool = False
 
 
@@ -74,7 +74,7 @@ def run_job(name: str, job: Job, *, num_workers: int = 1, is_overwriting: bool =
     summary = Summary()
     # The scratch folder is removed before the output appears, so that a job that is done has left none behind.
     with suppress(_NothingWrittenError), replacing(job.output) as file, scratch_folder(job.scratch):
-        rows = job.form(file)
+        rows = (job.form or form_of(job.output))(file)
         _write_rows(rows, made_rows(job, num_workers), summary, job.output.name)
         if not summary.num_written:
             raise _NothingWrittenError

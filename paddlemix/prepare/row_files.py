@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from .row import NOT_UNICODE, Problem
@@ -78,13 +79,18 @@ class JsonList:
 
     def finish(self) -> list[Any]:
         """Write the end; return size and checksum."""
-        self._put(b"\n]\n")
+        self._put(b"[]\n" if self._start == b"[\n" else b"\n]\n")
         return [self._size, self._checksum.hexdigest()]
 
     def _put(self, piece: bytes) -> None:
         self._file.write(piece)
         self._checksum.update(piece)
         self._size += len(piece)
+
+
+def form_of(path: Path) -> type[JsonLines | JsonList]:
+    """Return the form of a file of rows that its name asks for: .json is one JSON list, all else is JSON lines."""
+    return JsonList if path.suffix.lower() == ".json" else JsonLines
 
 
 class ParquetRows:

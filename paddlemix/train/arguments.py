@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import paddle
 from paddlenlp.trainer import TrainingArguments
+from paddlenlp.trainer.trainer_utils import OptimizerNames, SchedulerType
 
 from .. import device as devices
 from ..terminal.hidden import library_at_work
@@ -50,6 +51,7 @@ WITHOUT_EFFECT = frozenset(
     "lr_scheduler_name use_flash_attention text_model_name_or_path".split()
 )
 RESUME = "resume_from_checkpoint"
+CHOICES = {"optim": OptimizerNames, "lr_scheduler_type": SchedulerType}  # paddlenlp declares them as texts
 # Keys that divide the work over processes; paddlenlp silently resets them if there is only one process.
 PARALLEL = ("sharding", "sharding_parallel_degree", "tensor_parallel_degree", "pipeline_parallel_degree")
 
@@ -141,7 +143,7 @@ def _resume_choice(value: Any) -> Any:
 
 def _field_types(cls) -> dict[str, Any]:
     """Return the types of a class's fields. paddlenlp declares some without None although it is their default."""
-    hints = typing.get_type_hints(cls)
+    hints = {**typing.get_type_hints(cls), **CHOICES}
     return {
         item.name: hints[item.name] | None if item.default is None else hints[item.name]
         for item in dataclasses.fields(cls)

@@ -38,7 +38,7 @@ def is_off(text: str) -> bool:
 
 def renamed(name: str, owner: str) -> Foreign:
     """The same value under another name."""
-    return Foreign(owner, lambda text: f"use {name}: {text}")
+    return Foreign(owner, lambda text: f"use {name}: {text}" if text else f"leave it out, or use {name} (it is empty)")
 
 
 def left_out(owner: str, reason: str) -> Foreign:

@@ -66,6 +66,15 @@ def test_a_missing_path_has_a_hint_if_it_is_beside_the_configuration(tmp_path, m
     assert "it exists" not in message
 
 
+def test_number_of_rows_of_ms_swift_and_mistyped_names_are_answered(rows):
+    (message,) = texts(f"{rows}#4")
+    assert f'for 4 rows of {rows}, as in ms-swift, write "num_samples": 4 into its entry' in message
+    (message,) = texts(str(rows.with_name("b.jsonl")))
+    assert "did you mean" not in message
+    (message,) = texts(str(rows.parent.with_name("dat") / "a.json"))
+    assert message.endswith(f"; did you mean {rows}?")
+
+
 def test_chat_template_is_compared_with_the_models_template(tmp_path, rows, caplog):
     turns, file = ["USER{{user}}", "ASSISTANT{{bot}}"], tmp_path / "chat_template.json"
     entry = {"data_files": str(rows), "chat_template": str(file)}

@@ -149,6 +149,21 @@ def test_images_are_found_beside_the_rows_from_any_folder_and_a_nearby_folder_is
     assert "3 rows: 1 good, 2 bad" in printed and f"it would be found with image_folder '{images}'" in printed
 
 
+def test_outputs_named_json_are_json_lists(images, tmp_path):
+    mixed, good, bad = [*GOOD, BAD["cut"][0]], tmp_path / "good.json", tmp_path / "bad.json"
+    file = write_lines(tmp_path / "rows.jsonl", mixed)
+    words = ("--image_dir", images, "--output", good, "--bad_rows", bad)
+    for _ in range(2):  # its own files are replaced
+        assert prepare("validate", file, *words) == 1
+        assert json.loads(good.read_text()) == GOOD and [one["kind"] for one in json.loads(bad.read_text())] == [
+            "unreadable_image"
+        ]
+    assert prepare("validate", good, "--image_dir", images, "--bad_rows", bad) == 0
+    assert json.loads(bad.read_text()) == []
+    assert prepare("merge", good, "--output", tmp_path / "all.json") == 0
+    assert json.loads((tmp_path / "all.json").read_text()) == GOOD
+
+
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_good_rows_are_written_as_they_are_in_their_order(num_workers, images, tmp_path, capsys):
     bad = [row for row, _, _ in BAD.values()]

@@ -14,7 +14,6 @@ from ..converter import OUTPUT_DIR, Argument, Converter
 from ..job import Convert, Job
 from ..paths import output_folder
 from ..row import Made, Note, Placed, Problem, RowError
-from ..row_files import JsonLines, JsonList
 from ..row_images import images_of
 from ..training_rows import row_paths, rows_of
 
@@ -78,10 +77,10 @@ def _head(name: str, row: dict[str, Any]) -> dict[str, Any]:
 
 def jobs(ending: str, convert: Convert, arguments: argparse.Namespace) -> Sequence[Job]:
     """Return a job for each file. PaddleMIX reads only JSON lists."""
-    made, form = [], JsonLines if ending.endswith(".jsonl") else JsonList
+    made = []
     for path in row_paths(arguments.input_file):
         output = output_folder(path.parent, arguments.output_dir) / f"{path.stem}_{ending}"
-        made.append(Job(output, (path,), partial(named_rows, path), convert, form=form))
+        made.append(Job(output, (path,), partial(named_rows, path), convert))
     return made
 
 

@@ -77,7 +77,12 @@ CONVERTER = Converter(
     arguments=(
         FILES,
         Argument("--output_dir", "folder for NAME_train.jsonl and NAME_val.jsonl (default: the files')", False),
-        Argument("--val_share", "share of the groups to validate on, as 0.02", True, {"type": float, "metavar": "P"}),
+        Argument(
+            "--val_share",
+            "about which share of the groups to validate on, as 0.02: each is drawn by itself",
+            True,
+            {"type": float, "metavar": "P"},
+        ),
         Argument(
             "--test_share",
             "share of a third file, NAME_test.jsonl (default: 0, no such file)",

@@ -28,7 +28,7 @@ from ..job import Job, made_rows
 from ..progress import Progress
 from ..record import Record, check_own, content_of, read_record, write_record
 from ..row import Problem, RowError
-from ..row_files import JsonLines
+from ..row_files import RowFile, form_of
 from ..summary import Summary
 from ..training_rows import FILES, parsed_row, row_paths, row_texts
 
@@ -185,7 +185,7 @@ class _Output:
     """A file of rows that is being written. path: None for no file."""
 
     path: Path | None
-    file: JsonLines | None = None
+    file: RowFile | None = None
     summary: Summary = field(default_factory=Summary)
 
     def add(self, row: dict[str, Any]) -> None:
@@ -230,7 +230,7 @@ def _written(path: Path | None, is_overwriting: bool, *, is_empty_kept: bool = F
     if not is_overwriting:
         check_own(path, before, read_record(path), NAME)
     with suppress(_NoRowsError), replacing(path) as file:
-        output.file = JsonLines(file)
+        output.file = form_of(path)(file)
         yield output
         if not output.summary.num_written and not is_empty_kept:
             raise _NoRowsError
