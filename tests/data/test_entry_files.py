@@ -69,7 +69,7 @@ def test_a_missing_path_has_a_hint_if_it_is_beside_the_configuration(tmp_path, m
 def test_number_of_rows_of_ms_swift_and_mistyped_names_are_answered(rows):
     (message,) = texts(f"{rows}#4")
     assert f'for 4 rows of {rows}, as in ms-swift, write "num_samples": 4 into its entry' in message
-    (message,) = texts(str(rows.with_name("b.jsonl")))
+    (message,) = texts(str(rows.with_name("other.csv")))
     assert "did you mean" not in message
     (message,) = texts(str(rows.parent.with_name("dat") / "a.json"))
     assert message.endswith(f"; did you mean {rows}?")
